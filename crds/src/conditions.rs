@@ -1,0 +1,10 @@
+//! Types of the conditions.
+
+/// Everything below holds: LiteLLM reaches the server with a valid token.
+pub const READY: &str = "Ready";
+/// Every referenced Secret and ConfigMap is there, with the keys named and usable content.
+pub const SECRETS_RESOLVED: &str = "SecretsResolved";
+/// There is a token, valid now, and the last request for one succeeded.
+pub const TOKEN_ISSUED: &str = "TokenIssued";
+/// Every selected pod has a sidecar that uses the newest routes and tokens.
+pub const SIDECARS_SYNCED: &str = "SidecarsSynced";

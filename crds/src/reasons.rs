@@ -1,0 +1,42 @@
+//! Reasons of the conditions: a closed set, the same words as in metrics and events.
+
+pub const READY: &str = "Ready";
+pub const RESOLVED: &str = "Resolved";
+pub const ISSUED: &str = "Issued";
+pub const SYNCED: &str = "Synced";
+
+/// The spec asks for something that this version does not do yet.
+pub const NOT_SUPPORTED_YET: &str = "NotSupportedYet";
+/// An older resource of the namespace has the same server name for the same pods.
+pub const CONFLICT: &str = "Conflict";
+/// A field's value cannot be used.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+
+pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+pub const SECRET_KEY_NOT_FOUND: &str = "SecretKeyNotFound";
+pub const SECRET_INVALID: &str = "SecretInvalid";
+pub const CONFIG_MAP_NOT_FOUND: &str = "ConfigMapNotFound";
+pub const CONFIG_MAP_KEY_NOT_FOUND: &str = "ConfigMapKeyNotFound";
+pub const CONFIG_MAP_INVALID: &str = "ConfigMapInvalid";
+/// The operator may not read the Secret or ConfigMap.
+pub const FORBIDDEN: &str = "Forbidden";
+
+/// The first token is on its way.
+pub const PENDING: &str = "Pending";
+/// The last token request failed; the token in use still serves.
+pub const RENEWAL_FAILED: &str = "RenewalFailed";
+/// The last token request failed, and there is no valid token.
+pub const REQUEST_FAILED: &str = "RequestFailed";
+/// The token in the Secret has expired.
+pub const EXPIRED: &str = "Expired";
+
+/// `podSelector` matches no pod of the namespace.
+pub const NO_PODS_SELECTED: &str = "NoPodsSelected";
+/// Selected pods run without the sidecar.
+pub const PODS_NOT_INJECTED: &str = "PodsNotInjected";
+/// Sidecars are not connected, or have not yet taken over the newest state.
+pub const SIDECARS_BEHIND: &str = "SidecarsBehind";
+/// LiteLLM does not know the server before its pods are restarted.
+pub const RESTART_NEEDED: &str = "RestartNeeded";
+/// A sidecar reports a problem of its own.
+pub const SIDECAR_PROBLEM: &str = "SidecarProblem";

@@ -1,0 +1,73 @@
+//! What the operator says of a resource.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct McpServerAuthStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `Ready`, `SecretsResolved`, `TokenIssued` and `SidecarsSynced`.
+    #[serde(default)]
+    #[schemars(schema_with = "condition_list")]
+    pub conditions: Vec<Condition>,
+
+    /// The token in use. Never the token itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenStatus>,
+
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<SidecarsStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_refresh_at: Option<Time>,
+    /// Scope that the authorization server granted, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// The last failed token request; absent after a successful one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<TokenError>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenError {
+    pub time: Time,
+    /// Error code of the authorization server (RFC 6749 section 5.2), or the kind of failure.
+    pub reason: String,
+    pub message: String,
+}
+
+/// How many of the selected pods' sidecars have the newest routes and tokens.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarsStatus {
+    pub synced: i32,
+    /// Selected pods, whether they have a sidecar or not.
+    pub total: i32,
+    /// `synced/total`, for the printer column.
+    pub summary: String,
+}
+
+/// A list with the condition's type as merge key, as Kubernetes' own kinds have it.
+fn condition_list(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let condition = generator.subschema_for::<Condition>();
+    schemars::json_schema!({
+        "type": "array",
+        "items": condition,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
+}

@@ -1,0 +1,68 @@
+//! The contract between the injection webhook, which writes the sidecar's container, and the sidecar, which
+//! runs in it: environment variables, ports, paths and HTTP endpoints.
+
+/// Environment variables of the sidecar's container. Each is also a flag of `mcp-auth serve`.
+pub mod env {
+    /// `ADDRESS:PORT` that LiteLLM used to own; absent where only the outbound half is wanted.
+    pub const INBOUND: &str = "MCPAUTH_INBOUND";
+    /// Loopback `ADDRESS:PORT` that LiteLLM's MCP client calls.
+    pub const OUTBOUND: &str = "MCPAUTH_OUTBOUND";
+    /// `ADDRESS:PORT` of the probes, the drain hook and the metrics.
+    pub const HEALTH: &str = "MCPAUTH_HEALTH";
+    /// Loopback `ADDRESS:PORT` that LiteLLM was moved to.
+    pub const LITELLM: &str = "MCPAUTH_LITELLM";
+    /// The routes known at admission, a JSON array of [`Route`](crate::sync::Route). They hold no secret.
+    pub const ROUTES: &str = "MCPAUTH_ROUTES";
+    /// Path of LiteLLM's own configuration file; absent where it has none (configuration in its database).
+    pub const ORIGINAL_CONFIG: &str = "MCPAUTH_ORIGINAL_CONFIG";
+    /// Path of the overlay that the sidecar writes.
+    pub const OVERLAY: &str = "MCPAUTH_OVERLAY";
+    /// `https://HOST:PORT` of the operator.
+    pub const OPERATOR: &str = "MCPAUTH_OPERATOR";
+    /// PEM certificates that the operator's certificate is verified against.
+    pub const OPERATOR_CA: &str = "MCPAUTH_OPERATOR_CA";
+    /// Path of the projected ServiceAccount token, bound to the pod and to [`AUDIENCE`](super::AUDIENCE).
+    pub const TOKEN_FILE: &str = "MCPAUTH_TOKEN_FILE";
+    /// The pod's own namespace, name and uid, by downward API.
+    pub const POD_NAMESPACE: &str = "MCPAUTH_POD_NAMESPACE";
+    pub const POD_NAME: &str = "MCPAUTH_POD_NAME";
+    pub const POD_UID: &str = "MCPAUTH_POD_UID";
+    /// Longest time in whole seconds that LiteLLM's start waits for routes and first tokens.
+    pub const START_TIMEOUT_SECONDS: &str = "MCPAUTH_START_TIMEOUT_SECONDS";
+    /// Time in whole seconds that the drain hook takes.
+    pub const DRAIN_SECONDS: &str = "MCPAUTH_DRAIN_SECONDS";
+}
+
+/// Audience of the token a sidecar presents to the operator.
+pub const AUDIENCE: &str = "mcp-auth-operator";
+
+/// Ports preferred in the pod. Where the pod already declares one, the webhook takes the next free one above.
+/// They stay clear of the ports of LiteLLM (4000, 4001, 8081, 10000) and of Istio, Linkerd and Dapr.
+pub const LITELLM_PORT: u16 = 16480;
+pub const OUTBOUND_PORT: u16 = 16481;
+pub const HEALTH_PORT: u16 = 16482;
+
+/// Folder of the overlay: an emptyDir that the sidecar writes and LiteLLM mounts read-only.
+pub const CONFIG_FOLDER: &str = "/var/run/mcpauth/config";
+/// File in [`CONFIG_FOLDER`] with the complete `mcp_servers` that LiteLLM is to read.
+pub const OVERLAY_FILE: &str = "overlay.yaml";
+/// Folder of the projected volume with the sidecar's identity; mounted into the sidecar only.
+pub const IDENTITY_FOLDER: &str = "/var/run/mcpauth/identity";
+/// File in [`IDENTITY_FOLDER`]: the ServiceAccount token.
+pub const TOKEN_FILE: &str = "token";
+
+/// HTTP endpoints on the health port.
+pub mod health {
+    /// 200 once LiteLLM may start: the overlay is written. Never waits for LiteLLM.
+    pub const STARTUP: &str = "/startup";
+    /// 200 while LiteLLM listens on its loopback port and says that it is ready.
+    pub const READY: &str = "/ready";
+    /// Answers after the drain time; from then on connections are closed after their answer.
+    pub const DRAIN: &str = "/drain";
+    /// Prometheus text format.
+    pub const METRICS: &str = "/metrics";
+}
+
+/// Request header that carries the sealed user context from the sidecar's inbound half through LiteLLM to its
+/// outbound half. No `x-` name: LiteLLM forwards those to LLM providers.
+pub const CONTEXT_HEADER: &str = "mcpauth-context";

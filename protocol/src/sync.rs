@@ -1,0 +1,210 @@
+//! The sync stream: one HTTP/2 `POST` to [`PATH`] for each sidecar, authenticated by its pod-bound
+//! ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
+//! each line: [`Report`] upwards, [`Snapshot`] downwards. An empty line is a heartbeat.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+/// Path of the sync endpoint.
+pub const PATH: &str = "/v1/sync";
+/// Content type of both bodies.
+pub const CONTENT_TYPE: &str = "application/x-ndjson";
+/// Seconds between two lines downwards at the most. A sidecar that hears nothing for three of them reconnects.
+pub const HEARTBEAT_SECONDS: u64 = 15;
+/// Longest line either side accepts, in bytes.
+pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Everything the pod of one sidecar is entitled to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Opaque; equal revisions of one stream mean equal content. Echoed in [`Report::applied`].
+    pub revision: String,
+    /// PEM certificates to trust the operator by from the next connection on, so that its CA can change.
+    pub operator_ca: String,
+    /// Sorted by [`Route::server`], each of which occurs once.
+    pub servers: Vec<Server>,
+}
+
+/// One MCP server and the credential for it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Server {
+    #[serde(flatten)]
+    pub route: Route,
+    pub credential: Credential,
+}
+
+/// What is known of an MCP server without any secret. Also travels in the pod, from admission on.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// Name of the `McpServerAuth` in the pod's namespace, for messages.
+    pub resource: String,
+    /// LiteLLM's key in `mcp_servers`; first path segment on the outbound listener.
+    pub server: String,
+    /// Absolute `http` or `https` URL of the MCP server, without fragment and user info.
+    pub url: String,
+    pub transport: Transport,
+    /// PEM certificates to trust besides the platform's. Absent at admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<String>,
+    /// Cookie names, compared byte for byte.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cookies: Vec<String>,
+    /// Header names in lower case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
+    #[serde(default)]
+    pub user_context: UserContext,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Transport {
+    StreamableHttp,
+    Sse,
+}
+
+/// Whether a `tools/call` without any user context is forwarded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum UserContext {
+    #[default]
+    Optional,
+    Required,
+}
+
+/// What the sidecar authenticates to an MCP server with.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Credential {
+    /// `Authorization: Bearer` (RFC 6750).
+    Bearer {
+        #[serde(serialize_with = "expose")]
+        token: SecretString,
+        /// Unix seconds; absent where the token says nothing of its life. Not used from then on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<i64>,
+    },
+    /// There is none now. Requests are answered with an error that says why.
+    Unavailable {
+        /// Closed set, CamelCase: the reason of the resource's condition.
+        reason: String,
+        /// For people; never holds a secret.
+        message: String,
+    },
+}
+
+/// The state of one sidecar.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Which pod the sidecar believes to be in; must be the pod its token is bound to.
+    pub pod: Pod,
+    /// Version of the sidecar.
+    pub version: String,
+    /// Revision of the snapshot in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<String>,
+    /// Servers that LiteLLM does not know of before its pod is restarted, because it reads its configuration
+    /// only at start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_needed_for: Vec<String>,
+    /// What keeps the sidecar from doing its work.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+/// A problem, in a form that conditions, events and logs can carry as it is.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Closed set, CamelCase.
+    pub reason: String,
+    /// Names the field or file and the way out; never holds a secret.
+    pub message: String,
+}
+
+/// Two credentials are equal if a sidecar would do the same with both.
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Bearer {
+                    token: a,
+                    expires_at: a_expires,
+                },
+                Self::Bearer {
+                    token: b,
+                    expires_at: b_expires,
+                },
+            ) => a.expose_secret() == b.expose_secret() && a_expires == b_expires,
+            (
+                Self::Unavailable {
+                    reason: a,
+                    message: a_message,
+                },
+                Self::Unavailable {
+                    reason: b,
+                    message: b_message,
+                },
+            ) => a == b && a_message == b_message,
+            _ => false,
+        }
+    }
+}
+
+fn expose<S: serde::Serializer>(token: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(token.expose_secret())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            revision: "7".into(),
+            operator_ca: "PEM".into(),
+            servers: vec![Server {
+                route: Route {
+                    resource: "tools".into(),
+                    server: "tools".into(),
+                    url: "https://tools.example.com/mcp".into(),
+                    transport: Transport::StreamableHttp,
+                    ca_bundle: None,
+                    cookies: vec!["session_id".into()],
+                    headers: vec![],
+                    user_context: UserContext::Optional,
+                },
+                credential: Credential::Bearer {
+                    token: "t0p-s3cret".into(),
+                    expires_at: Some(1_800_000_000),
+                },
+            }],
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_one_line_and_comes_back_as_it_was() {
+        let line = serde_json::to_string(&snapshot()).unwrap();
+        assert!(!line.contains('\n'));
+        assert!(
+            line.contains(r#""credential":{"kind":"bearer","token":"t0p-s3cret","expiresAt":1800000000}"#),
+            "{line}"
+        );
+        assert_eq!(serde_json::from_str::<Snapshot>(&line).unwrap(), snapshot());
+    }
+
+    #[test]
+    fn debug_output_never_holds_the_token() {
+        assert!(!format!("{:?}", snapshot()).contains("t0p-s3cret"));
+    }
+}
