@@ -15,6 +15,13 @@ pub const INJECTION_LABEL: &str = "mcpauth.dev/injection";
 /// Value of [`INJECTION_LABEL`] that opts in.
 pub const INJECTION_ENABLED: &str = "enabled";
 
+/// Where the generated YAML lies, seen from this crate: for `kubectl apply -f crds/`, and for the chart, which
+/// installs it as a template so that it is upgraded too.
+pub const COPIES: [&str; 2] = [
+    "mcpserverauths.yaml",
+    "../charts/mcp-auth/files/mcpserverauths.yaml",
+];
+
 /// The CustomResourceDefinition as YAML.
 pub fn crd_yaml() -> String {
     use kube::CustomResourceExt;
@@ -24,13 +31,14 @@ pub fn crd_yaml() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn the_yaml_beside_this_crate_is_generated_from_its_types() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/mcpserverauths.yaml");
-        let found = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            found == super::crd_yaml(),
-            "crds/mcpserverauths.yaml is stale: run `make generate`"
-        );
+    fn the_yaml_is_generated_from_these_types() {
+        for path in COPIES {
+            let found =
+                std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default();
+            assert!(found == crd_yaml(), "crds/{path} is stale: run `make generate`");
+        }
     }
 }

@@ -1,8 +1,11 @@
-//! Writes the CustomResourceDefinition beside this crate: `make generate`.
+//! Writes the CustomResourceDefinition to the places that it is installed from: `make generate`.
 
 fn main() -> std::io::Result<()> {
-    std::fs::write(
-        concat!(env!("CARGO_MANIFEST_DIR"), "/mcpserverauths.yaml"),
-        mcp_auth_crds::crd_yaml(),
-    )
+    for path in mcp_auth_crds::COPIES {
+        std::fs::write(
+            format!("{}/{path}", env!("CARGO_MANIFEST_DIR")),
+            mcp_auth_crds::crd_yaml(),
+        )?;
+    }
+    Ok(())
 }

@@ -1,0 +1,28 @@
+//! Says that something of a namespace changed, to whoever serves that namespace's sidecars.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+/// One counter for each namespace. Cheap to clone; all clones are the same.
+#[derive(Clone, Default)]
+pub struct Changes(Arc<Mutex<HashMap<String, watch::Sender<u64>>>>);
+
+impl Changes {
+    pub fn announce(&self, namespace: &str) {
+        self.with(namespace, |counter| counter.send_modify(|count| *count += 1));
+    }
+
+    /// A receiver that has not seen what came before.
+    pub fn subscribe(&self, namespace: &str) -> watch::Receiver<u64> {
+        self.with(namespace, |counter| counter.subscribe())
+    }
+
+    fn with<T>(&self, namespace: &str, act: impl FnOnce(&watch::Sender<u64>) -> T) -> T {
+        let mut counters = self.0.lock().expect("nothing panics while it holds the lock");
+        act(counters
+            .entry(namespace.to_owned())
+            .or_insert_with(|| watch::Sender::new(0)))
+    }
+}

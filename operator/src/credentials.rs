@@ -1,0 +1,162 @@
+//! The credentials in use, in memory only: reconcile publishes them, sync hands them out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use mcp_auth_crds::{McpServerAuth, reasons};
+use mcp_auth_protocol::sync::Credential;
+
+use crate::changes::Changes;
+use crate::key::Key;
+
+/// What the sidecars get of one resource besides its route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Issued {
+    pub binding: Binding,
+    pub credential: Credential,
+    /// PEM certificates to trust at the MCP server besides the platform's.
+    pub ca_bundle: Option<String>,
+}
+
+/// What a credential was obtained for: the server's URL and all of the resource that the token depends on,
+/// without the secret. A token is never handed out for another binding than its own, so that a changed URL
+/// cannot be sent the token of the old one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Binding(String);
+
+impl Binding {
+    pub fn of(resource: &McpServerAuth) -> Self {
+        let spec = &resource.spec;
+        let parts = (
+            &spec.server.url,
+            &spec.server.tls,
+            &spec.oauth2,
+            &spec.bearer_token,
+        );
+        Self(serde_json::to_string(&parts).expect("a spec is plain values"))
+    }
+}
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Credentials {
+    issued: Arc<Mutex<HashMap<Key, Issued>>>,
+    changes: Changes,
+}
+
+impl Credentials {
+    pub fn new(changes: Changes) -> Self {
+        Self {
+            issued: Arc::default(),
+            changes,
+        }
+    }
+
+    pub fn publish(&self, key: &Key, issued: Issued) {
+        let before = self.lock().insert(key.clone(), issued.clone());
+        if before.as_ref() != Some(&issued) {
+            self.changes.announce(&key.namespace);
+        }
+    }
+
+    pub fn withdraw(&self, key: &Key) {
+        if self.lock().remove(key).is_some() {
+            self.changes.announce(&key.namespace);
+        }
+    }
+
+    /// The credential and the CA bundle for a resource as it is now.
+    pub fn of(&self, resource: &McpServerAuth) -> (Credential, Option<String>) {
+        match self.lock().get(&Key::from(resource)) {
+            Some(issued) if issued.binding == Binding::of(resource) => {
+                (issued.credential.clone(), issued.ca_bundle.clone())
+            }
+            _ => {
+                let message = "the operator has not yet obtained a token for this version of the resource";
+                (
+                    Credential::Unavailable {
+                        reason: reasons::PENDING.into(),
+                        message: message.into(),
+                    },
+                    None,
+                )
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Issued>> {
+        self.issued
+            .lock()
+            .expect("nothing panics while it holds the lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(url: &str, cookie: &str) -> McpServerAuth {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "mcpauth.dev/v1alpha1",
+            "kind": "McpServerAuth",
+            "metadata": {"name": "tools", "namespace": "apps"},
+            "spec": {
+                "server": {"name": "tools", "url": url},
+                "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+                "cookiePassthrough": {"enabled": true, "cookieNames": [cookie]},
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_token_is_never_handed_out_for_another_url() {
+        let credentials = Credentials::new(Changes::default());
+        let before = resource("https://tools.example.com/mcp", "session_id");
+        let bearer = Credential::Bearer {
+            token: "t".into(),
+            expires_at: None,
+        };
+        let issued = Issued {
+            binding: Binding::of(&before),
+            credential: bearer.clone(),
+            ca_bundle: None,
+        };
+        credentials.publish(&Key::from(&before), issued);
+        assert_eq!(credentials.of(&before).0, bearer);
+
+        let moved = resource("https://elsewhere.example.com/mcp", "session_id");
+        assert!(matches!(credentials.of(&moved).0, Credential::Unavailable { .. }));
+
+        let other_cookie = resource("https://tools.example.com/mcp", "theme");
+        assert_eq!(
+            credentials.of(&other_cookie).0,
+            bearer,
+            "cookies have nothing to do with the token"
+        );
+    }
+
+    #[test]
+    fn a_change_is_announced_once_to_its_namespace_only() {
+        let changes = Changes::default();
+        let credentials = Credentials::new(changes.clone());
+        let (mut here, mut there) = (changes.subscribe("apps"), changes.subscribe("other"));
+        here.mark_unchanged();
+        there.mark_unchanged();
+        let resource = resource("https://tools.example.com/mcp", "session_id");
+        let issued = Issued {
+            binding: Binding::of(&resource),
+            credential: Credential::Bearer {
+                token: "t".into(),
+                expires_at: None,
+            },
+            ca_bundle: None,
+        };
+        credentials.publish(&Key::from(&resource), issued.clone());
+        assert!(here.has_changed().unwrap());
+        here.mark_unchanged();
+        credentials.publish(&Key::from(&resource), issued);
+        assert!(!here.has_changed().unwrap(), "the same again is no change");
+        assert!(!there.has_changed().unwrap());
+    }
+}

@@ -1,0 +1,165 @@
+//! The pods of the namespaces that have resources: their metadata only, and of no other namespace. Watched
+//! from the moment a namespace has its first resource.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tracing::warn;
+
+use crate::inject::annotations;
+use crate::routes::Labels;
+
+/// What is known of a pod.
+pub type PodMeta = PartialObjectMeta<Pod>;
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Pods {
+    client: Client,
+    watched: Arc<Mutex<HashMap<String, Watched>>>,
+    changed: mpsc::UnboundedSender<String>,
+}
+
+struct Watched {
+    store: Store<PodMeta>,
+    task: AbortHandle,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Pods {
+    /// The receiver gets the namespace of each pod that changed.
+    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<String>) {
+        let (changed, receiver) = mpsc::unbounded_channel();
+        (
+            Self {
+                client,
+                watched: Arc::default(),
+                changed,
+            },
+            receiver,
+        )
+    }
+
+    /// Watches exactly these namespaces from now on.
+    pub fn watch(&self, namespaces: &[String]) {
+        let mut watched = self
+            .watched
+            .lock()
+            .expect("nothing panics while it holds the lock");
+        watched.retain(|namespace, _| namespaces.contains(namespace));
+        for namespace in namespaces {
+            watched
+                .entry(namespace.clone())
+                .or_insert_with(|| self.start(namespace.clone()));
+        }
+    }
+
+    /// The living pods of a namespace, once they have been listed.
+    pub fn of(&self, namespace: &str) -> Option<Vec<Arc<PodMeta>>> {
+        let store = self.store(namespace)?;
+        store.is_ready_now().then(|| store.state())
+    }
+
+    /// Labels of the pod with this name and uid. Asks the API server where the watch has not seen it yet, as
+    /// right after its creation.
+    pub async fn labels(&self, namespace: &str, name: &str, uid: &str) -> kube::Result<Option<Labels>> {
+        let known = self
+            .store(namespace)
+            .and_then(|store| store.get(&ObjectRef::new(name).within(namespace)));
+        if let Some(pod) = known.filter(|pod| pod.uid().as_deref() == Some(uid)) {
+            return Ok(Some(pod.labels().clone()));
+        }
+        let pod = Api::<Pod>::namespaced(self.client.clone(), namespace)
+            .get_metadata_opt(name)
+            .await?;
+        Ok(pod
+            .filter(|pod| pod.uid().as_deref() == Some(uid))
+            .map(|pod| pod.labels().clone()))
+    }
+
+    fn store(&self, namespace: &str) -> Option<Store<PodMeta>> {
+        let watched = self
+            .watched
+            .lock()
+            .expect("nothing panics while it holds the lock");
+        watched.get(namespace).map(|watched| watched.store.clone())
+    }
+
+    fn start(&self, namespace: String) -> Watched {
+        let (store, writer) = reflector::store();
+        let api = Api::<PodMeta>::namespaced(self.client.clone(), &namespace);
+        // A pod that has ended needs nothing, and its metadata alone would not tell that it has.
+        let config = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+        let mut events = watcher(api, config)
+            .default_backoff()
+            .modify(prune)
+            .reflect(writer)
+            .boxed();
+        let changed = self.changed.clone();
+        let task = tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(_) => drop(changed.send(namespace.clone())),
+                    Err(error) => warn!(%namespace, %error, "watching pods failed; trying again"),
+                }
+            }
+        });
+        Watched {
+            store,
+            task: task.abort_handle(),
+        }
+    }
+}
+
+/// Whether the store holds a full list.
+trait ReadyNow {
+    fn is_ready_now(&self) -> bool;
+}
+
+impl ReadyNow for Store<PodMeta> {
+    fn is_ready_now(&self) -> bool {
+        futures::FutureExt::now_or_never(self.wait_until_ready()).is_some_and(|ready| ready.is_ok())
+    }
+}
+
+/// Whether a selected pod ought to have a sidecar. A Job's pod never gets one, neither does one that the webhook
+/// looked at and found to be no LiteLLM.
+pub fn ought_to_be_injected(pod: &PodMeta) -> bool {
+    let of_a_job = pod.owner_references().iter().any(|owner| owner.kind == "Job");
+    let opted_out = pod
+        .labels()
+        .get(annotations::INJECT_LABEL)
+        .is_some_and(|value| value == "false");
+    let terminating = pod.metadata.deletion_timestamp.is_some();
+    let passed_over = pod.annotations().contains_key(annotations::SKIPPED);
+    !(of_a_job || opted_out || terminating || passed_over)
+}
+
+/// Whether the pod has our sidecar.
+pub fn is_injected(pod: &PodMeta) -> bool {
+    pod.annotations().contains_key(annotations::INJECTED)
+}
+
+/// Keeps what is read here; managed fields and other annotations are most of a pod's metadata.
+fn prune(pod: &mut PodMeta) {
+    pod.metadata.managed_fields = None;
+    let ours = |key: &String| key == annotations::INJECTED || key == annotations::SKIPPED;
+    let kept: BTreeMap<_, _> = std::mem::take(pod.annotations_mut())
+        .into_iter()
+        .filter(|(key, _)| ours(key))
+        .collect();
+    *pod.annotations_mut() = kept;
+}

@@ -1,0 +1,102 @@
+//! Events for `kubectl describe`: one whenever a condition changes its mind.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::{Event, EventType};
+use mcp_auth_crds::{McpServerAuthStatus, conditions};
+
+/// Longest note Kubernetes takes, in bytes.
+const LONGEST_NOTE: usize = 1024;
+
+/// The events of a status that follows another.
+pub fn events(before: Option<&McpServerAuthStatus>, after: &McpServerAuthStatus) -> Vec<Event> {
+    // Ready only sums up the others, except where nothing else is judged.
+    let told = [
+        conditions::TOKEN_ISSUED,
+        conditions::SECRETS_RESOLVED,
+        conditions::SIDECARS_SYNCED,
+    ];
+    let changed = told.iter().filter_map(|type_| {
+        let now = find(after, type_)?;
+        let was = before.and_then(|status| find(status, type_));
+        let same = was.is_some_and(|was| (&was.status, &was.reason) == (&now.status, &now.reason));
+        (!same).then_some(now)
+    });
+    let mut seen: Vec<&str> = Vec::new();
+    let mut events = Vec::new();
+    for condition in changed.filter(|condition| condition.status != "Unknown") {
+        // A missing Secret fails the token too, for the same reason: once is enough.
+        if !seen.contains(&condition.message.as_str()) {
+            seen.push(&condition.message);
+            events.push(event(condition));
+        }
+    }
+    events
+}
+
+fn find<'a>(status: &'a McpServerAuthStatus, type_: &str) -> Option<&'a Condition> {
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
+}
+
+fn event(condition: &Condition) -> Event {
+    let fine = condition.status == "True" && condition.reason != mcp_auth_crds::reasons::RENEWAL_FAILED;
+    let end = condition.message.floor_char_boundary(LONGEST_NOTE);
+    Event {
+        type_: if fine {
+            EventType::Normal
+        } else {
+            EventType::Warning
+        },
+        reason: condition.reason.clone(),
+        note: Some(condition.message[..end].to_owned()),
+        action: condition.type_.clone(),
+        secondary: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn status(conditions: &[(&str, &str, &str, &str)]) -> McpServerAuthStatus {
+        let condition = |(type_, status, reason, message): &(&str, &str, &str, &str)| Condition {
+            type_: (*type_).into(),
+            status: (*status).into(),
+            reason: (*reason).into(),
+            message: (*message).into(),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        };
+        McpServerAuthStatus {
+            conditions: conditions.iter().map(condition).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_renewed_token_is_no_event_and_a_failed_one_is() {
+        let issued = status(&[("TokenIssued", "True", "Issued", "until 12:00")]);
+        let renewed = status(&[("TokenIssued", "True", "Issued", "until 13:00")]);
+        let failing = status(&[("TokenIssued", "True", "RenewalFailed", "invalid_client")]);
+        assert_eq!(events(None, &issued).len(), 1);
+        assert!(events(Some(&issued), &renewed).is_empty());
+        let failed = events(Some(&renewed), &failing);
+        assert_eq!(failed.len(), 1);
+        assert!(matches!(failed[0].type_, EventType::Warning));
+    }
+
+    #[test]
+    fn one_cause_is_told_once() {
+        let missing = "Secret oauth does not exist";
+        let status = status(&[
+            ("SecretsResolved", "False", "SecretNotFound", missing),
+            ("TokenIssued", "False", "SecretNotFound", missing),
+        ]);
+        assert_eq!(events(None, &status).len(), 1);
+    }
+}

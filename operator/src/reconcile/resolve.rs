@@ -1,0 +1,176 @@
+//! From references to values: a pure function of what the watches have found.
+
+use mcp_auth_crds::reasons;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::references::{Kind, Lookup, Reference};
+
+/// What keeps a resource from being served, as condition reason and message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Blocked {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Blocked {
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// The text that a reference leads to, without the line end that `echo` and editors leave behind it.
+pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, Blocked> {
+    let Reference {
+        field,
+        kind,
+        name,
+        key,
+    } = reference;
+    let object = format!("{} {name}", kind.as_str());
+    let data = match lookup {
+        Lookup::Unknown => {
+            return Err(Blocked::new(
+                reasons::PENDING,
+                format!("{object}, named by {field}, is being read"),
+            ));
+        }
+        Lookup::NotFound => {
+            let message = format!("{object}, named by {field}, does not exist in this namespace: create it");
+            return Err(Blocked::new(not_found(*kind), message));
+        }
+        Lookup::Forbidden => {
+            let message = format!(
+                "the operator may not read {object}, named by {field}: its namespace is not among the operator's, \
+                 or its role was changed"
+            );
+            return Err(Blocked::new(reasons::FORBIDDEN, message));
+        }
+        Lookup::Found(data) => data,
+    };
+    let Some(value) = data.get(key) else {
+        let keys: Vec<&str> = data.keys().map(String::as_str).collect();
+        let has = if keys.is_empty() {
+            "no keys".to_owned()
+        } else {
+            format!("the keys {}", keys.join(", "))
+        };
+        let message = format!("{object}, named by {field}, has no key {key:?}: it has {has}");
+        return Err(Blocked::new(key_not_found(*kind), message));
+    };
+    let value = value.expose_secret();
+    let invalid = |what: &str| {
+        let message = format!(
+            "key {key:?} of {object}, named by {field}, {what} ({} bytes)",
+            value.len()
+        );
+        Err(Blocked::new(invalid(*kind), message))
+    };
+    match std::str::from_utf8(value).map(|text| text.trim_end_matches(['\r', '\n'])) {
+        Ok("") => invalid("is empty"),
+        Ok(text) => Ok(text.into()),
+        Err(_) => invalid("is not text"),
+    }
+}
+
+/// The same for what goes into a header or a form as one word.
+pub fn resolve_word(reference: &Reference, lookup: &Lookup) -> Result<SecretString, Blocked> {
+    let text = resolve(reference, lookup)?;
+    if text.expose_secret().chars().all(|char| matches!(char, ' '..='~')) {
+        return Ok(text);
+    }
+    let message = format!(
+        "key {:?} of {} {}, named by {}, holds control characters or characters beyond ASCII ({} bytes): it may \
+         have been encoded twice, or be the wrong key (RFC 6749 appendix A)",
+        reference.key,
+        reference.kind.as_str(),
+        reference.name,
+        reference.field,
+        text.expose_secret().len(),
+    );
+    Err(Blocked::new(invalid(reference.kind), message))
+}
+
+fn not_found(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Secret => reasons::SECRET_NOT_FOUND,
+        Kind::ConfigMap => reasons::CONFIG_MAP_NOT_FOUND,
+    }
+}
+
+fn key_not_found(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Secret => reasons::SECRET_KEY_NOT_FOUND,
+        Kind::ConfigMap => reasons::CONFIG_MAP_KEY_NOT_FOUND,
+    }
+}
+
+fn invalid(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Secret => reasons::SECRET_INVALID,
+        Kind::ConfigMap => reasons::CONFIG_MAP_INVALID,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn reference() -> Reference {
+        Reference {
+            field: "spec.f",
+            kind: Kind::Secret,
+            name: "oauth".into(),
+            key: "secret".into(),
+        }
+    }
+
+    fn found(key: &str, value: &[u8]) -> Lookup {
+        Lookup::Found(Arc::new([(key.to_owned(), value.to_vec().into())].into()))
+    }
+
+    #[test]
+    fn a_line_end_after_the_value_does_not_belong_to_it() {
+        let value = resolve_word(&reference(), &found("secret", b"s3cret\r\n")).unwrap();
+        assert_eq!(value.expose_secret(), "s3cret");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_field() {
+        let blocked = resolve(&reference(), &Lookup::NotFound).unwrap_err();
+        assert_eq!(blocked.reason, "SecretNotFound");
+        assert_eq!(
+            blocked.message,
+            "Secret oauth, named by spec.f, does not exist in this namespace: create it"
+        );
+
+        let blocked = resolve(&reference(), &found("Secret", b"x")).unwrap_err();
+        assert_eq!(blocked.reason, "SecretKeyNotFound");
+        assert_eq!(
+            blocked.message,
+            r#"Secret oauth, named by spec.f, has no key "secret": it has the keys Secret"#
+        );
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_one_is_told_by_its_shape_only() {
+        for value in [&b"p\xC3\xA4ss-s3cret"[..], b"two\nlines", b"\xFF\xFE", b"", b"\n"] {
+            let blocked = resolve_word(&reference(), &found("secret", value)).unwrap_err();
+            assert_eq!(blocked.reason, "SecretInvalid");
+            assert!(
+                blocked.message.contains(&format!("({} bytes)", value.len())),
+                "{}",
+                blocked.message
+            );
+            assert!(
+                !blocked.message.contains("s3cret\"") && !blocked.message.contains("two"),
+                "{}",
+                blocked.message
+            );
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The status of a resource: a pure function of what was found.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
+use mcp_auth_crds::{
+    McpServerAuth, McpServerAuthStatus, SidecarsStatus, TokenError, TokenStatus, conditions, reasons,
+};
+use mcp_auth_protocol::sync::Credential;
+
+use super::resolve::Blocked;
+use crate::pods::{self, PodMeta};
+use crate::sidecars::Sidecar;
+
+/// How many pods or problems a message names before it only counts them.
+const NAMED: usize = 3;
+
+/// What the status is made of.
+pub struct Found<'a> {
+    pub resource: &'a McpServerAuth,
+    /// Why the resource is not served at all: not supported, or in conflict with an older one.
+    pub refused: Option<Blocked>,
+    pub references: Result<(), Blocked>,
+    pub token: Token,
+    /// The selected pods, with the state of their sidecars; none while they have not been listed.
+    pub pods: Option<Vec<(Arc<PodMeta>, Option<Sidecar>)>>,
+}
+
+/// What is known of the token, without the token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Token {
+    pub held: Option<Held>,
+    pub next_attempt_at: Option<Timestamp>,
+    pub last_error: Option<LastError>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Unknown of a token that somebody else minted.
+    pub issued_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    pub scope: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LastError {
+    pub at: Timestamp,
+    pub reason: String,
+    pub message: String,
+}
+
+/// One condition before it knows since when it holds.
+struct Verdict {
+    type_: &'static str,
+    /// Unknown where nothing.
+    holds: Option<bool>,
+    reason: String,
+    message: String,
+}
+
+impl Verdict {
+    fn new(type_: &'static str, holds: Option<bool>, reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            type_,
+            holds,
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+pub fn status(found: &Found<'_>, now: Timestamp) -> McpServerAuthStatus {
+    let secrets = secrets(found);
+    let token = token(found);
+    let (sidecars, counts) = sidecars(found);
+    let ready = ready(found, [&secrets, &token, &sidecars]);
+    let before = found
+        .resource
+        .status
+        .as_ref()
+        .map(|status| &status.conditions[..])
+        .unwrap_or_default();
+    let generation = found.resource.metadata.generation;
+    let conditions = [ready, secrets, token, sidecars];
+    McpServerAuthStatus {
+        observed_generation: generation,
+        conditions: conditions
+            .into_iter()
+            .map(|verdict| since(verdict, before, generation, now))
+            .collect(),
+        token: Some(token_status(&found.token)).filter(|status| *status != TokenStatus::default()),
+        sidecars: counts,
+    }
+}
+
+/// What sidecars are told where there is no token.
+pub fn unavailable(status: &McpServerAuthStatus) -> Credential {
+    let by_type = |type_: &str| {
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
+    };
+    let token = by_type(conditions::TOKEN_ISSUED).filter(|condition| condition.status == "False");
+    let why = token.or_else(|| by_type(conditions::READY));
+    Credential::Unavailable {
+        reason: why.map_or(reasons::PENDING.into(), |condition| condition.reason.clone()),
+        message: why.map_or(String::new(), |condition| condition.message.clone()),
+    }
+}
+
+fn secrets(found: &Found<'_>) -> Verdict {
+    match &found.references {
+        Ok(()) => {
+            let message = "every referenced Secret and ConfigMap has been read";
+            Verdict::new(
+                conditions::SECRETS_RESOLVED,
+                Some(true),
+                reasons::RESOLVED,
+                message,
+            )
+        }
+        Err(blocked) => {
+            let holds = (blocked.reason != reasons::PENDING).then_some(false);
+            Verdict::new(
+                conditions::SECRETS_RESOLVED,
+                holds,
+                blocked.reason,
+                &blocked.message,
+            )
+        }
+    }
+}
+
+fn token(found: &Found<'_>) -> Verdict {
+    let verdict =
+        |holds, reason: &str, message: String| Verdict::new(conditions::TOKEN_ISSUED, holds, reason, message);
+    if let Some(refused) = &found.refused {
+        return verdict(Some(false), refused.reason, refused.message.clone());
+    }
+    match (&found.token.held, &found.token.last_error, &found.references) {
+        (Some(held), Some(error), _) => {
+            let until = held
+                .expires_at
+                .map_or("it is replaced".to_owned(), |at| at.to_string());
+            let message = format!(
+                "the last token request failed ({}: {}); the token in use still serves until {until}",
+                error.reason, error.message
+            );
+            verdict(Some(true), reasons::RENEWAL_FAILED, message)
+        }
+        (Some(held), None, _) => {
+            let message = match held.expires_at {
+                Some(at) => format!("the token in use is valid until {at}"),
+                None => "the token in use does not say until when it is valid".to_owned(),
+            };
+            verdict(Some(true), reasons::ISSUED, message)
+        }
+        (None, _, Err(blocked)) => {
+            let holds = (blocked.reason != reasons::PENDING).then_some(false);
+            verdict(holds, blocked.reason, blocked.message.clone())
+        }
+        (None, Some(error), Ok(())) if error.reason == reasons::EXPIRED => {
+            verdict(Some(false), reasons::EXPIRED, error.message.clone())
+        }
+        (None, Some(error), Ok(())) => {
+            let message = format!("{}: {}", error.reason, error.message);
+            verdict(Some(false), reasons::REQUEST_FAILED, message)
+        }
+        (None, None, Ok(())) => verdict(
+            None,
+            reasons::PENDING,
+            "the first token is being requested".to_owned(),
+        ),
+    }
+}
+
+fn sidecars(found: &Found<'_>) -> (Verdict, Option<SidecarsStatus>) {
+    let verdict = |holds, reason: &str, message: String| {
+        Verdict::new(conditions::SIDECARS_SYNCED, holds, reason, message)
+    };
+    let Some(pods) = &found.pods else {
+        return (
+            verdict(
+                None,
+                reasons::PENDING,
+                "the selected pods are being listed".to_owned(),
+            ),
+            None,
+        );
+    };
+    let synced = |sidecar: &Option<Sidecar>| sidecar.as_ref().is_some_and(Sidecar::is_up_to_date);
+    let total = pods.len();
+    let up_to_date = pods.iter().filter(|(_, sidecar)| synced(sidecar)).count();
+    let counts = SidecarsStatus {
+        synced: i32::try_from(up_to_date).unwrap_or(i32::MAX),
+        total: i32::try_from(total).unwrap_or(i32::MAX),
+        summary: format!("{up_to_date}/{total}"),
+    };
+    let server = &found.resource.spec.server.name;
+    let of = |wanted: &dyn Fn(&PodMeta, &Option<Sidecar>) -> bool| -> Vec<String> {
+        pods.iter()
+            .filter(|(pod, sidecar)| wanted(pod, sidecar))
+            .map(|(pod, _)| pod.name_any())
+            .collect()
+    };
+    let uninjected = of(&|pod, _| !pods::is_injected(pod));
+    let restart = of(&|_, sidecar| {
+        sidecar
+            .as_ref()
+            .is_some_and(|it| it.restart_needed_for.contains(server))
+    });
+    let behind = of(&|_, sidecar| !synced(sidecar));
+    let problem = pods
+        .iter()
+        .find_map(|(pod, sidecar)| Some((pod, sidecar.as_ref()?.problems.first()?)));
+    let said = if total == 0 {
+        let selector =
+            serde_json::to_string(&found.resource.spec.pod_selector).expect("a selector is plain values");
+        let message = format!(
+            "spec.podSelector {selector} matches no running pod of this namespace: compare it with the pods' labels"
+        );
+        verdict(Some(false), reasons::NO_PODS_SELECTED, message)
+    } else if !uninjected.is_empty() {
+        let message = format!(
+            "{} run without the sidecar: label the namespace mcpauth.dev/injection=enabled (or the pod template \
+             mcpauth.dev/inject=true) and restart the Deployment, as `kubectl rollout restart` does",
+            list(&uninjected)
+        );
+        verdict(Some(false), reasons::PODS_NOT_INJECTED, message)
+    } else if let Some((pod, problem)) = problem {
+        let message = format!(
+            "{} reports {}: {}",
+            pod.name_any(),
+            problem.reason,
+            problem.message
+        );
+        verdict(Some(false), reasons::SIDECAR_PROBLEM, message)
+    } else if !behind.is_empty() {
+        let message = format!("{} not yet up to date", list(&behind));
+        verdict(Some(false), reasons::SIDECARS_BEHIND, message)
+    } else if !restart.is_empty() {
+        let message = format!(
+            "LiteLLM reads its servers only at start: restart {} (`kubectl rollout restart`) to make it call {server} this way",
+            list(&restart)
+        );
+        verdict(Some(false), reasons::RESTART_NEEDED, message)
+    } else {
+        verdict(
+            Some(true),
+            reasons::SYNCED,
+            format!("{total} of {total} sidecars are up to date"),
+        )
+    };
+    (said, Some(counts))
+}
+
+/// False at the first part that is false, unknown at the first that is unknown.
+fn ready(found: &Found<'_>, parts: [&Verdict; 3]) -> Verdict {
+    let verdict =
+        |holds, reason: &str, message: String| Verdict::new(conditions::READY, holds, reason, message);
+    if let Some(refused) = &found.refused {
+        return verdict(Some(false), refused.reason, refused.message.clone());
+    }
+    // A renewal that fails while the token serves is told, but LiteLLM still reaches the server.
+    for holds in [Some(false), None] {
+        if let Some(part) = parts.iter().find(|part| part.holds == holds) {
+            return verdict(holds, &part.reason, part.message.clone());
+        }
+    }
+    let renewal_failed = parts.iter().find(|part| part.reason == reasons::RENEWAL_FAILED);
+    if let Some(part) = renewal_failed {
+        return verdict(Some(true), &part.reason, part.message.clone());
+    }
+    let message = format!(
+        "LiteLLM reaches {} with a valid token{}",
+        found.resource.spec.server.name,
+        insecure(found)
+    );
+    verdict(Some(true), reasons::READY, message)
+}
+
+/// Plain HTTP is never silent.
+fn insecure(found: &Found<'_>) -> String {
+    let spec = &found.resource.spec;
+    let plain = |url: &str| url.starts_with("http://");
+    let server = plain(&spec.server.url).then_some("the MCP server");
+    let token_url = spec
+        .oauth2
+        .as_ref()
+        .and_then(|oauth2| oauth2.token_url.as_deref());
+    let endpoint = token_url.filter(|url| plain(url)).map(|_| "the token endpoint");
+    match (server, endpoint) {
+        (None, None) => String::new(),
+        (Some(one), None) | (None, Some(one)) => format!("; {one} is reached over plain http, as allowed"),
+        (Some(one), Some(other)) => format!("; {one} and {other} are reached over plain http, as allowed"),
+    }
+}
+
+fn list(names: &[String]) -> String {
+    let (named, rest) = names.split_at(names.len().min(NAMED));
+    let pods = if names.len() == 1 { "pod" } else { "pods" };
+    let more = if rest.is_empty() {
+        String::new()
+    } else {
+        format!(" and {} more", rest.len())
+    };
+    format!("{pods} {}{more}", named.join(", "))
+}
+
+fn since(verdict: Verdict, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Condition {
+    let status = match verdict.holds {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
+    let same = before
+        .iter()
+        .find(|condition| condition.type_ == verdict.type_ && condition.status == status);
+    Condition {
+        type_: verdict.type_.to_owned(),
+        status: status.to_owned(),
+        reason: verdict.reason,
+        message: verdict.message,
+        observed_generation: generation,
+        last_transition_time: same.map_or(Time(now), |condition| condition.last_transition_time.clone()),
+    }
+}
+
+fn token_status(token: &Token) -> TokenStatus {
+    // Kubernetes' times have whole seconds; more would differ from what comes back, again and again.
+    let time = |at: Timestamp| Time(Timestamp::from_second(at.as_second()).unwrap_or(at));
+    let held = token.held.as_ref();
+    TokenStatus {
+        issued_at: held.and_then(|held| held.issued_at).map(time),
+        expires_at: held.and_then(|held| held.expires_at).map(time),
+        next_refresh_at: token.next_attempt_at.map(time),
+        scope: held.and_then(|held| held.scope.clone()),
+        last_error: token.last_error.as_ref().map(|error| TokenError {
+            time: time(error.at),
+            reason: error.reason.clone(),
+            message: error.message.clone(),
+        }),
+    }
+}

@@ -1,0 +1,198 @@
+//! One watch for each object that a resource refers to, shared by all that refer to it and ended with the last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::core::NamespaceResourceScope;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use secrecy::SecretSlice;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tracing::warn;
+
+use super::{Kind, Reference};
+use crate::key::Key;
+
+/// What is known of an object.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// Its first answer is on the way.
+    Unknown,
+    NotFound,
+    /// The operator may not read it.
+    Forbidden,
+    Found(Arc<Data>),
+}
+
+/// The values of an object, by key.
+pub type Data = BTreeMap<String, SecretSlice<u8>>;
+
+/// An object's identity: its kind, namespace and name.
+type Object = (Kind, String, String);
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct References {
+    client: Client,
+    watched: Arc<Mutex<HashMap<Object, Watched>>>,
+    changed: mpsc::UnboundedSender<Key>,
+}
+
+struct Watched {
+    lookup: Lookup,
+    users: Vec<Key>,
+    task: AbortHandle,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl References {
+    /// The receiver gets each resource that refers to an object that changed.
+    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<Key>) {
+        let (changed, receiver) = mpsc::unbounded_channel();
+        (
+            Self {
+                client,
+                watched: Arc::default(),
+                changed,
+            },
+            receiver,
+        )
+    }
+
+    /// Makes `references` all that the resource `key` refers to. No references: the resource is gone.
+    pub fn set(&self, key: &Key, references: &[Reference]) {
+        let object = |reference: &Reference| (reference.kind, key.namespace.clone(), reference.name.clone());
+        let wanted: Vec<Object> = references.iter().map(object).collect();
+        let mut watched = self.lock();
+        watched.retain(|object, entry| {
+            if !wanted.contains(object) {
+                entry.users.retain(|user| user != key);
+            }
+            !entry.users.is_empty()
+        });
+        for object in wanted {
+            let entry = watched
+                .entry(object.clone())
+                .or_insert_with(|| self.start(object));
+            if !entry.users.contains(key) {
+                entry.users.push(key.clone());
+            }
+        }
+    }
+
+    pub fn get(&self, namespace: &str, reference: &Reference) -> Lookup {
+        let object = (reference.kind, namespace.to_owned(), reference.name.clone());
+        self.lock()
+            .get(&object)
+            .map_or(Lookup::Unknown, |entry| entry.lookup.clone())
+    }
+
+    fn start(&self, object: Object) -> Watched {
+        let references = self.clone();
+        let task = match object.0 {
+            Kind::Secret => tokio::spawn(references.follow::<Secret>(object)),
+            Kind::ConfigMap => tokio::spawn(references.follow::<ConfigMap>(object)),
+        };
+        Watched {
+            lookup: Lookup::Unknown,
+            users: Vec::new(),
+            task: task.abort_handle(),
+        }
+    }
+
+    async fn follow<K>(self, object: Object)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Values,
+        K: Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let (_, namespace, name) = &object;
+        let api = Api::<K>::namespaced(self.client.clone(), namespace);
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut events = watcher(api, config).default_backoff().boxed();
+        let mut seen = false;
+        while let Some(event) = events.next().await {
+            let lookup = match event {
+                Ok(watcher::Event::Init) => {
+                    seen = false;
+                    continue;
+                }
+                Ok(watcher::Event::InitApply(found) | watcher::Event::Apply(found)) => {
+                    seen = true;
+                    Lookup::Found(Arc::new(found.values()))
+                }
+                Ok(watcher::Event::InitDone) if seen => continue,
+                Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Lookup::NotFound,
+                Err(error) if is_forbidden(&error) => Lookup::Forbidden,
+                Err(error) => {
+                    warn!(%namespace, %name, kind = object.0.as_str(), %error, "watch failed; trying again");
+                    continue;
+                }
+            };
+            self.record(&object, lookup);
+        }
+    }
+
+    fn record(&self, object: &Object, lookup: Lookup) {
+        let users = match self.lock().get_mut(object) {
+            Some(entry) => {
+                entry.lookup = lookup;
+                entry.users.clone()
+            }
+            None => return,
+        };
+        for user in users {
+            // Without a receiver this replica does not lead, and nobody wants to know.
+            let _ = self.changed.send(user);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Object, Watched>> {
+        self.watched
+            .lock()
+            .expect("nothing panics while it holds the lock")
+    }
+}
+
+/// The values of a Secret or ConfigMap.
+trait Values {
+    fn values(self) -> Data;
+}
+
+impl Values for Secret {
+    fn values(self) -> Data {
+        self.data
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(key, value)| (key, value.0.into()))
+            .collect()
+    }
+}
+
+impl Values for ConfigMap {
+    fn values(self) -> Data {
+        self.data
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(key, value)| (key, value.into_bytes().into()))
+            .collect()
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 403,
+        watcher::Error::WatchError(status) => status.code == 403,
+        _ => false,
+    }
+}

@@ -1,0 +1,177 @@
+//! Which pod is entitled to which servers: a pure function of the resources of the pod's namespace and the
+//! pod's labels. The webhook and the sync endpoint both decide by it, so that they cannot disagree.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::ResourceExt;
+use kube::core::{Selector, SelectorExt};
+use mcp_auth_crds::{McpServerAuth, Transport, UserContext};
+use mcp_auth_protocol::sync;
+
+/// Labels of a pod.
+pub type Labels = BTreeMap<String, String>;
+
+/// The resources that serve a pod with these labels, one for each server name: where several claim the same,
+/// the oldest has it, so that a new resource never disturbs one that works.
+pub fn entitled(resources: &[Arc<McpServerAuth>], labels: &Labels) -> Vec<Arc<McpServerAuth>> {
+    let mut by_server: BTreeMap<&str, &Arc<McpServerAuth>> = BTreeMap::new();
+    for resource in resources
+        .iter()
+        .filter(|resource| selects(&resource.spec.pod_selector, labels))
+    {
+        by_server
+            .entry(&resource.spec.server.name)
+            .and_modify(|holder| {
+                if seniority(resource) < seniority(holder) {
+                    *holder = resource;
+                }
+            })
+            .or_insert(resource);
+    }
+    by_server.into_values().cloned().collect()
+}
+
+/// The older resources that claim the server name of `resource` for pods that it selects too: for one of
+/// `pods`, or for all, where the selectors are equal.
+pub fn rivals<'a>(
+    resource: &McpServerAuth,
+    resources: &'a [Arc<McpServerAuth>],
+    pods: &[Labels],
+) -> Vec<&'a Arc<McpServerAuth>> {
+    resources
+        .iter()
+        .filter(|other| other.spec.server.name == resource.spec.server.name)
+        .filter(|other| seniority(other) < seniority(resource))
+        .filter(|other| {
+            other.spec.pod_selector == resource.spec.pod_selector
+                || pods.iter().any(|labels| {
+                    selects(&resource.spec.pod_selector, labels) && selects(&other.spec.pod_selector, labels)
+                })
+        })
+        .collect()
+}
+
+/// Whether a selector matches these labels. One that Kubernetes would refuse matches nothing.
+pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
+    Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
+}
+
+/// What a sidecar may know of a resource without any secret.
+pub fn route(resource: &McpServerAuth) -> sync::Route {
+    let spec = &resource.spec;
+    sync::Route {
+        resource: resource.name_any(),
+        server: spec.server.name.clone(),
+        url: spec.server.url.clone(),
+        transport: match spec.server.transport {
+            Transport::StreamableHttp => sync::Transport::StreamableHttp,
+            Transport::Sse => sync::Transport::Sse,
+        },
+        ca_bundle: None,
+        cookies: match spec.cookie_passthrough.enabled {
+            true => spec.cookie_passthrough.cookie_names.clone(),
+            false => Vec::new(),
+        },
+        headers: spec
+            .header_passthrough
+            .header_names
+            .iter()
+            .map(|name| name.to_ascii_lowercase())
+            .collect(),
+        user_context: match spec.user_context {
+            UserContext::Optional => sync::UserContext::Optional,
+            UserContext::Required => sync::UserContext::Required,
+        },
+    }
+}
+
+/// Orders resources by age, and those of one second by name.
+fn seniority(resource: &McpServerAuth) -> (Option<jiff::Timestamp>, &str) {
+    let created = resource.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    (created, resource.metadata.name.as_deref().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(name: &str, server: &str, created: &str, selector: &[(&str, &str)]) -> Arc<McpServerAuth> {
+        let selector: Labels = selector.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        Arc::new(
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "mcpauth.dev/v1alpha1",
+                "kind": "McpServerAuth",
+                "metadata": {"name": name, "namespace": "apps", "creationTimestamp": created},
+                "spec": {
+                    "server": {"name": server, "url": format!("https://{name}.example.com/mcp")},
+                    "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+                    "cookiePassthrough": {"enabled": false, "cookieNames": ["session_id"]},
+                    "headerPassthrough": {"headerNames": ["X-Forwarded-User"]},
+                    "podSelector": {"matchLabels": selector},
+                },
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
+    }
+
+    fn names(resources: &[Arc<McpServerAuth>]) -> Vec<String> {
+        resources.iter().map(|resource| resource.name_any()).collect()
+    }
+
+    #[test]
+    fn a_pod_is_entitled_to_what_selects_it_and_to_nothing_else() {
+        let all = [
+            resource("a", "tools", "2026-01-01T00:00:00Z", &[("app", "litellm")]),
+            resource(
+                "b",
+                "files",
+                "2026-01-01T00:00:00Z",
+                &[("app", "litellm"), ("team", "red")],
+            ),
+            resource("c", "mail", "2026-01-01T00:00:00Z", &[("app", "other")]),
+        ];
+        assert_eq!(names(&entitled(&all, &labels(&[("app", "litellm")]))), ["a"]);
+        assert_eq!(
+            names(&entitled(&all, &labels(&[("app", "litellm"), ("team", "red")]))),
+            ["b", "a"]
+        );
+        assert!(entitled(&all, &labels(&[])).is_empty());
+    }
+
+    #[test]
+    fn the_oldest_resource_keeps_a_server_name_that_two_claim() {
+        let old = resource("zoe", "tools", "2026-01-01T00:00:00Z", &[("app", "litellm")]);
+        let new = resource(
+            "amy",
+            "tools",
+            "2026-01-01T00:00:01Z",
+            &[("app", "litellm"), ("team", "red")],
+        );
+        let all = [new.clone(), old.clone()];
+        assert_eq!(
+            names(&entitled(&all, &labels(&[("app", "litellm"), ("team", "red")]))),
+            ["zoe"]
+        );
+
+        let shared = [labels(&[("app", "litellm"), ("team", "red")])];
+        assert_eq!(rivals(&new, &all, &shared).len(), 1);
+        assert!(rivals(&old, &all, &shared).is_empty());
+        assert!(
+            rivals(&new, &all, &[labels(&[("app", "litellm")])]).is_empty(),
+            "no pod is selected by both"
+        );
+    }
+
+    #[test]
+    fn cookies_are_listed_only_where_enabled_and_headers_in_lower_case() {
+        let route = route(&resource("a", "tools", "2026-01-01T00:00:00Z", &[]));
+        assert!(route.cookies.is_empty());
+        assert_eq!(route.headers, ["x-forwarded-user"]);
+    }
+}

@@ -1,0 +1,174 @@
+//! The sidecars that are connected, and what each last reported: sync writes it, reconcile reads it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use mcp_auth_protocol::sync::{Problem, Report};
+use tokio::sync::mpsc;
+
+/// One connected sidecar.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sidecar {
+    pub namespace: String,
+    pub name: String,
+    /// Revision of the last snapshot sent on the stream.
+    pub sent: Option<String>,
+    pub applied: Option<String>,
+    pub restart_needed_for: Vec<String>,
+    pub problems: Vec<Problem>,
+}
+
+impl Sidecar {
+    pub fn is_up_to_date(&self) -> bool {
+        self.sent.is_some() && self.sent == self.applied
+    }
+}
+
+/// By uid of the pod. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Sidecars {
+    connected: Arc<Mutex<HashMap<String, (u64, Sidecar)>>>,
+    changed: mpsc::UnboundedSender<String>,
+}
+
+/// The right to write one sidecar's entry, which goes when this is dropped.
+pub struct Entry {
+    sidecars: Sidecars,
+    uid: String,
+    connection: u64,
+}
+
+impl Sidecars {
+    /// The receiver gets the namespace of each sidecar that changed.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<String>) {
+        let (changed, receiver) = mpsc::unbounded_channel();
+        (
+            Self {
+                connected: Arc::default(),
+                changed,
+            },
+            receiver,
+        )
+    }
+
+    /// Enters a sidecar. A newer connection of the same pod takes the entry over, and the older one's writes
+    /// and end then do nothing: it may be half dead and end long after.
+    pub fn enter(&self, uid: &str, namespace: &str, name: &str) -> Entry {
+        let sidecar = Sidecar {
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Sidecar::default()
+        };
+        let mut connected = self.lock();
+        let connection = connected.get(uid).map_or(0, |(connection, _)| connection + 1);
+        connected.insert(uid.to_owned(), (connection, sidecar));
+        drop(connected);
+        self.announce(namespace);
+        Entry {
+            sidecars: self.clone(),
+            uid: uid.to_owned(),
+            connection,
+        }
+    }
+
+    pub fn get(&self, uid: &str) -> Option<Sidecar> {
+        self.lock().get(uid).map(|(_, sidecar)| sidecar.clone())
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn announce(&self, namespace: &str) {
+        // Without a receiver this replica does not lead, and nobody wants to know.
+        let _ = self.changed.send(namespace.to_owned());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (u64, Sidecar)>> {
+        self.connected
+            .lock()
+            .expect("nothing panics while it holds the lock")
+    }
+}
+
+impl Entry {
+    pub fn sent(&self, revision: &str) {
+        self.modify(|sidecar| sidecar.sent = Some(revision.to_owned()));
+    }
+
+    pub fn reported(&self, report: Report) {
+        self.modify(|sidecar| {
+            sidecar.applied = report.applied;
+            sidecar.restart_needed_for = report.restart_needed_for;
+            sidecar.problems = report.problems;
+        });
+    }
+
+    fn modify(&self, change: impl FnOnce(&mut Sidecar)) {
+        let mut connected = self.sidecars.lock();
+        let Some((connection, sidecar)) = connected.get_mut(&self.uid) else {
+            return;
+        };
+        if *connection != self.connection {
+            return;
+        }
+        let before = sidecar.clone();
+        change(sidecar);
+        let namespace = (*sidecar != before).then(|| sidecar.namespace.clone());
+        drop(connected);
+        if let Some(namespace) = namespace {
+            self.sidecars.announce(&namespace);
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut connected = self.sidecars.lock();
+        if connected
+            .get(&self.uid)
+            .is_some_and(|(connection, _)| *connection == self.connection)
+        {
+            let (_, sidecar) = connected.remove(&self.uid).expect("it was there a line above");
+            drop(connected);
+            self.sidecars.announce(&sidecar.namespace);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_is_up_to_date_once_it_has_applied_what_was_sent() {
+        let (sidecars, _changed) = Sidecars::new();
+        let entry = sidecars.enter("uid", "apps", "litellm-0");
+        assert!(!sidecars.get("uid").unwrap().is_up_to_date());
+        entry.sent("1");
+        entry.reported(Report {
+            applied: Some("1".into()),
+            ..Report::default()
+        });
+        assert!(sidecars.get("uid").unwrap().is_up_to_date());
+        entry.sent("2");
+        assert!(!sidecars.get("uid").unwrap().is_up_to_date());
+    }
+
+    #[test]
+    fn a_stale_connection_that_ends_leaves_the_newer_one_alone() {
+        let (sidecars, _changed) = Sidecars::new();
+        let old = sidecars.enter("uid", "apps", "litellm-0");
+        let new = sidecars.enter("uid", "apps", "litellm-0");
+        new.sent("1");
+        old.sent("0");
+        drop(old);
+        assert_eq!(sidecars.get("uid").unwrap().sent.as_deref(), Some("1"));
+        drop(new);
+        assert!(sidecars.is_empty());
+    }
+}

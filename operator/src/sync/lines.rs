@@ -1,0 +1,103 @@
+//! Reads a request body as lines of JSON.
+
+use axum::body::{Body, Bytes};
+use futures::{Stream, StreamExt};
+use mcp_auth_protocol::sync::Report;
+use thiserror::Error;
+
+/// Longest report. Far above what a pod with hundreds of servers says, far below what could hurt.
+const MAX_LINE: usize = 256 * 1024;
+
+#[derive(Debug, Error)]
+pub enum LineError {
+    #[error("a line is longer than {MAX_LINE} bytes")]
+    TooLong,
+    #[error("a line is not a report: {0}")]
+    NotAReport(serde_json::Error),
+    #[error("the connection broke: {0}")]
+    Broken(axum::Error),
+}
+
+/// The reports of a body, as they arrive. Ends at the first error.
+pub fn reports(body: Body) -> impl Stream<Item = Result<Report, LineError>> + Send {
+    let state = (body.into_data_stream(), Vec::new(), Bytes::new());
+    futures::stream::try_unfold(state, |(mut chunks, mut line, mut chunk)| async move {
+        loop {
+            let end = chunk.iter().position(|byte| *byte == b'\n');
+            let part = chunk.split_to(end.unwrap_or(chunk.len()));
+            if line.len() + part.len() > MAX_LINE {
+                return Err(LineError::TooLong);
+            }
+            line.extend_from_slice(&part);
+            if end.is_some() {
+                let _newline = chunk.split_to(1);
+                if !line.is_empty() {
+                    let report = serde_json::from_slice(&line).map_err(LineError::NotAReport)?;
+                    line.clear();
+                    return Ok(Some((report, (chunks, line, chunk))));
+                }
+                continue;
+            }
+            match chunks.next().await {
+                Some(next) => chunk = next.map_err(LineError::Broken)?,
+                None => return Ok(None),
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(chunks: &[&str]) -> Vec<Result<Option<String>, String>> {
+        let chunks: Vec<_> = chunks
+            .iter()
+            .map(|chunk| Ok::<_, axum::Error>(Bytes::from(chunk.to_string())))
+            .collect();
+        let body = Body::from_stream(futures::stream::iter(chunks));
+        let read = |report: Result<Report, LineError>| {
+            report.map(|report| report.applied).map_err(|e| e.to_string())
+        };
+        reports(body).map(read).collect().await
+    }
+
+    fn line(applied: &str) -> String {
+        let report = Report {
+            applied: Some(applied.into()),
+            ..Report::default()
+        };
+        format!("{}\n", serde_json::to_string(&report).unwrap())
+    }
+
+    #[tokio::test]
+    async fn lines_are_found_however_they_are_cut() {
+        let text = format!("{}\n{}", line("1"), line("2"));
+        for cut in 0..text.len() {
+            let (a, b) = text.split_at(cut);
+            let read = read(&[a, b]).await;
+            assert_eq!(read, [Ok(Some("1".into())), Ok(Some("2".into()))], "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_is_an_error_and_not_endless_memory() {
+        let chunk = "x".repeat(MAX_LINE / 2 + 1);
+        assert_eq!(
+            read(&[&chunk, &chunk, &chunk]).await,
+            [Err(LineError::TooLong.to_string())]
+        );
+    }
+
+    #[tokio::test]
+    async fn garbage_ends_the_stream_with_an_error() {
+        let read = read(&["{]\n", &line("1")]).await;
+        assert_eq!(read.len(), 1);
+        assert!(
+            read[0]
+                .as_ref()
+                .unwrap_err()
+                .starts_with("a line is not a report")
+        );
+    }
+}

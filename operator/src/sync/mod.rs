@@ -1,0 +1,45 @@
+//! Streams routes and tokens to the sidecars: [`authenticate`] tells whose pod calls, [`stream`] keeps it up to
+//! date with what [`crate::routes`] entitles that pod to, and nothing else.
+
+mod authenticate;
+mod lines;
+mod refusal;
+mod stream;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use kube::Client;
+use mcp_auth_protocol::sync::PATH;
+use tokio::sync::watch;
+
+use crate::certificates::Certificates;
+use crate::changes::Changes;
+use crate::credentials::Credentials;
+use crate::metrics::Metrics;
+use crate::pods::Pods;
+use crate::resources::Resources;
+use crate::sidecars::Sidecars;
+
+use refusal::Refusal;
+
+/// What the endpoint works with.
+#[derive(Clone)]
+pub struct Sync {
+    pub client: Client,
+    pub leads: watch::Receiver<bool>,
+    pub certificates: Certificates,
+    pub resources: Resources,
+    pub credentials: Credentials,
+    pub changes: Changes,
+    pub pods: Pods,
+    pub sidecars: Sidecars,
+    pub metrics: Metrics,
+    /// A stream ends after this time, so that a pod's identity is looked at anew, with a newer token.
+    pub longest_stream: Duration,
+}
+
+pub fn router(sync: Sync) -> Router {
+    Router::new().route(PATH, post(stream::open)).with_state(sync)
+}

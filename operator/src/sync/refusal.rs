@@ -1,0 +1,66 @@
+//! Why a sidecar is not served, and the one place where that becomes an HTTP answer (RFC 9457).
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use thiserror::Error;
+
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum Refusal {
+    #[error("the request has no bearer token: send the ServiceAccount token of the pod")]
+    NoToken,
+    #[error("the API server does not accept the token: {0}")]
+    InvalidToken(String),
+    #[error("the token is for another audience: it must be projected with audience `{0}`")]
+    WrongAudience(&'static str),
+    #[error("the token is not bound to a pod: it must be a projected ServiceAccount token")]
+    NotBoundToPod,
+    #[error("the request is for pod {claimed}, but its token is bound to pod {bound}")]
+    OtherPod { claimed: String, bound: String },
+    #[error("pod {0} does not exist any more")]
+    NoSuchPod(String),
+    #[error("the first line must be the sidecar's report: {0}")]
+    NoReport(String),
+    #[error("this replica does not lead: connect again to reach the one that does")]
+    NotLeading,
+    #[error("the API server could not be asked: {0}")]
+    ApiServer(String),
+}
+
+impl Refusal {
+    /// Closed set; the label in the metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoToken => "NoToken",
+            Self::InvalidToken(_) => "InvalidToken",
+            Self::WrongAudience(_) => "WrongAudience",
+            Self::NotBoundToPod => "NotBoundToPod",
+            Self::OtherPod { .. } => "OtherPod",
+            Self::NoSuchPod(_) => "NoSuchPod",
+            Self::NoReport(_) => "NoReport",
+            Self::NotLeading => "NotLeading",
+            Self::ApiServer(_) => "ApiServer",
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoToken | Self::InvalidToken(_) | Self::WrongAudience(_) => StatusCode::UNAUTHORIZED,
+            Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) => StatusCode::FORBIDDEN,
+            Self::NoReport(_) => StatusCode::BAD_REQUEST,
+            Self::NotLeading | Self::ApiServer(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": self.reason(),
+            "status": self.status().as_u16(),
+            "detail": self.to_string(),
+        });
+        let headers = [(header::CONTENT_TYPE, "application/problem+json")];
+        (self.status(), headers, problem.to_string()).into_response()
+    }
+}

@@ -1,0 +1,162 @@
+//! One sidecar's stream: the whole state of its pod at once, and again whenever that changes.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt};
+use mcp_auth_protocol::sync::{CONTENT_TYPE, HEARTBEAT_SECONDS, Pod, Report, Server, Snapshot};
+use tokio::sync::{mpsc, watch};
+use tracing::{Instrument, info, info_span, warn};
+
+use super::authenticate::{agree, authenticate};
+use super::lines::{LineError, reports};
+use super::{Refusal, Sync};
+use crate::routes::{entitled, route};
+use crate::sidecars::Entry;
+
+/// A sidecar that does not say who it is within this time is none.
+const FIRST_REPORT: Duration = Duration::from_secs(10);
+/// Changes within this time of one another, such as ten tokens renewed at once, become one line.
+const GATHER: Duration = Duration::from_millis(20);
+
+pub async fn open(State(sync): State<Sync>, request: Request) -> Response {
+    match accept(sync.clone(), request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            warn!(reason = refusal.reason(), error = %refusal, "a sidecar was refused");
+            sync.metrics.sync_refused(refusal.reason());
+            refusal.into_response()
+        }
+    }
+}
+
+async fn accept(sync: Sync, request: Request) -> Result<Response, Refusal> {
+    if !*sync.leads.borrow() {
+        return Err(Refusal::NotLeading);
+    }
+    let (head, body) = request.into_parts();
+    let pod = authenticate(&sync.client, &head.headers).await?;
+    let mut reports = Box::pin(reports(body));
+    let first = tokio::time::timeout(FIRST_REPORT, reports.next()).await;
+    let first = match first {
+        Ok(Some(Ok(report))) => report,
+        Ok(Some(Err(error))) => return Err(Refusal::NoReport(error.to_string())),
+        Ok(None) => return Err(Refusal::NoReport("the body is empty".into())),
+        Err(_) => {
+            return Err(Refusal::NoReport(format!(
+                "none came within {} s",
+                FIRST_REPORT.as_secs()
+            )));
+        }
+    };
+    agree(&first.pod, &pod)?;
+    let found = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
+    let found = found.map_err(|error| Refusal::ApiServer(error.to_string()))?;
+    found.ok_or_else(|| Refusal::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
+
+    // One line may wait while the connection is slow; the next is made when it has gone, from the newest state.
+    let (lines, receiver) = mpsc::channel(1);
+    let span = info_span!("sidecar", namespace = pod.namespace, pod = pod.name);
+    tokio::spawn(serve(sync, pod, first, reports, lines).instrument(span));
+    let body = futures::stream::unfold(receiver, |mut lines| async move {
+        let line = lines.recv().await?;
+        Some((Ok::<Bytes, std::convert::Infallible>(line), lines))
+    });
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(body)).into_response())
+}
+
+/// Runs until either side ends the stream, the pod is gone, this replica no longer leads or the time is up.
+async fn serve(
+    sync: Sync,
+    pod: Pod,
+    first: Report,
+    reports: impl Stream<Item = Result<Report, LineError>> + Send,
+    lines: mpsc::Sender<Bytes>,
+) {
+    let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
+    let _connected = sync.metrics.sidecar_connected();
+    info!(version = first.version, "sidecar connected");
+    entry.reported(first);
+    let mut reports = pin!(reports);
+    let mut changes = sync.changes.subscribe(&pod.namespace);
+    changes.mark_changed();
+    let mut leads = sync.leads.clone();
+    let mut heartbeat = tokio::time::interval(Duration::from_secs(HEARTBEAT_SECONDS));
+    let mut time_is_up = pin!(tokio::time::sleep(sync.longest_stream));
+    let mut sent: Option<Vec<Server>> = None;
+    let mut revision = 0_u64;
+    let why = loop {
+        tokio::select! {
+            changed = changes.changed() => {
+                if changed.is_err() { break "the operator is stopping" }
+                tokio::time::sleep(GATHER).await;
+                changes.mark_unchanged();
+                let servers = match state(&sync, &pod).await {
+                    Ok(Some(servers)) => servers,
+                    Ok(None) => break "the pod is gone",
+                    Err(error) => {
+                        warn!(%error, "the pod could not be looked up; the stream ends, and the sidecar tries again");
+                        break "the API server could not be asked";
+                    }
+                };
+                if sent.as_ref() == Some(&servers) { continue }
+                revision += 1;
+                if !send(&sync, &entry, &lines, &servers, revision).await { break "the sidecar went away" }
+                sent = Some(servers);
+            }
+            report = reports.next() => match report {
+                Some(Ok(report)) => entry.reported(report),
+                Some(Err(error)) => { warn!(%error, "a report could not be read"); break "a report could not be read" }
+                None => break "the sidecar went away",
+            },
+            _ = heartbeat.tick() => if lines.send(Bytes::from_static(b"\n")).await.is_err() { break "the sidecar went away" },
+            () = lost(&mut leads) => break "this replica no longer leads",
+            () = &mut time_is_up => break "the stream is renewed",
+        }
+    };
+    info!(why, "sidecar disconnected");
+}
+
+async fn lost(leads: &mut watch::Receiver<bool>) {
+    // An error means that the election has ended, and with it the lead.
+    let _ = leads.wait_for(|leads| !leads).await;
+}
+
+/// What the pod is entitled to now; nothing if it is gone.
+async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Vec<Server>>> {
+    let Some(labels) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await? else {
+        return Ok(None);
+    };
+    let servers = entitled(&sync.resources.of(&pod.namespace), &labels)
+        .into_iter()
+        .map(|resource| {
+            let (credential, ca_bundle) = sync.credentials.of(&resource);
+            let mut route = route(&resource);
+            route.ca_bundle = ca_bundle;
+            Server { route, credential }
+        });
+    Ok(Some(servers.collect()))
+}
+
+async fn send(
+    sync: &Sync,
+    entry: &Entry,
+    lines: &mpsc::Sender<Bytes>,
+    servers: &[Server],
+    revision: u64,
+) -> bool {
+    let revision = revision.to_string();
+    let snapshot = Snapshot {
+        revision: revision.clone(),
+        operator_ca: sync.certificates.authority(),
+        servers: servers.to_vec(),
+    };
+    let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
+    line.push(b'\n');
+    entry.sent(&revision);
+    lines.send(line.into()).await.is_ok()
+}
