@@ -1,1 +1,15 @@
+//! What the tests against a real control plane share. They know the product by its resource, its protocol and its
+//! programs, never by the insides of operator or sidecar.
 
+pub mod oauth;
+pub mod resource;
+pub mod sidecar;
+pub mod token_endpoint;
+pub mod wait;
+pub mod world;
+
+/// A setting that the script around the tests makes.
+pub fn setting(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run these tests by `make test-api` or `make e2e`"))
+}

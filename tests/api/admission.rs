@@ -1,0 +1,184 @@
+//! What `kubectl apply` answers: the schema and its rules.
+
+use kube::api::Api;
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_tests::resource::{merge, oauth2, resource};
+use mcp_auth_tests::world::World;
+use serde_json::{Value, json};
+
+/// The answer to a spec that is the good one but for these changes.
+async fn apply(world: &World, changes: Value) -> Result<McpServerAuth, String> {
+    let mut good = resource("good", "tools", oauth2("https://auth.example.com/token"));
+    good["spec"]["oauth2"]["allowInsecureHttp"] = json!(false);
+    merge(&mut good, json!({"spec": changes}));
+    world.apply(&good).await.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn defaults_are_what_the_documentation_says() {
+    let world = World::new("admission-defaults", false).await;
+    let created = apply(&world, json!({})).await.unwrap();
+    let spec = serde_json::to_value(&created.spec).unwrap();
+    assert_eq!(spec["server"]["transport"], "StreamableHTTP");
+    assert_eq!(spec["server"]["allowInsecureHttp"], false);
+    assert_eq!(spec["oauth2"]["refreshBefore"], "33%");
+    assert_eq!(spec["userContext"], "Optional");
+    assert_eq!(
+        spec["podSelector"],
+        json!({"matchLabels": {"app.kubernetes.io/name": "litellm"}})
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
+    let world = World::new("admission-refusals", false).await;
+    let secret_ref = json!({"name": "s", "key": "k"});
+    let cases: &[(Value, &str)] = &[
+        (
+            json!({"bearerToken": {"secretKeyRef": secret_ref}}),
+            "exactly one of oauth2 and bearerToken",
+        ),
+        (json!({"oauth2": null}), "exactly one of oauth2 and bearerToken"),
+        (json!({"server": {"name": "my-tools"}}), "spec.server.name"),
+        (json!({"server": {"name": ""}}), "spec.server.name"),
+        (
+            json!({"server": {"url": "tools.example.com/mcp"}}),
+            "url must be an absolute http or https URL",
+        ),
+        (
+            json!({"server": {"url": "ftp://tools.example.com"}}),
+            "url must be an absolute http or https URL",
+        ),
+        (
+            json!({"server": {"url": "https://tools.example.com/mcp#x"}}),
+            "url must have no fragment",
+        ),
+        (
+            json!({"server": {"url": "https://me:pw@tools.example.com/mcp"}}),
+            "no user name or password",
+        ),
+        (
+            json!({"server": {"url": "http://tools.example.com/mcp"}}),
+            "server.allowInsecureHttp: true",
+        ),
+        (
+            json!({"server": {"transport": "Websocket"}}),
+            "spec.server.transport",
+        ),
+        (
+            json!({"server": {"tls": {"caBundle": {}}}}),
+            "exactly one of secretKeyRef and configMapKeyRef",
+        ),
+        (
+            json!({"oauth2": {"tokenUrl": "http://auth.example.com/token"}}),
+            "oauth2.allowInsecureHttp: true",
+        ),
+        (
+            json!({"oauth2": {"tokenUrl": "auth"}}),
+            "tokenUrl must be an absolute http or https URL",
+        ),
+        (
+            json!({"oauth2": {"issuer": "https://auth.example.com"}}),
+            "exactly one of tokenUrl and issuer",
+        ),
+        (
+            json!({"oauth2": {"tokenUrl": null}}),
+            "exactly one of tokenUrl and issuer",
+        ),
+        (
+            json!({"oauth2": {"clientId": null}}),
+            "one of clientId and clientIdSecretRef must be set",
+        ),
+        (
+            json!({"oauth2": {"clientIdSecretRef": secret_ref}}),
+            "clientId and clientIdSecretRef exclude each other",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {"clientSecretRef": null}}}),
+            "clientSecretRef belongs to the methods ClientSecretBasic and ClientSecretPost",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {"method": "PrivateKeyJwt", "clientSecretRef": null}}}),
+            "privateKeyJwt belongs to the method PrivateKeyJwt, which needs it",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {"method": "TlsClientAuth", "clientSecretRef": null}}}),
+            "certificateRef belongs to the method TlsClientAuth, which needs it",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {"workloadIdentity": {}}}}),
+            "workloadIdentity belongs to the method WorkloadIdentity",
+        ),
+        (
+            json!({"oauth2": {"extraParameters": {"client_secret": "x"}}}),
+            "extraParameters must not hold",
+        ),
+        (
+            json!({"oauth2": {"refreshBefore": "soon"}}),
+            "spec.oauth2.refreshBefore",
+        ),
+        (json!({"oauth2": {"scopes": ["two words"]}}), "spec.oauth2.scopes"),
+        (
+            json!({"cookiePassthrough": {"enabled": true}}),
+            "there is no wildcard",
+        ),
+        (
+            json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["a b"]}}),
+            "cookieNames",
+        ),
+        (
+            json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["token"]}}),
+            "LiteLLM's own UI session",
+        ),
+        (
+            json!({"headerPassthrough": {"headerNames": ["Authorization"]}}),
+            "headerNames must not hold credentials",
+        ),
+        (
+            json!({"headerPassthrough": {"headerNames": ["COOKIE"]}}),
+            "headerNames must not hold credentials",
+        ),
+        (
+            json!({"headerPassthrough": {"headerNames": ["Mcp-Session-Id"]}}),
+            "headers of the MCP transport",
+        ),
+        (
+            json!({"headerPassthrough": {"headerNames": ["mcpauth-context"]}}),
+            "mcp-auth",
+        ),
+    ];
+    for (changes, expected) in cases {
+        let answer = apply(&world, changes.clone()).await;
+        let refusal = answer
+            .map(|created| created.spec)
+            .expect_err(&format!("{changes} is refused"));
+        assert!(
+            refusal.contains(expected),
+            "{changes} is refused with {expected:?}: {refusal}"
+        );
+    }
+    let left: Api<McpServerAuth> = world.api();
+    assert!(left.list(&Default::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn what_can_work_is_taken() {
+    let world = World::new("admission-accepted", false).await;
+    let cases = [
+        json!({"server": {"url": "http://tools.apps.svc/mcp", "allowInsecureHttp": true}}),
+        json!({"server": {"transport": "SSE", "url": "https://tools.example.com/sse?profile=a"}}),
+        json!({"server": {"tls": {"caBundle": {"configMapKeyRef": {"name": "ca", "key": "ca.crt"}}}}}),
+        json!({"oauth2": null, "bearerToken": {"secretKeyRef": {"name": "s", "key": "k"}}}),
+        json!({"oauth2": {"tokenUrl": null, "issuer": "https://auth.example.com"}}),
+        json!({"oauth2": {"refreshBefore": "1h30m", "resource": "", "scopes": ["tools:read", "tools:call"]}}),
+        json!({"oauth2": {"clientAuthentication": {"method": "ClientSecretPost"}}}),
+        json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["__Host-session", "session_id"]}}),
+        json!({"headerPassthrough": {"headerNames": ["X-Forwarded-User", "X-Auth-Request-Email"]}}),
+        json!({"podSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red"]}]}}),
+    ];
+    for changes in cases {
+        let answer = apply(&world, changes.clone()).await;
+        assert!(answer.is_ok(), "{changes}: {answer:?}");
+        world.delete::<McpServerAuth>("good").await;
+    }
+}

@@ -1,0 +1,89 @@
+//! Runs after the other tests against the API server: no secret and no token that passed through the operator may
+//! stand in anything it wrote.
+
+use k8s_openapi::api::core::v1::{Event, Secret};
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_tests::{oauth, setting};
+
+/// Everything that must not be seen: the values of all Secrets, and what is a token by its looks.
+async fn secrets(client: &Client) -> Vec<String> {
+    let secrets = Api::<Secret>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+        .unwrap();
+    let values = secrets
+        .into_iter()
+        .flat_map(|secret| secret.data.unwrap_or_default().into_values());
+    let values = values.filter_map(|value| String::from_utf8(value.0).ok());
+    // Of PEM and other long text any line would be too much.
+    let lines = values.flat_map(|value| value.lines().map(str::to_owned).collect::<Vec<_>>());
+    // Certificates are public: only what is not in one counts.
+    let lines =
+        lines.filter(|line| line.len() >= 8 && !line.starts_with("-----") && !line.starts_with("MII"));
+    lines
+        .chain([
+            oauth::secret(),
+            "wr0ng-s3cret".into(),
+            "opaque-t0ken".into(),
+            "first-t0ken".into(),
+        ])
+        .collect()
+}
+
+#[tokio::test]
+async fn no_secret_and_no_token_is_in_logs_status_events_and_metrics() {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .unwrap();
+    let client = Client::try_default().await.unwrap();
+    let everything = ListParams::default();
+    let log = std::fs::read_to_string(setting("MCPAUTH_TEST_OPERATOR_LOG")).unwrap();
+    let metrics = reqwest::get(setting("MCPAUTH_TEST_OPERATOR_METRICS"))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let resources = Api::<McpServerAuth>::all(client.clone())
+        .list(&everything)
+        .await
+        .unwrap();
+    let events = Api::<Event>::all(client.clone()).list(&everything).await.unwrap();
+    assert!(
+        log.lines().count() > 100,
+        "the operator logged what it did at level debug"
+    );
+    assert!(
+        metrics.contains("mcpauth_operator_token_requests_total{"),
+        "{metrics}"
+    );
+    assert!(resources.items.len() > 5 && events.items.len() > 5);
+    let places = [
+        ("the log", log),
+        ("the metrics", metrics),
+        ("a status", serde_json::to_string(&resources).unwrap()),
+        ("an event", serde_json::to_string(&events).unwrap()),
+    ];
+    for (place, text) in &places {
+        for secret in secrets(&client).await {
+            assert!(
+                !text.contains(&secret),
+                "{place} holds a secret of {} characters",
+                secret.len()
+            );
+        }
+        // A JWT begins with {"alg or {"typ in base64.
+        assert!(!text.contains("eyJ"), "{place} holds a JWT");
+    }
+    let looked_for = resources
+        .items
+        .iter()
+        .map(ResourceExt::name_any)
+        .collect::<Vec<_>>();
+    assert!(
+        places[0].1.contains(&looked_for[0]),
+        "the log speaks of the resources that were looked at"
+    );
+}

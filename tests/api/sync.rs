@@ -1,0 +1,134 @@
+//! Who is served, and with what.
+
+use k8s_openapi::api::core::v1::Pod;
+use mcp_auth_protocol::pod::AUDIENCE;
+use mcp_auth_tests::resource::resource;
+use mcp_auth_tests::setting;
+use mcp_auth_tests::sidecar::{Refused, Sidecar, bearer, report, token};
+use mcp_auth_tests::world::World;
+use serde_json::{Value, json};
+
+fn given(name: &str, labels: Value) -> Value {
+    let mut spec = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
+    spec["podSelector"] = json!({"matchLabels": labels});
+    resource(name, &name.replace('-', "_"), spec)
+}
+
+fn red() -> Value {
+    json!({"team": "red"})
+}
+
+async fn refused(world: &World, token: Option<&str>, pod: &Pod) -> Refused {
+    Sidecar::connect(world, token, report(pod))
+        .await
+        .err()
+        .expect("the operator refuses")
+}
+
+#[tokio::test]
+async fn a_pod_gets_what_selects_it_in_its_own_namespace_and_nothing_else() {
+    let here = World::new("sync-entitlement", false).await;
+    let there = World::new("sync-elsewhere", false).await;
+    for (world, value) in [(&here, "red-t0ken"), (&there, "foreign-t0ken")] {
+        world.secret("token", "token", value).await;
+    }
+    here.apply(&given("for-red", red())).await.unwrap();
+    here.apply(&given("for-blue", json!({"team": "blue"})))
+        .await
+        .unwrap();
+    there.apply(&given("for-red", red())).await.unwrap();
+
+    let pod = here.pod("litellm-0", red()).await;
+    let mut sidecar = Sidecar::of(&here, &pod).await;
+    let snapshot = sidecar
+        .until(|snapshot| bearer(snapshot, "for_red").is_some())
+        .await;
+    assert_eq!(snapshot.servers.len(), 1);
+    assert_eq!(bearer(&snapshot, "for_red").as_deref(), Some("red-t0ken"));
+}
+
+#[tokio::test]
+async fn changed_labels_change_what_a_running_pod_gets() {
+    let world = World::new("sync-labels", false).await;
+    world.secret("token", "token", "t0ken").await;
+    world.apply(&given("for-red", red())).await.unwrap();
+    let pod = world.pod("litellm-0", red()).await;
+    let mut sidecar = Sidecar::of(&world, &pod).await;
+    sidecar
+        .until(|snapshot| bearer(snapshot, "for_red").is_some())
+        .await;
+    let patch = json!({"metadata": {"labels": {"team": "blue"}}});
+    let params = kube::api::PatchParams::default();
+    world
+        .api::<Pod>()
+        .patch("litellm-0", &params, &kube::api::Patch::Merge(&patch))
+        .await
+        .unwrap();
+    sidecar.until(|snapshot| snapshot.servers.is_empty()).await;
+}
+
+#[tokio::test]
+async fn only_a_token_bound_to_the_very_pod_and_to_us_is_taken() {
+    let world = World::new("sync-authentication", false).await;
+    let pod = world.pod("litellm-0", red()).await;
+    let other = world.pod("other-0", red()).await;
+
+    let none = refused(&world, None, &pod).await;
+    assert_eq!((none.status, &*none.title), (401, "NoToken"));
+
+    let garbage = refused(&world, Some("garbage"), &pod).await;
+    assert_eq!((garbage.status, &*garbage.title), (401, "InvalidToken"));
+
+    let wrong_audience = token(&world, "https://kubernetes.default.svc", Some(&pod)).await;
+    let wrong_audience = refused(&world, Some(&wrong_audience), &pod).await;
+    assert_eq!(
+        (wrong_audience.status, &*wrong_audience.title),
+        (401, "WrongAudience")
+    );
+    assert!(
+        wrong_audience.detail.contains(AUDIENCE),
+        "{}",
+        wrong_audience.detail
+    );
+
+    let unbound = token(&world, AUDIENCE, None).await;
+    let unbound = refused(&world, Some(&unbound), &pod).await;
+    assert_eq!((unbound.status, &*unbound.title), (403, "NotBoundToPod"));
+
+    let of_other = token(&world, AUDIENCE, Some(&other)).await;
+    let of_other = refused(&world, Some(&of_other), &pod).await;
+    assert_eq!((of_other.status, &*of_other.title), (403, "OtherPod"));
+    assert!(
+        of_other.detail.contains("litellm-0") && of_other.detail.contains("other-0"),
+        "{}",
+        of_other.detail
+    );
+
+    let expired = std::fs::read_to_string(setting("MCPAUTH_TEST_EXPIRED_TOKEN")).unwrap();
+    let expired = refused(&world, Some(expired.trim()), &pod).await;
+    assert_eq!((expired.status, &*expired.title), (401, "InvalidToken"));
+    assert!(expired.detail.contains("expired"), "{}", expired.detail);
+
+    let gone = token(&world, AUDIENCE, Some(&other)).await;
+    let last_words = report(&other);
+    world.delete::<Pod>("other-0").await;
+    let gone = Sidecar::connect(&world, Some(&gone), last_words)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!((gone.status, &*gone.title), (401, "InvalidToken"));
+}
+
+#[tokio::test]
+async fn the_stream_of_a_deleted_pod_ends() {
+    let world = World::new("sync-deleted-pod", false).await;
+    world.secret("token", "token", "t0ken").await;
+    world.apply(&given("for-red", red())).await.unwrap();
+    let pod = world.pod("litellm-0", red()).await;
+    let mut sidecar = Sidecar::of(&world, &pod).await;
+    sidecar
+        .until(|snapshot| bearer(snapshot, "for_red").is_some())
+        .await;
+    world.delete::<Pod>("litellm-0").await;
+    while sidecar.next().await.is_some() {}
+}

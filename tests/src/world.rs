@@ -1,0 +1,163 @@
+//! The control plane, and a namespace of its own for each test.
+
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret, ServiceAccount};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Client, Resource};
+use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::wait::until;
+
+pub struct World {
+    pub client: Client,
+    pub namespace: String,
+}
+
+impl World {
+    /// Makes a namespace with this name, opted in to injection or not.
+    pub async fn new(namespace: &str, injection: bool) -> Self {
+        // Another test of the process may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::try_default()
+            .await
+            .expect("KUBECONFIG leads to the API server");
+        let labels = if injection {
+            json!({"mcpauth.dev/injection": "enabled"})
+        } else {
+            json!({})
+        };
+        let object = json!({"metadata": {"name": namespace, "labels": labels}});
+        let object: Namespace = serde_json::from_value(object).expect("a namespace");
+        Api::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await
+            .expect("the namespace is new");
+        let world = Self {
+            client,
+            namespace: namespace.to_owned(),
+        };
+        // Without a controller manager nobody else makes it.
+        let account = world
+            .create::<ServiceAccount>(json!({"metadata": {"name": "default"}}))
+            .await;
+        if let Err(error) = account {
+            assert!(error.to_string().contains("already exists"), "{error}");
+        }
+        world
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub async fn create<K>(&self, object: Value) -> kube::Result<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + serde::Serialize,
+        K: Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let object: K = serde_json::from_value(object).expect("the object has the shape of its kind");
+        self.api().create(&PostParams::default(), &object).await
+    }
+
+    /// As `kubectl apply` does it.
+    pub async fn apply(&self, resource: &Value) -> kube::Result<McpServerAuth> {
+        let name = resource["metadata"]["name"].as_str().expect("a name");
+        let params = PatchParams::apply("kubectl").force();
+        self.api().patch(name, &params, &Patch::Apply(resource)).await
+    }
+
+    pub async fn secret(&self, name: &str, key: &str, value: &str) {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value},
+        });
+        let params = PatchParams::apply("kubectl").force();
+        let api: Api<Secret> = self.api();
+        api.patch(name, &params, &Patch::Apply(&secret))
+            .await
+            .expect("the Secret can be applied");
+    }
+
+    pub async fn delete<K>(&self, name: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
+    {
+        let at_once = DeleteParams::default().grace_period(0);
+        self.api::<K>()
+            .delete(name, &at_once)
+            .await
+            .expect("it was there");
+    }
+
+    /// A pod that nobody will run, with the labels of LiteLLM.
+    pub async fn pod(&self, name: &str, labels: Value) -> Pod {
+        let pod = json!({
+            "metadata": {"name": name, "labels": labels, "annotations": {"mcpauth.dev/injected": "by the test"}},
+            "spec": {"serviceAccountName": "default", "containers": [{"name": "litellm", "image": "litellm"}]},
+        });
+        self.create(pod).await.expect("the pod can be created")
+    }
+
+    pub async fn status(&self, name: &str) -> McpServerAuthStatus {
+        let found = self
+            .api::<McpServerAuth>()
+            .get(name)
+            .await
+            .expect("the resource is there");
+        found.status.unwrap_or_default()
+    }
+
+    /// Waits until the condition has this status and reason, and returns the whole status.
+    pub async fn condition(
+        &self,
+        name: &str,
+        type_: &str,
+        status: &str,
+        reason: &str,
+    ) -> McpServerAuthStatus {
+        let wanted = |found: &McpServerAuthStatus| {
+            found
+                .conditions
+                .iter()
+                .any(|c| (&*c.type_, &*c.status, &*c.reason) == (type_, status, reason))
+        };
+        until(
+            &format!("{name}: {type_}={status} {reason}"),
+            async || self.status(name).await,
+            wanted,
+        )
+        .await
+    }
+
+    /// Reasons and notes of the events about a resource.
+    pub async fn events(&self, name: &str) -> Vec<(String, String)> {
+        let fields = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        let events = self
+            .api::<Event>()
+            .list(&fields)
+            .await
+            .expect("events can be listed");
+        events
+            .into_iter()
+            .map(|e| (e.reason.unwrap_or_default(), e.message.unwrap_or_default()))
+            .collect()
+    }
+}
+
+/// The message of a condition.
+pub fn message(status: &McpServerAuthStatus, type_: &str) -> String {
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_);
+    condition
+        .map(|condition| condition.message.clone())
+        .unwrap_or_default()
+}
