@@ -41,7 +41,7 @@ once() {
 }
 
 # fingerprint FILE...: twelve characters that change with any of the files' names or content.
-fingerprint() { (cd "$cluster_folder/.." && find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 shasum -a 256 | shasum -a 256 | cut -c1-12); }
+fingerprint() { (cd "$cluster_folder/.." && find "$@" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 shasum -a 256 | shasum -a 256 | cut -c1-12); }
 
 # A docker command that is podman in disguise does not count: kind speaks to the two in different ways.
 docker_answers() { [[ $(timeout 10 docker info --format '{{.ServerVersion}} {{.OSType}}' 2> /dev/null) == *linux* ]]; }
