@@ -1,0 +1,221 @@
+//! Bodies, as they pass through: each kind of request and answer body is one variant, so that a hop costs no
+//! allocation and no virtual call a frame.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::inbound::key_filter::KeyFilter;
+use crate::outbound::endpoint::EndpointRewriter;
+use crate::pool::Lease;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Towards LiteLLM or an MCP server.
+pub enum RequestBody {
+    /// In memory, sent once.
+    Whole(Option<Bytes>),
+    /// As it comes from the client.
+    Stream(Incoming),
+    /// A beginning that had to be read, then the rest as it comes.
+    Resumed { first: Option<Bytes>, rest: Incoming },
+    /// As it comes, without our header's name as a JSON key.
+    Filtered(Box<Filtered>),
+}
+
+pub struct Filtered {
+    body: Incoming,
+    filter: KeyFilter,
+    next: Option<Frame<Bytes>>,
+}
+
+/// Towards the client.
+pub enum ResponseBody {
+    /// Our own answer.
+    Whole(Option<Bytes>),
+    /// As it comes from the other side.
+    Stream(Lease),
+    /// As it comes from a connection of its own.
+    Direct(Incoming),
+    /// An event stream whose `endpoint` event is rewritten.
+    Rewritten(Box<Rewritten>),
+}
+
+pub struct Rewritten {
+    body: Lease,
+    rewriter: EndpointRewriter,
+    ended: bool,
+}
+
+impl RequestBody {
+    pub fn filtered(body: Incoming) -> Self {
+        Self::Filtered(Box::new(Filtered {
+            body,
+            filter: KeyFilter::default(),
+            next: None,
+        }))
+    }
+}
+
+impl ResponseBody {
+    pub fn rewritten(body: Lease, rewriter: EndpointRewriter) -> Self {
+        Self::Rewritten(Box::new(Rewritten {
+            body,
+            rewriter,
+            ended: false,
+        }))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Resumed { first, rest } => match first.take() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => Pin::new(rest).poll_frame(cx),
+            },
+            Self::Filtered(filtered) => filtered.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Resumed { first, rest } => first.is_none() && rest.is_end_stream(),
+            Self::Filtered(filtered) => {
+                filtered.next.is_none() && !filtered.filter.is_holding() && filtered.body.is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
+            Self::Stream(body) => body.size_hint(),
+            Self::Resumed { first, rest } => longer(rest.size_hint(), length(first.as_ref())),
+            Self::Filtered(filtered) => {
+                let next = filtered.next.as_ref().and_then(|frame| frame.data_ref());
+                let held = u64::from(filtered.filter.is_holding());
+                longer(filtered.body.size_hint(), length(next) + held)
+            }
+        }
+    }
+}
+
+impl Filtered {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        loop {
+            if let Some(frame) = self.next.take() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            let held = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => match self.filter.finish() {
+                    Some(byte) => Some(byte),
+                    None => return Poll::Ready(None),
+                },
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) => {
+                        let (before, chunk) = self.filter.pass(chunk);
+                        self.next = (!chunk.is_empty()).then(|| Frame::data(chunk));
+                        before
+                    }
+                    Err(trailers) => {
+                        self.next = Some(trailers);
+                        self.filter.finish()
+                    }
+                },
+            };
+            if let Some(byte) = held {
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&[byte])))));
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(lease) => Pin::new(lease).poll_frame(cx),
+            Self::Direct(body) => Pin::new(body).poll_frame(cx),
+            Self::Rewritten(rewritten) => return rewritten.poll_frame(cx),
+        };
+        frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(lease) => lease.is_end_stream(),
+            Self::Direct(body) => body.is_end_stream(),
+            Self::Rewritten(rewritten) => rewritten.ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
+            Self::Stream(lease) => lease.size_hint(),
+            Self::Direct(body) => body.size_hint(),
+            Self::Rewritten(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Rewritten {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let out = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) => self.rewriter.pass(chunk),
+                    // An event stream has no trailers that anybody reads.
+                    Err(_) => continue,
+                },
+                None => {
+                    self.ended = true;
+                    self.rewriter.finish()
+                }
+            };
+            self.ended |= self.rewriter.has_refused();
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
+        }
+    }
+}
+
+fn length(bytes: Option<&Bytes>) -> u64 {
+    bytes.map_or(0, |bytes| bytes.len() as u64)
+}
+
+fn longer(mut hint: SizeHint, by: u64) -> SizeHint {
+    // The upper bound first: a lower bound above it is refused by a panic.
+    if let Some(upper) = hint.upper() {
+        hint.set_upper(upper.saturating_add(by));
+    }
+    hint.set_lower(hint.lower().saturating_add(by));
+    hint
+}

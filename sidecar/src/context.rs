@@ -1,0 +1,312 @@
+//! The user context: what of a user's request may reach MCP servers.
+//!
+//! [`gather`] turns the headers of a request into a [`Context`], with [`cookies`] and [`headers`] deciding what
+//! belongs to it; [`seal`] turns it into an opaque header value and back. A context holds the names allowed for
+//! any server; the outbound half picks those of its server.
+
+mod cookies;
+mod headers;
+pub mod seal;
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderName};
+
+/// Longest context, in bytes of names and values together. It travels in one header, which LiteLLM's server
+/// bounds at 64 KiB together with all others.
+pub const LIMIT: usize = 8 * 1024;
+
+/// Names of cookies and headers that may be passed on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Allowed {
+    /// Sorted, for the search. Compared byte for byte.
+    cookies: Box<[Box<[u8]>]>,
+    /// Sorted, so that equal requests give equal contexts.
+    headers: Box<[HeaderName]>,
+}
+
+/// Cookies and headers, each name once and in order, in one buffer: a count of two bytes and that many pairs,
+/// for cookies and then for headers; name and value each after their length in two bytes.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Context {
+    encoded: Vec<u8>,
+}
+
+/// What was found in a request.
+#[derive(Debug, Default, PartialEq)]
+pub struct Gathered {
+    /// `None` where the request carries nothing that is allowed.
+    pub context: Option<Context>,
+    /// Names left out because the request states them more than once: which copy the user meant is unknown.
+    pub duplicates: u64,
+    /// Names left out because their value holds control characters.
+    pub malformed: u64,
+}
+
+/// The allowed cookies and headers of a request are longer than [`LIMIT`].
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("the cookies and headers passed on to MCP servers are {bytes} bytes, more than the {LIMIT} possible")]
+pub struct TooLarge {
+    pub bytes: usize,
+}
+
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+impl Allowed {
+    pub fn new<'a>(
+        cookies: impl IntoIterator<Item = &'a str>,
+        headers: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        let mut cookies: Vec<Box<[u8]>> = cookies.into_iter().map(|name| name.as_bytes().into()).collect();
+        cookies.sort_unstable();
+        cookies.dedup();
+        let mut headers: Vec<HeaderName> = headers.into_iter().collect();
+        headers.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        headers.dedup();
+        Self {
+            cookies: cookies.into(),
+            headers: headers.into(),
+        }
+    }
+
+    /// Everything that any of `all` allows.
+    pub fn union<'a>(all: impl Iterator<Item = &'a Allowed> + Clone) -> Self {
+        let mut cookies: Vec<Box<[u8]>> = all.clone().flat_map(|one| one.cookies.iter().cloned()).collect();
+        cookies.sort_unstable();
+        cookies.dedup();
+        let headers = all.flat_map(|one| one.headers.iter().cloned());
+        Self {
+            cookies: cookies.into(),
+            ..Self::new([], headers)
+        }
+    }
+
+    pub fn cookie(&self, name: &[u8]) -> bool {
+        self.cookies
+            .binary_search_by(|one| one.as_ref().cmp(name))
+            .is_ok()
+    }
+
+    pub fn header(&self, name: &[u8]) -> bool {
+        self.headers.iter().any(|one| one.as_str().as_bytes() == name)
+    }
+
+    pub fn headers(&self) -> &[HeaderName] {
+        &self.headers
+    }
+}
+
+/// The context of a request. Never shortens one: half a context could speak for another user.
+pub fn gather(headers: &HeaderMap, allowed: &Allowed) -> Result<Gathered, TooLarge> {
+    let cookies = cookies::filter(headers, allowed);
+    let identity = headers::filter(headers, allowed);
+    let bytes = cookies
+        .pairs
+        .iter()
+        .chain(&identity.pairs)
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if bytes > LIMIT {
+        return Err(TooLarge { bytes });
+    }
+    let context = (!cookies.pairs.is_empty() || !identity.pairs.is_empty())
+        .then(|| Context::encode(cookies.pairs, identity.pairs));
+    Ok(Gathered {
+        context,
+        duplicates: cookies.duplicates + identity.duplicates,
+        malformed: cookies.malformed + identity.malformed,
+    })
+}
+
+impl Context {
+    /// At most [`LIMIT`] bytes, so that every length and count fits two bytes.
+    fn encode(mut cookies: Vec<Pair<'_>>, mut headers: Vec<Pair<'_>>) -> Self {
+        cookies.sort_unstable();
+        headers.sort_unstable();
+        let mut encoded = Vec::with_capacity(128);
+        for pairs in [cookies, headers] {
+            push_length(&mut encoded, pairs.len());
+            for (name, value) in pairs {
+                push_length(&mut encoded, name.len());
+                encoded.extend_from_slice(name);
+                push_length(&mut encoded, value.len());
+                encoded.extend_from_slice(value);
+            }
+        }
+        Self { encoded }
+    }
+
+    /// `None` unless [`Context::encode`] could have written exactly this.
+    fn decode(encoded: Vec<u8>) -> Option<Self> {
+        let (cookies, rest) = pairs(&encoded)?;
+        let (headers, rest) = pairs(rest)?;
+        if !rest.is_empty() {
+            return None;
+        }
+        for section in [cookies, headers] {
+            let mut last: Option<&[u8]> = None;
+            for (name, value) in section {
+                if name.is_empty() || last.is_some_and(|last| last >= name) || has_controls(value) {
+                    return None;
+                }
+                last = Some(name);
+            }
+        }
+        Some(Self { encoded })
+    }
+
+    /// Names and values, by name.
+    pub fn cookies(&self) -> impl Iterator<Item = Pair<'_>> {
+        pairs(&self.encoded).map(|(found, _)| found).into_iter().flatten()
+    }
+
+    /// Names in lower case and values, by name.
+    pub fn headers(&self) -> impl Iterator<Item = Pair<'_>> {
+        let headers = pairs(&self.encoded).and_then(|(_, rest)| pairs(rest));
+        headers.map(|(found, _)| found).into_iter().flatten()
+    }
+}
+
+/// The values are a user's session: they have no place in a log.
+impl fmt::Debug for Context {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Context")
+            .field("cookies", &self.cookies().count())
+            .field("headers", &self.headers().count())
+            .finish()
+    }
+}
+
+/// Pairs of one section. Made only of bytes that hold as many pairs as they say.
+#[derive(Clone, Copy)]
+struct Pairs<'a> {
+    left: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = Pair<'a>;
+
+    fn next(&mut self) -> Option<Pair<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let (name, rest) = sized(self.bytes)?;
+        let (value, rest) = sized(rest)?;
+        self.bytes = rest;
+        Some((name, value))
+    }
+}
+
+/// The section at the beginning of `bytes`, and what follows it.
+fn pairs(bytes: &[u8]) -> Option<(Pairs<'_>, &[u8])> {
+    let (count, bytes) = length(bytes)?;
+    let mut rest = bytes;
+    for _ in 0..2 * count {
+        rest = sized(rest)?.1;
+    }
+    Some((Pairs { left: count, bytes }, rest))
+}
+
+fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = length(bytes)?;
+    rest.split_at_checked(length)
+}
+
+fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    Some((u16::from_be_bytes(*length).into(), rest))
+}
+
+fn push_length(encoded: &mut Vec<u8>, length: usize) {
+    let length = u16::try_from(length).expect("a context is bounded far below 64 KiB");
+    encoded.extend_from_slice(&length.to_be_bytes());
+}
+
+/// C0 controls and DEL, which no cookie value (RFC 6265bis section 5.6) and no identity holds. Among them are CR,
+/// LF and NUL, by which one header could become two.
+fn has_controls(value: &[u8]) -> bool {
+    value.iter().any(u8::is_ascii_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn allowed() -> Allowed {
+        Allowed::new(
+            ["session_id", "csrf"],
+            [HeaderName::from_static("x-forwarded-user")],
+        )
+    }
+
+    fn request(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let value = |value: &str| HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        lines
+            .iter()
+            .map(|(name, text)| (HeaderName::from_static(name), value(text)))
+            .collect()
+    }
+
+    #[test]
+    fn holds_allowed_cookies_and_headers_and_nothing_else() {
+        let headers = request(&[
+            ("cookie", "token=ui; session_id=S-a; tracking=1"),
+            ("x-forwarded-user", "ada"),
+            ("authorization", "Bearer k"),
+        ]);
+        let context = gather(&headers, &allowed()).unwrap().context.unwrap();
+        assert_eq!(
+            context.cookies().collect::<Vec<_>>(),
+            [(&b"session_id"[..], &b"S-a"[..])]
+        );
+        assert_eq!(
+            context.headers().collect::<Vec<_>>(),
+            [(&b"x-forwarded-user"[..], &b"ada"[..])]
+        );
+    }
+
+    #[test]
+    fn is_the_same_in_whatever_order_the_cookies_come() {
+        let one = request(&[("cookie", "csrf=2; session_id=1")]);
+        let other = request(&[("cookie", "session_id=1"), ("cookie", "x=1;csrf=2")]);
+        assert_eq!(gather(&one, &allowed()), gather(&other, &allowed()));
+    }
+
+    #[test]
+    fn a_context_above_the_limit_is_refused_and_one_at_it_is_not() {
+        let of = |length: usize| request(&[("cookie", &format!("csrf={}", "v".repeat(length - 4)))]);
+        assert!(gather(&of(LIMIT), &allowed()).unwrap().context.is_some());
+        assert_eq!(
+            gather(&of(LIMIT + 1), &allowed()),
+            Err(TooLarge { bytes: LIMIT + 1 })
+        );
+    }
+
+    #[test]
+    fn only_what_was_encoded_decodes() {
+        let headers = request(&[("cookie", "session_id=S-a; csrf=b"), ("x-forwarded-user", "ada")]);
+        let context = gather(&headers, &allowed()).unwrap().context.unwrap();
+        assert_eq!(Context::decode(context.encoded.clone()), Some(context.clone()));
+        for end in 0..context.encoded.len() {
+            assert_eq!(
+                Context::decode(context.encoded[..end].to_vec()),
+                None,
+                "cut at {end}"
+            );
+        }
+        assert_eq!(Context::decode([context.encoded.as_slice(), b"x"].concat()), None);
+        let twice = Context::encode(vec![(b"a", b"1"), (b"a", b"2")], vec![]);
+        assert_eq!(Context::decode(twice.encoded), None);
+        let split = Context::encode(vec![(b"a", b"1\r\nx: y")], vec![]);
+        assert_eq!(Context::decode(split.encoded), None);
+    }
+
+    #[test]
+    fn debug_output_holds_no_value() {
+        let context = gather(&request(&[("cookie", "session_id=S-a")]), &allowed())
+            .unwrap()
+            .context;
+        assert_eq!(format!("{context:?}"), "Some(Context { cookies: 1, headers: 0 })");
+    }
+}

@@ -1,0 +1,424 @@
+//! Renames one key in a JSON text that streams by: LiteLLM sends the `headers` of a tool in a chat request's body
+//! to the MCP server, instead of the real header of that name. A body must not be able to name ours.
+//!
+//! Only the last letter of the key changes, so the length of the body stays and nothing is held back except, at
+//! times, a single byte. Values are never touched: a user may write about the header. Text that is not JSON
+//! passes; LiteLLM does not read headers from it.
+
+use bytes::{Bytes, BytesMut};
+use memchr::memchr2;
+
+/// Compared in any case, escapes resolved.
+const NAME: &[u8] = mcp_auth_protocol::pod::CONTEXT_HEADER.as_bytes();
+/// Levels of nesting that are kept track of. LiteLLM's parsers give up earlier.
+const MAX_DEPTH: usize = 8 * 1024;
+
+/// Where in the JSON text the next byte stands. One for each body.
+#[derive(Debug, Default)]
+pub struct KeyFilter {
+    place: Place,
+    /// The next string would be a key.
+    key_next: bool,
+    nesting: Nesting,
+    /// The last byte of a chunk, whose fate the first byte of the next chunk decides.
+    held: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Place {
+    #[default]
+    Between,
+    /// In a string that needs no comparison.
+    Text { escaped: bool },
+    /// In a key that agrees with the first characters of the name.
+    Key { matched: usize, escape: Escape },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Escape {
+    #[default]
+    None,
+    /// After a backslash.
+    Begun,
+    /// After `\u` and some of the four digits.
+    Hex { digits: u8, value: u16 },
+    /// The character before was written as an escape.
+    Ended,
+}
+
+/// Which of the levels around are objects, one bit each.
+#[derive(Debug, Default)]
+struct Nesting {
+    depth: usize,
+    words: Vec<u64>,
+}
+
+impl KeyFilter {
+    /// The next chunk of the body: what is to be sent of it, after the byte held back from the one before.
+    pub fn pass(&mut self, mut chunk: Bytes) -> (Option<u8>, Bytes) {
+        if chunk.is_empty() {
+            return (None, chunk);
+        }
+        let mut before = self.held.take();
+        let mut renamed = Vec::new();
+        self.scan(&chunk, |end| match end.checked_sub(1) {
+            Some(last) => renamed.push(last),
+            None => before = before.map(other),
+        });
+        if !renamed.is_empty() {
+            // In place where nobody else holds the chunk, which is how it comes from a connection.
+            let mut changed = BytesMut::from(chunk);
+            for last in renamed {
+                changed[last] = other(changed[last]);
+            }
+            chunk = changed.freeze();
+        }
+        if matches!(self.place, Place::Key { matched, .. } if matched == NAME.len()) {
+            self.held = chunk.last().copied();
+            chunk.truncate(chunk.len() - 1);
+        }
+        (before, chunk)
+    }
+
+    /// The byte still held back at the end of the body.
+    pub fn finish(&mut self) -> Option<u8> {
+        self.held.take()
+    }
+
+    pub fn is_holding(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Calls `found` with the position of the closing quote of each key that is the name.
+    fn scan(&mut self, chunk: &[u8], mut found: impl FnMut(usize)) {
+        let mut at = 0;
+        while at < chunk.len() {
+            match self.place {
+                Place::Text { escaped: true } => {
+                    self.place = Place::Text { escaped: false };
+                    at += 1;
+                }
+                Place::Text { escaped: false } => match memchr2(b'"', b'\\', &chunk[at..]) {
+                    Some(ahead) => {
+                        at += ahead + 1;
+                        self.place = if chunk[at - 1] == b'"' {
+                            Place::Between
+                        } else {
+                            Place::Text { escaped: true }
+                        };
+                    }
+                    None => return,
+                },
+                Place::Key { matched, escape } => {
+                    let byte = chunk[at];
+                    if byte == b'"' && matches!(escape, Escape::None | Escape::Ended) && matched == NAME.len()
+                    {
+                        found(at);
+                    }
+                    self.place = follow(matched, escape, byte);
+                    at += 1;
+                }
+                Place::Between => {
+                    self.between(chunk[at]);
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    fn between(&mut self, byte: u8) {
+        match byte {
+            b'"' => {
+                self.place = match self.key_next {
+                    true => Place::Key {
+                        matched: 0,
+                        escape: Escape::None,
+                    },
+                    false => Place::Text { escaped: false },
+                };
+                self.key_next = false;
+            }
+            b'{' => {
+                self.nesting.push(true);
+                self.key_next = true;
+            }
+            b'[' => {
+                self.nesting.push(false);
+                self.key_next = false;
+            }
+            b'}' | b']' => {
+                self.nesting.pop();
+                self.key_next = false;
+            }
+            b',' => self.key_next = self.nesting.in_object(),
+            b':' => self.key_next = false,
+            _ => {}
+        }
+    }
+}
+
+impl Nesting {
+    fn push(&mut self, object: bool) {
+        if self.depth < MAX_DEPTH {
+            let (word, bit) = (self.depth / 64, self.depth % 64);
+            if word == self.words.len() {
+                self.words.push(0);
+            }
+            self.words[word] = self.words[word] & !(1 << bit) | u64::from(object) << bit;
+        }
+        self.depth += 1;
+    }
+
+    fn pop(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+    }
+
+    /// Deeper than what is kept track of, every string may be a key.
+    fn in_object(&self) -> bool {
+        match self.depth.checked_sub(1) {
+            Some(level) if level < MAX_DEPTH => self.words[level / 64] >> (level % 64) & 1 == 1,
+            Some(_) => true,
+            None => false,
+        }
+    }
+}
+
+/// Where a key goes on after one more byte.
+fn follow(matched: usize, escape: Escape, byte: u8) -> Place {
+    match (escape, byte) {
+        (Escape::None | Escape::Ended, b'"') => Place::Between,
+        (Escape::None | Escape::Ended, b'\\') => Place::Key {
+            matched,
+            escape: Escape::Begun,
+        },
+        (Escape::None | Escape::Ended, _) => compare(matched, byte.into(), Escape::None),
+        (Escape::Begun, b'u') => Place::Key {
+            matched,
+            escape: Escape::Hex { digits: 0, value: 0 },
+        },
+        // No other escape stands for a character of the name.
+        (Escape::Begun, _) => Place::Text { escaped: false },
+        (Escape::Hex { digits, value }, _) => match char::from(byte).to_digit(16) {
+            Some(digit) => {
+                let value = value << 4 | digit as u16;
+                match digits {
+                    3 => compare(matched, value, Escape::Ended),
+                    _ => Place::Key {
+                        matched,
+                        escape: Escape::Hex {
+                            digits: digits + 1,
+                            value,
+                        },
+                    },
+                }
+            }
+            // Not JSON. A quote ends the string all the same, as it would without the escape.
+            None if byte == b'"' => Place::Between,
+            None => Place::Text {
+                escaped: byte == b'\\',
+            },
+        },
+    }
+}
+
+fn compare(matched: usize, character: u16, escape: Escape) -> Place {
+    let same =
+        |expected: &u8| u8::try_from(character).is_ok_and(|found| found.eq_ignore_ascii_case(expected));
+    match NAME.get(matched).is_some_and(same) {
+        true => Place::Key {
+            matched: matched + 1,
+            escape,
+        },
+        false => Place::Text { escaped: false },
+    }
+}
+
+/// Another last byte of the name: for `t` or `T`, and for the last digit of their escapes `\u0074` and `\u0054`.
+fn other(last: u8) -> u8 {
+    if last == b'4' { b'f' } else { b'_' }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    fn filtered(chunks: &[&[u8]]) -> Vec<u8> {
+        let mut filter = KeyFilter::default();
+        let mut out = Vec::new();
+        for chunk in chunks {
+            let (before, after) = filter.pass(Bytes::copy_from_slice(chunk));
+            out.extend(before);
+            out.extend_from_slice(&after);
+        }
+        out.extend(filter.finish());
+        out
+    }
+
+    fn text(input: &str) -> String {
+        String::from_utf8(filtered(&[input.as_bytes()])).unwrap()
+    }
+
+    #[test]
+    fn a_key_is_renamed_wherever_it_stands_and_in_whatever_case() {
+        let input =
+            r#"{"tools":[{"headers":{"mcpauth-context":"x", "MCPAuth-Context" : 1}}],"MCPAUTH-CONTEXT":[]}"#;
+        let expected =
+            r#"{"tools":[{"headers":{"mcpauth-contex_":"x", "MCPAuth-Contex_" : 1}}],"MCPAUTH-CONTEX_":[]}"#;
+        assert_eq!(text(input), expected);
+    }
+
+    #[test]
+    fn escapes_do_not_hide_a_key() {
+        assert_eq!(
+            text(r#"{"\u006dcpauth-contex\u0074":1}"#),
+            r#"{"\u006dcpauth-contex\u007f":1}"#
+        );
+        assert_eq!(
+            text(r#"{"\u004DCPAUTH\u002dcontex\u0054":1}"#),
+            r#"{"\u004DCPAUTH\u002dcontex\u005f":1}"#
+        );
+    }
+
+    #[test]
+    fn values_and_longer_or_shorter_keys_stay() {
+        for input in [
+            r#"{"a":"mcpauth-context","b":["mcpauth-context","mcpauth-context",{"c":"\"mcpauth-context\":"}]}"#,
+            r#"{"mcpauth-contexts":1,"xmcpauth-context":2,"mcpauth-contex":3,"mcpauth-context ":4,"":5}"#,
+            r#"{"mcpauth-context\u0020":1,"mcpauth-context\"":2,"\\mcpauth-context":3,"mcpauth\/context":4}"#,
+            r#"["mcpauth-context"]"#,
+            r#""mcpauth-context""#,
+            r#"say "mcpauth-context": I am no JSON"#,
+            "{\"mcpauth-context",
+        ] {
+            assert_eq!(text(input), input);
+        }
+    }
+
+    #[test]
+    fn every_way_to_cut_the_text_in_three_gives_the_same() {
+        let input = br#"[{"mcpauth-context":"mcpauth-context"},{"\u006Dcpauth-contex\u0074" :{"k":["mcpauth-context"]}}]"#;
+        let expected = filtered(&[input]);
+        assert_ne!(expected, input);
+        for first in 0..=input.len() {
+            for second in first..=input.len() {
+                let cut = filtered(&[&input[..first], &input[first..second], &input[second..]]);
+                assert_eq!(cut, expected, "cut at {first} and {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunk_without_the_key_is_passed_on_without_a_copy() {
+        let chunk = Bytes::from_static(br#"{"messages":[{"content":"mcpauth-context"}]}"#);
+        let (before, after) = KeyFilter::default().pass(chunk.clone());
+        assert_eq!(before, None);
+        assert_eq!(after.as_ptr(), chunk.as_ptr());
+    }
+
+    #[test]
+    fn depth_costs_little_and_hides_nothing() {
+        let depth = 20 * MAX_DEPTH;
+        let open = r#"{"a":["#.repeat(depth);
+        let mut filter = KeyFilter::default();
+        filter.pass(Bytes::from(open));
+        assert!(filter.nesting.words.len() <= MAX_DEPTH / 64);
+        let (_, deep) = filter.pass(Bytes::from_static(br#"0,{"mcpauth-context":1}"#));
+        assert_eq!(&deep[..], br#"0,{"mcpauth-contex_":1}"#);
+        filter.pass(Bytes::from("]}".repeat(depth - 1)));
+        let (_, shallow) = filter.pass(Bytes::from_static(br#","mcpauth-context"],"mcpauth-context":1"#));
+        assert_eq!(&shallow[..], br#","mcpauth-context"],"mcpauth-contex_":1"#);
+    }
+
+    /// JSON with our key here and there, in several spellings.
+    fn json_text() -> impl Strategy<Value = Value> {
+        let word = prop_oneof![
+            Just("mcpauth-context".to_owned()),
+            Just("Mcpauth-CONTEXT".to_owned()),
+            Just("mcpauth-contextual".to_owned()),
+            "[a-z\"\\\\{}\\[\\],: \u{e9}\u{1F600}]{0,6}",
+        ];
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<i32>().prop_map(Value::from),
+            word.clone().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::Array),
+                prop::collection::vec((word.clone(), inner), 0..5)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// What must come out.
+    fn renamed(value: Value) -> Value {
+        keys(value, &|key| match key.eq_ignore_ascii_case("mcpauth-context") {
+            true => format!("{}_", &key[..key.len() - 1]),
+            false => key,
+        })
+    }
+
+    /// An escaped `t` is `\u0074`, which becomes `\u007f`.
+    fn plain(value: Value) -> Value {
+        keys(value, &|key| key.replace('\u{7f}', "_"))
+    }
+
+    fn keys(value: Value, rename: &dyn Fn(String) -> String) -> Value {
+        match value {
+            Value::Array(items) => items.into_iter().map(|item| keys(item, rename)).collect(),
+            Value::Object(pairs) => {
+                let pairs = pairs
+                    .into_iter()
+                    .map(|(key, value)| (rename(key), keys(value, rename)));
+                Value::Object(pairs.collect::<Map<_, _>>())
+            }
+            other => other,
+        }
+    }
+
+    /// Every character of every string as `\uXXXX`.
+    fn escaped(value: &Value) -> String {
+        let string = |text: &str| {
+            let units: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+            format!("\"{units}\"")
+        };
+        match value {
+            Value::String(text) => string(text),
+            Value::Array(items) => format!("[{}]", items.iter().map(escaped).collect::<Vec<_>>().join(" ,")),
+            Value::Object(pairs) => {
+                let pairs: Vec<String> = pairs
+                    .iter()
+                    .map(|(key, value)| format!("{} :\n{}", string(key), escaped(value)))
+                    .collect();
+                format!("{{{}}}", pairs.join(","))
+            }
+            other => other.to_string(),
+        }
+    }
+
+    fn cut<'a>(text: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
+        at.extend([0, text.len()]);
+        at.sort_unstable();
+        at.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_real_parser(value in json_text(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+            for text in [serde_json::to_vec(&value).unwrap(), serde_json::to_vec_pretty(&value).unwrap(), escaped(&value).into_bytes()] {
+                let out = filtered(&cut(&text, &cuts));
+                prop_assert_eq!(out.len(), text.len());
+                prop_assert_eq!(plain(serde_json::from_slice(&out).unwrap()), renamed(value.clone()));
+            }
+        }
+
+        #[test]
+        fn any_bytes_keep_their_length(bytes in prop::collection::vec(any::<u8>(), 0..200), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+            prop_assert_eq!(filtered(&cut(&bytes, &cuts)).len(), bytes.len());
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Rewrites the `endpoint` event of a legacy SSE stream, by which the server says where messages go: LiteLLM must
+//! send them through us. Everything else of the stream passes byte for byte.
+//!
+//! Clients act on an event only at the blank line that ends it, so an unfinished event may be held back without
+//! anybody waiting for it. One that grows long is no `endpoint` event and passes at once.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::location::relocate;
+use crate::routes::{Server, State};
+
+/// Longest event that is looked at whole.
+const MAX_HELD: usize = 16 * 1024;
+
+/// What the client gets instead of an endpoint at another origin.
+const REFUSED: &[u8] = b"event: error\ndata: the MCP server names an endpoint at another origin\n\n";
+
+pub struct EndpointRewriter {
+    server: Arc<Server>,
+    /// Path and query that the stream is the answer to.
+    requested: Box<str>,
+    /// The event that has not ended yet.
+    held: BytesMut,
+    /// How far `held` has been searched for its end.
+    seen: usize,
+    line: Line,
+    /// The event was too long and passes unseen until it ends.
+    passing: bool,
+    refused: bool,
+}
+
+/// Where the next byte stands in its line.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Line {
+    #[default]
+    Start,
+    /// After a CR, which ended the line; an LF would still belong to it.
+    AfterCr,
+    /// In a line that is not empty.
+    Within,
+}
+
+impl EndpointRewriter {
+    pub fn new(server: Arc<Server>, requested: &str) -> Self {
+        Self {
+            server,
+            requested: requested.into(),
+            held: BytesMut::new(),
+            seen: 0,
+            line: Line::Start,
+            passing: false,
+            refused: false,
+        }
+    }
+
+    /// The next chunk: what is to be sent now, which may be nothing.
+    pub fn pass(&mut self, chunk: Bytes) -> Bytes {
+        if self.refused {
+            return Bytes::new();
+        }
+        self.held.extend_from_slice(&chunk);
+        let mut out = BytesMut::new();
+        while let Some(end) = self.end_of_event() {
+            let event = self.held.split_to(end);
+            self.seen = 0;
+            let passing = std::mem::take(&mut self.passing);
+            match endpoint(&event).filter(|_| !passing) {
+                None => out.unsplit(event),
+                Some(named) => match self.rewrite(&event, &named) {
+                    Some(rewritten) => out.extend_from_slice(&rewritten),
+                    None => {
+                        self.refused = true;
+                        self.held.clear();
+                        out.extend_from_slice(REFUSED);
+                        return out.freeze();
+                    }
+                },
+            }
+        }
+        if self.passing || self.held.len() > MAX_HELD {
+            self.passing = true;
+            self.seen = 0;
+            out.unsplit(self.held.split());
+        }
+        out.freeze()
+    }
+
+    /// What is left when the stream ends. Clients discard an unfinished event.
+    pub fn finish(&mut self) -> Bytes {
+        self.held.split().freeze()
+    }
+
+    /// The server named an endpoint at another origin: the stream is of no use any more.
+    pub fn has_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The position after the blank line that ends the event at the beginning of `held`.
+    fn end_of_event(&mut self) -> Option<usize> {
+        while let Some(byte) = self.held.get(self.seen) {
+            self.seen += 1;
+            let (line, ended) = match (self.line, byte) {
+                (Line::AfterCr, b'\n') => (Line::Start, false),
+                (Line::Within, b'\n') => (Line::Start, false),
+                (Line::Within, b'\r') => (Line::AfterCr, false),
+                (Line::Start, b'\n') => (Line::Start, true),
+                (Line::Start | Line::AfterCr, b'\r') => (Line::AfterCr, true),
+                (_, _) => (Line::Within, false),
+            };
+            self.line = line;
+            if ended {
+                return Some(self.seen);
+            }
+        }
+        None
+    }
+
+    fn rewrite(&self, event: &[u8], named: &str) -> Option<BytesMut> {
+        let State::Usable(usable) = &self.server.state else {
+            return None;
+        };
+        let here = relocate(&self.server.name, usable, &self.requested, named)?;
+        let mut out = BytesMut::with_capacity(event.len() + here.len());
+        let mut written = false;
+        for line in lines(event) {
+            if field(line).is_some_and(|(name, _)| name == b"data") {
+                if !std::mem::replace(&mut written, true) {
+                    out.extend_from_slice(b"data: ");
+                    out.extend_from_slice(here.as_bytes());
+                    out.extend_from_slice(&line[content(line).len()..]);
+                }
+            } else {
+                out.extend_from_slice(line);
+            }
+        }
+        Some(out)
+    }
+}
+
+/// The data of the event, if it is an `endpoint` event.
+fn endpoint(event: &[u8]) -> Option<String> {
+    let mut kind: &[u8] = b"";
+    let mut data: Option<Vec<u8>> = None;
+    for (name, value) in lines(event).filter_map(field) {
+        match name {
+            b"event" => kind = value,
+            b"data" => match &mut data {
+                None => data = Some(value.to_vec()),
+                Some(data) => {
+                    data.push(b'\n');
+                    data.extend_from_slice(value);
+                }
+            },
+            _ => {}
+        }
+    }
+    if kind != b"endpoint" {
+        return None;
+    }
+    Some(String::from_utf8_lossy(&data?).into_owned())
+}
+
+/// Name and value of a line (HTML section 9.2.6): one space after the colon is not part of the value.
+fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = content(line);
+    if line.is_empty() {
+        return None;
+    }
+    let colon = memchr::memchr(b':', line).unwrap_or(line.len());
+    let value = line.get(colon + 1..).unwrap_or_default();
+    Some((&line[..colon], value.strip_prefix(b" ").unwrap_or(value)))
+}
+
+/// Lines, each with its end.
+fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = event;
+    std::iter::from_fn(move || {
+        let end = match memchr::memchr2(b'\r', b'\n', rest) {
+            None if rest.is_empty() => return None,
+            None => rest.len(),
+            Some(at) if rest[at] == b'\r' && rest.get(at + 1) == Some(&b'\n') => at + 2,
+            Some(at) => at + 1,
+        };
+        let (line, after) = rest.split_at(end);
+        rest = after;
+        Some(line)
+    })
+}
+
+fn content(line: &[u8]) -> &[u8] {
+    let end = memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len());
+    &line[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbound::tests::server;
+    use mcp_auth_protocol::sync::Transport;
+
+    fn rewriter() -> EndpointRewriter {
+        EndpointRewriter::new(server("https://tools.example.com/sse", Transport::Sse), "/sse")
+    }
+
+    fn rewritten(chunks: &[&[u8]]) -> String {
+        let mut rewriter = rewriter();
+        let mut out: Vec<u8> = chunks
+            .iter()
+            .flat_map(|chunk| rewriter.pass(Bytes::copy_from_slice(chunk)))
+            .collect();
+        out.extend(rewriter.finish());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_endpoint_is_rewritten_in_all_chunkings_and_with_all_line_ends() {
+        for end in ["\n", "\r\n", "\r"] {
+            let lines = |endpoint: &str| {
+                [
+                    "id: 1",
+                    "event: message",
+                    "data: {\"event\": \"endpoint\"}",
+                    "",
+                    ": ping",
+                    "",
+                    "",
+                    "event: endpoint",
+                    "id: 2",
+                    endpoint,
+                    "",
+                    "event:message",
+                    "data: x",
+                    "data: y",
+                    "",
+                    "rest",
+                ]
+                .join(end)
+            };
+            let stream = lines("data: /messages/?session_id=a");
+            let expected = lines("data: /tools/messages/?session_id=a");
+            let bytes = stream.as_bytes();
+            for first in 0..=bytes.len() {
+                for second in first..=bytes.len() {
+                    let chunks = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+                    assert_eq!(
+                        rewritten(&chunks),
+                        expected,
+                        "{end:?} cut at {first} and {second}"
+                    );
+                }
+            }
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(rewritten(&single), expected);
+        }
+    }
+
+    #[test]
+    fn absolute_and_relative_endpoints_of_the_same_origin_lead_through_us() {
+        for (named, expected) in [
+            ("https://tools.example.com/messages?s=1", "/tools/messages?s=1"),
+            ("messages?s=1", "/tools/messages?s=1"),
+            ("?s=1", "/tools/sse?s=1"),
+        ] {
+            let out = rewritten(&[format!("data:{named}\nevent:endpoint\n\n").as_bytes()]);
+            assert_eq!(out, format!("data: {expected}\nevent:endpoint\n\n"));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_at_another_origin_ends_the_stream_and_is_not_shown() {
+        let mut rewriter = rewriter();
+        let out = rewriter.pass(Bytes::from_static(
+            b"data: first\n\nevent: endpoint\ndata: https://evil.example.com/m\n\ndata: later\n\n",
+        ));
+        assert_eq!(out, [b"data: first\n\n", REFUSED].concat());
+        assert!(rewriter.has_refused());
+        assert!(rewriter.pass(Bytes::from_static(b"data: more\n\n")).is_empty());
+    }
+
+    #[test]
+    fn a_whole_event_is_passed_on_at_once_and_an_unfinished_one_is_not_waited_for() {
+        let mut rewriter = rewriter();
+        assert_eq!(
+            rewriter.pass(Bytes::from_static(b"data: 1\n\ndata: 2")),
+            "data: 1\n\n"
+        );
+        assert_eq!(rewriter.pass(Bytes::from_static(b"\n\n")), "data: 2\n\n");
+    }
+
+    #[test]
+    fn long_events_pass_in_pieces_and_the_next_endpoint_is_found() {
+        let mut rewriter = rewriter();
+        let long = Bytes::from(vec![b'x'; MAX_HELD + 1]);
+        assert_eq!(rewriter.pass(long.clone()), long);
+        assert_eq!(rewriter.pass(Bytes::from_static(b"more")), "more");
+        let out = rewriter.pass(Bytes::from_static(b"\n\nevent: endpoint\ndata: /m\n\n"));
+        assert_eq!(out, "\n\nevent: endpoint\ndata: /tools/m\n\n");
+    }
+}

@@ -1,0 +1,202 @@
+//! The headers of a request to an MCP server: what LiteLLM sent, without anything that is not meant for the
+//! server, and with our own credential and this server's part of the user context.
+
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE,
+    WWW_AUTHENTICATE,
+};
+use mcp_auth_protocol::sync::Transport;
+
+use crate::context::{Allowed, Context};
+use crate::hop_by_hop;
+use crate::routes::Usable;
+
+/// Credentials for LiteLLM, and where the request came from.
+const NOT_FOR_SERVERS: [HeaderName; 4] = [
+    COOKIE,
+    FORWARDED,
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-litellm-api-key"),
+];
+
+/// This server's part of a context, ready to send.
+#[derive(Debug, Default, PartialEq)]
+pub struct UserPart {
+    cookie: Option<HeaderValue>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl UserPart {
+    pub fn of(context: Option<&Context>, allowed: &Allowed) -> Self {
+        let Some(context) = context else {
+            return Self::default();
+        };
+        let mut cookie = Vec::new();
+        for (name, value) in context.cookies().filter(|(name, _)| allowed.cookie(name)) {
+            if !cookie.is_empty() {
+                cookie.extend_from_slice(b"; ");
+            }
+            cookie.extend_from_slice(name);
+            cookie.push(b'=');
+            cookie.extend_from_slice(value);
+        }
+        let mut headers = Vec::new();
+        for name in allowed.headers() {
+            let value = context
+                .headers()
+                .find(|(found, _)| *found == name.as_str().as_bytes());
+            if let Some(value) = value.and_then(|(_, value)| sensitive(value.to_vec())) {
+                headers.push((name.clone(), value));
+            }
+        }
+        Self {
+            cookie: (!cookie.is_empty()).then(|| sensitive(cookie)).flatten(),
+            headers,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cookie.is_none() && self.headers.is_empty()
+    }
+}
+
+/// Of the request on its way to `server`.
+pub fn prepare(headers: &mut HeaderMap, server: &Usable, authorization: HeaderValue, user: UserPart) {
+    hop_by_hop::strip_request(headers);
+    for name in &NOT_FOR_SERVERS {
+        headers.remove(name);
+    }
+    let other = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
+    };
+    if headers.keys().any(other) {
+        let names: Vec<HeaderName> = headers.keys().filter(|name| other(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
+    for name in server.allowed.headers() {
+        headers.remove(name);
+    }
+    headers.insert(HOST, server.target.host.clone());
+    headers.insert(AUTHORIZATION, authorization);
+    if let Some(cookie) = user.cookie {
+        headers.insert(COOKIE, cookie);
+    }
+    for (name, value) in user.headers {
+        headers.insert(name, value);
+    }
+    if server.transport == Transport::Sse {
+        // A compressed event stream could not be rewritten.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+}
+
+/// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
+pub fn clean(headers: &mut HeaderMap) {
+    hop_by_hop::strip_response(headers);
+    headers.remove(SET_COOKIE);
+    headers.remove(WWW_AUTHENTICATE);
+}
+
+fn sensitive(value: Vec<u8>) -> Option<HeaderValue> {
+    // Cannot fail for a context, which holds no control characters.
+    let mut value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::gather;
+    use crate::outbound::tests::usable;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn exactly_what_is_meant_for_the_server_arrives() {
+        let user = map(&[
+            ("cookie", "session_id=S-a; csrf=c; token=ui"),
+            ("x-forwarded-user", "ada"),
+        ]);
+        let union = Allowed::new(
+            ["session_id", "csrf", "other"],
+            [HeaderName::from_static("x-forwarded-user")],
+        );
+        let context = gather(&user, &union).unwrap().context;
+        let mut headers = map(&[
+            ("host", "127.0.0.1:16481"),
+            ("authorization", "Bearer sk-user"),
+            ("authorization", "Bearer second"),
+            ("proxy-authorization", "Basic x"),
+            ("x-litellm-api-key", "sk-user"),
+            ("api-key", "sk-user"),
+            ("cookie", "token=ui"),
+            ("mcpauth-context", "sealed"),
+            ("mcpauth-other", "x"),
+            ("x-forwarded-for", "10.0.0.9"),
+            ("x-forwarded-user", "eve"),
+            ("forwarded", "for=10.0.0.9"),
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("mcp-session-id", "s"),
+            ("mcp-protocol-version", "2025-06-18"),
+            ("last-event-id", "7"),
+            ("accept", "application/json, text/event-stream"),
+        ]);
+        usable(
+            "https://tools.example.com:8443/mcp",
+            Transport::StreamableHttp,
+            |server| {
+                let part = UserPart::of(context.as_ref(), &server.allowed);
+                prepare(
+                    &mut headers,
+                    server,
+                    HeaderValue::from_static("Bearer service"),
+                    part,
+                );
+            },
+        );
+        let expected = map(&[
+            ("host", "tools.example.com:8443"),
+            ("authorization", "Bearer service"),
+            ("cookie", "session_id=S-a"),
+            ("x-forwarded-user", "ada"),
+            ("mcp-session-id", "s"),
+            ("mcp-protocol-version", "2025-06-18"),
+            ("last-event-id", "7"),
+            ("accept", "application/json, text/event-stream"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_context_for_other_servers_is_none_for_this_one() {
+        let context = gather(&map(&[("cookie", "csrf=c")]), &Allowed::new(["csrf"], []))
+            .unwrap()
+            .context;
+        assert!(UserPart::of(context.as_ref(), &Allowed::new(["session_id"], [])).is_empty());
+        assert!(UserPart::of(None, &Allowed::new(["session_id"], [])).is_empty());
+    }
+
+    #[test]
+    fn cookies_and_challenges_of_the_server_stay_with_us() {
+        let mut headers = map(&[
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=1"),
+            ("www-authenticate", "Bearer"),
+            ("keep-alive", "timeout=5"),
+            ("mcp-session-id", "s"),
+        ]);
+        clean(&mut headers);
+        assert_eq!(headers, map(&[("mcp-session-id", "s")]));
+    }
+}

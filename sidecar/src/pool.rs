@@ -1,0 +1,201 @@
+//! Connections kept for the next request, one pool for each worker and target.
+//!
+//! A connection is driven by the request that uses it, not by a task of its own: that saves a wake-up and a
+//! hand-over in each direction, and a request that is dropped closes its connection at once. The lock is only
+//! ever taken by the pool's own worker, so nobody waits for it.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use crate::body::RequestBody;
+use crate::dial::Io;
+
+/// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s; a
+/// request sent at that moment would be lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Connections that wait, for each worker and target.
+const MAX_IDLE: usize = 256;
+
+#[derive(Default)]
+pub struct Pool {
+    /// In the order they came back, so the last one has waited least.
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// An HTTP/1.1 connection that carries one request at a time.
+pub struct Connection {
+    sender: http1::SendRequest<RequestBody>,
+    driver: Pin<Box<http1::Connection<TokioIo<Io>, RequestBody>>>,
+    closed: bool,
+}
+
+/// Why a request got no answer.
+pub struct ExchangeError {
+    pub error: hyper::Error,
+    /// The request, if no byte of it was sent.
+    pub unsent: Option<Request<RequestBody>>,
+}
+
+/// An answer's body together with the connection it comes from, which goes back to its pool after a whole body
+/// and is closed otherwise.
+pub struct Lease {
+    body: Incoming,
+    connection: Option<Connection>,
+    home: Arc<Pool>,
+    ended: bool,
+}
+
+impl Pool {
+    /// A connection that was open a moment ago.
+    pub fn take(&self) -> Option<Connection> {
+        let mut idle = self.lock();
+        while let Some(mut last) = idle.pop() {
+            if last.since.elapsed() >= IDLE_TIMEOUT {
+                // All others have waited longer.
+                idle.clear();
+                return None;
+            }
+            if last.connection.is_usable() {
+                return Some(last.connection);
+            }
+        }
+        None
+    }
+
+    /// Closes what has waited too long or was closed by the other side.
+    pub fn sweep(&self) {
+        self.lock()
+            .retain_mut(|idle| idle.since.elapsed() < IDLE_TIMEOUT && idle.connection.is_usable());
+    }
+
+    fn put(&self, mut connection: Connection) {
+        if connection.is_usable() {
+            let mut idle = self.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push(Idle {
+                    connection,
+                    since: Instant::now(),
+                });
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    pub async fn open(io: Io) -> Result<Self, hyper::Error> {
+        let (sender, driver) = http1::handshake(TokioIo::new(io)).await?;
+        Ok(Self {
+            sender,
+            driver: Box::pin(driver),
+            closed: false,
+        })
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub async fn exchange(
+        mut self,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Self), Box<ExchangeError>> {
+        let answer = {
+            let mut answer = std::pin::pin!(self.sender.try_send_request(request));
+            std::future::poll_fn(|cx| {
+                if !self.closed {
+                    self.closed = self.driver.as_mut().poll(cx).is_ready();
+                }
+                answer.as_mut().poll(cx)
+            })
+            .await
+        };
+        match answer {
+            Ok(response) => Ok((response, self)),
+            Err(mut failed) => {
+                let unsent = failed.take_message();
+                Err(Box::new(ExchangeError {
+                    error: failed.into_error(),
+                    unsent,
+                }))
+            }
+        }
+    }
+
+    /// Lets the connection finish what it is at, and notice that it was closed. Nobody needs waking: the pool
+    /// asks again.
+    fn is_usable(&mut self) -> bool {
+        if !self.closed {
+            let mut cx = Context::from_waker(Waker::noop());
+            self.closed = self.driver.as_mut().poll(&mut cx).is_ready();
+        }
+        !self.closed && self.sender.is_ready()
+    }
+}
+
+impl Lease {
+    pub fn new(body: Incoming, connection: Connection, home: Arc<Pool>) -> Self {
+        Self {
+            body,
+            connection: Some(connection),
+            home,
+            ended: false,
+        }
+    }
+}
+
+impl Body for Lease {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        // The body first: that it is wanted is what makes the connection read on.
+        let mut frame = Pin::new(&mut this.body).poll_frame(cx);
+        if frame.is_pending()
+            && let Some(connection) = &mut this.connection
+            && !connection.closed
+        {
+            connection.closed = connection.driver.as_mut().poll(cx).is_ready();
+            frame = Pin::new(&mut this.body).poll_frame(cx);
+        }
+        this.ended |= matches!(frame, Poll::Ready(None));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if (self.ended || self.body.is_end_stream())
+            && let Some(connection) = self.connection.take()
+        {
+            self.home.put(connection);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The one place where errors become answers.
+//!
+//! A POST to the outbound half is JSON-RPC and gets a JSON-RPC error; everything else gets a problem document
+//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: the MCP SDK that LiteLLM uses
+//! reads the error from the body at any status as long as the type is `application/json`, older ones raise on the
+//! status, and a load test or a dashboard sees what happened. 401 is never among them: it would send LiteLLM into
+//! an OAuth flow against localhost.
+//!
+//! | reason | half | status | JSON-RPC code |
+//! |---|---|---|---|
+//! | `unknown_server` | outbound | 404 | -32050 |
+//! | `path_not_served` | outbound | 404 | -32051 |
+//! | `route_unusable` | outbound | 503 | -32052 |
+//! | `token_unavailable` | outbound | 503 | -32053 |
+//! | `token_expired` | outbound | 503 | -32054 |
+//! | `user_context_required` | outbound | 403 | -32055 |
+//! | `server_unreachable` | outbound | 502 | -32056 |
+//! | `server_failed` | outbound | 502 | -32057 |
+//! | `server_timeout` | outbound | 504 | -32058 |
+//! | `token_refused` | outbound | 502 | -32059 |
+//! | `redirect_refused` | outbound | 502 | -32060 |
+//! | `answer_unusable` | outbound | 502 | -32061 |
+//! | `body_unreadable` | outbound | 400 | -32062 |
+//! | `litellm_unreachable` | inbound | 503 | |
+//! | `litellm_failed` | inbound | 502 | |
+//! | `context_too_large` | inbound | 431 | |
+//! | `method_not_supported` | both | 501 | |
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::body::ResponseBody;
+use crate::context::TooLarge;
+
+/// Why a request is not answered by the other side. `resource` is the name of the `McpServerAuth`; messages hold
+/// nothing of the request and no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "no MCP server of this name is set up for this pod; create an McpServerAuth with this spec.server.name that selects the pod, or correct the URL"
+    )]
+    UnknownServer,
+    #[error(
+        "McpServerAuth {resource}: this path is outside of spec.server.url; requests are passed on only to that path and below"
+    )]
+    PathNotServed { resource: Box<str> },
+    #[error("McpServerAuth {resource} cannot be used: {message}")]
+    RouteUnusable { resource: Box<str>, message: Box<str> },
+    #[error("McpServerAuth {resource} has no token now ({why}): {message}; see its status")]
+    TokenUnavailable {
+        resource: Box<str>,
+        why: Box<str>,
+        message: Box<str>,
+    },
+    #[error(
+        "McpServerAuth {resource}: the token has expired and no new one has come; see its status, and whether the operator runs"
+    )]
+    TokenExpired { resource: Box<str> },
+    #[error(
+        "McpServerAuth {resource} demands user context for tool calls, and this call carries none of the cookies and headers it allows; sign in, and send them with the request to LiteLLM"
+    )]
+    UserContextRequired { resource: Box<str> },
+    #[error(
+        "McpServerAuth {resource}: the MCP server cannot be reached: {why}; check spec.server.url, DNS, network policies and spec.server.tls"
+    )]
+    ServerUnreachable { resource: Box<str>, why: Box<str> },
+    #[error("McpServerAuth {resource}: the MCP server closed the connection without an answer")]
+    ServerFailed { resource: Box<str> },
+    #[error("McpServerAuth {resource}: the MCP server gave no answer in time")]
+    ServerTimeout { resource: Box<str> },
+    #[error(
+        "McpServerAuth {resource}: the MCP server refused the service token ({status}); check scopes, audience and resource in spec.oauth2 against what the server expects"
+    )]
+    TokenRefused { resource: Box<str>, status: u16 },
+    #[error(
+        "McpServerAuth {resource}: the MCP server redirects to another origin, which never gets the token; set spec.server.url to where it redirects to"
+    )]
+    RedirectRefused { resource: Box<str> },
+    #[error("McpServerAuth {resource}: the answer of the MCP server cannot be passed on: {why}")]
+    AnswerUnusable { resource: Box<str>, why: &'static str },
+    #[error("the request's body could not be read")]
+    BodyUnreadable,
+    #[error("LiteLLM is not reachable; it may be starting")]
+    LiteLlmUnreachable,
+    #[error("LiteLLM closed the connection without an answer")]
+    LiteLlmFailed,
+    #[error(
+        "{0}; delete cookies of this site, or allow fewer of them in spec.cookiePassthrough and spec.headerPassthrough"
+    )]
+    ContextTooLarge(#[from] TooLarge),
+    #[error("the method is not supported")]
+    MethodNotSupported,
+}
+
+/// The identifier that a JSON-RPC error is for; `null` where it is unknown.
+pub type RequestId = Value;
+
+impl Refusal {
+    /// Closed set: the label in metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        self.facts().0
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.facts().1
+    }
+
+    /// In the range that JSON-RPC leaves to servers, clear of what MCP has taken of it. 0: never JSON-RPC.
+    pub fn code(&self) -> i32 {
+        self.facts().2
+    }
+
+    fn facts(&self) -> (&'static str, StatusCode, i32) {
+        match self {
+            Self::UnknownServer => ("unknown_server", StatusCode::NOT_FOUND, -32050),
+            Self::PathNotServed { .. } => ("path_not_served", StatusCode::NOT_FOUND, -32051),
+            Self::RouteUnusable { .. } => ("route_unusable", StatusCode::SERVICE_UNAVAILABLE, -32052),
+            Self::TokenUnavailable { .. } => ("token_unavailable", StatusCode::SERVICE_UNAVAILABLE, -32053),
+            Self::TokenExpired { .. } => ("token_expired", StatusCode::SERVICE_UNAVAILABLE, -32054),
+            Self::UserContextRequired { .. } => ("user_context_required", StatusCode::FORBIDDEN, -32055),
+            Self::ServerUnreachable { .. } => ("server_unreachable", StatusCode::BAD_GATEWAY, -32056),
+            Self::ServerFailed { .. } => ("server_failed", StatusCode::BAD_GATEWAY, -32057),
+            Self::ServerTimeout { .. } => ("server_timeout", StatusCode::GATEWAY_TIMEOUT, -32058),
+            Self::TokenRefused { .. } => ("token_refused", StatusCode::BAD_GATEWAY, -32059),
+            Self::RedirectRefused { .. } => ("redirect_refused", StatusCode::BAD_GATEWAY, -32060),
+            Self::AnswerUnusable { .. } => ("answer_unusable", StatusCode::BAD_GATEWAY, -32061),
+            Self::BodyUnreadable => ("body_unreadable", StatusCode::BAD_REQUEST, -32062),
+            Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
+            Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
+            Self::ContextTooLarge(_) => (
+                "context_too_large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                0,
+            ),
+            Self::MethodNotSupported => ("method_not_supported", StatusCode::NOT_IMPLEMENTED, 0),
+        }
+    }
+}
+
+/// A problem document. `type` is left out, which means `about:blank`: the title says no more than the status.
+pub fn problem(refusal: &Refusal) -> Response<ResponseBody> {
+    let status = refusal.status();
+    let body = json!({
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": refusal.to_string(),
+        "reason": refusal.reason(),
+    });
+    answer(refusal, "application/problem+json", &body)
+}
+
+/// A JSON-RPC error.
+pub fn json_rpc(refusal: &Refusal, id: RequestId) -> Response<ResponseBody> {
+    let body = json!({
+        "jsonrpc": "2.0",
+        "id": id,
+        "error": {
+            "code": refusal.code(),
+            "message": refusal.to_string(),
+            "data": { "reason": refusal.reason() },
+        },
+    });
+    answer(refusal, "application/json", &body)
+}
+
+fn answer(refusal: &Refusal, content_type: &'static str, body: &Value) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(Some(Bytes::from(body.to_string()))));
+    *response.status_mut() = refusal.status();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn text(response: Response<ResponseBody>) -> Value {
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_json_rpc_error_carries_id_code_and_the_name_of_the_resource() {
+        let response = json_rpc(
+            &Refusal::TokenExpired {
+                resource: "tools".into(),
+            },
+            json!("a-7"),
+        );
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        let body = text(response).await;
+        assert_eq!(body["id"], "a-7");
+        assert_eq!(body["error"]["code"], -32054);
+        assert!(
+            body["error"]["message"]
+                .as_str()
+                .unwrap()
+                .starts_with("McpServerAuth tools: ")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_problem_says_which_limit() {
+        let response = problem(&TooLarge { bytes: 9000 }.into());
+        assert_eq!(response.status(), 431);
+        let detail = text(response).await["detail"].to_string();
+        assert!(detail.contains("9000") && detail.contains("8192"), "{detail}");
+    }
+}

@@ -1,0 +1,106 @@
+//! The routing table: what is known of each MCP server, in the form that requests need it.
+//!
+//! [`Routes::apply`] builds a table from a snapshot of the operator ([`server`] decides what of it can be used)
+//! and puts it in place of the old one in one step. Requests read whatever table is there when they begin; they
+//! never wait for a writer.
+
+mod server;
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use mcp_auth_protocol::sync;
+
+use crate::context::Allowed;
+use crate::metrics::Metrics;
+use crate::trust::Trust;
+
+pub use server::{Credential, Server, State, Unusable, Usable, outbound_path};
+
+/// Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Routes(Arc<Inner>);
+
+struct Inner {
+    table: ArcSwap<Table>,
+    workers: NonZeroUsize,
+    metrics: Metrics,
+    trust: Trust,
+    /// Writers come one after another, so that each sees the table it replaces. Readers never take it.
+    writing: Mutex<()>,
+}
+
+/// One state of all routes.
+#[derive(Default)]
+pub struct Table {
+    servers: HashMap<Box<str>, Arc<Server>>,
+    /// What any server allows: the inbound half seals it, not knowing yet which server will be called.
+    allowed: Allowed,
+}
+
+impl Routes {
+    /// No server yet. `workers` is how many worker threads will send requests.
+    pub fn new(workers: NonZeroUsize, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner {
+            table: ArcSwap::default(),
+            workers,
+            metrics,
+            trust: Trust::default(),
+            writing: Mutex::default(),
+        }))
+    }
+
+    /// Puts `servers` in place of all that were there, and says which of them cannot be used: they answer with
+    /// their problem, the others are not affected. Connections to servers whose origin and CA bundle are the same
+    /// as before are kept.
+    pub fn apply(&self, servers: &[sync::Server]) -> Vec<sync::Problem> {
+        let _one_at_a_time = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.0.table.load();
+        let build = |server: &sync::Server| {
+            let before = old.server(&server.route.server).map(Arc::as_ref);
+            let built = Server::build(
+                server,
+                before,
+                &self.0.trust,
+                &self.0.metrics,
+                self.0.workers.get(),
+            );
+            (built.name.clone(), Arc::new(built))
+        };
+        let servers: HashMap<_, _> = servers.iter().map(build).collect();
+        let mut problems: Vec<_> = servers.values().filter_map(|server| server.problem()).collect();
+        problems.sort_unstable();
+        let allowed = Allowed::union(servers.values().filter_map(|server| server.allowed()));
+        self.0.table.store(Arc::new(Table { servers, allowed }));
+        problems
+    }
+
+    /// The table as it is now. One atomic load.
+    pub fn table(&self) -> arc_swap::Guard<Arc<Table>> {
+        self.0.table.load()
+    }
+
+    pub fn workers(&self) -> NonZeroUsize {
+        self.0.workers
+    }
+
+    /// Closes connections of a worker that nobody needs any more.
+    pub(crate) fn sweep(&self, worker: usize) {
+        for server in self.table().servers.values() {
+            server.sweep(worker);
+        }
+    }
+}
+
+impl Table {
+    pub fn server(&self, name: &str) -> Option<&Arc<Server>> {
+        self.servers.get(name)
+    }
+
+    /// Union of the names that the servers allow.
+    pub fn allowed(&self) -> &Allowed {
+        &self.allowed
+    }
+}
