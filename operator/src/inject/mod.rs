@@ -12,6 +12,7 @@ pub mod annotations;
 mod config;
 mod earlier;
 mod environment;
+mod operations;
 mod patch;
 mod plan;
 mod port;
@@ -21,6 +22,7 @@ mod role;
 mod settings;
 mod sidecar;
 mod target;
+mod variables;
 mod warnings;
 mod wrapper;
 
@@ -92,6 +94,11 @@ impl Why {
             Self::NotLiteLlm => "NotLiteLlm",
         }
     }
+
+    /// Labels, owners and annotations tell it to whoever watches the pod, so that the pod needs no mark.
+    fn is_told_by_metadata(self) -> bool {
+        matches!(self, Self::OptedOut | Self::Job | Self::StaticPod)
+    }
 }
 
 /// Decides about a pod that is being created, in a namespace that opted in or with the label that asks for it.
@@ -105,12 +112,12 @@ pub fn decide(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings)
 }
 
 fn judge(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings) -> Result<Decision, Refusal> {
-    // Only a selected pod is waited for.
     let leave = |why: Why| {
-        let patch = if routes.is_empty() {
-            Patch::default()
-        } else {
+        let is_waited_for = !routes.is_empty() && !why.is_told_by_metadata();
+        let patch = if is_waited_for {
             patch::skip(pod, why.reason())
+        } else {
+            Patch::default()
         };
         Ok(Decision::Leave { why, patch })
     };

@@ -87,3 +87,93 @@ fn denied(response: AdmissionResponse, code: u16, reason: &str, message: &str) -
 fn some(warnings: Vec<String>) -> Option<Vec<String>> {
     (!warnings.is_empty()).then_some(warnings)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn review_of(request: Value) -> Value {
+        let mut whole = json!({
+            "uid": "u1", "operation": "CREATE", "namespace": "ai", "userInfo": {},
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+        });
+        whole
+            .as_object_mut()
+            .unwrap()
+            .extend(request.as_object().unwrap().clone());
+        let request: AdmissionRequest<Pod> = serde_json::from_value(whole).unwrap();
+        let settings: Settings = serde_json::from_value(json!({"image": "sidecar"})).unwrap();
+        serde_json::to_value(review(&request, &[], &settings)).unwrap()
+    }
+
+    fn pod(args: &[&str], annotations: Value) -> Value {
+        json!({
+            "metadata": {"labels": {"mcpauth.dev/inject": "true"}, "annotations": annotations},
+            "spec": {"containers": [{"name": "litellm", "args": args}]},
+        })
+    }
+
+    #[test]
+    fn an_injection_is_a_json_patch_with_warnings() {
+        let response = review_of(json!({"object": pod(&["proxy", "--port", "4000"], json!({}))}));
+        assert_eq!(
+            (&response["uid"], &response["allowed"]),
+            (&json!("u1"), &json!(true))
+        );
+        assert_eq!(response["patchType"], "JSONPatch");
+        assert!(!response["patch"].as_array().unwrap().is_empty());
+        let warnings = json!(["mcp-auth: no McpServerAuth of the namespace ai selects this pod yet"]);
+        assert_eq!(response["warnings"], warnings);
+        assert_eq!(response["auditAnnotations"]["decision"], "Injected");
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_change_and_how_to_go_without() {
+        let response = review_of(json!({"object": pod(&["proxy"], json!({}))}));
+        assert_eq!(
+            (&response["allowed"], &response["status"]["code"]),
+            (&json!(false), &json!(422))
+        );
+        let message = response["status"]["message"].as_str().unwrap();
+        assert!(
+            message.contains("declares no port") && message.contains("mcpauth.dev/on-refusal: Allow"),
+            "{message}"
+        );
+        assert!(response.get("patch").is_none());
+    }
+
+    #[test]
+    fn a_refusal_that_its_owner_allows_is_a_warning() {
+        let response =
+            review_of(json!({"object": pod(&["proxy"], json!({"mcpauth.dev/on-refusal": "Allow"}))}));
+        assert_eq!(response["allowed"], true);
+        assert!(response.get("patch").is_none());
+        assert!(
+            response["warnings"][0]
+                .as_str()
+                .unwrap()
+                .contains("starts without the sidecar")
+        );
+        assert_eq!(response["auditAnnotations"]["decision"], "NoPort");
+    }
+
+    #[test]
+    fn only_new_pods_are_looked_at() {
+        let refused = pod(&["proxy"], json!({}));
+        assert_eq!(
+            review_of(json!({"operation": "UPDATE", "object": refused}))["allowed"],
+            true
+        );
+        assert_eq!(
+            review_of(json!({"subResource": "ephemeralcontainers", "object": refused}))["allowed"],
+            true
+        );
+        let response = review_of(json!({}));
+        assert_eq!(
+            (&response["allowed"], &response["status"]["code"]),
+            (&json!(false), &json!(400))
+        );
+    }
+}

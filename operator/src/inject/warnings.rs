@@ -51,6 +51,13 @@ pub(super) fn warnings(
             );
         }
     }
+    let has_words = container.command.is_some() || container.args.is_some();
+    if is_first && is_moved && !has_words && plan.original.is_none() {
+        warnings.push(
+            "the arguments of LiteLLM's image are replaced: if they name a configuration file, repeat them in `args`"
+                .to_owned(),
+        );
+    }
     if let Some(name) = [
         "HTTPS_PROXY",
         "https_proxy",
