@@ -7,9 +7,6 @@ use super::environment::{Environment, Value};
 use super::plan::Plan;
 use super::settings::Settings;
 
-/// The API server may cut a warning after this.
-pub(super) const LONGEST: usize = 256;
-
 pub(super) fn warnings(
     pod: &Pod,
     container: &Container,

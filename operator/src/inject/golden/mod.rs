@@ -152,7 +152,7 @@ fn injecting() -> impl Iterator<Item = (Input, Value, Value)> {
 
 #[test]
 fn every_pod_comes_out_as_its_snapshot() {
-    insta::glob!("../testdata/*.yaml", |path| {
+    insta::glob!("..", "testdata/*.yaml", |path| {
         let input = Input::read(path);
         let decision = input.decide(&input.pod);
         let mut told = format!("decision: {}\n", decision.reason());
