@@ -19,6 +19,7 @@ use super::{config, sidecar};
 pub(super) struct Plan {
     /// Index of LiteLLM's container in `spec.containers`.
     pub target: usize,
+    pub role: Role,
     pub ports: Ports,
     /// Path of LiteLLM's own configuration file; `None` where it has only its database.
     pub original: Option<String>,
@@ -60,6 +61,12 @@ pub(super) fn plan(
         (None, Some(earlier)) => earlier.original.clone(),
         (None, None) => config::original(container, &environment)?,
     };
+    if original.is_none() && earlier.is_none() && names_config_in_a_script(container, target.role) {
+        return Err(Refusal::HiddenConfigPath {
+            container: container.name.clone(),
+            source_of_path: "the shell script",
+        });
+    }
     let wrapper = wrapper::place(
         original.as_deref(),
         &original_mounts(container, earlier.as_ref()),
@@ -68,6 +75,7 @@ pub(super) fn plan(
     let ports = port::choose(spec, container, &environment, wishes, earlier.as_ref())?;
     Ok(Plan {
         target: target.index,
+        role: target.role,
         ports,
         original,
         position: position(spec, &wrapper),
@@ -156,6 +164,12 @@ fn check_can_be_moved(
         }),
         None => Ok(()),
     }
+}
+
+/// The variable that injection sets would beat the script's option, and the user's configuration be lost.
+fn names_config_in_a_script(container: &Container, role: Role) -> bool {
+    let mut words = container.command.iter().chain(&container.args).flatten();
+    matches!(role, Role::Shell { .. }) && words.any(|word| word.contains("--config"))
 }
 
 /// First of all, so that init containers of the user can use LiteLLM's MCP servers too; but after whatever the

@@ -55,8 +55,8 @@ pub enum Refusal {
     NoPortLeft,
 
     #[error(
-        "{source_of_path} of the container `{container}` comes from outside the pod's own text; write the path there \
-         in full, or state it in the annotation {CONFIG_PATH}"
+        "{source_of_path} of the container `{container}` hides the path of LiteLLM's configuration; set CONFIG_FILE_PATH \
+         to it in full, or state it in the annotation {CONFIG_PATH}"
     )]
     HiddenConfigPath {
         container: String,

@@ -16,7 +16,7 @@ pub(super) enum Role {
     Entrypoint,
     /// A shell script: appended arguments do not arrive anywhere.
     Shell {
-        /// It names LiteLLM, and no migration.
+        /// The command `litellm`, or another that starts it, is a word of it.
         names_litellm: bool,
     },
     /// Some program.
@@ -33,6 +33,8 @@ const APPLICATIONS: [&str; 3] = [
 ];
 /// Python modules that start LiteLLM with the arguments they get.
 const MODULES: [&str; 2] = ["gateway.launch", "litellm.proxy.proxy_cli"];
+/// The script behind the command `litellm`.
+const COMMAND_LINE: &str = "litellm/proxy/proxy_cli.py";
 
 /// Words of a container's command and arguments, hidden ones `None`.
 type Words<'a> = &'a [Option<String>];
@@ -142,11 +144,7 @@ fn python(words: Words) -> Role {
             Some(module) if MODULES.contains(&module) => Role::LiteLlm,
             _ => Role::Other,
         },
-        Some(script)
-            if script.ends_with("/bin/litellm") || script.ends_with("litellm/proxy/proxy_cli.py") =>
-        {
-            Role::LiteLlm
-        }
+        Some(script) if script.ends_with("/bin/litellm") || script.ends_with(COMMAND_LINE) => Role::LiteLlm,
         _ => Role::Other,
     }
 }
@@ -164,17 +162,16 @@ fn uvicorn(words: Words) -> Role {
 }
 
 fn shell(words: Words) -> Role {
-    let says = |needle: &str| words.iter().flatten().any(|word| word.contains(needle));
-    let starts_litellm = says("litellm")
-        || APPLICATIONS.iter().any(|name| says(name))
-        || MODULES.iter().any(|name| says(name));
-    let is_migration = says("migration") || says("prisma");
-    if is_migration {
-        Role::Other
-    } else {
-        Role::Shell {
-            names_litellm: starts_litellm,
-        }
+    let is_between = |letter: char| letter.is_whitespace() || ";&|()\"'`".contains(letter);
+    let mut parts = words.iter().flatten().flat_map(|word| word.split(is_between));
+    let starts_litellm = |part: &str| {
+        part.rsplit('/').next() == Some("litellm")
+            || part.ends_with(COMMAND_LINE)
+            || APPLICATIONS.contains(&part)
+            || MODULES.contains(&part)
+    };
+    Role::Shell {
+        names_litellm: parts.any(starts_litellm),
     }
 }
 
@@ -235,7 +232,6 @@ mod tests {
             "command: [python, litellm/proxy/prisma_migration.py]",
             "command: [python, -c, 'import litellm']",
             "command: [uvicorn, 'other:app']",
-            "command: [sh, -c, 'prisma migrate deploy']",
             "args: [backend], env: [{name: LITELLM_JOB_ROLE, value: worker}]",
             "env: [{name: LITELLM_COMPONENT, value: ui}]",
         ] {
@@ -249,6 +245,24 @@ mod tests {
             role_of("command: [/bin/sh, -c, 'exec litellm']"),
             Role::Shell { names_litellm: true }
         );
+        for script in [
+            "curl http://litellm:4000/health",
+            "python litellm/proxy/prisma_migration.py",
+        ] {
+            assert_eq!(
+                role_of(&format!("command: [sh, -c, '{script}']")),
+                Role::Shell { names_litellm: false }
+            );
+        }
+        for script in [
+            "cd /app && /usr/bin/litellm --port 1",
+            "exec python -m gateway.launch",
+        ] {
+            assert_eq!(
+                role_of(&format!("command: [sh, -c, '{script}']")),
+                Role::Shell { names_litellm: true }
+            );
+        }
         assert_eq!(
             role_of("args: [bash, -c, 'sleep 1']"),
             Role::Shell { names_litellm: false }

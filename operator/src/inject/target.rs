@@ -79,12 +79,7 @@ pub(super) fn find(
         };
     };
     candidates.retain(|(rank, _)| *rank == highest);
-    let has_port = |target: &Target| {
-        spec.containers[target.index]
-            .ports
-            .as_ref()
-            .is_some_and(|ports| !ports.is_empty())
-    };
+    let has_port = |target: &Target| declares_port(&spec.containers[target.index]);
     if candidates.len() > 1 && candidates.iter().any(|(_, target)| has_port(target)) {
         candidates.retain(|(_, target)| has_port(target));
     }
@@ -101,6 +96,7 @@ fn rank(pod: &Pod, container: &Container, environment: &Environment, role: Role)
     let has_key = ["LITELLM_MASTER_KEY", "PROXY_MASTER_KEY", "LITELLM_SALT_KEY"]
         .iter()
         .any(|name| environment.get(name) != Value::Absent);
+    let has_port = declares_port(container);
     match role {
         Role::LiteLlm => Some(Rank::Certain),
         Role::Named if has_image || has_key => Some(Rank::Certain),
@@ -112,11 +108,16 @@ fn rank(pod: &Pod, container: &Container, environment: &Environment, role: Role)
             Some(if has_key { Rank::Probable } else { Rank::Likely })
         }
         Role::Entrypoint => Some(Rank::Possible),
-        Role::Shell { names_litellm: true } => Some(Rank::Certain),
-        Role::Shell { .. } | Role::Program if has_image && container.ports.is_some() => Some(Rank::Probable),
-        Role::Program => Some(Rank::Possible),
-        Role::Shell { .. } | Role::Other => None,
+        // Scripts of others name LiteLLM as well, to wait for it or to call it.
+        Role::Shell { names_litellm: true } if has_image || has_key || has_port => Some(Rank::Certain),
+        Role::Shell { .. } | Role::Program if has_image && has_port => Some(Rank::Probable),
+        Role::Shell { names_litellm: true } | Role::Program => Some(Rank::Possible),
+        Role::Shell { names_litellm: false } | Role::Other => None,
     }
+}
+
+fn declares_port(container: &Container) -> bool {
+    container.ports.as_ref().is_some_and(|ports| !ports.is_empty())
 }
 
 /// The image without its tag and digest, in lower case.

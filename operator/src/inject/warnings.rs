@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::annotations::{self, annotation};
 use super::environment::{Environment, Value};
 use super::plan::Plan;
+use super::role::Role;
 use super::settings::Settings;
 
 pub(super) fn warnings(
@@ -47,6 +48,13 @@ pub(super) fn warnings(
                     .to_owned(),
             );
         }
+    }
+    let is_own_program = matches!(plan.role, Role::Program | Role::Shell { .. } | Role::Other);
+    if is_first && is_own_program && plan.original.is_none() {
+        warnings.push(format!(
+            "LiteLLM reads no configuration file that its own start script names: state it in the annotation {}",
+            annotations::CONFIG_PATH
+        ));
     }
     let has_words = container.command.is_some() || container.args.is_some();
     if is_first && is_moved && !has_words && plan.original.is_none() {
