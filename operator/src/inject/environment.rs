@@ -1,0 +1,142 @@
+//! A container's environment as the kubelet makes it, as far as the pod shows it: the last entry of a name wins,
+//! and `$(NAME)` stands for an entry before. What comes from a Secret, a ConfigMap or the pod's status is hidden.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Container;
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Value {
+    Absent,
+    Literal(String),
+    /// Set, but only the kubelet knows to what.
+    Hidden,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Environment {
+    /// Hidden ones are `None`.
+    values: BTreeMap<String, Option<String>>,
+    /// There is an `envFrom`, which may set anything that the list of entries does not.
+    pub has_hidden_names: bool,
+}
+
+impl Environment {
+    pub fn of(container: &Container) -> Self {
+        let mut values = BTreeMap::new();
+        for entry in container.env.iter().flatten() {
+            let value = match (&entry.value_from, &entry.value) {
+                (Some(_), _) => None,
+                (None, value) => expand(value.as_deref().unwrap_or_default(), &values),
+            };
+            values.insert(entry.name.clone(), value);
+        }
+        let has_hidden_names = container
+            .env_from
+            .as_ref()
+            .is_some_and(|sources| !sources.is_empty());
+        Self {
+            values,
+            has_hidden_names,
+        }
+    }
+
+    pub fn get(&self, name: &str) -> Value {
+        match self.values.get(name) {
+            None => Value::Absent,
+            Some(None) => Value::Hidden,
+            Some(Some(value)) => Value::Literal(value.clone()),
+        }
+    }
+
+    /// Whether it is set to anything but the empty string.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.values
+            .get(name)
+            .is_some_and(|value| value.as_ref().is_none_or(|value| !value.is_empty()))
+    }
+
+    /// Command and arguments, each `None` where it depends on something hidden.
+    pub fn words(&self, list: Option<&Vec<String>>) -> Vec<Option<String>> {
+        list.into_iter()
+            .flatten()
+            .map(|word| expand(word, &self.values))
+            .collect()
+    }
+}
+
+/// Makes a text that the kubelet's expansion turns back into this one: without it, a `$(` in a URL or a `$$` in a
+/// cookie's name would be changed.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// Kubernetes' expansion: `$(NAME)` is a value, `$$` is `$`, and anything else stands for itself. `None` if a
+/// value is hidden. A name that is not in the list may still be a Service's, so it counts as hidden too.
+fn expand(text: &str, values: &BTreeMap<String, Option<String>>) -> Option<String> {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        expanded.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            expanded.push('$');
+            rest = after;
+        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+            expanded.push_str(values.get(name)?.as_ref()?);
+            rest = after;
+        } else {
+            expanded.push('$');
+        }
+    }
+    expanded.push_str(rest);
+    Some(expanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(yaml: &str) -> Environment {
+        let container = format!("{{name: litellm, {yaml}}}");
+        Environment::of(&serde_saphyr::from_str(&container).unwrap())
+    }
+
+    #[test]
+    fn the_last_entry_of_a_name_wins() {
+        let environment = environment(
+            "env: [{name: PORT, value: '1'}, {name: PORT, value: '2'}, {name: EMPTY}, {name: KEY, value: a}, \
+             {name: KEY, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]",
+        );
+        assert_eq!(environment.get("PORT"), Value::Literal("2".into()));
+        assert_eq!(environment.get("EMPTY"), Value::Literal(String::new()));
+        assert_eq!(environment.get("KEY"), Value::Hidden);
+        assert_eq!(environment.get("OTHER"), Value::Absent);
+        assert!(environment.is_set("KEY") && !environment.is_set("EMPTY") && !environment.has_hidden_names);
+    }
+
+    #[test]
+    fn references_are_expanded_as_the_kubelet_does() {
+        let environment = environment(
+            "env: [{name: DIR, value: /etc}, {name: FILE, value: $(DIR)/c.yaml}, {name: SELF, value: $(LATER)}, \
+             {name: LATER, value: x}, {name: ODD, value: 'a$b$$(DIR)$$$(DIR)$(DIR$'}], \
+             envFrom: [{secretRef: {name: s}}]",
+        );
+        assert_eq!(environment.get("FILE"), Value::Literal("/etc/c.yaml".into()));
+        assert_eq!(environment.get("SELF"), Value::Hidden);
+        assert_eq!(
+            environment.get("ODD"),
+            Value::Literal("a$b$(DIR)$/etc$(DIR$".into())
+        );
+        assert!(environment.has_hidden_names);
+        let words = environment.words(Some(&vec!["$(FILE)".into(), "$(NONE)".into()]));
+        assert_eq!(words, [Some("/etc/c.yaml".to_owned()), None]);
+    }
+
+    #[test]
+    fn an_escaped_text_survives_the_expansion() {
+        for text in ["a$b", "$(HOME)", "$$", "$", "https://h/?q=$(x)&y=$$z"] {
+            assert_eq!(expand(&escape(text), &BTreeMap::new()).as_deref(), Some(text));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! JSON patch operations (RFC 6902) that look at what is there.
+
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
+use k8s_openapi::api::core::v1::Pod;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::annotations::annotation;
+
+/// Operations in the order they apply. Paths are given as unescaped tokens (RFC 6901).
+#[derive(Default)]
+pub(super) struct Operations(Vec<PatchOperation>);
+
+impl Operations {
+    pub fn into_patch(self) -> Patch {
+        Patch(self.0)
+    }
+
+    pub fn add(&mut self, path: &[&str], value: impl Serialize) {
+        self.0.push(PatchOperation::Add(AddOperation {
+            path: pointer(path),
+            value: json(value),
+        }));
+    }
+
+    pub fn replace(&mut self, path: &[&str], value: impl Serialize) {
+        self.0.push(PatchOperation::Replace(ReplaceOperation {
+            path: pointer(path),
+            value: json(value),
+        }));
+    }
+
+    pub fn remove(&mut self, path: &[&str]) {
+        self.0
+            .push(PatchOperation::Remove(RemoveOperation { path: pointer(path) }));
+    }
+
+    /// Appends to the list, or makes it if it is not there.
+    pub fn append<T: Serialize>(
+        &mut self,
+        path: &[&str],
+        is_there: bool,
+        items: impl IntoIterator<Item = T>,
+    ) {
+        let items: Vec<T> = items.into_iter().collect();
+        if is_there {
+            for item in items {
+                self.add(&[path, &["-"]].concat(), item);
+            }
+        } else if !items.is_empty() {
+            self.add(path, items);
+        }
+    }
+
+    /// Sets the annotations that are not set so yet.
+    pub fn annotate(&mut self, pod: &Pod, wanted: &[(&str, String)]) {
+        let missing: Vec<_> = wanted
+            .iter()
+            .filter(|(key, value)| annotation(pod, key) != Some(value))
+            .collect();
+        if pod.metadata.annotations.is_some() {
+            for (key, value) in missing {
+                self.add(&["metadata", "annotations", key], value);
+            }
+        } else if !missing.is_empty() {
+            let annotations: serde_json::Map<String, Value> = missing
+                .into_iter()
+                .map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str())))
+                .collect();
+            self.add(&["metadata", "annotations"], annotations);
+        }
+    }
+}
+
+fn pointer(tokens: &[&str]) -> PointerBuf {
+    PointerBuf::from_tokens(tokens.iter().copied())
+}
+
+fn json(value: impl Serialize) -> Value {
+    serde_json::to_value(value).expect("parts of pods are made of plain values")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_and_tildes_in_keys_are_escaped() {
+        assert_eq!(
+            pointer(&["metadata", "annotations", "a~b/c"]).as_str(),
+            "/metadata/annotations/a~0b~1c"
+        );
+    }
+}

@@ -1,0 +1,220 @@
+//! All that is decided about a pod before anything of it is written.
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use mcp_auth_protocol::pod::{CONFIG_FOLDER, IDENTITY_FOLDER};
+use mcp_auth_protocol::sync::Route;
+
+use super::annotations::Wishes;
+use super::earlier::{Earlier, original_mounts};
+use super::environment::Environment;
+use super::port::{self, Ports};
+use super::refusal::Refusal;
+use super::role::Role;
+use super::settings::Settings;
+use super::target::Target;
+use super::wrapper::{self, Wrapper};
+use super::{config, sidecar};
+
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Index of LiteLLM's container in `spec.containers`.
+    pub target: usize,
+    pub role: Role,
+    pub ports: Ports,
+    /// Path of LiteLLM's own configuration file; `None` where it has only its database.
+    pub original: Option<String>,
+    pub wrapper: Wrapper,
+    /// The routes as JSON.
+    pub routes: String,
+    pub start_timeout_seconds: u32,
+    /// Index that the sidecar gets in `spec.initContainers`.
+    pub position: usize,
+    /// The pod's own user is root, which our container must not be.
+    pub runs_as_root: bool,
+    pub earlier: Option<Earlier>,
+}
+
+/// A single environment variable of a process can hold 128 KiB on Linux.
+const LARGEST_VARIABLE: usize = 96 * 1024;
+/// Native sidecars that carry the pod's traffic. Ours needs them to reach the operator.
+const MESH_SIDECARS: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
+
+pub(super) fn plan(
+    spec: &PodSpec,
+    target: Target,
+    wishes: &Wishes,
+    routes: &[Route],
+    settings: &Settings,
+) -> Result<Plan, Refusal> {
+    let container = &spec.containers[target.index];
+    let environment = Environment::of(container);
+    let earlier = Earlier::of(spec);
+    check_pod(spec, container, earlier.as_ref())?;
+    if environment.is_set("LITELLM_CONFIG_BUCKET_NAME") {
+        return Err(Refusal::ConfigInBucket);
+    }
+    if !wishes.outbound_only {
+        check_can_be_moved(container, &environment, target.role, wishes)?;
+    }
+    let original = match (&wishes.config_path, &earlier) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(earlier)) => earlier.original.clone(),
+        (None, None) => config::original(container, &environment)?,
+    };
+    if original.is_none() && earlier.is_none() && names_config_in_a_script(container, target.role) {
+        return Err(Refusal::HiddenConfigPath {
+            container: container.name.clone(),
+            source_of_path: "the shell script",
+        });
+    }
+    let wrapper = wrapper::place(
+        original.as_deref(),
+        &original_mounts(container, earlier.as_ref()),
+        spec,
+    )?;
+    let ports = port::choose(spec, container, &environment, wishes, earlier.as_ref())?;
+    Ok(Plan {
+        target: target.index,
+        role: target.role,
+        ports,
+        original,
+        position: position(spec, &wrapper),
+        wrapper,
+        routes: routes_json(routes, settings)?,
+        start_timeout_seconds: wishes
+            .start_timeout_seconds
+            .unwrap_or(settings.start_timeout_seconds),
+        runs_as_root: spec
+            .security_context
+            .as_ref()
+            .and_then(|context| context.run_as_user)
+            == Some(0),
+        earlier,
+    })
+}
+
+/// What no LiteLLM of the pod could be injected with.
+fn check_pod(spec: &PodSpec, container: &Container, earlier: Option<&Earlier>) -> Result<(), Refusal> {
+    if spec.host_network == Some(true) {
+        return Err(Refusal::HostNetwork);
+    }
+    let reserved = |what: String| Err(Refusal::Reserved { what });
+    if spec
+        .containers
+        .iter()
+        .any(|container| container.name == sidecar::NAME)
+    {
+        return reserved(format!("the container `{}`", sidecar::NAME));
+    }
+    if earlier.is_some() {
+        return Ok(());
+    }
+    let is_ours = |name: &str| sidecar::volume_names().contains(&name);
+    if let Some(volume) = spec.volumes.iter().flatten().find(|volume| is_ours(&volume.name)) {
+        return reserved(format!("the volume `{}`", volume.name));
+    }
+    let is_our_path = |path: &str| {
+        let path = path.trim_end_matches('/');
+        [CONFIG_FOLDER, IDENTITY_FOLDER, wrapper::WRAPPER_ELSEWHERE].contains(&path)
+            || path.ends_with(&format!("/{}", wrapper::WRAPPER_FILE))
+    };
+    let mounts = container.volume_mounts.iter().flatten();
+    match mounts
+        .map(|mount| &mount.mount_path)
+        .find(|path| is_our_path(path))
+    {
+        Some(path) => reserved(format!("the mount at `{path}`")),
+        None => Ok(()),
+    }
+}
+
+/// Moving LiteLLM to another port is done by arguments, which have to arrive, and the sidecar speaks plain HTTP
+/// to it.
+fn check_can_be_moved(
+    container: &Container,
+    environment: &Environment,
+    role: Role,
+    wishes: &Wishes,
+) -> Result<(), Refusal> {
+    let name = || container.name.clone();
+    match role {
+        Role::Shell { .. } => return Err(Refusal::ShellCommand { container: name() }),
+        // Who names the container says that it passes its arguments on.
+        Role::Program if wishes.container.is_none() => {
+            return Err(Refusal::UnknownCommand { container: name() });
+        }
+        _ => {}
+    }
+    let variable = ["SSL_KEYFILE_PATH", "SSL_CERTFILE_PATH"]
+        .into_iter()
+        .find(|name| environment.is_set(name));
+    if let Some(variable) = variable {
+        return Err(Refusal::LiteLlmTls {
+            what: format!("the variable {variable}"),
+        });
+    }
+    let words = config::words(container, environment);
+    let argument = words
+        .iter()
+        .flatten()
+        .find(|word| word.starts_with("--ssl_") || word.starts_with("--ssl-"));
+    match argument.and_then(|argument| argument.split('=').next()) {
+        Some(argument) => Err(Refusal::LiteLlmTls {
+            what: format!("the argument {argument}"),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The variable that injection sets would beat the script's option, and the user's configuration be lost.
+fn names_config_in_a_script(container: &Container, role: Role) -> bool {
+    let mut words = container.command.iter().chain(&container.args).flatten();
+    matches!(role, Role::Shell { .. }) && words.any(|word| word.contains("--config"))
+}
+
+/// First of all, so that init containers of the user can use LiteLLM's MCP servers too; but after whatever the
+/// sidecar itself needs: the proxy of a mesh, and init containers that write the configuration it has to read.
+fn position(spec: &PodSpec, wrapper: &Wrapper) -> usize {
+    let filled: Vec<&str> = wrapper
+        .originals
+        .iter()
+        .map(|mount| mount.name.as_str())
+        .filter(|name| wrapper::is_filled_in_the_pod(spec, name))
+        .collect();
+    let is_needed = |container: &Container| {
+        let is_mesh = MESH_SIDECARS.contains(&container.name.as_str());
+        let is_native = container.restart_policy.as_deref() == Some("Always");
+        let writes = container
+            .volume_mounts
+            .iter()
+            .flatten()
+            .any(|mount| mount.read_only != Some(true) && filled.contains(&mount.name.as_str()));
+        (is_mesh && is_native) || writes
+    };
+    let containers = spec.init_containers.as_deref().unwrap_or_default();
+    let last = containers.iter().rposition(is_needed);
+    last.map_or(0, |last| last + 1)
+}
+
+fn routes_json(routes: &[Route], settings: &Settings) -> Result<String, Refusal> {
+    // Certificates come with the first snapshot; here they would only fill the variable.
+    let routes: Vec<Route> = routes
+        .iter()
+        .map(|route| Route {
+            ca_bundle: None,
+            ..route.clone()
+        })
+        .collect();
+    let json = serde_json::to_string(&routes).expect("routes are made of plain values");
+    if json.len() > LARGEST_VARIABLE {
+        return Err(Refusal::TooLarge {
+            what: "the list of routes",
+        });
+    }
+    if settings.operator.ca.len() > LARGEST_VARIABLE {
+        return Err(Refusal::TooLarge {
+            what: "the operator's CA bundle",
+        });
+    }
+    Ok(json)
+}

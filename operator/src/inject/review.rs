@@ -1,0 +1,179 @@
+//! The decision as an answer to the API server.
+
+use json_patch::Patch;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
+use mcp_auth_protocol::sync::Route;
+
+use super::annotations::{INJECT_LABEL, ON_REFUSAL};
+use super::settings::Settings;
+use super::{Decision, decide};
+
+/// Key of the audit annotation with the decision's reason.
+const AUDIT_KEY: &str = "decision";
+
+/// Decides about the pod of a request and answers. `routes` are those of all resources of the namespace that
+/// select the pod.
+pub fn review(request: &AdmissionRequest<Pod>, routes: &[Route], settings: &Settings) -> AdmissionResponse {
+    let is_new_pod = request.operation == Operation::Create
+        && request.sub_resource.as_deref().unwrap_or_default().is_empty();
+    if !is_new_pod {
+        return AdmissionResponse::from(request);
+    }
+    let Some(pod) = &request.object else {
+        return denied(
+            AdmissionResponse::from(request),
+            400,
+            "BadRequest",
+            "the request holds no pod",
+        );
+    };
+    // In the pod itself it may still be missing.
+    let namespace = request
+        .namespace
+        .as_deref()
+        .or(pod.metadata.namespace.as_deref())
+        .unwrap_or_default();
+    answer(request, &decide(pod, namespace, routes, settings))
+}
+
+/// A decision that has been made already, as an answer.
+pub fn answer(request: &AdmissionRequest<Pod>, decision: &Decision) -> AdmissionResponse {
+    let mut response = AdmissionResponse::from(request);
+    response
+        .audit_annotations
+        .insert(AUDIT_KEY.to_owned(), decision.reason().to_owned());
+    match decision {
+        Decision::Leave { patch, .. } => patched(response, patch),
+        Decision::Inject { patch, warnings } => {
+            response.warnings = some(
+                warnings
+                    .iter()
+                    .map(|warning| format!("mcp-auth: {warning}"))
+                    .collect(),
+            );
+            patched(response, patch)
+        }
+        Decision::LeaveWithWarning(refusal) => {
+            response.warnings = Some(vec![format!("mcp-auth: starts without the sidecar: {refusal}")]);
+            response
+        }
+        Decision::Refuse(refusal) => {
+            let message = format!(
+                "mcp-auth cannot inject its sidecar: {refusal}. To start the pod without it, set its annotation \
+                 {ON_REFUSAL}: Allow or its label {INJECT_LABEL}: \"false\""
+            );
+            denied(response, 422, "Invalid", &message)
+        }
+    }
+}
+
+fn patched(response: AdmissionResponse, patch: &Patch) -> AdmissionResponse {
+    if patch.is_empty() {
+        return response;
+    }
+    response
+        .with_patch(patch.clone())
+        .expect("a patch is made of plain values")
+}
+
+fn denied(response: AdmissionResponse, code: u16, reason: &str, message: &str) -> AdmissionResponse {
+    let mut response = response.deny(message);
+    response.result.code = code;
+    response.result.reason = reason.to_owned();
+    response
+}
+
+fn some(warnings: Vec<String>) -> Option<Vec<String>> {
+    (!warnings.is_empty()).then_some(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn review_of(request: Value) -> Value {
+        let mut whole = json!({
+            "uid": "u1", "operation": "CREATE", "namespace": "ai", "userInfo": {},
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+        });
+        whole
+            .as_object_mut()
+            .unwrap()
+            .extend(request.as_object().unwrap().clone());
+        let request: AdmissionRequest<Pod> = serde_json::from_value(whole).unwrap();
+        let settings: Settings = serde_json::from_value(json!({"image": "sidecar"})).unwrap();
+        serde_json::to_value(review(&request, &[], &settings)).unwrap()
+    }
+
+    fn pod(args: &[&str], annotations: Value) -> Value {
+        json!({
+            "metadata": {"labels": {"mcpauth.dev/inject": "true"}, "annotations": annotations},
+            "spec": {"containers": [{"name": "litellm", "args": args}]},
+        })
+    }
+
+    #[test]
+    fn an_injection_is_a_json_patch_with_warnings() {
+        let response = review_of(json!({"object": pod(&["proxy", "--port", "4000"], json!({}))}));
+        assert_eq!(
+            (&response["uid"], &response["allowed"]),
+            (&json!("u1"), &json!(true))
+        );
+        assert_eq!(response["patchType"], "JSONPatch");
+        assert!(!response["patch"].as_array().unwrap().is_empty());
+        let warnings = json!(["mcp-auth: no McpServerAuth of the namespace ai selects this pod yet"]);
+        assert_eq!(response["warnings"], warnings);
+        assert_eq!(response["auditAnnotations"]["decision"], "Injected");
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_change_and_how_to_go_without() {
+        let response = review_of(json!({"object": pod(&["proxy"], json!({}))}));
+        assert_eq!(
+            (&response["allowed"], &response["status"]["code"]),
+            (&json!(false), &json!(422))
+        );
+        let message = response["status"]["message"].as_str().unwrap();
+        assert!(
+            message.contains("declares no port") && message.contains("mcpauth.dev/on-refusal: Allow"),
+            "{message}"
+        );
+        assert!(response.get("patch").is_none());
+    }
+
+    #[test]
+    fn a_refusal_that_its_owner_allows_is_a_warning() {
+        let response =
+            review_of(json!({"object": pod(&["proxy"], json!({"mcpauth.dev/on-refusal": "Allow"}))}));
+        assert_eq!(response["allowed"], true);
+        assert!(response.get("patch").is_none());
+        assert!(
+            response["warnings"][0]
+                .as_str()
+                .unwrap()
+                .contains("starts without the sidecar")
+        );
+        assert_eq!(response["auditAnnotations"]["decision"], "NoPort");
+    }
+
+    #[test]
+    fn only_new_pods_are_looked_at() {
+        let refused = pod(&["proxy"], json!({}));
+        assert_eq!(
+            review_of(json!({"operation": "UPDATE", "object": refused}))["allowed"],
+            true
+        );
+        assert_eq!(
+            review_of(json!({"subResource": "ephemeralcontainers", "object": refused}))["allowed"],
+            true
+        );
+        let response = review_of(json!({}));
+        assert_eq!(
+            (&response["allowed"], &response["status"]["code"]),
+            (&json!(false), &json!(400))
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! The sidecar's container and its volumes.
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+    Probe, ProjectedVolumeSource, SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume,
+    VolumeMount, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use mcp_auth_protocol::pod::{
+    AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, OVERLAY_FILE, TOKEN_FILE, env, health,
+};
+
+use super::environment::escape;
+use super::plan::Plan;
+use super::settings::Settings;
+use super::wrapper::{self, FOLDER_VOLUME, Placement};
+
+/// Name of the container.
+pub const NAME: &str = "mcpauth-sidecar";
+pub(super) const CONFIG_VOLUME: &str = "mcpauth-config";
+pub(super) const IDENTITY_VOLUME: &str = "mcpauth-identity";
+pub(super) const NONE_VOLUME: &str = "mcpauth-none";
+/// The wrapper's name in the identity volume.
+pub(super) const WRAPPER_ITEM: &str = "wrapper.yaml";
+
+/// Where the ServiceAccount admission plugin would mount the pod's API token.
+const API_TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const TOKEN_SECONDS: i64 = 3600;
+/// Seconds that the start may take besides the wait that it is allowed: pulled image or not, the container runs
+/// when the first probe comes, but a busy node may run it slowly.
+const START_MARGIN: i32 = 40;
+/// The image's own user, for pods whose user is root.
+const USER: i64 = 65532;
+const LOG: &str = "MCPAUTH_LOG";
+
+pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
+    let wait = i32::try_from(plan.start_timeout_seconds).unwrap_or(i32::MAX);
+    Container {
+        name: NAME.to_owned(),
+        image: Some(settings.image.clone()),
+        image_pull_policy: settings.image_pull_policy.clone(),
+        args: Some(vec!["serve".to_owned()]),
+        restart_policy: Some("Always".to_owned()),
+        env: Some(environment(plan, settings)),
+        startup_probe: Some(Probe {
+            period_seconds: Some(1),
+            failure_threshold: Some(wait.saturating_add(START_MARGIN)),
+            ..probe(plan, health::STARTUP)
+        }),
+        // No livenessProbe: a restart of the sidecar costs LiteLLM its own probes.
+        readiness_probe: Some(Probe {
+            period_seconds: Some(2),
+            timeout_seconds: Some(3),
+            ..probe(plan, health::READY)
+        }),
+        resources: Some(settings.resources.clone()),
+        security_context: Some(SecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: plan.runs_as_root.then_some(USER),
+            read_only_root_filesystem: Some(true),
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts(plan)),
+        ..Container::default()
+    }
+}
+
+pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: TOKEN_FILE.to_owned(),
+    };
+    let token = VolumeProjection {
+        service_account_token: Some(token),
+        ..VolumeProjection::default()
+    };
+    let (identity, folder) = match &plan.wrapper.placement {
+        Placement::Folder { volume, .. } => (vec![token], Some(volume.clone())),
+        _ => (vec![token, wrapper::projection(WRAPPER_ITEM)], None),
+    };
+    let of_folder = |volume| Volume {
+        name: FOLDER_VOLUME.to_owned(),
+        projected: Some(volume),
+        ..Volume::default()
+    };
+    let memory = EmptyDirVolumeSource {
+        medium: Some("Memory".to_owned()),
+        size_limit: Some(Quantity("4Mi".to_owned())),
+    };
+    let config = Volume {
+        name: CONFIG_VOLUME.to_owned(),
+        empty_dir: Some(memory),
+        ..Volume::default()
+    };
+    let none = Volume {
+        name: NONE_VOLUME.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    };
+    let identity = Volume {
+        name: IDENTITY_VOLUME.to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            sources: Some(identity),
+            default_mode: None,
+        }),
+        ..Volume::default()
+    };
+    [config, none, identity]
+        .into_iter()
+        .chain(folder.map(of_folder))
+        .collect()
+}
+
+/// Names of all volumes that injection may add.
+pub(super) fn volume_names() -> [&'static str; 4] {
+    [CONFIG_VOLUME, NONE_VOLUME, IDENTITY_VOLUME, FOLDER_VOLUME]
+}
+
+fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
+    let ports = &plan.ports;
+    let mut variables = Vec::new();
+    if let Some(inbound) = ports.inbound {
+        variables.push(literal(env::INBOUND, &inbound.to_string()));
+        variables.push(literal(env::LITELLM, &format!("127.0.0.1:{}", ports.litellm)));
+    }
+    variables.push(literal(env::OUTBOUND, &format!("127.0.0.1:{}", ports.outbound)));
+    variables.push(literal(env::HEALTH, &ports.health.to_string()));
+    variables.push(literal(env::ROUTES, &plan.routes));
+    if let Some(original) = &plan.original {
+        variables.push(literal(env::ORIGINAL_CONFIG, original));
+    }
+    variables.extend([
+        literal(env::OVERLAY, &format!("{CONFIG_FOLDER}/{OVERLAY_FILE}")),
+        literal(env::OPERATOR, &settings.operator.url),
+        literal(env::OPERATOR_CA, &settings.operator.ca),
+        literal(env::TOKEN_FILE, &format!("{IDENTITY_FOLDER}/{TOKEN_FILE}")),
+        field(env::POD_NAMESPACE, "metadata.namespace"),
+        field(env::POD_NAME, "metadata.name"),
+        field(env::POD_UID, "metadata.uid"),
+        literal(
+            env::START_TIMEOUT_SECONDS,
+            &plan.start_timeout_seconds.to_string(),
+        ),
+        literal(env::DRAIN_SECONDS, &settings.drain_seconds.to_string()),
+        literal(LOG, &settings.log),
+    ]);
+    variables
+}
+
+fn mounts(plan: &Plan) -> Vec<VolumeMount> {
+    let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    let ours = [
+        mount(CONFIG_VOLUME, CONFIG_FOLDER, None),
+        mount(IDENTITY_VOLUME, IDENTITY_FOLDER, Some(true)),
+        mount(NONE_VOLUME, API_TOKEN_FOLDER, Some(true)),
+    ];
+    ours.into_iter()
+        .chain(plan.wrapper.originals.iter().cloned())
+        .collect()
+}
+
+fn probe(plan: &Plan, path: &str) -> Probe {
+    let get = HTTPGetAction {
+        path: Some(path.to_owned()),
+        port: IntOrString::Int(i32::from(plan.ports.health.port())),
+        ..HTTPGetAction::default()
+    };
+    Probe {
+        http_get: Some(get),
+        ..Probe::default()
+    }
+}
+
+fn literal(name: &str, value: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(escape(value)),
+        value_from: None,
+    }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    let field_ref = ObjectFieldSelector {
+        field_path: path.to_owned(),
+        api_version: None,
+    };
+    let source = EnvVarSource {
+        field_ref: Some(field_ref),
+        ..EnvVarSource::default()
+    };
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(source),
+    }
+}

@@ -1,0 +1,162 @@
+//! LiteLLM's environment variables.
+
+use k8s_openapi::api::core::v1::{Container, EnvVar};
+
+use super::config::CONFIG_FILE_PATH;
+use super::environment::escape;
+use super::operations::Operations;
+use super::plan::Plan;
+use super::wrapper::Placement;
+
+/// LiteLLM's client would send calls to the outbound listener through a proxy otherwise.
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
+
+pub(super) fn set(operations: &mut Operations, target: &Container, at: &str, plan: &Plan) {
+    let mut variables = Variables {
+        operations,
+        path: ["spec", "containers", at, "env"],
+        entries: target.env.as_deref().unwrap_or_default(),
+        missing: Vec::new(),
+    };
+    if plan.ports.inbound.is_some() {
+        // The arguments win where they arrive; these must not say otherwise to whoever reads them.
+        variables.replace("HOST", "127.0.0.1");
+        variables.replace("PORT", &plan.ports.litellm.to_string());
+    }
+    if !variables.replace(CONFIG_FILE_PATH, &plan.wrapper.path) {
+        variables.add(CONFIG_FILE_PATH, escape(&plan.wrapper.path));
+    }
+    if let Placement::FileElsewhere {
+        python_path: Some(folder),
+    } = &plan.wrapper.placement
+    {
+        let folder = escape(folder);
+        if !variables.extend("PYTHONPATH", |value| with_folder(value, &folder)) {
+            // LiteLLM's older images set it to /app, which the pod does not show.
+            let image_path = "/app";
+            variables.add("PYTHONPATH", with_folder(image_path, &folder).unwrap_or(folder));
+        }
+    }
+    let has_upper = variables.extend("NO_PROXY", with_loopback);
+    let has_lower = variables.extend("no_proxy", with_loopback);
+    // One of the two hides the other from Python, so that none is added to a list of the user's.
+    if !has_upper && !has_lower {
+        variables.add("NO_PROXY", LOOPBACK.join(","));
+        variables.add("no_proxy", LOOPBACK.join(","));
+    }
+    let Variables {
+        operations,
+        path,
+        missing,
+        ..
+    } = variables;
+    operations.append(&path, target.env.is_some(), missing);
+}
+
+struct Variables<'a> {
+    operations: &'a mut Operations,
+    path: [&'a str; 4],
+    entries: &'a [EnvVar],
+    missing: Vec<EnvVar>,
+}
+
+impl Variables<'_> {
+    /// Gives every entry of the name this value. False if there is none.
+    fn replace(&mut self, name: &str, value: &str) -> bool {
+        let wanted = variable(name, escape(value));
+        let found = places(self.entries, name);
+        for place in found.iter().filter(|place| self.entries[**place] != wanted) {
+            self.put(*place, &wanted);
+        }
+        !found.is_empty()
+    }
+
+    /// Changes what the process sees of the name, where the text says it is needed. False if there is no entry.
+    fn extend(&mut self, name: &str, extended: impl Fn(&str) -> Option<String>) -> bool {
+        // The last one is what the process sees.
+        let Some(place) = places(self.entries, name).pop() else {
+            return false;
+        };
+        let entry = &self.entries[place];
+        if entry.value_from.is_some() {
+            // The kubelet puts in what the entry before it holds.
+            if let Some(value) = extended(&format!("$({name})")) {
+                self.add(name, value);
+            }
+        } else if let Some(value) = extended(entry.value.as_deref().unwrap_or_default()) {
+            self.put(place, &variable(name, value));
+        }
+        true
+    }
+
+    fn add(&mut self, name: &str, value: String) {
+        self.missing.push(variable(name, value));
+    }
+
+    fn put(&mut self, place: usize, variable: &EnvVar) {
+        self.operations
+            .replace(&[&self.path[..], &[&place.to_string()]].concat(), variable);
+    }
+}
+
+fn variable(name: &str, value: String) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(value),
+        value_from: None,
+    }
+}
+
+/// The Python path with this folder, which comes first; `None` if it is in there.
+fn with_folder(value: &str, folder: &str) -> Option<String> {
+    match value {
+        "" => Some(folder.to_owned()),
+        _ if value.split(':').any(|part| part == folder) => None,
+        _ => Some(format!("{folder}:{value}")),
+    }
+}
+
+/// The list of what goes past the proxy with the loopback addresses; `None` if they are in there.
+fn with_loopback(value: &str) -> Option<String> {
+    let has = |wanted: &str| value.split(',').any(|part| part.trim() == wanted);
+    if has("*") {
+        return None;
+    }
+    let missing: Vec<&str> = LOOPBACK.into_iter().filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let list = value.trim().trim_end_matches(',');
+    let separator = if list.is_empty() { "" } else { "," };
+    Some(format!("{list}{separator}{}", missing.join(",")))
+}
+
+/// Indexes of the entries of this name.
+pub(super) fn places(entries: &[EnvVar], name: &str) -> Vec<usize> {
+    entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| entry.name == name)
+        .map(|(place, _)| place)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_added_to_what_goes_past_the_proxy() {
+        assert_eq!(with_loopback("").as_deref(), Some("127.0.0.1,localhost"));
+        assert_eq!(
+            with_loopback("a.example, localhost,").as_deref(),
+            Some("a.example, localhost,127.0.0.1")
+        );
+        assert_eq!(
+            with_loopback("$(NO_PROXY)").as_deref(),
+            Some("$(NO_PROXY),127.0.0.1,localhost")
+        );
+        assert_eq!(with_loopback("*"), None);
+        assert_eq!(with_loopback("localhost,127.0.0.1"), None);
+    }
+}
