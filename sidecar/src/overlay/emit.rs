@@ -40,9 +40,19 @@ struct Emitter<'a> {
 
 impl Emitter<'_> {
     fn block(&mut self, mapping: &Mapping, level: usize) -> Result<(), ConfigError> {
+        let indent = "  ".repeat(level);
         for (key, value) in &mapping.pairs {
-            self.text.extend(std::iter::repeat_n("  ", level));
-            self.key(key, level)?;
+            self.text.push_str(&indent);
+            if is_simple(key) {
+                self.flow(key, level + 1)?;
+            } else {
+                // On one line, `? a : b` would be a mapping as the key.
+                self.text.push_str("? ");
+                self.flow(key, level + 1)?;
+                self.text.push('\n');
+                self.text.push_str(&indent);
+            }
+            self.text.push(':');
             match &**value {
                 Node::Mapping(inner)
                     if level + 1 < BLOCK_LEVELS && inner.tag.is_none() && !inner.pairs.is_empty() =>
@@ -58,18 +68,6 @@ impl Emitter<'_> {
                 }
             }
         }
-        Ok(())
-    }
-
-    /// The key with its colon.
-    fn key(&mut self, key: &Node, depth: usize) -> Result<(), ConfigError> {
-        let simple =
-            matches!(key, Node::Scalar(Scalar { text, tag: None, .. }) if text.len() <= MAX_SIMPLE_KEY);
-        if !simple {
-            self.text.push_str("? ");
-        }
-        self.flow(key, depth + 1)?;
-        self.text.push_str(if simple { ":" } else { " :" });
         Ok(())
     }
 
@@ -101,8 +99,10 @@ impl Emitter<'_> {
                     if index > 0 {
                         self.text.push_str(", ");
                     }
-                    self.key(key, depth)?;
-                    self.text.push(' ');
+                    let simple = is_simple(key);
+                    self.text.push_str(if simple { "" } else { "? " });
+                    self.flow(key, depth + 1)?;
+                    self.text.push_str(if simple { ": " } else { " : " });
                     self.flow(value, depth + 1)?;
                 }
                 self.text.push('}');
@@ -162,6 +162,11 @@ impl Emitter<'_> {
     }
 }
 
+/// Whether a key may do without `?`.
+fn is_simple(key: &Node) -> bool {
+    matches!(key, Node::Scalar(Scalar { text, tag: None, .. }) if text.len() <= MAX_SIMPLE_KEY)
+}
+
 /// Whether these characters, all of the set in [`may_be_other_than_string`], are a plain scalar anywhere. What is
 /// not is a string in any case.
 fn may_stand_plain(text: &str) -> bool {
@@ -205,7 +210,7 @@ mod tests {
         let key = "k".repeat(2000);
         assert_eq!(
             round(&format!("? {key}\n: {{? {key} : 1}}")),
-            format!("? {key} :\n  ? {key} : 1\n")
+            format!("? {key}\n:\n  ? {key}\n  : 1\n")
         );
     }
 
