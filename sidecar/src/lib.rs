@@ -3,4 +3,5 @@
 //! [`listening`], [`drain`]), and [`serve`] puts it all together from [`args`].
 
 pub mod drain;
+pub mod follow;
 pub mod overlay;
