@@ -4,4 +4,7 @@
 
 pub mod drain;
 pub mod follow;
+pub mod health;
+pub mod listening;
+pub mod litellm;
 pub mod overlay;
