@@ -9,7 +9,7 @@ mod certificates;
 mod changes;
 mod credentials;
 mod http;
-pub mod inject;
+mod inject;
 mod key;
 mod leader;
 mod metrics;
@@ -19,7 +19,6 @@ mod references;
 mod resources;
 mod routes;
 mod run;
-mod settings;
 mod sidecars;
 mod sync;
 

@@ -40,7 +40,7 @@ struct Inner {
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct Outcome {
-    outcome: &'static str,
+    outcome: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -132,8 +132,8 @@ impl Metrics {
         text
     }
 
-    pub fn reviewed(&self, outcome: &'static str) {
-        self.0.admission_reviews.get_or_create(&Outcome { outcome }).inc();
+    pub fn reviewed(&self, outcome: &str) {
+        self.0.admission_reviews.get_or_create(&Outcome { outcome: outcome.to_owned() }).inc();
     }
 
     pub fn sync_refused(&self, reason: &'static str) {

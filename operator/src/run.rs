@@ -16,13 +16,13 @@ use crate::certificates::{self, Certificates, keep_webhook_trust};
 use crate::changes::Changes;
 use crate::credentials::Credentials;
 use crate::http::{Health, serve_health, serve_tls};
+use crate::inject::Settings;
 use crate::leader;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::reconcile::{self, Reconciler, Triggers};
 use crate::references::References;
 use crate::resources::{Resources, Seen};
-use crate::settings::SidecarSettings;
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Sync};
 
@@ -34,7 +34,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         identity = args.identity,
         "starting"
     );
-    let settings = SidecarSettings::read(&args.sidecar_settings)?;
+    let settings = read_settings(&args)?;
     let client = Client::try_default()
         .await
         .context("configuring the Kubernetes client")?;
@@ -76,7 +76,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (set_ready, ready) = watch::channel(false);
 
     let admission = Admission {
-        settings: settings.inject(&args.operator_url),
+        settings,
         certificates: certificates.clone(),
         resources: resources.clone(),
         metrics: metrics.clone(),
@@ -175,6 +175,16 @@ async fn follow_election(
 async fn forever(task: impl Future<Output = ()>) -> anyhow::Result<()> {
     task.await;
     anyhow::bail!("a task that runs forever ended")
+}
+
+/// What the chart says of sidecars, and how they reach this operator.
+fn read_settings(args: &Args) -> anyhow::Result<Settings> {
+    let path = args.sidecar_settings.display();
+    let text = std::fs::read_to_string(&args.sidecar_settings).with_context(|| format!("reading {path}"))?;
+    let mut settings: Settings = serde_json::from_str(&text).with_context(|| format!("{path} is not as it should be"))?;
+    settings.operator.url = args.operator_url.clone();
+    settings.operator.version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(settings)
 }
 
 fn start_log(args: &Args) -> anyhow::Result<()> {

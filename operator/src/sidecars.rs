@@ -75,14 +75,6 @@ impl Sidecars {
         self.lock().get(uid).map(|(_, sidecar)| sidecar.clone())
     }
 
-    pub fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     fn announce(&self, namespace: &str) {
         // Without a receiver this replica does not lead, and nobody wants to know.
         let _ = self.changed.send(namespace.to_owned());
@@ -169,6 +161,6 @@ mod tests {
         drop(old);
         assert_eq!(sidecars.get("uid").unwrap().sent.as_deref(), Some("1"));
         drop(new);
-        assert!(sidecars.is_empty());
+        assert!(sidecars.get("uid").is_none());
     }
 }

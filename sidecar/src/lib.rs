@@ -1,4 +1,4 @@
-//! The data path of the sidecar. A user's request takes two hops through it:
+//! The sidecar beside LiteLLM. A user's request takes two hops through its data path:
 //!
 //! [`inbound`]: on the port LiteLLM used to own. Seals the allow-listed cookies and headers of a request into one
 //! opaque header ([`context`]) and passes the request on to LiteLLM.
@@ -6,16 +6,25 @@
 //! server it names ([`routes`]) and passes it on.
 //!
 //! [`listen`] runs both on worker threads of their own; [`respond`] is where errors become answers.
+//!
+//! The other half controls: it learns routes and credentials from the operator ([`follow`]), renders LiteLLM's
+//! configuration ([`overlay`]), looks after LiteLLM ([`litellm`], [`listening`]) and answers Kubernetes
+//! ([`health`], [`drain`]).
 
 mod body;
 pub mod context;
 mod dial;
 pub mod drain;
+pub mod follow;
+pub mod health;
 mod hop_by_hop;
 pub mod inbound;
 pub mod listen;
+pub mod listening;
+pub mod litellm;
 pub mod metrics;
 pub mod outbound;
+pub mod overlay;
 mod pool;
 pub mod respond;
 pub mod routes;

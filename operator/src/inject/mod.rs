@@ -33,9 +33,8 @@ use mcp_auth_protocol::sync::Route;
 use annotations::{Asked, allows_on_refusal, asked, wishes};
 
 pub use refusal::Refusal;
-pub use review::{answer, review};
+pub use review::{AUDIT_KEY, review};
 pub use settings::{Operator, Settings};
-pub use sidecar::NAME as SIDECAR;
 
 /// What becomes of a pod.
 #[derive(Debug, PartialEq)]

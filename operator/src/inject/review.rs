@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::{Decision, decide};
 
 /// Key of the audit annotation with the decision's reason.
-const AUDIT_KEY: &str = "decision";
+pub const AUDIT_KEY: &str = "decision";
 
 /// Decides about the pod of a request and answers. `routes` are those of all resources of the namespace that
 /// select the pod.
@@ -38,7 +38,7 @@ pub fn review(request: &AdmissionRequest<Pod>, routes: &[Route], settings: &Sett
 }
 
 /// A decision that has been made already, as an answer.
-pub fn answer(request: &AdmissionRequest<Pod>, decision: &Decision) -> AdmissionResponse {
+fn answer(request: &AdmissionRequest<Pod>, decision: &Decision) -> AdmissionResponse {
     let mut response = AdmissionResponse::from(request);
     response
         .audit_annotations

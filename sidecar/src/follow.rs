@@ -1,0 +1,288 @@
+//! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of this
+//! sidecar. It never gives up: without the operator the sidecar goes on with what it has.
+//!
+//! [`connect`] opens a connection, [`lines`] cuts the stream into lines, [`backoff`] decides how long to wait.
+
+mod backoff;
+mod connect;
+mod lines;
+
+use std::convert::Infallible;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use backoff::Backoff;
+use connect::{Connection, trust};
+pub use connect::{Dial, Endpoint, Tcp};
+use lines::Lines;
+
+/// A refusal is a `Problem`, which is a few lines.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+
+/// How the operator is reached, and as whom.
+#[derive(Clone, Debug)]
+pub struct Follow<D> {
+    pub endpoint: Endpoint,
+    /// PEM certificates to verify the operator by, until a snapshot says otherwise.
+    pub operator_ca: String,
+    /// The projected ServiceAccount token. The kubelet replaces it, so it is read for each connection.
+    pub token_file: PathBuf,
+    pub timing: Timing,
+    pub dial: D,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// For TCP and TLS together.
+    pub connect: Duration,
+    /// Longest time without a line, and without an answer to the request.
+    pub silence: Duration,
+    /// First and longest wait between two attempts.
+    pub backoff: (Duration, Duration),
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            silence: Duration::from_secs(3 * sync::HEARTBEAT_SECONDS),
+            backoff: (Duration::from_millis(250), Duration::from_secs(30)),
+        }
+    }
+}
+
+/// Why a stream ended or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    #[error("the token file {path} cannot be read ({kind}); it is mounted by the injection webhook", path = path.display())]
+    TokenUnreadable { path: PathBuf, kind: io::ErrorKind },
+    #[error("the token file {path} holds no token", path = path.display())]
+    TokenInvalid { path: PathBuf },
+    #[error("the certificates to verify the operator by are no valid PEM certificates ({0})")]
+    OperatorCaInvalid(String),
+    #[error("{address} cannot be reached: {error}")]
+    Unreachable { address: String, error: io::Error },
+    #[error("no TLS connection with {address}: {error}")]
+    Tls { address: String, error: io::Error },
+    #[error("no connection with {address} within {seconds} s")]
+    ConnectTimeout { address: String, seconds: u64 },
+    #[error("the operator refuses with {status}: {}: {}", problem.reason, problem.message)]
+    Refused { status: StatusCode, problem: Problem },
+    #[error("nothing from the operator for {seconds} s")]
+    Silent { seconds: u64 },
+    #[error("the operator ended the stream")]
+    Ended,
+    #[error("the operator sent a line longer than {} bytes", sync::MAX_LINE_BYTES)]
+    LineTooLong,
+    #[error(
+        "the operator sent a line that is no snapshot ({0}); sidecar and operator may be of different versions"
+    )]
+    NotASnapshot(&'static str),
+    #[error("HTTP/2 with the operator failed: {0}")]
+    Http(#[from] hyper::Error),
+}
+
+impl FollowError {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TokenUnreadable { .. } | Self::TokenInvalid { .. } => "TokenUnreadable",
+            Self::OperatorCaInvalid(_) => "OperatorCaInvalid",
+            Self::Unreachable { .. } | Self::ConnectTimeout { .. } => "OperatorUnreachable",
+            Self::Tls { .. } => "OperatorNotTrusted",
+            Self::Refused { .. } => "OperatorRefused",
+            Self::Silent { .. } => "OperatorSilent",
+            Self::Ended | Self::Http(_) => "StreamBroken",
+            Self::LineTooLong | Self::NotASnapshot(_) => "StreamInvalid",
+        }
+    }
+}
+
+/// What outlives a connection.
+struct State<'a, A> {
+    operator_ca: String,
+    backoff: Backoff,
+    /// The failure last logged, so that each is told once and not with every attempt.
+    told: Option<String>,
+    reports: &'a watch::Sender<Report>,
+    apply: A,
+}
+
+impl<D: Dial> Follow<D> {
+    /// Follows for ever. `apply` takes a snapshot over, with whatever it has to say put into `reports`; what stands
+    /// there goes up whenever it changes, along with the revision, which is entered here.
+    pub async fn run(self, reports: &watch::Sender<Report>, apply: impl FnMut(Snapshot)) -> Infallible {
+        let mut state = State {
+            operator_ca: self.operator_ca.clone(),
+            backoff: Backoff::new(self.timing.backoff),
+            told: None,
+            reports,
+            apply,
+        };
+        loop {
+            let Err(error) = self.stream(&mut state).await;
+            let wait = state.backoff.next(rand::random());
+            let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            let (reason, told) = (error.reason(), error.to_string());
+            if state.told.as_ref() == Some(&told) {
+                debug!(
+                    reason,
+                    error = told,
+                    retry_in_ms = milliseconds,
+                    "still without the operator"
+                );
+            } else {
+                warn!(
+                    reason,
+                    error = told,
+                    retry_in_ms = milliseconds,
+                    "not connected to the operator; going on with what is known"
+                );
+                state.told = Some(told);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn stream(&self, state: &mut State<'_, impl FnMut(Snapshot)>) -> Result<Infallible, FollowError> {
+        let request = self.request(state.reports)?;
+        let trust = trust(&state.operator_ca)?;
+        let address = self.endpoint.to_string();
+        let mut connection = timeout(
+            self.timing.connect,
+            Connection::open(&self.dial, &self.endpoint, trust),
+        )
+        .await
+        .map_err(|_| FollowError::ConnectTimeout {
+            address,
+            seconds: self.timing.connect.as_secs(),
+        })??;
+        let response = self.heard(connection.sender.send_request(request)).await??;
+        if response.status() != StatusCode::OK {
+            return Err(self.refusal(response).await);
+        }
+        let mut body = response.into_body();
+        let mut lines = Lines::new(sync::MAX_LINE_BYTES);
+        loop {
+            let frame = self.heard(body.frame()).await?.ok_or(FollowError::Ended)??;
+            let Ok(data) = frame.into_data() else { continue };
+            lines.push(&data);
+            while let Some(line) = lines.next().map_err(|_| FollowError::LineTooLong)? {
+                if !line.is_empty() {
+                    take_over(parse(&line)?, state);
+                }
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        reports: &watch::Sender<Report>,
+    ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, FollowError> {
+        let path = || self.token_file.clone();
+        let token =
+            std::fs::read_to_string(&self.token_file).map_err(|error| FollowError::TokenUnreadable {
+                path: path(),
+                kind: error.kind(),
+            })?;
+        let token = token.trim();
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {token}"))
+            .ok()
+            .filter(|_| !token.is_empty())
+            .ok_or_else(|| FollowError::TokenInvalid { path: path() })?;
+        bearer.set_sensitive(true);
+        let mut request = Request::new(upwards(reports.subscribe()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.endpoint.uri(sync::PATH);
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(sync::CONTENT_TYPE));
+        Ok(request)
+    }
+
+    async fn heard<T>(&self, what: impl Future<Output = T>) -> Result<T, FollowError> {
+        let silence = self.timing.silence;
+        timeout(silence, what).await.map_err(|_| FollowError::Silent {
+            seconds: silence.as_secs(),
+        })
+    }
+
+    async fn refusal(&self, response: Response<Incoming>) -> FollowError {
+        let status = response.status();
+        let body = self
+            .heard(Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect())
+            .await;
+        let problem = body
+            .ok()
+            .and_then(Result::ok)
+            .and_then(|body| serde_json::from_slice(&body.to_bytes()).ok())
+            .unwrap_or_else(|| Problem {
+                reason: "Unknown".into(),
+                message: "it does not say why".into(),
+            });
+        FollowError::Refused { status, problem }
+    }
+}
+
+fn take_over(snapshot: Snapshot, state: &mut State<'_, impl FnMut(Snapshot)>) {
+    state.backoff.reset();
+    if state.told.take().is_some() {
+        info!(revision = snapshot.revision, "connected to the operator again");
+    }
+    if !snapshot.operator_ca.trim().is_empty() {
+        match trust(&snapshot.operator_ca) {
+            Ok(_) => state.operator_ca.clone_from(&snapshot.operator_ca),
+            Err(error) => warn!(reason = error.reason(), %error, "keeping the certificates known so far"),
+        }
+    }
+    let revision = snapshot.revision.clone();
+    (state.apply)(snapshot);
+    state.reports.send_if_modified(|report| {
+        let applied = Some(revision);
+        let news = report.applied != applied;
+        report.applied = applied;
+        news
+    });
+}
+
+/// What serde says of a failure may quote the line, which holds tokens. So only its kind is told.
+fn parse(line: &[u8]) -> Result<Snapshot, FollowError> {
+    serde_json::from_slice(line).map_err(|error| {
+        FollowError::NotASnapshot(match error.classify() {
+            serde_json::error::Category::Data => "a field is missing or of another type",
+            _ => "no JSON",
+        })
+    })
+}
+
+/// The body upwards: the report as it stands, and then each that differs from the one before.
+fn upwards(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible> {
+    let lines = stream::unfold((reports, None::<Report>), |(mut reports, sent)| async move {
+        loop {
+            let report = reports.borrow_and_update().clone();
+            if sent.as_ref() != Some(&report) {
+                let mut line = serde_json::to_vec(&report).expect("a report is strings and lists of strings");
+                line.push(b'\n');
+                return Some((Ok(Frame::data(Bytes::from(line))), (reports, Some(report))));
+            }
+            reports.changed().await.ok()?;
+        }
+    });
+    BodyExt::boxed_unsync(StreamBody::new(lines))
+}
+
+#[cfg(test)]
+mod tests;

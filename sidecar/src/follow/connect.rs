@@ -1,0 +1,205 @@
+//! A connection to the operator: TLS that trusts the operator's own authority and no other, and HTTP/2 on it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use super::FollowError;
+
+const HTTPS_PORT: u16 = 443;
+
+/// `https://HOST:PORT` of the operator.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Endpoint {
+    authority: Authority,
+    name: ServerName<'static>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "must be https://HOST or https://HOST:PORT and nothing more, such as https://mcp-auth.mcp-auth.svc:8443"
+)]
+pub struct NoEndpoint;
+
+/// How bytes get to the operator. A seam for tests, which have no network.
+pub trait Dial: Send + Sync {
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    fn dial(&self, endpoint: &Endpoint) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Tcp;
+
+/// Closed when dropped.
+pub struct Connection {
+    pub sender: SendRequest<UnsyncBoxBody<Bytes, Infallible>>,
+    driver: JoinHandle<()>,
+}
+
+impl Endpoint {
+    pub fn host(&self) -> &str {
+        self.authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+    }
+
+    pub fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(HTTPS_PORT)
+    }
+
+    pub fn uri(&self, path: &'static str) -> Uri {
+        let mut parts = Uri::from_static(path).into_parts();
+        parts.scheme = Some(Scheme::HTTPS);
+        parts.authority = Some(self.authority.clone());
+        Uri::from_parts(parts).expect("a scheme, an authority and a path are a URI")
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = NoEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, NoEndpoint> {
+        let uri: Uri = text.parse().map_err(|_| NoEndpoint)?;
+        let bare = uri.scheme() == Some(&Scheme::HTTPS) && uri.path() == "/" && uri.query().is_none();
+        let authority = uri
+            .authority()
+            .filter(|authority| bare && !authority.as_str().contains('@'));
+        let authority = authority.ok_or(NoEndpoint)?.clone();
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        Ok(Self {
+            authority,
+            name: ServerName::try_from(host).map_err(|_| NoEndpoint)?,
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}", self.authority)
+    }
+}
+
+impl Dial for Tcp {
+    type Io = TcpStream;
+
+    async fn dial(&self, endpoint: &Endpoint) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Connection {
+    pub async fn open(
+        dial: &impl Dial,
+        endpoint: &Endpoint,
+        trust: Arc<ClientConfig>,
+    ) -> Result<Self, FollowError> {
+        let address = endpoint.to_string();
+        let io = dial
+            .dial(endpoint)
+            .await
+            .map_err(|error| FollowError::Unreachable {
+                address: address.clone(),
+                error,
+            })?;
+        let tls = TlsConnector::from(trust)
+            .connect(endpoint.name.clone(), io)
+            .await
+            .map_err(|error| FollowError::Tls { address, error })?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;
+        // Its errors reach the request and the body, too, which say more about them.
+        let driver = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Self { sender, driver })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// What verifies the operator by these PEM certificates and by nothing else.
+pub fn trust(operator_ca: &str) -> Result<Arc<ClientConfig>, FollowError> {
+    let invalid = |error: &dyn fmt::Display| FollowError::OperatorCaInvalid(error.to_string());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(operator_ca.as_bytes()) {
+        roots
+            .add(certificate.map_err(|error| invalid(&error))?)
+            .map_err(|error| invalid(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(invalid(&"there is none"));
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| invalid(&error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_scheme_a_host_and_a_port() {
+        let endpoint: Endpoint = "https://mcp-auth.mcp-auth.svc:8443".parse().unwrap();
+        assert_eq!(
+            (endpoint.host(), endpoint.port()),
+            ("mcp-auth.mcp-auth.svc", 8443)
+        );
+        assert_eq!(
+            endpoint.uri("/v1/sync"),
+            "https://mcp-auth.mcp-auth.svc:8443/v1/sync"
+        );
+        let endpoint: Endpoint = "https://[::1]".parse().unwrap();
+        assert_eq!((endpoint.host(), endpoint.port()), ("::1", 443));
+        for text in [
+            "http://a:1",
+            "a:1",
+            "https://a/path",
+            "https://a?b",
+            "https://u@a",
+            "https://",
+            "",
+        ] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_certificates_are_no_trust() {
+        assert_eq!(trust("").unwrap_err().reason(), "OperatorCaInvalid");
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(trust(garbage).unwrap_err().reason(), "OperatorCaInvalid");
+    }
+}

@@ -1,0 +1,196 @@
+//! LiteLLM's overlay configuration: the user's `mcp_servers`, with the managed ones led through the sidecar.
+//!
+//! LiteLLM merges `include`d files and replaces every mapping as a whole, so the overlay holds the complete
+//! `mcp_servers` and nothing else. [`config`] finds out what LiteLLM would make of the user's files, [`entry`]
+//! rewrites one server, [`identity`] keeps its id, [`emit`] writes the text, [`write`](mod@write) puts it in place
+//! and [`restart`] tells which servers LiteLLM has not read yet.
+//!
+//! What is copied must mean the same to PyYAML afterwards. A YAML library that loads and dumps would decide on the
+//! type of `yes`, `0123` or `12:30:45` by its own rules on the way in. So nothing is loaded: [`parse`](mod@parse)
+//! keeps each scalar with its style and tag, and `emit` writes it so that PyYAML decides as it would have before.
+
+pub mod config;
+pub mod emit;
+pub mod entry;
+pub mod identity;
+pub mod node;
+pub mod parse;
+pub mod resolve;
+pub mod restart;
+pub mod write;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mcp_auth_protocol::sync::{Problem, Route};
+
+use config::{Config, ConfigError, Unusable};
+use entry::Address;
+use node::{Budget, Mapping, Node};
+
+/// What the overlay is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// LiteLLM's own configuration file, if it has one.
+    pub original: Option<&'a Path>,
+    /// Where the overlay is to be, for its parts to name one another.
+    pub overlay: &'a Path,
+    pub routes: &'a [Route],
+    /// The sidecar's listener for LiteLLM's MCP client.
+    pub outbound: SocketAddr,
+}
+
+/// The overlay, ready to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overlay {
+    /// The overlay, and behind it the files it includes; see [`render`].
+    pub files: Vec<(PathBuf, String)>,
+    /// The managed servers in it.
+    pub servers: BTreeMap<String, Address>,
+    pub problems: Vec<Problem>,
+}
+
+/// Renders the overlay. It never fails: where the user's configuration cannot be used, the overlay is empty, so
+/// that LiteLLM runs as it would without us, and a problem says why. To guess would lose servers of the user.
+///
+/// LiteLLM merges breadth first (see [`config`]): the original's own includes come after the overlay, and their
+/// `mcp_servers` would replace ours. So the overlay includes a copy of itself, which includes another, until there
+/// is one as deep as the deepest file of the user. Each is the last of its level, and the last of all is ours.
+pub fn render(input: &Input<'_>) -> Overlay {
+    let mut budget = Budget::default();
+    let mut problems = Vec::new();
+    let rendered = read(input, &mut budget).and_then(|config| {
+        let in_original = |error| Unusable {
+            path: input.original.unwrap_or(input.overlay).to_owned(),
+            error,
+        };
+        let mut servers = BTreeMap::new();
+        let merged = merge(&config, input, &mut servers, &mut problems, &mut budget).map_err(in_original)?;
+        let paths = chain(input.overlay, config.depth);
+        let files = paths.iter().enumerate().map(|(level, path)| {
+            let text =
+                text(merged.clone(), paths.get(level + 1), &mut Budget::default()).map_err(in_original)?;
+            Ok((path.clone(), text))
+        });
+        Ok((files.collect::<Result<Vec<_>, Unusable>>()?, servers))
+    });
+    match rendered {
+        Ok((files, servers)) => Overlay {
+            files,
+            servers,
+            problems,
+        },
+        Err(unusable) => Overlay {
+            files: vec![(input.overlay.to_owned(), "{}\n".to_owned())],
+            servers: BTreeMap::new(),
+            problems: vec![Problem {
+                reason: unusable.error.reason().to_owned(),
+                message: format!("{unusable}. LiteLLM runs without mcp-auth until then"),
+            }],
+        },
+    }
+}
+
+impl Overlay {
+    /// Writes what has changed, what is included first, so that LiteLLM never finds a name without its file.
+    pub fn write(&self) -> io::Result<bool> {
+        let mut changed = false;
+        for (path, text) in self.files.iter().rev() {
+            changed |= write::write(path, text)?;
+        }
+        Ok(changed)
+    }
+}
+
+fn read(input: &Input<'_>, budget: &mut Budget) -> Result<Config, Unusable> {
+    input.original.map_or_else(
+        || Ok(Config::default()),
+        |original| config::read(original, budget),
+    )
+}
+
+/// All the servers, the user's first.
+fn merge(
+    config: &Config,
+    input: &Input<'_>,
+    servers: &mut BTreeMap<String, Address>,
+    problems: &mut Vec<Problem>,
+    budget: &mut Budget,
+) -> Result<Arc<Node>, ConfigError> {
+    let mut pairs = match config.servers.as_ref().and_then(|servers| servers.as_mapping()) {
+        Some(mapping) => mapping.flatten(budget)?,
+        None => Vec::new(),
+    };
+    let aliases = mapped_aliases(config, budget)?;
+    for route in input.routes {
+        let place = pairs
+            .iter()
+            .position(|(key, _)| key.as_str() == Some(&route.server));
+        let original = place.map(|place| &*pairs[place].1);
+        let alias = aliases.get(&route.server).map(String::as_str);
+        let managed = entry::address(route, input.outbound)
+            .and_then(|address| Ok((entry::manage(original, route, &address, alias, budget)?, address)));
+        match managed {
+            Ok((managed, address)) => {
+                problems.extend(managed.problem);
+                servers.insert(route.server.clone(), address);
+                match place {
+                    Some(place) => pairs[place].1 = managed.node,
+                    None => pairs.push((Node::text(&route.server), managed.node)),
+                }
+            }
+            Err(entry::Unmanageable::Config(error)) => return Err(error),
+            Err(error) => {
+                problems.push(Problem {
+                    reason: error.reason().to_owned(),
+                    message: error.to_string(),
+                });
+            }
+        }
+    }
+    Ok(Node::mapping(pairs))
+}
+
+/// Server to alias, from `litellm_settings.mcp_aliases`, which maps the other way round. The first one counts.
+fn mapped_aliases(config: &Config, budget: &mut Budget) -> Result<HashMap<String, String>, ConfigError> {
+    let mut aliases = HashMap::new();
+    let Some(settings) = config
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.as_mapping())
+    else {
+        return Ok(aliases);
+    };
+    let mapped = settings.get("mcp_aliases", budget)?;
+    let Some(mapped) = mapped.as_ref().and_then(|mapped| mapped.as_mapping()) else {
+        return Ok(aliases);
+    };
+    for (alias, server) in mapped.flatten(budget)? {
+        if let (Some(alias), Some(server)) = (alias.as_str(), server.as_str()) {
+            aliases
+                .entry(server.to_owned())
+                .or_insert_with(|| alias.to_owned());
+        }
+    }
+    Ok(aliases)
+}
+
+fn text(servers: Arc<Node>, next: Option<&PathBuf>, budget: &mut Budget) -> Result<String, ConfigError> {
+    let mut pairs = Vec::new();
+    if let Some(next) = next {
+        let path = Node::text(next.to_string_lossy());
+        pairs.push((Node::text("include"), Node::sequence(vec![path])));
+    }
+    pairs.push((Node::text("mcp_servers"), servers));
+    emit::emit(&Mapping { tag: None, pairs }, budget)
+}
+
+/// `overlay.yaml`, `overlay-1.yaml`, ... with one name for each level of includes below the first.
+fn chain(overlay: &Path, depth: usize) -> Vec<PathBuf> {
+    let stem = overlay.file_stem().unwrap_or_default().to_string_lossy();
+    let below = (1..=depth).map(|level| overlay.with_file_name(format!("{stem}-{level}.yaml")));
+    std::iter::once(overlay.to_owned()).chain(below).collect()
+}

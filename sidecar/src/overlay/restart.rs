@@ -1,0 +1,213 @@
+//! Which servers LiteLLM does not know of yet. It reads its configuration at start only, so an entry that came or
+//! changed later needs a restart of LiteLLM, which the operator can tell or do.
+//!
+//! A start is known by LiteLLM's listening socket, which is a new one in each life of the process; readiness alone
+//! would not do, since it also comes and goes with LiteLLM's database. When exactly LiteLLM reads its files before
+//! it gets ready is not known, so it is taken to have read only what stood in every overlay since it was last seen
+//! to be another process.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::Address;
+
+/// What was seen of LiteLLM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Seen {
+    /// Nobody listens on its port.
+    Down,
+    /// It listens, and does not say that it is ready.
+    Starting,
+    /// It is ready. The number of its listening socket, the same one as long as the process lives.
+    Ready { listener: u64 },
+}
+
+/// The managed servers that LiteLLM has read, and by which socket its process is known. Outlives a restart of the
+/// sidecar in a file beside the overlay.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Loaded {
+    listener: u64,
+    servers: BTreeMap<String, Address>,
+}
+
+#[derive(Debug, Default)]
+pub struct Restart {
+    /// In the overlay now.
+    current: BTreeMap<String, Address>,
+    /// In every overlay since the process in `loaded` was last seen alive; absent before the first overlay.
+    constant: Option<BTreeMap<String, Address>>,
+    loaded: Option<Loaded>,
+    /// Whether that process has not been seen to be gone.
+    alive: bool,
+}
+
+impl Restart {
+    /// Goes on where an earlier process of the sidecar stopped.
+    pub fn resume(loaded: Option<Loaded>) -> Self {
+        Self {
+            alive: loaded.is_some(),
+            loaded,
+            ..Self::default()
+        }
+    }
+
+    pub fn overlay_written(&mut self, servers: BTreeMap<String, Address>) {
+        match &mut self.constant {
+            Some(constant) => constant.retain(|name, address| servers.get(name) == Some(address)),
+            None => self.constant = Some(servers.clone()),
+        }
+        self.current = servers;
+    }
+
+    /// What LiteLLM has read, if this is news.
+    pub fn observe(&mut self, seen: Seen) -> Option<&Loaded> {
+        let listener = match seen {
+            Seen::Down => {
+                self.alive = false;
+                return None;
+            }
+            Seen::Starting => return None,
+            Seen::Ready { listener } => listener,
+        };
+        let same = self.alive
+            && self
+                .loaded
+                .as_ref()
+                .is_some_and(|loaded| loaded.listener == listener);
+        let constant = self.constant.replace(self.current.clone());
+        if same {
+            return None;
+        }
+        self.alive = true;
+        self.loaded = Some(Loaded {
+            listener,
+            servers: constant.unwrap_or_default(),
+        });
+        self.loaded.as_ref()
+    }
+
+    /// Sorted names of the servers in the overlay that LiteLLM has not read as they are.
+    pub fn needed_for(&self) -> Vec<String> {
+        let Some(loaded) = &self.loaded else {
+            return Vec::new();
+        };
+        let unread = self
+            .current
+            .iter()
+            .filter(|(name, address)| loaded.servers.get(*name) != Some(address));
+        unread.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(names: &[&str]) -> BTreeMap<String, Address> {
+        let address = |name: &str| Address {
+            url: format!("http://127.0.0.1:1/{name}/mcp"),
+            transport: "http".into(),
+        };
+        names
+            .iter()
+            .map(|name| ((*name).to_owned(), address(name)))
+            .collect()
+    }
+
+    fn up(first: &[&str]) -> Restart {
+        let mut restart = Restart::default();
+        restart.overlay_written(servers(first));
+        restart.observe(Seen::Down);
+        restart.observe(Seen::Ready { listener: 1 });
+        restart
+    }
+
+    #[test]
+    fn nothing_is_needed_before_litellm_has_started() {
+        let mut restart = Restart::default();
+        restart.overlay_written(servers(&["a"]));
+        assert!(restart.needed_for().is_empty());
+    }
+
+    #[test]
+    fn what_stood_in_the_overlay_at_the_start_is_known() {
+        assert!(up(&["a", "b"]).needed_for().is_empty());
+    }
+
+    #[test]
+    fn a_server_that_comes_later_needs_a_restart_until_there_was_one() {
+        let mut restart = up(&["a"]);
+        restart.overlay_written(servers(&["a", "b"]));
+        assert_eq!(restart.needed_for(), ["b"]);
+        restart.observe(Seen::Ready { listener: 1 });
+        assert_eq!(restart.needed_for(), ["b"]);
+        restart.observe(Seen::Ready { listener: 2 });
+        assert!(
+            restart.needed_for().is_empty(),
+            "another socket is another process, even if nobody saw it go"
+        );
+    }
+
+    #[test]
+    fn readiness_that_comes_and_goes_is_no_restart() {
+        let mut restart = up(&["a"]);
+        restart.overlay_written(servers(&["a", "b"]));
+        restart.observe(Seen::Starting);
+        assert_eq!(restart.observe(Seen::Ready { listener: 1 }), None);
+        assert_eq!(restart.needed_for(), ["b"]);
+    }
+
+    #[test]
+    fn a_changed_path_or_transport_needs_a_restart() {
+        let mut restart = up(&["a"]);
+        let mut changed = servers(&["a"]);
+        changed.get_mut("a").unwrap().transport = "sse".into();
+        restart.overlay_written(changed);
+        assert_eq!(restart.needed_for(), ["a"]);
+        restart.overlay_written(servers(&["a"]));
+        assert!(
+            restart.needed_for().is_empty(),
+            "and none once it is as LiteLLM knows it"
+        );
+    }
+
+    #[test]
+    fn a_server_that_goes_needs_none() {
+        let mut restart = up(&["a", "b"]);
+        restart.overlay_written(servers(&["a"]));
+        assert!(restart.needed_for().is_empty());
+    }
+
+    #[test]
+    fn what_changes_while_litellm_starts_is_not_taken_for_read() {
+        let mut restart = up(&["a"]);
+        restart.observe(Seen::Down);
+        restart.overlay_written(servers(&["a", "b"]));
+        restart.observe(Seen::Ready { listener: 2 });
+        assert_eq!(restart.needed_for(), ["b"]);
+    }
+
+    #[test]
+    fn the_same_socket_number_after_a_gap_is_another_process() {
+        let mut restart = up(&["a"]);
+        restart.overlay_written(servers(&["a", "b"]));
+        restart.observe(Seen::Ready { listener: 1 });
+        restart.observe(Seen::Down);
+        assert!(restart.observe(Seen::Ready { listener: 1 }).is_some());
+        assert!(restart.needed_for().is_empty());
+    }
+
+    #[test]
+    fn a_restart_of_the_sidecar_forgets_nothing() {
+        let mut earlier = Restart::default();
+        earlier.overlay_written(servers(&["a"]));
+        let loaded = earlier.observe(Seen::Ready { listener: 7 }).cloned().unwrap();
+        let kept: Loaded = serde_json::from_str(&serde_json::to_string(&loaded).unwrap()).unwrap();
+
+        let mut restart = Restart::resume(Some(kept));
+        restart.overlay_written(servers(&["a", "b"]));
+        assert_eq!(restart.observe(Seen::Ready { listener: 7 }), None);
+        assert_eq!(restart.needed_for(), ["b"]);
+    }
+}
