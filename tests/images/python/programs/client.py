@@ -54,7 +54,8 @@ async def load(options: argparse.Namespace) -> dict:
         session_cookie = f"load-{number}"
         call = Call(server=options.server, cookies={"session_id": session_cookie})
         try:
-            answer = json.loads(await WAYS[options.through](session, call))
+            way = WAYS[options.through[number % len(options.through)]]
+            answer = json.loads(await way(session, call))
             credentials[answer["credential"]] += 1
             if answer["cookies"].get("session_id") != session_cookie:
                 failures["answered for another user"] += 1
@@ -126,7 +127,7 @@ def arguments() -> argparse.Namespace:
     command.set_defaults(run=call_tool)
 
     command = commands.add_parser("load")
-    command.add_argument("--through", choices=WAYS, default="chat")
+    command.add_argument("--through", choices=WAYS, nargs="+", default=["chat"], help="these by turns")
     command.add_argument("--server", default="tools")
     command.add_argument("--rate", type=float, default=5, help="calls a second")
     command.add_argument("--seconds", type=float, default=60)

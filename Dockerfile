@@ -1,0 +1,33 @@
+# The two images of mcp-auth, each one static program on nothing:
+#
+#   docker build --target operator --tag mcp-auth-operator .
+#   docker build --target sidecar --tag mcp-auth-sidecar .
+
+FROM docker.io/library/rust:1.95-slim-bookworm AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev
+WORKDIR /source
+COPY . .
+ARG PROFILE=release
+# A static glibc needs a target named explicitly: without it the flag would reach procedural macros too.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
+    target=$(rustc -vV | sed -n 's/^host: //p') && \
+    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth-operator --bin mcp-auth && \
+    install -D --target-directory /product "target/$target/$PROFILE/mcp-auth-operator" "target/$target/$PROFILE/mcp-auth" && \
+    cp /etc/ssl/certs/ca-certificates.crt /product
+
+# What the images are made of. Tests put programs here that were built outside (`--build-context product=FOLDER`).
+FROM scratch AS product
+COPY --from=build /product /
+
+FROM scratch AS operator
+COPY --from=product /ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=product /mcp-auth-operator /mcp-auth-operator
+USER 65532:65532
+ENTRYPOINT ["/mcp-auth-operator"]
+
+FROM scratch AS sidecar
+COPY --from=product /ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=product /mcp-auth /mcp-auth
+USER 65532:65532
+ENTRYPOINT ["/mcp-auth"]

@@ -1,0 +1,72 @@
+"""What stands around the five steps: the demo's manifests, its programs inside the cluster, and their removal."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from terminal import Broken, run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MANIFESTS = Path(__file__).resolve().parent / "manifests"
+NAMESPACE = "demo"
+OPERATOR_NAMESPACE = "mcp-auth-system"
+RELEASE = "mcp-auth"
+BEFORE = ["namespace", "oauth", "tools", "llm", "litellm", "client"]
+
+
+def setting(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise Broken(f"{name} is not set: run the demo by `make demo`, which builds the images and names them")
+    return value
+
+
+def manifest(name: str) -> str:
+    text = (MANIFESTS / f"{name}.yaml").read_text()
+    for placeholder in ("PYTHON_IMAGE", "OAUTH_IMAGE"):
+        text = text.replace(placeholder, setting(f"MCPAUTH_TEST_{placeholder}"))
+    return text
+
+
+def kubectl(*arguments: str, **how) -> str:
+    return run("kubectl", "--namespace", NAMESPACE, *arguments, **how)
+
+
+def client(*arguments: str) -> dict:
+    """The user's program in the cluster: one command, one answer in JSON, which may tell of a failure."""
+    out = kubectl("exec", "deploy/client", "--", "python3", "/programs/client.py", *arguments, may_fail=True)
+    if not out.strip():
+        raise Broken(f"the client printed nothing for: {' '.join(arguments)}")
+    return json.loads(out)
+
+
+def start_load(*arguments: str) -> subprocess.Popen:
+    command = ["kubectl", "--namespace", NAMESPACE, "exec", "deploy/client", "--"]
+    command += ["python3", "/programs/client.py", "load", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def oauth(method: str, path: str, body: dict | None = None) -> dict:
+    """Asks the OAuth2 server's administration."""
+    arguments = [method, path] + ([json.dumps(body)] if body is not None else [])
+    return json.loads(kubectl("exec", "deploy/oauth", "--", "./node", "admin.mjs", *arguments))
+
+
+def remove() -> None:
+    quietly = {"may_fail": True}
+    run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait", **quietly)
+    run("helm", "uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--wait", **quietly)
+    run("kubectl", "delete", "namespace", OPERATOR_NAMESPACE, "--ignore-not-found", "--wait", **quietly)
+    # The chart keeps the definition when it is uninstalled, and with it all resources of a cluster that is not a demo.
+    run("kubectl", "delete", "crd", "mcpserverauths.mcpauth.dev", "--ignore-not-found", "--wait", **quietly)
+
+
+def install_operator() -> None:
+    images = []
+    for name in ("operator", "sidecar"):
+        repository, tag = setting(f"MCPAUTH_TEST_{name.upper()}_IMAGE").rsplit(":", 1)
+        images += ["--set", f"{name}.image.repository={repository},{name}.image.tag={tag}"]
+    chart = str(REPOSITORY / "charts" / "mcp-auth")
+    where = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"]
+    run("helm", "install", RELEASE, chart, *where, *images)
