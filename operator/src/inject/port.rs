@@ -234,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_declares_every_port_is_refused() {
+        let all: Vec<String> = (16480..=u16::MAX)
+            .map(|port| format!("{{containerPort: {port}}}"))
+            .collect();
+        let others = format!("{{name: o, ports: [{}]}}", all.join(", "));
+        assert_eq!(
+            choose_in("ports: [{containerPort: 4000}]", &others, &Wishes::default()),
+            Err("NoPortLeft")
+        );
+    }
+
+    #[test]
     fn a_port_of_two_containers_is_refused_unless_litellm_keeps_it() {
         let others = "{name: o, ports: [{containerPort: 4000}]}";
         assert_eq!(

@@ -1,7 +1,10 @@
 //! What holds for every pod that is injected.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
+use super::super::annotations;
 use super::api_server::{API_TOKEN_FOLDER, admitted};
 use super::{Decision, Input, SECRET, SIDECAR, injecting, list, route, sidecar};
 
@@ -79,7 +82,13 @@ fn what_gets_lost_is_injected_anew_and_nothing_else() {
             match lost {
                 Value::Array(items) => items.retain(|item| {
                     let name = item["name"].as_str().unwrap();
-                    !(name == "mcpauth-none" || name == "MCPAUTH_OPERATOR" || name == "MCPAUTH_POD_UID")
+                    ![
+                        "mcpauth-none",
+                        "mcpauth-folder",
+                        "MCPAUTH_OPERATOR",
+                        "MCPAUTH_POD_UID",
+                    ]
+                    .contains(&name)
                 }),
                 Value::Object(items) => drop(items.remove("mcpauth.dev/wrapper")),
                 _ => unreachable!(),
@@ -344,7 +353,7 @@ fn ports_of_a_pod_are_all_different() {
             })
         });
         let ours: Vec<u64> = ours.collect();
-        let unique: std::collections::BTreeSet<u64> = ours.iter().copied().collect();
+        let unique: BTreeSet<u64> = ours.iter().copied().collect();
         assert_eq!(unique.len(), ours.len(), "{}", input.name);
         let containers = list(&injected["spec"], "containers")
             .iter()
@@ -380,5 +389,45 @@ fn sorted(pod: &Value) -> Value {
             .map(|(key, value)| (key.clone(), sorted(value)))
             .collect(),
         other => other.clone(),
+    }
+}
+
+/// The refusals' table and the inputs are each other's complement: none is undocumented, and none untested.
+#[test]
+fn the_documentation_lists_every_refusal_and_every_annotation() {
+    let text = include_str!("../../../../docs/injection.md");
+    let (_, refusals) = text.split_once("## Refusals").unwrap();
+    let (refusals, _) = refusals.split_once("## Warnings").unwrap();
+    let listed: BTreeSet<&str> = refusals
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0))
+        .collect();
+    let decisions: Vec<Decision> = Input::all()
+        .iter()
+        .map(|input| input.decide(&input.pod))
+        .collect();
+    let refused = decisions.iter().filter_map(|decision| match decision {
+        Decision::Refuse(refusal) => Some(refusal.reason()),
+        _ => None,
+    });
+    // Its input is too long to be written down; `port` tests it.
+    let tested: BTreeSet<&str> = refused.chain(["NoPortLeft"]).collect();
+    assert_eq!(listed, tested);
+    for key in [
+        annotations::INJECT_LABEL,
+        annotations::CONTAINER,
+        annotations::CONFIG_PATH,
+        annotations::PORT,
+        annotations::INBOUND,
+        annotations::ON_REFUSAL,
+        annotations::START_TIMEOUT,
+        annotations::INJECTED,
+        annotations::SKIPPED,
+        annotations::WRAPPER,
+    ] {
+        assert!(
+            text.contains(&format!("`{key}`")) || text.contains(&format!("`{key}:")),
+            "{key}"
+        );
     }
 }
