@@ -151,6 +151,16 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_was_handed_over_with_less_than_a_second_is_renewed_by_its_end() {
+        let mut token = token(Some(0));
+        token.expires_at = Some(after(now(), Duration::from_millis(300)));
+        assert_eq!(
+            refresh_at(&token, &policy("33%", || 0.0)),
+            token.expires_at.unwrap()
+        );
+    }
+
+    #[test]
     fn backoff_doubles_up_to_a_minute() {
         let longest: Vec<_> = (1..9)
             .map(|failures| retried_after(failures, None, || 1.0))

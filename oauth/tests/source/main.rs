@@ -50,11 +50,11 @@ fn spawn(script: &Script, clock: &Clock) -> (TokenSource, watch::Receiver<State>
     (source, states)
 }
 
-/// The first state that fits, within a year.
+/// The first state that fits, within a day.
 async fn state(states: &mut watch::Receiver<State>, fits: impl FnMut(&State) -> bool) -> State {
-    let year = Duration::from_secs(365 * 24 * 60 * 60);
-    let found = tokio::time::timeout(year, states.wait_for(fits)).await;
-    found.expect("it comes within a year").unwrap().clone()
+    let day = Duration::from_secs(24 * 60 * 60);
+    let found = tokio::time::timeout(day, states.wait_for(fits)).await;
+    found.expect("it comes within a day").unwrap().clone()
 }
 
 async fn sleep(seconds: u64) {
@@ -347,6 +347,16 @@ async fn a_new_secret_ends_the_backoff_and_the_request_with_the_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_failures_of_the_old_secret_do_not_slow_the_new_one_down() {
+    let clock = Clock::starting_at(start());
+    let script = Script::new(&clock, []);
+    let (source, mut states) = spawn(&script, &clock);
+    state(&mut states, |state| state.failures_in_a_row == 5).await;
+    source.replace(Script::new(&clock, []));
+    state(&mut states, |state| state.failures_in_a_row == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_handle_ends_the_source_and_the_request_under_way() {
     let clock = Clock::starting_at(start());
     let script = Script::new(&clock, [issue("one", 3600), Step::Hang]);
@@ -356,7 +366,8 @@ async fn dropping_the_handle_ends_the_source_and_the_request_under_way() {
     assert_eq!(script.under_way(), 1);
     states.mark_unchanged();
     drop(source);
-    assert!(states.changed().await.is_err());
+    let ended = tokio::time::timeout(Duration::from_secs(1), states.changed()).await;
+    assert!(ended.expect("the source ends").is_err());
     assert_eq!(script.under_way(), 0);
     sleep(24 * 60 * 60).await;
     assert_eq!(script.requests(), [0, 2412]);

@@ -291,7 +291,9 @@ async fn what_the_server_echoes_of_the_secret_is_not_told() {
 
 #[tokio::test]
 async fn each_request_has_a_connection_of_its_own() {
-    let server = Server::start(Step::Send(json("200 OK", TOKEN))).await;
+    let body = TOKEN.len();
+    let kept_open = format!("HTTP/1.1 200 OK\r\ncontent-length: {body}\r\n\r\n{TOKEN}");
+    let server = Server::start(Step::SendAndHang(kept_open.into())).await;
     let client = server.client(basic(), Limits::default());
     for _ in 0..3 {
         client.request_token().await.unwrap();

@@ -50,10 +50,11 @@ impl Server {
                     match acceptor {
                         None => serve(stream, step, seen).await,
                         // A handshake that the client breaks off is what some tests are about.
-                        Some(acceptor) => match acceptor.accept(stream).await {
-                            Ok(stream) => serve(stream, step, seen).await,
-                            Err(_) => {}
-                        },
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                serve(stream, step, seen).await;
+                            }
+                        }
                     }
                 });
             }
