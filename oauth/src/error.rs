@@ -1,127 +1,361 @@
-//! Why there is no token, with a word about what to check. No variant holds a secret or a token, and what the
-//! authorization server wrote is bounded and cleaned before it gets in here.
+//! Why there is no token, in three forms: a closed reason for metrics, a code for the status, and a message that
+//! says what to check. What a server said is in here only as [`Quote`](crate::quote::Quote) let it through.
 
+use std::fmt;
 use std::time::Duration;
 
-use thiserror::Error;
+use crate::RetryAfter;
 
-/// Longest text of a server that is repeated.
-const QUOTED: usize = 200;
-
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
+/// A failed token request, or a registration that none can be made from.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// An OAuth error response (RFC 6749 section 5.2).
-    #[error("the authorization server answered {code}{}{}", quoted(.description), hint(.code))]
-    Refused {
-        code: String,
-        description: Option<String>,
-    },
-    #[error("the token endpoint answered HTTP {status}{}", status_hint(*.status))]
-    Status {
+    #[error("tokenUrl {problem}")]
+    InvalidUrl { problem: &'static str },
+    #[error("caBundle {problem}")]
+    InvalidCaBundle { problem: &'static str },
+    #[error("extraParameters holds {name:?}, which has a field of its own")]
+    ReservedParameter { name: String },
+    #[error("the system has no certificate authorities to verify the token endpoint with")]
+    NoTrustRoots,
+    #[error("the token endpoint gave no complete answer within {} s", limit.as_secs_f64())]
+    Timeout { limit: Duration },
+    #[error("no connection to the token endpoint: {0}")]
+    Connect(ConnectFault),
+    #[error("the token endpoint ended the connection before its answer was complete")]
+    Interrupted,
+    #[error("the authorization server answered {0}")]
+    Rejected(Rejection),
+    #[error("the token endpoint answered with HTTP status {status}")]
+    HttpStatus {
         status: u16,
-        retry_after: Option<Duration>,
+        retry_after: Option<RetryAfter>,
     },
+    #[error("the token endpoint redirects{}", to_host(host))]
+    Redirected { status: u16, host: Option<String> },
+    #[error("the token endpoint's answer is longer than {limit} bytes")]
+    TooLarge { limit: usize },
     #[error(
-        "the token endpoint answered HTTP {status} with {content_type} where JSON belongs: check that the URL is \
-         the token endpoint and not a page or a login"
+        "the token endpoint's answer is {shape}{} instead of JSON",
+        of_type(content_type)
     )]
-    NotJson { status: u16, content_type: String },
-    #[error("the token endpoint's answer cannot be used: {0}")]
-    Malformed(String),
-    #[error("the token endpoint's answer is longer than {0} bytes")]
-    TooLarge(usize),
-    #[error("the token is of type {0:?}, and only Bearer is known")]
-    TokenType(String),
+    NotJson {
+        shape: Shape,
+        content_type: Option<String>,
+    },
+    #[error("the token endpoint's answer holds no usable access_token: {problem}")]
+    NoAccessToken { problem: &'static str },
     #[error(
-        "the token has expired on arrival (expires_in {0}): check the authorization server's token lifetime"
+        "the token endpoint issued a token{}, which is not a bearer token",
+        of_type(token_type)
     )]
-    ExpiredOnArrival(i64),
-    #[error("the token endpoint redirects, which is not followed with a client secret: use the final URL")]
-    Redirect,
-    #[error("the token endpoint did not answer within {} s", .0.as_secs())]
-    Timeout(Duration),
-    #[error("the token endpoint's host name cannot be resolved: {0}")]
-    Dns(String),
-    #[error(
-        "no trust in the token endpoint's certificate: {0}; a private authority belongs into spec.oauth2.caBundle"
-    )]
-    Tls(String),
-    #[error("the token endpoint cannot be reached: {0}")]
-    Connect(String),
-    #[error("the token URL is not usable: {0}")]
-    InvalidUrl(String),
-    #[error("the CA bundle is not usable: {0}")]
-    InvalidCaBundle(String),
+    UnsupportedTokenType { token_type: Option<String> },
+    #[error("the token was over when it arrived: it lives for {expires_in} s")]
+    ExpiredOnArrival { expires_in: i64 },
+}
+
+/// Why no connection came about.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConnectFault {
+    #[error("its host name does not resolve")]
+    Dns,
+    #[error("it was refused")]
+    Refused,
+    #[error("TLS failed{}", because(.0))]
+    Tls(Option<String>),
+    #[error("it broke off")]
+    Other,
+}
+
+/// An error answer of the authorization server (RFC 6749 section 5.2).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rejection {
+    pub code: Code,
+    pub description: Option<String>,
+    pub status: u16,
+    pub retry_after: Option<RetryAfter>,
+}
+
+/// An OAuth error code: RFC 6749 sections 4.1.2.1 and 5.2, RFC 8707 section 2.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Code {
+    InvalidRequest,
+    InvalidClient,
+    InvalidGrant,
+    InvalidScope,
+    InvalidTarget,
+    UnauthorizedClient,
+    UnsupportedGrantType,
+    AccessDenied,
+    ServerError,
+    TemporarilyUnavailable,
+    /// Any other; the characters of RFC 6749 only, and not many of them.
+    Other(String),
+}
+
+/// What an answer that is not JSON looks like. A closed set: the answer itself may hold anything.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Shape {
+    #[error("empty")]
+    Empty,
+    #[error("an HTML page")]
+    Html,
+    #[error("XML")]
+    Xml,
+    #[error("broken JSON")]
+    BrokenJson,
+    #[error("JSON without an object")]
+    NoObject,
+    #[error("other text")]
+    Other,
 }
 
 impl Error {
-    /// The error code of the server, or the kind of failure.
-    pub fn reason(&self) -> &str {
+    /// Closed set: error codes of the standards as they are, `other_error` for any other, else the kind of failure.
+    pub fn reason(&self) -> &'static str {
         match self {
-            Self::Refused { code, .. } => code,
-            Self::Status { .. } => "HttpStatus",
+            Self::InvalidUrl { .. } => "InvalidUrl",
+            Self::InvalidCaBundle { .. } => "InvalidCaBundle",
+            Self::ReservedParameter { .. } => "ReservedParameter",
+            Self::NoTrustRoots => "NoTrustRoots",
+            Self::Timeout { .. } => "Timeout",
+            Self::Connect(ConnectFault::Dns) => "ConnectDns",
+            Self::Connect(ConnectFault::Refused) => "ConnectRefused",
+            Self::Connect(ConnectFault::Tls(_)) => "ConnectTls",
+            Self::Connect(ConnectFault::Other) => "Connect",
+            Self::Interrupted => "Interrupted",
+            Self::Rejected(rejection) => rejection.code.reason(),
+            Self::HttpStatus { .. } => "HttpStatus",
+            Self::Redirected { .. } => "Redirected",
+            Self::TooLarge { .. } => "TooLarge",
             Self::NotJson { .. } => "NotJson",
-            Self::Malformed(_) => "Malformed",
-            Self::TooLarge(_) => "TooLarge",
-            Self::TokenType(_) => "TokenType",
-            Self::ExpiredOnArrival(_) => "ExpiredOnArrival",
-            Self::Redirect => "Redirect",
-            Self::Timeout(_) => "Timeout",
-            Self::Dns(_) => "Dns",
-            Self::Tls(_) => "Tls",
-            Self::Connect(_) => "Connect",
-            Self::InvalidUrl(_) => "InvalidUrl",
-            Self::InvalidCaBundle(_) => "InvalidCaBundle",
+            Self::NoAccessToken { .. } => "NoAccessToken",
+            Self::UnsupportedTokenType { .. } => "UnsupportedTokenType",
+            Self::ExpiredOnArrival { .. } => "ExpiredOnArrival",
         }
     }
 
-    /// How long the server asked to be left alone.
-    pub fn retry_after(&self) -> Option<Duration> {
+    /// The server's own error code where it sent one, else the reason.
+    pub fn code(&self) -> &str {
         match self {
-            Self::Status { retry_after, .. } => *retry_after,
+            Self::Rejected(rejection) => rejection.code.as_str(),
+            other => other.reason(),
+        }
+    }
+
+    /// What happened and what to check, for people. Names the resource's fields.
+    pub fn message(&self) -> String {
+        format!("{self}: {}", self.hint())
+    }
+
+    /// What to check.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::InvalidUrl { .. } => {
+                "set it to the token endpoint, such as https://auth.example.com/oauth2/token"
+            }
+            Self::InvalidCaBundle { .. } => "it must hold one or more PEM certificates (BEGIN CERTIFICATE)",
+            Self::ReservedParameter { .. } => "use that field, or remove the parameter",
+            Self::NoTrustRoots => "install CA certificates, or set caBundle",
+            Self::Timeout { .. } => "check tokenUrl, network policies and the authorization server's health",
+            Self::Connect(fault) => fault.hint(),
+            Self::Interrupted => "check the authorization server's health and the proxies before it",
+            Self::Rejected(rejection) => rejection.code.hint(),
+            Self::HttpStatus { status, .. } => status_hint(*status),
+            Self::Redirected { .. } => "redirects are not followed; set tokenUrl to the final address",
+            Self::TooLarge { .. } | Self::NotJson { .. } => {
+                "check that tokenUrl is the token endpoint itself"
+            }
+            Self::NoAccessToken { .. } => {
+                "check that tokenUrl is a token endpoint that grants client_credentials"
+            }
+            Self::UnsupportedTokenType { .. } => {
+                "let the authorization server issue bearer tokens to this client"
+            }
+            Self::ExpiredOnArrival { .. } => "raise the token lifetime at the authorization server",
+        }
+    }
+
+    /// When the server wants to be asked again, if it says so.
+    pub fn retry_after(&self) -> Option<RetryAfter> {
+        match self {
+            Self::Rejected(rejection) => rejection.retry_after,
+            Self::HttpStatus { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
 }
 
-/// Text of a server, fit to be repeated: bounded, printable, and without any of the secrets of the request.
-pub(crate) fn clean(text: &str, secrets: &[&str]) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret, "[secret]");
+impl ConnectFault {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Dns => "check the host in tokenUrl",
+            Self::Refused => "check host and port in tokenUrl, and that the authorization server is up",
+            Self::Tls(_) => {
+                "check the host in tokenUrl and the server's certificate, and set caBundle if a private authority \
+                 signed it"
+            }
+            Self::Other => "check tokenUrl and network policies",
+        }
     }
-    text.chars()
-        .filter(|char| matches!(char, ' '..='~'))
-        .take(QUOTED)
-        .collect()
 }
 
-fn quoted(description: &Option<String>) -> String {
-    description
-        .as_ref()
-        .map_or(String::new(), |description| format!(" ({description:?})"))
+impl Code {
+    /// `None`: not a code of the standards.
+    pub(crate) fn known(code: &str) -> Option<Self> {
+        Some(match code {
+            "invalid_request" => Self::InvalidRequest,
+            "invalid_client" => Self::InvalidClient,
+            "invalid_grant" => Self::InvalidGrant,
+            "invalid_scope" => Self::InvalidScope,
+            "invalid_target" => Self::InvalidTarget,
+            "unauthorized_client" => Self::UnauthorizedClient,
+            "unsupported_grant_type" => Self::UnsupportedGrantType,
+            "access_denied" => Self::AccessDenied,
+            "server_error" => Self::ServerError,
+            "temporarily_unavailable" => Self::TemporarilyUnavailable,
+            _ => return None,
+        })
+    }
+
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Other(code) => code,
+            known => known.reason(),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::InvalidClient => "invalid_client",
+            Self::InvalidGrant => "invalid_grant",
+            Self::InvalidScope => "invalid_scope",
+            Self::InvalidTarget => "invalid_target",
+            Self::UnauthorizedClient => "unauthorized_client",
+            Self::UnsupportedGrantType => "unsupported_grant_type",
+            Self::AccessDenied => "access_denied",
+            Self::ServerError => "server_error",
+            Self::TemporarilyUnavailable => "temporarily_unavailable",
+            Self::Other(_) => "other_error",
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "check scopes, audience, resource and extraParameters",
+            Self::InvalidClient => {
+                "check clientId and the client secret, and that the client may authenticate by the configured method"
+            }
+            Self::InvalidScope => "check that scopes names only what this client may have",
+            Self::InvalidTarget => {
+                "check that the authorization server knows this resource; an empty resource sends none"
+            }
+            Self::UnauthorizedClient | Self::UnsupportedGrantType => {
+                "allow this client the grant client_credentials at the authorization server"
+            }
+            Self::InvalidGrant | Self::AccessDenied | Self::Other(_) => {
+                "check this client's registration at the authorization server"
+            }
+            Self::ServerError | Self::TemporarilyUnavailable => "check the authorization server's health",
+        }
+    }
 }
 
-fn hint(code: &str) -> &'static str {
-    match code {
-        "invalid_client" => ": check the client id, the client secret and clientAuthentication.method",
-        "unauthorized_client" => {
-            ": allow this client the client_credentials grant at the authorization server"
+impl fmt::Display for Rejection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.code.as_str())?;
+        match &self.description {
+            Some(description) => write!(formatter, " ({description})"),
+            None => Ok(()),
         }
-        "unsupported_grant_type" => ": enable the client_credentials grant at the authorization server",
-        "invalid_scope" => ": check spec.oauth2.scopes",
-        "invalid_target" => {
-            ": check spec.oauth2.resource (default: the server's URL) and spec.oauth2.audience"
-        }
-        "invalid_request" => ": check spec.oauth2, above all resource, audience and extraParameters",
-        _ => "",
     }
 }
 
 fn status_hint(status: u16) -> &'static str {
     match status {
-        404 | 405 => ": check that spec.oauth2.tokenUrl is the token endpoint",
-        429 => ": it limits the rate of requests",
-        _ => "",
+        401 | 403 => "check clientId and the client secret, and that tokenUrl may be called from here",
+        404 | 405 | 410 => "check that tokenUrl is the token endpoint",
+        429 => "the authorization server limits the rate of requests; they go on more slowly",
+        500.. => "check the authorization server's health and the proxies before it",
+        _ => "check tokenUrl and this client's registration at the authorization server",
+    }
+}
+
+fn to_host(host: &Option<String>) -> String {
+    host.as_ref()
+        .map(|host| format!(" to {host}"))
+        .unwrap_or_default()
+}
+
+fn of_type(kind: &Option<String>) -> String {
+    kind.as_ref()
+        .map(|kind| format!(" of type {kind}"))
+        .unwrap_or_default()
+}
+
+fn because(detail: &Option<String>) -> String {
+    detail
+        .as_ref()
+        .map(|detail| format!(" ({detail})"))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejected(code: &str, description: Option<&str>) -> Error {
+        Error::Rejected(Rejection {
+            code: Code::known(code).unwrap_or(Code::Other(code.into())),
+            description: description.map(Into::into),
+            status: 400,
+            retry_after: None,
+        })
+    }
+
+    #[test]
+    fn the_message_says_what_happened_and_what_to_check() {
+        assert_eq!(
+            rejected("invalid_client", Some("Unknown client")).message(),
+            "the authorization server answered invalid_client (Unknown client): check clientId and the client \
+             secret, and that the client may authenticate by the configured method"
+        );
+        let html = Error::NotJson {
+            shape: Shape::Html,
+            content_type: Some("text/html".into()),
+        };
+        assert_eq!(
+            html.message(),
+            "the token endpoint's answer is an HTML page of type text/html instead of JSON: check that tokenUrl is \
+             the token endpoint itself"
+        );
+    }
+
+    #[test]
+    fn a_foreign_code_is_told_but_is_no_reason_of_its_own() {
+        let error = rejected("consent_required", None);
+        assert_eq!(
+            (error.reason(), error.code()),
+            ("other_error", "consent_required")
+        );
+    }
+
+    #[test]
+    fn every_known_code_is_read_as_it_is_written() {
+        for code in [
+            "invalid_request",
+            "invalid_client",
+            "invalid_grant",
+            "invalid_scope",
+            "invalid_target",
+            "unauthorized_client",
+            "unsupported_grant_type",
+            "access_denied",
+            "server_error",
+            "temporarily_unavailable",
+        ] {
+            assert_eq!(Code::known(code).unwrap().as_str(), code);
+            assert_eq!(rejected(code, None).reason(), code);
+        }
     }
 }

@@ -1,18 +1,32 @@
-//! The OAuth2 machine client: from a registration to a token that is always fresh. [`Client`] makes one token
-//! request; [`TokenSource`] keeps one token for as long as it lives, by what [`Schedule`] decides.
+//! The OAuth2 machine client: it turns a registration at an authorization server into a token that is always
+//! valid, as far as the server lets it.
 //!
-//! It knows nothing of Kubernetes and of proxies.
+//! [`Client`] makes one token request ([`request`] what is asked, [`transport`] the way there, [`response`] what
+//! the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes what came of it as
+//! [`State`]. Nothing here knows Kubernetes or the proxy.
 
-mod answer;
 mod client;
 mod clock;
 mod error;
+mod exchange;
+mod policy;
+mod quote;
+mod request;
+mod resolve;
+mod response;
 mod schedule;
 mod source;
+mod state;
+mod token;
+mod transport;
 
-pub use answer::Token;
-pub use client::{Client, ClientAuthentication, Registration, TokenEndpoint};
+pub use client::{Client, ClientAuthentication, Registration};
 pub use clock::Clock;
-pub use error::Error;
-pub use schedule::{InvalidRefreshBefore, RefreshBefore, Schedule};
-pub use source::{Failure, State, TokenSource};
+pub use error::{Code, ConnectFault, Error, Rejection, Shape};
+pub use exchange::{Exchange, Exchanging, Issued};
+pub use policy::{InvalidRefreshBefore, Policy, RefreshBefore};
+pub use schedule::RetryAfter;
+pub use source::TokenSource;
+pub use state::{Failure, State};
+pub use token::Token;
+pub use transport::Limits;

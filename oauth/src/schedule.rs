@@ -1,191 +1,240 @@
-//! When to ask for the next token: pure decisions, with the randomness handed in.
+//! When the next token request is made: a pure decision, after a success from the token's life, after a failure
+//! from the number of failures and what the server asked for.
 
 use std::time::{Duration, SystemTime};
 
-use thiserror::Error;
+use jiff::Timestamp;
 
-use crate::Token;
+use crate::clock::after;
+use crate::{Policy, Token};
 
-/// Renewal is spread over this share of the time before it, so that a fleet of resources made at once does not
-/// ask at once for ever.
+/// Share of the wait by which a renewal may come earlier, so that tokens issued together are not renewed together.
 const JITTER: f64 = 0.1;
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// Renewals that succeed are at least this far apart where the token's life allows it, whatever was asked for.
+const SHORTEST_WAIT: Duration = Duration::from_secs(10);
+/// No two requests begin within this time, even for tokens that live no longer.
+const SHORTEST_PACE: Duration = Duration::from_secs(1);
+/// Bounds of the wait after failures.
+const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// However short a token lives, requests are no closer than this.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait that a server can ask for: a mistaken `Retry-After` must not stop a service for a day.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
-/// How long before its end a token is renewed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RefreshBefore {
-    Time(Duration),
-    /// Of its life, from 0 to 1.
-    Share(f64),
+/// A `Retry-After` header (RFC 9110 section 10.2.3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RetryAfter {
+    Delay(Duration),
+    Date(Timestamp),
 }
 
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
-#[error(
-    "{0:?} is neither a duration, such as 90s, 5m or 1h30m, nor a share of the token's life, such as 33%"
-)]
-pub struct InvalidRefreshBefore(String);
-
-impl std::str::FromStr for RefreshBefore {
-    type Err = InvalidRefreshBefore;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidRefreshBefore(text.chars().take(32).collect());
-        if let Some(percent) = text.strip_suffix('%') {
-            let percent: u8 = percent.parse().map_err(|_| invalid())?;
-            return (1..=99)
-                .contains(&percent)
-                .then(|| Self::Share(f64::from(percent) / 100.0))
-                .ok_or_else(invalid);
+impl RetryAfter {
+    /// Reads the header's value; anything else than seconds or a date is as good as absent.
+    pub fn parse(value: &str) -> Option<Self> {
+        let value = value.trim();
+        if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Some(Self::Delay(Duration::from_secs(
+                value.parse().unwrap_or(u64::MAX),
+            )));
         }
-        let mut rest = text;
-        let mut seconds = 0_u64;
-        for (unit, factor) in [('h', 3600), ('m', 60), ('s', 1)] {
-            if let Some((number, after)) = rest.split_once(unit) {
-                let number: u64 = number.parse().map_err(|_| invalid())?;
-                let part = number.checked_mul(factor).ok_or_else(invalid)?;
-                seconds = seconds.checked_add(part).ok_or_else(invalid)?;
-                rest = after;
-            }
-        }
-        if text.is_empty() || !rest.is_empty() {
-            return Err(invalid());
-        }
-        Ok(Self::Time(Duration::from_secs(seconds)))
+        let date: SystemTime = httpdate::parse_http_date(value).ok()?;
+        // The header knows some hours more of the year 9999 than a timestamp does.
+        Some(Self::Date(Timestamp::try_from(date).unwrap_or(Timestamp::MAX)))
     }
-}
 
-/// When a source asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Schedule {
-    pub refresh_before: RefreshBefore,
-}
-
-impl Schedule {
-    /// When to renew a token that was just issued. `random` is from 0 to 1.
-    pub fn renew_at(&self, token: &Token, random: f64) -> SystemTime {
-        let life = token
-            .expires_at
-            .duration_since(token.issued_at)
-            .unwrap_or_default();
-        let before = match self.refresh_before {
-            // A time as long as the life would mean to renew without end: half the life is the most.
-            RefreshBefore::Time(time) => time.min(life / 2),
-            RefreshBefore::Share(share) => life.mul_f64(share.clamp(0.0, 0.99)),
+    fn wait(self, now: Timestamp) -> Duration {
+        let asked = match self {
+            Self::Delay(delay) => delay,
+            Self::Date(date) => Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO),
         };
-        let wait = (life - before).mul_f64(1.0 - JITTER * random.clamp(0.0, 1.0));
-        token.issued_at + wait.max(SHORTEST_INTERVAL)
+        asked.min(LONGEST_RETRY_AFTER)
     }
+}
 
-    /// How long to wait after the n-th failure in a row, from 1 on: exponential, with full jitter above half, and
-    /// never shorter than the server asked for.
-    pub fn back_off(&self, failures: u32, retry_after: Option<Duration>, random: f64) -> Duration {
-        let doubled =
-            FIRST_BACKOFF.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-        let wait = doubled
-            .min(LONGEST_BACKOFF)
-            .mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0));
-        wait.max(retry_after.unwrap_or_default())
-    }
+/// When a token is renewed that was just issued: ahead of its end, never after it.
+pub(crate) fn refresh_at(token: &Token, policy: &Policy) -> Timestamp {
+    let life = token.life();
+    let wait = life.saturating_sub(policy.refresh_before.of(life));
+    let wait = wait.mul_f64(1.0 - JITTER * (policy.random)());
+    let shortest = SHORTEST_WAIT.min(life / 2).max(SHORTEST_PACE);
+    after(token.issued_at, wait.max(shortest).min(life))
+}
+
+/// When the next request is made after `failures` of them in a row: exponential with full jitter, and no earlier
+/// than the server asked for.
+pub(crate) fn retry_at(
+    now: Timestamp,
+    failures: u32,
+    retry_after: Option<RetryAfter>,
+    policy: &Policy,
+) -> Timestamp {
+    let ceiling = SHORTEST_BACKOFF
+        .saturating_mul(2_u32.saturating_pow(failures))
+        .min(LONGEST_BACKOFF);
+    let backoff = SHORTEST_BACKOFF + (ceiling - SHORTEST_BACKOFF).mul_f64((policy.random)());
+    let asked = retry_after.map_or(Duration::ZERO, |header| header.wait(now));
+    after(now, backoff.max(asked))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::RefreshBefore;
 
-    fn renew_after(refresh_before: &str, life: u64, random: f64) -> f64 {
-        let token = Token {
-            access_token: "t".into(),
-            issued_at: UNIX_EPOCH,
-            expires_at: UNIX_EPOCH + Duration::from_secs(life),
-            scope: None,
-        };
-        let schedule = Schedule {
+    const NOW: i64 = 1_900_000_000;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(NOW).unwrap()
+    }
+
+    fn policy(refresh_before: &str, random: fn() -> f64) -> Policy {
+        Policy {
             refresh_before: refresh_before.parse().unwrap(),
-        };
-        schedule
-            .renew_at(&token, random)
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs_f64()
-    }
-
-    #[test]
-    fn renews_ahead_by_time_or_by_share() {
-        assert_eq!(renew_after("5m", 3600, 0.0), 3300.0);
-        assert_eq!(renew_after("33%", 300, 0.0), 201.0);
-    }
-
-    #[test]
-    fn jitter_renews_earlier_and_never_later() {
-        assert_eq!(renew_after("50%", 1000, 1.0), 450.0);
-    }
-
-    #[test]
-    fn a_time_longer_than_the_life_renews_at_half_of_it() {
-        assert_eq!(renew_after("1h", 60, 0.0), 30.0);
-    }
-
-    #[test]
-    fn a_token_of_a_second_is_not_renewed_in_a_hot_loop() {
-        assert_eq!(renew_after("99%", 1, 1.0), 1.0);
-    }
-
-    #[test]
-    fn backs_off_exponentially_up_to_a_minute() {
-        let schedule = Schedule {
-            refresh_before: RefreshBefore::Share(0.33),
-        };
-        let waits: Vec<u64> = (1..=8)
-            .map(|n| schedule.back_off(n, None, 1.0).as_secs())
-            .collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(schedule.back_off(u32::MAX, None, 0.0).as_secs(), 30);
-        assert_eq!(
-            schedule
-                .back_off(1, Some(Duration::from_secs(120)), 0.0)
-                .as_secs(),
-            120
-        );
-    }
-
-    #[test]
-    fn what_is_neither_duration_nor_share_is_refused() {
-        for text in [
-            "",
-            "5",
-            "m",
-            "5x",
-            "0%",
-            "100%",
-            "s5",
-            "5m5h",
-            "99999999999999999999h",
-        ] {
-            assert!(text.parse::<RefreshBefore>().is_err(), "{text}");
+            random,
         }
+    }
+
+    fn token(life: Option<u64>) -> Token {
+        Token {
+            access_token: "t".into(),
+            issued_at: now(),
+            expires_at: life.map(|life| after(now(), Duration::from_secs(life))),
+            scope: None,
+        }
+    }
+
+    /// Milliseconds from issue to renewal.
+    fn renewed_after(life: Option<u64>, refresh_before: &str, random: fn() -> f64) -> i128 {
+        refresh_at(&token(life), &policy(refresh_before, random))
+            .duration_since(now())
+            .as_millis()
+    }
+
+    fn retried_after(failures: u32, retry_after: Option<&str>, random: fn() -> f64) -> i128 {
+        let header = retry_after.map(|value| RetryAfter::parse(value).unwrap());
+        retry_at(now(), failures, header, &policy("33%", random))
+            .duration_since(now())
+            .as_millis()
+    }
+
+    #[test]
+    fn renews_at_two_thirds_of_the_lifetime() {
+        assert_eq!(renewed_after(Some(3600), "33%", || 0.0), 2_412_000);
+    }
+
+    #[test]
+    fn renews_the_stated_time_before_the_end() {
+        assert_eq!(renewed_after(Some(3600), "5m", || 0.0), 3_300_000);
+    }
+
+    #[test]
+    fn jitter_only_makes_it_earlier_and_by_a_tenth_at_most() {
+        assert_eq!(renewed_after(Some(3600), "5m", || 1.0), 2_970_000);
+    }
+
+    #[test]
+    fn a_token_of_unknown_life_is_renewed_as_if_it_lived_five_minutes() {
+        assert_eq!(renewed_after(None, "60s", || 0.0), 240_000);
+    }
+
+    #[test]
+    fn a_share_of_almost_everything_does_not_renew_all_the_time() {
+        assert_eq!(renewed_after(Some(60), "99%", || 1.0), 10_000);
+    }
+
+    #[test]
+    fn a_token_of_one_second_is_renewed_once_a_second() {
+        for share in ["1%", "99%", "5m"] {
+            assert_eq!(renewed_after(Some(1), share, || 1.0), 1000);
+        }
+    }
+
+    #[test]
+    fn a_token_that_was_handed_over_with_less_than_a_second_is_renewed_by_its_end() {
+        let mut token = token(Some(0));
+        token.expires_at = Some(after(now(), Duration::from_millis(300)));
         assert_eq!(
-            "1h30m".parse(),
-            Ok(RefreshBefore::Time(Duration::from_secs(5400)))
+            refresh_at(&token, &policy("33%", || 0.0)),
+            token.expires_at.unwrap()
         );
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_a_minute() {
+        let longest: Vec<_> = (1..9)
+            .map(|failures| retried_after(failures, None, || 1.0))
+            .collect();
+        assert_eq!(
+            longest,
+            [2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]
+        );
+        assert_eq!(retried_after(u32::MAX, None, || 1.0), 60_000);
+    }
+
+    #[test]
+    fn backoff_is_spread_over_the_whole_range_and_never_below_a_second() {
+        assert_eq!(retried_after(6, None, || 0.0), 1000);
+        assert_eq!(retried_after(6, None, || 0.5), 30_500);
+    }
+
+    #[test]
+    fn waits_as_long_as_the_server_asks_in_seconds_or_by_date() {
+        assert_eq!(retried_after(1, Some("120"), || 0.0), 120_000);
+        let date = httpdate::fmt_http_date(SystemTime::from(after(now(), Duration::from_secs(90))));
+        assert_eq!(retried_after(1, Some(&date), || 0.0), 90_000);
+    }
+
+    #[test]
+    fn a_server_cannot_shorten_the_backoff() {
+        assert_eq!(retried_after(3, Some("0"), || 1.0), 8000);
+        assert_eq!(
+            retried_after(3, Some("Sun, 06 Nov 1994 08:49:37 GMT"), || 1.0),
+            8000
+        );
+    }
+
+    #[test]
+    fn a_server_cannot_ask_for_more_than_ten_minutes() {
+        for value in [
+            "86400",
+            "99999999999999999999999",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+        ] {
+            assert_eq!(retried_after(1, Some(value), || 0.0), 600_000, "{value}");
+        }
+    }
+
+    #[test]
+    fn other_values_of_retry_after_are_as_good_as_absent() {
+        for value in ["", "soon", "-1", "1.5", "+3", "2030-01-01"] {
+            assert_eq!(RetryAfter::parse(value), None, "{value}");
+        }
     }
 
     proptest! {
         #[test]
-        fn no_refresh_before_panics(text in ".*") {
-            let _ = text.parse::<RefreshBefore>();
+        fn renewal_is_never_after_the_end_and_never_a_hot_loop(
+            life in 1_u64..400_000_000, percent in 1_u8..=99, span in 1_u64..400_000_000, by_share: bool,
+        ) {
+            let refresh_before = if by_share {
+                RefreshBefore::Share(percent)
+            } else {
+                RefreshBefore::Duration(Duration::from_secs(span))
+            };
+            let token = token(Some(life));
+            for random in [|| 0.0, || 0.999_999] as [fn() -> f64; 2] {
+                let at = refresh_at(&token, &Policy { refresh_before, random });
+                prop_assert!(at <= token.expires_at.unwrap());
+                prop_assert!(at >= after(now(), SHORTEST_PACE));
+            }
         }
 
         #[test]
-        fn renewal_is_never_after_expiry_of_a_token_worth_keeping(life in 1_u64..1_000_000_000, random in 0.0..1.0, share in 1_u8..100) {
-            let after = renew_after(&format!("{share}%"), life, random);
-            prop_assert!(after <= life as f64);
+        fn reading_retry_after_never_panics(value in "\\PC*") {
+            if let Some(header) = RetryAfter::parse(&value) {
+                prop_assert!(header.wait(now()) <= LONGEST_RETRY_AFTER);
+            }
         }
     }
 }

@@ -51,8 +51,15 @@ async fn review(
 impl Admission {
     fn routes(&self, request: &AdmissionRequest<Pod>) -> Vec<Route> {
         let namespace = request.namespace.as_deref().unwrap_or_default();
-        let labels = request.object.as_ref().and_then(|pod| pod.metadata.labels.clone()).unwrap_or_default();
-        entitled(&self.resources.of(namespace), &labels).iter().map(|resource| route(resource)).collect()
+        let labels = request
+            .object
+            .as_ref()
+            .and_then(|pod| pod.metadata.labels.clone())
+            .unwrap_or_default();
+        entitled(&self.resources.of(namespace), &labels)
+            .iter()
+            .map(|resource| route(resource))
+            .collect()
     }
 }
 
@@ -64,6 +71,12 @@ fn note(request: &AdmissionRequest<Pod>, response: &AdmissionResponse) {
     let warnings = response.warnings.as_ref().map(|warnings| warnings.join("; "));
     match response.allowed {
         true => info!(namespace, name, reason, warnings, "pod reviewed"),
-        false => warn!(namespace, name, reason, message = response.result.message, "pod refused"),
+        false => warn!(
+            namespace,
+            name,
+            reason,
+            message = response.result.message,
+            "pod refused"
+        ),
     }
 }

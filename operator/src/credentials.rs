@@ -27,12 +27,12 @@ pub struct Binding(String);
 impl Binding {
     pub fn of(resource: &McpServerAuth) -> Self {
         let spec = &resource.spec;
-        let parts = (
-            &spec.server.url,
-            &spec.server.tls,
-            &spec.oauth2,
-            &spec.bearer_token,
-        );
+        let mut oauth2 = spec.oauth2.clone();
+        // When a token is renewed has nothing to do with what it is good for.
+        if let Some(oauth2) = &mut oauth2 {
+            oauth2.refresh_before = String::new();
+        }
+        let parts = (&spec.server.url, &spec.server.tls, oauth2, &spec.bearer_token);
         Self(serde_json::to_string(&parts).expect("a spec is plain values"))
     }
 }

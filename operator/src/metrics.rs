@@ -133,7 +133,12 @@ impl Metrics {
     }
 
     pub fn reviewed(&self, outcome: &str) {
-        self.0.admission_reviews.get_or_create(&Outcome { outcome: outcome.to_owned() }).inc();
+        self.0
+            .admission_reviews
+            .get_or_create(&Outcome {
+                outcome: outcome.to_owned(),
+            })
+            .inc();
     }
 
     pub fn sync_refused(&self, reason: &'static str) {

@@ -34,7 +34,7 @@ use annotations::{Asked, allows_on_refusal, asked, wishes};
 
 pub use refusal::Refusal;
 pub use review::{AUDIT_KEY, review};
-pub use settings::{Operator, Settings};
+pub use settings::Settings;
 
 /// What becomes of a pod.
 #[derive(Debug, PartialEq)]

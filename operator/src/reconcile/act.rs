@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
@@ -15,7 +15,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions, reasons};
-use mcp_auth_oauth::{self as oauth, Clock, RefreshBefore, Registration, Schedule, TokenSource};
+use mcp_auth_oauth::{self as oauth, Clock, Policy, Registration, TokenSource};
 use mcp_auth_protocol::sync::Credential;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -68,18 +68,22 @@ struct Source {
 }
 
 enum SourceKind {
-    OAuth2 {
-        registration: Box<Registration>,
-        source: TokenSource<oauth::Client>,
-        /// Requests that the metrics know of.
-        counted: u64,
-        _relay: Relay,
-    },
+    OAuth2(Box<Asking>),
     /// The Secret was taken away: nothing is asked any more, and what there is serves until it expires.
     Left {
         token: Arc<oauth::Token>,
-        _expired: Relay,
+        _expired: Option<Relay>,
     },
+}
+
+/// A token source, and what it was last told.
+struct Asking {
+    registration: Registration,
+    policy: Policy,
+    source: TokenSource,
+    /// Requests that the metrics know of.
+    counted: u64,
+    _relay: Relay,
 }
 
 /// A task that asks for reconciling, until it is dropped.
@@ -245,8 +249,7 @@ impl Reconciler {
             token,
             pods: selected,
         };
-        let now = Timestamp::try_from(self.clock.now()).unwrap_or_else(|_| Timestamp::now());
-        let fresh = status(&found, now);
+        let fresh = status(&found, self.clock.now());
         let credential = credential.unwrap_or_else(|| unavailable(&fresh));
         let issued = Issued {
             binding: Binding::of(resource),
@@ -295,49 +298,38 @@ impl Reconciler {
         let wanted = want(&resource.spec, &references, |reference| {
             self.references.get(&key.namespace, reference)
         });
-        match wanted {
-            Ok(Wanted {
-                source: Want::Given(token),
-                server_ca,
-            }) => {
-                self.sources().remove(key);
-                let held = Held {
-                    issued_at: None,
-                    expires_at: None,
-                    scope: None,
-                };
-                let token_state = Token {
-                    held: Some(held),
+        let Wanted { source, server_ca } = match wanted {
+            Ok(wanted) => wanted,
+            Err(blocked) => {
+                let left = self.leave(resource, key);
+                let token = Token {
+                    held: left.as_deref().map(held),
                     ..Token::default()
                 };
-                (
-                    Ok(()),
-                    token_state,
-                    Some(Credential::Bearer {
-                        token,
-                        expires_at: None,
-                    }),
-                    server_ca,
-                )
+                return (Err(blocked), token, left.as_deref().map(bearer), None);
             }
-            Ok(Wanted {
-                source:
-                    Want::OAuth2 {
-                        registration,
-                        refresh_before,
-                    },
-                server_ca,
-            }) => match self.source(resource, key, *registration, refresh_before) {
-                Ok(state) => {
-                    let (token, credential) = describe(&state);
-                    (Ok(()), token, credential, server_ca)
+        };
+        match source {
+            Want::Given(token) => {
+                self.sources().remove(key);
+                let described = Token {
+                    held: Some(Held::default()),
+                    ..Token::default()
+                };
+                let credential = Credential::Bearer {
+                    token,
+                    expires_at: None,
+                };
+                (Ok(()), described, Some(credential), server_ca)
+            }
+            Want::OAuth2 { registration, policy } => {
+                match self.source(resource, key, *registration, policy) {
+                    Ok(state) => {
+                        let (token, credential) = self.describe(state.as_ref());
+                        (Ok(()), token, credential, server_ca)
+                    }
+                    Err(blocked) => (Err(blocked), Token::default(), None, server_ca),
                 }
-                Err(blocked) => (Err(blocked), Token::default(), None, server_ca),
-            },
-            Err(blocked) => {
-                let state = self.leave(resource, key);
-                let (token, credential) = describe(&state);
-                (Err(blocked), token, credential, None)
             }
         }
     }
@@ -348,62 +340,56 @@ impl Reconciler {
         resource: &McpServerAuth,
         key: &Key,
         registration: Registration,
-        refresh_before: RefreshBefore,
-    ) -> Result<oauth::State, Blocked> {
+        policy: Policy,
+    ) -> Result<Option<oauth::State>, Blocked> {
         let binding = Binding::of(resource);
         let mut sources = self.sources();
-        if let Some(source) = sources.get_mut(key).filter(|source| source.binding == binding)
-            && let SourceKind::OAuth2 {
-                registration: present,
-                source,
-                counted,
-                ..
-            } = &mut source.kind
+        if let Some(known) = sources.get_mut(key).filter(|known| known.binding == binding)
+            && let SourceKind::OAuth2(asking) = &mut known.kind
         {
-            if !same_registration(present, &registration) {
+            if !same_registration(&asking.registration, &registration) {
                 // The same client with another secret: what there is serves until the new one works.
-                source.replace(client(registration.clone())?);
-                **present = registration;
+                asking.source.replace(client(registration.clone())?);
+                asking.registration = registration;
             }
-            let state = source.state();
-            self.metrics.token_requested(key, state.requests - *counted);
-            *counted = state.requests;
-            return Ok(state);
+            if asking.policy.refresh_before != policy.refresh_before {
+                asking.source.follow(policy);
+                asking.policy = policy;
+            }
+            let state = asking.source.subscribe().borrow().clone();
+            self.metrics
+                .token_requested(key, state.requests.saturating_sub(asking.counted));
+            asking.counted = state.requests;
+            return Ok(Some(state));
         }
-        let source = TokenSource::spawn(
-            client(registration.clone())?,
-            Schedule { refresh_before },
-            self.clock,
-        );
+        let source = TokenSource::spawn(client(registration.clone())?, policy, self.clock.clone());
         let relay = self.relay(key.clone(), source.subscribe());
-        let kind = SourceKind::OAuth2 {
-            registration: Box::new(registration),
+        let asking = Asking {
+            registration,
+            policy,
             source,
             counted: 0,
             _relay: relay,
         };
+        let kind = SourceKind::OAuth2(Box::new(asking));
         sources.insert(key.clone(), Source { binding, kind });
-        Ok(oauth::State::default())
+        // What it gets is told by the relay.
+        Ok(None)
     }
 
     /// The references lead nowhere any more: the token in use serves on, if it was for this very resource, and no
     /// new one is asked for with a secret that somebody has taken away.
-    fn leave(&self, resource: &McpServerAuth, key: &Key) -> oauth::State {
+    fn leave(&self, resource: &McpServerAuth, key: &Key) -> Option<Arc<oauth::Token>> {
         let mut sources = self.sources();
-        let Some(source) = sources
+        let source = sources
             .remove(key)
-            .filter(|source| source.binding == Binding::of(resource))
-        else {
-            return oauth::State::default();
-        };
+            .filter(|source| source.binding == Binding::of(resource))?;
         let token = match source.kind {
-            SourceKind::OAuth2 { source, .. } => source.state().token,
+            SourceKind::OAuth2(asking) => asking.source.subscribe().borrow().token.clone(),
             SourceKind::Left { token, .. } => Some(token),
         };
-        let Some(token) = token.filter(|token| token.expires_at > self.clock.now()) else {
-            return oauth::State::default();
-        };
-        let expired = self.at(key.clone(), token.expires_at);
+        let token = token.filter(|token| !token.is_expired(self.clock.now()))?;
+        let expired = token.expires_at.map(|at| self.at(key.clone(), at));
         let kind = SourceKind::Left {
             token: token.clone(),
             _expired: expired,
@@ -415,10 +401,7 @@ impl Reconciler {
                 kind,
             },
         );
-        oauth::State {
-            token: Some(token),
-            ..oauth::State::default()
-        }
+        Some(token)
     }
 
     fn relay(&self, key: Key, mut states: watch::Receiver<oauth::State>) -> Relay {
@@ -432,14 +415,34 @@ impl Reconciler {
         Relay(tokio::spawn(relay).abort_handle())
     }
 
-    fn at(&self, key: Key, time: SystemTime) -> Relay {
-        let changed = self.token_changed.clone();
-        let due = self.clock.instant(time);
+    fn at(&self, key: Key, time: Timestamp) -> Relay {
+        let (changed, clock) = (self.token_changed.clone(), self.clock.clone());
         let task = async move {
-            tokio::time::sleep_until(due).await;
+            clock.sleep_until(time).await;
             let _ = changed.send(key);
         };
         Relay(tokio::spawn(task).abort_handle())
+    }
+
+    /// A source's state for the status, and the credential it makes.
+    fn describe(&self, state: Option<&oauth::State>) -> (Token, Option<Credential>) {
+        let Some(state) = state else {
+            return (Token::default(), None);
+        };
+        let token = Token {
+            held: state.token.as_deref().map(held),
+            // In the past it means that the request is under way.
+            next_attempt_at: Some(state.next_attempt_at).filter(|at| *at > self.clock.now()),
+            last_error: state.last_error.as_ref().map(|failure| LastError {
+                at: failure.at,
+                reason: failure.error.code().to_owned(),
+                message: match failure.error.hint() {
+                    "" => failure.error.message(),
+                    hint => format!("{}: {hint}", failure.error.message()),
+                },
+            }),
+        };
+        (token, state.token.as_deref().map(bearer))
     }
 
     async fn write(
@@ -516,36 +519,27 @@ impl Reconciler {
 fn client(registration: Registration) -> Result<oauth::Client, Blocked> {
     oauth::Client::new(registration).map_err(|error| {
         let field = match error {
-            oauth::Error::InvalidCaBundle(_) => fields::TOKEN_ENDPOINT_CA,
+            oauth::Error::InvalidCaBundle { .. } => fields::TOKEN_ENDPOINT_CA,
             _ => "spec.oauth2.tokenUrl",
         };
         Blocked::new(reasons::INVALID_SPEC, format!("{field}: {error}"))
     })
 }
 
-/// A source's state for the status, and the credential it makes.
-fn describe(state: &oauth::State) -> (Token, Option<Credential>) {
-    let time = |at: SystemTime| Timestamp::try_from(at).ok();
-    let token = Token {
-        held: state.token.as_ref().map(|token| Held {
-            issued_at: time(token.issued_at),
-            expires_at: time(token.expires_at),
-            scope: token.scope.clone(),
-        }),
-        next_attempt_at: state.next_request_at.and_then(time),
-        last_error: state.last_failure.as_ref().and_then(|failure| {
-            Some(LastError {
-                at: time(failure.at)?,
-                reason: failure.error.reason().to_owned(),
-                message: failure.error.to_string(),
-            })
-        }),
-    };
-    let credential = state.token.as_ref().map(|held| Credential::Bearer {
-        token: held.access_token.clone(),
-        expires_at: time(held.expires_at).map(Timestamp::as_second),
-    });
-    (token, credential)
+fn held(token: &oauth::Token) -> Held {
+    Held {
+        issued_at: Some(token.issued_at),
+        expires_at: token.expires_at,
+        scope: token.scope.clone(),
+    }
+}
+
+fn bearer(token: &oauth::Token) -> Credential {
+    let expires_at = token.expires_at.map(Timestamp::as_second);
+    Credential::Bearer {
+        token: token.access_token.clone(),
+        expires_at,
+    }
 }
 
 fn receive<T: Send + 'static>(receiver: mpsc::UnboundedReceiver<T>) -> impl Stream<Item = T> + Send {

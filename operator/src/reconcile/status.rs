@@ -36,7 +36,7 @@ pub struct Token {
     pub last_error: Option<LastError>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held {
     /// Unknown of a token that somebody else minted.
     pub issued_at: Option<Timestamp>,

@@ -1,7 +1,7 @@
 //! How the token of a resource is to be had: a pure function of the spec and of what its references lead to.
 
 use mcp_auth_crds::{ClientAuthenticationMethod, McpServerAuthSpec, reasons};
-use mcp_auth_oauth::{ClientAuthentication, RefreshBefore, Registration};
+use mcp_auth_oauth::{ClientAuthentication, Policy, RefreshBefore, Registration};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::resolve::{Blocked, resolve, resolve_word};
@@ -12,7 +12,7 @@ use crate::references::{Lookup, Reference, fields};
 pub enum Want {
     OAuth2 {
         registration: Box<Registration>,
-        refresh_before: RefreshBefore,
+        policy: Policy,
     },
     /// It is in a Secret.
     Given(SecretString),
@@ -38,6 +38,7 @@ pub fn same_registration(a: &Registration, b: &Registration) -> bool {
         && a.resource == b.resource
         && a.extra_parameters == b.extra_parameters
         && a.ca_bundle == b.ca_bundle
+        && a.allow_insecure_http == b.allow_insecure_http
         && credentials(a) == credentials(b)
 }
 
@@ -98,6 +99,7 @@ pub fn want(
         resource: Some(resource).filter(|resource| !resource.is_empty()),
         extra_parameters: oauth2.extra_parameters.clone(),
         ca_bundle,
+        allow_insecure_http: oauth2.allow_insecure_http,
     };
     let refresh_before = oauth2.refresh_before.parse::<RefreshBefore>();
     let refresh_before =
@@ -105,7 +107,10 @@ pub fn want(
     Ok(Wanted {
         source: Want::OAuth2 {
             registration: Box::new(registration),
-            refresh_before,
+            policy: Policy {
+                refresh_before,
+                ..Policy::default()
+            },
         },
         server_ca,
     })

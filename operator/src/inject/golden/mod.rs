@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 
 use api_server::admitted;
 
-use super::{Decision, Operator, SIDECAR, Settings, decide};
+use super::settings::Operator;
+use super::sidecar::NAME as SIDECAR;
+use super::{Decision, Settings, decide};
 
 /// In the inputs, whatever must not get around. In the settings it would be a mistake of the test.
 const SECRET: &str = "s3cret";

@@ -1,0 +1,129 @@
+//! What may be repeated of a server's words: text without this client's secrets, in the characters that RFC 6749
+//! allows for errors, and not much of it. A server may echo what it was sent, and its words end up in statuses
+//! and logs.
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use secrecy::{ExposeSecret, SecretString};
+use url::form_urlencoded::byte_serialize;
+
+/// A piece of a secret this long counts as the secret. Shorter ones occur in innocent words.
+const PIECE: usize = 8;
+
+/// Words that are never repeated.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Quote {
+    secrets: Vec<SecretString>,
+}
+
+impl Quote {
+    /// Knows a client secret in all the forms that it is sent in.
+    pub fn without_client_secret(client_id: &str, secret: &SecretString) -> Self {
+        let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+        let secret = secret.expose_secret();
+        let user = encode(client_id);
+        let encoded = encode(secret);
+        let basic = BASE64_STANDARD.encode(format!("{user}:{encoded}"));
+        Self::default().and(secret).and(&encoded).and(&basic)
+    }
+
+    /// Never repeats this either.
+    pub fn and(mut self, secret: &str) -> Self {
+        if !secret.is_empty() {
+            self.secrets.push(secret.into());
+        }
+        self
+    }
+
+    /// At most `most` characters of `words`, or nothing where they hold a secret or say nothing.
+    pub fn text(&self, words: &str, most: usize) -> Option<String> {
+        let text: String = words.trim().chars().take(most).map(allowed).collect();
+        let told = self.tells(words) || self.tells(&text);
+        (!told && !text.is_empty()).then_some(text)
+    }
+
+    fn tells(&self, words: &str) -> bool {
+        self.secrets.iter().any(|secret| {
+            let secret = secret.expose_secret();
+            words.contains(secret)
+                || secret
+                    .as_bytes()
+                    .windows(PIECE)
+                    // A window may cut a character in two; such a piece is covered by its neighbours.
+                    .filter_map(|piece| std::str::from_utf8(piece).ok())
+                    .any(|piece| words.contains(piece))
+        })
+    }
+}
+
+/// The characters of `error` and `error_description`, RFC 6749 section 5.2.
+fn allowed(character: char) -> char {
+    match character {
+        ' '..='!' | '#'..='[' | ']'..='~' => character,
+        '"' => '\'',
+        character if character.is_whitespace() => ' ',
+        _ => '?',
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECRET: &str = "p@ss/word+with spaces&more";
+
+    fn quote() -> Quote {
+        Quote::without_client_secret("id:1", &SECRET.into())
+    }
+
+    #[test]
+    fn repeats_innocent_words_in_plain_characters() {
+        assert_eq!(
+            quote()
+                .text(" Client \"x\"\nunknown \u{1b}[31m\u{202e}é ", 200)
+                .unwrap(),
+            "Client 'x' unknown ?[31m??"
+        );
+    }
+
+    #[test]
+    fn repeats_no_more_than_asked_for() {
+        assert_eq!(quote().text(&"x".repeat(1000), 20).unwrap().len(), 20);
+    }
+
+    #[test]
+    fn says_nothing_where_the_secret_is_in_any_form() {
+        let encoded: String = byte_serialize(SECRET.as_bytes()).collect();
+        let basic = BASE64_STANDARD.encode(format!("id%3A1:{encoded}"));
+        for told in [SECRET, &encoded, &basic, &SECRET[3..15], &basic[..12]] {
+            assert_eq!(quote().text(&format!("bad secret {told}!"), 200), None, "{told}");
+        }
+    }
+
+    #[test]
+    fn a_secret_across_the_cut_is_found() {
+        let words = format!("{}{SECRET}", "x".repeat(17));
+        assert_eq!(quote().text(&words, 20), None);
+    }
+
+    #[test]
+    fn a_secret_shorter_than_a_piece_is_found_as_a_whole() {
+        assert_eq!(Quote::default().and("abc").text("xx abc yy", 200), None);
+    }
+
+    #[test]
+    fn debug_output_never_holds_the_secret() {
+        assert!(!format!("{:?}", quote()).contains("word"));
+    }
+
+    proptest! {
+        #[test]
+        fn only_allowed_characters_come_through(words in "\\PC*", most in 0_usize..300) {
+            if let Some(text) = quote().text(&words, most) {
+                prop_assert!(text.len() <= most);
+                prop_assert!(text.bytes().all(|byte| (0x20..=0x7e).contains(&byte) && byte != b'"' && byte != b'\\'));
+            }
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! What an answer of the token endpoint means: a token, or why there is none. Reads generously, since servers
+//! differ: any 2xx status, any content type with JSON in it, `expires_in` as a number or text.
+
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use crate::error::{Code, Rejection, Shape};
+use crate::quote::Quote;
+use crate::transport::Answer;
+use crate::{Error, Issued};
+
+/// Characters repeated of a server's words.
+const MOST_OF_CODE: usize = 64;
+const MOST_OF_DESCRIPTION: usize = 200;
+const MOST_OF_SCOPE: usize = 1024;
+const MOST_OF_TYPE: usize = 64;
+
+/// Reads an answer. Nothing that `quote` keeps back is in the result, except in the token itself.
+pub(crate) fn read(mut answer: Answer, quote: &Quote) -> Result<Issued, Error> {
+    if answer.status.is_redirection() {
+        return Err(Error::Redirected {
+            status: answer.status.as_u16(),
+            host: answer
+                .location_host
+                .and_then(|host| quote.text(&host, MOST_OF_TYPE)),
+        });
+    }
+    let parsed = serde_json::from_slice(&answer.body);
+    let status = answer.status;
+    match parsed {
+        Ok(Value::Object(fields)) => match refusal(&answer, &fields, quote) {
+            Some(error) => Err(error),
+            None if status.is_success() => issued(fields, quote),
+            None => Err(http_status(&answer)),
+        },
+        _ if !status.is_success() => Err(http_status(&answer)),
+        other => Err(Error::NotJson {
+            shape: shape(&answer.body, other.is_ok()),
+            content_type: answer
+                .content_type
+                .take()
+                .and_then(|kind| quote.text(&kind, MOST_OF_TYPE)),
+        }),
+    }
+}
+
+/// An OAuth error, which some servers send with status 200. Gateways and frameworks too answer with a field
+/// `error`, such as `Service Unavailable`; there the status says more.
+fn refusal(answer: &Answer, fields: &Map<String, Value>, quote: &Quote) -> Option<Error> {
+    let text = |name| fields.get(name).and_then(Value::as_str);
+    let sent = text("error")?;
+    if answer.status.is_success() && text("access_token").is_some_and(|token| !token.is_empty()) {
+        return None;
+    }
+    let token = text("access_token").unwrap_or_default();
+    let quote = quote.clone().and(token);
+    let code = match Code::known(sent) {
+        Some(code) => code,
+        None if !answer.status.is_success() && (answer.status.is_server_error() || sent.contains(' ')) => {
+            return None;
+        }
+        None => Code::Other(quote.text(sent, MOST_OF_CODE).unwrap_or_else(|| "unknown".into())),
+    };
+    Some(Error::Rejected(Rejection {
+        code,
+        description: text("error_description").and_then(|words| quote.text(words, MOST_OF_DESCRIPTION)),
+        status: answer.status.as_u16(),
+        retry_after: answer.retry_after,
+    }))
+}
+
+fn http_status(answer: &Answer) -> Error {
+    Error::HttpStatus {
+        status: answer.status.as_u16(),
+        retry_after: answer.retry_after,
+    }
+}
+
+fn issued(mut fields: Map<String, Value>, quote: &Quote) -> Result<Issued, Error> {
+    let problem = |problem| Err(Error::NoAccessToken { problem });
+    let access_token = match fields.remove("access_token") {
+        Some(Value::String(token)) if token.is_empty() => return problem("it is empty"),
+        // Only visible ASCII can travel in a header (RFC 6750 section 2.1 allows even less).
+        Some(Value::String(token)) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            return problem("it has characters that no header can carry");
+        }
+        Some(Value::String(token)) => token,
+        Some(_) => return problem("it is not a string"),
+        None => return problem("there is none"),
+    };
+    let quote = quote.clone().and(&access_token);
+    match fields.get("token_type") {
+        // Required by RFC 6749 section 5.1, and yet left out by some; what they issue are bearer tokens.
+        None | Some(Value::Null) => {}
+        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("bearer") => {}
+        Some(other) => {
+            return Err(Error::UnsupportedTokenType {
+                token_type: other.as_str().and_then(|kind| quote.text(kind, MOST_OF_TYPE)),
+            });
+        }
+    }
+    Ok(Issued {
+        access_token: SecretString::from(access_token),
+        expires_in: fields.get("expires_in").and_then(seconds),
+        scope: scope(fields.get("scope")).and_then(|scope| quote.text(&scope, MOST_OF_SCOPE)),
+    })
+}
+
+/// Whole seconds, rounded down and kept within bounds. What is no number counts as absent.
+fn seconds(value: &Value) -> Option<i64> {
+    let number = match value {
+        Value::Number(number) => number.as_i64().map(Ok).or(number.as_f64().map(Err)),
+        Value::String(text) => {
+            let text = text.trim();
+            text.parse().ok().map(Ok).or(text.parse().ok().map(Err))
+        }
+        _ => None,
+    };
+    match number? {
+        Ok(whole) => Some(whole),
+        Err(float) if f64::is_nan(float) => None,
+        // The cast keeps to the bounds of the type.
+        Err(float) => Some(float.floor() as i64),
+    }
+}
+
+/// Space-separated by RFC 6749 section 3.3; some servers send a list.
+fn scope(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::String(scope) => Some(scope.clone()),
+        Value::Array(scopes) => {
+            let scopes: Option<Vec<_>> = scopes.iter().map(Value::as_str).collect();
+            scopes.map(|scopes| scopes.join(" "))
+        }
+        _ => None,
+    }
+}
+
+fn shape(body: &[u8], is_json: bool) -> Shape {
+    let start: String = String::from_utf8_lossy(&body[..body.len().min(512)])
+        .trim_start_matches('\u{feff}')
+        .trim_start()
+        .to_ascii_lowercase();
+    match start.as_str() {
+        "" => Shape::Empty,
+        _ if is_json => Shape::NoObject,
+        html if html.starts_with("<!doctype html") || html.starts_with("<html") => Shape::Html,
+        xml if xml.starts_with('<') => Shape::Xml,
+        json if json.starts_with(['{', '[']) => Shape::BrokenJson,
+        _ => Shape::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use proptest::prelude::*;
+    use secrecy::ExposeSecret;
+    use serde_json::json;
+
+    use super::*;
+    use crate::RetryAfter;
+
+    const SECRET: &str = "cl1ent-s3cret-of-ours";
+
+    fn quote() -> Quote {
+        Quote::without_client_secret("client", &SECRET.into())
+    }
+
+    fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            content_type: Some("application/json".into()),
+            retry_after: None,
+            location_host: None,
+            body: body.into(),
+        }
+    }
+
+    fn read_json(status: u16, body: Value) -> Result<Issued, Error> {
+        read(answer(status, body.to_string()), &quote())
+    }
+
+    fn life(expires_in: Value) -> Option<i64> {
+        read_json(
+            200,
+            json!({"access_token": "t0p", "token_type": "Bearer", "expires_in": expires_in}),
+        )
+        .unwrap()
+        .expires_in
+    }
+
+    #[test]
+    fn reads_a_complete_token_response() {
+        let issued = read_json(
+            200,
+            json!({"access_token": "t0p", "token_type": "Bearer", "expires_in": 3600, "scope": "a b", "more": {}}),
+        )
+        .unwrap();
+        assert_eq!(issued.access_token.expose_secret(), "t0p");
+        assert_eq!(issued.expires_in, Some(3600));
+        assert_eq!(issued.scope.as_deref(), Some("a b"));
+    }
+
+    #[test]
+    fn the_access_token_is_enough() {
+        let issued = read_json(201, json!({"access_token": "t0p"})).unwrap();
+        assert_eq!((issued.expires_in, issued.scope), (None, None));
+    }
+
+    #[test]
+    fn the_type_bearer_counts_in_any_case_and_no_other_type_does() {
+        for kind in ["Bearer", "bearer", "BEARER"] {
+            assert!(read_json(200, json!({"access_token": "t0p", "token_type": kind})).is_ok());
+        }
+        for kind in [json!("DPoP"), json!("mac"), json!(7)] {
+            let error = read_json(200, json!({"access_token": "t0p", "token_type": kind})).unwrap_err();
+            assert_eq!(error.reason(), "UnsupportedTokenType");
+        }
+    }
+
+    #[test]
+    fn the_life_is_read_from_numbers_and_texts_and_kept_within_bounds() {
+        for (value, expected) in [
+            (json!(3600), Some(3600)),
+            (json!("3600"), Some(3600)),
+            (json!(" 3600 "), Some(3600)),
+            (json!(3599.9), Some(3599)),
+            (json!("3599.9"), Some(3599)),
+            (json!(0), Some(0)),
+            (json!(-5), Some(-5)),
+            (json!("-5"), Some(-5)),
+            (json!(0.5), Some(0)),
+            (json!(u64::MAX), Some(i64::MAX)),
+            (json!(1e300), Some(i64::MAX)),
+            (json!("99999999999999999999999"), Some(i64::MAX)),
+            (json!(-1e300), Some(i64::MIN)),
+            (json!("inf"), Some(i64::MAX)),
+            (json!("NaN"), None),
+            (json!(null), None),
+            (json!(""), None),
+            (json!("soon"), None),
+            (json!(true), None),
+            (json!([3600]), None),
+        ] {
+            assert_eq!(life(value.clone()), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_scopes_is_joined() {
+        let issued = read_json(200, json!({"access_token": "t0p", "scope": ["a", "b"]})).unwrap();
+        assert_eq!(issued.scope.as_deref(), Some("a b"));
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_none() {
+        for token in [
+            json!(""),
+            json!("a b"),
+            json!("a\r\nHost: x"),
+            json!("é"),
+            json!(7),
+            json!(null),
+        ] {
+            let error = read_json(200, json!({"access_token": token})).unwrap_err();
+            assert_eq!(error.reason(), "NoAccessToken", "{token}");
+        }
+        assert_eq!(read_json(200, json!({})).unwrap_err().reason(), "NoAccessToken");
+    }
+
+    #[test]
+    fn an_oauth_error_is_read_whatever_the_status() {
+        for status in [200, 400, 401, 403, 500] {
+            let body = json!({"error": "invalid_client", "error_description": "Unknown \"client\""});
+            let error = read_json(status, body).unwrap_err();
+            assert_eq!(
+                error,
+                Error::Rejected(Rejection {
+                    code: Code::InvalidClient,
+                    description: Some("Unknown 'client'".into()),
+                    status,
+                    retry_after: None,
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_error_beside_a_token_is_none() {
+        assert!(read_json(200, json!({"access_token": "t0p", "error": ""})).is_ok());
+    }
+
+    #[test]
+    fn the_errors_of_gateways_count_by_their_status() {
+        for (status, body) in [
+            (503, json!({"error": "overloaded"})),
+            (404, json!({"status": 404, "error": "Not Found"})),
+            (429, json!({"error": {"message": "slow down"}})),
+            (500, json!({"message": "oops"})),
+            (401, json!(["no"])),
+        ] {
+            let expected = Error::HttpStatus {
+                status,
+                retry_after: None,
+            };
+            assert_eq!(read_json(status, body).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_kept_with_the_error() {
+        for body in ["", r#"{"error": "temporarily_unavailable"}"#] {
+            let asked = RetryAfter::parse("7");
+            let answer = Answer {
+                retry_after: asked,
+                ..answer(503, body)
+            };
+            assert_eq!(read(answer, &quote()).unwrap_err().retry_after(), asked);
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_told_by_its_shape_and_type() {
+        for (body, shape) in [
+            ("", Shape::Empty),
+            (" \n", Shape::Empty),
+            ("\u{feff}<!DOCTYPE html><html>", Shape::Html),
+            ("\n<HTML>", Shape::Html),
+            ("<?xml version='1.0'?>", Shape::Xml),
+            (r#"{"access_token": "t0p"#, Shape::BrokenJson),
+            (r#"["t0p"]"#, Shape::NoObject),
+            ("access_token=t0p", Shape::Other),
+        ] {
+            let answer = Answer {
+                content_type: Some("text/html; charset=utf-8".into()),
+                ..answer(200, body)
+            };
+            let error = read(answer, &quote()).unwrap_err();
+            let content_type = Some("text/html; charset=utf-8".into());
+            assert_eq!(error, Error::NotJson { shape, content_type }, "{body}");
+            assert!(!error.message().contains("t0p"));
+        }
+    }
+
+    #[test]
+    fn json_of_another_content_type_is_read_all_the_same() {
+        let answer = Answer {
+            content_type: Some("text/plain".into()),
+            ..answer(200, r#"{"access_token": "t0p"}"#)
+        };
+        assert!(read(answer, &quote()).is_ok());
+    }
+
+    #[test]
+    fn nothing_repeats_the_secret_or_the_token_wherever_the_server_puts_them() {
+        const TOKEN: &str = "t0ken-of-the-server";
+        for told in [SECRET, TOKEN] {
+            let words = format!("you sent {told}, really");
+            for body in [
+                json!({"access_token": TOKEN, "token_type": words}),
+                json!({"access_token": TOKEN, "scope": words}),
+                json!({"access_token": TOKEN, "scope": [told]}),
+            ] {
+                let seen = format!("{:?}", read_json(200, body));
+                assert!(!seen.contains(told), "{seen}");
+            }
+            let body = json!({"access_token": TOKEN, "error": told, "error_description": words});
+            let error = read_json(400, body).unwrap_err();
+            let seen = format!("{error:?} {} {}", error.message(), error.code());
+            assert!(!seen.contains(told), "{seen}");
+        }
+        let html = Answer {
+            content_type: Some(SECRET.into()),
+            ..answer(200, SECRET)
+        };
+        let redirect = Answer {
+            location_host: Some(format!("{SECRET}.example.com")),
+            ..answer(302, "")
+        };
+        for answer in [html, redirect] {
+            let error = read(answer, &quote()).unwrap_err();
+            assert!(!format!("{error:?} {}", error.message()).contains(SECRET));
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,40}".prop_map(Value::from),
+            "[+-]?[0-9]{0,40}(\\.[0-9]{0,3})?(e[+-]?[0-9]{1,4})?".prop_map(Value::from),
+            proptest::collection::vec("\\PC{0,9}", 0..3).prop_map(Value::from),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn reading_any_bytes_never_panics(status in 200_u16..600, body: Vec<u8>) {
+            let _ = read(answer(status, body), &quote());
+        }
+
+        #[test]
+        fn reading_any_fields_never_panics_and_issues_only_what_a_header_can_carry(
+            status in 200_u16..600,
+            access_token in value(), token_type in value(), expires_in in value(), scope in value(),
+            error in proptest::option::of(value()), error_description in value(),
+        ) {
+            let mut body = json!({
+                "access_token": access_token, "token_type": token_type, "expires_in": expires_in, "scope": scope,
+                "error_description": error_description,
+            });
+            if let Some(error) = error {
+                body["error"] = error;
+            }
+            if let Ok(issued) = read_json(status, body) {
+                prop_assert!((200..300).contains(&status));
+                let token = issued.access_token.expose_secret();
+                prop_assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The token, and the rules for its life: when it began, when it ends, and when that is not known.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+use crate::clock::after;
+use crate::{Error, Issued};
+
+/// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and long
+/// enough to be no burden; the authorization servers in use issue nothing shorter by default.
+pub(crate) const ASSUMED_LIFE: Duration = Duration::from_secs(5 * 60);
+
+/// Longest life believed. Keeps all arithmetic far from its limits; such a token is renewed years ahead anyway.
+const LONGEST_LIFE_SECONDS: i64 = 10 * 365 * 24 * 60 * 60;
+
+/// An access token and its life.
+#[derive(Clone, Debug)]
+pub struct Token {
+    pub access_token: SecretString,
+    /// When the request for it was sent, not when the answer came: the server counts from some moment in between,
+    /// so this never overstates the life that is left.
+    pub issued_at: Timestamp,
+    /// `None`: the server does not say. Such a token is renewed regularly and serves until it has a successor.
+    pub expires_at: Option<Timestamp>,
+    /// The scope granted, where the server says so.
+    pub scope: Option<String>,
+}
+
+impl Token {
+    /// The token that a request sent at `sent_at` brought by `now`. One that is over by then is an error: it could
+    /// only be used for nothing, and asking again at once would bring the same.
+    pub(crate) fn issue(issued: Issued, sent_at: Timestamp, now: Timestamp) -> Result<Self, Error> {
+        let expires_at = issued.expires_in.map(|seconds| {
+            let life = u64::try_from(seconds.min(LONGEST_LIFE_SECONDS)).unwrap_or(0);
+            after(sent_at, Duration::from_secs(life))
+        });
+        let token = Self {
+            access_token: issued.access_token,
+            issued_at: sent_at,
+            expires_at,
+            scope: issued.scope,
+        };
+        if token.is_expired(now) {
+            return Err(Error::ExpiredOnArrival {
+                expires_in: issued.expires_in.unwrap_or_default(),
+            });
+        }
+        Ok(token)
+    }
+
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
+    }
+
+    /// From issue to expiry, assumed where it is not known.
+    pub(crate) fn life(&self) -> Duration {
+        match self.expires_at {
+            None => ASSUMED_LIFE,
+            Some(end) => Duration::try_from(end.duration_since(self.issued_at)).unwrap_or(Duration::ZERO),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENT: i64 = 1_900_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn issue(expires_in: Option<i64>, took: i64) -> Result<Token, Error> {
+        let issued = Issued {
+            access_token: "t0p-s3cret".into(),
+            expires_in,
+            scope: None,
+        };
+        Token::issue(issued, at(SENT), at(SENT + took))
+    }
+
+    #[test]
+    fn its_life_counts_from_the_request_not_from_the_answer() {
+        let token = issue(Some(3600), 7).unwrap();
+        assert_eq!(token.issued_at, at(SENT));
+        assert_eq!(token.expires_at, Some(at(SENT + 3600)));
+    }
+
+    #[test]
+    fn expires_at_the_second_stated_and_not_before() {
+        let token = issue(Some(3600), 0).unwrap();
+        assert!(!token.is_expired(at(SENT + 3599)));
+        assert!(token.is_expired(at(SENT + 3600)));
+    }
+
+    #[test]
+    fn without_a_stated_life_it_never_counts_as_expired_but_has_a_life_to_renew_by() {
+        let token = issue(None, 0).unwrap();
+        assert!(!token.is_expired(Timestamp::MAX));
+        assert_eq!(token.life(), ASSUMED_LIFE);
+    }
+
+    #[test]
+    fn a_life_of_nothing_or_less_is_over_on_arrival() {
+        for seconds in [0, -1, i64::MIN] {
+            assert_eq!(
+                issue(Some(seconds), 0).unwrap_err(),
+                Error::ExpiredOnArrival { expires_in: seconds }
+            );
+        }
+    }
+
+    #[test]
+    fn a_life_shorter_than_the_request_took_is_over_on_arrival() {
+        assert!(issue(Some(5), 4).is_ok());
+        assert_eq!(issue(Some(5), 5).unwrap_err().reason(), "ExpiredOnArrival");
+    }
+
+    #[test]
+    fn an_absurd_life_is_ten_years() {
+        let token = issue(Some(i64::MAX), 0).unwrap();
+        assert_eq!(token.life(), Duration::from_secs(LONGEST_LIFE_SECONDS as u64));
+    }
+
+    #[test]
+    fn debug_output_never_holds_the_token() {
+        assert!(!format!("{:?}", issue(Some(60), 0)).contains("t0p-s3cret"));
+    }
+}

@@ -1,0 +1,181 @@
+//! The way to the token endpoint: a built request goes out, a complete answer or a fault comes back. Bounded in
+//! time and size, follows no redirect, and keeps no connection, since hours pass between two requests.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use http::{Request, StatusCode};
+use reqwest::{Certificate, Response, redirect, retry};
+use url::Url;
+
+use crate::error::ConnectFault;
+use crate::quote::Quote;
+use crate::resolve::{SystemResolver, Unresolved};
+use crate::{Error, RetryAfter};
+
+/// Bounds of one token request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Until the connection stands, TLS included.
+    pub connect: Duration,
+    /// Until the whole answer is there.
+    pub deadline: Duration,
+    /// Longest answer in bytes.
+    pub body: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Transport {
+    http: reqwest::Client,
+    limits: Limits,
+}
+
+/// A complete answer. No `Debug`: the body may hold a token.
+pub(crate) struct Answer {
+    pub status: StatusCode,
+    pub content_type: Option<String>,
+    pub retry_after: Option<RetryAfter>,
+    /// Where a redirect leads. The rest of the address is not kept: it may repeat what was sent.
+    pub location_host: Option<String>,
+    pub body: Vec<u8>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            deadline: Duration::from_secs(10),
+            body: 1024 * 1024,
+        }
+    }
+}
+
+impl Transport {
+    /// Trusts the authorities of the system and those of `ca_bundle` (PEM).
+    pub fn new(endpoint: &Url, ca_bundle: Option<&str>, limits: Limits) -> Result<Self, Error> {
+        let authorities = ca_bundle.map(authorities).transpose()?.unwrap_or_default();
+        let encrypted = endpoint.scheme() == "https";
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("mcp-auth/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(limits.connect)
+            .timeout(limits.deadline)
+            .https_only(encrypted)
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .referer(false)
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .dns_resolver(SystemResolver);
+        let builder = if encrypted {
+            builder.tls_certs_merge(authorities)
+        } else {
+            // Nothing will be verified, so a system without authorities will do.
+            builder.tls_certs_only(authorities)
+        };
+        let http = builder.build().map_err(|_| match ca_bundle {
+            Some(_) => Error::InvalidCaBundle {
+                problem: "holds a certificate that is none of an authority",
+            },
+            None => Error::NoTrustRoots,
+        })?;
+        Ok(Self { http, limits })
+    }
+
+    pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
+        let request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
+            problem: "cannot be requested",
+        })?;
+        let response = self
+            .http
+            .execute(request)
+            .await
+            .map_err(|error| self.fault(&error))?;
+        let mut answer = Answer {
+            status: response.status(),
+            content_type: text(response.headers(), CONTENT_TYPE),
+            retry_after: text(response.headers(), RETRY_AFTER).and_then(|value| RetryAfter::parse(&value)),
+            location_host: text(response.headers(), LOCATION)
+                .and_then(|location| response.url().join(&location).ok())
+                .and_then(|location| location.host_str().map(str::to_owned)),
+            body: Vec::new(),
+        };
+        answer.body = self.body(response).await?;
+        Ok(answer)
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.fault(&error))? {
+            if body.len() + chunk.len() > self.limits.body {
+                return Err(Error::TooLarge {
+                    limit: self.limits.body,
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn fault(&self, error: &reqwest::Error) -> Error {
+        if error.is_timeout() {
+            let limit = if error.is_connect() {
+                self.limits.connect
+            } else {
+                self.limits.deadline
+            };
+            return Error::Timeout { limit };
+        }
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if let Some(fault) = connect_fault(error) {
+                return Error::Connect(fault);
+            }
+            cause = inner(error);
+        }
+        if error.is_connect() {
+            Error::Connect(ConnectFault::Other)
+        } else {
+            Error::Interrupted
+        }
+    }
+}
+
+fn authorities(pem: &str) -> Result<Vec<Certificate>, Error> {
+    let found = Certificate::from_pem_bundle(pem.as_bytes());
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(Error::InvalidCaBundle {
+            problem: "holds no certificate",
+        }),
+        Err(_) => Err(Error::InvalidCaBundle {
+            problem: "is not PEM",
+        }),
+    }
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+fn connect_fault(error: &(dyn StdError + 'static)) -> Option<ConnectFault> {
+    if error.is::<Unresolved>() {
+        return Some(ConnectFault::Dns);
+    }
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        // It speaks of certificates and names, but of nothing that was sent: the handshake comes first.
+        return Some(ConnectFault::Tls(Quote::default().text(&tls.to_string(), 200)));
+    }
+    let io = error.downcast_ref::<io::Error>()?;
+    (io.kind() == io::ErrorKind::ConnectionRefused).then_some(ConnectFault::Refused)
+}
+
+/// The next error inwards. An I/O error gives not the error that it wraps as its source but that one's source, so
+/// the usual way would pass over it.
+fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}

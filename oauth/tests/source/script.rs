@@ -1,0 +1,117 @@
+//! An authorization server made of a script.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mcp_auth_oauth::{Clock, Error, Exchange, Exchanging, Issued, RetryAfter};
+
+use crate::seconds;
+
+/// What comes of a request, after some seconds.
+pub enum Step {
+    Issue {
+        token: &'static str,
+        expires_in: Option<i64>,
+        takes: u64,
+    },
+    Fail(Error),
+    Hang,
+}
+
+/// An authorization server that follows a script; where it ends, every request fails.
+#[derive(Clone)]
+pub struct Script(Arc<Inner>);
+
+struct Inner {
+    clock: Clock,
+    steps: Mutex<VecDeque<Step>>,
+    requests: Mutex<Vec<Timestamp>>,
+    under_way: AtomicUsize,
+    most_under_way: AtomicUsize,
+}
+
+/// Counts a request as under way until its future is dropped.
+struct UnderWay(Arc<Inner>);
+
+impl Exchange for Script {
+    fn exchange(&self) -> Exchanging<'_> {
+        let inner = &self.0;
+        inner.requests.lock().unwrap().push(inner.clock.now());
+        let step = inner
+            .steps
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or(Step::Fail(unavailable(None)));
+        let count = inner.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+        inner.most_under_way.fetch_max(count, Ordering::SeqCst);
+        let guard = UnderWay(Arc::clone(inner));
+        Box::pin(async move {
+            let _guard = guard;
+            match step {
+                Step::Issue {
+                    token,
+                    expires_in,
+                    takes,
+                } => {
+                    tokio::time::sleep(Duration::from_secs(takes)).await;
+                    let scope = Some("tools".to_owned());
+                    Ok(Issued {
+                        access_token: token.into(),
+                        expires_in,
+                        scope,
+                    })
+                }
+                Step::Fail(error) => Err(error),
+                Step::Hang => std::future::pending().await,
+            }
+        })
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Script {
+    pub fn new(clock: &Clock, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self(Arc::new(Inner {
+            clock: clock.clone(),
+            steps: Mutex::new(steps.into_iter().collect()),
+            requests: Mutex::default(),
+            under_way: AtomicUsize::new(0),
+            most_under_way: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Seconds from the start to each request.
+    pub fn requests(&self) -> Vec<i64> {
+        self.0
+            .requests
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|at| seconds(*at))
+            .collect()
+    }
+
+    pub fn under_way(&self) -> usize {
+        self.0.under_way.load(Ordering::SeqCst)
+    }
+
+    pub fn most_under_way(&self) -> usize {
+        self.0.most_under_way.load(Ordering::SeqCst)
+    }
+}
+
+pub fn unavailable(retry_after: Option<RetryAfter>) -> Error {
+    Error::HttpStatus {
+        status: 503,
+        retry_after,
+    }
+}
