@@ -26,7 +26,10 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    match args.command {
+    let result = match args.command {
         Command::Serve(args) => runtime.block_on(serve(*args)),
-    }
+    };
+    // Looking up a name may hang in a thread of its own, which is nothing to wait for.
+    runtime.shutdown_background();
+    result
 }
