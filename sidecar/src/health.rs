@@ -122,7 +122,10 @@ impl Health {
         }
         let look = match &self.litellm {
             Some(litellm) => litellm.look().await,
-            None => Look::Ready { listener: 0 },
+            None => Look::Ready {
+                listener: 0,
+                exposed: false,
+            },
         };
         match look {
             Look::Ready { .. } => respond(StatusCode::OK, JSON, r#"{"ready":true}"#),

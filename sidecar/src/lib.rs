@@ -9,10 +9,13 @@
 //!
 //! The other half controls: it learns routes and credentials from the operator ([`follow`]), renders LiteLLM's
 //! configuration ([`overlay`]), looks after LiteLLM ([`litellm`], [`listening`]) and answers Kubernetes
-//! ([`health`], [`drain`]).
+//! ([`health`], [`drain`]). [`control`] decides what follows from what, and [`serve`] puts it all together from
+//! [`args`].
 
+pub mod args;
 mod body;
 pub mod context;
+pub mod control;
 mod dial;
 pub mod drain;
 pub mod follow;
@@ -28,5 +31,6 @@ pub mod overlay;
 mod pool;
 pub mod respond;
 pub mod routes;
+pub mod serve;
 mod trust;
 mod upstream;

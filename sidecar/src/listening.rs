@@ -133,7 +133,7 @@ fn parse_ip(hexadecimal: &str) -> Option<IpAddr> {
     }
 }
 
-#[cfg(all(test, target_endian = "little"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -39,7 +39,12 @@ pub struct Litellm {
 /// The result of one look.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Look {
-    Ready { listener: u64 },
+    Ready {
+        /// The number of its listening socket.
+        listener: u64,
+        /// Whether it listens on all addresses, so that it can be reached past the sidecar.
+        exposed: bool,
+    },
     NotReady(NotReady),
     Down(NotReady),
 }
@@ -54,18 +59,18 @@ pub struct NotReady {
 
 impl Litellm {
     pub async fn look(&self) -> Look {
-        let listener = match sockets(&self.proc_net) {
-            None => UNKNOWN,
+        let (listener, exposed) = match sockets(&self.proc_net) {
+            None => (UNKNOWN, false),
             Some(sockets) => {
                 let View { litellm, undeclared } = view(&sockets, self.address, &self.ours);
                 match litellm {
-                    Some(socket) => socket.inode,
+                    Some(socket) => (socket.inode, socket.address.ip().is_unspecified()),
                     None => return Look::Down(self.absent(&undeclared)),
                 }
             }
         };
         match timeout(self.patience, self.ask()).await {
-            Ok(Ok(StatusCode::OK)) => Look::Ready { listener },
+            Ok(Ok(StatusCode::OK)) => Look::Ready { listener, exposed },
             Ok(Ok(status)) => Look::NotReady(NotReady {
                 reason: "LiteLlmNotReady",
                 message: format!("LiteLLM answers {PATH} with {status}"),
@@ -86,13 +91,6 @@ impl Litellm {
                 message: format!("LiteLLM on {} gives no answer to {PATH}", self.address),
             }),
         }
-    }
-
-    /// Whether everybody who reaches the pod reaches LiteLLM past the sidecar.
-    pub fn is_exposed(&self) -> bool {
-        let sockets = sockets(&self.proc_net).unwrap_or_default();
-        let litellm = view(&sockets, self.address, &self.ours).litellm;
-        litellm.is_some_and(|socket| socket.address.ip().is_unspecified())
     }
 
     fn absent(&self, undeclared: &[Socket]) -> NotReady {
@@ -139,7 +137,7 @@ impl Litellm {
 impl From<&Look> for Seen {
     fn from(look: &Look) -> Self {
         match look {
-            Look::Ready { listener } => Self::Ready { listener: *listener },
+            Look::Ready { listener, .. } => Self::Ready { listener: *listener },
             Look::NotReady(_) => Self::Starting,
             Look::Down(_) => Self::Down,
         }
@@ -189,7 +187,7 @@ mod tests {
         let litellm = litellm(answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await);
         let first = litellm.look().await;
         assert!(
-            matches!(first, Look::Ready { listener } if listener > 0),
+            matches!(first, Look::Ready { listener, exposed: false } if listener > 0),
             "{first:?}"
         );
         assert_eq!(litellm.look().await, first);
@@ -234,6 +232,12 @@ mod tests {
     async fn without_a_table_of_sockets_the_answer_alone_counts() {
         let mut litellm = litellm(answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await);
         litellm.proc_net = "/does/not/exist".into();
-        assert_eq!(litellm.look().await, Look::Ready { listener: UNKNOWN });
+        assert_eq!(
+            litellm.look().await,
+            Look::Ready {
+                listener: UNKNOWN,
+                exposed: false
+            }
+        );
     }
 }

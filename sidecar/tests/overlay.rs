@@ -2,6 +2,8 @@
 //! becomes of it. A new folder needs no new code; `INSTA_UPDATE=always cargo test` writes what it became, to be
 //! read before it is committed. The same folders are then read with PyYAML, which has the last word.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;

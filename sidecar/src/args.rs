@@ -1,0 +1,182 @@
+//! The command line. Each flag of `serve` is also an environment variable, by which the injection webhook sets it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use mcp_auth_protocol::pod::env;
+use mcp_auth_protocol::sync::Route;
+
+use crate::follow::Endpoint;
+
+/// What is logged, such as `info` or `mcp_auth_sidecar=debug`.
+pub const LOG: &str = "MCPAUTH_LOG";
+
+/// Gives LiteLLM an authenticated way to MCP servers.
+#[derive(Debug, Parser)]
+#[command(name = "mcp-auth", version, about)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs beside LiteLLM in a pod, where the injection webhook has put it.
+    Serve(Box<Serve>),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Serve {
+    /// ADDRESS:PORT that LiteLLM used to own; without it users' requests do not pass through the sidecar.
+    #[arg(long, env = env::INBOUND, requires = "litellm")]
+    pub inbound: Option<SocketAddr>,
+
+    /// Loopback ADDRESS:PORT that LiteLLM's MCP client calls.
+    #[arg(long, env = env::OUTBOUND)]
+    pub outbound: SocketAddr,
+
+    /// ADDRESS:PORT of the probes, the drain hook and the metrics.
+    #[arg(long, env = env::HEALTH)]
+    pub health: SocketAddr,
+
+    /// Loopback ADDRESS:PORT that LiteLLM was moved to; needed with --inbound.
+    #[arg(long, env = env::LITELLM)]
+    pub litellm: Option<SocketAddr>,
+
+    /// JSON array of the routes known at admission.
+    #[arg(long, env = env::ROUTES, default_value = "[]", hide_env_values = true)]
+    pub routes: Routes,
+
+    /// LiteLLM's own configuration file; left out if its configuration is in its database.
+    #[arg(long, env = env::ORIGINAL_CONFIG, value_name = "FILE")]
+    pub original_config: Option<PathBuf>,
+
+    /// The overlay configuration to write for LiteLLM.
+    #[arg(long, env = env::OVERLAY, value_name = "FILE")]
+    pub overlay: PathBuf,
+
+    /// https://HOST:PORT of the operator.
+    #[arg(long, env = env::OPERATOR, value_name = "URL")]
+    pub operator: Endpoint,
+
+    /// PEM certificates to verify the operator by.
+    #[arg(long, env = env::OPERATOR_CA, value_name = "PEM", hide_env_values = true, allow_hyphen_values = true)]
+    pub operator_ca: String,
+
+    /// File with the ServiceAccount token that the operator knows this pod by.
+    #[arg(long, env = env::TOKEN_FILE, value_name = "FILE")]
+    pub token_file: PathBuf,
+
+    /// Namespace of this pod.
+    #[arg(long, env = env::POD_NAMESPACE, value_name = "NAME")]
+    pub pod_namespace: String,
+
+    /// Name of this pod.
+    #[arg(long, env = env::POD_NAME, value_name = "NAME")]
+    pub pod_name: String,
+
+    /// Uid of this pod.
+    #[arg(long, env = env::POD_UID, value_name = "UID")]
+    pub pod_uid: String,
+
+    /// Longest time that LiteLLM's start waits for routes and first tokens.
+    #[arg(long = "start-timeout-seconds", env = env::START_TIMEOUT_SECONDS, value_name = "SECONDS",
+          default_value = "20", value_parser = seconds)]
+    pub start_timeout: Duration,
+
+    /// Time that LiteLLM's drain hook takes, for its clients to find another pod.
+    #[arg(long = "drain-seconds", env = env::DRAIN_SECONDS, value_name = "SECONDS", default_value = "5",
+          value_parser = seconds)]
+    pub drain: Duration,
+}
+
+/// A JSON array of routes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routes(pub Vec<Route>);
+
+impl FromStr for Routes {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text).map(Self)
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .map(Duration::from_secs)
+        .map_err(|_| "must be whole seconds, such as 20".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    const NEEDED: [&str; 20] = [
+        "mcp-auth",
+        "serve",
+        "--outbound=127.0.0.1:16481",
+        "--health=0.0.0.0:16482",
+        "--overlay=/o.yaml",
+        "--operator=https://mcp-auth.mcp-auth.svc:8443",
+        "--operator-ca",
+        "-----BEGIN CERTIFICATE-----",
+        "--token-file",
+        "/token",
+        "--pod-namespace",
+        "n",
+        "--pod-name",
+        "p",
+        "--pod-uid",
+        "u",
+        "--litellm",
+        "127.0.0.1:16480",
+        "--routes",
+        r#"[{"resource":"a","server":"a","url":"https://a.example.com/mcp","transport":"Sse"}]"#,
+    ];
+
+    fn parse(more: &[&str]) -> Result<Serve, clap::Error> {
+        let Command::Serve(serve) = Args::try_parse_from(NEEDED.iter().chain(more))?.command;
+        Ok(*serve)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_types() {
+        let serve = parse(&[]).unwrap();
+        assert_eq!(serve.routes.0[0].server, "a");
+        assert_eq!(
+            (serve.start_timeout, serve.drain),
+            (Duration::from_secs(20), Duration::from_secs(5))
+        );
+        assert_eq!(serve.inbound, None);
+        assert_eq!(
+            parse(&["--drain-seconds", "7"]).unwrap().drain,
+            Duration::from_secs(7)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (flags, expected) in [
+            (["--start-timeout-seconds", "2.5"], "whole seconds"),
+            (["--inbound", "4000"], "--inbound"),
+        ] {
+            let error = parse(&flags).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = Args::try_parse_from(["mcp-auth", "serve"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("--outbound"), "{error}");
+    }
+}

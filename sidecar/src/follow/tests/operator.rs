@@ -1,0 +1,293 @@
+//! An operator made of a TLS and an HTTP/2 server over a pipe in memory. What it does is decided step by step by the
+//! test. Also a log that keeps what is written to it.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::DuplexStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+use mcp_auth_protocol::sync::{Credential, Route, Server, Transport, UserContext};
+
+use super::super::*;
+
+pub const SECRET: &str = "t0ken-0f-an-mcp-server";
+
+pub type Down = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
+pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// An authority, and a server that it has vouched for.
+#[derive(Clone)]
+pub struct Authority {
+    pub pem: String,
+    pub acceptor: TlsAcceptor,
+}
+
+/// Hands the other end of each pipe to the test.
+pub struct Pipes(mpsc::UnboundedSender<(Instant, DuplexStream)>);
+
+pub struct Operator {
+    pub pipes: mpsc::UnboundedReceiver<(Instant, DuplexStream)>,
+    pub reports: watch::Sender<Report>,
+    pub applied: Arc<Mutex<Vec<Snapshot>>>,
+    pub token_file: tempfile::NamedTempFile,
+    follower: JoinHandle<Infallible>,
+}
+
+/// One request of the sidecar.
+pub struct Call {
+    pub at: Instant,
+    pub request: Request<Incoming>,
+    answer: oneshot::Sender<Answer>,
+    server: JoinHandle<()>,
+    up: Lines,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        let leaf_key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["operator.test".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&leaf_key, &issuer).unwrap();
+        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![leaf.der().clone()], private)
+                .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self {
+            pem,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        }
+    }
+}
+
+impl Dial for Pipes {
+    type Io = DuplexStream;
+
+    async fn dial(&self, _: &Endpoint) -> io::Result<DuplexStream> {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        self.0
+            .send((Instant::now(), far))
+            .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        Ok(near)
+    }
+}
+
+impl Operator {
+    pub fn followed_with(operator_ca: &str) -> Self {
+        let mut token_file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(token_file, "first-identity").unwrap();
+        let (sender, pipes) = mpsc::unbounded_channel();
+        let follow = Follow {
+            endpoint: "https://operator.test:8443".parse().unwrap(),
+            operator_ca: operator_ca.to_owned(),
+            token_file: token_file.path().to_owned(),
+            timing: Timing::default(),
+            dial: Pipes(sender),
+        };
+        let reports = watch::Sender::new(Report {
+            version: "1.2.3".into(),
+            ..Report::default()
+        });
+        let applied = Arc::new(Mutex::new(Vec::new()));
+        let (to, taken) = (reports.clone(), applied.clone());
+        let follower = tokio::spawn(async move {
+            follow
+                .run(&to, |snapshot| taken.lock().unwrap().push(snapshot))
+                .await
+        });
+        Self {
+            pipes,
+            reports,
+            applied,
+            token_file,
+            follower,
+        }
+    }
+
+    /// The next connection, not yet spoken to.
+    pub async fn pipe(&mut self) -> (Instant, DuplexStream) {
+        self.pipes.recv().await.unwrap()
+    }
+
+    /// The next request.
+    pub async fn call(&mut self, authority: &Authority) -> Call {
+        let (at, pipe) = self.pipe().await;
+        let tls = authority.acceptor.accept(pipe).await.unwrap();
+        let (sender, mut calls) = mpsc::channel::<(Request<Incoming>, oneshot::Sender<Answer>)>(1);
+        let service = hyper::service::service_fn(move |request| {
+            let sender = sender.clone();
+            async move {
+                let (answer, answered) = oneshot::channel();
+                let _ = sender.send((request, answer)).await;
+                answered.await
+            }
+        });
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let connection = hyper::server::conn::http2::Builder::new(executor)
+            .serve_connection(hyper_util::rt::TokioIo::new(tls), service);
+        let server = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let (request, answer) = calls.recv().await.unwrap();
+        Call {
+            at,
+            request,
+            answer,
+            server,
+            up: Lines::new(1024 * 1024),
+        }
+    }
+
+    pub fn revisions(&self) -> Vec<String> {
+        self.applied
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|snapshot| snapshot.revision.clone())
+            .collect()
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+/// A request answered with a stream.
+pub struct Stream {
+    down: Down,
+    body: Incoming,
+    up: Lines,
+    server: JoinHandle<()>,
+}
+
+impl Call {
+    pub fn authorization(&self) -> &str {
+        self.request.headers()[AUTHORIZATION].to_str().unwrap()
+    }
+
+    pub fn accept(self) -> Stream {
+        let (down, frames) = mpsc::channel(16);
+        let frames = stream::unfold(frames, |mut frames: mpsc::Receiver<_>| async {
+            frames.recv().await.map(|frame| (frame, frames))
+        });
+        let _ = self
+            .answer
+            .send(Response::new(BodyExt::boxed_unsync(StreamBody::new(frames))));
+        Stream {
+            down,
+            body: self.request.into_body(),
+            up: self.up,
+            server: self.server,
+        }
+    }
+
+    pub fn refuse(self, status: StatusCode, body: &str) -> JoinHandle<()> {
+        let body = http_body_util::Full::new(Bytes::from(body.to_owned()));
+        let mut response = Response::new(BodyExt::boxed_unsync(body));
+        *response.status_mut() = status;
+        let _ = self.answer.send(response);
+        self.server
+    }
+}
+
+impl Stream {
+    pub async fn send(&self, line: &str) {
+        self.down
+            .send(Ok(Frame::data(Bytes::from(format!("{line}\n")))))
+            .await
+            .unwrap();
+    }
+
+    pub async fn snapshot(&self, revision: &str, operator_ca: &str) {
+        self.send(&serde_json::to_string(&snapshot(revision, operator_ca)).unwrap())
+            .await;
+    }
+
+    pub async fn report(&mut self) -> Report {
+        loop {
+            if let Some(line) = self.up.next().unwrap() {
+                return serde_json::from_slice(&line).unwrap();
+            }
+            let frame = self.body.frame().await.unwrap().unwrap();
+            self.up.push(frame.data_ref().unwrap());
+        }
+    }
+
+    pub fn cut(self) {
+        self.server.abort();
+    }
+}
+
+pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
+    Snapshot {
+        revision: revision.into(),
+        operator_ca: operator_ca.into(),
+        servers: vec![Server {
+            route: Route {
+                resource: "tools".into(),
+                server: "tools".into(),
+                url: "https://tools.example.com/mcp".into(),
+                transport: Transport::StreamableHttp,
+                ca_bundle: None,
+                cookies: vec![],
+                headers: vec![],
+                user_context: UserContext::Optional,
+            },
+            credential: Credential::Bearer {
+                token: SECRET.into(),
+                expires_at: None,
+            },
+        }],
+    }
+}
+
+pub fn refusal(reason: &str) -> String {
+    format!(r#"{{"reason":"{reason}","message":"the pod is not entitled"}}"#)
+}
+
+/// Everything that is logged on this thread, at every level.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    pub fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! The sidecar in a pod: from its arguments to everything that runs, until SIGTERM. A native sidecar gets it only
+//! after LiteLLM has ended, so there is nothing left to wait for by then. Nothing else ends the process: repeated
+//! exits would have the kubelet kill a healthy LiteLLM, whose probes pass through here.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use mcp_auth_protocol::sync::{Pod, Server};
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::args::Serve;
+use crate::control::{Control, DataPath, Metrics, Places, report};
+use crate::drain::Drain;
+use crate::follow::{Follow, Tcp, Timing};
+use crate::health::{self, Health, Started};
+use crate::litellm::Litellm;
+
+/// Between two looks at LiteLLM.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks between two readings of the user's configuration, which may change while LiteLLM's container restarts.
+const LOOKS_PER_READING: u32 = 5;
+/// Below the timeout of the readiness probe, which waits for our answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn serve(args: Serve) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace = args.pod_namespace,
+        pod = args.pod_name,
+        "starting"
+    );
+    tokio::select! {
+        never = run(args) => match never {},
+        () = received(&mut terminate) => info!("SIGTERM: leaving"),
+        () = received(&mut interrupt) => info!("SIGINT: leaving"),
+    }
+    Ok(())
+}
+
+async fn run(args: Serve) -> Infallible {
+    let Serve {
+        inbound,
+        outbound,
+        health,
+        litellm,
+        routes,
+        original_config,
+        overlay,
+        operator,
+        operator_ca,
+        token_file,
+        pod_namespace,
+        pod_name,
+        pod_uid,
+        start_timeout,
+        drain: drain_time,
+    } = args;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let drain = Drain::default();
+    let started = Started::default();
+    let litellm = litellm.map(|address| Litellm {
+        address,
+        ours: inbound.into_iter().chain([outbound, health]).collect(),
+        patience: PATIENCE,
+        proc_net: PathBuf::from("/proc/net"),
+    });
+    let data_path = start_data_path(Wiring {
+        inbound: inbound.zip(litellm.as_ref().map(|litellm| litellm.address)),
+        outbound,
+        drain: drain.clone(),
+        registry: &mut registry,
+    });
+    // A probe that is refused costs a whole period, so this comes before everything that takes time.
+    let answers = Health {
+        started: started.clone(),
+        litellm: litellm.clone(),
+        drain,
+        drain_time,
+        registry,
+    };
+    tokio::spawn(health::serve(health, Arc::new(answers)));
+
+    let pod = Pod {
+        namespace: pod_namespace,
+        name: pod_name,
+        uid: pod_uid,
+    };
+    let reports = watch::Sender::new(report(pod));
+    let places = Places {
+        original: original_config,
+        overlay,
+        outbound,
+        inbound: inbound.is_some(),
+    };
+    let control = RefCell::new(Control::new(
+        places,
+        routes.0,
+        data_path,
+        reports.clone(),
+        metrics,
+    ));
+    let authenticated = Notify::new();
+    let follow = Follow {
+        endpoint: operator,
+        operator_ca,
+        token_file,
+        timing: Timing::default(),
+        dial: Tcp,
+    };
+    let following = follow.run(&reports, |snapshot| {
+        let mut control = control.borrow_mut();
+        control.take_over(snapshot);
+        if control.is_authenticated() {
+            authenticated.notify_one();
+        }
+    });
+    let caring = async {
+        release(&control, &authenticated, start_timeout).await;
+        started.set();
+        care(&control, litellm.as_ref()).await
+    };
+    tokio::join!(following, caring).0
+}
+
+/// What the data path is started with.
+pub struct Wiring<'a> {
+    /// Where users' requests come in, and LiteLLM's own address; absent where only the outbound half is wanted.
+    pub inbound: Option<(SocketAddr, SocketAddr)>,
+    pub outbound: SocketAddr,
+    pub drain: Drain,
+    pub registry: &'a mut Registry,
+}
+
+/// Starts both halves of the data path. The only place where control and data path meet; what is returned takes over
+/// routes and credentials from then on.
+fn start_data_path(wiring: Wiring<'_>) -> impl DataPath + use<> {
+    struct NoDataPath;
+    impl DataPath for NoDataPath {
+        fn apply(&self, _: &[Server]) {}
+    }
+    let Wiring {
+        inbound, outbound, ..
+    } = wiring;
+    warn!(?inbound, %outbound, "this build has no data path");
+    NoDataPath
+}
+
+/// Waits for tokens, but not for longer than LiteLLM's start may be held up, and puts the overlay in place.
+async fn release<P: DataPath>(
+    control: &RefCell<Control<P>>,
+    authenticated: &Notify,
+    start_timeout: Duration,
+) {
+    if timeout(start_timeout, authenticated.notified()).await.is_err() {
+        warn!(
+            seconds = start_timeout.as_secs(),
+            "not every server has a token yet; LiteLLM starts all the same and finds their tools later"
+        );
+    }
+    loop {
+        let in_place = control.borrow_mut().render();
+        if in_place {
+            return;
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Keeps an eye on LiteLLM and on the user's configuration.
+async fn care<P: DataPath>(control: &RefCell<Control<P>>, litellm: Option<&Litellm>) -> Infallible {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        for _ in 0..LOOKS_PER_READING {
+            ticks.tick().await;
+            if let Some(litellm) = litellm {
+                let look = litellm.look().await;
+                control.borrow_mut().observe(&look);
+            }
+        }
+        control.borrow_mut().render();
+    }
+}
+
+/// A stream of signals that has ended will bring none, which is no reason to leave.
+async fn received(signal: &mut Signal) {
+    if signal.recv().await.is_none() {
+        std::future::pending().await
+    }
+}
