@@ -17,9 +17,9 @@ use crate::overlay::restart::{Loaded, Restart};
 use crate::overlay::write::write;
 use crate::overlay::{Input, Overlay, render};
 
-/// Takes over routes and credentials. Called with the complete list each time.
+/// Takes over routes and credentials. Called with the complete list each time; answers what is wrong with it.
 pub trait DataPath {
-    fn apply(&self, servers: &[Server]);
+    fn apply(&self, servers: &[Server]) -> Vec<Problem>;
 }
 
 /// Where things are.
@@ -41,6 +41,7 @@ pub struct Control<P> {
     authenticated: bool,
     overlay: Option<Overlay>,
     overlay_problems: Vec<Problem>,
+    route_problems: Vec<Problem>,
     litellm_problem: Option<Problem>,
     restart: Restart,
     reports: watch::Sender<Report>,
@@ -105,7 +106,8 @@ impl<P: DataPath> Control<P> {
                 message: "no credential has arrived from the operator yet".into(),
             },
         };
-        data_path.apply(&routes.iter().map(pending).collect::<Vec<_>>());
+        let route_problems = data_path.apply(&routes.iter().map(pending).collect::<Vec<_>>());
+        tell(&[], &route_problems);
         let loaded = read_loaded(&places);
         Self {
             places,
@@ -114,6 +116,7 @@ impl<P: DataPath> Control<P> {
             routes,
             overlay: None,
             overlay_problems: Vec::new(),
+            route_problems,
             litellm_problem: None,
             restart: Restart::resume(loaded),
             reports,
@@ -124,7 +127,9 @@ impl<P: DataPath> Control<P> {
     /// Takes a snapshot over. The overlay is rendered anew only after LiteLLM's start was released.
     pub fn take_over(&mut self, snapshot: Snapshot) {
         self.metrics.snapshots.inc();
-        self.data_path.apply(&snapshot.servers);
+        let problems = self.data_path.apply(&snapshot.servers);
+        tell(&self.route_problems, &problems);
+        self.route_problems = problems;
         let is_bearer = |server: &Server| matches!(server.credential, Credential::Bearer { .. });
         self.authenticated = snapshot.servers.iter().all(is_bearer);
         self.routes = snapshot.servers.into_iter().map(|server| server.route).collect();
@@ -215,13 +220,10 @@ impl<P: DataPath> Control<P> {
 
     fn publish(&self) {
         let restart_needed_for = self.restart.needed_for();
-        let mut problems: Vec<_> = self
-            .overlay_problems
-            .iter()
-            .chain(&self.litellm_problem)
-            .cloned()
-            .collect();
+        let from_routes = self.overlay_problems.iter().chain(&self.route_problems);
+        let mut problems: Vec<_> = from_routes.chain(&self.litellm_problem).cloned().collect();
         problems.sort();
+        problems.dedup();
         self.metrics
             .restart_needed
             .set(i64::try_from(restart_needed_for.len()).unwrap_or(i64::MAX));
@@ -287,8 +289,14 @@ mod tests {
     struct Applied(Rc<RefCell<Vec<Vec<Server>>>>);
 
     impl DataPath for Applied {
-        fn apply(&self, servers: &[Server]) {
+        fn apply(&self, servers: &[Server]) -> Vec<Problem> {
             self.0.borrow_mut().push(servers.to_vec());
+            let unusable = servers.iter().filter(|server| server.route.server == "unusable");
+            let problem = |_| Problem {
+                reason: "InvalidCaBundle".into(),
+                message: "unusable".into(),
+            };
+            unusable.map(problem).collect()
         }
     }
 

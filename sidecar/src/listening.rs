@@ -7,11 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tracing::{error, info};
 
 const LISTEN: &str = "0A";
 const RETRY: Duration = Duration::from_secs(1);
+const BACKLOG: u32 = 1024;
 
 /// A listening socket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,12 +64,28 @@ pub fn view(sockets: &[Socket], litellm: SocketAddr, ours: &[SocketAddr]) -> Vie
     }
 }
 
-/// Binds a listener, trying again for as long as it takes: to exit would not free the port, and would have the
-/// kubelet restart LiteLLM, whose probes pass through the sidecar.
+/// Binds a listener, trying again for as long as it takes.
 pub async fn bind(what: &str, address: SocketAddr) -> TcpListener {
+    retry(what, address, || {
+        // `TcpListener::bind` of tokio sets this as well: a restarted sidecar finds connections in TIME_WAIT.
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    })
+    .await
+}
+
+/// Calls `listen` every second until it succeeds. To exit instead would not free the port, and would have the
+/// kubelet restart LiteLLM, whose probes pass through the sidecar.
+pub async fn retry<T>(what: &str, address: SocketAddr, listen: impl Fn() -> io::Result<T>) -> T {
     let mut told = None;
     loop {
-        let error = match TcpListener::bind(address).await {
+        let error = match listen() {
             Ok(listener) => {
                 info!(%address, "{what} listens");
                 return listener;

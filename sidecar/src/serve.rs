@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use mcp_auth_protocol::sync::{Pod, Server};
+use mcp_auth_protocol::sync::{Pod, Problem, Server};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -145,11 +145,14 @@ pub struct Wiring<'a> {
 }
 
 /// Starts both halves of the data path. The only place where control and data path meet; what is returned takes over
-/// routes and credentials from then on.
+/// routes and credentials from then on. It returns at once: a port that is taken is waited for in a task
+/// ([`listening::retry`](crate::listening::retry)), and meanwhile the health port says what is wrong.
 fn start_data_path(wiring: Wiring<'_>) -> impl DataPath + use<> {
     struct NoDataPath;
     impl DataPath for NoDataPath {
-        fn apply(&self, _: &[Server]) {}
+        fn apply(&self, _: &[Server]) -> Vec<Problem> {
+            Vec::new()
+        }
     }
     let Wiring {
         inbound, outbound, ..

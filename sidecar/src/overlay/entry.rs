@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::Uri;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::{Problem, Route, Transport};
+use url::Url;
 
 use super::config::ConfigError;
 use super::identity::Identity;
@@ -111,16 +111,14 @@ const OURS: [&str; 4] = ["url", "transport", "extra_headers", "server_id"];
 
 /// Where `route` is found behind the sidecar's outbound listener.
 pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, Unmanageable> {
-    let uri: Uri = route
-        .url
-        .parse()
-        .map_err(|_| Unmanageable::Url(route.resource.clone()))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(Unmanageable::Url(route.resource.clone()));
+    let unusable = || Unmanageable::Url(route.resource.clone());
+    let url = Url::parse(&route.url).map_err(|_| unusable())?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(unusable());
     }
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     Ok(Address {
-        url: format!("http://{outbound}/{}{path}", route.server),
+        url: format!("http://{outbound}/{}{}{query}", route.server, url.path()),
         transport: transport(route.transport).to_owned(),
     })
 }
