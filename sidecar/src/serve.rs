@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +16,24 @@ use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::args::Serve;
+use crate::context::seal::Sealer;
 use crate::control::{Control, DataPath, Metrics, Places, report};
 use crate::drain::Drain;
 use crate::follow::{Follow, Tcp, Timing};
 use crate::health::{self, Health, Started};
+use crate::inbound::Inbound;
+use crate::listen::{Sockets, Workers};
+use crate::listening::retry;
 use crate::litellm::Litellm;
+use crate::metrics as data_path;
+use crate::outbound::Outbound;
+use crate::routes::Routes;
 
+/// A pod's sidecar is given a fraction of a processor, and one worker fills a whole one.
+const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
 /// Between two looks at LiteLLM.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks between two readings of the user's configuration, which may change while LiteLLM's container restarts.
@@ -144,21 +154,38 @@ pub struct Wiring<'a> {
     pub registry: &'a mut Registry,
 }
 
-/// Starts both halves of the data path. The only place where control and data path meet; what is returned takes over
-/// routes and credentials from then on. It returns at once: a port that is taken is waited for in a task
-/// ([`listening::retry`](crate::listening::retry)), and meanwhile the health port says what is wrong.
-fn start_data_path(wiring: Wiring<'_>) -> impl DataPath + use<> {
-    struct NoDataPath;
-    impl DataPath for NoDataPath {
-        fn apply(&self, _: &[Server]) -> Vec<Problem> {
-            Vec::new()
-        }
-    }
+/// Starts both halves of the data path, which listen as soon as their ports are free. The only place where control
+/// and data path meet; what is returned takes over routes and credentials from then on.
+fn start_data_path(wiring: Wiring<'_>) -> Routes {
     let Wiring {
-        inbound, outbound, ..
+        inbound,
+        outbound,
+        drain,
+        registry,
     } = wiring;
-    warn!(?inbound, %outbound, "this build has no data path");
-    NoDataPath
+    let metrics = data_path::Metrics::new(registry);
+    let routes = Routes::new(WORKERS, metrics.clone());
+    let sealer = Arc::new(Sealer::new());
+    let outbound_half = Outbound::new(routes.clone(), sealer.clone(), metrics.clone());
+    let inbound_half =
+        inbound.map(|(_, litellm)| Arc::new(Inbound::new(litellm, routes.clone(), sealer, metrics, drain)));
+    tokio::spawn(async move {
+        let listen = inbound.map(|(listen, _)| listen);
+        let bind = || Sockets::bind(listen, outbound, WORKERS);
+        let sockets = retry("the data path", listen.unwrap_or(outbound), bind).await;
+        match Workers::start(sockets, inbound_half, Arc::new(outbound_half)) {
+            // They serve until the process ends.
+            Ok(_workers) => std::future::pending().await,
+            Err(error) => error!(%error, "the data path's threads cannot be started"),
+        }
+    });
+    routes
+}
+
+impl DataPath for Routes {
+    fn apply(&self, servers: &[Server]) -> Vec<Problem> {
+        Self::apply(self, servers)
+    }
 }
 
 /// Waits for tokens, but not for longer than LiteLLM's start may be held up, and puts the overlay in place.
