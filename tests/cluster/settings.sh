@@ -40,11 +40,14 @@ once() {
   }
 }
 
+# Linux has the one, macOS the other.
+if command -v sha256sum > /dev/null; then sha256=(sha256sum); else sha256=(shasum -a 256); fi
+
 # fingerprint FILE...: twelve characters that change with any of the files' names or content.
-fingerprint() { (cd "$cluster_folder/.." && find "$@" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 shasum -a 256 | shasum -a 256 | cut -c1-12); }
+fingerprint() { (cd "$cluster_folder/.." && find "$@" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 "${sha256[@]}" | "${sha256[@]}" | cut -c1-12); }
 
 # A docker command that is podman in disguise does not count: kind speaks to the two in different ways.
-docker_answers() { [[ $(timeout 10 docker info --format '{{.ServerVersion}} {{.OSType}}' 2> /dev/null) == *linux* ]]; }
+docker_answers() { [[ $(docker info --format '{{.ServerVersion}} {{.OSType}}' 2> /dev/null) == *linux* ]]; }
 
 if [ -z "${MCPAUTH_TEST_ENGINE:-}" ]; then
   if docker_answers; then MCPAUTH_TEST_ENGINE=docker; else MCPAUTH_TEST_ENGINE=podman; fi

@@ -22,7 +22,7 @@ def chart(url: str) -> str:
     for webhook in (each for found in objects for each in found.get("webhooks", [])):
         path = webhook["clientConfig"].pop("service")["path"]
         webhook["clientConfig"]["url"] = url + path
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    return "\n---\n".join(json.dumps(found) for found in objects)
 
 
 def settings() -> str:

@@ -1,0 +1,59 @@
+# All that one does with this repository. Clusters, images and tools are made on first use and kept in
+# ~/.cache/mcp-auth; `make help` says what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# `make e2e TEST=rotation` runs the tests with this in their names.
+TEST ?=
+in_cluster := tests/cluster/with
+
+.PHONY: help demo demo-down test test-unit test-api e2e check generate images cluster cluster-down clean-caches
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in five steps that prove what they say
+	@settings=$$(tests/images/all); eval "$$settings"; $(in_cluster) tests/demo/run
+
+demo-down: ## removes what the demo made
+	@$(in_cluster) tests/demo/run --down
+
+test: test-unit test-api e2e ## all tests
+
+test-unit: ## unit tests of all crates; no cluster
+	cargo test --locked --workspace --exclude mcp-auth-tests
+
+test-api: ## the operator against a real API server and a real OAuth2 server, on loopback; no cluster
+	cargo test --locked --package mcp-auth-tests --test api --no-run
+	tests/cluster/api/with cargo test --locked --package mcp-auth-tests --test api -- $(TEST)
+
+e2e: cluster ## everything, on a real cluster with a real LiteLLM
+	cargo test --locked --package mcp-auth-tests --test e2e --no-run
+	@settings=$$(tests/images/all); eval "$$settings"; $(in_cluster) cargo test --locked --package mcp-auth-tests --test e2e -- --test-threads=1 $(TEST)
+
+check: ## format, lints, generated files, chart
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --quiet --package mcp-auth-crds
+	@tests/cluster/tools helm
+	$(in_cluster) helm lint --strict charts/mcp-auth
+	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system > /dev/null
+	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system --set 'watchNamespaces={a,b}' > /dev/null
+
+generate: ## what is generated from the source: the CustomResourceDefinition
+	cargo run --locked --quiet --package mcp-auth-crds --bin generate
+
+images: ## images of the product and of the tests, in the engine's store
+	@tests/images/all
+
+cluster: ## the kind cluster of demo and e2e
+	@tests/cluster/up
+
+cluster-down: ## removes the cluster
+	@tests/cluster/down
+
+clean-caches: cluster-down ## removes what was downloaded and built outside of the tree, images included
+	@tests/cluster/clean-caches
