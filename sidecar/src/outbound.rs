@@ -372,8 +372,7 @@ mod tests {
             expires_at: Some(1_000),
         };
         assert_eq!(routes.apply(&[sync::Server { route, credential }]), []);
-        let server = routes.table().server("tools").unwrap().clone();
-        server
+        routes.table().server("tools").unwrap().clone()
     }
 
     pub(super) fn usable<T>(url: &str, transport: Transport, then: impl FnOnce(&Usable) -> T) -> T {

@@ -200,22 +200,27 @@ mod tests {
     use crate::outbound::tests::server;
     use mcp_auth_protocol::sync::Transport;
 
-    fn rewriter() -> EndpointRewriter {
-        EndpointRewriter::new(server("https://tools.example.com/sse", Transport::Sse), "/sse")
+    fn tools() -> Arc<Server> {
+        server("https://tools.example.com/sse", Transport::Sse)
     }
 
-    fn rewritten(chunks: &[&[u8]]) -> String {
-        let mut rewriter = rewriter();
-        let mut out: Vec<u8> = chunks
-            .iter()
-            .flat_map(|chunk| rewriter.pass(Bytes::copy_from_slice(chunk)))
-            .collect();
+    fn rewriter() -> EndpointRewriter {
+        EndpointRewriter::new(tools(), "/sse")
+    }
+
+    fn rewritten(server: &Arc<Server>, chunks: &[&[u8]]) -> String {
+        let mut rewriter = EndpointRewriter::new(server.clone(), "/sse");
+        let mut out = Vec::new();
+        for chunk in chunks {
+            out.extend(rewriter.pass(Bytes::copy_from_slice(chunk)));
+        }
         out.extend(rewriter.finish());
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn the_endpoint_is_rewritten_in_all_chunkings_and_with_all_line_ends() {
+        let tools = tools();
         for end in ["\n", "\r\n", "\r"] {
             let lines = |endpoint: &str| {
                 [
@@ -245,25 +250,26 @@ mod tests {
                 for second in first..=bytes.len() {
                     let chunks = [&bytes[..first], &bytes[first..second], &bytes[second..]];
                     assert_eq!(
-                        rewritten(&chunks),
+                        rewritten(&tools, &chunks),
                         expected,
                         "{end:?} cut at {first} and {second}"
                     );
                 }
             }
             let single: Vec<&[u8]> = bytes.chunks(1).collect();
-            assert_eq!(rewritten(&single), expected);
+            assert_eq!(rewritten(&tools, &single), expected);
         }
     }
 
     #[test]
     fn absolute_and_relative_endpoints_of_the_same_origin_lead_through_us() {
+        let tools = tools();
         for (named, expected) in [
             ("https://tools.example.com/messages?s=1", "/tools/messages?s=1"),
             ("messages?s=1", "/tools/messages?s=1"),
             ("?s=1", "/tools/sse?s=1"),
         ] {
-            let out = rewritten(&[format!("data:{named}\nevent:endpoint\n\n").as_bytes()]);
+            let out = rewritten(&tools, &[format!("data:{named}\nevent:endpoint\n\n").as_bytes()]);
             assert_eq!(out, format!("data: {expected}\nevent:endpoint\n\n"));
         }
     }
