@@ -8,6 +8,7 @@
 //! [`listen`] runs both on worker threads of their own; [`respond`] is where errors become answers.
 
 mod body;
+mod clock;
 pub mod context;
 mod dial;
 pub mod drain;

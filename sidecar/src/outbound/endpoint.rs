@@ -38,6 +38,8 @@ enum Line {
     Start,
     /// After a CR, which ended the line; an LF would still belong to it.
     AfterCr,
+    /// After a CR, which ended an event; an LF would still belong to it, and clients may wait for it.
+    AfterEvent,
     /// In a line that is not empty.
     Within,
 }
@@ -102,11 +104,10 @@ impl EndpointRewriter {
         while let Some(byte) = self.held.get(self.seen) {
             self.seen += 1;
             let (line, ended) = match (self.line, byte) {
-                (Line::AfterCr, b'\n') => (Line::Start, false),
-                (Line::Within, b'\n') => (Line::Start, false),
+                (Line::Within | Line::AfterCr, b'\n') => (Line::Start, false),
                 (Line::Within, b'\r') => (Line::AfterCr, false),
-                (Line::Start, b'\n') => (Line::Start, true),
-                (Line::Start | Line::AfterCr, b'\r') => (Line::AfterCr, true),
+                (Line::Start | Line::AfterEvent, b'\n') => (Line::Start, true),
+                (Line::Start | Line::AfterCr | Line::AfterEvent, b'\r') => (Line::AfterEvent, true),
                 (_, _) => (Line::Within, false),
             };
             self.line = line;
@@ -293,6 +294,15 @@ mod tests {
             "data: 1\n\n"
         );
         assert_eq!(rewriter.pass(Bytes::from_static(b"\n\n")), "data: 2\n\n");
+        assert_eq!(
+            rewriter.pass(Bytes::from_static(b"data: 3\r\n\r\n")),
+            "data: 3\r\n\r\n"
+        );
+        assert_eq!(
+            rewriter.pass(Bytes::from_static(b"data: 4\r\n\r")),
+            "data: 4\r\n\r"
+        );
+        assert_eq!(rewriter.pass(Bytes::from_static(b"\n")), "\n");
     }
 
     #[test]

@@ -192,16 +192,16 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/mcp", upstream.local_addr().unwrap());
     let sidecar = Sidecar::start(nobody().await, &[server(&url)]);
-    tokio::spawn(async move {
-        let (mut server, _) = upstream.accept().await.unwrap();
-        read_head(&mut server).await;
-        server
-            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
-            .await
-            .unwrap();
-    });
-    let answer = get(sidecar.outbound, "/tools/mcp").await;
+    let asked = tokio::spawn(get(sidecar.outbound, "/tools/mcp"));
+    let (mut server, _) = upstream.accept().await.unwrap();
+    read_head(&mut server).await;
+    server
+        .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
+        .await
+        .unwrap();
+    let answer = asked.await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
+    drop(server);
     assert!(
         timeout(PATIENCE, answer.into_body().collect())
             .await

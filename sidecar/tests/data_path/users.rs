@@ -105,7 +105,7 @@ async fn users_at_the_same_time_are_never_mixed() {
     let sidecar = litellm.sidecar(&[tools]);
     let ask = async |user: usize| {
         let mut request = Request::post("/tools/mcp").header("x-forwarded-user", format!("user-{user}"));
-        if user % 3 > 0 {
+        if !user.is_multiple_of(3) {
             request = request.header("cookie", format!("session_id=S-{user}"));
         }
         bytes(send(sidecar.inbound, request, whole("{}")).await).await
@@ -114,7 +114,7 @@ async fn users_at_the_same_time_are_never_mixed() {
         let users = round * 40..(round + 1) * 40;
         let answers = futures::future::join_all(users.clone().map(ask)).await;
         for (user, answer) in users.zip(answers) {
-            let cookie = if user % 3 > 0 {
+            let cookie = if !user.is_multiple_of(3) {
                 format!("session_id=S-{user}")
             } else {
                 String::new()
