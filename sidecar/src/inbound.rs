@@ -6,16 +6,16 @@ mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
 
 use crate::body::{RequestBody, ResponseBody};
+use crate::clock::unix_now;
 use crate::context::seal::Sealer;
 use crate::context::{Context, TooLarge, gather};
 use crate::drain::Drain;
@@ -63,24 +63,22 @@ impl Inbound {
         peer: IpAddr,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
-        let method = tracing::enabled!(tracing::Level::WARN).then(|| request.method().clone());
-        let mut response = self
-            .forward(worker, peer, request)
-            .await
-            .unwrap_or_else(|refusal| {
+        let method = request.method().clone();
+        let mut response = match self.forward(worker, peer, request).await {
+            Ok(response) => {
+                tracing::debug!(half = "inbound", %method, status = response.status().as_u16(), "answered");
+                response
+            }
+            Err(refusal) => {
                 self.metrics.refused(Half::Inbound, refusal.reason());
                 let status = refusal.status().as_u16();
-                tracing::warn!(
-                    half = "inbound",
-                    ?method,
-                    reason = refusal.reason(),
-                    status,
-                    "request refused"
-                );
+                tracing::warn!(half = "inbound", %method, reason = refusal.reason(), status, "request refused");
                 problem(&refusal)
-            });
+            }
+        };
         self.metrics.answered(Half::Inbound, response.status());
-        if self.drain.is_draining() {
+        // A connection that changes its protocol says so in the same header, and ends with the tunnel.
+        if self.drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -108,7 +106,7 @@ impl Inbound {
         let context = self.context(headers)?;
         remove_ours(headers);
         if let Some(context) = context {
-            headers.insert(CONTEXT, self.sealer.seal(&context, now()));
+            headers.insert(CONTEXT, self.sealer.seal(&context, unix_now()));
         }
         forwarded(headers, peer);
         if websocket {
@@ -221,13 +219,6 @@ fn may_be_json(headers: &HeaderMap) -> bool {
         .trim_ascii();
     !essence.eq_ignore_ascii_case(b"multipart/form-data")
         && !essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
-}
-
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

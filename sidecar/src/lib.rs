@@ -14,6 +14,7 @@
 
 pub mod args;
 mod body;
+mod clock;
 pub mod context;
 pub mod control;
 mod dial;

@@ -20,9 +20,9 @@ use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::{Transport, UserContext};
 
 use crate::body::{RequestBody, ResponseBody};
+use crate::clock::unix_now;
 use crate::context::Context;
 use crate::context::seal::{OpenError, Sealer};
-use crate::inbound::now;
 use crate::metrics::{ContextResult, Half, Metrics};
 use crate::pool::Lease;
 use crate::respond::{Refusal, json_rpc, problem};
@@ -74,20 +74,23 @@ impl Outbound {
                 RequestBody::Stream(request.into_body()),
             )),
         };
+        // Only a configured name is told on: the path's own words are the client's.
+        let server = server.as_ref().map(|server| &*server.name);
         let response = match answer {
-            Ok(response) => response,
+            Ok(response) => {
+                tracing::debug!(
+                    half = "outbound",
+                    server,
+                    status = response.status().as_u16(),
+                    "answered"
+                );
+                response
+            }
             Err(refused) => {
                 let refusal = &refused.refusal;
                 self.metrics.refused(Half::Outbound, refusal.reason());
-                let server = server.as_ref().map(|server| &*server.name);
                 let status = refusal.status().as_u16();
-                tracing::warn!(
-                    half = "outbound",
-                    server,
-                    reason = refusal.reason(),
-                    status,
-                    "request refused"
-                );
+                tracing::warn!(half = "outbound", server, reason = refusal.reason(), status, %refusal, "request refused");
                 match posted {
                     true => json_rpc(refusal, request_id(refused.body).await),
                     false => problem(refusal),
@@ -112,7 +115,7 @@ impl Outbound {
         server: &Arc<Server>,
         mut request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Refused> {
-        let now = now();
+        let now = unix_now();
         let decided = decide(server, request.method(), request.uri(), now);
         let (
             usable,
@@ -323,14 +326,13 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 fn unanswered(server: &Server, error: SendError) -> Refused {
     let resource = server.resource.clone();
     let SendError { cause, unsent } = error;
-    let source = cause.source().map(ToString::to_string);
-    tracing::debug!(half = "outbound", server = &*server.name, %cause, source, "no answer");
+    let why = match cause.source() {
+        Some(source) => format!("{cause}: {source}").into(),
+        None => cause.to_string().into(),
+    };
     let refusal = match cause {
-        Cause::Dial(error) => Refusal::ServerUnreachable {
-            resource,
-            why: error.to_string().into(),
-        },
-        Cause::Exchange(_) => Refusal::ServerFailed { resource },
+        Cause::Dial(_) => Refusal::ServerUnreachable { resource, why },
+        Cause::Exchange(_) => Refusal::ServerFailed { resource, why },
         Cause::Timeout => Refusal::ServerTimeout { resource },
     };
     Refused {
@@ -372,8 +374,7 @@ mod tests {
             expires_at: Some(1_000),
         };
         assert_eq!(routes.apply(&[sync::Server { route, credential }]), []);
-        let server = routes.table().server("tools").unwrap().clone();
-        server
+        routes.table().server("tools").unwrap().clone()
     }
 
     pub(super) fn usable<T>(url: &str, transport: Transport, then: impl FnOnce(&Usable) -> T) -> T {

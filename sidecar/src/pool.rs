@@ -199,3 +199,69 @@ impl Drop for Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn connections(number: usize) -> (Vec<Connection>, Vec<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..number {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            ours.push(Connection::open(Io::Plain(stream)).await.unwrap());
+            theirs.push(listener.accept().await.unwrap().0);
+        }
+        (ours, theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_not_used_once_it_has_waited_too_long() {
+        let pool = Pool::default();
+        let (ours, _theirs) = connections(2).await;
+        let mut ours = ours.into_iter();
+        pool.put(ours.next().unwrap());
+        tokio::time::advance(IDLE_TIMEOUT - Duration::from_millis(1)).await;
+        pool.put(ours.next().unwrap());
+        assert_eq!(pool.lock().len(), 2);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        pool.sweep();
+        assert_eq!(
+            pool.lock().len(),
+            1,
+            "the first has waited too long, the second has not"
+        );
+        assert!(pool.take().is_some());
+        assert!(pool.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_long_pause_nothing_is_left_to_take() {
+        let pool = Pool::default();
+        let (ours, _theirs) = connections(3).await;
+        ours.into_iter().for_each(|connection| pool.put(connection));
+        tokio::time::advance(IDLE_TIMEOUT).await;
+        assert!(pool.take().is_none());
+        assert!(pool.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_other_side_closed_is_swept() {
+        let pool = Pool::default();
+        let (ours, theirs) = connections(1).await;
+        ours.into_iter().for_each(|connection| pool.put(connection));
+        pool.sweep();
+        assert_eq!(pool.lock().len(), 1);
+        drop(theirs);
+        let swept = async {
+            while !pool.lock().is_empty() {
+                pool.sweep();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), swept)
+            .await
+            .expect("it is noticed");
+    }
+}

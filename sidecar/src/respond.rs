@@ -66,8 +66,8 @@ pub enum Refusal {
         "McpServerAuth {resource}: the MCP server cannot be reached: {why}; check spec.server.url, DNS, network policies and spec.server.tls"
     )]
     ServerUnreachable { resource: Box<str>, why: Box<str> },
-    #[error("McpServerAuth {resource}: the MCP server closed the connection without an answer")]
-    ServerFailed { resource: Box<str> },
+    #[error("McpServerAuth {resource}: the MCP server gave no answer: {why}")]
+    ServerFailed { resource: Box<str>, why: Box<str> },
     #[error("McpServerAuth {resource}: the MCP server gave no answer in time")]
     ServerTimeout { resource: Box<str> },
     #[error(

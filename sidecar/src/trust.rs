@@ -9,7 +9,9 @@ use rustls_pki_types::pem::PemObject;
 /// Reads the platform's roots once, and only when a route with TLS needs them.
 #[derive(Default)]
 pub struct Trust {
-    platform: OnceLock<Arc<ClientConfig>>,
+    platform: OnceLock<RootCertStore>,
+    /// Most routes have no CA bundle and share this.
+    without_bundle: OnceLock<Arc<ClientConfig>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +27,14 @@ pub enum TrustError {
 impl Trust {
     /// For a server whose certificate is verified against the platform's roots and, if any, `ca_bundle`.
     pub fn config(&self, ca_bundle: Option<&str>) -> Result<Arc<ClientConfig>, TrustError> {
+        let platform = self.platform.get_or_init(platform_roots);
         match ca_bundle {
             None => Ok(self
-                .platform
-                .get_or_init(|| Arc::new(config(platform_roots())))
+                .without_bundle
+                .get_or_init(|| Arc::new(config(platform.clone())))
                 .clone()),
             Some(pem) => {
-                let mut roots = platform_roots();
+                let mut roots = platform.clone();
                 add(&mut roots, pem)?;
                 Ok(Arc::new(config(roots)))
             }

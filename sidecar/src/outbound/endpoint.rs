@@ -38,6 +38,8 @@ enum Line {
     Start,
     /// After a CR, which ended the line; an LF would still belong to it.
     AfterCr,
+    /// After a CR, which ended an event; an LF would still belong to it, and clients may wait for it.
+    AfterEvent,
     /// In a line that is not empty.
     Within,
 }
@@ -102,11 +104,10 @@ impl EndpointRewriter {
         while let Some(byte) = self.held.get(self.seen) {
             self.seen += 1;
             let (line, ended) = match (self.line, byte) {
-                (Line::AfterCr, b'\n') => (Line::Start, false),
-                (Line::Within, b'\n') => (Line::Start, false),
+                (Line::Within | Line::AfterCr, b'\n') => (Line::Start, false),
                 (Line::Within, b'\r') => (Line::AfterCr, false),
-                (Line::Start, b'\n') => (Line::Start, true),
-                (Line::Start | Line::AfterCr, b'\r') => (Line::AfterCr, true),
+                (Line::Start | Line::AfterEvent, b'\n') => (Line::Start, true),
+                (Line::Start | Line::AfterCr | Line::AfterEvent, b'\r') => (Line::AfterEvent, true),
                 (_, _) => (Line::Within, false),
             };
             self.line = line;
@@ -200,22 +201,27 @@ mod tests {
     use crate::outbound::tests::server;
     use mcp_auth_protocol::sync::Transport;
 
-    fn rewriter() -> EndpointRewriter {
-        EndpointRewriter::new(server("https://tools.example.com/sse", Transport::Sse), "/sse")
+    fn tools() -> Arc<Server> {
+        server("https://tools.example.com/sse", Transport::Sse)
     }
 
-    fn rewritten(chunks: &[&[u8]]) -> String {
-        let mut rewriter = rewriter();
-        let mut out: Vec<u8> = chunks
-            .iter()
-            .flat_map(|chunk| rewriter.pass(Bytes::copy_from_slice(chunk)))
-            .collect();
+    fn rewriter() -> EndpointRewriter {
+        EndpointRewriter::new(tools(), "/sse")
+    }
+
+    fn rewritten(server: &Arc<Server>, chunks: &[&[u8]]) -> String {
+        let mut rewriter = EndpointRewriter::new(server.clone(), "/sse");
+        let mut out = Vec::new();
+        for chunk in chunks {
+            out.extend(rewriter.pass(Bytes::copy_from_slice(chunk)));
+        }
         out.extend(rewriter.finish());
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn the_endpoint_is_rewritten_in_all_chunkings_and_with_all_line_ends() {
+        let tools = tools();
         for end in ["\n", "\r\n", "\r"] {
             let lines = |endpoint: &str| {
                 [
@@ -245,25 +251,26 @@ mod tests {
                 for second in first..=bytes.len() {
                     let chunks = [&bytes[..first], &bytes[first..second], &bytes[second..]];
                     assert_eq!(
-                        rewritten(&chunks),
+                        rewritten(&tools, &chunks),
                         expected,
                         "{end:?} cut at {first} and {second}"
                     );
                 }
             }
             let single: Vec<&[u8]> = bytes.chunks(1).collect();
-            assert_eq!(rewritten(&single), expected);
+            assert_eq!(rewritten(&tools, &single), expected);
         }
     }
 
     #[test]
     fn absolute_and_relative_endpoints_of_the_same_origin_lead_through_us() {
+        let tools = tools();
         for (named, expected) in [
             ("https://tools.example.com/messages?s=1", "/tools/messages?s=1"),
             ("messages?s=1", "/tools/messages?s=1"),
             ("?s=1", "/tools/sse?s=1"),
         ] {
-            let out = rewritten(&[format!("data:{named}\nevent:endpoint\n\n").as_bytes()]);
+            let out = rewritten(&tools, &[format!("data:{named}\nevent:endpoint\n\n").as_bytes()]);
             assert_eq!(out, format!("data: {expected}\nevent:endpoint\n\n"));
         }
     }
@@ -287,6 +294,15 @@ mod tests {
             "data: 1\n\n"
         );
         assert_eq!(rewriter.pass(Bytes::from_static(b"\n\n")), "data: 2\n\n");
+        assert_eq!(
+            rewriter.pass(Bytes::from_static(b"data: 3\r\n\r\n")),
+            "data: 3\r\n\r\n"
+        );
+        assert_eq!(
+            rewriter.pass(Bytes::from_static(b"data: 4\r\n\r")),
+            "data: 4\r\n\r"
+        );
+        assert_eq!(rewriter.pass(Bytes::from_static(b"\n")), "\n");
     }
 
     #[test]

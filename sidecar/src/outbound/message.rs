@@ -1,10 +1,13 @@
 //! Reads as much of a JSON-RPC request as a decision needs: the method, and the identifier for an error.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::body::RequestBody;
 
@@ -33,8 +36,15 @@ struct Message {
     id: Value,
 }
 
+/// Longest time that a short body may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Reads up to [`MAX_BODY`].
-pub async fn read(mut body: Incoming) -> Read {
+pub async fn read(body: Incoming) -> Read {
+    timeout(READ_TIMEOUT, read_on(body)).await.unwrap_or(Read::Failed)
+}
+
+async fn read_on(mut body: Incoming) -> Read {
     let stated = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if stated > MAX_BODY {
         return Read::Beginning {

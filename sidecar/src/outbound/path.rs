@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_own_path_and_what_lies_below_is_served() {
-        let url = "https://x/a/mcp";
+        let url = "http://x/a/mcp";
         for (request, expected) in [
             ("/tools/a/mcp", Some("/a/mcp")),
             ("/tools/a/mcp?k=v", Some("/a/mcp?k=v")),
@@ -124,15 +124,15 @@ mod tests {
     #[test]
     fn the_query_of_the_url_is_used_where_the_request_has_none() {
         assert_eq!(
-            streamable("https://x/mcp?key=1", "/tools/mcp").as_deref(),
+            streamable("http://x/mcp?key=1", "/tools/mcp").as_deref(),
             Some("/mcp?key=1")
         );
         assert_eq!(
-            streamable("https://x/mcp?key=1", "/tools/mcp?key=2").as_deref(),
+            streamable("http://x/mcp?key=1", "/tools/mcp?key=2").as_deref(),
             Some("/mcp?key=2")
         );
-        assert_eq!(streamable("https://x", "/tools").as_deref(), Some("/"));
-        assert_eq!(streamable("https://x/", "/tools/?a").as_deref(), Some("/?a"));
+        assert_eq!(streamable("http://x", "/tools").as_deref(), Some("/"));
+        assert_eq!(streamable("http://x/", "/tools/?a").as_deref(), Some("/?a"));
     }
 
     #[test]
@@ -152,12 +152,12 @@ mod tests {
             "./x",
         ] {
             assert_eq!(
-                streamable("https://x/mcp", &format!("/tools/mcp/{tail}")),
+                streamable("http://x/mcp", &format!("/tools/mcp/{tail}")),
                 None,
                 "{tail}"
             );
             assert_eq!(
-                leads("https://x/sse", Transport::Sse, &format!("/tools/{tail}")),
+                leads("http://x/sse", Transport::Sse, &format!("/tools/{tail}")),
                 None,
                 "{tail}"
             );
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn oauth_metadata_is_never_found() {
-        for url in ["https://x/", "https://x/mcp"] {
+        for url in ["http://x/", "http://x/mcp"] {
             for path in [
                 "/tools/.well-known/x",
                 "/tools/mcp/.well-known/openid-configuration",
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn with_sse_all_of_the_origin_is_served() {
-        let path = leads("https://x/sse", Transport::Sse, "/tools/messages/?session_id=1");
+        let path = leads("http://x/sse", Transport::Sse, "/tools/messages/?session_id=1");
         assert_eq!(path.as_deref(), Some("/messages/?session_id=1"));
     }
 }

@@ -1,0 +1,187 @@
+//! From LiteLLM to MCP servers: what arrives there, and what comes back.
+
+use http::{Request, Response, StatusCode};
+use mcp_auth_protocol::sync::{Credential, Transport};
+
+use crate::scene::{Scripted, Sidecar, bytes, get, json, listed, nobody, post, send, server, whole};
+
+#[tokio::test]
+async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
+    let upstream = Scripted::echo().await;
+    let sidecar = Sidecar::start(
+        nobody().await,
+        &[server(&format!("http://{}/a/mcp", upstream.address))],
+    );
+    let request = Request::post("/tools/a/mcp?x=1")
+        .header("authorization", "Bearer sk-user")
+        .header("x-litellm-api-key", "sk-user")
+        .header("cookie", "session_id=not-sealed")
+        .header("x-forwarded-user", "eve")
+        .header("x-forwarded-for", "10.0.0.9")
+        .header("mcpauth-context", "1Zm9yZ2Vk")
+        .header("mcp-session-id", "s-1")
+        .header("accept", "application/json, text/event-stream");
+    let answer = send(sidecar.outbound, request, whole("{}")).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let seen = upstream.only();
+    assert_eq!(seen.target, "/a/mcp?x=1");
+    let host = upstream.address.to_string();
+    let expected = [
+        ("accept", "application/json, text/event-stream"),
+        ("authorization", "Bearer service-token"),
+        ("content-length", "2"),
+        ("host", &host),
+        ("mcp-session-id", "s-1"),
+    ];
+    assert_eq!(
+        listed(&seen.headers),
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
+    assert_eq!(
+        sidecar.metric(r#"mcpauth_sidecar_contexts_total{result="forged"}"#),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_renewed_token_is_used_from_the_next_request_on_over_the_same_connection() {
+    let upstream = Scripted::echo().await;
+    let mut tools = server(&format!("http://{}/mcp", upstream.address));
+    let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&tools));
+    bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await;
+    tools.credential = Credential::Bearer {
+        token: "second".into(),
+        expires_at: None,
+    };
+    sidecar.routes.apply(&[tools]);
+    bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await;
+    let tokens: Vec<_> = upstream
+        .seen()
+        .into_iter()
+        .map(|seen| seen.headers["authorization"].clone())
+        .collect();
+    assert_eq!(tokens, ["Bearer service-token", "Bearer second"]);
+    assert_eq!(upstream.connections(), 1);
+    assert_eq!(
+        sidecar.metric(r#"mcpauth_sidecar_upstream_connects_total{server="tools"}"#),
+        1
+    );
+}
+
+#[tokio::test]
+async fn cookies_of_the_server_stay_with_us_and_everything_else_comes_back() {
+    let upstream = Scripted::start(async |_| {
+        let answer = Response::builder()
+            .status(202)
+            .header("set-cookie", "a=1")
+            .header("mcp-session-id", "s-1");
+        answer
+            .header("connection", "x-hop")
+            .header("x-hop", "1")
+            .body(whole("accepted"))
+            .unwrap()
+    })
+    .await;
+    let sidecar = Sidecar::start(
+        nobody().await,
+        &[server(&format!("http://{}/mcp", upstream.address))],
+    );
+    let answer = post(sidecar.outbound, "/tools/mcp", "{}").await;
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    let mut headers = answer.headers().clone();
+    headers.remove("date");
+    let expected = [("content-length", "8"), ("mcp-session-id", "s-1")];
+    assert_eq!(
+        listed(&headers),
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
+    assert_eq!(bytes(answer).await, "accepted");
+}
+
+#[tokio::test]
+async fn a_challenge_never_reaches_litellm() {
+    let upstream = Scripted::start(async |request: Request<hyper::body::Incoming>| {
+        let status = if request.method() == "POST" { 401 } else { 403 };
+        let challenge = "Bearer resource_metadata=\"http://127.0.0.1/.well-known/oauth-protected-resource\"";
+        Response::builder()
+            .status(status)
+            .header("www-authenticate", challenge)
+            .body(whole("secret"))
+            .unwrap()
+    })
+    .await;
+    let sidecar = Sidecar::start(
+        nobody().await,
+        &[server(&format!("http://{}/mcp", upstream.address))],
+    );
+    let answer = post(sidecar.outbound, "/tools/mcp", "{}").await;
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    assert!(!answer.headers().contains_key("www-authenticate"));
+    let body = json(answer).await;
+    assert_eq!(body["error"]["code"], -32059);
+    assert!(body["error"]["message"].as_str().unwrap().contains("tools-auth"));
+    assert_eq!(
+        get(sidecar.outbound, "/tools/mcp").await.status(),
+        StatusCode::BAD_GATEWAY
+    );
+    assert_eq!(
+        sidecar.metric(r#"mcpauth_sidecar_refused_total{half="outbound",reason="token_refused"}"#),
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_403_without_challenge_is_the_servers_own_word() {
+    let upstream =
+        Scripted::start(async |_| Response::builder().status(403).body(whole("not you")).unwrap()).await;
+    let sidecar = Sidecar::start(
+        nobody().await,
+        &[server(&format!("http://{}/mcp", upstream.address))],
+    );
+    let answer = post(sidecar.outbound, "/tools/mcp", "{}").await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(bytes(answer).await, "not you");
+}
+
+#[tokio::test]
+async fn a_redirect_leads_back_to_us_or_nowhere() {
+    let upstream = Scripted::start(async |request: Request<hyper::body::Incoming>| {
+        let location = request.headers()["x-location"].clone();
+        Response::builder()
+            .status(307)
+            .header("location", location)
+            .body(whole(""))
+            .unwrap()
+    })
+    .await;
+    let origin = format!("http://{}", upstream.address);
+    let sidecar = Sidecar::start(nobody().await, &[server(&format!("{origin}/mcp"))]);
+    let redirect = |location: String| {
+        let request = Request::post("/tools/mcp").header("x-location", location);
+        send(sidecar.outbound, request, whole("{}"))
+    };
+    for location in ["/mcp/", "mcp/", &format!("{origin}/mcp/")] {
+        let answer = redirect(location.to_owned()).await;
+        assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
+        assert_eq!(answer.headers()["location"], "/tools/mcp/", "{location}");
+    }
+    let answer = redirect("http://evil.example.com/mcp".to_owned()).await;
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    assert!(!answer.headers().contains_key("location"));
+    assert_eq!(json(answer).await["error"]["data"]["reason"], "redirect_refused");
+}
+
+#[tokio::test]
+async fn with_sse_messages_go_to_the_path_the_server_named() {
+    let upstream = Scripted::echo().await;
+    let mut tools = server(&format!("http://{}/sse", upstream.address));
+    tools.route.transport = Transport::Sse;
+    let sidecar = Sidecar::start(nobody().await, &[tools]);
+    assert_eq!(
+        post(sidecar.outbound, "/tools/messages/?session_id=1", "{}")
+            .await
+            .status(),
+        StatusCode::OK
+    );
+    assert_eq!(upstream.only().target, "/messages/?session_id=1");
+}

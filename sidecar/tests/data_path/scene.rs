@@ -1,0 +1,309 @@
+//! The sidecar and those around it.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use mcp_auth_protocol::sync::{Credential, Route, Server, Transport, UserContext};
+use mcp_auth_sidecar::context::seal::Sealer;
+use mcp_auth_sidecar::drain::Drain;
+use mcp_auth_sidecar::inbound::Inbound;
+use mcp_auth_sidecar::listen::{Sockets, Workers};
+use mcp_auth_sidecar::metrics::Metrics;
+use mcp_auth_sidecar::outbound::Outbound;
+use mcp_auth_sidecar::routes::Routes;
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+pub type Body = BoxBody<Bytes, Infallible>;
+
+/// Nothing in these tests takes nearly as long; it only keeps a failing test from hanging.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Sidecar {
+    pub inbound: SocketAddr,
+    pub outbound: SocketAddr,
+    pub routes: Routes,
+    pub drain: Drain,
+    pub registry: Registry,
+    workers: Option<Workers>,
+}
+
+/// A server whose answers the test writes.
+pub struct Scripted {
+    pub address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<Mutex<Vec<Seen>>>,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    pub headers: HeaderMap,
+}
+
+impl Sidecar {
+    pub fn start(litellm: SocketAddr, servers: &[Server]) -> Self {
+        Self::with_workers(litellm, servers, NonZeroUsize::MIN)
+    }
+
+    pub fn with_workers(litellm: SocketAddr, servers: &[Server], workers: NonZeroUsize) -> Self {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let routes = Routes::new(workers, metrics.clone());
+        assert_eq!(routes.apply(servers), []);
+        let (sealer, drain) = (Arc::new(Sealer::new()), Drain::default());
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let sockets = Sockets::bind(Some(any), any, workers).unwrap();
+        let (inbound, outbound) = (sockets.inbound().unwrap(), sockets.outbound());
+        let in_half = Inbound::new(
+            litellm,
+            routes.clone(),
+            sealer.clone(),
+            metrics.clone(),
+            drain.clone(),
+        );
+        let out_half = Outbound::new(routes.clone(), sealer, metrics);
+        let workers = Workers::start(sockets, Some(Arc::new(in_half)), Arc::new(out_half)).unwrap();
+        Self {
+            inbound,
+            outbound,
+            routes,
+            drain,
+            registry,
+            workers: Some(workers),
+        }
+    }
+
+    pub fn stop(&self, grace: Duration) {
+        self.workers.as_ref().unwrap().stop(grace);
+    }
+
+    pub fn join(mut self) {
+        self.workers.take().unwrap().join();
+    }
+
+    /// Value of one line of the metrics.
+    pub fn metric(&self, line: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let found = text
+            .lines()
+            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        found.map_or(0, |value| value.parse().unwrap())
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        if let Some(workers) = self.workers.take() {
+            workers.stop(Duration::ZERO);
+            workers.join();
+        }
+    }
+}
+
+impl Scripted {
+    pub async fn start<F, A>(answer: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connections, requests) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<Seen>>>::default());
+        let scripted = Self {
+            address,
+            connections: connections.clone(),
+            requests: requests.clone(),
+        };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (answer, requests) = (answer.clone(), requests.clone());
+                let service = service_fn(move |request: Request<Incoming>| {
+                    requests.lock().unwrap().push(Seen {
+                        method: request.method().to_string(),
+                        target: request.uri().to_string(),
+                        headers: request.headers().clone(),
+                    });
+                    let answer = answer(request);
+                    async move { Ok::<_, Infallible>(answer.await) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(connection.with_upgrades());
+            }
+        });
+        scripted
+    }
+
+    /// Answers every request with its body.
+    pub async fn echo() -> Self {
+        Self::start(async |request: Request<Incoming>| {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Response::new(whole(body))
+        })
+        .await
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// The only request so far.
+    pub fn only(&self) -> Seen {
+        let [seen] = self.seen().try_into().expect("exactly one request");
+        seen
+    }
+}
+
+/// An address where nobody listens.
+pub async fn nobody() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// The server `tools` at `url`, with the cookie `session_id` and the header `x-forwarded-user`.
+pub fn server(url: &str) -> Server {
+    Server {
+        route: Route {
+            resource: "tools-auth".into(),
+            server: "tools".into(),
+            url: url.into(),
+            transport: Transport::StreamableHttp,
+            ca_bundle: None,
+            cookies: vec!["session_id".into()],
+            headers: vec!["x-forwarded-user".into()],
+            user_context: UserContext::Optional,
+        },
+        credential: Credential::Bearer {
+            token: "service-token".into(),
+            expires_at: None,
+        },
+    }
+}
+
+pub fn whole(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).boxed()
+}
+
+/// A body that goes on as long as the sender lives.
+pub fn streamed() -> (mpsc::UnboundedSender<Bytes>, Body) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let frames = futures::stream::unfold(receiver, async |mut receiver: mpsc::UnboundedReceiver<Bytes>| {
+        let chunk = receiver.recv().await?;
+        Some((Ok(Frame::data(chunk)), receiver))
+    });
+    (
+        sender,
+        BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(frames)))),
+    )
+}
+
+/// A stream that only its owner polls may be shared between threads all the same.
+struct SyncStream<S>(S);
+
+impl<S: futures::Stream + Unpin> futures::Stream for SyncStream<S> {
+    type Item = S::Item;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<S::Item>> {
+        std::pin::Pin::new(&mut self.0).poll_next(cx)
+    }
+}
+
+/// Sends a request over a connection of its own. The host is added.
+pub async fn send(address: SocketAddr, request: http::request::Builder, body: Body) -> Response<Incoming> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = request.header("host", "llm.example.com").body(body).unwrap();
+    tokio::time::timeout(PATIENCE, sender.send_request(request))
+        .await
+        .expect("an answer in time")
+        .unwrap()
+}
+
+pub async fn get(address: SocketAddr, path: &str) -> Response<Incoming> {
+    send(address, Request::get(path), whole("")).await
+}
+
+pub async fn post(address: SocketAddr, path: &str, body: &'static str) -> Response<Incoming> {
+    let request = Request::post(path).header("content-type", "application/json");
+    send(address, request, whole(body)).await
+}
+
+pub async fn bytes(response: Response<Incoming>) -> Bytes {
+    tokio::time::timeout(PATIENCE, response.into_body().collect())
+        .await
+        .expect("a body in time")
+        .unwrap()
+        .to_bytes()
+}
+
+pub async fn json(response: Response<Incoming>) -> serde_json::Value {
+    serde_json::from_slice(&bytes(response).await).unwrap()
+}
+
+/// Sends these very bytes and returns everything until the other side closes.
+pub async fn raw(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("an end in time")
+        .unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Everything up to the empty line after the headers.
+pub async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(
+            tokio::time::timeout(PATIENCE, stream.read_u8())
+                .await
+                .expect("headers in time")
+                .unwrap(),
+        );
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Name and value of each header, sorted.
+pub fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let mut all: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value)))
+        .collect();
+    all.sort();
+    all
+}

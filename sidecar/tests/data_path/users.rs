@@ -1,0 +1,156 @@
+//! Both halves together: a user's cookies on the way through LiteLLM to the MCP server.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use mcp_auth_protocol::sync::{Server, UserContext};
+use tokio::sync::OnceCell;
+
+use crate::scene::{Body, Scripted, Sidecar, bytes, send, server, whole};
+
+/// A LiteLLM that calls the tool of the server in the request's path, as the real one does: with the context header
+/// and with headers of its own.
+struct LiteLlm {
+    scripted: Scripted,
+    outbound: Arc<OnceCell<SocketAddr>>,
+}
+
+impl LiteLlm {
+    async fn start() -> Self {
+        let outbound = Arc::<OnceCell<SocketAddr>>::default();
+        let known = outbound.clone();
+        let scripted = Scripted::start(move |request| call(request, known.clone())).await;
+        Self { scripted, outbound }
+    }
+
+    fn sidecar(&self, servers: &[Server]) -> Sidecar {
+        let sidecar = Sidecar::with_workers(self.scripted.address, servers, NonZeroUsize::new(2).unwrap());
+        self.outbound.set(sidecar.outbound).unwrap();
+        sidecar
+    }
+}
+
+async fn call(request: Request<Incoming>, outbound: Arc<OnceCell<SocketAddr>>) -> Response<Body> {
+    let mut onward = Request::post(request.uri()).header("authorization", "Bearer sk-litellm");
+    if let Some(context) = request.headers().get("mcpauth-context") {
+        onward = onward.header("mcpauth-context", context);
+    }
+    let call = whole(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#);
+    let answer = send(*outbound.get().unwrap(), onward, call).await;
+    answer.map(|body| body.map_err(|error| panic!("{error}")).boxed())
+}
+
+/// An MCP server that says who called.
+async fn whoami() -> Scripted {
+    Scripted::start(async |request: Request<Incoming>| {
+        let text = |name: &str| {
+            let all: Vec<_> = request
+                .headers()
+                .get_all(name)
+                .iter()
+                .map(|value| value.to_str().unwrap())
+                .collect();
+            all.join("|")
+        };
+        let answer = format!(
+            "{};{};{}",
+            text("authorization"),
+            text("cookie"),
+            text("x-forwarded-user")
+        );
+        Response::new(whole(Bytes::from(answer)))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_server_gets_its_own_names_and_no_other() {
+    let (litellm, upstream) = (LiteLlm::start().await, whoami().await);
+    let url = format!("http://{}/mcp", upstream.address);
+    let mut crm = server(&url);
+    crm.route.server = "crm".into();
+    crm.route.cookies = vec!["crm_session".into(), "csrf".into()];
+    crm.route.headers = vec![];
+    let sidecar = litellm.sidecar(&[server(&url), crm]);
+    let ask = async |path: &str| {
+        let request = Request::post(path)
+            .header(
+                "cookie",
+                "token=ui; session_id=S-a; csrf=C; crm_session=R; tracking=1",
+            )
+            .header("x-forwarded-user", "ada");
+        bytes(send(sidecar.inbound, request, whole("{}")).await).await
+    };
+    assert_eq!(ask("/tools/mcp").await, "Bearer service-token;session_id=S-a;ada");
+    assert_eq!(
+        ask("/crm/mcp").await,
+        "Bearer service-token;crm_session=R; csrf=C;"
+    );
+    assert_eq!(
+        sidecar.metric(r#"mcpauth_sidecar_contexts_total{result="opened"}"#),
+        2
+    );
+}
+
+#[tokio::test]
+async fn users_at_the_same_time_are_never_mixed() {
+    let (litellm, upstream) = (LiteLlm::start().await, whoami().await);
+    let mut tools = server(&format!("http://{}/mcp", upstream.address));
+    tools.route.user_context = UserContext::Required;
+    let sidecar = litellm.sidecar(&[tools]);
+    let ask = async |user: usize| {
+        let mut request = Request::post("/tools/mcp").header("x-forwarded-user", format!("user-{user}"));
+        if !user.is_multiple_of(3) {
+            request = request.header("cookie", format!("session_id=S-{user}"));
+        }
+        bytes(send(sidecar.inbound, request, whole("{}")).await).await
+    };
+    for round in 0..5 {
+        let users = round * 40..(round + 1) * 40;
+        let answers = futures::future::join_all(users.clone().map(ask)).await;
+        for (user, answer) in users.zip(answers) {
+            let cookie = if !user.is_multiple_of(3) {
+                format!("session_id=S-{user}")
+            } else {
+                String::new()
+            };
+            assert_eq!(answer, format!("Bearer service-token;{cookie};user-{user}"));
+        }
+    }
+    let request = Request::post("/tools/mcp").header("cookie", "session_id=1; session_id=2");
+    assert_eq!(send(sidecar.inbound, request, whole("{}")).await.status(), 403);
+}
+
+#[tokio::test]
+async fn a_context_of_another_process_is_none() {
+    let upstream = whoami().await;
+    let url = format!("http://{}/mcp", upstream.address);
+    let litellm = Scripted::echo().await;
+    let first = Sidecar::start(litellm.address, &[server(&url)]);
+    let request = Request::get("/").header("cookie", "session_id=S-a");
+    send(first.inbound, request, whole("")).await;
+    let context = litellm.only().headers["mcpauth-context"].clone();
+    let ask = async |sidecar: &Sidecar, contexts: &[&http::HeaderValue]| {
+        let request = contexts
+            .iter()
+            .fold(Request::post("/tools/mcp"), |request, context| {
+                request.header("mcpauth-context", *context)
+            });
+        bytes(send(sidecar.outbound, request, whole("{}")).await).await
+    };
+    let known = "Bearer service-token;session_id=S-a;";
+    let nobody = "Bearer service-token;;";
+    assert_eq!(ask(&first, &[&context]).await, known);
+    assert_eq!(ask(&first, &[&context, &context]).await, known);
+    assert_eq!(
+        ask(&first, &[&context, &http::HeaderValue::from_static("1AAAA")]).await,
+        nobody
+    );
+    let second = Sidecar::start(litellm.address, &[server(&url)]);
+    assert_eq!(ask(&second, &[&context]).await, nobody);
+}
