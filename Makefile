@@ -27,8 +27,8 @@ test-unit: ## unit tests of all crates; no cluster
 	cargo test --locked --workspace --exclude mcp-auth-tests
 
 test-api: ## the operator against a real API server and a real OAuth2 server, on loopback; no cluster
-	cargo test --locked --package mcp-auth-tests --test api --no-run
-	tests/cluster/api/with cargo test --locked --package mcp-auth-tests --test api -- $(TEST)
+	cargo test --locked --package mcp-auth-tests --test api --test secrecy --no-run
+	tests/cluster/api/with tests/api/run $(TEST)
 
 e2e: cluster ## everything, on a real cluster with a real LiteLLM
 	cargo test --locked --package mcp-auth-tests --test e2e --no-run

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::warn;
 
+use crate::changes::Changes;
 use crate::inject::annotations;
 use crate::routes::Labels;
 
@@ -25,7 +26,10 @@ pub type PodMeta = PartialObjectMeta<Pod>;
 pub struct Pods {
     client: Client,
     watched: Arc<Mutex<HashMap<String, Watched>>>,
+    /// For reconcile: each change.
     changed: mpsc::UnboundedSender<String>,
+    /// For sync: what can change a pod's entitlement.
+    changes: Changes,
 }
 
 struct Watched {
@@ -41,16 +45,15 @@ impl Drop for Watched {
 
 impl Pods {
     /// The receiver gets the namespace of each pod that changed.
-    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<String>) {
+    pub fn new(client: Client, changes: Changes) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (changed, receiver) = mpsc::unbounded_channel();
-        (
-            Self {
-                client,
-                watched: Arc::default(),
-                changed,
-            },
-            receiver,
-        )
+        let pods = Self {
+            client,
+            watched: Arc::default(),
+            changed,
+            changes,
+        };
+        (pods, receiver)
     }
 
     /// Watches exactly these namespaces from now on.
@@ -103,10 +106,27 @@ impl Pods {
         let api = Api::<PodMeta>::namespaced(self.client.clone(), &namespace);
         // A pod that has ended needs nothing, and its metadata alone would not tell that it has.
         let config = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+        let before = store.clone();
+        let (changes, home) = (self.changes.clone(), namespace.clone());
         let mut events = watcher(api, config)
             .default_backoff()
             .modify(prune)
-            .reflect(writer)
+            .map(move |event| {
+                let entitlement_changes = event
+                    .as_ref()
+                    .is_ok_and(|event| changes_entitlement(event, &before));
+                (event, entitlement_changes)
+            })
+            .scan(writer, move |writer, (event, entitlement_changes)| {
+                if let Ok(event) = &event {
+                    writer.apply_watcher_event(event);
+                }
+                // Only now does the store say what the streams are to read there.
+                if entitlement_changes {
+                    changes.announce(&home);
+                }
+                std::future::ready(Some(event))
+            })
             .boxed();
         let changed = self.changed.clone();
         let task = tokio::spawn(async move {
@@ -132,6 +152,18 @@ trait ReadyNow {
 impl ReadyNow for Store<PodMeta> {
     fn is_ready_now(&self) -> bool {
         futures::FutureExt::now_or_never(self.wait_until_ready()).is_some_and(|ready| ready.is_ok())
+    }
+}
+
+/// Whether an event can change what a pod is entitled to: its labels, or that it is there at all.
+fn changes_entitlement(event: &watcher::Event<PodMeta>, before: &Store<PodMeta>) -> bool {
+    match event {
+        watcher::Event::Delete(_) | watcher::Event::InitDone => true,
+        watcher::Event::Apply(pod) => {
+            let known = before.get(&ObjectRef::from_obj(pod));
+            known.is_none_or(|known| known.labels() != pod.labels() || known.uid() != pod.uid())
+        }
+        watcher::Event::Init | watcher::Event::InitApply(_) => false,
     }
 }
 

@@ -50,7 +50,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (resources, seen) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let credentials = Credentials::new(changes.clone());
     let (references, references_changed) = References::new(client.clone());
-    let (pods, pods_changed) = Pods::new(client.clone());
+    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone());
     let (sidecars, sidecars_changed) = Sidecars::new();
     let (reconciler, tokens_changed) = Reconciler::new(
         client.clone(),

@@ -40,7 +40,7 @@ async fn no_secret_and_no_token_is_in_logs_status_events_and_metrics() {
     let client = Client::try_default().await.unwrap();
     let everything = ListParams::default();
     let log = std::fs::read_to_string(setting("MCPAUTH_TEST_OPERATOR_LOG")).unwrap();
-    let metrics = reqwest::get(setting("MCPAUTH_TEST_OPERATOR_METRICS"))
+    let metrics = reqwest::get(format!("{}/metrics", setting("MCPAUTH_TEST_OPERATOR_HEALTH")))
         .await
         .unwrap()
         .text()

@@ -1,5 +1,7 @@
 //! A sidecar by script: it speaks the sync protocol with whatever token and claims a test wants.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
@@ -13,6 +15,11 @@ use tokio::sync::mpsc;
 
 use crate::setting;
 use crate::world::World;
+
+/// The operator sends a heartbeat more often.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Snapshots that a test looks at before it gives up. Heartbeats go on for ever.
+const LINES: usize = 100;
 
 pub struct Sidecar {
     reports: mpsc::UnboundedSender<Report>,
@@ -124,27 +131,32 @@ impl Sidecar {
 
     /// The next snapshot; none once the operator has ended the stream.
     pub async fn next(&mut self) -> Option<Snapshot> {
+        let mut heartbeats = 0;
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 if line.len() > 1 {
                     return Some(serde_json::from_slice(&line).expect("a snapshot"));
                 }
+                heartbeats += 1;
+                assert!(heartbeats < 5, "nothing but heartbeats for a minute");
                 continue;
             }
-            self.buffer.extend(self.lines.next().await?);
+            let more = tokio::time::timeout(PATIENCE, self.lines.next()).await;
+            self.buffer
+                .extend(more.expect("the operator says something within a minute")?);
         }
     }
 
     /// The next snapshot that is as wanted.
     pub async fn until(&mut self, wanted: impl Fn(&Snapshot) -> bool) -> Snapshot {
-        for _ in 0..100 {
+        for _ in 0..LINES {
             let snapshot = self.next().await.expect("the stream goes on");
             if wanted(&snapshot) {
                 return snapshot;
             }
         }
-        panic!("none of a hundred snapshots is as wanted");
+        panic!("none of {LINES} snapshots is as wanted");
     }
 
     /// Says what it has taken over, and whatever else the test wants to report.
