@@ -1,5 +1,6 @@
 """What stands around the five steps: the demo's manifests, its programs inside the cluster, and their removal."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -20,6 +21,16 @@ def setting(name: str) -> str:
     if not value:
         raise Broken(f"{name} is not set: run the demo by `make demo`, which builds the images and names them")
     return value
+
+
+def one_at_a_time() -> None:
+    """Refuses to begin while another demo is on the same cluster. The lock ends with this process."""
+    global lock
+    lock = open(f"{setting('MCPAUTH_TEST_CACHE')}/demo-{setting('MCPAUTH_TEST_CLUSTER')}.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Broken("another demo is running on this cluster: wait for it, or set MCPAUTH_TEST_CLUSTER") from None
 
 
 def manifest(name: str) -> str:
