@@ -78,7 +78,7 @@ pub struct McpServerAuthSpec {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("isURL(self.url) && url(self.url).getScheme() in ['http', 'https'] && url(self.url).getHost() != ''", "url must be an absolute http or https URL, such as https://tools.example.com/mcp"),
+    validation = ("self.url.matches('^https?://') && isURL(self.url) && url(self.url).getHost() != ''", "url must be an absolute http or https URL, such as https://tools.example.com/mcp"),
     validation = ("!self.url.contains('#')", "url must have no fragment (RFC 8707 section 2)"),
     validation = ("!self.url.matches('^[a-z]+://[^/?]*@')", "url must hold no user name or password"),
     validation = ("!self.url.startsWith('http://') || self.allowInsecureHttp", "url is plain http: the token and the user's cookies would be readable on the way. Use https, or set server.allowInsecureHttp: true"),
@@ -146,7 +146,7 @@ pub struct CaBundle {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("has(self.tokenUrl) != has(self.issuer)", "exactly one of tokenUrl and issuer must be set"),
-    validation = ("!has(self.tokenUrl) || (isURL(self.tokenUrl) && url(self.tokenUrl).getScheme() in ['http', 'https'] && url(self.tokenUrl).getHost() != '' && !self.tokenUrl.contains('#'))", "tokenUrl must be an absolute http or https URL without fragment, such as https://auth.example.com/oauth2/token"),
+    validation = ("!has(self.tokenUrl) || (self.tokenUrl.matches('^https?://') && isURL(self.tokenUrl) && url(self.tokenUrl).getHost() != '' && !self.tokenUrl.contains('#'))", "tokenUrl must be an absolute http or https URL without fragment, such as https://auth.example.com/oauth2/token"),
     validation = ("!has(self.tokenUrl) || !self.tokenUrl.startsWith('http://') || self.allowInsecureHttp", "tokenUrl is plain http: the client secret and the token would be readable on the way (RFC 6749 section 3.2 demands TLS). Use https, or set oauth2.allowInsecureHttp: true"),
     validation = ("!has(self.issuer) || self.issuer.startsWith('https://') || (self.allowInsecureHttp && self.issuer.startsWith('http://'))", "issuer must be an https URL, or an http one with oauth2.allowInsecureHttp: true"),
     validation = ("!(has(self.clientId) && has(self.clientIdSecretRef))", "clientId and clientIdSecretRef exclude each other"),
@@ -270,6 +270,7 @@ pub struct PrivateKeyJwt {
 
     /// The signature algorithm. Default: by the kind of key, RS256, ES256 or EdDSA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SignatureAlgorithm")]
     pub algorithm: Option<SignatureAlgorithm>,
 }
 
@@ -342,7 +343,7 @@ pub struct CookiePassthrough {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!has(self.headerNames) || self.headerNames.all(n, !(n.lowerAscii() in ['authorization', 'proxy-authorization', 'proxy-authenticate', 'cookie', 'set-cookie', 'host', 'connection', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'content-length', 'content-type', 'content-encoding', 'accept', 'accept-encoding', 'x-litellm-api-key', 'api-key', 'x-api-key', 'last-event-id']))", "headerNames must not hold credentials, cookies, hop-by-hop headers or headers of the MCP transport"),
+    validation = ("!has(self.headerNames) || self.headerNames.all(n, !(n.lowerAscii() in ['authorization', 'proxy-authorization', 'proxy-authenticate', 'cookie', 'set-cookie', 'host', 'connection', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'content-length', 'content-type', 'content-encoding', 'accept', 'accept-encoding', 'x-litellm-api-key', 'api-key', 'x-api-key', 'x-goog-api-key', 'ocp-apim-subscription-key', 'x-mcp-auth', 'expect', 'proxy-connection', 'last-event-id']))", "headerNames must not hold credentials, cookies, hop-by-hop headers or headers of the MCP transport"),
     validation = ("!has(self.headerNames) || self.headerNames.all(n, !n.lowerAscii().startsWith('mcp-') && !n.lowerAscii().startsWith('mcpauth-'))", "headerNames must not hold headers of the MCP transport or of mcp-auth")
 )]
 pub struct HeaderPassthrough {
@@ -369,16 +370,22 @@ pub enum UserContext {
 /// A key of a Secret or ConfigMap in the resource's namespace.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct KeyRef {
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub name: String,
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }
 
 /// A Secret in the resource's namespace.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct SecretName {
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub name: String,
 }
 

@@ -72,11 +72,13 @@ impl Credentials {
                 (issued.credential.clone(), issued.ca_bundle.clone())
             }
             _ => {
-                let message = "the operator has not yet obtained a token for this version of the resource";
+                let message =
+                    "the operator has not yet obtained a token for this version of the resource".to_owned();
                 (
                     Credential::Unavailable {
                         reason: reasons::PENDING.into(),
-                        message: message.into(),
+                        message,
+                        keep: true,
                     },
                     None,
                 )

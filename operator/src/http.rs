@@ -29,6 +29,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Requests still running this long after the stop are cut off: streams to sidecars never end by themselves,
 /// and they come back to another replica.
 const DRAIN: Duration = Duration::from_secs(3);
+/// After the word to close, connections are still taken for this long: the API server goes on calling a webhook
+/// until every node has heard that its pod is not ready.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Serves over TLS until `stop` says so.
 pub async fn serve_tls(
@@ -47,6 +50,10 @@ pub async fn serve_tls(
         .with_context(|| format!("listening on {address}"))?;
     info!(%address, "serving webhook and sidecars");
     let graceful = GracefulShutdown::new();
+    let mut last_call = std::pin::pin!(async {
+        stopped(&mut stop).await;
+        tokio::time::sleep(LINGER).await;
+    });
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -58,7 +65,7 @@ pub async fn serve_tls(
                     continue;
                 }
             },
-            () = stopped(&mut stop) => break,
+            () = &mut last_call => break,
         };
         tokio::spawn(connection(
             stream,
@@ -112,7 +119,11 @@ async fn connection(
 pub struct Health {
     pub metrics: Metrics,
     /// Whether resources have been listed, so that the webhook decides by what there is.
-    pub ready: watch::Receiver<bool>,
+    pub listed: watch::Receiver<bool>,
+    /// Whether the API server trusts the webhook.
+    pub trusted: watch::Receiver<bool>,
+    /// Whether this replica is stopping.
+    pub closed: watch::Receiver<bool>,
 }
 
 /// Serves probes and metrics in plain HTTP.
@@ -129,12 +140,15 @@ pub async fn serve_health(address: SocketAddr, health: Health) -> anyhow::Result
 }
 
 async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
-    match *health.ready.borrow() {
-        true => (StatusCode::OK, "ok"),
-        false => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the resources have not been listed yet",
-        ),
+    let unready = |why| (StatusCode::SERVICE_UNAVAILABLE, why);
+    if *health.closed.borrow() {
+        unready("stopping")
+    } else if !*health.listed.borrow() {
+        unready("the resources have not been listed yet")
+    } else if !*health.trusted.borrow() {
+        unready("the API server does not trust the webhook yet")
+    } else {
+        (StatusCode::OK, "ok")
     }
 }
 

@@ -4,6 +4,7 @@
 //! the connected sidecars.
 
 mod admission;
+mod api_server;
 mod args;
 mod certificates;
 mod changes;

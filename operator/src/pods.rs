@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::warn;
 
+use crate::api_server::within;
 use crate::changes::Changes;
 use crate::inject::annotations;
 use crate::routes::Labels;
@@ -85,9 +86,8 @@ impl Pods {
         if let Some(pod) = known.filter(|pod| pod.uid().as_deref() == Some(uid)) {
             return Ok(Some(pod.labels().clone()));
         }
-        let pod = Api::<Pod>::namespaced(self.client.clone(), namespace)
-            .get_metadata_opt(name)
-            .await?;
+        let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
+        let pod = within(pods.get_metadata_opt(name)).await?;
         Ok(pod
             .filter(|pod| pod.uid().as_deref() == Some(uid))
             .map(|pod| pod.labels().clone()))
@@ -102,38 +102,28 @@ impl Pods {
     }
 
     fn start(&self, namespace: String) -> Watched {
-        let (store, writer) = reflector::store();
+        let (store, mut writer) = reflector::store();
         let api = Api::<PodMeta>::namespaced(self.client.clone(), &namespace);
         // A pod that has ended needs nothing, and its metadata alone would not tell that it has.
         let config = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
-        let before = store.clone();
-        let (changes, home) = (self.changes.clone(), namespace.clone());
-        let mut events = watcher(api, config)
-            .default_backoff()
-            .modify(prune)
-            .map(move |event| {
-                let entitlement_changes = event
-                    .as_ref()
-                    .is_ok_and(|event| changes_entitlement(event, &before));
-                (event, entitlement_changes)
-            })
-            .scan(writer, move |writer, (event, entitlement_changes)| {
-                if let Ok(event) = &event {
-                    writer.apply_watcher_event(event);
-                }
-                // Only now does the store say what the streams are to read there.
-                if entitlement_changes {
-                    changes.announce(&home);
-                }
-                std::future::ready(Some(event))
-            })
-            .boxed();
-        let changed = self.changed.clone();
+        let mut events = watcher(api, config).default_backoff().modify(prune).boxed();
+        let (changed, changes, before) = (self.changed.clone(), self.changes.clone(), store.clone());
         let task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
-                match event {
-                    Ok(_) => drop(changed.send(namespace.clone())),
-                    Err(error) => warn!(%namespace, %error, "watching pods failed; trying again"),
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        warn!(%namespace, %error, "watching pods failed; trying again");
+                        continue;
+                    }
+                };
+                let matters = matters(&event, &before);
+                writer.apply_watcher_event(&event);
+                // Only now does the store say what they are to read there.
+                if matters {
+                    changes.announce(&namespace);
+                    // Without a receiver the operator is stopping.
+                    let _ = changed.send(namespace.clone());
                 }
             }
         });
@@ -155,13 +145,25 @@ impl ReadyNow for Store<PodMeta> {
     }
 }
 
-/// Whether an event can change what a pod is entitled to: its labels, or that it is there at all.
-fn changes_entitlement(event: &watcher::Event<PodMeta>, before: &Store<PodMeta>) -> bool {
+/// Whether an event changes anything that is read here. Most do not: a pod's status changes all the time.
+fn matters(event: &watcher::Event<PodMeta>, before: &Store<PodMeta>) -> bool {
+    let read = |pod: &PodMeta| {
+        let metadata = &pod.metadata;
+        let ending = metadata.deletion_timestamp.is_some();
+        let owners = metadata.owner_references.clone();
+        (
+            metadata.uid.clone(),
+            metadata.labels.clone(),
+            metadata.annotations.clone(),
+            owners,
+            ending,
+        )
+    };
     match event {
         watcher::Event::Delete(_) | watcher::Event::InitDone => true,
         watcher::Event::Apply(pod) => {
             let known = before.get(&ObjectRef::from_obj(pod));
-            known.is_none_or(|known| known.labels() != pod.labels() || known.uid() != pod.uid())
+            known.is_none_or(|known| read(&known) != read(pod))
         }
         watcher::Event::Init | watcher::Event::InitApply(_) => false,
     }

@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use mcp_auth_crds::McpServerAuth;
 use tracing::warn;
 
+use crate::api_server::is_forbidden;
 use crate::changes::Changes;
 use crate::key::Key;
 
@@ -54,7 +55,12 @@ impl Resources {
                 Ok(event) => keeper.keep(watch_number, event),
                 Err(error) => {
                     warn!(%error, "watching McpServerAuth failed; trying again");
-                    Vec::new()
+                    // One namespace that is gone, and its Role with it, does not hold up the others.
+                    if is_forbidden(&error) {
+                        keeper.listed(watch_number)
+                    } else {
+                        Vec::new()
+                    }
                 }
             };
             for seen in &seen {
@@ -101,7 +107,8 @@ struct Keeper {
 /// What one watch has shown.
 #[derive(Default)]
 struct Known {
-    generations: HashMap<Key, i64>,
+    /// What distinguishes an object from the one before: deleted and created again, it starts at generation 1 too.
+    versions: HashMap<Key, (Option<String>, i64)>,
     /// While it lists: what it has shown so far.
     listing: HashSet<Key>,
     listed: bool,
@@ -133,46 +140,52 @@ impl Keeper {
             Event::Apply(resource) => self.apply(watch, resource),
             Event::Delete(resource) => {
                 let key = Key::from(&resource);
-                known.generations.remove(&key);
+                known.versions.remove(&key);
                 self.writer.apply_watcher_event(&Event::Delete(resource));
                 vec![Seen::Gone(key)]
             }
             Event::InitDone => {
-                known.listed = true;
                 // What was deleted while the watch was down has no event of its own.
                 let gone = known
-                    .generations
+                    .versions
                     .keys()
                     .filter(|key| !known.listing.contains(key))
                     .cloned();
                 let gone: Vec<Key> = gone.collect();
                 let store = self.writer.as_reader();
                 for key in &gone {
-                    known.generations.remove(key);
+                    known.versions.remove(key);
                     if let Some(resource) = store.get(&key.into()) {
                         self.writer
                             .apply_watcher_event(&Event::Delete((*resource).clone()));
                     }
                 }
-                let all_listed = self.watches.iter().all(|known| known.listed);
-                gone.into_iter()
-                    .map(Seen::Gone)
-                    .chain(all_listed.then_some(Seen::Listed))
-                    .collect()
+                let gone = gone.into_iter().map(Seen::Gone);
+                gone.chain(self.listed(watch)).collect()
             }
         }
+    }
+
+    /// Notes that a watch has shown all there is.
+    fn listed(&mut self, watch: usize) -> Vec<Seen> {
+        self.watches[watch].listed = true;
+        let all = self.watches.iter().all(|known| known.listed);
+        if all { vec![Seen::Listed] } else { Vec::new() }
     }
 
     /// A change of the status alone, which is ours, is stored and not told.
     fn apply(&mut self, watch: usize, resource: McpServerAuth) -> Vec<Seen> {
         let key = Key::from(&resource);
-        let generation = resource.metadata.generation.unwrap_or_default();
-        let known = self.watches[watch].generations.insert(key.clone(), generation);
+        let version = (
+            resource.metadata.uid.clone(),
+            resource.metadata.generation.unwrap_or_default(),
+        );
+        let known = self.watches[watch].versions.insert(key.clone(), version.clone());
         self.writer.apply_watcher_event(&Event::Apply(resource));
-        if known == Some(generation) {
-            Vec::new()
-        } else {
-            vec![Seen::Changed(key)]
+        match known {
+            Some(known) if known == version => Vec::new(),
+            Some((uid, _)) if uid != version.0 => vec![Seen::Gone(key.clone()), Seen::Changed(key)],
+            _ => vec![Seen::Changed(key)],
         }
     }
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use kube::Client;
 use mcp_auth_oauth::Clock;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info};
 
 use crate::admission::{self, Admission};
@@ -25,6 +26,11 @@ use crate::references::References;
 use crate::resources::{Resources, Seen};
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Sync};
+
+/// Longest time the release of the lease may take.
+const RELEASE: Duration = Duration::from_secs(5);
+/// Longest time until the listener has closed.
+const CLOSE: Duration = Duration::from_secs(15);
 
 /// Runs until SIGTERM or SIGINT, or until something that all depends on has failed.
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -70,10 +76,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         tokens: tokens_changed,
     };
 
-    let (leads, election) =
+    let (elected, election) =
         leader::take_part(client.clone(), &args.namespace, &args.lease, &args.identity).await?;
-    let (stop, stopped) = watch::channel(false);
-    let (set_ready, ready) = watch::channel(false);
+    // The lease is released when its receiver goes, so whoever else wants to know hears it from here.
+    let (lead, leads) = watch::channel(false);
+    let (close, closed) = watch::channel(false);
+    let (set_listed, listed) = watch::channel(false);
+    let (set_trusted, trusted) = watch::channel(false);
 
     let admission = Admission {
         settings,
@@ -83,7 +92,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let sync = Sync {
         client: client.clone(),
-        leads: leads.clone(),
+        leads,
         certificates: certificates.clone(),
         resources,
         credentials,
@@ -97,30 +106,32 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     // Each of these runs for as long as the operator does: whichever ends first ends it.
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    tasks.spawn(serve_tls(args.listen, certificates.clone(), router, stopped));
-    tasks.spawn(serve_health(
-        args.listen_health,
-        Health {
-            metrics: metrics.clone(),
-            ready,
-        },
+    let serving = tasks.spawn(serve_tls(
+        args.listen,
+        certificates.clone(),
+        router,
+        closed.clone(),
     ));
+    let health = Health {
+        metrics: metrics.clone(),
+        listed,
+        trusted,
+        closed,
+    };
+    tasks.spawn(serve_health(args.listen_health, health));
     tasks.spawn(forever(
         certificates.clone().keep(client.clone(), certificate_config),
     ));
-    tasks.spawn(forever(keep_webhook_trust(
-        client,
-        args.webhook_configuration,
-        certificates,
-    )));
-    tasks.spawn(follow_election(
-        leads.clone(),
+    let trust = keep_webhook_trust(client, args.webhook_configuration, certificates, set_trusted);
+    tasks.spawn(forever(trust));
+    let work = Work {
         reconciler,
-        seen.boxed(),
+        seen: seen.boxed(),
         triggers,
-        set_ready,
+        set_listed,
         metrics,
-    ));
+    };
+    let leading = tasks.spawn(follow_election(elected, lead.clone(), work));
 
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let ended = tokio::select! {
@@ -129,46 +140,67 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(ended) = tasks.join_next() => ended.context("a task failed").and_then(|ended| ended),
     };
     info!("stopping");
-    // First whoever is served is let go, then the lease is released: the next leader finds no one here.
-    stop.send_replace(true);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    tasks.shutdown().await;
-    drop(leads);
-    if tokio::time::timeout(Duration::from_secs(5), election)
-        .await
-        .is_err()
-    {
+    // First the lease is released, so that the next leader starts at once. Streams end, and sidecars come back to it.
+    leading.abort();
+    lead.send_replace(false);
+    if tokio::time::timeout(RELEASE, election).await.is_err() {
         error!("the lease was not released in time; it runs out by itself");
     }
+    // Reviews still arrive until everybody has heard that this replica is not ready any more.
+    close.send_replace(true);
+    drop(tokio::time::timeout(CLOSE, until_finished(serving)).await);
+    tasks.shutdown().await;
     ended
+}
+
+async fn until_finished(task: AbortHandle) {
+    while !task.is_finished() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What the leader does.
+struct Work {
+    reconciler: Reconciler,
+    seen: BoxStream<'static, Seen>,
+    triggers: Triggers,
+    set_listed: watch::Sender<bool>,
+    metrics: Metrics,
 }
 
 /// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles them
 /// while this replica leads. A lead that is lost ends the process: it has no state worth keeping.
 async fn follow_election(
-    mut leads: watch::Receiver<bool>,
-    reconciler: Reconciler,
-    seen: futures::stream::BoxStream<'static, Seen>,
-    triggers: Triggers,
-    ready: watch::Sender<bool>,
-    metrics: Metrics,
+    mut elected: watch::Receiver<bool>,
+    lead: watch::Sender<bool>,
+    work: Work,
 ) -> anyhow::Result<()> {
+    let Work {
+        reconciler,
+        seen,
+        triggers,
+        set_listed,
+        metrics,
+    } = work;
+    let listed = set_listed.subscribe();
     let mut seen = seen.inspect(move |seen| {
         if *seen == Seen::Listed {
-            ready.send_replace(true);
+            set_listed.send_replace(true);
         }
     });
-    loop {
+    // A leader that does not know every resource yet would tell sidecars that they are entitled to nothing.
+    while !(*elected.borrow_and_update() && *listed.borrow()) {
         tokio::select! {
-            led = leads.wait_for(|leads| *leads) => { led.context("the leader election ended")?; break }
+            changed = elected.changed() => changed.context("the leader election ended")?,
             _ = seen.next() => {}
         }
     }
     info!("this replica leads");
     metrics.leads(true);
+    lead.send_replace(true);
     tokio::select! {
         () = reconcile::run(reconciler, seen.boxed(), triggers) => anyhow::bail!("reconciling ended"),
-        _ = leads.wait_for(|leads| !leads) => anyhow::bail!("this replica no longer leads"),
+        _ = elected.wait_for(|leads| !leads) => anyhow::bail!("this replica no longer leads"),
     }
 }
 

@@ -2,9 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mcp_auth_protocol::sync::{Problem, Report};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// A sidecar that served before is not behind while a newer snapshot is on its way to it.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// What is kept of a report; a sidecar with more to say has said enough.
+const MOST_SERVERS: usize = 256;
+const MOST_PROBLEMS: usize = 16;
+const LONGEST_TEXT: usize = 512;
 
 /// One connected sidecar.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,14 +22,20 @@ pub struct Sidecar {
     pub name: String,
     /// Revision of the last snapshot sent on the stream.
     pub sent: Option<String>,
+    pub sent_at: Option<Instant>,
     pub applied: Option<String>,
     pub restart_needed_for: Vec<String>,
     pub problems: Vec<Problem>,
 }
 
 impl Sidecar {
+    /// Whether it uses the newest snapshot, or may yet be taking it over.
     pub fn is_up_to_date(&self) -> bool {
-        self.sent.is_some() && self.sent == self.applied
+        self.applied.is_some() && (self.sent == self.applied || self.is_taking_over())
+    }
+
+    pub fn is_taking_over(&self) -> bool {
+        self.sent != self.applied && self.sent_at.is_some_and(|at| at.elapsed() < GRACE)
     }
 }
 
@@ -89,10 +104,29 @@ impl Sidecars {
 
 impl Entry {
     pub fn sent(&self, revision: &str) {
-        self.modify(|sidecar| sidecar.sent = Some(revision.to_owned()));
+        self.modify(|sidecar| {
+            sidecar.sent = Some(revision.to_owned());
+            sidecar.sent_at = Some(Instant::now());
+        });
     }
 
-    pub fn reported(&self, report: Report) {
+    /// Whether no newer connection of the same pod has taken the entry over.
+    pub fn is_current(&self) -> bool {
+        let connected = self.sidecars.lock();
+        connected
+            .get(&self.uid)
+            .is_some_and(|(connection, _)| *connection == self.connection)
+    }
+
+    pub fn reported(&self, mut report: Report) {
+        report.restart_needed_for.truncate(MOST_SERVERS);
+        report.problems.truncate(MOST_PROBLEMS);
+        for problem in &mut report.problems {
+            for text in [&mut problem.reason, &mut problem.message] {
+                text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+            }
+        }
+
         self.modify(|sidecar| {
             sidecar.applied = report.applied;
             sidecar.restart_needed_for = report.restart_needed_for;
@@ -136,8 +170,8 @@ impl Drop for Entry {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_sidecar_is_up_to_date_once_it_has_applied_what_was_sent() {
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_is_up_to_date_once_it_has_applied_what_was_sent() {
         let (sidecars, _changed) = Sidecars::new();
         let entry = sidecars.enter("uid", "apps", "litellm-0");
         assert!(!sidecars.get("uid").unwrap().is_up_to_date());
@@ -148,6 +182,11 @@ mod tests {
         });
         assert!(sidecars.get("uid").unwrap().is_up_to_date());
         entry.sent("2");
+        assert!(
+            sidecars.get("uid").unwrap().is_up_to_date(),
+            "it may be taking it over"
+        );
+        tokio::time::advance(GRACE).await;
         assert!(!sidecars.get("uid").unwrap().is_up_to_date());
     }
 

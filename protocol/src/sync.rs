@@ -91,6 +91,10 @@ pub enum Credential {
         reason: String,
         /// For people; never holds a secret.
         message: String,
+        /// The operator does not know of any either, as after its own restart: one that the sidecar still has for
+        /// the same URL serves on until it expires.
+        #[serde(default)]
+        keep: bool,
     },
 }
 
@@ -130,6 +134,28 @@ pub struct Problem {
     pub reason: String,
     /// Names the field or file and the way out; never holds a secret.
     pub message: String,
+    /// The server that it is about; all of the pod's, where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+}
+
+impl Problem {
+    /// A problem of the whole pod.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            message: message.into(),
+            server: None,
+        }
+    }
+
+    /// The same problem of one server only.
+    pub fn of(self, server: impl Into<String>) -> Self {
+        Self {
+            server: Some(server.into()),
+            ..self
+        }
+    }
 }
 
 /// Two credentials are equal if a sidecar would do the same with both.
@@ -150,12 +176,14 @@ impl PartialEq for Credential {
                 Self::Unavailable {
                     reason: a,
                     message: a_message,
+                    keep: a_keep,
                 },
                 Self::Unavailable {
                     reason: b,
                     message: b_message,
+                    keep: b_keep,
                 },
-            ) => a == b && a_message == b_message,
+            ) => a == b && a_message == b_message && a_keep == b_keep,
             _ => false,
         }
     }

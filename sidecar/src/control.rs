@@ -104,6 +104,7 @@ impl<P: DataPath> Control<P> {
             credential: Credential::Unavailable {
                 reason: "Pending".into(),
                 message: "no credential has arrived from the operator yet".into(),
+                keep: false,
             },
         };
         let route_problems = data_path.apply(&routes.iter().map(pending).collect::<Vec<_>>());
@@ -153,21 +154,21 @@ impl<P: DataPath> Control<P> {
             outbound: self.places.outbound,
         });
         let mut problems = overlay.problems.clone();
-        let in_place = match self.put(overlay) {
-            Ok(()) => true,
-            Err(error) => {
-                problems.push(Problem {
+        let in_place =
+            match self.put(overlay) {
+                Ok(()) => true,
+                Err(error) => {
+                    problems.push(Problem {
                     reason: "OverlayNotWritable".into(),
                     message: format!(
                         "{} cannot be written ({}); LiteLLM goes on with what stands there. Check the volume \
                          mounted at its folder",
                         self.places.overlay.display(),
                         error.kind()
-                    ),
-                });
-                false
-            }
-        };
+                    ), server: None });
+                    false
+                }
+            };
         tell(&self.overlay_problems, &problems);
         self.overlay_problems = problems;
         self.publish();
@@ -187,14 +188,13 @@ impl<P: DataPath> Control<P> {
         }
         let problem = match look {
             Look::Down(why) if why.reason == "UndeclaredListener" => {
-                Some(Problem { reason: why.reason.into(), message: why.message.clone() })
+                Some(Problem { reason: why.reason.into(), message: why.message.clone(), server: None })
             }
             Look::Ready { exposed: true, .. } if self.places.inbound => Some(Problem {
                 reason: "LiteLlmExposed".into(),
                 message: "LiteLLM listens on all addresses, so that it can be reached past the sidecar and without \
                           user context. Check that nothing overrides its --host"
-                    .into(),
-            }),
+                    .into(), server: None }),
             _ => None,
         };
         tell(self.litellm_problem.as_slice(), problem.as_slice());
@@ -295,6 +295,7 @@ mod tests {
             let problem = |_| Problem {
                 reason: "InvalidCaBundle".into(),
                 message: "unusable".into(),
+                server: None,
             };
             unusable.map(problem).collect()
         }
@@ -332,6 +333,7 @@ mod tests {
                 Credential::Unavailable {
                     reason: "TokenRequestFailed".into(),
                     message: "no".into(),
+                    keep: false,
                 }
             },
         };

@@ -232,6 +232,7 @@ impl<D: Dial> Follow<D> {
             .unwrap_or_else(|| Problem {
                 reason: "Unknown".into(),
                 message: "it does not say why".into(),
+                server: None,
             });
         FollowError::Refused { status, problem }
     }

@@ -206,7 +206,7 @@ fn decide<'a>(
         return Err(Refusal::PathNotServed { resource: resource() });
     };
     match &usable.credential {
-        Credential::Unavailable { reason, message } => Err(Refusal::TokenUnavailable {
+        Credential::Unavailable { reason, message, .. } => Err(Refusal::TokenUnavailable {
             resource: resource(),
             why: reason.clone(),
             message: message.clone(),

@@ -89,6 +89,7 @@ pub fn render(input: &Input<'_>) -> Overlay {
             problems: vec![Problem {
                 reason: unusable.error.reason().to_owned(),
                 message: format!("{unusable}. LiteLLM runs without mcp-auth until then"),
+                server: None,
             }],
         },
     }
@@ -147,6 +148,7 @@ fn merge(
                 problems.push(Problem {
                     reason: error.reason().to_owned(),
                     message: error.to_string(),
+                    server: Some(route.server.clone()),
                 });
             }
         }

@@ -131,7 +131,7 @@ async fn what_cannot_be_injected_safely_is_refused_with_the_way_out() {
     no_port["ports"] = json!([]);
     for (name, container, expected) in [
         ("baked", baked, "mount"),
-        ("shell", shell, "sh -c"),
+        ("shell", shell, "by a shell"),
         ("no-port", no_port, "mcpauth.dev/port"),
     ] {
         let refusal = world
@@ -141,7 +141,7 @@ async fn what_cannot_be_injected_safely_is_refused_with_the_way_out() {
             .unwrap_err()
             .to_string();
         assert!(
-            refusal.contains("mcpauth") && refusal.contains(expected),
+            refusal.contains("mcp-auth") && refusal.contains(expected),
             "{name}: {refusal}"
         );
 

@@ -74,40 +74,44 @@ async fn only_a_token_bound_to_the_very_pod_and_to_us_is_taken() {
     let other = world.pod("other-0", red()).await;
 
     let none = refused(&world, None, &pod).await;
-    assert_eq!((none.status, &*none.title), (401, "NoToken"));
+    assert_eq!((none.status, &*none.problem.reason), (401, "NoToken"));
 
     let garbage = refused(&world, Some("garbage"), &pod).await;
-    assert_eq!((garbage.status, &*garbage.title), (401, "InvalidToken"));
+    assert_eq!((garbage.status, &*garbage.problem.reason), (401, "InvalidToken"));
 
     let wrong_audience = token(&world, "https://kubernetes.default.svc", Some(&pod)).await;
     let wrong_audience = refused(&world, Some(&wrong_audience), &pod).await;
     assert_eq!(
-        (wrong_audience.status, &*wrong_audience.title),
+        (wrong_audience.status, &*wrong_audience.problem.reason),
         (401, "WrongAudience")
     );
     assert!(
-        wrong_audience.detail.contains(AUDIENCE),
+        wrong_audience.problem.message.contains(AUDIENCE),
         "{}",
-        wrong_audience.detail
+        wrong_audience.problem.message
     );
 
     let unbound = token(&world, AUDIENCE, None).await;
     let unbound = refused(&world, Some(&unbound), &pod).await;
-    assert_eq!((unbound.status, &*unbound.title), (403, "NotBoundToPod"));
+    assert_eq!((unbound.status, &*unbound.problem.reason), (403, "NotBoundToPod"));
 
     let of_other = token(&world, AUDIENCE, Some(&other)).await;
     let of_other = refused(&world, Some(&of_other), &pod).await;
-    assert_eq!((of_other.status, &*of_other.title), (403, "OtherPod"));
+    assert_eq!((of_other.status, &*of_other.problem.reason), (403, "OtherPod"));
     assert!(
-        of_other.detail.contains("litellm-0") && of_other.detail.contains("other-0"),
+        of_other.problem.message.contains("litellm-0") && of_other.problem.message.contains("other-0"),
         "{}",
-        of_other.detail
+        of_other.problem.message
     );
 
     let expired = std::fs::read_to_string(setting("MCPAUTH_TEST_EXPIRED_TOKEN")).unwrap();
     let expired = refused(&world, Some(expired.trim()), &pod).await;
-    assert_eq!((expired.status, &*expired.title), (401, "InvalidToken"));
-    assert!(expired.detail.contains("expired"), "{}", expired.detail);
+    assert_eq!((expired.status, &*expired.problem.reason), (401, "InvalidToken"));
+    assert!(
+        expired.problem.message.contains("expired"),
+        "{}",
+        expired.problem.message
+    );
 
     let gone = token(&world, AUDIENCE, Some(&other)).await;
     let last_words = report(&other);
@@ -116,7 +120,7 @@ async fn only_a_token_bound_to_the_very_pod_and_to_us_is_taken() {
         .await
         .err()
         .unwrap();
-    assert_eq!((gone.status, &*gone.title), (401, "InvalidToken"));
+    assert_eq!((gone.status, &*gone.problem.reason), (401, "InvalidToken"));
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use mcp_auth_protocol::pod::AUDIENCE;
-use mcp_auth_protocol::sync::{self, Report, Snapshot};
+use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
 use reqwest::Certificate;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::setting;
@@ -32,8 +32,7 @@ pub struct Sidecar {
 #[derive(Debug)]
 pub struct Refused {
     pub status: u16,
-    pub title: String,
-    pub detail: String,
+    pub problem: Problem,
 }
 
 /// The report of a sidecar in this pod.
@@ -110,12 +109,10 @@ impl Sidecar {
         let response = request.send().await.expect("the operator answers");
         let status = response.status();
         if !status.is_success() {
-            let problem: Value = response.json().await.expect("a problem in JSON");
-            let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
+            let problem = response.json().await.expect("a problem in JSON");
             return Err(Refused {
                 status: status.as_u16(),
-                title: text("title"),
-                detail: text("detail"),
+                problem,
             });
         }
         let lines = response

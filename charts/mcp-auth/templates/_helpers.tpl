@@ -40,7 +40,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [mcpauth.dev]
   resources: [mcpserverauths/status]
   verbs: [patch]
-# Each by its name, where a resource refers to it; never all of them.
+# The operator reads single ones by name, where a resource refers to them, and no others; RBAC cannot say that of names
+# that are not known yet. With watchNamespaces the right ends at those namespaces.
 - apiGroups: [""]
   resources: [secrets, configmaps]
   verbs: [list, watch]

@@ -17,16 +17,20 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::issue::{Due, Material, due, new_authority, new_serving};
+use crate::api_server::within;
 
 const AUTHORITY: &str = "ca.crt";
 const AUTHORITY_KEY: &str = "ca.key";
 const SERVING: &str = "tls.crt";
 const SERVING_KEY: &str = "tls.key";
-/// How often the Secret is looked at. Far below a third of a serving certificate's life.
-const CHECK: Duration = Duration::from_secs(3600);
+/// How often the Secret is looked at: replicas that find it gone or renewed by another come together soon.
+const CHECK: Duration = Duration::from_secs(60);
+/// How soon a webhook configuration that could not be changed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 /// Replicas that start together race for the Secret's creation.
 const ATTEMPTS: u32 = 5;
 
@@ -102,32 +106,37 @@ impl Certificates {
 }
 
 /// Writes the authority into every webhook of the configuration, at once and whenever somebody changes it, such
-/// as an upgrade of the chart.
-pub async fn keep_webhook_trust(client: Client, name: String, certificates: Certificates) {
+/// as an upgrade of the chart. `trusted` says whether the API server trusts this operator; where there is no
+/// configuration, nothing is to be trusted.
+pub async fn keep_webhook_trust(
+    client: Client,
+    name: String,
+    certificates: Certificates,
+    trusted: watch::Sender<bool>,
+) {
     let api = Api::<MutatingWebhookConfiguration>::all(client);
     let mut configurations = watcher::watch_object(api.clone(), &name)
         .default_backoff()
         .boxed();
-    let mut ticks = tokio::time::interval(CHECK);
+    let mut ticks = tokio::time::interval(RETRY);
     let mut latest = None;
     loop {
         tokio::select! {
             Some(event) = configurations.next() => match event {
-                Ok(found) => latest = found,
+                Ok(found) => latest = Some(found),
                 Err(error) => warn!(%error, configuration = name, "watching the webhook configuration failed"),
             },
             _ = ticks.tick() => {}
         }
-        let Some(patch) = latest
+        let Some(latest) = &latest else { continue };
+        let stale = latest
             .as_ref()
-            .and_then(|latest| trust(latest, &certificates.authority()))
-        else {
+            .and_then(|latest| trust(latest, &certificates.authority()));
+        let Some(patch) = stale else {
+            trusted.send_replace(true);
             continue;
         };
-        match api
-            .patch(&name, &PatchParams::default(), &Patch::Json::<()>(patch))
-            .await
-        {
+        match within(api.patch(&name, &PatchParams::default(), &Patch::Json::<()>(patch))).await {
             Ok(_) => info!(configuration = name, "the API server now trusts the webhook"),
             Err(error) => {
                 warn!(%error, configuration = name, "the webhook configuration could not be changed")

@@ -26,6 +26,7 @@ use super::resolve::Blocked;
 use super::status::{Found, Held, LastError, Token, status, unavailable};
 use super::supported::unsupported;
 use super::want::{Want, Wanted, same_registration, want};
+use crate::api_server::within;
 use crate::credentials::{Binding, Credentials, Issued};
 use crate::key::Key;
 use crate::metrics::Metrics;
@@ -33,12 +34,10 @@ use crate::pods::{PodMeta, Pods, ought_to_be_injected};
 use crate::references::{References, fields, needed};
 use crate::resources::{Resources, Seen};
 use crate::routes::{rivals, selects};
-use crate::sidecars::Sidecars;
+use crate::sidecars::{GRACE, Sidecar, Sidecars};
 
 /// Field manager of the status.
 const MANAGER: &str = "mcp-auth-operator";
-/// Bursts, such as the pods of a rollout, are taken together.
-const GATHER: Duration = Duration::from_millis(100);
 /// Resources that are reconciled at once.
 const CONCURRENCY: u16 = 16;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -64,6 +63,8 @@ pub struct Reconciler {
 /// Where the token of a resource comes from, as it is now.
 struct Source {
     binding: Binding,
+    /// CA bundle of the MCP server, as it was last read.
+    server_ca: Option<String>,
     kind: SourceKind,
 }
 
@@ -84,6 +85,41 @@ struct Asking {
     /// Requests that the metrics know of.
     counted: u64,
     _relay: Relay,
+}
+
+/// What there is for a resource now.
+struct Obtained {
+    references: Result<(), Blocked>,
+    token: Token,
+    credential: Option<Credential>,
+    server_ca: Option<String>,
+}
+
+impl Obtained {
+    fn nothing(blocked: Blocked) -> Self {
+        Self {
+            references: Err(blocked),
+            token: Token::default(),
+            credential: None,
+            server_ca: None,
+        }
+    }
+}
+
+impl Asking {
+    /// Asks in a changed way from now on. What cannot be asked in that way goes on as before.
+    fn change(&mut self, registration: Registration, policy: Policy) -> Result<(), Blocked> {
+        if self.policy.refresh_before != policy.refresh_before {
+            self.source.follow(policy);
+            self.policy = policy;
+        }
+        if !same_registration(&self.registration, &registration) {
+            // The same client with another secret: what there is serves until the new one works.
+            self.source.replace(client(registration.clone())?);
+            self.registration = registration;
+        }
+        Ok(())
+    }
 }
 
 /// A task that asks for reconciling, until it is dropped.
@@ -211,9 +247,7 @@ pub async fn run(reconciler: Reconciler, seen: BoxStream<'static, Seen>, trigger
         Arc::new(reconciler),
         store,
         keys.map(|key| Ok::<_, Infallible>(ObjectRef::from(&key))),
-        controller::Config::default()
-            .debounce(GATHER)
-            .concurrency(CONCURRENCY),
+        controller::Config::default().concurrency(CONCURRENCY),
     );
     // Errors have been dealt with by `retry`; one about an object that is gone is none.
     done.for_each(|_| std::future::ready(())).await;
@@ -225,14 +259,25 @@ impl Reconciler {
         let key = Key::from(resource);
         let pods = self.pods.of(&key.namespace);
         let refused = self.refusal(resource, pods.as_deref());
-        let (references, token, credential, server_ca) = match &refused {
+        let obtained = match &refused {
             Some(_) => {
                 self.references.set(&key, &[]);
                 self.sources().remove(&key);
-                (Ok(()), Token::default(), None, None)
+                Obtained {
+                    references: Ok(()),
+                    token: Token::default(),
+                    credential: None,
+                    server_ca: None,
+                }
             }
             None => self.obtain(resource, &key),
         };
+        let Obtained {
+            references,
+            token,
+            credential,
+            server_ca,
+        } = obtained;
         let selected = pods.map(|pods| {
             let selected = pods.into_iter().filter(|pod| ought_to_be_injected(pod));
             let selected = selected.filter(|pod| selects(&resource.spec.pod_selector, pod.labels()));
@@ -242,6 +287,12 @@ impl Reconciler {
             });
             with_sidecar.collect()
         });
+        let is_refused = refused.is_some();
+        // Whoever may yet be taking the newest snapshot over is looked at once more.
+        let again = selected
+            .iter()
+            .flatten()
+            .any(|(_, sidecar): &(_, Option<Sidecar>)| sidecar.as_ref().is_some_and(Sidecar::is_taking_over));
         let found = Found {
             resource,
             refused,
@@ -250,7 +301,7 @@ impl Reconciler {
             pods: selected,
         };
         let fresh = status(&found, self.clock.now());
-        let credential = credential.unwrap_or_else(|| unavailable(&fresh));
+        let credential = credential.unwrap_or_else(|| unavailable(&fresh, is_refused));
         let issued = Issued {
             binding: Binding::of(resource),
             credential,
@@ -263,7 +314,11 @@ impl Reconciler {
             .lock()
             .expect("nothing panics while it holds the lock")
             .remove(&key);
-        Ok(Action::await_change())
+        Ok(if again {
+            Action::requeue(GRACE)
+        } else {
+            Action::await_change()
+        })
     }
 
     /// Why a resource is not served whatever its references hold.
@@ -274,6 +329,7 @@ impl Reconciler {
         let labels: Vec<_> = pods
             .unwrap_or_default()
             .iter()
+            .filter(|pod| ought_to_be_injected(pod))
             .map(|pod| pod.labels().clone())
             .collect();
         let neighbours = self.resources.of(&resource.namespace().unwrap_or_default());
@@ -288,120 +344,144 @@ impl Reconciler {
     }
 
     /// The token of a resource, or how far it is.
-    fn obtain(
-        &self,
-        resource: &McpServerAuth,
-        key: &Key,
-    ) -> (Result<(), Blocked>, Token, Option<Credential>, Option<String>) {
+    fn obtain(&self, resource: &McpServerAuth, key: &Key) -> Obtained {
         let references = needed(&resource.spec);
         self.references.set(key, &references);
         let wanted = want(&resource.spec, &references, |reference| {
             self.references.get(&key.namespace, reference)
         });
-        let Wanted { source, server_ca } = match wanted {
-            Ok(wanted) => wanted,
-            Err(blocked) => {
-                let left = self.leave(resource, key);
-                let token = Token {
-                    held: left.as_deref().map(held),
-                    ..Token::default()
-                };
-                return (Err(blocked), token, left.as_deref().map(bearer), None);
-            }
-        };
-        match source {
-            Want::Given(token) => {
+        match wanted {
+            Ok(Wanted {
+                source: Want::Given(token),
+                server_ca,
+            }) => {
                 self.sources().remove(key);
-                let described = Token {
-                    held: Some(Held::default()),
-                    ..Token::default()
-                };
                 let credential = Credential::Bearer {
                     token,
                     expires_at: None,
                 };
-                (Ok(()), described, Some(credential), server_ca)
-            }
-            Want::OAuth2 { registration, policy } => {
-                match self.source(resource, key, *registration, policy) {
-                    Ok(state) => {
-                        let (token, credential) = self.describe(state.as_ref());
-                        (Ok(()), token, credential, server_ca)
-                    }
-                    Err(blocked) => (Err(blocked), Token::default(), None, server_ca),
+                Obtained {
+                    references: Ok(()),
+                    token: Token {
+                        held: Some(Held::default()),
+                        ..Token::default()
+                    },
+                    credential: Some(credential),
+                    server_ca,
                 }
             }
+            Ok(Wanted {
+                source: Want::OAuth2 { registration, policy },
+                server_ca,
+            }) => self.ask(resource, key, *registration, policy, server_ca),
+            Err(blocked) => self.leave(resource, key, blocked),
         }
     }
 
     /// Makes the resource's source ask in this way, and answers what it has.
-    fn source(
+    fn ask(
         &self,
         resource: &McpServerAuth,
         key: &Key,
         registration: Registration,
         policy: Policy,
-    ) -> Result<Option<oauth::State>, Blocked> {
+        server_ca: Option<String>,
+    ) -> Obtained {
         let binding = Binding::of(resource);
         let mut sources = self.sources();
-        if let Some(known) = sources.get_mut(key).filter(|known| known.binding == binding)
-            && let SourceKind::OAuth2(asking) = &mut known.kind
-        {
-            if !same_registration(&asking.registration, &registration) {
-                // The same client with another secret: what there is serves until the new one works.
-                asking.source.replace(client(registration.clone())?);
-                asking.registration = registration;
+        let known = sources.remove(key).filter(|known| known.binding == binding);
+        let (asking, references) = match known.map(|known| known.kind) {
+            Some(SourceKind::OAuth2(mut asking)) => {
+                let changed = asking.change(registration, policy);
+                (asking, changed)
             }
-            if asking.policy.refresh_before != policy.refresh_before {
-                asking.source.follow(policy);
-                asking.policy = policy;
+            left => {
+                let token = match left {
+                    Some(SourceKind::Left { token, .. }) if !token.is_expired(self.clock.now()) => {
+                        Some(token)
+                    }
+                    _ => None,
+                };
+                let client = match client(registration.clone()) {
+                    Ok(client) => client,
+                    Err(blocked) => return Obtained::nothing(blocked),
+                };
+                // A token left from before serves until the Secret that came back has brought a new one.
+                let source = match token {
+                    Some(token) => {
+                        let source = TokenSource::resume(client.clone(), policy, self.clock.clone(), token);
+                        source.replace(client);
+                        source
+                    }
+                    None => TokenSource::spawn(client, policy, self.clock.clone()),
+                };
+                let relay = self.relay(key.clone(), source.subscribe());
+                let asking = Asking {
+                    registration,
+                    policy,
+                    source,
+                    counted: 0,
+                    _relay: relay,
+                };
+                (Box::new(asking), Ok(()))
             }
-            let state = asking.source.subscribe().borrow().clone();
-            self.metrics
-                .token_requested(key, state.requests.saturating_sub(asking.counted));
-            asking.counted = state.requests;
-            return Ok(Some(state));
-        }
-        let source = TokenSource::spawn(client(registration.clone())?, policy, self.clock.clone());
-        let relay = self.relay(key.clone(), source.subscribe());
-        let asking = Asking {
-            registration,
-            policy,
-            source,
-            counted: 0,
-            _relay: relay,
         };
-        let kind = SourceKind::OAuth2(Box::new(asking));
-        sources.insert(key.clone(), Source { binding, kind });
-        // What it gets is told by the relay.
-        Ok(None)
+        let mut asking = asking;
+        let state = asking.source.subscribe().borrow().clone();
+        let requests = state.requests.saturating_sub(asking.counted);
+        self.metrics.token_requested(key, requests);
+        asking.counted = state.requests;
+        let kind = SourceKind::OAuth2(asking);
+        let source = Source {
+            binding,
+            server_ca: server_ca.clone(),
+            kind,
+        };
+        sources.insert(key.clone(), source);
+        let (token, credential) = self.describe(&state);
+        Obtained {
+            references,
+            token,
+            credential,
+            server_ca,
+        }
     }
 
     /// The references lead nowhere any more: the token in use serves on, if it was for this very resource, and no
     /// new one is asked for with a secret that somebody has taken away.
-    fn leave(&self, resource: &McpServerAuth, key: &Key) -> Option<Arc<oauth::Token>> {
+    fn leave(&self, resource: &McpServerAuth, key: &Key, blocked: Blocked) -> Obtained {
         let mut sources = self.sources();
-        let source = sources
-            .remove(key)
-            .filter(|source| source.binding == Binding::of(resource))?;
+        let known = sources.remove(key);
+        let Some(source) = known.filter(|source| source.binding == Binding::of(resource)) else {
+            return Obtained::nothing(blocked);
+        };
         let token = match source.kind {
             SourceKind::OAuth2(asking) => asking.source.subscribe().borrow().token.clone(),
             SourceKind::Left { token, .. } => Some(token),
         };
-        let token = token.filter(|token| !token.is_expired(self.clock.now()))?;
-        let expired = token.expires_at.map(|at| self.at(key.clone(), at));
+        let Some(token) = token.filter(|token| !token.is_expired(self.clock.now())) else {
+            return Obtained::nothing(blocked);
+        };
         let kind = SourceKind::Left {
             token: token.clone(),
-            _expired: expired,
+            _expired: token.expires_at.map(|at| self.at(key.clone(), at)),
         };
-        sources.insert(
-            key.clone(),
-            Source {
-                binding: source.binding,
-                kind,
+        let server_ca = source.server_ca;
+        let left = Source {
+            binding: source.binding,
+            server_ca: server_ca.clone(),
+            kind,
+        };
+        sources.insert(key.clone(), left);
+        Obtained {
+            references: Err(blocked),
+            token: Token {
+                held: Some(held(&token)),
+                ..Token::default()
             },
-        );
-        Some(token)
+            credential: Some(bearer(&token)),
+            server_ca,
+        }
     }
 
     fn relay(&self, key: Key, mut states: watch::Receiver<oauth::State>) -> Relay {
@@ -425,10 +505,7 @@ impl Reconciler {
     }
 
     /// A source's state for the status, and the credential it makes.
-    fn describe(&self, state: Option<&oauth::State>) -> (Token, Option<Credential>) {
-        let Some(state) = state else {
-            return (Token::default(), None);
-        };
+    fn describe(&self, state: &oauth::State) -> (Token, Option<Credential>) {
         let token = Token {
             held: state.token.as_deref().map(held),
             // In the past it means that the request is under way.
@@ -436,10 +513,7 @@ impl Reconciler {
             last_error: state.last_error.as_ref().map(|failure| LastError {
                 at: failure.at,
                 reason: failure.error.code().to_owned(),
-                message: match failure.error.hint() {
-                    "" => failure.error.message(),
-                    hint => format!("{}: {hint}", failure.error.message()),
-                },
+                message: failure.error.message(),
             }),
         };
         (token, state.token.as_deref().map(bearer))
@@ -467,14 +541,14 @@ impl Reconciler {
             "status": fresh,
         });
         let params = PatchParams::apply(MANAGER).force();
-        match api.patch_status(&key.name, &params, &Patch::Apply(&patch)).await {
+        match within(api.patch_status(&key.name, &params, &Patch::Apply(&patch))).await {
             Ok(_) => {}
             // Deleted meanwhile.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(error) => return Err(Error::Status(error)),
         }
         for event in events(resource.status.as_ref(), &fresh) {
-            if let Err(error) = self.recorder.publish(&event, &resource.object_ref(&())).await {
+            if let Err(error) = within(self.recorder.publish(&event, &resource.object_ref(&()))).await {
                 warn!(%error, reason = event.reason, "an event could not be written");
             }
         }
@@ -522,7 +596,7 @@ fn client(registration: Registration) -> Result<oauth::Client, Blocked> {
             oauth::Error::InvalidCaBundle { .. } => fields::TOKEN_ENDPOINT_CA,
             _ => "spec.oauth2.tokenUrl",
         };
-        Blocked::new(reasons::INVALID_SPEC, format!("{field}: {error}"))
+        Blocked::new(reasons::INVALID_SPEC, format!("{field}: {}", error.message()))
     })
 }
 

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use mcp_auth_crds::{
     McpServerAuth, McpServerAuthStatus, SidecarsStatus, TokenError, TokenStatus, conditions, reasons,
 };
-use mcp_auth_protocol::sync::Credential;
+use mcp_auth_protocol::sync::{Credential, Problem};
 
 use super::resolve::Blocked;
 use crate::pods::{self, PodMeta};
@@ -95,19 +95,17 @@ pub fn status(found: &Found<'_>, now: Timestamp) -> McpServerAuthStatus {
     }
 }
 
-/// What sidecars are told where there is no token.
-pub fn unavailable(status: &McpServerAuthStatus) -> Credential {
-    let by_type = |type_: &str| {
-        status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == type_)
-    };
-    let token = by_type(conditions::TOKEN_ISSUED).filter(|condition| condition.status == "False");
-    let why = token.or_else(|| by_type(conditions::READY));
+/// What sidecars are told where there is no token. A resource that is refused serves nobody; otherwise a token that
+/// this operator does not know of, because it was restarted, is still good.
+pub fn unavailable(status: &McpServerAuthStatus, refused: bool) -> Credential {
+    let token = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == conditions::TOKEN_ISSUED);
     Credential::Unavailable {
-        reason: why.map_or(reasons::PENDING.into(), |condition| condition.reason.clone()),
-        message: why.map_or(String::new(), |condition| condition.message.clone()),
+        reason: token.map_or(reasons::PENDING.into(), |condition| condition.reason.clone()),
+        message: token.map_or(String::new(), |condition| condition.message.clone()),
+        keep: !refused,
     }
 }
 
@@ -146,8 +144,8 @@ fn token(found: &Found<'_>) -> Verdict {
                 .expires_at
                 .map_or("it is replaced".to_owned(), |at| at.to_string());
             let message = format!(
-                "the last token request failed ({}: {}); the token in use still serves until {until}",
-                error.reason, error.message
+                "the token in use still serves until {until}, but the last request for a new one failed: {}",
+                error.message
             );
             verdict(Some(true), reasons::RENEWAL_FAILED, message)
         }
@@ -165,10 +163,7 @@ fn token(found: &Found<'_>) -> Verdict {
         (None, Some(error), Ok(())) if error.reason == reasons::EXPIRED => {
             verdict(Some(false), reasons::EXPIRED, error.message.clone())
         }
-        (None, Some(error), Ok(())) => {
-            let message = format!("{}: {}", error.reason, error.message);
-            verdict(Some(false), reasons::REQUEST_FAILED, message)
-        }
+        (None, Some(error), Ok(())) => verdict(Some(false), reasons::REQUEST_FAILED, error.message.clone()),
         (None, None, Ok(())) => verdict(
             None,
             reasons::PENDING,
@@ -215,7 +210,7 @@ fn sidecars(found: &Found<'_>) -> (Verdict, Option<SidecarsStatus>) {
     let behind = of(&|_, sidecar| !synced(sidecar));
     let problem = pods
         .iter()
-        .find_map(|(pod, sidecar)| Some((pod, sidecar.as_ref()?.problems.first()?)));
+        .find_map(|(pod, sidecar)| Some((pod, concerning(sidecar.as_ref()?, server)?)));
     let said = if total == 0 {
         let selector =
             serde_json::to_string(&found.resource.spec.pod_selector).expect("a selector is plain values");
@@ -255,6 +250,12 @@ fn sidecars(found: &Found<'_>) -> (Verdict, Option<SidecarsStatus>) {
         )
     };
     (said, Some(counts))
+}
+
+/// The first problem of the whole pod or of this server: one server's fault is not another's.
+fn concerning<'a>(sidecar: &'a Sidecar, server: &str) -> Option<&'a Problem> {
+    let concerns = |problem: &&Problem| problem.server.as_deref().is_none_or(|of| of == server);
+    sidecar.problems.iter().find(concerns)
 }
 
 /// False at the first part that is false, unknown at the first that is unknown.

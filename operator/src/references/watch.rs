@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use super::{Kind, Reference};
+use crate::api_server::is_forbidden;
 use crate::key::Key;
 
 /// What is known of an object.
@@ -145,6 +146,10 @@ impl References {
     fn record(&self, object: &Object, lookup: Lookup) {
         let users = match self.lock().get_mut(object) {
             Some(entry) => {
+                // What was read stays good while the API server refuses for a moment, as it does when it starts.
+                if matches!((&entry.lookup, &lookup), (Lookup::Found(_), Lookup::Forbidden)) {
+                    return;
+                }
                 entry.lookup = lookup;
                 entry.users.clone()
             }
@@ -185,14 +190,5 @@ impl Values for ConfigMap {
             .into_iter()
             .map(|(key, value)| (key, value.into_bytes().into()))
             .collect()
-    }
-}
-
-fn is_forbidden(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 403,
-        watcher::Error::WatchError(status) => status.code == 403,
-        _ => false,
     }
 }

@@ -8,6 +8,7 @@ use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::Pod;
 
 use super::Refusal;
+use crate::api_server::within;
 
 /// Keys of the extra user info of a token that is bound to a pod (Kubernetes: "Managing Service Accounts").
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -24,9 +25,8 @@ pub async fn authenticate(client: &Client, headers: &HeaderMap) -> Result<Pod, R
         },
         ..TokenReview::default()
     };
-    let answer = Api::<TokenReview>::all(client.clone())
-        .create(&PostParams::default(), &review)
-        .await;
+    let reviews = Api::<TokenReview>::all(client.clone());
+    let answer = within(reviews.create(&PostParams::default(), &review)).await;
     let answer = answer.map_err(|error| Refusal::ApiServer(without_token(&error.to_string(), token)))?;
     identify(answer.status.unwrap_or_default(), token)
 }
@@ -36,7 +36,12 @@ pub fn agree(claimed: &Pod, bound: &Pod) -> Result<(), Refusal> {
     if claimed == bound {
         return Ok(());
     }
-    let show = |pod: &Pod| format!("{}/{} (uid {})", pod.namespace, pod.name, pod.uid);
+    // What is claimed is anybody's text: no name of Kubernetes is longer.
+    let short = |text: &str| text.chars().take(253).collect::<String>();
+    let show = |pod: &Pod| {
+        let (namespace, name, uid) = (short(&pod.namespace), short(&pod.name), short(&pod.uid));
+        format!("{namespace}/{name} (uid {uid})")
+    };
     Err(Refusal::OtherPod {
         claimed: show(claimed),
         bound: show(bound),

@@ -1,7 +1,9 @@
-//! Why a sidecar is not served, and the one place where that becomes an HTTP answer (RFC 9457).
+//! Why a sidecar is not served, and the one place where that becomes an HTTP answer.
 
-use axum::http::{StatusCode, header};
+use axum::Json;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use mcp_auth_protocol::sync::Problem;
 use thiserror::Error;
 
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -54,13 +56,7 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": self.reason(),
-            "status": self.status().as_u16(),
-            "detail": self.to_string(),
-        });
-        let headers = [(header::CONTENT_TYPE, "application/problem+json")];
-        (self.status(), headers, problem.to_string()).into_response()
+        let problem = Problem::new(self.reason(), self.to_string());
+        (self.status(), Json(problem)).into_response()
     }
 }

@@ -1,7 +1,9 @@
 //! One sidecar's stream: the whole state of its pod at once, and again whenever that changes.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -20,6 +22,10 @@ use crate::sidecars::Entry;
 
 /// A sidecar that does not say who it is within this time is none.
 const FIRST_REPORT: Duration = Duration::from_secs(10);
+/// A sidecar that takes nothing for this long is gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Faster ones wait: each may cause work for every resource of the namespace.
+const BETWEEN_REPORTS: Duration = Duration::from_millis(200);
 /// Changes within this time of one another, such as ten tokens renewed at once, become one line.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -87,34 +93,41 @@ async fn serve(
     let mut leads = sync.leads.clone();
     let mut heartbeat = tokio::time::interval(Duration::from_secs(HEARTBEAT_SECONDS));
     let mut time_is_up = pin!(tokio::time::sleep(sync.longest_stream));
-    let mut sent: Option<Vec<Server>> = None;
-    let mut revision = 0_u64;
+    let mut sent = None;
     let why = loop {
         tokio::select! {
             changed = changes.changed() => {
                 if changed.is_err() { break "the operator is stopping" }
                 tokio::time::sleep(GATHER).await;
                 changes.mark_unchanged();
-                let servers = match state(&sync, &pod).await {
-                    Ok(Some(servers)) => servers,
+                match state(&sync, &pod).await {
+                    Ok(Some(state)) if sent.as_ref() == Some(&state) => {}
+                    Ok(Some(state)) => {
+                        if !send(&entry, &lines, &state).await { break "the sidecar went away" }
+                        sent = Some(state);
+                    }
                     Ok(None) => break "the pod is gone",
                     Err(error) => {
-                        warn!(%error, "the pod could not be looked up; the stream ends, and the sidecar tries again");
+                        warn!(%error, "the pod could not be looked up; the sidecar will connect again");
                         break "the API server could not be asked";
                     }
-                };
-                if sent.as_ref() == Some(&servers) { continue }
-                revision += 1;
-                if !send(&sync, &entry, &lines, &servers, revision).await { break "the sidecar went away" }
-                sent = Some(servers);
+                }
             }
             report = reports.next() => match report {
-                Some(Ok(report)) => entry.reported(report),
+                Some(Ok(report)) => {
+                    entry.reported(report);
+                    tokio::time::sleep(BETWEEN_REPORTS).await;
+                }
                 Some(Err(error)) => { warn!(%error, "a report could not be read"); break "a report could not be read" }
                 None => break "the sidecar went away",
             },
-            _ = heartbeat.tick() => if lines.send(Bytes::from_static(b"\n")).await.is_err() { break "the sidecar went away" },
-            () = lost(&mut leads) => break "this replica no longer leads",
+            _ = heartbeat.tick() => {
+                if !entry.is_current() { break "the pod has a newer connection" }
+                if !deliver(&lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
+                // The authority may have changed, which nobody announces.
+                changes.mark_changed();
+            }
+            () = lost(&mut leads) => break "this replica does not lead any more",
             () = &mut time_is_up => break "the stream is renewed",
         }
     };
@@ -126,8 +139,11 @@ async fn lost(leads: &mut watch::Receiver<bool>) {
     let _ = leads.wait_for(|leads| !leads).await;
 }
 
-/// What the pod is entitled to now; nothing if it is gone.
-async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Vec<Server>>> {
+/// What a snapshot says.
+type Content = (Vec<Server>, String);
+
+/// What the pod is entitled to now, and the authority; nothing if the pod is gone.
+async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
     let Some(labels) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await? else {
         return Ok(None);
     };
@@ -139,24 +155,32 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Vec<Server>>> {
             route.ca_bundle = ca_bundle;
             Server { route, credential }
         });
-    Ok(Some(servers.collect()))
+    Ok(Some((servers.collect(), sync.certificates.authority())))
 }
 
-async fn send(
-    sync: &Sync,
-    entry: &Entry,
-    lines: &mpsc::Sender<Bytes>,
-    servers: &[Server],
-    revision: u64,
-) -> bool {
-    let revision = revision.to_string();
+async fn send(entry: &Entry, lines: &mpsc::Sender<Bytes>, (servers, authority): &Content) -> bool {
     let snapshot = Snapshot {
-        revision: revision.clone(),
-        operator_ca: sync.certificates.authority(),
-        servers: servers.to_vec(),
+        revision: revision(),
+        operator_ca: authority.clone(),
+        servers: servers.clone(),
     };
     let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
     line.push(b'\n');
-    entry.sent(&revision);
-    lines.send(line.into()).await.is_ok()
+    entry.sent(&snapshot.revision);
+    deliver(lines, line.into()).await
+}
+
+/// False if the sidecar is gone, or takes nothing any more.
+async fn deliver(lines: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
+    matches!(tokio::time::timeout(PATIENCE, lines.send(line)).await, Ok(Ok(())))
+}
+
+/// Never the same again, of whichever stream and replica: an echo of an old one must not pass for the newest.
+fn revision() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static START: LazyLock<u128> = LazyLock::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_nanos())
+    });
+    format!("{:x}-{}", *START, COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -12,11 +12,15 @@ use crate::hop_by_hop;
 use crate::routes::Usable;
 
 /// Credentials for LiteLLM, and where the request came from.
-const NOT_FOR_SERVERS: [HeaderName; 4] = [
+const NOT_FOR_SERVERS: [HeaderName; 8] = [
     COOKIE,
     FORWARDED,
     HeaderName::from_static("api-key"),
+    HeaderName::from_static("ocp-apim-subscription-key"),
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-goog-api-key"),
     HeaderName::from_static("x-litellm-api-key"),
+    HeaderName::from_static("x-mcp-auth"),
 ];
 
 /// This server's part of a context, ready to send.

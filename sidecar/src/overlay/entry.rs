@@ -241,6 +241,7 @@ fn server_id<'a>(
                         "is no string"
                     },
                 ),
+                server: None,
             }),
         },
     };

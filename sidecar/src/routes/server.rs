@@ -26,7 +26,7 @@ const LITELLM_COOKIE: &str = "token";
 
 /// Headers that are never a user's identity, whoever lists them: they are credentials, belong to the connection,
 /// to the transport, or are ours.
-const NEVER_IDENTITY: [&str; 20] = [
+const NEVER_IDENTITY: [&str; 26] = [
     "accept",
     "accept-encoding",
     "api-key",
@@ -40,13 +40,19 @@ const NEVER_IDENTITY: [&str; 20] = [
     "host",
     "keep-alive",
     "last-event-id",
+    "ocp-apim-subscription-key",
     "proxy-authorization",
     "proxy-connection",
+    "set-cookie",
     "te",
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-api-key",
+    "x-goog-api-key",
     "x-litellm-api-key",
+    "x-mcp-auth",
+    "proxy-authenticate",
 ];
 
 pub struct Server {
@@ -76,6 +82,7 @@ pub struct Usable {
     ca_bundle: Option<Box<str>>,
 }
 
+#[derive(Clone)]
 pub enum Credential {
     /// Value of `Authorization`, marked sensitive, and when it ends in Unix seconds.
     Bearer {
@@ -85,6 +92,7 @@ pub enum Credential {
     Unavailable {
         reason: Box<str>,
         message: Box<str>,
+        keep: bool,
     },
 }
 
@@ -156,6 +164,7 @@ impl Server {
             State::Unusable(unusable) => Some(Problem {
                 reason: unusable.reason().into(),
                 message: format!("McpServerAuth {}: {unusable}", self.resource),
+                server: Some(self.name.as_ref().to_owned()),
             }),
         }
     }
@@ -191,7 +200,10 @@ fn usable(
         .parse()
         .map_err(|_| Unusable::Url)?;
     let allowed = allowed(route)?;
-    let credential = credential(&server.credential)?;
+    let credential = match credential(&server.credential)? {
+        Credential::Unavailable { keep: true, .. } if let Some(kept) = kept(before, &url) => kept,
+        credential => credential,
+    };
     let ca_bundle = route.ca_bundle.as_deref();
     let unchanged =
         |before: &&Usable| before.url.origin() == url.origin() && before.ca_bundle.as_deref() == ca_bundle;
@@ -209,6 +221,12 @@ fn usable(
         target,
         ca_bundle: ca_bundle.map(Into::into),
     })
+}
+
+/// The bearer token that is in use for this very URL. Whether it has expired is looked at with each request.
+fn kept(before: Option<&Usable>, url: &Url) -> Option<Credential> {
+    let before = before.filter(|before| before.url == *url)?;
+    matches!(before.credential, Credential::Bearer { .. }).then(|| before.credential.clone())
 }
 
 fn parse(text: &str) -> Option<Url> {
@@ -253,9 +271,14 @@ fn credential(credential: &sync::Credential) -> Result<Credential, Unusable> {
                 expires_at: *expires_at,
             })
         }
-        sync::Credential::Unavailable { reason, message } => Ok(Credential::Unavailable {
+        sync::Credential::Unavailable {
+            reason,
+            message,
+            keep,
+        } => Ok(Credential::Unavailable {
             reason: reason.as_str().into(),
             message: message.as_str().into(),
+            keep: *keep,
         }),
     }
 }
@@ -406,7 +429,8 @@ mod tests {
             refused(server),
             Problem {
                 reason: "InvalidCaBundle".into(),
-                message: expected.into()
+                message: expected.into(),
+                server: None
             }
         );
     }

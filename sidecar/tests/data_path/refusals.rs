@@ -36,6 +36,7 @@ async fn without_a_valid_token_the_server_is_never_called() {
     let unavailable = Credential::Unavailable {
         reason: "RequestFailed".into(),
         message: "the server said invalid_client".into(),
+        keep: false,
     };
     let (status, body) = refused(|tools| tools.credential = unavailable.clone(), "/tools/mcp").await;
     assert_eq!(

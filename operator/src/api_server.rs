@@ -1,0 +1,29 @@
+//! Calls of the API server: their deadline, and how its refusal looks.
+
+use std::time::Duration;
+
+use kube::runtime::watcher;
+
+/// Longest wait for one answer. The client has none of its own, since watches have to last.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The answer, or an error when the API server keeps silent.
+pub async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let silence = format!("the API server did not answer within {} s", DEADLINE.as_secs());
+            Err(kube::Error::Service(silence.into()))
+        }
+    }
+}
+
+/// Whether a watch fails because the operator has no right to it.
+pub fn is_forbidden(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 403,
+        watcher::Error::WatchError(status) => status.code == 403,
+        _ => false,
+    }
+}
