@@ -3,7 +3,7 @@
 #   docker build --target operator --tag mcp-auth-operator .
 #   docker build --target sidecar --tag mcp-auth-sidecar .
 
-FROM docker.io/library/rust:1.95-slim-bookworm AS build
+FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev
 WORKDIR /source
 COPY . .

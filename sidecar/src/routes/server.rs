@@ -430,7 +430,7 @@ mod tests {
             Problem {
                 reason: "InvalidCaBundle".into(),
                 message: expected.into(),
-                server: None
+                server: Some("tools".to_owned())
             }
         );
     }
@@ -483,5 +483,37 @@ mod tests {
         };
         assert!(authorization.is_sensitive());
         assert_eq!(authorization, "Bearer t0p-s3cret");
+    }
+
+    #[test]
+    fn a_token_in_use_outlives_an_operator_that_does_not_know_it_but_not_a_changed_url() {
+        let routes = routes();
+        let mut known = server("https://tools.example.com/mcp");
+        routes.apply(&[known.clone()]);
+        let has_token = |routes: &Routes| {
+            let table = routes.table();
+            let usable = table.server("tools").unwrap().usable().unwrap();
+            matches!(usable.credential, Credential::Bearer { .. })
+        };
+        let unavailable = |keep| sync::Credential::Unavailable {
+            reason: "Pending".into(),
+            message: String::new(),
+            keep,
+        };
+        known.credential = unavailable(true);
+        routes.apply(&[known.clone()]);
+        assert!(has_token(&routes));
+        known.route.url = "https://elsewhere.example.com/mcp".into();
+        routes.apply(&[known.clone()]);
+        assert!(!has_token(&routes), "never for another URL");
+
+        let known = server("https://tools.example.com/mcp");
+        routes.apply(&[known.clone()]);
+        let withdrawn = sync::Server {
+            credential: unavailable(false),
+            ..known
+        };
+        routes.apply(&[withdrawn]);
+        assert!(!has_token(&routes), "withdrawn means withdrawn");
     }
 }
