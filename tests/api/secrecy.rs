@@ -1,6 +1,8 @@
 //! Runs after the other tests against the API server: no secret and no token that passed through the operator may
 //! stand in anything it wrote.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use k8s_openapi::api::core::v1::{Event, Secret};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
