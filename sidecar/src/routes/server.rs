@@ -508,7 +508,7 @@ mod tests {
         assert!(!has_token(&routes), "never for another URL");
 
         let known = server("https://tools.example.com/mcp");
-        routes.apply(&[known.clone()]);
+        routes.apply(std::slice::from_ref(&known));
         let withdrawn = sync::Server {
             credential: unavailable(false),
             ..known
