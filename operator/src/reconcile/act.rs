@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
@@ -15,23 +14,23 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions, reasons};
-use mcp_auth_oauth::{self as oauth, Clock, Policy, Registration, TokenSource};
-use mcp_auth_protocol::sync::Credential;
+use mcp_auth_oauth::Clock;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{instrument, warn};
 
 use super::events::events;
 use super::resolve::Blocked;
-use super::status::{Found, Held, LastError, Token, status, unavailable};
+use super::sources::{Obtained, Sources};
+use super::status::{Found, status, unavailable};
 use super::supported::unsupported;
-use super::want::{Want, Wanted, same_registration, want};
+use super::want::want;
 use crate::api_server::within;
 use crate::credentials::{Binding, Credentials, Issued};
 use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::pods::{PodMeta, Pods, ought_to_be_injected};
-use crate::references::{References, fields, needed};
+use crate::references::{Reference, References, needed};
 use crate::resources::{Resources, Seen};
 use crate::routes::{rivals, selects};
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
@@ -55,80 +54,8 @@ pub struct Reconciler {
     pub sidecars: Sidecars,
     pub metrics: Metrics,
     recorder: Recorder,
-    sources: Arc<Mutex<HashMap<Key, Source>>>,
+    sources: Arc<Sources>,
     failures: Arc<Mutex<HashMap<Key, u32>>>,
-    token_changed: mpsc::UnboundedSender<Key>,
-}
-
-/// Where the token of a resource comes from, as it is now.
-struct Source {
-    binding: Binding,
-    /// CA bundle of the MCP server, as it was last read.
-    server_ca: Option<String>,
-    kind: SourceKind,
-}
-
-enum SourceKind {
-    OAuth2(Box<Asking>),
-    /// The Secret was taken away: nothing is asked any more, and what there is serves until it expires.
-    Left {
-        token: Arc<oauth::Token>,
-        _expired: Option<Relay>,
-    },
-}
-
-/// A token source, and what it was last told.
-struct Asking {
-    registration: Registration,
-    policy: Policy,
-    source: TokenSource,
-    /// Requests that the metrics know of.
-    counted: u64,
-    _relay: Relay,
-}
-
-/// What there is for a resource now.
-struct Obtained {
-    references: Result<(), Blocked>,
-    token: Token,
-    credential: Option<Credential>,
-    server_ca: Option<String>,
-}
-
-impl Obtained {
-    fn nothing(blocked: Blocked) -> Self {
-        Self {
-            references: Err(blocked),
-            token: Token::default(),
-            credential: None,
-            server_ca: None,
-        }
-    }
-}
-
-impl Asking {
-    /// Asks in a changed way from now on. What cannot be asked in that way goes on as before.
-    fn change(&mut self, registration: Registration, policy: Policy) -> Result<(), Blocked> {
-        if self.policy.refresh_before != policy.refresh_before {
-            self.source.follow(policy);
-            self.policy = policy;
-        }
-        if !same_registration(&self.registration, &registration) {
-            // The same client with another secret: what there is serves until the new one works.
-            self.source.replace(client(registration.clone())?);
-            self.registration = registration;
-        }
-        Ok(())
-    }
-}
-
-/// A task that asks for reconciling, until it is dropped.
-struct Relay(tokio::task::AbortHandle);
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 #[derive(Debug, Error)]
@@ -174,7 +101,7 @@ impl Reconciler {
             controller: "mcp-auth-operator".into(),
             instance: Some(identity.to_owned()),
         };
-        let (token_changed, receiver) = mpsc::unbounded_channel();
+        let (sources, receiver) = Sources::new(clock.clone(), metrics.clone());
         let reconciler = Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,
@@ -185,9 +112,8 @@ impl Reconciler {
             pods,
             sidecars,
             metrics,
-            sources: Arc::default(),
+            sources: Arc::new(sources),
             failures: Arc::default(),
-            token_changed,
         };
         (reconciler, receiver)
     }
@@ -262,15 +188,16 @@ impl Reconciler {
         let obtained = match &refused {
             Some(_) => {
                 self.references.set(&key, &[]);
-                self.sources().remove(&key);
-                Obtained {
-                    references: Ok(()),
-                    token: Token::default(),
-                    credential: None,
-                    server_ca: None,
-                }
+                self.sources.forget(&key);
+                Obtained::refused()
             }
-            None => self.obtain(resource, &key),
+            None => {
+                let references = needed(&resource.spec);
+                self.references.set(&key, &references);
+                let look = |reference: &Reference| self.references.get(&key.namespace, reference);
+                let wanted = want(&resource.spec, &references, look);
+                self.sources.obtain(resource, &key, wanted)
+            }
         };
         let Obtained {
             references,
@@ -343,182 +270,6 @@ impl Reconciler {
         Some(Blocked::new(reasons::CONFLICT, message))
     }
 
-    /// The token of a resource, or how far it is.
-    fn obtain(&self, resource: &McpServerAuth, key: &Key) -> Obtained {
-        let references = needed(&resource.spec);
-        self.references.set(key, &references);
-        let wanted = want(&resource.spec, &references, |reference| {
-            self.references.get(&key.namespace, reference)
-        });
-        match wanted {
-            Ok(Wanted {
-                source: Want::Given(token),
-                server_ca,
-            }) => {
-                self.sources().remove(key);
-                let credential = Credential::Bearer {
-                    token,
-                    expires_at: None,
-                };
-                Obtained {
-                    references: Ok(()),
-                    token: Token {
-                        held: Some(Held::default()),
-                        ..Token::default()
-                    },
-                    credential: Some(credential),
-                    server_ca,
-                }
-            }
-            Ok(Wanted {
-                source: Want::OAuth2 { registration, policy },
-                server_ca,
-            }) => self.ask(resource, key, *registration, policy, server_ca),
-            Err(blocked) => self.leave(resource, key, blocked),
-        }
-    }
-
-    /// Makes the resource's source ask in this way, and answers what it has.
-    fn ask(
-        &self,
-        resource: &McpServerAuth,
-        key: &Key,
-        registration: Registration,
-        policy: Policy,
-        server_ca: Option<String>,
-    ) -> Obtained {
-        let binding = Binding::of(resource);
-        let mut sources = self.sources();
-        let known = sources.remove(key).filter(|known| known.binding == binding);
-        let (asking, references) = match known.map(|known| known.kind) {
-            Some(SourceKind::OAuth2(mut asking)) => {
-                let changed = asking.change(registration, policy);
-                (asking, changed)
-            }
-            left => {
-                let token = match left {
-                    Some(SourceKind::Left { token, .. }) if !token.is_expired(self.clock.now()) => {
-                        Some(token)
-                    }
-                    _ => None,
-                };
-                let client = match client(registration.clone()) {
-                    Ok(client) => client,
-                    Err(blocked) => return Obtained::nothing(blocked),
-                };
-                // A token left from before serves until the Secret that came back has brought a new one.
-                let source = match token {
-                    Some(token) => {
-                        let source = TokenSource::resume(client.clone(), policy, self.clock.clone(), token);
-                        source.replace(client);
-                        source
-                    }
-                    None => TokenSource::spawn(client, policy, self.clock.clone()),
-                };
-                let relay = self.relay(key.clone(), source.subscribe());
-                let asking = Asking {
-                    registration,
-                    policy,
-                    source,
-                    counted: 0,
-                    _relay: relay,
-                };
-                (Box::new(asking), Ok(()))
-            }
-        };
-        let mut asking = asking;
-        let state = asking.source.subscribe().borrow().clone();
-        let requests = state.requests.saturating_sub(asking.counted);
-        self.metrics.token_requested(key, requests);
-        asking.counted = state.requests;
-        let kind = SourceKind::OAuth2(asking);
-        let source = Source {
-            binding,
-            server_ca: server_ca.clone(),
-            kind,
-        };
-        sources.insert(key.clone(), source);
-        let (token, credential) = self.describe(&state);
-        Obtained {
-            references,
-            token,
-            credential,
-            server_ca,
-        }
-    }
-
-    /// The references lead nowhere any more: the token in use serves on, if it was for this very resource, and no
-    /// new one is asked for with a secret that somebody has taken away.
-    fn leave(&self, resource: &McpServerAuth, key: &Key, blocked: Blocked) -> Obtained {
-        let mut sources = self.sources();
-        let known = sources.remove(key);
-        let Some(source) = known.filter(|source| source.binding == Binding::of(resource)) else {
-            return Obtained::nothing(blocked);
-        };
-        let token = match source.kind {
-            SourceKind::OAuth2(asking) => asking.source.subscribe().borrow().token.clone(),
-            SourceKind::Left { token, .. } => Some(token),
-        };
-        let Some(token) = token.filter(|token| !token.is_expired(self.clock.now())) else {
-            return Obtained::nothing(blocked);
-        };
-        let kind = SourceKind::Left {
-            token: token.clone(),
-            _expired: token.expires_at.map(|at| self.at(key.clone(), at)),
-        };
-        let server_ca = source.server_ca;
-        let left = Source {
-            binding: source.binding,
-            server_ca: server_ca.clone(),
-            kind,
-        };
-        sources.insert(key.clone(), left);
-        Obtained {
-            references: Err(blocked),
-            token: Token {
-                held: Some(held(&token)),
-                ..Token::default()
-            },
-            credential: Some(bearer(&token)),
-            server_ca,
-        }
-    }
-
-    fn relay(&self, key: Key, mut states: watch::Receiver<oauth::State>) -> Relay {
-        let changed = self.token_changed.clone();
-        let relay = async move {
-            while states.changed().await.is_ok() {
-                // Without a receiver the operator is stopping.
-                let _ = changed.send(key.clone());
-            }
-        };
-        Relay(tokio::spawn(relay).abort_handle())
-    }
-
-    fn at(&self, key: Key, time: Timestamp) -> Relay {
-        let (changed, clock) = (self.token_changed.clone(), self.clock.clone());
-        let task = async move {
-            clock.sleep_until(time).await;
-            let _ = changed.send(key);
-        };
-        Relay(tokio::spawn(task).abort_handle())
-    }
-
-    /// A source's state for the status, and the credential it makes.
-    fn describe(&self, state: &oauth::State) -> (Token, Option<Credential>) {
-        let token = Token {
-            held: state.token.as_deref().map(held),
-            // In the past it means that the request is under way.
-            next_attempt_at: Some(state.next_attempt_at).filter(|at| *at > self.clock.now()),
-            last_error: state.last_error.as_ref().map(|failure| LastError {
-                at: failure.at,
-                reason: failure.error.code().to_owned(),
-                message: failure.error.message(),
-            }),
-        };
-        (token, state.token.as_deref().map(bearer))
-    }
-
     async fn write(
         &self,
         resource: &McpServerAuth,
@@ -573,7 +324,7 @@ impl Reconciler {
     }
 
     fn forget(&self, key: &Key) {
-        self.sources().remove(key);
+        self.sources.forget(key);
         self.references.set(key, &[]);
         self.credentials.withdraw(key);
         self.metrics.forget(key);
@@ -581,38 +332,6 @@ impl Reconciler {
 
     fn watch_pods(&self) {
         self.pods.watch(&self.resources.namespaces());
-    }
-
-    fn sources(&self) -> MutexGuard<'_, HashMap<Key, Source>> {
-        self.sources
-            .lock()
-            .expect("nothing panics while it holds the lock")
-    }
-}
-
-fn client(registration: Registration) -> Result<oauth::Client, Blocked> {
-    oauth::Client::new(registration).map_err(|error| {
-        let field = match error {
-            oauth::Error::InvalidCaBundle { .. } => fields::TOKEN_ENDPOINT_CA,
-            _ => "spec.oauth2.tokenUrl",
-        };
-        Blocked::new(reasons::INVALID_SPEC, format!("{field}: {}", error.message()))
-    })
-}
-
-fn held(token: &oauth::Token) -> Held {
-    Held {
-        issued_at: Some(token.issued_at),
-        expires_at: token.expires_at,
-        scope: token.scope.clone(),
-    }
-}
-
-fn bearer(token: &oauth::Token) -> Credential {
-    let expires_at = token.expires_at.map(Timestamp::as_second);
-    Credential::Bearer {
-        token: token.access_token.clone(),
-        expires_at,
     }
 }
 

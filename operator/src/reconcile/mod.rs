@@ -1,9 +1,10 @@
-//! From a resource to its token and its status. [`resolve`], [`want`] and [`status`] decide; [`Reconciler`] acts:
-//! it keeps a token source for each resource, publishes what that has and writes the status.
+//! From a resource to its token and its status. [`resolve`], [`want`] and [`status`] decide; [`sources`] keeps a token
+//! source for each resource, and [`Reconciler`] publishes what that has and writes the status.
 
 mod act;
 mod events;
 mod resolve;
+mod sources;
 mod status;
 mod supported;
 mod want;
