@@ -12,7 +12,7 @@ const AS_LITELLM: &str = r#"
 import json, urllib.error, urllib.request
 message = {"jsonrpc": "2.0", "id": 7, "method": "tools/list", "params": {}}
 headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-request = urllib.request.Request("http://127.0.0.1:16481/tools", json.dumps(message).encode(), headers)
+request = urllib.request.Request("http://127.0.0.1:16481/tools/mcp", json.dumps(message).encode(), headers)
 try:
     answer = urllib.request.urlopen(request, timeout=30)
 except urllib.error.HTTPError as error:
