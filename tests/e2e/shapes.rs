@@ -59,6 +59,11 @@ async fn every_shape_finds_its_tools_by_itself_and_serves_each_user_with_their_o
     let world = ground().await;
     // The first LiteLLM has users of other tests; what the others do at their start is theirs alone.
     let others: Vec<&str> = SHAPES.into_iter().filter(|name| *name != "litellm").collect();
+    // Those of a run before this one have nothing to discover any more.
+    for name in &others {
+        let deployment = format!("deploy/{name}");
+        kubectl(&["delete", &deployment, "--ignore-not-found"]).await.ok();
+    }
     let before = recorded("tools/list").await.len();
     litellm::deploy(&others).await;
     for shape in SHAPES {
