@@ -32,7 +32,7 @@ test-api: ## the operator against a real API server and a real OAuth2 server, on
 
 e2e: cluster ## everything, on a real cluster with a real LiteLLM
 	cargo test --locked --package mcp-auth-tests --test e2e --no-run
-	@settings=$$(tests/images/all); eval "$$settings"; $(in_cluster) cargo test --locked --package mcp-auth-tests --test e2e -- --test-threads=1 $(TEST)
+	@settings=$$(tests/images/all); eval "$$settings"; $(in_cluster) tests/e2e/with cargo test --locked --package mcp-auth-tests --test e2e -- --test-threads=1 $(TEST)
 
 check: ## format, lints, generated files, chart
 	cargo fmt --all --check

@@ -16,13 +16,22 @@ pub struct World {
 }
 
 impl World {
-    /// Makes a namespace with this name, opted in to injection or not.
-    pub async fn new(namespace: &str, injection: bool) -> Self {
+    /// A namespace that is or will be made by others.
+    pub async fn of(namespace: &str) -> Self {
         // Another test of the process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::try_default()
             .await
             .expect("KUBECONFIG leads to the API server");
+        Self {
+            client,
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// Makes a namespace with this name, opted in to injection or not.
+    pub async fn new(namespace: &str, injection: bool) -> Self {
+        let world = Self::of(namespace).await;
         let labels = if injection {
             json!({"mcpauth.dev/injection": "enabled"})
         } else {
@@ -30,14 +39,10 @@ impl World {
         };
         let object = json!({"metadata": {"name": namespace, "labels": labels}});
         let object: Namespace = serde_json::from_value(object).expect("a namespace");
-        Api::all(client.clone())
+        Api::all(world.client.clone())
             .create(&PostParams::default(), &object)
             .await
             .expect("the namespace is new");
-        let world = Self {
-            client,
-            namespace: namespace.to_owned(),
-        };
         // Without a controller manager nobody else makes it.
         let account = world
             .create::<ServiceAccount>(json!({"metadata": {"name": "default"}}))
