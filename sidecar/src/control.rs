@@ -187,7 +187,7 @@ impl<P: DataPath> Control<P> {
             write_loaded(&self.places, &loaded);
         }
         let problem = match look {
-            Look::Down(why) if why.reason == "UndeclaredListener" => {
+            Look::Down(why) if matches!(why.reason, "UndeclaredListener" | "PortTaken") => {
                 Some(Problem { reason: why.reason.into(), message: why.message.clone(), server: None })
             }
             Look::Ready { exposed: true, .. } if self.places.inbound => Some(Problem {

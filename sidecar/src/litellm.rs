@@ -71,6 +71,7 @@ impl Litellm {
         };
         match timeout(self.patience, self.ask()).await {
             Ok(Ok(StatusCode::OK)) => Look::Ready { listener, exposed },
+            _ if exposed => Look::Down(self.taken()),
             Ok(Ok(status)) => Look::NotReady(NotReady {
                 reason: "LiteLlmNotReady",
                 message: format!("LiteLLM answers {PATH} with {status}"),
@@ -110,6 +111,20 @@ impl Litellm {
                 "nobody listens on {address}, where LiteLLM was told to, but there is {}. LiteLLM takes a random \
                  port when its own is taken. Check that nothing overrides --host and --port of LiteLLM",
                 found.collect::<Vec<_>>().join(", ")
+            ),
+        }
+    }
+
+    /// LiteLLM was told to listen on one address only. Whoever listens on all of them and does not answer as LiteLLM
+    /// does is somebody else, until shown to be LiteLLM with other arguments.
+    fn taken(&self) -> NotReady {
+        NotReady {
+            reason: "PortTaken",
+            message: format!(
+                "port {port}, where LiteLLM was told to listen, is held on all addresses by a process that does not \
+                 answer {PATH}: another container of the pod, whose ports should be declared so that LiteLLM gets \
+                 another one, or LiteLLM itself, if something overrides its --host",
+                port = self.address.port()
             ),
         }
     }

@@ -136,7 +136,6 @@ async fn a_configuration_that_is_not_there_is_named_with_the_way_out() {
 }
 
 #[tokio::test]
-#[ignore = "the sidecar takes whoever holds the port for a LiteLLM that is not ready yet, and reports nothing"]
 async fn a_port_of_litellm_that_another_container_has_taken_is_named() {
     let world = ground().await;
     let faulty = Faulty("port-taken");
