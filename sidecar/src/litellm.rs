@@ -244,6 +244,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn names_a_port_that_somebody_else_holds_on_all_addresses() {
+        let address = answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+        let folder = tempfile::tempdir().unwrap();
+        let port = address.port();
+        let table = format!("head\n 0: 00000000:{port:04X} 00000000:0000 0A 0:0 00:0 0 1000 0 41004 1\n");
+        std::fs::write(folder.path().join("tcp"), table).unwrap();
+        let mut litellm = litellm(address);
+        litellm.proc_net = folder.path().to_owned();
+        let Look::Down(why) = litellm.look().await else {
+            panic!()
+        };
+        assert_eq!(why.reason, "PortTaken");
+        assert!(why.message.contains(&port.to_string()), "{}", why.message);
+    }
+
+    #[tokio::test]
     async fn without_a_table_of_sockets_the_answer_alone_counts() {
         let mut litellm = litellm(answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await);
         litellm.proc_net = "/does/not/exist".into();
