@@ -13,7 +13,7 @@ const CALLBACK: &str = "\
 from litellm.integrations.custom_logger import CustomLogger
 
 class Told(CustomLogger):
-    async def async_log_success_event(self, *_arguments):
+    async def async_log_success_event(self, *_arguments, **_named):
         print('the callback of the folder was called', flush=True)
 
 told = Told()

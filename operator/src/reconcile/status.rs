@@ -142,7 +142,7 @@ fn token(found: &Found<'_>) -> Verdict {
         (Some(held), Some(error), _) => {
             let until = held
                 .expires_at
-                .map_or("it is replaced".to_owned(), |at| at.to_string());
+                .map_or("it is replaced".to_owned(), |at| seconds(at).to_string());
             let message = format!(
                 "the token in use still serves until {until}, but the last request for a new one failed: {}",
                 error.message
@@ -151,7 +151,7 @@ fn token(found: &Found<'_>) -> Verdict {
         }
         (Some(held), None, _) => {
             let message = match held.expires_at {
-                Some(at) => format!("the token in use is valid until {at}"),
+                Some(at) => format!("the token in use is valid until {}", seconds(at)),
                 None => "the token in use does not say until when it is valid".to_owned(),
             };
             verdict(Some(true), reasons::ISSUED, message)
@@ -326,13 +326,19 @@ fn since(verdict: Verdict, before: &[Condition], generation: Option<i64>, now: T
         reason: verdict.reason,
         message: verdict.message,
         observed_generation: generation,
-        last_transition_time: same.map_or(Time(now), |condition| condition.last_transition_time.clone()),
+        last_transition_time: same.map_or(Time(seconds(now)), |condition| {
+            condition.last_transition_time.clone()
+        }),
     }
 }
 
+/// Kubernetes' times have whole seconds; more would differ from what comes back, again and again.
+fn seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
 fn token_status(token: &Token) -> TokenStatus {
-    // Kubernetes' times have whole seconds; more would differ from what comes back, again and again.
-    let time = |at: Timestamp| Time(Timestamp::from_second(at.as_second()).unwrap_or(at));
+    let time = |at: Timestamp| Time(seconds(at));
     let held = token.held.as_ref();
     TokenStatus {
         issued_at: held.and_then(|held| held.issued_at).map(time),
