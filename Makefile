@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 # `make e2e TEST=rotation` runs the tests with this in their names.
 TEST ?=
 in_cluster := tests/cluster/with
+# Whoever installs the chart says where its images are.
+images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
 .PHONY: help demo demo-down test test-unit test-api e2e check generate images cluster cluster-down clean-caches
 
@@ -39,9 +41,9 @@ check: ## format, lints, generated files, chart
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --quiet --package mcp-auth-crds
 	@tests/cluster/tools helm
-	$(in_cluster) helm lint --strict charts/mcp-auth
-	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system > /dev/null
-	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system --set 'watchNamespaces={a,b}' > /dev/null
+	$(in_cluster) helm lint --strict charts/mcp-auth $(images)
+	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system $(images) > /dev/null
+	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system $(images) --set 'watchNamespaces={a,b}' > /dev/null
 
 generate: ## what is generated from the source: the CustomResourceDefinition
 	cargo run --locked --quiet --package mcp-auth-crds --bin generate

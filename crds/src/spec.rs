@@ -68,7 +68,8 @@ pub struct McpServerAuthSpec {
     #[serde(default)]
     pub user_context: UserContext,
 
-    /// Which LiteLLM pods of this namespace reach the server this way.
+    /// Which LiteLLM pods of this namespace reach the server this way. Default: those with the label
+    /// `app.kubernetes.io/name: litellm`, as LiteLLM's charts set it.
     #[serde(default = "default_pod_selector")]
     #[schemars(schema_with = "label_selector")]
     pub pod_selector: LabelSelector,
@@ -124,7 +125,8 @@ pub struct ServerTls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<CaBundle>,
 
-    /// Certificate that the sidecar shows to the MCP server: a Secret of type `kubernetes.io/tls`.
+    /// Certificate that the sidecar shows to the MCP server: a Secret of type `kubernetes.io/tls`. Not supported yet:
+    /// answered with Ready=False, reason NotSupportedYet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<SecretName>,
 }
@@ -160,6 +162,7 @@ pub struct OAuth2 {
     pub token_url: Option<String>,
 
     /// Issuer identifier; the token endpoint is discovered from its metadata (RFC 8414). Either this or `tokenUrl`.
+    /// Not supported yet: answered with Ready=False, reason NotSupportedYet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub issuer: Option<String>,
@@ -194,14 +197,14 @@ pub struct OAuth2 {
     #[schemars(length(max = 2048))]
     pub resource: Option<String>,
 
-    /// Further parameters of the token request.
+    /// Further parameters of the token request, but for those that have fields of their own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_parameters: BTreeMap<String, String>,
 
-    /// How long before its end a token is renewed: a duration (`90s`, `5m`, `1h30m`) or a share of its life (`33%`).
+    /// How long before its end a token is renewed. Default: `33%`. A duration (`90s`, `5m`, `1h30m`) or a share of its life (`33%`).
     #[serde(default = "default_refresh_before")]
     #[schemars(
-        length(max = 16),
+        length(min = 2, max = 16),
         regex(pattern = r"^(([0-9]+h)?([0-9]+m)?([0-9]+s)?|[1-9][0-9]?%)$")
     )]
     pub refresh_before: String,
@@ -225,6 +228,8 @@ pub struct OAuth2 {
     validation = ("has(self.workloadIdentity) ? self.method == 'WorkloadIdentity' : true", "workloadIdentity belongs to the method WorkloadIdentity")
 )]
 pub struct ClientAuthentication {
+    /// ClientSecretBasic or ClientSecretPost. The other methods are not supported yet: answered with Ready=False, reason
+    /// NotSupportedYet.
     pub method: ClientAuthenticationMethod,
 
     /// The client secret, for ClientSecretBasic and ClientSecretPost.
@@ -324,6 +329,7 @@ pub struct BearerToken {
     validation = ("!has(self.cookieNames) || !self.cookieNames.exists(n, n == 'token')", "the cookie `token` is LiteLLM's own UI session and is never passed on")
 )]
 pub struct CookiePassthrough {
+    /// Whether the cookies named are passed on. Default: false.
     #[serde(default)]
     pub enabled: bool,
 
@@ -370,12 +376,14 @@ pub enum UserContext {
 /// A key of a Secret or ConfigMap in the resource's namespace.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct KeyRef {
+    /// Name of the Secret or ConfigMap.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
     )]
     pub name: String,
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    /// Its key.
     pub key: String,
 }
 

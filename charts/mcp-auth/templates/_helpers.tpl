@@ -26,10 +26,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
-{{/* The name of an image: (dict "image" .Values.x.image "default" .Chart.AppVersion) */}}
+{{/* The name of an image: (dict "of" "operator" "image" .Values.operator.image "default" .Chart.AppVersion) */}}
 {{- define "mcp-auth.image" -}}
-{{- if .image.digest }}{{ .image.repository }}@{{ .image.digest }}
-{{- else }}{{ .image.repository }}:{{ default .default .image.tag }}{{ end }}
+{{- $repository := required (printf "set %s.image.repository to where you pushed the image to; see \"Use it\" in the README" .of) .image.repository }}
+{{- if .image.digest }}{{ $repository }}@{{ .image.digest }}
+{{- else }}{{ $repository }}:{{ default .default .image.tag }}{{ end }}
 {{- end }}
 
 {{/* Rules on what the operator reads and writes in the namespaces it serves. */}}
