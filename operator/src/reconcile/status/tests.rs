@@ -1,0 +1,153 @@
+use super::*;
+
+fn resource(url: &str) -> McpServerAuth {
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "mcpauth.dev/v1alpha1",
+        "kind": "McpServerAuth",
+        "metadata": {"name": "tools", "namespace": "apps", "generation": 3},
+        "spec": {
+            "server": {"name": "tools", "url": url},
+            "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+        },
+    }))
+    .unwrap()
+}
+
+fn now() -> Timestamp {
+    "2026-11-23T12:00:00.5Z".parse().unwrap()
+}
+
+fn pod(name: &str, annotation: Option<&str>) -> Arc<PodMeta> {
+    let annotations = annotation.map(|key| serde_json::json!({key: "1"}));
+    let metadata = serde_json::json!({"name": name, "annotations": annotations});
+    Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+}
+
+fn synced() -> Sidecar {
+    Sidecar {
+        sent: Some("1".into()),
+        applied: Some("1".into()),
+        ..Sidecar::default()
+    }
+}
+
+fn good(resource: &McpServerAuth) -> Found<'_> {
+    let held = Held {
+        issued_at: Some(now()),
+        expires_at: Some("2026-11-23T13:00:00Z".parse().unwrap()),
+        scope: None,
+    };
+    Found {
+        resource,
+        refused: None,
+        references: Ok(()),
+        token: Token {
+            held: Some(held),
+            ..Token::default()
+        },
+        pods: Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(synced()))]),
+    }
+}
+
+fn of(status: &McpServerAuthStatus, type_: &str) -> (String, String, String) {
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
+        .unwrap();
+    (
+        condition.status.clone(),
+        condition.reason.clone(),
+        condition.message.clone(),
+    )
+}
+
+fn ready(found: &Found<'_>) -> (String, String) {
+    let (status, reason, _) = of(&status(found, now()), conditions::READY);
+    (status, reason)
+}
+
+fn pair(status: &str, reason: &str) -> (String, String) {
+    (status.to_owned(), reason.to_owned())
+}
+
+#[test]
+fn ready_is_true_when_everything_is() {
+    let resource = resource("https://tools.example.com/mcp");
+    let status = status(&good(&resource), now());
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|condition| condition.status == "True")
+    );
+    assert_eq!(status.observed_generation, Some(3));
+    assert_eq!(status.sidecars.unwrap().summary, "1/1");
+}
+
+#[test]
+fn ready_takes_over_the_first_reason_that_is_not() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut found = good(&resource);
+    found.pods = Some(vec![(pod("a", None), None)]);
+    assert_eq!(ready(&found), pair("False", reasons::PODS_NOT_INJECTED));
+    found.pods = None;
+    assert_eq!(ready(&found), pair("Unknown", reasons::PENDING));
+    found.references = Err(Blocked::new(reasons::SECRET_NOT_FOUND, "gone"));
+    assert_eq!(ready(&found), pair("False", reasons::SECRET_NOT_FOUND));
+    found.refused = Some(Blocked::new(reasons::CONFLICT, "another"));
+    assert_eq!(ready(&found), pair("False", reasons::CONFLICT));
+}
+
+#[test]
+fn a_failed_renewal_is_told_while_the_token_serves() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut found = good(&resource);
+    found.token.last_error = Some(LastError {
+        at: now(),
+        reason: "invalid_client".into(),
+        message: "check the secret".into(),
+    });
+    assert_eq!(ready(&found), pair("True", reasons::RENEWAL_FAILED));
+    found.token.held = None;
+    assert_eq!(ready(&found), pair("False", reasons::REQUEST_FAILED));
+}
+
+#[test]
+fn a_problem_of_another_server_is_not_this_ones() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut found = good(&resource);
+    let mut sidecar = synced();
+    sidecar.problems = vec![Problem::new("InvalidCaBundle", "bad").of("other")];
+    found.pods = Some(vec![(
+        pod("a", Some("mcpauth.dev/injected")),
+        Some(sidecar.clone()),
+    )]);
+    assert_eq!(ready(&found), pair("True", reasons::READY));
+    sidecar.problems = vec![Problem::new("ConfigNotYaml", "bad")];
+    found.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    assert_eq!(ready(&found), pair("False", reasons::SIDECAR_PROBLEM));
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let mut resource = resource("https://tools.example.com/mcp");
+    let first = status(&good(&resource), now());
+    resource.status = Some(first.clone());
+    let later = now() + std::time::Duration::from_secs(60);
+    assert_eq!(
+        status(&good(&resource), later),
+        first,
+        "nothing changed, so nothing is written"
+    );
+}
+
+#[test]
+fn plain_http_is_never_silent() {
+    let resource = resource("http://tools.apps.svc/mcp");
+    let (_, _, message) = of(&status(&good(&resource), now()), conditions::READY);
+    assert!(
+        message.contains("the MCP server is reached over plain http"),
+        "{message}"
+    );
+}

@@ -1,0 +1,191 @@
+use super::*;
+use crate::routes::Routes;
+use prometheus_client::registry::Registry;
+use std::num::NonZeroUsize;
+
+fn server(url: &str) -> sync::Server {
+    sync::Server {
+        route: Route {
+            resource: "tools-auth".into(),
+            server: "tools".into(),
+            url: url.into(),
+            transport: Transport::StreamableHttp,
+            ca_bundle: None,
+            cookies: vec!["session_id".into()],
+            headers: vec!["x-forwarded-user".into()],
+            user_context: UserContext::Optional,
+        },
+        credential: sync::Credential::Bearer {
+            token: "t0p-s3cret".into(),
+            expires_at: None,
+        },
+    }
+}
+
+fn routes() -> Routes {
+    Routes::new(NonZeroUsize::MIN, Metrics::new(&mut Registry::default()))
+}
+
+fn target(routes: &Routes, name: &str) -> Arc<Target> {
+    routes
+        .table()
+        .server(name)
+        .unwrap()
+        .usable()
+        .unwrap()
+        .target
+        .clone()
+}
+
+fn refused(server: sync::Server) -> Problem {
+    let routes = routes();
+    let mut sound = self::server("http://127.0.0.1:1/mcp");
+    sound.route.server = "sound".into();
+    let problems = routes.apply(&[sound, server]);
+    assert!(
+        routes.table().server("sound").unwrap().usable().is_some(),
+        "others are not affected"
+    );
+    let [problem] = problems.try_into().unwrap();
+    problem
+}
+
+#[test]
+fn connections_survive_unless_origin_or_ca_change() {
+    let routes = routes();
+    routes.apply(&[server("https://tools.example.com/mcp")]);
+    let first = target(&routes, "tools");
+    let mut renewed = server("https://tools.example.com:443/other");
+    renewed.credential = sync::Credential::Bearer {
+        token: "new".into(),
+        expires_at: Some(1),
+    };
+    routes.apply(&[renewed]);
+    assert!(Arc::ptr_eq(&first, &target(&routes, "tools")));
+    routes.apply(&[server("https://tools.example.org/mcp")]);
+    assert!(!Arc::ptr_eq(&first, &target(&routes, "tools")));
+    routes.apply(&[]);
+    assert!(routes.table().server("tools").is_none());
+}
+
+#[test]
+fn the_union_of_allowed_names_follows_the_servers() {
+    let routes = routes();
+    let mut other = server("http://127.0.0.1:1/mcp");
+    (other.route.server, other.route.cookies) = ("other".into(), vec!["csrf".into()]);
+    routes.apply(&[server("http://127.0.0.1:1/mcp"), other.clone()]);
+    assert!(routes.table().allowed().cookie(b"csrf") && routes.table().allowed().cookie(b"session_id"));
+    routes.apply(&[other]);
+    assert!(!routes.table().allowed().cookie(b"session_id"));
+}
+
+#[test]
+fn a_url_that_cannot_be_used_is_a_problem_of_that_server_alone() {
+    for url in [
+        "",
+        "tools",
+        "ftp://x/",
+        "https://u:p@x/mcp",
+        "https://x/mcp#f",
+        "http://",
+        "https://[::1",
+    ] {
+        assert_eq!(refused(server(url)).reason, "InvalidUrl", "{url}");
+    }
+}
+
+#[test]
+fn a_ca_bundle_that_cannot_be_used_is_a_problem() {
+    let mut server = server("https://tools.example.com/mcp");
+    server.route.ca_bundle = Some("no pem".into());
+    let expected = "McpServerAuth tools-auth: the CA bundle holds no certificate";
+    assert_eq!(
+        refused(server),
+        Problem {
+            reason: "InvalidCaBundle".into(),
+            message: expected.into(),
+            server: Some("tools".to_owned())
+        }
+    );
+}
+
+#[test]
+fn a_token_that_no_header_can_carry_is_a_problem_that_does_not_show_it() {
+    for token in ["", "a b", "s3cret\r\nx: y", "s3cret\u{e9}"] {
+        let mut server = server("https://tools.example.com/mcp");
+        server.credential = sync::Credential::Bearer {
+            token: token.into(),
+            expires_at: None,
+        };
+        let problem = refused(server);
+        assert_eq!(problem.reason, "InvalidToken");
+        assert!(!problem.message.contains("s3cret"));
+    }
+}
+
+#[test]
+fn credentials_and_our_own_names_are_never_identity() {
+    for name in [
+        "Authorization",
+        "cookie",
+        "mcpauth-context",
+        "mcp-session-id",
+        "x y",
+    ] {
+        let mut server = server("https://tools.example.com/mcp");
+        server.route.headers = vec![name.into()];
+        assert_eq!(refused(server).reason, "InvalidHeaderName", "{name}");
+    }
+    let mut server = server("https://tools.example.com/mcp");
+    server.route.cookies = vec!["token".into()];
+    assert_eq!(refused(server).reason, "InvalidCookieName");
+}
+
+#[test]
+fn the_outbound_path_is_that_of_the_url_below_the_server() {
+    let path = |url: &str| outbound_path(&server(url).route);
+    assert_eq!(path("https://x"), Some("/tools/".into()));
+    assert_eq!(path("https://x/a/mcp/?key=1"), Some("/tools/a/mcp/?key=1".into()));
+    assert_eq!(path("nothing"), None);
+}
+
+#[test]
+fn the_authorization_value_is_marked_sensitive() {
+    let Credential::Bearer { authorization, .. } = credential(&server("http://x").credential).unwrap() else {
+        panic!("there is a token")
+    };
+    assert!(authorization.is_sensitive());
+    assert_eq!(authorization, "Bearer t0p-s3cret");
+}
+
+#[test]
+fn a_token_in_use_outlives_an_operator_that_does_not_know_it_but_not_a_changed_url() {
+    let routes = routes();
+    let mut known = server("https://tools.example.com/mcp");
+    routes.apply(&[known.clone()]);
+    let has_token = |routes: &Routes| {
+        let table = routes.table();
+        let usable = table.server("tools").unwrap().usable().unwrap();
+        matches!(usable.credential, Credential::Bearer { .. })
+    };
+    let unavailable = |keep| sync::Credential::Unavailable {
+        reason: "Pending".into(),
+        message: String::new(),
+        keep,
+    };
+    known.credential = unavailable(true);
+    routes.apply(&[known.clone()]);
+    assert!(has_token(&routes));
+    known.route.url = "https://elsewhere.example.com/mcp".into();
+    routes.apply(&[known.clone()]);
+    assert!(!has_token(&routes), "never for another URL");
+
+    let known = server("https://tools.example.com/mcp");
+    routes.apply(std::slice::from_ref(&known));
+    let withdrawn = sync::Server {
+        credential: unavailable(false),
+        ..known
+    };
+    routes.apply(&[withdrawn]);
+    assert!(!has_token(&routes), "withdrawn means withdrawn");
+}
