@@ -10,11 +10,6 @@ mod status;
 pub use spec::*;
 pub use status::*;
 
-/// Label on a namespace: its LiteLLM pods get the sidecar.
-pub const INJECTION_LABEL: &str = "mcpauth.dev/injection";
-/// Value of [`INJECTION_LABEL`] that opts in.
-pub const INJECTION_ENABLED: &str = "enabled";
-
 /// Where the generated YAML lies, seen from this crate: for `kubectl apply -f crds/`, and for the chart, which
 /// installs it as a template so that it is upgraded too.
 pub const COPIES: [&str; 2] = [

@@ -27,8 +27,6 @@ pub const PENDING: &str = "Pending";
 pub const RENEWAL_FAILED: &str = "RenewalFailed";
 /// The last token request failed, and there is no valid token.
 pub const REQUEST_FAILED: &str = "RequestFailed";
-/// The token in the Secret has expired.
-pub const EXPIRED: &str = "Expired";
 
 /// `podSelector` matches no pod of the namespace.
 pub const NO_PODS_SELECTED: &str = "NoPodsSelected";

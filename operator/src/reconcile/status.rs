@@ -160,9 +160,6 @@ fn token(found: &Found<'_>) -> Verdict {
             let holds = (blocked.reason != reasons::PENDING).then_some(false);
             verdict(holds, blocked.reason, blocked.message.clone())
         }
-        (None, Some(error), Ok(())) if error.reason == reasons::EXPIRED => {
-            verdict(Some(false), reasons::EXPIRED, error.message.clone())
-        }
         (None, Some(error), Ok(())) => verdict(Some(false), reasons::REQUEST_FAILED, error.message.clone()),
         (None, None, Ok(())) => verdict(
             None,
