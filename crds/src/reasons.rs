@@ -5,8 +5,6 @@ pub const RESOLVED: &str = "Resolved";
 pub const ISSUED: &str = "Issued";
 pub const SYNCED: &str = "Synced";
 
-/// The spec asks for something that this version does not do yet.
-pub const NOT_SUPPORTED_YET: &str = "NotSupportedYet";
 /// An older resource of the namespace has the same server name for the same pods.
 pub const CONFLICT: &str = "Conflict";
 /// A field's value cannot be used.
@@ -27,6 +25,19 @@ pub const PENDING: &str = "Pending";
 pub const RENEWAL_FAILED: &str = "RenewalFailed";
 /// The last token request failed, and there is no valid token.
 pub const REQUEST_FAILED: &str = "RequestFailed";
+
+/// The token was issued with the alternate client secret: the first one is refused.
+pub const ALTERNATE_SECRET_IN_USE: &str = "AlternateSecretInUse";
+/// The authorization server could not be discovered.
+pub const DISCOVERY_FAILED: &str = "DiscoveryFailed";
+/// The MCP server names another authorization server than before: credentials of the one are not shown to the other.
+pub const ISSUER_CHANGED: &str = "IssuerChanged";
+/// The token issued does not fit the resource: the message says what was expected and what was found.
+pub const TOKEN_MISMATCH: &str = "TokenMismatch";
+/// The MCP server refuses tokens that were just issued.
+pub const TOKEN_REFUSED: &str = "TokenRefused";
+/// The MCP server demands scopes that the authorization server does not grant.
+pub const INSUFFICIENT_SCOPE: &str = "InsufficientScope";
 
 /// `podSelector` matches no pod of the namespace.
 pub const NO_PODS_SELECTED: &str = "NoPodsSelected";

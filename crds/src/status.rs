@@ -20,8 +20,23 @@ pub struct McpServerAuthStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenStatus>,
 
+    /// The authorization server, where it was discovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization_server: Option<AuthorizationServerStatus>,
+
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecars: Option<SidecarsStatus>,
+}
+
+/// What discovery found. An issuer that stands here is kept to: where the MCP server names another one, the condition
+/// TokenIssued says so, and nothing is asked there until `spec.oauth2.issuer` names it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationServerStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_endpoint: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -33,6 +48,10 @@ pub struct TokenStatus {
     pub expires_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_refresh_at: Option<Time>,
+    /// `Bearer` or `DPoP`; `Bearer (certificate-bound)` where the token says that it is bound to the client's
+    /// certificate (RFC 8705).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<String>,
     /// Scope that the authorization server granted, where it says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,

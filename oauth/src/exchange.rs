@@ -1,25 +1,63 @@
 //! One token request, whatever grant it is: what [`TokenSource`](crate::TokenSource) calls when a token is due.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use crate::Error;
+use crate::check::Mismatch;
+use crate::dpop::ProofKey;
+use crate::{Error, ServerMetadata, TokenType};
 
 /// The future of one token request.
 pub type Exchanging<'a> = Pin<Box<dyn Future<Output = Result<Issued, Error>> + Send + 'a>>;
 
 /// Makes one token request a call. It must come to an end by itself; dropping the future gives the request up.
 pub trait Exchange: Send + Sync + 'static {
-    fn exchange(&self) -> Exchanging<'_>;
+    fn exchange(&self, ask: &Ask) -> Exchanging<'_>;
+}
+
+/// What is asked for beyond the registration.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Ask {
+    /// Scopes that an MCP server demanded (step-up), to be added to the registration's.
+    pub scopes: Vec<String>,
 }
 
 /// What an authorization server issued (RFC 6749 section 5.1), before it is known when that was.
 #[derive(Clone, Debug)]
 pub struct Issued {
     pub access_token: SecretString,
+    pub token_type: TokenType,
+    /// The key that a DPoP token is bound to.
+    pub proof_key: Option<Arc<ProofKey>>,
     /// Seconds. `None`: the server does not say. May be zero or negative.
     pub expires_in: Option<i64>,
     /// The scope granted, where the server says so.
     pub scope: Option<String>,
+    /// The first client secret was refused, and this was issued for the alternate one.
+    pub by_alternate_secret: bool,
+    /// The token is a JWT that is bound to the client's certificate (`cnf.x5t#S256`, RFC 8705 section 3.1).
+    pub certificate_bound: bool,
+    /// Where the token does not fit the registration and that is only to be reported.
+    pub mismatch: Option<Mismatch>,
+    /// The server that issued it, where it was discovered.
+    pub server: Option<Arc<ServerMetadata>>,
+}
+
+impl Issued {
+    /// A bearer token of which nothing else is known.
+    pub fn bearer(access_token: impl Into<SecretString>) -> Self {
+        Self {
+            access_token: access_token.into(),
+            token_type: TokenType::Bearer,
+            proof_key: None,
+            expires_in: None,
+            scope: None,
+            by_alternate_secret: false,
+            certificate_bound: false,
+            mismatch: None,
+            server: None,
+        }
+    }
 }

@@ -5,10 +5,16 @@
 //! the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes what came of it as
 //! [`State`]. Nothing here knows Kubernetes or the proxy.
 
+mod assertion;
+mod challenge;
+mod check;
 mod client;
 mod clock;
+mod discovery;
+mod dpop;
 mod error;
 mod exchange;
+mod keys;
 mod policy;
 mod quote;
 mod request;
@@ -20,10 +26,19 @@ mod state;
 mod token;
 mod transport;
 
-pub use client::{Client, ClientAuthentication, Registration};
+pub use assertion::{Asserting, AssertionSource, Assertions};
+pub use challenge::Challenge;
+pub use check::{Mismatch, Mode, TokenCheck};
+pub use client::{
+    Client, ClientAuthentication, ClientCertificate, Grant, Registration, Secrets, ServerLocation,
+    TokenExchange, TokenType,
+};
 pub use clock::Clock;
+pub use discovery::ServerMetadata;
+pub use dpop::{InvalidProofKey, ProofKey};
 pub use error::{Code, ConnectFault, Error, Rejection, Shape};
-pub use exchange::{Exchange, Exchanging, Issued};
+pub use exchange::{Ask, Exchange, Exchanging, Issued};
+pub use keys::SigningKey;
 pub use policy::{InvalidRefreshBefore, Policy, RefreshBefore};
 pub use schedule::RetryAfter;
 pub use source::TokenSource;

@@ -13,7 +13,7 @@ use oauth2::{
 use secrecy::ExposeSecret;
 use url::Url;
 
-use crate::{ClientAuthentication, Error, Registration};
+use crate::{ClientAuthentication, Error, Registration, ServerLocation};
 
 /// Parameters that the registration has fields for, or that client authentication will need.
 const RESERVED: [&str; 8] = [
@@ -33,7 +33,10 @@ struct Built(Box<HttpRequest>);
 /// The token endpoint, if it may be sent a secret.
 pub(crate) fn endpoint(registration: &Registration) -> Result<Url, Error> {
     let invalid = |problem| Error::InvalidUrl { problem };
-    let url = Url::parse(&registration.token_url).map_err(|_| invalid("is not an absolute URL"))?;
+    let ServerLocation::Endpoints { token_url, .. } = &registration.server else {
+        todo!()
+    };
+    let url = Url::parse(token_url).map_err(|_| invalid("is not an absolute URL"))?;
     match url.scheme() {
         "https" => {}
         "http" if registration.allow_insecure_http => {}
@@ -73,10 +76,12 @@ pub(crate) fn check_extra_parameters(registration: &Registration) -> Result<(), 
 /// The request of the grant client_credentials (RFC 6749 section 4.4.2).
 pub(crate) fn client_credentials(registration: &Registration, endpoint: &Url) -> Result<HttpRequest, Error> {
     let (auth_type, secret) = match &registration.authentication {
-        ClientAuthentication::SecretBasic(secret) => (AuthType::BasicAuth, secret),
-        ClientAuthentication::SecretPost(secret) => (AuthType::RequestBody, secret),
+        ClientAuthentication::SecretBasic(secrets) => (AuthType::BasicAuth, &secrets.first),
+        ClientAuthentication::SecretPost(secrets) => (AuthType::RequestBody, &secrets.first),
+        _ => todo!(),
     };
-    let client = BasicClient::new(ClientId::new(registration.client_id.clone()))
+    let client_id = registration.client_id.clone().unwrap_or_default();
+    let client = BasicClient::new(ClientId::new(client_id))
         .set_client_secret(ClientSecret::new(secret.expose_secret().to_owned()))
         .set_auth_type(auth_type)
         .set_token_uri(TokenUrl::from_url(endpoint.clone()));
@@ -154,7 +159,10 @@ mod tests {
 
     fn with_url(token_url: &str, allow_insecure_http: bool) -> Registration {
         Registration {
-            token_url: token_url.into(),
+            server: ServerLocation::Endpoints {
+                token_url: token_url.into(),
+                revocation_url: None,
+            },
             allow_insecure_http,
             ..basic()
         }

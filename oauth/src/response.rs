@@ -100,9 +100,9 @@ fn issued(mut fields: Map<String, Value>, quote: &Quote) -> Result<Issued, Error
         }
     }
     Ok(Issued {
-        access_token: SecretString::from(access_token),
         expires_in: fields.get("expires_in").and_then(seconds),
         scope: scope(fields.get("scope")).and_then(|scope| quote.text(&scope, MOST_OF_SCOPE)),
+        ..Issued::bearer(access_token)
     })
 }
 

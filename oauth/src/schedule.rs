@@ -80,7 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::RefreshBefore;
+    use crate::{Issued, RefreshBefore};
 
     const NOW: i64 = 1_900_000_000;
 
@@ -96,12 +96,9 @@ mod tests {
     }
 
     fn token(life: Option<u64>) -> Token {
-        Token {
-            access_token: "t".into(),
-            issued_at: now(),
-            expires_at: life.map(|life| after(now(), Duration::from_secs(life))),
-            scope: None,
-        }
+        let mut token = Token::issue(Issued::bearer("t"), now(), now()).unwrap();
+        token.expires_at = life.map(|life| after(now(), Duration::from_secs(life)));
+        token
     }
 
     /// Milliseconds from issue to renewal.

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
 use crate::exchange::{Exchange, Exchanging, Issued};
-use crate::{Clock, Error, Failure, Policy, State, Token, schedule};
+use crate::{Ask, Clock, Error, Failure, Policy, State, Token, schedule};
 
 /// A handle on a running source. Dropping it ends the source and the request under way.
 #[derive(Debug)]
@@ -149,9 +149,10 @@ impl Run {
 
     fn depart(&mut self) {
         let exchange = Arc::clone(&self.exchange);
+        let ask = Ask::default();
         self.flight = Some(Flight {
             sent_at: self.clock.now(),
-            outcome: Box::pin(async move { exchange.exchange().await }),
+            outcome: Box::pin(async move { exchange.exchange(&ask).await }),
         });
         self.state.send_if_modified(|state| {
             state.requests += 1;

@@ -1,12 +1,13 @@
 //! The token, and the rules for its life: when it began, when it ends, and when that is not known.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
 
 use crate::clock::after;
-use crate::{Error, Issued};
+use crate::{Error, Issued, Mismatch, ProofKey, ServerMetadata, TokenType};
 
 /// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and long
 /// enough to be no burden; the authorization servers in use issue nothing shorter by default.
@@ -18,7 +19,16 @@ const LONGEST_LIFE_SECONDS: i64 = 10 * 365 * 24 * 60 * 60;
 /// An access token and its life.
 #[derive(Clone, Debug)]
 pub struct Token {
+    /// Names this token without telling it: random.
+    pub id: String,
     pub access_token: SecretString,
+    pub token_type: TokenType,
+    /// The key that a DPoP token is bound to.
+    pub proof_key: Option<Arc<ProofKey>>,
+    pub by_alternate_secret: bool,
+    pub certificate_bound: bool,
+    pub mismatch: Option<Mismatch>,
+    pub server: Option<Arc<ServerMetadata>>,
     /// When the request for it was sent, not when the answer came: the server counts from some moment in between,
     /// so this never overstates the life that is left.
     pub issued_at: Timestamp,
@@ -32,22 +42,35 @@ impl Token {
     /// The token that a request sent at `sent_at` brought by `now`. One that is over by then is an error: it could
     /// only be used for nothing, and asking again at once would bring the same.
     pub(crate) fn issue(issued: Issued, sent_at: Timestamp, now: Timestamp) -> Result<Self, Error> {
-        let expires_at = issued.expires_in.map(|seconds| {
+        let expires_in = issued.expires_in;
+        let expires_at = expires_in.map(|seconds| {
             let life = u64::try_from(seconds.min(LONGEST_LIFE_SECONDS)).unwrap_or(0);
             after(sent_at, Duration::from_secs(life))
         });
-        let token = Self {
-            access_token: issued.access_token,
-            issued_at: sent_at,
-            expires_at,
-            scope: issued.scope,
-        };
+        let token = Self::handed_over(issued, sent_at, expires_at);
         if token.is_expired(now) {
             return Err(Error::ExpiredOnArrival {
-                expires_in: issued.expires_in.unwrap_or_default(),
+                expires_in: expires_in.unwrap_or_default(),
             });
         }
         Ok(token)
+    }
+
+    /// A token of which somebody else says when it was issued and when it ends.
+    pub fn handed_over(issued: Issued, issued_at: Timestamp, expires_at: Option<Timestamp>) -> Self {
+        Self {
+            id: format!("{:016x}", rand::random::<u64>()),
+            access_token: issued.access_token,
+            token_type: issued.token_type,
+            proof_key: issued.proof_key,
+            by_alternate_secret: issued.by_alternate_secret,
+            certificate_bound: issued.certificate_bound,
+            mismatch: issued.mismatch,
+            server: issued.server,
+            issued_at,
+            expires_at,
+            scope: issued.scope,
+        }
     }
 
     pub fn is_expired(&self, now: Timestamp) -> bool {
@@ -75,9 +98,8 @@ mod tests {
 
     fn issue(expires_in: Option<i64>, took: i64) -> Result<Token, Error> {
         let issued = Issued {
-            access_token: "t0p-s3cret".into(),
             expires_in,
-            scope: None,
+            ..Issued::bearer("t0p-s3cret")
         };
         Token::issue(issued, at(SENT), at(SENT + took))
     }

@@ -33,6 +33,20 @@ pub struct Server {
     #[serde(flatten)]
     pub route: Route,
     pub credential: Credential,
+    /// Shown to the MCP server in the TLS handshake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificate>,
+}
+
+/// A TLS client certificate. Two are equal if chain and key are.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCertificate {
+    /// PEM, the leaf first.
+    pub chain: String,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    #[serde(serialize_with = "expose")]
+    pub key: SecretString,
 }
 
 /// What is known of an MCP server without any secret. Also travels in the pod, from admission on.
@@ -57,6 +71,20 @@ pub struct Route {
     pub headers: Vec<String>,
     #[serde(default)]
     pub user_context: UserContext,
+    /// Where the subject token of the user is found, if tool calls carry a token of the user's own (RFC 8693).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Subject>,
+}
+
+/// The part of the user context that is exchanged for a token of the user's own. It goes to the operator, and to the
+/// MCP server only if it is among [`Route::cookies`] or [`Route::headers`] too.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Subject {
+    /// Name of a cookie, compared byte for byte.
+    Cookie(String),
+    /// Name of a header in lower case.
+    Header(String),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -77,10 +105,20 @@ pub enum UserContext {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Credential {
-    /// `Authorization: Bearer` (RFC 6750).
+    /// `Authorization: Bearer` (RFC 6750), or `Authorization: DPoP` with a proof (RFC 9449) where there is a key.
     Bearer {
+        /// Names this token in reports without telling it: random, never the same for two tokens.
+        #[serde(default)]
+        id: String,
         #[serde(serialize_with = "expose")]
         token: SecretString,
+        /// PKCS#8 in PEM: the P-256 key that the token is bound to, and that proofs are signed with by ES256.
+        #[serde(
+            default,
+            skip_serializing_if = "Option::is_none",
+            serialize_with = "expose_some"
+        )]
+        proof_key: Option<SecretString>,
         /// Unix seconds; absent where the token says nothing of its life. Not used from then on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<i64>,
@@ -116,6 +154,55 @@ pub struct Report {
     /// What keeps the sidecar from doing its work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+    /// Tokens in use that an MCP server does not take: at most one for each server, gone once the sidecar has another
+    /// token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedToken>,
+}
+
+/// A token that an MCP server refused. Asks the operator for a better one; many sidecars that say the same ask once.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedToken {
+    pub server: String,
+    /// [`Credential::Bearer::id`].
+    pub token: String,
+    pub why: RefusedBecause,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RefusedBecause {
+    /// 401, in any form but one.
+    Unauthorized,
+    /// 403 with `insufficient_scope` (RFC 6750 section 3.1), and the scopes that the challenge names.
+    InsufficientScope(Vec<String>),
+}
+
+/// Path of the token exchange for a user: a `POST` of [`ExchangeRequest`], authenticated like the stream, answered
+/// by [`Exchanged`], or by a [`Problem`] with another status than 200.
+pub const EXCHANGE_PATH: &str = "/v1/exchange";
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExchangeRequest {
+    /// Must be the pod the token is bound to.
+    pub pod: Pod,
+    /// [`Route::server`].
+    pub server: String,
+    #[serde(serialize_with = "expose")]
+    pub subject_token: SecretString,
+    /// The user's token that the MCP server refused, if that is why another one is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// The user's own token.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exchanged {
+    /// Always [`Credential::Bearer`].
+    pub credential: Credential,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -164,14 +251,24 @@ impl PartialEq for Credential {
         match (self, other) {
             (
                 Self::Bearer {
+                    id: a_id,
                     token: a,
+                    proof_key: a_key,
                     expires_at: a_expires,
                 },
                 Self::Bearer {
+                    id: b_id,
                     token: b,
+                    proof_key: b_key,
                     expires_at: b_expires,
                 },
-            ) => a.expose_secret() == b.expose_secret() && a_expires == b_expires,
+            ) => {
+                let text =
+                    |key: &Option<SecretString>| key.as_ref().map(|key| key.expose_secret().to_owned());
+                a.expose_secret() == b.expose_secret()
+                    && (a_id, a_expires) == (b_id, b_expires)
+                    && text(a_key) == text(b_key)
+            }
             (
                 Self::Unavailable {
                     reason: a,
@@ -186,6 +283,22 @@ impl PartialEq for Credential {
             ) => a == b && a_message == b_message && a_keep == b_keep,
             _ => false,
         }
+    }
+}
+
+impl PartialEq for ClientCertificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.chain == other.chain && self.key.expose_secret() == other.key.expose_secret()
+    }
+}
+
+fn expose_some<S: serde::Serializer>(
+    secret: &Option<SecretString>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => serializer.serialize_some(secret.expose_secret()),
+        None => serializer.serialize_none(),
     }
 }
 
@@ -211,11 +324,18 @@ mod tests {
                     cookies: vec!["session_id".into()],
                     headers: vec![],
                     user_context: UserContext::Optional,
+                    exchange: None,
                 },
                 credential: Credential::Bearer {
+                    id: "a7".into(),
                     token: "t0p-s3cret".into(),
+                    proof_key: Some("pr00f-key".into()),
                     expires_at: Some(1_800_000_000),
                 },
+                client_certificate: Some(ClientCertificate {
+                    chain: "PEM".into(),
+                    key: "tls-k3y".into(),
+                }),
             }],
         }
     }
@@ -225,14 +345,17 @@ mod tests {
         let line = serde_json::to_string(&snapshot()).unwrap();
         assert!(!line.contains('\n'));
         assert!(
-            line.contains(r#""credential":{"kind":"bearer","token":"t0p-s3cret","expiresAt":1800000000}"#),
+            line.contains(r#""credential":{"kind":"bearer","id":"a7","token":"t0p-s3cret","proofKey":"pr00f-key","expiresAt":1800000000}"#),
             "{line}"
         );
         assert_eq!(serde_json::from_str::<Snapshot>(&line).unwrap(), snapshot());
     }
 
     #[test]
-    fn debug_output_never_holds_the_token() {
-        assert!(!format!("{:?}", snapshot()).contains("t0p-s3cret"));
+    fn debug_output_never_holds_a_secret() {
+        let seen = format!("{:?}", snapshot());
+        for secret in ["t0p-s3cret", "pr00f-key", "tls-k3y"] {
+            assert!(!seen.contains(secret), "{seen}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_auth_oauth::{Clock, Policy, RetryAfter, State, Token, TokenSource};
+use mcp_auth_oauth::{Clock, Issued, Policy, RetryAfter, State, Token, TokenSource};
 use script::{Script, Step, unavailable};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
@@ -374,12 +374,11 @@ async fn dropping_the_handle_ends_the_source_and_the_request_under_way() {
 }
 
 fn token(expires_at: i64) -> Arc<Token> {
-    Arc::new(Token {
-        access_token: "handed over".into(),
-        issued_at: at(-1000),
-        expires_at: Some(at(expires_at)),
-        scope: None,
-    })
+    Arc::new(Token::handed_over(
+        Issued::bearer("handed over"),
+        at(-1000),
+        Some(at(expires_at)),
+    ))
 }
 
 #[tokio::test(start_paused = true)]

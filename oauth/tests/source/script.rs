@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_auth_oauth::{Clock, Error, Exchange, Exchanging, Issued, RetryAfter};
+use mcp_auth_oauth::{Ask, Clock, Error, Exchange, Exchanging, Issued, RetryAfter};
 
 use crate::seconds;
 
@@ -37,7 +37,7 @@ struct Inner {
 struct UnderWay(Arc<Inner>);
 
 impl Exchange for Script {
-    fn exchange(&self) -> Exchanging<'_> {
+    fn exchange(&self, _ask: &Ask) -> Exchanging<'_> {
         let inner = &self.0;
         inner.requests.lock().unwrap().push(inner.clock.now());
         let step = inner
@@ -60,9 +60,9 @@ impl Exchange for Script {
                     tokio::time::sleep(Duration::from_secs(takes)).await;
                     let scope = Some("tools".to_owned());
                     Ok(Issued {
-                        access_token: token.into(),
                         expires_in,
                         scope,
+                        ..Issued::bearer(token)
                     })
                 }
                 Step::Fail(error) => Err(error),

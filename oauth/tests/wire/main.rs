@@ -8,7 +8,7 @@ mod tls;
 
 use std::time::Duration;
 
-use mcp_auth_oauth::{Client, ClientAuthentication, ConnectFault, Error, Issued, Limits, Registration};
+use mcp_auth_oauth::{Ask, Client, ClientAuthentication, ConnectFault, Error, Issued, Limits, Registration};
 use secrecy::ExposeSecret;
 use server::{Server, Step, answer, json};
 
@@ -32,7 +32,10 @@ fn tight() -> Limits {
 }
 
 async fn request_of(server: &Server) -> Result<Issued, Error> {
-    server.client(basic(), Limits::default()).request_token().await
+    server
+        .client(basic(), Limits::default())
+        .request_token(&Ask::default())
+        .await
 }
 
 async fn error_of(step: Step) -> Error {
@@ -43,7 +46,7 @@ async fn error_of(step: Step) -> Error {
 async fn the_request_is_what_the_rfc_says_with_the_secret_in_the_header() {
     let mut server = Server::start(Step::Send(json("200 OK", TOKEN))).await;
     let registration = Registration {
-        client_id: "client:id".into(),
+        client_id: Some("client:id".into()),
         scopes: vec!["tools:read".into(), "tools:call".into()],
         audience: Some("urn:tools".into()),
         resource: Some("https://tools.example.com/mcp".into()),
@@ -51,7 +54,11 @@ async fn the_request_is_what_the_rfc_says_with_the_secret_in_the_header() {
         ..server.registration(basic())
     };
     server::install_provider();
-    let issued = Client::new(registration).unwrap().request_token().await.unwrap();
+    let issued = Client::new(registration)
+        .unwrap()
+        .request_token(&Ask::default())
+        .await
+        .unwrap();
     assert_eq!(issued.access_token.expose_secret(), "t0p-s3cret");
 
     let request = server.request().await;
@@ -83,7 +90,7 @@ async fn the_request_is_what_the_rfc_says_with_the_secret_in_the_form() {
     let mut server = Server::start(Step::Send(json("200 OK", TOKEN))).await;
     server
         .client(post(), Limits::default())
-        .request_token()
+        .request_token(&Ask::default())
         .await
         .unwrap();
     let request = server.request().await;
@@ -164,7 +171,11 @@ async fn a_redirect_is_refused_and_its_target_never_called() {
 #[tokio::test]
 async fn a_server_that_never_answers_meets_the_deadline() {
     let server = Server::start(Step::SendAndHang(Vec::new())).await;
-    let error = server.client(basic(), tight()).request_token().await.unwrap_err();
+    let error = server
+        .client(basic(), tight())
+        .request_token(&Ask::default())
+        .await
+        .unwrap_err();
     assert_eq!(
         error,
         Error::Timeout {
@@ -178,7 +189,11 @@ async fn a_server_that_stops_in_the_middle_of_its_answer_meets_the_deadline() {
     let mut start = json("200 OK", TOKEN);
     start.truncate(start.len() - 10);
     let server = Server::start(Step::SendAndHang(start)).await;
-    let error = server.client(basic(), tight()).request_token().await.unwrap_err();
+    let error = server
+        .client(basic(), tight())
+        .request_token(&Ask::default())
+        .await
+        .unwrap_err();
     assert_eq!(
         error,
         Error::Timeout {
@@ -217,13 +232,13 @@ async fn an_answer_of_exactly_the_limit_is_read() {
     assert!(
         server
             .client(basic(), limits(TOKEN.len()))
-            .request_token()
+            .request_token(&Ask::default())
             .await
             .is_ok()
     );
     let error = server
         .client(basic(), limits(TOKEN.len() - 1))
-        .request_token()
+        .request_token(&Ask::default())
         .await
         .unwrap_err();
     assert_eq!(error.reason(), "TooLarge");
@@ -258,7 +273,7 @@ async fn error_at(url: &str) -> Error {
     };
     Client::new(registration)
         .unwrap()
-        .request_token()
+        .request_token(&Ask::default())
         .await
         .unwrap_err()
 }
@@ -296,7 +311,7 @@ async fn each_request_has_a_connection_of_its_own() {
     let server = Server::start(Step::SendAndHang(kept_open.into())).await;
     let client = server.client(basic(), Limits::default());
     for _ in 0..3 {
-        client.request_token().await.unwrap();
+        client.request_token(&Ask::default()).await.unwrap();
     }
     assert_eq!(server.connections(), 3);
 }

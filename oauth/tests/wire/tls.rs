@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::{Client, ClientAuthentication, ConnectFault, Error, Registration};
+use mcp_auth_oauth::{Ask, Client, ClientAuthentication, ConnectFault, Error, Registration};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -40,7 +40,11 @@ async fn request(port: u16, ca_bundle: String) -> Result<(), Error> {
             ClientAuthentication::SecretBasic("s3cret".into()),
         )
     };
-    Client::new(registration).unwrap().request_token().await.map(drop)
+    Client::new(registration)
+        .unwrap()
+        .request_token(&Ask::default())
+        .await
+        .map(drop)
 }
 
 async fn start(acceptor: TlsAcceptor) -> Server {
