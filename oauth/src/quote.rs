@@ -41,8 +41,15 @@ impl Quote {
         let words = words.trim();
         let text: String = words.chars().take(most).map(allowed).collect();
         // Looks beyond the cut as far as a secret can reach, and no further: the answer may be long.
-        let longest = self.secrets.iter().map(|secret| secret.expose_secret().len()).max();
-        let seen: String = words.chars().take(most.saturating_add(longest.unwrap_or(0))).collect();
+        let longest = self
+            .secrets
+            .iter()
+            .map(|secret| secret.expose_secret().len())
+            .max();
+        let seen: String = words
+            .chars()
+            .take(most.saturating_add(longest.unwrap_or(0)))
+            .collect();
         let told = self.tells(&seen) || self.tells(&text);
         (!told && !text.is_empty()).then_some(text)
     }
