@@ -186,6 +186,16 @@ async fn an_expired_certificate_is_told_and_never_shown() {
     assert_eq!(server.connections(), 1);
 }
 
+#[tokio::test]
+async fn without_tls_there_is_no_certificate_to_show_and_nothing_is_sent() {
+    let ground = Ground::new("a");
+    let server = Server::answering([json("200 OK", TOKEN)]).await;
+    let certificate = ground.certificate(&PKCS_ECDSA_P256_SHA256, 4000);
+    let client = Client::new(server.registration(ClientAuthentication::Tls(certificate))).unwrap();
+    let error = ask(&client).await.unwrap_err();
+    assert_eq!((error.reason(), server.connections()), ("InvalidUrl", 0));
+}
+
 #[test]
 fn each_mistake_in_the_pair_is_told_by_its_name() {
     let ground = Ground::new("a");
