@@ -5,7 +5,9 @@
 //! the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes what came of it as
 //! [`State`]. Nothing here knows Kubernetes or the proxy.
 
+mod alarm;
 mod assertion;
+mod breaker;
 mod challenge;
 mod check;
 mod client;
@@ -17,16 +19,19 @@ mod exchange;
 mod keys;
 mod policy;
 mod quote;
+mod refusals;
 mod request;
 mod resolve;
 mod response;
 mod schedule;
 mod source;
 mod state;
+mod step_up;
 mod token;
 mod transport;
 
 pub use assertion::{Asserting, AssertionSource, Assertions};
+pub use breaker::Circuit;
 pub use challenge::Challenge;
 pub use check::{Mismatch, Mode, TokenCheck};
 pub use client::{
@@ -43,5 +48,6 @@ pub use policy::{InvalidRefreshBefore, Policy, RefreshBefore};
 pub use schedule::RetryAfter;
 pub use source::TokenSource;
 pub use state::{Failure, State};
+pub use step_up::{NoStepUp, StepUp};
 pub use token::Token;
 pub use transport::Limits;

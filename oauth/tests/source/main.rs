@@ -41,6 +41,7 @@ fn policy() -> Policy {
     Policy {
         refresh_before: "33%".parse().unwrap(),
         random: || 0.0,
+        deadline: Duration::from_secs(24 * 60 * 60),
     }
 }
 
