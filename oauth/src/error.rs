@@ -51,6 +51,8 @@ pub enum Error {
     UnsupportedTokenType { token_type: Option<String> },
     #[error("the token was over when it arrived: it lives for {expires_in} s")]
     ExpiredOnArrival { expires_in: i64 },
+    #[error("too many users' tokens are being asked for at once")]
+    TooManyAtOnce,
 }
 
 /// Why no connection came about.
@@ -131,6 +133,7 @@ impl Error {
             Self::NoAccessToken { .. } => "NoAccessToken",
             Self::UnsupportedTokenType { .. } => "UnsupportedTokenType",
             Self::ExpiredOnArrival { .. } => "ExpiredOnArrival",
+            Self::TooManyAtOnce => "TooManyAtOnce",
         }
     }
 
@@ -172,6 +175,7 @@ impl Error {
                 "let the authorization server issue bearer tokens to this client"
             }
             Self::ExpiredOnArrival { .. } => "raise the token lifetime at the authorization server",
+            Self::TooManyAtOnce => "check the authorization server's health, and try again",
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! [`Client`] makes one token request ([`request`] what is asked, [`transport`] the way there, [`response`] what
 //! the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes what came of it as
-//! [`State`]. Nothing here knows Kubernetes or the proxy.
+//! [`State`]. [`UserTokens`] keeps those of users' own. Nothing here knows Kubernetes or the proxy.
 
 mod alarm;
 mod assertion;
@@ -29,6 +29,7 @@ mod state;
 mod step_up;
 mod token;
 mod transport;
+mod user_tokens;
 
 pub use assertion::{Asserting, AssertionSource, Assertions};
 pub use breaker::Circuit;
@@ -51,3 +52,4 @@ pub use state::{Failure, State};
 pub use step_up::{NoStepUp, StepUp};
 pub use token::Token;
 pub use transport::Limits;
+pub use user_tokens::UserTokens;

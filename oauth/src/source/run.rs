@@ -2,7 +2,6 @@
 //! the subscribers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -11,7 +10,7 @@ use tokio::time::Instant;
 use super::life::Life;
 use crate::alarm::Alarm;
 use crate::clock::before;
-use crate::exchange::{Exchange, Exchanging, Issued};
+use crate::exchange::{Exchange, Exchanging, Issued, within};
 use crate::{Clock, Error, Policy, State};
 
 /// What the handle tells its task.
@@ -148,15 +147,6 @@ impl Run {
         self.alarms.expiry = set(self.alarms.expiry, expires_at, &self.clock);
         self.alarms.trust = set(self.alarms.trust, self.life.trusted_at(), &self.clock);
     }
-}
-
-/// The outcome of an exchange that may take this long.
-pub(crate) async fn within(
-    limit: Duration,
-    exchanging: impl Future<Output = Result<Issued, Error>>,
-) -> Result<Issued, Error> {
-    let outcome = tokio::time::timeout(limit, exchanging).await;
-    outcome.unwrap_or(Err(Error::Timeout { limit }))
 }
 
 /// The outcome of the request under way, and when that was sent: as the clock said then, or as it would have said had

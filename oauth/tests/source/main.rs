@@ -4,6 +4,7 @@
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
 
+mod demands;
 mod script;
 
 use std::sync::Arc;
