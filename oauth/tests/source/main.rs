@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod demands;
+mod health;
+mod model;
 mod script;
 
 use std::sync::Arc;
