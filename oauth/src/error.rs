@@ -72,6 +72,8 @@ pub enum Error {
     },
     #[error("the token was over when it arrived: it lives for {expires_in} s")]
     ExpiredOnArrival { expires_in: i64 },
+    #[error("too many users' tokens are being asked for at once")]
+    TooManyAtOnce,
 }
 
 /// Why no connection came about.
@@ -166,6 +168,7 @@ impl Error {
             Self::NoAccessToken { .. } => "NoAccessToken",
             Self::UnsupportedTokenType { .. } => "UnsupportedTokenType",
             Self::ExpiredOnArrival { .. } => "ExpiredOnArrival",
+            Self::TooManyAtOnce => "TooManyAtOnce",
         }
     }
 
@@ -227,6 +230,7 @@ impl Error {
                 "let the authorization server bind this client's tokens by DPoP (RFC 9449), or set tokenType: Bearer"
             }
             Self::ExpiredOnArrival { .. } => "raise the token lifetime at the authorization server",
+            Self::TooManyAtOnce => "check the authorization server's health, and try again",
         }
     }
 
