@@ -50,7 +50,9 @@ async fn a_renewed_token_is_used_from_the_next_request_on_over_the_same_connecti
     let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&tools));
     bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await;
     tools.credential = Credential::Bearer {
+        id: String::new(),
         token: "second".into(),
+        proof_key: None,
         expires_at: None,
     };
     sidecar.routes.apply(&[tools]);

@@ -94,7 +94,7 @@ impl Operator {
         let (sender, pipes) = mpsc::unbounded_channel();
         let follow = Follow {
             endpoint: "https://operator.test:8443".parse().unwrap(),
-            operator_ca: operator_ca.to_owned(),
+            operator_ca: OperatorCa::new(operator_ca),
             token_file: token_file.path().to_owned(),
             timing: Timing::default(),
             dial: Pipes(sender),
@@ -249,9 +249,13 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 cookies: vec![],
                 headers: vec![],
                 user_context: UserContext::Optional,
+                exchange: None,
             },
+            client_certificate: None,
             credential: Credential::Bearer {
+                id: String::new(),
                 token: SECRET.into(),
+                proof_key: None,
                 expires_at: None,
             },
         }],

@@ -14,16 +14,24 @@ fn server(url: &str) -> sync::Server {
             cookies: vec!["session_id".into()],
             headers: vec!["x-forwarded-user".into()],
             user_context: UserContext::Optional,
+            exchange: None,
         },
+        client_certificate: None,
         credential: sync::Credential::Bearer {
+            id: String::new(),
             token: "t0p-s3cret".into(),
+            proof_key: None,
             expires_at: None,
         },
     }
 }
 
 fn routes() -> Routes {
-    Routes::new(NonZeroUsize::MIN, Metrics::new(&mut Registry::default()))
+    Routes::new(
+        NonZeroUsize::MIN,
+        Metrics::new(&mut Registry::default()),
+        tokio::sync::watch::Sender::default(),
+    )
 }
 
 fn target(routes: &Routes, name: &str) -> Arc<Target> {
@@ -57,7 +65,9 @@ fn connections_survive_unless_origin_or_ca_change() {
     let first = target(&routes, "tools");
     let mut renewed = server("https://tools.example.com:443/other");
     renewed.credential = sync::Credential::Bearer {
+        id: String::new(),
         token: "new".into(),
+        proof_key: None,
         expires_at: Some(1),
     };
     routes.apply(&[renewed]);
@@ -114,7 +124,9 @@ fn a_token_that_no_header_can_carry_is_a_problem_that_does_not_show_it() {
     for token in ["", "a b", "s3cret\r\nx: y", "s3cret\u{e9}"] {
         let mut server = server("https://tools.example.com/mcp");
         server.credential = sync::Credential::Bearer {
+            id: String::new(),
             token: token.into(),
+            proof_key: None,
             expires_at: None,
         };
         let problem = refused(server);
