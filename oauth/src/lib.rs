@@ -1,25 +1,31 @@
 //! The OAuth2 machine client: it turns a registration at an authorization server into a token that is always
 //! valid, as far as the server lets it.
 //!
-//! [`Client`] makes one token request ([`request`] what is asked, [`transport`] the way there, [`response`] what
-//! the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes what came of it as
+//! [`Client`] makes one token request ([`request`] what is asked, [`identity`] who asks, [`call`] and [`transport`]
+//! the way there, [`response`] what the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes what came of it as
 //! [`State`]. Nothing here knows Kubernetes or the proxy.
 
 mod assertion;
+mod call;
+mod certificate;
 mod challenge;
 mod check;
 mod client;
 mod clock;
 mod discovery;
 mod dpop;
+mod endpoints;
 mod error;
 mod exchange;
+mod identity;
+mod jws;
 mod keys;
 mod policy;
 mod quote;
 mod request;
 mod resolve;
 mod response;
+mod revoke;
 mod schedule;
 mod source;
 mod state;
@@ -38,7 +44,7 @@ pub use discovery::ServerMetadata;
 pub use dpop::{InvalidProofKey, ProofKey};
 pub use error::{Code, ConnectFault, Error, Rejection, Shape};
 pub use exchange::{Ask, Exchange, Exchanging, Issued};
-pub use keys::SigningKey;
+pub use keys::{Algorithm, KeyError, SigningKey};
 pub use policy::{InvalidRefreshBefore, Policy, RefreshBefore};
 pub use schedule::RetryAfter;
 pub use source::TokenSource;
