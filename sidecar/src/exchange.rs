@@ -182,3 +182,6 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Credential, Problem> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

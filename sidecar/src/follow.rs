@@ -291,4 +291,7 @@ fn upwards(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible>
 }
 
 #[cfg(test)]
+pub(crate) use tests::operator as testing;
+
+#[cfg(test)]
 mod tests;

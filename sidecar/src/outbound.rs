@@ -222,6 +222,8 @@ impl Outbound {
             }
             Verdict::Unauthorized => Ok(Answer::Refused(tokens::Refused::Unauthorized)),
             Verdict::InsufficientScope(scopes) => {
+                // It is valid, only not for this call.
+                self.tokens.taken(chosen);
                 Ok(Answer::Refused(tokens::Refused::InsufficientScope(scopes)))
             }
             Verdict::NonceDemanded => Ok(Answer::NonceDemanded),

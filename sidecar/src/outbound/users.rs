@@ -303,3 +303,6 @@ fn late(within: Duration) -> Problem {
 fn ended() -> Problem {
     Problem::new("ExchangeEnded", "the exchange ended without an answer")
 }
+
+#[cfg(test)]
+mod tests;

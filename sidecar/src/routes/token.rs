@@ -265,6 +265,30 @@ mod tests {
     }
 
     #[test]
+    fn the_authorization_value_is_marked_sensitive() {
+        let mut headers = HeaderMap::new();
+        let url = Url::parse("https://tools.example.com/mcp").unwrap();
+        let path = PathAndQuery::from_static("/mcp");
+        token("a", "t0p-s3cret").authorize(&mut headers, &Method::POST, &url, &path, None);
+        assert_eq!(headers[AUTHORIZATION], "Bearer t0p-s3cret");
+        assert!(headers[AUTHORIZATION].is_sensitive());
+        assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_said_without_showing_it() {
+        let credential = sync::Credential::Bearer {
+            id: "a".into(),
+            token: "t".into(),
+            proof_key: Some("s3cret-but-no-key".into()),
+            expires_at: None,
+        };
+        let invalid = Token::of(&credential).err().unwrap();
+        assert_eq!(invalid, InvalidToken::ProofKey);
+        assert!(!invalid.to_string().contains("s3cret"));
+    }
+
+    #[test]
     fn is_used_until_the_second_it_ends() {
         assert!(!token("a", "t").has_expired(999));
         assert!(token("a", "t").has_expired(1_000));

@@ -140,6 +140,11 @@ impl Sidecar {
         seen.unwrap().refused.clone()
     }
 
+    /// Until so many requests wait for a token.
+    pub async fn waiting(&self, number: u64) {
+        until(|| self.metric("mcpauth_sidecar_waiting") == number).await;
+    }
+
     pub fn stop(&self, grace: Duration) {
         self.workers.as_ref().unwrap().stop(grace);
     }
@@ -259,6 +264,18 @@ impl Scripted {
         let [seen] = self.seen().try_into().expect("exactly one request");
         seen
     }
+}
+
+/// Looks again and again, but not for ever.
+pub async fn until(holds: impl Fn() -> bool) {
+    let looking = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .expect("it holds in time");
 }
 
 /// An address where nobody listens.

@@ -162,15 +162,6 @@ fn the_outbound_path_is_that_of_the_url_below_the_server() {
 }
 
 #[test]
-fn the_authorization_value_is_marked_sensitive() {
-    let Credential::Bearer { authorization, .. } = credential(&server("http://x").credential).unwrap() else {
-        panic!("there is a token")
-    };
-    assert!(authorization.is_sensitive());
-    assert_eq!(authorization, "Bearer t0p-s3cret");
-}
-
-#[test]
 fn a_token_in_use_outlives_an_operator_that_does_not_know_it_but_not_a_changed_url() {
     let routes = routes();
     let mut known = server("https://tools.example.com/mcp");
@@ -178,7 +169,7 @@ fn a_token_in_use_outlives_an_operator_that_does_not_know_it_but_not_a_changed_u
     let has_token = |routes: &Routes| {
         let table = routes.table();
         let usable = table.server("tools").unwrap().usable().unwrap();
-        matches!(usable.credential, Credential::Bearer { .. })
+        usable.token().is_some()
     };
     let unavailable = |keep| sync::Credential::Unavailable {
         reason: "Pending".into(),
