@@ -138,7 +138,10 @@ mod tests {
 
     #[test]
     fn names_no_key_where_the_key_has_no_name() {
-        assert_eq!(part(&signed(&key(None)), 0), json!({"alg": "ES256", "typ": "JWT"}));
+        assert_eq!(
+            part(&signed(&key(None)), 0),
+            json!({"alg": "ES256", "typ": "JWT"})
+        );
     }
 
     #[test]
@@ -149,6 +152,9 @@ mod tests {
 
     #[test]
     fn debug_output_never_holds_the_assertion() {
-        assert_eq!(format!("{:?}", Assertions::Given("eyJ.t0p.s3cret".into())), "Given");
+        assert_eq!(
+            format!("{:?}", Assertions::Given("eyJ.t0p.s3cret".into())),
+            "Given"
+        );
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::Method;
 use url::Url;
 
+use crate::Error;
 use crate::client::Client;
 use crate::endpoints::Endpoints;
 use crate::error::Code;
@@ -15,7 +16,6 @@ use crate::quote::Quote;
 use crate::request::{self, Form};
 use crate::response;
 use crate::transport::Answer;
-use crate::Error;
 
 /// A form on its way to an endpoint.
 pub(crate) struct Call<'a> {
@@ -48,7 +48,8 @@ pub(crate) struct Memory {
 impl Client {
     /// Sends a form, with the other client secret too where one is refused.
     pub(crate) async fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
-        let has_two = identity::secrets(&self.registration).is_some_and(|secrets| secrets.alternate.is_some());
+        let has_two =
+            identity::secrets(&self.registration).is_some_and(|secrets| secrets.alternate.is_some());
         let (one, other) = if has_two && self.memory.alternate_taken.load(Ordering::Relaxed) {
             (Which::Alternate, Which::First)
         } else {
@@ -77,8 +78,13 @@ impl Client {
     /// Sends it by one secret, with the nonce too where the server demands one (RFC 9449 section 8).
     async fn attempt(&self, call: &Call<'_>, which: Which) -> Result<Reply, Error> {
         let reply = self.send(call, which).await?;
-        let demanded = call.proven && reply.answer.dpop_nonce.is_some() && reply.is_refusal(&Code::UseDpopNonce);
-        if demanded { self.send(call, which).await } else { Ok(reply) }
+        let demanded =
+            call.proven && reply.answer.dpop_nonce.is_some() && reply.is_refusal(&Code::UseDpopNonce);
+        if demanded {
+            self.send(call, which).await
+        } else {
+            Ok(reply)
+        }
     }
 
     /// Each time with an assertion and a proof of its own: a server takes none twice.
@@ -86,6 +92,11 @@ impl Client {
         let now = self.clock.now();
         if let Some(certificate) = &self.certificate {
             certificate.check(now)?;
+            if call.endpoint.scheme() != "https" {
+                return Err(Error::InvalidUrl {
+                    problem: "is plain http, where no client certificate can be shown",
+                });
+            }
         }
         let limit = self.transport.limits().deadline;
         let identity = Identity::of(&self.registration, call.endpoints, which, now, limit).await?;

@@ -30,10 +30,10 @@ impl Certificate {
         let Some(leaf) = chain.first() else {
             return Err(invalid("holds no certificate"));
         };
-        let (_, parsed) = parse_x509_certificate(leaf)
-            .map_err(|_| invalid("holds a certificate that is not X.509"))?;
-        let expires_at = Timestamp::from_second(parsed.validity().not_after.timestamp())
-            .unwrap_or(Timestamp::MAX);
+        let (_, parsed) =
+            parse_x509_certificate(leaf).map_err(|_| invalid("holds a certificate that is not X.509"))?;
+        let expires_at =
+            Timestamp::from_second(parsed.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
 
         let pem = given.key.expose_secret();
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
@@ -52,20 +52,23 @@ impl Certificate {
         let mut both = Zeroizing::new(Vec::new());
         both.extend_from_slice(keys::encode(label, key.secret_der()).expose_secret().as_bytes());
         for certificate in &chain {
-            both.extend_from_slice(keys::encode("CERTIFICATE", certificate).expose_secret().as_bytes());
+            both.extend_from_slice(
+                keys::encode("CERTIFICATE", certificate)
+                    .expose_secret()
+                    .as_bytes(),
+            );
         }
         let identity =
             Identity::from_pem(&both).map_err(|_| invalid("holds a chain and a key that cannot be read"))?;
         CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
             invalid(match error {
-                rustls::Error::InconsistentKeys(_) => "holds a certificate and a key that do not belong together",
+                rustls::Error::InconsistentKeys(_) => {
+                    "holds a certificate and a key that do not belong together"
+                }
                 _ => "holds a key that TLS cannot sign with",
             })
         })?;
-        Ok(Self {
-            identity,
-            expires_at,
-        })
+        Ok(Self { identity, expires_at })
     }
 
     pub fn identity(&self) -> Identity {

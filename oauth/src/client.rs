@@ -14,8 +14,8 @@ use crate::request::Form;
 use crate::response::Expected;
 use crate::transport::{Reach, Transport};
 use crate::{
-    Ask, Assertions, Clock, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck, identity, request,
-    response,
+    Ask, Assertions, Clock, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck, identity,
+    request, response,
 };
 
 /// What an authorization server knows this client by, and what is asked of it.

@@ -104,10 +104,7 @@ impl ProofKey {
             .map_err(|_| InvalidProofKey)?;
         // Uncompressed: the byte 4, then the two coordinates.
         let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
-        let (x, y) = (
-            BASE64_URL_SAFE_NO_PAD.encode(x),
-            BASE64_URL_SAFE_NO_PAD.encode(y),
-        );
+        let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
         // In the order and form that RFC 7638 section 3 fixes.
         let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
         let header = jws::header(&format!(r#"{{"typ":"dpop+jwt","alg":"ES256","jwk":{jwk}}}"#));
@@ -176,8 +173,12 @@ mod tests {
     #[test]
     fn a_proof_shows_the_public_key_and_names_the_request_without_query_and_fragment() {
         let key = ProofKey::generate();
-        let (header, mut claims) =
-            verified(&prove(&key, "https://as.example.com:8443/a%20b/token?c=d#e", None, None));
+        let (header, mut claims) = verified(&prove(
+            &key,
+            "https://as.example.com:8443/a%20b/token?c=d#e",
+            None,
+            None,
+        ));
         assert_eq!(
             (&header["typ"], &header["alg"]),
             (&"dpop+jwt".into(), &"ES256".into())
@@ -195,7 +196,12 @@ mod tests {
     fn a_proof_holds_the_hash_of_the_token_and_the_nonce_as_it_came() {
         // The token and its hash are from RFC 9449 section 7.1.
         let token = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
-        let proof = prove(&ProofKey::generate(), "https://a.example/", Some(token), Some("n\"1"));
+        let proof = prove(
+            &ProofKey::generate(),
+            "https://a.example/",
+            Some(token),
+            Some("n\"1"),
+        );
         let (_, claims) = verified(&proof);
         assert_eq!(claims["ath"], "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo");
         assert_eq!(claims["nonce"], "n\"1");
@@ -240,10 +246,19 @@ mod tests {
     fn debug_output_never_holds_the_private_key() {
         let key = ProofKey::generate();
         let pem = key.to_pem();
-        let body: String = pem.expose_secret().lines().filter(|line| !line.contains('-')).collect();
+        let body: String = pem
+            .expose_secret()
+            .lines()
+            .filter(|line| !line.contains('-'))
+            .collect();
         let seen = format!("{key:?}");
         assert!(seen.contains(key.thumbprint()), "{seen}");
-        assert!(!body.as_bytes().windows(12).any(|piece| seen.contains(std::str::from_utf8(piece).unwrap())));
+        assert!(
+            !body
+                .as_bytes()
+                .windows(12)
+                .any(|piece| seen.contains(std::str::from_utf8(piece).unwrap()))
+        );
     }
 
     proptest! {

@@ -75,10 +75,14 @@ impl Endpoints {
 
     /// Whether any of them is reached by TLS.
     pub fn is_encrypted(&self) -> bool {
-        [Some(&self.token), self.mtls_token.as_ref(), self.revocation.as_ref()]
-            .into_iter()
-            .flatten()
-            .any(|url| url.scheme() == "https")
+        [
+            Some(&self.token),
+            self.mtls_token.as_ref(),
+            self.revocation.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .any(|url| url.scheme() == "https")
     }
 }
 
@@ -123,7 +127,11 @@ mod tests {
     use super::*;
     use crate::ClientCertificate;
 
-    fn stated(token_url: &str, revocation_url: Option<&str>, allow_insecure_http: bool) -> Result<Endpoints, Error> {
+    fn stated(
+        token_url: &str,
+        revocation_url: Option<&str>,
+        allow_insecure_http: bool,
+    ) -> Result<Endpoints, Error> {
         let registration = Registration {
             server: ServerLocation::Endpoints {
                 token_url: token_url.into(),

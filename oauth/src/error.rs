@@ -215,9 +215,7 @@ impl Error {
             Self::TooLarge { .. } | Self::NotJson { .. } => {
                 "check that tokenUrl is the token endpoint itself"
             }
-            Self::NoAccessToken { .. } => {
-                "check that tokenUrl is a token endpoint"
-            }
+            Self::NoAccessToken { .. } => "check that tokenUrl is a token endpoint",
             Self::UnsupportedTokenType {
                 expected: TokenType::Bearer,
                 ..

@@ -91,7 +91,9 @@ pub(crate) fn check(registration: &Registration) -> Result<(), Error> {
 /// The client secrets; `None` where the client has no such thing.
 pub(crate) fn secrets(registration: &Registration) -> Option<&Secrets> {
     match &registration.authentication {
-        ClientAuthentication::SecretBasic(secrets) | ClientAuthentication::SecretPost(secrets) => Some(secrets),
+        ClientAuthentication::SecretBasic(secrets) | ClientAuthentication::SecretPost(secrets) => {
+            Some(secrets)
+        }
         _ => None,
     }
 }
@@ -101,7 +103,10 @@ pub(crate) fn quote(registration: &Registration) -> Quote {
     let client_id = registration.client_id.as_deref().unwrap_or_default();
     let mut quote = Quote::default();
     if let Some(secrets) = secrets(registration) {
-        for secret in [Some(&secrets.first), secrets.alternate.as_ref()].into_iter().flatten() {
+        for secret in [Some(&secrets.first), secrets.alternate.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             quote = quote.and_client_secret(client_id, secret);
         }
     }

@@ -66,9 +66,8 @@ impl SigningKey {
             key_id: key_id.or(found.key_id),
         };
         // Some contradictions in an RSA key come to light only here.
-        key.sign(b"").map_err(|Unspecified| KeyError::Malformed {
-            key: key.pair.name(),
-        })?;
+        key.sign(b"")
+            .map_err(|Unspecified| KeyError::Malformed { key: key.pair.name() })?;
         Ok(key)
     }
 

@@ -52,7 +52,11 @@ impl Form {
     }
 
     /// RFC 8693 section 2.1.
-    pub fn token_exchange(registration: &Registration, scopes: &[String], subject_token: &SecretString) -> Self {
+    pub fn token_exchange(
+        registration: &Registration,
+        scopes: &[String],
+        subject_token: &SecretString,
+    ) -> Self {
         let exchange = &registration.token_exchange;
         let mut form = Self::grant("urn:ietf:params:oauth:grant-type:token-exchange")
             .with("subject_token", subject_token.expose_secret())
@@ -145,10 +149,7 @@ pub(crate) fn build(
             body.append_pair("client_id", client_id)
                 .append_pair("client_secret", secret.expose_secret());
         }
-        Identity::Assertion {
-            client_id,
-            assertion,
-        } => {
+        Identity::Assertion { client_id, assertion } => {
             // Optional (RFC 7521 section 4.2), and yet demanded by some.
             body.extend_pairs(client_id.map(|id| ("client_id", id)))
                 .append_pair("client_assertion_type", CLIENT_ASSERTION_TYPE)

@@ -94,9 +94,7 @@ impl KeyError {
             }
             Self::JwkSet => "put the one key there that signs, without the set around it",
             Self::Encrypted => "decrypt it, such as by openssl pkcs8 -in encrypted.pem -out key.pem",
-            Self::Public => {
-                "put the private key there; the public one belongs to the authorization server"
-            }
+            Self::Public => "put the private key there; the public one belongs to the authorization server",
             Self::Several { .. } => "leave only the one that signs",
             Self::Unsupported { .. } | Self::WrongCurve { .. } => {
                 "use an RSA, EC P-256 or Ed25519 key, and register its public key at the authorization server"

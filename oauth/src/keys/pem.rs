@@ -46,9 +46,7 @@ pub(super) fn read(text: &str) -> Result<Found, KeyError> {
         ([], []) => Err(KeyError::BrokenPem {
             problem: "has a BEGIN line and nothing that follows it",
         }),
-        (several, _) => Err(KeyError::Several {
-            count: several.len(),
-        }),
+        (several, _) => Err(KeyError::Several { count: several.len() }),
     }
 }
 
@@ -161,10 +159,7 @@ fn pkcs8(der: &[u8]) -> Result<Found, KeyError> {
     match info.algorithm.oid {
         RSA => rsa(info.private_key.as_bytes()).map(Found::rsa),
         RSA_PSS => rsa(info.private_key.as_bytes()).map(Found::rsa_pss),
-        EC => ec(
-            info.private_key.as_bytes(),
-            info.algorithm.parameters_oid().ok(),
-        ),
+        EC => ec(info.private_key.as_bytes(), info.algorithm.parameters_oid().ok()),
         ED25519 => Ed25519KeyPair::from_pkcs8_maybe_unchecked(der)
             .map(Found::ed)
             .map_err(|_| KeyError::Malformed { key: "Ed25519" }),
@@ -206,9 +201,7 @@ fn ec(der: &[u8], outer_curve: Option<ObjectIdentifier>) -> Result<Found, KeyErr
             });
         }
         None => {
-            return Err(KeyError::WrongCurve {
-                found: "not named",
-            });
+            return Err(KeyError::WrongCurve { found: "not named" });
         }
     }
     // Compares the public key too where there is one.
