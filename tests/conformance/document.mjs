@@ -1,6 +1,6 @@
 // The tables of docs/conformance.md: made from a run, so that they cannot say what does not hold.
 
-import { NOT_APPLICABLE, UNMET } from "./scenarios.mjs";
+import { DIFFERENT, NOT_APPLICABLE, UNMET } from "./scenarios.mjs";
 import { results } from "./judge.mjs";
 
 const BEGIN = "<!-- From here to the end `make conformance` writes. -->";
@@ -21,9 +21,12 @@ export function changedLines(before, after) {
   ];
 }
 
-/** `clients`: [{name, version, verdict, reason}]; `servers`: [{name, version, mode, straight, through, lines}]. */
-export function tables(clients, servers, newest) {
-  return [clientTable(clients), unmetTable(clients), serverTable(servers, newest)].join("\n\n");
+/**
+ * `clients`: [{name, version, verdict, reason}]; `servers`: [{name, version, mode, straight, through, lines}];
+ * `versions` of the specification, the newest first.
+ */
+export function tables(clients, servers, versions) {
+  return [clientTable(clients), unmetTable(clients), serverTable(servers, versions)].join("\n\n");
 }
 
 function clientTable(clients) {
@@ -57,29 +60,35 @@ function unmetTable(clients) {
   return ["Why checks are not met:", "", "| check | why |", "|---|---|", ...lines].join("\n");
 }
 
-function serverTable(servers, newest) {
-  const versions = [...new Set(servers.map(({ version }) => version))].sort().reverse();
+function serverTable(servers, [newest, ...older]) {
   const names = [...new Set(servers.map(({ name }) => name))];
   const cell = (name, version) => {
     // Each version in the mode that its era asks for; the other mode is compared all the same.
-    const mode = version === newest || version === "extension" ? "stateless" : "stateful";
+    const mode = older.includes(version) ? "stateful" : "stateless";
     const found = servers.find((run) => run.name === name && run.version === version && run.mode === mode);
     if (!found) return "";
     const [straight, through] = [met(found.straight), met(found.through)];
     return found.lines.length ? `${straight} ≠ ${through}` : `${straight} =`;
   };
+  const columns = [newest, ...older, "extension"];
   const differing = servers.filter(({ lines }) => lines.length);
   return [
     "## Server scenarios",
     "",
-    `${names.length} scenarios, ${servers.length} comparisons; ${servers.length - differing.length} of them are equal check by check. A cell has the checks`,
-    "met of those made, and `=` where all of them end the same through the sidecar.",
+    `${names.length} scenarios, ${servers.length} comparisons: ${servers.length - differing.length} are equal check by check. A cell has the checks met of those made`,
+    "straight, and `=` where each of them ends the same through the sidecar.",
     "",
-    `| scenario | ${versions.join(" | ")} |`,
-    `|---|${versions.map(() => "---|").join("")}`,
-    ...names.map((name) => `| \`${name}\` | ${versions.map((version) => cell(name, version)).join(" | ")} |`),
-    ...differing.flatMap(({ name, version, mode, lines }) => ["", `\`${name}\` at ${version}, ${mode}: ${lines.join("; ")}`]),
+    `| scenario | ${columns.join(" | ")} |`,
+    `|---|${columns.map(() => "---|").join("")}`,
+    ...names.map((name) => `| \`${name}\` | ${columns.map((version) => cell(name, version)).join(" | ")} |`),
+    ...differences(differing),
   ].join("\n");
+}
+
+function differences(servers) {
+  if (!servers.length) return [];
+  const rows = servers.map(({ name, lines }) => `| \`${name}\` | ${lines.join("; ")} | ${DIFFERENT[name]?.why ?? "a fault"} |`);
+  return ["", "What differs:", "", "| scenario | checks | why |", "|---|---|---|", ...new Set(rows)];
 }
 
 function met(checks) {

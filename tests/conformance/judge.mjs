@@ -1,6 +1,6 @@
 // What a run of the suite comes to. Pure, and tested in judge.test.mjs.
 
-import { ALSO, NOT_APPLICABLE, UNMET } from "./scenarios.mjs";
+import { ALSO, DIFFERENT, NOT_APPLICABLE, UNMET } from "./scenarios.mjs";
 
 const SEVERITY = ["SUCCESS", "WARNING", "FAILURE"];
 
@@ -39,7 +39,7 @@ export function judge(name, { passed, checks, report }) {
   const found = results(checks);
   const unmet = [...found.keys()].filter((id) => found.get(id) !== "SUCCESS");
   const faults = unmet.filter((id) => !UNMET[id]).map((id) => `${id}: ${found.get(id)}, ${message(checks, id)}`);
-  if (!passed && !unmet.length) faults.push(`the suite refuses the client: ${report.client}`);
+  if (!passed && !unmet.length) faults.push(`the suite refuses the client: ${report?.client}`);
   let also;
   try {
     also = ALSO[name]?.({ tokenRequests: tokenRequests(checks), tokens: tokens(checks), ...report });
@@ -57,15 +57,24 @@ export function difference(straight, through) {
   const lines = [];
   for (const check of new Set([...there.keys(), ...here.keys()])) {
     const [expected, found] = [there.get(check) ?? 0, here.get(check) ?? 0];
-    if (expected !== found) lines.push(`${check}: ${expected} times straight, ${found} times through the sidecar`);
+    if (expected !== found) lines.push(`${check}: ${times(expected)} straight, ${times(found)} through the sidecar`);
   }
   return lines;
+}
+
+/** Those of the differences that are not known and explained. */
+export function unexplained(name, lines) {
+  return lines.filter((line) => !DIFFERENT[name] || !line.startsWith(`${DIFFERENT[name].check} `));
 }
 
 function tally(checks) {
   const counts = new Map();
   for (const { id, status } of checks) counts.set(`${id} ${status}`, (counts.get(`${id} ${status}`) ?? 0) + 1);
   return counts;
+}
+
+function times(count) {
+  return ["never", "once"][count] ?? `${count} times`;
 }
 
 function message(checks, id) {

@@ -32,7 +32,8 @@ export async function runClient(name, version, folder, environment) {
   const result = await run([...flags, "--spec-version", version, "--force", "-o", folder], environment);
   const [found] = checksBelow(folder);
   if (!found) throw new Error(`${name} at ${version} left no results:\n${result.output}`);
-  return { passed: result.status === 0, checks: found.checks, said: readFileSync(join(dirname(found.file), "stdout.txt"), "utf8") };
+  const [said, complained] = ["stdout.txt", "stderr.txt"].map((file) => readFileSync(join(dirname(found.file), file), "utf8"));
+  return { passed: result.status === 0, checks: found.checks, said, complained };
 }
 
 /** All server scenarios of a version, or all that there are: `Map(scenario -> checks)`. */
