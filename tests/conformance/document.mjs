@@ -22,7 +22,7 @@ export function changedLines(before, after) {
 }
 
 /**
- * `clients`: [{name, version, verdict, reason}]; `servers`: [{name, version, mode, straight, through, lines}];
+ * `clients`: [{name, version, verdict, reason}]; `servers`: [{name, version, server, straight, through, lines}];
  * `versions` of the specification, the newest first.
  */
 export function tables(clients, servers, versions) {
@@ -63,9 +63,10 @@ function unmetTable(clients) {
 function serverTable(servers, [newest, ...older]) {
   const names = [...new Set(servers.map(({ name }) => name))];
   const cell = (name, version) => {
-    // Each version in the mode that its era asks for; the other mode is compared all the same.
-    const mode = older.includes(version) ? "stateful" : "stateless";
-    const found = servers.find((run) => run.name === name && run.version === version && run.mode === mode);
+    // Each version against the server that its era asks for; the other one is compared all the same.
+    const before = older.includes(version) ? "stateful" : "stateless";
+    const compared = servers.filter((run) => run.name === name && run.version === version);
+    const found = compared.find(({ server }) => server === before) ?? compared[0];
     if (!found) return "";
     const [straight, through] = [met(found.straight), met(found.through)];
     return found.lines.length ? `${straight} ≠ ${through}` : `${straight} =`;

@@ -3,6 +3,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { changedLines, tables, withTables } from "./document.mjs";
 import { difference, judge, unexplained } from "./judge.mjs";
@@ -13,7 +14,13 @@ import { list, runClient, runServer } from "./suite.mjs";
 const NEWEST = "2026-07-28";
 const PREVIOUS = "2025-11-25";
 const VERSIONS = [NEWEST, PREVIOUS, "2025-06-18", "2025-03-26"];
-const MODES = ["stateless", "stateful"];
+/** The reference servers, and what each of them is asked for: versions before the newest have sessions. */
+const EXTENSIONS = "extension";
+const SERVERS = [
+  { server: "stateless", versions: [...VERSIONS, EXTENSIONS], has: (name) => !name.startsWith("tasks-") },
+  { server: "stateful", versions: [...VERSIONS, EXTENSIONS], has: (name) => !name.startsWith("tasks-") },
+  { server: "tasks", versions: [EXTENSIONS], has: (name) => name.startsWith("tasks-") },
+];
 const NAMESPACE = "conformance";
 /** Runs of the suite at a time; each is a Node.js process and starts another. */
 const ABREAST = 4;
@@ -47,8 +54,8 @@ async function main() {
   const servers = await serverScenarios(offered.server, sidecar, api);
 
   const faults = clients.flatMap(({ name, version, verdict }) => verdict.faults.map((fault) => `${name} at ${version}: ${fault}`));
-  for (const { name, version, mode, lines } of servers) {
-    faults.push(...unexplained(name, lines).map((line) => `${name} at ${version}, ${mode}: ${line}`));
+  for (const { name, version, server, lines } of servers) {
+    faults.push(...unexplained(name, lines).map((line) => `${name} at ${version}, ${server} server: ${line}`));
   }
   for (const fault of faults) process.stderr.write(`  ${fault}\n`);
   if (only) return faults.length === 0;
@@ -77,30 +84,31 @@ async function clientScenarios(offered, sidecar) {
   );
 }
 
-/** Every server scenario at each version, straight and through the sidecar, against a server of each mode. */
+/** Every server scenario at each version, straight and through the sidecar, against each server that has it. */
 async function serverScenarios(offered, sidecar, api) {
   const selected = offered.filter(chosen);
   if (!selected.length) return [];
-  const ways = [];
-  for (const mode of MODES) {
-    const straight = await startReference(mode, work);
-    await api.apply("secrets", secret(`reference-${mode}`));
-    await api.apply("mcpserverauths", resource(`reference-${mode}`, `${straight}/mcp`));
-    ways.push({ mode, straight: `${straight}/mcp`, through: `${sidecar}/reference_${mode}/mcp` });
+  const runs = [];
+  for (const { server, versions, has } of SERVERS) {
+    const straight = await startReference(server, work);
+    await api.apply("secrets", secret(`reference-${server}`));
+    await api.apply("mcpserverauths", resource(`reference-${server}`, straight));
+    const through = `${sidecar}/reference_${server}/mcp`;
+    await served(through);
+    runs.push(...versions.map((version) => ({ server, version, has, straight, through })));
   }
-  await served(ways);
-  // Extensions are on no specification's timeline: they run where no version is asked for.
-  const all = ways.flatMap((way) => [...VERSIONS, undefined].map((version) => ({ ...way, version })));
-  return step(`server scenarios (${all.length} times straight and through the sidecar, about a minute)`, async () => {
-    const compared = await abreast(all, async ({ mode, straight, through, version }) => {
-      const folder = join(work, `server-${version ?? "extensions"}-${mode}`);
-      const there = await runServer(straight, version, join(folder, "straight"));
-      const here = await runServer(through, version, join(folder, "through"));
+  return step(`server scenarios (${runs.length} times straight and through the sidecar, about a minute)`, async () => {
+    const compared = await abreast(runs, async ({ server, version, has, straight, through }) => {
+      const folder = join(work, `server-${version}-${server}`);
+      // Extensions are on no specification's timeline: they run where no version is asked for.
+      const asked = version === EXTENSIONS ? undefined : version;
+      const there = await runServer(straight, asked, join(folder, "straight"));
+      const here = await runServer(through, asked, join(folder, "through"));
       return selected
-        .filter(({ versions }) => versions.includes(version ?? "extension"))
+        .filter(({ name, versions }) => versions.includes(version) && has(name))
         .map(({ name }) => {
           const [expected, found] = [there.get(name) ?? missing(name), here.get(name) ?? missing(name)];
-          return { name, version: version ?? "extension", mode, straight: expected, through: found, lines: difference(expected, found) };
+          return { name, version, server, straight: expected, through: found, lines: difference(expected, found) };
         });
     });
     return compared.flat();
@@ -127,14 +135,14 @@ function resource(name, url) {
   return { apiVersion: "mcpauth.dev/v1alpha1", kind: "McpServerAuth", metadata: { name }, spec };
 }
 
-async function served(ways) {
-  let last;
+async function served(url) {
+  let status;
   for (let attempt = 0; attempt < 200; attempt += 1) {
-    last = await Promise.all(ways.map(({ through }) => fetch(through, { method: "OPTIONS" }).then(({ status }) => status)));
-    if (last.every((status) => status !== 404 && status < 500)) return;
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    ({ status } = await fetch(url, { method: "OPTIONS" }));
+    if (status !== 404 && status < 500) return;
+    await sleep(100);
   }
-  throw new Error(`the sidecar does not serve the reference server within 20 s: ${last}`);
+  throw new Error(`the sidecar does not serve ${url} within 20 s: ${status}`);
 }
 
 function asDocumented(now) {

@@ -5,6 +5,7 @@ import { closeSync, openSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 
 const running = [];
 
@@ -47,13 +48,16 @@ export async function startSidecar(api, folder) {
   return `http://127.0.0.1:${outbound}`;
 }
 
-/** The reference server. It has two modes, since versions before 2026-07-28 have sessions. */
-export async function startReference(mode, folder) {
+/** A reference server: `stateless` and `stateful` are the Go SDK's, `tasks` is our own, and each resolves to its URL. */
+export async function startReference(kind, folder) {
   const address = `127.0.0.1:${await freePort()}`;
-  const program = join(process.env.MCPAUTH_CONFORMANCE_PACKAGES, "everything-server");
-  const flags = [`-http=${address}`, `-stateless=${mode === "stateless"}`];
-  await start(`reference-${mode}`, `http://${address}/`, folder, program, flags, {});
-  return `http://${address}`;
+  const packages = process.env.MCPAUTH_CONFORMANCE_PACKAGES;
+  const [program, ...flags] =
+    kind === "tasks"
+      ? [join(packages, "node"), fileURLToPath(new URL("tasks.mjs", import.meta.url)), address]
+      : [join(packages, "everything-server"), `-http=${address}`, `-stateless=${kind === "stateless"}`];
+  await start(`reference-${kind}`, `http://${address}/`, folder, program, flags, {});
+  return `http://${address}/mcp`;
 }
 
 export async function stopAll() {
