@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::exchange::{Exchange, Exchanging, Issued};
 use crate::quote::Quote;
+use crate::resolve::Reach;
 use crate::transport::Transport;
 use crate::{Ask, Assertions, Error, Limits, SigningKey, TokenCheck, request, response};
 
@@ -167,7 +168,12 @@ impl Client {
     pub fn with_limits(registration: Registration, limits: Limits) -> Result<Self, Error> {
         let endpoint = request::endpoint(&registration)?;
         request::check_extra_parameters(&registration)?;
-        let transport = Transport::new(&endpoint, registration.ca_bundle.as_deref(), limits)?;
+        let transport = Transport::new(
+            &endpoint,
+            registration.ca_bundle.as_deref(),
+            limits,
+            Reach::Stated,
+        )?;
         let quote = match &registration.authentication {
             ClientAuthentication::SecretBasic(secrets) | ClientAuthentication::SecretPost(secrets) => {
                 Quote::without_client_secret(

@@ -4,7 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::RetryAfter;
+use crate::resolve::Forbidden;
+use crate::{DiscoveryError, Mismatch, RetryAfter};
 
 /// A failed token request, or a registration that none can be made from.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -51,6 +52,10 @@ pub enum Error {
     UnsupportedTokenType { token_type: Option<String> },
     #[error("the token was over when it arrived: it lives for {expires_in} s")]
     ExpiredOnArrival { expires_in: i64 },
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    #[error("the token does not fit: {0}")]
+    TokenMismatch(Mismatch),
 }
 
 /// Why no connection came about.
@@ -62,6 +67,8 @@ pub enum ConnectFault {
     Refused,
     #[error("TLS failed{}", because(.0))]
     Tls(Option<String>),
+    #[error("its address is {0}")]
+    Forbidden(Forbidden),
     #[error("it broke off")]
     Other,
 }
@@ -121,6 +128,7 @@ impl Error {
             Self::Connect(ConnectFault::Dns) => "ConnectDns",
             Self::Connect(ConnectFault::Refused) => "ConnectRefused",
             Self::Connect(ConnectFault::Tls(_)) => "ConnectTls",
+            Self::Connect(ConnectFault::Forbidden(_)) => "ConnectForbidden",
             Self::Connect(ConnectFault::Other) => "Connect",
             Self::Interrupted => "Interrupted",
             Self::Rejected(rejection) => rejection.code.reason(),
@@ -131,6 +139,8 @@ impl Error {
             Self::NoAccessToken { .. } => "NoAccessToken",
             Self::UnsupportedTokenType { .. } => "UnsupportedTokenType",
             Self::ExpiredOnArrival { .. } => "ExpiredOnArrival",
+            Self::Discovery(error) => error.reason(),
+            Self::TokenMismatch(_) => "TokenMismatch",
         }
     }
 
@@ -172,6 +182,8 @@ impl Error {
                 "let the authorization server issue bearer tokens to this client"
             }
             Self::ExpiredOnArrival { .. } => "raise the token lifetime at the authorization server",
+            Self::Discovery(error) => error.hint(),
+            Self::TokenMismatch(mismatch) => mismatch.hint(),
         }
     }
 
@@ -194,6 +206,10 @@ impl ConnectFault {
                 "check the host in tokenUrl and the server's certificate, and set caBundle if a private authority \
                  signed it"
             }
+            Self::Forbidden(Forbidden::Private) => {
+                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true"
+            }
+            Self::Forbidden(_) => "such an address is never connected to; check the host's DNS records",
             Self::Other => "check tokenUrl and network policies",
         }
     }

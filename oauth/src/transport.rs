@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::error::ConnectFault;
 use crate::quote::Quote;
-use crate::resolve::{SystemResolver, Unresolved};
+use crate::resolve::{Forbidden, Reach, Resolver, Unresolved};
 use crate::{Error, RetryAfter};
 
 /// Bounds of one token request.
@@ -29,6 +29,7 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
     http: reqwest::Client,
+    reach: Reach,
     limits: Limits,
 }
 
@@ -53,8 +54,8 @@ impl Default for Limits {
 }
 
 impl Transport {
-    /// Trusts the authorities of the system and those of `ca_bundle` (PEM).
-    pub fn new(endpoint: &Url, ca_bundle: Option<&str>, limits: Limits) -> Result<Self, Error> {
+    /// Trusts the authorities of the system and those of `ca_bundle` (PEM), and goes where `reach` lets it.
+    pub fn new(endpoint: &Url, ca_bundle: Option<&str>, limits: Limits, reach: Reach) -> Result<Self, Error> {
         let authorities = ca_bundle.map(authorities).transpose()?.unwrap_or_default();
         let encrypted = endpoint.scheme() == "https";
         let builder = reqwest::Client::builder()
@@ -67,7 +68,7 @@ impl Transport {
             .referer(false)
             .no_proxy()
             .pool_max_idle_per_host(0)
-            .dns_resolver(SystemResolver);
+            .dns_resolver(Resolver::new(reach.clone()));
         let builder = if encrypted {
             builder.tls_certs_merge(authorities)
         } else {
@@ -80,18 +81,11 @@ impl Transport {
             },
             None => Error::NoTrustRoots,
         })?;
-        Ok(Self { http, limits })
+        Ok(Self { http, reach, limits })
     }
 
     pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
-        let request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
-            problem: "cannot be requested",
-        })?;
-        let response = self
-            .http
-            .execute(request)
-            .await
-            .map_err(|error| self.fault(&error))?;
+        let response = self.execute(request).await?;
         let mut answer = Answer {
             status: response.status(),
             content_type: text(response.headers(), CONTENT_TYPE),
@@ -103,6 +97,26 @@ impl Transport {
         };
         answer.body = self.body(response).await?;
         Ok(answer)
+    }
+
+    /// Status and headers of an answer, whose body is not read.
+    pub async fn knock(&self, request: Request<Vec<u8>>) -> Result<(StatusCode, HeaderMap), Error> {
+        let response = self.execute(request).await?;
+        Ok((response.status(), response.headers().clone()))
+    }
+
+    async fn execute(&self, request: Request<Vec<u8>>) -> Result<Response, Error> {
+        let request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
+            problem: "cannot be requested",
+        })?;
+        // An address in the URL is connected to without a resolver being asked.
+        self.reach
+            .admit(request.url())
+            .map_err(|forbidden| Error::Connect(ConnectFault::Forbidden(forbidden)))?;
+        self.http
+            .execute(request)
+            .await
+            .map_err(|error| self.fault(&error))
     }
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
@@ -162,6 +176,9 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 fn connect_fault(error: &(dyn StdError + 'static)) -> Option<ConnectFault> {
     if error.is::<Unresolved>() {
         return Some(ConnectFault::Dns);
+    }
+    if let Some(forbidden) = error.downcast_ref::<Forbidden>() {
+        return Some(ConnectFault::Forbidden(*forbidden));
     }
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         // It speaks of certificates and names, but of nothing that was sent: the handshake comes first.
