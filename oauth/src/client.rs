@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::exchange::{Exchange, Exchanging, Issued};
 use crate::quote::Quote;
-use crate::resolve::Reach;
+use crate::resolve::Addresses;
 use crate::transport::Transport;
 use crate::{Ask, Assertions, Error, Limits, SigningKey, TokenCheck, request, response};
 
@@ -172,7 +172,7 @@ impl Client {
             &endpoint,
             registration.ca_bundle.as_deref(),
             limits,
-            Reach::Stated,
+            Addresses::Stated,
         )?;
         let quote = match &registration.authentication {
             ClientAuthentication::SecretBasic(secrets) | ClientAuthentication::SecretPost(secrets) => {

@@ -21,7 +21,7 @@ pub use error::{Attempt, DiscoveryError, Outcome};
 use search::{Place, Search};
 
 use crate::clock::after;
-use crate::resolve::Reach;
+use crate::resolve::Addresses;
 use crate::transport::Transport;
 use crate::{Clock, Error, Limits, Registration, ServerLocation};
 
@@ -63,7 +63,7 @@ struct Rules {
     /// For the authorization server.
     ca_bundle: Option<String>,
     allow_insecure_http: bool,
-    reach: Reach,
+    addresses: Addresses,
     limits: Limits,
 }
 
@@ -118,7 +118,7 @@ impl Discovery {
             }
         };
         let rules = Rules {
-            reach: Reach::discovered([place.url()], registration.allow_private_addresses),
+            addresses: Addresses::discovered([place.url()], registration.allow_private_addresses),
             place,
             known_issuer,
             ca_bundle: registration.ca_bundle.clone(),
@@ -191,8 +191,8 @@ impl Discovery {
     }
 
     /// Where the endpoints found may be, for the [`Transport`] to them.
-    pub(crate) fn reach(&self) -> Reach {
-        self.rules.reach.clone()
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.rules.addresses.clone()
     }
 }
 
@@ -207,6 +207,6 @@ impl Rules {
     }
 
     fn transport(&self, url: &Url, ca_bundle: Option<&str>) -> Result<Transport, Error> {
-        Transport::new(url, ca_bundle, self.limits, self.reach.clone())
+        Transport::new(url, ca_bundle, self.limits, self.addresses.clone())
     }
 }

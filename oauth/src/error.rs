@@ -207,7 +207,8 @@ impl ConnectFault {
                  signed it"
             }
             Self::Forbidden(Forbidden::Private) => {
-                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true"
+                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or state \
+                 tokenUrl"
             }
             Self::Forbidden(_) => "such an address is never connected to; check the host's DNS records",
             Self::Other => "check tokenUrl and network policies",

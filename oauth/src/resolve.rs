@@ -20,7 +20,7 @@ const METADATA: [IpAddr; 4] = [
 
 /// Which hosts may be at which addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Reach {
+pub(crate) enum Addresses {
     /// Every URL comes from the resource itself.
     Stated,
     /// URLs come from other servers' answers.
@@ -60,7 +60,7 @@ pub enum Forbidden {
 /// The system's resolver, less the addresses that are forbidden.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolver {
-    reach: Reach,
+    addresses: Addresses,
 }
 
 /// The name does not resolve.
@@ -68,7 +68,7 @@ pub(crate) struct Resolver {
 #[error("the host name does not resolve")]
 pub(crate) struct Unresolved(#[source] Option<io::Error>);
 
-impl Reach {
+impl Addresses {
     /// For URLs that others name, where these are the resource's own.
     pub fn discovered<'a>(stated: impl IntoIterator<Item = &'a Url>, private: bool) -> Self {
         let stated = stated.into_iter().filter_map(Url::host_str).map(normal).collect();
@@ -96,14 +96,14 @@ impl Reach {
 }
 
 impl Resolver {
-    pub fn new(reach: Reach) -> Self {
-        Self { reach }
+    pub fn new(addresses: Addresses) -> Self {
+        Self { addresses }
     }
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let allowance = self.reach.allowance(name.as_str());
+        let allowance = self.addresses.allowance(name.as_str());
         Box::pin(async move {
             // The port is the caller's to fill in.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await;
@@ -300,18 +300,18 @@ mod tests {
     #[test]
     fn only_the_hosts_that_are_stated_may_be_private() {
         let stated = Url::parse("https://Tools.example.com./mcp").unwrap();
-        let reach = Reach::discovered([&stated], false);
-        assert_eq!(reach.allowance("tools.example.com"), Allowance::Private);
-        assert_eq!(reach.allowance("TOOLS.example.com"), Allowance::Private);
-        assert_eq!(reach.allowance("example.com"), Allowance::Public);
-        assert_eq!(reach.allowance("x.tools.example.com"), Allowance::Public);
-        let reach = Reach::discovered([&stated], true);
-        assert_eq!(reach.allowance("example.com"), Allowance::Private);
+        let addresses = Addresses::discovered([&stated], false);
+        assert_eq!(addresses.allowance("tools.example.com"), Allowance::Private);
+        assert_eq!(addresses.allowance("TOOLS.example.com"), Allowance::Private);
+        assert_eq!(addresses.allowance("example.com"), Allowance::Public);
+        assert_eq!(addresses.allowance("x.tools.example.com"), Allowance::Public);
+        let addresses = Addresses::discovered([&stated], true);
+        assert_eq!(addresses.allowance("example.com"), Allowance::Private);
     }
 
     #[test]
     fn an_address_in_the_url_is_judged_however_it_is_written() {
-        let reach = Reach::discovered([], false);
+        let addresses = Addresses::discovered([], false);
         for url in [
             "https://127.0.0.1/",
             "https://0x7f.1/",
@@ -320,13 +320,13 @@ mod tests {
             "https://[::ffff:127.0.0.1]/",
         ] {
             assert_eq!(
-                reach.admit(&Url::parse(url).unwrap()),
+                addresses.admit(&Url::parse(url).unwrap()),
                 Err(Forbidden::Private),
                 "{url}"
             );
         }
         assert_eq!(
-            Reach::Stated.admit(&Url::parse("https://169.254.169.254/").unwrap()),
+            Addresses::Stated.admit(&Url::parse("https://169.254.169.254/").unwrap()),
             Err(Forbidden::LinkLocal)
         );
     }

@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::error::ConnectFault;
 use crate::quote::Quote;
-use crate::resolve::{Forbidden, Reach, Resolver, Unresolved};
+use crate::resolve::{Addresses, Forbidden, Resolver, Unresolved};
 use crate::{Error, RetryAfter};
 
 /// Bounds of one token request.
@@ -29,7 +29,7 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
     http: reqwest::Client,
-    reach: Reach,
+    addresses: Addresses,
     limits: Limits,
 }
 
@@ -54,8 +54,13 @@ impl Default for Limits {
 }
 
 impl Transport {
-    /// Trusts the authorities of the system and those of `ca_bundle` (PEM), and goes where `reach` lets it.
-    pub fn new(endpoint: &Url, ca_bundle: Option<&str>, limits: Limits, reach: Reach) -> Result<Self, Error> {
+    /// Trusts the authorities of the system and those of `ca_bundle` (PEM), and goes only where `addresses` lets it.
+    pub fn new(
+        endpoint: &Url,
+        ca_bundle: Option<&str>,
+        limits: Limits,
+        addresses: Addresses,
+    ) -> Result<Self, Error> {
         let authorities = ca_bundle.map(authorities).transpose()?.unwrap_or_default();
         let encrypted = endpoint.scheme() == "https";
         let builder = reqwest::Client::builder()
@@ -68,7 +73,7 @@ impl Transport {
             .referer(false)
             .no_proxy()
             .pool_max_idle_per_host(0)
-            .dns_resolver(Resolver::new(reach.clone()));
+            .dns_resolver(Resolver::new(addresses.clone()));
         let builder = if encrypted {
             builder.tls_certs_merge(authorities)
         } else {
@@ -81,7 +86,11 @@ impl Transport {
             },
             None => Error::NoTrustRoots,
         })?;
-        Ok(Self { http, reach, limits })
+        Ok(Self {
+            http,
+            addresses,
+            limits,
+        })
     }
 
     pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
@@ -110,7 +119,7 @@ impl Transport {
             problem: "cannot be requested",
         })?;
         // An address in the URL is connected to without a resolver being asked.
-        self.reach
+        self.addresses
             .admit(request.url())
             .map_err(|forbidden| Error::Connect(ConnectFault::Forbidden(forbidden)))?;
         self.http

@@ -1,5 +1,5 @@
 //! Goes to the places where metadata may be, in order, until they are found. Sends nothing that is worth a secret,
-//! follows no redirect, and goes only where [`Reach`](crate::resolve::Reach) lets it.
+//! follows no redirect, and goes only where [`Addresses`](crate::resolve::Addresses) lets it.
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
