@@ -22,7 +22,7 @@ use search::{Place, Search};
 
 use crate::clock::after;
 use crate::resolve::Addresses;
-use crate::transport::Transport;
+use crate::transport::{Reach, Transport};
 use crate::{Clock, Error, Limits, Registration, ServerLocation};
 
 /// How long metadata are believed.
@@ -133,6 +133,15 @@ impl Discovery {
         }))
     }
 
+    /// The same by another clock, with nothing found yet.
+    pub fn with_clock(&self, clock: Clock) -> Self {
+        Self {
+            rules: self.rules.clone(),
+            clock,
+            kept: Mutex::new(None),
+        }
+    }
+
     /// The authorization server, searched for unless it was found within the hour. Where it cannot be had, the one
     /// that was found before serves on; where something contradicts it, it does not.
     pub async fn server(&self) -> Result<Arc<ServerMetadata>, Error> {
@@ -207,6 +216,11 @@ impl Rules {
     }
 
     fn transport(&self, url: &Url, ca_bundle: Option<&str>) -> Result<Transport, Error> {
-        Transport::new(url, ca_bundle, self.limits, self.addresses.clone())
+        let reach = Reach {
+            allow_http: self.allow_insecure_http,
+            encrypted: url.scheme() == "https",
+            addresses: self.addresses.clone(),
+        };
+        Transport::new(reach, ca_bundle, None, self.limits)
     }
 }

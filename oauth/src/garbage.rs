@@ -14,8 +14,9 @@ use url::Url;
 use crate::check::{self, Expectation};
 use crate::discovery::{document, locate};
 use crate::quote::Quote;
+use crate::response::{self, Expected};
 use crate::transport::Answer;
-use crate::{Challenge, Mode, response};
+use crate::{Challenge, Mode, TokenType};
 
 /// Names that mean something to one of the readers, so that their values are looked at.
 const NAMES: [&str; 22] = [
@@ -97,6 +98,7 @@ fn answer(status: u16, body: Vec<u8>) -> Answer {
         content_type: None,
         retry_after: None,
         location_host: None,
+        dpop_nonce: None,
         body,
     }
 }
@@ -112,8 +114,10 @@ fn expectation() -> Expectation {
 
 proptest! {
     #[test]
-    fn any_token_response_is_read(status in 200_u16..600, body in document()) {
-        match response::read(answer(status, body), &Quote::default()) {
+    fn any_token_response_is_read(status in 200_u16..600, body in document(), exchanged: bool, bound: bool) {
+        let token_type = if bound { TokenType::DPoP } else { TokenType::Bearer };
+        let expected = Expected { token_type, exchanged };
+        match response::read(answer(status, body), &Quote::default(), expected) {
             Ok(issued) => prop_assert!(issued.scope.is_none_or(|scope| scope.len() <= 4096)),
             Err(error) => prop_assert!(error.message().len() < 2000, "{}", error.message()),
         }

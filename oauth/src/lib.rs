@@ -1,27 +1,33 @@
 //! The OAuth2 machine client: it turns a registration at an authorization server into a token that is always
 //! valid, as far as the server lets it.
 //!
-//! [`Client`] makes one token request ([`request`] what is asked, [`transport`] the way there, [`response`] what
-//! the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes what came of it as
+//! [`Client`] makes one token request ([`request`] what is asked, [`identity`] who asks, [`call`] and [`transport`]
+//! the way there, [`response`] what the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes what came of it as
 //! [`State`]. Nothing here knows Kubernetes or the proxy.
 
 mod assertion;
+mod call;
+mod certificate;
 mod challenge;
 mod check;
 mod client;
 mod clock;
 mod discovery;
 mod dpop;
+mod endpoints;
 mod error;
 mod exchange;
 #[cfg(test)]
 mod garbage;
+mod identity;
+mod jws;
 mod keys;
 mod policy;
 mod quote;
 mod request;
 mod resolve;
 mod response;
+mod revoke;
 mod schedule;
 mod source;
 mod state;
@@ -40,7 +46,7 @@ pub use discovery::{Attempt, Discovery, DiscoveryError, Outcome, ServerMetadata}
 pub use dpop::{InvalidProofKey, ProofKey};
 pub use error::{Code, ConnectFault, Error, Rejection, Shape};
 pub use exchange::{Ask, Exchange, Exchanging, Issued};
-pub use keys::SigningKey;
+pub use keys::{Algorithm, KeyError, SigningKey};
 pub use policy::{InvalidRefreshBefore, Policy, RefreshBefore};
 pub use resolve::Forbidden;
 pub use schedule::RetryAfter;

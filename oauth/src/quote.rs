@@ -16,14 +16,16 @@ pub(crate) struct Quote {
 }
 
 impl Quote {
-    /// Knows a client secret in all the forms that it is sent in.
-    pub fn without_client_secret(client_id: &str, secret: &SecretString) -> Self {
-        let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+    /// Never repeats a client secret, in all the forms that it is sent in.
+    pub fn and_client_secret(self, client_id: &str, secret: &SecretString) -> Self {
         let secret = secret.expose_secret();
-        let user = encode(client_id);
-        let encoded = encode(secret);
-        let basic = BASE64_STANDARD.encode(format!("{user}:{encoded}"));
-        Self::default().and(secret).and(&encoded).and(&basic)
+        let basic = BASE64_STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret)));
+        self.and_sent(secret).and(&basic)
+    }
+
+    /// Never repeats what was sent in a form.
+    pub fn and_sent(self, text: &str) -> Self {
+        self.and(text).and(&encode(text))
     }
 
     /// Never repeats this either.
@@ -36,8 +38,19 @@ impl Quote {
 
     /// At most `most` characters of `words`, or nothing where they hold a secret or say nothing.
     pub fn text(&self, words: &str, most: usize) -> Option<String> {
-        let text: String = words.trim().chars().take(most).map(allowed).collect();
-        let told = self.tells(words) || self.tells(&text);
+        let words = words.trim();
+        let text: String = words.chars().take(most).map(allowed).collect();
+        // Looks beyond the cut as far as a secret can reach, and no further: the answer may be long.
+        let longest = self
+            .secrets
+            .iter()
+            .map(|secret| secret.expose_secret().len())
+            .max();
+        let seen: String = words
+            .chars()
+            .take(most.saturating_add(longest.unwrap_or(0)))
+            .collect();
+        let told = self.tells(&seen) || self.tells(&text);
         (!told && !text.is_empty()).then_some(text)
     }
 
@@ -53,6 +66,10 @@ impl Quote {
                     .any(|piece| words.contains(piece))
         })
     }
+}
+
+fn encode(text: &str) -> String {
+    byte_serialize(text.as_bytes()).collect()
 }
 
 /// The characters of `error` and `error_description`, RFC 6749 section 5.2.
@@ -74,7 +91,7 @@ mod tests {
     const SECRET: &str = "p@ss/word+with spaces&more";
 
     fn quote() -> Quote {
-        Quote::without_client_secret("id:1", &SECRET.into())
+        Quote::default().and_client_secret("id:1", &SECRET.into())
     }
 
     #[test]
