@@ -156,8 +156,8 @@ pub(crate) fn judge(address: IpAddr, allowance: Allowance) -> Result<(), Forbidd
     Ok(())
 }
 
-/// The IPv4 address in an IPv6 address: mapped or compatible (RFC 4291 section 2.5.5), translated by NAT64 (RFC 6052
-/// section 2.1), or tunnelled by 6to4 (RFC 3056 section 2).
+/// The IPv4 address in an IPv6 address: mapped or compatible (RFC 4291 section 2.5.5), translated (RFC 2765 section
+/// 2.1) also by NAT64 (RFC 6052 section 2.1), or tunnelled by 6to4 (RFC 3056 section 2).
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let last = |segments: [u16; 8]| {
         let [a, b] = segments[6].to_be_bytes();
@@ -167,7 +167,9 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
         // `::` and `::1` are addresses of their own.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        found @ ([0, 0, 0, 0, 0, 0 | 0xffff, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _]) => Some(last(found)),
+        found @ ([0, 0, 0, 0, 0, 0 | 0xffff, _, _]
+        | [0, 0, 0, 0, 0xffff, 0, _, _]
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]) => Some(last(found)),
         [0x2002, high, low, ..] => Some(last([0, 0, 0, 0, 0, 0, high, low])),
         _ => None,
     }
@@ -278,6 +280,7 @@ mod tests {
         for disguise in [
             "::ffff:169.254.169.254",
             "::169.254.169.254",
+            "::ffff:0:a9fe:a9fe",
             "64:ff9b::a9fe:a9fe",
             "2002:a9fe:a9fe::1",
         ] {
