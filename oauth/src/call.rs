@@ -92,6 +92,11 @@ impl Client {
         let now = self.clock.now();
         if let Some(certificate) = &self.certificate {
             certificate.check(now)?;
+            if call.endpoint.scheme() != "https" {
+                return Err(Error::InvalidUrl {
+                    problem: "is plain http, where no client certificate can be shown",
+                });
+            }
         }
         let limit = self.transport.limits().deadline;
         let identity = Identity::of(&self.registration, call.endpoints, which, now, limit).await?;

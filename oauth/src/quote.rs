@@ -25,13 +25,20 @@ impl Quote {
 
     /// Never repeats what was sent in a form.
     pub fn and_sent(self, text: &str) -> Self {
-        self.and(text).and(&encode(text))
+        let encoded = encode(text);
+        let quote = self.and(text);
+        if encoded == text {
+            quote
+        } else {
+            quote.and(&encoded)
+        }
     }
 
     /// Never repeats this either.
     pub fn and(mut self, secret: &str) -> Self {
         if !secret.is_empty() {
-            self.secrets.push(secret.into());
+            // In lower case, which is how host names come back.
+            self.secrets.push(secret.to_lowercase().into());
         }
         self
     }
@@ -55,6 +62,7 @@ impl Quote {
     }
 
     fn tells(&self, words: &str) -> bool {
+        let words = words.to_lowercase();
         self.secrets.iter().any(|secret| {
             let secret = secret.expose_secret();
             words.contains(secret)
@@ -113,7 +121,14 @@ mod tests {
     fn says_nothing_where_the_secret_is_in_any_form() {
         let encoded: String = byte_serialize(SECRET.as_bytes()).collect();
         let basic = BASE64_STANDARD.encode(format!("id%3A1:{encoded}"));
-        for told in [SECRET, &encoded, &basic, &SECRET[3..15], &basic[..12]] {
+        for told in [
+            SECRET,
+            &encoded,
+            &basic,
+            &SECRET[3..15],
+            &basic[..12],
+            &SECRET.to_uppercase(),
+        ] {
             assert_eq!(quote().text(&format!("bad secret {told}!"), 200), None, "{told}");
         }
     }
@@ -122,6 +137,12 @@ mod tests {
     fn a_secret_across_the_cut_is_found() {
         let words = format!("{}{SECRET}", "x".repeat(17));
         assert_eq!(quote().text(&words, 20), None);
+    }
+
+    #[test]
+    fn a_secret_far_behind_the_cut_does_no_harm_and_costs_nothing() {
+        let words = format!("{}{SECRET}", "x".repeat(1000));
+        assert_eq!(quote().text(&words, 20), Some("x".repeat(20)));
     }
 
     #[test]

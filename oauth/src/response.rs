@@ -60,26 +60,6 @@ pub(crate) fn read(mut answer: Answer, quote: &Quote, expected: Expected) -> Res
     }
 }
 
-/// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this type.
-pub(crate) fn read_revocation(answer: Answer, quote: &Quote) -> Result<bool, Error> {
-    if answer.status.is_redirection() {
-        return Err(redirected(answer, quote));
-    }
-    let error = match serde_json::from_slice(&answer.body) {
-        Ok(Value::Object(fields)) => refusal(&answer, &fields, quote),
-        _ => None,
-    };
-    match error {
-        Some(Error::Rejected(Rejection {
-            code: Code::UnsupportedTokenType,
-            ..
-        })) => Ok(false),
-        Some(error) => Err(error),
-        None if answer.status.is_success() => Ok(true),
-        None => Err(http_status(&answer)),
-    }
-}
-
 /// Whether this is an OAuth error of this code.
 pub(crate) fn is_refusal(answer: &Answer, code: &Code) -> bool {
     let Ok(Value::Object(fields)) = serde_json::from_slice(&answer.body) else {
@@ -91,7 +71,7 @@ pub(crate) fn is_refusal(answer: &Answer, code: &Code) -> bool {
     )
 }
 
-fn redirected(answer: Answer, quote: &Quote) -> Error {
+pub(crate) fn redirected(answer: Answer, quote: &Quote) -> Error {
     Error::Redirected {
         status: answer.status.as_u16(),
         host: answer
@@ -102,7 +82,7 @@ fn redirected(answer: Answer, quote: &Quote) -> Error {
 
 /// An OAuth error, which some servers send with status 200. Gateways and frameworks too answer with a field
 /// `error`, such as `Service Unavailable`; there the status says more.
-fn refusal(answer: &Answer, fields: &Map<String, Value>, quote: &Quote) -> Option<Error> {
+pub(crate) fn refusal(answer: &Answer, fields: &Map<String, Value>, quote: &Quote) -> Option<Error> {
     let text = |name| fields.get(name).and_then(Value::as_str);
     let sent = text("error")?;
     if answer.status.is_success() && text("access_token").is_some_and(|token| !token.is_empty()) {
@@ -125,7 +105,7 @@ fn refusal(answer: &Answer, fields: &Map<String, Value>, quote: &Quote) -> Optio
     }))
 }
 
-fn http_status(answer: &Answer) -> Error {
+pub(crate) fn http_status(answer: &Answer) -> Error {
     Error::HttpStatus {
         status: answer.status.as_u16(),
         retry_after: answer.retry_after,
@@ -485,7 +465,12 @@ mod tests {
     proptest! {
         #[test]
         fn reading_any_bytes_never_panics(status in 200_u16..600, body: Vec<u8>) {
-            let _ = read(answer(status, body), &quote(), BEARER);
+            for (token_type, exchanged) in
+                [(TokenType::Bearer, false), (TokenType::Bearer, true), (TokenType::DPoP, true)]
+            {
+                let expected = Expected { token_type, exchanged };
+                let _ = read(answer(status, body.clone()), &quote(), expected);
+            }
         }
 
         #[test]

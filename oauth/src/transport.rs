@@ -252,6 +252,8 @@ fn is_of_certificate(alert: AlertDescription) -> bool {
             | AlertDescription::CertificateRequired
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
+            // A signature does not verify: that of the certificate or one made by its key.
+            | AlertDescription::DecryptError
     )
 }
 

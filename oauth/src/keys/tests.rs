@@ -164,7 +164,7 @@ fn each_mistake_is_told_by_its_name() {
     let twice = base64::prelude::Engine::encode(&base64::prelude::BASE64_STANDARD, RSA);
     for (text, reason, words) in [
         ("", "KeyEmpty", "is empty"),
-        (" \n\u{feff}", "KeyEmpty", "is empty"),
+        ("\u{feff} \n", "KeyEmpty", "is empty"),
         (ENCRYPTED, "KeyEncrypted", "openssl pkcs8"),
         (ENCRYPTED_PKCS1, "KeyEncrypted", "openssl pkcs8"),
         (PUBLIC, "KeyPublic", "a public key instead of a private one"),
