@@ -91,6 +91,10 @@ impl DiscoveryError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::InvalidUrl { .. } => "set it to a URL such as https://auth.example.com",
+            Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_distrusted) => {
+                "if private authorities signed the servers' certificates, set server.tls.caBundle for the MCP server \
+                 and oauth2.caBundle for the authorization server"
+            }
             Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_forbidden) => {
                 "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or \
                  state issuer or tokenUrl"
@@ -128,6 +132,10 @@ impl Attempt {
     /// Whether the server is there and says that it has no such document; whatever else it is, it may have one.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self.outcome, Outcome::Status(status) if (400..500).contains(&status) && status != 408 && status != 429)
+    }
+
+    fn is_distrusted(&self) -> bool {
+        matches!(self.outcome, Outcome::Connect(ConnectFault::Tls(_)))
     }
 
     fn is_forbidden(&self) -> bool {

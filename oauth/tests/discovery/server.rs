@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 #[derive(Clone)]
 pub enum Reply {
@@ -22,6 +23,8 @@ pub enum Reply {
 /// Whatever has no reply is answered with 404.
 pub struct Server {
     pub port: u16,
+    /// Scheme and host.
+    base: &'static str,
     inner: Arc<Inner>,
 }
 
@@ -33,18 +36,42 @@ struct Inner {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Reached by TLS, as `localhost`.
+    pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
+        Self::start_with(Some(acceptor)).await
+    }
+
+    async fn start_with(acceptor: Option<TlsAcceptor>) -> Self {
         // As the program's main does; tests of one program share it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let inner = Arc::new(Inner::default());
         let shared = Arc::clone(&inner);
+        let base = match &acceptor {
+            None => "http://127.0.0.1",
+            Some(_) => "https://localhost",
+        };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&shared)));
+                let (shared, acceptor) = (Arc::clone(&shared), acceptor.clone());
+                tokio::spawn(async move {
+                    match acceptor {
+                        None => serve(stream, shared).await,
+                        // A handshake that the client breaks off is what some tests are about.
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                serve(stream, shared).await;
+                            }
+                        }
+                    }
+                });
             }
         });
-        Self { port, inner }
+        Self { port, base, inner }
     }
 
     /// An authorization server with metadata at the usual place.
@@ -73,7 +100,7 @@ impl Server {
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        format!("{}:{}{path}", self.base, self.port)
     }
 
     pub fn metadata(&self, issuer: &str) -> Value {
@@ -108,7 +135,7 @@ impl Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, inner: Arc<Inner>) {
     let Some(head) = head(&mut stream).await else {
         return;
     };
@@ -145,7 +172,7 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
 }
 
 /// Head of one request, whose body is read too; `None` if the client went away.
-async fn head(stream: &mut TcpStream) -> Option<String> {
+async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
