@@ -215,6 +215,7 @@ impl Error {
             Self::Timeout { .. } => "check tokenUrl, network policies and the authorization server's health",
             Self::Connect(fault) => fault.hint(),
             Self::Interrupted => "check the authorization server's health and the proxies before it",
+            Self::Rejected(rejection) if rejection.is_of_client() => Code::InvalidClient.hint(),
             Self::Rejected(rejection) => rejection.code.hint(),
             Self::BothSecretsRefused(_) => {
                 "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check clientId and \
@@ -356,6 +357,18 @@ impl Code {
     }
 }
 
+impl Rejection {
+    /// Whether the client is not believed to be who it says. Keycloak says `unauthorized_client` where RFC 6749 says
+    /// `invalid_client`, but by the status that is for this only.
+    pub(crate) fn is_of_client(&self) -> bool {
+        match self.code {
+            Code::InvalidClient => true,
+            Code::UnauthorizedClient => self.status == 401,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Rejection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.code.as_str())?;
@@ -435,6 +448,20 @@ mod tests {
             "the token endpoint's answer is an HTML page of type text/html instead of JSON: check that tokenUrl is \
              the token endpoint itself"
         );
+    }
+
+    #[test]
+    fn a_client_that_is_not_believed_is_told_so_whatever_the_code() {
+        let error = |status| {
+            Error::Rejected(Rejection {
+                code: Code::UnauthorizedClient,
+                description: None,
+                status,
+                retry_after: None,
+            })
+        };
+        assert!(error(401).hint().contains("the client secret"));
+        assert!(error(400).hint().contains("grant"));
     }
 
     #[test]
