@@ -7,15 +7,17 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::call::{Call, Memory};
 use crate::certificate::Certificate;
+use crate::check::{self, Expectation};
 use crate::endpoints::Endpoints;
 use crate::exchange::{Exchange, Exchanging, Issued};
 use crate::quote::Quote;
 use crate::request::Form;
+use crate::resolve::Addresses;
 use crate::response::Expected;
 use crate::transport::{Reach, Transport};
 use crate::{
-    Ask, Assertions, Clock, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck, identity,
-    request, response,
+    Ask, Assertions, Clock, Discovery, Error, Limits, ProofKey, SigningKey, TokenCheck, identity, request,
+    response,
 };
 
 /// What an authorization server knows this client by, and what is asked of it.
@@ -143,6 +145,8 @@ pub struct Client {
     pub(crate) memory: Arc<Memory>,
     /// The server's endpoints, where the registration states them.
     stated: Option<Arc<Endpoints>>,
+    /// Where they are not stated.
+    discovery: Option<Arc<Discovery>>,
 }
 
 impl Registration {
@@ -182,6 +186,7 @@ impl Client {
 
     pub fn with_limits(registration: Registration, limits: Limits) -> Result<Self, Error> {
         let stated = Endpoints::stated(&registration)?;
+        let discovery = Discovery::with_limits(&registration, limits, Clock::system())?;
         request::check_extra_parameters(&registration)?;
         identity::check(&registration)?;
         let certificate = match &registration.authentication {
@@ -191,6 +196,7 @@ impl Client {
         let reach = Reach {
             allow_http: registration.allow_insecure_http,
             encrypted: stated.as_ref().is_none_or(Endpoints::is_encrypted),
+            addresses: discovery.as_ref().map_or(Addresses::Stated, Discovery::addresses),
         };
         let transport = Transport::new(
             reach,
@@ -211,11 +217,15 @@ impl Client {
             clock: Clock::system(),
             memory: Arc::default(),
             stated: stated.map(Arc::new),
+            discovery: discovery.map(Arc::new),
         })
     }
 
-    /// Takes the time of assertions, proofs and certificates from another clock than the system's.
+    /// Takes the time of assertions, proofs, certificates, metadata and tokens from another clock than the system's.
     pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.discovery = self
+            .discovery
+            .map(|discovery| Arc::new(discovery.with_clock(clock.clone())));
         self.clock = clock;
         self
     }
@@ -252,20 +262,16 @@ impl Client {
 
     /// The server to ask: as the registration states it, or as it is discovered.
     pub(crate) async fn server(&self) -> Result<Arc<Endpoints>, Error> {
-        match &self.stated {
-            Some(endpoints) => Ok(Arc::clone(endpoints)),
-            None => {
-                let metadata = self.discover().await?;
+        match (&self.stated, &self.discovery) {
+            (Some(endpoints), _) => Ok(Arc::clone(endpoints)),
+            (None, Some(discovery)) => {
+                let metadata = discovery.server().await?;
                 Endpoints::discovered(metadata, self.registration.allow_insecure_http).map(Arc::new)
             }
+            (None, None) => Err(Error::InvalidUrl {
+                problem: "is not set, and nothing says where to discover it",
+            }),
         }
-    }
-
-    /// The seam to discovery.
-    async fn discover(&self) -> Result<Arc<ServerMetadata>, Error> {
-        Err(Error::InvalidUrl {
-            problem: "is not set, and nothing discovers it",
-        })
     }
 
     async fn issue(
@@ -286,13 +292,59 @@ impl Client {
             quote,
             proven: true,
         };
-        let reply = self.call(call).await?;
-        let (issued, by_alternate_secret) =
-            reply.read(|answer, quote| response::read(answer, quote, expected))?;
+        let read = match self.call(call).await {
+            Ok(reply) => reply.read(|answer, quote| {
+                let issued = response::read(answer, quote, expected)?;
+                self.judge(issued, server, quote)
+            }),
+            Err(error) => Err(error),
+        };
+        if let (Err(error), Some(discovery)) = (&read, &self.discovery)
+            && may_have_moved(error)
+        {
+            discovery.forget().await;
+        }
+        let (issued, by_alternate_secret) = read?;
         Ok(Issued {
             proof_key: self.proof_key.clone(),
             by_alternate_secret,
             server: server.metadata().cloned(),
+            ..issued
+        })
+    }
+
+    /// Compares a token with what it was asked for, and adds what it says of itself. The scopes that are demanded are
+    /// those that the registration states: what the MCP server names beyond them is for the authorization server to
+    /// grant or not.
+    fn judge(&self, issued: Issued, server: &Endpoints, quote: &Quote) -> Result<Issued, Error> {
+        let registration = &self.registration;
+        let audiences = [&registration.resource, &registration.audience];
+        let expectation = Expectation {
+            issuer: server.metadata().map(|metadata| metadata.issuer.clone()),
+            audiences: audiences
+                .into_iter()
+                .flatten()
+                .chain(&registration.check.accepted_audiences)
+                .cloned()
+                .collect(),
+            scopes: registration.scopes.clone(),
+            key_thumbprint: self.proof_key.as_ref().map(|key| key.thumbprint().to_owned()),
+        };
+        let now = self.clock.now();
+        let judged = check::judge(
+            &issued.access_token,
+            &expectation,
+            registration.check.mode,
+            quote,
+            now,
+        )?;
+        let claims = judged.claims.unwrap_or_default();
+        Ok(Issued {
+            expires_in: issued
+                .expires_in
+                .or_else(|| Some(claims.expires_at?.saturating_sub(now.as_second()))),
+            certificate_bound: claims.certificate_thumbprint.is_some(),
+            mismatch: judged.mismatch,
             ..issued
         })
     }
@@ -303,6 +355,15 @@ impl Client {
             Some(metadata) if self.registration.scopes.is_empty() => &metadata.scopes,
             _ => &self.registration.scopes,
         }
+    }
+}
+
+/// Whether a discovered endpoint that fails like this may be somewhere else by now.
+fn may_have_moved(error: &Error) -> bool {
+    match error {
+        Error::Connect(_) | Error::Redirected { .. } => true,
+        Error::HttpStatus { status, .. } => matches!(status, 404 | 405 | 410),
+        _ => false,
     }
 }
 

@@ -1,5 +1,38 @@
 //! Finds an authorization server: from an issuer to its metadata (RFC 8414, OpenID Connect Discovery 1.0), from an
 //! MCP server to its issuer (RFC 9728).
+//!
+//! [`locate`] says where things are to be found and [`document`] what was found there, both without I/O; [`search`]
+//! goes there in order. [`Discovery`] keeps what came of it.
+
+pub(crate) mod document;
+mod error;
+pub(crate) mod locate;
+mod search;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use url::Url;
+
+pub use error::{Attempt, DiscoveryError, Outcome};
+use search::{Place, Search};
+
+use crate::clock::after;
+use crate::resolve::Addresses;
+use crate::transport::{Reach, Transport};
+use crate::{Clock, Error, Limits, Registration, ServerLocation};
+
+/// How long metadata are believed.
+const LIFE: Duration = Duration::from_secs(60 * 60);
+
+/// How long metadata whose time is over serve on before they are asked for again, where they could not be had.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Longest search, of several requests.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What an authorization server says of itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -11,4 +44,183 @@ pub struct ServerMetadata {
     pub revocation_endpoint: Option<String>,
     /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
     pub scopes: Vec<String>,
+}
+
+/// Finds the authorization server of a registration, and keeps what it found for an hour.
+#[derive(Debug)]
+pub struct Discovery {
+    rules: Rules,
+    clock: Clock,
+    /// Locked while a search is under way, so that there is one at a time.
+    kept: Mutex<Option<Kept>>,
+}
+
+/// What a search keeps to.
+#[derive(Clone, Debug)]
+struct Rules {
+    place: Place,
+    known_issuer: Option<String>,
+    /// For the authorization server.
+    ca_bundle: Option<String>,
+    allow_insecure_http: bool,
+    addresses: Addresses,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+struct Kept {
+    server: Arc<ServerMetadata>,
+    since: Timestamp,
+    until: Timestamp,
+    /// A later search found something else: the issuer is remembered, but nothing is asked there any more.
+    contradicted: bool,
+}
+
+impl Discovery {
+    /// `None`: there is nothing to discover, the registration states the endpoints. Makes no connection.
+    pub fn new(registration: &Registration, clock: Clock) -> Result<Option<Self>, Error> {
+        Self::with_limits(registration, Limits::default(), clock)
+    }
+
+    /// With other bounds for each request.
+    pub fn with_limits(
+        registration: &Registration,
+        limits: Limits,
+        clock: Clock,
+    ) -> Result<Option<Self>, Error> {
+        let parse = |field, text: &str| {
+            locate::parse(text, registration.allow_insecure_http)
+                .map_err(|problem| Error::Discovery(DiscoveryError::InvalidUrl { field, problem }))
+        };
+        let (place, known_issuer) = match &registration.server {
+            ServerLocation::Endpoints { .. } => return Ok(None),
+            ServerLocation::Issuer(issuer) => {
+                let url = parse("issuer", issuer)?;
+                if url.query().is_some() {
+                    let problem = "has a query, which an issuer has not";
+                    return Err(DiscoveryError::InvalidUrl {
+                        field: "issuer",
+                        problem,
+                    }
+                    .into());
+                }
+                let name = issuer.clone();
+                (Place::Issuer { name, url }, None)
+            }
+            ServerLocation::ProtectedResource {
+                url,
+                ca_bundle,
+                known_issuer,
+            } => {
+                let url = parse("server.url", url)?;
+                let ca_bundle = ca_bundle.clone();
+                (Place::Resource { url, ca_bundle }, known_issuer.clone())
+            }
+        };
+        let rules = Rules {
+            addresses: Addresses::discovered([place.url()], registration.allow_private_addresses),
+            place,
+            known_issuer,
+            ca_bundle: registration.ca_bundle.clone(),
+            allow_insecure_http: registration.allow_insecure_http,
+            limits,
+        };
+        rules.check_trust()?;
+        Ok(Some(Self {
+            rules,
+            clock,
+            kept: Mutex::new(None),
+        }))
+    }
+
+    /// The same by another clock, with nothing found yet.
+    pub fn with_clock(&self, clock: Clock) -> Self {
+        Self {
+            rules: self.rules.clone(),
+            clock,
+            kept: Mutex::new(None),
+        }
+    }
+
+    /// The authorization server, searched for unless it was found within the hour. Where it cannot be had, the one
+    /// that was found before serves on; where something contradicts it, it does not.
+    pub async fn server(&self) -> Result<Arc<ServerMetadata>, Error> {
+        let mut kept = self.kept.lock().await;
+        let now = self.clock.now();
+        if let Some(kept) = &*kept
+            && !kept.contradicted
+            // A time that has not come yet means that the clock was set back.
+            && (kept.since..kept.until).contains(&now)
+        {
+            return Ok(Arc::clone(&kept.server));
+        }
+        let known = kept
+            .as_ref()
+            .map(|kept| &kept.server.issuer)
+            .or(self.rules.known_issuer.as_ref());
+        let found = match timeout(DEADLINE, Search::new(&self.rules, known).run()).await {
+            Ok(found) => found,
+            Err(_) => Err(DiscoveryError::Timeout { limit: DEADLINE }),
+        };
+        let now = self.clock.now();
+        match (found, &mut *kept) {
+            (Ok(server), kept) => {
+                let server = Arc::new(server);
+                *kept = Some(Kept {
+                    server: Arc::clone(&server),
+                    since: now,
+                    until: after(now, LIFE),
+                    contradicted: false,
+                });
+                Ok(server)
+            }
+            (Err(error), Some(kept)) if error.is_contradiction() => {
+                kept.contradicted = true;
+                Err(error.into())
+            }
+            (Err(error), Some(kept)) if !kept.contradicted => {
+                tracing::warn!(%error, "the authorization server's metadata cannot be had; older ones serve on");
+                kept.since = now;
+                kept.until = after(now, GRACE);
+                Ok(Arc::clone(&kept.server))
+            }
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    /// Has the next call of [`Self::server`] search again, for when the server found does not answer as it should.
+    /// What was found within the last minute stays: asking again would find the same.
+    pub async fn forget(&self) {
+        let now = self.clock.now();
+        if let Some(kept) = &mut *self.kept.lock().await
+            && after(kept.since, GRACE) <= now
+        {
+            kept.until = now;
+        }
+    }
+
+    /// Where the endpoints found may be, for the [`Transport`] to them.
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.rules.addresses.clone()
+    }
+}
+
+impl Rules {
+    /// A bundle of authorities that cannot be used is told before anything is asked.
+    fn check_trust(&self) -> Result<(), Error> {
+        self.transport(self.place.url(), self.ca_bundle.as_deref())?;
+        if let Place::Resource { url, ca_bundle } = &self.place {
+            self.transport(url, ca_bundle.as_deref())?;
+        }
+        Ok(())
+    }
+
+    fn transport(&self, url: &Url, ca_bundle: Option<&str>) -> Result<Transport, Error> {
+        let reach = Reach {
+            allow_http: self.allow_insecure_http,
+            encrypted: url.scheme() == "https",
+            addresses: self.addresses.clone(),
+        };
+        Transport::new(reach, ca_bundle, None, self.limits)
+    }
 }

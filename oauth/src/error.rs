@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
 
-use crate::{RetryAfter, TokenType};
+use crate::resolve::Forbidden;
+use crate::{DiscoveryError, Mismatch, RetryAfter, TokenType};
 
 /// A failed token request, or a registration that none can be made from.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -74,6 +75,10 @@ pub enum Error {
     ExpiredOnArrival { expires_in: i64 },
     #[error("too many users' tokens are being asked for at once")]
     TooManyAtOnce,
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    #[error("the token does not fit: {0}")]
+    TokenMismatch(Mismatch),
 }
 
 /// Why no connection came about.
@@ -85,6 +90,8 @@ pub enum ConnectFault {
     Refused,
     #[error("TLS failed{}", because(.0))]
     Tls(Option<String>),
+    #[error("its address is {0}")]
+    Forbidden(Forbidden),
     /// The server's TLS alert says that it wants a certificate, or another one.
     #[error("the server does not take the client certificate{}", because(.0))]
     ClientCertificate(Option<String>),
@@ -157,6 +164,7 @@ impl Error {
             Self::Connect(ConnectFault::Dns) => "ConnectDns",
             Self::Connect(ConnectFault::Refused) => "ConnectRefused",
             Self::Connect(ConnectFault::Tls(_)) => "ConnectTls",
+            Self::Connect(ConnectFault::Forbidden(_)) => "ConnectForbidden",
             Self::Connect(ConnectFault::ClientCertificate(_)) => "ConnectClientCertificate",
             Self::Connect(ConnectFault::Other) => "Connect",
             Self::Interrupted => "Interrupted",
@@ -169,6 +177,8 @@ impl Error {
             Self::UnsupportedTokenType { .. } => "UnsupportedTokenType",
             Self::ExpiredOnArrival { .. } => "ExpiredOnArrival",
             Self::TooManyAtOnce => "TooManyAtOnce",
+            Self::Discovery(error) => error.reason(),
+            Self::TokenMismatch(_) => "TokenMismatch",
         }
     }
 
@@ -232,6 +242,8 @@ impl Error {
             }
             Self::ExpiredOnArrival { .. } => "raise the token lifetime at the authorization server",
             Self::TooManyAtOnce => "check the authorization server's health, and try again",
+            Self::Discovery(error) => error.hint(),
+            Self::TokenMismatch(mismatch) => mismatch.hint(),
         }
     }
 
@@ -254,6 +266,11 @@ impl ConnectFault {
                 "check the host in tokenUrl and the server's certificate, and set caBundle if a private authority \
                  signed it"
             }
+            Self::Forbidden(Forbidden::Private) => {
+                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or state \
+                 tokenUrl"
+            }
+            Self::Forbidden(_) => "such an address is never connected to; check the host's DNS records",
             Self::ClientCertificate(_) => {
                 "check that the authorization server trusts the authority of the certificate in \
                  clientAuthentication.certificateRef and knows its subject for this client; without that certificate, \

@@ -19,6 +19,8 @@ mod dpop;
 mod endpoints;
 mod error;
 mod exchange;
+#[cfg(test)]
+mod garbage;
 mod identity;
 mod jws;
 mod keys;
@@ -40,18 +42,19 @@ mod user_tokens;
 pub use assertion::{Asserting, AssertionSource, Assertions};
 pub use breaker::Circuit;
 pub use challenge::Challenge;
-pub use check::{Mismatch, Mode, TokenCheck};
+pub use check::{Claims, Mismatch, Mode, TokenCheck, read as read_claims};
 pub use client::{
     Client, ClientAuthentication, ClientCertificate, Grant, Registration, Secrets, ServerLocation,
     TokenExchange, TokenType,
 };
 pub use clock::Clock;
-pub use discovery::ServerMetadata;
+pub use discovery::{Attempt, Discovery, DiscoveryError, Outcome, ServerMetadata};
 pub use dpop::{InvalidProofKey, ProofKey};
 pub use error::{Code, ConnectFault, Error, Rejection, Shape};
 pub use exchange::{Ask, Exchange, Exchanging, Issued};
 pub use keys::{Algorithm, KeyError, SigningKey};
 pub use policy::{InvalidRefreshBefore, Policy, RefreshBefore};
+pub use resolve::Forbidden;
 pub use schedule::RetryAfter;
 pub use source::TokenSource;
 pub use state::{Failure, State};

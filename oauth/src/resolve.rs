@@ -1,28 +1,355 @@
-//! Host names to addresses, by the system's resolver. Ours, so that a name that does not resolve can be told from
-//! other failures by type, and so that addresses can be judged before anything is sent to them.
+//! Host names to addresses, by the system's resolver, and which addresses may be connected to. Ours, so that a name
+//! that does not resolve can be told from other failures by type, and so that the very addresses that a connection
+//! goes to are judged: a name that is judged first and resolved again later could change in between.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SystemResolver;
+/// Addresses at which clouds tell whoever asks what the machine may do. AWS, Google Cloud, Alibaba and Azure; the
+/// common one is link-local.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
+
+/// Which hosts may be at which addresses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Addresses {
+    /// Every URL comes from the resource itself.
+    Stated,
+    /// URLs come from other servers' answers.
+    Discovered {
+        /// Hosts that the resource itself names, in lower case.
+        stated: Arc<[String]>,
+        /// Whether all the others may be at private addresses too.
+        private: bool,
+    },
+}
+
+/// What addresses one host may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Allowance {
+    /// Private ones too, as those of a cluster's Services are.
+    Private,
+    /// Only those that everyone can reach.
+    Public,
+}
+
+/// An address that is not connected to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Forbidden {
+    #[error("link-local")]
+    LinkLocal,
+    #[error("a cloud's metadata service")]
+    Metadata,
+    #[error("unspecified")]
+    Unspecified,
+    #[error("multicast or broadcast")]
+    Multicast,
+    /// Or of this machine, or of no network in use: all that is not public.
+    #[error("private")]
+    Private,
+}
+
+/// The system's resolver, less the addresses that are forbidden.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolver {
+    addresses: Addresses,
+}
 
 /// The name does not resolve.
 #[derive(Debug, thiserror::Error)]
 #[error("the host name does not resolve")]
 pub(crate) struct Unresolved(#[source] Option<io::Error>);
 
-impl Resolve for SystemResolver {
+impl Addresses {
+    /// For URLs that others name, where these are the resource's own.
+    pub fn discovered<'a>(stated: impl IntoIterator<Item = &'a Url>, private: bool) -> Self {
+        let stated = stated.into_iter().filter_map(Url::host_str).map(normal).collect();
+        Self::Discovered { stated, private }
+    }
+
+    /// Judges a URL whose host is an address; no resolver is asked for those. A name passes: it is judged when it
+    /// is resolved.
+    pub fn admit(&self, url: &Url) -> Result<(), Forbidden> {
+        let allowance = self.allowance(url.host_str().unwrap_or_default());
+        match url.host() {
+            Some(Host::Ipv4(address)) => judge(address.into(), allowance),
+            Some(Host::Ipv6(address)) => judge(address.into(), allowance),
+            Some(Host::Domain(_)) | None => Ok(()),
+        }
+    }
+
+    fn allowance(&self, host: &str) -> Allowance {
+        match self {
+            Self::Stated | Self::Discovered { private: true, .. } => Allowance::Private,
+            Self::Discovered { stated, .. } if stated.contains(&normal(host)) => Allowance::Private,
+            Self::Discovered { .. } => Allowance::Public,
+        }
+    }
+}
+
+impl Resolver {
+    pub fn new(addresses: Addresses) -> Self {
+        Self { addresses }
+    }
+}
+
+impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
+        let allowance = self.addresses.allowance(name.as_str());
         Box::pin(async move {
             // The port is the caller's to fill in.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await;
-            let addresses: Vec<_> = found.map_err(|error| Unresolved(Some(error)))?.collect();
-            if addresses.is_empty() {
-                return Err(Unresolved(None).into());
+            let mut refused = None;
+            let addresses: Vec<_> = found
+                .map_err(|error| Unresolved(Some(error)))?
+                .filter(|address| match judge(address.ip(), allowance) {
+                    Ok(()) => true,
+                    Err(forbidden) => {
+                        refused = Some(forbidden);
+                        false
+                    }
+                })
+                .collect();
+            match (addresses.is_empty(), refused) {
+                (false, _) => Ok(Box::new(addresses.into_iter()) as Addrs),
+                (true, Some(forbidden)) => Err(forbidden.into()),
+                (true, None) => Err(Unresolved(None).into()),
             }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
         })
+    }
+}
+
+/// Whether an address may be connected to. IPv6 addresses that lead to an IPv4 address are judged as that one.
+pub(crate) fn judge(address: IpAddr, allowance: Allowance) -> Result<(), Forbidden> {
+    let address = match address {
+        IpAddr::V6(address) => embedded(address).map_or(IpAddr::V6(address), IpAddr::V4),
+        v4 => v4,
+    };
+    if METADATA.contains(&address) {
+        return Err(Forbidden::Metadata);
+    }
+    if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(Forbidden::Multicast);
+    }
+    let (link_local, unspecified, public) = match address {
+        // 0.0.0.0/8 is this network (RFC 1122 section 3.2.1.3); systems take it for this machine.
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[0] == 0, is_public_v4(v4)),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_unspecified(), is_public_v6(v6)),
+    };
+    if link_local {
+        return Err(Forbidden::LinkLocal);
+    }
+    if unspecified {
+        return Err(Forbidden::Unspecified);
+    }
+    if !public && allowance == Allowance::Public {
+        return Err(Forbidden::Private);
+    }
+    Ok(())
+}
+
+/// The IPv4 address in an IPv6 address: mapped or compatible (RFC 4291 section 2.5.5), translated (RFC 2765 section
+/// 2.1) also by NAT64 (RFC 6052 section 2.1), or tunnelled by 6to4 (RFC 3056 section 2).
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let last = |segments: [u16; 8]| {
+        let [a, b] = segments[6].to_be_bytes();
+        let [c, d] = segments[7].to_be_bytes();
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match address.segments() {
+        // `::` and `::1` are addresses of their own.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+        found @ ([0, 0, 0, 0, 0, 0 | 0xffff, _, _]
+        | [0, 0, 0, 0, 0xffff, 0, _, _]
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]) => Some(last(found)),
+        [0x2002, high, low, ..] => Some(last([0, 0, 0, 0, 0, 0, high, low])),
+        _ => None,
+    }
+}
+
+/// All but the special-purpose addresses of RFC 6890 and its successors.
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let special = matches!(
+        (a, b, c),
+        (0 | 127 | 240.., _, _) | (100, 64..=127, _) | (192, 0, 0) | (198, 18..=19, _)
+    );
+    !(special || address.is_private() || address.is_link_local() || address.is_documentation())
+}
+
+/// Global unicast is 2000::/3; in it, Teredo and its neighbours (2001::/23) and documentation are special.
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [a, b, ..] = address.segments();
+    let special = matches!((a, b), (0x2001, 0..=0x01ff | 0x0db8) | (0x3fff, 0..=0x0fff));
+    a & 0xe000 == 0x2000 && !special
+}
+
+fn normal(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn judged(address: &str, allowance: Allowance) -> Result<(), Forbidden> {
+        judge(address.parse().unwrap(), allowance)
+    }
+
+    #[test]
+    fn some_addresses_are_never_connected_to_not_even_stated_ones() {
+        for (address, forbidden) in [
+            ("169.254.169.254", Forbidden::LinkLocal),
+            ("169.254.0.1", Forbidden::LinkLocal),
+            ("fe80::1", Forbidden::LinkLocal),
+            ("febf::1", Forbidden::LinkLocal),
+            ("fd00:ec2::254", Forbidden::Metadata),
+            ("fd20:ce::254", Forbidden::Metadata),
+            ("100.100.100.200", Forbidden::Metadata),
+            ("168.63.129.16", Forbidden::Metadata),
+            ("0.0.0.0", Forbidden::Unspecified),
+            ("0.1.2.3", Forbidden::Unspecified),
+            ("::", Forbidden::Unspecified),
+            ("224.0.0.1", Forbidden::Multicast),
+            ("255.255.255.255", Forbidden::Multicast),
+            ("ff02::1", Forbidden::Multicast),
+        ] {
+            for allowance in [Allowance::Private, Allowance::Public] {
+                assert_eq!(judged(address, allowance), Err(forbidden), "{address}");
+            }
+        }
+    }
+
+    #[test]
+    fn private_addresses_are_for_stated_hosts_only() {
+        for address in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "100.64.0.1",
+            "192.0.0.8",
+            "198.18.0.1",
+            "203.0.113.7",
+            "240.0.0.1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fec0::1",
+            "2001::1",
+            "2001:db8::1",
+            "64:ff9b:1::1",
+        ] {
+            assert_eq!(judged(address, Allowance::Private), Ok(()), "{address}");
+            assert_eq!(
+                judged(address, Allowance::Public),
+                Err(Forbidden::Private),
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_for_everyone() {
+        for address in [
+            "1.1.1.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.32.0.1",
+            "198.20.0.1",
+            "2606:4700::1111",
+        ] {
+            assert_eq!(judged(address, Allowance::Public), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_v4_address_in_the_disguise_of_v6_is_judged_as_what_it_is() {
+        for disguise in [
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "::ffff:0:a9fe:a9fe",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+        ] {
+            assert_eq!(
+                judged(disguise, Allowance::Private),
+                Err(Forbidden::LinkLocal),
+                "{disguise}"
+            );
+        }
+        for disguise in ["::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"] {
+            assert_eq!(
+                judged(disguise, Allowance::Public),
+                Err(Forbidden::Private),
+                "{disguise}"
+            );
+        }
+        assert_eq!(judged("::ffff:1.1.1.1", Allowance::Public), Ok(()));
+    }
+
+    #[test]
+    fn only_the_hosts_that_are_stated_may_be_private() {
+        let stated = Url::parse("https://Tools.example.com./mcp").unwrap();
+        let addresses = Addresses::discovered([&stated], false);
+        assert_eq!(addresses.allowance("tools.example.com"), Allowance::Private);
+        assert_eq!(addresses.allowance("TOOLS.example.com"), Allowance::Private);
+        assert_eq!(addresses.allowance("example.com"), Allowance::Public);
+        assert_eq!(addresses.allowance("x.tools.example.com"), Allowance::Public);
+        let addresses = Addresses::discovered([&stated], true);
+        assert_eq!(addresses.allowance("example.com"), Allowance::Private);
+    }
+
+    #[test]
+    fn an_address_in_the_url_is_judged_however_it_is_written() {
+        let addresses = Addresses::discovered([], false);
+        for url in [
+            "https://127.0.0.1/",
+            "https://0x7f.1/",
+            "https://2130706433/",
+            "https://[::1]/",
+            "https://[::ffff:127.0.0.1]/",
+        ] {
+            assert_eq!(
+                addresses.admit(&Url::parse(url).unwrap()),
+                Err(Forbidden::Private),
+                "{url}"
+            );
+        }
+        assert_eq!(
+            Addresses::Stated.admit(&Url::parse("https://169.254.169.254/").unwrap()),
+            Err(Forbidden::LinkLocal)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_forbidden_to_the_stated_is_forbidden_to_all(address: IpAddr) {
+            if let Err(forbidden) = judge(address, Allowance::Private) {
+                prop_assert_eq!(judge(address, Allowance::Public), Err(forbidden));
+            }
+        }
+
+        #[test]
+        fn a_mapped_address_is_judged_like_the_plain_one(address: Ipv4Addr) {
+            for allowance in [Allowance::Private, Allowance::Public] {
+                prop_assert_eq!(
+                    judge(address.to_ipv6_mapped().into(), allowance),
+                    judge(address.into(), allowance)
+                );
+            }
+        }
     }
 }

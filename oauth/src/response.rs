@@ -198,7 +198,7 @@ fn scope(value: Option<&Value>) -> Option<String> {
     }
 }
 
-fn shape(body: &[u8], is_json: bool) -> Shape {
+pub(crate) fn shape(body: &[u8], is_json: bool) -> Shape {
     let start: String = String::from_utf8_lossy(&body[..body.len().min(512)])
         .trim_start_matches('\u{feff}')
         .trim_start()

@@ -13,7 +13,7 @@ use rustls::AlertDescription;
 use crate::certificate::Certificate;
 use crate::error::ConnectFault;
 use crate::quote::Quote;
-use crate::resolve::{SystemResolver, Unresolved};
+use crate::resolve::{Addresses, Forbidden, Resolver, Unresolved};
 use crate::{Error, RetryAfter};
 
 /// Longest nonce kept, in bytes.
@@ -33,17 +33,19 @@ pub struct Limits {
 }
 
 /// Where requests may go.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reach {
     /// Whether plain http is allowed.
     pub allow_http: bool,
     /// Whether anything may be reached by TLS.
     pub encrypted: bool,
+    pub addresses: Addresses,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
     http: reqwest::Client,
+    addresses: Addresses,
     limits: Limits,
 }
 
@@ -89,7 +91,7 @@ impl Transport {
             .referer(false)
             .no_proxy()
             .pool_max_idle_per_host(0)
-            .dns_resolver(SystemResolver);
+            .dns_resolver(Resolver::new(reach.addresses.clone()));
         let builder = if reach.encrypted {
             builder.tls_certs_merge(authorities)
         } else {
@@ -106,7 +108,11 @@ impl Transport {
             },
             None => Error::NoTrustRoots,
         })?;
-        Ok(Self { http, limits })
+        Ok(Self {
+            http,
+            addresses: reach.addresses,
+            limits,
+        })
     }
 
     pub fn limits(&self) -> Limits {
@@ -114,14 +120,7 @@ impl Transport {
     }
 
     pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
-        let request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
-            problem: "cannot be requested",
-        })?;
-        let response = self
-            .http
-            .execute(request)
-            .await
-            .map_err(|error| self.fault(&error))?;
+        let response = self.execute(request).await?;
         let mut answer = Answer {
             status: response.status(),
             content_type: text(response.headers(), CONTENT_TYPE),
@@ -134,6 +133,26 @@ impl Transport {
         };
         answer.body = self.body(response).await?;
         Ok(answer)
+    }
+
+    /// Status and headers of an answer, whose body is not read.
+    pub async fn knock(&self, request: Request<Vec<u8>>) -> Result<(StatusCode, HeaderMap), Error> {
+        let response = self.execute(request).await?;
+        Ok((response.status(), response.headers().clone()))
+    }
+
+    async fn execute(&self, request: Request<Vec<u8>>) -> Result<Response, Error> {
+        let request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
+            problem: "cannot be requested",
+        })?;
+        // An address in the URL is connected to without a resolver being asked.
+        self.addresses
+            .admit(request.url())
+            .map_err(|forbidden| Error::Connect(ConnectFault::Forbidden(forbidden)))?;
+        self.http
+            .execute(request)
+            .await
+            .map_err(|error| self.fault(&error))
     }
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
@@ -193,6 +212,9 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 fn connect_fault(error: &(dyn StdError + 'static)) -> Option<ConnectFault> {
     if error.is::<Unresolved>() {
         return Some(ConnectFault::Dns);
+    }
+    if let Some(forbidden) = error.downcast_ref::<Forbidden>() {
+        return Some(ConnectFault::Forbidden(*forbidden));
     }
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         // It speaks of certificates and names, but of nothing that was sent: the handshake comes first.

@@ -1,0 +1,170 @@
+//! Why no authorization server was found: what was asked where, and what came of it. What other servers said is in
+//! here only as [`Quote`] let it through.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{ConnectFault, Shape};
+use crate::quote::Quote;
+
+/// Characters repeated of a name or address that another server gave.
+const MOST_OF_NAME: usize = 256;
+
+/// A search without a result.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum DiscoveryError {
+    #[error("{field} {problem}")]
+    InvalidUrl {
+        field: &'static str,
+        problem: &'static str,
+    },
+    #[error("no metadata of the {what} were found ({})", list(.attempts))]
+    NotFound {
+        /// What was searched for.
+        what: &'static str,
+        attempts: Vec<Attempt>,
+    },
+    #[error(
+        "the metadata at {url} are those of the issuer {found}, and not of {expected}{}",
+        slash(.expected, .found)
+    )]
+    IssuerMismatch {
+        url: String,
+        expected: String,
+        found: String,
+    },
+    #[error("the MCP server names the authorization server {found}, and before that it was {known}")]
+    IssuerChanged { known: String, found: String },
+    #[error("the metadata at {url} are those of the resource {found}, which server.url is no part of")]
+    ResourceMismatch { url: String, found: String },
+    #[error("the search for the authorization server took longer than {} s", limit.as_secs_f64())]
+    Timeout { limit: Duration },
+}
+
+/// One request of a search.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Attempt {
+    pub url: String,
+    pub outcome: Outcome,
+}
+
+/// Why a request brought no metadata.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Outcome {
+    #[error("HTTP status {0}")]
+    Status(u16),
+    #[error("a redirect, which is not followed")]
+    Redirect,
+    #[error("{0} instead of JSON")]
+    NotJson(Shape),
+    #[error("more than {0} bytes")]
+    TooLarge(usize),
+    #[error("no complete answer within {} s", .0.as_secs_f64())]
+    Timeout(Duration),
+    #[error("no connection: {0}")]
+    Connect(ConnectFault),
+    #[error("the connection ended before the answer was complete")]
+    Interrupted,
+    /// A document, but one that is of no use.
+    #[error("its {field} {problem}")]
+    Unusable {
+        field: &'static str,
+        problem: &'static str,
+    },
+    #[error("no request is possible: the system has no certificate authorities")]
+    NoTrustRoots,
+}
+
+impl DiscoveryError {
+    /// Closed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidUrl { .. } => "InvalidUrl",
+            Self::NotFound { .. } | Self::Timeout { .. } => "DiscoveryFailed",
+            Self::IssuerMismatch { .. } => "IssuerMismatch",
+            Self::IssuerChanged { .. } => "IssuerChanged",
+            Self::ResourceMismatch { .. } => "ResourceMismatch",
+        }
+    }
+
+    /// What to check.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::InvalidUrl { .. } => "set it to a URL such as https://auth.example.com",
+            Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_distrusted) => {
+                "if private authorities signed the servers' certificates, set server.tls.caBundle for the MCP server \
+                 and oauth2.caBundle for the authorization server"
+            }
+            Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_forbidden) => {
+                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or \
+                 state issuer or tokenUrl"
+            }
+            Self::NotFound { .. } => {
+                "check issuer, or server.url where the server is to name its authorization server; or state tokenUrl"
+            }
+            Self::IssuerMismatch { .. } => {
+                "nothing was sent there; state the issuer exactly as its own metadata do, or ask who runs the server \
+                 that names it"
+            }
+            Self::IssuerChanged { .. } => {
+                "no credentials were sent there; if the change is meant, set oauth2.issuer to the new one and check \
+                 that this client is registered there"
+            }
+            Self::ResourceMismatch { .. } => {
+                "nothing was sent to the authorization server that they name; set server.url to the resource's own \
+                 address, or state issuer"
+            }
+            Self::Timeout { .. } => "check network policies and the health of the servers on the way",
+        }
+    }
+
+    /// Whether it says that something is otherwise than it was, or than it should be, and not only that nothing is
+    /// known.
+    pub(super) fn is_contradiction(&self) -> bool {
+        match self {
+            Self::IssuerMismatch { .. } | Self::IssuerChanged { .. } | Self::ResourceMismatch { .. } => true,
+            Self::InvalidUrl { .. } | Self::NotFound { .. } | Self::Timeout { .. } => false,
+        }
+    }
+}
+
+impl Attempt {
+    /// Whether the server is there and says that it has no such document; whatever else it is, it may have one.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.outcome, Outcome::Status(status) if (400..500).contains(&status) && status != 408 && status != 429)
+    }
+
+    fn is_distrusted(&self) -> bool {
+        matches!(self.outcome, Outcome::Connect(ConnectFault::Tls(_)))
+    }
+
+    fn is_forbidden(&self) -> bool {
+        matches!(self.outcome, Outcome::Connect(ConnectFault::Forbidden(_)))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.url, self.outcome)
+    }
+}
+
+/// What is repeated of a name or address.
+pub(super) fn name(text: &str) -> String {
+    Quote::default()
+        .text(text, MOST_OF_NAME)
+        .unwrap_or_else(|| "without a name".to_owned())
+}
+
+fn list(attempts: &[Attempt]) -> String {
+    let attempts: Vec<_> = attempts.iter().map(Attempt::to_string).collect();
+    attempts.join("; ")
+}
+
+fn slash(expected: &str, found: &str) -> &'static str {
+    if expected.trim_end_matches('/') == found.trim_end_matches('/') {
+        ": a slash at the end makes the difference"
+    } else {
+        ""
+    }
+}

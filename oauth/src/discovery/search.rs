@@ -1,0 +1,311 @@
+//! Goes to the places where metadata may be, in order, until they are found. Sends nothing that is worth a secret,
+//! follows no redirect, and goes only where [`Addresses`](crate::resolve::Addresses) lets it.
+
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Method, Request, StatusCode};
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::document::{self, Unfit};
+use super::error::name;
+use super::{Attempt, DiscoveryError, Outcome, Rules, ServerMetadata, locate};
+use crate::response::shape;
+use crate::{Challenge, Error};
+
+/// What the MCP server is asked to get its challenge. Without a session and without effect in every version of the
+/// protocol; `initialize` would open a session that nobody closes, and some servers answer that one without a token.
+const KNOCK: &str = r#"{"jsonrpc":"2.0","id":"mcp-auth","method":"tools/list","params":{}}"#;
+
+/// Where a search begins.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    Issuer {
+        /// As it is written, for comparisons.
+        name: String,
+        url: Url,
+    },
+    Resource {
+        url: Url,
+        /// For the MCP server.
+        ca_bundle: Option<String>,
+    },
+}
+
+pub(super) struct Search<'a> {
+    rules: &'a Rules,
+    known_issuer: Option<&'a String>,
+    attempts: Vec<Attempt>,
+}
+
+/// What the MCP server answers to a request without a token.
+#[derive(Default)]
+struct Answered {
+    unauthorized: bool,
+    challenge: Challenge,
+}
+
+impl Place {
+    pub fn url(&self) -> &Url {
+        match self {
+            Self::Issuer { url, .. } | Self::Resource { url, .. } => url,
+        }
+    }
+}
+
+impl<'a> Search<'a> {
+    pub fn new(rules: &'a Rules, known_issuer: Option<&'a String>) -> Self {
+        Self {
+            rules,
+            known_issuer,
+            attempts: Vec::new(),
+        }
+    }
+
+    pub async fn run(mut self) -> Result<ServerMetadata, DiscoveryError> {
+        match &self.rules.place {
+            Place::Issuer { name, url } => self.of_issuer(name, url).await,
+            Place::Resource { url, ca_bundle } => self.of_resource(url, ca_bundle.as_deref()).await,
+        }
+    }
+
+    async fn of_issuer(&mut self, issuer: &str, url: &Url) -> Result<ServerMetadata, DiscoveryError> {
+        let found = self.server(url, issuer, |found| found == issuer).await?;
+        found.ok_or_else(|| self.not_found("authorization server"))
+    }
+
+    async fn of_resource(
+        &mut self,
+        url: &Url,
+        ca_bundle: Option<&str>,
+    ) -> Result<ServerMetadata, DiscoveryError> {
+        let answered = self.knock(url, ca_bundle).await;
+        let Some(resource) = self.resource(url, ca_bundle, &answered).await? else {
+            return self.of_origin(url, answered).await;
+        };
+        // The resource may offer several servers; the one that this client is registered at is the one to use.
+        let issuer = match self.known_issuer {
+            Some(known) if resource.issuers.contains(known) => known,
+            Some(known) => {
+                return Err(DiscoveryError::IssuerChanged {
+                    known: name(known),
+                    found: name(&resource.issuers[0]),
+                });
+            }
+            None => &resource.issuers[0],
+        };
+        let issuer_url = match locate::parse(issuer, self.rules.allow_insecure_http) {
+            Ok(url) if url.query().is_none() => url,
+            unfit => {
+                let problem = unfit.err().unwrap_or("has a query, which an issuer has not");
+                let field = "authorization_servers";
+                self.failed(issuer, Outcome::Unusable { field, problem });
+                return Err(self.not_found("authorization server"));
+            }
+        };
+        let server = self.of_issuer(issuer, &issuer_url).await?;
+        Ok(ServerMetadata {
+            scopes: scopes(answered.challenge, resource.scopes),
+            ..server
+        })
+    }
+
+    /// The MCP server is its own authorization server: so says version 2025-03-26 of the protocol, which knows no
+    /// metadata of resources. Without metadata at the server's origin its endpoints have names that are agreed on.
+    ///
+    /// Only where the server says that it has no metadata. One that does not answer, or that was known to have another
+    /// authorization server, gets no credentials in this way.
+    async fn of_origin(&mut self, url: &Url, answered: Answered) -> Result<ServerMetadata, DiscoveryError> {
+        let origin = locate::origin(url);
+        let spellings = [origin.clone(), format!("{origin}/")];
+        let known = self.known_issuer;
+        let fits = |found: &str| match known {
+            Some(known) => found == known,
+            None => spellings.iter().any(|one| one == found),
+        };
+        let elsewhere = known.is_some_and(|known| !spellings.contains(known));
+        let knows_metadata = answered.challenge.resource_metadata.is_some();
+        if elsewhere || knows_metadata || !self.attempts.iter().all(Attempt::is_absent) {
+            return Err(self.not_found("MCP server"));
+        }
+        if let Some(server) = self.server(&locate::at(url, "/"), &origin, fits).await? {
+            return Ok(ServerMetadata {
+                scopes: answered.challenge.scopes,
+                ..server
+            });
+        }
+        if !answered.unauthorized || !self.attempts.iter().all(Attempt::is_absent) {
+            return Err(self.not_found("MCP server"));
+        }
+        Ok(ServerMetadata {
+            issuer: known.unwrap_or(&origin).clone(),
+            token_endpoint: locate::at(url, "/token").into(),
+            mtls_token_endpoint: None,
+            revocation_endpoint: None,
+            scopes: answered.challenge.scopes,
+        })
+    }
+
+    /// The challenge of the MCP server. Whatever the answer is, its body is not read: it may be an endless stream.
+    async fn knock(&mut self, url: &Url, ca_bundle: Option<&str>) -> Answered {
+        let request = Request::post(url.as_str())
+            .header(ACCEPT, "application/json, text/event-stream")
+            .header(CONTENT_TYPE, "application/json")
+            .body(KNOCK.into());
+        let answer = match (self.rules.transport(url, ca_bundle), request) {
+            (Ok(transport), Ok(request)) => transport.knock(request).await,
+            (Err(error), _) => Err(error),
+            (_, Err(_)) => unreachable_url(),
+        };
+        match answer {
+            Ok((status, headers)) => Answered {
+                unauthorized: status == StatusCode::UNAUTHORIZED,
+                challenge: Challenge::of(&headers).unwrap_or_default(),
+            },
+            Err(error) => {
+                self.failed(url.as_str(), outcome(error));
+                Answered::default()
+            }
+        }
+    }
+
+    /// The resource's metadata, from where its challenge says they are, or else from the well-known places.
+    ///
+    /// The challenge may name another host: RFC 9728 binds the document to the resource by what it says, not by where
+    /// it is. So the address must be one that may be asked, and the document must be about this server.
+    async fn resource(
+        &mut self,
+        server: &Url,
+        ca_bundle: Option<&str>,
+        answered: &Answered,
+    ) -> Result<Option<document::Resource>, DiscoveryError> {
+        let mut places = locate::resource_metadata(server);
+        if let Some(named) = &answered.challenge.resource_metadata {
+            match locate::parse(named, self.rules.allow_insecure_http) {
+                Ok(url) => {
+                    places.retain(|place| *place != url);
+                    places.insert(0, url);
+                }
+                Err(problem) => {
+                    let field = "resource_metadata";
+                    self.failed(server.as_str(), Outcome::Unusable { field, problem });
+                }
+            }
+        }
+        for url in places {
+            let Some(fields) = self.fetch(&url, ca_bundle).await else {
+                continue;
+            };
+            match document::resource(&fields) {
+                Ok(found) if locate::covers(&found.name, server) => return Ok(Some(found)),
+                Ok(found) => {
+                    return Err(DiscoveryError::ResourceMismatch {
+                        url: name(url.as_str()),
+                        found: name(&found.name),
+                    });
+                }
+                Err(unfit) => self.unfit(&url, unfit),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The metadata of an authorization server, if it has any. Those of another one end the search: a server that
+    /// says so at one place is not believed at the next.
+    async fn server(
+        &mut self,
+        issuer: &Url,
+        expected: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Result<Option<ServerMetadata>, DiscoveryError> {
+        for url in locate::server_metadata(issuer) {
+            let Some(fields) = self.fetch(&url, self.rules.ca_bundle.as_deref()).await else {
+                continue;
+            };
+            match document::server(&fields, &fits, self.rules.allow_insecure_http) {
+                Ok(found) => return Ok(Some(found)),
+                Err(Unfit::Issuer { found }) => {
+                    return Err(DiscoveryError::IssuerMismatch {
+                        url: name(url.as_str()),
+                        expected: name(expected),
+                        found: name(&found),
+                    });
+                }
+                Err(unfit) => self.unfit(&url, unfit),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A JSON object, if there is one.
+    async fn fetch(&mut self, url: &Url, ca_bundle: Option<&str>) -> Option<Map<String, Value>> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(url.as_str())
+            .header(ACCEPT, "application/json")
+            .body(Vec::new());
+        let answer = match (self.rules.transport(url, ca_bundle), request) {
+            (Ok(transport), Ok(request)) => transport.send(request).await,
+            (Err(error), _) => Err(error),
+            (_, Err(_)) => unreachable_url(),
+        };
+        let outcome = match answer {
+            Err(error) => outcome(error),
+            Ok(answer) if answer.status.is_redirection() => Outcome::Redirect,
+            Ok(answer) if answer.status != StatusCode::OK => Outcome::Status(answer.status.as_u16()),
+            Ok(answer) => match serde_json::from_slice(&answer.body) {
+                Ok(Value::Object(fields)) => return Some(fields),
+                other => Outcome::NotJson(shape(&answer.body, other.is_ok())),
+            },
+        };
+        self.failed(url.as_str(), outcome);
+        None
+    }
+
+    fn unfit(&mut self, url: &Url, unfit: Unfit) {
+        let (field, problem) = match unfit {
+            Unfit::Field { field, problem } => (field, problem),
+            Unfit::Issuer { .. } => ("issuer", "is another one"),
+        };
+        self.failed(url.as_str(), Outcome::Unusable { field, problem });
+    }
+
+    fn failed(&mut self, url: &str, outcome: Outcome) {
+        let url = name(url);
+        tracing::debug!(url, %outcome, "no metadata");
+        self.attempts.push(Attempt { url, outcome });
+    }
+
+    fn not_found(&mut self, what: &'static str) -> DiscoveryError {
+        let attempts = std::mem::take(&mut self.attempts);
+        DiscoveryError::NotFound { what, attempts }
+    }
+}
+
+/// The order of the MCP specification; scopes that the registration states come before both.
+fn scopes(challenge: Challenge, supported: Vec<String>) -> Vec<String> {
+    if challenge.scopes.is_empty() {
+        supported
+    } else {
+        challenge.scopes
+    }
+}
+
+fn unreachable_url<T>() -> Result<T, Error> {
+    Err(Error::InvalidUrl {
+        problem: "cannot be requested",
+    })
+}
+
+fn outcome(error: Error) -> Outcome {
+    match error {
+        Error::Timeout { limit } => Outcome::Timeout(limit),
+        Error::Connect(fault) => Outcome::Connect(fault),
+        Error::TooLarge { limit } => Outcome::TooLarge(limit),
+        Error::NoTrustRoots => Outcome::NoTrustRoots,
+        Error::InvalidUrl { problem } => Outcome::Unusable {
+            field: "address",
+            problem,
+        },
+        _ => Outcome::Interrupted,
+    }
+}
