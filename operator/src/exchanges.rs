@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_oauth::{Client, Clock, Error, Token, UserTokens};
+use mcp_auth_oauth::{Client, Clock, Error, Policy, Token, UserTokens};
 use secrecy::SecretString;
 
 use crate::credentials::Binding;
@@ -17,10 +17,10 @@ pub struct Exchanger {
 }
 
 impl Exchanger {
-    pub fn new(client: Client, clock: Clock) -> Self {
+    pub fn new(client: Client, policy: Policy, clock: Clock) -> Self {
         Self {
             client: Mutex::new(client),
-            users: UserTokens::new(clock),
+            users: UserTokens::new(policy, clock),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
-use mcp_auth_oauth::{self as oauth, Circuit, Clock, Policy, StepUp, TokenSource};
+use mcp_auth_oauth::{self as oauth, Circuit, Clock, DiscoveryError, Policy, StepUp, TokenSource};
 
 use super::obtained::{Obtained, held};
 use super::resolve::Blocked;
@@ -60,7 +60,7 @@ impl Live {
         Ok(Self {
             fingerprint,
             policy,
-            exchanger: exchanges.then(|| Arc::new(Exchanger::new(client.clone(), clock.clone()))),
+            exchanger: exchanges.then(|| Arc::new(Exchanger::new(client.clone(), policy, clock.clone()))),
             _relay: relay(&source),
             client,
             source,
@@ -86,7 +86,8 @@ impl Live {
             match (&self.exchanger, asking.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
-                    self.exchanger = Some(Arc::new(Exchanger::new(client.clone(), self.clock.clone())));
+                    let exchanger = Exchanger::new(client.clone(), self.policy, self.clock.clone());
+                    self.exchanger = Some(Arc::new(exchanger));
                 }
                 (_, false) => self.exchanger = None,
             }
@@ -168,9 +169,9 @@ fn last_error(state: &oauth::State) -> Option<LastError> {
 /// The condition's reason for a failed request.
 fn condition(error: &oauth::Error) -> &'static str {
     match error {
-        oauth::Error::IssuerChanged { .. } => reasons::ISSUER_CHANGED,
+        oauth::Error::Discovery(DiscoveryError::IssuerChanged { .. }) => reasons::ISSUER_CHANGED,
+        oauth::Error::Discovery(_) => reasons::DISCOVERY_FAILED,
         oauth::Error::TokenMismatch(_) => reasons::TOKEN_MISMATCH,
-        error if error.is_of_discovery() => reasons::DISCOVERY_FAILED,
         _ => reasons::REQUEST_FAILED,
     }
 }
@@ -179,7 +180,7 @@ fn client(registration: oauth::Registration) -> Result<oauth::Client, Blocked> {
     oauth::Client::new(registration).map_err(|error| {
         let (reason, field) = match error {
             oauth::Error::InvalidCaBundle { .. } => (reasons::INVALID_SPEC, fields::TOKEN_ENDPOINT_CA),
-            oauth::Error::InvalidClientCertificate { .. } => (reasons::SECRET_INVALID, fields::CERTIFICATE),
+            oauth::Error::InvalidCertificate { .. } => (reasons::SECRET_INVALID, fields::CERTIFICATE),
             _ => (reasons::INVALID_SPEC, "spec.oauth2"),
         };
         Blocked::new(reason, format!("{field}: {}", error.message()))

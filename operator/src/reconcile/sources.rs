@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_oauth::{self as oauth, Claims, Clock, Issued, TokenSource};
+use mcp_auth_oauth::{self as oauth, Clock, Issued, TokenSource};
 use mcp_auth_protocol::sync::RefusedBecause;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
@@ -207,7 +207,7 @@ impl Sources {
                 _expired,
             };
         }
-        let expires_at = Claims::read(token.expose_secret()).and_then(|claims| claims.expires_at);
+        let expires_at = oauth::read_claims(token.expose_secret()).and_then(|claims| claims.expires_at);
         let token = oauth::Token::handed_over(Issued::bearer(token), self.clock.now(), expires_at);
         SourceKind::Given {
             _expired: expires_at.map(|at| self.at(key.clone(), at)),
