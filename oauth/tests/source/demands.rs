@@ -13,7 +13,7 @@ fn id(state: &State) -> String {
     state.token.as_ref().unwrap().id.clone()
 }
 
-fn invalid_scope() -> Error {
+pub fn invalid_scope() -> Error {
     Error::Rejected(Rejection {
         code: Code::InvalidScope,
         description: None,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mcp_auth_oauth::{Circuit, Clock, Policy, RetryAfter, State, TokenSource};
 
+use crate::demands::invalid_scope;
 use crate::script::{Script, Step, unavailable};
 use crate::{at, issue, policy, seconds, serves, sleep, spawn, start, state, token};
 
@@ -79,6 +80,42 @@ async fn it_shows_whether_the_token_is_the_configured_clients_own() {
     source.replace(Script::new(&clock, [issue("new", 3600)]));
     let mended = state(&mut states, |state| serves(state) == Some("new")).await;
     assert!(mended.is_verified());
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_policy_right_after_a_new_secret_does_not_put_its_request_off() {
+    let clock = Clock::starting_at(start());
+    let script = Script::new(&clock, [issue("old", 3600), issue("new", 3600)]);
+    let (source, mut states) = spawn(&script, &clock);
+    state(&mut states, |state| state.token.is_some()).await;
+    source.replace(script.clone());
+    source.follow(policy());
+    state(&mut states, |state| serves(state) == Some("new")).await;
+    assert_eq!(script.requests(), [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn scopes_that_are_refused_or_not_granted_do_not_put_off_what_a_new_secret_has_to_show() {
+    let scoped = |token| Step::IssueScoped {
+        token,
+        scope: Some("tools"),
+    };
+    for (answer, requests) in [
+        (scoped("new"), vec![0]),
+        (Step::Fail(invalid_scope()), vec![0, 1]),
+    ] {
+        let clock = Clock::starting_at(start());
+        let old = Script::new(&clock, [scoped("old"), Step::Hang]);
+        let new = Script::new(&clock, [answer, scoped("new")]);
+        let (source, mut states) = spawn(&old, &clock);
+        let one = state(&mut states, |state| state.token.is_some()).await;
+        source.demand_scopes(&one.token.unwrap().id, vec!["a".into()]);
+        source.replace(new.clone());
+        let proven = state(&mut states, |state| serves(state) == Some("new")).await;
+        assert!(proven.is_verified());
+        assert_eq!(new.requests(), requests);
+        assert_eq!(new.asked()[0], ["a"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
