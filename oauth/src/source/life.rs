@@ -21,6 +21,8 @@ pub(super) struct Life {
     flight: Option<Flight>,
     /// When the token in use is renewed if nobody demands it earlier.
     renewal_at: Timestamp,
+    /// A client was given that has not brought a token yet.
+    unproven: bool,
 }
 
 struct Flight {
@@ -43,6 +45,7 @@ impl Life {
             steps: Steps::default(),
             flight: None,
             renewal_at,
+            unproven: false,
         }
     }
 
@@ -69,7 +72,7 @@ impl Life {
         let ask = Ask {
             scopes: self.steps.ask(),
         };
-        let for_scopes = self.steps.is_pending() && self.is_good() && now < self.renewal_at;
+        let for_scopes = self.steps.is_pending() && self.is_good() && !self.unproven && now < self.renewal_at;
         self.flight = Some(Flight {
             ask: ask.clone(),
             for_scopes,
@@ -116,6 +119,7 @@ impl Life {
         self.refusals.trust();
         self.steps.start_over();
         self.state.generation += 1;
+        self.unproven = true;
         self.state.next_attempt_at = now;
         self.tell();
     }
@@ -185,6 +189,7 @@ impl Life {
         self.renewal_at = schedule::refresh_at(&token, &self.policy, now);
         self.state.token = Some(Arc::new(token));
         self.state.token_generation = Some(self.state.generation);
+        self.unproven = false;
         self.state.next_attempt_at = self.due_at(now);
         tracing::debug!(next_attempt_at = %self.state.next_attempt_at, "token issued");
     }
@@ -213,7 +218,7 @@ impl Life {
 
     /// When the next request is due while nothing fails.
     fn due_at(&self, now: Timestamp) -> Timestamp {
-        if self.state.token.is_none() || self.steps.is_pending() {
+        if self.state.token.is_none() || self.unproven || self.steps.is_pending() {
             return now;
         }
         match self.refusals.again_at() {

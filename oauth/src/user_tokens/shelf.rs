@@ -59,10 +59,7 @@ struct Entry {
 
 enum Place {
     Resting(Turn),
-    UnderWay {
-        flight: u64,
-        waiting: watch::Receiver<Option<Outcome>>,
-    },
+    UnderWay(watch::Receiver<Option<Outcome>>),
 }
 
 struct Held {
@@ -123,7 +120,7 @@ impl Shelf {
                 }
                 token = Some(Arc::clone(&held.token));
             }
-            if let Place::UnderWay { waiting, .. } = &entry.place {
+            if let Place::UnderWay(waiting) = &entry.place {
                 return Found::UnderWay(waiting.clone());
             }
             if let Some(failed) = entry
@@ -148,8 +145,7 @@ impl Shelf {
     pub fn land(&mut self, user: User, flight: u64, outcome: Outcome) -> Outcome {
         let now = self.clock.now();
         self.judge(flight, &outcome);
-        let entry = self.users.get_mut(&user);
-        let Some(entry) = entry.filter(|entry| entry.is_under_way(flight)) else {
+        let Some(entry) = self.users.get_mut(&user) else {
             return outcome;
         };
         entry.place = Place::Resting(self.resting.push(user));
@@ -231,7 +227,7 @@ impl Shelf {
         if let Place::Resting(turn) = entry.place {
             self.resting.take(turn);
         }
-        entry.place = Place::UnderWay { flight, waiting };
+        entry.place = Place::UnderWay(waiting);
         Found::Nothing(flight, sender)
     }
 
@@ -270,10 +266,6 @@ impl Entry {
             self.refusals.lose();
         }
         self.token.as_ref()
-    }
-
-    fn is_under_way(&self, number: u64) -> bool {
-        matches!(self.place, Place::UnderWay { flight, .. } if flight == number)
     }
 }
 

@@ -13,7 +13,7 @@ fn id(state: &State) -> String {
     state.token.as_ref().unwrap().id.clone()
 }
 
-fn invalid_scope() -> Error {
+pub fn invalid_scope() -> Error {
     Error::Rejected(Rejection {
         code: Code::InvalidScope,
         description: None,
@@ -331,4 +331,66 @@ async fn scopes_that_are_none_are_refused_without_a_request() {
     assert_eq!(refused.step_up, StepUp::Refused { scopes: vec![], why });
     sleep(100).await;
     assert_eq!(script.requests(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_regular_renewal_with_fewer_scopes_than_before_takes_over() {
+    let clock = Clock::starting_at(crate::start());
+    let script = Script::new(
+        &clock,
+        [
+            scoped("one", None),
+            scoped("two", None),
+            scoped("three", Some("tools")),
+        ],
+    );
+    let (source, mut states) = spawn(&script, &clock);
+    let one = state(&mut states, |state| state.token.is_some()).await;
+    source.demand_scopes(&id(&one), scopes("a"));
+    let three = state(&mut states, |state| serves(state) == Some("three")).await;
+    assert_eq!(clock.now(), at(2412));
+    let why = NoStepUp::NotGranted;
+    assert_eq!(
+        three.step_up,
+        StepUp::Refused {
+            scopes: scopes("a"),
+            why
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_the_scopes_takes_over_from_one_that_was_refused_meanwhile() {
+    let clock = Clock::starting_at(crate::start());
+    let slow_and_short = Step::Issue {
+        token: "two",
+        expires_in: Some(3600),
+        takes: 5,
+    };
+    let script = Script::new(&clock, [scoped("one", None), slow_and_short]);
+    let (source, mut states) = spawn(&script, &clock);
+    let one = state(&mut states, |state| state.token.is_some()).await;
+    source.demand_scopes(&id(&one), scopes("a"));
+    sleep(1).await;
+    source.refused(&id(&one));
+    let two = state(&mut states, |state| serves(state) == Some("two")).await;
+    assert_eq!((clock.now(), two.refused), (at(5), false));
+    assert_eq!(script.requests(), [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_scopes_are_no_sign_that_tokens_are_taken_again() {
+    let clock = Clock::starting_at(crate::start());
+    let script = Script::new(
+        &clock,
+        ["one", "two", "three", "four"].map(|token| scoped(token, None)),
+    );
+    let (source, mut states) = spawn(&script, &clock);
+    refuse(&source, "one").await;
+    let two = state(&mut states, |state| serves(state) == Some("two")).await;
+    source.demand_scopes(&id(&two), scopes("a"));
+    refuse(&source, "three").await;
+    let four = state(&mut states, |state| serves(state) == Some("four")).await;
+    assert_eq!(four.refusals_in_a_row, 2);
+    assert_eq!(script.requests(), [0, 0, 0, 10]);
 }

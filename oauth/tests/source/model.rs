@@ -271,7 +271,7 @@ async fn check(events: Vec<Event>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
     fn whatever_happens_there_is_one_request_at_a_time_no_hot_loop_no_lost_token_and_recovery(
         events in prop::collection::vec(event(), 1..40),

@@ -278,6 +278,20 @@ async fn a_refused_token_is_dropped_once_and_later_and_later_where_its_successor
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_successor_that_was_good_to_its_end_ends_the_row() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    let anna = SecretString::from("anna");
+    for _ in 0..3 {
+        let refused = get(&users, &server, "anna").await.unwrap();
+        users.refused(&anna, &refused.id);
+        let good = get(&users, &server, "anna").await.unwrap();
+        assert_ne!(good.id, refused.id);
+        sleep(3600).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_least_recently_used_gives_way() {
     let clock = Clock::starting_at(start());
     let users = UserTokens::with_capacity(2, policy(), clock.clone());
@@ -310,6 +324,23 @@ async fn where_all_places_are_waited_for_there_is_an_error_instead_of_a_second_r
     assert!(anna.is_ok());
     assert_eq!(ben.unwrap_err(), Error::TooManyAtOnce);
     assert!(get(&users, &server, "ben").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_waits_in_line_and_everybody_gets_a_token() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (Arc::new(users(&clock)), Server::new());
+    server.takes(1);
+    let calls: Vec<_> = (0..200)
+        .map(|nth| {
+            let (users, server) = (Arc::clone(&users), server.clone());
+            tokio::spawn(async move { get(&users, &server, &nth.to_string()).await })
+        })
+        .collect();
+    for call in calls {
+        assert!(call.await.unwrap().is_ok());
+    }
+    assert_eq!((server.most(), users.requests()), (64, 200));
 }
 
 #[tokio::test(start_paused = true)]

@@ -107,7 +107,7 @@ async fn check(events: Vec<Event>, capacity: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
     fn whatever_happens_nobody_gets_anothers_token_or_one_that_is_over_and_all_recover(
         events in prop::collection::vec(event(), 1..60), capacity in 1_usize..10,

@@ -23,6 +23,7 @@ struct Inner {
     requests: HashMap<String, u64>,
     under_way: HashMap<String, usize>,
     most_for_one: usize,
+    most: usize,
 }
 
 struct UnderWay(Server, String);
@@ -38,6 +39,7 @@ impl Server {
             requests: HashMap::new(),
             under_way: HashMap::new(),
             most_for_one: 0,
+            most: 0,
         })))
     }
 
@@ -68,6 +70,11 @@ impl Server {
         self.0.lock().unwrap().most_for_one
     }
 
+    /// The most requests that were under way at the same time.
+    pub fn most(&self) -> usize {
+        self.0.lock().unwrap().most
+    }
+
     pub async fn exchange(self, user: String) -> Result<Issued, Error> {
         let (answer, takes, nth) = {
             let mut inner = self.0.lock().unwrap();
@@ -78,6 +85,7 @@ impl Server {
             *under_way += 1;
             let under_way = *under_way;
             inner.most_for_one = inner.most_for_one.max(under_way);
+            inner.most = inner.most.max(inner.under_way.values().sum());
             let answer = inner.answers.get(&user).unwrap_or(&inner.answer).clone();
             (answer, inner.takes, nth)
         };
