@@ -27,6 +27,7 @@ impl Exchanger {
     /// Asks in a changed way from now on. The tokens there are serve until they expire.
     pub fn change(&self, client: Client) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        self.users.replaced();
     }
 
     /// The token for this subject. `refused`: the MCP server did not take this one.

@@ -207,7 +207,9 @@ impl Sources {
                 _expired,
             };
         }
-        let expires_at = oauth::read_claims(token.expose_secret()).and_then(|claims| claims.expires_at);
+        let claims = oauth::read_claims(token.expose_secret());
+        let end = claims.and_then(|claims| claims.expires_at);
+        let expires_at = end.and_then(|end| Timestamp::from_second(end).ok());
         let token = oauth::Token::handed_over(Issued::bearer(token), self.clock.now(), expires_at);
         SourceKind::Given {
             _expired: expires_at.map(|at| self.at(key.clone(), at)),
