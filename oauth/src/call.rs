@@ -78,7 +78,7 @@ impl Client {
     /// Sends it by one secret, with the nonce too where the server demands one (RFC 9449 section 8).
     async fn attempt(&self, call: &Call<'_>, which: Which) -> Result<Reply, Error> {
         let reply = self.send(call, which).await?;
-        let demanded = call.proven && reply.demands_nonce();
+        let demanded = call.proven && self.proof_key.is_some() && reply.demands_nonce();
         if demanded {
             self.send(call, which).await
         } else {

@@ -344,7 +344,7 @@ impl Code {
                  registration at the authorization server"
             }
             Self::UseDpopNonce => {
-                "it demands a nonce and names none, or not twice the same: check the authorization server's health"
+                "it demands DPoP with a nonce: set tokenType: DPoP; if it is set, check the authorization server's health"
             }
             Self::InvalidDpopProof => {
                 "check the clock, and that proxies leave the token endpoint's URL as the authorization server knows it"
