@@ -2,6 +2,8 @@
 //! allows for errors, and not much of it. A server may echo what it was sent, and its words end up in statuses
 //! and logs.
 
+use std::collections::HashSet;
+
 use base64::prelude::{BASE64_STANDARD, Engine};
 use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded::byte_serialize;
@@ -63,15 +65,18 @@ impl Quote {
 
     fn tells(&self, words: &str) -> bool {
         let words = words.to_lowercase();
+        // Looked up and not searched for, since words and secrets may both be as long as an answer can be.
+        let pieces: HashSet<&[u8]> = words.as_bytes().windows(PIECE).collect();
         self.secrets.iter().any(|secret| {
             let secret = secret.expose_secret();
-            words.contains(secret)
-                || secret
+            if secret.len() < PIECE {
+                words.contains(secret)
+            } else {
+                secret
                     .as_bytes()
                     .windows(PIECE)
-                    // A window may cut a character in two; such a piece is covered by its neighbours.
-                    .filter_map(|piece| std::str::from_utf8(piece).ok())
-                    .any(|piece| words.contains(piece))
+                    .any(|piece| pieces.contains(piece))
+            }
         })
     }
 }
@@ -148,6 +153,17 @@ mod tests {
     #[test]
     fn a_secret_shorter_than_a_piece_is_found_as_a_whole() {
         assert_eq!(Quote::default().and("abc").text("xx abc yy", 200), None);
+    }
+
+    /// As an authorization server may send them. Searching for each piece would take minutes.
+    #[test]
+    fn a_long_secret_is_looked_for_in_long_words() {
+        let secret: String = (0..60_000).map(|n| format!("{n:x}.")).collect();
+        let words: String = (0..60_000).map(|n| format!("{n:x}-")).collect();
+        let quote = Quote::default().and(&secret);
+        assert_eq!(quote.text(&words, 5).unwrap(), "0-1-2");
+        let told = format!("{}{}{words}", &words[..1000], &secret[200_000..]);
+        assert_eq!(quote.text(&told, 5), None);
     }
 
     #[test]
