@@ -40,9 +40,9 @@ enum Owner {
     User(User, SecretString),
 }
 
-/// What the server said of a token.
+/// What the server has against a token.
 #[derive(Debug)]
-pub enum Refused {
+pub enum Objection {
     Unauthorized,
     InsufficientScope(Vec<String>),
 }
@@ -88,26 +88,26 @@ impl Tokens {
     pub async fn instead(
         &self,
         chosen: Chosen,
-        refused: Refused,
+        objection: Objection,
         repeats: bool,
         repeated: bool,
     ) -> Result<Chosen, Refusal> {
         let whose = chosen.whose();
-        self.metrics.token_refused(whose, refused.why());
+        self.metrics.token_refused(whose, objection.why());
         let resource = chosen.server.resource.clone();
-        let in_vain = |refused: Refused, renewal| refused.refusal(resource.clone(), whose, renewal);
+        let in_vain = |objection: Objection, renewal| objection.refusal(resource.clone(), whose, renewal);
         let streamed = || Refusal::NotRepeated {
             resource: resource.clone(),
             why: NotRepeated::Streamed,
         };
         if let Owner::User(user, subject) = chosen.owner {
-            return match refused {
+            return match objection {
                 // The operator is asked for users' tokens one by one, and scopes are no part of that.
-                Refused::InsufficientScope(_) => Err(in_vain(refused, Renewal::NotAsked)),
-                Refused::Unauthorized => {
+                Objection::InsufficientScope(_) => Err(in_vain(objection, Renewal::NotAsked)),
+                Objection::Unauthorized => {
                     self.users.refused(user, &chosen.token);
                     match (repeated, repeats) {
-                        (true, _) => Err(in_vain(refused, Renewal::RefusedToo)),
+                        (true, _) => Err(in_vain(objection, Renewal::RefusedToo)),
                         (false, false) => Err(streamed()),
                         (false, true) => {
                             self.of_user(&chosen.server, user, subject, Some(&chosen.token))
@@ -117,13 +117,13 @@ impl Tokens {
                 }
             };
         }
-        let prospect = self.tell(&chosen, &refused);
+        let prospect = self.tell(&chosen, &objection);
         if repeated {
-            self.give_up(&chosen, &refused);
-            return Err(in_vain(refused, Renewal::RefusedToo));
+            self.give_up(&chosen, &objection);
+            return Err(in_vain(objection, Renewal::RefusedToo));
         }
         if prospect == Prospect::Denied {
-            return Err(in_vain(refused, Renewal::NotAsked));
+            return Err(in_vain(objection, Renewal::NotAsked));
         }
         if !repeats {
             return Err(streamed());
@@ -131,9 +131,9 @@ impl Tokens {
         match self.another(&chosen).await? {
             Some(another) => Ok(another),
             None => {
-                self.give_up(&chosen, &refused);
+                self.give_up(&chosen, &objection);
                 let within = self.limits.patience;
-                Err(in_vain(refused, Renewal::NoneCame { within }))
+                Err(in_vain(objection, Renewal::NoneCame { within }))
             }
         }
     }
@@ -173,7 +173,7 @@ impl Tokens {
         waited.ok_or_else(|| {
             let within = self.limits.patience;
             let renewal = Renewal::NoneCame { within };
-            Refused::Unauthorized.refusal(server.resource.clone(), Whose::Service, renewal)
+            Objection::Unauthorized.refusal(server.resource.clone(), Whose::Service, renewal)
         })
     }
 
@@ -233,19 +233,19 @@ impl Tokens {
         })
     }
 
-    fn tell(&self, chosen: &Chosen, refused: &Refused) -> Prospect {
-        let why = match refused {
-            Refused::Unauthorized => {
+    fn tell(&self, chosen: &Chosen, objection: &Objection) -> Prospect {
+        let why = match objection {
+            Objection::Unauthorized => {
                 chosen.token.refused(self.limits.probe);
                 RefusedBecause::Unauthorized
             }
-            Refused::InsufficientScope(scopes) => RefusedBecause::InsufficientScope(scopes.clone()),
+            Objection::InsufficientScope(scopes) => RefusedBecause::InsufficientScope(scopes.clone()),
         };
         self.routes.refused(&chosen.server.name, &chosen.token, why)
     }
 
-    fn give_up(&self, chosen: &Chosen, refused: &Refused) {
-        if let Refused::InsufficientScope(scopes) = refused {
+    fn give_up(&self, chosen: &Chosen, objection: &Objection) {
+        if let Objection::InsufficientScope(scopes) = objection {
             self.routes.denied(&chosen.server.name, &chosen.token, scopes);
         }
     }
@@ -279,7 +279,7 @@ impl Chosen {
     }
 }
 
-impl Refused {
+impl Objection {
     pub fn why(&self) -> Why {
         match self {
             Self::Unauthorized => Why::Unauthorized,
