@@ -159,7 +159,7 @@ impl Outbound {
             Ok(chosen) => chosen,
             Err(refusal) => return Err(Refused::of(refusal, call)),
         };
-        let (mut repeated, mut nonce_given) = (false, false);
+        let (mut before, mut nonce_given) = (None, false);
         // Three times at the most: with a nonce, and with another token.
         loop {
             let sent = match self.send(worker, &mut call, &chosen).await {
@@ -189,17 +189,16 @@ impl Outbound {
                     continue;
                 }
             };
-            let why = objection.why();
             chosen = match self
                 .tokens
-                .instead(chosen, objection, call.repeats(), repeated)
+                .instead(chosen, &objection, call.repeats(), before.as_ref())
                 .await
             {
                 Ok(chosen) => chosen,
                 Err(refusal) => return Err(Refused::of(refusal, call)),
             };
-            repeated = true;
-            self.metrics.replayed(why);
+            self.metrics.replayed(objection.why());
+            before = Some(objection);
         }
     }
 

@@ -4,13 +4,13 @@ use std::io::Write;
 
 use mcp_auth_protocol::sync::Credential;
 use secrecy::ExposeSecret;
-
-use super::*;
-use crate::follow::testing::{Authority, Pipes, serve};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+use super::*;
+use crate::follow::testing::{Authority, Pipes, serve};
 
 struct World {
     authority: Authority,

@@ -83,19 +83,19 @@ impl Tokens {
         }
     }
 
-    /// Another token after the server refused this one, for a request that `repeats` and has not been `repeated`.
-    /// Whatever comes of that, the refusal is told on.
+    /// Another token after the server refused this one, for a request that `repeats` and has not been repeated for
+    /// what there was `before`. Whatever comes of that, the refusal is told on.
     pub async fn instead(
         &self,
         chosen: Chosen,
-        objection: Objection,
+        objection: &Objection,
         repeats: bool,
-        repeated: bool,
+        before: Option<&Objection>,
     ) -> Result<Chosen, Refusal> {
         let whose = chosen.whose();
         self.metrics.token_refused(whose, objection.why());
         let resource = chosen.server.resource.clone();
-        let in_vain = |objection: Objection, renewal| objection.refusal(resource.clone(), whose, renewal);
+        let in_vain = |renewal| objection.refusal(resource.clone(), whose, renewal);
         let streamed = || Refusal::NotRepeated {
             resource: resource.clone(),
             why: NotRepeated::Streamed,
@@ -103,11 +103,11 @@ impl Tokens {
         if let Owner::User(user, subject) = chosen.owner {
             return match objection {
                 // The operator is asked for users' tokens one by one, and scopes are no part of that.
-                Objection::InsufficientScope(_) => Err(in_vain(objection, Renewal::NotAsked)),
+                Objection::InsufficientScope(_) => Err(in_vain(Renewal::NotAsked)),
                 Objection::Unauthorized => {
                     self.users.refused(user, &chosen.token);
-                    match (repeated, repeats) {
-                        (true, _) => Err(in_vain(objection, Renewal::RefusedToo)),
+                    match (before.is_some(), repeats) {
+                        (true, _) => Err(in_vain(Renewal::RefusedToo)),
                         (false, false) => Err(streamed()),
                         (false, true) => {
                             self.of_user(&chosen.server, user, subject, Some(&chosen.token))
@@ -117,13 +117,16 @@ impl Tokens {
                 }
             };
         }
-        let prospect = self.tell(&chosen, &objection);
-        if repeated {
-            self.give_up(&chosen, &objection);
-            return Err(in_vain(objection, Renewal::RefusedToo));
+        let prospect = self.tell(&chosen, objection);
+        if let Some(before) = before {
+            // What was not asked for before may yet be granted.
+            if before.covers(objection) {
+                self.give_up(&chosen, objection);
+            }
+            return Err(in_vain(Renewal::RefusedToo));
         }
         if prospect == Prospect::Denied {
-            return Err(in_vain(objection, Renewal::NotAsked));
+            return Err(in_vain(Renewal::NotAsked));
         }
         if !repeats {
             return Err(streamed());
@@ -131,9 +134,9 @@ impl Tokens {
         match self.another(&chosen).await? {
             Some(another) => Ok(another),
             None => {
-                self.give_up(&chosen, &objection);
+                self.give_up(&chosen, objection);
                 let within = self.limits.patience;
-                Err(in_vain(objection, Renewal::NoneCame { within }))
+                Err(in_vain(Renewal::NoneCame { within }))
             }
         }
     }
@@ -287,7 +290,18 @@ impl Objection {
         }
     }
 
-    fn refusal(self, resource: Box<str>, whose: Whose, renewal: Renewal) -> Refusal {
+    /// Whether whoever answered this one should have answered the other with it.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::InsufficientScope(one), Self::InsufficientScope(other)) => {
+                other.iter().all(|scope| one.contains(scope))
+            }
+            (Self::Unauthorized, Self::Unauthorized) => true,
+            _ => false,
+        }
+    }
+
+    fn refusal(&self, resource: Box<str>, whose: Whose, renewal: Renewal) -> Refusal {
         match self {
             Self::Unauthorized => Refusal::TokenRefused {
                 resource,
@@ -298,7 +312,7 @@ impl Objection {
             Self::InsufficientScope(scopes) => Refusal::InsufficientScope {
                 resource,
                 whose,
-                scopes,
+                scopes: scopes.clone(),
             },
         }
     }
