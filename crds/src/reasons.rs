@@ -26,6 +26,8 @@ pub const RENEWAL_FAILED: &str = "RenewalFailed";
 /// The last token request failed, and there is no valid token.
 pub const REQUEST_FAILED: &str = "RequestFailed";
 
+/// The token in the Secret of `bearerToken` has expired.
+pub const EXPIRED: &str = "Expired";
 /// The token was issued with the alternate client secret: the first one is refused.
 pub const ALTERNATE_SECRET_IN_USE: &str = "AlternateSecretInUse";
 /// The authorization server could not be discovered.
@@ -49,3 +51,13 @@ pub const SIDECARS_BEHIND: &str = "SidecarsBehind";
 pub const RESTART_NEEDED: &str = "RestartNeeded";
 /// A sidecar reports a problem of its own.
 pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
+
+/// Reasons of a condition that is true and all the same wants somebody's attention.
+pub const WARNINGS: [&str; 6] = [
+    RENEWAL_FAILED,
+    ALTERNATE_SECRET_IN_USE,
+    DISCOVERY_FAILED,
+    ISSUER_CHANGED,
+    TOKEN_MISMATCH,
+    INSUFFICIENT_SCOPE,
+];

@@ -219,6 +219,7 @@ pub struct OAuth2 {
 
     /// Further parameters of the token request, but for those that have fields of their own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
     pub extra_parameters: BTreeMap<String, String>,
 
     /// How long before its end a token is renewed. Default: `33%`. A duration (`90s`, `5m`, `1h30m`) or a share of its life (`33%`).

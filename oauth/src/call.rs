@@ -56,11 +56,11 @@ impl Client {
             (Which::First, Which::Alternate)
         };
         let reply = self.attempt(&call, one).await?;
-        if !has_two || !reply.is_refusal(&Code::InvalidClient) {
+        if !has_two || !reply.refuses_client() {
             return Ok(reply);
         }
         let second = self.attempt(&call, other).await?;
-        if second.is_refusal(&Code::InvalidClient) {
+        if second.refuses_client() {
             let first = if one == Which::First { reply } else { second };
             return Ok(Reply {
                 both_refused: true,
@@ -78,8 +78,7 @@ impl Client {
     /// Sends it by one secret, with the nonce too where the server demands one (RFC 9449 section 8).
     async fn attempt(&self, call: &Call<'_>, which: Which) -> Result<Reply, Error> {
         let reply = self.send(call, which).await?;
-        let demanded =
-            call.proven && reply.answer.dpop_nonce.is_some() && reply.is_refusal(&Code::UseDpopNonce);
+        let demanded = call.proven && self.proof_key.is_some() && reply.demands_nonce();
         if demanded {
             self.send(call, which).await
         } else {
@@ -136,8 +135,14 @@ impl Reply {
         }
     }
 
-    fn is_refusal(&self, code: &Code) -> bool {
-        response::is_refusal(&self.answer, code)
+    fn refuses_client(&self) -> bool {
+        response::rejection(&self.answer).is_some_and(|rejection| rejection.is_of_client())
+    }
+
+    /// Whether the server demands a nonce, and names one.
+    fn demands_nonce(&self) -> bool {
+        self.answer.dpop_nonce.is_some()
+            && response::rejection(&self.answer).is_some_and(|rejection| rejection.code == Code::UseDpopNonce)
     }
 }
 

@@ -72,6 +72,8 @@ pub enum Error {
     },
     #[error("the token was over when it arrived: it lives for {expires_in} s")]
     ExpiredOnArrival { expires_in: i64 },
+    #[error("too many users' tokens are being asked for at once")]
+    TooManyAtOnce,
 }
 
 /// Why no connection came about.
@@ -166,6 +168,7 @@ impl Error {
             Self::NoAccessToken { .. } => "NoAccessToken",
             Self::UnsupportedTokenType { .. } => "UnsupportedTokenType",
             Self::ExpiredOnArrival { .. } => "ExpiredOnArrival",
+            Self::TooManyAtOnce => "TooManyAtOnce",
         }
     }
 
@@ -205,6 +208,7 @@ impl Error {
             Self::Timeout { .. } => "check tokenUrl, network policies and the authorization server's health",
             Self::Connect(fault) => fault.hint(),
             Self::Interrupted => "check the authorization server's health and the proxies before it",
+            Self::Rejected(rejection) if rejection.is_of_client() => Code::InvalidClient.hint(),
             Self::Rejected(rejection) => rejection.code.hint(),
             Self::BothSecretsRefused(_) => {
                 "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check clientId and \
@@ -227,6 +231,7 @@ impl Error {
                 "let the authorization server bind this client's tokens by DPoP (RFC 9449), or set tokenType: Bearer"
             }
             Self::ExpiredOnArrival { .. } => "raise the token lifetime at the authorization server",
+            Self::TooManyAtOnce => "check the authorization server's health, and try again",
         }
     }
 
@@ -326,7 +331,7 @@ impl Code {
                  registration at the authorization server"
             }
             Self::UseDpopNonce => {
-                "it demands a nonce and names none, or not twice the same: check the authorization server's health"
+                "it demands DPoP with a nonce: set tokenType: DPoP; if it is set, check the authorization server's health"
             }
             Self::InvalidDpopProof => {
                 "check the clock, and that proxies leave the token endpoint's URL as the authorization server knows it"
@@ -335,6 +340,18 @@ impl Code {
                 "check this client's registration at the authorization server"
             }
             Self::ServerError | Self::TemporarilyUnavailable => "check the authorization server's health",
+        }
+    }
+}
+
+impl Rejection {
+    /// Whether the client is not believed to be who it says. Keycloak says `unauthorized_client` where RFC 6749 says
+    /// `invalid_client`, but by the status that is for this only.
+    pub(crate) fn is_of_client(&self) -> bool {
+        match self.code {
+            Code::InvalidClient => true,
+            Code::UnauthorizedClient => self.status == 401,
+            _ => false,
         }
     }
 }
@@ -418,6 +435,20 @@ mod tests {
             "the token endpoint's answer is an HTML page of type text/html instead of JSON: check that tokenUrl is \
              the token endpoint itself"
         );
+    }
+
+    #[test]
+    fn a_client_that_is_not_believed_is_told_so_whatever_the_code() {
+        let error = |status| {
+            Error::Rejected(Rejection {
+                code: Code::UnauthorizedClient,
+                description: None,
+                status,
+                retry_after: None,
+            })
+        };
+        assert!(error(401).hint().contains("the client secret"));
+        assert!(error(400).hint().contains("grant"));
     }
 
     #[test]

@@ -60,15 +60,18 @@ pub(crate) fn read(mut answer: Answer, quote: &Quote, expected: Expected) -> Res
     }
 }
 
-/// Whether this is an OAuth error of this code.
-pub(crate) fn is_refusal(answer: &Answer, code: &Code) -> bool {
+/// The OAuth error that this is, without the server's words.
+pub(crate) fn rejection(answer: &Answer) -> Option<Rejection> {
     let Ok(Value::Object(fields)) = serde_json::from_slice(&answer.body) else {
-        return false;
+        return None;
     };
-    matches!(
-        refusal(answer, &fields, &Quote::default()),
-        Some(Error::Rejected(rejection)) if rejection.code == *code
-    )
+    match refusal(answer, &fields, &Quote::default()) {
+        Some(Error::Rejected(rejection)) => Some(Rejection {
+            description: None,
+            ..rejection
+        }),
+        _ => None,
+    }
 }
 
 pub(crate) fn redirected(answer: Answer, quote: &Quote) -> Error {

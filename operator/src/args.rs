@@ -26,6 +26,14 @@ pub struct Args {
     )]
     pub watch_namespaces: Vec<String>,
 
+    /// ServiceAccount of the operator, whose identity resources with WorkloadIdentity act by.
+    #[arg(long, env = "POD_SERVICE_ACCOUNT", default_value = "mcp-auth-operator")]
+    pub service_account: String,
+
+    /// Namespace whose resources may act by the operator's identity (WorkloadIdentity); repeatable. None: no namespace.
+    #[arg(long = "workload-identity-namespace")]
+    pub workload_identity_namespaces: Vec<String>,
+
     /// Where the webhook and the sidecars are served, over TLS.
     #[arg(long, default_value = "[::]:8443")]
     pub listen: SocketAddr,

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use jiff::Timestamp;
 use mcp_auth_crds::{McpServerAuth, reasons};
-use mcp_auth_protocol::sync::Credential;
+use mcp_auth_oauth::Token;
+use mcp_auth_protocol::sync::{ClientCertificate, Credential};
 
 use crate::changes::Changes;
 use crate::key::Key;
@@ -16,6 +18,25 @@ pub struct Issued {
     pub credential: Credential,
     /// PEM certificates to trust at the MCP server besides the platform's.
     pub ca_bundle: Option<String>,
+    /// Shown to the MCP server.
+    pub client_certificate: Option<ClientCertificate>,
+}
+
+impl Issued {
+    /// Nothing for now.
+    fn pending(binding: Binding) -> Self {
+        let message = "the operator has not yet obtained a token for this version of the resource";
+        Self {
+            binding,
+            credential: Credential::Unavailable {
+                reason: reasons::PENDING.into(),
+                message: message.into(),
+                keep: true,
+            },
+            ca_bundle: None,
+            client_certificate: None,
+        }
+    }
 }
 
 /// What a credential was obtained for: the server's URL and all of the resource that the token depends on,
@@ -28,12 +49,24 @@ impl Binding {
     pub fn of(resource: &McpServerAuth) -> Self {
         let spec = &resource.spec;
         let mut oauth2 = spec.oauth2.clone();
-        // When a token is renewed has nothing to do with what it is good for.
+        // How long a token is kept has nothing to do with what it is good for.
         if let Some(oauth2) = &mut oauth2 {
             oauth2.refresh_before = String::new();
+            oauth2.revoke_on_deletion = false;
+            oauth2.step_up = false;
         }
         let parts = (&spec.server.url, &spec.server.tls, oauth2, &spec.bearer_token);
         Self(serde_json::to_string(&parts).expect("a spec is plain values"))
+    }
+}
+
+/// What a sidecar is given of a token.
+pub fn bearer(token: &Token) -> Credential {
+    Credential::Bearer {
+        id: token.id.clone(),
+        token: token.access_token.clone(),
+        proof_key: token.proof_key.as_ref().map(|key| key.to_pem()),
+        expires_at: token.expires_at.map(Timestamp::as_second),
     }
 }
 
@@ -65,25 +98,14 @@ impl Credentials {
         }
     }
 
-    /// The credential and the CA bundle for a resource as it is now.
-    pub fn of(&self, resource: &McpServerAuth) -> (Credential, Option<String>) {
-        match self.lock().get(&Key::from(resource)) {
-            Some(issued) if issued.binding == Binding::of(resource) => {
-                (issued.credential.clone(), issued.ca_bundle.clone())
-            }
-            _ => {
-                let message =
-                    "the operator has not yet obtained a token for this version of the resource".to_owned();
-                (
-                    Credential::Unavailable {
-                        reason: reasons::PENDING.into(),
-                        message,
-                        keep: true,
-                    },
-                    None,
-                )
-            }
-        }
+    /// What there is for a resource as it is now.
+    pub fn of(&self, resource: &McpServerAuth) -> Issued {
+        let binding = Binding::of(resource);
+        let issued = self.lock();
+        let issued = issued.get(&Key::from(resource)).cloned();
+        issued
+            .filter(|issued| issued.binding == binding)
+            .unwrap_or_else(|| Issued::pending(binding))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Issued>> {
@@ -111,28 +133,38 @@ mod tests {
         .unwrap()
     }
 
+    fn credential() -> Credential {
+        Credential::Bearer {
+            id: "1".into(),
+            token: "t".into(),
+            proof_key: None,
+            expires_at: None,
+        }
+    }
+
     #[test]
     fn a_token_is_never_handed_out_for_another_url() {
         let credentials = Credentials::new(Changes::default());
         let before = resource("https://tools.example.com/mcp", "session_id");
-        let bearer = Credential::Bearer {
-            token: "t".into(),
-            expires_at: None,
-        };
+        let bearer = credential();
         let issued = Issued {
             binding: Binding::of(&before),
             credential: bearer.clone(),
             ca_bundle: None,
+            client_certificate: None,
         };
         credentials.publish(&Key::from(&before), issued);
-        assert_eq!(credentials.of(&before).0, bearer);
+        assert_eq!(credentials.of(&before).credential, bearer);
 
         let moved = resource("https://elsewhere.example.com/mcp", "session_id");
-        assert!(matches!(credentials.of(&moved).0, Credential::Unavailable { .. }));
+        assert!(matches!(
+            credentials.of(&moved).credential,
+            Credential::Unavailable { .. }
+        ));
 
         let other_cookie = resource("https://tools.example.com/mcp", "theme");
         assert_eq!(
-            credentials.of(&other_cookie).0,
+            credentials.of(&other_cookie).credential,
             bearer,
             "cookies have nothing to do with the token"
         );
@@ -148,11 +180,9 @@ mod tests {
         let resource = resource("https://tools.example.com/mcp", "session_id");
         let issued = Issued {
             binding: Binding::of(&resource),
-            credential: Credential::Bearer {
-                token: "t".into(),
-                expires_at: None,
-            },
+            credential: credential(),
             ca_bundle: None,
+            client_certificate: None,
         };
         credentials.publish(&Key::from(&resource), issued.clone());
         assert!(here.has_changed().unwrap());

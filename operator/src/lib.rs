@@ -9,6 +9,8 @@ mod args;
 mod certificates;
 mod changes;
 mod credentials;
+mod demands;
+mod exchanges;
 mod http;
 mod inject;
 mod key;
@@ -22,6 +24,7 @@ mod routes;
 mod run;
 mod sidecars;
 mod sync;
+mod workload;
 
 pub use args::Args;
 pub use run::run;

@@ -6,6 +6,9 @@
 //! | `sync_refusals_total` | `reason` | sidecars that were not served |
 //! | `sidecars` | – | sidecars connected now |
 //! | `token_requests_total` | `namespace`, `name` | requests to token endpoints |
+//! | `token_refusals_total` | `namespace`, `name` | reports of sidecars that an MCP server refused the token |
+//! | `circuit_open` | `namespace`, `name` | 1 while nothing is asked because the authorization server is ill |
+//! | `user_exchanges_total` | `outcome` | requests of sidecars for a user's own token |
 //! | `token_expiry_timestamp_seconds` | `namespace`, `name` | end of the token in use, Unix time |
 //! | `ready` | `namespace`, `name` | 1 where the resource's condition Ready is true, else 0 |
 //! | `reconcile_errors_total` | `reason` | reconciliations that could not be finished |
@@ -32,6 +35,9 @@ struct Inner {
     sync_refusals: Family<Reason, Counter>,
     sidecars: Gauge,
     token_requests: Family<Resource, Counter>,
+    token_refusals: Family<Resource, Counter>,
+    circuit_open: Family<Resource, Gauge>,
+    user_exchanges: Family<Outcome, Counter>,
     token_expiry: Family<Resource, Gauge<f64, AtomicU64>>,
     ready: Family<Resource, Gauge>,
     reconcile_errors: Family<Reason, Counter>,
@@ -63,6 +69,13 @@ impl From<&Key> for Resource {
     }
 }
 
+/// How a request for a user's token ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Exchange {
+    Issued,
+    Failed,
+}
+
 /// Counts a sidecar as connected until it is dropped.
 pub struct Connected(Metrics);
 
@@ -80,6 +93,9 @@ impl Default for Metrics {
             sync_refusals: Family::default(),
             sidecars: Gauge::default(),
             token_requests: Family::default(),
+            token_refusals: Family::default(),
+            circuit_open: Family::default(),
+            user_exchanges: Family::default(),
             token_expiry: Family::default(),
             ready: Family::default(),
             reconcile_errors: Family::default(),
@@ -101,6 +117,21 @@ impl Default for Metrics {
             "token_requests",
             "Requests to token endpoints",
             inner.token_requests.clone(),
+        );
+        registry.register(
+            "token_refusals",
+            "Reports of sidecars that an MCP server refused the token",
+            inner.token_refusals.clone(),
+        );
+        registry.register(
+            "circuit_open",
+            "Whether nothing is asked because the authorization server is ill",
+            inner.circuit_open.clone(),
+        );
+        registry.register(
+            "user_exchanges",
+            "Requests of sidecars for a user's own token",
+            inner.user_exchanges.clone(),
         );
         registry.register_with_unit(
             "token_expiry_timestamp",
@@ -170,10 +201,29 @@ impl Metrics {
         self.0.token_requests.get_or_create(&key.into()).inc_by(times);
     }
 
+    pub fn token_refused(&self, key: &Key) {
+        self.0.token_refusals.get_or_create(&key.into()).inc();
+    }
+
+    pub fn circuit(&self, key: &Key, open: bool) {
+        self.0.circuit_open.get_or_create(&key.into()).set(open.into());
+    }
+
+    pub fn exchanged(&self, outcome: Exchange) {
+        let outcome = match outcome {
+            Exchange::Issued => "issued",
+            Exchange::Failed => "failed",
+        };
+        let outcome = outcome.to_owned();
+        self.0.user_exchanges.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Forgets a deleted resource.
     pub fn forget(&self, key: &Key) {
         self.0.ready.remove(&key.into());
         self.0.token_expiry.remove(&key.into());
         self.0.token_requests.remove(&key.into());
+        self.0.token_refusals.remove(&key.into());
+        self.0.circuit_open.remove(&key.into());
     }
 }

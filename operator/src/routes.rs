@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
-use mcp_auth_crds::{McpServerAuth, Transport, UserContext};
+use mcp_auth_crds::{McpServerAuth, TokenExchange, Transport, UserContext};
 use mcp_auth_protocol::sync;
 
 /// Labels of a pod.
@@ -84,7 +84,18 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
             UserContext::Optional => sync::UserContext::Optional,
             UserContext::Required => sync::UserContext::Required,
         },
+        exchange: spec
+            .oauth2
+            .as_ref()
+            .and_then(|oauth2| subject(oauth2.token_exchange.as_ref()?)),
     }
+}
+
+/// Where the token of a user is found that is exchanged for another.
+fn subject(exchange: &TokenExchange) -> Option<sync::Subject> {
+    let cookie = exchange.subject_cookie.clone().map(sync::Subject::Cookie);
+    let header = exchange.subject_header.as_ref();
+    cookie.or_else(|| header.map(|name| sync::Subject::Header(name.to_ascii_lowercase())))
 }
 
 /// Orders resources by age, and those of one second by name.

@@ -16,6 +16,8 @@ use crate::args::{Args, LogFormat};
 use crate::certificates::{self, Certificates, keep_webhook_trust};
 use crate::changes::Changes;
 use crate::credentials::Credentials;
+use crate::demands::Demands;
+use crate::exchanges::Exchanges;
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader;
@@ -26,6 +28,7 @@ use crate::references::References;
 use crate::resources::{Resources, Seen};
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Sync};
+use crate::workload::Workload;
 
 /// Longest time the release of the lease may take.
 const RELEASE: Duration = Duration::from_secs(5);
@@ -58,12 +61,22 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (references, references_changed) = References::new(client.clone());
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone());
     let (sidecars, sidecars_changed) = Sidecars::new();
+    let (demands, demanded) = Demands::new();
+    let exchanges = Exchanges::default();
+    let workload = Workload::new(
+        client.clone(),
+        args.namespace.clone(),
+        args.service_account.clone(),
+        args.workload_identity_namespaces.clone(),
+    );
     let (reconciler, tokens_changed) = Reconciler::new(
         client.clone(),
         &args.identity,
         Clock::system(),
         resources.clone(),
         credentials.clone(),
+        exchanges.clone(),
+        workload,
         references,
         pods.clone(),
         sidecars.clone(),
@@ -74,6 +87,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pods: pods_changed,
         sidecars: sidecars_changed,
         tokens: tokens_changed,
+        demands: demanded,
     };
 
     let (elected, election) =
@@ -96,6 +110,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         certificates: certificates.clone(),
         resources,
         credentials,
+        exchanges,
+        demands,
         changes,
         pods,
         sidecars,

@@ -113,6 +113,14 @@ async fn a_demand_without_a_usable_nonce_is_not_answered() {
 }
 
 #[tokio::test]
+async fn a_client_without_proofs_answers_no_demand_for_a_nonce() {
+    let server = Server::answering([demand("n-1")]).await;
+    let client = server.client(basic(), mcp_auth_oauth::Limits::default());
+    let error = ask(&client).await.unwrap_err();
+    assert_eq!((error.reason(), server.connections()), ("use_dpop_nonce", 1));
+}
+
+#[tokio::test]
 async fn an_answer_to_a_nonce_has_a_client_assertion_of_its_own() {
     let mut server = Server::answering([demand("n-1"), json("200 OK", BOUND)]).await;
     let pair = rcgen::KeyPair::generate().unwrap();

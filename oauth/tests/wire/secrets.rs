@@ -73,6 +73,29 @@ async fn the_alternate_secret_is_tried_where_the_first_is_refused() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_not_believed_counts_as_refused_in_keycloaks_words_too() {
+    let refused = json("401 Unauthorized", r#"{"error":"unauthorized_client"}"#);
+    let server = Server::answering([refused, taken()]).await;
+    assert!(ask(&basic(&server)).await.unwrap().by_alternate_secret);
+}
+
+#[tokio::test]
+async fn neither_secret_is_told_by_the_answer_to_either() {
+    for told in ["first-s3cret", "alternate-s3cret", "an-innocent-word"] {
+        let body = format!(r#"{{"error":"invalid_scope","error_description":"you sent {told}"}}"#);
+        let echo = json("400 Bad Request", &body);
+        let server = Server::answering([refused(), echo.clone(), echo]).await;
+        let client = basic(&server);
+        for _ in 0..2 {
+            let error = ask(&client).await.unwrap_err();
+            assert_eq!(error.code(), "invalid_scope");
+            let seen = format!("{error:?} {}", error.message());
+            assert_eq!(seen.contains(told), !told.ends_with("s3cret"), "{seen}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn while_the_first_secret_is_taken_the_alternate_is_never_shown() {
     let mut server = Server::answering([taken()]).await;
     let client = basic(&server);
@@ -140,6 +163,7 @@ async fn where_both_are_refused_the_first_ones_answer_is_told_whichever_was_trie
 async fn another_refusal_than_that_of_the_client_does_not_show_the_alternate() {
     for refusal in [
         json("400 Bad Request", r#"{"error":"invalid_scope"}"#),
+        json("400 Bad Request", r#"{"error":"unauthorized_client"}"#),
         json("401 Unauthorized", r#"{"message":"no"}"#),
         answer("503 Service Unavailable", "", ""),
     ] {

@@ -15,18 +15,21 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions, reasons};
 use mcp_auth_oauth::Clock;
+use mcp_auth_protocol::sync::ClientCertificate;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{instrument, warn};
 
 use super::events::events;
+use super::obtained::Obtained;
 use super::resolve::Blocked;
-use super::sources::{Obtained, Sources};
-use super::status::{Found, status, unavailable};
-use super::supported::unsupported;
-use super::want::want;
+use super::sources::Sources;
+use super::status::{Found, known_server, status, unavailable};
+use super::want::{Known, want};
 use crate::api_server::within;
 use crate::credentials::{Binding, Credentials, Issued};
+use crate::demands::Demand;
+use crate::exchanges::Exchanges;
 use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::pods::{PodMeta, Pods, ought_to_be_injected};
@@ -34,6 +37,7 @@ use crate::references::{Reference, References, needed};
 use crate::resources::{Resources, Seen};
 use crate::routes::{rivals, selects};
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
+use crate::workload::Workload;
 
 /// Field manager of the status.
 const MANAGER: &str = "mcp-auth-operator";
@@ -49,6 +53,8 @@ pub struct Reconciler {
     pub clock: Clock,
     pub resources: Resources,
     pub credentials: Credentials,
+    pub exchanges: Exchanges,
+    pub workload: Workload,
     pub references: References,
     pub pods: Pods,
     pub sidecars: Sidecars,
@@ -79,6 +85,8 @@ pub struct Triggers {
     pub pods: mpsc::UnboundedReceiver<String>,
     pub sidecars: mpsc::UnboundedReceiver<String>,
     pub tokens: mpsc::UnboundedReceiver<Key>,
+    /// Of sidecars whose token was refused.
+    pub demands: mpsc::UnboundedReceiver<Demand>,
 }
 
 impl Reconciler {
@@ -92,6 +100,8 @@ impl Reconciler {
         clock: Clock,
         resources: Resources,
         credentials: Credentials,
+        exchanges: Exchanges,
+        workload: Workload,
         references: References,
         pods: Pods,
         sidecars: Sidecars,
@@ -108,6 +118,8 @@ impl Reconciler {
             clock,
             resources,
             credentials,
+            exchanges,
+            workload,
             references,
             pods,
             sidecars,
@@ -156,11 +168,19 @@ pub async fn run(reconciler: Reconciler, seen: BoxStream<'static, Seen>, trigger
         let keys_in = keys_in.clone();
         receive(namespaces).flat_map(move |namespace| stream::iter(keys_in(&namespace)))
     };
+    let demands = {
+        let reconciler = reconciler.clone();
+        receive(triggers.demands).map(move |demand| {
+            reconciler.sources.demand(&demand);
+            demand.key
+        })
+    };
     let keys = stream::select_all([
         stream::iter(all).boxed(),
         of_resources.boxed(),
         receive(triggers.references).boxed(),
         receive(triggers.tokens).boxed(),
+        demands.boxed(),
         of_namespaces(triggers.pods).boxed(),
         of_namespaces(triggers.sidecars).boxed(),
     ]);
@@ -195,7 +215,13 @@ impl Reconciler {
                 let references = needed(&resource.spec);
                 self.references.set(&key, &references);
                 let look = |reference: &Reference| self.references.get(&key.namespace, reference);
-                let wanted = want(&resource.spec, &references, look);
+                let known = Known {
+                    references: &references,
+                    look,
+                    workload: |audience| self.workload.assertions(&key.namespace, audience),
+                    known_issuer: known_server(resource).map(|server| server.issuer.clone()),
+                };
+                let wanted = want(&resource.spec, &known);
                 self.sources.obtain(resource, &key, wanted)
             }
         };
@@ -203,7 +229,8 @@ impl Reconciler {
             references,
             token,
             credential,
-            server_ca,
+            extras,
+            exchanger,
         } = obtained;
         let selected = pods.map(|pods| {
             let selected = pods.into_iter().filter(|pod| ought_to_be_injected(pod));
@@ -214,6 +241,7 @@ impl Reconciler {
             });
             with_sidecar.collect()
         });
+        self.metrics.circuit(&key, token.pauses);
         let is_refused = refused.is_some();
         // Whoever may yet be taking the newest snapshot over is looked at once more.
         let again = selected
@@ -232,8 +260,13 @@ impl Reconciler {
         let issued = Issued {
             binding: Binding::of(resource),
             credential,
-            ca_bundle: server_ca,
+            ca_bundle: extras.server_ca,
+            client_certificate: extras.client_certificate.map(|pair| ClientCertificate {
+                chain: pair.chain,
+                key: pair.key,
+            }),
         };
+        self.exchanges.set(&key, issued.binding.clone(), exchanger);
         // Before anything that can fail: sidecars do not wait for a status to be written.
         self.credentials.publish(&key, issued);
         self.write(resource, &key, fresh).await?;
@@ -250,9 +283,6 @@ impl Reconciler {
 
     /// Why a resource is not served whatever its references hold.
     fn refusal(&self, resource: &McpServerAuth, pods: Option<&[Arc<PodMeta>]>) -> Option<Blocked> {
-        if let Some(message) = unsupported(&resource.spec) {
-            return Some(Blocked::new(reasons::NOT_SUPPORTED_YET, message));
-        }
         let labels: Vec<_> = pods
             .unwrap_or_default()
             .iter()
@@ -324,7 +354,8 @@ impl Reconciler {
     }
 
     fn forget(&self, key: &Key) {
-        self.sources.forget(key);
+        self.sources.end(key);
+        self.exchanges.withdraw(key);
         self.references.set(key, &[]);
         self.credentials.withdraw(key);
         self.metrics.forget(key);

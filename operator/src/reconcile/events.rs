@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
-use mcp_auth_crds::{McpServerAuthStatus, conditions};
+use mcp_auth_crds::{McpServerAuthStatus, conditions, reasons};
 
 /// Longest note Kubernetes takes, in bytes.
 const LONGEST_NOTE: usize = 1024;
@@ -41,7 +41,7 @@ fn find<'a>(status: &'a McpServerAuthStatus, type_: &str) -> Option<&'a Conditio
 }
 
 fn event(condition: &Condition) -> Event {
-    let fine = condition.status == "True" && condition.reason != mcp_auth_crds::reasons::RENEWAL_FAILED;
+    let fine = condition.status == "True" && !reasons::WARNINGS.contains(&condition.reason.as_str());
     let end = condition.message.floor_char_boundary(LONGEST_NOTE);
     Event {
         type_: if fine {

@@ -1,22 +1,29 @@
-//! The token sources: one for each resource that asks an authorization server, kept in step with what the resource
-//! and its Secrets say, and never at the price of a token that still serves.
+//! The token sources: one for each resource, kept in step with what the resource and its Secrets say, and never at
+//! the price of a token that still serves.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_auth_crds::{McpServerAuth, reasons};
-use mcp_auth_oauth::{self as oauth, Clock, Policy, Registration, TokenSource};
-use mcp_auth_protocol::sync::Credential;
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_oauth::{self as oauth, Claims, Clock, Issued, TokenSource};
+use mcp_auth_protocol::sync::RefusedBecause;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
 
+use super::live::Live;
+use super::obtained::Obtained;
 use super::resolve::Blocked;
-use super::status::{Held, LastError, Token};
-use super::want::{Want, Wanted, same_registration};
+use super::want::{Asking, Want, Wanted};
 use crate::credentials::Binding;
+use crate::demands::Demand;
 use crate::key::Key;
 use crate::metrics::Metrics;
-use crate::references::fields;
+
+/// Longest time that a deleted resource's token may take to be revoked.
+const REVOCATION: Duration = Duration::from_secs(30);
 
 pub struct Sources {
     clock: Clock,
@@ -28,13 +35,25 @@ pub struct Sources {
 /// Where the token of a resource comes from, as it is now.
 struct Source {
     binding: Binding,
-    /// CA bundle of the MCP server, as it was last read.
-    server_ca: Option<String>,
+    /// What the sidecar is given besides the token, as it was last read.
+    extras: Extras,
     kind: SourceKind,
 }
 
+/// What a sidecar needs to trust the MCP server, and to be trusted by it.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    pub server_ca: Option<String>,
+    pub client_certificate: Option<oauth::ClientCertificate>,
+}
+
 enum SourceKind {
-    OAuth2(Box<Asking>),
+    OAuth2(Box<Live>),
+    /// Of a Secret. The relay asks for reconciling when it ends.
+    Given {
+        token: Arc<oauth::Token>,
+        _expired: Option<Relay>,
+    },
     /// The Secret was taken away: nothing is asked any more, and what there is serves until it expires.
     Left {
         token: Arc<oauth::Token>,
@@ -42,63 +61,8 @@ enum SourceKind {
     },
 }
 
-/// A token source, and what it was last told.
-struct Asking {
-    registration: Registration,
-    policy: Policy,
-    source: TokenSource,
-    /// Requests that the metrics know of.
-    counted: u64,
-    _relay: Relay,
-}
-
-/// What there is for a resource now.
-pub struct Obtained {
-    pub references: Result<(), Blocked>,
-    pub token: Token,
-    pub credential: Option<Credential>,
-    pub server_ca: Option<String>,
-}
-
-impl Obtained {
-    /// Of a resource that is not served.
-    pub fn refused() -> Self {
-        Self {
-            references: Ok(()),
-            token: Token::default(),
-            credential: None,
-            server_ca: None,
-        }
-    }
-
-    fn nothing(blocked: Blocked) -> Self {
-        Self {
-            references: Err(blocked),
-            token: Token::default(),
-            credential: None,
-            server_ca: None,
-        }
-    }
-}
-
-impl Asking {
-    /// Asks in a changed way from now on. What cannot be asked in that way goes on as before.
-    fn change(&mut self, registration: Registration, policy: Policy) -> Result<(), Blocked> {
-        if self.policy.refresh_before != policy.refresh_before {
-            self.source.follow(policy);
-            self.policy = policy;
-        }
-        if !same_registration(&self.registration, &registration) {
-            // The same client with another secret: what there is serves until the new one works.
-            self.source.replace(client(registration.clone())?);
-            self.registration = registration;
-        }
-        Ok(())
-    }
-}
-
 /// A task that asks for reconciling, until it is dropped.
-struct Relay(tokio::task::AbortHandle);
+pub struct Relay(tokio::task::AbortHandle);
 
 impl Drop for Relay {
     fn drop(&mut self) {
@@ -119,148 +83,167 @@ impl Sources {
         (sources, receiver)
     }
 
+    /// Ends a resource's source. Its token is not revoked: sidecars may go on using it.
     pub fn forget(&self, key: &Key) {
         self.lock().remove(key);
     }
 
-    /// Gets the token of a resource in the way that is wanted, or says how far it is.
-    pub fn obtain(&self, resource: &McpServerAuth, key: &Key, wanted: Result<Wanted, Blocked>) -> Obtained {
-        match wanted {
-            Ok(Wanted {
-                source: Want::Given(token),
-                server_ca,
-            }) => {
-                self.lock().remove(key);
-                let credential = Credential::Bearer {
-                    token,
-                    expires_at: None,
-                };
-                Obtained {
-                    references: Ok(()),
-                    token: Token {
-                        held: Some(Held::default()),
-                        ..Token::default()
-                    },
-                    credential: Some(credential),
-                    server_ca,
+    /// Ends the source of a resource that was deleted, and revokes its token if that was wished for.
+    pub fn end(&self, key: &Key) {
+        let Some(SourceKind::OAuth2(live)) = self.lock().remove(key).map(|source| source.kind) else {
+            return;
+        };
+        let Some(token) = live.to_revoke() else { return };
+        let (client, key) = (live.client().clone(), key.clone());
+        tokio::spawn(async move {
+            let Key { namespace, name } = key;
+            match tokio::time::timeout(REVOCATION, client.revoke(&token.access_token)).await {
+                Ok(Ok(true)) => info!(namespace, name, "the token was revoked"),
+                Ok(Ok(false)) => warn!(
+                    namespace,
+                    name, "the authorization server offers no revocation: the token lives until it expires"
+                ),
+                Ok(Err(error)) => {
+                    warn!(
+                        namespace,
+                        name,
+                        reason = error.reason(),
+                        message = error.message(),
+                        "no revocation"
+                    )
                 }
+                Err(_) => warn!(namespace, name, "the token was not revoked in time"),
             }
-            Ok(Wanted {
-                source: Want::OAuth2 { registration, policy },
-                server_ca,
-            }) => self.ask(resource, key, *registration, policy, server_ca),
-            Err(blocked) => self.leave(resource, key, blocked),
+        });
+    }
+
+    /// Asks for a better token than the one that an MCP server refused.
+    pub fn demand(&self, demand: &Demand) {
+        self.metrics.token_refused(&demand.key);
+        let sources = self.lock();
+        let Some(Source {
+            kind: SourceKind::OAuth2(live),
+            ..
+        }) = sources.get(&demand.key)
+        else {
+            return;
+        };
+        match &demand.why {
+            RefusedBecause::Unauthorized => live.source().refused(&demand.token),
+            RefusedBecause::InsufficientScope(scopes) if live.steps_up() => {
+                live.source().demand_scopes(&demand.token, scopes.clone());
+            }
+            RefusedBecause::InsufficientScope(_) => {}
         }
     }
 
-    /// Makes the resource's source ask in this way, and answers what it has.
-    fn ask(
-        &self,
-        resource: &McpServerAuth,
-        key: &Key,
-        registration: Registration,
-        policy: Policy,
-        server_ca: Option<String>,
-    ) -> Obtained {
+    /// Gets the token of a resource in the way that is wanted, or says how far it is.
+    pub fn obtain(&self, resource: &McpServerAuth, key: &Key, wanted: Result<Wanted, Blocked>) -> Obtained {
         let binding = Binding::of(resource);
         let mut sources = self.lock();
         let known = sources.remove(key).filter(|known| known.binding == binding);
-        let (asking, references) = match known.map(|known| known.kind) {
-            Some(SourceKind::OAuth2(mut asking)) => {
-                let changed = asking.change(registration, policy);
-                (asking, changed)
-            }
-            left => {
-                let token = match left {
-                    Some(SourceKind::Left { token, .. }) if !token.is_expired(self.clock.now()) => {
-                        Some(token)
-                    }
-                    _ => None,
-                };
-                let client = match client(registration.clone()) {
-                    Ok(client) => client,
-                    Err(blocked) => return Obtained::nothing(blocked),
-                };
-                // A token left from before serves until the Secret that came back has brought a new one.
-                let source = match token {
-                    Some(token) => {
-                        let source = TokenSource::resume(client.clone(), policy, self.clock.clone(), token);
-                        source.replace(client);
-                        source
-                    }
-                    None => TokenSource::spawn(client, policy, self.clock.clone()),
-                };
-                let relay = self.relay(key.clone(), source.subscribe());
-                let asking = Asking {
-                    registration,
-                    policy,
-                    source,
-                    counted: 0,
-                    _relay: relay,
-                };
-                (Box::new(asking), Ok(()))
-            }
-        };
-        let mut asking = asking;
-        let state = asking.source.subscribe().borrow().clone();
-        let requests = state.requests.saturating_sub(asking.counted);
-        self.metrics.token_requested(key, requests);
-        asking.counted = state.requests;
-        let kind = SourceKind::OAuth2(asking);
-        let source = Source {
-            binding,
-            server_ca: server_ca.clone(),
-            kind,
-        };
-        sources.insert(key.clone(), source);
-        let (token, credential) = self.describe(&state);
-        Obtained {
-            references,
-            token,
-            credential,
-            server_ca,
-        }
-    }
-
-    /// The references lead nowhere any more: the token in use serves on, if it was for this very resource, and no
-    /// new one is asked for with a secret that somebody has taken away.
-    fn leave(&self, resource: &McpServerAuth, key: &Key, blocked: Blocked) -> Obtained {
-        let mut sources = self.lock();
-        let known = sources.remove(key);
-        let Some(source) = known.filter(|source| source.binding == Binding::of(resource)) else {
-            return Obtained::nothing(blocked);
-        };
-        let token = match source.kind {
-            SourceKind::OAuth2(asking) => asking.source.subscribe().borrow().token.clone(),
-            SourceKind::Left { token, .. } => Some(token),
-        };
-        let Some(token) = token.filter(|token| !token.is_expired(self.clock.now())) else {
-            return Obtained::nothing(blocked);
-        };
-        let kind = SourceKind::Left {
-            token: token.clone(),
-            _expired: token.expires_at.map(|at| self.at(key.clone(), at)),
-        };
-        let server_ca = source.server_ca;
-        let left = Source {
-            binding: source.binding,
-            server_ca: server_ca.clone(),
-            kind,
-        };
-        sources.insert(key.clone(), left);
-        Obtained {
-            references: Err(blocked),
-            token: Token {
-                held: Some(held(&token)),
-                ..Token::default()
+        let (kind, extras, problem) = match wanted {
+            Err(blocked) => match known.and_then(|known| Some((self.left(key, known.kind)?, known.extras))) {
+                Some((kind, extras)) => (kind, extras, Some(blocked)),
+                None => return Obtained::blocked(blocked),
             },
-            credential: Some(bearer(&token)),
-            server_ca,
+            Ok(Wanted {
+                source,
+                server_ca,
+                client_certificate,
+            }) => {
+                let extras = Extras {
+                    server_ca,
+                    client_certificate,
+                };
+                let before = known.map(|known| known.kind);
+                let (kind, problem) = match source {
+                    Want::Given(token) => (self.given(key, token, before), None),
+                    Want::OAuth2(asking) => match before {
+                        Some(SourceKind::OAuth2(mut live)) => {
+                            let changed = live.change(*asking);
+                            (SourceKind::OAuth2(live), changed.err())
+                        }
+                        before => match self.start(key, *asking, before) {
+                            Ok(live) => (SourceKind::OAuth2(Box::new(live)), None),
+                            Err(blocked) => return Obtained::blocked(blocked),
+                        },
+                    },
+                };
+                (kind, extras, problem)
+            }
+        };
+        let mut source = Source {
+            binding,
+            extras,
+            kind,
+        };
+        let obtained = self.describe(key, &mut source, problem);
+        sources.insert(key.clone(), source);
+        obtained
+    }
+
+    /// A source that has not asked yet. A token left from before serves until the Secret that came back has brought
+    /// a new one.
+    fn start(&self, key: &Key, asking: Asking, before: Option<SourceKind>) -> Result<Live, Blocked> {
+        let left = match before {
+            Some(SourceKind::Left { token, .. }) if !token.is_expired(self.clock.now()) => Some(token),
+            _ => None,
+        };
+        Live::start(asking, left, &self.clock, |source| {
+            self.relay(key.clone(), source)
+        })
+    }
+
+    fn given(&self, key: &Key, token: SecretString, before: Option<SourceKind>) -> SourceKind {
+        if let Some(SourceKind::Given {
+            token: known,
+            _expired,
+        }) = before
+            && known.access_token.expose_secret() == token.expose_secret()
+        {
+            return SourceKind::Given {
+                token: known,
+                _expired,
+            };
+        }
+        let expires_at = Claims::read(token.expose_secret()).and_then(|claims| claims.expires_at);
+        let token = oauth::Token::handed_over(Issued::bearer(token), self.clock.now(), expires_at);
+        SourceKind::Given {
+            _expired: expires_at.map(|at| self.at(key.clone(), at)),
+            token: Arc::new(token),
         }
     }
 
-    fn relay(&self, key: Key, mut states: watch::Receiver<oauth::State>) -> Relay {
+    /// The references lead nowhere any more: the token in use serves on, and no new one is asked for with a secret
+    /// that somebody has taken away.
+    fn left(&self, key: &Key, kind: SourceKind) -> Option<SourceKind> {
+        let token = match kind {
+            SourceKind::OAuth2(live) => live.token()?,
+            SourceKind::Given { token, .. } | SourceKind::Left { token, .. } => token,
+        };
+        (!token.is_expired(self.clock.now())).then(|| SourceKind::Left {
+            _expired: token.expires_at.map(|at| self.at(key.clone(), at)),
+            token,
+        })
+    }
+
+    fn describe(&self, key: &Key, source: &mut Source, problem: Option<Blocked>) -> Obtained {
+        let now = self.clock.now();
+        let extras = source.extras.clone();
+        match &mut source.kind {
+            SourceKind::OAuth2(live) => {
+                self.metrics.token_requested(key, live.new_requests());
+                live.describe(now, extras, problem)
+            }
+            SourceKind::Given { token, .. } => Obtained::given(token, now, extras),
+            SourceKind::Left { token, .. } => Obtained::left(token, extras, problem),
+        }
+    }
+
+    fn relay(&self, key: Key, source: &TokenSource) -> Relay {
         let changed = self.changed.clone();
+        let mut states: watch::Receiver<oauth::State> = source.subscribe();
         let relay = async move {
             while states.changed().await.is_ok() {
                 // Without a receiver the operator is stopping.
@@ -279,48 +262,7 @@ impl Sources {
         Relay(tokio::spawn(task).abort_handle())
     }
 
-    /// A source's state for the status, and the credential it makes.
-    fn describe(&self, state: &oauth::State) -> (Token, Option<Credential>) {
-        let token = Token {
-            held: state.token.as_deref().map(held),
-            // In the past it means that the request is under way.
-            next_attempt_at: Some(state.next_attempt_at).filter(|at| *at > self.clock.now()),
-            last_error: state.last_error.as_ref().map(|failure| LastError {
-                at: failure.at,
-                reason: failure.error.code().to_owned(),
-                message: failure.error.message(),
-            }),
-        };
-        (token, state.token.as_deref().map(bearer))
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Source>> {
         self.known.lock().expect("nothing panics while it holds the lock")
-    }
-}
-
-fn client(registration: Registration) -> Result<oauth::Client, Blocked> {
-    oauth::Client::new(registration).map_err(|error| {
-        let field = match error {
-            oauth::Error::InvalidCaBundle { .. } => fields::TOKEN_ENDPOINT_CA,
-            _ => "spec.oauth2.tokenUrl",
-        };
-        Blocked::new(reasons::INVALID_SPEC, format!("{field}: {}", error.message()))
-    })
-}
-
-fn held(token: &oauth::Token) -> Held {
-    Held {
-        issued_at: Some(token.issued_at),
-        expires_at: token.expires_at,
-        scope: token.scope.clone(),
-    }
-}
-
-fn bearer(token: &oauth::Token) -> Credential {
-    let expires_at = token.expires_at.map(Timestamp::as_second);
-    Credential::Bearer {
-        token: token.access_token.clone(),
-        expires_at,
     }
 }

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use mcp_auth_crds::{
-    McpServerAuth, McpServerAuthStatus, SidecarsStatus, TokenError, TokenStatus, conditions, reasons,
+    AuthorizationServerStatus, McpServerAuth, McpServerAuthStatus, SidecarsStatus, TokenError, TokenStatus,
+    conditions, reasons,
 };
 use mcp_auth_protocol::sync::{Credential, Problem};
 
@@ -34,6 +35,20 @@ pub struct Token {
     pub held: Option<Held>,
     pub next_attempt_at: Option<Timestamp>,
     pub last_error: Option<LastError>,
+    /// The authorization server, where it was discovered.
+    pub server: Option<Server>,
+    /// The MCP server refuses tokens that were just issued.
+    pub refused: bool,
+    /// Scopes that the MCP server demands and the authorization server does not grant, and why not.
+    pub scopes_refused: Option<String>,
+    /// The authorization server is ill, and nothing is asked before the next attempt.
+    pub pauses: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    pub issuer: String,
+    pub token_endpoint: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,13 +56,21 @@ pub struct Held {
     /// Unknown of a token that somebody else minted.
     pub issued_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
+    /// As in [`TokenStatus::type`].
+    pub kind: Option<&'static str>,
     pub scope: Option<String>,
+    pub by_alternate_secret: bool,
+    /// What does not fit the resource, where that is only to be reported.
+    pub mismatch: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct LastError {
     pub at: Timestamp,
+    /// The authorization server's code, or the kind of failure.
     pub reason: String,
+    /// The condition's reason.
+    pub condition: &'static str,
     pub message: String,
 }
 
@@ -91,6 +114,7 @@ pub fn status(found: &Found<'_>, now: Timestamp) -> McpServerAuthStatus {
             .map(|verdict| since(verdict, before, generation, now))
             .collect(),
         token: Some(token_status(&found.token)).filter(|status| *status != TokenStatus::default()),
+        authorization_server: authorization_server(found),
         sidecars: counts,
     }
 }
@@ -147,26 +171,57 @@ fn token(found: &Found<'_>) -> Verdict {
                 "the token in use still serves until {until}, but the last request for a new one failed: {}",
                 error.message
             );
-            verdict(Some(true), reasons::RENEWAL_FAILED, message)
-        }
-        (Some(held), None, _) => {
-            let message = match held.expires_at {
-                Some(at) => format!("the token in use is valid until {}", seconds(at)),
-                None => "the token in use does not say until when it is valid".to_owned(),
+            let reason = match error.condition {
+                reasons::REQUEST_FAILED => reasons::RENEWAL_FAILED,
+                other => other,
             };
-            verdict(Some(true), reasons::ISSUED, message)
+            verdict(Some(true), reason, message)
         }
+        (Some(held), None, _) => in_use(found, held),
         (None, _, Err(blocked)) => {
             let holds = (blocked.reason != reasons::PENDING).then_some(false);
             verdict(holds, blocked.reason, blocked.message.clone())
         }
-        (None, Some(error), Ok(())) => verdict(Some(false), reasons::REQUEST_FAILED, error.message.clone()),
+        (None, Some(error), Ok(())) => verdict(Some(false), error.condition, error.message.clone()),
         (None, None, Ok(())) => verdict(
             None,
             reasons::PENDING,
             "the first token is being requested".to_owned(),
         ),
     }
+}
+
+/// Of a token that was issued without an error.
+fn in_use(found: &Found<'_>, held: &Held) -> Verdict {
+    let verdict = |holds, reason: &str, message: String| {
+        Verdict::new(conditions::TOKEN_ISSUED, Some(holds), reason, message)
+    };
+    if found.token.refused {
+        let message = "the MCP server answers 401 to tokens that were just issued: compare oauth2.resource, audience and \
+                       scopes with what it expects, and its clock with the authorization server's";
+        return verdict(false, reasons::TOKEN_REFUSED, message.to_owned());
+    }
+    if let Some(scopes) = &found.token.scopes_refused {
+        let message = format!(
+            "the MCP server demands scopes that the authorization server does not grant: {scopes}; allow this client \
+             those scopes, or the calls that need them go on failing"
+        );
+        return verdict(true, reasons::INSUFFICIENT_SCOPE, message);
+    }
+    if let Some(mismatch) = &held.mismatch {
+        let message = format!("the token in use does not fit this resource: {mismatch}");
+        return verdict(true, reasons::TOKEN_MISMATCH, message);
+    }
+    if held.by_alternate_secret {
+        let message = "alternateClientSecretRef works, and the secret of clientSecretRef is refused with invalid_client: \
+                       replace the one in clientSecretRef";
+        return verdict(true, reasons::ALTERNATE_SECRET_IN_USE, message.to_owned());
+    }
+    let message = match held.expires_at {
+        Some(at) => format!("the token in use is valid until {}", seconds(at)),
+        None => "the token in use does not say until when it is valid".to_owned(),
+    };
+    verdict(true, reasons::ISSUED, message)
 }
 
 fn sidecars(found: &Found<'_>) -> (Verdict, Option<SidecarsStatus>) {
@@ -268,8 +323,10 @@ fn ready(found: &Found<'_>, parts: [&Verdict; 3]) -> Verdict {
             return verdict(holds, &part.reason, part.message.clone());
         }
     }
-    let renewal_failed = parts.iter().find(|part| part.reason == reasons::RENEWAL_FAILED);
-    if let Some(part) = renewal_failed {
+    let warning = parts
+        .iter()
+        .find(|part| reasons::WARNINGS.contains(&part.reason.as_str()));
+    if let Some(part) = warning {
         return verdict(Some(true), &part.reason, part.message.clone());
     }
     let message = format!(
@@ -285,10 +342,12 @@ fn insecure(found: &Found<'_>) -> String {
     let spec = &found.resource.spec;
     let plain = |url: &str| url.starts_with("http://");
     let server = plain(&spec.server.url).then_some("the MCP server");
-    let token_url = spec
+    let stated = spec
         .oauth2
         .as_ref()
         .and_then(|oauth2| oauth2.token_url.as_deref());
+    let discovered = found.token.server.as_ref();
+    let token_url = stated.or(discovered.map(|server| &*server.token_endpoint));
     let endpoint = token_url.filter(|url| plain(url)).map(|_| "the token endpoint");
     match (server, endpoint) {
         (None, None) => String::new(),
@@ -334,6 +393,29 @@ fn seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
+/// What was discovered, now or by an earlier run: the issuer that is kept to must not be forgotten by a restart.
+fn authorization_server(found: &Found<'_>) -> Option<AuthorizationServerStatus> {
+    let spec = &found.resource.spec;
+    // With `tokenUrl` there is nothing to discover.
+    spec.oauth2.as_ref().filter(|oauth2| oauth2.token_url.is_none())?;
+    let discovered = found
+        .token
+        .server
+        .as_ref()
+        .map(|server| AuthorizationServerStatus {
+            issuer: server.issuer.clone(),
+            token_endpoint: server.token_endpoint.clone(),
+            resource: spec.server.url.clone(),
+        });
+    discovered.or_else(|| known_server(found.resource).cloned())
+}
+
+/// The authorization server of an earlier status, if that spoke of the same MCP server.
+pub fn known_server(resource: &McpServerAuth) -> Option<&AuthorizationServerStatus> {
+    let known = resource.status.as_ref()?.authorization_server.as_ref()?;
+    (known.resource == resource.spec.server.url).then_some(known)
+}
+
 fn token_status(token: &Token) -> TokenStatus {
     let time = |at: Timestamp| Time(seconds(at));
     let held = token.held.as_ref();
@@ -341,6 +423,7 @@ fn token_status(token: &Token) -> TokenStatus {
         issued_at: held.and_then(|held| held.issued_at).map(time),
         expires_at: held.and_then(|held| held.expires_at).map(time),
         next_refresh_at: token.next_attempt_at.map(time),
+        r#type: held.and_then(|held| held.kind).map(str::to_owned),
         scope: held.and_then(|held| held.scope.clone()),
         last_error: token.last_error.as_ref().map(|error| TokenError {
             time: time(error.at),

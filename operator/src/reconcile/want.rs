@@ -1,8 +1,15 @@
 //! How the token of a resource is to be had: a pure function of the spec and of what its references lead to.
 
-use mcp_auth_crds::{ClientAuthenticationMethod, McpServerAuthSpec, reasons};
-use mcp_auth_oauth::{ClientAuthentication, Policy, RefreshBefore, Registration};
+use mcp_auth_crds::{
+    ClientAuthenticationMethod, McpServerAuthSpec, OAuth2, SignatureAlgorithm, TokenCheckMode, TokenType,
+    WorkloadAssertion, reasons,
+};
+use mcp_auth_oauth::{
+    self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, Grant, Policy,
+    RefreshBefore, Registration, Secrets, ServerLocation, SigningKey, TokenCheck, TokenExchange,
+};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 
 use super::resolve::{Blocked, resolve, resolve_word};
 use crate::references::{Lookup, Reference, fields};
@@ -10,191 +17,323 @@ use crate::references::{Lookup, Reference, fields};
 /// Where the token comes from.
 #[derive(Clone, Debug)]
 pub enum Want {
-    OAuth2 {
-        registration: Box<Registration>,
-        policy: Policy,
-    },
+    OAuth2(Box<Asking>),
     /// It is in a Secret.
     Given(SecretString),
 }
 
-/// The source of the token, and the CA bundle of the MCP server.
+/// How an authorization server is asked.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    pub registration: Registration,
+    pub policy: Policy,
+    /// Equal where a token source would ask in the same way.
+    pub fingerprint: Fingerprint,
+    /// Whether users get tokens of their own.
+    pub exchanges: bool,
+    pub revoke_on_deletion: bool,
+    pub step_up: bool,
+}
+
+/// A digest of everything that a registration was made of, secrets included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fingerprint([u8; 32]);
+
+/// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP server.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub source: Want,
     pub server_ca: Option<String>,
+    pub client_certificate: Option<ClientCertificate>,
 }
 
-/// Equal where a token source would ask in the same way.
-pub fn same_registration(a: &Registration, b: &Registration) -> bool {
-    let credentials = |registration: &Registration| match &registration.authentication {
-        ClientAuthentication::SecretBasic(secret) => (0, secret.expose_secret().to_owned()),
-        ClientAuthentication::SecretPost(secret) => (1, secret.expose_secret().to_owned()),
-    };
-    a.token_url == b.token_url
-        && a.client_id == b.client_id
-        && a.scopes == b.scopes
-        && a.audience == b.audience
-        && a.resource == b.resource
-        && a.extra_parameters == b.extra_parameters
-        && a.ca_bundle == b.ca_bundle
-        && a.allow_insecure_http == b.allow_insecure_http
-        && credentials(a) == credentials(b)
+/// What is known besides the spec.
+pub struct Known<'a, L, W> {
+    pub references: &'a [Reference],
+    /// Answers what is known of a reference of the spec.
+    pub look: L,
+    /// The operator's identity for this audience, where the resource's namespace may act as the operator.
+    pub workload: W,
+    /// The issuer that was discovered for this server before.
+    pub known_issuer: Option<String>,
 }
 
-/// `look` answers what is known of a reference of the spec.
-pub fn want(
-    spec: &McpServerAuthSpec,
-    references: &[Reference],
-    look: impl Fn(&Reference) -> Lookup,
-) -> Result<Wanted, Blocked> {
-    let by_field = |field: &str| references.iter().find(|reference| reference.field == field);
-    let text = |field: &str| {
-        by_field(field)
-            .map(|reference| resolve(reference, &look(reference)))
-            .transpose()
-    };
-    let word = |field: &str| {
-        by_field(field)
-            .map(|reference| resolve_word(reference, &look(reference)))
-            .transpose()
-    };
-
-    let server_ca = text(fields::SERVER_CA)?.map(|pem| pem.expose_secret().to_owned());
-    if let Some(token) = word(fields::BEARER_TOKEN)? {
-        return Ok(Wanted {
-            source: Want::Given(token),
-            server_ca,
-        });
+impl<L, W> Known<'_, L, W>
+where
+    L: Fn(&Reference) -> Lookup,
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    fn find(&self, field: &str) -> Option<&Reference> {
+        self.references.iter().find(|reference| reference.field == field)
     }
-    let invalid = |message: String| Blocked::new(reasons::INVALID_SPEC, message);
-    let oauth2 = spec
-        .oauth2
-        .as_ref()
-        .ok_or_else(|| invalid("spec has neither oauth2 nor bearerToken".into()))?;
-    let ca_bundle = text(fields::TOKEN_ENDPOINT_CA)?.map(|pem| pem.expose_secret().to_owned());
-    let client_id = match word(fields::CLIENT_ID)? {
-        Some(id) => id.expose_secret().to_owned(),
-        None => oauth2
-            .client_id
-            .clone()
-            .ok_or_else(|| invalid("spec.oauth2.clientId is not set".into()))?,
+
+    /// Any text, such as PEM.
+    fn text(&self, field: &str) -> Result<Option<SecretString>, Blocked> {
+        self.find(field)
+            .map(|reference| resolve(reference, &(self.look)(reference)))
+            .transpose()
+    }
+
+    /// What goes into a header or a form as one word.
+    fn word(&self, field: &str) -> Result<Option<SecretString>, Blocked> {
+        self.find(field)
+            .map(|reference| resolve_word(reference, &(self.look)(reference)))
+            .transpose()
+    }
+
+    fn pem(&self, field: &str) -> Result<Option<String>, Blocked> {
+        Ok(self.text(field)?.map(|pem| pem.expose_secret().to_owned()))
+    }
+
+    fn pair(&self, certificate: &str, key: &str) -> Result<Option<ClientCertificate>, Blocked> {
+        Ok(match (self.pem(certificate)?, self.text(key)?) {
+            (Some(chain), Some(key)) => Some(ClientCertificate { chain, key }),
+            _ => None,
+        })
+    }
+}
+
+pub fn want<L, W>(spec: &McpServerAuthSpec, known: &Known<'_, L, W>) -> Result<Wanted, Blocked>
+where
+    L: Fn(&Reference) -> Lookup,
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let server_ca = known.pem(fields::SERVER_CA)?;
+    let client_certificate = known.pair(fields::SERVER_CERTIFICATE, fields::SERVER_KEY)?;
+    let source = match known.word(fields::BEARER_TOKEN)? {
+        Some(token) => Want::Given(token),
+        None => {
+            let oauth2 = spec
+                .oauth2
+                .as_ref()
+                .ok_or_else(|| invalid("spec has neither oauth2 nor bearerToken".into()))?;
+            Want::OAuth2(Box::new(asking(spec, oauth2, server_ca.clone(), known)?))
+        }
     };
-    let secret = word(fields::CLIENT_SECRET)?;
-    let secret = secret.ok_or_else(|| invalid(format!("{} is not set", fields::CLIENT_SECRET)))?;
-    let authentication = match oauth2.client_authentication.method {
-        ClientAuthenticationMethod::ClientSecretPost => ClientAuthentication::SecretPost(secret),
-        _ => ClientAuthentication::SecretBasic(secret),
+    Ok(Wanted {
+        source,
+        server_ca,
+        client_certificate,
+    })
+}
+
+fn asking<L, W>(
+    spec: &McpServerAuthSpec,
+    oauth2: &OAuth2,
+    server_ca: Option<String>,
+    known: &Known<'_, L, W>,
+) -> Result<Asking, Blocked>
+where
+    L: Fn(&Reference) -> Lookup,
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let ca_bundle = known.pem(fields::TOKEN_ENDPOINT_CA)?;
+    let client_id = match known.word(fields::CLIENT_ID)? {
+        Some(id) => Some(id.expose_secret().to_owned()),
+        None => oauth2.client_id.clone(),
     };
     let resource = oauth2.resource.clone().unwrap_or_else(|| spec.server.url.clone());
+    let refresh_before = oauth2.refresh_before.parse::<RefreshBefore>();
+    let refresh_before =
+        refresh_before.map_err(|error| invalid(format!("spec.oauth2.refreshBefore: {error}")))?;
     let registration = Registration {
-        token_url: oauth2
-            .token_url
-            .clone()
-            .ok_or_else(|| invalid("spec.oauth2.tokenUrl is not set".into()))?,
+        server: location(spec, oauth2, server_ca, known.known_issuer.clone()),
         client_id,
-        authentication,
+        authentication: authentication(oauth2, known)?,
+        grant: grant(oauth2, known)?,
+        token_type: match oauth2.token_type {
+            TokenType::Bearer => oauth::TokenType::Bearer,
+            TokenType::DPoP => oauth::TokenType::DPoP,
+        },
+        token_exchange: oauth2
+            .token_exchange
+            .as_ref()
+            .map_or_else(TokenExchange::default, |exchange| TokenExchange {
+                subject_token_type: exchange.subject_token_type.clone(),
+                requested_token_type: exchange.requested_token_type.clone(),
+            }),
         scopes: oauth2.scopes.clone(),
         audience: oauth2.audience.clone(),
         resource: Some(resource).filter(|resource| !resource.is_empty()),
         extra_parameters: oauth2.extra_parameters.clone(),
+        check: TokenCheck {
+            mode: match oauth2.token_check.mode {
+                TokenCheckMode::Enforce => oauth::Mode::Enforce,
+                TokenCheckMode::Report => oauth::Mode::Report,
+                TokenCheckMode::Off => oauth::Mode::Off,
+            },
+            accepted_audiences: oauth2.token_check.accepted_audiences.clone(),
+        },
         ca_bundle,
         allow_insecure_http: oauth2.allow_insecure_http,
+        allow_private_addresses: oauth2.allow_private_addresses,
     };
-    let refresh_before = oauth2.refresh_before.parse::<RefreshBefore>();
-    let refresh_before =
-        refresh_before.map_err(|error| invalid(format!("spec.oauth2.refreshBefore: {error}")))?;
-    Ok(Wanted {
-        source: Want::OAuth2 {
-            registration: Box::new(registration),
-            policy: Policy {
-                refresh_before,
-                ..Policy::default()
-            },
+    Ok(Asking {
+        registration,
+        policy: Policy {
+            refresh_before,
+            ..Policy::default()
         },
-        server_ca,
+        fingerprint: fingerprint(spec, oauth2, known)?,
+        exchanges: oauth2.token_exchange.is_some(),
+        revoke_on_deletion: oauth2.revoke_on_deletion,
+        step_up: oauth2.step_up,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::references::needed;
-
-    fn spec(oauth2: serde_json::Value) -> McpServerAuthSpec {
-        let server = json!({"name": "tools", "url": "https://tools.example.com/mcp"});
-        serde_json::from_value(json!({"server": server, "oauth2": oauth2})).unwrap()
-    }
-
-    fn basic() -> serde_json::Value {
-        json!({
-            "tokenUrl": "https://auth.example.com/token",
-            "clientId": "litellm",
-            "clientAuthentication": {
-                "method": "ClientSecretBasic",
-                "clientSecretRef": {"name": "oauth", "key": "secret"},
-            },
-        })
-    }
-
-    fn found(_: &Reference) -> Lookup {
-        Lookup::Found(Arc::new(
-            [("secret".to_owned(), b"s3cret\n".to_vec().into())].into(),
-        ))
-    }
-
-    fn registration(spec: &McpServerAuthSpec) -> Registration {
-        match want(spec, &needed(spec), found).unwrap().source {
-            Want::OAuth2 { registration, .. } => *registration,
-            Want::Given(_) => panic!("not a given token"),
-        }
-    }
-
-    #[test]
-    fn the_resource_parameter_is_the_servers_url_unless_the_spec_says_otherwise() {
-        assert_eq!(
-            registration(&spec(basic())).resource.as_deref(),
-            Some("https://tools.example.com/mcp")
-        );
-        let mut other = basic();
-        other["resource"] = json!("urn:tools");
-        assert_eq!(registration(&spec(other)).resource.as_deref(), Some("urn:tools"));
-        let mut none = basic();
-        none["resource"] = json!("");
-        assert_eq!(registration(&spec(none)).resource, None);
-    }
-
-    #[test]
-    fn the_first_reference_that_leads_nowhere_blocks() {
-        let spec = spec(basic());
-        let blocked = want(&spec, &needed(&spec), |_| Lookup::NotFound).unwrap_err();
-        assert_eq!(blocked.reason, "SecretNotFound");
-        assert!(blocked.message.contains("clientSecretRef"), "{}", blocked.message);
-    }
-
-    #[test]
-    fn a_changed_secret_is_another_registration() {
-        let one = registration(&spec(basic()));
-        let mut two = one.clone();
-        assert!(same_registration(&one, &two));
-        two.authentication = ClientAuthentication::SecretBasic("other".into());
-        assert!(!same_registration(&one, &two));
-    }
-
-    #[test]
-    fn a_refresh_before_that_cannot_be_read_names_its_field() {
-        let mut spec = spec(basic());
-        spec.oauth2.as_mut().unwrap().refresh_before = "soon".into();
-        let blocked = want(&spec, &needed(&spec), found).unwrap_err();
-        assert_eq!(blocked.reason, "InvalidSpec");
-        assert!(
-            blocked.message.contains("\"soon\" is not a duration"),
-            "{}",
-            blocked.message
-        );
+fn location(
+    spec: &McpServerAuthSpec,
+    oauth2: &OAuth2,
+    server_ca: Option<String>,
+    known_issuer: Option<String>,
+) -> ServerLocation {
+    match (&oauth2.token_url, &oauth2.issuer) {
+        (Some(token_url), _) => ServerLocation::Endpoints {
+            token_url: token_url.clone(),
+            revocation_url: oauth2.revocation_url.clone(),
+        },
+        (None, Some(issuer)) => ServerLocation::Issuer(issuer.clone()),
+        (None, None) => ServerLocation::ProtectedResource {
+            url: spec.server.url.clone(),
+            ca_bundle: server_ca,
+            known_issuer,
+        },
     }
 }
+
+fn authentication<L, W>(oauth2: &OAuth2, known: &Known<'_, L, W>) -> Result<ClientAuthentication, Blocked>
+where
+    L: Fn(&Reference) -> Lookup,
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let authentication = &oauth2.client_authentication;
+    let secrets = || -> Result<Secrets, Blocked> {
+        Ok(Secrets {
+            first: known
+                .word(fields::CLIENT_SECRET)?
+                .ok_or_else(|| unset(fields::CLIENT_SECRET))?,
+            alternate: known.word(fields::ALTERNATE_SECRET)?,
+        })
+    };
+    Ok(match authentication.method {
+        ClientAuthenticationMethod::None => ClientAuthentication::None,
+        ClientAuthenticationMethod::ClientSecretBasic => ClientAuthentication::SecretBasic(secrets()?),
+        ClientAuthenticationMethod::ClientSecretPost => ClientAuthentication::SecretPost(secrets()?),
+        ClientAuthenticationMethod::PrivateKeyJwt => {
+            let jwt = authentication.private_key_jwt.as_ref();
+            let jwt = jwt.ok_or_else(|| unset("spec.oauth2.clientAuthentication.privateKeyJwt"))?;
+            let text = known.text(fields::PRIVATE_KEY)?;
+            let text = text.ok_or_else(|| unset(fields::PRIVATE_KEY))?;
+            let algorithm = jwt.algorithm.map(algorithm);
+            let key = SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone());
+            ClientAuthentication::PrivateKeyJwt {
+                key: key.map_err(|error| {
+                    let message = format!("{} {error}", named(known.find(fields::PRIVATE_KEY)));
+                    Blocked::new(reasons::SECRET_INVALID, message)
+                })?,
+                audience: jwt.audience.clone(),
+            }
+        }
+        ClientAuthenticationMethod::TlsClientAuth => {
+            let pair = known.pair(fields::CERTIFICATE, fields::CERTIFICATE_KEY)?;
+            ClientAuthentication::Tls(pair.ok_or_else(|| unset(fields::CERTIFICATE))?)
+        }
+        ClientAuthenticationMethod::WorkloadIdentity => match workload_assertion(oauth2) {
+            WorkloadAssertion::ClientAssertion => ClientAuthentication::Assertion(workload(oauth2, known)?),
+            WorkloadAssertion::JwtBearer => ClientAuthentication::None,
+        },
+    })
+}
+
+fn grant<L, W>(oauth2: &OAuth2, known: &Known<'_, L, W>) -> Result<Grant, Blocked>
+where
+    L: Fn(&Reference) -> Lookup,
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    if let Some(assertion) = known.word(fields::ASSERTION)? {
+        return Ok(Grant::JwtBearer(Assertions::Given(assertion)));
+    }
+    let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
+        && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;
+    Ok(match by_workload {
+        true => Grant::JwtBearer(workload(oauth2, known)?),
+        false => Grant::ClientCredentials,
+    })
+}
+
+fn workload_assertion(oauth2: &OAuth2) -> WorkloadAssertion {
+    let workload = oauth2.client_authentication.workload_identity.as_ref();
+    workload.map(|workload| workload.assertion).unwrap_or_default()
+}
+
+fn workload<L, W>(oauth2: &OAuth2, known: &Known<'_, L, W>) -> Result<Assertions, Blocked>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let workload = oauth2.client_authentication.workload_identity.as_ref();
+    (known.workload)(workload.and_then(|workload| workload.audience.clone())).ok_or_else(|| {
+        let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act as the \
+                       operator: whoever installed mcp-auth can add it to workloadIdentity.namespaces";
+        Blocked::new(reasons::FORBIDDEN, message)
+    })
+}
+
+fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
+    match algorithm {
+        SignatureAlgorithm::Rs256 => Algorithm::Rs256,
+        SignatureAlgorithm::Ps256 => Algorithm::Ps256,
+        SignatureAlgorithm::Es256 => Algorithm::Es256,
+        SignatureAlgorithm::EdDsa => Algorithm::EdDsa,
+    }
+}
+
+/// What a token request depends on: the server, all of `oauth2` but when and how long its token is kept, and the
+/// values of the references, but for the certificate that only the MCP server is shown. The issuer that was discovered is not among it: it comes of the same registration.
+fn fingerprint<L, W>(
+    spec: &McpServerAuthSpec,
+    oauth2: &OAuth2,
+    known: &Known<'_, L, W>,
+) -> Result<Fingerprint, Blocked>
+where
+    L: Fn(&Reference) -> Lookup,
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let mut oauth2 = oauth2.clone();
+    oauth2.refresh_before = String::new();
+    oauth2.revoke_on_deletion = false;
+    oauth2.step_up = false;
+    let parts = (&spec.server.url, oauth2);
+    let mut digest = Sha256::new();
+    digest.update(serde_json::to_vec(&parts).expect("a spec is plain values"));
+    let of_server = [fields::SERVER_CERTIFICATE, fields::SERVER_KEY];
+    let references = known.references.iter();
+    for reference in references.filter(|reference| !of_server.contains(&reference.field)) {
+        let value = resolve(reference, &(known.look)(reference))?;
+        let value = value.expose_secret().as_bytes();
+        digest.update(reference.field);
+        digest.update(value.len().to_be_bytes());
+        digest.update(value);
+    }
+    Ok(Fingerprint(digest.finalize().into()))
+}
+
+fn invalid(message: String) -> Blocked {
+    Blocked::new(reasons::INVALID_SPEC, message)
+}
+
+fn unset(field: &str) -> Blocked {
+    invalid(format!("{field} is not set"))
+}
+
+/// A key of a Secret, as a message begins with it.
+fn named(reference: Option<&Reference>) -> String {
+    match reference {
+        Some(Reference { field, name, key, .. }) => {
+            format!("key {key:?} of Secret {name}, named by {field},")
+        }
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Streams routes and tokens to the sidecars: [`authenticate`] tells whose pod calls, [`stream`] keeps it up to
-//! date with what [`crate::routes`] entitles that pod to, and nothing else.
+//! date with what [`crate::routes`] entitles that pod to, and nothing else, and [`exchange`] gets users' own tokens.
 
 mod authenticate;
+mod exchange;
 mod lines;
 mod refusal;
 mod stream;
@@ -11,12 +12,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post;
 use kube::Client;
-use mcp_auth_protocol::sync::PATH;
+use mcp_auth_protocol::sync::{EXCHANGE_PATH, PATH};
 use tokio::sync::watch;
 
 use crate::certificates::Certificates;
 use crate::changes::Changes;
 use crate::credentials::Credentials;
+use crate::demands::Demands;
+use crate::exchanges::Exchanges;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::resources::Resources;
@@ -32,6 +35,8 @@ pub struct Sync {
     pub certificates: Certificates,
     pub resources: Resources,
     pub credentials: Credentials,
+    pub exchanges: Exchanges,
+    pub demands: Demands,
     pub changes: Changes,
     pub pods: Pods,
     pub sidecars: Sidecars,
@@ -41,5 +46,8 @@ pub struct Sync {
 }
 
 pub fn router(sync: Sync) -> Router {
-    Router::new().route(PATH, post(stream::open)).with_state(sync)
+    Router::new()
+        .route(PATH, post(stream::open))
+        .route(EXCHANGE_PATH, post(exchange::exchange))
+        .with_state(sync)
 }

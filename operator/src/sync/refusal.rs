@@ -26,6 +26,18 @@ pub enum Refusal {
     NotLeading,
     #[error("the API server could not be asked: {0}")]
     ApiServer(String),
+    #[error("the body is no exchange request: {0}")]
+    NoExchangeRequest(&'static str),
+    #[error("no McpServerAuth with the server name {0:?} selects this pod")]
+    NotEntitled(String),
+    #[error("the McpServerAuth of server {0:?} has no spec.oauth2.tokenExchange, or is not ready for it yet")]
+    NoExchange(String),
+    #[error("{message}")]
+    ExchangeFailed {
+        /// The authorization server's error code, or the kind of failure.
+        code: String,
+        message: String,
+    },
 }
 
 impl Refusal {
@@ -41,6 +53,10 @@ impl Refusal {
             Self::NoReport(_) => "NoReport",
             Self::NotLeading => "NotLeading",
             Self::ApiServer(_) => "ApiServer",
+            Self::NoExchangeRequest(_) => "NoExchangeRequest",
+            Self::NotEntitled(_) => "NotEntitled",
+            Self::NoExchange(_) => "NoExchange",
+            Self::ExchangeFailed { .. } => "ExchangeFailed",
         }
     }
 
@@ -48,8 +64,11 @@ impl Refusal {
         match self {
             Self::NoToken | Self::InvalidToken(_) | Self::WrongAudience(_) => StatusCode::UNAUTHORIZED,
             Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) => StatusCode::FORBIDDEN,
-            Self::NoReport(_) => StatusCode::BAD_REQUEST,
+            Self::NotEntitled(_) => StatusCode::FORBIDDEN,
+            Self::NoReport(_) | Self::NoExchangeRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NoExchange(_) => StatusCode::NOT_FOUND,
             Self::NotLeading | Self::ApiServer(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ExchangeFailed { .. } => StatusCode::BAD_GATEWAY,
         }
     }
 }

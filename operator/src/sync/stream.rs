@@ -17,6 +17,8 @@ use tracing::{Instrument, info, info_span, warn};
 use super::authenticate::{agree, authenticate};
 use super::lines::{LineError, reports};
 use super::{Refusal, Sync};
+use crate::demands::Demand;
+use crate::key::Key;
 use crate::routes::{entitled, route};
 use crate::sidecars::Entry;
 
@@ -86,6 +88,7 @@ async fn serve(
     let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
     let _connected = sync.metrics.sidecar_connected();
     info!(version = first.version, "sidecar connected");
+    pass_on(&sync, &pod, &first).await;
     entry.reported(first);
     let mut reports = pin!(reports);
     let mut changes = sync.changes.subscribe(&pod.namespace);
@@ -115,6 +118,7 @@ async fn serve(
             }
             report = reports.next() => match report {
                 Some(Ok(report)) => {
+                    pass_on(&sync, &pod, &report).await;
                     entry.reported(report);
                     tokio::time::sleep(BETWEEN_REPORTS).await;
                 }
@@ -139,6 +143,27 @@ async fn lost(leads: &mut watch::Receiver<bool>) {
     let _ = leads.wait_for(|leads| !leads).await;
 }
 
+/// Tells reconcile of the tokens that this pod's servers refused, as far as the pod has a right to them.
+async fn pass_on(sync: &Sync, pod: &Pod, report: &Report) {
+    if report.refused.is_empty() {
+        return;
+    }
+    // Whoever cannot be looked up now says it again with the next report.
+    let Ok(Some(labels)) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await else {
+        return;
+    };
+    for resource in entitled(&sync.resources.of(&pod.namespace), &labels) {
+        let refused = report.refused.iter();
+        for refused in refused.filter(|refused| refused.server == resource.spec.server.name) {
+            sync.demands.make(Demand {
+                key: Key::from(&*resource),
+                token: refused.token.clone(),
+                why: refused.why.clone(),
+            });
+        }
+    }
+}
+
 /// What a snapshot says.
 type Content = (Vec<Server>, String);
 
@@ -150,10 +175,14 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
     let servers = entitled(&sync.resources.of(&pod.namespace), &labels)
         .into_iter()
         .map(|resource| {
-            let (credential, ca_bundle) = sync.credentials.of(&resource);
+            let issued = sync.credentials.of(&resource);
             let mut route = route(&resource);
-            route.ca_bundle = ca_bundle;
-            Server { route, credential }
+            route.ca_bundle = issued.ca_bundle;
+            Server {
+                route,
+                credential: issued.credential,
+                client_certificate: issued.client_certificate,
+            }
         });
     Ok(Some((servers.collect(), sync.certificates.authority())))
 }

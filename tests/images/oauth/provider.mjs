@@ -1,31 +1,80 @@
-// The authorization server: a real one (oidc-provider) that issues signed access tokens (RFC 9068) to machine clients
-// for the resource they name (RFC 8707). Their claim `credential` tells which generation of the secret was used.
+// The authorization server: a real one (oidc-provider) that issues access tokens to machine clients for the resource
+// they name (RFC 8707), signed ones (RFC 9068) unless a client is registered for opaque ones. The claim `credential`
+// tells which generation of the secret was used.
 
-import { generateKeyPairSync } from "node:crypto";
+import { generateKeyPairSync, randomBytes } from "node:crypto";
 import { errors, Provider } from "oidc-provider";
+import { createMemoryAdapter } from "oidc-provider/lib/adapters/memory_adapter.js";
 
-export function createProvider({ issuer, clients: registrations, resources }, clients, state) {
+import { registerGrants } from "./grants.mjs";
+import { record } from "./record.mjs";
+
+const SCOPES = ["tools:admin", "tools:call", "tools:read"];
+
+// What the providers of this process share, so that they are one server under several URLs.
+export function shared() {
+  return { jwks: { keys: [signingKey()] }, nonces: randomBytes(32), adapter: createMemoryAdapter() };
+}
+
+// A provider under this issuer. `aliases` are the endpoints that ask for a certificate (RFC 8705 section 5).
+export function createProvider({ issuer, aliases, configuration, clients, state, common }) {
+  const { resources } = configuration;
   const provider = new Provider(issuer, {
-    clients: registrations.map(registration),
-    clientAuthMethods: ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+    adapter: (name) => (name === "Client" ? { find: async (id) => clients.metadata(id) } : common.adapter(name)),
+    clientAuthMethods: [
+      "client_secret_basic",
+      "client_secret_post",
+      "private_key_jwt",
+      "tls_client_auth",
+      "self_signed_tls_client_auth",
+      "none",
+    ],
     cookies: { keys: ["unused: machine clients have no sessions"] },
-    jwks: { keys: [signingKey()] },
-    scopes: ["openid", "tools:call"],
+    discovery: aliases ? { mtls_endpoint_aliases: aliases } : {},
+    enabledJWA: { clientAuthSigningAlgValues: ["RS256", "PS256", "ES256", "EdDSA", "Ed25519"] },
+    jwks: common.jwks,
+    scopes: ["openid", ...SCOPES],
     responseTypes: [],
-    ttl: { ClientCredentials: () => state.lifetime },
-    extraTokenClaims: (ctx) => ({ credential: ctx.state.credential }),
+    ttl: {
+      AccessToken: (_ctx, _token, client) => lifetime(client),
+      ClientCredentials: (_ctx, _token, client) => lifetime(client),
+    },
+    extraTokenClaims: (ctx) => ({ credential: ctx?.state.credential }),
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: false },
+      dPoP: {
+        enabled: true,
+        nonceSecret: common.nonces,
+        requireNonce: (ctx) => clients.wishes(ctx.oidc.client?.clientId).nonce === true,
+      },
+      mTLS: {
+        enabled: true,
+        certificateBoundAccessTokens: true,
+        selfSignedTlsClientAuth: true,
+        tlsClientAuth: true,
+        getCertificate: (ctx) => ctx.socket.getPeerX509Certificate?.(),
+        certificateAuthorized: (ctx) => ctx.socket.authorized === true,
+        certificateSubjectMatches: (ctx, property, expected) =>
+          property === "tls_client_auth_subject_dn" && subject(ctx.socket.getPeerX509Certificate()) === expected,
+      },
       resourceIndicators: {
         enabled: true,
-        getResourceServerInfo(_ctx, resource) {
+        defaultResource: () => [],
+        getResourceServerInfo(_ctx, resource, client) {
           if (resources && !resources.includes(resource)) throw new errors.InvalidTarget();
-          return { scope: "tools:call", accessTokenFormat: "jwt", accessTokenTTL: state.lifetime };
+          const accessTokenFormat = clients.wishes(client.clientId).opaque ? "opaque" : "jwt";
+          return { scope: SCOPES.join(" "), accessTokenFormat, accessTokenTTL: lifetime(client) };
         },
       },
+      revocation: { enabled: true },
     },
   });
+  registerGrants(provider, configuration);
+
+  function lifetime(client) {
+    return clients.wishes(client?.clientId).lifetime ?? state.lifetime;
+  }
 
   // A client here has several secrets at a time, and each request remembers which one it came with.
   provider.Client.prototype.compareClientSecret = function compare(secret) {
@@ -35,51 +84,39 @@ export function createProvider({ issuer, clients: registrations, resources }, cl
   };
 
   provider.use(async (ctx, next) => {
-    if (ctx.path !== "/token") return next();
+    if (ctx.path !== "/token") {
+      await next();
+      if (ctx.path === "/token/revocation") record(ctx, clients, state);
+      return;
+    }
     state.requests += 1;
     const { fault } = state;
-    if (fault?.seconds) await new Promise((resolve) => setTimeout(resolve, fault.seconds * 1000));
-    if (fault?.status) {
-      ctx.status = fault.status;
-      ctx.body = fault.body ?? { error: "temporarily_unavailable" };
-      if (fault.retryAfter) ctx.set("retry-after", String(fault.retryAfter));
-    } else {
-      await next();
-    }
-    record(ctx, state);
+    if (fault?.seconds) await wait(fault.seconds);
+    if (fault?.status) answer(ctx, fault);
+    else await next();
+    // Who asks is known only now.
+    const own = clients.fault(ctx.oidc?.client?.clientId);
+    if (own?.seconds) await wait(own.seconds);
+    if (own?.status) answer(ctx, own);
+    record(ctx, clients, state);
   });
   return provider;
 }
 
-function registration({ id, secret, jwks }) {
-  const machine = { client_id: id, grant_types: ["client_credentials"], redirect_uris: [], response_types: [] };
-  if (jwks) return { ...machine, jwks, token_endpoint_auth_method: "private_key_jwt" };
-  // Both ways to send a secret are taken from a client that is registered for either.
-  return { ...machine, client_secret: secret, token_endpoint_auth_method: "client_secret_basic" };
+const wait = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+
+function answer(ctx, { status, body, retryAfter }) {
+  ctx.status = status;
+  ctx.body = body ?? { error: "temporarily_unavailable" };
+  if (retryAfter) ctx.set("retry-after", String(retryAfter));
+}
+
+// As RFC 4514 writes it: the most specific part first.
+function subject(certificate) {
+  return certificate?.subject.split("\n").reverse().join(",");
 }
 
 function signingKey() {
   const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
   return { ...privateKey.export({ format: "jwk" }), alg: "RS256", use: "sig" };
-}
-
-// A line for each token request, without the secret and without the token.
-function record(ctx, state) {
-  const issued = ctx.status === 200;
-  const { credential } = ctx.state;
-  if (issued) {
-    state.issued += 1;
-    if (credential) state.issuedFor[credential] = (state.issuedFor[credential] ?? 0) + 1;
-  } else {
-    state.refused += 1;
-  }
-  const line = {
-    event: issued ? "issued" : "refused",
-    status: ctx.status,
-    error: issued ? undefined : ctx.body?.error,
-    client: ctx.oidc?.client?.clientId,
-    credential,
-    resource: ctx.oidc?.params?.resource,
-  };
-  console.log(JSON.stringify(line));
 }

@@ -102,6 +102,7 @@ fn route(server: &str) -> Route {
         cookies: vec!["session_id".to_owned()],
         headers: vec![],
         user_context: UserContext::Optional,
+        exchange: None,
     }
 }
 

@@ -35,7 +35,7 @@ fn good(resource: &McpServerAuth) -> Found<'_> {
     let held = Held {
         issued_at: Some(now()),
         expires_at: Some("2026-11-23T13:00:00Z".parse().unwrap()),
-        scope: None,
+        ..Held::default()
     };
     Found {
         resource,
@@ -106,6 +106,7 @@ fn a_failed_renewal_is_told_while_the_token_serves() {
     found.token.last_error = Some(LastError {
         at: now(),
         reason: "invalid_client".into(),
+        condition: reasons::REQUEST_FAILED,
         message: "check the secret".into(),
     });
     assert_eq!(ready(&found), pair("True", reasons::RENEWAL_FAILED));
@@ -150,4 +151,49 @@ fn plain_http_is_never_silent() {
         message.contains("the MCP server is reached over plain http"),
         "{message}"
     );
+}
+
+#[test]
+fn what_wants_attention_is_told_while_the_token_serves() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut found = good(&resource);
+    found.token.held.as_mut().unwrap().by_alternate_secret = true;
+    assert_eq!(ready(&found), pair("True", reasons::ALTERNATE_SECRET_IN_USE));
+    found.token.held.as_mut().unwrap().mismatch = Some("its claim aud is a, expected b".into());
+    assert_eq!(ready(&found), pair("True", reasons::TOKEN_MISMATCH));
+    found.token.scopes_refused = Some("tools:write".into());
+    let (_, reason, message) = of(&status(&found, now()), conditions::TOKEN_ISSUED);
+    assert_eq!(reason, reasons::INSUFFICIENT_SCOPE);
+    assert!(message.contains("tools:write"), "{message}");
+}
+
+#[test]
+fn a_token_that_the_server_keeps_refusing_is_not_ready() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut found = good(&resource);
+    found.token.refused = true;
+    assert_eq!(ready(&found), pair("False", reasons::TOKEN_REFUSED));
+}
+
+#[test]
+fn the_issuer_found_is_remembered_for_this_server_and_no_other() {
+    let mut resource = resource("https://tools.example.com/mcp");
+    resource.spec.bearer_token = None;
+    let oauth2 = serde_json::json!({"clientId": "a", "clientAuthentication": {
+        "method": "ClientSecretPost", "clientSecretRef": {"name": "a", "key": "b"},
+    }});
+    resource.spec.oauth2 = serde_json::from_value(oauth2).unwrap();
+    let mut found = good(&resource);
+    found.token.server = Some(Server {
+        issuer: "https://auth.example.com".into(),
+        token_endpoint: "https://auth.example.com/token".into(),
+    });
+    let first = status(&found, now());
+    let mut later = resource.clone();
+    later.status = Some(first);
+    // The operator was restarted, and has not discovered anything yet.
+    let kept = status(&good(&later), now()).authorization_server.unwrap();
+    assert_eq!(kept.issuer, "https://auth.example.com");
+    later.spec.server.url = "https://other.example.com/mcp".into();
+    assert_eq!(status(&good(&later), now()).authorization_server, None);
 }

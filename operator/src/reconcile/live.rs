@@ -1,0 +1,187 @@
+//! A token source at work, and what it was last told.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mcp_auth_crds::reasons;
+use mcp_auth_oauth::{self as oauth, Circuit, Clock, Policy, StepUp, TokenSource};
+
+use super::obtained::{Obtained, held};
+use super::resolve::Blocked;
+use super::sources::{Extras, Relay};
+use super::status::{LastError, Server, Token};
+use super::want::{Asking, Fingerprint};
+use crate::credentials::bearer;
+use crate::exchanges::Exchanger;
+use crate::references::fields;
+
+/// How many refusals of fresh tokens in a row are a problem of its own.
+const REFUSALS: u32 = 2;
+
+pub struct Live {
+    fingerprint: Fingerprint,
+    policy: Policy,
+    client: oauth::Client,
+    source: TokenSource,
+    clock: Clock,
+    exchanger: Option<Arc<Exchanger>>,
+    revoke: bool,
+    step_up: bool,
+    /// Requests that the metrics know of.
+    counted: u64,
+    _relay: Relay,
+}
+
+impl Live {
+    /// Starts to ask; `left` serves until there is a new token.
+    pub fn start(
+        asking: Asking,
+        left: Option<Arc<oauth::Token>>,
+        clock: &Clock,
+        relay: impl FnOnce(&TokenSource) -> Relay,
+    ) -> Result<Self, Blocked> {
+        let Asking {
+            registration,
+            policy,
+            fingerprint,
+            exchanges,
+            revoke_on_deletion,
+            step_up,
+        } = asking;
+        let client = client(registration)?;
+        let source = match left {
+            Some(token) => {
+                let source = TokenSource::resume(client.clone(), policy, clock.clone(), token);
+                source.replace(client.clone());
+                source
+            }
+            None => TokenSource::spawn(client.clone(), policy, clock.clone()),
+        };
+        Ok(Self {
+            fingerprint,
+            policy,
+            exchanger: exchanges.then(|| Arc::new(Exchanger::new(client.clone(), clock.clone()))),
+            _relay: relay(&source),
+            client,
+            source,
+            clock: clock.clone(),
+            revoke: revoke_on_deletion,
+            step_up,
+            counted: 0,
+        })
+    }
+
+    /// Asks in a changed way from now on. What cannot be asked in that way goes on as before.
+    pub fn change(&mut self, asking: Asking) -> Result<(), Blocked> {
+        self.revoke = asking.revoke_on_deletion;
+        self.step_up = asking.step_up;
+        if self.policy.refresh_before != asking.policy.refresh_before {
+            self.source.follow(asking.policy);
+            self.policy = asking.policy;
+        }
+        if self.fingerprint != asking.fingerprint {
+            // The same client with another secret: what there is serves until the new one works.
+            let client = client(asking.registration)?;
+            self.source.replace(client.clone());
+            match (&self.exchanger, asking.exchanges) {
+                (Some(exchanger), true) => exchanger.change(client.clone()),
+                (None, true) => {
+                    self.exchanger = Some(Arc::new(Exchanger::new(client.clone(), self.clock.clone())));
+                }
+                (_, false) => self.exchanger = None,
+            }
+            self.client = client;
+            self.fingerprint = asking.fingerprint;
+        }
+        Ok(())
+    }
+
+    pub fn source(&self) -> &TokenSource {
+        &self.source
+    }
+
+    pub fn client(&self) -> &oauth::Client {
+        &self.client
+    }
+
+    pub fn steps_up(&self) -> bool {
+        self.step_up
+    }
+
+    pub fn token(&self) -> Option<Arc<oauth::Token>> {
+        self.source.subscribe().borrow().token.clone()
+    }
+
+    /// The token to revoke when the resource is deleted.
+    pub fn to_revoke(&self) -> Option<Arc<oauth::Token>> {
+        self.revoke.then(|| self.token()).flatten()
+    }
+
+    /// Token requests since this was last asked.
+    pub fn new_requests(&mut self) -> u64 {
+        let requests = self.source.subscribe().borrow().requests;
+        let new = requests.saturating_sub(self.counted);
+        self.counted = requests;
+        new
+    }
+
+    /// The state for the status, and the credential it makes.
+    pub fn describe(&self, now: Timestamp, extras: Extras, problem: Option<Blocked>) -> Obtained {
+        let state = self.source.subscribe().borrow().clone();
+        let server = state.token.as_ref().and_then(|token| token.server.as_deref());
+        let token = Token {
+            held: state.token.as_deref().map(held),
+            // In the past it means that the request is under way.
+            next_attempt_at: Some(state.next_attempt_at).filter(|at| *at > now),
+            last_error: last_error(&state),
+            server: server.map(|server| Server {
+                issuer: server.issuer.clone(),
+                token_endpoint: server.token_endpoint.clone(),
+            }),
+            refused: state.refusals_in_a_row >= REFUSALS,
+            scopes_refused: match &state.step_up {
+                StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
+                StepUp::None | StepUp::Granted { .. } => None,
+            },
+            pauses: matches!(state.circuit, Circuit::Open { .. }),
+        };
+        Obtained {
+            references: problem.map_or(Ok(()), Err),
+            token,
+            credential: state.token.as_deref().map(bearer),
+            extras,
+            exchanger: self.exchanger.clone(),
+        }
+    }
+}
+
+fn last_error(state: &oauth::State) -> Option<LastError> {
+    let failure = state.last_error.as_ref()?;
+    Some(LastError {
+        at: failure.at,
+        reason: failure.error.code().to_owned(),
+        condition: condition(&failure.error),
+        message: failure.error.message(),
+    })
+}
+
+/// The condition's reason for a failed request.
+fn condition(error: &oauth::Error) -> &'static str {
+    match error {
+        oauth::Error::IssuerChanged { .. } => reasons::ISSUER_CHANGED,
+        oauth::Error::TokenMismatch(_) => reasons::TOKEN_MISMATCH,
+        error if error.is_of_discovery() => reasons::DISCOVERY_FAILED,
+        _ => reasons::REQUEST_FAILED,
+    }
+}
+
+fn client(registration: oauth::Registration) -> Result<oauth::Client, Blocked> {
+    oauth::Client::new(registration).map_err(|error| {
+        let (reason, field) = match error {
+            oauth::Error::InvalidCaBundle { .. } => (reasons::INVALID_SPEC, fields::TOKEN_ENDPOINT_CA),
+            oauth::Error::InvalidClientCertificate { .. } => (reasons::SECRET_INVALID, fields::CERTIFICATE),
+            _ => (reasons::INVALID_SPEC, "spec.oauth2"),
+        };
+        Blocked::new(reason, format!("{field}: {}", error.message()))
+    })
+}

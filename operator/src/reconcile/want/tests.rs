@@ -1,0 +1,186 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::references::needed;
+
+fn spec(oauth2: Value) -> McpServerAuthSpec {
+    let server = json!({"name": "tools", "url": "https://tools.example.com/mcp"});
+    serde_json::from_value(json!({"server": server, "oauth2": oauth2})).unwrap()
+}
+
+fn basic() -> Value {
+    json!({
+        "tokenUrl": "https://auth.example.com/token",
+        "clientId": "litellm",
+        "clientAuthentication": {
+            "method": "ClientSecretBasic",
+            "clientSecretRef": {"name": "oauth", "key": "secret"},
+        },
+    })
+}
+
+fn by_workload(workload: Value) -> Value {
+    json!({
+        "tokenUrl": "https://auth.example.com/token",
+        "clientAuthentication": {"method": "WorkloadIdentity", "workloadIdentity": workload},
+    })
+}
+
+fn holding(secret: &'static str) -> impl Fn(&Reference) -> Lookup {
+    move |reference| {
+        let value = secret.as_bytes().to_vec().into();
+        Lookup::Found(Arc::new([(reference.key.clone(), value)].into()))
+    }
+}
+
+/// Everybody may act as the operator, for whatever audience.
+fn anybody(audience: Option<String>) -> Option<Assertions> {
+    let assertion = format!("for {}", audience.unwrap_or_default());
+    Some(Assertions::Given(assertion.into()))
+}
+
+fn nobody(_: Option<String>) -> Option<Assertions> {
+    None
+}
+
+fn decide(
+    spec: &McpServerAuthSpec,
+    look: impl Fn(&Reference) -> Lookup,
+    workload: impl Fn(Option<String>) -> Option<Assertions>,
+) -> Result<Wanted, Blocked> {
+    let known = Known {
+        references: &needed(spec),
+        look,
+        workload,
+        known_issuer: Some("https://known.example.com".into()),
+    };
+    want(spec, &known)
+}
+
+fn asked(spec: &McpServerAuthSpec, secret: &'static str) -> Asking {
+    match decide(spec, holding(secret), anybody).unwrap().source {
+        Want::OAuth2(asking) => *asking,
+        Want::Given(_) => panic!("not a given token"),
+    }
+}
+
+fn registration(spec: &McpServerAuthSpec) -> Registration {
+    asked(spec, "s3cret\n").registration
+}
+
+#[test]
+fn the_resource_parameter_is_the_servers_url_unless_the_spec_says_otherwise() {
+    assert_eq!(
+        registration(&spec(basic())).resource.as_deref(),
+        Some("https://tools.example.com/mcp")
+    );
+    let mut other = basic();
+    other["resource"] = json!("urn:tools");
+    assert_eq!(registration(&spec(other)).resource.as_deref(), Some("urn:tools"));
+    let mut none = basic();
+    none["resource"] = json!("");
+    assert_eq!(registration(&spec(none)).resource, None);
+}
+
+#[test]
+fn the_first_reference_that_leads_nowhere_blocks() {
+    let spec = spec(basic());
+    let blocked = decide(&spec, |_| Lookup::NotFound, nobody).unwrap_err();
+    assert_eq!(blocked.reason, "SecretNotFound");
+    assert!(blocked.message.contains("clientSecretRef"), "{}", blocked.message);
+}
+
+#[test]
+fn a_changed_secret_asks_in_another_way_and_a_changed_renewal_does_not() {
+    let before = spec(basic());
+    let one = asked(&before, "one").fingerprint;
+    assert_eq!(asked(&before, "one").fingerprint, one);
+    assert_ne!(asked(&before, "two").fingerprint, one);
+    let mut renewed = before.clone();
+    let oauth2 = renewed.oauth2.as_mut().unwrap();
+    oauth2.refresh_before = "5m".into();
+    oauth2.revoke_on_deletion = true;
+    assert_eq!(asked(&renewed, "one").fingerprint, one);
+    let mut scoped = before;
+    scoped.oauth2.as_mut().unwrap().scopes = vec!["tools:call".into()];
+    assert_ne!(asked(&scoped, "one").fingerprint, one);
+}
+
+#[test]
+fn the_authorization_server_is_stated_or_found_by_issuer_or_by_the_mcp_server() {
+    let mut oauth2 = basic();
+    assert!(matches!(
+        registration(&spec(oauth2.clone())).server,
+        ServerLocation::Endpoints { .. }
+    ));
+    oauth2.as_object_mut().unwrap().remove("tokenUrl");
+    let expected = ServerLocation::ProtectedResource {
+        url: "https://tools.example.com/mcp".into(),
+        ca_bundle: None,
+        known_issuer: Some("https://known.example.com".into()),
+    };
+    assert_eq!(registration(&spec(oauth2.clone())).server, expected);
+    oauth2["issuer"] = json!("https://auth.example.com");
+    let expected = ServerLocation::Issuer("https://auth.example.com".into());
+    assert_eq!(registration(&spec(oauth2)).server, expected);
+}
+
+#[test]
+fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
+    let client = registration(&spec(by_workload(json!({"audience": "idp"}))));
+    assert!(matches!(
+        client.authentication,
+        ClientAuthentication::Assertion(Assertions::Given(assertion)) if assertion.expose_secret() == "for idp"
+    ));
+    assert!(matches!(client.grant, Grant::ClientCredentials));
+    let grant = registration(&spec(by_workload(json!({"assertion": "JwtBearer"}))));
+    assert!(matches!(grant.authentication, ClientAuthentication::None));
+    assert!(matches!(grant.grant, Grant::JwtBearer(_)));
+}
+
+#[test]
+fn a_namespace_that_was_not_allowed_to_cannot_act_as_the_operator() {
+    for assertion in ["ClientAssertion", "JwtBearer"] {
+        let spec = spec(by_workload(json!({"assertion": assertion})));
+        let blocked = decide(&spec, holding("x"), nobody).unwrap_err();
+        assert_eq!(blocked.reason, "Forbidden");
+        assert!(
+            blocked.message.contains("workloadIdentity.namespaces"),
+            "{}",
+            blocked.message
+        );
+    }
+}
+
+#[test]
+fn a_private_key_that_is_none_names_its_field_and_not_its_text() {
+    let oauth2 = json!({
+        "tokenUrl": "https://auth.example.com/token",
+        "clientId": "litellm",
+        "clientAuthentication": {
+            "method": "PrivateKeyJwt",
+            "privateKeyJwt": {"keyRef": {"name": "keys", "key": "key.pem"}},
+        },
+    });
+    let blocked = decide(&spec(oauth2), holding("n0-key-at-all"), nobody).unwrap_err();
+    assert_eq!(blocked.reason, "SecretInvalid");
+    for part in ["privateKeyJwt.keyRef", "Secret keys", "\"key.pem\""] {
+        assert!(blocked.message.contains(part), "{}", blocked.message);
+    }
+    assert!(!blocked.message.contains("n0-key"), "{}", blocked.message);
+}
+
+#[test]
+fn a_refresh_before_that_cannot_be_read_names_its_field() {
+    let mut spec = spec(basic());
+    spec.oauth2.as_mut().unwrap().refresh_before = "soon".into();
+    let blocked = decide(&spec, holding("s3cret"), nobody).unwrap_err();
+    assert_eq!(blocked.reason, "InvalidSpec");
+    assert!(
+        blocked.message.contains("\"soon\" is not a duration"),
+        "{}",
+        blocked.message
+    );
+}

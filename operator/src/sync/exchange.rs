@@ -1,0 +1,80 @@
+//! A user's own token, for a sidecar that asks: whose pod calls is told as for the stream, and only servers that the
+//! pod is entitled to are answered for.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, Limited};
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_protocol::sync::{ExchangeRequest, Exchanged, Pod};
+use tracing::warn;
+
+use super::authenticate::{agree, authenticate};
+use super::{Refusal, Sync};
+use crate::credentials::bearer;
+use crate::metrics::Exchange;
+use crate::routes::entitled;
+
+/// Longest request: a subject token that fits into a request header, and some words around it.
+const MAX_REQUEST: usize = 64 * 1024;
+
+pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
+    match answer(&sync, request).await {
+        Ok(exchanged) => {
+            sync.metrics.exchanged(Exchange::Issued);
+            Json(exchanged).into_response()
+        }
+        Err(refusal) => {
+            warn!(reason = refusal.reason(), error = %refusal, "a user's token was not exchanged");
+            sync.metrics.exchanged(Exchange::Failed);
+            refusal.into_response()
+        }
+    }
+}
+
+async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, Refusal> {
+    if !*sync.leads.borrow() {
+        return Err(Refusal::NotLeading);
+    }
+    let (head, body) = request.into_parts();
+    let pod = authenticate(&sync.client, &head.headers).await?;
+    let body = Limited::new(body, MAX_REQUEST).collect().await;
+    let body = body.map_err(|_| Refusal::NoExchangeRequest("it is too long, or broke off"))?;
+    let asked = parse(&body.to_bytes())?;
+    agree(&asked.pod, &pod)?;
+    let resource = server(sync, &pod, &asked.server).await?;
+    let exchanger = sync.exchanges.of(&resource);
+    let exchanger = exchanger.ok_or_else(|| Refusal::NoExchange(asked.server.clone()))?;
+    let token = exchanger
+        .token(&asked.subject_token, asked.refused.as_deref())
+        .await;
+    let token = token.map_err(|error| Refusal::ExchangeFailed {
+        code: error.code().to_owned(),
+        message: error.message(),
+    })?;
+    Ok(Exchanged {
+        credential: bearer(&token),
+    })
+}
+
+/// What serde says of a failure may quote the request, which holds a token. So only its kind is told.
+fn parse(body: &Bytes) -> Result<ExchangeRequest, Refusal> {
+    serde_json::from_slice(body).map_err(|error| {
+        Refusal::NoExchangeRequest(match error.classify() {
+            serde_json::error::Category::Data => "a field is missing or of another type",
+            _ => "it is no JSON",
+        })
+    })
+}
+
+/// The resource that the pod reaches this server by.
+async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<std::sync::Arc<McpServerAuth>, Refusal> {
+    let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
+    let labels = labels.map_err(|error| Refusal::ApiServer(error.to_string()))?;
+    let labels = labels.ok_or_else(|| Refusal::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
+    entitled(&sync.resources.of(&pod.namespace), &labels)
+        .into_iter()
+        .find(|resource| resource.spec.server.name == server)
+        .ok_or_else(|| Refusal::NotEntitled(server.chars().take(64).collect()))
+}
