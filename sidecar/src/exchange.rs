@@ -46,9 +46,26 @@ struct Inner<D> {
     operator_ca: OperatorCa,
     token_file: PathBuf,
     pod: Pod,
-    connect: Duration,
+    timing: Timing,
     dial: D,
     open: Mutex<Option<Open>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// For TCP and TLS together.
+    pub connect: Duration,
+    /// From the request to the head of the answer. After that the connection counts as lost.
+    pub answer: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(8),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -59,13 +76,12 @@ struct Open {
 }
 
 impl<D: Dial + 'static> AtOperator<D> {
-    /// `connect` bounds TCP and TLS together.
     pub fn new(
         endpoint: Endpoint,
         operator_ca: OperatorCa,
         token_file: PathBuf,
         pod: Pod,
-        connect: Duration,
+        timing: Timing,
         dial: D,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -73,7 +89,7 @@ impl<D: Dial + 'static> AtOperator<D> {
             operator_ca,
             token_file,
             pod,
-            connect,
+            timing,
             dial,
             open: Mutex::default(),
         }))
@@ -125,7 +141,14 @@ impl<D: Dial> Inner<D> {
         let headers = request.headers_mut();
         headers.insert(AUTHORIZATION, bearer(&self.token_file)?);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(open.connection.sender.clone().send_request(request).await?)
+        let mut sender = open.connection.sender.clone();
+        let answer = timeout(self.timing.answer, sender.send_request(request)).await;
+        if answer.is_err() {
+            // A peer that is gone without a word would otherwise have every request wait as long.
+            self.drop_connection(open).await;
+        }
+        let seconds = self.timing.answer.as_secs();
+        Ok(answer.map_err(|_| FollowError::Silent { seconds })??)
     }
 
     /// The connection that is open, or a new one; and whether it was open before.
@@ -139,10 +162,10 @@ impl<D: Dial> Inner<D> {
             return Ok((known.clone(), true));
         }
         let opening = Connection::open(&self.dial, &self.endpoint, &trusted);
-        let opened = timeout(self.connect, opening).await;
+        let opened = timeout(self.timing.connect, opening).await;
         let connection = opened.map_err(|_| FollowError::ConnectTimeout {
             address: self.endpoint.to_string(),
-            seconds: self.connect.as_secs(),
+            seconds: self.timing.connect.as_secs(),
         })??;
         let new = Open {
             connection: Arc::new(connection),

@@ -41,7 +41,7 @@ use accept::accept;
 use call::Call;
 use headers::UserPart;
 pub use limits::Limits;
-use tokens::{Chosen, Tokens, usable};
+use tokens::{Chosen, Objection, Tokens, usable};
 use verdict::{Verdict, verdict};
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
@@ -64,7 +64,7 @@ struct Refused {
 enum Answer {
     /// It is for the client.
     Passes(Response<ResponseBody>),
-    Refused(tokens::Refused),
+    Refused(Objection),
     /// The same token with the nonce that came along.
     NonceDemanded,
 }
@@ -159,12 +159,18 @@ impl Outbound {
             Ok(chosen) => chosen,
             Err(refusal) => return Err(Refused::of(refusal, call)),
         };
-        let (mut repeated, mut nonce_given) = (false, false);
+        let (mut before, mut nonce_given) = (None, false);
         // Three times at the most: with a nonce, and with another token.
         loop {
-            let refused = match self.send(worker, &mut call, &chosen).await? {
+            let sent = match self.send(worker, &mut call, &chosen).await {
+                Ok(sent) => sent,
+                // A body that was kept still tells which message the error answers.
+                Err(Refused { refusal, body: None }) => return Err(Refused::of(refusal, call)),
+                Err(refused) => return Err(refused),
+            };
+            let objection = match sent {
                 Answer::Passes(response) => return Ok(response),
-                Answer::Refused(refused) => refused,
+                Answer::Refused(objection) => objection,
                 // The token may well be good, so nobody is asked for another.
                 Answer::NonceDemanded if nonce_given => {
                     let status = StatusCode::UNAUTHORIZED;
@@ -183,17 +189,16 @@ impl Outbound {
                     continue;
                 }
             };
-            let why = refused.why();
             chosen = match self
                 .tokens
-                .instead(chosen, refused, call.repeats(), repeated)
+                .instead(chosen, &objection, call.repeats(), before.as_ref())
                 .await
             {
                 Ok(chosen) => chosen,
                 Err(refusal) => return Err(Refused::of(refusal, call)),
             };
-            repeated = true;
-            self.metrics.replayed(why);
+            self.metrics.replayed(objection.why());
+            before = Some(objection);
         }
     }
 
@@ -220,11 +225,11 @@ impl Outbound {
                 let accepted = accept(server, usable, call.path(), getting, response)?;
                 Ok(Answer::Passes(accepted))
             }
-            Verdict::Unauthorized => Ok(Answer::Refused(tokens::Refused::Unauthorized)),
+            Verdict::Unauthorized => Ok(Answer::Refused(Objection::Unauthorized)),
             Verdict::InsufficientScope(scopes) => {
                 // It is valid, only not for this call.
                 self.tokens.taken(chosen);
-                Ok(Answer::Refused(tokens::Refused::InsufficientScope(scopes)))
+                Ok(Answer::Refused(Objection::InsufficientScope(scopes)))
             }
             Verdict::NonceDemanded => Ok(Answer::NonceDemanded),
             Verdict::Challenged => Err(chosen.not_taken(StatusCode::FORBIDDEN).into()),

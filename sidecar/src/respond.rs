@@ -66,7 +66,7 @@ pub enum Refusal {
     )]
     TokenExpired { resource: Box<str> },
     #[error(
-        "McpServerAuth {resource} demands user context for tool calls, and this call carries none of the cookies and headers it allows; sign in, and send them with the request to LiteLLM"
+        "McpServerAuth {resource} demands user context for tool calls, and this call carries none of the cookies and headers that it passes on or exchanges; sign in, and send them with the request to LiteLLM"
     )]
     UserContextRequired { resource: Box<str> },
     #[error(

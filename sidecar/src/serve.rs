@@ -22,7 +22,7 @@ use crate::args::Serve;
 use crate::context::seal::Sealer;
 use crate::control::{Control, DataPath, Metrics, Places, report};
 use crate::drain::Drain;
-use crate::exchange::{AtOperator, Exchange};
+use crate::exchange::{self, AtOperator, Exchange};
 use crate::follow::{Follow, OperatorCa, Tcp, Timing};
 use crate::health::{self, Health, Started};
 use crate::inbound::Inbound;
@@ -95,13 +95,12 @@ async fn run(args: Serve) -> Infallible {
     };
     let reports = watch::Sender::new(report(pod.clone()));
     let operator_ca = OperatorCa::new(&operator_ca);
-    let timing = Timing::default();
     let exchange = AtOperator::new(
         operator.clone(),
         operator_ca.clone(),
         token_file.clone(),
         pod,
-        timing.connect,
+        exchange::Timing::default(),
         Tcp,
     );
     let data_path = start_data_path(Wiring {
@@ -140,7 +139,7 @@ async fn run(args: Serve) -> Infallible {
         endpoint: operator,
         operator_ca,
         token_file,
-        timing,
+        timing: Timing::default(),
         dial: Tcp,
     };
     let following = follow.run(&reports, |snapshot| {

@@ -4,13 +4,13 @@ use std::io::Write;
 
 use mcp_auth_protocol::sync::Credential;
 use secrecy::ExposeSecret;
-
-use super::*;
-use crate::follow::testing::{Authority, Pipes, serve};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+use super::*;
+use crate::follow::testing::{Authority, Pipes, serve};
 
 struct World {
     authority: Authority,
@@ -37,7 +37,7 @@ impl World {
             ca.clone(),
             token_file.path().to_owned(),
             pod,
-            Duration::from_secs(10),
+            Timing::default(),
             dial,
         );
         Self {
@@ -148,6 +148,23 @@ async fn a_lost_connection_is_opened_again() {
         assert!(asking.await.unwrap().is_ok());
         calls.cut();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_nobody_answers_on_is_left() {
+    let mut world = World::new();
+    let asking = world.ask();
+    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let mut silent = serve(&world.authority, pipe).await;
+    let _unanswered = silent.recv().await.unwrap();
+    assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorSilent");
+
+    let asking = world.ask();
+    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let mut calls = serve(&world.authority, pipe).await;
+    let (_request, answer) = calls.recv().await.unwrap();
+    answer(200, issued());
+    assert!(asking.await.unwrap().is_ok());
 }
 
 #[tokio::test(start_paused = true)]

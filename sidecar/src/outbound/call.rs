@@ -4,6 +4,7 @@
 //! messages are that short, and LiteLLM states their length. Everything else streams, and is sent once: to hold back
 //! a body without a stated length might hold it back for as long as its client lives.
 
+use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, Method, Request, Version};
 use http_body::Body;
@@ -15,8 +16,8 @@ use crate::body::RequestBody;
 use crate::respond::Refusal;
 use crate::routes::token::Token;
 use crate::routes::{Server, Usable};
-use bytes::Bytes;
 
+/// What is sent, and what of it is kept.
 pub struct Call {
     method: Method,
     path: PathAndQuery,

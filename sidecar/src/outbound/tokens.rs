@@ -40,9 +40,9 @@ enum Owner {
     User(User, SecretString),
 }
 
-/// What the server said of a token.
+/// What the server has against a token.
 #[derive(Debug)]
-pub enum Refused {
+pub enum Objection {
     Unauthorized,
     InsufficientScope(Vec<String>),
 }
@@ -83,31 +83,31 @@ impl Tokens {
         }
     }
 
-    /// Another token after the server refused this one, for a request that `repeats` and has not been `repeated`.
-    /// Whatever comes of that, the refusal is told on.
+    /// Another token after the server refused this one, for a request that `repeats` and has not been repeated for
+    /// what there was `before`. Whatever comes of that, the refusal is told on.
     pub async fn instead(
         &self,
         chosen: Chosen,
-        refused: Refused,
+        objection: &Objection,
         repeats: bool,
-        repeated: bool,
+        before: Option<&Objection>,
     ) -> Result<Chosen, Refusal> {
         let whose = chosen.whose();
-        self.metrics.token_refused(whose, refused.why());
+        self.metrics.token_refused(whose, objection.why());
         let resource = chosen.server.resource.clone();
-        let in_vain = |refused: Refused, renewal| refused.refusal(resource.clone(), whose, renewal);
+        let in_vain = |renewal| objection.refusal(resource.clone(), whose, renewal);
         let streamed = || Refusal::NotRepeated {
             resource: resource.clone(),
             why: NotRepeated::Streamed,
         };
         if let Owner::User(user, subject) = chosen.owner {
-            return match refused {
+            return match objection {
                 // The operator is asked for users' tokens one by one, and scopes are no part of that.
-                Refused::InsufficientScope(_) => Err(in_vain(refused, Renewal::NotAsked)),
-                Refused::Unauthorized => {
+                Objection::InsufficientScope(_) => Err(in_vain(Renewal::NotAsked)),
+                Objection::Unauthorized => {
                     self.users.refused(user, &chosen.token);
-                    match (repeated, repeats) {
-                        (true, _) => Err(in_vain(refused, Renewal::RefusedToo)),
+                    match (before.is_some(), repeats) {
+                        (true, _) => Err(in_vain(Renewal::RefusedToo)),
                         (false, false) => Err(streamed()),
                         (false, true) => {
                             self.of_user(&chosen.server, user, subject, Some(&chosen.token))
@@ -117,13 +117,16 @@ impl Tokens {
                 }
             };
         }
-        let prospect = self.tell(&chosen, &refused);
-        if repeated {
-            self.give_up(&chosen, &refused);
-            return Err(in_vain(refused, Renewal::RefusedToo));
+        let prospect = self.tell(&chosen, objection);
+        if let Some(before) = before {
+            // What was not asked for before may yet be granted.
+            if before.covers(objection) {
+                self.give_up(&chosen, objection);
+            }
+            return Err(in_vain(Renewal::RefusedToo));
         }
         if prospect == Prospect::Denied {
-            return Err(in_vain(refused, Renewal::NotAsked));
+            return Err(in_vain(Renewal::NotAsked));
         }
         if !repeats {
             return Err(streamed());
@@ -131,9 +134,9 @@ impl Tokens {
         match self.another(&chosen).await? {
             Some(another) => Ok(another),
             None => {
-                self.give_up(&chosen, &refused);
+                self.give_up(&chosen, objection);
                 let within = self.limits.patience;
-                Err(in_vain(refused, Renewal::NoneCame { within }))
+                Err(in_vain(Renewal::NoneCame { within }))
             }
         }
     }
@@ -173,7 +176,7 @@ impl Tokens {
         waited.ok_or_else(|| {
             let within = self.limits.patience;
             let renewal = Renewal::NoneCame { within };
-            Refused::Unauthorized.refusal(server.resource.clone(), Whose::Service, renewal)
+            Objection::Unauthorized.refusal(server.resource.clone(), Whose::Service, renewal)
         })
     }
 
@@ -233,19 +236,19 @@ impl Tokens {
         })
     }
 
-    fn tell(&self, chosen: &Chosen, refused: &Refused) -> Prospect {
-        let why = match refused {
-            Refused::Unauthorized => {
+    fn tell(&self, chosen: &Chosen, objection: &Objection) -> Prospect {
+        let why = match objection {
+            Objection::Unauthorized => {
                 chosen.token.refused(self.limits.probe);
                 RefusedBecause::Unauthorized
             }
-            Refused::InsufficientScope(scopes) => RefusedBecause::InsufficientScope(scopes.clone()),
+            Objection::InsufficientScope(scopes) => RefusedBecause::InsufficientScope(scopes.clone()),
         };
         self.routes.refused(&chosen.server.name, &chosen.token, why)
     }
 
-    fn give_up(&self, chosen: &Chosen, refused: &Refused) {
-        if let Refused::InsufficientScope(scopes) = refused {
+    fn give_up(&self, chosen: &Chosen, objection: &Objection) {
+        if let Objection::InsufficientScope(scopes) = objection {
             self.routes.denied(&chosen.server.name, &chosen.token, scopes);
         }
     }
@@ -279,7 +282,7 @@ impl Chosen {
     }
 }
 
-impl Refused {
+impl Objection {
     pub fn why(&self) -> Why {
         match self {
             Self::Unauthorized => Why::Unauthorized,
@@ -287,7 +290,18 @@ impl Refused {
         }
     }
 
-    fn refusal(self, resource: Box<str>, whose: Whose, renewal: Renewal) -> Refusal {
+    /// Whether whoever answered this one should have answered the other with it.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::InsufficientScope(one), Self::InsufficientScope(other)) => {
+                other.iter().all(|scope| one.contains(scope))
+            }
+            (Self::Unauthorized, Self::Unauthorized) => true,
+            _ => false,
+        }
+    }
+
+    fn refusal(&self, resource: Box<str>, whose: Whose, renewal: Renewal) -> Refusal {
         match self {
             Self::Unauthorized => Refusal::TokenRefused {
                 resource,
@@ -298,7 +312,7 @@ impl Refused {
             Self::InsufficientScope(scopes) => Refusal::InsufficientScope {
                 resource,
                 whose,
-                scopes,
+                scopes: scopes.clone(),
             },
         }
     }

@@ -21,8 +21,9 @@ pub struct Refusals {
 struct Entry {
     token: Arc<Token>,
     why: RefusedBecause,
-    /// Scopes that no other token has come for: asking again would only make more requests wait in vain.
-    denied: Vec<String>,
+    /// Scopes that no other token has come for, once there were any such demands: asking again would only make more
+    /// requests wait in vain.
+    denied: Option<Vec<String>>,
 }
 
 /// What to expect of a refusal that was entered.
@@ -65,19 +66,25 @@ impl Refusals {
                 let entry = Entry {
                     token: token.clone(),
                     why: why.clone(),
-                    denied: Vec::new(),
+                    denied: None,
                 };
                 entries.insert(server.into(), entry);
                 entries.get_mut(server).expect("it was inserted a line above")
             }
         };
-        let denied = matches!(&why, RefusedBecause::InsufficientScope(scopes)
-            if !entry.denied.is_empty() && scopes.iter().all(|scope| entry.denied.contains(scope)));
+        let denied = match (&why, &entry.denied) {
+            (RefusedBecause::InsufficientScope(scopes), Some(denied)) => {
+                scopes.iter().all(|scope| denied.contains(scope))
+            }
+            _ => false,
+        };
         if self.publish(&entries) {
+            // Not what it says: that is the server's own text.
+            let unauthorized = why == RefusedBecause::Unauthorized;
             tracing::warn!(
                 server,
-                ?why,
-                "the MCP server refuses the token; asking the operator for another"
+                unauthorized,
+                "token refused; the operator is asked for another"
             );
         }
         match denied {
@@ -93,11 +100,7 @@ impl Refusals {
             .get_mut(server)
             .filter(|entry| Arc::ptr_eq(&entry.token, token));
         if let Some(entry) = entry {
-            for scope in scopes.iter().take(MAX_SCOPES) {
-                if !entry.denied.contains(scope) && entry.denied.len() < MAX_SCOPES {
-                    entry.denied.push(scope.clone());
-                }
-            }
+            add(entry.denied.get_or_insert_default(), scopes);
         }
     }
 
@@ -122,16 +125,16 @@ impl Refusals {
 
     /// Whether that is news.
     fn publish(&self, entries: &BTreeMap<Box<str>, Entry>) -> bool {
-        let told = |(server, entry): (&Box<str>, &Entry)| RefusedToken {
+        let told = entries.iter().map(|(server, entry)| RefusedToken {
             server: server.as_ref().to_owned(),
             token: entry.token.id.as_ref().to_owned(),
             why: entry.why.clone(),
-        };
+        });
         self.reports.send_if_modified(|report| {
             if entries.is_empty() && report.refused.is_empty() {
                 return false;
             }
-            let refused: Vec<_> = entries.iter().map(told).collect();
+            let refused: Vec<_> = told.collect();
             let news = report.refused != refused;
             report.refused = refused;
             news
@@ -149,11 +152,15 @@ fn merge(known: &mut RefusedBecause, why: &RefusedBecause) {
         (RefusedBecause::Unauthorized, _) => {}
         (_, RefusedBecause::Unauthorized) => *known = RefusedBecause::Unauthorized,
         (RefusedBecause::InsufficientScope(known), RefusedBecause::InsufficientScope(more)) => {
-            for scope in more {
-                if !known.contains(scope) && known.len() < MAX_SCOPES {
-                    known.push(scope.clone());
-                }
-            }
+            add(known, more)
+        }
+    }
+}
+
+fn add(known: &mut Vec<String>, more: &[String]) {
+    for scope in more.iter().filter(|scope| scope.len() <= MAX_SCOPE) {
+        if !known.contains(scope) && known.len() < MAX_SCOPES {
+            known.push(scope.clone());
         }
     }
 }
@@ -238,5 +245,12 @@ mod tests {
         assert_eq!(enter(&a, &["admin"]), Prospect::Denied);
         assert_eq!(enter(&a, &["admin", "other"]), Prospect::Asked);
         assert_eq!(enter(&b, &["admin"]), Prospect::Asked);
+        assert_eq!(enter(&b, &[]), Prospect::Asked);
+        refusals.deny("tools", &b, &[]);
+        assert_eq!(
+            enter(&b, &[]),
+            Prospect::Denied,
+            "a demand that names no scope is one too"
+        );
     }
 }

@@ -4,7 +4,7 @@ use http::{Request, StatusCode};
 use mcp_auth_protocol::sync::{Credential, Server, UserContext};
 use serde_json::Value;
 
-use crate::scene::{Scripted, Sidecar, get, json, nobody, post, send, server, whole};
+use crate::scene::{Scripted, Sidecar, get, json, nobody, post, read_head, send, server, whole};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call","params":{"name":"x"}}"#;
 
@@ -118,6 +118,25 @@ async fn a_server_that_cannot_be_reached_answers_the_message_by_its_id() {
     assert_eq!(
         (&body["id"], &body["error"]["code"]),
         (&"c-1".into(), &(-32056).into())
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_answers_the_message_by_its_id() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            read_head(&mut stream).await;
+        }
+    });
+    let sidecar = Sidecar::start(nobody().await, &[server(&format!("http://{address}/mcp"))]);
+    let answer = post(sidecar.outbound, "/tools/mcp", CALL).await;
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    let body = json(answer).await;
+    assert_eq!(
+        (&body["id"], &body["error"]["code"]),
+        (&"c-1".into(), &(-32057).into())
     );
 }
 

@@ -379,3 +379,32 @@ async fn scopes_that_nobody_grants_are_an_error_that_names_them_and_hold_nobody_
     }
     assert_eq!(upstream.seen().len(), 4);
 }
+
+#[tokio::test]
+async fn scopes_that_only_the_next_token_lacks_are_asked_for_and_not_given_up() {
+    let upstream =
+        Scripted::start(async |request: Request<Incoming>| {
+            match request.headers()["authorization"].to_str().unwrap() {
+                "Bearer old" => challenge(401, r#"Bearer error="invalid_token""#),
+                "Bearer new" => challenge(403, r#"Bearer error="insufficient_scope", scope="files""#),
+                _ => Response::new(whole("ok")),
+            }
+        })
+        .await;
+    let sidecar = Sidecar::limited(&[tools(&upstream, "old")], PATIENT).await;
+    let outbound = sidecar.outbound;
+    let call = || tokio::spawn(async move { post(outbound, "/tools/mcp", CALL).await });
+    let first = call();
+    assert_eq!(sidecar.refused().await, [unauthorized("old")]);
+    sidecar.routes.apply(&[tools(&upstream, "new")]);
+    assert!(
+        is_error(&json(first.await.unwrap()).await, -32063),
+        "one retry and no more"
+    );
+    let expected = RefusedBecause::InsufficientScope(vec!["files".into()]);
+    assert_eq!(sidecar.refused().await[0].why, expected);
+    let second = call();
+    sidecar.waiting(1).await;
+    sidecar.routes.apply(&[tools(&upstream, "more")]);
+    assert_eq!(second.await.unwrap().status(), StatusCode::OK);
+}

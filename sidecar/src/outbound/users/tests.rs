@@ -2,14 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mcp_auth_protocol::sync::Credential;
+use mcp_auth_protocol::sync::{Credential, Transport};
 use prometheus_client::registry::Registry;
 use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::exchange::Answer;
 use crate::outbound::tests::server;
-use mcp_auth_protocol::sync::Transport;
 
 /// Answers after a second: with a token that is named by how many there were before, or not at all.
 struct Slow {
