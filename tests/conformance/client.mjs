@@ -18,17 +18,21 @@ const api = open(process.env.MCPAUTH_CONFORMANCE_API, process.env.MCPAUTH_CONFOR
 const name = resourceName(scenario);
 const server = name.replaceAll(/[^a-z0-9]/g, "_");
 
-/** Where the suite's server refuses the token: calls go on, as LiteLLM's do, until the status says one of these. */
+/** Where the suite's server refuses the token: calls go on, as LiteLLM's do, until the status says why or for a while. */
 const SETTLES = {
-  "auth/scope-step-up": ["InsufficientScope"],
-  "auth/scope-retry-limit": ["InsufficientScope"],
-  "auth/authorization-server-migration": ["IssuerChanged", "DiscoveryFailed"],
+  "auth/scope-step-up": { reasons: ["InsufficientScope"], seconds: 3 },
+  "auth/scope-retry-limit": { reasons: ["InsufficientScope"], seconds: 3 },
+  "auth/authorization-server-migration": { reasons: ["IssuerChanged", "TokenRefused"], seconds: 40 },
 };
+
+// The suite ends only the shell around us.
+setTimeout(() => process.exit(2), 58_000).unref();
 
 await apply();
 const before = await until(decided, "a token, or the reason why there is none");
 const called = await callOnceServed();
-for (let attempt = 0; attempt < 20 && SETTLES[scenario] && !(await settled()); attempt += 1) {
+const end = Date.now() + (SETTLES[scenario]?.seconds ?? 0) * 1000;
+while (Date.now() < end && !(await settled())) {
   await sleep(500);
   await call();
 }
@@ -79,7 +83,7 @@ async function issued() {
 
 async function settled() {
   const { status } = await api.get("mcpserverauths", name);
-  return SETTLES[scenario].includes(condition(status, "TokenIssued")?.reason);
+  return SETTLES[scenario].reasons.includes(condition(status, "TokenIssued")?.reason);
 }
 
 /** Whether there is a token that the sidecar has, or will be none as things stand. */

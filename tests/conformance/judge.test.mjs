@@ -29,6 +29,12 @@ test("a refusal by the suite without a failed check is a fault", () => {
   assert.deepEqual(verdict.faults, ["the suite refuses the client: Error: 503"]);
 });
 
+test("a check that the run itself meets does not make a scenario pass", () => {
+  const checks = [check("complete-flow-token-exchange", "SUCCESS"), check("complete-flow-jwt-bearer", "SUCCESS")];
+  const verdict = judge("auth/enterprise-managed-authorization", { passed: true, checks, report: issued });
+  assert.deepEqual([verdict.result, verdict.faults], ["1 of 2", []]);
+});
+
 test("a token request to a server that must not be asked is a fault, though the suite passes it", () => {
   const quiet = judge("auth/resource-mismatch", { passed: true, checks: [check("resource-mismatch-rejected", "SUCCESS")], report: issued });
   assert.deepEqual(quiet.faults, []);

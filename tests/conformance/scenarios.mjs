@@ -23,10 +23,15 @@ export const UNMET = {
   "sep-2468-client-compare-iss-unadvertised": "`iss` (RFC 9207) stands in the answer to an authorization request",
   "sep-2468-client-no-normalization": "`iss` (RFC 9207) stands in the answer to an authorization request",
   "sep-2468-client-reject-missing-iss": "`iss` (RFC 9207) stands in the answer to an authorization request",
+  "complete-flow-token-exchange":
+    "the first half, at the company's sign-on: the run itself makes it, as whatever keeps the assertion in the Secret would",
   "sep-2352-reregister-on-as-change": "as `client-registration`; a new authorization server is told in the status, for a person to decide",
   "sep-1932-client-token-request-proof": "the suite looks at token requests with an authorization code only",
   "sep-1932-client-as-nonce": "the suite looks at token requests with an authorization code only",
 };
+
+/** Checks that the suite sees met, by the run itself and not by us. */
+export const BY_THE_RUN = { "auth/enterprise-managed-authorization": ["complete-flow-token-exchange"] };
 
 const ISS = "tests the answer to an authorization request, and a machine makes none";
 
@@ -70,11 +75,6 @@ export async function credentials(scenario, server, context) {
   });
   const secret = { "client-secret": clientSecret };
   switch (scenario) {
-    case "auth/2025-03-26-oauth-metadata-backcompat":
-      // Before RFC 9728 the MCP server's origin was the issuer.
-      return { oauth2: by("ClientSecretBasic", { issuer: new URL(server).origin }), secret };
-    case "auth/2025-03-26-oauth-endpoint-fallback":
-      return { oauth2: by("ClientSecretBasic", { tokenUrl: new URL("/token", server).href }), secret };
     case "auth/pre-registration":
       return { oauth2: by("ClientSecretBasic", { issuer: context.issuer }), secret };
     case "auth/token-endpoint-auth-post":
@@ -133,7 +133,7 @@ export const ALSO = {
     const union = more.some((scopes) => scopes.includes("mcp:write") && first.every((scope) => scopes.includes(scope)));
     claim(union, "a later token request for mcp:write and all that was asked for before", tokenRequests);
     claim(tokenRequests.length <= 4, "at most 4 token requests", tokenRequests);
-    return `the token request after the challenge asks for the union of the scopes; this server grants none: \`${reason}\``;
+    return `the token request after the challenge asks for the union of the scopes; the suite's server grants it to nobody but a user: \`${reason}\``;
   },
   "auth/scope-retry-limit": ({ tokenRequests, reason }) => {
     claim(tokenRequests.length <= 4, "at most 4 token requests", tokenRequests);
@@ -150,8 +150,7 @@ export const ALSO = {
     claim(!tokenRequests.some(({ scope }) => scope?.includes("offline_access")), "no offline_access", tokenRequests);
     return "no token request asks for offline_access";
   },
-  "auth/enterprise-managed-authorization": () =>
-    "the second half: with the identity provider's grant in a Secret, put there by what keeps it (here the run itself)",
+  "auth/enterprise-managed-authorization": () => "the second half, from the identity provider's grant in a Secret to the tool's answer",
   "auth/dpop": boundToken,
   "auth/dpop-nonce": boundToken,
 };
