@@ -1,11 +1,12 @@
 // What tests turn while the server runs. Listens on loopback only, since it has no authentication:
 //
-//   GET  /state                   totals of the token requests, generations accepted, lifetime and fault in force
+//   GET  /state                   totals of the token requests, how many are under way and at most were, generations
+//                                 accepted, lifetime and fault in force
 //   POST /clients/ID/rotate       a new secret beside the old ones: {generation, secret}
 //   POST /clients/ID/retire       {generation}: refused from now on
 //   POST /lifetime                {seconds} of the tokens issued from now on
-//   POST /fault                   {seconds, status, body, retryAfter}, all optional: token requests wait, then fail
-//                                 so; {} ends it
+//   POST /fault                   {seconds, status, body, retryAfter, expiresIn}, all optional: token requests wait,
+//                                 then fail so, or succeed with that expires_in; {} ends it for requests to come
 
 import { createServer } from "node:http";
 

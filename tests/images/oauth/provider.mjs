@@ -38,6 +38,9 @@ export function createProvider({ issuer, clients: registrations, resources }, cl
     if (ctx.path !== "/token") return next();
     state.requests += 1;
     const { fault } = state;
+    state.underWay += 1;
+    state.mostUnderWay = Math.max(state.mostUnderWay, state.underWay);
+    ctx.res.once("close", () => (state.underWay -= 1));
     if (fault?.seconds) await new Promise((resolve) => setTimeout(resolve, fault.seconds * 1000));
     if (fault?.status) {
       ctx.status = fault.status;
@@ -45,6 +48,8 @@ export function createProvider({ issuer, clients: registrations, resources }, cl
       if (fault.retryAfter) ctx.set("retry-after", String(fault.retryAfter));
     } else {
       await next();
+      // No real server says so at will.
+      if (fault?.expiresIn !== undefined && ctx.status === 200) ctx.body.expires_in = fault.expiresIn;
     }
     record(ctx, state);
   });
