@@ -30,7 +30,8 @@ class Stand:
     authority: str
     # URLs of its LiteLLMs, as their users see them.
     replicas: list[str]
-    shares_tokens: bool
+    # mcp-auth's: all replicas share a token, and it has to keep to its schedule.
+    is_ours: bool
 
 
 class Ground:
@@ -49,8 +50,8 @@ class Ground:
         for name, url in own_replicas + our_replicas:
             self.processes.until_up(name, f"{url}/health/readiness")
         return [
-            Stand("LiteLLM itself", own["admin"], [url for _, url in own_replicas], shares_tokens=False),
-            Stand("mcp-auth", ours["admin"], [url for _, url in our_replicas], shares_tokens=True),
+            Stand("LiteLLM itself", own["admin"], [url for _, url in own_replicas], is_ours=False),
+            Stand("mcp-auth", ours["admin"], [url for _, url in our_replicas], is_ours=True),
         ]
 
     def servers(self, name: str) -> dict[str, str]:

@@ -41,7 +41,7 @@ async def measure(stands: list[Stand], options: argparse.Namespace) -> tuple[Res
             for stand, measured in zip(order, await asyncio.gather(*measuring)):
                 results[situation][stand.name].append(measured)
                 say(f"round {number + 1}, {situation.name}, {stand.name}: {told(measured)}")
-                if stand.shares_tokens:
+                if stand.is_ours:
                     problems += [f"{situation.name}: {problem}" for problem in broken(situation, measured)]
     return results, problems
 
@@ -80,7 +80,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--patience", type=float, default=60, help="seconds that a caller waits for an answer")
-    parser.add_argument("--only", default="", metavar="TEXT", help="situations with this in their names; table not kept")
+    only = "the situations that have this in their names; the document stays as it is"
+    parser.add_argument("--only", default="", metavar="TEXT", help=only)
     return parser.parse_args()
 
 

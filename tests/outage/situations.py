@@ -18,6 +18,8 @@ CALLERS = 50
 APART = 4
 # How often the first token is waited for; it is due when the one before has ended.
 FRESH_ATTEMPTS = 300
+# How often a situation is tried on a machine that is too busy for it.
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +37,14 @@ class Situation:
     # Measured in so many rounds only.
     rounds: int | None = None
 
-    def serves(self, slowest: float) -> bool:
-        """Whether a token was there for all callers, if only it was renewed ahead of its end: without a fault always,
-        and with one as long as the token lives. A machine that is too busy to be done by then proves nothing."""
-        return self.fault is None or self.calls_at + slowest < self.lifetime
+    @property
+    def serves(self) -> bool:
+        """Whether a token is there for the callers, if only it is renewed ahead of its end."""
+        return self.fault is None or self.calls_at < self.lifetime
+
+    def is_in_time(self, slowest: float) -> bool:
+        """Whether callers who come before the token's end were gone by then."""
+        return self.calls_at > self.lifetime or self.calls_at + slowest < self.lifetime
 
 
 SITUATIONS = [
@@ -101,11 +107,18 @@ class Bench:
             await self.callers.burst([replica], CALLERS)
 
     async def measure(self, situation: Situation, stand: Stand, authority: Authority) -> Measured:
+        for _ in range(ATTEMPTS):
+            measured = await self.measure_once(situation, stand, authority)
+            if situation.is_in_time(measured.burst.slowest):
+                return measured
+        raise Broken(f"this machine is too busy: the callers of {stand.name} were not gone by the token's end")
+
+    async def measure_once(self, situation: Situation, stand: Stand, authority: Authority) -> Measured:
         replicas = stand.replicas[: situation.replicas]
         async with self.turn:
             await until(self.begun_at + APART)
             await authority.live_for(situation.lifetime)
-            for replica in replicas[:1] if stand.shares_tokens else replicas:
+            for replica in replicas[:1] if stand.is_ours else replicas:
                 await self.freshen(replica, authority)
             issued_at = self.begun_at = time.monotonic()
         before = await authority.counts()
