@@ -7,7 +7,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     pub refresh_before: RefreshBefore,
-    /// Longest time that one exchange may take, all its requests included. What takes longer is a failure.
+    /// Longest time that one exchange may take, all its requests included: discovery (30 s at the most), and the token
+    /// request (10 s). What takes longer is a failure.
     pub deadline: Duration,
     /// Random numbers of `0.0..1.0`. A function of its own, so that tests can fix them.
     pub random: fn() -> f64,
@@ -37,7 +38,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             refresh_before: RefreshBefore::default(),
-            deadline: Duration::from_secs(30),
+            deadline: Duration::from_secs(45),
             random: rand::random::<f64>,
         }
     }

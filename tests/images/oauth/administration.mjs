@@ -1,6 +1,7 @@
 // What tests turn while the server runs. Listens on loopback only, since it has no authentication:
 //
-//   GET  /state                   totals of the token requests, generations accepted, lifetime and fault in force
+//   GET  /state                   totals of the token requests, how many are under way and at most were, generations
+//                                 accepted, lifetime and fault in force
 //   POST /clients                 registers a client or changes its registration: {id, method, secret,
 //                                 keys: [{pem, id, algorithm}] for private_key_jwt, subject for tls_client_auth,
 //                                 certificate for self_signed_tls_client_auth, grants, scope, certificateBound,
@@ -11,8 +12,8 @@
 //   POST /clients/ID/fault        like /fault, for this client only
 //   POST /users/NAME/token        {client}: an access token of this user, as a front end would have it: {token}
 //   POST /lifetime                {seconds} of the tokens issued from now on
-//   POST /fault                   {seconds, status, body, retryAfter}, all optional: token requests wait, then fail
-//                                 so; {} ends it
+//   POST /fault                   {seconds, status, body, retryAfter, expiresIn}, all optional: token requests wait,
+//                                 then fail so, or succeed with that expires_in; {} ends it for requests to come
 
 import { createServer } from "node:http";
 

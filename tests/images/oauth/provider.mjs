@@ -91,9 +91,14 @@ export function createProvider({ issuer, aliases, configuration, clients, state,
     }
     state.requests += 1;
     const { fault } = state;
+    state.underWay += 1;
+    state.mostUnderWay = Math.max(state.mostUnderWay, state.underWay);
+    ctx.res.once("close", () => (state.underWay -= 1));
     if (fault?.seconds) await wait(fault.seconds);
     if (fault?.status) answer(ctx, fault);
     else await next();
+    // No real server says so at will.
+    if (fault?.expiresIn !== undefined && ctx.status === 200) ctx.body.expires_in = fault.expiresIn;
     // Who asks is known only now.
     const own = clients.fault(ctx.oidc?.client?.clientId);
     if (own?.seconds) await wait(own.seconds);

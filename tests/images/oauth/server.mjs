@@ -24,7 +24,8 @@ import { createProvider, shared } from "./provider.mjs";
 
 const configuration = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const { port = 9000, adminPort = 9001, lifetime = 60, tls, secure } = configuration;
-const state = { requests: 0, issued: 0, refused: 0, revoked: 0, issuedFor: {}, lifetime, fault: null };
+const totals = { requests: 0, underWay: 0, mostUnderWay: 0, issued: 0, refused: 0, revoked: 0, issuedFor: {} };
+const state = { ...totals, lifetime, fault: null };
 const clients = new Clients(configuration.clients);
 const given = { configuration, clients, state, common: shared() };
 const provider = createProvider({ ...given, issuer: configuration.issuer });

@@ -1,0 +1,55 @@
+"""Programs that run beside this one, each with a log of its own: started, waited for, and ended with it."""
+
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+START_PATIENCE = 180
+
+
+class Broken(Exception):
+    """The ground does not stand, so that nothing can be measured."""
+
+
+class Processes:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[tuple[str, subprocess.Popen]] = []
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_error) -> None:
+        for _, process in self.running:
+            process.terminate()
+        for _, process in self.running:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
+        with open(self.log(name), "w") as log:
+            everything = os.environ | (environment or {})
+            process = subprocess.Popen(command, env=everything, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.running.append((name, process))
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def until_up(self, name: str, url: str) -> None:
+        """Asks until the program answers at this URL with 200."""
+        process = next(process for known, process in self.running if known == name)
+        end = time.monotonic() + START_PATIENCE
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                with urllib.request.urlopen(url, timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        last = "".join(self.log(name).read_text().splitlines(keepends=True)[-20:])
+        raise Broken(f"{name} does not answer at {url}; its log {self.log(name)} ends so:\n{last}")
