@@ -5,5 +5,6 @@
 
 mod admission;
 mod injection;
+mod methods;
 mod reconcile;
 mod sync;
