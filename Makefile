@@ -12,7 +12,7 @@ in_cluster := tests/cluster/with
 # Whoever installs the chart says where its images are.
 images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
-.PHONY: help demo demo-down test test-unit test-api e2e check generate images cluster cluster-down clean-caches
+.PHONY: help demo demo-down test test-unit test-api conformance e2e check generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-unit: ## unit tests of all crates; no cluster
 test-api: ## the operator against a real API server and a real OAuth2 server, on loopback; no cluster
 	cargo test --locked --package mcp-auth-tests --test api --test secrecy --no-run
 	tests/cluster/api/with tests/api/run $(TEST)
+
+conformance: ## the official MCP conformance suite through operator and sidecar, on loopback; no cluster
+	tests/conformance/run $(if $(TEST),--only $(TEST))
 
 e2e: cluster ## everything, on a real cluster with a real LiteLLM
 	cargo test --locked --package mcp-auth-tests --test e2e --no-run

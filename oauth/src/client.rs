@@ -1,14 +1,22 @@
 //! A client's registration at an authorization server, and the token request made with it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use secrecy::SecretString;
-use url::Url;
+use secrecy::{ExposeSecret, SecretString};
 
+use crate::call::{Call, Memory};
+use crate::certificate::Certificate;
+use crate::endpoints::Endpoints;
 use crate::exchange::{Exchange, Exchanging, Issued};
 use crate::quote::Quote;
-use crate::transport::Transport;
-use crate::{Ask, Assertions, Error, Limits, SigningKey, TokenCheck, request, response};
+use crate::request::Form;
+use crate::response::Expected;
+use crate::transport::{Reach, Transport};
+use crate::{
+    Ask, Assertions, Clock, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck, identity,
+    request, response,
+};
 
 /// What an authorization server knows this client by, and what is asked of it.
 #[derive(Clone, Debug)]
@@ -120,13 +128,21 @@ pub enum TokenType {
     DPoP,
 }
 
-/// A client that can request tokens. Needs rustls' process-wide default provider to be installed.
+/// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones share what
+/// they learn.
 #[derive(Clone, Debug)]
 pub struct Client {
-    registration: Registration,
-    endpoint: Url,
-    transport: Transport,
-    quote: Quote,
+    pub(crate) registration: Registration,
+    pub(crate) transport: Transport,
+    pub(crate) certificate: Option<Certificate>,
+    /// Of all tokens that this client is issued, where they are bound.
+    pub(crate) proof_key: Option<Arc<ProofKey>>,
+    /// Keeps back what the registration holds of secrets.
+    pub(crate) quote: Quote,
+    pub(crate) clock: Clock,
+    pub(crate) memory: Arc<Memory>,
+    /// The server's endpoints, where the registration states them.
+    stated: Option<Arc<Endpoints>>,
 }
 
 impl Registration {
@@ -165,41 +181,128 @@ impl Client {
     }
 
     pub fn with_limits(registration: Registration, limits: Limits) -> Result<Self, Error> {
-        let endpoint = request::endpoint(&registration)?;
+        let stated = Endpoints::stated(&registration)?;
         request::check_extra_parameters(&registration)?;
-        let transport = Transport::new(&endpoint, registration.ca_bundle.as_deref(), limits)?;
-        let quote = match &registration.authentication {
-            ClientAuthentication::SecretBasic(secrets) | ClientAuthentication::SecretPost(secrets) => {
-                Quote::without_client_secret(
-                    registration.client_id.as_deref().unwrap_or_default(),
-                    &secrets.first,
-                )
-            }
-            _ => Quote::default(),
+        identity::check(&registration)?;
+        let certificate = match &registration.authentication {
+            ClientAuthentication::Tls(certificate) => Some(Certificate::read(certificate)?),
+            _ => None,
+        };
+        let reach = Reach {
+            allow_http: registration.allow_insecure_http,
+            encrypted: stated.as_ref().is_none_or(Endpoints::is_encrypted),
+        };
+        let transport = Transport::new(
+            reach,
+            registration.ca_bundle.as_deref(),
+            certificate.as_ref(),
+            limits,
+        )?;
+        let proof_key = match registration.token_type {
+            TokenType::Bearer => None,
+            TokenType::DPoP => Some(Arc::new(ProofKey::generate())),
         };
         Ok(Self {
+            quote: identity::quote(&registration),
             registration,
-            endpoint,
             transport,
-            quote,
+            certificate,
+            proof_key,
+            clock: Clock::system(),
+            memory: Arc::default(),
+            stated: stated.map(Arc::new),
         })
     }
 
-    /// Makes one token request.
-    pub async fn request_token(&self, _ask: &Ask) -> Result<Issued, Error> {
-        let request = request::client_credentials(&self.registration, &self.endpoint)?;
-        let answer = self.transport.send(request).await?;
-        response::read(answer, &self.quote)
+    /// Takes the time of assertions, proofs and certificates from another clock than the system's.
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes one token request; a second one at the most for each of a refused client secret and a demanded nonce.
+    pub async fn request_token(&self, ask: &Ask) -> Result<Issued, Error> {
+        let server = self.server().await?;
+        let scopes = request::union(self.scopes(&server), &ask.scopes);
+        let registration = &self.registration;
+        let (form, quote) = match &registration.grant {
+            Grant::ClientCredentials => (
+                Form::client_credentials(registration, &scopes),
+                self.quote.clone(),
+            ),
+            Grant::JwtBearer(assertions) => {
+                let limit = self.transport.limits().deadline;
+                let assertion = assertions.assertion(server.audience(), limit).await?;
+                (
+                    Form::jwt_bearer(registration, &scopes, &assertion),
+                    self.quote.clone().and_sent(assertion.expose_secret()),
+                )
+            }
+        };
+        self.issue(&server, form, quote, false).await
     }
 
     /// Exchanges a user's token for one of the user's own at the MCP server (RFC 8693).
-    pub async fn exchange_subject(&self, _subject_token: &SecretString) -> Result<Issued, Error> {
-        todo!()
+    pub async fn exchange_subject(&self, subject_token: &SecretString) -> Result<Issued, Error> {
+        let server = self.server().await?;
+        let form = Form::token_exchange(&self.registration, self.scopes(&server), subject_token);
+        let quote = self.quote.clone().and_sent(subject_token.expose_secret());
+        self.issue(&server, form, quote, true).await
     }
 
-    /// Revokes a token (RFC 7009). `Ok(false)`: the server offers no revocation.
-    pub async fn revoke(&self, _access_token: &SecretString) -> Result<bool, Error> {
-        todo!()
+    /// The server to ask: as the registration states it, or as it is discovered.
+    pub(crate) async fn server(&self) -> Result<Arc<Endpoints>, Error> {
+        match &self.stated {
+            Some(endpoints) => Ok(Arc::clone(endpoints)),
+            None => {
+                let metadata = self.discover().await?;
+                Endpoints::discovered(metadata, self.registration.allow_insecure_http).map(Arc::new)
+            }
+        }
+    }
+
+    /// The seam to discovery.
+    async fn discover(&self) -> Result<Arc<ServerMetadata>, Error> {
+        Err(Error::InvalidUrl {
+            problem: "is not set, and nothing discovers it",
+        })
+    }
+
+    async fn issue(
+        &self,
+        server: &Endpoints,
+        form: Form,
+        quote: Quote,
+        exchanged: bool,
+    ) -> Result<Issued, Error> {
+        let expected = Expected {
+            token_type: self.registration.token_type,
+            exchanged,
+        };
+        let call = Call {
+            endpoint: server.token_for(&self.registration.authentication),
+            endpoints: server,
+            form,
+            quote,
+            proven: true,
+        };
+        let reply = self.call(call).await?;
+        let (issued, by_alternate_secret) =
+            reply.read(|answer, quote| response::read(answer, quote, expected))?;
+        Ok(Issued {
+            proof_key: self.proof_key.clone(),
+            by_alternate_secret,
+            server: server.metadata().cloned(),
+            ..issued
+        })
+    }
+
+    /// Those of the registration, or else those that the MCP server names.
+    fn scopes<'a>(&'a self, server: &'a Endpoints) -> &'a [String] {
+        match server.metadata() {
+            Some(metadata) if self.registration.scopes.is_empty() => &metadata.scopes,
+            _ => &self.registration.scopes,
+        }
     }
 }
 

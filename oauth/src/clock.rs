@@ -4,37 +4,65 @@
 //! which a monotonic clock would not count. [`Clock::starting_at`] counts from a given moment on by tokio's
 //! timer, so that under a paused runtime a test decides what time it is and hours pass at once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 /// Longest sleep without a look at the wall clock, which may have been set or may have stood still meanwhile.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// A source of the current time.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    base: Option<(Timestamp, Instant)>,
+    hands: Option<Arc<Hands>>,
+}
+
+/// What makes a clock independent of the machine's.
+#[derive(Debug)]
+struct Hands {
+    wall: Timestamp,
+    started: Instant,
+    /// Seconds by which it was set since.
+    set_by: AtomicI64,
 }
 
 impl Clock {
     /// The machine's wall clock.
     pub fn system() -> Self {
-        Self { base: None }
+        Self { hands: None }
     }
 
     /// A clock that shows `now` at this moment and goes as tokio's timer goes.
     pub fn starting_at(now: Timestamp) -> Self {
         Self {
-            base: Some((now, Instant::now())),
+            hands: Some(Arc::new(Hands {
+                wall: now,
+                started: Instant::now(),
+                set_by: AtomicI64::new(0),
+            })),
         }
     }
 
     pub fn now(&self) -> Timestamp {
-        match self.base {
+        match &self.hands {
             None => Timestamp::now(),
-            Some((wall, started)) => after(wall, started.elapsed()),
+            Some(hands) => {
+                let set_by = SignedDuration::from_secs(hands.set_by.load(Ordering::Relaxed));
+                after(hands.wall, hands.started.elapsed())
+                    .saturating_add(set_by)
+                    .expect("a duration holds no calendar units")
+            }
+        }
+    }
+
+    /// Sets this clock and its clones forward or back, as somebody may do with the wall clock; the timer goes on.
+    /// The machine's own clock is not touched.
+    pub fn set_by(&self, seconds: i64) {
+        if let Some(hands) = &self.hands {
+            hands.set_by.fetch_add(seconds, Ordering::Relaxed);
         }
     }
 
@@ -47,6 +75,12 @@ impl Clock {
             tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
         }
     }
+}
+
+/// `span` before `at`, or the beginning of time where that is nearer.
+pub(crate) fn before(at: Timestamp, span: Duration) -> Timestamp {
+    at.saturating_sub(span)
+        .expect("a duration holds no calendar units")
 }
 
 /// `span` after `at`, or the end of time where that is nearer.
@@ -74,6 +108,15 @@ mod tests {
         let clock = Clock::starting_at(start);
         clock.sleep_until(Timestamp::UNIX_EPOCH).await;
         assert_eq!(clock.now(), start);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn can_be_set_while_it_goes() {
+        let start: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
+        let clock = Clock::starting_at(start);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        clock.set_by(-3600);
+        assert_eq!(clock.clone().now(), before(start, Duration::from_secs(3540)));
     }
 
     #[test]

@@ -4,13 +4,27 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::RetryAfter;
+use jiff::{Timestamp, Unit};
+
+use crate::{RetryAfter, TokenType};
 
 /// A failed token request, or a registration that none can be made from.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     #[error("tokenUrl {problem}")]
     InvalidUrl { problem: &'static str },
+    #[error("revocationUrl {problem}")]
+    InvalidRevocationUrl { problem: &'static str },
+    #[error("clientId is missing, which this client authentication needs")]
+    NoClientId,
+    #[error("clientAuthentication.certificateRef {problem}")]
+    InvalidCertificate { problem: &'static str },
+    #[error("clientAuthentication.certificateRef holds a certificate that expired at {}", whole_seconds(*at))]
+    CertificateExpired { at: Timestamp },
+    #[error("there is no assertion to ask with: {problem}")]
+    NoAssertion { problem: String },
+    #[error("the client assertion could not be signed")]
+    Unsigned,
     #[error("caBundle {problem}")]
     InvalidCaBundle { problem: &'static str },
     #[error("extraParameters holds {name:?}, which has a field of its own")]
@@ -25,6 +39,9 @@ pub enum Error {
     Interrupted,
     #[error("the authorization server answered {0}")]
     Rejected(Rejection),
+    /// With the answer to the first of the two.
+    #[error("the authorization server answered {0} to both client secrets")]
+    BothSecretsRefused(Rejection),
     #[error("the token endpoint answered with HTTP status {status}")]
     HttpStatus {
         status: u16,
@@ -45,12 +62,18 @@ pub enum Error {
     #[error("the token endpoint's answer holds no usable access_token: {problem}")]
     NoAccessToken { problem: &'static str },
     #[error(
-        "the token endpoint issued a token{}, which is not a bearer token",
-        of_type(token_type)
+        "the token endpoint issued a token{}, which is not a {} token",
+        of_type(token_type),
+        kind(*expected)
     )]
-    UnsupportedTokenType { token_type: Option<String> },
+    UnsupportedTokenType {
+        token_type: Option<String>,
+        expected: TokenType,
+    },
     #[error("the token was over when it arrived: it lives for {expires_in} s")]
     ExpiredOnArrival { expires_in: i64 },
+    #[error("too many users' tokens are being asked for at once")]
+    TooManyAtOnce,
 }
 
 /// Why no connection came about.
@@ -62,6 +85,9 @@ pub enum ConnectFault {
     Refused,
     #[error("TLS failed{}", because(.0))]
     Tls(Option<String>),
+    /// The server's TLS alert says that it wants a certificate, or another one.
+    #[error("the server does not take the client certificate{}", because(.0))]
+    ClientCertificate(Option<String>),
     #[error("it broke off")]
     Other,
 }
@@ -75,7 +101,8 @@ pub struct Rejection {
     pub retry_after: Option<RetryAfter>,
 }
 
-/// An OAuth error code: RFC 6749 sections 4.1.2.1 and 5.2, RFC 8707 section 2.
+/// An OAuth error code: RFC 6749 sections 4.1.2.1 and 5.2, RFC 7009 section 2.2.1, RFC 8707 section 2, RFC 9449
+/// section 12.2.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Code {
     InvalidRequest,
@@ -88,6 +115,9 @@ pub enum Code {
     AccessDenied,
     ServerError,
     TemporarilyUnavailable,
+    UnsupportedTokenType,
+    UseDpopNonce,
+    InvalidDpopProof,
     /// Any other; the characters of RFC 6749 only, and not many of them.
     Other(String),
 }
@@ -114,6 +144,12 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidUrl { .. } => "InvalidUrl",
+            Self::InvalidRevocationUrl { .. } => "InvalidRevocationUrl",
+            Self::NoClientId => "NoClientId",
+            Self::InvalidCertificate { .. } => "InvalidCertificate",
+            Self::CertificateExpired { .. } => "CertificateExpired",
+            Self::NoAssertion { .. } => "NoAssertion",
+            Self::Unsigned => "Unsigned",
             Self::InvalidCaBundle { .. } => "InvalidCaBundle",
             Self::ReservedParameter { .. } => "ReservedParameter",
             Self::NoTrustRoots => "NoTrustRoots",
@@ -121,9 +157,10 @@ impl Error {
             Self::Connect(ConnectFault::Dns) => "ConnectDns",
             Self::Connect(ConnectFault::Refused) => "ConnectRefused",
             Self::Connect(ConnectFault::Tls(_)) => "ConnectTls",
+            Self::Connect(ConnectFault::ClientCertificate(_)) => "ConnectClientCertificate",
             Self::Connect(ConnectFault::Other) => "Connect",
             Self::Interrupted => "Interrupted",
-            Self::Rejected(rejection) => rejection.code.reason(),
+            Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.code.reason(),
             Self::HttpStatus { .. } => "HttpStatus",
             Self::Redirected { .. } => "Redirected",
             Self::TooLarge { .. } => "TooLarge",
@@ -131,13 +168,14 @@ impl Error {
             Self::NoAccessToken { .. } => "NoAccessToken",
             Self::UnsupportedTokenType { .. } => "UnsupportedTokenType",
             Self::ExpiredOnArrival { .. } => "ExpiredOnArrival",
+            Self::TooManyAtOnce => "TooManyAtOnce",
         }
     }
 
     /// The server's own error code where it sent one, else the reason.
     pub fn code(&self) -> &str {
         match self {
-            Self::Rejected(rejection) => rejection.code.as_str(),
+            Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.code.as_str(),
             other => other.reason(),
         }
     }
@@ -153,6 +191,17 @@ impl Error {
             Self::InvalidUrl { .. } => {
                 "set it to the token endpoint, such as https://auth.example.com/oauth2/token"
             }
+            Self::InvalidRevocationUrl { .. } => {
+                "set it to the revocation endpoint, such as https://auth.example.com/oauth2/revoke, or leave it out"
+            }
+            Self::NoClientId => "set clientId or clientIdSecretRef",
+            Self::InvalidCertificate { .. } => {
+                "it must name a Secret of type kubernetes.io/tls: in tls.crt the certificate and those that lead to \
+                 its authority, in tls.key its key, unencrypted, both in PEM"
+            }
+            Self::CertificateExpired { .. } => "renew the certificate in that Secret, and check the clock",
+            Self::NoAssertion { .. } => "check what the assertion comes from",
+            Self::Unsigned => "check the key in clientAuthentication.privateKeyJwt.keyRef",
             Self::InvalidCaBundle { .. } => "it must hold one or more PEM certificates (BEGIN CERTIFICATE)",
             Self::ReservedParameter { .. } => "use that field, or remove the parameter",
             Self::NoTrustRoots => "install CA certificates, or set caBundle",
@@ -160,25 +209,35 @@ impl Error {
             Self::Connect(fault) => fault.hint(),
             Self::Interrupted => "check the authorization server's health and the proxies before it",
             Self::Rejected(rejection) => rejection.code.hint(),
+            Self::BothSecretsRefused(_) => {
+                "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check clientId and \
+                 the client secrets, and that the client may authenticate by the configured method"
+            }
             Self::HttpStatus { status, .. } => status_hint(*status),
             Self::Redirected { .. } => "redirects are not followed; set tokenUrl to the final address",
             Self::TooLarge { .. } | Self::NotJson { .. } => {
                 "check that tokenUrl is the token endpoint itself"
             }
-            Self::NoAccessToken { .. } => {
-                "check that tokenUrl is a token endpoint that grants client_credentials"
-            }
-            Self::UnsupportedTokenType { .. } => {
-                "let the authorization server issue bearer tokens to this client"
+            Self::NoAccessToken { .. } => "check that tokenUrl is a token endpoint",
+            Self::UnsupportedTokenType {
+                expected: TokenType::Bearer,
+                ..
+            } => "let the authorization server issue bearer tokens to this client",
+            Self::UnsupportedTokenType {
+                expected: TokenType::DPoP,
+                ..
+            } => {
+                "let the authorization server bind this client's tokens by DPoP (RFC 9449), or set tokenType: Bearer"
             }
             Self::ExpiredOnArrival { .. } => "raise the token lifetime at the authorization server",
+            Self::TooManyAtOnce => "check the authorization server's health, and try again",
         }
     }
 
     /// When the server wants to be asked again, if it says so.
     pub fn retry_after(&self) -> Option<RetryAfter> {
         match self {
-            Self::Rejected(rejection) => rejection.retry_after,
+            Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.retry_after,
             Self::HttpStatus { retry_after, .. } => *retry_after,
             _ => None,
         }
@@ -193,6 +252,11 @@ impl ConnectFault {
             Self::Tls(_) => {
                 "check the host in tokenUrl and the server's certificate, and set caBundle if a private authority \
                  signed it"
+            }
+            Self::ClientCertificate(_) => {
+                "check that the authorization server trusts the authority of the certificate in \
+                 clientAuthentication.certificateRef and knows its subject for this client; without that certificate, \
+                 use the method TlsClientAuth"
             }
             Self::Other => "check tokenUrl and network policies",
         }
@@ -213,6 +277,9 @@ impl Code {
             "access_denied" => Self::AccessDenied,
             "server_error" => Self::ServerError,
             "temporarily_unavailable" => Self::TemporarilyUnavailable,
+            "unsupported_token_type" => Self::UnsupportedTokenType,
+            "use_dpop_nonce" => Self::UseDpopNonce,
+            "invalid_dpop_proof" => Self::InvalidDpopProof,
             _ => return None,
         })
     }
@@ -236,6 +303,9 @@ impl Code {
             Self::AccessDenied => "access_denied",
             Self::ServerError => "server_error",
             Self::TemporarilyUnavailable => "temporarily_unavailable",
+            Self::UnsupportedTokenType => "unsupported_token_type",
+            Self::UseDpopNonce => "use_dpop_nonce",
+            Self::InvalidDpopProof => "invalid_dpop_proof",
             Self::Other(_) => "other_error",
         }
     }
@@ -244,16 +314,28 @@ impl Code {
         match self {
             Self::InvalidRequest => "check scopes, audience, resource and extraParameters",
             Self::InvalidClient => {
-                "check clientId and the client secret, and that the client may authenticate by the configured method"
+                "check clientId and the client secret, key or certificate, and that the client may authenticate by the \
+                 configured method"
             }
             Self::InvalidScope => "check that scopes names only what this client may have",
             Self::InvalidTarget => {
                 "check that the authorization server knows this resource; an empty resource sends none"
             }
             Self::UnauthorizedClient | Self::UnsupportedGrantType => {
-                "allow this client the grant client_credentials at the authorization server"
+                "allow this client the configured grant (client_credentials, jwt-bearer or token-exchange) at the \
+                 authorization server"
             }
-            Self::InvalidGrant | Self::AccessDenied | Self::Other(_) => {
+            Self::InvalidGrant => {
+                "check the assertion or subject token (its issuer, audience and expiry), and this client's \
+                 registration at the authorization server"
+            }
+            Self::UseDpopNonce => {
+                "it demands a nonce and names none, or not twice the same: check the authorization server's health"
+            }
+            Self::InvalidDpopProof => {
+                "check the clock, and that proxies leave the token endpoint's URL as the authorization server knows it"
+            }
+            Self::UnsupportedTokenType | Self::AccessDenied | Self::Other(_) => {
                 "check this client's registration at the authorization server"
             }
             Self::ServerError | Self::TemporarilyUnavailable => "check the authorization server's health",
@@ -269,6 +351,17 @@ impl fmt::Display for Rejection {
             None => Ok(()),
         }
     }
+}
+
+fn kind(token_type: TokenType) -> &'static str {
+    match token_type {
+        TokenType::Bearer => "bearer",
+        TokenType::DPoP => "DPoP",
+    }
+}
+
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    at.round(Unit::Second).unwrap_or(at)
 }
 
 fn status_hint(status: u16) -> &'static str {
@@ -318,7 +411,7 @@ mod tests {
         assert_eq!(
             rejected("invalid_client", Some("Unknown client")).message(),
             "the authorization server answered invalid_client (Unknown client): check clientId and the client \
-             secret, and that the client may authenticate by the configured method"
+             secret, key or certificate, and that the client may authenticate by the configured method"
         );
         let html = Error::NotJson {
             shape: Shape::Html,
@@ -353,6 +446,9 @@ mod tests {
             "access_denied",
             "server_error",
             "temporarily_unavailable",
+            "unsupported_token_type",
+            "use_dpop_nonce",
+            "invalid_dpop_proof",
         ] {
             assert_eq!(Code::known(code).unwrap().as_str(), code);
             assert_eq!(rejected(code, None).reason(), code);

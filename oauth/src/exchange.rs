@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -12,7 +13,7 @@ use crate::{Error, ServerMetadata, TokenType};
 /// The future of one token request.
 pub type Exchanging<'a> = Pin<Box<dyn Future<Output = Result<Issued, Error>> + Send + 'a>>;
 
-/// Makes one token request a call. It must come to an end by itself; dropping the future gives the request up.
+/// Makes one token request a call. Dropping the future gives the request up, as it is where it takes too long.
 pub trait Exchange: Send + Sync + 'static {
     fn exchange(&self, ask: &Ask) -> Exchanging<'_>;
 }
@@ -43,6 +44,15 @@ pub struct Issued {
     pub mismatch: Option<Mismatch>,
     /// The server that issued it, where it was discovered.
     pub server: Option<Arc<ServerMetadata>>,
+}
+
+/// The outcome of an exchange that may take this long.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    exchanging: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let outcome = tokio::time::timeout(limit, exchanging).await;
+    outcome.unwrap_or(Err(Error::Timeout { limit }))
 }
 
 impl Issued {

@@ -7,6 +7,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     pub refresh_before: RefreshBefore,
+    /// Longest time that one exchange may take, all its requests included. What takes longer is a failure.
+    pub deadline: Duration,
     /// Random numbers of `0.0..1.0`. A function of its own, so that tests can fix them.
     pub random: fn() -> f64,
 }
@@ -35,6 +37,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             refresh_before: RefreshBefore::default(),
+            deadline: Duration::from_secs(30),
             random: rand::random::<f64>,
         }
     }

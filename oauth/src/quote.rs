@@ -16,32 +16,53 @@ pub(crate) struct Quote {
 }
 
 impl Quote {
-    /// Knows a client secret in all the forms that it is sent in.
-    pub fn without_client_secret(client_id: &str, secret: &SecretString) -> Self {
-        let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+    /// Never repeats a client secret, in all the forms that it is sent in.
+    pub fn and_client_secret(self, client_id: &str, secret: &SecretString) -> Self {
         let secret = secret.expose_secret();
-        let user = encode(client_id);
-        let encoded = encode(secret);
-        let basic = BASE64_STANDARD.encode(format!("{user}:{encoded}"));
-        Self::default().and(secret).and(&encoded).and(&basic)
+        let basic = BASE64_STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret)));
+        self.and_sent(secret).and(&basic)
+    }
+
+    /// Never repeats what was sent in a form.
+    pub fn and_sent(self, text: &str) -> Self {
+        let encoded = encode(text);
+        let quote = self.and(text);
+        if encoded == text {
+            quote
+        } else {
+            quote.and(&encoded)
+        }
     }
 
     /// Never repeats this either.
     pub fn and(mut self, secret: &str) -> Self {
         if !secret.is_empty() {
-            self.secrets.push(secret.into());
+            // In lower case, which is how host names come back.
+            self.secrets.push(secret.to_lowercase().into());
         }
         self
     }
 
     /// At most `most` characters of `words`, or nothing where they hold a secret or say nothing.
     pub fn text(&self, words: &str, most: usize) -> Option<String> {
-        let text: String = words.trim().chars().take(most).map(allowed).collect();
-        let told = self.tells(words) || self.tells(&text);
+        let words = words.trim();
+        let text: String = words.chars().take(most).map(allowed).collect();
+        // Looks beyond the cut as far as a secret can reach, and no further: the answer may be long.
+        let longest = self
+            .secrets
+            .iter()
+            .map(|secret| secret.expose_secret().len())
+            .max();
+        let seen: String = words
+            .chars()
+            .take(most.saturating_add(longest.unwrap_or(0)))
+            .collect();
+        let told = self.tells(&seen) || self.tells(&text);
         (!told && !text.is_empty()).then_some(text)
     }
 
     fn tells(&self, words: &str) -> bool {
+        let words = words.to_lowercase();
         self.secrets.iter().any(|secret| {
             let secret = secret.expose_secret();
             words.contains(secret)
@@ -53,6 +74,10 @@ impl Quote {
                     .any(|piece| words.contains(piece))
         })
     }
+}
+
+fn encode(text: &str) -> String {
+    byte_serialize(text.as_bytes()).collect()
 }
 
 /// The characters of `error` and `error_description`, RFC 6749 section 5.2.
@@ -74,7 +99,7 @@ mod tests {
     const SECRET: &str = "p@ss/word+with spaces&more";
 
     fn quote() -> Quote {
-        Quote::without_client_secret("id:1", &SECRET.into())
+        Quote::default().and_client_secret("id:1", &SECRET.into())
     }
 
     #[test]
@@ -96,7 +121,14 @@ mod tests {
     fn says_nothing_where_the_secret_is_in_any_form() {
         let encoded: String = byte_serialize(SECRET.as_bytes()).collect();
         let basic = BASE64_STANDARD.encode(format!("id%3A1:{encoded}"));
-        for told in [SECRET, &encoded, &basic, &SECRET[3..15], &basic[..12]] {
+        for told in [
+            SECRET,
+            &encoded,
+            &basic,
+            &SECRET[3..15],
+            &basic[..12],
+            &SECRET.to_uppercase(),
+        ] {
             assert_eq!(quote().text(&format!("bad secret {told}!"), 200), None, "{told}");
         }
     }
@@ -105,6 +137,12 @@ mod tests {
     fn a_secret_across_the_cut_is_found() {
         let words = format!("{}{SECRET}", "x".repeat(17));
         assert_eq!(quote().text(&words, 20), None);
+    }
+
+    #[test]
+    fn a_secret_far_behind_the_cut_does_no_harm_and_costs_nothing() {
+        let words = format!("{}{SECRET}", "x".repeat(1000));
+        assert_eq!(quote().text(&words, 20), Some("x".repeat(20)));
     }
 
     #[test]

@@ -1,22 +1,20 @@
-//! The token request, built and not yet sent: from the registration to method, headers and form.
+//! A request, built and not yet sent: from the registration to a form, from form and identity to method, headers
+//! and body.
 //!
-//! The oauth2 crate builds it and does no more. What it makes of an answer is of no use here: it knows status 200
-//! only, drops `Retry-After`, refuses `"expires_in": "3600"`, and keeps the body, token and all, in its errors.
+//! Built by hand: of the grants here, the crates that build such requests know the simplest alone.
 
-use std::fmt;
-
-use http::header::AUTHORIZATION;
-use oauth2::basic::BasicClient;
-use oauth2::{
-    AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RequestTokenError, Scope, TokenUrl,
-};
-use secrecy::ExposeSecret;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, Request};
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
+use url::form_urlencoded::{Serializer, byte_serialize};
 
-use crate::{ClientAuthentication, Error, Registration, ServerLocation};
+use crate::identity::Identity;
+use crate::{Error, Registration};
 
-/// Parameters that the registration has fields for, or that client authentication will need.
-const RESERVED: [&str; 8] = [
+/// Parameters that the registration has fields for, or that a grant or client authentication needs.
+const RESERVED: [&str; 14] = [
     "grant_type",
     "scope",
     "audience",
@@ -25,40 +23,83 @@ const RESERVED: [&str; 8] = [
     "client_secret",
     "client_assertion",
     "client_assertion_type",
+    "assertion",
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "requested_token_type",
 ];
 
-/// Passes a built request out of the oauth2 crate, by the only way there is: as the error of an HTTP client.
-struct Built(Box<HttpRequest>);
+const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The token endpoint, if it may be sent a secret.
-pub(crate) fn endpoint(registration: &Registration) -> Result<Url, Error> {
-    let invalid = |problem| Error::InvalidUrl { problem };
-    let ServerLocation::Endpoints { token_url, .. } = &registration.server else {
-        todo!()
-    };
-    let url = Url::parse(token_url).map_err(|_| invalid("is not an absolute URL"))?;
-    match url.scheme() {
-        "https" => {}
-        "http" if registration.allow_insecure_http => {}
-        "http" => {
-            return Err(invalid(
-                "is plain http, which would show the client secret to everyone on the way, and allowInsecureHttp \
-                 is not set",
-            ));
+const DPOP: HeaderName = HeaderName::from_static("dpop");
+
+/// What is asked, whoever asks it. No `Debug`: it may hold secrets.
+pub(crate) struct Form(Vec<(String, String)>);
+
+impl Form {
+    /// RFC 6749 section 4.4.2.
+    pub fn client_credentials(registration: &Registration, scopes: &[String]) -> Self {
+        Self::grant("client_credentials").with_common(registration, scopes)
+    }
+
+    /// RFC 7523 section 2.1.
+    pub fn jwt_bearer(registration: &Registration, scopes: &[String], assertion: &SecretString) -> Self {
+        Self::grant("urn:ietf:params:oauth:grant-type:jwt-bearer")
+            .with("assertion", assertion.expose_secret())
+            .with_common(registration, scopes)
+    }
+
+    /// RFC 8693 section 2.1.
+    pub fn token_exchange(
+        registration: &Registration,
+        scopes: &[String],
+        subject_token: &SecretString,
+    ) -> Self {
+        let exchange = &registration.token_exchange;
+        let mut form = Self::grant("urn:ietf:params:oauth:grant-type:token-exchange")
+            .with("subject_token", subject_token.expose_secret())
+            .with("subject_token_type", &exchange.subject_token_type);
+        if let Some(kind) = &exchange.requested_token_type {
+            form = form.with("requested_token_type", kind);
         }
-        _ => return Err(invalid("is neither an https nor an http URL")),
+        form.with_common(registration, scopes)
     }
-    if url.fragment().is_some() {
-        return Err(invalid("has a fragment"));
+
+    /// RFC 7009 section 2.1.
+    pub fn revocation(token: &SecretString) -> Self {
+        Self(Vec::new())
+            .with("token", token.expose_secret())
+            .with("token_type_hint", "access_token")
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(invalid("holds a user name or password"));
+
+    fn grant(grant_type: &str) -> Self {
+        Self(Vec::new()).with("grant_type", grant_type)
     }
-    // The two crates that read the URL from here on do not agree on everything.
-    if url.as_str().parse::<http::Uri>().is_err() {
-        return Err(invalid("cannot be requested"));
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.push((name.to_owned(), value.to_owned()));
+        self
     }
-    Ok(url)
+
+    fn with_common(mut self, registration: &Registration, scopes: &[String]) -> Self {
+        if !scopes.is_empty() {
+            self = self.with("scope", &scopes.join(" "));
+        }
+        for (name, value) in [
+            ("audience", &registration.audience),
+            ("resource", &registration.resource),
+        ] {
+            if let Some(value) = value {
+                self = self.with(name, value);
+            }
+        }
+        for (name, value) in &registration.extra_parameters {
+            self = self.with(name, value);
+        }
+        self
+    }
 }
 
 /// Refuses parameters that would contradict the registration's own.
@@ -73,104 +114,127 @@ pub(crate) fn check_extra_parameters(registration: &Registration) -> Result<(), 
     }
 }
 
-/// The request of the grant client_credentials (RFC 6749 section 4.4.2).
-pub(crate) fn client_credentials(registration: &Registration, endpoint: &Url) -> Result<HttpRequest, Error> {
-    let (auth_type, secret) = match &registration.authentication {
-        ClientAuthentication::SecretBasic(secrets) => (AuthType::BasicAuth, &secrets.first),
-        ClientAuthentication::SecretPost(secrets) => (AuthType::RequestBody, &secrets.first),
-        _ => todo!(),
-    };
-    let client_id = registration.client_id.clone().unwrap_or_default();
-    let client = BasicClient::new(ClientId::new(client_id))
-        .set_client_secret(ClientSecret::new(secret.expose_secret().to_owned()))
-        .set_auth_type(auth_type)
-        .set_token_uri(TokenUrl::from_url(endpoint.clone()));
-    let mut request = client
-        .exchange_client_credentials()
-        .add_scopes(registration.scopes.iter().cloned().map(Scope::new));
-    for (name, value) in [
-        ("audience", &registration.audience),
-        ("resource", &registration.resource),
-    ] {
-        if let Some(value) = value {
-            request = request.add_extra_param(name, value);
+/// `first`, and what of `second` is not among them.
+pub(crate) fn union(first: &[String], second: &[String]) -> Vec<String> {
+    let mut scopes: Vec<String> = Vec::with_capacity(first.len() + second.len());
+    for scope in first.iter().chain(second) {
+        if !scopes.contains(scope) {
+            scopes.push(scope.clone());
         }
     }
-    for (name, value) in &registration.extra_parameters {
-        request = request.add_extra_param(name, value);
-    }
-    let pass = |request| Err::<HttpResponse, _>(Built(Box::new(request)));
-    match request.request(&pass) {
-        Err(RequestTokenError::Request(Built(mut request))) => {
-            // Keeps the secret out of the logs of the HTTP crates.
-            if let Some(credentials) = request.headers_mut().get_mut(AUTHORIZATION) {
-                credentials.set_sensitive(true);
-            }
-            Ok(*request)
+    scopes
+}
+
+pub(crate) fn build(
+    form: &Form,
+    endpoint: &Url,
+    identity: &Identity<'_>,
+    proof: Option<&str>,
+) -> Result<Request<Vec<u8>>, Error> {
+    let mut body = Serializer::new(String::new());
+    body.extend_pairs(form.0.iter().map(|(name, value)| (name, value)));
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(endpoint.as_str())
+        .header(ACCEPT, "application/json")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    match identity {
+        Identity::Id(client_id) => {
+            body.extend_pairs(client_id.map(|id| ("client_id", id)));
         }
-        _ => Err(Error::InvalidUrl {
-            problem: "cannot be requested",
-        }),
+        Identity::Basic { client_id, secret } => {
+            request = request.header(AUTHORIZATION, basic(client_id, secret)?);
+        }
+        Identity::Post { client_id, secret } => {
+            body.append_pair("client_id", client_id)
+                .append_pair("client_secret", secret.expose_secret());
+        }
+        Identity::Assertion { client_id, assertion } => {
+            // Optional (RFC 7521 section 4.2), and yet demanded by some.
+            body.extend_pairs(client_id.map(|id| ("client_id", id)))
+                .append_pair("client_assertion_type", CLIENT_ASSERTION_TYPE)
+                .append_pair("client_assertion", assertion.expose_secret());
+        }
     }
+    if let Some(proof) = proof {
+        request = request.header(DPOP, sensitive(proof)?);
+    }
+    request.body(body.finish().into_bytes()).map_err(unbuilt)
 }
 
-impl fmt::Debug for Built {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Built")
-    }
+/// Name and secret are form-urlencoded before anything else (RFC 6749 section 2.3.1).
+fn basic(client_id: &str, secret: &SecretString) -> Result<HeaderValue, Error> {
+    let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+    let both = format!("{}:{}", encode(client_id), encode(secret.expose_secret()));
+    sensitive(&format!("Basic {}", BASE64_STANDARD.encode(both)))
 }
 
-impl fmt::Display for Built {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the request is built")
-    }
+/// Kept out of the logs of the HTTP crates.
+fn sensitive(text: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::from_str(text).map_err(unbuilt)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
-impl std::error::Error for Built {}
+fn unbuilt<E>(_: E) -> Error {
+    Error::InvalidUrl {
+        problem: "cannot be requested",
+    }
+}
 
 #[cfg(test)]
 mod tests {
-    use base64::prelude::{BASE64_STANDARD, Engine};
     use url::form_urlencoded;
 
     use super::*;
+    use crate::ClientAuthentication;
 
     const SECRET: &str = "s:e/c+r&e=t %ü";
+    const ID: &str = "cli:ent/1";
 
-    fn registration(authentication: ClientAuthentication) -> Registration {
-        Registration::new(
-            "https://auth.example.com/oauth2/token",
-            "cli:ent/1",
-            authentication,
-        )
+    fn registration() -> Registration {
+        Registration {
+            audience: Some("urn:tools".into()),
+            resource: Some("https://tools.example.com/mcp?a=b&c".into()),
+            extra_parameters: [("tenant".into(), "a b".into())].into(),
+            ..Registration::new("https://as.example.com/token", ID, ClientAuthentication::None)
+        }
     }
 
-    fn basic() -> Registration {
-        registration(ClientAuthentication::SecretBasic(SECRET.into()))
+    fn built(form: &Form, identity: &Identity<'_>, proof: Option<&str>) -> Request<Vec<u8>> {
+        let endpoint = Url::parse("https://as.example.com/token").unwrap();
+        build(form, &endpoint, identity, proof).unwrap()
     }
 
-    fn build(registration: &Registration) -> HttpRequest {
-        client_credentials(registration, &endpoint(registration).unwrap()).unwrap()
-    }
-
-    fn form(request: &HttpRequest) -> Vec<(String, String)> {
+    fn pairs(request: &Request<Vec<u8>>) -> Vec<(String, String)> {
         form_urlencoded::parse(request.body()).into_owned().collect()
     }
 
-    fn with_url(token_url: &str, allow_insecure_http: bool) -> Registration {
-        Registration {
-            server: ServerLocation::Endpoints {
-                token_url: token_url.into(),
-                revocation_url: None,
-            },
-            allow_insecure_http,
-            ..basic()
-        }
+    fn owned<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
+        pairs.map(|(name, value)| (name.into(), value.into())).into()
+    }
+
+    fn ask(identity: &Identity<'_>) -> Request<Vec<u8>> {
+        built(&Form::grant("x"), identity, None)
+    }
+
+    const COMMON: [(&str, &str); 4] = [
+        ("scope", "tools:read tools:call"),
+        ("audience", "urn:tools"),
+        ("resource", "https://tools.example.com/mcp?a=b&c"),
+        ("tenant", "a b"),
+    ];
+
+    fn scopes() -> Vec<String> {
+        vec!["tools:read".into(), "tools:call".into()]
     }
 
     #[test]
     fn basic_form_encodes_id_and_secret_before_base64() {
-        let request = build(&basic());
+        let request = ask(&Identity::Basic {
+            client_id: ID,
+            secret: &SECRET.into(),
+        });
         let header = request.headers()[AUTHORIZATION].to_str().unwrap();
         let decoded = BASE64_STANDARD
             .decode(header.strip_prefix("Basic ").unwrap())
@@ -179,77 +243,125 @@ mod tests {
             String::from_utf8(decoded).unwrap(),
             "cli%3Aent%2F1:s%3Ae%2Fc%2Br%26e%3Dt+%25%C3%BC"
         );
-        assert_eq!(request.body(), b"grant_type=client_credentials");
+        assert_eq!(request.body(), b"grant_type=x");
     }
 
     #[test]
-    fn post_sends_id_and_secret_in_the_form_only() {
-        let request = build(&registration(ClientAuthentication::SecretPost(SECRET.into())));
-        assert_eq!(request.headers().get(AUTHORIZATION), None);
-        assert_eq!(
-            form(&request),
-            [
-                ("grant_type".into(), "client_credentials".into()),
-                ("client_id".into(), "cli:ent/1".into()),
-                ("client_secret".into(), SECRET.to_owned()),
-            ]
-        );
-    }
-
-    #[test]
-    fn scopes_are_one_parameter_and_the_others_one_each() {
-        let request = build(&Registration {
-            scopes: vec!["tools:read".into(), "tools:call".into()],
-            audience: Some("urn:tools".into()),
-            resource: Some("https://tools.example.com/mcp?a=b&c".into()),
-            extra_parameters: [("tenant".into(), "a b".into())].into(),
-            ..basic()
-        });
-        assert_eq!(
-            form(&request)[1..],
-            [
-                ("scope".to_owned(), "tools:read tools:call".to_owned()),
-                ("audience".into(), "urn:tools".into()),
-                ("resource".into(), "https://tools.example.com/mcp?a=b&c".into()),
-                ("tenant".into(), "a b".into()),
-            ]
-        );
-    }
-
-    #[test]
-    fn the_credentials_are_marked_as_sensitive() {
-        let request = build(&basic());
-        assert!(request.headers()[AUTHORIZATION].is_sensitive());
-        assert_eq!(format!("{:?}", request.headers()[AUTHORIZATION]), "Sensitive");
-    }
-
-    #[test]
-    fn plain_http_is_refused_unless_allowed() {
-        let error = endpoint(&with_url("http://auth.example.com/token", false)).unwrap_err();
-        assert!(
-            error.message().contains("allowInsecureHttp"),
-            "{}",
-            error.message()
-        );
-        assert!(endpoint(&with_url("http://auth.example.com/token", true)).is_ok());
-    }
-
-    #[test]
-    fn a_url_that_cannot_be_a_token_endpoint_is_refused() {
-        for url in [
-            "",
-            "/token",
-            "auth.example.com/token",
-            "ftp://auth.example.com/token",
-            "https://",
-            "https://u:p@auth.example.com/token",
-            "https://auth.example.com/token#x",
+    fn each_identity_says_in_the_form_what_it_must_and_no_more() {
+        for (identity, expected) in [
+            (Identity::Id(None), vec![]),
+            (Identity::Id(Some(ID)), owned([("client_id", ID)])),
+            (
+                Identity::Post {
+                    client_id: ID,
+                    secret: &SECRET.into(),
+                },
+                owned([("client_id", ID), ("client_secret", SECRET)]),
+            ),
+            (
+                Identity::Assertion {
+                    client_id: Some(ID),
+                    assertion: "e.y.j".into(),
+                },
+                owned([
+                    ("client_id", ID),
+                    ("client_assertion_type", CLIENT_ASSERTION_TYPE),
+                    ("client_assertion", "e.y.j"),
+                ]),
+            ),
+            (
+                Identity::Assertion {
+                    client_id: None,
+                    assertion: "e.y.j".into(),
+                },
+                owned([
+                    ("client_assertion_type", CLIENT_ASSERTION_TYPE),
+                    ("client_assertion", "e.y.j"),
+                ]),
+            ),
         ] {
-            assert_eq!(
-                endpoint(&with_url(url, true)).unwrap_err().reason(),
-                "InvalidUrl",
-                "{url}"
-            );
+            let request = ask(&identity);
+            assert_eq!(request.headers().get(AUTHORIZATION), None);
+            assert_eq!(pairs(&request)[1..], expected);
+        }
+    }
+
+    #[test]
+    fn each_grant_asks_for_the_same_with_words_of_its_own() {
+        let mut registration = registration();
+        registration.token_exchange.requested_token_type = Some("urn:r".into());
+        let forms = [
+            (
+                Form::client_credentials(&registration, &scopes()),
+                owned([("grant_type", "client_credentials")]),
+            ),
+            (
+                Form::jwt_bearer(&registration, &scopes(), &"e.y.j".into()),
+                owned([
+                    ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+                    ("assertion", "e.y.j"),
+                ]),
+            ),
+            (
+                Form::token_exchange(&registration, &scopes(), &"u.s.er".into()),
+                owned([
+                    ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+                    ("subject_token", "u.s.er"),
+                    (
+                        "subject_token_type",
+                        "urn:ietf:params:oauth:token-type:access_token",
+                    ),
+                    ("requested_token_type", "urn:r"),
+                ]),
+            ),
+        ];
+        for (form, own) in forms {
+            let expected = [own, owned(COMMON)].concat();
+            assert_eq!(pairs(&built(&form, &Identity::Id(None), None)), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_set_is_not_sent() {
+        let registration = Registration::new("https://as.example.com/token", ID, ClientAuthentication::None);
+        let form = Form::client_credentials(&registration, &[]);
+        assert_eq!(
+            built(&form, &Identity::Id(None), None).body(),
+            b"grant_type=client_credentials"
+        );
+    }
+
+    #[test]
+    fn a_revocation_says_what_kind_of_token_it_is() {
+        let request = built(&Form::revocation(&"t0p".into()), &Identity::Id(Some(ID)), None);
+        assert_eq!(
+            pairs(&request),
+            owned([
+                ("token", "t0p"),
+                ("token_type_hint", "access_token"),
+                ("client_id", ID)
+            ])
+        );
+    }
+
+    #[test]
+    fn scopes_are_added_once() {
+        let [a, b, c] = ["a", "b", "c"].map(String::from);
+        assert_eq!(
+            union(&[a.clone(), b.clone(), a.clone()], &[b.clone(), c.clone()]),
+            [a, b, c]
+        );
+    }
+
+    #[test]
+    fn credentials_and_proofs_are_marked_as_sensitive() {
+        let identity = Identity::Basic {
+            client_id: ID,
+            secret: &SECRET.into(),
+        };
+        let request = built(&Form::grant("x"), &identity, Some("p.r.oof"));
+        for name in [AUTHORIZATION, DPOP] {
+            assert_eq!(format!("{:?}", request.headers()[name]), "Sensitive");
         }
     }
 
@@ -258,7 +370,7 @@ mod tests {
         for name in RESERVED {
             let registration = Registration {
                 extra_parameters: [(name.to_owned(), "x".to_owned())].into(),
-                ..basic()
+                ..registration()
             };
             assert_eq!(
                 check_extra_parameters(&registration).unwrap_err().reason(),

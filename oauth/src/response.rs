@@ -1,13 +1,12 @@
 //! What an answer of the token endpoint means: a token, or why there is none. Reads generously, since servers
 //! differ: any 2xx status, any content type with JSON in it, `expires_in` as a number or text.
 
-use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use crate::error::{Code, Rejection, Shape};
 use crate::quote::Quote;
 use crate::transport::Answer;
-use crate::{Error, Issued};
+use crate::{Error, Issued, TokenType};
 
 /// Characters repeated of a server's words.
 const MOST_OF_CODE: usize = 64;
@@ -15,22 +14,39 @@ const MOST_OF_DESCRIPTION: usize = 200;
 const MOST_OF_SCOPE: usize = 1024;
 const MOST_OF_TYPE: usize = 64;
 
+/// Types of tokens that an exchange may issue and that no request carries (RFC 8693 section 3).
+const UNUSABLE: [&str; 3] = [
+    "urn:ietf:params:oauth:token-type:refresh_token",
+    "urn:ietf:params:oauth:token-type:saml1",
+    "urn:ietf:params:oauth:token-type:saml2",
+];
+
+/// Types of tokens that may be used like an access token where `token_type` is `N_A` (RFC 8693 section 2.2.1).
+const NAMED_OTHERWISE: [&str; 3] = [
+    "urn:ietf:params:oauth:token-type:access_token",
+    "urn:ietf:params:oauth:token-type:jwt",
+    "urn:ietf:params:oauth:token-type:id_token",
+];
+
+/// What was asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected {
+    pub token_type: TokenType,
+    /// By token exchange (RFC 8693).
+    pub exchanged: bool,
+}
+
 /// Reads an answer. Nothing that `quote` keeps back is in the result, except in the token itself.
-pub(crate) fn read(mut answer: Answer, quote: &Quote) -> Result<Issued, Error> {
+pub(crate) fn read(mut answer: Answer, quote: &Quote, expected: Expected) -> Result<Issued, Error> {
     if answer.status.is_redirection() {
-        return Err(Error::Redirected {
-            status: answer.status.as_u16(),
-            host: answer
-                .location_host
-                .and_then(|host| quote.text(&host, MOST_OF_TYPE)),
-        });
+        return Err(redirected(answer, quote));
     }
     let parsed = serde_json::from_slice(&answer.body);
     let status = answer.status;
     match parsed {
         Ok(Value::Object(fields)) => match refusal(&answer, &fields, quote) {
             Some(error) => Err(error),
-            None if status.is_success() => issued(fields, quote),
+            None if status.is_success() => issued(fields, quote, expected),
             None => Err(http_status(&answer)),
         },
         _ if !status.is_success() => Err(http_status(&answer)),
@@ -44,9 +60,29 @@ pub(crate) fn read(mut answer: Answer, quote: &Quote) -> Result<Issued, Error> {
     }
 }
 
+/// Whether this is an OAuth error of this code.
+pub(crate) fn is_refusal(answer: &Answer, code: &Code) -> bool {
+    let Ok(Value::Object(fields)) = serde_json::from_slice(&answer.body) else {
+        return false;
+    };
+    matches!(
+        refusal(answer, &fields, &Quote::default()),
+        Some(Error::Rejected(rejection)) if rejection.code == *code
+    )
+}
+
+pub(crate) fn redirected(answer: Answer, quote: &Quote) -> Error {
+    Error::Redirected {
+        status: answer.status.as_u16(),
+        host: answer
+            .location_host
+            .and_then(|host| quote.text(&host, MOST_OF_TYPE)),
+    }
+}
+
 /// An OAuth error, which some servers send with status 200. Gateways and frameworks too answer with a field
 /// `error`, such as `Service Unavailable`; there the status says more.
-fn refusal(answer: &Answer, fields: &Map<String, Value>, quote: &Quote) -> Option<Error> {
+pub(crate) fn refusal(answer: &Answer, fields: &Map<String, Value>, quote: &Quote) -> Option<Error> {
     let text = |name| fields.get(name).and_then(Value::as_str);
     let sent = text("error")?;
     if answer.status.is_success() && text("access_token").is_some_and(|token| !token.is_empty()) {
@@ -69,14 +105,14 @@ fn refusal(answer: &Answer, fields: &Map<String, Value>, quote: &Quote) -> Optio
     }))
 }
 
-fn http_status(answer: &Answer) -> Error {
+pub(crate) fn http_status(answer: &Answer) -> Error {
     Error::HttpStatus {
         status: answer.status.as_u16(),
         retry_after: answer.retry_after,
     }
 }
 
-fn issued(mut fields: Map<String, Value>, quote: &Quote) -> Result<Issued, Error> {
+fn issued(mut fields: Map<String, Value>, quote: &Quote, expected: Expected) -> Result<Issued, Error> {
     let problem = |problem| Err(Error::NoAccessToken { problem });
     let access_token = match fields.remove("access_token") {
         Some(Value::String(token)) if token.is_empty() => return problem("it is empty"),
@@ -89,21 +125,44 @@ fn issued(mut fields: Map<String, Value>, quote: &Quote) -> Result<Issued, Error
         None => return problem("there is none"),
     };
     let quote = quote.clone().and(&access_token);
-    match fields.get("token_type") {
-        // Required by RFC 6749 section 5.1, and yet left out by some; what they issue are bearer tokens.
-        None | Some(Value::Null) => {}
-        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("bearer") => {}
-        Some(other) => {
-            return Err(Error::UnsupportedTokenType {
-                token_type: other.as_str().and_then(|kind| quote.text(kind, MOST_OF_TYPE)),
-            });
-        }
+    if let Some(found) = unusable_type(&fields, expected) {
+        return Err(Error::UnsupportedTokenType {
+            token_type: found.as_str().and_then(|kind| quote.text(kind, MOST_OF_TYPE)),
+            expected: expected.token_type,
+        });
     }
     Ok(Issued {
+        token_type: expected.token_type,
         expires_in: fields.get("expires_in").and_then(seconds),
         scope: scope(fields.get("scope")).and_then(|scope| quote.text(&scope, MOST_OF_SCOPE)),
         ..Issued::bearer(access_token)
     })
+}
+
+/// The type of the token, if it is not what was asked for.
+fn unusable_type(fields: &Map<String, Value>, expected: Expected) -> Option<Value> {
+    let issued_type = fields.get("issued_token_type").and_then(Value::as_str);
+    if let Some(kind) = issued_type.filter(|kind| expected.exchanged && UNUSABLE.contains(kind)) {
+        return Some(kind.into());
+    }
+    let expected_name = match expected.token_type {
+        TokenType::Bearer => "bearer",
+        TokenType::DPoP => "dpop",
+    };
+    match (fields.get("token_type"), expected.token_type) {
+        // Required by RFC 6749 section 5.1, and yet left out by some; what they issue are bearer tokens.
+        (None | Some(Value::Null), TokenType::Bearer) => None,
+        (None | Some(Value::Null), TokenType::DPoP) => Some(Value::Null),
+        (Some(Value::String(kind)), _) if kind.eq_ignore_ascii_case(expected_name) => None,
+        (Some(Value::String(kind)), TokenType::Bearer)
+            if expected.exchanged
+                && kind.eq_ignore_ascii_case("N_A")
+                && issued_type.is_some_and(|kind| NAMED_OTHERWISE.contains(&kind)) =>
+        {
+            None
+        }
+        (Some(other), _) => Some(other.clone()),
+    }
 }
 
 /// Whole seconds, rounded down and kept within bounds. What is no number counts as absent.
@@ -164,8 +223,13 @@ mod tests {
     const SECRET: &str = "cl1ent-s3cret-of-ours";
 
     fn quote() -> Quote {
-        Quote::without_client_secret("client", &SECRET.into())
+        Quote::default().and_client_secret("client", &SECRET.into())
     }
+
+    const BEARER: Expected = Expected {
+        token_type: TokenType::Bearer,
+        exchanged: false,
+    };
 
     fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
         Answer {
@@ -173,12 +237,13 @@ mod tests {
             content_type: Some("application/json".into()),
             retry_after: None,
             location_host: None,
+            dpop_nonce: None,
             body: body.into(),
         }
     }
 
     fn read_json(status: u16, body: Value) -> Result<Issued, Error> {
-        read(answer(status, body.to_string()), &quote())
+        read(answer(status, body.to_string()), &quote(), BEARER)
     }
 
     fn life(expires_in: Value) -> Option<i64> {
@@ -316,7 +381,7 @@ mod tests {
                 retry_after: asked,
                 ..answer(503, body)
             };
-            assert_eq!(read(answer, &quote()).unwrap_err().retry_after(), asked);
+            assert_eq!(read(answer, &quote(), BEARER).unwrap_err().retry_after(), asked);
         }
     }
 
@@ -336,7 +401,7 @@ mod tests {
                 content_type: Some("text/html; charset=utf-8".into()),
                 ..answer(200, body)
             };
-            let error = read(answer, &quote()).unwrap_err();
+            let error = read(answer, &quote(), BEARER).unwrap_err();
             let content_type = Some("text/html; charset=utf-8".into());
             assert_eq!(error, Error::NotJson { shape, content_type }, "{body}");
             assert!(!error.message().contains("t0p"));
@@ -349,7 +414,7 @@ mod tests {
             content_type: Some("text/plain".into()),
             ..answer(200, r#"{"access_token": "t0p"}"#)
         };
-        assert!(read(answer, &quote()).is_ok());
+        assert!(read(answer, &quote(), BEARER).is_ok());
     }
 
     #[test]
@@ -379,7 +444,7 @@ mod tests {
             ..answer(302, "")
         };
         for answer in [html, redirect] {
-            let error = read(answer, &quote()).unwrap_err();
+            let error = read(answer, &quote(), BEARER).unwrap_err();
             assert!(!format!("{error:?} {}", error.message()).contains(SECRET));
         }
     }
@@ -400,7 +465,12 @@ mod tests {
     proptest! {
         #[test]
         fn reading_any_bytes_never_panics(status in 200_u16..600, body: Vec<u8>) {
-            let _ = read(answer(status, body), &quote());
+            for (token_type, exchanged) in
+                [(TokenType::Bearer, false), (TokenType::Bearer, true), (TokenType::DPoP, true)]
+            {
+                let expected = Expected { token_type, exchanged };
+                let _ = read(answer(status, body.clone()), &quote(), expected);
+            }
         }
 
         #[test]

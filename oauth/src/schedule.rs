@@ -50,13 +50,24 @@ impl RetryAfter {
     }
 }
 
-/// When a token is renewed that was just issued: ahead of its end, never after it.
-pub(crate) fn refresh_at(token: &Token, policy: &Policy) -> Timestamp {
+/// No two requests for one token begin within this time, but for those that somebody demanded.
+pub(crate) fn paced(now: Timestamp) -> Timestamp {
+    after(now, SHORTEST_PACE)
+}
+
+/// A wait, shortened at random by a tenth at the most, so that what began together does not go on together.
+pub(crate) fn earlier(wait: Duration, random: fn() -> f64) -> Duration {
+    wait.mul_f64(1.0 - JITTER * random())
+}
+
+/// When a token is renewed: ahead of its end, never after it. A token that seems to come from the future, because
+/// the clock was set back since, is renewed as one that was issued now.
+pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Timestamp {
     let life = token.life();
     let wait = life.saturating_sub(policy.refresh_before.of(life));
-    let wait = wait.mul_f64(1.0 - JITTER * (policy.random)());
+    let wait = earlier(wait, policy.random);
     let shortest = SHORTEST_WAIT.min(life / 2).max(SHORTEST_PACE);
-    after(token.issued_at, wait.max(shortest).min(life))
+    after(token.issued_at.min(now), wait.max(shortest).min(life))
 }
 
 /// When the next request is made after `failures` of them in a row: exponential with full jitter, and no earlier
@@ -92,6 +103,7 @@ mod tests {
         Policy {
             refresh_before: refresh_before.parse().unwrap(),
             random,
+            ..Policy::default()
         }
     }
 
@@ -103,7 +115,7 @@ mod tests {
 
     /// Milliseconds from issue to renewal.
     fn renewed_after(life: Option<u64>, refresh_before: &str, random: fn() -> f64) -> i128 {
-        refresh_at(&token(life), &policy(refresh_before, random))
+        refresh_at(&token(life), &policy(refresh_before, random), now())
             .duration_since(now())
             .as_millis()
     }
@@ -152,9 +164,18 @@ mod tests {
         let mut token = token(Some(0));
         token.expires_at = Some(after(now(), Duration::from_millis(300)));
         assert_eq!(
-            refresh_at(&token, &policy("33%", || 0.0)),
+            refresh_at(&token, &policy("33%", || 0.0), now()),
             token.expires_at.unwrap()
         );
+    }
+
+    #[test]
+    fn a_token_from_the_future_is_renewed_as_if_it_were_of_now() {
+        let token = token(Some(3600));
+        let year = Duration::from_secs(365 * 24 * 3600);
+        let set_back = crate::clock::before(now(), year);
+        let at = refresh_at(&token, &policy("33%", || 0.0), set_back);
+        assert_eq!(at, after(set_back, Duration::from_secs(2412)));
     }
 
     #[test]
@@ -221,7 +242,8 @@ mod tests {
             };
             let token = token(Some(life));
             for random in [|| 0.0, || 0.999_999] as [fn() -> f64; 2] {
-                let at = refresh_at(&token, &Policy { refresh_before, random });
+                let policy = Policy { refresh_before, random, ..Policy::default() };
+                let at = refresh_at(&token, &policy, now());
                 prop_assert!(at <= token.expires_at.unwrap());
                 prop_assert!(at >= after(now(), SHORTEST_PACE));
             }

@@ -7,13 +7,19 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use http::{Request, StatusCode};
-use reqwest::{Certificate, Response, redirect, retry};
-use url::Url;
+use reqwest::{Response, redirect, retry};
+use rustls::AlertDescription;
 
+use crate::certificate::Certificate;
 use crate::error::ConnectFault;
 use crate::quote::Quote;
 use crate::resolve::{SystemResolver, Unresolved};
 use crate::{Error, RetryAfter};
+
+/// Longest nonce kept, in bytes.
+const LONGEST_NONCE: usize = 1024;
+
+const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// Bounds of one token request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,6 +30,15 @@ pub struct Limits {
     pub deadline: Duration,
     /// Longest answer in bytes.
     pub body: usize,
+}
+
+/// Where requests may go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// Whether plain http is allowed.
+    pub allow_http: bool,
+    /// Whether anything may be reached by TLS.
+    pub encrypted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -39,6 +54,8 @@ pub(crate) struct Answer {
     pub retry_after: Option<RetryAfter>,
     /// Where a redirect leads. The rest of the address is not kept: it may repeat what was sent.
     pub location_host: Option<String>,
+    /// The nonce for the next DPoP proof.
+    pub dpop_nonce: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -53,26 +70,35 @@ impl Default for Limits {
 }
 
 impl Transport {
-    /// Trusts the authorities of the system and those of `ca_bundle` (PEM).
-    pub fn new(endpoint: &Url, ca_bundle: Option<&str>, limits: Limits) -> Result<Self, Error> {
+    /// Trusts the authorities of the system and those of `ca_bundle` (PEM), and shows `certificate` to who asks for
+    /// one.
+    pub fn new(
+        reach: Reach,
+        ca_bundle: Option<&str>,
+        certificate: Option<&Certificate>,
+        limits: Limits,
+    ) -> Result<Self, Error> {
         let authorities = ca_bundle.map(authorities).transpose()?.unwrap_or_default();
-        let encrypted = endpoint.scheme() == "https";
         let builder = reqwest::Client::builder()
             .user_agent(concat!("mcp-auth/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits.connect)
             .timeout(limits.deadline)
-            .https_only(encrypted)
+            .https_only(!reach.allow_http)
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .referer(false)
             .no_proxy()
             .pool_max_idle_per_host(0)
             .dns_resolver(SystemResolver);
-        let builder = if encrypted {
+        let builder = if reach.encrypted {
             builder.tls_certs_merge(authorities)
         } else {
             // Nothing will be verified, so a system without authorities will do.
             builder.tls_certs_only(authorities)
+        };
+        let builder = match certificate {
+            Some(certificate) => builder.identity(certificate.identity()),
+            None => builder,
         };
         let http = builder.build().map_err(|_| match ca_bundle {
             Some(_) => Error::InvalidCaBundle {
@@ -81,6 +107,10 @@ impl Transport {
             None => Error::NoTrustRoots,
         })?;
         Ok(Self { http, limits })
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Answer, Error> {
@@ -99,6 +129,7 @@ impl Transport {
             location_host: text(response.headers(), LOCATION)
                 .and_then(|location| response.url().join(&location).ok())
                 .and_then(|location| location.host_str().map(str::to_owned)),
+            dpop_nonce: text(response.headers(), DPOP_NONCE).filter(|nonce| is_nonce(nonce)),
             body: Vec::new(),
         };
         answer.body = self.body(response).await?;
@@ -142,8 +173,8 @@ impl Transport {
     }
 }
 
-fn authorities(pem: &str) -> Result<Vec<Certificate>, Error> {
-    let found = Certificate::from_pem_bundle(pem.as_bytes());
+fn authorities(pem: &str) -> Result<Vec<reqwest::Certificate>, Error> {
+    let found = reqwest::Certificate::from_pem_bundle(pem.as_bytes());
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(Error::InvalidCaBundle {
@@ -165,7 +196,13 @@ fn connect_fault(error: &(dyn StdError + 'static)) -> Option<ConnectFault> {
     }
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         // It speaks of certificates and names, but of nothing that was sent: the handshake comes first.
-        return Some(ConnectFault::Tls(Quote::default().text(&tls.to_string(), 200)));
+        let detail = Quote::default().text(&tls.to_string(), 200);
+        return Some(match tls {
+            rustls::Error::AlertReceived(alert) if is_of_certificate(*alert) => {
+                ConnectFault::ClientCertificate(detail)
+            }
+            _ => ConnectFault::Tls(detail),
+        });
     }
     let io = error.downcast_ref::<io::Error>()?;
     (io.kind() == io::ErrorKind::ConnectionRefused).then_some(ConnectFault::Refused)
@@ -178,4 +215,31 @@ fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
         Some(wrapped) => Some(wrapped),
         None => error.source(),
     }
+}
+
+/// Whether a server says by this alert what is wrong with the certificate that it was shown, or was not.
+fn is_of_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            // A signature does not verify: that of the certificate or one made by its key.
+            | AlertDescription::DecryptError
+    )
+}
+
+/// The characters of RFC 9449 section 8.1.
+fn is_nonce(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= LONGEST_NONCE
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~'))
 }

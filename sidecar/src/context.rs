@@ -11,6 +11,7 @@ pub mod seal;
 use std::fmt;
 
 use http::{HeaderMap, HeaderName};
+use mcp_auth_protocol::sync::Subject;
 
 /// Longest context, in bytes of names and values together. It travels in one header, which LiteLLM's server
 /// bounds at 64 KiB together with all others.
@@ -158,6 +159,15 @@ impl Context {
     /// Names and values, by name.
     pub fn cookies(&self) -> impl Iterator<Item = Pair<'_>> {
         pairs(&self.encoded).map(|(found, _)| found).into_iter().flatten()
+    }
+
+    /// Value of a cookie, or of a header by its name in lower case.
+    pub fn value(&self, of: &Subject) -> Option<&[u8]> {
+        let pair = match of {
+            Subject::Cookie(name) => self.cookies().find(|(found, _)| *found == name.as_bytes()),
+            Subject::Header(name) => self.headers().find(|(found, _)| *found == name.as_bytes()),
+        };
+        pair.map(|(_, value)| value)
     }
 
     /// Names in lower case and values, by name.

@@ -101,6 +101,7 @@ impl<P: DataPath> Control<P> {
     ) -> Self {
         let pending = |route: &Route| Server {
             route: route.clone(),
+            client_certificate: None,
             credential: Credential::Unavailable {
                 reason: "Pending".into(),
                 message: "no credential has arrived from the operator yet".into(),
@@ -318,15 +319,19 @@ mod tests {
             cookies: vec![],
             headers: vec![],
             user_context: UserContext::Optional,
+            exchange: None,
         }
     }
 
     fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
         let server = |&(name, bearer): &(&str, bool)| Server {
             route: route(name),
+            client_certificate: None,
             credential: if bearer {
                 Credential::Bearer {
+                    id: String::new(),
                     token: "t".into(),
+                    proof_key: None,
                     expires_at: None,
                 }
             } else {

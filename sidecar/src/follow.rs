@@ -9,7 +9,7 @@ mod lines;
 
 use std::convert::Infallible;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,8 +25,9 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use backoff::Backoff;
-use connect::{Connection, trust};
-pub use connect::{Dial, Endpoint, Tcp};
+pub(crate) use connect::Connection;
+use connect::trust;
+pub use connect::{Dial, Endpoint, OperatorCa, Tcp};
 use lines::Lines;
 
 /// A refusal is a `Problem`, which is a few lines.
@@ -36,8 +37,7 @@ const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Follow<D> {
     pub endpoint: Endpoint,
-    /// PEM certificates to verify the operator by, until a snapshot says otherwise.
-    pub operator_ca: String,
+    pub operator_ca: OperatorCa,
     /// The projected ServiceAccount token. The kubelet replaces it, so it is read for each connection.
     pub token_file: PathBuf,
     pub timing: Timing,
@@ -112,7 +112,7 @@ impl FollowError {
 
 /// What outlives a connection.
 struct State<'a, A> {
-    operator_ca: String,
+    operator_ca: OperatorCa,
     backoff: Backoff,
     /// The failure last logged, so that each is told once and not with every attempt.
     told: Option<String>,
@@ -158,11 +158,11 @@ impl<D: Dial> Follow<D> {
 
     async fn stream(&self, state: &mut State<'_, impl FnMut(Snapshot)>) -> Result<Infallible, FollowError> {
         let request = self.request(state.reports)?;
-        let trust = trust(&state.operator_ca)?;
+        let operator_ca = state.operator_ca.get();
         let address = self.endpoint.to_string();
         let mut connection = timeout(
             self.timing.connect,
-            Connection::open(&self.dial, &self.endpoint, trust),
+            Connection::open(&self.dial, &self.endpoint, &operator_ca),
         )
         .await
         .map_err(|_| FollowError::ConnectTimeout {
@@ -191,18 +191,7 @@ impl<D: Dial> Follow<D> {
         &self,
         reports: &watch::Sender<Report>,
     ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, FollowError> {
-        let path = || self.token_file.clone();
-        let token =
-            std::fs::read_to_string(&self.token_file).map_err(|error| FollowError::TokenUnreadable {
-                path: path(),
-                kind: error.kind(),
-            })?;
-        let token = token.trim();
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {token}"))
-            .ok()
-            .filter(|_| !token.is_empty())
-            .ok_or_else(|| FollowError::TokenInvalid { path: path() })?;
-        bearer.set_sensitive(true);
+        let bearer = bearer(&self.token_file)?;
         let mut request = Request::new(upwards(reports.subscribe()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri(sync::PATH);
@@ -238,6 +227,22 @@ impl<D: Dial> Follow<D> {
     }
 }
 
+/// Who we are to the operator.
+pub(crate) fn bearer(token_file: &Path) -> Result<HeaderValue, FollowError> {
+    let path = || token_file.to_owned();
+    let token = std::fs::read_to_string(token_file).map_err(|error| FollowError::TokenUnreadable {
+        path: path(),
+        kind: error.kind(),
+    })?;
+    let token = token.trim();
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {token}"))
+        .ok()
+        .filter(|_| !token.is_empty())
+        .ok_or_else(|| FollowError::TokenInvalid { path: path() })?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
+}
+
 fn take_over(snapshot: Snapshot, state: &mut State<'_, impl FnMut(Snapshot)>) {
     state.backoff.reset();
     if state.told.take().is_some() {
@@ -245,7 +250,7 @@ fn take_over(snapshot: Snapshot, state: &mut State<'_, impl FnMut(Snapshot)>) {
     }
     if !snapshot.operator_ca.trim().is_empty() {
         match trust(&snapshot.operator_ca) {
-            Ok(_) => state.operator_ca.clone_from(&snapshot.operator_ca),
+            Ok(_) => state.operator_ca.replace(&snapshot.operator_ca),
             Err(error) => warn!(reason = error.reason(), %error, "keeping the certificates known so far"),
         }
     }
@@ -284,6 +289,9 @@ fn upwards(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible>
     });
     BodyExt::boxed_unsync(StreamBody::new(lines))
 }
+
+#[cfg(test)]
+pub(crate) use tests::operator as testing;
 
 #[cfg(test)]
 mod tests;

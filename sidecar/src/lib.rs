@@ -3,7 +3,7 @@
 //! [`inbound`]: on the port LiteLLM used to own. Seals the allow-listed cookies and headers of a request into one
 //! opaque header ([`context`]) and passes the request on to LiteLLM.
 //! [`outbound`]: on loopback, for LiteLLM's MCP client. Opens that header, authenticates the request to the MCP
-//! server it names ([`routes`]) and passes it on.
+//! server it names ([`routes`], or for a user [`exchange`]) and passes it on.
 //!
 //! [`listen`] runs both on worker threads of their own; [`respond`] is where errors become answers.
 //!
@@ -19,6 +19,7 @@ pub mod context;
 pub mod control;
 mod dial;
 pub mod drain;
+pub mod exchange;
 pub mod follow;
 pub mod health;
 mod hop_by_hop;

@@ -7,6 +7,10 @@
 //! | `contexts_total` | `result` | requests, by what became of their user context |
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
+//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (`unauthorized`, `insufficient_scope`) | answers of MCP servers that refuse a token |
+//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`: a step-up, `dpop_nonce`) | requests sent again |
+//! | `exchanges_total` | `result` (`issued`, `failed`) | tokens asked for a user |
+//! | `waiting` | | requests that wait for a token now |
 
 use std::sync::Arc;
 
@@ -14,9 +18,11 @@ use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::context::Gathered;
+use crate::respond::Whose;
 
 /// The two directions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,6 +50,14 @@ pub enum ContextResult {
     TooLarge,
 }
 
+/// Why a token was refused, or a request sent again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Why {
+    Unauthorized,
+    InsufficientScope,
+    DpopNonce,
+}
+
 /// Cheap to clone. What each request counts is looked up once, here, so that counting is one atomic addition.
 #[derive(Clone)]
 pub struct Metrics(Arc<Counters>);
@@ -55,6 +69,26 @@ struct Counters {
     malformed: Counter,
     refused: Family<RefusedLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
+    tokens_refused: Family<TokenRefusedLabels, Counter>,
+    replays: Family<ReplayLabels, Counter>,
+    exchanges: Family<ExchangeLabels, Counter>,
+    waiting: Gauge,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct TokenRefusedLabels {
+    whose: &'static str,
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReplayLabels {
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ExchangeLabels {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -94,6 +128,22 @@ impl Metrics {
         let dropped = Family::<DroppedLabels, Counter>::default();
         let refused = Family::<RefusedLabels, Counter>::default();
         let connects = Family::<ServerLabels, Counter>::default();
+        let tokens_refused = Family::<TokenRefusedLabels, Counter>::default();
+        let replays = Family::<ReplayLabels, Counter>::default();
+        let exchanges = Family::<ExchangeLabels, Counter>::default();
+        let waiting = Gauge::default();
+        registry.register(
+            "tokens_refused",
+            "Answers of MCP servers that refuse a token, by whose and why",
+            tokens_refused.clone(),
+        );
+        registry.register("replays", "Requests sent again, by why", replays.clone());
+        registry.register(
+            "exchanges",
+            "Tokens asked for a user, by what came of it",
+            exchanges.clone(),
+        );
+        registry.register("waiting", "Requests that wait for a token", waiting.clone());
         registry.register(
             "requests",
             "Requests answered, by half and class of status",
@@ -134,6 +184,10 @@ impl Metrics {
             malformed: dropped("malformed"),
             refused,
             connects,
+            tokens_refused,
+            replays,
+            exchanges,
+            waiting,
         }))
     }
 
@@ -171,6 +225,32 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn token_refused(&self, whose: Whose, why: Why) {
+        let whose = match whose {
+            Whose::Service => "service",
+            Whose::User => "user",
+        };
+        let labels = TokenRefusedLabels {
+            whose,
+            why: why.as_str(),
+        };
+        self.0.tokens_refused.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn replayed(&self, why: Why) {
+        let labels = ReplayLabels { why: why.as_str() };
+        self.0.replays.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn exchanged(&self, issued: bool) {
+        let result = if issued { "issued" } else { "failed" };
+        self.0.exchanges.get_or_create(&ExchangeLabels { result }).inc();
+    }
+
+    pub(crate) fn waiting(&self) -> &Gauge {
+        &self.0.waiting
+    }
+
     /// `server` is a configured name.
     pub(crate) fn connects(&self, server: &str) -> Counter {
         self.0.connects.get_or_create_owned(&ServerLabels {
@@ -184,6 +264,16 @@ impl Half {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
+        }
+    }
+}
+
+impl Why {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::DpopNonce => "dpop_nonce",
         }
     }
 }

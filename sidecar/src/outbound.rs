@@ -1,42 +1,55 @@
 //! From LiteLLM's MCP client to MCP servers: finds the server a request names ([`path`]), authenticates the
-//! request to it ([`headers`]) and passes the answer on. LiteLLM takes us for the server, so nothing of an answer
-//! may lead it past us: no challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
+//! request to it ([`headers`], [`tokens`]), sends it, once more if the server refuses the token ([`call`],
+//! [`verdict`]), and passes the answer on ([`accept`]). LiteLLM takes us for the server, so nothing of an answer may
+//! lead it past us: no challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
 
+mod accept;
+mod call;
 pub(crate) mod endpoint;
 mod headers;
+mod limits;
 mod location;
 mod message;
 mod path;
+mod tokens;
+mod users;
+mod verdict;
+mod waiting;
 
 use std::error::Error;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
 use http::uri::{PathAndQuery, Uri};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
-use mcp_auth_protocol::sync::{Transport, UserContext};
+use mcp_auth_protocol::sync::UserContext;
+use secrecy::SecretString;
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock::unix_now;
 use crate::context::Context;
 use crate::context::seal::{OpenError, Sealer};
-use crate::metrics::{ContextResult, Half, Metrics};
-use crate::pool::Lease;
-use crate::respond::{Refusal, json_rpc, problem};
-use crate::routes::{Credential, Routes, Server, State, Usable};
+use crate::exchange::Exchange;
+use crate::metrics::{ContextResult, Half, Metrics, Why};
+use crate::respond::{NotRepeated, Refusal, json_rpc, problem};
+use crate::routes::{Routes, Server, Usable};
 use crate::upstream::{Cause, SendError};
-use endpoint::EndpointRewriter;
+use accept::accept;
+use call::Call;
 use headers::UserPart;
-use message::Read;
+pub use limits::Limits;
+use tokens::{Chosen, Tokens, usable};
+use verdict::{Verdict, verdict};
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
 /// The half on loopback.
 pub struct Outbound {
     routes: Routes,
+    tokens: Tokens,
     sealer: Arc<Sealer>,
     metrics: Metrics,
 }
@@ -47,17 +60,28 @@ struct Refused {
     body: Option<RequestBody>,
 }
 
-/// A request as far as it is decided without I/O.
-struct Decided {
-    authorization: HeaderValue,
-    requested: PathAndQuery,
+/// How the server answered, as far as it is of the token.
+enum Answer {
+    /// It is for the client.
+    Passes(Response<ResponseBody>),
+    Refused(tokens::Refused),
+    /// The same token with the nonce that came along.
+    NonceDemanded,
 }
 
 impl Outbound {
-    /// `sealer` is shared with the inbound half.
-    pub fn new(routes: Routes, sealer: Arc<Sealer>, metrics: Metrics) -> Self {
+    /// `sealer` is shared with the inbound half; `exchange` gets users' own tokens.
+    pub fn new(
+        routes: Routes,
+        sealer: Arc<Sealer>,
+        exchange: Arc<dyn Exchange>,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> Self {
+        let tokens = Tokens::new(routes.clone(), exchange, limits, metrics.clone());
         Self {
             routes,
+            tokens,
             sealer,
             metrics,
         }
@@ -103,6 +127,9 @@ impl Outbound {
 
     pub(crate) fn sweep(&self, worker: usize) {
         self.routes.sweep(worker);
+        if worker == 0 {
+            self.tokens.sweep();
+        }
     }
 
     pub(crate) fn workers(&self) -> NonZeroUsize {
@@ -113,35 +140,94 @@ impl Outbound {
         &self,
         worker: usize,
         server: &Arc<Server>,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Refused> {
-        let now = unix_now();
-        let decided = decide(server, request.method(), request.uri(), now);
-        let (
-            usable,
-            Decided {
-                authorization,
-                requested,
-            },
-        ) = match decided {
-            Ok(decided) => decided,
+        let (usable, path) = match lead(server, request.method(), request.uri()) {
+            Ok(led) => led,
             Err(refusal) => return Err(Refused::with(refusal, RequestBody::Stream(request.into_body()))),
         };
-        let context = self.context(request.headers(), now);
+        let context = self.context(request.headers(), unix_now());
         let user = UserPart::of(context.as_ref(), &usable.allowed);
-        let nobody = usable.user_context == UserContext::Required && user.is_empty();
-        headers::prepare(request.headers_mut(), usable, authorization, user);
-        *request.uri_mut() = Uri::from(requested.clone());
-        *request.version_mut() = Version::HTTP_11;
-
-        let request = match nobody && request.method() == Method::POST {
-            true => without_user(server, request).await?,
-            false => request.map(RequestBody::Stream),
+        let subject = match subject(server, usable, context.as_ref()) {
+            Ok(subject) => subject,
+            Err(refusal) => return Err(Refused::with(refusal, RequestBody::Stream(request.into_body()))),
         };
-        let getting = request.method() == Method::GET;
-        match usable.target.send(worker, request).await {
-            Ok(response) => Ok(accept(server, usable, &requested, getting, response)?),
-            Err(error) => Err(unanswered(server, *error)),
+        let nobody = subject.is_none()
+            && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
+        let mut call = Call::hold(server, usable, request, path, user, nobody).await?;
+        let mut chosen = match self.tokens.first(server, usable, subject).await {
+            Ok(chosen) => chosen,
+            Err(refusal) => return Err(Refused::of(refusal, call)),
+        };
+        let (mut repeated, mut nonce_given) = (false, false);
+        // Three times at the most: with a nonce, and with another token.
+        loop {
+            let refused = match self.send(worker, &mut call, &chosen).await? {
+                Answer::Passes(response) => return Ok(response),
+                Answer::Refused(refused) => refused,
+                // The token may well be good, so nobody is asked for another.
+                Answer::NonceDemanded if nonce_given => {
+                    let status = StatusCode::UNAUTHORIZED;
+                    return Err(Refused::of(chosen.not_taken(status), call));
+                }
+                Answer::NonceDemanded => {
+                    if !call.repeats() {
+                        let refusal = Refusal::NotRepeated {
+                            resource: server.resource.clone(),
+                            why: NotRepeated::Streamed,
+                        };
+                        return Err(Refused::of(refusal, call));
+                    }
+                    nonce_given = true;
+                    self.metrics.replayed(Why::DpopNonce);
+                    continue;
+                }
+            };
+            let why = refused.why();
+            chosen = match self
+                .tokens
+                .instead(chosen, refused, call.repeats(), repeated)
+                .await
+            {
+                Ok(chosen) => chosen,
+                Err(refusal) => return Err(Refused::of(refusal, call)),
+            };
+            repeated = true;
+            self.metrics.replayed(why);
+        }
+    }
+
+    /// Sends the call once.
+    async fn send(&self, worker: usize, call: &mut Call, chosen: &Chosen) -> Result<Answer, Refused> {
+        let server = &chosen.server;
+        let usable = usable(server)?;
+        let request = call
+            .request(usable, &chosen.token)
+            .ok_or(Refusal::BodyUnreadable)?;
+        let sent = usable.target.send(worker, request).await;
+        let response = sent.map_err(|error| unanswered(server, *error))?;
+        if chosen.token.is_bound()
+            && let Some(nonce) = verdict::nonce(response.headers())
+        {
+            usable.target.set_nonce(nonce.to_owned());
+        }
+        match verdict(response.status(), response.headers(), chosen.token.is_bound()) {
+            Verdict::Taken => {
+                if !response.status().is_server_error() {
+                    self.tokens.taken(chosen);
+                }
+                let getting = call.method() == Method::GET;
+                let accepted = accept(server, usable, call.path(), getting, response)?;
+                Ok(Answer::Passes(accepted))
+            }
+            Verdict::Unauthorized => Ok(Answer::Refused(tokens::Refused::Unauthorized)),
+            Verdict::InsufficientScope(scopes) => {
+                // It is valid, only not for this call.
+                self.tokens.taken(chosen);
+                Ok(Answer::Refused(tokens::Refused::InsufficientScope(scopes)))
+            }
+            Verdict::NonceDemanded => Ok(Answer::NonceDemanded),
+            Verdict::Challenged => Err(chosen.not_taken(StatusCode::FORBIDDEN).into()),
         }
     }
 
@@ -172,6 +258,13 @@ impl Refused {
             body: Some(body),
         }
     }
+
+    fn of(refusal: Refusal, call: Call) -> Self {
+        Self {
+            refusal,
+            body: call.into_body(),
+        }
+    }
 }
 
 /// The body has been sent, or there is none.
@@ -181,146 +274,40 @@ impl From<Refusal> for Refused {
     }
 }
 
-/// Whether the server may be asked at all, with what, and for what.
-fn decide<'a>(
-    server: &'a Server,
-    method: &Method,
-    uri: &Uri,
-    now: i64,
-) -> Result<(&'a Usable, Decided), Refusal> {
-    let resource = || server.resource.clone();
+/// Whether the server may be asked at all, and for what.
+fn lead<'a>(server: &'a Server, method: &Method, uri: &Uri) -> Result<(&'a Usable, PathAndQuery), Refusal> {
     if method == Method::CONNECT {
         return Err(Refusal::MethodNotSupported);
     }
-    let usable = match &server.state {
-        State::Usable(usable) => usable,
-        State::Unusable(unusable) => {
-            return Err(Refusal::RouteUnusable {
-                resource: resource(),
-                message: unusable.to_string().into(),
-            });
-        }
-    };
+    let usable = usable(server)?;
     let (_, path) = path::split(uri.path());
-    let Some(requested) = path::lead(usable, path, uri.query()) else {
-        return Err(Refusal::PathNotServed { resource: resource() });
-    };
-    match &usable.credential {
-        Credential::Unavailable { reason, message, .. } => Err(Refusal::TokenUnavailable {
-            resource: resource(),
-            why: reason.clone(),
-            message: message.clone(),
+    match path::lead(usable, path, uri.query()) {
+        Some(path) => Ok((usable, path)),
+        None => Err(Refusal::PathNotServed {
+            resource: server.resource.clone(),
         }),
-        Credential::Bearer {
-            expires_at: Some(end),
-            ..
-        } if now >= *end => Err(Refusal::TokenExpired { resource: resource() }),
-        Credential::Bearer { authorization, .. } => Ok((
-            usable,
-            Decided {
-                authorization: authorization.clone(),
-                requested,
-            },
-        )),
     }
 }
 
-/// Nobody's request to a server that demands a user: passes unless it may call a tool.
-async fn without_user(server: &Server, request: Request<Incoming>) -> Result<Request<RequestBody>, Refused> {
-    let (parts, body) = request.into_parts();
-    let read = message::read(body).await;
-    if let Read::Failed = read {
-        return Err(Refusal::BodyUnreadable.into());
-    }
-    let calls = message::may_call_a_tool(read.bytes());
-    let body = read.into_body().ok_or(Refusal::BodyUnreadable)?;
-    if calls {
-        let resource = server.resource.clone();
-        return Err(Refused::with(Refusal::UserContextRequired { resource }, body));
-    }
-    Ok(Request::from_parts(parts, body))
-}
-
-/// What becomes of an answer. Once renewal on demand is there, a refused token is where it begins.
-fn accept(
-    server: &Arc<Server>,
-    usable: &Usable,
-    requested: &PathAndQuery,
-    getting: bool,
-    mut response: Response<Lease>,
-) -> Result<Response<ResponseBody>, Refusal> {
-    let resource = || server.resource.clone();
-    let status = response.status();
-    // A 403 without a challenge is the server's word on this user or tool, and none of the token's.
-    let challenged = response.headers().contains_key(header::WWW_AUTHENTICATE);
-    if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && challenged {
-        return Err(Refusal::TokenRefused {
-            resource: resource(),
-            status: status.as_u16(),
-        });
-    }
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Refusal::AnswerUnusable {
-            resource: resource(),
-            why: "it changes the protocol unasked",
-        });
-    }
-    headers::clean(response.headers_mut());
-    *response.version_mut() = Version::HTTP_11;
-    if status.is_redirection() {
-        relocate(server, usable, requested, response.headers_mut())?;
-    }
-    let events = usable.transport == Transport::Sse && getting && is_event_stream(response.headers());
-    if !events {
-        return Ok(response.map(ResponseBody::Stream));
-    }
-    let encoding = response.headers().get(header::CONTENT_ENCODING);
-    if encoding.is_some_and(|encoding| encoding != "identity") {
-        let why = "its event stream is compressed, though it was asked not to be";
-        return Err(Refusal::AnswerUnusable {
-            resource: resource(),
-            why,
-        });
-    }
-    response.headers_mut().remove(header::CONTENT_LENGTH);
-    let rewriter = EndpointRewriter::new(server.clone(), requested.as_str());
-    Ok(response.map(|lease| ResponseBody::rewritten(lease, rewriter)))
-}
-
-/// A redirect within the origin leads LiteLLM back to us; any other is an error.
-fn relocate(
+/// What of the user is exchanged for a token. An empty value is none.
+fn subject(
     server: &Server,
     usable: &Usable,
-    requested: &PathAndQuery,
-    headers: &mut HeaderMap,
-) -> Result<(), Refusal> {
-    let mut locations = headers.get_all(header::LOCATION).iter();
-    let Some(first) = locations.next() else {
-        return Ok(());
+    context: Option<&Context>,
+) -> Result<Option<SecretString>, Refusal> {
+    let value = usable.exchange.as_ref().zip(context);
+    let value = value.and_then(|(subject, context)| context.value(subject));
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(None);
     };
-    let location = match (first.to_str(), locations.next()) {
-        (Ok(location), None) => location::relocate(&server.name, usable, requested.as_str(), location),
-        _ => None,
-    };
-    let location = location.and_then(|location| HeaderValue::try_from(location).ok());
-    let location = location.ok_or_else(|| Refusal::RedirectRefused {
-        resource: server.resource.clone(),
-    })?;
-    headers.insert(header::LOCATION, location);
-    Ok(())
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    let essence = |value: &HeaderValue| {
-        let essence = value
-            .as_bytes()
-            .split(|byte| *byte == b';')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
-        essence.eq_ignore_ascii_case(b"text/event-stream")
-    };
-    headers.get(header::CONTENT_TYPE).is_some_and(essence)
+    match std::str::from_utf8(value) {
+        Ok(text) => Ok(Some(text.into())),
+        Err(_) => Err(Refusal::ExchangeFailed {
+            resource: server.resource.clone(),
+            why: "SubjectInvalid".into(),
+            message: "the cookie or header that is exchanged is no text".into(),
+        }),
+    }
 }
 
 fn unanswered(server: &Server, error: SendError) -> Refused {
@@ -354,11 +341,17 @@ async fn request_id(body: Option<RequestBody>) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mcp_auth_protocol::sync;
+    use crate::routes::State;
+    use mcp_auth_protocol::sync::{self, Transport};
     use prometheus_client::registry::Registry;
+    use tokio::sync::watch;
 
     pub(super) fn server(url: &str, transport: Transport) -> Arc<Server> {
-        let routes = Routes::new(NonZeroUsize::MIN, Metrics::new(&mut Registry::default()));
+        let routes = Routes::new(
+            NonZeroUsize::MIN,
+            Metrics::new(&mut Registry::default()),
+            watch::Sender::default(),
+        );
         let route = sync::Route {
             resource: "tools".into(),
             server: "tools".into(),
@@ -368,12 +361,22 @@ mod tests {
             cookies: vec!["session_id".into()],
             headers: vec!["x-forwarded-user".into()],
             user_context: UserContext::Optional,
+            exchange: None,
         };
         let credential = sync::Credential::Bearer {
+            id: String::new(),
             token: "service".into(),
+            proof_key: None,
             expires_at: Some(1_000),
         };
-        assert_eq!(routes.apply(&[sync::Server { route, credential }]), []);
+        assert_eq!(
+            routes.apply(&[sync::Server {
+                route,
+                credential,
+                client_certificate: None
+            }]),
+            []
+        );
         routes.table().server("tools").unwrap().clone()
     }
 
@@ -382,16 +385,5 @@ mod tests {
             State::Usable(usable) => then(usable),
             State::Unusable(unusable) => panic!("{unusable}"),
         }
-    }
-
-    #[test]
-    fn a_token_is_used_until_the_second_it_ends() {
-        let server = server("http://127.0.0.1:1/mcp", Transport::StreamableHttp);
-        let decide = |now| decide(&server, &Method::POST, &Uri::from_static("/tools/mcp"), now);
-        assert!(decide(999).is_ok());
-        assert_eq!(
-            decide(1_000).err().map(|refusal| refusal.reason()),
-            Some("token_expired")
-        );
     }
 }

@@ -21,10 +21,17 @@
 //! | `redirect_refused` | outbound | 502 | -32060 |
 //! | `answer_unusable` | outbound | 502 | -32061 |
 //! | `body_unreadable` | outbound | 400 | -32062 |
+//! | `insufficient_scope` | outbound | 502 | -32063 |
+//! | `not_repeated` | outbound | 503 | -32064 |
+//! | `exchange_failed` | outbound | 502 | -32065 |
+//! | `too_many_waiting` | outbound | 503 | -32066 |
 //! | `litellm_unreachable` | inbound | 503 | |
 //! | `litellm_failed` | inbound | 502 | |
 //! | `context_too_large` | inbound | 431 | |
 //! | `method_not_supported` | both | 501 | |
+
+use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -71,9 +78,35 @@ pub enum Refusal {
     #[error("McpServerAuth {resource}: the MCP server gave no answer in time")]
     ServerTimeout { resource: Box<str> },
     #[error(
-        "McpServerAuth {resource}: the MCP server refused the service token ({status}); check scopes, audience and resource in spec.oauth2 against what the server expects"
+        "McpServerAuth {resource}: the MCP server refused {whose} token ({status}){renewal}; check scopes, audience and resource in spec.oauth2 against what the server expects"
     )]
-    TokenRefused { resource: Box<str>, status: u16 },
+    TokenRefused {
+        resource: Box<str>,
+        whose: Whose,
+        status: u16,
+        renewal: Renewal,
+    },
+    #[error(
+        "McpServerAuth {resource}: the MCP server demands {} for this call, which {whose} token has not; let the authorization server grant them to this client, and add them to spec.oauth2.scopes",
+        list(scopes)
+    )]
+    InsufficientScope {
+        resource: Box<str>,
+        whose: Whose,
+        scopes: Vec<String>,
+    },
+    #[error("McpServerAuth {resource}: {why}, and the call cannot be repeated by itself; try again")]
+    NotRepeated { resource: Box<str>, why: NotRepeated },
+    #[error(
+        "McpServerAuth {resource}: there is no token for this user ({why}): {message}; sign in again, and see spec.oauth2.tokenExchange"
+    )]
+    ExchangeFailed {
+        resource: Box<str>,
+        why: Box<str>,
+        message: Box<str>,
+    },
+    #[error("McpServerAuth {resource}: too many calls wait for a token already; see its status")]
+    TooManyWaiting { resource: Box<str> },
     #[error(
         "McpServerAuth {resource}: the MCP server redirects to another origin, which never gets the token; set spec.server.url to where it redirects to"
     )]
@@ -92,6 +125,68 @@ pub enum Refusal {
     ContextTooLarge(#[from] TooLarge),
     #[error("the method is not supported")]
     MethodNotSupported,
+}
+
+/// Whose token it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Whose {
+    Service,
+    User,
+}
+
+/// What came of asking for another token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Renewal {
+    /// Another would not help.
+    NotAsked,
+    /// None has come.
+    NoneCame { within: Duration },
+    /// The server refused that one too.
+    RefusedToo,
+}
+
+/// Why a call that should be repeated is not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotRepeated {
+    #[error("the MCP server did not take the token, another is on its way")]
+    Streamed,
+    #[error("the resource was changed while the call waited for a token")]
+    RouteChanged,
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Service => "the service",
+            Self::User => "the user's own",
+        })
+    }
+}
+
+impl fmt::Display for Renewal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAsked => Ok(()),
+            Self::NoneCame { within } => {
+                write!(formatter, ", and no other has come within {} s", within.as_secs())
+            }
+            Self::RefusedToo => formatter.write_str(", and the one renewed for it as well"),
+        }
+    }
+}
+
+/// As many of the scopes as a message can bear, without anything that is no scope (RFC 6749 section 3.3).
+fn list(scopes: &[String]) -> String {
+    let plain = |scope: &&String| {
+        !scope.is_empty() && scope.len() <= 128 && scope.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let named: Vec<_> = scopes.iter().filter(plain).take(8).map(String::as_str).collect();
+    match (named.as_slice(), scopes.len() - named.len()) {
+        ([], _) => "scopes that it does not name".to_owned(),
+        ([one], 0) => format!("the scope {one}"),
+        (several, 0) => format!("the scopes {}", several.join(" ")),
+        (several, more) => format!("the scopes {} and {more} more", several.join(" ")),
+    }
 }
 
 /// The identifier that a JSON-RPC error is for; `null` where it is unknown.
@@ -127,6 +222,10 @@ impl Refusal {
             Self::RedirectRefused { .. } => ("redirect_refused", StatusCode::BAD_GATEWAY, -32060),
             Self::AnswerUnusable { .. } => ("answer_unusable", StatusCode::BAD_GATEWAY, -32061),
             Self::BodyUnreadable => ("body_unreadable", StatusCode::BAD_REQUEST, -32062),
+            Self::InsufficientScope { .. } => ("insufficient_scope", StatusCode::BAD_GATEWAY, -32063),
+            Self::NotRepeated { .. } => ("not_repeated", StatusCode::SERVICE_UNAVAILABLE, -32064),
+            Self::ExchangeFailed { .. } => ("exchange_failed", StatusCode::BAD_GATEWAY, -32065),
+            Self::TooManyWaiting { .. } => ("too_many_waiting", StatusCode::SERVICE_UNAVAILABLE, -32066),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
             Self::ContextTooLarge(_) => (
@@ -208,6 +307,17 @@ mod tests {
                 .unwrap()
                 .starts_with("McpServerAuth tools: ")
         );
+    }
+
+    #[test]
+    fn scopes_are_named_within_bounds_and_only_what_is_a_scope() {
+        let text =
+            |scopes: &[&str]| list(&scopes.iter().map(|scope| (*scope).to_owned()).collect::<Vec<_>>());
+        assert_eq!(text(&["tools:call"]), "the scope tools:call");
+        assert_eq!(text(&["a", "b"]), "the scopes a b");
+        assert_eq!(text(&["a\nb", "c"]), "the scopes c and 1 more");
+        assert_eq!(text(&[]), "scopes that it does not name");
+        assert_eq!(text(&["x"; 100]), "the scopes x x x x x x x x and 92 more");
     }
 
     #[tokio::test]

@@ -4,20 +4,26 @@
 //! and puts it in place of the old one in one step. Requests read whatever table is there when they begin; they
 //! never wait for a writer.
 
+mod refusals;
 mod server;
+pub mod token;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use mcp_auth_protocol::sync;
+use mcp_auth_protocol::sync::{self, RefusedBecause, Report};
+use tokio::sync::watch;
 
 use crate::context::Allowed;
 use crate::metrics::Metrics;
 use crate::trust::Trust;
 
+pub use refusals::Prospect;
+use refusals::Refusals;
 pub use server::{Credential, Server, State, Unusable, Usable, outbound_path};
+use token::Token;
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -28,6 +34,9 @@ struct Inner {
     workers: NonZeroUsize,
     metrics: Metrics,
     trust: Trust,
+    refusals: Refusals,
+    /// Says so whenever a request that waits for a token should look again.
+    changes: watch::Sender<()>,
     /// Writers come one after another, so that each sees the table it replaces. Readers never take it.
     writing: Mutex<()>,
 }
@@ -36,18 +45,21 @@ struct Inner {
 #[derive(Default)]
 pub struct Table {
     servers: HashMap<Box<str>, Arc<Server>>,
-    /// What any server allows: the inbound half seals it, not knowing yet which server will be called.
+    /// What any server allows or exchanges: the inbound half seals it, not knowing yet which server will be called.
     allowed: Allowed,
 }
 
 impl Routes {
-    /// No server yet. `workers` is how many worker threads will send requests.
-    pub fn new(workers: NonZeroUsize, metrics: Metrics) -> Self {
+    /// No server yet. `workers` is how many worker threads will send requests. Tokens that servers refuse are
+    /// entered into `reports`.
+    pub fn new(workers: NonZeroUsize, metrics: Metrics, reports: watch::Sender<Report>) -> Self {
         Self(Arc::new(Inner {
             table: ArcSwap::default(),
             workers,
             metrics,
             trust: Trust::default(),
+            refusals: Refusals::new(reports),
+            changes: watch::Sender::new(()),
             writing: Mutex::default(),
         }))
     }
@@ -72,14 +84,47 @@ impl Routes {
         let servers: HashMap<_, _> = servers.iter().map(build).collect();
         let mut problems: Vec<_> = servers.values().filter_map(|server| server.problem()).collect();
         problems.sort_unstable();
-        let allowed = Allowed::union(servers.values().filter_map(|server| server.allowed()));
+        let allowed = Allowed::union(servers.values().filter_map(|server| server.sealed()));
         self.0.table.store(Arc::new(Table { servers, allowed }));
+        self.0.refusals.keep(|server, token| self.uses(server, token));
+        self.0.changes.send_replace(());
         problems
     }
 
     /// The table as it is now. One atomic load.
     pub fn table(&self) -> arc_swap::Guard<Arc<Table>> {
         self.0.table.load()
+    }
+
+    /// Wakes whenever there may be another token, or one may be used again. What happened before is not told.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changes.subscribe()
+    }
+
+    /// Tells the operator that `server` refused a token, unless another is in use by now.
+    pub(crate) fn refused(&self, server: &str, token: &Arc<Token>, why: RefusedBecause) -> Prospect {
+        self.0
+            .refusals
+            .enter(server, token, why, || self.uses(server, token))
+    }
+
+    /// No other token has come that is good for `scopes`.
+    pub(crate) fn denied(&self, server: &str, token: &Arc<Token>, scopes: &[String]) {
+        self.0.refusals.deny(server, token, scopes);
+    }
+
+    /// The server takes a token again that it had refused.
+    pub(crate) fn taken_again(&self, server: &str, token: &Arc<Token>) {
+        self.0.refusals.forget(server, token);
+        self.0.changes.send_replace(());
+    }
+
+    fn uses(&self, server: &str, token: &Arc<Token>) -> bool {
+        let table = self.table();
+        let usable = table.server(server).and_then(|server| server.usable());
+        usable
+            .and_then(Usable::token)
+            .is_some_and(|used| Arc::ptr_eq(used, token))
     }
 
     pub fn workers(&self) -> NonZeroUsize {
@@ -99,7 +144,7 @@ impl Table {
         self.servers.get(name)
     }
 
-    /// Union of the names that the servers allow.
+    /// Union of the names that the servers allow, or exchange for a token.
     pub fn allowed(&self) -> &Allowed {
         &self.allowed
     }

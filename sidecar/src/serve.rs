@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use mcp_auth_protocol::sync::{Pod, Problem, Server};
+use mcp_auth_protocol::sync::{Pod, Problem, Report, Server};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -22,14 +22,15 @@ use crate::args::Serve;
 use crate::context::seal::Sealer;
 use crate::control::{Control, DataPath, Metrics, Places, report};
 use crate::drain::Drain;
-use crate::follow::{Follow, Tcp, Timing};
+use crate::exchange::{AtOperator, Exchange};
+use crate::follow::{Follow, OperatorCa, Tcp, Timing};
 use crate::health::{self, Health, Started};
 use crate::inbound::Inbound;
 use crate::listen::{Sockets, Workers};
 use crate::listening::retry;
 use crate::litellm::Litellm;
 use crate::metrics as data_path;
-use crate::outbound::Outbound;
+use crate::outbound::{Limits, Outbound};
 use crate::routes::Routes;
 
 /// A pod's sidecar is given a fraction of a processor, and one worker fills a whole one.
@@ -87,10 +88,28 @@ async fn run(args: Serve) -> Infallible {
         patience: PATIENCE,
         proc_net: PathBuf::from("/proc/net"),
     });
+    let pod = Pod {
+        namespace: pod_namespace,
+        name: pod_name,
+        uid: pod_uid,
+    };
+    let reports = watch::Sender::new(report(pod.clone()));
+    let operator_ca = OperatorCa::new(&operator_ca);
+    let timing = Timing::default();
+    let exchange = AtOperator::new(
+        operator.clone(),
+        operator_ca.clone(),
+        token_file.clone(),
+        pod,
+        timing.connect,
+        Tcp,
+    );
     let data_path = start_data_path(Wiring {
         inbound: inbound.zip(litellm.as_ref().map(|litellm| litellm.address)),
         outbound,
         drain: drain.clone(),
+        reports: reports.clone(),
+        exchange: Arc::new(exchange),
         registry: &mut registry,
     });
     // A probe that is refused costs a whole period, so this comes before everything that takes time.
@@ -103,12 +122,6 @@ async fn run(args: Serve) -> Infallible {
     };
     tokio::spawn(health::serve(health, Arc::new(answers)));
 
-    let pod = Pod {
-        namespace: pod_namespace,
-        name: pod_name,
-        uid: pod_uid,
-    };
-    let reports = watch::Sender::new(report(pod));
     let places = Places {
         original: original_config,
         overlay,
@@ -127,7 +140,7 @@ async fn run(args: Serve) -> Infallible {
         endpoint: operator,
         operator_ca,
         token_file,
-        timing: Timing::default(),
+        timing,
         dial: Tcp,
     };
     let following = follow.run(&reports, |snapshot| {
@@ -151,6 +164,8 @@ pub struct Wiring<'a> {
     pub inbound: Option<(SocketAddr, SocketAddr)>,
     pub outbound: SocketAddr,
     pub drain: Drain,
+    pub reports: watch::Sender<Report>,
+    pub exchange: Arc<dyn Exchange>,
     pub registry: &'a mut Registry,
 }
 
@@ -161,12 +176,15 @@ fn start_data_path(wiring: Wiring<'_>) -> Routes {
         inbound,
         outbound,
         drain,
+        reports,
+        exchange,
         registry,
     } = wiring;
     let metrics = data_path::Metrics::new(registry);
-    let routes = Routes::new(WORKERS, metrics.clone());
+    let routes = Routes::new(WORKERS, metrics.clone(), reports);
     let sealer = Arc::new(Sealer::new());
-    let outbound_half = Outbound::new(routes.clone(), sealer.clone(), metrics.clone());
+    let limits = Limits::default();
+    let outbound_half = Outbound::new(routes.clone(), sealer.clone(), exchange, limits, metrics.clone());
     let inbound_half =
         inbound.map(|(_, litellm)| Arc::new(Inbound::new(litellm, routes.clone(), sealer, metrics, drain)));
     tokio::spawn(async move {

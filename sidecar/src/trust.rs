@@ -1,17 +1,20 @@
-//! TLS towards MCP servers: the platform's roots and a route's own CA bundle.
+//! TLS towards MCP servers: the platform's roots, a route's own CA bundle and its client certificate.
 
 use std::sync::{Arc, OnceLock};
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use mcp_auth_protocol::sync::ClientCertificate;
+use rustls::client::WantsClientCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::ExposeSecret;
 
 /// Reads the platform's roots once, and only when a route with TLS needs them.
 #[derive(Default)]
 pub struct Trust {
     platform: OnceLock<RootCertStore>,
-    /// Most routes have no CA bundle and share this.
-    without_bundle: OnceLock<Arc<ClientConfig>>,
+    /// Most routes have neither CA bundle nor client certificate and share this.
+    plain: OnceLock<Arc<ClientConfig>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -22,23 +25,49 @@ pub enum TrustError {
     Empty,
     #[error("certificate {position} of the CA bundle is not usable as an authority")]
     NotAnAuthority { position: usize },
+    #[error("{0}")]
+    ClientCertificate(#[from] InvalidPair),
+}
+
+/// Why a client certificate and its key cannot be shown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InvalidPair {
+    #[error("tls.crt holds no certificate in PEM")]
+    Chain,
+    #[error("tls.key holds no private key in PEM of the forms PKCS#8, PKCS#1 and SEC1")]
+    Key,
+    #[error("tls.key is not the key of the first certificate in tls.crt")]
+    Mismatch,
+    #[error(
+        "tls.crt and tls.key cannot be used for TLS; RSA of 2048 bits or more, P-256, P-384 and Ed25519 can"
+    )]
+    Unsupported,
 }
 
 impl Trust {
-    /// For a server whose certificate is verified against the platform's roots and, if any, `ca_bundle`.
-    pub fn config(&self, ca_bundle: Option<&str>) -> Result<Arc<ClientConfig>, TrustError> {
+    /// For a server whose certificate is verified against the platform's roots and, if any, `ca_bundle`, and that
+    /// is shown `client_certificate`, if any.
+    pub fn config(
+        &self,
+        ca_bundle: Option<&str>,
+        client_certificate: Option<&ClientCertificate>,
+    ) -> Result<Arc<ClientConfig>, TrustError> {
         let platform = self.platform.get_or_init(platform_roots);
-        match ca_bundle {
-            None => Ok(self
-                .without_bundle
-                .get_or_init(|| Arc::new(config(platform.clone())))
-                .clone()),
-            Some(pem) => {
-                let mut roots = platform.clone();
-                add(&mut roots, pem)?;
-                Ok(Arc::new(config(roots)))
-            }
+        if ca_bundle.is_none() && client_certificate.is_none() {
+            let plain = self
+                .plain
+                .get_or_init(|| Arc::new(without_client_auth(platform.clone())));
+            return Ok(plain.clone());
         }
+        let mut roots = platform.clone();
+        if let Some(pem) = ca_bundle {
+            add(&mut roots, pem)?;
+        }
+        let config = match client_certificate {
+            None => without_client_auth(roots),
+            Some(pair) => with_client_auth(roots, pair)?,
+        };
+        Ok(Arc::new(config))
     }
 }
 
@@ -74,13 +103,35 @@ fn add(roots: &mut RootCertStore, pem: &str) -> Result<(), TrustError> {
     }
 }
 
-fn config(roots: RootCertStore) -> ClientConfig {
+fn without_client_auth(roots: RootCertStore) -> ClientConfig {
+    over_http1(builder(roots).with_no_client_auth())
+}
+
+fn with_client_auth(roots: RootCertStore, pair: &ClientCertificate) -> Result<ClientConfig, InvalidPair> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pair.chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|_| InvalidPair::Chain)?;
+    if chain.is_empty() {
+        return Err(InvalidPair::Chain);
+    }
+    let key =
+        PrivateKeyDer::from_pem_slice(pair.key.expose_secret().as_bytes()).map_err(|_| InvalidPair::Key)?;
+    let config = builder(roots).with_client_auth_cert(chain, key);
+    config.map(over_http1).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => InvalidPair::Mismatch,
+        _ => InvalidPair::Unsupported,
+    })
+}
+
+fn builder(roots: RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")
         .with_root_certificates(roots)
-        .with_no_client_auth();
+}
+
+fn over_http1(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }
@@ -104,5 +155,39 @@ mod tests {
             error("-----BEGIN CERTIFICATE-----\n?\n"),
             "the CA bundle is not PEM"
         );
+    }
+    #[test]
+    fn a_client_certificate_that_cannot_be_shown_says_which_half_is_wrong() {
+        let pair = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(vec!["sidecar".to_owned()]).unwrap();
+            let chain = params.self_signed(&key).unwrap().pem();
+            ClientCertificate {
+                chain,
+                key: key.serialize_pem().into(),
+            }
+        };
+        let error = |pair: &ClientCertificate| {
+            with_client_auth(RootCertStore::empty(), pair)
+                .map(|_| ())
+                .unwrap_err()
+        };
+        let good = pair();
+        assert!(with_client_auth(RootCertStore::empty(), &good).is_ok());
+        let with = |chain: &str, key: &str| ClientCertificate {
+            chain: chain.to_owned(),
+            key: key.to_owned().into(),
+        };
+        let key = good.key.expose_secret();
+        assert_eq!(error(&with("", key)), InvalidPair::Chain);
+        assert_eq!(error(&with("no PEM", key)), InvalidPair::Chain);
+        assert_eq!(error(&with(&good.chain, &good.chain)), InvalidPair::Key);
+        assert_eq!(error(&with(&good.chain, "")), InvalidPair::Key);
+        assert_eq!(
+            error(&with(&good.chain, pair().key.expose_secret())),
+            InvalidPair::Mismatch
+        );
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(error(&with(garbage, key)), InvalidPair::Unsupported);
     }
 }

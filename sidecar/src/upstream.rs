@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +22,8 @@ pub struct Target {
     /// Longest wait for the head of an answer.
     answer_timeout: Option<Duration>,
     connects: Counter,
+    /// The newest nonce for proofs of possession that the origin gave (RFC 9449 section 9).
+    nonce: ArcSwapOption<String>,
     /// One for each worker: connections belong to the runtime that opened them.
     pools: Box<[Arc<Pool>]>,
 }
@@ -58,8 +61,17 @@ impl Target {
             host,
             answer_timeout,
             connects,
+            nonce: ArcSwapOption::empty(),
             pools,
         }
+    }
+
+    pub fn nonce(&self) -> Option<Arc<String>> {
+        self.nonce.load_full()
+    }
+
+    pub fn set_nonce(&self, nonce: String) {
+        self.nonce.store(Some(Arc::new(nonce)));
     }
 
     /// LiteLLM, which owns its timeouts: a model may think for many minutes.

@@ -4,6 +4,9 @@
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
 
+mod demands;
+mod health;
+mod model;
 mod script;
 
 use std::sync::Arc;
@@ -41,6 +44,7 @@ fn policy() -> Policy {
     Policy {
         refresh_before: "33%".parse().unwrap(),
         random: || 0.0,
+        deadline: Duration::from_secs(24 * 60 * 60),
     }
 }
 

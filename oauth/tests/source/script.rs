@@ -17,7 +17,13 @@ pub enum Step {
         expires_in: Option<i64>,
         takes: u64,
     },
+    /// A token that lives for an hour.
+    IssueScoped {
+        token: &'static str,
+        scope: Option<&'static str>,
+    },
     Fail(Error),
+    FailLate(Error, u64),
     Hang,
 }
 
@@ -29,6 +35,7 @@ struct Inner {
     clock: Clock,
     steps: Mutex<VecDeque<Step>>,
     requests: Mutex<Vec<Timestamp>>,
+    asked: Mutex<Vec<Vec<String>>>,
     under_way: AtomicUsize,
     most_under_way: AtomicUsize,
 }
@@ -37,8 +44,9 @@ struct Inner {
 struct UnderWay(Arc<Inner>);
 
 impl Exchange for Script {
-    fn exchange(&self, _ask: &Ask) -> Exchanging<'_> {
+    fn exchange(&self, ask: &Ask) -> Exchanging<'_> {
         let inner = &self.0;
+        inner.asked.lock().unwrap().push(ask.scopes.clone());
         inner.requests.lock().unwrap().push(inner.clock.now());
         let step = inner
             .steps
@@ -65,7 +73,16 @@ impl Exchange for Script {
                         ..Issued::bearer(token)
                     })
                 }
+                Step::IssueScoped { token, scope } => Ok(Issued {
+                    expires_in: Some(3600),
+                    scope: scope.map(str::to_owned),
+                    ..Issued::bearer(token)
+                }),
                 Step::Fail(error) => Err(error),
+                Step::FailLate(error, takes) => {
+                    tokio::time::sleep(Duration::from_secs(takes)).await;
+                    Err(error)
+                }
                 Step::Hang => std::future::pending().await,
             }
         })
@@ -84,6 +101,7 @@ impl Script {
             clock: clock.clone(),
             steps: Mutex::new(steps.into_iter().collect()),
             requests: Mutex::default(),
+            asked: Mutex::default(),
             under_way: AtomicUsize::new(0),
             most_under_way: AtomicUsize::new(0),
         }))
@@ -98,6 +116,11 @@ impl Script {
             .iter()
             .map(|at| seconds(*at))
             .collect()
+    }
+
+    /// The scopes that each request asked for.
+    pub fn asked(&self) -> Vec<Vec<String>> {
+        self.0.asked.lock().unwrap().clone()
     }
 
     pub fn under_way(&self) -> usize {

@@ -3,6 +3,14 @@
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
+mod echo;
+mod grants;
+mod identity;
+mod jwt;
+mod proofs;
+mod revocation;
+mod secrets;
 mod server;
 mod tls;
 

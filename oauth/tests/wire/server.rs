@@ -1,5 +1,6 @@
 //! A token endpoint on loopback that does what it is told, faults included, which a real one cannot be made to do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
+use url::form_urlencoded;
 
 /// What is done with a request once it is read.
 #[derive(Clone)]
@@ -29,14 +31,19 @@ pub struct Server {
 impl Server {
     /// Does the same with every request.
     pub async fn start(step: Step) -> Self {
-        Self::start_with(step, None).await
+        Self::start_with(vec![step], None).await
+    }
+
+    /// Gives these answers in turn, and the last one from then on.
+    pub async fn answering(answers: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        Self::start_with(answers.into_iter().map(Step::Send).collect(), None).await
     }
 
     pub async fn start_tls(step: Step, acceptor: TlsAcceptor) -> Self {
-        Self::start_with(step, Some(acceptor)).await
+        Self::start_with(vec![step], Some(acceptor)).await
     }
 
-    async fn start_with(step: Step, acceptor: Option<TlsAcceptor>) -> Self {
+    async fn start_with(steps: Vec<Step>, acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -44,17 +51,20 @@ impl Server {
         let counter = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                counter.fetch_add(1, Ordering::SeqCst);
-                let (step, seen, acceptor) = (step.clone(), seen.clone(), acceptor.clone());
+                let turn = counter.fetch_add(1, Ordering::SeqCst).min(steps.len() - 1);
+                let (step, seen, acceptor) = (steps[turn].clone(), seen.clone(), acceptor.clone());
                 tokio::spawn(async move {
                     match acceptor {
                         None => serve(stream, step, seen).await,
-                        // A handshake that the client breaks off is what some tests are about.
-                        Some(acceptor) => {
-                            if let Ok(stream) = acceptor.accept(stream).await {
-                                serve(stream, step, seen).await;
+                        // A handshake that breaks off is what some tests are about. What the client has sent by
+                        // then is read to its end, or else the connection's reset would overtake the server's alert.
+                        Some(acceptor) => match acceptor.accept(stream).into_fallible().await {
+                            Ok(stream) => serve(stream, step, seen).await,
+                            Err((_, mut stream)) => {
+                                let _ = stream.shutdown().await;
+                                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
                             }
-                        }
+                        },
                     }
                 });
             }
@@ -75,14 +85,22 @@ impl Server {
         self.requests.recv().await.unwrap()
     }
 
+    /// The form of the next request, its head besides.
+    pub async fn form(&mut self) -> (String, BTreeMap<String, String>) {
+        let request = self.request().await;
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        let form = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+        (head.to_owned(), form)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/token", self.port)
+    }
+
     pub fn registration(&self, authentication: ClientAuthentication) -> Registration {
         Registration {
             allow_insecure_http: true,
-            ..Registration::new(
-                format!("http://127.0.0.1:{}/token", self.port),
-                "client",
-                authentication,
-            )
+            ..Registration::new(self.url(), "client", authentication)
         }
     }
 
@@ -106,6 +124,14 @@ pub fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
 
 pub fn json(status: &str, body: &str) -> Vec<u8> {
     answer(status, "content-type: application/json\r\n", body)
+}
+
+/// The value of a header, by its name in lower case.
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (found, value) = line.split_once(": ")?;
+        found.eq_ignore_ascii_case(name).then_some(value)
+    })
 }
 
 async fn serve<S>(mut stream: S, step: Step, seen: mpsc::UnboundedSender<String>)

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use http::Uri;
@@ -38,6 +38,10 @@ pub struct Endpoint {
 )]
 pub struct NoEndpoint;
 
+/// PEM certificates to verify the operator by, until a snapshot says otherwise. All clones are one.
+#[derive(Clone, Debug)]
+pub struct OperatorCa(Arc<RwLock<Arc<str>>>);
+
 /// How bytes get to the operator. A seam for tests, which have no network.
 pub trait Dial: Send + Sync {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
@@ -52,6 +56,20 @@ pub struct Tcp;
 pub struct Connection {
     pub sender: SendRequest<UnsyncBoxBody<Bytes, Infallible>>,
     driver: JoinHandle<()>,
+}
+
+impl OperatorCa {
+    pub fn new(pem: &str) -> Self {
+        Self(Arc::new(RwLock::new(pem.into())))
+    }
+
+    pub fn get(&self) -> Arc<str> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn replace(&self, pem: &str) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = pem.into();
+    }
 }
 
 impl Endpoint {
@@ -113,11 +131,8 @@ impl Dial for Tcp {
 }
 
 impl Connection {
-    pub async fn open(
-        dial: &impl Dial,
-        endpoint: &Endpoint,
-        trust: Arc<ClientConfig>,
-    ) -> Result<Self, FollowError> {
+    pub async fn open(dial: &impl Dial, endpoint: &Endpoint, operator_ca: &str) -> Result<Self, FollowError> {
+        let trust = trust(operator_ca)?;
         let address = endpoint.to_string();
         let io = dial
             .dial(endpoint)

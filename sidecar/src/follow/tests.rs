@@ -1,6 +1,6 @@
 //! Against an operator in memory, with a clock that stands still while anything is left to do.
 
-mod operator;
+pub(crate) mod operator;
 
 use secrecy::ExposeSecret;
 use tokio::time::Instant;

@@ -5,15 +5,20 @@ use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE,
     WWW_AUTHENTICATE,
 };
-use mcp_auth_protocol::sync::Transport;
+use mcp_auth_protocol::sync::{Subject, Transport};
 
 use crate::context::{Allowed, Context};
 use crate::hop_by_hop;
 use crate::routes::Usable;
+use crate::routes::token::DPOP;
+
+use super::verdict::DPOP_NONCE;
 
 /// Credentials for LiteLLM, and where the request came from.
-const NOT_FOR_SERVERS: [HeaderName; 8] = [
+const NOT_FOR_SERVERS: [HeaderName; 10] = [
+    AUTHORIZATION,
     COOKIE,
+    DPOP,
     FORWARDED,
     HeaderName::from_static("api-key"),
     HeaderName::from_static("ocp-apim-subscription-key"),
@@ -64,8 +69,8 @@ impl UserPart {
     }
 }
 
-/// Of the request on its way to `server`.
-pub fn prepare(headers: &mut HeaderMap, server: &Usable, authorization: HeaderValue, user: UserPart) {
+/// Of the request on its way to `server`: all but those that authenticate.
+pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: UserPart) {
     hop_by_hop::strip_request(headers);
     for name in &NOT_FOR_SERVERS {
         headers.remove(name);
@@ -84,8 +89,10 @@ pub fn prepare(headers: &mut HeaderMap, server: &Usable, authorization: HeaderVa
     for name in server.allowed.headers() {
         headers.remove(name);
     }
+    if let Some(Subject::Header(name)) = &server.exchange {
+        headers.remove(name);
+    }
     headers.insert(HOST, server.target.host.clone());
-    headers.insert(AUTHORIZATION, authorization);
     if let Some(cookie) = user.cookie {
         headers.insert(COOKIE, cookie);
     }
@@ -103,6 +110,7 @@ pub fn clean(headers: &mut HeaderMap) {
     hop_by_hop::strip_response(headers);
     headers.remove(SET_COOKIE);
     headers.remove(WWW_AUTHENTICATE);
+    headers.remove(DPOP_NONCE);
 }
 
 fn sensitive(value: Vec<u8>) -> Option<HeaderValue> {
@@ -140,6 +148,7 @@ mod tests {
             ("host", "127.0.0.1:16481"),
             ("authorization", "Bearer sk-user"),
             ("authorization", "Bearer second"),
+            ("dpop", "proof-of-the-user"),
             ("proxy-authorization", "Basic x"),
             ("x-litellm-api-key", "sk-user"),
             ("api-key", "sk-user"),
@@ -161,17 +170,11 @@ mod tests {
             Transport::StreamableHttp,
             |server| {
                 let part = UserPart::of(context.as_ref(), &server.allowed);
-                prepare(
-                    &mut headers,
-                    server,
-                    HeaderValue::from_static("Bearer service"),
-                    part,
-                );
+                prepare(&mut headers, server, part);
             },
         );
         let expected = map(&[
             ("host", "tools.example.com:8443"),
-            ("authorization", "Bearer service"),
             ("cookie", "session_id=S-a"),
             ("x-forwarded-user", "ada"),
             ("mcp-session-id", "s"),
@@ -197,6 +200,7 @@ mod tests {
             ("set-cookie", "a=1"),
             ("set-cookie", "b=1"),
             ("www-authenticate", "Bearer"),
+            ("dpop-nonce", "n"),
             ("keep-alive", "timeout=5"),
             ("mcp-session-id", "s"),
         ]);

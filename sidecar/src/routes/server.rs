@@ -7,10 +7,11 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
-use mcp_auth_protocol::sync::{self, Problem, Route, Transport, UserContext};
+use mcp_auth_protocol::sync::{self, ClientCertificate, Problem, Route, Subject, Transport, UserContext};
 use rustls_pki_types::ServerName;
-use secrecy::ExposeSecret;
 use url::{Host, Url};
+
+use super::token::{InvalidToken, Token, carry_on};
 
 use crate::context::Allowed;
 use crate::dial::{Peer, Tls};
@@ -26,7 +27,7 @@ const LITELLM_COOKIE: &str = "token";
 
 /// Headers that are never a user's identity, whoever lists them: they are credentials, belong to the connection,
 /// to the transport, or are ours.
-const NEVER_IDENTITY: [&str; 26] = [
+const NEVER_IDENTITY: [&str; 27] = [
     "accept",
     "accept-encoding",
     "api-key",
@@ -36,6 +37,7 @@ const NEVER_IDENTITY: [&str; 26] = [
     "content-length",
     "content-type",
     "cookie",
+    "dpop",
     "expect",
     "host",
     "keep-alive",
@@ -76,19 +78,21 @@ pub struct Usable {
     pub endpoint: PathAndQuery,
     pub transport: Transport,
     pub user_context: UserContext,
+    /// What of a user's request goes to the server.
     pub allowed: Allowed,
+    /// What of a user's request is exchanged for a token of the user's own.
+    pub exchange: Option<Subject>,
     pub credential: Credential,
     pub(crate) target: Arc<Target>,
+    /// What is allowed, and the subject of the exchange.
+    sealed: Allowed,
     ca_bundle: Option<Box<str>>,
+    client_certificate: Option<ClientCertificate>,
 }
 
 #[derive(Clone)]
 pub enum Credential {
-    /// Value of `Authorization`, marked sensitive, and when it ends in Unix seconds.
-    Bearer {
-        authorization: HeaderValue,
-        expires_at: Option<i64>,
-    },
+    Token(Arc<Token>),
     Unavailable {
         reason: Box<str>,
         message: Box<str>,
@@ -104,15 +108,17 @@ pub enum Unusable {
     )]
     Url,
     #[error("{0}")]
-    CaBundle(#[from] TrustError),
+    CaBundle(TrustError),
+    #[error("spec.server.tls.clientCertificate: {0}")]
+    ClientCertificate(TrustError),
     #[error(
         "header {0:?} cannot be passed on as identity: it is a credential, belongs to the connection or the transport, or is no header name"
     )]
     Header(String),
     #[error("the cookie `token` is LiteLLM's own session and is never passed on")]
     Cookie,
-    #[error("the token is empty or holds characters that a header cannot carry; look at what issued it")]
-    Token,
+    #[error("{0}")]
+    Token(#[from] InvalidToken),
 }
 
 impl Unusable {
@@ -121,9 +127,10 @@ impl Unusable {
         match self {
             Self::Url => "InvalidUrl",
             Self::CaBundle(_) => "InvalidCaBundle",
+            Self::ClientCertificate(_) => "InvalidClientCertificate",
             Self::Header(_) => "InvalidHeaderName",
             Self::Cookie => "InvalidCookieName",
-            Self::Token => "InvalidToken",
+            Self::Token(_) => "InvalidToken",
         }
     }
 }
@@ -134,6 +141,15 @@ pub fn outbound_path(route: &Route) -> Option<String> {
     let url = parse(&route.url)?;
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     Some(format!("/{}{}{query}", route.server, url.path()))
+}
+
+impl From<TrustError> for Unusable {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::ClientCertificate(_) => Self::ClientCertificate(error),
+            _ => Self::CaBundle(error),
+        }
+    }
 }
 
 impl Server {
@@ -169,8 +185,8 @@ impl Server {
         }
     }
 
-    pub(super) fn allowed(&self) -> Option<&Allowed> {
-        self.usable().map(|usable| &usable.allowed)
+    pub(super) fn sealed(&self) -> Option<&Allowed> {
+        self.usable().map(|usable| &usable.sealed)
     }
 
     pub(super) fn sweep(&self, worker: usize) {
@@ -179,10 +195,20 @@ impl Server {
         }
     }
 
-    fn usable(&self) -> Option<&Usable> {
+    pub fn usable(&self) -> Option<&Usable> {
         match &self.state {
             State::Usable(usable) => Some(usable),
             State::Unusable(_) => None,
+        }
+    }
+}
+
+impl Usable {
+    /// The service's token, if there is one.
+    pub fn token(&self) -> Option<&Arc<Token>> {
+        match &self.credential {
+            Credential::Token(token) => Some(token),
+            Credential::Unavailable { .. } => None,
         }
     }
 }
@@ -199,17 +225,24 @@ fn usable(
     let endpoint = url[url::Position::BeforePath..url::Position::AfterQuery]
         .parse()
         .map_err(|_| Unusable::Url)?;
-    let allowed = allowed(route)?;
-    let credential = match credential(&server.credential)? {
+    let (allowed, sealed) = allowed(route)?;
+    let credential = match credential(&server.credential, before, &url)? {
         Credential::Unavailable { keep: true, .. } if let Some(kept) = kept(before, &url) => kept,
         credential => credential,
     };
     let ca_bundle = route.ca_bundle.as_deref();
-    let unchanged =
-        |before: &&Usable| before.url.origin() == url.origin() && before.ca_bundle.as_deref() == ca_bundle;
+    let client_certificate = server.client_certificate.as_ref();
+    let unchanged = |before: &&Usable| {
+        before.url.origin() == url.origin()
+            && before.ca_bundle.as_deref() == ca_bundle
+            && before.client_certificate.as_ref() == client_certificate
+    };
     let target = match before.filter(unchanged) {
         Some(before) => before.target.clone(),
-        None => Arc::new(target(&url, &route.server, ca_bundle, trust, metrics, workers)?),
+        None => {
+            let config = || trust.config(ca_bundle, client_certificate);
+            Arc::new(target(&url, &route.server, config, metrics, workers)?)
+        }
     };
     Ok(Usable {
         url,
@@ -217,16 +250,19 @@ fn usable(
         transport: route.transport,
         user_context: route.user_context,
         allowed,
+        exchange: route.exchange.clone(),
         credential,
         target,
+        sealed,
         ca_bundle: ca_bundle.map(Into::into),
+        client_certificate: client_certificate.cloned(),
     })
 }
 
-/// The bearer token that is in use for this very URL. Whether it has expired is looked at with each request.
+/// The token that is in use for this very URL. Whether it has expired is looked at with each request.
 fn kept(before: Option<&Usable>, url: &Url) -> Option<Credential> {
     let before = before.filter(|before| before.url == *url)?;
-    matches!(before.credential, Credential::Bearer { .. }).then(|| before.credential.clone())
+    before.token().cloned().map(Credential::Token)
 }
 
 fn parse(text: &str) -> Option<Url> {
@@ -235,42 +271,48 @@ fn parse(text: &str) -> Option<Url> {
     (matches!(url.scheme(), "http" | "https") && url.has_host() && plain).then_some(url)
 }
 
-fn allowed(route: &Route) -> Result<Allowed, Unusable> {
-    if route.cookies.iter().any(|name| name == LITELLM_COOKIE) {
+/// What goes to the server, and what is sealed: that, and the subject of the exchange.
+fn allowed(route: &Route) -> Result<(Allowed, Allowed), Unusable> {
+    let headers: Vec<HeaderName> = route.headers.iter().map(identity).collect::<Result<_, _>>()?;
+    let cookies = || route.cookies.iter().map(String::as_str);
+    let (subject_cookie, subject_header) = match &route.exchange {
+        Some(Subject::Cookie(name)) => (Some(name.as_str()), None),
+        Some(Subject::Header(name)) => (None, Some(identity(name)?)),
+        None => (None, None),
+    };
+    if cookies().chain(subject_cookie).any(|name| name == LITELLM_COOKIE) {
         return Err(Unusable::Cookie);
     }
-    let identity = |text: &String| {
-        let name = HeaderName::try_from(text).map_err(|_| Unusable::Header(text.clone()))?;
-        let refused = NEVER_IDENTITY.contains(&name.as_str())
-            || name.as_str().starts_with("mcp-")
-            || name.as_str().starts_with("mcpauth-")
-            || name.as_str() == CONTEXT_HEADER;
-        if refused {
-            Err(Unusable::Header(text.clone()))
-        } else {
-            Ok(name)
-        }
-    };
-    let headers: Vec<HeaderName> = route.headers.iter().map(identity).collect::<Result<_, _>>()?;
-    Ok(Allowed::new(route.cookies.iter().map(String::as_str), headers))
+    let sealed = Allowed::new(
+        cookies().chain(subject_cookie),
+        headers.iter().cloned().chain(subject_header),
+    );
+    Ok((Allowed::new(cookies(), headers), sealed))
 }
 
-fn credential(credential: &sync::Credential) -> Result<Credential, Unusable> {
+fn identity(text: &String) -> Result<HeaderName, Unusable> {
+    let name = HeaderName::try_from(text).map_err(|_| Unusable::Header(text.clone()))?;
+    let refused = NEVER_IDENTITY.contains(&name.as_str())
+        || name.as_str().starts_with("mcp-")
+        || name.as_str().starts_with("mcpauth-")
+        || name.as_str() == CONTEXT_HEADER;
+    match refused {
+        true => Err(Unusable::Header(text.clone())),
+        false => Ok(name),
+    }
+}
+
+fn credential(
+    credential: &sync::Credential,
+    before: Option<&Usable>,
+    url: &Url,
+) -> Result<Credential, Unusable> {
+    if let Some(token) = Token::of(credential)? {
+        let before = before.filter(|before| before.url == *url);
+        let token = carry_on(before.and_then(Usable::token), token);
+        return Ok(Credential::Token(token));
+    }
     match credential {
-        sync::Credential::Bearer { token, expires_at } => {
-            let token = token.expose_secret();
-            // The characters of RFC 6750 section 2.1 and any other visible one: not everybody keeps to it.
-            if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(Unusable::Token);
-            }
-            let mut authorization =
-                HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| Unusable::Token)?;
-            authorization.set_sensitive(true);
-            Ok(Credential::Bearer {
-                authorization,
-                expires_at: *expires_at,
-            })
-        }
         sync::Credential::Unavailable {
             reason,
             message,
@@ -280,14 +322,14 @@ fn credential(credential: &sync::Credential) -> Result<Credential, Unusable> {
             message: message.as_str().into(),
             keep: *keep,
         }),
+        sync::Credential::Bearer { .. } => Err(Unusable::Token(InvalidToken::Characters)),
     }
 }
 
 fn target(
     url: &Url,
     server: &str,
-    ca_bundle: Option<&str>,
-    trust: &Trust,
+    config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TrustError>,
     metrics: &Metrics,
     workers: usize,
 ) -> Result<Target, Unusable> {
@@ -305,7 +347,7 @@ fn target(
     };
     let tls = match url.scheme() {
         "https" => Some(Tls {
-            connector: trust.config(ca_bundle)?.into(),
+            connector: config()?.into(),
             name,
         }),
         _ => None,

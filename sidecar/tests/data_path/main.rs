@@ -4,10 +4,14 @@
 // Clippy knows only functions marked as tests for tests; what they share is one as well.
 #![allow(clippy::unwrap_used)]
 
+mod client_certificate;
 mod connections;
+mod exchange;
 mod inbound;
 mod outbound;
+mod proofs;
 mod refusals;
 mod scene;
 mod streams;
+mod tokens;
 mod users;

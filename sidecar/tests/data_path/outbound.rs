@@ -1,7 +1,10 @@
 //! From LiteLLM to MCP servers: what arrives there, and what comes back.
 
+use std::time::Duration;
+
 use http::{Request, Response, StatusCode};
 use mcp_auth_protocol::sync::{Credential, Transport};
+use mcp_auth_sidecar::outbound::Limits;
 
 use crate::scene::{Scripted, Sidecar, bytes, get, json, listed, nobody, post, send, server, whole};
 
@@ -50,7 +53,9 @@ async fn a_renewed_token_is_used_from_the_next_request_on_over_the_same_connecti
     let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&tools));
     bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await;
     tools.credential = Credential::Bearer {
+        id: String::new(),
         token: "second".into(),
+        proof_key: None,
         expires_at: None,
     };
     sidecar.routes.apply(&[tools]);
@@ -110,10 +115,12 @@ async fn a_challenge_never_reaches_litellm() {
             .unwrap()
     })
     .await;
-    let sidecar = Sidecar::start(
-        nobody().await,
-        &[server(&format!("http://{}/mcp", upstream.address))],
-    );
+    let impatient = Limits {
+        patience: Duration::ZERO,
+        ..Limits::default()
+    };
+    let url = format!("http://{}/mcp", upstream.address);
+    let sidecar = Sidecar::limited(&[server(&url)], impatient).await;
     let answer = post(sidecar.outbound, "/tools/mcp", "{}").await;
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     assert!(!answer.headers().contains_key("www-authenticate"));

@@ -23,7 +23,9 @@ async fn refused(change: impl Fn(&mut Server), path: &str) -> (StatusCode, Value
 #[tokio::test]
 async fn without_a_valid_token_the_server_is_never_called() {
     let expired = Credential::Bearer {
+        id: String::new(),
         token: "old".into(),
+        proof_key: None,
         expires_at: Some(1),
     };
     let (status, body) = refused(|tools| tools.credential = expired.clone(), "/tools/mcp").await;

@@ -14,18 +14,22 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use mcp_auth_protocol::sync::{Credential, Route, Server, Transport, UserContext};
+use mcp_auth_protocol::sync::{
+    Credential, Problem, RefusedToken, Report, Route, Server, Transport, UserContext,
+};
 use mcp_auth_sidecar::context::seal::Sealer;
 use mcp_auth_sidecar::drain::Drain;
+use mcp_auth_sidecar::exchange::{Answer, Ask, Exchange};
 use mcp_auth_sidecar::inbound::Inbound;
 use mcp_auth_sidecar::listen::{Sockets, Workers};
 use mcp_auth_sidecar::metrics::Metrics;
-use mcp_auth_sidecar::outbound::Outbound;
+use mcp_auth_sidecar::outbound::{Limits, Outbound};
 use mcp_auth_sidecar::routes::Routes;
 use prometheus_client::registry::Registry;
+use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub type Body = BoxBody<Bytes, Infallible>;
 
@@ -38,7 +42,25 @@ pub struct Sidecar {
     pub routes: Routes,
     pub drain: Drain,
     pub registry: Registry,
+    pub reports: watch::Receiver<Report>,
     workers: Option<Workers>,
+}
+
+/// The operator, as far as it exchanges tokens for users: by the rule of the test.
+#[derive(Clone)]
+pub struct Operator {
+    asked: Arc<Mutex<Vec<Asked>>>,
+    rule: Rule,
+}
+
+type Rule = Arc<dyn Fn(Asked) -> Answer + Send + Sync>;
+
+/// What the operator was asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Asked {
+    pub server: String,
+    pub subject: String,
+    pub refused: Option<String>,
 }
 
 /// A server whose answers the test writes.
@@ -62,9 +84,27 @@ impl Sidecar {
     }
 
     pub fn with_workers(litellm: SocketAddr, servers: &[Server], workers: NonZeroUsize) -> Self {
+        Self::with(litellm, servers, workers, Operator::default(), Limits::default())
+    }
+
+    /// With bounds of the test's own.
+    pub async fn limited(servers: &[Server], limits: Limits) -> Self {
+        let one = NonZeroUsize::MIN;
+        Self::with(nobody().await, servers, one, Operator::default(), limits)
+    }
+
+    pub fn with(
+        litellm: SocketAddr,
+        servers: &[Server],
+        workers: NonZeroUsize,
+        operator: Operator,
+        limits: Limits,
+    ) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
-        let routes = Routes::new(workers, metrics.clone());
+        let sender = watch::Sender::new(Report::default());
+        let reports = sender.subscribe();
+        let routes = Routes::new(workers, metrics.clone(), sender);
         assert_eq!(routes.apply(servers), []);
         let (sealer, drain) = (Arc::new(Sealer::new()), Drain::default());
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -77,7 +117,7 @@ impl Sidecar {
             metrics.clone(),
             drain.clone(),
         );
-        let out_half = Outbound::new(routes.clone(), sealer, metrics);
+        let out_half = Outbound::new(routes.clone(), sealer, Arc::new(operator), limits, metrics);
         let workers = Workers::start(sockets, Some(Arc::new(in_half)), Arc::new(out_half)).unwrap();
         Self {
             inbound,
@@ -85,8 +125,24 @@ impl Sidecar {
             routes,
             drain,
             registry,
+            reports,
             workers: Some(workers),
         }
+    }
+
+    /// The tokens that are reported as refused, once there are any.
+    pub async fn refused(&self) -> Vec<RefusedToken> {
+        let mut reports = self.reports.clone();
+        let seen = reports.wait_for(|report| !report.refused.is_empty());
+        let seen = tokio::time::timeout(PATIENCE, seen)
+            .await
+            .expect("a report in time");
+        seen.unwrap().refused.clone()
+    }
+
+    /// Until so many requests wait for a token.
+    pub async fn waiting(&self, number: u64) {
+        until(|| self.metric("mcpauth_sidecar_waiting") == number).await;
     }
 
     pub fn stop(&self, grace: Duration) {
@@ -105,6 +161,40 @@ impl Sidecar {
             .lines()
             .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
         found.map_or(0, |value| value.parse().unwrap())
+    }
+}
+
+impl Operator {
+    pub fn by<A>(rule: impl Fn(Asked) -> A + Send + Sync + 'static) -> Self
+    where
+        A: Future<Output = Result<Credential, Problem>> + Send + 'static,
+    {
+        Self {
+            asked: Arc::default(),
+            rule: Arc::new(move |asked| Box::pin(rule(asked))),
+        }
+    }
+
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Default for Operator {
+    fn default() -> Self {
+        Self::by(async |asked: Asked| panic!("nobody exchanges anything here: {asked:?}"))
+    }
+}
+
+impl Exchange for Operator {
+    fn exchange(&self, ask: Ask) -> Answer {
+        let asked = Asked {
+            server: ask.server.into(),
+            subject: ask.subject.expose_secret().to_owned(),
+            refused: ask.refused.map(Into::into),
+        };
+        self.asked.lock().unwrap().push(asked.clone());
+        (self.rule)(asked)
     }
 }
 
@@ -176,6 +266,18 @@ impl Scripted {
     }
 }
 
+/// Looks again and again, but not for ever.
+pub async fn until(holds: impl Fn() -> bool) {
+    let looking = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .expect("it holds in time");
+}
+
 /// An address where nobody listens.
 pub async fn nobody() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
@@ -197,11 +299,25 @@ pub fn server(url: &str) -> Server {
             cookies: vec!["session_id".into()],
             headers: vec!["x-forwarded-user".into()],
             user_context: UserContext::Optional,
+            exchange: None,
         },
+        client_certificate: None,
         credential: Credential::Bearer {
+            id: "1".into(),
             token: "service-token".into(),
+            proof_key: None,
             expires_at: None,
         },
+    }
+}
+
+/// A token that is named like its text.
+pub fn bearer(token: &str) -> Credential {
+    Credential::Bearer {
+        id: token.into(),
+        token: token.into(),
+        proof_key: None,
+        expires_at: None,
     }
 }
 

@@ -75,6 +75,13 @@ impl Authority {
     }
 }
 
+impl Pipes {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<(Instant, DuplexStream)>) {
+        let (sender, pipes) = mpsc::unbounded_channel();
+        (Self(sender), pipes)
+    }
+}
+
 impl Dial for Pipes {
     type Io = DuplexStream;
 
@@ -91,13 +98,13 @@ impl Operator {
     pub fn followed_with(operator_ca: &str) -> Self {
         let mut token_file = tempfile::NamedTempFile::new().unwrap();
         writeln!(token_file, "first-identity").unwrap();
-        let (sender, pipes) = mpsc::unbounded_channel();
+        let (dial, pipes) = Pipes::new();
         let follow = Follow {
             endpoint: "https://operator.test:8443".parse().unwrap(),
-            operator_ca: operator_ca.to_owned(),
+            operator_ca: OperatorCa::new(operator_ca),
             token_file: token_file.path().to_owned(),
             timing: Timing::default(),
-            dial: Pipes(sender),
+            dial,
         };
         let reports = watch::Sender::new(Report {
             version: "1.2.3".into(),
@@ -127,22 +134,7 @@ impl Operator {
     /// The next request.
     pub async fn call(&mut self, authority: &Authority) -> Call {
         let (at, pipe) = self.pipe().await;
-        let tls = authority.acceptor.accept(pipe).await.unwrap();
-        let (sender, mut calls) = mpsc::channel::<(Request<Incoming>, oneshot::Sender<Answer>)>(1);
-        let service = hyper::service::service_fn(move |request| {
-            let sender = sender.clone();
-            async move {
-                let (answer, answered) = oneshot::channel();
-                let _ = sender.send((request, answer)).await;
-                answered.await
-            }
-        });
-        let executor = hyper_util::rt::TokioExecutor::new();
-        let connection = hyper::server::conn::http2::Builder::new(executor)
-            .serve_connection(hyper_util::rt::TokioIo::new(tls), service);
-        let server = tokio::spawn(async move {
-            let _ = connection.await;
-        });
+        let Calls { mut calls, server } = serve(authority, pipe).await;
         let (request, answer) = calls.recv().await.unwrap();
         Call {
             at,
@@ -161,6 +153,51 @@ impl Operator {
             .map(|snapshot| snapshot.revision.clone())
             .collect()
     }
+}
+
+/// The requests of one connection.
+pub struct Calls {
+    calls: mpsc::Receiver<(Request<Incoming>, oneshot::Sender<Answer>)>,
+    server: JoinHandle<()>,
+}
+
+impl Calls {
+    /// The next request, and what answers it.
+    pub async fn recv(&mut self) -> Option<(Request<Incoming>, impl FnOnce(u16, String) + use<>)> {
+        let (request, answer) = self.calls.recv().await?;
+        let answer = move |status: u16, body: String| {
+            let body = http_body_util::Full::new(Bytes::from(body));
+            let mut response = Response::new(BodyExt::boxed_unsync(body));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            let _ = answer.send(response);
+        };
+        Some((request, answer))
+    }
+
+    pub fn cut(self) {
+        self.server.abort();
+    }
+}
+
+/// Speaks TLS and HTTP/2 at the other end of a pipe.
+pub async fn serve(authority: &Authority, pipe: DuplexStream) -> Calls {
+    let tls = authority.acceptor.accept(pipe).await.unwrap();
+    let (sender, calls) = mpsc::channel::<(Request<Incoming>, oneshot::Sender<Answer>)>(1);
+    let service = hyper::service::service_fn(move |request| {
+        let sender = sender.clone();
+        async move {
+            let (answer, answered) = oneshot::channel();
+            let _ = sender.send((request, answer)).await;
+            answered.await
+        }
+    });
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let connection = hyper::server::conn::http2::Builder::new(executor)
+        .serve_connection(hyper_util::rt::TokioIo::new(tls), service);
+    let server = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Calls { calls, server }
 }
 
 impl Drop for Operator {
@@ -249,9 +286,13 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 cookies: vec![],
                 headers: vec![],
                 user_context: UserContext::Optional,
+                exchange: None,
             },
+            client_certificate: None,
             credential: Credential::Bearer {
+                id: String::new(),
                 token: SECRET.into(),
+                proof_key: None,
                 expires_at: None,
             },
         }],

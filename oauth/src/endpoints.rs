@@ -1,0 +1,211 @@
+//! Where an authorization server is asked: addresses that may be sent a secret.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use crate::{ClientAuthentication, Error, Registration, ServerLocation, ServerMetadata};
+
+/// The endpoints of one authorization server.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    token: Url,
+    mtls_token: Option<Url>,
+    revocation: Option<Url>,
+    /// What assertions are addressed to: the issuer where it is known, else the token endpoint, as it was written.
+    audience: String,
+    /// Where the server was discovered.
+    metadata: Option<Arc<ServerMetadata>>,
+}
+
+impl Endpoints {
+    /// Those that the registration states; `None` where the server is to be discovered.
+    pub fn stated(registration: &Registration) -> Result<Option<Self>, Error> {
+        let ServerLocation::Endpoints {
+            token_url,
+            revocation_url,
+        } = &registration.server
+        else {
+            return Ok(None);
+        };
+        let allow_http = registration.allow_insecure_http;
+        Ok(Some(Self {
+            token: token_endpoint(token_url, allow_http)?,
+            mtls_token: None,
+            revocation: revocation_endpoint(revocation_url.as_deref(), allow_http)?,
+            audience: token_url.clone(),
+            metadata: None,
+        }))
+    }
+
+    /// Those that a server's metadata name.
+    pub fn discovered(metadata: Arc<ServerMetadata>, allow_http: bool) -> Result<Self, Error> {
+        Ok(Self {
+            token: token_endpoint(&metadata.token_endpoint, allow_http)?,
+            mtls_token: metadata
+                .mtls_token_endpoint
+                .as_deref()
+                .map(|url| token_endpoint(url, allow_http))
+                .transpose()?,
+            revocation: revocation_endpoint(metadata.revocation_endpoint.as_deref(), allow_http)?,
+            audience: metadata.issuer.clone(),
+            metadata: Some(metadata),
+        })
+    }
+
+    /// Where a client that authenticates like this asks for tokens (RFC 8705 section 5).
+    pub fn token_for(&self, authentication: &ClientAuthentication) -> &Url {
+        match (authentication, &self.mtls_token) {
+            (ClientAuthentication::Tls(_), Some(alias)) => alias,
+            _ => &self.token,
+        }
+    }
+
+    pub fn revocation(&self) -> Option<&Url> {
+        self.revocation.as_ref()
+    }
+
+    pub fn audience(&self) -> &str {
+        &self.audience
+    }
+
+    pub fn metadata(&self) -> Option<&Arc<ServerMetadata>> {
+        self.metadata.as_ref()
+    }
+
+    /// Whether any of them is reached by TLS.
+    pub fn is_encrypted(&self) -> bool {
+        [
+            Some(&self.token),
+            self.mtls_token.as_ref(),
+            self.revocation.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .any(|url| url.scheme() == "https")
+    }
+}
+
+fn token_endpoint(text: &str, allow_http: bool) -> Result<Url, Error> {
+    endpoint(text, allow_http).map_err(|problem| Error::InvalidUrl { problem })
+}
+
+fn revocation_endpoint(text: Option<&str>, allow_http: bool) -> Result<Option<Url>, Error> {
+    text.map(|text| endpoint(text, allow_http))
+        .transpose()
+        .map_err(|problem| Error::InvalidRevocationUrl { problem })
+}
+
+/// The URL, if it may be sent a secret, or what is wrong with it.
+fn endpoint(text: &str, allow_http: bool) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "is not an absolute URL")?;
+    match url.scheme() {
+        "https" => {}
+        "http" if allow_http => {}
+        "http" => {
+            return Err(
+                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set",
+            );
+        }
+        _ => return Err("is neither an https nor an http URL"),
+    }
+    if url.fragment().is_some() {
+        return Err("has a fragment");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user name or password");
+    }
+    // The two crates that read the URL from here on do not agree on everything.
+    if url.as_str().parse::<http::Uri>().is_err() {
+        return Err("cannot be requested");
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ClientCertificate;
+
+    fn stated(
+        token_url: &str,
+        revocation_url: Option<&str>,
+        allow_insecure_http: bool,
+    ) -> Result<Endpoints, Error> {
+        let registration = Registration {
+            server: ServerLocation::Endpoints {
+                token_url: token_url.into(),
+                revocation_url: revocation_url.map(Into::into),
+            },
+            allow_insecure_http,
+            ..Registration::new("", "client", ClientAuthentication::None)
+        };
+        Endpoints::stated(&registration).map(Option::unwrap)
+    }
+
+    fn metadata() -> ServerMetadata {
+        ServerMetadata {
+            issuer: "https://as.example.com".into(),
+            token_endpoint: "https://as.example.com/token".into(),
+            mtls_token_endpoint: Some("https://mtls.as.example.com/token".into()),
+            revocation_endpoint: None,
+            scopes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn plain_http_is_refused_unless_allowed() {
+        let error = stated("http://auth.example.com/token", None, false).unwrap_err();
+        assert!(
+            error.message().contains("allowInsecureHttp"),
+            "{}",
+            error.message()
+        );
+        assert!(stated("http://auth.example.com/token", None, true).is_ok());
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_an_endpoint_is_refused_by_the_name_of_its_field() {
+        for url in [
+            "",
+            "/token",
+            "auth.example.com/token",
+            "ftp://auth.example.com/token",
+            "https://",
+            "https://u:p@auth.example.com/token",
+            "https://auth.example.com/token#x",
+        ] {
+            let token = stated(url, None, true).unwrap_err();
+            assert_eq!(token.reason(), "InvalidUrl", "{url}");
+            assert!(token.message().starts_with("tokenUrl "), "{url}");
+            let revocation = stated("https://auth.example.com/token", Some(url), true).unwrap_err();
+            assert_eq!(revocation.reason(), "InvalidRevocationUrl", "{url}");
+            assert!(revocation.message().starts_with("revocationUrl "), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_alias_is_for_clients_with_a_certificate_only() {
+        let endpoints = Endpoints::discovered(Arc::new(metadata()), false).unwrap();
+        let certificate = ClientAuthentication::Tls(ClientCertificate {
+            chain: String::new(),
+            key: "".into(),
+        });
+        assert_eq!(
+            endpoints.token_for(&certificate).as_str(),
+            "https://mtls.as.example.com/token"
+        );
+        assert_eq!(
+            endpoints.token_for(&ClientAuthentication::None).as_str(),
+            "https://as.example.com/token"
+        );
+    }
+
+    #[test]
+    fn assertions_are_addressed_to_the_issuer_where_it_is_known_else_to_the_token_endpoint_as_written() {
+        let endpoints = Endpoints::discovered(Arc::new(metadata()), false).unwrap();
+        assert_eq!(endpoints.audience(), "https://as.example.com");
+        let endpoints = stated("https://AS.example.com:443", None, false).unwrap();
+        assert_eq!(endpoints.audience(), "https://AS.example.com:443");
+    }
+}

@@ -1,0 +1,337 @@
+//! Tokens of users over time. No sockets: under a paused clock tokio skips to the next timer whenever nothing else is
+//! ready.
+
+// All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
+#![allow(clippy::unwrap_used)]
+
+mod model;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mcp_auth_oauth::{Circuit, Clock, Code, Error, Policy, RetryAfter, Token, UserTokens};
+use secrecy::{ExposeSecret, SecretString};
+use server::{Answer, Server, rejected, unavailable};
+
+fn start() -> Timestamp {
+    "2030-01-01T00:00:00Z".parse().unwrap()
+}
+
+/// Backs off for as long as it may.
+fn policy() -> Policy {
+    Policy {
+        random: || 0.999_999,
+        ..Policy::default()
+    }
+}
+
+fn users(clock: &Clock) -> UserTokens {
+    UserTokens::new(policy(), clock.clone())
+}
+
+async fn sleep(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+async fn get(users: &UserTokens, server: &Server, user: &str) -> Result<Arc<Token>, Error> {
+    let subject = SecretString::from(user);
+    users
+        .get(&subject, || server.clone().exchange(user.to_owned()))
+        .await
+}
+
+fn text(token: &Token) -> &str {
+    token.access_token.expose_secret()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_user_gets_a_token_of_their_own_and_keeps_it() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    for _ in 0..3 {
+        for user in ["anna", "ben"] {
+            let token = get(&users, &server, user).await.unwrap();
+            assert_eq!(text(&token), format!("{user}'s 1"));
+        }
+        sleep(100).await;
+    }
+    assert_eq!(
+        (server.requests("anna"), server.requests("ben"), users.requests()),
+        (1, 1, 2)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_calls_of_one_user_share_one_request_and_giving_one_up_takes_it_from_nobody() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (Arc::new(users(&clock)), Server::new());
+    server.takes(5);
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let (users, server) = (Arc::clone(&users), server.clone());
+            tokio::spawn(async move { get(&users, &server, "anna").await })
+        })
+        .collect();
+    sleep(1).await;
+    calls[0].abort();
+    for call in calls.into_iter().skip(1) {
+        assert_eq!(text(&call.await.unwrap().unwrap()), "anna's 1");
+    }
+    assert_eq!(server.requests("anna"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_asked_for_anew_shortly_before_its_end() {
+    for (life, margin) in [(3600, 30), (60, 6)] {
+        let clock = Clock::starting_at(start());
+        let (users, server) = (users(&clock), Server::new());
+        server.answers(Answer::Token {
+            expires_in: Some(life),
+        });
+        get(&users, &server, "anna").await.unwrap();
+        sleep(life as u64 - margin - 1).await;
+        assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 1");
+        sleep(1).await;
+        assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 2");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_unknown_life_is_kept_for_five_minutes() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers(Answer::Token { expires_in: None });
+    get(&users, &server, "anna").await.unwrap();
+    sleep(299).await;
+    assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 1");
+    sleep(1).await;
+    assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_near_its_end_serves_to_it_while_the_server_is_down_and_no_longer() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    get(&users, &server, "anna").await.unwrap();
+    server.answers(Answer::Error(unavailable(None)));
+    sleep(3575).await;
+    for _ in 0..25 {
+        assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 1");
+        sleep(1).await;
+    }
+    assert_eq!(get(&users, &server, "anna").await.unwrap_err(), unavailable(None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_keeps_no_token_beyond_its_life() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    get(&users, &server, "anna").await.unwrap();
+    clock.set_by(-100_000);
+    sleep(3600).await;
+    assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_who_is_not_accepted_is_not_asked_for_again_for_half_a_minute_and_disturbs_nobody() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers_for("mallory", Answer::Error(rejected(Code::InvalidGrant)));
+    for _ in 0..30 {
+        let refused = get(&users, &server, "mallory").await.unwrap_err();
+        assert_eq!(refused, rejected(Code::InvalidGrant));
+        get(&users, &server, "anna").await.unwrap();
+        sleep(1).await;
+    }
+    assert_eq!((server.requests("mallory"), server.requests("anna")), (1, 1));
+    get(&users, &server, "mallory").await.unwrap_err();
+    assert_eq!(server.requests("mallory"), 2);
+    assert_eq!(users.circuit(), Circuit::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_failures_of_whichever_users_stop_requests_for_all_but_not_the_tokens_that_are_there() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    get(&users, &server, "anna").await.unwrap();
+    server.answers(Answer::Error(unavailable(None)));
+    for nth in 0..100 {
+        let failed = get(&users, &server, &format!("user {nth}")).await;
+        assert_eq!(failed.unwrap_err(), unavailable(None));
+    }
+    assert_eq!(users.requests(), 1 + 3);
+    assert!(matches!(users.circuit(), Circuit::Open { .. }));
+    assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 1");
+
+    // One request tries whether it is well again, and the others do not wait for it.
+    server.answers(Answer::Token {
+        expires_in: Some(3600),
+    });
+    server.takes(5);
+    sleep(8).await;
+    let probe = get(&users, &server, "ben");
+    let meanwhile = async {
+        sleep(1).await;
+        assert_eq!(users.circuit(), Circuit::HalfOpen);
+        let began = clock.now();
+        assert!(get(&users, &server, "carl").await.is_err());
+        assert_eq!(clock.now(), began);
+    };
+    assert!(tokio::join!(probe, meanwhile).0.is_ok());
+    assert_eq!((users.requests(), users.circuit()), (1 + 3 + 1, Circuit::Closed));
+    assert!(get(&users, &server, "carl").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_to_be_left_alone_is_for_all_users() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers(Answer::Error(unavailable(RetryAfter::parse("120"))));
+    get(&users, &server, "anna").await.unwrap_err();
+    server.answers(Answer::Token {
+        expires_in: Some(3600),
+    });
+    sleep(119).await;
+    get(&users, &server, "ben").await.unwrap_err();
+    sleep(1).await;
+    get(&users, &server, "ben").await.unwrap();
+    assert_eq!(users.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_under_way_when_the_server_fell_ill_do_not_lengthen_the_wait() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (Arc::new(users(&clock)), Server::new());
+    server.answers(Answer::Error(unavailable(None)));
+    server.takes(1);
+    let calls: Vec<_> = (0..50)
+        .map(|nth| {
+            let (users, server) = (Arc::clone(&users), server.clone());
+            tokio::spawn(async move { get(&users, &server, &nth.to_string()).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap_err();
+    }
+    server.answers(Answer::Token { expires_in: Some(60) });
+    sleep(8).await;
+    get(&users, &server, "anna").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_hangs_or_panics_is_an_error_and_holds_nobody_up_for_ever() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers_for("anna", Answer::Hang);
+    assert_eq!(
+        get(&users, &server, "anna").await.unwrap_err().reason(),
+        "Timeout"
+    );
+    let ben = SecretString::from("ben");
+    let panics = users.get(&ben, || async { panic!("on purpose") });
+    assert_eq!(panics.await.unwrap_err(), Error::Interrupted);
+    sleep(2).await;
+    server.answers_for("anna", Answer::Token { expires_in: Some(60) });
+    assert!(get(&users, &server, "anna").await.is_ok());
+    assert!(get(&users, &server, "ben").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_dropped_once_and_later_and_later_where_its_successors_are_refused_too() {
+    let clock = Clock::starting_at(start());
+    let shortest = Policy {
+        random: || 0.0,
+        ..Policy::default()
+    };
+    let (users, server) = (UserTokens::new(shortest, clock.clone()), Server::new());
+    let anna = SecretString::from("anna");
+    let first = get(&users, &server, "anna").await.unwrap();
+    users.refused(&anna, "another");
+    users.refused(&SecretString::from("ben"), &first.id);
+    assert_eq!(get(&users, &server, "anna").await.unwrap().id, first.id);
+
+    users.refused(&anna, &first.id);
+    let second = get(&users, &server, "anna").await.unwrap();
+    users.refused(&anna, &first.id);
+    assert_eq!(get(&users, &server, "anna").await.unwrap().id, second.id);
+    assert_eq!(server.requests("anna"), 2);
+
+    for wait in [10, 20, 40, 80, 160, 300, 300] {
+        let refused = get(&users, &server, "anna").await.unwrap();
+        for _ in 0..wait {
+            users.refused(&anna, &refused.id);
+            assert_eq!(
+                get(&users, &server, "anna").await.unwrap().id,
+                refused.id,
+                "{wait}"
+            );
+            sleep(1).await;
+        }
+        assert_ne!(
+            get(&users, &server, "anna").await.unwrap().id,
+            refused.id,
+            "{wait}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_least_recently_used_gives_way() {
+    let clock = Clock::starting_at(start());
+    let users = UserTokens::with_capacity(2, policy(), clock.clone());
+    let server = Server::new();
+    for user in ["anna", "ben", "anna", "carl", "anna", "ben"] {
+        get(&users, &server, user).await.unwrap();
+    }
+    assert_eq!(
+        (
+            server.requests("anna"),
+            server.requests("ben"),
+            server.requests("carl")
+        ),
+        (1, 2, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_places_are_waited_for_there_is_an_error_instead_of_a_second_request() {
+    let clock = Clock::starting_at(start());
+    let users = UserTokens::with_capacity(1, policy(), clock.clone());
+    let server = Server::new();
+    server.takes(5);
+    let anna = get(&users, &server, "anna");
+    let ben = async {
+        sleep(1).await;
+        get(&users, &server, "ben").await
+    };
+    let (anna, ben) = tokio::join!(anna, ben);
+    assert!(anna.is_ok());
+    assert_eq!(ben.unwrap_err(), Error::TooManyAtOnce);
+    assert!(get(&users, &server, "ben").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_client_starts_without_the_failures_of_the_one_before_and_with_its_tokens() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    get(&users, &server, "anna").await.unwrap();
+    server.answers(Answer::Error(rejected(Code::InvalidClient)));
+    for user in ["ben", "carl", "dora", "emil"] {
+        get(&users, &server, user).await.unwrap_err();
+    }
+    assert_eq!(users.requests(), 1 + 3);
+    users.replaced();
+    server.answers(Answer::Token { expires_in: Some(60) });
+    assert!(get(&users, &server, "ben").await.is_ok());
+    assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn debug_output_holds_neither_users_nor_tokens() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    let token = get(&users, &server, "t0p-s3cret").await;
+    assert!(!format!("{users:?} {token:?}").contains("t0p-s3cret"));
+}

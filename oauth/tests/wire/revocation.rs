@@ -1,0 +1,97 @@
+//! Revocation: what is asked, and what each answer means.
+
+use mcp_auth_oauth::{Client, ClientAuthentication, Error, Registration, Secrets, ServerLocation, TokenType};
+
+use crate::basic;
+use crate::server::{self, Server, answer, header, json};
+
+fn client(server: &Server, authentication: ClientAuthentication, token_type: TokenType) -> Client {
+    server::install_provider();
+    Client::new(Registration {
+        server: ServerLocation::Endpoints {
+            token_url: "http://127.0.0.1:1/token".into(),
+            revocation_url: Some(format!("http://127.0.0.1:{}/revoke", server.port)),
+        },
+        token_type,
+        ..server.registration(authentication)
+    })
+    .unwrap()
+}
+
+async fn revoke(answer: Vec<u8>) -> Result<bool, Error> {
+    let server = Server::answering([answer]).await;
+    client(&server, basic(), TokenType::Bearer)
+        .revoke(&"t0p-s3cret".into())
+        .await
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_with_the_clients_own_authentication() {
+    let mut server = Server::answering([answer("200 OK", "", "")]).await;
+    for token_type in [TokenType::Bearer, TokenType::DPoP] {
+        let client = client(&server, basic(), token_type);
+        assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(true));
+        let (head, form) = server.form().await;
+        assert!(head.starts_with("POST /revoke HTTP/1.1"), "{head}");
+        assert!(header(&head, "authorization").unwrap().starts_with("Basic "));
+        assert_eq!(header(&head, "dpop"), None);
+        assert_eq!(form["token"], "t0p-s3cret");
+        assert_eq!(form["token_type_hint"], "access_token");
+        assert_eq!(form.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_revocation_is_asked_nothing() {
+    let server = Server::answering([answer("200 OK", "", "")]).await;
+    let client = server.client(basic(), mcp_auth_oauth::Limits::default());
+    assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(false));
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_revokes_no_such_tokens_is_no_fault() {
+    let body = r#"{"error":"unsupported_token_type"}"#;
+    assert_eq!(revoke(json("400 Bad Request", body)).await, Ok(false));
+    assert_eq!(revoke(answer("200 OK", "", "revoked")).await, Ok(true));
+}
+
+#[tokio::test]
+async fn everything_else_is_a_fault_that_does_not_repeat_the_token() {
+    for (answer, reason) in [
+        (
+            json(
+                "401 Unauthorized",
+                r#"{"error":"invalid_client","error_description":"t0p-s3cret"}"#,
+            ),
+            "invalid_client",
+        ),
+        (answer("503 Service Unavailable", "", "t0p-s3cret"), "HttpStatus"),
+        (answer("404 Not Found", "", ""), "HttpStatus"),
+        (
+            answer("302 Found", "location: https://t0p-s3cret.example/\r\n", ""),
+            "Redirected",
+        ),
+    ] {
+        let error = revoke(answer).await.unwrap_err();
+        assert_eq!(error.reason(), reason);
+        assert!(!format!("{error:?} {}", error.message()).contains("t0p-s3cret"));
+    }
+}
+
+#[tokio::test]
+async fn the_alternate_secret_revokes_too() {
+    let refused = json("401 Unauthorized", r#"{"error":"invalid_client"}"#);
+    let server = Server::answering([refused, answer("200 OK", "", "")]).await;
+    let secrets = Secrets {
+        first: "first-s3cret".into(),
+        alternate: Some("alternate-s3cret".into()),
+    };
+    let client = client(
+        &server,
+        ClientAuthentication::SecretPost(secrets),
+        TokenType::Bearer,
+    );
+    assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(true));
+    assert_eq!(server.connections(), 2);
+}

@@ -1,0 +1,185 @@
+//! Against an operator in memory.
+
+use std::io::Write;
+
+use mcp_auth_protocol::sync::Credential;
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::follow::testing::{Authority, Pipes, serve};
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+struct World {
+    authority: Authority,
+    pipes: mpsc::UnboundedReceiver<(Instant, DuplexStream)>,
+    ca: OperatorCa,
+    token_file: tempfile::NamedTempFile,
+    at_operator: Arc<AtOperator<Pipes>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut token_file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(token_file, "first-identity").unwrap();
+        let authority = Authority::new();
+        let ca = OperatorCa::new(&authority.pem);
+        let (dial, pipes) = Pipes::new();
+        let pod = Pod {
+            namespace: "apps".into(),
+            name: "litellm-0".into(),
+            uid: "u1".into(),
+        };
+        let at_operator = AtOperator::new(
+            "https://operator.test:8443".parse().unwrap(),
+            ca.clone(),
+            token_file.path().to_owned(),
+            pod,
+            Duration::from_secs(10),
+            dial,
+        );
+        Self {
+            authority,
+            pipes,
+            ca,
+            token_file,
+            at_operator: Arc::new(at_operator),
+        }
+    }
+
+    fn ask(&self) -> JoinHandle<Result<Credential, Problem>> {
+        let ask = Ask {
+            server: "tools".into(),
+            subject: "ada-s3cret".into(),
+            refused: Some("7".into()),
+        };
+        tokio::spawn(self.at_operator.exchange(ask))
+    }
+}
+
+fn issued() -> String {
+    r#"{"credential":{"kind":"bearer","id":"8","token":"adas-own","expiresAt":1800000000}}"#.to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn asks_as_this_pod_and_over_one_connection() {
+    let mut world = World::new();
+    let mut calls = None;
+    for identity in ["first-identity", "second-identity"] {
+        let asking = world.ask();
+        if calls.is_none() {
+            let (_, pipe) = world.pipes.recv().await.unwrap();
+            calls = Some(serve(&world.authority, pipe).await);
+        }
+        let (request, answer) = calls.as_mut().unwrap().recv().await.unwrap();
+        assert_eq!(
+            (request.method(), request.uri().path()),
+            (&Method::POST, EXCHANGE_PATH)
+        );
+        assert_eq!(request.headers()[AUTHORIZATION], format!("Bearer {identity}"));
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let expected = serde_json::json!({
+            "pod": {"namespace": "apps", "name": "litellm-0", "uid": "u1"},
+            "server": "tools", "subjectToken": "ada-s3cret", "refused": "7",
+        });
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&body).unwrap(),
+            expected
+        );
+        answer(200, issued());
+        let Credential::Bearer { id, token, .. } = asking.await.unwrap().unwrap() else {
+            panic!("it is a token")
+        };
+        assert_eq!((id.as_str(), token.expose_secret()), ("8", "adas-own"));
+        std::fs::write(world.token_file.path(), "second-identity").unwrap();
+    }
+    assert!(world.pipes.try_recv().is_err(), "there is no second connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_operator_says_is_told_on_and_what_it_does_not_say_is_not_made_up() {
+    let mut world = World::new();
+    let mut asking = world.ask();
+    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let mut calls = serve(&world.authority, pipe).await;
+    for (status, body, reason, message) in [
+        (
+            403,
+            r#"{"reason":"NotEntitled","message":"not this pod"}"#,
+            "NotEntitled",
+            "not this pod",
+        ),
+        (502, "<html>", "OperatorRefused", "502"),
+        (
+            200,
+            r#"{"credential":{"kind":"unavailable","reason":"a","message":"b"}}"#,
+            "OperatorAnswerInvalid",
+            "versions",
+        ),
+        (
+            200,
+            r#"{"credential":"t0p-s3cret"}"#,
+            "OperatorAnswerInvalid",
+            "versions",
+        ),
+        (200, "", "OperatorAnswerInvalid", "versions"),
+    ] {
+        let (_request, answer) = calls.recv().await.unwrap();
+        answer(status, body.to_owned());
+        let problem = asking.await.unwrap().unwrap_err();
+        assert_eq!(problem.reason, reason);
+        assert!(problem.message.contains(message), "{problem:?}");
+        assert!(!problem.message.contains("s3cret"), "{problem:?}");
+        asking = world.ask();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_is_opened_again() {
+    let mut world = World::new();
+    for _ in 0..2 {
+        let asking = world.ask();
+        let (_, pipe) = world.pipes.recv().await.unwrap();
+        let mut calls = serve(&world.authority, pipe).await;
+        let (_request, answer) = calls.recv().await.unwrap();
+        answer(200, issued());
+        assert!(asking.await.unwrap().is_ok());
+        calls.cut();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_is_not_told_who_the_user_is_and_a_new_authority_is_trusted_at_once() {
+    let mut world = World::new();
+    let asking = world.ask();
+    let (_, pipe) = world.pipes.recv().await.unwrap();
+    assert!(Authority::new().acceptor.accept(pipe).await.is_err());
+    assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorNotTrusted");
+
+    let new = Authority::new();
+    world.ca.replace(&new.pem);
+    let asking = world.ask();
+    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let mut calls = serve(&new, pipe).await;
+    let (_request, answer) = calls.recv().await.unwrap();
+    answer(200, issued());
+    assert!(asking.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_that_cannot_be_reached_is_a_problem() {
+    let mut world = World::new();
+    let asking = world.ask();
+    let (_, silent) = world.pipes.recv().await.unwrap();
+    assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorUnreachable");
+    drop(silent);
+    drop(world.pipes);
+    let asking = tokio::spawn(world.at_operator.exchange(Ask {
+        server: "tools".into(),
+        subject: "ada".into(),
+        refused: None,
+    }));
+    assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorUnreachable");
+}

@@ -1,0 +1,114 @@
+// The client that the suite tests: a plain MCP client without any authentication of its own, with operator and sidecar
+// between it and the server. The suite starts it with the server's URL as its last argument; it applies the resource
+// that leads there, calls the server through the sidecar, and prints what came of it as one line of JSON.
+
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { open } from "./kubernetes.mjs";
+import { credentials, resourceName } from "./scenarios.mjs";
+
+const require = createRequire(join(process.env.MCPAUTH_CONFORMANCE_PACKAGES, "package.json"));
+const { Client, StreamableHTTPClientTransport } = require("@modelcontextprotocol/client");
+
+const url = process.argv.at(-1);
+const scenario = process.env.MCP_CONFORMANCE_SCENARIO;
+const version = process.env.MCP_CONFORMANCE_PROTOCOL_VERSION;
+const api = open(process.env.MCPAUTH_CONFORMANCE_API, process.env.MCPAUTH_CONFORMANCE_NAMESPACE);
+const name = resourceName(scenario);
+const server = name.replaceAll(/[^a-z0-9]/g, "_");
+
+/** Where the suite's server refuses the token: calls go on, as LiteLLM's do, until the status says one of these. */
+const SETTLES = {
+  "auth/scope-step-up": ["InsufficientScope"],
+  "auth/scope-retry-limit": ["InsufficientScope"],
+  "auth/authorization-server-migration": ["IssuerChanged", "DiscoveryFailed"],
+};
+
+await apply();
+const before = await until(decided, "a token, or the reason why there is none");
+const called = await callOnceServed();
+for (let attempt = 0; attempt < 20 && SETTLES[scenario] && !(await settled()); attempt += 1) {
+  await sleep(500);
+  await call();
+}
+const { status } = await api.get("mcpserverauths", name);
+await remove();
+const { reason, message } = condition(status, "TokenIssued") ?? {};
+console.log(JSON.stringify({ client: called, reason, message, lastError: status.token?.lastError, before: condition(before, "TokenIssued")?.reason }));
+process.exit(called === "served" ? 0 : 1);
+
+async function apply() {
+  const context = JSON.parse(process.env.MCP_CONFORMANCE_CONTEXT ?? "{}");
+  const { oauth2, secret } = await credentials(scenario, url, context);
+  await api.apply("secrets", { apiVersion: "v1", kind: "Secret", metadata: { name }, stringData: secret });
+  const spec = { server: { name: server, url, allowInsecureHttp: true }, oauth2 };
+  await api.apply("mcpserverauths", { apiVersion: "mcpauth.dev/v1alpha1", kind: "McpServerAuth", metadata: { name }, spec });
+}
+
+async function remove() {
+  await api.remove("mcpserverauths", name);
+  await api.remove("secrets", name);
+}
+
+/** The status, once it is as wanted. */
+async function until(wanted, what) {
+  let status;
+  for (let attempt = 0; attempt < 200; attempt += 1) {
+    ({ status } = await api.get("mcpserverauths", name));
+    if (status && wanted(status)) return status;
+    await sleep(100);
+  }
+  throw new Error(`no ${what} within 20 s: ${JSON.stringify(status)}`);
+}
+
+/** The status may know of a token a moment before the sidecar does, which then answers by itself. */
+async function callOnceServed() {
+  let called = await call();
+  for (let attempt = 0; attempt < 50 && called.includes("503") && (await issued()); attempt += 1) {
+    await sleep(100);
+    called = await call();
+  }
+  return called;
+}
+
+async function issued() {
+  const { status } = await api.get("mcpserverauths", name);
+  return condition(status, "TokenIssued")?.status === "True";
+}
+
+async function settled() {
+  const { status } = await api.get("mcpserverauths", name);
+  return SETTLES[scenario].includes(condition(status, "TokenIssued")?.reason);
+}
+
+/** Whether there is a token that the sidecar has, or will be none as things stand. */
+function decided({ sidecars, ...status }) {
+  const refused = [condition(status, "SecretsResolved"), condition(status, "TokenIssued")].some(
+    (found) => found?.status === "False" && found.reason !== "SecretNotFound",
+  );
+  const served = condition(status, "TokenIssued")?.status === "True" && sidecars?.total > 0 && sidecars.synced === sidecars.total;
+  return refused || served;
+}
+
+function condition(status, type) {
+  return status?.conditions?.find((found) => found.type === type);
+}
+
+/** Lists the tools and calls the one that there is: `served`, or what the client was told. */
+async function call() {
+  const versions = version === "2026-07-28" ? { mode: { pin: version } } : { mode: "legacy" };
+  const options = { versionNegotiation: versions };
+  if (versions.mode === "legacy") options.supportedProtocolVersions = [version];
+  const client = new Client({ name: "conformance", version: "1.0.0" }, options);
+  try {
+    await client.connect(new StreamableHTTPClientTransport(new URL(`${process.env.MCPAUTH_CONFORMANCE_SIDECAR}/${server}/mcp`)));
+    await client.listTools();
+    await client.callTool({ name: "test-tool", arguments: {} });
+    return "served";
+  } catch (error) {
+    return `${error.status ?? error.code ?? ""} ${error.name}: ${error.message}`.trim();
+  } finally {
+    await client.close().catch(() => {});
+  }
+}

@@ -1,0 +1,98 @@
+// What runs beside the suite: the sidecar, and the reference server that the server scenarios test.
+
+import { spawn } from "node:child_process";
+import { closeSync, openSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+const running = [];
+
+/** The sidecar of a pod that only the API server knows. Resolves to the URL that LiteLLM would call. */
+export async function startSidecar(api, folder) {
+  const object = {
+    metadata: {
+      name: "litellm-0",
+      labels: { "app.kubernetes.io/name": "litellm" },
+      annotations: { "mcpauth.dev/injected": "by the conformance run" },
+    },
+    spec: { serviceAccountName: "default", containers: [{ name: "litellm", image: "litellm" }] },
+  };
+  // Without a controller manager nobody else makes it.
+  await api.create("serviceaccounts", { metadata: { name: "default" } }).catch(() => {});
+  const { metadata: pod } = await api.create("pods", object);
+  const { status: token } = await api.create("serviceaccounts/default/token", {
+    spec: {
+      audiences: ["mcp-auth-operator"],
+      expirationSeconds: 3600,
+      boundObjectRef: { kind: "Pod", apiVersion: "v1", name: pod.name, uid: pod.uid },
+    },
+  });
+  writeFileSync(join(folder, "token"), token.token, { mode: 0o600 });
+  const certificates = await api.get("secrets", "mcp-auth-operator-tls", process.env.MCPAUTH_TEST_OPERATOR_NAMESPACE);
+  const [outbound, health] = [await freePort(), await freePort()];
+  await start("sidecar", `http://127.0.0.1:${health}/startup`, folder, process.env.MCPAUTH_TEST_SIDECAR_BINARY, ["serve"], {
+    MCPAUTH_OUTBOUND: `127.0.0.1:${outbound}`,
+    MCPAUTH_HEALTH: `127.0.0.1:${health}`,
+    MCPAUTH_OVERLAY: join(folder, "overlay.yaml"),
+    MCPAUTH_OPERATOR: process.env.MCPAUTH_TEST_OPERATOR,
+    MCPAUTH_OPERATOR_CA: Buffer.from(certificates.data["ca.crt"], "base64").toString(),
+    MCPAUTH_TOKEN_FILE: join(folder, "token"),
+    MCPAUTH_POD_NAMESPACE: pod.namespace,
+    MCPAUTH_POD_NAME: pod.name,
+    MCPAUTH_POD_UID: pod.uid,
+    MCPAUTH_START_TIMEOUT_SECONDS: "1",
+    MCPAUTH_LOG: "debug,hyper=info,h2=info,rustls=info",
+  });
+  return `http://127.0.0.1:${outbound}`;
+}
+
+/** A reference server: `stateless` and `stateful` are the Go SDK's, `tasks` is our own, and each resolves to its URL. */
+export async function startReference(kind, folder) {
+  const address = `127.0.0.1:${await freePort()}`;
+  const packages = process.env.MCPAUTH_CONFORMANCE_PACKAGES;
+  const [program, ...flags] =
+    kind === "tasks"
+      ? [join(packages, "node"), fileURLToPath(new URL("tasks.mjs", import.meta.url)), address]
+      : [join(packages, "everything-server"), `-http=${address}`, `-stateless=${kind === "stateless"}`];
+  await start(`reference-${kind}`, `http://${address}/`, folder, program, flags, {});
+  return `http://${address}/mcp`;
+}
+
+export async function stopAll() {
+  const ended = running.map((child) => new Promise((resolve) => child.once("exit", resolve)));
+  for (const child of running) child.kill("SIGKILL");
+  await Promise.all(ended);
+}
+
+async function start(name, probe, folder, program, flags, environment) {
+  const log = openSync(join(folder, `${name}.log`), "w");
+  const child = spawn(program, flags, { env: { ...process.env, ...environment }, stdio: ["ignore", log, log] });
+  closeSync(log);
+  let failed;
+  child.once("error", (error) => (failed = error.message));
+  child.once("exit", (status) => {
+    failed ??= `it ended with ${status}`;
+    running.splice(running.indexOf(child), 1);
+  });
+  running.push(child);
+  for (let attempt = 0; attempt < 300 && !failed; attempt += 1) {
+    const answer = await fetch(probe).catch(() => undefined);
+    await answer?.body?.cancel();
+    // Whatever the server says to a request that is none: it is there.
+    if (answer && (answer.ok || !probe.endsWith("/startup"))) return;
+    await sleep(100);
+  }
+  throw new Error(`${name} does not run: ${failed ?? "no answer within 30 s"}; see ${join(folder, `${name}.log`)}`);
+}
+
+function freePort() {
+  return new Promise((resolve, reject) => {
+    const server = createServer().once("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
