@@ -30,7 +30,10 @@ async fn start(server: Server, id: &str) -> (World, Pod) {
     let authentication =
         json!({"method": "ClientSecretBasic", "clientSecretRef": {"name": "client", "key": "client-secret"}});
     let mut spec = server.oauth2(id, authentication);
-    merge(&mut spec, json!({"oauth2": {"tokenExchange": {"subjectCookie": "session"}}}));
+    merge(
+        &mut spec,
+        json!({"oauth2": {"tokenExchange": {"subjectCookie": "session"}}}),
+    );
     world.apply(&resource("tools", "tools", spec)).await.unwrap();
     world
         .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
@@ -58,7 +61,9 @@ async fn two_users_have_a_token_of_their_own_each_and_none_has_the_service_s() {
         let id = format!("exchange-users-{}", server.name());
         let (world, pod) = start(server, &id).await;
         let mut sidecar = Sidecar::of(&world, &pod).await;
-        let snapshot = sidecar.until(|snapshot| bearer(snapshot, "tools").is_some()).await;
+        let snapshot = sidecar
+            .until(|snapshot| bearer(snapshot, "tools").is_some())
+            .await;
         let service = bearer(&snapshot, "tools").unwrap();
 
         let mut tokens = vec![service];
@@ -106,9 +111,15 @@ async fn a_subject_that_is_not_exchanged_gets_an_error_with_the_code_and_no_toke
         let (world, pod) = start(server, &id).await;
         let refused = exchange(&world, &pod, "tools", "n0body-knows-this-subject", None).await;
         let refused = refused.unwrap_err();
-        assert_eq!((refused.status, &*refused.problem.reason), (502, "ExchangeFailed"));
+        assert_eq!(
+            (refused.status, &*refused.problem.reason),
+            (502, "ExchangeFailed")
+        );
         let said = &refused.problem.message;
-        assert!(said.contains("invalid_request") || said.contains("invalid_token"), "{said}");
+        assert!(
+            said.contains("invalid_request") || said.contains("invalid_token"),
+            "{said}"
+        );
         assert!(!said.contains("n0body-knows-this-subject"), "{said}");
         // One user's fault is nobody else's.
         let subject = server.user_token("alice", &id).await;
@@ -125,9 +136,13 @@ async fn only_servers_of_the_pod_and_with_token_exchange_are_answered_for() {
     let (world, pod) = start(Server::OidcProvider, id).await;
     let subject = oauth::user_token("alice", id).await;
     let stranger = world.pod("other-0", json!({"team": "blue"})).await;
-    let refused = exchange(&world, &stranger, "tools", &subject, None).await.unwrap_err();
+    let refused = exchange(&world, &stranger, "tools", &subject, None)
+        .await
+        .unwrap_err();
     assert_eq!((refused.status, &*refused.problem.reason), (403, "NotEntitled"));
-    let refused = exchange(&world, &pod, "unheard_of", &subject, None).await.unwrap_err();
+    let refused = exchange(&world, &pod, "unheard_of", &subject, None)
+        .await
+        .unwrap_err();
     assert_eq!((refused.status, &*refused.problem.reason), (403, "NotEntitled"));
 
     let given = json!({"bearerToken": {"secretKeyRef": {"name": "given", "key": "token"}}});

@@ -154,7 +154,11 @@ async fn a_client_certificate_is_shown_where_the_metadata_say() {
             ..Registration::new(&id, Method::Tls { subject })
         };
         let obtained = obtain(&world, server, &registration, authentication, json!({})).await;
-        assert!(obtained.claims["cnf"]["x5t#S256"].is_string(), "{}", obtained.claims);
+        assert!(
+            obtained.claims["cnf"]["x5t#S256"].is_string(),
+            "{}",
+            obtained.claims
+        );
         let told = obtained.status.token.unwrap().r#type;
         assert_eq!(told.as_deref(), Some("Bearer (certificate-bound)"));
     }
@@ -167,7 +171,12 @@ async fn a_self_signed_certificate_that_is_registered_is_enough() {
     let own = authority::self_signed(id);
     world.certificate("client", &own).await;
     let authentication = json!({"method": "TlsClientAuth", "certificateRef": {"name": "client"}});
-    let registration = Registration::new(id, Method::SelfSignedTls { certificate: own.chain });
+    let registration = Registration::new(
+        id,
+        Method::SelfSignedTls {
+            certificate: own.chain,
+        },
+    );
     let server = Server::OidcProvider;
     obtain(&world, server, &registration, authentication, json!({})).await;
 }
@@ -177,7 +186,9 @@ async fn a_dpop_token_comes_with_the_key_that_it_is_bound_to() {
     for server in Server::all() {
         let id = format!("methods-dpop-{}", server.name());
         let world = world(&id).await;
-        world.secret("client", "client-secret", "dp0p-client-s3cret").await;
+        world
+            .secret("client", "client-secret", "dp0p-client-s3cret")
+            .await;
         let authentication = json!({"method": "ClientSecretBasic", "clientSecretRef": secret_ref()});
         let registration = Registration {
             dpop_bound: true,
@@ -198,14 +209,23 @@ async fn a_dpop_token_comes_with_the_key_that_it_is_bound_to() {
 async fn a_nonce_that_the_server_demands_is_taken_up() {
     let id = "methods-dpop-nonce";
     let world = world(id).await;
-    world.secret("client", "client-secret", "n0nce-client-s3cret").await;
+    world
+        .secret("client", "client-secret", "n0nce-client-s3cret")
+        .await;
     let registration = Registration {
         dpop_bound: true,
         ..Registration::new(id, Method::SecretBasic("n0nce-client-s3cret".into()))
     };
     oauth::register_with(&registration, json!({"nonce": true})).await;
     let authentication = json!({"method": "ClientSecretBasic", "clientSecretRef": secret_ref()});
-    apply(&world, Server::OidcProvider, id, authentication, json!({"tokenType": "DPoP"})).await;
+    apply(
+        &world,
+        Server::OidcProvider,
+        id,
+        authentication,
+        json!({"tokenType": "DPoP"}),
+    )
+    .await;
     arrived(&world, "tools").await;
     let requests = oauth::requests(id).await;
     assert_eq!(requests.len(), 2, "{requests:?}");

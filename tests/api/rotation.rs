@@ -35,7 +35,9 @@ async fn start(world: &World, spec: Value) -> (Sidecar, String) {
         .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
         .await;
     let mut sidecar = Sidecar::of(world, &pod).await;
-    let snapshot = sidecar.until(|snapshot| bearer(snapshot, "tools").is_some()).await;
+    let snapshot = sidecar
+        .until(|snapshot| bearer(snapshot, "tools").is_some())
+        .await;
     let token = bearer(&snapshot, "tools").unwrap();
     (sidecar, token)
 }
@@ -209,7 +211,9 @@ async fn a_given_token_that_is_a_jwt_says_until_when_it_serves() {
         .await;
     let said = message(&status, conditions::TOKEN_ISSUED);
     assert!(said.contains("spec.bearerToken"), "{said}");
-    sidecar.until(|snapshot| bearer(snapshot, "tools").is_none()).await;
+    sidecar
+        .until(|snapshot| bearer(snapshot, "tools").is_none())
+        .await;
 }
 
 #[tokio::test]

@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 const SECRET: &str = "t00ls-client-secret";
 
 /// A client with its resource, and sidecars that have its token.
-async fn start<const COUNT: usize>(id: &str, registered: Value, more: Value) -> (World, [Sidecar; COUNT], String) {
+async fn start<const COUNT: usize>(
+    id: &str,
+    registered: Value,
+    more: Value,
+) -> (World, [Sidecar; COUNT], String) {
     let world = World::new(id, false).await;
     world.trust().await;
     world.secret("client", "client-secret", SECRET).await;
@@ -36,7 +40,9 @@ async fn start<const COUNT: usize>(id: &str, registered: Value, more: Value) -> 
     let mut sidecars: [Sidecar; COUNT] = sidecars.try_into().ok().unwrap();
     let mut token = None;
     for sidecar in &mut sidecars {
-        let snapshot = sidecar.until(|snapshot| bearer(snapshot, "tools").is_some()).await;
+        let snapshot = sidecar
+            .until(|snapshot| bearer(snapshot, "tools").is_some())
+            .await;
         token = bearer(&snapshot, "tools");
     }
     (world, sidecars, token.unwrap())
@@ -112,7 +118,12 @@ async fn scopes_that_are_not_granted_are_told_and_the_token_in_use_serves_on() {
     let demanded = RefusedBecause::InsufficientScope(vec!["tools:admin".into()]);
     refuse(&world, sidecar, demanded).await;
     let status = world
-        .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::INSUFFICIENT_SCOPE)
+        .condition(
+            "tools",
+            conditions::TOKEN_ISSUED,
+            "True",
+            reasons::INSUFFICIENT_SCOPE,
+        )
         .await;
     let said = message(&status, conditions::TOKEN_ISSUED);
     assert!(said.contains("tools:admin"), "{said}");
@@ -158,11 +169,18 @@ async fn an_ill_server_is_left_in_peace_while_the_token_in_use_serves() {
     let error = token.last_error.unwrap();
     assert!(error.message.contains("503"), "{}", error.message);
     let wait = token.next_refresh_at.unwrap().0.as_second() - error.time.0.as_second();
-    assert!(wait > 60, "Retry-After is kept to, not only the backoff: {wait} s");
+    assert!(
+        wait > 60,
+        "Retry-After is kept to, not only the backoff: {wait} s"
+    );
     let pod = world
         .pod("litellm-9", json!({"app.kubernetes.io/name": "litellm"}))
         .await;
     let snapshot = Sidecar::of(&world, &pod).await.next().await.unwrap();
     assert_eq!(bearer(&snapshot, "tools").as_deref(), Some(&*old));
-    assert_eq!(oauth::requests(id).await.len(), 2, "the failed request was the last");
+    assert_eq!(
+        oauth::requests(id).await.len(),
+        2,
+        "the failed request was the last"
+    );
 }
