@@ -79,11 +79,15 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
         ),
         (
             json!({"oauth2": {"issuer": "https://auth.example.com"}}),
-            "exactly one of tokenUrl and issuer",
+            "tokenUrl and issuer exclude each other",
         ),
         (
-            json!({"oauth2": {"tokenUrl": null}}),
-            "exactly one of tokenUrl and issuer",
+            json!({"oauth2": {"tokenUrl": null, "issuer": "http://auth.example.com"}}),
+            "issuer must be an https URL",
+        ),
+        (
+            json!({"oauth2": {"tokenUrl": null, "revocationUrl": "https://auth.example.com/revoke"}}),
+            "revocationUrl must be an absolute URL and belongs to tokenUrl",
         ),
         (
             json!({"oauth2": {"clientId": null}}),
@@ -109,6 +113,39 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             json!({"oauth2": {"clientAuthentication": {"workloadIdentity": {}}}}),
             "workloadIdentity belongs to the method WorkloadIdentity",
         ),
+        (
+            json!({"oauth2": {"clientAuthentication": {"method": "None", "clientSecretRef": null}}}),
+            "clientAuthentication.method None needs jwtBearer",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {
+                "method": "PrivateKeyJwt", "clientSecretRef": null, "privateKeyJwt": {"keyRef": secret_ref},
+                "alternateClientSecretRef": secret_ref,
+            }}}),
+            "alternateClientSecretRef is the second of two",
+        ),
+        (
+            json!({"oauth2": {
+                "jwtBearer": {"assertionRef": secret_ref},
+                "clientAuthentication": {
+                    "method": "WorkloadIdentity", "clientSecretRef": null, "workloadIdentity": {"assertion": "JwtBearer"},
+                },
+            }}),
+            "two assertions for one grant",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {}}}),
+            "exactly one of subjectCookie and subjectHeader",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {"subjectCookie": "token"}}}),
+            "LiteLLM's own UI session",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {"subjectHeader": "Authorization"}}}),
+            "subjectHeader must not be a header that carries LiteLLM's own credentials",
+        ),
+        (json!({"oauth2": {"tokenType": "MAC"}}), "spec.oauth2.tokenType"),
         (
             json!({"oauth2": {"extraParameters": {"client_secret": "x"}}}),
             "extraParameters must not hold",
@@ -170,6 +207,16 @@ async fn what_can_work_is_taken() {
         json!({"server": {"tls": {"caBundle": {"configMapKeyRef": {"name": "ca", "key": "ca.crt"}}}}}),
         json!({"oauth2": null, "bearerToken": {"secretKeyRef": {"name": "s", "key": "k"}}}),
         json!({"oauth2": {"tokenUrl": null, "issuer": "https://auth.example.com"}}),
+        json!({"oauth2": {"tokenUrl": null}}),
+        json!({"oauth2": {"revocationUrl": "https://auth.example.com/revoke", "revokeOnDeletion": true}}),
+        json!({"oauth2": {"tokenType": "DPoP", "tokenExchange": {"subjectHeader": "X-Forwarded-Access-Token"}}}),
+        json!({"oauth2": {"tokenCheck": {"mode": "Report", "acceptedAudiences": ["tools"]}}}),
+        json!({"oauth2": {"clientId": null, "clientAuthentication": {"method": "WorkloadIdentity", "clientSecretRef": null}}}),
+        json!({"oauth2": {
+            "clientId": null,
+            "jwtBearer": {"assertionRef": {"name": "s", "key": "k"}},
+            "clientAuthentication": {"method": "None", "clientSecretRef": null},
+        }}),
         json!({"oauth2": {"refreshBefore": "1h30m", "resource": "", "scopes": ["tools:read", "tools:call"]}}),
         json!({"oauth2": {"clientAuthentication": {"method": "ClientSecretPost"}}}),
         json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["__Host-session", "session_id"]}}),

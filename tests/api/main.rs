@@ -1,9 +1,15 @@
-//! The operator against a real kube-apiserver and a real OAuth server. Pods are objects only: nothing runs them.
+//! The operator against a real kube-apiserver and real OAuth servers. Pods are objects only: nothing runs them.
 //! `make test-api` starts all that these tests need.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod admission;
+mod discovery;
+mod exchange;
+mod in_use;
 mod injection;
+mod malformed;
+mod methods;
 mod reconcile;
+mod rotation;
 mod sync;

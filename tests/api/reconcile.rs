@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Secret;
 use mcp_auth_crds::{McpServerAuth, conditions, reasons};
 use mcp_auth_tests::oauth;
-use mcp_auth_tests::resource::{SECRET, merge, oauth2, resource};
+use mcp_auth_tests::resource::{SECRET, oauth2, resource};
 use mcp_auth_tests::sidecar::{Sidecar, bearer};
 use mcp_auth_tests::token_endpoint::TokenEndpoint;
 use mcp_auth_tests::wait::until;
@@ -371,53 +371,6 @@ async fn pods_without_sidecar_and_pods_that_need_a_restart_are_named() {
     world
         .condition("tools", conditions::READY, "True", reasons::READY)
         .await;
-}
-
-#[tokio::test]
-async fn what_is_not_built_yet_says_so_and_mints_nothing() {
-    let world = world("reconcile-not-supported").await;
-    let secret_ref = json!({"name": SECRET, "key": "client-secret"});
-    let cases = [
-        (
-            "issuer",
-            json!({"oauth2": {"tokenUrl": null, "issuer": "https://auth.example.com"}}),
-            "spec.oauth2.issuer",
-        ),
-        (
-            "private-key",
-            json!({"oauth2": {"clientAuthentication": {
-                "method": "PrivateKeyJwt", "clientSecretRef": null, "privateKeyJwt": {"keyRef": secret_ref},
-            }}}),
-            "PrivateKeyJwt",
-        ),
-        (
-            "client-tls",
-            json!({"oauth2": {"clientAuthentication": {
-                "method": "TlsClientAuth", "clientSecretRef": null, "certificateRef": {"name": "c"},
-            }}}),
-            "TlsClientAuth",
-        ),
-        (
-            "workload",
-            json!({"oauth2": {"clientAuthentication": {"method": "WorkloadIdentity", "clientSecretRef": null}}}),
-            "WorkloadIdentity",
-        ),
-        (
-            "mtls",
-            json!({"server": {"tls": {"clientCertificate": {"name": "c"}}}}),
-            "spec.server.tls.clientCertificate",
-        ),
-    ];
-    for (name, changes, field) in cases {
-        let mut asked = resource(name, &name.replace('-', "_"), oauth2(&oauth::token_url()));
-        merge(&mut asked, json!({"spec": changes}));
-        world.apply(&asked).await.unwrap();
-        let status = world
-            .condition(name, conditions::READY, "False", reasons::NOT_SUPPORTED_YET)
-            .await;
-        assert!(message(&status, conditions::READY).contains(field), "{status:#?}");
-        assert!(status.token.is_none());
-    }
 }
 
 #[tokio::test]

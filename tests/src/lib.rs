@@ -1,11 +1,19 @@
 //! What the tests against a real control plane share. They know the product by its resource, its protocol and its
 //! programs, never by the insides of operator or sidecar.
 
+pub mod authority;
+pub mod jwt;
+pub mod keycloak;
+pub mod keys;
 pub mod oauth;
+pub mod registration;
 pub mod resource;
+pub mod seen;
+pub mod servers;
 pub mod sidecar;
 pub mod token_endpoint;
 pub mod wait;
+pub mod web;
 pub mod world;
 
 /// A setting that the script around the tests makes.

@@ -8,13 +8,16 @@ use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use mcp_auth_protocol::pod::AUDIENCE;
-use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
+use mcp_auth_protocol::sync::{
+    self, Credential, ExchangeRequest, Exchanged, Problem, RefusedBecause, RefusedToken, Report, Snapshot,
+};
 use reqwest::Certificate;
+use secrecy::ExposeSecret;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::setting;
 use crate::world::World;
+use crate::{seen, setting};
 
 /// The operator sends a heartbeat more often.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,10 +93,7 @@ impl Sidecar {
     }
 
     pub async fn connect(world: &World, token: Option<&str>, report: Report) -> Result<Self, Refused> {
-        let client = reqwest::Client::builder()
-            .tls_certs_only([authority(world).await])
-            .build()
-            .expect("a client");
+        let client = client(world).await;
         let (reports, receiver) = mpsc::unbounded_channel::<Report>();
         reports.send(report.clone()).expect("the receiver is there");
         let body = futures::stream::unfold(receiver, |mut receiver| async move {
@@ -106,15 +106,7 @@ impl Sidecar {
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
-        let response = request.send().await.expect("the operator answers");
-        let status = response.status();
-        if !status.is_success() {
-            let problem = response.json().await.expect("a problem in JSON");
-            return Err(Refused {
-                status: status.as_u16(),
-                problem,
-            });
-        }
+        let response = served(request).await?;
         let lines = response
             .bytes_stream()
             .filter_map(async |chunk| chunk.ok().map(|chunk| chunk.to_vec()));
@@ -133,7 +125,9 @@ impl Sidecar {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 if line.len() > 1 {
-                    return Some(serde_json::from_slice(&line).expect("a snapshot"));
+                    let snapshot: Snapshot = serde_json::from_slice(&line).expect("a snapshot");
+                    note(&snapshot);
+                    return Some(snapshot);
                 }
                 heartbeats += 1;
                 assert!(heartbeats < 5, "nothing but heartbeats for a minute");
@@ -164,15 +158,93 @@ impl Sidecar {
     }
 }
 
+/// Exchanges a user's token, as the sidecar of this pod does it for a tool call. `refused` names the token that the MCP
+/// server did not take.
+pub async fn exchange(
+    world: &World,
+    pod: &Pod,
+    server: &str,
+    subject_token: &str,
+    refused: Option<&str>,
+) -> Result<Credential, Refused> {
+    seen::note(subject_token);
+    let request = ExchangeRequest {
+        pod: report(pod).pod,
+        server: server.to_owned(),
+        subject_token: subject_token.to_owned().into(),
+        refused: refused.map(str::to_owned),
+    };
+    let url = format!("{}{}", setting("MCPAUTH_TEST_OPERATOR"), sync::EXCHANGE_PATH);
+    let token = token(world, AUDIENCE, Some(pod)).await;
+    let request = client(world).await.post(url).bearer_auth(token).json(&request);
+    let exchanged: Exchanged = served(request).await?.json().await.expect("a credential");
+    if let Some(token) = token_of(&exchanged.credential) {
+        seen::note(&token);
+    }
+    Ok(exchanged.credential)
+}
+
+/// A report that the MCP server does not take the token in use.
+pub fn refused(snapshot: &Snapshot, server: &str, why: RefusedBecause) -> RefusedToken {
+    let Some(Credential::Bearer { id, .. }) = credential(snapshot, server) else {
+        panic!("there is no token for {server}");
+    };
+    RefusedToken {
+        server: server.to_owned(),
+        token: id.clone(),
+        why,
+    }
+}
+
+/// What there is for a server, if it is served at all.
+pub fn credential<'a>(snapshot: &'a Snapshot, server: &str) -> Option<&'a Credential> {
+    let mut servers = snapshot.servers.iter();
+    servers
+        .find(|found| found.route.server == server)
+        .map(|found| &found.credential)
+}
+
 /// The bearer token for a server, if there is one.
 pub fn bearer(snapshot: &Snapshot, server: &str) -> Option<String> {
-    use secrecy::ExposeSecret;
-    let server = snapshot
-        .servers
-        .iter()
-        .find(|found| found.route.server == server)?;
-    match &server.credential {
-        sync::Credential::Bearer { token, .. } => Some(token.expose_secret().to_owned()),
-        sync::Credential::Unavailable { .. } => None,
+    token_of(credential(snapshot, server)?)
+}
+
+/// The token of a credential, if there is one.
+pub fn token_of(credential: &Credential) -> Option<String> {
+    match credential {
+        Credential::Bearer { token, .. } => Some(token.expose_secret().to_owned()),
+        Credential::Unavailable { .. } => None,
+    }
+}
+
+async fn client(world: &World) -> reqwest::Client {
+    reqwest::Client::builder()
+        .tls_certs_only([authority(world).await])
+        .build()
+        .expect("a client")
+}
+
+async fn served(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Refused> {
+    let response = request.send().await.expect("the operator answers");
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    Err(Refused {
+        status: status.as_u16(),
+        problem: response.json().await.expect("a problem in JSON"),
+    })
+}
+
+/// Everything secret in a snapshot, to be looked for afterwards.
+fn note(snapshot: &Snapshot) {
+    for server in &snapshot.servers {
+        if let Credential::Bearer { token, proof_key, .. } = &server.credential {
+            seen::note(token.expose_secret());
+            proof_key.iter().for_each(|key| seen::note(key.expose_secret()));
+        }
+        if let Some(certificate) = &server.client_certificate {
+            seen::note(certificate.key.expose_secret());
+        }
     }
 }

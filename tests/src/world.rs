@@ -1,6 +1,6 @@
 //! The control plane, and a namespace of its own for each test.
 
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Secret, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
@@ -8,6 +8,9 @@ use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::authority::{self, Certificate};
+use crate::resource::merge;
+use crate::seen;
 use crate::wait::until;
 
 pub struct World {
@@ -77,9 +80,26 @@ impl World {
     }
 
     pub async fn secret(&self, name: &str, key: &str, value: &str) {
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value},
-        });
+        seen::note(value);
+        self.apply_secret(name, json!({"stringData": {key: value}})).await;
+    }
+
+    /// A Secret of type `kubernetes.io/tls`, as cert-manager keeps it.
+    pub async fn certificate(&self, name: &str, certificate: &Certificate) {
+        let data = json!({"tls.crt": certificate.chain, "tls.key": certificate.key});
+        self.apply_secret(name, json!({"type": "kubernetes.io/tls", "stringData": data}))
+            .await;
+    }
+
+    /// The authority of the real servers, where [`crate::servers::Server::oauth2`] looks for it.
+    pub async fn trust(&self) {
+        let bundle = json!({"metadata": {"name": "authority"}, "data": {"ca.crt": authority::bundle()}});
+        self.create::<ConfigMap>(bundle).await.expect("it is new");
+    }
+
+    async fn apply_secret(&self, name: &str, rest: Value) {
+        let mut secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
+        merge(&mut secret, rest);
         let params = PatchParams::apply("kubectl").force();
         let api: Api<Secret> = self.api();
         api.patch(name, &params, &Patch::Apply(&secret))

@@ -1,0 +1,156 @@
+//! Tokens of users' own (RFC 8693): one user's is never another's, and never the service's.
+
+use k8s_openapi::api::core::v1::Pod;
+use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_protocol::sync::Credential;
+use mcp_auth_tests::registration::{Grant, Method, Registration};
+use mcp_auth_tests::resource::{merge, resource};
+use mcp_auth_tests::servers::Server;
+use mcp_auth_tests::sidecar::{Sidecar, bearer, exchange, token_of};
+use mcp_auth_tests::world::World;
+use mcp_auth_tests::{jwt, oauth};
+use serde_json::{Value, json};
+
+const SECRET: &str = "exchanger-client-s3cret";
+
+fn litellm() -> Value {
+    json!({"app.kubernetes.io/name": "litellm"})
+}
+
+/// A client that may exchange, its resource, and a pod that is served.
+async fn start(server: Server, id: &str) -> (World, Pod) {
+    let world = World::new(id, false).await;
+    world.trust().await;
+    world.secret("client", "client-secret", SECRET).await;
+    let registration = Registration {
+        grant: Grant::TokenExchange,
+        ..Registration::new(id, Method::SecretBasic(SECRET.into()))
+    };
+    server.register(&registration).await;
+    let authentication =
+        json!({"method": "ClientSecretBasic", "clientSecretRef": {"name": "client", "key": "client-secret"}});
+    let mut spec = server.oauth2(id, authentication);
+    merge(
+        &mut spec,
+        json!({"oauth2": {"tokenExchange": {"subjectCookie": "session"}}}),
+    );
+    world.apply(&resource("tools", "tools", spec)).await.unwrap();
+    world
+        .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .await;
+    let pod = world.pod("litellm-0", litellm()).await;
+    (world, pod)
+}
+
+fn id_of(credential: &Credential) -> String {
+    let Credential::Bearer { id, .. } = credential else {
+        panic!("an exchange gives a token");
+    };
+    id.clone()
+}
+
+async fn exchanges(server: Server, id: &str) -> usize {
+    let granted = server.granted(id).await;
+    let wanted = Grant::TokenExchange.name();
+    granted.iter().filter(|it| it.grant == wanted).count()
+}
+
+#[tokio::test]
+async fn two_users_have_a_token_of_their_own_each_and_none_has_the_service_s() {
+    for server in Server::all() {
+        let id = format!("exchange-users-{}", server.name());
+        let (world, pod) = start(server, &id).await;
+        let mut sidecar = Sidecar::of(&world, &pod).await;
+        let snapshot = sidecar
+            .until(|snapshot| bearer(snapshot, "tools").is_some())
+            .await;
+        let service = bearer(&snapshot, "tools").unwrap();
+
+        let mut tokens = vec![service];
+        for user in ["alice", "bob"] {
+            let subject = server.user_token(user, &id).await;
+            let credential = exchange(&world, &pod, "tools", &subject, None).await.unwrap();
+            let token = token_of(&credential).unwrap();
+            assert!(jwt::is_for(&jwt::claims(&token), "https://tools.example.com/mcp"));
+            if server == Server::OidcProvider {
+                assert_eq!(jwt::claims(&token)["sub"], user);
+            }
+            let again = exchange(&world, &pod, "tools", &subject, None).await.unwrap();
+            assert_eq!(token_of(&again).as_deref(), Some(&*token), "kept for this user");
+            tokens.push(token);
+        }
+        let subjects = tokens.iter().map(|token| jwt::claims(token)["sub"].to_string());
+        let subjects: std::collections::BTreeSet<_> = subjects.collect();
+        assert_eq!(subjects.len(), 3, "{subjects:?}");
+        assert_eq!(exchanges(server, &id).await, 2, "one request for each user");
+    }
+}
+
+#[tokio::test]
+async fn a_user_s_token_that_the_mcp_server_refused_is_asked_for_anew() {
+    let id = "exchange-refused";
+    let (world, pod) = start(Server::OidcProvider, id).await;
+    let [alice, bob] = [
+        oauth::user_token("alice", id).await,
+        oauth::user_token("bob", id).await,
+    ];
+    let old = exchange(&world, &pod, "tools", &alice, None).await.unwrap();
+    let other = exchange(&world, &pod, "tools", &bob, None).await.unwrap();
+    let new = exchange(&world, &pod, "tools", &alice, Some(&id_of(&old)))
+        .await
+        .unwrap();
+    assert_ne!(token_of(&new), token_of(&old));
+    let still = exchange(&world, &pod, "tools", &bob, None).await.unwrap();
+    assert_eq!(token_of(&still), token_of(&other), "the other user keeps theirs");
+}
+
+#[tokio::test]
+async fn a_subject_that_is_not_exchanged_gets_an_error_with_the_code_and_no_token() {
+    for server in Server::all() {
+        let id = format!("exchange-unknown-{}", server.name());
+        let (world, pod) = start(server, &id).await;
+        let refused = exchange(&world, &pod, "tools", "n0body-knows-this-subject", None).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(
+            (refused.status, &*refused.problem.reason),
+            (502, "ExchangeFailed")
+        );
+        let said = &refused.problem.message;
+        assert!(
+            said.contains("invalid_request") || said.contains("invalid_token"),
+            "{said}"
+        );
+        assert!(!said.contains("n0body-knows-this-subject"), "{said}");
+        // One user's fault is nobody else's.
+        let subject = server.user_token("alice", &id).await;
+        exchange(&world, &pod, "tools", &subject, None).await.unwrap();
+        world
+            .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn only_servers_of_the_pod_and_with_token_exchange_are_answered_for() {
+    let id = "exchange-entitlement";
+    let (world, pod) = start(Server::OidcProvider, id).await;
+    let subject = oauth::user_token("alice", id).await;
+    let stranger = world.pod("other-0", json!({"team": "blue"})).await;
+    let refused = exchange(&world, &stranger, "tools", &subject, None)
+        .await
+        .unwrap_err();
+    assert_eq!((refused.status, &*refused.problem.reason), (403, "NotEntitled"));
+    let refused = exchange(&world, &pod, "unheard_of", &subject, None)
+        .await
+        .unwrap_err();
+    assert_eq!((refused.status, &*refused.problem.reason), (403, "NotEntitled"));
+
+    let given = json!({"bearerToken": {"secretKeyRef": {"name": "given", "key": "token"}}});
+    world.secret("given", "token", "g1ven-to-the-service").await;
+    world.apply(&resource("plain", "plain", given)).await.unwrap();
+    world
+        .condition("plain", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .await;
+    let refused = exchange(&world, &pod, "plain", &subject, None).await.unwrap_err();
+    assert_eq!((refused.status, &*refused.problem.reason), (404, "NoExchange"));
+}

@@ -1,0 +1,347 @@
+//! Every way to authenticate and every grant, at each real authorization server that has it: resource and Secret in,
+//! token in the sidecar out, and the server's own word for how it was asked.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::ResourceExt;
+use kube::api::Api;
+use mcp_auth_crds::{McpServerAuthStatus, conditions, reasons};
+use mcp_auth_protocol::sync::Credential;
+use mcp_auth_tests::authority::{self, certificate};
+use mcp_auth_tests::keys::{ALGORITHMS, Key};
+use mcp_auth_tests::registration::{Grant, Method, Registration};
+use mcp_auth_tests::resource::{merge, resource};
+use mcp_auth_tests::servers::{Granted, Server};
+use mcp_auth_tests::sidecar::{Sidecar, credential, token, token_of};
+use mcp_auth_tests::world::World;
+use mcp_auth_tests::{jwt, keycloak, oauth, setting};
+use serde_json::{Value, json};
+
+/// What came of a resource.
+struct Obtained {
+    credential: Credential,
+    claims: Value,
+    status: McpServerAuthStatus,
+}
+
+/// A namespace where the authority of the servers is known.
+async fn world(namespace: &str) -> World {
+    let world = World::new(namespace, false).await;
+    world.trust().await;
+    world
+}
+
+/// Registers the client, applies the resource, and waits until its token is issued and has reached a sidecar.
+async fn obtain(
+    world: &World,
+    server: Server,
+    registration: &Registration,
+    authentication: Value,
+    more: Value,
+) -> Obtained {
+    server.register(registration).await;
+    apply(world, server, &registration.id, authentication, more).await;
+    let obtained = arrived(world, "tools").await;
+    assert!(
+        jwt::is_for(&obtained.claims, &registration.resource),
+        "the token is for the MCP server: {}",
+        obtained.claims
+    );
+    assert_eq!(obtained.claims["iss"], server.issuer());
+    let expected = Granted {
+        method: server.name_of(&registration.method).to_owned(),
+        grant: registration.grant.name().to_owned(),
+    };
+    let granted = server.granted(&registration.id).await;
+    assert!(
+        !granted.is_empty() && granted.iter().all(|it| *it == expected),
+        "{server:?} was asked by {expected:?}: {granted:?}"
+    );
+    obtained
+}
+
+async fn apply(world: &World, server: Server, client: &str, authentication: Value, more: Value) {
+    let mut tools = resource("tools", "tools", server.oauth2(client, authentication));
+    merge(&mut tools, json!({"spec": {"oauth2": more}}));
+    world.apply(&tools).await.unwrap();
+}
+
+async fn arrived(world: &World, name: &str) -> Obtained {
+    let status = world
+        .condition(name, conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .await;
+    let pod = world
+        .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
+        .await;
+    let mut sidecar = Sidecar::of(world, &pod).await;
+    let snapshot = sidecar
+        .until(|snapshot| credential(snapshot, name).and_then(token_of).is_some())
+        .await;
+    let credential = credential(&snapshot, name).unwrap().clone();
+    let claims = jwt::claims(&token_of(&credential).unwrap());
+    Obtained {
+        credential,
+        claims,
+        status,
+    }
+}
+
+fn secret_ref() -> Value {
+    json!({"name": "client", "key": "client-secret"})
+}
+
+#[tokio::test]
+async fn a_client_secret_is_sent_in_the_header_or_in_the_form() {
+    for server in Server::all() {
+        // Characters that only arrive if they are form-urlencoded first (RFC 6749 section 2.3.1).
+        let secret = format!("s3cret of {}: +%&=", server.name());
+        for (word, method, registered) in [
+            ("basic", "ClientSecretBasic", Method::SecretBasic(secret.clone())),
+            ("post", "ClientSecretPost", Method::SecretPost(secret.clone())),
+        ] {
+            let id = format!("methods-{word}-{}", server.name());
+            let world = world(&id).await;
+            world.secret("client", "client-secret", &secret).await;
+            let authentication = json!({"method": method, "clientSecretRef": secret_ref()});
+            let registration = Registration::new(&id, registered);
+            let obtained = obtain(&world, server, &registration, authentication, json!({})).await;
+            let found = obtained.status.authorization_server.unwrap();
+            assert_eq!(found.issuer, server.issuer());
+            assert_eq!(found.token_endpoint, server.token_url());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_assertion_is_signed_with_each_algorithm() {
+    for server in Server::all() {
+        for algorithm in ALGORITHMS {
+            let word = algorithm.to_lowercase();
+            let id = format!("methods-{word}-{}", server.name());
+            let world = world(&id).await;
+            let key = Key::new(algorithm, "first").await;
+            world.secret("client", "key.pem", &key.private_pem).await;
+            let authentication = json!({"method": "PrivateKeyJwt", "privateKeyJwt": {
+                "keyRef": {"name": "client", "key": "key.pem"}, "keyId": "first", "algorithm": algorithm,
+            }});
+            let registration = Registration::new(&id, Method::PrivateKeyJwt(key));
+            obtain(&world, server, &registration, authentication, json!({})).await;
+            if server == Server::OidcProvider {
+                let requests = oauth::requests(&id).await;
+                let assertion = &requests[0]["clientAssertion"];
+                assert_eq!(assertion["alg"], algorithm);
+                assert_eq!(assertion["kid"], "first");
+                assert_eq!((&assertion["iss"], &assertion["sub"]), (&json!(id), &json!(id)));
+                assert!(assertion["jti"].is_string(), "{assertion}");
+                assert!(
+                    assertion["lifetime"].as_i64().unwrap() <= 300,
+                    "an assertion is good for minutes at most: {assertion}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_the_metadata_say() {
+    for server in Server::all() {
+        let id = format!("methods-tls-{}", server.name());
+        let world = world(&id).await;
+        world.certificate("client", &certificate(&id)).await;
+        let authentication = json!({"method": "TlsClientAuth", "certificateRef": {"name": "client"}});
+        let subject = format!("CN={id}");
+        let registration = Registration {
+            certificate_bound: true,
+            ..Registration::new(&id, Method::Tls { subject })
+        };
+        let obtained = obtain(&world, server, &registration, authentication, json!({})).await;
+        assert!(
+            obtained.claims["cnf"]["x5t#S256"].is_string(),
+            "{}",
+            obtained.claims
+        );
+        let told = obtained.status.token.unwrap().r#type;
+        assert_eq!(told.as_deref(), Some("Bearer (certificate-bound)"));
+    }
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_that_is_registered_is_enough() {
+    let id = "methods-self-signed";
+    let world = world(id).await;
+    let own = authority::self_signed(id);
+    world.certificate("client", &own).await;
+    let authentication = json!({"method": "TlsClientAuth", "certificateRef": {"name": "client"}});
+    let registration = Registration::new(
+        id,
+        Method::SelfSignedTls {
+            certificate: own.chain,
+        },
+    );
+    let server = Server::OidcProvider;
+    obtain(&world, server, &registration, authentication, json!({})).await;
+}
+
+#[tokio::test]
+async fn a_dpop_token_comes_with_the_key_that_it_is_bound_to() {
+    for server in Server::all() {
+        let id = format!("methods-dpop-{}", server.name());
+        let world = world(&id).await;
+        world
+            .secret("client", "client-secret", "dp0p-client-s3cret")
+            .await;
+        let authentication = json!({"method": "ClientSecretBasic", "clientSecretRef": secret_ref()});
+        let registration = Registration {
+            dpop_bound: true,
+            ..Registration::new(&id, Method::SecretBasic("dp0p-client-s3cret".into()))
+        };
+        let more = json!({"tokenType": "DPoP"});
+        let obtained = obtain(&world, server, &registration, authentication, more).await;
+        assert!(obtained.claims["cnf"]["jkt"].is_string(), "{}", obtained.claims);
+        assert_eq!(obtained.status.token.unwrap().r#type.as_deref(), Some("DPoP"));
+        let Credential::Bearer { proof_key, .. } = obtained.credential else {
+            panic!("there is a token");
+        };
+        assert!(proof_key.is_some(), "proofs are signed where the request leaves");
+    }
+}
+
+#[tokio::test]
+async fn a_nonce_that_the_server_demands_is_taken_up() {
+    let id = "methods-dpop-nonce";
+    let world = world(id).await;
+    world
+        .secret("client", "client-secret", "n0nce-client-s3cret")
+        .await;
+    let registration = Registration {
+        dpop_bound: true,
+        ..Registration::new(id, Method::SecretBasic("n0nce-client-s3cret".into()))
+    };
+    oauth::register_with(&registration, json!({"nonce": true})).await;
+    let authentication = json!({"method": "ClientSecretBasic", "clientSecretRef": secret_ref()});
+    apply(
+        &world,
+        Server::OidcProvider,
+        id,
+        authentication,
+        json!({"tokenType": "DPoP"}),
+    )
+    .await;
+    arrived(&world, "tools").await;
+    let requests = oauth::requests(id).await;
+    assert_eq!(requests.len(), 2, "{requests:?}");
+    assert_eq!(requests[0]["error"], "use_dpop_nonce");
+    assert_eq!(requests[1]["dpop"]["nonce"], true);
+    assert_ne!(requests[0]["dpop"]["jti"], requests[1]["dpop"]["jti"]);
+}
+
+#[tokio::test]
+async fn an_assertion_that_something_else_keeps_in_a_secret_is_the_grant() {
+    for server in Server::all() {
+        let id = format!("methods-jwt-bearer-{}", server.name());
+        let world = world(&id).await;
+        let assertion = token(&world, &server.issuer(), None).await;
+        world.secret("assertion", "jwt", &assertion).await;
+        let subject = format!("system:serviceaccount:{id}:default");
+        assert_eq!(jwt::claims(&assertion)["sub"], subject);
+        let (authentication, method) = match server {
+            Server::OidcProvider => (json!({"method": "None"}), Method::None),
+            Server::Keycloak => {
+                keycloak::trust(&subject).await;
+                world.secret("client", "client-secret", "jwt-b3arer-s3cret").await;
+                let authentication = json!({"method": "ClientSecretPost", "clientSecretRef": secret_ref()});
+                (authentication, Method::SecretPost("jwt-b3arer-s3cret".into()))
+            }
+        };
+        let registration = Registration {
+            grant: Grant::JwtBearer,
+            ..Registration::new(&id, method)
+        };
+        let more = json!({"jwtBearer": {"assertionRef": {"name": "assertion", "key": "jwt"}}});
+        let obtained = obtain(&world, server, &registration, authentication, more).await;
+        if server == Server::OidcProvider {
+            assert_eq!(obtained.claims["sub"], subject);
+        }
+    }
+}
+
+/// The operator's own ServiceAccount, as the cluster's tokens name it.
+async fn operator() -> String {
+    let namespace = setting("MCPAUTH_TEST_OPERATOR_NAMESPACE");
+    let world = World::of(&namespace).await;
+    let accounts: Api<ServiceAccount> = world.api();
+    let accounts = accounts.list(&Default::default()).await.unwrap();
+    let names = accounts.iter().map(ResourceExt::name_any);
+    let name = names.into_iter().find(|name| name != "default").unwrap();
+    format!("system:serviceaccount:{namespace}:{name}")
+}
+
+// One test for both, since both need the one namespace that is allowed to.
+#[tokio::test]
+async fn the_cluster_vouches_for_the_operator_where_the_namespace_is_allowed_to_act_as_it() {
+    let world = world("methods-workload").await;
+    let subject = operator().await;
+    let pod = json!({"app.kubernetes.io/name": "litellm"});
+    let pod = world.pod("litellm-0", pod).await;
+    let mut sidecar = Sidecar::of(&world, &pod).await;
+    for (server, name, assertion, method, grant) in [
+        (
+            Server::OidcProvider,
+            "grant",
+            "JwtBearer",
+            Method::None,
+            Grant::JwtBearer,
+        ),
+        (
+            Server::Keycloak,
+            "client",
+            "ClientAssertion",
+            Method::Workload {
+                subject: subject.clone(),
+            },
+            Grant::ClientCredentials,
+        ),
+    ] {
+        if !Server::all().contains(&server) {
+            continue;
+        }
+        let id = format!("methods-workload-{}", server.name());
+        let registration = Registration {
+            grant,
+            resource: format!("https://{name}.example.com/mcp"),
+            ..Registration::new(&id, method)
+        };
+        server.register(&registration).await;
+        let authentication =
+            json!({"method": "WorkloadIdentity", "workloadIdentity": {"assertion": assertion}});
+        let asked = resource(name, name, server.oauth2(&id, authentication));
+        world.apply(&asked).await.unwrap();
+        world
+            .condition(name, conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+            .await;
+        let snapshot = sidecar
+            .until(|snapshot| credential(snapshot, name).and_then(token_of).is_some())
+            .await;
+        let claims = jwt::claims(&credential(&snapshot, name).and_then(token_of).unwrap());
+        assert!(jwt::is_for(&claims, &registration.resource), "{claims}");
+        let granted = server.granted(&id).await;
+        assert_eq!(granted[0].grant, grant.name());
+        assert_eq!(granted[0].method, server.name_of(&registration.method));
+        if server == Server::OidcProvider {
+            assert_eq!(claims["sub"], subject);
+            let requests = oauth::requests(&id).await;
+            assert_eq!(requests[0]["assertion"]["aud"], json!([server.issuer()]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_not_allowed_to_act_as_the_operator_is_told_so() {
+    let world = world("methods-workload-elsewhere").await;
+    let authentication = json!({"method": "WorkloadIdentity"});
+    apply(&world, Server::OidcProvider, "nobody", authentication, json!({})).await;
+    let status = world
+        .condition("tools", conditions::READY, "False", reasons::FORBIDDEN)
+        .await;
+    let said = mcp_auth_tests::world::message(&status, conditions::READY);
+    assert!(said.contains("workloadIdentity.namespaces"), "{said}");
+}

@@ -1,0 +1,100 @@
+//! Private keys for clients, made by openssl: RSA keys are nothing that the product's own libraries can make.
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::seen;
+
+/// Signature algorithms, as the resource names them.
+pub const ALGORITHMS: [&str; 4] = ["RS256", "PS256", "ES256", "EdDSA"];
+
+/// A key pair for one algorithm.
+#[derive(Clone, Debug)]
+pub struct Key {
+    pub id: String,
+    pub algorithm: String,
+    /// PKCS#8.
+    pub private_pem: String,
+    pub public_pem: String,
+}
+
+impl Key {
+    pub async fn new(algorithm: &str, id: &str) -> Self {
+        let arguments: &[&str] = match algorithm {
+            "RS256" | "PS256" => &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+            "ES256" => &[
+                "genpkey",
+                "-algorithm",
+                "EC",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ],
+            "EdDSA" => &["genpkey", "-algorithm", "ED25519"],
+            other => panic!("no key is made for {other}"),
+        };
+        let private_pem = openssl(arguments, "").await;
+        seen::note(&private_pem);
+        let public_pem = openssl(&["pkey", "-pubout"], &private_pem).await;
+        Self {
+            id: id.to_owned(),
+            algorithm: algorithm.to_owned(),
+            private_pem,
+            public_pem,
+        }
+    }
+
+    /// The public half (RFC 7517).
+    pub async fn jwk(&self) -> Value {
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let body: String = self
+            .public_pem
+            .lines()
+            .filter(|line| !line.starts_with('-'))
+            .collect();
+        let der = STANDARD.decode(body).expect("PEM is base64");
+        // The key is what a SubjectPublicKeyInfo ends with.
+        let end = |length: usize| &der[der.len() - length..];
+        let mut jwk = match &*self.algorithm {
+            "ES256" => {
+                let (x, y) = end(64).split_at(32);
+                json!({"kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y)})
+            }
+            "EdDSA" => json!({"kty": "OKP", "crv": "Ed25519", "x": encode(end(32))}),
+            _ => {
+                let modulus = openssl(&["rsa", "-noout", "-modulus"], &self.private_pem).await;
+                let modulus = modulus.trim().trim_start_matches("Modulus=");
+                let bytes = (0..modulus.len()).step_by(2).map(|at| {
+                    u8::from_str_radix(&modulus[at..at + 2], 16).expect("openssl prints hexadecimal digits")
+                });
+                json!({"kty": "RSA", "n": encode(&bytes.collect::<Vec<_>>()), "e": "AQAB"})
+            }
+        };
+        jwk["kid"] = json!(self.id);
+        jwk["alg"] = json!(self.algorithm);
+        jwk["use"] = json!("sig");
+        jwk
+    }
+}
+
+async fn openssl(arguments: &[&str], input: &str) -> String {
+    let mut child = Command::new("openssl")
+        .args(arguments)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("openssl is installed");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).await.expect("openssl reads");
+    drop(stdin);
+    let output = child.wait_with_output().await.expect("openssl ends");
+    assert!(
+        output.status.success(),
+        "openssl {arguments:?}: {}",
+        output.status
+    );
+    String::from_utf8(output.stdout).expect("openssl prints text")
+}

@@ -1,0 +1,66 @@
+//! A client as it is registered at an authorization server, in words that both real servers understand.
+
+use crate::keys::Key;
+
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub id: String,
+    pub method: Method,
+    pub grant: Grant,
+    /// URL of the MCP server that its tokens are for. One server takes it from the request, the other has to know.
+    pub resource: String,
+    pub dpop_bound: bool,
+    pub certificate_bound: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum Method {
+    SecretBasic(String),
+    SecretPost(String),
+    PrivateKeyJwt(Key),
+    /// RFC 8705 section 2.1: the certificate's subject, in the form of RFC 4514.
+    Tls {
+        subject: String,
+    },
+    /// RFC 8705 section 2.2, in PEM.
+    SelfSignedTls {
+        certificate: String,
+    },
+    /// The subject of the cluster's ServiceAccount token.
+    Workload {
+        subject: String,
+    },
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Grant {
+    ClientCredentials,
+    JwtBearer,
+    TokenExchange,
+}
+
+impl Registration {
+    /// A client for the MCP server of `resource::resource("tools", ...)`.
+    pub fn new(id: &str, method: Method) -> Self {
+        Self {
+            id: id.to_owned(),
+            method,
+            grant: Grant::ClientCredentials,
+            resource: "https://tools.example.com/mcp".to_owned(),
+            dpop_bound: false,
+            certificate_bound: false,
+        }
+    }
+}
+
+impl Grant {
+    /// As the token request names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+            Self::JwtBearer => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
+        }
+    }
+}
