@@ -66,10 +66,10 @@ async function until(wanted, what) {
   throw new Error(`no ${what} within 20 s: ${JSON.stringify(status)}`);
 }
 
-/** The status may know of a token a moment before the sidecar does, which then answers by itself. */
+/** The status may know of a token a moment before the sidecar knows of it, or of the server; it then answers by itself. */
 async function callOnceServed() {
   let called = await call();
-  for (let attempt = 0; attempt < 50 && called.includes("503") && (await issued()); attempt += 1) {
+  for (let attempt = 0; attempt < 50 && /^(404|503) /.test(called) && (await issued()); attempt += 1) {
     await sleep(100);
     called = await call();
   }

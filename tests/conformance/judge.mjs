@@ -1,6 +1,6 @@
 // What a run of the suite comes to. Pure, and tested in judge.test.mjs.
 
-import { ALSO, BY_THE_RUN, DIFFERENT, NOT_APPLICABLE, UNMET } from "./scenarios.mjs";
+import { ALSO, BY_THE_RUN, DIFFERENT, NOT_APPLICABLE, NOT_SERVED, UNMET } from "./scenarios.mjs";
 
 const SEVERITY = ["SUCCESS", "WARNING", "FAILURE"];
 
@@ -40,7 +40,7 @@ export function judge(name, { passed, checks, report }) {
   const ours = BY_THE_RUN[name] ?? [];
   const unmet = [...found.keys()].filter((id) => found.get(id) !== "SUCCESS" || ours.includes(id));
   const faults = unmet.filter((id) => !UNMET[id]).map((id) => `${id}: ${found.get(id)}, ${message(checks, id)}`);
-  if (!passed && !unmet.length) faults.push(`the suite refuses the client: ${report?.client}`);
+  if (report && !NOT_SERVED.includes(name) && report.client !== "served") faults.push(`the client is not served: ${report.client}`);
   let also;
   try {
     also = ALSO[name]?.({ tokenRequests: tokenRequests(checks), tokens: tokens(checks), ...report });

@@ -24,9 +24,10 @@ test("a check that no machine can meet is told, and is no fault", () => {
   assert.deepEqual([verdict.result, verdict.unmet, verdict.faults], ["1 of 2", ["authorization-request"], []]);
 });
 
-test("a refusal by the suite without a failed check is a fault", () => {
-  const verdict = judge("auth/any", { passed: false, checks: [check("a", "SUCCESS")], report: { client: "Error: 503" } });
-  assert.deepEqual(verdict.faults, ["the suite refuses the client: Error: 503"]);
+test("a client that is not served is a fault, but where nobody may be", () => {
+  const run = (name) => judge(name, { passed: false, checks: [tokenRequest("mcp:basic")], report: { client: "503 Error: none" } });
+  assert.deepEqual(run("auth/metadata-default").faults, ["the client is not served: 503 Error: none"]);
+  assert.deepEqual(run("auth/scope-from-www-authenticate").faults, []);
 });
 
 test("a check that the run itself meets does not make a scenario pass", () => {

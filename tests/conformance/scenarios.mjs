@@ -33,6 +33,16 @@ export const UNMET = {
 /** Checks that the suite sees met, by the run itself and not by us. */
 export const BY_THE_RUN = { "auth/enterprise-managed-authorization": ["complete-flow-token-exchange"] };
 
+/** Scenarios whose server serves nobody but a user, or must not be trusted. In all others the tool's answer has to arrive. */
+export const NOT_SERVED = [
+  "auth/scope-from-www-authenticate",
+  "auth/scope-step-up",
+  "auth/scope-retry-limit",
+  "auth/resource-mismatch",
+  "auth/metadata-issuer-mismatch",
+  "auth/authorization-server-migration",
+];
+
 const ISS = "tests the answer to an authorization request, and a machine makes none";
 
 /** Scenarios that are about something that a machine client does not do. They are run all the same. */
@@ -168,8 +178,7 @@ function asksNothing({ tokenRequests, reason }) {
   return `no token request is made: \`${reason}\``;
 }
 
-function boundToken({ client }) {
-  claim(client === "served", "the tool's answer reaches the client", client);
+function boundToken() {
   return "the token that the server hands out is bound to the proof's key, and it serves";
 }
 
