@@ -36,6 +36,21 @@ pub struct Server {
     /// Shown to the MCP server in the TLS handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<ClientCertificate>,
+    /// The token in use was refused, and there is no better one for now: nobody need wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declined: Option<Declined>,
+}
+
+/// The operator's answer to a [`RefusedToken`] that it can do nothing about now.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Declined {
+    /// Identifier of the token that stays in use.
+    pub token: String,
+    /// What was demanded. Scopes: none of these, and of no greater set, is granted.
+    pub why: RefusedBecause,
+    /// For people; never holds a secret.
+    pub message: String,
 }
 
 /// A TLS client certificate. Two are equal if chain and key are.
@@ -190,6 +205,8 @@ pub struct ExchangeRequest {
     pub pod: Pod,
     /// [`Route::server`].
     pub server: String,
+    /// [`Route::url`]: a token for any other URL is of no use to who asks.
+    pub url: String,
     #[serde(serialize_with = "expose")]
     pub subject_token: SecretString,
     /// The user's token that the MCP server refused, if that is why another one is asked for.
@@ -336,6 +353,7 @@ mod tests {
                     chain: "PEM".into(),
                     key: "tls-k3y".into(),
                 }),
+                declined: None,
             }],
         }
     }
