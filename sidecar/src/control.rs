@@ -102,6 +102,7 @@ impl<P: DataPath> Control<P> {
         let pending = |route: &Route| Server {
             route: route.clone(),
             client_certificate: None,
+            declined: None,
             credential: Credential::Unavailable {
                 reason: "Pending".into(),
                 message: "no credential has arrived from the operator yet".into(),
@@ -327,6 +328,7 @@ mod tests {
         let server = |&(name, bearer): &(&str, bool)| Server {
             route: route(name),
             client_certificate: None,
+            declined: None,
             credential: if bearer {
                 Credential::Bearer {
                     id: String::new(),

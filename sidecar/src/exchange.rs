@@ -26,6 +26,8 @@ const MAX_ANSWER: usize = 256 * 1024;
 pub struct Ask {
     /// LiteLLM's name of the server.
     pub server: Box<str>,
+    /// The URL that it is for, as the operator states it.
+    pub url: Box<str>,
     pub subject: SecretString,
     /// Name of the user's token that the server refused.
     pub refused: Option<Box<str>>,
@@ -112,6 +114,7 @@ impl<D: Dial> Inner<D> {
         let body = ExchangeRequest {
             pod: self.pod.clone(),
             server: ask.server.into(),
+            url: ask.url.into(),
             subject_token: ask.subject,
             refused: ask.refused.map(Into::into),
         };

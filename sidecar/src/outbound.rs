@@ -1,15 +1,18 @@
-//! From LiteLLM's MCP client to MCP servers: finds the server a request names ([`path`]), authenticates the
-//! request to it ([`headers`], [`tokens`]), sends it, once more if the server refuses the token ([`call`],
-//! [`verdict`]), and passes the answer on ([`accept`]). LiteLLM takes us for the server, so nothing of an answer may
-//! lead it past us: no challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
+//! From LiteLLM's MCP client to MCP servers: takes requests that know where they are ([`host`]), finds the server that
+//! one names ([`path`]), authenticates the request to it ([`headers`], [`tokens`]), sends it, once more if the server
+//! refuses the token ([`call`], [`verdict`], [`objection`]), and passes the answer on ([`accept`]). LiteLLM takes us for
+//! the server, so nothing of an answer may lead it past us: no challenge, no redirect ([`location`]), no endpoint
+//! ([`endpoint`]).
 
 mod accept;
 mod call;
 pub(crate) mod endpoint;
 mod headers;
+mod host;
 mod limits;
 mod location;
 mod message;
+mod objection;
 mod path;
 mod tokens;
 mod users;
@@ -41,7 +44,8 @@ use accept::accept;
 use call::Call;
 use headers::UserPart;
 pub use limits::Limits;
-use tokens::{Chosen, Objection, Tokens, usable};
+use objection::Objection;
+use tokens::{Chosen, Tokens, usable};
 use verdict::{Verdict, verdict};
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
@@ -92,6 +96,10 @@ impl Outbound {
         let (name, _) = path::split(request.uri().path());
         let server = self.routes.table().server(name).cloned();
         let answer = match &server {
+            _ if !host::is_loopback(request.uri(), request.headers()) => Err(Refused::with(
+                Refusal::HostNotAllowed,
+                RequestBody::Stream(request.into_body()),
+            )),
             Some(server) => self.forward(worker, server, request).await,
             None => Err(Refused::with(
                 Refusal::UnknownServer,
@@ -378,7 +386,8 @@ mod tests {
             routes.apply(&[sync::Server {
                 route,
                 credential,
-                client_certificate: None
+                client_certificate: None,
+                declined: None,
             }]),
             []
         );

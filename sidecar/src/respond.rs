@@ -25,6 +25,7 @@
 //! | `not_repeated` | outbound | 503 | -32064 |
 //! | `exchange_failed` | outbound | 502 | -32065 |
 //! | `too_many_waiting` | outbound | 503 | -32066 |
+//! | `host_not_allowed` | outbound | 403 | -32067 |
 //! | `litellm_unreachable` | inbound | 503 | |
 //! | `litellm_failed` | inbound | 502 | |
 //! | `context_too_large` | inbound | 431 | |
@@ -87,13 +88,16 @@ pub enum Refusal {
         renewal: Renewal,
     },
     #[error(
-        "McpServerAuth {resource}: the MCP server demands {} for this call, which {whose} token has not; let the authorization server grant them to this client, and add them to spec.oauth2.scopes",
-        list(scopes)
+        "McpServerAuth {resource}: the MCP server demands {} for this call, which {whose} token has not{}; let the authorization server grant them to this client, and add them to spec.oauth2.scopes",
+        list(scopes),
+        declined.as_deref().map(no_other).unwrap_or_default()
     )]
     InsufficientScope {
         resource: Box<str>,
         whose: Whose,
         scopes: Vec<String>,
+        /// What the operator says of them, if it does.
+        declined: Option<Box<str>>,
     },
     #[error("McpServerAuth {resource}: {why}, and the call cannot be repeated by itself; try again")]
     NotRepeated { resource: Box<str>, why: NotRepeated },
@@ -107,6 +111,10 @@ pub enum Refusal {
     },
     #[error("McpServerAuth {resource}: too many calls wait for a token already; see its status")]
     TooManyWaiting { resource: Box<str> },
+    #[error(
+        "a request to this port must name it by localhost, 127.0.0.1 or [::1] in its Host header; by any other name, only those come here who were led astray"
+    )]
+    HostNotAllowed,
     #[error(
         "McpServerAuth {resource}: the MCP server redirects to another origin, which never gets the token; set spec.server.url to where it redirects to"
     )]
@@ -135,12 +143,14 @@ pub enum Whose {
 }
 
 /// What came of asking for another token.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Renewal {
     /// Another would not help.
     NotAsked,
     /// None has come.
     NoneCame { within: Duration },
+    /// The operator says that there is no better one for now, and why.
+    Declined { message: Box<str> },
     /// The server refused that one too.
     RefusedToo,
 }
@@ -170,9 +180,15 @@ impl fmt::Display for Renewal {
             Self::NoneCame { within } => {
                 write!(formatter, ", and no other has come within {} s", within.as_secs())
             }
+            Self::Declined { message } => formatter.write_str(&no_other(message)),
             Self::RefusedToo => formatter.write_str(", and the one renewed for it as well"),
         }
     }
+}
+
+/// `message` is the operator's.
+fn no_other(message: &str) -> String {
+    format!(", and the operator has no other: {message}")
 }
 
 /// As many of the scopes as a message can bear, without anything that is no scope (RFC 6749 section 3.3).
@@ -226,6 +242,7 @@ impl Refusal {
             Self::NotRepeated { .. } => ("not_repeated", StatusCode::SERVICE_UNAVAILABLE, -32064),
             Self::ExchangeFailed { .. } => ("exchange_failed", StatusCode::BAD_GATEWAY, -32065),
             Self::TooManyWaiting { .. } => ("too_many_waiting", StatusCode::SERVICE_UNAVAILABLE, -32066),
+            Self::HostNotAllowed => ("host_not_allowed", StatusCode::FORBIDDEN, -32067),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
             Self::ContextTooLarge(_) => (

@@ -52,6 +52,7 @@ impl World {
     fn ask(&self) -> JoinHandle<Result<Credential, Problem>> {
         let ask = Ask {
             server: "tools".into(),
+            url: "https://Tools.example.com".into(),
             subject: "ada-s3cret".into(),
             refused: Some("7".into()),
         };
@@ -82,7 +83,7 @@ async fn asks_as_this_pod_and_over_one_connection() {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let expected = serde_json::json!({
             "pod": {"namespace": "apps", "name": "litellm-0", "uid": "u1"},
-            "server": "tools", "subjectToken": "ada-s3cret", "refused": "7",
+            "server": "tools", "url": "https://Tools.example.com", "subjectToken": "ada-s3cret", "refused": "7",
         });
         assert_eq!(
             serde_json::from_slice::<serde_json::Value>(&body).unwrap(),
@@ -195,6 +196,7 @@ async fn an_operator_that_cannot_be_reached_is_a_problem() {
     drop(world.pipes);
     let asking = tokio::spawn(world.at_operator.exchange(Ask {
         server: "tools".into(),
+        url: "https://Tools.example.com".into(),
         subject: "ada".into(),
         refused: None,
     }));

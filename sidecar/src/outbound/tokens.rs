@@ -9,11 +9,12 @@ use secrecy::SecretString;
 use tokio::time::{Instant, timeout_at};
 
 use super::limits::Limits;
+use super::objection::Objection;
 use super::users::{User, Users};
 use super::waiting::WaitingRoom;
 use crate::clock::unix_now;
 use crate::exchange::Exchange;
-use crate::metrics::{Metrics, Why};
+use crate::metrics::Metrics;
 use crate::respond::{NotRepeated, Refusal, Renewal, Whose};
 use crate::routes::token::{Admission, Token};
 use crate::routes::{Credential, Prospect, Routes, Server, State, Usable};
@@ -38,13 +39,6 @@ pub struct Chosen {
 enum Owner {
     Service,
     User(User, SecretString),
-}
-
-/// What the server has against a token.
-#[derive(Debug)]
-pub enum Objection {
-    Unauthorized,
-    InsufficientScope(Vec<String>),
 }
 
 impl Tokens {
@@ -95,7 +89,7 @@ impl Tokens {
         let whose = chosen.whose();
         self.metrics.token_refused(whose, objection.why());
         let resource = chosen.server.resource.clone();
-        let in_vain = |renewal| objection.refusal(resource.clone(), whose, renewal);
+        let in_vain = |renewal| objection.refusal(&resource, whose, renewal);
         let streamed = || Refusal::NotRepeated {
             resource: resource.clone(),
             why: NotRepeated::Streamed,
@@ -118,6 +112,9 @@ impl Tokens {
             };
         }
         let prospect = self.tell(&chosen, objection);
+        if let Some(refusal) = self.declined(&chosen, objection) {
+            return Err(refusal);
+        }
         if let Some(before) = before {
             // What was not asked for before may yet be granted.
             if before.covers(objection) {
@@ -131,7 +128,7 @@ impl Tokens {
         if !repeats {
             return Err(streamed());
         }
-        match self.another(&chosen).await? {
+        match self.wait(&chosen.server, Some((&chosen, objection))).await? {
             Some(another) => Ok(another),
             None => {
                 self.give_up(&chosen, objection);
@@ -172,35 +169,30 @@ impl Tokens {
         if !matches!(admission, Admission::Waits { .. }) {
             return Ok(Chosen::of_service(server.clone(), token, admission));
         }
-        let waited = self.wait(server, |_| true).await?;
+        let waited = self.wait(server, None).await?;
         waited.ok_or_else(|| {
             let within = self.limits.patience;
             let renewal = Renewal::NoneCame { within };
-            Objection::Unauthorized.refusal(server.resource.clone(), Whose::Service, renewal)
+            Objection::Unauthorized.refusal(&server.resource, Whose::Service, renewal)
         })
     }
 
-    /// Another token than the refused one: at once if another request saw the refusal first.
-    async fn another(&self, refused: &Chosen) -> Result<Option<Chosen>, Refusal> {
-        let another = |token: &Arc<Token>| !Arc::ptr_eq(token, &refused.token);
-        if let Ok(found) = self.look(&refused.server, &another)? {
-            return Ok(Some(found));
-        }
-        self.wait(&refused.server, another).await
-    }
-
-    /// A token that `fits` and may be used. `None` if there is none in time.
+    /// A token that may be used, and is another than the `refused` one: at once if another request saw the refusal
+    /// first, `None` if there is none in time. An error as soon as the operator says that none will come.
     async fn wait(
         &self,
         server: &Server,
-        fits: impl Fn(&Arc<Token>) -> bool,
+        refused: Option<(&Chosen, &Objection)>,
     ) -> Result<Option<Chosen>, Refusal> {
+        if let Ok(found) = self.look(server, refused)? {
+            return Ok(Some(found));
+        }
         let _place = self.room.enter(&server.resource)?;
         let deadline = Instant::now() + self.limits.patience;
         // From here on no change is missed.
         let mut changes = self.routes.changes();
         loop {
-            let again = match self.look(server, &fits)? {
+            let again = match self.look(server, refused)? {
                 Ok(found) => return Ok(Some(found)),
                 Err(again) => again,
             };
@@ -213,11 +205,11 @@ impl Tokens {
         }
     }
 
-    /// What there is now: a token that fits and may be used, or when to look again even if nothing changes.
+    /// What there is now: a token that may be used, or when to look again even if nothing changes.
     fn look(
         &self,
         server: &Server,
-        fits: &impl Fn(&Arc<Token>) -> bool,
+        refused: Option<(&Chosen, &Objection)>,
     ) -> Result<Result<Chosen, Option<Instant>>, Refusal> {
         let current = self.routes.table().server(&server.name).cloned();
         let current = current
@@ -227,13 +219,28 @@ impl Tokens {
                 why: NotRepeated::RouteChanged,
             })?;
         let token = service_token(&current)?;
-        if !fits(&token) {
-            return Ok(Err(None));
+        let declined = |objection: &Objection| objection.declined(&current, usable(&current).ok()?);
+        if let Some((refused, objection)) = refused
+            && Arc::ptr_eq(&token, &refused.token)
+        {
+            return declined(objection).map_or(Ok(Err(None)), Err);
         }
-        Ok(match token.admit(self.limits.probe) {
-            Admission::Waits { next_probe } => Err(Some(Instant::now() + next_probe)),
-            admission => Ok(Chosen::of_service(current, token, admission)),
-        })
+        match token.admit(self.limits.probe) {
+            Admission::Waits { next_probe } => match declined(&Objection::Unauthorized) {
+                Some(refusal) => Err(refusal),
+                None => Ok(Err(Some(Instant::now() + next_probe))),
+            },
+            admission => Ok(Ok(Chosen::of_service(current, token, admission))),
+        }
+    }
+
+    /// The answer, if the operator has nothing better than the chosen token of the service's.
+    fn declined(&self, chosen: &Chosen, objection: &Objection) -> Option<Refusal> {
+        let table = self.routes.table();
+        let server = table.server(&chosen.server.name)?;
+        let usable = server.usable()?;
+        let in_use = Arc::ptr_eq(usable.token()?, &chosen.token);
+        in_use.then(|| objection.declined(server, usable)).flatten()
     }
 
     fn tell(&self, chosen: &Chosen, objection: &Objection) -> Prospect {
@@ -278,42 +285,6 @@ impl Chosen {
         match self.owner {
             Owner::Service => Whose::Service,
             Owner::User(..) => Whose::User,
-        }
-    }
-}
-
-impl Objection {
-    pub fn why(&self) -> Why {
-        match self {
-            Self::Unauthorized => Why::Unauthorized,
-            Self::InsufficientScope(_) => Why::InsufficientScope,
-        }
-    }
-
-    /// Whether whoever answered this one should have answered the other with it.
-    fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::InsufficientScope(one), Self::InsufficientScope(other)) => {
-                other.iter().all(|scope| one.contains(scope))
-            }
-            (Self::Unauthorized, Self::Unauthorized) => true,
-            _ => false,
-        }
-    }
-
-    fn refusal(&self, resource: Box<str>, whose: Whose, renewal: Renewal) -> Refusal {
-        match self {
-            Self::Unauthorized => Refusal::TokenRefused {
-                resource,
-                whose,
-                status: 401,
-                renewal,
-            },
-            Self::InsufficientScope(scopes) => Refusal::InsufficientScope {
-                resource,
-                whose,
-                scopes: scopes.clone(),
-            },
         }
     }
 }

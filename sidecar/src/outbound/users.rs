@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::limits::Limits;
+use super::tokens::usable;
 use super::waiting::WaitingRoom;
 use crate::clock::unix_now;
 use crate::exchange::{Ask, Exchange};
@@ -108,6 +109,7 @@ impl Users {
         refused: Option<&Arc<Token>>,
         room: &WaitingRoom,
     ) -> Result<Arc<Token>, Refusal> {
+        let usable = usable(server)?;
         let (mut flying, flight) = match self.0.look(user, refused, unix_now()) {
             Look::Known(outcome) => return outcome.map_err(|problem| failed(server, &problem)),
             Look::Full => {
@@ -121,6 +123,7 @@ impl Users {
         if let Some(flight) = flight {
             let ask = Ask {
                 server: server.name.clone(),
+                url: usable.stated_url.clone(),
                 subject: subject.clone(),
                 refused: flight.refused.as_ref().map(|token| token.id.clone()),
             };

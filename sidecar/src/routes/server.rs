@@ -7,7 +7,9 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
-use mcp_auth_protocol::sync::{self, ClientCertificate, Problem, Route, Subject, Transport, UserContext};
+use mcp_auth_protocol::sync::{
+    self, ClientCertificate, Declined, Problem, Route, Subject, Transport, UserContext,
+};
 use rustls_pki_types::ServerName;
 use url::{Host, Url};
 
@@ -74,6 +76,8 @@ pub enum State {
 /// Everything a request needs.
 pub struct Usable {
     pub url: Url,
+    /// `url` letter by letter as the operator has it, which knows it by that.
+    pub stated_url: Box<str>,
     /// Path and query of `url`, ready to send: most requests go exactly there.
     pub endpoint: PathAndQuery,
     pub transport: Transport,
@@ -83,6 +87,7 @@ pub struct Usable {
     /// What of a user's request is exchanged for a token of the user's own.
     pub exchange: Option<Subject>,
     pub credential: Credential,
+    declined: Option<Declined>,
     pub(crate) target: Arc<Target>,
     /// What is allowed, and the subject of the exchange.
     sealed: Allowed,
@@ -211,6 +216,13 @@ impl Usable {
             Credential::Unavailable { .. } => None,
         }
     }
+
+    /// What the operator says of a refusal of [`Usable::token`]: that there is no better one for now.
+    pub fn declined(&self) -> Option<&Declined> {
+        let token = self.token()?;
+        let declined = self.declined.as_ref();
+        declined.filter(|declined| *declined.token == *token.id)
+    }
 }
 
 fn usable(
@@ -246,12 +258,14 @@ fn usable(
     };
     Ok(Usable {
         url,
+        stated_url: route.url.as_str().into(),
         endpoint,
         transport: route.transport,
         user_context: route.user_context,
         allowed,
         exchange: route.exchange.clone(),
         credential,
+        declined: server.declined.clone(),
         target,
         sealed,
         ca_bundle: ca_bundle.map(Into::into),

@@ -51,6 +51,16 @@ impl World {
         self.litellm.seen().last().unwrap().headers["mcpauth-context"].clone()
     }
 
+    /// What the operator is asked for this user.
+    fn asked(&self, subject: &str, refused: Option<&str>) -> Asked {
+        Asked {
+            server: "tools".into(),
+            url: format!("http://{}/mcp", self.upstream.address),
+            subject: subject.into(),
+            refused: refused.map(str::to_owned),
+        }
+    }
+
     async fn call(&self, context: &http::HeaderValue) -> Response<Incoming> {
         call(self.sidecar.outbound, context.clone()).await
     }
@@ -77,14 +87,6 @@ fn token_of_each_user() -> Operator {
     Operator::by(async |asked: Asked| Ok(bearer(&format!("token-of-{}", asked.subject))))
 }
 
-fn asked(subject: &str, refused: Option<&str>) -> Asked {
-    Asked {
-        server: "tools".into(),
-        subject: subject.into(),
-        refused: refused.map(str::to_owned),
-    }
-}
-
 fn problem() -> Problem {
     Problem::new("SubjectRefused", "the authorization server says invalid_grant")
 }
@@ -103,7 +105,7 @@ async fn each_user_has_a_token_of_their_own_and_the_subject_stays_with_us() {
     }
     assert_eq!(
         world.operator.asked(),
-        [asked("ada", None), asked("bob", None)],
+        [world.asked("ada", None), world.asked("bob", None)],
         "once for each"
     );
     assert_eq!(
@@ -234,7 +236,7 @@ async fn calls_of_one_user_at_once_are_one_exchange_and_outlive_the_first_of_the
     for call in calls {
         assert_eq!(bytes(call.await.unwrap()).await, "Bearer token-of-ada;");
     }
-    assert_eq!(world.operator.asked(), [asked("ada", None)]);
+    assert_eq!(world.operator.asked(), [world.asked("ada", None)]);
 }
 
 #[tokio::test]
@@ -259,7 +261,7 @@ async fn a_users_token_that_is_refused_is_exchanged_once_more_and_the_call_sent_
     }
     assert_eq!(
         world.operator.asked(),
-        [asked("ada", None), asked("ada", Some("first"))]
+        [world.asked("ada", None), world.asked("ada", Some("first"))]
     );
     assert_eq!(world.upstream.seen().len(), 3);
     assert_eq!(
@@ -338,10 +340,18 @@ async fn a_token_for_one_url_is_not_used_for_another() {
     let world = World::with(token_of_each_user(), whoami().await, |_| {}).await;
     let ada = world.context("idp_token=ada").await;
     bytes(world.call(&ada).await).await;
-    let mut moved = server(&format!("http://{}/mcp/", world.upstream.address));
+    let moved_to = format!("HTTP://{}/mcp/", world.upstream.address);
+    let mut moved = server(&moved_to);
     moved.route.exchange = Some(Subject::Cookie("idp_token".into()));
     world.sidecar.routes.apply(&[moved]);
     let request = Request::post("/tools/mcp/").header("mcpauth-context", ada);
     bytes(send(world.sidecar.outbound, request, whole(CALL)).await).await;
-    assert_eq!(world.operator.asked().len(), 2);
+    let urls: Vec<_> = world
+        .operator
+        .asked()
+        .into_iter()
+        .map(|asked| asked.url)
+        .collect();
+    let first = format!("http://{}/mcp", world.upstream.address);
+    assert_eq!(urls, [first, moved_to], "as the operator states them");
 }

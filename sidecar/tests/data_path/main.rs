@@ -6,7 +6,9 @@
 
 mod client_certificate;
 mod connections;
+mod declined;
 mod exchange;
+mod host;
 mod inbound;
 mod outbound;
 mod proofs;

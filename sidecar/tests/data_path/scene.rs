@@ -59,6 +59,7 @@ type Rule = Arc<dyn Fn(Asked) -> Answer + Send + Sync>;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Asked {
     pub server: String,
+    pub url: String,
     pub subject: String,
     pub refused: Option<String>,
 }
@@ -190,6 +191,7 @@ impl Exchange for Operator {
     fn exchange(&self, ask: Ask) -> Answer {
         let asked = Asked {
             server: ask.server.into(),
+            url: ask.url.into(),
             subject: ask.subject.expose_secret().to_owned(),
             refused: ask.refused.map(Into::into),
         };
@@ -302,6 +304,7 @@ pub fn server(url: &str) -> Server {
             exchange: None,
         },
         client_certificate: None,
+        declined: None,
         credential: Credential::Bearer {
             id: "1".into(),
             token: "service-token".into(),
@@ -352,14 +355,14 @@ impl<S: futures::Stream + Unpin> futures::Stream for SyncStream<S> {
     }
 }
 
-/// Sends a request over a connection of its own. The host is added.
+/// Sends a request over a connection of its own. The host is the address.
 pub async fn send(address: SocketAddr, request: http::request::Builder, body: Body) -> Response<Incoming> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .unwrap();
     tokio::spawn(connection.with_upgrades());
-    let request = request.header("host", "llm.example.com").body(body).unwrap();
+    let request = request.header("host", address.to_string()).body(body).unwrap();
     tokio::time::timeout(PATIENCE, sender.send_request(request))
         .await
         .expect("an answer in time")

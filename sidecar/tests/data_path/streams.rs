@@ -165,7 +165,7 @@ async fn when_the_client_goes_the_connection_to_the_server_closes() {
     for address in [sidecar.outbound, sidecar.inbound] {
         for begin_to_answer in [false, true] {
             let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
-            let request = b"POST /tools/mcp HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+            let request = b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
             client.write_all(request).await.unwrap();
             let (mut server, _) = upstream.accept().await.unwrap();
             read_head(&mut server).await;

@@ -16,7 +16,7 @@ use crate::scene::{
     Body, Scripted, Sidecar, bearer, bytes, get, json, post, send, server, streamed, until, whole,
 };
 
-const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call","params":{"name":"x"}}"#;
+pub const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call","params":{"name":"x"}}"#;
 
 /// So short that what never comes is noticed, and yet long enough for all that does.
 const IMPATIENT: Limits = Limits {
@@ -28,14 +28,14 @@ const IMPATIENT: Limits = Limits {
 };
 
 /// Nobody waits so long in these tests: what is answered was answered because something happened.
-const PATIENT: Limits = Limits {
+pub const PATIENT: Limits = Limits {
     patience: Duration::from_secs(3_600),
     probe: Duration::from_secs(3_600),
     ..IMPATIENT
 };
 
 /// Takes one token, and answers with the body that came with it.
-async fn takes_only(token: &'static str) -> Scripted {
+pub async fn takes_only(token: &'static str) -> Scripted {
     Scripted::start(async move |request: Request<Incoming>| answer(token, request).await).await
 }
 
@@ -48,19 +48,19 @@ async fn answer(token: &str, request: Request<Incoming>) -> Response<Body> {
     }
 }
 
-fn challenge(status: u16, challenge: &str) -> Response<Body> {
+pub fn challenge(status: u16, challenge: &str) -> Response<Body> {
     let answer = Response::builder().status(status);
     let answer = answer.header("www-authenticate", challenge);
     answer.body(whole("not for the client")).unwrap()
 }
 
-fn tools(upstream: &Scripted, token: &str) -> Server {
+pub fn tools(upstream: &Scripted, token: &str) -> Server {
     let mut tools = server(&format!("http://{}/mcp", upstream.address));
     tools.credential = bearer(token);
     tools
 }
 
-fn unauthorized(token: &str) -> RefusedToken {
+pub fn unauthorized(token: &str) -> RefusedToken {
     RefusedToken {
         server: "tools".into(),
         token: token.into(),
@@ -68,7 +68,7 @@ fn unauthorized(token: &str) -> RefusedToken {
     }
 }
 
-fn is_error(body: &Value, code: i32) -> bool {
+pub fn is_error(body: &Value, code: i32) -> bool {
     body["id"] == "c-1" && body["error"]["code"] == code
 }
 

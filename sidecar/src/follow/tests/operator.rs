@@ -289,6 +289,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 exchange: None,
             },
             client_certificate: None,
+            declined: None,
             credential: Credential::Bearer {
                 id: String::new(),
                 token: SECRET.into(),

@@ -17,6 +17,7 @@ fn server(url: &str) -> sync::Server {
             exchange: None,
         },
         client_certificate: None,
+        declined: None,
         credential: sync::Credential::Bearer {
             id: String::new(),
             token: "t0p-s3cret".into(),
