@@ -17,6 +17,8 @@ from processes import Broken, Processes
 
 OPERATOR_PORTS = 7  # those that api/with takes from the same start
 LITELLM = Path(__file__).resolve().parents[1] / "images/python/bin/litellm"
+# LiteLLM would fetch newer ones from the internet when it starts.
+FROM_ITS_PACKAGE = dict.fromkeys(("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"), "True")
 # Of LiteLLM, made anew in each run.
 KEY = "sk-outage-" + secrets.token_hex(8)
 
@@ -117,7 +119,7 @@ class Ground:
     def litellm(self, name: str, port: int, config: Path, environment: dict[str, str] | None = None) -> None:
         program = [setting("MCPAUTH_TEST_PYTHON"), str(LITELLM)]
         where = ["--host", "127.0.0.1", "--port", str(port)]
-        environment = (environment or {}) | {"CONFIG_FILE_PATH": str(config), "MASTER_KEY": KEY}
+        environment = (environment or {}) | FROM_ITS_PACKAGE | {"CONFIG_FILE_PATH": str(config), "MASTER_KEY": KEY}
         self.processes.start(name, program + where, environment)
 
     def port(self) -> int:

@@ -68,7 +68,7 @@ def versions(rounds: int) -> str:
     return (
         f"{packages}, oidc-provider {os.environ['MCPAUTH_OUTAGE_OAUTH_VERSION']}, mcp-auth "
         f"{os.environ['MCPAUTH_OUTAGE_VERSION']}, Python {platform.python_version()}; {cores} cores, all on loopback; "
-        f"medians of {rounds} rounds, and in parentheses the range."
+        f"medians of {rounds} rounds, in parentheses the range; the last situation once."
     )
 
 

@@ -7,7 +7,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-START_PATIENCE = 180
+# In seconds. On a busy machine eight LiteLLMs that start at the same time take minutes.
+START_PATIENCE = 600
 
 
 class Broken(Exception):
