@@ -196,7 +196,8 @@ async fn an_mcp_server_that_names_another_issuer_gets_no_credentials_for_it() {
 async fn a_discovered_endpoint_at_a_private_address_needs_leave() {
     let world = world("discovery-private").await;
     let mcp = Web::start().await;
-    let url = format!("{}/mcp", mcp.url);
+    // By name: what the resource states itself may be anywhere, and the authorization server is at another host.
+    let url = format!("{}/mcp", mcp.url.replace("127.0.0.1", "localhost"));
     mcp.answer("/mcp", "401 Unauthorized", "", "");
     mcp.json(
         OF_RESOURCE,
@@ -228,7 +229,7 @@ async fn nothing_is_asked_at_link_local_addresses_even_with_leave() {
         .condition("tools", conditions::READY, "False", reasons::REQUEST_FAILED)
         .await;
     let error = status.token.unwrap().last_error.unwrap();
-    assert!(error.message.contains("169.254.169.254"), "{}", error.message);
+    assert!(error.message.contains("link-local"), "{}", error.message);
     assert_ne!(
         error.reason, "Timeout",
         "it was not even tried: {}",

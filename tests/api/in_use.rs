@@ -1,7 +1,7 @@
 //! What sidecars say of tokens in use: an MCP server that refuses one, or demands more scopes.
 
 use mcp_auth_crds::{conditions, reasons};
-use mcp_auth_protocol::sync::RefusedBecause;
+use mcp_auth_protocol::sync::{RefusedBecause, RefusedToken};
 use mcp_auth_tests::registration::{Method, Registration};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
@@ -48,8 +48,14 @@ async fn start<const COUNT: usize>(
     (world, sidecars, token.unwrap())
 }
 
-/// Says that the MCP server does not take the token in use, and returns what the report was about.
+/// Says that the MCP server does not take the token in use.
 async fn refuse(world: &World, sidecar: &mut Sidecar, why: RefusedBecause) {
+    let refused = in_use(world, why).await;
+    sidecar.say(|report| report.refused = vec![refused]);
+}
+
+/// A report that the MCP server does not take the token in use.
+async fn in_use(world: &World, why: RefusedBecause) -> RefusedToken {
     // A stream of its own tells the identifier of the token without waiting for a change.
     let pod = world
         .api::<k8s_openapi::api::core::v1::Pod>()
@@ -57,8 +63,7 @@ async fn refuse(world: &World, sidecar: &mut Sidecar, why: RefusedBecause) {
         .await
         .unwrap();
     let snapshot = Sidecar::of(world, &pod).await.next().await.unwrap();
-    let refused = refused(&snapshot, "tools", why);
-    sidecar.say(|report| report.refused = vec![refused]);
+    refused(&snapshot, "tools", why)
 }
 
 async fn next(sidecar: &mut Sidecar, old: &str) -> String {
@@ -75,8 +80,10 @@ async fn a_token_that_two_sidecars_see_refused_is_renewed_once_for_all() {
     let (world, mut sidecars, old) = start::<3>(id, json!({}), json!({})).await;
     let [first, second, third] = &mut sidecars;
     assert_eq!(oauth::issued(id).await, 1);
-    refuse(&world, second, RefusedBecause::Unauthorized).await;
-    refuse(&world, third, RefusedBecause::Unauthorized).await;
+    let refused = in_use(&world, RefusedBecause::Unauthorized).await;
+    for sidecar in [&mut *second, &mut *third] {
+        sidecar.say(|report| report.refused = vec![refused.clone()]);
+    }
     let new = next(first, &old).await;
     assert_eq!(next(second, &old).await, new, "the same for those that saw it");
     assert_eq!(next(third, &old).await, new);
@@ -167,7 +174,7 @@ async fn an_ill_server_is_left_in_peace_while_the_token_in_use_serves() {
         .await;
     let token = status.token.unwrap();
     let error = token.last_error.unwrap();
-    assert!(error.message.contains("503"), "{}", error.message);
+    assert_eq!(error.reason, "temporarily_unavailable", "{}", error.message);
     let wait = token.next_refresh_at.unwrap().0.as_second() - error.time.0.as_second();
     assert!(
         wait > 60,
