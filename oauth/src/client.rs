@@ -11,7 +11,7 @@ use crate::check::{self, Expectation};
 use crate::endpoints::Endpoints;
 use crate::exchange::{Exchange, Exchanging, Issued};
 use crate::quote::Quote;
-use crate::request::Form;
+use crate::request::{Asked, Form};
 use crate::resolve::Addresses;
 use crate::response::Expected;
 use crate::transport::{Reach, Transport};
@@ -232,19 +232,17 @@ impl Client {
 
     /// Makes one token request; a second one at the most for each of a refused client secret and a demanded nonce.
     pub async fn request_token(&self, ask: &Ask) -> Result<Issued, Error> {
+        self.doubt(ask.refusals_in_a_row).await;
         let server = self.server().await?;
         let scopes = request::union(self.scopes(&server), &ask.scopes);
-        let registration = &self.registration;
-        let (form, quote) = match &registration.grant {
-            Grant::ClientCredentials => (
-                Form::client_credentials(registration, &scopes),
-                self.quote.clone(),
-            ),
+        let asked = self.asked(&server, &scopes);
+        let (form, quote) = match &self.registration.grant {
+            Grant::ClientCredentials => (Form::client_credentials(&asked), self.quote.clone()),
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
                 let assertion = assertions.assertion(server.audience(), limit).await?;
                 (
-                    Form::jwt_bearer(registration, &scopes, &assertion),
+                    Form::jwt_bearer(&asked, &assertion),
                     self.quote.clone().and_sent(assertion.expose_secret()),
                 )
             }
@@ -255,7 +253,8 @@ impl Client {
     /// Exchanges a user's token for one of the user's own at the MCP server (RFC 8693).
     pub async fn exchange_subject(&self, subject_token: &SecretString) -> Result<Issued, Error> {
         let server = self.server().await?;
-        let form = Form::token_exchange(&self.registration, self.scopes(&server), subject_token);
+        let asked = self.asked(&server, self.scopes(&server));
+        let form = Form::token_exchange(&asked, subject_token);
         let quote = self.quote.clone().and_sent(subject_token.expose_secret());
         self.issue(&server, form, quote, true).await
     }
@@ -318,14 +317,14 @@ impl Client {
     /// grant or not.
     fn judge(&self, issued: Issued, server: &Endpoints, quote: &Quote) -> Result<Issued, Error> {
         let registration = &self.registration;
-        let audiences = [&registration.resource, &registration.audience];
+        let audiences = [self.resource(server), registration.audience.as_deref()];
         let expectation = Expectation {
             issuer: server.metadata().map(|metadata| metadata.issuer.clone()),
             audiences: audiences
                 .into_iter()
                 .flatten()
-                .chain(&registration.check.accepted_audiences)
-                .cloned()
+                .map(str::to_owned)
+                .chain(registration.check.accepted_audiences.iter().cloned())
                 .collect(),
             scopes: registration.scopes.clone(),
             key_thumbprint: self.proof_key.as_ref().map(|key| key.thumbprint().to_owned()),
@@ -347,6 +346,40 @@ impl Client {
             mismatch: judged.mismatch,
             ..issued
         })
+    }
+
+    /// Forgets what was discovered where the tokens it leads to are refused.
+    async fn doubt(&self, refusals_in_a_row: u32) {
+        match (&self.discovery, refusals_in_a_row) {
+            (None, _) | (_, 0) => {}
+            (Some(discovery), 1) => discovery.forget().await,
+            (Some(discovery), _) => discovery.doubt().await,
+        }
+    }
+
+    fn asked<'a>(&'a self, server: &'a Endpoints, scopes: &'a [String]) -> Asked<'a> {
+        Asked {
+            registration: &self.registration,
+            scopes,
+            resource: self.resource(server),
+        }
+    }
+
+    /// What the MCP server is called in token requests: where the registration names it by its URL, by what its own
+    /// metadata call it, which may be shorter (RFC 9728 section 3.3).
+    fn resource<'a>(&'a self, server: &'a Endpoints) -> Option<&'a str> {
+        let stated = self.registration.resource.as_deref()?;
+        match &self.registration.server {
+            ServerLocation::ProtectedResource { url, .. } if url == stated => {
+                let metadata = server.metadata();
+                Some(
+                    metadata
+                        .and_then(|metadata| metadata.resource.as_deref())
+                        .unwrap_or(stated),
+                )
+            }
+            _ => Some(stated),
+        }
     }
 
     /// Those of the registration, or else those that the MCP server names.

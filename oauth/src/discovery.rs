@@ -42,6 +42,8 @@ pub struct ServerMetadata {
     /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
     pub mtls_token_endpoint: Option<String>,
     pub revocation_endpoint: Option<String>,
+    /// What the MCP server's metadata call it (RFC 9728): the `resource` of token requests for it.
+    pub resource: Option<String>,
     /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
     pub scopes: Vec<String>,
 }
@@ -196,6 +198,14 @@ impl Discovery {
             && after(kept.since, GRACE) <= now
         {
             kept.until = now;
+        }
+    }
+
+    /// Searches anew for the next request, however short a time ago it was found: tokens of the server that was found
+    /// are refused. Whoever calls this keeps a pace of their own.
+    pub async fn doubt(&self) {
+        if let Some(kept) = &mut *self.kept.lock().await {
+            kept.until = self.clock.now();
         }
     }
 

@@ -149,6 +149,7 @@ mod tests {
             token_endpoint: "https://as.example.com/token".into(),
             mtls_token_endpoint: Some("https://mtls.as.example.com/token".into()),
             revocation_endpoint: None,
+            resource: None,
             scopes: Vec::new(),
         }
     }

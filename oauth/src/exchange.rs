@@ -23,6 +23,9 @@ pub trait Exchange: Send + Sync + 'static {
 pub struct Ask {
     /// Scopes that an MCP server demanded (step-up), to be added to the registration's.
     pub scopes: Vec<String>,
+    /// Tokens in a row that the MCP server refused: where they are of a server that was discovered, another one may be
+    /// the right one by now.
+    pub refusals_in_a_row: u32,
 }
 
 /// What an authorization server issued (RFC 6749 section 5.1), before it is known when that was.

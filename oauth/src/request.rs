@@ -1,7 +1,8 @@
 //! A request, built and not yet sent: from the registration to a form, from form and identity to method, headers
 //! and body.
 //!
-//! Built by hand: of the grants here, the crates that build such requests know the simplest alone.
+//! Built here: of the grants and methods, the oauth2 crate knows the simplest alone. For those it is the opinion that
+//! tests compare with (`oracle`).
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -35,36 +36,41 @@ const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type
 
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
+/// What every grant asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub registration: &'a Registration,
+    pub scopes: &'a [String],
+    /// RFC 8707. `None`: not sent.
+    pub resource: Option<&'a str>,
+}
+
 /// What is asked, whoever asks it. No `Debug`: it may hold secrets.
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
     /// RFC 6749 section 4.4.2.
-    pub fn client_credentials(registration: &Registration, scopes: &[String]) -> Self {
-        Self::grant("client_credentials").with_common(registration, scopes)
+    pub fn client_credentials(asked: &Asked<'_>) -> Self {
+        Self::grant("client_credentials").with_common(asked)
     }
 
     /// RFC 7523 section 2.1.
-    pub fn jwt_bearer(registration: &Registration, scopes: &[String], assertion: &SecretString) -> Self {
+    pub fn jwt_bearer(asked: &Asked<'_>, assertion: &SecretString) -> Self {
         Self::grant("urn:ietf:params:oauth:grant-type:jwt-bearer")
             .with("assertion", assertion.expose_secret())
-            .with_common(registration, scopes)
+            .with_common(asked)
     }
 
     /// RFC 8693 section 2.1.
-    pub fn token_exchange(
-        registration: &Registration,
-        scopes: &[String],
-        subject_token: &SecretString,
-    ) -> Self {
-        let exchange = &registration.token_exchange;
+    pub fn token_exchange(asked: &Asked<'_>, subject_token: &SecretString) -> Self {
+        let exchange = &asked.registration.token_exchange;
         let mut form = Self::grant("urn:ietf:params:oauth:grant-type:token-exchange")
             .with("subject_token", subject_token.expose_secret())
             .with("subject_token_type", &exchange.subject_token_type);
         if let Some(kind) = &exchange.requested_token_type {
             form = form.with("requested_token_type", kind);
         }
-        form.with_common(registration, scopes)
+        form.with_common(asked)
     }
 
     /// RFC 7009 section 2.1.
@@ -83,13 +89,20 @@ impl Form {
         self
     }
 
-    fn with_common(mut self, registration: &Registration, scopes: &[String]) -> Self {
+    fn with_common(
+        mut self,
+        Asked {
+            registration,
+            scopes,
+            resource,
+        }: &Asked<'_>,
+    ) -> Self {
         if !scopes.is_empty() {
             self = self.with("scope", &scopes.join(" "));
         }
         for (name, value) in [
-            ("audience", &registration.audience),
-            ("resource", &registration.resource),
+            ("audience", registration.audience.as_deref()),
+            ("resource", *resource),
         ] {
             if let Some(value) = value {
                 self = self.with(name, value);
@@ -183,6 +196,9 @@ fn unbuilt<E>(_: E) -> Error {
 }
 
 #[cfg(test)]
+mod oracle;
+
+#[cfg(test)]
 mod tests {
     use url::form_urlencoded;
 
@@ -198,6 +214,14 @@ mod tests {
             resource: Some("https://tools.example.com/mcp?a=b&c".into()),
             extra_parameters: [("tenant".into(), "a b".into())].into(),
             ..Registration::new("https://as.example.com/token", ID, ClientAuthentication::None)
+        }
+    }
+
+    fn asked<'a>(registration: &'a Registration, scopes: &'a [String]) -> Asked<'a> {
+        Asked {
+            registration,
+            scopes,
+            resource: registration.resource.as_deref(),
         }
     }
 
@@ -292,18 +316,18 @@ mod tests {
         registration.token_exchange.requested_token_type = Some("urn:r".into());
         let forms = [
             (
-                Form::client_credentials(&registration, &scopes()),
+                Form::client_credentials(&asked(&registration, &scopes())),
                 owned([("grant_type", "client_credentials")]),
             ),
             (
-                Form::jwt_bearer(&registration, &scopes(), &"e.y.j".into()),
+                Form::jwt_bearer(&asked(&registration, &scopes()), &"e.y.j".into()),
                 owned([
                     ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
                     ("assertion", "e.y.j"),
                 ]),
             ),
             (
-                Form::token_exchange(&registration, &scopes(), &"u.s.er".into()),
+                Form::token_exchange(&asked(&registration, &scopes()), &"u.s.er".into()),
                 owned([
                     ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
                     ("subject_token", "u.s.er"),
@@ -324,7 +348,7 @@ mod tests {
     #[test]
     fn what_is_not_set_is_not_sent() {
         let registration = Registration::new("https://as.example.com/token", ID, ClientAuthentication::None);
-        let form = Form::client_credentials(&registration, &[]);
+        let form = Form::client_credentials(&asked(&registration, &[]));
         assert_eq!(
             built(&form, &Identity::Id(None), None).body(),
             b"grant_type=client_credentials"

@@ -38,6 +38,8 @@ pub enum StepUp {
 pub enum NoStepUp {
     #[error("the authorization server issued a token without them")]
     NotGranted,
+    #[error("the token has them, and the MCP server demands them all the same")]
+    StillDemanded,
     #[error("{0}")]
     Failed(Error),
     #[error("other scopes were asked for {MOST_ASKED} times within the hour")]
@@ -54,6 +56,7 @@ impl NoStepUp {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotGranted => "NotGranted",
+            Self::StillDemanded => "StillDemanded",
             Self::Failed(error) => error.reason(),
             Self::TooOften => "TooOften",
             Self::Malformed => "Malformed",
@@ -90,7 +93,7 @@ struct Asked {
 pub(crate) enum Demand {
     /// A request.
     Ask,
-    /// Nothing: they are granted, asked for already, or were refused of late.
+    /// Nothing: they are asked for already, or were refused of late.
     Ignore,
     Refuse(StepUp),
 }
@@ -135,8 +138,11 @@ impl Steps {
             .as_ref()
             .map_or(&self.granted, |wanted| &wanted.scopes);
         let has: BTreeSet<&str> = has.unwrap_or_default().split(' ').collect();
-        if demanded.is_subset(known) || demanded.iter().all(|scope| has.contains(scope.as_str())) {
+        if self.wanted.is_some() && demanded.is_subset(known) {
             return Demand::Ignore;
+        }
+        if demanded.is_subset(known) || demanded.iter().all(|scope| has.contains(scope.as_str())) {
+            return refuse(demanded, NoStepUp::StillDemanded);
         }
         let scopes: Scopes = known.union(&demanded).cloned().collect();
         if scopes.len() > MOST_SCOPES {

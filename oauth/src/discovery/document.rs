@@ -60,6 +60,7 @@ pub(crate) fn server(
             .and_then(Value::as_object)
             .and_then(|aliases| optional(aliases, field)),
         revocation_endpoint: optional(fields, "revocation_endpoint"),
+        resource: None,
         scopes: Vec::new(),
     })
 }
@@ -136,6 +137,7 @@ mod tests {
                 token_endpoint: "https://auth.example.com/token".into(),
                 mtls_token_endpoint: Some("https://mtls.example.com/token".into()),
                 revocation_endpoint: Some("https://auth.example.com/revoke".into()),
+                resource: None,
                 scopes: vec![],
             })
         );

@@ -105,6 +105,7 @@ impl<'a> Search<'a> {
         let server = self.of_issuer(issuer, &issuer_url).await?;
         Ok(ServerMetadata {
             scopes: scopes(answered.challenge, resource.scopes),
+            resource: Some(resource.name),
             ..server
         })
     }
@@ -141,6 +142,7 @@ impl<'a> Search<'a> {
             token_endpoint: locate::at(url, "/token").into(),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
+            resource: None,
             scopes: answered.challenge.scopes,
         })
     }

@@ -71,6 +71,7 @@ impl Life {
     pub fn depart(&mut self, now: Timestamp) -> Ask {
         let ask = Ask {
             scopes: self.steps.ask(),
+            refusals_in_a_row: self.refusals.in_a_row,
         };
         let for_scopes = self.steps.is_pending() && self.is_good() && !self.unproven && now < self.renewal_at;
         self.flight = Some(Flight {

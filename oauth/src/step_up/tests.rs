@@ -50,13 +50,14 @@ fn asks_for_the_union_of_what_was_granted_and_what_is_demanded() {
 }
 
 #[test]
-fn what_is_there_or_on_its_way_is_not_asked_for_again() {
+fn what_is_on_its_way_is_not_asked_for_again_and_what_is_there_is_told() {
     let mut steps = Steps::default();
     assert_eq!(demand(&mut steps, "a b", 0), Demand::Ask);
     assert_eq!(demand(&mut steps, "b", 0), Demand::Ignore);
     answer(&mut steps, None);
-    assert_eq!(demand(&mut steps, "a", 0), Demand::Ignore);
-    assert_eq!(steps.demand(&scopes("c"), Some("c d"), at(0)), Demand::Ignore);
+    let still = |text: &str| refuse(scopes(text), NoStepUp::StillDemanded);
+    assert_eq!(demand(&mut steps, "a", 0), still("a"));
+    assert_eq!(steps.demand(&scopes("c"), Some("c d"), at(0)), still("c"));
     assert_eq!(demand(&mut steps, "", 0), Demand::Ignore);
 }
 

@@ -58,6 +58,45 @@ async fn an_issuer_that_changed_is_shown_no_credentials() {
 }
 
 #[tokio::test]
+async fn an_issuer_that_changed_is_noticed_once_its_tokens_are_refused() {
+    let before = Server::authorization_server().await;
+    let after = Server::authorization_server().await;
+    issue(&before, "t0p");
+    let mcp = Server::naming(&before.url("")).await;
+    let client = client(registration(resource_at(mcp.url("/mcp"))));
+    ask(&client).await.unwrap();
+    mcp.name(&after.url(""));
+    let refused = |refusals_in_a_row| Ask {
+        refusals_in_a_row,
+        ..Ask::default()
+    };
+    // One refused token is nothing special: another one of the same server will do.
+    client.request_token(&refused(1)).await.unwrap();
+    let error = client.request_token(&refused(2)).await.unwrap_err();
+    assert_eq!(error.reason(), "IssuerChanged");
+    assert_eq!(after.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_token_is_for_the_resource_as_its_metadata_call_it() {
+    let auth = Server::authorization_server().await;
+    let mcp = Server::naming(&auth.url("")).await;
+    // RFC 9728 section 3.3: the metadata may speak of all of the server.
+    mcp.json(
+        "/metadata.json",
+        json!({"resource": mcp.url(""), "authorization_servers": [auth.url("")]}),
+    );
+    let mut registration = registration(resource_at(mcp.url("/mcp")));
+    registration.resource = Some(mcp.url("/mcp"));
+    registration.check.mode = Mode::Enforce;
+    issue(&auth, &jwt(&json!({"aud": mcp.url("")})));
+    ask(&client(registration.clone())).await.unwrap();
+    issue(&auth, &jwt(&json!({"aud": mcp.url("/mcp")})));
+    let error = ask(&client(registration)).await.unwrap_err();
+    assert_eq!(error.reason(), "TokenMismatch");
+}
+
+#[tokio::test]
 async fn credentials_are_not_sent_to_a_private_address_that_metadata_name() {
     let victim = Server::start().await;
     issue(&victim, "t0p");

@@ -51,8 +51,8 @@ async fn an_exchange_that_hangs_ends_at_the_deadline_and_is_tried_again() {
     let clock = Clock::starting_at(start());
     let script = Script::new(&clock, [Step::Hang, Step::Hang, issue("one", 3600)]);
     let policy = Policy {
-        random: || 0.0,
-        ..Policy::default()
+        deadline: Duration::from_secs(30),
+        ..policy()
     };
     let source = TokenSource::spawn(script.clone(), policy, clock.clone());
     let mut states = source.subscribe();

@@ -139,11 +139,14 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// Of one exchange.
+const DEADLINE: Duration = Duration::from_secs(30);
+
 fn policy(refresh_before: &str) -> Policy {
     Policy {
         refresh_before: refresh_before.parse().unwrap(),
         random: || 0.5,
-        ..Policy::default()
+        deadline: DEADLINE,
     }
 }
 
@@ -248,7 +251,7 @@ async fn check(events: Vec<Event>) {
         expires_in: Some(3600),
         takes: 0,
     };
-    tokio::time::sleep(Duration::from_secs(30 + 60)).await;
+    tokio::time::sleep(DEADLINE + Duration::from_secs(60)).await;
     settle().await;
     let healed = states.borrow().clone();
     assert!(healed.token.is_some(), "{healed:?}");

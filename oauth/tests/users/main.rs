@@ -19,10 +19,14 @@ fn start() -> Timestamp {
     "2030-01-01T00:00:00Z".parse().unwrap()
 }
 
+/// Of one exchange.
+const DEADLINE: Duration = Duration::from_secs(30);
+
 /// Backs off for as long as it may.
 fn policy() -> Policy {
     Policy {
         random: || 0.999_999,
+        deadline: DEADLINE,
         ..Policy::default()
     }
 }

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use tokio::task::JoinSet;
 
 use crate::server::{Answer, Server, rejected, unavailable};
-use crate::{get, policy, start, text};
+use crate::{DEADLINE, get, policy, start, text};
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -95,7 +95,7 @@ async fn check(events: Vec<Event>, capacity: usize) {
             call.unwrap()
         }
     };
-    tokio::time::timeout(Duration::from_secs(31), all)
+    tokio::time::timeout(DEADLINE + Duration::from_secs(1), all)
         .await
         .expect("every call ends");
     tokio::time::sleep(Duration::from_secs(61)).await;

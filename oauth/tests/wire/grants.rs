@@ -40,6 +40,7 @@ async fn scopes_that_are_demanded_are_added_to_those_of_the_registration() {
     });
     let ask = Ask {
         scopes: vec!["b".into(), "c".into()],
+        ..Ask::default()
     };
     client.request_token(&ask).await.unwrap();
     client.request_token(&Ask::default()).await.unwrap();
