@@ -39,9 +39,9 @@ struct Flight {
 
 /// What is waited for, by wall clock and timer.
 struct Alarms {
-    attempt: Alarm,
+    attempt: Option<Alarm>,
     /// Kept while a demand brings the attempt forward: it may have been set before the clock was.
-    renewal: Alarm,
+    renewal: Option<Alarm>,
     expiry: Option<Alarm>,
     trust: Option<Alarm>,
 }
@@ -50,8 +50,8 @@ impl Run {
     pub fn new(exchange: Arc<dyn Exchange>, life: Life, clock: Clock) -> (Self, watch::Receiver<State>) {
         let (state, subscription) = watch::channel(life.state().clone());
         let alarms = Alarms {
-            attempt: Alarm::at(life.state().next_attempt_at, &clock),
-            renewal: Alarm::at(life.renewal_at(), &clock),
+            attempt: None,
+            renewal: None,
             expiry: None,
             trust: None,
         };
@@ -79,6 +79,7 @@ impl Run {
                 },
                 (sent_at, outcome) = landing(&mut self.flight, &self.clock) => {
                     self.flight = None;
+                    self.alarms.attempt = None;
                     self.life.settle(outcome, sent_at, self.clock.now());
                     true
                 }
@@ -90,7 +91,7 @@ impl Run {
                     self.life.trust();
                     true
                 }
-                () = self.alarms.attempt.ring(&self.clock), if self.flight.is_none() => {
+                () = ring(self.alarms.attempt, &self.clock), if self.flight.is_none() => {
                     self.depart();
                     false
                 }
@@ -125,6 +126,10 @@ impl Run {
     fn depart(&mut self) {
         let sent_at = self.clock.now();
         let (ask, limit) = (self.life.depart(sent_at), self.life.deadline());
+        // Whatever rang is spent. Where the clock was set back the next one may be due at the very same time, and must
+        // not be taken for one that has rung already.
+        self.alarms.attempt = None;
+        self.alarms.renewal = self.alarms.renewal.filter(|alarm| !alarm.rang(&self.clock));
         let exchange = Arc::clone(&self.exchange);
         self.flight = Some(Flight {
             sent_at,
@@ -135,14 +140,12 @@ impl Run {
 
     fn set_alarms(&mut self) {
         let state = self.life.state();
-        if self.alarms.renewal.at != self.life.renewal_at() {
-            self.alarms.renewal = Alarm::at(self.life.renewal_at(), &self.clock);
-        }
-        if self.alarms.renewal.at == state.next_attempt_at {
-            self.alarms.attempt = self.alarms.renewal;
-        } else if self.alarms.attempt.at != state.next_attempt_at {
-            self.alarms.attempt = Alarm::at(state.next_attempt_at, &self.clock);
-        }
+        self.alarms.renewal = set(self.alarms.renewal, Some(self.life.renewal_at()), &self.clock);
+        let of_renewal = |alarm: &Alarm| alarm.at == state.next_attempt_at;
+        self.alarms.attempt = match self.alarms.renewal.filter(of_renewal) {
+            Some(renewal) => Some(renewal),
+            None => set(self.alarms.attempt, Some(state.next_attempt_at), &self.clock),
+        };
         let expires_at = state.token.as_ref().and_then(|token| token.expires_at);
         self.alarms.expiry = set(self.alarms.expiry, expires_at, &self.clock);
         self.alarms.trust = set(self.alarms.trust, self.life.trusted_at(), &self.clock);

@@ -216,3 +216,24 @@ async fn another_policy_on_a_clock_that_was_set_back_leaves_no_gap_behind_the_to
     state(&mut states, |state| serves(state) == Some("two")).await;
     assert_eq!(began.elapsed(), Duration::from_secs(3600));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_by_just_the_backoff_makes_no_hot_loop() {
+    let clock = Clock::starting_at(start());
+    let busy = || Step::Fail(unavailable(RetryAfter::parse("45")));
+    let script = Script::new(
+        &clock,
+        std::iter::repeat_with(busy).take(1000).collect::<Vec<_>>(),
+    );
+    let (_source, mut states) = spawn(&script, &clock);
+    state(&mut states, |state| state.failures_in_a_row == 1).await;
+    // The alarm for the second attempt rings by its timer, and the third is due when the clock shows the same again.
+    sleep(44).await;
+    clock.set_by(-45);
+    sleep(60).await;
+    assert!(
+        script.requests().len() <= 4,
+        "{} requests",
+        script.requests().len()
+    );
+}
