@@ -374,6 +374,20 @@ pub struct ClientAuthentication {
     pub workload_identity: Option<WorkloadIdentity>,
 }
 
+impl ClientAuthentication {
+    /// The method None.
+    pub fn none() -> Self {
+        Self {
+            method: ClientAuthenticationMethod::None,
+            client_secret_ref: None,
+            alternate_client_secret_ref: None,
+            private_key_jwt: None,
+            certificate_ref: None,
+            workload_identity: None,
+        }
+    }
+}
+
 /// Client authentication method: the secret in the Authorization header (`ClientSecretBasic`) or in the body
 /// (`ClientSecretPost`), RFC 6749 section 2.3.1; a signed assertion (`PrivateKeyJwt`), RFC 7523; a TLS client
 /// certificate (`TlsClientAuth`), RFC 8705; the operator's Kubernetes identity (`WorkloadIdentity`), RFC 7523; not at

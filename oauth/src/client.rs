@@ -339,9 +339,10 @@ impl Client {
         )?;
         let claims = judged.claims.unwrap_or_default();
         Ok(Issued {
-            expires_in: issued
-                .expires_in
-                .or_else(|| Some(claims.expires_at?.saturating_sub(now.as_second()))),
+            expires_in: life(
+                issued.expires_in,
+                claims.expires_at.map(|end| end.saturating_sub(now.as_second())),
+            ),
             certificate_bound: claims.certificate_thumbprint.is_some(),
             mismatch: judged.mismatch,
             ..issued
@@ -388,6 +389,15 @@ impl Client {
             Some(metadata) if self.registration.scopes.is_empty() => &metadata.scopes,
             _ => &self.registration.scopes,
         }
+    }
+}
+
+/// The life of a token in seconds: the server's word, or the token's own where the server has none or says that the token
+/// it issues is over.
+fn life(stated: Option<i64>, own: Option<i64>) -> Option<i64> {
+    match (stated, own) {
+        (Some(..=0) | None, Some(own)) => Some(own),
+        (stated, _) => stated,
     }
 }
 

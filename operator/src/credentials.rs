@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
-use mcp_auth_crds::{McpServerAuth, reasons};
+use mcp_auth_crds::{ClientAuthentication, McpServerAuth, reasons};
 use mcp_auth_oauth::Token;
-use mcp_auth_protocol::sync::{ClientCertificate, Credential};
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, Declined};
 
 use crate::changes::Changes;
 use crate::key::Key;
@@ -20,6 +20,8 @@ pub struct Issued {
     pub ca_bundle: Option<String>,
     /// Shown to the MCP server.
     pub client_certificate: Option<ClientCertificate>,
+    /// What was demanded of the token and is not to be had.
+    pub declined: Option<Declined>,
 }
 
 impl Issued {
@@ -35,12 +37,13 @@ impl Issued {
             },
             ca_bundle: None,
             client_certificate: None,
+            declined: None,
         }
     }
 }
 
-/// What a credential was obtained for: the server's URL and all of the resource that the token depends on,
-/// without the secret. A token is never handed out for another binding than its own, so that a changed URL
+/// What a credential was obtained for: the server's URL, the authorization server and what was asked of it, but not how
+/// the client proved who it is: a token is as good after its client's key has changed. A token is never handed out for another binding than its own, so that a changed URL
 /// cannot be sent the token of the old one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Binding(String);
@@ -49,8 +52,8 @@ impl Binding {
     pub fn of(resource: &McpServerAuth) -> Self {
         let spec = &resource.spec;
         let mut oauth2 = spec.oauth2.clone();
-        // How long a token is kept has nothing to do with what it is good for.
         if let Some(oauth2) = &mut oauth2 {
+            oauth2.client_authentication = ClientAuthentication::none();
             oauth2.refresh_before = String::new();
             oauth2.revoke_on_deletion = false;
             oauth2.step_up = false;
@@ -152,6 +155,7 @@ mod tests {
             credential: bearer.clone(),
             ca_bundle: None,
             client_certificate: None,
+            declined: None,
         };
         credentials.publish(&Key::from(&before), issued);
         assert_eq!(credentials.of(&before).credential, bearer);
@@ -183,6 +187,7 @@ mod tests {
             credential: credential(),
             ca_bundle: None,
             client_certificate: None,
+            declined: None,
         };
         credentials.publish(&Key::from(&resource), issued.clone());
         assert!(here.has_changed().unwrap());

@@ -168,9 +168,12 @@ pub async fn exchange(
     refused: Option<&str>,
 ) -> Result<Credential, Refused> {
     seen::note(subject_token);
+    // For a server that the pod has no resource for there is no URL either.
+    let url = world.server_url(server).await.unwrap_or_default();
     let request = ExchangeRequest {
         pod: report(pod).pod,
         server: server.to_owned(),
+        url,
         subject_token: subject_token.to_owned().into(),
         refused: refused.map(str::to_owned),
     };

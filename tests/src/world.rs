@@ -130,6 +130,14 @@ impl World {
         self.create(pod).await.expect("the pod can be created")
     }
 
+    /// URL of the MCP server that a resource of this namespace has under this name.
+    pub async fn server_url(&self, server: &str) -> Option<String> {
+        let resources = self.api::<McpServerAuth>().list(&ListParams::default()).await;
+        let resources = resources.expect("resources can be listed").items.into_iter();
+        let mut servers = resources.map(|resource| resource.spec.server);
+        servers.find(|found| found.name == server).map(|found| found.url)
+    }
+
     pub async fn status(&self, name: &str) -> McpServerAuthStatus {
         let found = self
             .api::<McpServerAuth>()

@@ -230,6 +230,7 @@ impl Reconciler {
             token,
             credential,
             extras,
+            declined,
             exchanger,
         } = obtained;
         let selected = pods.map(|pods| {
@@ -265,6 +266,7 @@ impl Reconciler {
                 chain: pair.chain,
                 key: pair.key,
             }),
+            declined,
         };
         self.exchanges.set(&key, issued.binding.clone(), exchanger);
         // Before anything that can fail: sidecars do not wait for a status to be written.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{self as oauth, Circuit, Clock, DiscoveryError, Policy, StepUp, TokenSource};
+use mcp_auth_protocol::sync::{Declined, RefusedBecause};
 
 use super::obtained::{Obtained, held};
 use super::resolve::Blocked;
@@ -12,6 +13,7 @@ use super::sources::{Extras, Relay};
 use super::status::{LastError, Server, Token};
 use super::want::{Asking, Fingerprint};
 use crate::credentials::bearer;
+use crate::demands::Demand;
 use crate::exchanges::Exchanger;
 use crate::references::fields;
 
@@ -27,6 +29,8 @@ pub struct Live {
     exchanger: Option<Arc<Exchanger>>,
     revoke: bool,
     step_up: bool,
+    /// Scopes demanded of the token of this identifier while `stepUp` is false.
+    not_asked: Option<(String, Vec<String>)>,
     /// Requests that the metrics know of.
     counted: u64,
     _relay: Relay,
@@ -67,6 +71,7 @@ impl Live {
             clock: clock.clone(),
             revoke: revoke_on_deletion,
             step_up,
+            not_asked: None,
             counted: 0,
         })
     }
@@ -97,16 +102,21 @@ impl Live {
         Ok(())
     }
 
-    pub fn source(&self) -> &TokenSource {
-        &self.source
+    /// Asks for a better token than the one that an MCP server refused.
+    pub fn demand(&mut self, demand: &Demand) {
+        match &demand.why {
+            RefusedBecause::Unauthorized => self.source.refused(&demand.token),
+            RefusedBecause::InsufficientScope(scopes) if self.step_up => {
+                self.source.demand_scopes(&demand.token, scopes.clone());
+            }
+            RefusedBecause::InsufficientScope(scopes) => {
+                self.not_asked = Some((demand.token.clone(), scopes.clone()));
+            }
+        }
     }
 
     pub fn client(&self) -> &oauth::Client {
         &self.client
-    }
-
-    pub fn steps_up(&self) -> bool {
-        self.step_up
     }
 
     pub fn token(&self) -> Option<Arc<oauth::Token>> {
@@ -151,8 +161,37 @@ impl Live {
             token,
             credential: state.token.as_deref().map(bearer),
             extras,
+            declined: self.declined(&state, now),
             exchanger: self.exchanger.clone(),
         }
+    }
+
+    /// What was demanded of the token in use and is not to be had now.
+    fn declined(&self, state: &oauth::State, now: Timestamp) -> Option<Declined> {
+        let token = state.token.as_ref()?;
+        let declined = |why, message| Declined {
+            token: token.id.clone(),
+            why,
+            message,
+        };
+        // While a request is under way its time has come already.
+        if state.refused && state.next_attempt_at > now {
+            let message = match &state.last_error {
+                Some(failure) => failure.error.message(),
+                None => "tokens that were just issued are refused too".to_owned(),
+            };
+            return Some(declined(RefusedBecause::Unauthorized, message));
+        }
+        if let StepUp::Refused { scopes, why } = &state.step_up {
+            let why_not = RefusedBecause::InsufficientScope(scopes.clone());
+            return Some(declined(why_not, why.to_string()));
+        }
+        let (_, scopes) = self.not_asked.as_ref().filter(|(id, _)| *id == token.id)?;
+        let message = "spec.oauth2.stepUp is false".to_owned();
+        Some(declined(
+            RefusedBecause::InsufficientScope(scopes.clone()),
+            message,
+        ))
     }
 }
 

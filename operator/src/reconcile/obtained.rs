@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth as oauth;
-use mcp_auth_protocol::sync::Credential;
+use mcp_auth_protocol::sync::{Credential, Declined, RefusedBecause};
 
 use super::resolve::Blocked;
 use super::sources::Extras;
@@ -19,6 +19,8 @@ pub struct Obtained {
     pub token: Token,
     pub credential: Option<Credential>,
     pub extras: Extras,
+    /// What sidecars demanded of the token and is not to be had.
+    pub declined: Option<Declined>,
     pub exchanger: Option<Arc<Exchanger>>,
 }
 
@@ -30,6 +32,7 @@ impl Obtained {
             token: Token::default(),
             credential: None,
             extras: Extras::default(),
+            declined: None,
             exchanger: None,
         }
     }
@@ -42,7 +45,7 @@ impl Obtained {
     }
 
     /// Of a token in a Secret: a JWT says until when it is good for something.
-    pub fn given(token: &oauth::Token, now: Timestamp, extras: Extras) -> Self {
+    pub fn given(token: &oauth::Token, is_refused: bool, now: Timestamp, extras: Extras) -> Self {
         if let Some(end) = token.expires_at
             && token.is_expired(now)
         {
@@ -69,13 +72,21 @@ impl Obtained {
             issued_at: None,
             ..held(token)
         };
+        let declined = is_refused.then(|| Declined {
+            token: token.id.clone(),
+            why: RefusedBecause::Unauthorized,
+            message: "the token comes from the Secret of spec.bearerToken: whatever mints it has to put a better one there"
+                .into(),
+        });
         Self {
             token: Token {
                 held: Some(held),
+                refused: is_refused,
                 ..Token::default()
             },
             credential: Some(bearer(token)),
             extras,
+            declined,
             ..Self::refused()
         }
     }
@@ -90,7 +101,7 @@ impl Obtained {
             },
             credential: Some(bearer(token)),
             extras,
-            exchanger: None,
+            ..Self::refused()
         }
     }
 }

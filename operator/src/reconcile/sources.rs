@@ -22,6 +22,8 @@ use crate::demands::Demand;
 use crate::key::Key;
 use crate::metrics::Metrics;
 
+/// How long the refusal of a token in a Secret counts: nobody says when a server takes it again.
+const REFUSAL: Duration = Duration::from_secs(10 * 60);
 /// Longest time that a deleted resource's token may take to be revoked.
 const REVOCATION: Duration = Duration::from_secs(30);
 
@@ -49,10 +51,11 @@ pub struct Extras {
 
 enum SourceKind {
     OAuth2(Box<Live>),
-    /// Of a Secret. The relay asks for reconciling when it ends.
+    /// Of a Secret. The relays ask for reconciling when it ends, and when a refusal is too long ago to count.
     Given {
         token: Arc<oauth::Token>,
         _expired: Option<Relay>,
+        refused: Option<(Timestamp, Relay)>,
     },
     /// The Secret was taken away: nothing is asked any more, and what there is serves until it expires.
     Left {
@@ -120,20 +123,16 @@ impl Sources {
     /// Asks for a better token than the one that an MCP server refused.
     pub fn demand(&self, demand: &Demand) {
         self.metrics.token_refused(&demand.key);
-        let sources = self.lock();
-        let Some(Source {
-            kind: SourceKind::OAuth2(live),
-            ..
-        }) = sources.get(&demand.key)
-        else {
-            return;
-        };
-        match &demand.why {
-            RefusedBecause::Unauthorized => live.source().refused(&demand.token),
-            RefusedBecause::InsufficientScope(scopes) if live.steps_up() => {
-                live.source().demand_scopes(&demand.token, scopes.clone());
+        let mut sources = self.lock();
+        match sources.get_mut(&demand.key).map(|source| &mut source.kind) {
+            Some(SourceKind::OAuth2(live)) => live.demand(demand),
+            Some(SourceKind::Given { token, refused, .. })
+                if token.id == demand.token && demand.why == RefusedBecause::Unauthorized =>
+            {
+                let until = self.clock.now() + REFUSAL;
+                *refused = Some((until, self.at(demand.key.clone(), until)));
             }
-            RefusedBecause::InsufficientScope(_) => {}
+            _ => {}
         }
     }
 
@@ -196,16 +195,14 @@ impl Sources {
     }
 
     fn given(&self, key: &Key, token: SecretString, before: Option<SourceKind>) -> SourceKind {
-        if let Some(SourceKind::Given {
-            token: known,
-            _expired,
-        }) = before
-            && known.access_token.expose_secret() == token.expose_secret()
-        {
-            return SourceKind::Given {
-                token: known,
-                _expired,
-            };
+        let same = |kind: &SourceKind| match kind {
+            SourceKind::Given { token: known, .. } => {
+                known.access_token.expose_secret() == token.expose_secret()
+            }
+            _ => false,
+        };
+        if let Some(known) = before.filter(same) {
+            return known;
         }
         let claims = oauth::read_claims(token.expose_secret());
         let end = claims.and_then(|claims| claims.expires_at);
@@ -214,6 +211,7 @@ impl Sources {
         SourceKind::Given {
             _expired: expires_at.map(|at| self.at(key.clone(), at)),
             token: Arc::new(token),
+            refused: None,
         }
     }
 
@@ -238,7 +236,10 @@ impl Sources {
                 self.metrics.token_requested(key, live.new_requests());
                 live.describe(now, extras, problem)
             }
-            SourceKind::Given { token, .. } => Obtained::given(token, now, extras),
+            SourceKind::Given { token, refused, .. } => {
+                let is_refused = refused.as_ref().is_some_and(|(until, _)| now < *until);
+                Obtained::given(token, is_refused, now, extras)
+            }
             SourceKind::Left { token, .. } => Obtained::left(token, extras, problem),
         }
     }

@@ -44,6 +44,9 @@ async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, Refusal> {
     let asked = parse(&body.to_bytes())?;
     agree(&asked.pod, &pod)?;
     let resource = server(sync, &pod, &asked.server).await?;
+    if asked.url != resource.spec.server.url {
+        return Err(Refusal::OtherUrl);
+    }
     let exchanger = sync.exchanges.of(&resource);
     let exchanger = exchanger.ok_or_else(|| Refusal::NoExchange(asked.server.clone()))?;
     let token = exchanger

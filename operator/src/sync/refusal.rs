@@ -30,6 +30,10 @@ pub enum Refusal {
     NoExchangeRequest(&'static str),
     #[error("no McpServerAuth with the server name {0:?} selects this pod")]
     NotEntitled(String),
+    #[error(
+        "the sidecar asks for another URL than spec.server.url: it has not yet taken the newest routes over"
+    )]
+    OtherUrl,
     #[error("the McpServerAuth of server {0:?} has no spec.oauth2.tokenExchange, or is not ready for it yet")]
     NoExchange(String),
     #[error("{message}")]
@@ -55,6 +59,7 @@ impl Refusal {
             Self::ApiServer(_) => "ApiServer",
             Self::NoExchangeRequest(_) => "NoExchangeRequest",
             Self::NotEntitled(_) => "NotEntitled",
+            Self::OtherUrl => "OtherUrl",
             Self::NoExchange(_) => "NoExchange",
             Self::ExchangeFailed { .. } => "ExchangeFailed",
         }
@@ -66,6 +71,7 @@ impl Refusal {
             Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) => StatusCode::FORBIDDEN,
             Self::NotEntitled(_) => StatusCode::FORBIDDEN,
             Self::NoReport(_) | Self::NoExchangeRequest(_) => StatusCode::BAD_REQUEST,
+            Self::OtherUrl => StatusCode::CONFLICT,
             Self::NoExchange(_) => StatusCode::NOT_FOUND,
             Self::NotLeading | Self::ApiServer(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ExchangeFailed { .. } => StatusCode::BAD_GATEWAY,

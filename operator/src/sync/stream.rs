@@ -182,6 +182,7 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
                 route,
                 credential: issued.credential,
                 client_certificate: issued.client_certificate,
+                declined: issued.declined,
             }
         });
     Ok(Some((servers.collect(), sync.certificates.authority())))
