@@ -1,6 +1,6 @@
 // What a run of the suite comes to. Pure, and tested in judge.test.mjs.
 
-import { ALSO, BY_THE_RUN, DIFFERENT, NOT_APPLICABLE, NOT_SERVED, UNMET } from "./scenarios.mjs";
+import { ALSO, BY_THE_RUN, NOT_APPLICABLE, NOT_SERVED, UNMET } from "./scenarios.mjs";
 
 const SEVERITY = ["SUCCESS", "WARNING", "FAILURE"];
 
@@ -61,11 +61,6 @@ export function difference(straight, through) {
     if (expected !== found) lines.push(`${check}: ${times(expected)} straight, ${times(found)} through the sidecar`);
   }
   return lines;
-}
-
-/** Those of the differences that are not known and explained. */
-export function unexplained(name, lines) {
-  return lines.filter((line) => !DIFFERENT[name] || !line.startsWith(`${DIFFERENT[name].check} `));
 }
 
 function tally(checks) {

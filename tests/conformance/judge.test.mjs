@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { changedLines, tables, withTables } from "./document.mjs";
-import { difference, judge, results, tokenRequests, unexplained } from "./judge.mjs";
+import { difference, judge, results, tokenRequests } from "./judge.mjs";
 
 const check = (id, status, details) => ({ id, status, details, description: "d" });
 const tokenRequest = (scope) =>
@@ -67,12 +67,6 @@ test("a check that is missing, new or ends otherwise through the sidecar is a di
   assert.equal(difference(straight, [check("a", "SUCCESS")]).length, 1);
   assert.equal(difference(straight, [...straight, check("a", "SUCCESS")]).length, 1);
   assert.equal(difference(straight, [check("a", "FAILURE"), check("b", "FAILURE")]).length, 2);
-});
-
-test("only the check that is known to differ may", () => {
-  const lines = ["localhost-host-rebinding-rejected FAILURE: never straight, once through the sidecar", "other FAILURE: once straight"];
-  assert.deepEqual(unexplained("dns-rebinding-protection", lines), lines.slice(1));
-  assert.deepEqual(unexplained("tools-list", lines), lines);
 });
 
 test("a result that changes shows in the document", () => {

@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { changedLines, tables, withTables } from "./document.mjs";
-import { difference, judge, unexplained } from "./judge.mjs";
+import { difference, judge } from "./judge.mjs";
 import { open, save } from "./kubernetes.mjs";
 import { startReference, startSidecar, stopAll } from "./processes.mjs";
 import { list, runClient, runServer } from "./suite.mjs";
@@ -55,7 +55,7 @@ async function main() {
 
   const faults = clients.flatMap(({ name, version, verdict }) => verdict.faults.map((fault) => `${name} at ${version}: ${fault}`));
   for (const { name, version, server, lines } of servers) {
-    faults.push(...unexplained(name, lines).map((line) => `${name} at ${version}, ${server} server: ${line}`));
+    faults.push(...lines.map((line) => `${name} at ${version}, ${server} server: ${line}`));
   }
   for (const fault of faults) process.stderr.write(`  ${fault}\n`);
   if (only) return faults.length === 0;

@@ -60,16 +60,6 @@ export const NOT_APPLICABLE = {
 
 const CLIENT = { client_id: "conformance-machine", client_secret: "conformance-machine-secret" };
 
-/** Server scenarios that may end otherwise through the sidecar: which check, and why. */
-export const DIFFERENT = {
-  "dns-rebinding-protection": {
-    check: "localhost-host-rebinding-rejected",
-    why:
-      "the reference server looks at `Host` alone, and that is the sidecar's to set: a request to a server names that server. " +
-      "The attack needs a browser beside the listener; the sidecar listens on the loopback interface of LiteLLM's pod",
-  },
-};
-
 /**
  * `{oauth2, secret}`: the block of the resource and the data of the Secret that it refers to. `context` is what the
  * suite hands to a client, `server` the URL of its MCP server.
