@@ -2,11 +2,15 @@
 //! authenticates to it. The YAML beside this crate, for `kubectl apply -f crds/`, is generated from these types
 //! (`make generate`).
 
+mod client_authentication;
 pub mod conditions;
+mod oauth2;
 pub mod reasons;
 mod spec;
 mod status;
 
+pub use client_authentication::*;
+pub use oauth2::*;
 pub use spec::*;
 pub use status::*;
 

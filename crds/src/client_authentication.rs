@@ -1,0 +1,128 @@
+//! How the client proves at the token endpoint who it is.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{KeyRef, SecretName};
+/// How the client authenticates at the token endpoint.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("(self.method in ['ClientSecretBasic', 'ClientSecretPost']) == has(self.clientSecretRef)", "clientSecretRef belongs to the methods ClientSecretBasic and ClientSecretPost, which need it"),
+    validation = ("!has(self.alternateClientSecretRef) || has(self.clientSecretRef)", "alternateClientSecretRef is the second of two: set clientSecretRef too"),
+    validation = ("(self.method == 'PrivateKeyJwt') == has(self.privateKeyJwt)", "privateKeyJwt belongs to the method PrivateKeyJwt, which needs it"),
+    validation = ("(self.method == 'TlsClientAuth') == has(self.certificateRef)", "certificateRef belongs to the method TlsClientAuth, which needs it"),
+    validation = ("has(self.workloadIdentity) ? self.method == 'WorkloadIdentity' : true", "workloadIdentity belongs to the method WorkloadIdentity")
+)]
+pub struct ClientAuthentication {
+    pub method: ClientAuthenticationMethod,
+
+    /// The client secret, for ClientSecretBasic and ClientSecretPost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret_ref: Option<KeyRef>,
+
+    /// A second client secret, the previous or the next one: tried where the authorization server refuses the first
+    /// with `invalid_client`, so that a rotation has no moment at which neither works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alternate_client_secret_ref: Option<KeyRef>,
+
+    /// The signing key, for PrivateKeyJwt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key_jwt: Option<PrivateKeyJwt>,
+
+    /// The client certificate, for TlsClientAuth: a Secret of type `kubernetes.io/tls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_ref: Option<SecretName>,
+
+    /// The operator's own ServiceAccount token, for WorkloadIdentity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_identity: Option<WorkloadIdentity>,
+}
+
+impl ClientAuthentication {
+    /// The method None.
+    pub fn none() -> Self {
+        Self {
+            method: ClientAuthenticationMethod::None,
+            client_secret_ref: None,
+            alternate_client_secret_ref: None,
+            private_key_jwt: None,
+            certificate_ref: None,
+            workload_identity: None,
+        }
+    }
+}
+
+/// Client authentication method: the secret in the Authorization header (`ClientSecretBasic`) or in the body
+/// (`ClientSecretPost`), RFC 6749 section 2.3.1; a signed assertion (`PrivateKeyJwt`), RFC 7523; a TLS client
+/// certificate (`TlsClientAuth`), RFC 8705; the operator's Kubernetes identity (`WorkloadIdentity`), RFC 7523; not at
+/// all (`None`), where the assertion of `jwtBearer` says it all.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ClientAuthenticationMethod {
+    ClientSecretBasic,
+    ClientSecretPost,
+    PrivateKeyJwt,
+    TlsClientAuth,
+    WorkloadIdentity,
+    None,
+}
+
+/// Client authentication by a signed assertion (RFC 7523 section 2.2).
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrivateKeyJwt {
+    /// The private key, in PEM or as a JWK.
+    pub key_ref: KeyRef,
+
+    /// The `kid` header of the assertion. Default: the JWK's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub key_id: Option<String>,
+
+    /// The signature algorithm. Default: by the kind of key, RS256, ES256 or EdDSA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SignatureAlgorithm")]
+    pub algorithm: Option<SignatureAlgorithm>,
+
+    /// The `aud` claim of the assertion. Default: the issuer where it is known, else the token endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub audience: Option<String>,
+}
+
+/// JWS signature algorithm (RFC 7518 section 3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum SignatureAlgorithm {
+    #[serde(rename = "RS256")]
+    Rs256,
+    #[serde(rename = "PS256")]
+    Ps256,
+    #[serde(rename = "ES256")]
+    Es256,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+/// A token of the operator's ServiceAccount as the client's identity. The namespace must be among those that the
+/// operator's settings allow to act as it (`workloadIdentity.namespaces` of the chart).
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadIdentity {
+    /// Audience of the ServiceAccount token. Default: the issuer or the token endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub audience: Option<String>,
+
+    #[serde(default)]
+    pub assertion: WorkloadAssertion,
+}
+
+/// The ServiceAccount token authenticates the client (`ClientAssertion`, RFC 7523 section 2.2), or is the grant
+/// itself (`JwtBearer`, section 2.1).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum WorkloadAssertion {
+    #[default]
+    ClientAssertion,
+    JwtBearer,
+}

@@ -1,0 +1,219 @@
+//! An OAuth2 authorization server: where it is, what is asked of it, and what becomes of the token.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{CaBundle, ClientAuthentication, KeyRef};
+/// An OAuth2 authorization server and this client's registration there. The grant is client_credentials (RFC 6749
+/// section 4.4) unless `jwtBearer` or `clientAuthentication.workloadIdentity` say otherwise; `tokenExchange` adds a
+/// token for each user.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("!(has(self.tokenUrl) && has(self.issuer))", "tokenUrl and issuer exclude each other; with neither of them the authorization server is discovered from the MCP server"),
+    validation = ("!has(self.tokenUrl) || (self.tokenUrl.matches('^https?://') && isURL(self.tokenUrl) && url(self.tokenUrl).getHost() != '' && !self.tokenUrl.contains('#'))", "tokenUrl must be an absolute http or https URL without fragment, such as https://auth.example.com/oauth2/token"),
+    validation = ("!has(self.tokenUrl) || !self.tokenUrl.startsWith('http://') || self.allowInsecureHttp", "tokenUrl is plain http: the client secret and the token would be readable on the way (RFC 6749 section 3.2 demands TLS). Use https, or set oauth2.allowInsecureHttp: true"),
+    validation = ("!has(self.issuer) || self.issuer.startsWith('https://') || (self.allowInsecureHttp && self.issuer.startsWith('http://'))", "issuer must be an https URL, or an http one with oauth2.allowInsecureHttp: true"),
+    validation = ("!(has(self.clientId) && has(self.clientIdSecretRef))", "clientId and clientIdSecretRef exclude each other"),
+    validation = ("has(self.clientId) || has(self.clientIdSecretRef) || self.clientAuthentication.method == 'WorkloadIdentity' || (self.clientAuthentication.method == 'None' && has(self.jwtBearer))", "one of clientId and clientIdSecretRef must be set"),
+    validation = ("self.clientAuthentication.method != 'None' || has(self.jwtBearer)", "clientAuthentication.method None needs jwtBearer: nothing else would say who asks"),
+    validation = ("!has(self.jwtBearer) || !has(self.clientAuthentication.workloadIdentity) || self.clientAuthentication.workloadIdentity.assertion != 'JwtBearer'", "jwtBearer and clientAuthentication.workloadIdentity.assertion JwtBearer are two assertions for one grant: leave one out"),
+    validation = ("!has(self.revocationUrl) || (has(self.tokenUrl) && self.revocationUrl.matches('^https?://') && isURL(self.revocationUrl))", "revocationUrl must be an absolute URL and belongs to tokenUrl; otherwise it is discovered"),
+    validation = ("!has(self.revocationUrl) || !self.revocationUrl.startsWith('http://') || self.allowInsecureHttp", "revocationUrl is plain http. Use https, or set oauth2.allowInsecureHttp: true"),
+    validation = ("!has(self.extraParameters) || self.extraParameters.all(k, !(k in ['grant_type', 'scope', 'audience', 'resource', 'client_id', 'client_secret', 'client_assertion', 'client_assertion_type', 'assertion', 'subject_token', 'subject_token_type', 'actor_token', 'actor_token_type', 'requested_token_type']))", "extraParameters must not hold grant_type, scope, audience, resource, assertion, a client_*, subject_* or actor_* parameter or requested_token_type: they have fields of their own")
+)]
+pub struct OAuth2 {
+    /// URL of the token endpoint. Either this or `issuer`, or neither: then the authorization server is discovered from
+    /// the MCP server's own metadata (RFC 9728).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub token_url: Option<String>,
+
+    /// Issuer identifier; the token endpoint is discovered from its metadata (RFC 8414, OpenID Connect Discovery),
+    /// which must name the same issuer. Either this or `tokenUrl`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub issuer: Option<String>,
+
+    /// The client identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub client_id: Option<String>,
+
+    /// The client identifier, where it is kept beside the secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id_secret_ref: Option<KeyRef>,
+
+    /// How the client authenticates at the token endpoint.
+    pub client_authentication: ClientAuthentication,
+
+    /// Asks with the grant jwt-bearer (RFC 7523 section 2.1) instead of client_credentials, by an assertion that
+    /// something else keeps in a Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt_bearer: Option<JwtBearer>,
+
+    /// A token of their own for each user, by token exchange (RFC 8693). Tool calls then carry the user's token and
+    /// never the service's; what is called for no user, such as discovery, carries the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_exchange: Option<TokenExchange>,
+
+    /// `DPoP` binds the token to a key (RFC 9449): who steals the token alone cannot use it.
+    #[serde(default)]
+    pub token_type: TokenType,
+
+    /// Scopes to request. None: the authorization server's default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 256), regex(pattern = r"^[\x21\x23-\x5B\x5D-\x7E]+$"))
+    )]
+    pub scopes: Vec<String>,
+
+    /// The `audience` parameter, for authorization servers that want it beside or instead of `resource`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub audience: Option<String>,
+
+    /// The `resource` parameter (RFC 8707). Default: the server's URL, as MCP demands. Empty: not sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub resource: Option<String>,
+
+    /// Further parameters of the token request, but for those that have fields of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub extra_parameters: BTreeMap<String, String>,
+
+    /// How long before its end a token is renewed. Default: `33%`. A duration (`90s`, `5m`, `1h30m`) or a share of its life (`33%`).
+    #[serde(default = "default_refresh_before")]
+    #[schemars(
+        length(min = 2, max = 16),
+        regex(pattern = r"^(([0-9]+h)?([0-9]+m)?([0-9]+s)?|[1-9][0-9]?%)$")
+    )]
+    pub refresh_before: String,
+
+    /// Whether a token with fewer scopes than the MCP server demands (403, `insufficient_scope`) is asked for once
+    /// more with those scopes added. Default: true. The authorization server decides what it grants.
+    #[serde(default = "yes")]
+    pub step_up: bool,
+
+    /// What an access token that is a JWT is compared with before it is handed out.
+    #[serde(default)]
+    pub token_check: TokenCheck,
+
+    /// Whether the token is revoked (RFC 7009) when this resource is deleted. Default: false.
+    #[serde(default)]
+    pub revoke_on_deletion: bool,
+
+    /// URL of the revocation endpoint, where `tokenUrl` is set; otherwise it is discovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub revocation_url: Option<String>,
+
+    /// PEM certificates of authorities to trust at the token endpoint besides the platform's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<CaBundle>,
+
+    /// Allows `http` endpoints of the authorization server. For tests.
+    #[serde(default)]
+    pub allow_insecure_http: bool,
+
+    /// Allows endpoints that were discovered to be at private addresses, such as Services of this cluster. Those
+    /// that this resource states itself may be, and link-local ones never are.
+    #[serde(default)]
+    pub allow_private_addresses: bool,
+}
+
+/// The grant jwt-bearer (RFC 7523 section 2.1).
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JwtBearer {
+    /// The assertion: a JWT that something else mints and renews. Taken over the moment it changes.
+    pub assertion_ref: KeyRef,
+}
+
+/// Token exchange (RFC 8693) for each user.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.subjectCookie) != has(self.subjectHeader)", "exactly one of subjectCookie and subjectHeader must be set"),
+    validation = ("!has(self.subjectCookie) || self.subjectCookie != 'token'", "the cookie `token` is LiteLLM's own UI session and is never used"),
+    validation = ("!has(self.subjectHeader) || !(self.subjectHeader.lowerAscii() in ['authorization', 'proxy-authorization', 'cookie', 'host', 'x-litellm-api-key', 'api-key', 'x-api-key'])", "subjectHeader must not be a header that carries LiteLLM's own credentials or belongs to the connection")
+)]
+pub struct TokenExchange {
+    /// Cookie of the user's request whose value is the subject token. It goes to the authorization server, and to the
+    /// MCP server only if `cookiePassthrough` names it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
+    )]
+    pub subject_cookie: Option<String>,
+
+    /// Header of the user's request whose value is the subject token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
+    )]
+    pub subject_header: Option<String>,
+
+    /// Type of the subject token (RFC 8693 section 3). Default: an access token.
+    #[serde(default = "access_token_type")]
+    #[schemars(length(min = 1, max = 256))]
+    pub subject_token_type: String,
+
+    /// Type of token to ask for. Default: left to the authorization server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub requested_token_type: Option<String>,
+}
+
+/// How the token is presented: as a bearer token (`Bearer`, RFC 6750), or bound to a key (`DPoP`, RFC 9449).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum TokenType {
+    #[default]
+    Bearer,
+    DPoP,
+}
+
+/// The comparison of a JWT access token with this resource. Opaque tokens are taken as they are.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenCheck {
+    /// What becomes of a token that does not fit.
+    #[serde(default)]
+    pub mode: TokenCheckMode,
+
+    /// Values of `aud` that fit besides `resource` and `audience`, for authorization servers with names of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 2048)))]
+    pub accepted_audiences: Vec<String>,
+}
+
+/// `Enforce`: a token that does not fit is not handed out. `Report`: it is, and the condition says what does not fit.
+/// `Off`: nothing is compared.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum TokenCheckMode {
+    #[default]
+    Enforce,
+    Report,
+    Off,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// RFC 8693 section 3.
+fn access_token_type() -> String {
+    "urn:ietf:params:oauth:token-type:access_token".to_owned()
+}
+
+/// A third of its life: the token is renewed when two thirds are over.
+fn default_refresh_before() -> String {
+    "33%".to_owned()
+}
