@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use mcp_auth_crds::{ClientAuthentication, McpServerAuth, reasons};
 use mcp_auth_oauth::Token;
 use mcp_auth_protocol::sync::{ClientCertificate, Credential, Declined};
+use sha2::{Digest, Sha256};
 
 use crate::changes::Changes;
 use crate::key::Key;
@@ -60,6 +61,12 @@ impl Binding {
         }
         let parts = (&spec.server.url, &spec.server.tls, oauth2, &spec.bearer_token);
         Self(serde_json::to_string(&parts).expect("a spec is plain values"))
+    }
+
+    /// A short text that differs for different bindings.
+    pub fn digest(&self) -> String {
+        let digest: [u8; 32] = Sha256::digest(&self.0).into();
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

@@ -10,6 +10,8 @@ use kube::core::{Selector, SelectorExt};
 use mcp_auth_crds::{McpServerAuth, TokenExchange, Transport, UserContext};
 use mcp_auth_protocol::sync;
 
+use crate::credentials::Binding;
+
 /// Labels of a pod.
 pub type Labels = BTreeMap<String, String>;
 
@@ -61,6 +63,8 @@ pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
 /// What a sidecar may know of a resource without any secret.
 pub fn route(resource: &McpServerAuth) -> sync::Route {
     let spec = &resource.spec;
+    let oauth2 = spec.oauth2.as_ref();
+    let exchanges = oauth2.is_some_and(|oauth2| oauth2.token_exchange.is_some());
     sync::Route {
         resource: resource.name_any(),
         server: spec.server.name.clone(),
@@ -84,10 +88,11 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
             UserContext::Optional => sync::UserContext::Optional,
             UserContext::Required => sync::UserContext::Required,
         },
-        exchange: spec
-            .oauth2
-            .as_ref()
-            .and_then(|oauth2| subject(oauth2.token_exchange.as_ref()?)),
+        exchange: oauth2.and_then(|oauth2| subject(oauth2.token_exchange.as_ref()?)),
+        minted_for: match exchanges {
+            true => Binding::of(resource).digest(),
+            false => String::new(),
+        },
     }
 }
 

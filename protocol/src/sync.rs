@@ -89,6 +89,10 @@ pub struct Route {
     /// Where the subject token of the user is found, if tool calls carry a token of the user's own (RFC 8693).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Subject>,
+    /// Opaque; changes with what users' tokens are minted for, such as scopes and audience. A token that was got for
+    /// another value is of no use any more. Empty where there is no exchange.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub minted_for: String,
 }
 
 /// The part of the user context that is exchanged for a token of the user's own. It goes to the operator, and to the
@@ -342,6 +346,7 @@ mod tests {
                     headers: vec![],
                     user_context: UserContext::Optional,
                     exchange: None,
+                    minted_for: String::new(),
                 },
                 credential: Credential::Bearer {
                     id: "a7".into(),

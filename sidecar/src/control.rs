@@ -321,6 +321,7 @@ mod tests {
             headers: vec![],
             user_context: UserContext::Optional,
             exchange: None,
+            minted_for: String::new(),
         }
     }
 

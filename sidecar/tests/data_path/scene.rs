@@ -302,6 +302,7 @@ pub fn server(url: &str) -> Server {
             headers: vec!["x-forwarded-user".into()],
             user_context: UserContext::Optional,
             exchange: None,
+            minted_for: String::new(),
         },
         client_certificate: None,
         declined: None,

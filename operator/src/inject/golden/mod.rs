@@ -103,6 +103,7 @@ fn route(server: &str) -> Route {
         headers: vec![],
         user_context: UserContext::Optional,
         exchange: None,
+        minted_for: String::new(),
     }
 }
 

@@ -15,6 +15,7 @@ fn server(url: &str) -> sync::Server {
             headers: vec!["x-forwarded-user".into()],
             user_context: UserContext::Optional,
             exchange: None,
+            minted_for: String::new(),
         },
         client_certificate: None,
         declined: None,
