@@ -1,10 +1,12 @@
 //! The operator's own Kubernetes identity, as an assertion for authorization servers that trust the cluster
 //! (workload identity, RFC 7523). Each assertion is a short-lived ServiceAccount token, made by TokenRequest for one
-//! audience: no audience has to be known when the operator is installed, and none is good for the API server.
+//! audience, so that no audience has to be known when the operator is installed. The audience is somebody else's to
+//! choose, and a token that the API server itself takes would make the operator of whoever gets it: those are not let
+//! out.
 
 use std::sync::Arc;
 
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
@@ -76,9 +78,33 @@ impl Workload {
         let failed = |problem: String| oauth::Error::NoAssertion { problem };
         let answer = answer.map_err(|error| failed(refused(&error, &self.service_account)))?;
         let token = answer.status.map(|status| status.token);
-        token
-            .map(SecretString::from)
-            .ok_or_else(|| failed("the API server answered without a token".into()))
+        let token = token.ok_or_else(|| failed("the API server answered without a token".into()))?;
+        if self.is_taken_by_the_api_server(&token).await.map_err(|error| {
+            failed(format!(
+                "the API server could not be asked about the audience {audience:?}: {error}"
+            ))
+        })? {
+            return Err(failed(format!(
+                "the audience {audience:?} is the API server's own, and a token for it is not let out: set \
+                 workloadIdentity.audience to what the authorization server expects"
+            )));
+        }
+        Ok(token.into())
+    }
+
+    /// Asked of the API server: it alone knows all its audiences.
+    async fn is_taken_by_the_api_server(&self, token: &str) -> kube::Result<bool> {
+        let review = TokenReview {
+            spec: TokenReviewSpec {
+                token: Some(token.to_owned()),
+                audiences: None,
+            },
+            ..TokenReview::default()
+        };
+        let reviews = Api::<TokenReview>::all(self.client.clone());
+        let answer = within(reviews.create(&PostParams::default(), &review)).await?;
+        let status = answer.status.unwrap_or_default();
+        Ok(status.authenticated.unwrap_or(false))
     }
 }
 

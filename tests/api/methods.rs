@@ -332,6 +332,33 @@ async fn the_cluster_vouches_for_the_operator_where_the_namespace_is_allowed_to_
             assert_eq!(requests[0]["assertion"]["aud"], json!([server.issuer()]));
         }
     }
+
+    // A token that the API server takes would make whoever gets it the operator.
+    let id = "methods-workload-api-server";
+    let registration = Registration {
+        grant: Grant::JwtBearer,
+        ..Registration::new(id, Method::None)
+    };
+    Server::OidcProvider.register(&registration).await;
+    let workload = json!({"assertion": "JwtBearer", "audience": "https://kubernetes.default.svc"});
+    let authentication = json!({"method": "WorkloadIdentity", "workloadIdentity": workload});
+    let asked = resource(
+        "api-server",
+        "api_server",
+        Server::OidcProvider.oauth2(id, authentication),
+    );
+    world.apply(&asked).await.unwrap();
+    let status = world
+        .condition(
+            "api-server",
+            conditions::TOKEN_ISSUED,
+            "False",
+            reasons::REQUEST_FAILED,
+        )
+        .await;
+    let said = mcp_auth_tests::world::message(&status, conditions::TOKEN_ISSUED);
+    assert!(said.contains("is the API server's own"), "{said}");
+    assert_eq!(oauth::requests(id).await.len(), 0, "nothing was sent");
 }
 
 #[tokio::test]

@@ -17,6 +17,9 @@ use crate::demands::Demand;
 use crate::exchanges::Exchanger;
 use crate::references::fields;
 
+/// What is kept of scopes that are not asked for.
+const MOST_SCOPES: usize = 32;
+const LONGEST_SCOPE: usize = 256;
 /// How many refusals of fresh tokens in a row are a problem of its own.
 const REFUSALS: u32 = 2;
 
@@ -110,7 +113,9 @@ impl Live {
                 self.source.demand_scopes(&demand.token, scopes.clone());
             }
             RefusedBecause::InsufficientScope(scopes) => {
-                self.not_asked = Some((demand.token.clone(), scopes.clone()));
+                let scopes = scopes.iter().filter(|scope| scope.len() <= LONGEST_SCOPE);
+                let scopes = scopes.take(MOST_SCOPES).cloned().collect();
+                self.not_asked = Some((demand.token.clone(), scopes));
             }
         }
     }
@@ -123,9 +128,9 @@ impl Live {
         self.source.subscribe().borrow().token.clone()
     }
 
-    /// The token to revoke when the resource is deleted.
-    pub fn to_revoke(&self) -> Option<Arc<oauth::Token>> {
-        self.revoke.then(|| self.token()).flatten()
+    /// Whether the token is revoked when the resource is deleted.
+    pub fn revokes(&self) -> bool {
+        self.revoke
     }
 
     /// Token requests since this was last asked.

@@ -72,12 +72,7 @@ impl Obtained {
             issued_at: None,
             ..held(token)
         };
-        let declined = is_refused.then(|| Declined {
-            token: token.id.clone(),
-            why: RefusedBecause::Unauthorized,
-            message: "the token comes from the Secret of spec.bearerToken: whatever mints it has to put a better one there"
-                .into(),
-        });
+        let message = "the token comes from the Secret of spec.bearerToken: whatever mints it has to put a better one there";
         Self {
             token: Token {
                 held: Some(held),
@@ -86,14 +81,16 @@ impl Obtained {
             },
             credential: Some(bearer(token)),
             extras,
-            declined,
+            declined: is_refused.then(|| declined(token, message)),
             ..Self::refused()
         }
     }
 
     /// Of a token whose Secret is gone.
-    pub fn left(token: &oauth::Token, extras: Extras, problem: Option<Blocked>) -> Self {
+    pub fn left(token: &oauth::Token, is_refused: bool, extras: Extras, problem: Option<Blocked>) -> Self {
+        let message = "the Secret that a new token would be asked for with is gone or broken";
         Self {
+            declined: is_refused.then(|| declined(token, message)),
             references: problem.map_or(Ok(()), Err),
             token: Token {
                 held: Some(held(token)),
@@ -103,6 +100,15 @@ impl Obtained {
             extras,
             ..Self::refused()
         }
+    }
+}
+
+/// There is no better token than this one.
+fn declined(token: &oauth::Token, message: &str) -> Declined {
+    Declined {
+        token: token.id.clone(),
+        why: RefusedBecause::Unauthorized,
+        message: message.to_owned(),
     }
 }
 

@@ -61,6 +61,10 @@ enum SourceKind {
     Left {
         token: Arc<oauth::Token>,
         _expired: Option<Relay>,
+        /// An MCP server does not take it any more.
+        refused: bool,
+        /// Revokes it, if that is wished for.
+        revoker: Option<oauth::Client>,
     },
 }
 
@@ -93,11 +97,18 @@ impl Sources {
 
     /// Ends the source of a resource that was deleted, and revokes its token if that was wished for.
     pub fn end(&self, key: &Key) {
-        let Some(SourceKind::OAuth2(live)) = self.lock().remove(key).map(|source| source.kind) else {
-            return;
+        let (client, token) = match self.lock().remove(key).map(|source| source.kind) {
+            Some(SourceKind::OAuth2(live)) if live.revokes() => (live.client().clone(), live.token()),
+            // The Secret went first, as with `kubectl delete -f` of both.
+            Some(SourceKind::Left {
+                token,
+                revoker: Some(client),
+                ..
+            }) => (client, Some(token)),
+            _ => return,
         };
-        let Some(token) = live.to_revoke() else { return };
-        let (client, key) = (live.client().clone(), key.clone());
+        let Some(token) = token else { return };
+        let key = key.clone();
         tokio::spawn(async move {
             let Key { namespace, name } = key;
             match tokio::time::timeout(REVOCATION, client.revoke(&token.access_token)).await {
@@ -131,6 +142,11 @@ impl Sources {
             {
                 let until = self.clock.now() + REFUSAL;
                 *refused = Some((until, self.at(demand.key.clone(), until)));
+            }
+            Some(SourceKind::Left { token, refused, .. })
+                if token.id == demand.token && demand.why == RefusedBecause::Unauthorized =>
+            {
+                *refused = true;
             }
             _ => {}
         }
@@ -218,13 +234,25 @@ impl Sources {
     /// The references lead nowhere any more: the token in use serves on, and no new one is asked for with a secret
     /// that somebody has taken away.
     fn left(&self, key: &Key, kind: SourceKind) -> Option<SourceKind> {
-        let token = match kind {
-            SourceKind::OAuth2(live) => live.token()?,
-            SourceKind::Given { token, .. } | SourceKind::Left { token, .. } => token,
+        let (token, refused, revoker) = match kind {
+            SourceKind::OAuth2(live) => (
+                live.token()?,
+                false,
+                live.revokes().then(|| live.client().clone()),
+            ),
+            SourceKind::Given { token, .. } => (token, false, None),
+            SourceKind::Left {
+                token,
+                refused,
+                revoker,
+                ..
+            } => (token, refused, revoker),
         };
         (!token.is_expired(self.clock.now())).then(|| SourceKind::Left {
             _expired: token.expires_at.map(|at| self.at(key.clone(), at)),
             token,
+            refused,
+            revoker,
         })
     }
 
@@ -240,7 +268,7 @@ impl Sources {
                 let is_refused = refused.as_ref().is_some_and(|(until, _)| now < *until);
                 Obtained::given(token, is_refused, now, extras)
             }
-            SourceKind::Left { token, .. } => Obtained::left(token, extras, problem),
+            SourceKind::Left { token, refused, .. } => Obtained::left(token, *refused, extras, problem),
         }
     }
 

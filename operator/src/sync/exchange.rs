@@ -1,6 +1,9 @@
 //! A user's own token, for a sidecar that asks: whose pod calls is told as for the stream, and only servers that the
 //! pod is entitled to are answered for.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
@@ -15,6 +18,10 @@ use super::{Refusal, Sync};
 use crate::credentials::bearer;
 use crate::metrics::Exchange;
 use crate::routes::entitled;
+
+/// Longest wait for the authorization server: the sidecar's own patience ends a little later, and is to hear from here
+/// why.
+const PATIENCE: Duration = Duration::from_secs(7);
 
 /// Longest request: a subject token that fits into a request header, and some words around it.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -49,9 +56,10 @@ async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, Refusal> {
     }
     let exchanger = sync.exchanges.of(&resource);
     let exchanger = exchanger.ok_or_else(|| Refusal::NoExchange(asked.server.clone()))?;
-    let token = exchanger
-        .token(&asked.subject_token, asked.refused.as_deref())
-        .await;
+    let token = exchanger.token(&asked.subject_token, asked.refused.as_deref());
+    // The request itself goes on, and whoever asks again finds what it brings.
+    let token = tokio::time::timeout(PATIENCE, token).await;
+    let token = token.map_err(|_| Refusal::ExchangeSlow(PATIENCE.as_secs()))?;
     let token = token.map_err(|error| Refusal::ExchangeFailed {
         code: error.code().to_owned(),
         message: error.message(),
@@ -72,7 +80,7 @@ fn parse(body: &Bytes) -> Result<ExchangeRequest, Refusal> {
 }
 
 /// The resource that the pod reaches this server by.
-async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<std::sync::Arc<McpServerAuth>, Refusal> {
+async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<Arc<McpServerAuth>, Refusal> {
     let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
     let labels = labels.map_err(|error| Refusal::ApiServer(error.to_string()))?;
     let labels = labels.ok_or_else(|| Refusal::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;

@@ -36,6 +36,8 @@ pub enum Refusal {
     OtherUrl,
     #[error("the McpServerAuth of server {0:?} has no spec.oauth2.tokenExchange, or is not ready for it yet")]
     NoExchange(String),
+    #[error("the authorization server has not answered for {0} s")]
+    ExchangeSlow(u64),
     #[error("{message}")]
     ExchangeFailed {
         /// The authorization server's error code, or the kind of failure.
@@ -61,6 +63,7 @@ impl Refusal {
             Self::NotEntitled(_) => "NotEntitled",
             Self::OtherUrl => "OtherUrl",
             Self::NoExchange(_) => "NoExchange",
+            Self::ExchangeSlow(_) => "ExchangeSlow",
             Self::ExchangeFailed { .. } => "ExchangeFailed",
         }
     }
@@ -74,6 +77,7 @@ impl Refusal {
             Self::OtherUrl => StatusCode::CONFLICT,
             Self::NoExchange(_) => StatusCode::NOT_FOUND,
             Self::NotLeading | Self::ApiServer(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ExchangeSlow(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::ExchangeFailed { .. } => StatusCode::BAD_GATEWAY,
         }
     }

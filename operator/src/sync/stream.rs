@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
-use mcp_auth_protocol::sync::{CONTENT_TYPE, HEARTBEAT_SECONDS, Pod, Report, Server, Snapshot};
+use mcp_auth_protocol::sync::{CONTENT_TYPE, HEARTBEAT_SECONDS, Pod, RefusedToken, Report, Server, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, info, info_span, warn};
 
@@ -88,7 +88,8 @@ async fn serve(
     let entry = sync.sidecars.enter(&pod.uid, &pod.namespace, &pod.name);
     let _connected = sync.metrics.sidecar_connected();
     info!(version = first.version, "sidecar connected");
-    pass_on(&sync, &pod, &first).await;
+    // What could not be passed on is passed on with a later heartbeat.
+    let mut untold = pass_on(&sync, &pod, first.refused.clone()).await;
     entry.reported(first);
     let mut reports = pin!(reports);
     let mut changes = sync.changes.subscribe(&pod.namespace);
@@ -118,7 +119,7 @@ async fn serve(
             }
             report = reports.next() => match report {
                 Some(Ok(report)) => {
-                    pass_on(&sync, &pod, &report).await;
+                    untold = pass_on(&sync, &pod, report.refused.clone()).await;
                     entry.reported(report);
                     tokio::time::sleep(BETWEEN_REPORTS).await;
                 }
@@ -128,6 +129,7 @@ async fn serve(
             _ = heartbeat.tick() => {
                 if !entry.is_current() { break "the pod has a newer connection" }
                 if !deliver(&lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
+                untold = pass_on(&sync, &pod, untold).await;
                 // The authority may have changed, which nobody announces.
                 changes.mark_changed();
             }
@@ -143,18 +145,24 @@ async fn lost(leads: &mut watch::Receiver<bool>) {
     let _ = leads.wait_for(|leads| !leads).await;
 }
 
-/// Tells reconcile of the tokens that this pod's servers refused, as far as the pod has a right to them.
-async fn pass_on(sync: &Sync, pod: &Pod, report: &Report) {
-    if report.refused.is_empty() {
-        return;
+/// Tells reconcile of the tokens that this pod's servers refused, as far as the pod has a right to them. Returns what
+/// could not be told, because nobody knew whose pod it is.
+async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<RefusedToken> {
+    if refused.is_empty() {
+        return refused;
     }
-    // Whoever cannot be looked up now says it again with the next report.
-    let Ok(Some(labels)) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await else {
-        return;
+    let labels = match sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await {
+        Ok(Some(labels)) => labels,
+        Ok(None) => return Vec::new(),
+        Err(error) => {
+            warn!(%error, "a refused token waits: the pod could not be looked up");
+            return refused;
+        }
     };
     for resource in entitled(&sync.resources.of(&pod.namespace), &labels) {
-        let refused = report.refused.iter();
-        for refused in refused.filter(|refused| refused.server == resource.spec.server.name) {
+        // One for each server: whoever says more has said enough.
+        let of_server = |refused: &&RefusedToken| refused.server == resource.spec.server.name;
+        if let Some(refused) = refused.iter().find(of_server) {
             sync.demands.make(Demand {
                 key: Key::from(&*resource),
                 token: refused.token.clone(),
@@ -162,6 +170,7 @@ async fn pass_on(sync: &Sync, pod: &Pod, report: &Report) {
             });
         }
     }
+    Vec::new()
 }
 
 /// What a snapshot says.
