@@ -42,6 +42,8 @@ pub struct ServerMetadata {
     /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
     pub mtls_token_endpoint: Option<String>,
     pub revocation_endpoint: Option<String>,
+    /// As [`Self::mtls_token_endpoint`].
+    pub mtls_revocation_endpoint: Option<String>,
     /// What the MCP server's metadata call it (RFC 9728): the `resource` of token requests for it.
     pub resource: Option<String>,
     /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.

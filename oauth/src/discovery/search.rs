@@ -142,6 +142,7 @@ impl<'a> Search<'a> {
             token_endpoint: locate::at(url, "/token").into(),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
+            mtls_revocation_endpoint: None,
             resource: None,
             scopes: answered.challenge.scopes,
         })
