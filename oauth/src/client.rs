@@ -392,11 +392,13 @@ impl Client {
     }
 }
 
-/// The life of a token in seconds: the server's word, or the token's own where the server has none or says that the token
-/// it issues is over.
+/// The life of a token in seconds: the shorter of the server's word and the token's own, since who verifies the token
+/// goes by the latter. The token's own alone where the server has none or says that the token it issues is over; the
+/// server's word alone where that of the token has come already, which is for the check to judge.
 fn life(stated: Option<i64>, own: Option<i64>) -> Option<i64> {
     match (stated, own) {
         (Some(..=0) | None, Some(own)) => Some(own),
+        (Some(stated), Some(own @ 1..)) => Some(stated.min(own)),
         (stated, _) => stated,
     }
 }
@@ -452,6 +454,26 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::new(registration()).unwrap();
         assert!(!format!("{client:?}").contains("t0p-s3cret"));
+    }
+
+    #[test]
+    fn the_shorter_of_two_lives_counts_where_both_are_some() {
+        for (stated, own, expected) in [
+            (Some(3600), Some(300), Some(300)),
+            (Some(60), Some(300), Some(60)),
+            (Some(0), Some(300), Some(300)),
+            (Some(-1), Some(300), Some(300)),
+            (None, Some(300), Some(300)),
+            (None, Some(-5), Some(-5)),
+            (Some(0), Some(-5), Some(-5)),
+            (Some(3600), Some(-5), Some(3600)),
+            (Some(3600), Some(0), Some(3600)),
+            (Some(3600), None, Some(3600)),
+            (Some(0), None, Some(0)),
+            (None, None, None),
+        ] {
+            assert_eq!(life(stated, own), expected, "{stated:?} {own:?}");
+        }
     }
 
     #[test]

@@ -192,6 +192,19 @@ async fn a_token_that_says_when_it_ends_needs_no_word_of_the_server_for_it() {
 }
 
 #[tokio::test]
+async fn a_token_does_not_outlive_what_it_says_of_itself_whatever_the_server_says() {
+    let auth = Server::authorization_server().await;
+    let token = jwt(&json!({"exp": start().as_second() + 300}));
+    auth.json("/token", json!({"access_token": token, "expires_in": 3600}));
+    for mode in [Mode::Enforce, Mode::Report, Mode::Off] {
+        let mut registration = registration(ServerLocation::Issuer(auth.url("")));
+        registration.check.mode = mode;
+        let life = ask(&client(registration)).await.unwrap().expires_in.unwrap();
+        assert!((290..=300).contains(&life), "{life}");
+    }
+}
+
+#[tokio::test]
 async fn authorities_and_addresses_that_cannot_be_used_are_told_when_the_client_is_made() {
     let _ = Server::start().await;
     let error = Client::new(registration(ServerLocation::Issuer("auth.example.com".into()))).unwrap_err();
