@@ -16,8 +16,8 @@ use crate::resolve::Addresses;
 use crate::response::Expected;
 use crate::transport::{Reach, Transport};
 use crate::{
-    Ask, Assertions, Clock, Discovery, Error, Limits, ProofKey, SigningKey, TokenCheck, identity, request,
-    response,
+    Ask, Assertions, Clock, Discovery, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck,
+    identity, request, response,
 };
 
 /// What an authorization server knows this client by, and what is asked of it.
@@ -228,6 +228,22 @@ impl Client {
             .map(|discovery| Arc::new(discovery.with_clock(clock.clone())));
         self.clock = clock;
         self
+    }
+
+    /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server. For a
+    /// client that takes the place of another of the same registration, such as one with a changed secret: that one
+    /// may have shown its secret to a server that issued nothing, and is as bound to it as after a token.
+    pub fn keeping(mut self, known: &Self) -> Self {
+        if let (Some(own), Some(known)) = (&self.discovery, &known.discovery) {
+            self.discovery = Some(Arc::new(own.keeping(known)));
+        }
+        self
+    }
+
+    /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does not wait
+    /// for one. `None`: nothing is discovered yet, or the registration states the endpoints.
+    pub fn discovered(&self) -> Option<Arc<ServerMetadata>> {
+        self.discovery.as_ref()?.found()
     }
 
     /// Makes one token request; a second one at the most for each of a refused client secret and a demanded nonce.

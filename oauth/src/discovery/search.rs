@@ -50,6 +50,13 @@ impl Place {
             Self::Issuer { url, .. } | Self::Resource { url, .. } => url,
         }
     }
+
+    pub fn is_same_resource(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Resource { url, .. }, Self::Resource { url: other, .. }) => url == other,
+            _ => false,
+        }
+    }
 }
 
 impl<'a> Search<'a> {

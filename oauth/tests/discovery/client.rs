@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::server::{Reply, Server};
 use crate::{pass, registration, resource_at, start};
 
-fn client(registration: Registration) -> Client {
+pub fn client(registration: Registration) -> Client {
     Client::new(registration)
         .unwrap()
         .with_clock(Clock::starting_at(start()))
 }
 
-async fn ask(client: &Client) -> Result<Issued, Error> {
+pub async fn ask(client: &Client) -> Result<Issued, Error> {
     client.request_token(&Ask::default()).await
 }
 
@@ -25,7 +25,7 @@ fn jwt(claims: &Value) -> String {
     format!("e30.{claims}.c2ln")
 }
 
-fn issue(server: &Server, token: &str) {
+pub fn issue(server: &Server, token: &str) {
     server.json("/token", json!({"access_token": token, "token_type": "Bearer"}));
 }
 
