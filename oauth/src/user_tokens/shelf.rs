@@ -347,3 +347,6 @@ fn concerns_user(error: &Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
