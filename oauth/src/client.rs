@@ -16,8 +16,8 @@ use crate::resolve::Addresses;
 use crate::response::Expected;
 use crate::transport::{Reach, Transport};
 use crate::{
-    Ask, Assertions, Clock, Discovery, Error, Limits, ProofKey, SigningKey, TokenCheck, identity, request,
-    response,
+    Ask, Assertions, Clock, Discovery, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck,
+    identity, request, response,
 };
 
 /// What an authorization server knows this client by, and what is asked of it.
@@ -230,6 +230,22 @@ impl Client {
         self
     }
 
+    /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server. For a
+    /// client that takes the place of another of the same registration, such as one with a changed secret: that one
+    /// may have shown its secret to a server that issued nothing, and is as bound to it as after a token.
+    pub fn keeping(mut self, known: &Self) -> Self {
+        if let (Some(own), Some(known)) = (&self.discovery, &known.discovery) {
+            self.discovery = Some(Arc::new(own.keeping(known)));
+        }
+        self
+    }
+
+    /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does not wait
+    /// for one. `None`: nothing is discovered yet, or the registration states the endpoints.
+    pub fn discovered(&self) -> Option<Arc<ServerMetadata>> {
+        self.discovery.as_ref()?.found()
+    }
+
     /// Makes one token request; a second one at the most for each of a refused client secret and a demanded nonce.
     pub async fn request_token(&self, ask: &Ask) -> Result<Issued, Error> {
         self.doubt(ask.refusals_in_a_row).await;
@@ -392,11 +408,13 @@ impl Client {
     }
 }
 
-/// The life of a token in seconds: the server's word, or the token's own where the server has none or says that the token
-/// it issues is over.
+/// The life of a token in seconds: the shorter of the server's word and the token's own, since who verifies the token
+/// goes by the latter. The token's own alone where the server has none or says that the token it issues is over; the
+/// server's word alone where that of the token has come already, which is for the check to judge.
 fn life(stated: Option<i64>, own: Option<i64>) -> Option<i64> {
     match (stated, own) {
         (Some(..=0) | None, Some(own)) => Some(own),
+        (Some(stated), Some(own @ 1..)) => Some(stated.min(own)),
         (stated, _) => stated,
     }
 }
@@ -452,6 +470,26 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::new(registration()).unwrap();
         assert!(!format!("{client:?}").contains("t0p-s3cret"));
+    }
+
+    #[test]
+    fn the_shorter_of_two_lives_counts_where_both_are_some() {
+        for (stated, own, expected) in [
+            (Some(3600), Some(300), Some(300)),
+            (Some(60), Some(300), Some(60)),
+            (Some(0), Some(300), Some(300)),
+            (Some(-1), Some(300), Some(300)),
+            (None, Some(300), Some(300)),
+            (None, Some(-5), Some(-5)),
+            (Some(0), Some(-5), Some(-5)),
+            (Some(3600), Some(-5), Some(3600)),
+            (Some(3600), Some(0), Some(3600)),
+            (Some(3600), None, Some(3600)),
+            (Some(0), None, Some(0)),
+            (None, None, None),
+        ] {
+            assert_eq!(life(stated, own), expected, "{stated:?} {own:?}");
+        }
     }
 
     #[test]

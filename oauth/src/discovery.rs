@@ -9,7 +9,7 @@ mod error;
 pub(crate) mod locate;
 mod search;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -42,6 +42,8 @@ pub struct ServerMetadata {
     /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
     pub mtls_token_endpoint: Option<String>,
     pub revocation_endpoint: Option<String>,
+    /// As [`Self::mtls_token_endpoint`].
+    pub mtls_revocation_endpoint: Option<String>,
     /// What the MCP server's metadata call it (RFC 9728): the `resource` of token requests for it.
     pub resource: Option<String>,
     /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
@@ -55,6 +57,8 @@ pub struct Discovery {
     clock: Clock,
     /// Locked while a search is under way, so that there is one at a time.
     kept: Mutex<Option<Kept>>,
+    /// The server of `kept`, for those who do not wait for a search.
+    found: RwLock<Option<Arc<ServerMetadata>>>,
 }
 
 /// What a search keeps to.
@@ -128,20 +132,26 @@ impl Discovery {
             limits,
         };
         rules.check_trust()?;
-        Ok(Some(Self {
-            rules,
-            clock,
-            kept: Mutex::new(None),
-        }))
+        Ok(Some(Self::of(rules, clock)))
     }
 
     /// The same by another clock, with nothing found yet.
     pub fn with_clock(&self, clock: Clock) -> Self {
-        Self {
-            rules: self.rules.clone(),
-            clock,
-            kept: Mutex::new(None),
+        Self::of(self.rules.clone(), clock)
+    }
+
+    /// The same with nothing found yet, but for what another one knows of the issuer of the same MCP server.
+    pub(crate) fn keeping(&self, known: &Self) -> Self {
+        let mut rules = self.rules.clone();
+        if self.rules.place.is_same_resource(&known.rules.place) {
+            rules.known_issuer = self.known_issuer().or_else(|| known.known_issuer());
         }
+        Self::of(rules, self.clock.clone())
+    }
+
+    /// What was found last, however long ago, without a search and without waiting for one.
+    pub fn found(&self) -> Option<Arc<ServerMetadata>> {
+        self.found.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The authorization server, searched for unless it was found within the hour. Where it cannot be had, the one
@@ -168,6 +178,7 @@ impl Discovery {
         match (found, &mut *kept) {
             (Ok(server), kept) => {
                 let server = Arc::new(server);
+                *self.found.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&server));
                 *kept = Some(Kept {
                     server: Arc::clone(&server),
                     since: now,
@@ -206,6 +217,23 @@ impl Discovery {
     pub async fn doubt(&self) {
         if let Some(kept) = &mut *self.kept.lock().await {
             kept.until = self.clock.now();
+        }
+    }
+
+    fn of(rules: Rules, clock: Clock) -> Self {
+        Self {
+            rules,
+            clock,
+            kept: Mutex::new(None),
+            found: RwLock::new(None),
+        }
+    }
+
+    /// The issuer that another one would be a change from.
+    fn known_issuer(&self) -> Option<String> {
+        match self.found() {
+            Some(server) => Some(server.issuer.clone()),
+            None => self.rules.known_issuer.clone(),
         }
     }
 

@@ -12,6 +12,7 @@ pub(crate) struct Endpoints {
     token: Url,
     mtls_token: Option<Url>,
     revocation: Option<Url>,
+    mtls_revocation: Option<Url>,
     /// What assertions are addressed to: the issuer where it is known, else the token endpoint, as it was written.
     audience: String,
     /// Where the server was discovered.
@@ -33,6 +34,7 @@ impl Endpoints {
             token: token_endpoint(token_url, allow_http)?,
             mtls_token: None,
             revocation: revocation_endpoint(revocation_url.as_deref(), allow_http)?,
+            mtls_revocation: None,
             audience: token_url.clone(),
             metadata: None,
         }))
@@ -48,6 +50,7 @@ impl Endpoints {
                 .map(|url| token_endpoint(url, allow_http))
                 .transpose()?,
             revocation: revocation_endpoint(metadata.revocation_endpoint.as_deref(), allow_http)?,
+            mtls_revocation: revocation_endpoint(metadata.mtls_revocation_endpoint.as_deref(), allow_http)?,
             audience: metadata.issuer.clone(),
             metadata: Some(metadata),
         })
@@ -61,8 +64,12 @@ impl Endpoints {
         }
     }
 
-    pub fn revocation(&self) -> Option<&Url> {
-        self.revocation.as_ref()
+    /// Where it revokes tokens, if anywhere (RFC 8705 section 5).
+    pub fn revocation_for(&self, authentication: &ClientAuthentication) -> Option<&Url> {
+        match (authentication, &self.mtls_revocation) {
+            (ClientAuthentication::Tls(_), Some(alias)) => Some(alias),
+            _ => self.revocation.as_ref(),
+        }
     }
 
     pub fn audience(&self) -> &str {
@@ -79,6 +86,7 @@ impl Endpoints {
             Some(&self.token),
             self.mtls_token.as_ref(),
             self.revocation.as_ref(),
+            self.mtls_revocation.as_ref(),
         ]
         .into_iter()
         .flatten()
@@ -148,7 +156,8 @@ mod tests {
             issuer: "https://as.example.com".into(),
             token_endpoint: "https://as.example.com/token".into(),
             mtls_token_endpoint: Some("https://mtls.as.example.com/token".into()),
-            revocation_endpoint: None,
+            revocation_endpoint: Some("https://as.example.com/revoke".into()),
+            mtls_revocation_endpoint: Some("https://mtls.as.example.com/revoke".into()),
             resource: None,
             scopes: Vec::new(),
         }
@@ -199,6 +208,37 @@ mod tests {
         assert_eq!(
             endpoints.token_for(&ClientAuthentication::None).as_str(),
             "https://as.example.com/token"
+        );
+        let revocation = |authentication| endpoints.revocation_for(authentication).map(Url::as_str);
+        assert_eq!(
+            revocation(&certificate),
+            Some("https://mtls.as.example.com/revoke")
+        );
+        assert_eq!(
+            revocation(&ClientAuthentication::None),
+            Some("https://as.example.com/revoke")
+        );
+    }
+
+    #[test]
+    fn without_an_alias_a_client_with_a_certificate_asks_where_all_ask() {
+        let metadata = ServerMetadata {
+            mtls_token_endpoint: None,
+            mtls_revocation_endpoint: None,
+            ..metadata()
+        };
+        let endpoints = Endpoints::discovered(Arc::new(metadata), false).unwrap();
+        let certificate = ClientAuthentication::Tls(ClientCertificate {
+            chain: String::new(),
+            key: "".into(),
+        });
+        assert_eq!(
+            endpoints.token_for(&certificate).as_str(),
+            "https://as.example.com/token"
+        );
+        assert_eq!(
+            endpoints.revocation_for(&certificate).map(Url::as_str),
+            Some("https://as.example.com/revoke")
         );
     }
 

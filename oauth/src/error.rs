@@ -229,7 +229,9 @@ impl Error {
             Self::TooLarge { .. } | Self::NotJson { .. } => {
                 "check that tokenUrl is the token endpoint itself"
             }
-            Self::NoAccessToken { .. } => "check that tokenUrl is a token endpoint",
+            Self::NoAccessToken { .. } => {
+                "check that tokenUrl is a token endpoint, and what tokens it issues to this client"
+            }
             Self::UnsupportedTokenType {
                 expected: TokenType::Bearer,
                 ..

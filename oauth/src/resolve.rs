@@ -1,6 +1,10 @@
 //! Host names to addresses, by the system's resolver, and which addresses may be connected to. Ours, so that a name
 //! that does not resolve can be told from other failures by type, and so that the very addresses that a connection
 //! goes to are judged: a name that is judged first and resolved again later could change in between.
+//!
+//! URLs that the resource itself states are trusted as far as whoever may write the resource is, so they may lead to
+//! private addresses and even to this machine; link-local ones and those of clouds' metadata services are refused even
+//! then.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

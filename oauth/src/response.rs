@@ -14,6 +14,9 @@ const MOST_OF_DESCRIPTION: usize = 200;
 const MOST_OF_SCOPE: usize = 1024;
 const MOST_OF_TYPE: usize = 64;
 
+/// Longest access token in bytes. Servers take no longer headers, most of them not even those.
+const LONGEST_TOKEN: usize = 16 * 1024;
+
 /// Types of tokens that an exchange may issue and that no request carries (RFC 8693 section 3).
 const UNUSABLE: [&str; 3] = [
     "urn:ietf:params:oauth:token-type:refresh_token",
@@ -119,6 +122,9 @@ fn issued(mut fields: Map<String, Value>, quote: &Quote, expected: Expected) -> 
     let problem = |problem| Err(Error::NoAccessToken { problem });
     let access_token = match fields.remove("access_token") {
         Some(Value::String(token)) if token.is_empty() => return problem("it is empty"),
+        Some(Value::String(token)) if token.len() > LONGEST_TOKEN => {
+            return problem("it is longer than 16 KiB, which no header can carry");
+        }
         // Only visible ASCII can travel in a header (RFC 6750 section 2.1 allows even less).
         Some(Value::String(token)) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             return problem("it has characters that no header can carry");
@@ -335,6 +341,16 @@ mod tests {
             assert_eq!(error.reason(), "NoAccessToken", "{token}");
         }
         assert_eq!(read_json(200, json!({})).unwrap_err().reason(), "NoAccessToken");
+    }
+
+    #[test]
+    fn a_token_that_is_too_long_for_any_header_is_none_and_the_error_says_so() {
+        assert!(read_json(200, json!({"access_token": "t".repeat(16 * 1024)})).is_ok());
+        let error = read_json(200, json!({"access_token": "t".repeat(16 * 1024 + 1)})).unwrap_err();
+        assert_eq!(error.reason(), "NoAccessToken");
+        let told = error.message();
+        assert!(told.contains("longer than 16 KiB"), "{told}");
+        assert!(!told.contains("tttt"), "{told}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ impl Client {
     /// Revokes a token (RFC 7009). `Ok(false)`: the server offers no revocation, or none for such tokens.
     pub async fn revoke(&self, access_token: &SecretString) -> Result<bool, Error> {
         let server = self.server().await?;
-        let Some(endpoint) = server.revocation() else {
+        let Some(endpoint) = server.revocation_for(&self.registration.authentication) else {
             return Ok(false);
         };
         let call = Call {

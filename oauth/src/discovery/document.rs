@@ -52,14 +52,14 @@ pub(crate) fn server(
             .inspect_err(|problem| tracing::debug!(name, problem, "endpoint left out"))
             .ok()
     };
+    let aliases = fields.get("mtls_endpoint_aliases").and_then(Value::as_object);
+    let alias = |name| aliases.and_then(|aliases| optional(aliases, name));
     Ok(ServerMetadata {
         issuer: issuer.to_owned(),
         token_endpoint,
-        mtls_token_endpoint: fields
-            .get("mtls_endpoint_aliases")
-            .and_then(Value::as_object)
-            .and_then(|aliases| optional(aliases, field)),
+        mtls_token_endpoint: alias(field),
         revocation_endpoint: optional(fields, "revocation_endpoint"),
+        mtls_revocation_endpoint: alias("revocation_endpoint"),
         resource: None,
         scopes: Vec::new(),
     })
@@ -127,7 +127,10 @@ mod tests {
             "issuer": ISSUER,
             "token_endpoint": "https://auth.example.com/token",
             "revocation_endpoint": "https://auth.example.com/revoke",
-            "mtls_endpoint_aliases": {"token_endpoint": "https://mtls.example.com/token"},
+            "mtls_endpoint_aliases": {
+                "token_endpoint": "https://mtls.example.com/token",
+                "revocation_endpoint": "https://mtls.example.com/revoke",
+            },
             "scopes_supported": ["openid"],
         }));
         assert_eq!(
@@ -137,6 +140,7 @@ mod tests {
                 token_endpoint: "https://auth.example.com/token".into(),
                 mtls_token_endpoint: Some("https://mtls.example.com/token".into()),
                 revocation_endpoint: Some("https://auth.example.com/revoke".into()),
+                mtls_revocation_endpoint: Some("https://mtls.example.com/revoke".into()),
                 resource: None,
                 scopes: vec![],
             })
@@ -187,6 +191,13 @@ mod tests {
             (found.revocation_endpoint, found.mtls_token_endpoint),
             (None, None)
         );
+        let found = read(json!({
+            "issuer": ISSUER,
+            "token_endpoint": "https://auth.example.com/token",
+            "mtls_endpoint_aliases": {"revocation_endpoint": "http://mtls.example.com/revoke"},
+        }))
+        .unwrap();
+        assert_eq!(found.mtls_revocation_endpoint, None);
     }
 
     #[test]

@@ -50,6 +50,13 @@ impl Place {
             Self::Issuer { url, .. } | Self::Resource { url, .. } => url,
         }
     }
+
+    pub fn is_same_resource(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Resource { url, .. }, Self::Resource { url: other, .. }) => url == other,
+            _ => false,
+        }
+    }
 }
 
 impl<'a> Search<'a> {
@@ -142,6 +149,7 @@ impl<'a> Search<'a> {
             token_endpoint: locate::at(url, "/token").into(),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
+            mtls_revocation_endpoint: None,
             resource: None,
             scopes: answered.challenge.scopes,
         })

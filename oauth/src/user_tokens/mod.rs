@@ -4,6 +4,7 @@
 //! A user without a token gets an error, never anybody else's token.
 
 mod recency;
+mod scale;
 mod shelf;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,6 +21,9 @@ use shelf::{Found, Shelf, User};
 
 /// Users whose tokens are kept, unless stated otherwise.
 const CAPACITY: usize = 10_000;
+/// Bytes that are kept of what the authorization server answered. It may be a stranger's, and what it issues must not
+/// fill the memory of all.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// Requests under way at once. The others wait in line, within their deadline.
 const REQUESTS_AT_ONCE: usize = 64;
 
@@ -52,11 +56,12 @@ impl UserTokens {
         Self::with_capacity(CAPACITY, policy, clock)
     }
 
-    /// Keeps the tokens of this many users, at least one. The one least recently used goes first.
+    /// Keeps the tokens of this many users, at least one, or of fewer where their tokens are so long that they would
+    /// take more than 32 MiB. The one least recently used goes first.
     pub fn with_capacity(capacity: usize, policy: Policy, clock: Clock) -> Self {
         Self {
             shared: Arc::new(Shared {
-                shelf: Mutex::new(Shelf::new(capacity, policy, clock.clone())),
+                shelf: Mutex::new(Shelf::new(capacity, MOST_BYTES, policy, clock.clone())),
                 policy,
                 clock,
                 line: Semaphore::new(REQUESTS_AT_ONCE),

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
 use super::Outcome;
 use super::recency::{Recency, Turn};
+use super::scale::{Scale, Weight};
 use crate::alarm::Alarm;
 use crate::breaker::Breaker;
 use crate::clock::{after, before};
@@ -35,9 +37,12 @@ pub(super) enum Found {
 
 pub(super) struct Shelf {
     capacity: usize,
+    most_bytes: usize,
     policy: Policy,
     clock: Clock,
     users: HashMap<User, Entry>,
+    /// Of the tokens and errors of all users.
+    scale: Scale,
     /// Of the users without a request under way: the others are waited for.
     resting: Recency<User>,
     breaker: Breaker,
@@ -70,11 +75,13 @@ struct Held {
     over: Option<Alarm>,
     /// The MCP server refused it: when it is dropped.
     dropped: Option<Alarm>,
+    _weight: Weight,
 }
 
 struct Failed {
     error: Error,
     until: Alarm,
+    _weight: Weight,
 }
 
 impl Default for Place {
@@ -84,12 +91,14 @@ impl Default for Place {
 }
 
 impl Shelf {
-    pub fn new(capacity: usize, policy: Policy, clock: Clock) -> Self {
+    pub fn new(capacity: usize, most_bytes: usize, policy: Policy, clock: Clock) -> Self {
         Self {
             capacity: capacity.max(1),
+            most_bytes,
             policy,
             clock,
             users: HashMap::new(),
+            scale: Scale::default(),
             resting: Recency::default(),
             breaker: Breaker::default(),
             ill: None,
@@ -149,10 +158,10 @@ impl Shelf {
             return outcome;
         };
         entry.place = Place::Resting(self.resting.push(user));
-        match outcome {
+        let outcome = match outcome {
             Ok(token) => {
                 entry.refusals.succeed(now, entry.token.is_some());
-                entry.token = Some(Held::new(Arc::clone(&token), &self.clock));
+                entry.token = Some(Held::new(Arc::clone(&token), &self.clock, &self.scale));
                 entry.failed = None;
                 entry.failures = 0;
                 Ok(token)
@@ -166,13 +175,17 @@ impl Shelf {
                 entry.failed = Some(Failed {
                     error: error.clone(),
                     until: Alarm::at(until, &self.clock),
+                    // What a server said is in the message.
+                    _weight: self.scale.put(error.to_string().len()),
                 });
                 match entry.usable(&self.clock) {
                     Some(held) => Ok(Arc::clone(&held.token)),
                     None => Err(error),
                 }
             }
-        }
+        };
+        self.lighten();
+        outcome
     }
 
     /// The MCP server refused this token of the user.
@@ -213,6 +226,15 @@ impl Shelf {
         let oldest = self.resting.pop().ok_or(Error::TooManyAtOnce)?;
         self.users.remove(&oldest);
         Ok(())
+    }
+
+    /// Keeps within the bytes there may be, at the price of whom was not seen for longest. Those with a request under
+    /// way stay: they had room before, so what came to be too much is what has come since.
+    fn lighten(&mut self) {
+        while self.scale.total() > self.most_bytes {
+            let Some(oldest) = self.resting.pop() else { return };
+            self.users.remove(&oldest);
+        }
     }
 
     fn depart(&mut self, user: User) -> Found {
@@ -270,7 +292,7 @@ impl Entry {
 }
 
 impl Held {
-    fn new(token: Arc<Token>, clock: &Clock) -> Self {
+    fn new(token: Arc<Token>, clock: &Clock, scale: &Scale) -> Self {
         let stale = match token.expires_at {
             Some(end) => before(end, (token.life() / 10).min(LONGEST_MARGIN)),
             None => after(clock.now(), LONGEST_UNKNOWN),
@@ -279,13 +301,25 @@ impl Held {
             stale: Alarm::at(stale, clock),
             over: token.expires_at.map(|end| Alarm::at(end, clock)),
             dropped: None,
+            _weight: scale.put(bytes(&token)),
             token,
         }
     }
 }
 
-/// Whether an error may be about the user's token rather than about the client or the server. RFC 8693 section 2.2.2
-/// answers a token that is not accepted with `invalid_request`.
+/// Of what a server may make long.
+fn bytes(token: &Token) -> usize {
+    let scope = token.scope.as_ref().map_or(0, String::len);
+    let mismatch = token
+        .mismatch
+        .as_ref()
+        .map_or(0, |mismatch| mismatch.to_string().len());
+    token.access_token.expose_secret().len() + scope + mismatch
+}
+
+/// Whether an error may be about the user's token rather than about the client or the server: what a single user can
+/// bring about by what is sent as their token must not keep the others from theirs. RFC 8693 section 2.2.2 answers a
+/// token that is not accepted with `invalid_request`; gateways before the server look at it too, and answer by status.
 fn concerns_user(error: &Error) -> bool {
     match error {
         Error::Rejected(rejection) => {
@@ -300,7 +334,19 @@ fn concerns_user(error: &Error) -> bool {
                         | Code::Other(_)
                 )
         }
-        Error::ExpiredOnArrival { .. } => true,
+        Error::HttpStatus {
+            status: status @ 400..500,
+            retry_after: None,
+        } => !matches!(status, 401 | 404 | 405 | 408 | 410 | 429),
+        Error::ExpiredOnArrival { .. }
+        | Error::TooLarge { .. }
+        | Error::NotJson { .. }
+        | Error::NoAccessToken { .. }
+        | Error::UnsupportedTokenType { .. }
+        | Error::TokenMismatch(_) => true,
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

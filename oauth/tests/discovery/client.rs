@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::server::{Reply, Server};
 use crate::{pass, registration, resource_at, start};
 
-fn client(registration: Registration) -> Client {
+pub fn client(registration: Registration) -> Client {
     Client::new(registration)
         .unwrap()
         .with_clock(Clock::starting_at(start()))
 }
 
-async fn ask(client: &Client) -> Result<Issued, Error> {
+pub async fn ask(client: &Client) -> Result<Issued, Error> {
     client.request_token(&Ask::default()).await
 }
 
@@ -25,7 +25,7 @@ fn jwt(claims: &Value) -> String {
     format!("e30.{claims}.c2ln")
 }
 
-fn issue(server: &Server, token: &str) {
+pub fn issue(server: &Server, token: &str) {
     server.json("/token", json!({"access_token": token, "token_type": "Bearer"}));
 }
 
@@ -189,6 +189,19 @@ async fn a_token_that_says_when_it_ends_needs_no_word_of_the_server_for_it() {
     auth.set("/token", Reply::Json(stated));
     let issued = ask(&client(registration)).await.unwrap();
     assert_eq!(issued.expires_in, Some(60));
+}
+
+#[tokio::test]
+async fn a_token_does_not_outlive_what_it_says_of_itself_whatever_the_server_says() {
+    let auth = Server::authorization_server().await;
+    let token = jwt(&json!({"exp": start().as_second() + 300}));
+    auth.json("/token", json!({"access_token": token, "expires_in": 3600}));
+    for mode in [Mode::Enforce, Mode::Report, Mode::Off] {
+        let mut registration = registration(ServerLocation::Issuer(auth.url("")));
+        registration.check.mode = mode;
+        let life = ask(&client(registration)).await.unwrap().expires_in.unwrap();
+        assert!((290..=300).contains(&life), "{life}");
+    }
 }
 
 #[tokio::test]

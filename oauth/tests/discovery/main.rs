@@ -10,6 +10,7 @@ mod keeping;
 mod limits;
 mod resource;
 mod server;
+mod successor;
 mod tls;
 
 use std::time::Duration;

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::{Clock, Discovery, Error, Registration, ServerLocation};
+use mcp_auth_oauth::{
+    Client, ClientAuthentication, ClientCertificate, Clock, Discovery, Error, Registration, ServerLocation,
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
+use serde_json::json;
 use tokio_rustls::TlsAcceptor;
 
 use crate::registration;
@@ -71,6 +74,34 @@ async fn each_server_is_trusted_by_its_own_authority_and_by_no_other() {
             told.contains("oauth2.caBundle for the authorization server"),
             "{told}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_client_with_a_certificate_revokes_tokens_at_the_address_for_such_clients() {
+    let (auth, authority) = start().await;
+    let mut metadata = auth.metadata(&auth.url(""));
+    metadata["revocation_endpoint"] = json!(auth.url("/revoke"));
+    metadata["mtls_endpoint_aliases"] = json!({"revocation_endpoint": auth.url("/mtls/revoke")});
+    auth.json("/.well-known/oauth-authorization-server", metadata);
+    auth.json("/revoke", json!({}));
+    auth.json("/mtls/revoke", json!({}));
+    let own = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
+    let certificate = ClientAuthentication::Tls(ClientCertificate {
+        chain: own.cert.pem(),
+        key: own.signing_key.serialize_pem().into(),
+    });
+    let secret = ClientAuthentication::SecretPost("s3cret".into());
+    for (authentication, path) in [(certificate, "/mtls/revoke"), (secret, "/revoke")] {
+        let client = Client::new(Registration {
+            allow_insecure_http: false,
+            ca_bundle: Some(authority.clone()),
+            authentication,
+            ..registration(ServerLocation::Issuer(auth.url("")))
+        })
+        .unwrap();
+        assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(true));
+        assert_eq!(*auth.requests().last().unwrap(), format!("POST {path}"));
     }
 }
 

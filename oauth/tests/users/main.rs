@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_auth_oauth::{Circuit, Clock, Code, Error, Policy, RetryAfter, Token, UserTokens};
+use mcp_auth_oauth::{
+    Circuit, Clock, Code, Error, Mismatch, Policy, RetryAfter, Shape, Token, TokenType, UserTokens,
+};
 use secrecy::{ExposeSecret, SecretString};
 use server::{Answer, Server, rejected, unavailable};
 
@@ -33,6 +35,13 @@ fn policy() -> Policy {
 
 fn users(clock: &Clock) -> UserTokens {
     UserTokens::new(policy(), clock.clone())
+}
+
+fn status(status: u16) -> Error {
+    Error::HttpStatus {
+        status,
+        retry_after: None,
+    }
 }
 
 async fn sleep(seconds: u64) {
@@ -189,6 +198,65 @@ async fn three_failures_of_whichever_users_stop_requests_for_all_but_not_the_tok
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_goes_wrong_with_one_users_token_locks_nobody_out() {
+    let mut errors: Vec<_> = [400, 403, 413, 415, 422, 431].map(status).into();
+    errors.extend([
+        Error::TooLarge { limit: 1 },
+        Error::NotJson {
+            shape: Shape::Html,
+            content_type: None,
+        },
+        Error::NoAccessToken {
+            problem: "there is none",
+        },
+        Error::UnsupportedTokenType {
+            token_type: None,
+            expected: TokenType::Bearer,
+        },
+        Error::TokenMismatch(Mismatch {
+            claim: "aud",
+            expected: "a".into(),
+            found: "b".into(),
+        }),
+    ]);
+    for error in errors {
+        let clock = Clock::starting_at(start());
+        let (users, server) = (users(&clock), Server::new());
+        server.answers(Answer::Error(error.clone()));
+        for nth in 0..10 {
+            let garbage = format!("garbage {nth}");
+            assert_eq!(get(&users, &server, &garbage).await.unwrap_err(), error);
+            // None of them is asked for again at once.
+            assert_eq!(get(&users, &server, &garbage).await.unwrap_err(), error);
+        }
+        server.answers(Answer::Token { expires_in: Some(60) });
+        assert!(get(&users, &server, "anna").await.is_ok(), "{error:?}");
+        assert_eq!((users.requests(), users.circuit()), (11, Circuit::Closed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_the_server_or_the_client_stops_requests_for_all() {
+    let mut errors: Vec<_> = [401, 404, 405, 408, 410, 429, 500, 502].map(status).into();
+    errors.push(Error::Interrupted);
+    errors.push(rejected(Code::InvalidClient));
+    errors.push(Error::HttpStatus {
+        status: 400,
+        retry_after: RetryAfter::parse("1"),
+    });
+    for error in errors {
+        let clock = Clock::starting_at(start());
+        let (users, server) = (users(&clock), Server::new());
+        server.answers(Answer::Error(error.clone()));
+        for nth in 0..10 {
+            get(&users, &server, &nth.to_string()).await.unwrap_err();
+        }
+        assert!(users.requests() <= 3, "{error:?}");
+        assert!(matches!(users.circuit(), Circuit::Open { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_asks_to_be_left_alone_is_for_all_users() {
     let clock = Clock::starting_at(start());
     let (users, server) = (users(&clock), Server::new());
@@ -311,6 +379,58 @@ async fn the_least_recently_used_gives_way() {
         ),
         (1, 2, 1)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_tokens_are_kept_for_fewer_users_and_the_least_recently_used_gives_way() {
+    const LENGTH: usize = 16 * 1024;
+    /// Of such tokens in 32 MiB.
+    const ROOM: usize = 2048;
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers(Answer::Long(LENGTH));
+    for nth in 0..ROOM {
+        get(&users, &server, &nth.to_string()).await.unwrap();
+    }
+    // There is room for all, and anew for those that take the place of their predecessors.
+    for nth in 0..ROOM {
+        let (user, subject) = (nth.to_string(), SecretString::from(nth.to_string()));
+        let first = get(&users, &server, &user).await.unwrap();
+        assert_eq!(server.requests(&user), 1);
+        users.refused(&subject, &first.id);
+        get(&users, &server, &user).await.unwrap();
+    }
+    assert_eq!(users.requests(), 2 * ROOM as u64);
+    get(&users, &server, "0").await.unwrap();
+    for nth in 0..10 {
+        get(&users, &server, &format!("newcomer {nth}")).await.unwrap();
+    }
+    let before = users.requests();
+    for user in ["0", "11", "2047", "newcomer 0", "newcomer 9"] {
+        get(&users, &server, user).await.unwrap();
+    }
+    assert_eq!(users.requests(), before, "those were used of late");
+    get(&users, &server, "1").await.unwrap();
+    get(&users, &server, "10").await.unwrap();
+    assert_eq!(users.requests(), before + 2, "those gave way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_errors_count_as_well() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers(Answer::Error(Error::TokenMismatch(Mismatch {
+        claim: "aud",
+        expected: "a".into(),
+        found: "b".repeat(16 * 1024),
+    })));
+    for nth in 0..2100 {
+        get(&users, &server, &nth.to_string()).await.unwrap_err();
+    }
+    get(&users, &server, "2099").await.unwrap_err();
+    assert_eq!(users.requests(), 2100);
+    get(&users, &server, "0").await.unwrap_err();
+    assert_eq!(users.requests(), 2101);
 }
 
 #[tokio::test(start_paused = true)]

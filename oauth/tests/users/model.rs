@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mcp_auth_oauth::{Clock, Code, UserTokens};
+use mcp_auth_oauth::{Clock, Code, Error, UserTokens};
 use proptest::prelude::*;
 use secrecy::SecretString;
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ enum Event {
     Takes(u64),
     Down,
     NoUser,
+    Malformed,
     Hang,
     Replaced,
     SetClock(i64),
@@ -35,6 +36,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0_u64..10).prop_map(Event::Takes),
         1 => Just(Event::Down),
         1 => Just(Event::NoUser),
+        1 => Just(Event::Malformed),
         1 => Just(Event::Hang),
         1 => Just(Event::Replaced),
         1 => (-10_000_i64..10_000).prop_map(Event::SetClock),
@@ -81,6 +83,7 @@ async fn check(events: Vec<Event>, capacity: usize) {
             Event::Takes(seconds) => server.takes(seconds),
             Event::Down => server.answers(Answer::Error(unavailable(None))),
             Event::NoUser => server.answers(Answer::Error(rejected(Code::InvalidGrant))),
+            Event::Malformed => server.answers(Answer::Error(Error::TooLarge { limit: 1 })),
             Event::Hang => server.answers(Answer::Hang),
             Event::Replaced => users.replaced(),
             Event::SetClock(by) => clock.set_by(by),

@@ -8,7 +8,11 @@ use mcp_auth_oauth::{Code, Error, Issued, Rejection, RetryAfter};
 
 #[derive(Clone)]
 pub enum Answer {
-    Token { expires_in: Option<i64> },
+    Token {
+        expires_in: Option<i64>,
+    },
+    /// One of so many bytes.
+    Long(usize),
     Error(Error),
     Hang,
 }
@@ -95,6 +99,10 @@ impl Server {
             Answer::Token { expires_in } => Ok(Issued {
                 expires_in,
                 ..Issued::bearer(format!("{user}'s {nth}"))
+            }),
+            Answer::Long(bytes) => Ok(Issued {
+                expires_in: Some(3600),
+                ..Issued::bearer(format!("{:.<bytes$}", format!("{user}'s {nth}")))
             }),
             Answer::Error(error) => Err(error),
             Answer::Hang => std::future::pending().await,

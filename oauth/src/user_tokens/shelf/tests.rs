@@ -1,0 +1,100 @@
+//! Random events, against the bounds that hold whatever happens.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Issued;
+
+const CAPACITY: usize = 5;
+const MOST_BYTES: usize = 100;
+
+#[derive(Clone, Debug)]
+enum Event {
+    Find(u8),
+    /// The nth request under way brings a token of so many bytes.
+    Token(usize, usize),
+    /// The nth request under way fails, with a message of about so many bytes.
+    Failure(usize, usize),
+    Refuse(u8),
+    Forgive,
+    Wait(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0_u8..9).prop_map(Event::Find),
+        4 => (0_usize..5, 1_usize..150).prop_map(|(nth, bytes)| Event::Token(nth, bytes)),
+        2 => (0_usize..5, 1_usize..150).prop_map(|(nth, bytes)| Event::Failure(nth, bytes)),
+        2 => (0_u8..9).prop_map(Event::Refuse),
+        1 => Just(Event::Forgive),
+        2 => (0_u64..100).prop_map(Event::Wait),
+    ]
+}
+
+impl Shelf {
+    /// The bytes kept, counted one by one.
+    fn bytes(&self) -> usize {
+        let of = |entry: &Entry| {
+            let token = entry.token.as_ref().map_or(0, |held| bytes(&held.token));
+            let failed = entry.failed.as_ref();
+            token + failed.map_or(0, |failed| failed.error.to_string().len())
+        };
+        self.users.values().map(of).sum()
+    }
+}
+
+async fn check(events: Vec<Event>) {
+    let clock = Clock::starting_at("2030-01-01T00:00:00Z".parse().unwrap());
+    let mut shelf = Shelf::new(CAPACITY, MOST_BYTES, Policy::default(), clock.clone());
+    let mut flights = Vec::new();
+    for event in events {
+        match event {
+            Event::Find(name) => {
+                if let Found::Nothing(flight, sender) = shelf.find([name; 32]) {
+                    flights.push(([name; 32], flight, sender));
+                }
+            }
+            Event::Token(nth, _) | Event::Failure(nth, _) if nth >= flights.len() => {}
+            Event::Token(nth, bytes) => {
+                let (user, flight, _sender) = flights.swap_remove(nth);
+                let issued = Issued {
+                    expires_in: Some(60),
+                    ..Issued::bearer("t".repeat(bytes))
+                };
+                let token = Token::issue(issued, clock.now(), clock.now()).map(Arc::new);
+                shelf
+                    .land(user, flight, token)
+                    .expect("who asked gets it, kept or not");
+            }
+            Event::Failure(nth, bytes) => {
+                let (user, flight, _sender) = flights.swap_remove(nth);
+                let problem = "p".repeat(bytes);
+                let _ = shelf.land(user, flight, Err(Error::NoAssertion { problem }));
+            }
+            Event::Refuse(name) => {
+                let id = shelf
+                    .users
+                    .get(&[name; 32])
+                    .and_then(|entry| entry.token.as_ref())
+                    .map(|held| held.token.id.clone());
+                shelf.refuse([name; 32], &id.unwrap_or_default());
+            }
+            Event::Forgive => shelf.forgive(),
+            Event::Wait(seconds) => tokio::time::advance(Duration::from_secs(seconds)).await,
+        }
+        assert_eq!(shelf.scale.total(), shelf.bytes());
+        assert!(shelf.bytes() <= MOST_BYTES && shelf.users.len() <= CAPACITY);
+        assert!(
+            flights.iter().all(|(user, ..)| shelf.users.contains_key(user)),
+            "who is waited for stays"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_no_more_is_kept_than_may_be(events in prop::collection::vec(event(), 1..100)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(check(events));
+    }
+}
