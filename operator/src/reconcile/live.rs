@@ -89,7 +89,7 @@ impl Live {
         }
         if self.fingerprint != asking.fingerprint {
             // The same client with another secret: what there is serves until the new one works.
-            let client = client(asking.registration)?;
+            let client = client(asking.registration)?.keeping(&self.client);
             self.source.replace(client.clone());
             match (&self.exchanger, asking.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
@@ -144,7 +144,9 @@ impl Live {
     /// The state for the status, and the credential it makes.
     pub fn describe(&self, now: Timestamp, extras: Extras, problem: Option<Blocked>) -> Obtained {
         let state = self.source.subscribe().borrow().clone();
-        let server = state.token.as_ref().and_then(|token| token.server.as_deref());
+        // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
+        let of_token = state.token.as_ref().and_then(|token| token.server.clone());
+        let server = of_token.or_else(|| self.client.discovered());
         let token = Token {
             held: state.token.as_deref().map(held),
             // In the past it means that the request is under way.
