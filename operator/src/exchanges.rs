@@ -47,7 +47,10 @@ impl Exchanger {
 
 /// The exchangers in use. Cheap to clone; all clones are the same.
 #[derive(Clone, Default)]
-pub struct Exchanges(Arc<Mutex<HashMap<Key, (Binding, Arc<Exchanger>)>>>);
+pub struct Exchanges(Arc<Mutex<InUse>>);
+
+/// What each exchanger gets tokens for, and the exchanger.
+type InUse = HashMap<Key, (Binding, Arc<Exchanger>)>;
 
 impl Exchanges {
     /// `None`: users get no tokens of their own.
@@ -69,7 +72,7 @@ impl Exchanges {
         (*binding == Binding::of(resource)).then(|| exchanger.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (Binding, Arc<Exchanger>)>> {
+    fn lock(&self) -> MutexGuard<'_, InUse> {
         self.0.lock().expect("nothing panics while it holds the lock")
     }
 }

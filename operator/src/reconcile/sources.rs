@@ -64,7 +64,7 @@ enum SourceKind {
         /// An MCP server does not take it any more.
         refused: bool,
         /// Revokes it, if that is wished for.
-        revoker: Option<oauth::Client>,
+        revoker: Option<Box<oauth::Client>>,
     },
 }
 
@@ -104,7 +104,7 @@ impl Sources {
                 token,
                 revoker: Some(client),
                 ..
-            }) => (client, Some(token)),
+            }) => (*client, Some(token)),
             _ => return,
         };
         let Some(token) = token else { return };
@@ -238,7 +238,7 @@ impl Sources {
             SourceKind::OAuth2(live) => (
                 live.token()?,
                 false,
-                live.revokes().then(|| live.client().clone()),
+                live.revokes().then(|| Box::new(live.client().clone())),
             ),
             SourceKind::Given { token, .. } => (token, false, None),
             SourceKind::Left {
