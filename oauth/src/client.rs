@@ -17,7 +17,7 @@ use crate::response::Expected;
 use crate::transport::{Reach, Transport};
 use crate::{
     Ask, Assertions, Clock, Discovery, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck,
-    identity, request, response,
+    identity, request, response, token,
 };
 
 /// What an authorization server knows this client by, and what is asked of it.
@@ -355,7 +355,7 @@ impl Client {
         )?;
         let claims = judged.claims.unwrap_or_default();
         Ok(Issued {
-            expires_in: life(
+            expires_in: token::life(
                 issued.expires_in,
                 claims.expires_at.map(|end| end.saturating_sub(now.as_second())),
             ),
@@ -405,17 +405,6 @@ impl Client {
             Some(metadata) if self.registration.scopes.is_empty() => &metadata.scopes,
             _ => &self.registration.scopes,
         }
-    }
-}
-
-/// The life of a token in seconds: the shorter of the server's word and the token's own, since who verifies the token
-/// goes by the latter. The token's own alone where the server has none or says that the token it issues is over; the
-/// server's word alone where that of the token has come already, which is for the check to judge.
-fn life(stated: Option<i64>, own: Option<i64>) -> Option<i64> {
-    match (stated, own) {
-        (Some(..=0) | None, Some(own)) => Some(own),
-        (Some(stated), Some(own @ 1..)) => Some(stated.min(own)),
-        (stated, _) => stated,
     }
 }
 
@@ -470,26 +459,6 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::new(registration()).unwrap();
         assert!(!format!("{client:?}").contains("t0p-s3cret"));
-    }
-
-    #[test]
-    fn the_shorter_of_two_lives_counts_where_both_are_some() {
-        for (stated, own, expected) in [
-            (Some(3600), Some(300), Some(300)),
-            (Some(60), Some(300), Some(60)),
-            (Some(0), Some(300), Some(300)),
-            (Some(-1), Some(300), Some(300)),
-            (None, Some(300), Some(300)),
-            (None, Some(-5), Some(-5)),
-            (Some(0), Some(-5), Some(-5)),
-            (Some(3600), Some(-5), Some(3600)),
-            (Some(3600), Some(0), Some(3600)),
-            (Some(3600), None, Some(3600)),
-            (Some(0), None, Some(0)),
-            (None, None, None),
-        ] {
-            assert_eq!(life(stated, own), expected, "{stated:?} {own:?}");
-        }
     }
 
     #[test]

@@ -86,6 +86,17 @@ impl Token {
     }
 }
 
+/// The life of a token in seconds: the shorter of the server's word and the token's own, since who verifies the token
+/// goes by the latter. The token's own alone where the server has none or says that the token it issues is over; the
+/// server's word alone where that of the token has come already, which is for the check to judge.
+pub(crate) fn life(stated: Option<i64>, own: Option<i64>) -> Option<i64> {
+    match (stated, own) {
+        (Some(..=0) | None, Some(own)) => Some(own),
+        (Some(stated), Some(own @ 1..)) => Some(stated.min(own)),
+        (stated, _) => stated,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +156,26 @@ mod tests {
     fn an_absurd_life_is_ten_years() {
         let token = issue(Some(i64::MAX), 0).unwrap();
         assert_eq!(token.life(), Duration::from_secs(LONGEST_LIFE_SECONDS as u64));
+    }
+
+    #[test]
+    fn the_shorter_of_two_lives_counts_where_both_are_some() {
+        for (stated, own, expected) in [
+            (Some(3600), Some(300), Some(300)),
+            (Some(60), Some(300), Some(60)),
+            (Some(0), Some(300), Some(300)),
+            (Some(-1), Some(300), Some(300)),
+            (None, Some(300), Some(300)),
+            (None, Some(-5), Some(-5)),
+            (Some(0), Some(-5), Some(-5)),
+            (Some(3600), Some(-5), Some(3600)),
+            (Some(3600), Some(0), Some(3600)),
+            (Some(3600), None, Some(3600)),
+            (Some(0), None, Some(0)),
+            (None, None, None),
+        ] {
+            assert_eq!(life(stated, own), expected, "{stated:?} {own:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,293 @@
+//! What each answer is read as, and that none of them is repeated.
+
+use http::StatusCode;
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use super::*;
+use crate::RetryAfter;
+
+const SECRET: &str = "cl1ent-s3cret-of-ours";
+
+fn quote() -> Quote {
+    Quote::default().and_client_secret("client", &SECRET.into())
+}
+
+const BEARER: Expected = Expected {
+    token_type: TokenType::Bearer,
+    exchanged: false,
+};
+
+fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
+    Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        content_type: Some("application/json".into()),
+        retry_after: None,
+        location_host: None,
+        dpop_nonce: None,
+        body: body.into(),
+    }
+}
+
+fn read_json(status: u16, body: Value) -> Result<Issued, Error> {
+    read(answer(status, body.to_string()), &quote(), BEARER)
+}
+
+fn life(expires_in: Value) -> Option<i64> {
+    read_json(
+        200,
+        json!({"access_token": "t0p", "token_type": "Bearer", "expires_in": expires_in}),
+    )
+    .unwrap()
+    .expires_in
+}
+
+#[test]
+fn reads_a_complete_token_response() {
+    let issued = read_json(
+        200,
+        json!({"access_token": "t0p", "token_type": "Bearer", "expires_in": 3600, "scope": "a b", "more": {}}),
+    )
+    .unwrap();
+    assert_eq!(issued.access_token.expose_secret(), "t0p");
+    assert_eq!(issued.expires_in, Some(3600));
+    assert_eq!(issued.scope.as_deref(), Some("a b"));
+}
+
+#[test]
+fn the_access_token_is_enough() {
+    let issued = read_json(201, json!({"access_token": "t0p"})).unwrap();
+    assert_eq!((issued.expires_in, issued.scope), (None, None));
+}
+
+#[test]
+fn the_type_bearer_counts_in_any_case_and_no_other_type_does() {
+    for kind in ["Bearer", "bearer", "BEARER"] {
+        assert!(read_json(200, json!({"access_token": "t0p", "token_type": kind})).is_ok());
+    }
+    for kind in [json!("DPoP"), json!("mac"), json!(7)] {
+        let error = read_json(200, json!({"access_token": "t0p", "token_type": kind})).unwrap_err();
+        assert_eq!(error.reason(), "UnsupportedTokenType");
+    }
+}
+
+#[test]
+fn the_life_is_read_from_numbers_and_texts_and_kept_within_bounds() {
+    for (value, expected) in [
+        (json!(3600), Some(3600)),
+        (json!("3600"), Some(3600)),
+        (json!(" 3600 "), Some(3600)),
+        (json!(3599.9), Some(3599)),
+        (json!("3599.9"), Some(3599)),
+        (json!(0), Some(0)),
+        (json!(-5), Some(-5)),
+        (json!("-5"), Some(-5)),
+        (json!(0.5), Some(0)),
+        (json!(u64::MAX), Some(i64::MAX)),
+        (json!(1e300), Some(i64::MAX)),
+        (json!("99999999999999999999999"), Some(i64::MAX)),
+        (json!(-1e300), Some(i64::MIN)),
+        (json!("inf"), Some(i64::MAX)),
+        (json!("NaN"), None),
+        (json!(null), None),
+        (json!(""), None),
+        (json!("soon"), None),
+        (json!(true), None),
+        (json!([3600]), None),
+    ] {
+        assert_eq!(life(value.clone()), expected, "{value}");
+    }
+}
+
+#[test]
+fn a_list_of_scopes_is_joined() {
+    let issued = read_json(200, json!({"access_token": "t0p", "scope": ["a", "b"]})).unwrap();
+    assert_eq!(issued.scope.as_deref(), Some("a b"));
+}
+
+#[test]
+fn a_token_that_no_header_can_carry_is_none() {
+    for token in [
+        json!(""),
+        json!("a b"),
+        json!("a\r\nHost: x"),
+        json!("é"),
+        json!(7),
+        json!(null),
+    ] {
+        let error = read_json(200, json!({"access_token": token})).unwrap_err();
+        assert_eq!(error.reason(), "NoAccessToken", "{token}");
+    }
+    assert_eq!(read_json(200, json!({})).unwrap_err().reason(), "NoAccessToken");
+}
+
+#[test]
+fn a_token_that_is_too_long_for_any_header_is_none_and_the_error_says_so() {
+    assert!(read_json(200, json!({"access_token": "t".repeat(16 * 1024)})).is_ok());
+    let error = read_json(200, json!({"access_token": "t".repeat(16 * 1024 + 1)})).unwrap_err();
+    assert_eq!(error.reason(), "NoAccessToken");
+    let told = error.message();
+    assert!(told.contains("longer than 16 KiB"), "{told}");
+    assert!(!told.contains("tttt"), "{told}");
+}
+
+#[test]
+fn an_oauth_error_is_read_whatever_the_status() {
+    for status in [200, 400, 401, 403, 500] {
+        let body = json!({"error": "invalid_client", "error_description": "Unknown \"client\""});
+        let error = read_json(status, body).unwrap_err();
+        assert_eq!(
+            error,
+            Error::Rejected(Rejection {
+                code: Code::InvalidClient,
+                description: Some("Unknown 'client'".into()),
+                status,
+                retry_after: None,
+            })
+        );
+    }
+}
+
+#[test]
+fn an_empty_error_beside_a_token_is_none() {
+    assert!(read_json(200, json!({"access_token": "t0p", "error": ""})).is_ok());
+}
+
+#[test]
+fn the_errors_of_gateways_count_by_their_status() {
+    for (status, body) in [
+        (503, json!({"error": "overloaded"})),
+        (404, json!({"status": 404, "error": "Not Found"})),
+        (429, json!({"error": {"message": "slow down"}})),
+        (500, json!({"message": "oops"})),
+        (401, json!(["no"])),
+    ] {
+        let expected = Error::HttpStatus {
+            status,
+            retry_after: None,
+        };
+        assert_eq!(read_json(status, body).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn retry_after_is_kept_with_the_error() {
+    for body in ["", r#"{"error": "temporarily_unavailable"}"#] {
+        let asked = RetryAfter::parse("7");
+        let answer = Answer {
+            retry_after: asked,
+            ..answer(503, body)
+        };
+        assert_eq!(read(answer, &quote(), BEARER).unwrap_err().retry_after(), asked);
+    }
+}
+
+#[test]
+fn what_is_not_json_is_told_by_its_shape_and_type() {
+    for (body, shape) in [
+        ("", Shape::Empty),
+        (" \n", Shape::Empty),
+        ("\u{feff}<!DOCTYPE html><html>", Shape::Html),
+        ("\n<HTML>", Shape::Html),
+        ("<?xml version='1.0'?>", Shape::Xml),
+        (r#"{"access_token": "t0p"#, Shape::BrokenJson),
+        (r#"["t0p"]"#, Shape::NoObject),
+        ("access_token=t0p", Shape::Other),
+    ] {
+        let answer = Answer {
+            content_type: Some("text/html; charset=utf-8".into()),
+            ..answer(200, body)
+        };
+        let error = read(answer, &quote(), BEARER).unwrap_err();
+        let content_type = Some("text/html; charset=utf-8".into());
+        assert_eq!(error, Error::NotJson { shape, content_type }, "{body}");
+        assert!(!error.message().contains("t0p"));
+    }
+}
+
+#[test]
+fn json_of_another_content_type_is_read_all_the_same() {
+    let answer = Answer {
+        content_type: Some("text/plain".into()),
+        ..answer(200, r#"{"access_token": "t0p"}"#)
+    };
+    assert!(read(answer, &quote(), BEARER).is_ok());
+}
+
+#[test]
+fn nothing_repeats_the_secret_or_the_token_wherever_the_server_puts_them() {
+    const TOKEN: &str = "t0ken-of-the-server";
+    for told in [SECRET, TOKEN] {
+        let words = format!("you sent {told}, really");
+        for body in [
+            json!({"access_token": TOKEN, "token_type": words}),
+            json!({"access_token": TOKEN, "scope": words}),
+            json!({"access_token": TOKEN, "scope": [told]}),
+        ] {
+            let seen = format!("{:?}", read_json(200, body));
+            assert!(!seen.contains(told), "{seen}");
+        }
+        let body = json!({"access_token": TOKEN, "error": told, "error_description": words});
+        let error = read_json(400, body).unwrap_err();
+        let seen = format!("{error:?} {} {}", error.message(), error.code());
+        assert!(!seen.contains(told), "{seen}");
+    }
+    let html = Answer {
+        content_type: Some(SECRET.into()),
+        ..answer(200, SECRET)
+    };
+    let redirect = Answer {
+        location_host: Some(format!("{SECRET}.example.com")),
+        ..answer(302, "")
+    };
+    for answer in [html, redirect] {
+        let error = read(answer, &quote(), BEARER).unwrap_err();
+        assert!(!format!("{error:?} {}", error.message()).contains(SECRET));
+    }
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,40}".prop_map(Value::from),
+        "[+-]?[0-9]{0,40}(\\.[0-9]{0,3})?(e[+-]?[0-9]{1,4})?".prop_map(Value::from),
+        proptest::collection::vec("\\PC{0,9}", 0..3).prop_map(Value::from),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn reading_any_bytes_never_panics(status in 200_u16..600, body: Vec<u8>) {
+        for (token_type, exchanged) in
+            [(TokenType::Bearer, false), (TokenType::Bearer, true), (TokenType::DPoP, true)]
+        {
+            let expected = Expected { token_type, exchanged };
+            let _ = read(answer(status, body.clone()), &quote(), expected);
+        }
+    }
+
+    #[test]
+    fn reading_any_fields_never_panics_and_issues_only_what_a_header_can_carry(
+        status in 200_u16..600,
+        access_token in value(), token_type in value(), expires_in in value(), scope in value(),
+        error in proptest::option::of(value()), error_description in value(),
+    ) {
+        let mut body = json!({
+            "access_token": access_token, "token_type": token_type, "expires_in": expires_in, "scope": scope,
+            "error_description": error_description,
+        });
+        if let Some(error) = error {
+            body["error"] = error;
+        }
+        if let Ok(issued) = read_json(status, body) {
+            prop_assert!((200..300).contains(&status));
+            let token = issued.access_token.expose_secret();
+            prop_assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+    }
+}
