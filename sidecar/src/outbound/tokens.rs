@@ -320,7 +320,9 @@ pub fn usable(server: &Server) -> Result<&Usable, Refusal> {
 fn is_same_route(one: &Server, other: &Server) -> bool {
     match (one.usable(), other.usable()) {
         (Some(one), Some(other)) => {
-            one.url == other.url && one.allowed == other.allowed && one.transport == other.transport
+            let allows = one.allowed == other.allowed && one.user_context == other.user_context;
+            let exchanges = one.exchange == other.exchange && one.minted_for == other.minted_for;
+            one.url == other.url && one.transport == other.transport && allows && exchanges
         }
         // Why the other cannot be used is its own answer.
         (_, None) => true,
