@@ -1,6 +1,8 @@
 //! Asks the operator to exchange what a user sent for a token of the user's own (RFC 8693). The operator holds the
 //! client's credentials, so it is the one that asks the authorization server.
 
+mod link;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -11,16 +13,28 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use mcp_auth_protocol::sync::{Credential, EXCHANGE_PATH, ExchangeRequest, Exchanged, Pod, Problem};
 use secrecy::SecretString;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::follow::{Connection, Dial, Endpoint, FollowError, OperatorCa, bearer};
+use link::Link;
 
 /// Longest answer: a token and a certificate-bound key are a few kilobytes.
 const MAX_ANSWER: usize = 256 * 1024;
+/// What a replica of the operator says that does not lead: a new connection may reach the one that does.
+const NOT_LEADING: &str = "NotLeading";
+/// Before each further connection that is tried. Of two replicas the leading one is missed by all of them once in
+/// 256 times.
+const PAUSES: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1_600),
+];
 
 /// For whom a token is asked for.
 pub struct Ask {
@@ -40,24 +54,23 @@ pub trait Exchange: Send + Sync + 'static {
     fn exchange(&self, ask: Ask) -> Answer;
 }
 
-/// The operator, over an HTTP/2 connection of its own: opened when it is first needed, kept while it lasts.
+/// The operator, over an HTTP/2 connection of its own: opened when it is first needed, kept while it lasts and leads
+/// to the replica that leads.
 pub struct AtOperator<D>(Arc<Inner<D>>);
 
 struct Inner<D> {
-    endpoint: Endpoint,
-    operator_ca: OperatorCa,
     token_file: PathBuf,
     pod: Pod,
     timing: Timing,
-    dial: D,
-    open: Mutex<Option<Open>>,
+    link: Arc<Link<D>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// For TCP and TLS together.
     pub connect: Duration,
-    /// From the request to the head of the answer. After that the connection counts as lost.
+    /// From the request to the end of the answer. The operator itself gives an exchange up a second earlier, and says
+    /// so.
     pub answer: Duration,
 }
 
@@ -70,11 +83,10 @@ impl Default for Timing {
     }
 }
 
-#[derive(Clone)]
-struct Open {
-    connection: Arc<Connection>,
-    /// What it was verified by. With other certificates to trust, it is not used any more.
-    trusted: Arc<str>,
+/// What the operator said.
+struct Said {
+    status: StatusCode,
+    body: Bytes,
 }
 
 impl<D: Dial + 'static> AtOperator<D> {
@@ -86,14 +98,12 @@ impl<D: Dial + 'static> AtOperator<D> {
         timing: Timing,
         dial: D,
     ) -> Self {
+        let link = Link::new(endpoint, operator_ca, timing.connect, dial);
         Self(Arc::new(Inner {
-            endpoint,
-            operator_ca,
             token_file,
             pod,
             timing,
-            dial,
-            open: Mutex::default(),
+            link: Arc::new(link),
         }))
     }
 }
@@ -101,16 +111,14 @@ impl<D: Dial + 'static> AtOperator<D> {
 impl<D: Dial + 'static> Exchange for AtOperator<D> {
     fn exchange(&self, ask: Ask) -> Answer {
         let inner = self.0.clone();
-        Box::pin(async move {
-            let asked = inner.ask(ask).await;
-            asked.unwrap_or_else(|error| Err(Problem::new(error.reason(), error.to_string())))
-        })
+        Box::pin(async move { inner.ask(ask).await })
     }
 }
 
-impl<D: Dial> Inner<D> {
-    /// Twice at the most: a kept connection may turn out to be closed, and to ask again does no harm.
-    async fn ask(&self, ask: Ask) -> Result<Result<Credential, Problem>, FollowError> {
+impl<D: Dial + 'static> Inner<D> {
+    /// Asks again on a new connection where this one was closed, or leads to a replica that does not lead: to ask
+    /// again does no harm.
+    async fn ask(&self, ask: Ask) -> Result<Credential, Problem> {
         let body = ExchangeRequest {
             pod: self.pod.clone(),
             server: ask.server.into(),
@@ -120,73 +128,64 @@ impl<D: Dial> Inner<D> {
         };
         let body = serde_json::to_vec(&body).expect("a request is strings");
         let body = Bytes::from(body);
-        let (open, kept) = self.connection().await?;
-        let response = match self.send(&open, body.clone()).await {
-            Err(FollowError::Http(_)) if kept => {
-                self.drop_connection(&open).await;
-                let (open, _) = self.connection().await?;
-                self.send(&open, body).await?
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let connection = self.link.connection().await?;
+            let answered = self.send(&connection, body.clone()).await;
+            let elsewhere = match &answered {
+                Ok(said) => said.is_not_leading(),
+                Err(error) => matches!(error, FollowError::Http(_)),
+            };
+            if elsewhere {
+                self.link.leave(&connection);
+                if let Some(pause) = pauses.next() {
+                    sleep(pause).await;
+                    continue;
+                }
             }
-            answered => answered?,
-        };
-        let status = response.status();
-        let answer = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let answer = answer
-            .map(http_body_util::Collected::to_bytes)
-            .unwrap_or_default();
-        Ok(read(status, &answer))
+            let said = answered.map_err(|error| told(&error))?;
+            return read(said.status, &said.body);
+        }
     }
 
-    async fn send(&self, open: &Open, body: Bytes) -> Result<http::Response<Incoming>, FollowError> {
+    async fn send(&self, connection: &Connection, body: Bytes) -> Result<Said, FollowError> {
         let mut request = Request::new(BodyExt::boxed_unsync(Full::new(body)));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.endpoint.uri(EXCHANGE_PATH);
+        *request.uri_mut() = self.link.endpoint.uri(EXCHANGE_PATH);
         let headers = request.headers_mut();
         headers.insert(AUTHORIZATION, bearer(&self.token_file)?);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let mut sender = open.connection.sender.clone();
-        let answer = timeout(self.timing.answer, sender.send_request(request)).await;
-        if answer.is_err() {
-            // A peer that is gone without a word would otherwise have every request wait as long.
-            self.drop_connection(open).await;
-        }
-        let seconds = self.timing.answer.as_secs();
-        Ok(answer.map_err(|_| FollowError::Silent { seconds })??)
-    }
-
-    /// The connection that is open, or a new one; and whether it was open before.
-    async fn connection(&self) -> Result<(Open, bool), FollowError> {
-        let mut open = self.open.lock().await;
-        let trusted = self.operator_ca.get();
-        if let Some(known) = &*open
-            && known.trusted == trusted
-            && !known.connection.sender.is_closed()
-        {
-            return Ok((known.clone(), true));
-        }
-        let opening = Connection::open(&self.dial, &self.endpoint, &trusted);
-        let opened = timeout(self.timing.connect, opening).await;
-        let connection = opened.map_err(|_| FollowError::ConnectTimeout {
-            address: self.endpoint.to_string(),
-            seconds: self.timing.connect.as_secs(),
-        })??;
-        let new = Open {
-            connection: Arc::new(connection),
-            trusted,
+        let mut sender = connection.sender.clone();
+        let answer = async move {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(error) => match error.downcast::<hyper::Error>() {
+                    Ok(broken) => return Err(FollowError::Http(*broken)),
+                    // An answer as long as that is none.
+                    Err(_) => Bytes::new(),
+                },
+            };
+            Ok(Said { status, body })
         };
-        *open = Some(new.clone());
-        Ok((new, false))
+        let seconds = self.timing.answer.as_secs();
+        timeout(self.timing.answer, answer)
+            .await
+            .unwrap_or(Err(FollowError::Silent { seconds }))
     }
+}
 
-    async fn drop_connection(&self, failed: &Open) {
-        let mut open = self.open.lock().await;
-        if open
-            .as_ref()
-            .is_some_and(|open| Arc::ptr_eq(&open.connection, &failed.connection))
-        {
-            *open = None;
-        }
+impl Said {
+    fn is_not_leading(&self) -> bool {
+        let problem = || serde_json::from_slice::<Problem>(&self.body).ok();
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+            && problem().is_some_and(|problem| problem.reason == NOT_LEADING)
     }
+}
+
+fn told(error: &FollowError) -> Problem {
+    Problem::new(error.reason(), error.to_string())
 }
 
 /// What serde says of a failure may quote the answer, which holds a token. So it is not told.

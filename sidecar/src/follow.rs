@@ -162,7 +162,7 @@ impl<D: Dial> Follow<D> {
         let address = self.endpoint.to_string();
         let mut connection = timeout(
             self.timing.connect,
-            Connection::open(&self.dial, &self.endpoint, &operator_ca),
+            Connection::open(&self.dial, &self.endpoint, &operator_ca, None),
         )
         .await
         .map_err(|_| FollowError::ConnectTimeout {

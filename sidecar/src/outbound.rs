@@ -6,6 +6,7 @@
 
 mod accept;
 mod call;
+mod doubts;
 pub(crate) mod endpoint;
 mod headers;
 mod host;
@@ -162,8 +163,9 @@ impl Outbound {
         };
         let nobody = subject.is_none()
             && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
+        let caller = self.tokens.caller(server, usable, &user);
         let mut call = Call::hold(server, usable, request, path, user, nobody).await?;
-        let mut chosen = match self.tokens.first(server, usable, subject).await {
+        let mut chosen = match self.tokens.first(server, usable, subject, caller).await {
             Ok(chosen) => chosen,
             Err(refusal) => return Err(Refused::of(refusal, call)),
         };

@@ -153,6 +153,8 @@ pub enum Renewal {
     Declined { message: Box<str> },
     /// The server refused that one too.
     RefusedToo,
+    /// The server has refused another one too to the same user, whose cookies or headers it may be about.
+    RefusedToUser,
 }
 
 /// Why a call that should be repeated is not.
@@ -182,6 +184,9 @@ impl fmt::Display for Renewal {
             }
             Self::Declined { message } => formatter.write_str(&no_other(message)),
             Self::RefusedToo => formatter.write_str(", and the one renewed for it as well"),
+            Self::RefusedToUser => formatter.write_str(
+                ", as it did another one to the same user: it may be the user's cookies or headers that it does not take, so sign in again where they come from",
+            ),
         }
     }
 }

@@ -64,6 +64,10 @@ fn issued() -> String {
     r#"{"credential":{"kind":"bearer","id":"8","token":"adas-own","expiresAt":1800000000}}"#.to_owned()
 }
 
+fn not_leading() -> String {
+    r#"{"reason":"NotLeading","message":"this replica does not lead: connect again"}"#.to_owned()
+}
+
 #[tokio::test(start_paused = true)]
 async fn asks_as_this_pod_and_over_one_connection() {
     let mut world = World::new();
@@ -152,20 +156,134 @@ async fn a_lost_connection_is_opened_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_nobody_answers_on_is_left() {
+async fn a_replica_that_does_not_lead_is_left_for_the_one_that_does() {
+    let mut world = World::new();
+    let asking = world.ask();
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let (_, pipe) = world.pipes.recv().await.unwrap();
+        let mut calls = serve(&world.authority, pipe).await;
+        let (_request, answer) = calls.recv().await.unwrap();
+        answer(503, not_leading());
+        left.push(calls);
+    }
+    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let mut calls = serve(&world.authority, pipe).await;
+    let (_request, answer) = calls.recv().await.unwrap();
+    answer(200, issued());
+    assert!(asking.await.unwrap().is_ok());
+
+    let asking = world.ask();
+    let (_request, answer) = calls.recv().await.unwrap();
+    answer(200, issued());
+    assert!(
+        asking.await.unwrap().is_ok(),
+        "the connection that leads there is kept"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_replica_leads_that_is_said_in_the_end() {
+    let mut world = World::new();
+    let asking = world.ask();
+    let mut left = Vec::new();
+    for _ in 0..=PAUSES.len() {
+        let (_, pipe) = world.pipes.recv().await.unwrap();
+        let mut calls = serve(&world.authority, pipe).await;
+        let (_request, answer) = calls.recv().await.unwrap();
+        answer(503, not_leading());
+        left.push(calls);
+    }
+    assert_eq!(asking.await.unwrap().unwrap_err().reason, "NotLeading");
+    assert!(world.pipes.try_recv().is_err(), "it is not tried for ever");
+
+    let _asking = world.ask();
+    world.pipes.recv().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_replica_would_say_too_is_not_asked_of_it() {
     let mut world = World::new();
     let asking = world.ask();
     let (_, pipe) = world.pipes.recv().await.unwrap();
-    let mut silent = serve(&world.authority, pipe).await;
-    let _unanswered = silent.recv().await.unwrap();
-    assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorSilent");
+    let mut calls = serve(&world.authority, pipe).await;
+    let (_request, answer) = calls.recv().await.unwrap();
+    answer(503, r#"{"reason":"ApiServer","message":"down"}"#.to_owned());
+    assert_eq!(asking.await.unwrap().unwrap_err().reason, "ApiServer");
+    assert!(world.pipes.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_late_disturbs_no_other_exchange() {
+    let mut world = World::new();
+    let late = world.ask();
+    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let mut calls = serve(&world.authority, pipe).await;
+    let _unanswered = calls.recv().await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    let running = world.ask();
+    let (_request, answer) = calls.recv().await.unwrap();
+    assert_eq!(late.await.unwrap().unwrap_err().reason, "OperatorSilent");
+    answer(200, issued());
+    assert!(running.await.unwrap().is_ok());
+
+    let next = world.ask();
+    let (_request, answer) = calls.recv().await.unwrap();
+    answer(200, issued());
+    assert!(next.await.unwrap().is_ok());
+    assert!(world.pipes.try_recv().is_err(), "all of that is one connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_gone_without_a_word_is_left_in_time_for_another_attempt() {
+    let mut world = World::new();
+    let asking = world.ask();
+    let (_, mut pipe) = world.pipes.recv().await.unwrap();
+    let (mut relayed, far) = tokio::io::duplex(64 * 1024);
+    let (cut, is_cut) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut pipe, &mut relayed) => {}
+            _ = is_cut => {}
+        }
+        // Both ends stay open, and nothing passes.
+        std::future::pending::<()>().await;
+        drop((pipe, relayed));
+    });
+    let mut gone = serve(&world.authority, far).await;
+    let (_request, _answer) = gone.recv().await.unwrap();
+    cut.send(()).unwrap();
+
+    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let mut calls = serve(&world.authority, pipe).await;
+    let (_request, answer) = calls.recv().await.unwrap();
+    answer(200, issued());
+    assert!(asking.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_for_a_connection_share_one_attempt_and_its_failure() {
+    let mut world = World::new();
+    let began = Instant::now();
+    let first = world.ask();
+    let (_, silent) = world.pipes.recv().await.unwrap();
+    let others: Vec<_> = (0..10).map(|_| world.ask()).collect();
+    for asking in others.into_iter().chain([first]) {
+        assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorUnreachable");
+    }
+    assert!(
+        began.elapsed() < 2 * Timing::default().connect,
+        "nobody waits twice"
+    );
+    assert!(world.pipes.try_recv().is_err(), "there was no second attempt");
+    drop(silent);
 
     let asking = world.ask();
     let (_, pipe) = world.pipes.recv().await.unwrap();
     let mut calls = serve(&world.authority, pipe).await;
     let (_request, answer) = calls.recv().await.unwrap();
     answer(200, issued());
-    assert!(asking.await.unwrap().is_ok());
+    assert!(asking.await.unwrap().is_ok(), "the failure is not kept");
 }
 
 #[tokio::test(start_paused = true)]

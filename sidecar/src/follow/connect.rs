@@ -5,13 +5,14 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -131,7 +132,13 @@ impl Dial for Tcp {
 }
 
 impl Connection {
-    pub async fn open(dial: &impl Dial, endpoint: &Endpoint, operator_ca: &str) -> Result<Self, FollowError> {
+    /// `ping`: how long a request waits until the peer is asked whether it lives, and how long it may take to say so.
+    pub async fn open(
+        dial: &impl Dial,
+        endpoint: &Endpoint,
+        operator_ca: &str,
+        ping: Option<Duration>,
+    ) -> Result<Self, FollowError> {
         let trust = trust(operator_ca)?;
         let address = endpoint.to_string();
         let io = dial
@@ -145,7 +152,12 @@ impl Connection {
             .connect(endpoint.name.clone(), io)
             .await
             .map_err(|error| FollowError::Tls { address, error })?;
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2.timer(TokioTimer::new()).keep_alive_interval(ping);
+        if let Some(ping) = ping {
+            http2.keep_alive_timeout(ping);
+        }
+        let (sender, connection) = http2.handshake(TokioIo::new(tls)).await?;
         // Its errors reach the request and the body, too, which say more about them.
         let driver = tokio::spawn(async move {
             let _ = connection.await;

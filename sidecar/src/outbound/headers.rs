@@ -29,7 +29,7 @@ const NOT_FOR_SERVERS: [HeaderName; 10] = [
 ];
 
 /// This server's part of a context, ready to send.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Hash, PartialEq)]
 pub struct UserPart {
     cookie: Option<HeaderValue>,
     headers: Vec<(HeaderName, HeaderValue)>,

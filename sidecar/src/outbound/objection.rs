@@ -46,7 +46,10 @@ impl Objection {
                 scopes: scopes.clone(),
                 declined: match renewal {
                     Renewal::Declined { message } => Some(message),
-                    Renewal::NotAsked | Renewal::NoneCame { .. } | Renewal::RefusedToo => None,
+                    Renewal::NotAsked
+                    | Renewal::NoneCame { .. }
+                    | Renewal::RefusedToo
+                    | Renewal::RefusedToUser => None,
                 },
             },
         }

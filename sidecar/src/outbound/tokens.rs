@@ -8,6 +8,8 @@ use mcp_auth_protocol::sync::RefusedBecause;
 use secrecy::SecretString;
 use tokio::time::{Instant, timeout_at};
 
+use super::doubts::{Caller, Doubts};
+use super::headers::UserPart;
 use super::limits::Limits;
 use super::objection::Objection;
 use super::users::{User, Users};
@@ -22,6 +24,7 @@ use crate::routes::{Credential, Prospect, Routes, Server, State, Usable};
 pub struct Tokens {
     routes: Routes,
     users: Users,
+    doubts: Doubts,
     room: WaitingRoom,
     limits: Limits,
     metrics: Metrics,
@@ -37,7 +40,8 @@ pub struct Chosen {
 }
 
 enum Owner {
-    Service,
+    /// And whose cookies and headers go along with it.
+    Service(Option<Caller>),
     User(User, SecretString),
 }
 
@@ -46,10 +50,16 @@ impl Tokens {
         Self {
             routes,
             users: Users::new(exchange, limits, metrics.clone()),
+            doubts: Doubts::new(limits.users),
             room: WaitingRoom::new(limits.waiting, metrics.clone()),
             limits,
             metrics,
         }
+    }
+
+    /// The user that a refusal of the service's token may be about.
+    pub fn caller(&self, server: &Server, usable: &Usable, user: &UserPart) -> Option<Caller> {
+        self.doubts.caller(server, usable, user)
     }
 
     /// The token to begin with. `subject` is there if the request is to carry the user's own.
@@ -58,9 +68,10 @@ impl Tokens {
         server: &Arc<Server>,
         usable: &Usable,
         subject: Option<SecretString>,
+        caller: Option<Caller>,
     ) -> Result<Chosen, Refusal> {
         match subject {
-            None => self.of_service(server).await,
+            None => self.of_service(server, caller).await,
             Some(subject) => {
                 let user = self.users.user(server, usable, &subject);
                 self.of_user(server, user, subject, None).await
@@ -70,7 +81,7 @@ impl Tokens {
 
     /// Takes note that the server took the token. Of a user's there is nothing to note.
     pub fn taken(&self, chosen: &Chosen) {
-        if let Owner::Service = chosen.owner
+        if let Owner::Service(_) = chosen.owner
             && chosen.token.taken(chosen.admission)
         {
             self.routes.taken_again(&chosen.server.name, &chosen.token);
@@ -111,6 +122,16 @@ impl Tokens {
                 }
             };
         }
+        if let (Some(caller), Objection::Unauthorized) = (chosen.caller(), objection) {
+            let again = matches!(before, Some(Objection::Unauthorized));
+            if again {
+                self.doubts.doubt(caller);
+            }
+            // The operator would go on to ask for tokens, and take the resource for one that gets none to be taken.
+            if again || self.doubts.is_doubted(caller) {
+                return Err(in_vain(Renewal::RefusedToUser));
+            }
+        }
         let prospect = self.tell(&chosen, objection);
         if let Some(refusal) = self.declined(&chosen, objection) {
             return Err(refusal);
@@ -128,7 +149,8 @@ impl Tokens {
         if !repeats {
             return Err(streamed());
         }
-        match self.wait(&chosen.server, Some((&chosen, objection))).await? {
+        let refused = Some((&chosen, objection));
+        match self.wait(&chosen.server, refused, chosen.caller()).await? {
             Some(another) => Ok(another),
             None => {
                 self.give_up(&chosen, objection);
@@ -140,6 +162,7 @@ impl Tokens {
 
     pub fn sweep(&self) {
         self.users.sweep();
+        self.doubts.sweep();
     }
 
     async fn of_user(
@@ -163,13 +186,13 @@ impl Tokens {
 
     /// The service's token. Where the server is known to refuse it, waits for another or for the server to take it
     /// again: a request sent now would be refused too.
-    async fn of_service(&self, server: &Arc<Server>) -> Result<Chosen, Refusal> {
+    async fn of_service(&self, server: &Arc<Server>, caller: Option<Caller>) -> Result<Chosen, Refusal> {
         let token = service_token(server)?;
         let admission = token.admit(self.limits.probe);
         if !matches!(admission, Admission::Waits { .. }) {
-            return Ok(Chosen::of_service(server.clone(), token, admission));
+            return Ok(Chosen::of_service(server.clone(), token, admission, caller));
         }
-        let waited = self.wait(server, None).await?;
+        let waited = self.wait(server, None, caller).await?;
         waited.ok_or_else(|| {
             let within = self.limits.patience;
             let renewal = Renewal::NoneCame { within };
@@ -183,8 +206,9 @@ impl Tokens {
         &self,
         server: &Server,
         refused: Option<(&Chosen, &Objection)>,
+        caller: Option<Caller>,
     ) -> Result<Option<Chosen>, Refusal> {
-        if let Ok(found) = self.look(server, refused)? {
+        if let Ok(found) = self.look(server, refused, caller)? {
             return Ok(Some(found));
         }
         let _place = self.room.enter(&server.resource)?;
@@ -192,7 +216,7 @@ impl Tokens {
         // From here on no change is missed.
         let mut changes = self.routes.changes();
         loop {
-            let again = match self.look(server, refused)? {
+            let again = match self.look(server, refused, caller)? {
                 Ok(found) => return Ok(Some(found)),
                 Err(again) => again,
             };
@@ -210,6 +234,7 @@ impl Tokens {
         &self,
         server: &Server,
         refused: Option<(&Chosen, &Objection)>,
+        caller: Option<Caller>,
     ) -> Result<Result<Chosen, Option<Instant>>, Refusal> {
         let current = self.routes.table().server(&server.name).cloned();
         let current = current
@@ -230,7 +255,7 @@ impl Tokens {
                 Some(refusal) => Err(refusal),
                 None => Ok(Err(Some(Instant::now() + next_probe))),
             },
-            admission => Ok(Ok(Chosen::of_service(current, token, admission))),
+            admission => Ok(Ok(Chosen::of_service(current, token, admission, caller))),
         }
     }
 
@@ -246,7 +271,10 @@ impl Tokens {
     fn tell(&self, chosen: &Chosen, objection: &Objection) -> Prospect {
         let why = match objection {
             Objection::Unauthorized => {
-                chosen.token.refused(self.limits.probe);
+                // It may be about the user who goes along: nobody else is held up by that.
+                if chosen.caller().is_none() {
+                    chosen.token.refused(self.limits.probe);
+                }
                 RefusedBecause::Unauthorized
             }
             Objection::InsufficientScope(scopes) => RefusedBecause::InsufficientScope(scopes.clone()),
@@ -262,11 +290,16 @@ impl Tokens {
 }
 
 impl Chosen {
-    fn of_service(server: Arc<Server>, token: Arc<Token>, admission: Admission) -> Self {
+    fn of_service(
+        server: Arc<Server>,
+        token: Arc<Token>,
+        admission: Admission,
+        caller: Option<Caller>,
+    ) -> Self {
         Self {
             server,
             token,
-            owner: Owner::Service,
+            owner: Owner::Service(caller),
             admission,
         }
     }
@@ -283,8 +316,15 @@ impl Chosen {
 
     fn whose(&self) -> Whose {
         match self.owner {
-            Owner::Service => Whose::Service,
+            Owner::Service(_) => Whose::Service,
             Owner::User(..) => Whose::User,
+        }
+    }
+
+    fn caller(&self) -> Option<Caller> {
+        match self.owner {
+            Owner::Service(caller) => caller,
+            Owner::User(..) => None,
         }
     }
 }
@@ -320,7 +360,9 @@ pub fn usable(server: &Server) -> Result<&Usable, Refusal> {
 fn is_same_route(one: &Server, other: &Server) -> bool {
     match (one.usable(), other.usable()) {
         (Some(one), Some(other)) => {
-            one.url == other.url && one.allowed == other.allowed && one.transport == other.transport
+            let allows = one.allowed == other.allowed && one.user_context == other.user_context;
+            let exchanges = one.exchange == other.exchange && one.minted_for == other.minted_for;
+            one.url == other.url && one.transport == other.transport && allows && exchanges
         }
         // Why the other cannot be used is its own answer.
         (_, None) => true,

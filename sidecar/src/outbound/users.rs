@@ -30,7 +30,7 @@ const FAILED: Duration = Duration::from_secs(1);
 /// Exchanges at the same time.
 const FLIGHTS: usize = 64;
 
-/// Names a user at one URL of one server.
+/// Names a user at one URL of one server, as long as tokens are minted for the same.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct User([u8; 32]);
 
@@ -93,7 +93,13 @@ impl Users {
 
     pub fn user(&self, server: &Server, usable: &Usable, subject: &SecretString) -> User {
         let mut digest = Sha256::new_with_prefix(self.0.key);
-        for part in [&*server.name, usable.url.as_str(), subject.expose_secret()] {
+        let parts = [
+            &*server.name,
+            usable.url.as_str(),
+            &*usable.minted_for,
+            subject.expose_secret(),
+        ];
+        for part in parts {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         }

@@ -86,6 +86,8 @@ pub struct Usable {
     pub allowed: Allowed,
     /// What of a user's request is exchanged for a token of the user's own.
     pub exchange: Option<Subject>,
+    /// What users' tokens are minted for; opaque.
+    pub minted_for: Box<str>,
     pub credential: Credential,
     declined: Option<Declined>,
     pub(crate) target: Arc<Target>,
@@ -242,8 +244,16 @@ fn usable(
         Credential::Unavailable { keep: true, .. } if let Some(kept) = kept(before, &url) => kept,
         credential => credential,
     };
-    let ca_bundle = route.ca_bundle.as_deref();
-    let client_certificate = server.client_certificate.as_ref();
+    let mut ca_bundle = route.ca_bundle.as_deref();
+    let mut client_certificate = server.client_certificate.as_ref();
+    // An operator that does not know the credential has not looked up either what the server is verified by.
+    if let sync::Credential::Unavailable { keep: true, .. } = server.credential
+        && let Some(before) = before.filter(|before| before.url == url)
+        && (ca_bundle, client_certificate) == (None, None)
+    {
+        ca_bundle = before.ca_bundle.as_deref();
+        client_certificate = before.client_certificate.as_ref();
+    }
     let unchanged = |before: &&Usable| {
         before.url.origin() == url.origin()
             && before.ca_bundle.as_deref() == ca_bundle
@@ -264,6 +274,7 @@ fn usable(
         user_context: route.user_context,
         allowed,
         exchange: route.exchange.clone(),
+        minted_for: route.minted_for.as_str().into(),
         credential,
         declined: server.declined.clone(),
         target,

@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use mcp_auth_protocol::sync::{ClientCertificate, Server};
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, Server};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -114,6 +114,25 @@ async fn the_certificate_is_shown_and_a_new_one_needs_no_restart() {
     sidecar.routes.apply(&[mutual.tools(Some(second))]);
     assert_eq!(ask().await, second_seen);
     assert_eq!(mutual.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn an_operator_that_was_restarted_leaves_tls_as_it_was_with_the_token() {
+    let mutual = Mutual::start().await;
+    let (pair, seen) = mutual.pair("first");
+    let sidecar = Sidecar::start(nobody().await, &[mutual.tools(Some(pair))]);
+    let mut restarted = mutual.tools(None);
+    restarted.route.ca_bundle = None;
+    restarted.credential = Credential::Unavailable {
+        reason: "Pending".into(),
+        message: "the operator has just started".into(),
+        keep: true,
+    };
+    assert_eq!(sidecar.routes.apply(&[restarted]), []);
+    // The first connection is opened only now.
+    let answer = post(sidecar.outbound, "/tools/mcp", "{}").await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(bytes(answer).await, seen);
 }
 
 #[tokio::test]

@@ -355,3 +355,20 @@ async fn a_token_for_one_url_is_not_used_for_another() {
     let first = format!("http://{}/mcp", world.upstream.address);
     assert_eq!(urls, [first, moved_to], "as the operator states them");
 }
+
+#[tokio::test]
+async fn a_token_that_was_minted_for_something_else_is_not_used_any_more() {
+    let world = World::with(token_of_each_user(), whoami().await, |tools| {
+        tools.route.minted_for = "read".into();
+    })
+    .await;
+    let ada = world.context("idp_token=ada").await;
+    for (minted_for, times) in [("read", 1), ("read write", 2), ("read write", 2)] {
+        let mut tools = server(&format!("http://{}/mcp", world.upstream.address));
+        tools.route.exchange = Some(Subject::Cookie("idp_token".into()));
+        tools.route.minted_for = minted_for.into();
+        world.sidecar.routes.apply(&[tools]);
+        assert_eq!(bytes(world.call(&ada).await).await, "Bearer token-of-ada;");
+        assert_eq!(world.operator.asked(), vec![world.asked("ada", None); times]);
+    }
+}

@@ -13,6 +13,7 @@ mod inbound;
 mod outbound;
 mod proofs;
 mod refusals;
+mod refused_users;
 mod scene;
 mod streams;
 mod tokens;

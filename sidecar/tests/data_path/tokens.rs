@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use mcp_auth_protocol::sync::{Credential, RefusedBecause, RefusedToken, Server};
+use mcp_auth_protocol::sync::{Credential, RefusedBecause, RefusedToken, Server, Subject, UserContext};
 use mcp_auth_sidecar::outbound::Limits;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -229,6 +229,36 @@ async fn a_token_that_another_request_got_is_used_without_waiting() {
         [],
         "what is not in use any more is no news"
     );
+}
+
+#[tokio::test]
+async fn a_call_that_waited_is_not_repeated_where_the_route_demands_something_else_by_now() {
+    let changes: [fn(&mut Server); 3] = [
+        |tools| tools.route.user_context = UserContext::Required,
+        |tools| tools.route.exchange = Some(Subject::Cookie("idp_token".into())),
+        |tools| tools.route.minted_for = "read".into(),
+    ];
+    for change in changes {
+        let upstream = takes_only("new").await;
+        let sidecar = Sidecar::limited(&[tools(&upstream, "old")], PATIENT).await;
+        let outbound = sidecar.outbound;
+        let call = || tokio::spawn(async move { post(outbound, "/tools/mcp", CALL).await });
+        let refused = call();
+        sidecar.refused().await;
+        let held_back = call();
+        sidecar.waiting(2).await;
+        let mut changed = tools(&upstream, "new");
+        change(&mut changed);
+        sidecar.routes.apply(&[changed]);
+        for call in [refused, held_back] {
+            let answer = call.await.unwrap();
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            let body = json(answer).await;
+            assert!(is_error(&body, -32064), "{body}");
+            assert!(body["error"]["message"].to_string().contains("try again"));
+        }
+        assert_eq!(upstream.seen().len(), 1, "the new token went nowhere");
+    }
 }
 
 #[tokio::test]

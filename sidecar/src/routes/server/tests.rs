@@ -1,6 +1,7 @@
 use super::*;
 use crate::routes::Routes;
 use prometheus_client::registry::Registry;
+use secrecy::SecretString;
 use std::num::NonZeroUsize;
 
 fn server(url: &str) -> sync::Server {
@@ -193,4 +194,64 @@ fn a_token_in_use_outlives_an_operator_that_does_not_know_it_but_not_a_changed_u
     };
     routes.apply(&[withdrawn]);
     assert!(!has_token(&routes), "withdrawn means withdrawn");
+}
+
+#[test]
+fn with_a_token_that_is_kept_the_server_is_verified_as_before() {
+    let authority = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        (
+            params.self_signed(&key).unwrap().pem(),
+            SecretString::from(key.serialize_pem()),
+        )
+    };
+    let routes = routes();
+    let (pem, key) = authority("one");
+    let mut known = server("https://tools.example.com/mcp");
+    known.route.ca_bundle = Some(pem.clone());
+    known.client_certificate = Some(ClientCertificate { chain: pem, key });
+    routes.apply(&[known.clone()]);
+    let first = target(&routes, "tools");
+
+    let restarted = |url: &str| {
+        let mut restarted = server(url);
+        restarted.credential = sync::Credential::Unavailable {
+            reason: "Pending".into(),
+            message: String::new(),
+            keep: true,
+        };
+        restarted
+    };
+    for _ in 0..2 {
+        routes.apply(&[restarted("https://tools.example.com/mcp")]);
+        assert!(Arc::ptr_eq(&first, &target(&routes, "tools")));
+    }
+    routes.apply(&[known.clone()]);
+    assert!(
+        Arc::ptr_eq(&first, &target(&routes, "tools")),
+        "nothing has changed"
+    );
+
+    let mut other = restarted("https://tools.example.com/mcp");
+    other.route.ca_bundle = Some(authority("other").0);
+    routes.apply(&[other]);
+    assert!(
+        !Arc::ptr_eq(&first, &target(&routes, "tools")),
+        "what is stated counts"
+    );
+
+    routes.apply(&[known.clone()]);
+    let first = target(&routes, "tools");
+    routes.apply(&[restarted("https://tools.example.com/elsewhere")]);
+    assert!(!Arc::ptr_eq(&first, &target(&routes, "tools")));
+
+    routes.apply(&[known]);
+    let first = target(&routes, "tools");
+    routes.apply(&[server("https://tools.example.com/mcp")]);
+    assert!(
+        !Arc::ptr_eq(&first, &target(&routes, "tools")),
+        "with a token, none is none"
+    );
 }
