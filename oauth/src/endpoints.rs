@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use url::Url;
 
+use crate::discovery::locate;
 use crate::{ClientAuthentication, Error, Registration, ServerLocation, ServerMetadata};
 
 /// The endpoints of one authorization server.
@@ -95,39 +96,13 @@ impl Endpoints {
 }
 
 fn token_endpoint(text: &str, allow_http: bool) -> Result<Url, Error> {
-    endpoint(text, allow_http).map_err(|problem| Error::InvalidUrl { problem })
+    locate::parse(text, allow_http).map_err(|problem| Error::InvalidUrl { problem })
 }
 
 fn revocation_endpoint(text: Option<&str>, allow_http: bool) -> Result<Option<Url>, Error> {
-    text.map(|text| endpoint(text, allow_http))
+    text.map(|text| locate::parse(text, allow_http))
         .transpose()
         .map_err(|problem| Error::InvalidRevocationUrl { problem })
-}
-
-/// The URL, if it may be sent a secret, or what is wrong with it.
-fn endpoint(text: &str, allow_http: bool) -> Result<Url, &'static str> {
-    let url = Url::parse(text).map_err(|_| "is not an absolute URL")?;
-    match url.scheme() {
-        "https" => {}
-        "http" if allow_http => {}
-        "http" => {
-            return Err(
-                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set",
-            );
-        }
-        _ => return Err("is neither an https nor an http URL"),
-    }
-    if url.fragment().is_some() {
-        return Err("has a fragment");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("holds a user name or password");
-    }
-    // The two crates that read the URL from here on do not agree on everything.
-    if url.as_str().parse::<http::Uri>().is_err() {
-        return Err("cannot be requested");
-    }
-    Ok(url)
 }
 
 #[cfg(test)]

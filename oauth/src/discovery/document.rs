@@ -169,7 +169,7 @@ mod tests {
             (json!("/token"), "is not an absolute URL"),
             (
                 json!("http://auth.example.com/token"),
-                "is plain http, and allowInsecureHttp is not set",
+                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set",
             ),
             (json!("file:///etc/passwd"), "is neither an https nor an http URL"),
         ] {

@@ -14,7 +14,11 @@ pub(crate) fn parse(text: &str, allow_insecure_http: bool) -> Result<Url, &'stat
     match url.scheme() {
         "https" => {}
         "http" if allow_insecure_http => {}
-        "http" => return Err("is plain http, and allowInsecureHttp is not set"),
+        "http" => {
+            return Err(
+                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set",
+            );
+        }
         _ => return Err("is neither an https nor an http URL"),
     }
     if url.fragment().is_some() {
