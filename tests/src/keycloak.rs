@@ -155,6 +155,9 @@ async fn put_client(client: Value) {
 
 /// A user who can log in: without name and address Keycloak would ask for them first.
 async fn user(name: &str, more: Value) {
+    // Tests run side by side, and each sees to it that its users are there: one at a time.
+    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _turn = ONE_AT_A_TIME.lock().await;
     let found = administer(
         reqwest::Method::GET,
         &format!("/users?exact=true&username={name}"),
