@@ -49,6 +49,12 @@ impl World {
         }
     }
 
+    /// The next connection. Of the clock that stands still, a minute is no time.
+    async fn pipe(&mut self) -> DuplexStream {
+        let pipe = timeout(Duration::from_secs(60), self.pipes.recv()).await;
+        pipe.expect("a connection is opened").unwrap().1
+    }
+
     fn ask(&self) -> JoinHandle<Result<Credential, Problem>> {
         let ask = Ask {
             server: "tools".into(),
@@ -75,7 +81,7 @@ async fn asks_as_this_pod_and_over_one_connection() {
     for identity in ["first-identity", "second-identity"] {
         let asking = world.ask();
         if calls.is_none() {
-            let (_, pipe) = world.pipes.recv().await.unwrap();
+            let pipe = world.pipe().await;
             calls = Some(serve(&world.authority, pipe).await);
         }
         let (request, answer) = calls.as_mut().unwrap().recv().await.unwrap();
@@ -107,7 +113,7 @@ async fn asks_as_this_pod_and_over_one_connection() {
 async fn what_the_operator_says_is_told_on_and_what_it_does_not_say_is_not_made_up() {
     let mut world = World::new();
     let mut asking = world.ask();
-    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let pipe = world.pipe().await;
     let mut calls = serve(&world.authority, pipe).await;
     for (status, body, reason, message) in [
         (
@@ -146,7 +152,7 @@ async fn a_lost_connection_is_opened_again() {
     let mut world = World::new();
     for _ in 0..2 {
         let asking = world.ask();
-        let (_, pipe) = world.pipes.recv().await.unwrap();
+        let pipe = world.pipe().await;
         let mut calls = serve(&world.authority, pipe).await;
         let (_request, answer) = calls.recv().await.unwrap();
         answer(200, issued());
@@ -161,13 +167,13 @@ async fn a_replica_that_does_not_lead_is_left_for_the_one_that_does() {
     let asking = world.ask();
     let mut left = Vec::new();
     for _ in 0..3 {
-        let (_, pipe) = world.pipes.recv().await.unwrap();
+        let pipe = world.pipe().await;
         let mut calls = serve(&world.authority, pipe).await;
         let (_request, answer) = calls.recv().await.unwrap();
         answer(503, not_leading());
         left.push(calls);
     }
-    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let pipe = world.pipe().await;
     let mut calls = serve(&world.authority, pipe).await;
     let (_request, answer) = calls.recv().await.unwrap();
     answer(200, issued());
@@ -188,7 +194,7 @@ async fn where_no_replica_leads_that_is_said_in_the_end() {
     let asking = world.ask();
     let mut left = Vec::new();
     for _ in 0..=PAUSES.len() {
-        let (_, pipe) = world.pipes.recv().await.unwrap();
+        let pipe = world.pipe().await;
         let mut calls = serve(&world.authority, pipe).await;
         let (_request, answer) = calls.recv().await.unwrap();
         answer(503, not_leading());
@@ -198,14 +204,14 @@ async fn where_no_replica_leads_that_is_said_in_the_end() {
     assert!(world.pipes.try_recv().is_err(), "it is not tried for ever");
 
     let _asking = world.ask();
-    world.pipes.recv().await.unwrap();
+    world.pipe().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_another_replica_would_say_too_is_not_asked_of_it() {
     let mut world = World::new();
     let asking = world.ask();
-    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let pipe = world.pipe().await;
     let mut calls = serve(&world.authority, pipe).await;
     let (_request, answer) = calls.recv().await.unwrap();
     answer(503, r#"{"reason":"ApiServer","message":"down"}"#.to_owned());
@@ -217,7 +223,7 @@ async fn what_another_replica_would_say_too_is_not_asked_of_it() {
 async fn an_answer_that_is_late_disturbs_no_other_exchange() {
     let mut world = World::new();
     let late = world.ask();
-    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let pipe = world.pipe().await;
     let mut calls = serve(&world.authority, pipe).await;
     let _unanswered = calls.recv().await.unwrap();
     sleep(Duration::from_secs(5)).await;
@@ -238,7 +244,7 @@ async fn an_answer_that_is_late_disturbs_no_other_exchange() {
 async fn a_peer_that_is_gone_without_a_word_is_left_in_time_for_another_attempt() {
     let mut world = World::new();
     let asking = world.ask();
-    let (_, mut pipe) = world.pipes.recv().await.unwrap();
+    let mut pipe = world.pipe().await;
     let (mut relayed, far) = tokio::io::duplex(64 * 1024);
     let (cut, is_cut) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
@@ -254,7 +260,7 @@ async fn a_peer_that_is_gone_without_a_word_is_left_in_time_for_another_attempt(
     let (_request, _answer) = gone.recv().await.unwrap();
     cut.send(()).unwrap();
 
-    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let pipe = world.pipe().await;
     let mut calls = serve(&world.authority, pipe).await;
     let (_request, answer) = calls.recv().await.unwrap();
     answer(200, issued());
@@ -266,7 +272,7 @@ async fn all_who_wait_for_a_connection_share_one_attempt_and_its_failure() {
     let mut world = World::new();
     let began = Instant::now();
     let first = world.ask();
-    let (_, silent) = world.pipes.recv().await.unwrap();
+    let silent = world.pipe().await;
     let others: Vec<_> = (0..10).map(|_| world.ask()).collect();
     for asking in others.into_iter().chain([first]) {
         assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorUnreachable");
@@ -279,7 +285,7 @@ async fn all_who_wait_for_a_connection_share_one_attempt_and_its_failure() {
     drop(silent);
 
     let asking = world.ask();
-    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let pipe = world.pipe().await;
     let mut calls = serve(&world.authority, pipe).await;
     let (_request, answer) = calls.recv().await.unwrap();
     answer(200, issued());
@@ -290,14 +296,14 @@ async fn all_who_wait_for_a_connection_share_one_attempt_and_its_failure() {
 async fn a_stranger_is_not_told_who_the_user_is_and_a_new_authority_is_trusted_at_once() {
     let mut world = World::new();
     let asking = world.ask();
-    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let pipe = world.pipe().await;
     assert!(Authority::new().acceptor.accept(pipe).await.is_err());
     assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorNotTrusted");
 
     let new = Authority::new();
     world.ca.replace(&new.pem);
     let asking = world.ask();
-    let (_, pipe) = world.pipes.recv().await.unwrap();
+    let pipe = world.pipe().await;
     let mut calls = serve(&new, pipe).await;
     let (_request, answer) = calls.recv().await.unwrap();
     answer(200, issued());
@@ -308,7 +314,7 @@ async fn a_stranger_is_not_told_who_the_user_is_and_a_new_authority_is_trusted_a
 async fn an_operator_that_cannot_be_reached_is_a_problem() {
     let mut world = World::new();
     let asking = world.ask();
-    let (_, silent) = world.pipes.recv().await.unwrap();
+    let silent = world.pipe().await;
     assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorUnreachable");
     drop(silent);
     drop(world.pipes);
