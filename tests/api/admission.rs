@@ -110,6 +110,18 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             "certificateRef belongs to the method TlsClientAuth, which needs it",
         ),
         (
+            json!({"oauth2": {"revokeOnDeletion": true}}),
+            "revokeOnDeletion needs to know where: set revocationUrl beside tokenUrl",
+        ),
+        (
+            json!({"oauth2": {"tokenUrl": "https://u:p@auth.example.com/token"}}),
+            "tokenUrl must hold no user name or password",
+        ),
+        (
+            json!({"oauth2": {"tokenUrl": null, "issuer": "https://auth.example.com?tenant=1"}}),
+            "issuer must be a URL with a host, without query",
+        ),
+        (
             json!({"oauth2": {"clientAuthentication": {"workloadIdentity": {}}}}),
             "workloadIdentity belongs to the method WorkloadIdentity",
         ),

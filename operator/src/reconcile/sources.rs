@@ -115,7 +115,8 @@ impl Sources {
                 Ok(Ok(true)) => info!(namespace, name, "the token was revoked"),
                 Ok(Ok(false)) => warn!(
                     namespace,
-                    name, "the authorization server offers no revocation: the token lives until it expires"
+                    name,
+                    "the token lives until it expires: the authorization server offers no revocation, or none for such tokens"
                 ),
                 Ok(Err(error)) => {
                     warn!(

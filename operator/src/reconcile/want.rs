@@ -212,7 +212,7 @@ where
             first: known
                 .word(fields::CLIENT_SECRET)?
                 .ok_or_else(|| unset(fields::CLIENT_SECRET))?,
-            alternate: known.word(fields::ALTERNATE_SECRET)?,
+            alternate: known.word(fields::ALTERNATE_SECRET).ok().flatten(),
         })
     };
     Ok(match authentication.method {
@@ -228,7 +228,7 @@ where
             let key = SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone());
             ClientAuthentication::PrivateKeyJwt {
                 key: key.map_err(|error| {
-                    let message = format!("{} {error}", named(known.find(fields::PRIVATE_KEY)));
+                    let message = format!("{}: {}", named(known.find(fields::PRIVATE_KEY)), error.message());
                     Blocked::new(reasons::SECRET_INVALID, message)
                 })?,
                 audience: jwt.audience.clone(),
@@ -308,7 +308,11 @@ where
     let of_server = [fields::SERVER_CERTIFICATE, fields::SERVER_KEY];
     let references = known.references.iter();
     for reference in references.filter(|reference| !of_server.contains(&reference.field)) {
-        let value = resolve(reference, &(known.look)(reference))?;
+        let value = match resolve(reference, &(known.look)(reference)) {
+            // The second of two secrets may come and go.
+            Err(_) if reference.field == fields::ALTERNATE_SECRET => SecretString::default(),
+            value => value?,
+        };
         let value = value.expose_secret().as_bytes();
         digest.update(reference.field);
         digest.update(value.len().to_be_bytes());
@@ -329,7 +333,7 @@ fn unset(field: &str) -> Blocked {
 fn named(reference: Option<&Reference>) -> String {
     match reference {
         Some(Reference { field, name, key, .. }) => {
-            format!("key {key:?} of Secret {name}, named by {field},")
+            format!("key {key:?} of Secret {name}, named by {field}")
         }
         None => String::new(),
     }

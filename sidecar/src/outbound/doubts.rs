@@ -1,5 +1,6 @@
 //! Users whose own cookies or headers an MCP server may be refusing, rather than the service's token: it refused two
-//! tokens in a row to the same user. The operator is not asked for a third on their account, for a while.
+//! tokens in a row to the same user, the first of which it had taken before. The operator is not asked for a third on
+//! their account, for a while.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -24,9 +25,14 @@ pub struct Caller(u64);
 pub struct Doubts {
     /// Random, so that what names a user here is worth nothing elsewhere.
     key: RandomState,
-    /// Until when.
-    doubted: Mutex<HashMap<Caller, Instant>>,
+    doubted: Mutex<HashMap<Caller, Doubt>>,
     most: usize,
+}
+
+struct Doubt {
+    until: Instant,
+    /// The second token was refused too.
+    settled: bool,
 }
 
 impl Doubts {
@@ -46,30 +52,43 @@ impl Doubts {
         (!user.is_empty()).then(|| Caller(self.key.hash_one(named())))
     }
 
-    pub fn doubt(&self, caller: Caller) {
+    /// The server refused this user a token that it has taken from somebody: it may be the user.
+    pub fn suspect(&self, caller: Caller) {
         let now = Instant::now();
         let mut doubted = self.lock();
         if doubted.len() >= self.most {
-            doubted.retain(|_, until| now < *until);
+            doubted.retain(|_, doubt| now < doubt.until);
         }
         if doubted.len() < self.most {
-            doubted.entry(caller).or_insert(now + DOUBTED);
+            let doubt = || Doubt {
+                until: now + DOUBTED,
+                settled: false,
+            };
+            doubted.entry(caller).or_insert_with(doubt);
+        }
+    }
+
+    /// The server refused this user the next token too. Whoever was not suspected is not doubted: where no token was
+    /// ever taken, it is the tokens.
+    pub fn doubt(&self, caller: Caller) {
+        if let Some(doubt) = self.lock().get_mut(&caller) {
+            doubt.settled = true;
         }
     }
 
     pub fn is_doubted(&self, caller: Caller) -> bool {
         self.lock()
             .get(&caller)
-            .is_some_and(|until| Instant::now() < *until)
+            .is_some_and(|doubt| doubt.settled && Instant::now() < doubt.until)
     }
 
     /// Drops what is of no use any more.
     pub fn sweep(&self) {
         let now = Instant::now();
-        self.lock().retain(|_, until| now < *until);
+        self.lock().retain(|_, doubt| now < doubt.until);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Caller, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Caller, Doubt>> {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -116,14 +135,17 @@ mod tests {
     async fn a_doubt_ends_and_there_are_only_so_many() {
         let doubts = Doubts::new(2);
         for number in 0..3 {
+            doubts.suspect(Caller(number));
             doubts.doubt(Caller(number));
         }
         let known = |doubts: &Doubts| (0..3).filter(|number| doubts.is_doubted(Caller(*number))).count();
         assert_eq!(known(&doubts), 2);
         advance(DOUBTED / 2).await;
+        doubts.suspect(Caller(0));
         doubts.doubt(Caller(0));
         advance(DOUBTED / 2).await;
         assert_eq!(known(&doubts), 0, "it is not put off for ever");
+        doubts.suspect(Caller(2));
         doubts.doubt(Caller(2));
         assert!(doubts.is_doubted(Caller(2)), "there is room again");
         doubts.sweep();

@@ -126,9 +126,11 @@ impl Tokens {
             let again = matches!(before, Some(Objection::Unauthorized));
             if again {
                 self.doubts.doubt(caller);
+            } else if chosen.token.was_taken() {
+                self.doubts.suspect(caller);
             }
             // The operator would go on to ask for tokens, and take the resource for one that gets none to be taken.
-            if again || self.doubts.is_doubted(caller) {
+            if self.doubts.is_doubted(caller) {
                 return Err(in_vain(Renewal::RefusedToUser));
             }
         }

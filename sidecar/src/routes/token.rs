@@ -133,6 +133,11 @@ impl Token {
         headers.insert(DPOP, proof);
     }
 
+    /// Whether the server has taken it at least once.
+    pub fn was_taken(&self) -> bool {
+        self.standing.taken.load(Ordering::Relaxed) != 0
+    }
+
     /// `probe`: how long a refusal holds before one request tries again.
     pub fn admit(&self, probe: Duration) -> Admission {
         let refused = self.standing.refused.load(Ordering::Relaxed);

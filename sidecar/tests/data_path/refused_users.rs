@@ -106,11 +106,12 @@ async fn two_tokens_refused_to_one_user_are_the_users_matter_and_no_third_is_ask
     let upstream = minds_sessions().await;
     let world = World::new(&[tools(&upstream, "old")]).await;
     let ada = world.context("ended").await;
+    assert_eq!(world.plain().await.unwrap().status(), StatusCode::OK);
     let refused = world.call(&ada);
     world.sidecar.refused().await;
     world.sidecar.routes.apply(&[tools(&upstream, "new")]);
     tells(refused.await.unwrap(), BLAMED).await;
-    assert_eq!(upstream.seen().len(), 2, "it was repeated once");
+    assert_eq!(upstream.seen().len(), 3, "it was repeated once");
     let reported = || world.sidecar.reports.borrow().refused.clone();
     assert_eq!(reported(), [], "the new token is not");
 
@@ -119,7 +120,7 @@ async fn two_tokens_refused_to_one_user_are_the_users_matter_and_no_third_is_ask
     tells(world.call(&ada).await.unwrap(), BLAMED).await;
     assert_eq!(
         upstream.seen().len(),
-        4,
+        5,
         "each call is tried, and answered at once"
     );
     assert_eq!(reported(), []);
@@ -131,6 +132,18 @@ async fn two_tokens_refused_to_one_user_are_the_users_matter_and_no_third_is_ask
         [unauthorized("newer")],
         "another user is another matter"
     );
+}
+
+#[tokio::test]
+async fn where_no_token_was_ever_taken_it_is_not_the_user_and_each_token_is_reported() {
+    let upstream = Scripted::start(async |_| challenge(401, "Bearer")).await;
+    let world = World::new(&[tools(&upstream, "old")]).await;
+    let ada = world.context("good").await;
+    let refused = world.call(&ada);
+    assert_eq!(world.sidecar.refused().await, [unauthorized("old")]);
+    world.sidecar.routes.apply(&[tools(&upstream, "new")]);
+    tells(refused.await.unwrap(), "the one renewed for it as well").await;
+    assert_eq!(world.sidecar.refused().await, [unauthorized("new")]);
 }
 
 #[tokio::test]

@@ -155,6 +155,26 @@ fn a_namespace_that_was_not_allowed_to_cannot_act_as_the_operator() {
 }
 
 #[test]
+fn the_second_of_two_secrets_may_come_and_go() {
+    let mut oauth2 = basic();
+    oauth2["clientAuthentication"]["alternateClientSecretRef"] = json!({"name": "oauth", "key": "next"});
+    let without = |_: &Reference| {
+        let values = [("secret".to_owned(), b"s3cret".to_vec().into())];
+        Lookup::Found(Arc::new(values.into()))
+    };
+    let wanted = decide(&spec(oauth2.clone()), without, nobody).unwrap();
+    let Want::OAuth2(asking) = wanted.source else {
+        panic!("not a given token");
+    };
+    let ClientAuthentication::SecretBasic(secrets) = &asking.registration.authentication else {
+        panic!("another method");
+    };
+    assert!(secrets.alternate.is_none());
+    let with = asked(&spec(oauth2), "s3cret").fingerprint;
+    assert_ne!(asking.fingerprint, with, "it is tried once it is there");
+}
+
+#[test]
 fn a_private_key_that_is_none_names_its_field_and_not_its_text() {
     let oauth2 = json!({
         "tokenUrl": "https://auth.example.com/token",
