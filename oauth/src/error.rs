@@ -332,10 +332,12 @@ impl Code {
 
     fn hint(&self) -> &'static str {
         match self {
-            Self::InvalidRequest => "check scopes, audience, resource and extraParameters",
+            Self::InvalidRequest => {
+                "check scopes, audience, resource and extraParameters, and that this client may use the grant"
+            }
             Self::InvalidClient => {
-                "check clientId and the client secret, key or certificate, and that the client may authenticate by the \
-                 configured method"
+                "check clientId and the client secret, key, certificate or assertion (its issuer, subject and audience), and \
+                 that the client may authenticate by the configured method"
             }
             Self::InvalidScope => "check that scopes names only what this client may have",
             Self::InvalidTarget => {
@@ -443,7 +445,7 @@ mod tests {
         assert_eq!(
             rejected("invalid_client", Some("Unknown client")).message(),
             "the authorization server answered invalid_client (Unknown client): check clientId and the client \
-             secret, key or certificate, and that the client may authenticate by the configured method"
+             secret, key, certificate or assertion (its issuer, subject and audience), and that the client may authenticate by the configured method"
         );
         let html = Error::NotJson {
             shape: Shape::Html,

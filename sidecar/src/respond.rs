@@ -102,7 +102,7 @@ pub enum Refusal {
     #[error("McpServerAuth {resource}: {why}, and the call cannot be repeated by itself; try again")]
     NotRepeated { resource: Box<str>, why: NotRepeated },
     #[error(
-        "McpServerAuth {resource}: there is no token for this user ({why}): {message}; sign in again, and see spec.oauth2.tokenExchange"
+        "McpServerAuth {resource}: there is no token for this user ({why}): {message}; if it is the user's session that has ended, sign in again, else see spec.oauth2.tokenExchange and the client's registration"
     )]
     ExchangeFailed {
         resource: Box<str>,
