@@ -23,6 +23,7 @@ const NOT_YET = /^(404|503|ERA_NEGOTIATION_FAILED) /;
 
 /** Where the suite's server refuses the token: calls go on, as LiteLLM's do, until the status says why or for a while. */
 const SETTLES = {
+  "auth/scope-from-www-authenticate": { reasons: ["InsufficientScope"], seconds: 3 },
   "auth/scope-step-up": { reasons: ["InsufficientScope"], seconds: 3 },
   "auth/scope-retry-limit": { reasons: ["InsufficientScope"], seconds: 3 },
   "auth/authorization-server-migration": { reasons: ["IssuerChanged"], seconds: 40 },
