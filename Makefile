@@ -12,7 +12,7 @@ in_cluster := tests/cluster/with
 # Whoever installs the chart says where its images are.
 images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
-.PHONY: help demo demo-down test test-unit test-api conformance e2e outage check generate images cluster cluster-down clean-caches
+.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage check generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in fiv
 demo-down: ## removes what the demo made
 	@$(in_cluster) tests/demo/run --down
 
-test: test-unit test-api conformance e2e ## all tests
+test: test-unit test-api conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
 	cargo test --locked --workspace --exclude mcp-auth-tests
@@ -34,6 +34,9 @@ test-api: ## the operator against a real API server and a real OAuth2 server, on
 
 conformance: ## the official MCP conformance suite through operator and sidecar, on loopback; no cluster
 	tests/conformance/run $(if $(TEST),--only $(TEST))
+
+surfaces: ## what of the user arrives by each way that LiteLLM offers, newest and oldest LiteLLM, on loopback; no cluster
+	@tests/surfaces/run
 
 e2e: cluster ## everything, on a real cluster with a real LiteLLM
 	cargo test --locked --package mcp-auth-tests --test e2e --no-run

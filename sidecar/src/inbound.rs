@@ -30,6 +30,9 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
+/// Below LiteLLM's `SERVER_ROOT_PATH`.
+const LISTS_BY_SERVER: [&str; 2] = ["/mcp-rest/tools/list", "/v1/messages"];
+
 /// The half on the port LiteLLM used to own.
 pub struct Inbound {
     litellm: Target,
@@ -101,12 +104,19 @@ impl Inbound {
         }
         let websocket = hop_by_hop::wants_websocket(request.headers());
         target_form(&mut request, &self.litellm.host);
+        let by_server = lists_by_server(request.uri().path());
         let headers = request.headers_mut();
         hop_by_hop::strip_request(headers);
         let context = self.context(headers)?;
         remove_ours(headers);
         if let Some(context) = context {
-            headers.insert(CONTEXT, self.sealer.seal(&context, unix_now()));
+            let sealed = self.sealer.seal(&context, unix_now());
+            if by_server {
+                for name in self.routes.table().contexts() {
+                    headers.insert(name, sealed.clone());
+                }
+            }
+            headers.insert(CONTEXT, sealed);
         }
         forwarded(headers, peer);
         if websocket {
@@ -164,6 +174,12 @@ fn target_form(request: &mut Request<Incoming>, default_host: &HeaderValue) {
     if !request.headers().contains_key(header::HOST) {
         request.headers_mut().insert(header::HOST, default_host.clone());
     }
+}
+
+/// Whether LiteLLM lists tools for this request without the headers that `extra_headers` names, but with those of
+/// `x-mcp-SERVER-HEADER` (LiteLLM 1.109.1). Nowhere else are they used: they count as the client's own authentication.
+fn lists_by_server(path: &str) -> bool {
+    LISTS_BY_SERVER.iter().any(|end| path.ends_with(end))
 }
 
 /// Removes every header by which a client could speak in our name: our own, and LiteLLM's `x-mcp-SERVER-HEADER`,

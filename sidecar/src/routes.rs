@@ -13,6 +13,8 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use http::HeaderName;
+use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::{self, RefusedBecause, Report};
 use tokio::sync::watch;
 
@@ -47,6 +49,8 @@ pub struct Table {
     servers: HashMap<Box<str>, Arc<Server>>,
     /// What any server allows or exchanges: the inbound half seals it, not knowing yet which server will be called.
     allowed: Allowed,
+    /// By which LiteLLM passes the user context on to one of them: its `x-mcp-SERVER-HEADER`.
+    contexts: Box<[HeaderName]>,
 }
 
 impl Routes {
@@ -85,7 +89,15 @@ impl Routes {
         let mut problems: Vec<_> = servers.values().filter_map(|server| server.problem()).collect();
         problems.sort_unstable();
         let allowed = Allowed::union(servers.values().filter_map(|server| server.sealed()));
-        self.0.table.store(Arc::new(Table { servers, allowed }));
+        let contexts = servers.values().filter(|server| server.sealed().is_some());
+        let contexts = contexts
+            .filter_map(|server| context_header(&server.name))
+            .collect();
+        self.0.table.store(Arc::new(Table {
+            servers,
+            allowed,
+            contexts,
+        }));
         self.0.refusals.keep(|server, token| self.uses(server, token));
         self.0.changes.send_replace(());
         problems
@@ -148,4 +160,14 @@ impl Table {
     pub fn allowed(&self) -> &Allowed {
         &self.allowed
     }
+
+    /// The headers by which LiteLLM passes the user context on to one server each, of those that take any.
+    pub fn contexts(&self) -> &[HeaderName] {
+        &self.contexts
+    }
+}
+
+/// A server's name is made of letters, digits and `_`, so none is refused here.
+fn context_header(server: &str) -> Option<HeaderName> {
+    HeaderName::try_from(format!("x-mcp-{server}-{CONTEXT_HEADER}")).ok()
 }

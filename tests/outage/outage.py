@@ -14,11 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "loopback"))
+
 from authority import Authority
 from calls import Callers, browser
-from ground import KEY, Ground, Stand
+from ground import KEY, Ground
 from processes import Broken, Processes
 from situations import SITUATIONS, Bench, Measured, Situation
+from stands import Stand, raise_up
 from table import Results, put_into, render
 from verdict import broken
 
@@ -93,7 +96,7 @@ def main() -> int:
     try:
         with Processes(folder) as processes:
             say("starting both arrangements with 4 LiteLLMs each (about half a minute)")
-            stands = Ground(processes, 4).raise_up()
+            stands = raise_up(Ground(processes), 4)
             results, problems = asyncio.run(measure(stands, options))
     except Broken as error:
         say(f"error: {error}")

@@ -10,7 +10,8 @@ from typing import Any
 
 from authority import Authority
 from calls import Burst, Callers
-from ground import Broken, Stand
+from processes import Broken
+from stands import Stand
 
 CALLERS = 50
 # Both arrangements are measured at the same time, since most of it is waiting for a token's end. The second begins

@@ -64,6 +64,32 @@ async fn litellm_gets_the_request_as_it_was_and_one_context() {
 }
 
 #[tokio::test]
+async fn where_litellm_lists_tools_by_the_servers_own_headers_the_context_is_one_of_them() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
+    for (path, cookie, expected) in [
+        ("/mcp-rest/tools/list?x=1", "session_id=S-a", 1),
+        ("/root/mcp-rest/tools/list", "session_id=S-a", 1),
+        ("/v1/messages", "session_id=S-a", 1),
+        ("/v1/messages", "other=1", 0),
+        ("/mcp/", "session_id=S-a", 0),
+        ("/v1/chat/completions", "session_id=S-a", 0),
+    ] {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\nX-Mcp-Tools-Mcpauth-Context: forged\r\n\
+             Connection: close\r\n\r\n"
+        );
+        raw(sidecar.inbound, request.as_bytes()).await;
+        let headers = litellm.seen().pop().unwrap().headers;
+        let by_server: Vec<_> = headers.get_all("x-mcp-tools-mcpauth-context").iter().collect();
+        assert_eq!(by_server.len(), expected, "{path} with {cookie}");
+        if let [only] = by_server[..] {
+            assert_eq!(Some(only), headers.get("mcpauth-context"), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_allowed_means_no_context() {
     let litellm = Scripted::echo().await;
     let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);

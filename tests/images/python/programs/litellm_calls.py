@@ -25,6 +25,8 @@ class Call:
     server: str = "tools"
     cookies: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    # That a chat asks LiteLLM to send to the server.
+    tool_headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def request_headers(self) -> dict[str, str]:
@@ -40,7 +42,8 @@ class Call:
     @property
     def offered_tools(self) -> list[dict]:
         place = f"litellm_proxy/mcp/{self.server}"
-        return [{"type": "mcp", "server_label": self.server, "server_url": place, "require_approval": "never"}]
+        tool = {"type": "mcp", "server_label": self.server, "server_url": place, "require_approval": "never"}
+        return [tool | ({"headers": self.tool_headers} if self.tool_headers else {})]
 
 
 def base_url() -> str:
@@ -114,15 +117,16 @@ WAYS = {
 class McpSession:
     """An MCP client at LiteLLM's own MCP endpoint."""
 
-    def __init__(self, session: aiohttp.ClientSession, call: Call) -> None:
+    def __init__(self, session: aiohttp.ClientSession, call: Call, path: str) -> None:
         self.session = session
         self.call = call
+        self.path = path
         self.identifier: str | None = None
         self.last_request = 0
 
     @classmethod
-    async def open(cls, session: aiohttp.ClientSession, call: Call) -> "McpSession":
-        client = cls(session, call)
+    async def open(cls, session: aiohttp.ClientSession, call: Call, path: str = "/mcp/") -> "McpSession":
+        client = cls(session, call, path)
         who = {"name": "mcp-auth-tests", "version": "1"}
         await client.request(
             "initialize", {"protocolVersion": PROTOCOL_VERSION, "capabilities": {}, "clientInfo": who}
@@ -149,7 +153,7 @@ class McpSession:
         }
         if self.identifier:
             headers["Mcp-Session-Id"] = self.identifier
-        async with self.session.post(f"{base_url()}/mcp/", headers=headers, json=message) as answer:
+        async with self.session.post(f"{base_url()}{self.path}", headers=headers, json=message) as answer:
             text = await answer.text()
             if answer.status >= 400:
                 raise Failure(f"{message['method']}: status {answer.status}")

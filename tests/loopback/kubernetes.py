@@ -6,7 +6,7 @@ import subprocess
 
 from processes import Broken
 
-NAMESPACE = "outage"
+NAMESPACE = "loopback"
 CLIENT = "litellm"
 
 
@@ -27,7 +27,7 @@ def of_kind(version: str, kind: str, name: str, **rest) -> dict:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name} | where | rest.pop("metadata", {})} | rest
 
 
-def resource(mcp_url: str, token_url: str) -> dict:
+def resource(mcp_url: str, token_url: str, **passthrough) -> dict:
     secret = {"name": "tools-oauth", "key": "client-secret"}
     oauth2 = {
         "tokenUrl": token_url,
@@ -36,22 +36,22 @@ def resource(mcp_url: str, token_url: str) -> dict:
         "clientAuthentication": {"method": "ClientSecretBasic", "clientSecretRef": secret},
     }
     server = {"name": "tools", "url": mcp_url, "allowInsecureHttp": True}
-    return of_kind("mcpauth.dev/v1alpha1", "McpServerAuth", "tools", spec={"server": server, "oauth2": oauth2})
+    return of_kind("mcpauth.dev/v1alpha1", "McpServerAuth", "tools", spec={"server": server, "oauth2": oauth2} | passthrough)
 
 
-def prepare(mcp_url: str, token_url: str, secret: str, pods: list[str]) -> None:
-    """The namespace with all in it."""
+def prepare(servers: dict[str, str], pods: list[str], **passthrough) -> None:
+    """The namespace with all in it. `passthrough` goes into the resource's spec."""
     apply(of_kind("v1", "Namespace", NAMESPACE))
     metadata = {
         "labels": {"app.kubernetes.io/name": "litellm"},
-        "annotations": {"mcpauth.dev/injected": "by the benchmark"},
+        "annotations": {"mcpauth.dev/injected": "by hand"},
     }
     containers = [{"name": "litellm", "image": "litellm"}]
     spec = {"serviceAccountName": "default", "containers": containers}
     apply(
         of_kind("v1", "ServiceAccount", "default"),
-        of_kind("v1", "Secret", "tools-oauth", stringData={"client-secret": secret}),
-        resource(mcp_url, token_url),
+        of_kind("v1", "Secret", "tools-oauth", stringData={"client-secret": servers["secret"]}),
+        resource(servers["mcp"], servers["token"], **passthrough),
         *(of_kind("v1", "Pod", name, metadata=metadata, spec=spec) for name in pods),
     )
     condition = ["--for=condition=TokenIssued", "--timeout=30s"]

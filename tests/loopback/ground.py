@@ -1,0 +1,111 @@
+"""What stands on loopback beside the operator: OAuth2 servers with MCP servers that take their tokens, and LiteLLMs,
+bare or beside a sidecar as in a pod that the webhook has changed.
+"""
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+import kubernetes
+from processes import Broken, Processes
+
+OPERATOR_PORTS = 12  # those that api/with takes from the same start
+LITELLM = Path(__file__).resolve().parents[1] / "images/python/bin/litellm"
+# LiteLLM would fetch newer ones from the internet when it starts.
+FROM_ITS_PACKAGE = dict.fromkeys(("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"), "True")
+# Of LiteLLM, made anew in each run.
+KEY = "sk-loopback-" + secrets.token_hex(8)
+
+
+class Ground:
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.folder = processes.folder
+        self.next_port = int(os.environ.get("MCPAUTH_TEST_PORT", "16443")) + OPERATOR_PORTS
+
+    def servers(self, name: str, program: Path | None = None) -> dict[str, str]:
+        """An authorization server, and an MCP server that takes its tokens: `program`, or the tests' usual one."""
+        port, admin, mcp = self.port(), self.port(), self.port()
+        issuer, url = local(port), local(mcp)
+        secret = secrets.token_hex(16)
+        configuration = {"issuer": issuer, "port": port, "adminPort": admin, "lifetime": 60}
+        configuration["clients"] = [{"id": kubernetes.CLIENT, "secret": secret}]
+        oauth = Path(setting("MCPAUTH_LOOPBACK_OAUTH_SERVER"))
+        file = self.write(f"{name}-oauth.json", json.dumps(configuration))
+        self.processes.start(f"{name}-oauth", [str(oauth / "node"), str(oauth / "server.mjs"), str(file)])
+        program = program or Path(setting("MCPAUTH_TEST_PROGRAMS")) / "mcp_server.py"
+        where = ["--url", url, "--issuer", issuer, "--host", "127.0.0.1", "--port", str(mcp)]
+        self.processes.start(f"{name}-mcp", [setting("MCPAUTH_TEST_PYTHON"), str(program), *where])
+        self.processes.until_up(f"{name}-oauth", f"{issuer}/healthz")
+        self.processes.until_up(f"{name}-mcp", f"{url}/healthz")
+        return {"token": f"{issuer}/token", "admin": local(admin), "mcp": f"{url}/mcp", "secret": secret}
+
+    def injected_litellm(self, pod: str, config: dict, packages: str | None = None) -> str:
+        """LiteLLM beside a sidecar; its URL, as users see it. `kubernetes.prepare` must know the pod."""
+        inbound, outbound, health, litellm = (self.port() for _ in range(4))
+        original = self.write(f"{pod}.yaml", json.dumps(config))
+        overlay = self.folder / f"{pod}-overlay.yaml"
+        token = self.write(f"{pod}-token", kubernetes.identity(pod))
+        environment = {
+            "MCPAUTH_INBOUND": f"127.0.0.1:{inbound}",
+            "MCPAUTH_OUTBOUND": f"127.0.0.1:{outbound}",
+            "MCPAUTH_HEALTH": f"127.0.0.1:{health}",
+            "MCPAUTH_LITELLM": f"127.0.0.1:{litellm}",
+            "MCPAUTH_ORIGINAL_CONFIG": str(original),
+            "MCPAUTH_OVERLAY": str(overlay),
+            "MCPAUTH_OPERATOR": setting("MCPAUTH_TEST_OPERATOR"),
+            "MCPAUTH_OPERATOR_CA": kubernetes.authority(setting("MCPAUTH_TEST_OPERATOR_NAMESPACE")),
+            "MCPAUTH_TOKEN_FILE": str(token),
+            "MCPAUTH_POD_NAMESPACE": kubernetes.NAMESPACE,
+            "MCPAUTH_POD_NAME": pod,
+            "MCPAUTH_POD_UID": kubernetes.uid(pod),
+            "MCPAUTH_DRAIN_SECONDS": "0",
+        }
+        self.processes.start(f"{pod}-sidecar", [setting("MCPAUTH_LOOPBACK_SIDECAR"), "serve"], environment)
+        self.processes.until_up(f"{pod}-sidecar", f"{local(health)}/startup")
+        wrapper = self.write(f"{pod}-wrapper.yaml", f"include: {json.dumps([str(original), str(overlay)])}\n")
+        self.litellm(pod, litellm, wrapper, packages=packages)
+        return local(inbound)
+
+    def litellm(
+        self,
+        name: str,
+        port: int,
+        config: Path,
+        environment: dict[str, str] | None = None,
+        packages: str | None = None,
+    ) -> None:
+        """`packages`: where another LiteLLM is than the tests' usual one."""
+        python = ["env", f"PYTHONPATH={packages}", "python3.11"] if packages else [setting("MCPAUTH_TEST_PYTHON")]
+        where = ["--host", "127.0.0.1", "--port", str(port)]
+        environment = (environment or {}) | FROM_ITS_PACKAGE | {"CONFIG_FILE_PATH": str(config), "MASTER_KEY": KEY}
+        self.processes.start(name, [*python, str(LITELLM), *where], environment)
+
+    def port(self) -> int:
+        self.next_port += 1
+        return self.next_port - 1
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+
+def litellm_config(entry: dict, models: list[dict] | None = None) -> dict:
+    """A config with one MCP server, `tools`, that has `entry` of its own."""
+    entry = entry | {"transport": "http", "allow_all_keys": True}
+    settings = {"master_key": "os.environ/MASTER_KEY"}
+    return {"model_list": models or [], "general_settings": settings, "mcp_servers": {"tools": entry}}
+
+
+def local(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def setting(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise Broken(f"{name} is not set: run this by its target of the Makefile")
+    return value
