@@ -1,35 +1,12 @@
 //! The one place where errors become answers.
 //!
 //! A POST to the outbound half is JSON-RPC and gets a JSON-RPC error; everything else gets a problem document
-//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: the MCP SDK that LiteLLM uses
-//! reads the error from the body at any status as long as the type is `application/json`, older ones raise on the
-//! status, and a load test or a dashboard sees what happened. 401 is never among them: it would send LiteLLM into
-//! an OAuth flow against localhost.
+//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: it is what LiteLLM tells its operator
+//! of a listing that failed, and a load test or a dashboard sees what happened. The price is that LiteLLM tells the
+//! user of a failed call the status and not the message. 401 is never among them: it would send LiteLLM into an
+//! OAuth flow against localhost.
 //!
-//! | reason | half | status | JSON-RPC code |
-//! |---|---|---|---|
-//! | `unknown_server` | outbound | 404 | -32050 |
-//! | `path_not_served` | outbound | 404 | -32051 |
-//! | `route_unusable` | outbound | 503 | -32052 |
-//! | `token_unavailable` | outbound | 503 | -32053 |
-//! | `token_expired` | outbound | 503 | -32054 |
-//! | `user_context_required` | outbound | 403 | -32055 |
-//! | `server_unreachable` | outbound | 502 | -32056 |
-//! | `server_failed` | outbound | 502 | -32057 |
-//! | `server_timeout` | outbound | 504 | -32058 |
-//! | `token_refused` | outbound | 502 | -32059 |
-//! | `redirect_refused` | outbound | 502 | -32060 |
-//! | `answer_unusable` | outbound | 502 | -32061 |
-//! | `body_unreadable` | outbound | 400 | -32062 |
-//! | `insufficient_scope` | outbound | 502 | -32063 |
-//! | `not_repeated` | outbound | 503 | -32064 |
-//! | `exchange_failed` | outbound | 502 | -32065 |
-//! | `too_many_waiting` | outbound | 503 | -32066 |
-//! | `host_not_allowed` | outbound | 403 | -32067 |
-//! | `litellm_unreachable` | inbound | 503 | |
-//! | `litellm_failed` | inbound | 502 | |
-//! | `context_too_large` | inbound | 431 | |
-//! | `method_not_supported` | both | 501 | |
+//! `docs/errors.md` has the table of them all, which a test compares, and what LiteLLM makes of them.
 
 use std::fmt;
 use std::time::Duration;
@@ -302,8 +279,151 @@ fn answer(refusal: &Refusal, content_type: &'static str, body: &Value) -> Respon
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashSet;
+
     use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// One of each. A new refusal does not compile without an arm in [`half`]; it belongs here as well.
+    fn every() -> Vec<Refusal> {
+        let resource = || Box::<str>::from("tools");
+        let text = || Box::<str>::from("why");
+        vec![
+            Refusal::UnknownServer,
+            Refusal::PathNotServed { resource: resource() },
+            Refusal::RouteUnusable {
+                resource: resource(),
+                message: text(),
+            },
+            Refusal::TokenUnavailable {
+                resource: resource(),
+                why: text(),
+                message: text(),
+            },
+            Refusal::TokenExpired { resource: resource() },
+            Refusal::UserContextRequired { resource: resource() },
+            Refusal::ServerUnreachable {
+                resource: resource(),
+                why: text(),
+            },
+            Refusal::ServerFailed {
+                resource: resource(),
+                why: text(),
+            },
+            Refusal::ServerTimeout { resource: resource() },
+            Refusal::TokenRefused {
+                resource: resource(),
+                whose: Whose::Service,
+                status: 401,
+                renewal: Renewal::NotAsked,
+            },
+            Refusal::RedirectRefused { resource: resource() },
+            Refusal::AnswerUnusable {
+                resource: resource(),
+                why: "why",
+            },
+            Refusal::BodyUnreadable,
+            Refusal::InsufficientScope {
+                resource: resource(),
+                whose: Whose::Service,
+                scopes: Vec::new(),
+                declined: None,
+            },
+            Refusal::NotRepeated {
+                resource: resource(),
+                why: NotRepeated::Streamed,
+            },
+            Refusal::ExchangeFailed {
+                resource: resource(),
+                why: text(),
+                message: text(),
+            },
+            Refusal::TooManyWaiting { resource: resource() },
+            Refusal::HostNotAllowed,
+            Refusal::LiteLlmUnreachable,
+            Refusal::LiteLlmFailed,
+            Refusal::ContextTooLarge(TooLarge { bytes: 9000 }),
+            Refusal::MethodNotSupported,
+        ]
+    }
+
+    fn half(refusal: &Refusal) -> &'static str {
+        match refusal {
+            Refusal::UnknownServer
+            | Refusal::PathNotServed { .. }
+            | Refusal::RouteUnusable { .. }
+            | Refusal::TokenUnavailable { .. }
+            | Refusal::TokenExpired { .. }
+            | Refusal::UserContextRequired { .. }
+            | Refusal::ServerUnreachable { .. }
+            | Refusal::ServerFailed { .. }
+            | Refusal::ServerTimeout { .. }
+            | Refusal::TokenRefused { .. }
+            | Refusal::RedirectRefused { .. }
+            | Refusal::AnswerUnusable { .. }
+            | Refusal::BodyUnreadable
+            | Refusal::InsufficientScope { .. }
+            | Refusal::NotRepeated { .. }
+            | Refusal::ExchangeFailed { .. }
+            | Refusal::TooManyWaiting { .. }
+            | Refusal::HostNotAllowed => "outbound",
+            Refusal::LiteLlmUnreachable | Refusal::LiteLlmFailed | Refusal::ContextTooLarge(_) => "inbound",
+            Refusal::MethodNotSupported => "both",
+        }
+    }
+
+    #[test]
+    fn every_refusal_is_in_the_table_of_errors_as_it_is_answered_and_no_other_is() {
+        let expected: Vec<String> = every()
+            .iter()
+            .map(|refusal| {
+                let code = match refusal.code() {
+                    0 => String::new(),
+                    code => format!(" {code}"),
+                };
+                let (reason, status) = (refusal.reason(), refusal.status().as_u16());
+                format!("| `{reason}` | {} | {status} |{code} |", half(refusal))
+            })
+            .collect();
+        let rows: Vec<&str> = include_str!("../../docs/errors.md")
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .collect();
+        for (row, expected) in rows.iter().zip(&expected) {
+            assert!(
+                row.starts_with(expected.as_str()),
+                "{row} should begin with {expected}"
+            );
+            let told = row[expected.len()..]
+                .split('|')
+                .filter(|cell| !cell.trim().is_empty());
+            assert_eq!(told.count(), 2, "{row} should tell what it means and what to do");
+        }
+        assert_eq!(
+            rows.len(),
+            expected.len(),
+            "docs/errors.md has a row for each refusal, in this order"
+        );
+    }
+
+    #[test]
+    fn no_two_refusals_have_the_same_reason_or_code() {
+        let every = every();
+        let reasons: HashSet<_> = every.iter().map(Refusal::reason).collect();
+        assert_eq!(reasons.len(), every.len());
+        let codes: Vec<_> = every
+            .iter()
+            .map(Refusal::code)
+            .filter(|code| *code != 0)
+            .collect();
+        assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
+    }
+
+    #[test]
+    fn no_refusal_is_a_401() {
+        assert!(every().iter().all(|refusal| refusal.status() != 401));
+    }
 
     async fn text(response: Response<ResponseBody>) -> Value {
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
