@@ -2,34 +2,20 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-const HOP_BY_HOP: [HeaderName; 8] = [
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-];
-
-/// Of a request. `Expect` goes too: the connection to the client has already answered it.
-pub fn strip_request(headers: &mut HeaderMap) {
+/// Of a request, and what else is `unwanted` there. `Expect` goes too: the connection to the client has already answered
+/// it.
+pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     // A body of unknown length stays one: without the header, hyper would send a GET's as empty.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    strip(headers);
-    headers.remove(header::EXPECT);
+    strip(headers, |name| *name == header::EXPECT || unwanted(name));
     if chunked {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
-/// Of an answer.
-pub fn strip_response(headers: &mut HeaderMap) {
-    strip(headers);
+/// Of an answer, and what else is `unwanted` there.
+pub fn strip_response(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    strip(headers, unwanted);
 }
 
 /// Whether the client asks for a WebSocket (RFC 6455 section 4.1). No other protocol is passed through.
@@ -45,7 +31,32 @@ pub fn wants_websocket(headers: &HeaderMap) -> bool {
     has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
 }
 
-fn strip(headers: &mut HeaderMap) {
+/// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them once takes
+/// less than asking the map for each name that might be there.
+pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name)).cloned() {
+        headers.remove(&name);
+    }
+}
+
+/// Whether the header is for one connection only, whatever `Connection` says.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Removes the headers that `Connection` names, and the `unwanted` ones.
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     // Most requests have one Connection field with nothing but keep-alive or close in it, or none: then nothing
     // is collected here.
     let mut named: Vec<HeaderName> = Vec::new();
@@ -60,13 +71,10 @@ fn strip(headers: &mut HeaderMap) {
             }
         }
     }
-    headers.remove(header::CONNECTION);
     for name in &named {
         headers.remove(name);
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove(headers, |name| is_hop_by_hop(name) || unwanted(name));
 }
 
 fn is_plain(token: &[u8]) -> bool {
@@ -97,14 +105,14 @@ mod tests {
             ("upgrade", "h2c"),
             ("proxy-authorization", "Basic x"),
         ]);
-        strip_request(&mut map);
+        strip_request(&mut map, |_| false);
         assert_eq!(map, headers(&[("x-three", "3")]));
     }
 
     #[test]
     fn a_body_of_unknown_length_stays_one() {
         let mut map = headers(&[("transfer-encoding", "chunked"), ("expect", "100-continue")]);
-        strip_request(&mut map);
+        strip_request(&mut map, |_| false);
         assert_eq!(map, headers(&[("transfer-encoding", "chunked")]));
     }
 

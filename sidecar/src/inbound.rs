@@ -64,7 +64,8 @@ impl Inbound {
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         let method = request.method().clone();
-        let mut response = match self.forward(worker, peer, request).await {
+        // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
+        let mut response = match Box::pin(self.forward(worker, peer, request)).await {
             Ok(response) => {
                 tracing::debug!(half = "inbound", %method, status = response.status().as_u16(), "answered");
                 response
@@ -102,9 +103,8 @@ impl Inbound {
         let websocket = hop_by_hop::wants_websocket(request.headers());
         target_form(&mut request, &self.litellm.host);
         let headers = request.headers_mut();
-        hop_by_hop::strip_request(headers);
+        hop_by_hop::strip_request(headers, is_ours);
         let context = self.context(headers)?;
-        remove_ours(headers);
         if let Some(context) = context {
             headers.insert(CONTEXT, self.sealer.seal(&context, unix_now()));
         }
@@ -124,7 +124,7 @@ impl Inbound {
             .await
             .map_err(|error| refusal(&error.cause))?;
         let mut response = response.map(ResponseBody::Stream);
-        hop_by_hop::strip_response(response.headers_mut());
+        hop_by_hop::strip_response(response.headers_mut(), |_| false);
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
     }
@@ -166,27 +166,23 @@ fn target_form(request: &mut Request<Incoming>, default_host: &HeaderValue) {
     }
 }
 
-/// Removes every header by which a client could speak in our name: our own, and LiteLLM's `x-mcp-SERVER-HEADER`,
-/// which it sends to that server as HEADER.
-fn remove_ours(headers: &mut HeaderMap) {
-    let ours = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("mcpauth-") || name.starts_with("x-mcp-") && name.contains("mcpauth-")
-    };
-    // Almost no request has any, so the names are collected only then.
-    if headers.keys().any(ours) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
+/// A header by which a client could speak in our name: our own, and LiteLLM's `x-mcp-SERVER-HEADER`, which it sends to
+/// that server as HEADER.
+fn is_ours(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("mcpauth-") || name.starts_with("x-mcp-") && name.contains("mcpauth-")
 }
 
 /// LiteLLM's server believes these headers from loopback. What the client says of itself stays in front of the
 /// address that really connected, so it is never taken for ours.
 fn forwarded(headers: &mut HeaderMap, peer: IpAddr) {
     let peer = peer.to_canonical().to_string();
-    let mut addresses = Vec::with_capacity(peer.len());
+    let before: usize = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .map(|value| value.len() + 2)
+        .sum();
+    let mut addresses = Vec::with_capacity(before + peer.len());
     for value in headers.get_all(X_FORWARDED_FOR) {
         addresses.extend_from_slice(value.as_bytes());
         addresses.extend_from_slice(b", ");
@@ -247,7 +243,7 @@ mod tests {
             ("x-mcp-tools-other", "5"),
             ("x-mcpauth-context", "6"),
         ]);
-        remove_ours(&mut map);
+        hop_by_hop::remove(&mut map, is_ours);
         assert_eq!(
             map,
             headers(&[("x-mcp-tools-other", "5"), ("x-mcpauth-context", "6")])

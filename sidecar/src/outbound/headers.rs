@@ -2,31 +2,34 @@
 //! server, and with our own credential and this server's part of the user context.
 
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE,
-    WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, WWW_AUTHENTICATE,
 };
 use mcp_auth_protocol::sync::{Subject, Transport};
 
 use crate::context::{Allowed, Context};
 use crate::hop_by_hop;
 use crate::routes::Usable;
-use crate::routes::token::DPOP;
 
 use super::verdict::DPOP_NONCE;
 
-/// Credentials for LiteLLM, and where the request came from.
-const NOT_FOR_SERVERS: [HeaderName; 10] = [
-    AUTHORIZATION,
-    COOKIE,
-    DPOP,
-    FORWARDED,
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("ocp-apim-subscription-key"),
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-    HeaderName::from_static("x-litellm-api-key"),
-    HeaderName::from_static("x-mcp-auth"),
-];
+/// Credentials for LiteLLM, where the request came from, and what speaks in our name.
+fn is_not_for_servers(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "authorization"
+            | "cookie"
+            | "dpop"
+            | "forwarded"
+            | "api-key"
+            | "ocp-apim-subscription-key"
+            | "x-api-key"
+            | "x-goog-api-key"
+            | "x-litellm-api-key"
+            | "x-mcp-auth"
+    ) || name.starts_with("mcpauth-")
+        || name.starts_with("x-forwarded-")
+}
 
 /// This server's part of a context, ready to send.
 #[derive(Debug, Default, Hash, PartialEq)]
@@ -40,7 +43,7 @@ impl UserPart {
         let Some(context) = context else {
             return Self::default();
         };
-        let mut cookie = Vec::new();
+        let mut cookie = Vec::with_capacity(context.len());
         for (name, value) in context.cookies().filter(|(name, _)| allowed.cookie(name)) {
             if !cookie.is_empty() {
                 cookie.extend_from_slice(b"; ");
@@ -70,34 +73,23 @@ impl UserPart {
 }
 
 /// Of the request on its way to `server`: all but those that authenticate.
-pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: UserPart) {
-    hop_by_hop::strip_request(headers);
-    for name in &NOT_FOR_SERVERS {
-        headers.remove(name);
-    }
-    let other = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
+pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
+    let exchanged = match &server.exchange {
+        Some(Subject::Header(name)) => Some(name.as_str()),
+        Some(Subject::Cookie(_)) | None => None,
     };
-    if headers.keys().any(other) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| other(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
-    // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
-    for name in server.allowed.headers() {
-        headers.remove(name);
-    }
-    if let Some(Subject::Header(name)) = &server.exchange {
-        headers.remove(name);
-    }
+    hop_by_hop::strip_request(headers, |name| {
+        is_not_for_servers(name)
+            // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
+            || server.allowed.headers().contains(name)
+            || exchanged == Some(name.as_str())
+    });
     headers.insert(HOST, server.target.host.clone());
-    if let Some(cookie) = user.cookie {
-        headers.insert(COOKIE, cookie);
+    if let Some(cookie) = &user.cookie {
+        headers.insert(COOKIE, cookie.clone());
     }
-    for (name, value) in user.headers {
-        headers.insert(name, value);
+    for (name, value) in &user.headers {
+        headers.insert(name.clone(), value.clone());
     }
     if server.transport == Transport::Sse {
         // A compressed event stream could not be rewritten.
@@ -107,10 +99,9 @@ pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: UserPart) {
 
 /// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
 pub fn clean(headers: &mut HeaderMap) {
-    hop_by_hop::strip_response(headers);
-    headers.remove(SET_COOKIE);
-    headers.remove(WWW_AUTHENTICATE);
-    headers.remove(DPOP_NONCE);
+    hop_by_hop::strip_response(headers, |name| {
+        *name == SET_COOKIE || *name == WWW_AUTHENTICATE || *name == DPOP_NONCE
+    });
 }
 
 fn sensitive(value: Vec<u8>) -> Option<HeaderValue> {
@@ -170,7 +161,7 @@ mod tests {
             Transport::StreamableHttp,
             |server| {
                 let part = UserPart::of(context.as_ref(), &server.allowed);
-                prepare(&mut headers, server, part);
+                prepare(&mut headers, server, &part);
             },
         );
         let expected = map(&[
