@@ -4,17 +4,17 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Of a request, and what else is `unwanted` there. `Expect` goes too: the connection to the client has already answered
 /// it.
-pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     // A body of unknown length stays one: without the header, hyper would send a GET's as empty.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    strip(headers, |name| *name == header::EXPECT || unwanted(name));
+    strip(headers, |name| name == "expect" || unwanted(name));
     if chunked {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
 /// Of an answer, and what else is `unwanted` there.
-pub fn strip_response(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+pub fn strip_response(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     strip(headers, unwanted);
 }
 
@@ -33,30 +33,31 @@ pub fn wants_websocket(headers: &HeaderMap) -> bool {
 
 /// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them once takes
 /// less than asking the map for each name that might be there.
-pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    while let Some(name) = headers.keys().find(|name| unwanted(name)).cloned() {
-        headers.remove(&name);
+pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    let mut found = Vec::with_capacity(8);
+    found.extend(headers.keys().filter(|name| unwanted(name.as_str())).cloned());
+    for name in &found {
+        headers.remove(name);
     }
 }
 
-/// Whether the header is for one connection only, whatever `Connection` says.
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+/// Whether the header is for one connection only, whatever `Connection` says. The length tells most names apart.
+#[inline]
+fn is_hop_by_hop(name: &str) -> bool {
+    match name.len() {
+        2 => name == "te",
+        7 => name == "trailer" || name == "upgrade",
+        10 => name == "connection" || name == "keep-alive",
+        16 => name == "proxy-connection",
+        17 => name == "transfer-encoding",
+        18 => name == "proxy-authenticate",
+        19 => name == "proxy-authorization",
+        _ => false,
+    }
 }
 
 /// Removes the headers that `Connection` names, and the `unwanted` ones.
-fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     // Most requests have one Connection field with nothing but keep-alive or close in it, or none: then nothing
     // is collected here.
     let mut named: Vec<HeaderName> = Vec::new();

@@ -168,8 +168,7 @@ fn target_form(request: &mut Request<Incoming>, default_host: &HeaderValue) {
 
 /// A header by which a client could speak in our name: our own, and LiteLLM's `x-mcp-SERVER-HEADER`, which it sends to
 /// that server as HEADER.
-fn is_ours(name: &HeaderName) -> bool {
-    let name = name.as_str();
+fn is_ours(name: &str) -> bool {
     name.starts_with("mcpauth-") || name.starts_with("x-mcp-") && name.contains("mcpauth-")
 }
 
