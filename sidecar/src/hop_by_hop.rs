@@ -5,11 +5,11 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-const HOP_BY_HOP: [HeaderName; 8] = [
+/// `Trailer` is not among them: it announces what follows the body, which is passed on.
+const HOP_BY_HOP: [HeaderName; 7] = [
     KEEP_ALIVE,
     PROXY_CONNECTION,
     header::TE,
-    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::PROXY_AUTHENTICATE,
@@ -20,8 +20,14 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 pub fn strip_request(headers: &mut HeaderMap) {
     // A body of unknown length stays one: without the header, hyper would send a GET's as empty.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    // We pass trailers on, so whoever takes them may be sent some (RFC 9110 section 10.1.4).
+    let trailers = headers.contains_key(header::TE) && has(headers, header::TE, "trailers");
     strip(headers);
     headers.remove(header::EXPECT);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
     if chunked {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -34,15 +40,17 @@ pub fn strip_response(headers: &mut HeaderMap) {
 
 /// Whether the client asks for a WebSocket (RFC 6455 section 4.1). No other protocol is passed through.
 pub fn wants_websocket(headers: &HeaderMap) -> bool {
-    let has = |name: HeaderName, token: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|part| part.trim().eq_ignore_ascii_case(token))
-    };
-    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
+    has(headers, header::UPGRADE, "websocket") && has(headers, header::CONNECTION, "upgrade")
+}
+
+/// Whether a list of tokens has this one.
+fn has(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
 fn strip(headers: &mut HeaderMap) {
@@ -93,12 +101,20 @@ mod tests {
             ("x-one", "1"),
             ("x-two", "2"),
             ("x-three", "3"),
-            ("te", "trailers"),
+            ("te", "gzip"),
             ("upgrade", "h2c"),
             ("proxy-authorization", "Basic x"),
         ]);
         strip_request(&mut map);
         assert_eq!(map, headers(&[("x-three", "3")]));
+    }
+
+    #[test]
+    fn who_takes_trailers_may_be_sent_some() {
+        let mut map = headers(&[("te", "gzip;q=0.5, Trailers"), ("trailer", "x-sum")]);
+        strip_request(&mut map);
+        let kept = [("te", "trailers"), ("connection", "te"), ("trailer", "x-sum")];
+        assert_eq!(map, headers(&kept));
     }
 
     #[test]

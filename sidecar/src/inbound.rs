@@ -64,6 +64,8 @@ impl Inbound {
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         let method = request.method().clone();
+        // HTTP/2 has no such header; it is the connection that says it there.
+        let closable = request.version() != Version::HTTP_2;
         let mut response = match self.forward(worker, peer, request).await {
             Ok(response) => {
                 tracing::debug!(half = "inbound", %method, status = response.status().as_u16(), "answered");
@@ -78,12 +80,16 @@ impl Inbound {
         };
         self.metrics.answered(Half::Inbound, response.status());
         // A connection that changes its protocol says so in the same header, and ends with the tunnel.
-        if self.drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if closable && self.drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_draining()
     }
 
     pub(crate) fn sweep(&self, worker: usize) {
