@@ -7,7 +7,13 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     // A body of unknown length stays one: without the header, hyper would send a GET's as empty.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    // We pass trailers on, so whoever takes them may be sent some (RFC 9110 section 10.1.4).
+    let trailers = headers.contains_key(header::TE) && has(headers, header::TE, "trailers");
     strip(headers, |name| name == "expect" || unwanted(name));
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
     if chunked {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -20,15 +26,17 @@ pub fn strip_response(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) 
 
 /// Whether the client asks for a WebSocket (RFC 6455 section 4.1). No other protocol is passed through.
 pub fn wants_websocket(headers: &HeaderMap) -> bool {
-    let has = |name: HeaderName, token: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|part| part.trim().eq_ignore_ascii_case(token))
-    };
-    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
+    has(headers, header::UPGRADE, "websocket") && has(headers, header::CONNECTION, "upgrade")
+}
+
+/// Whether a list of tokens has this one.
+fn has(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
 /// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them once takes
@@ -41,12 +49,13 @@ pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether the header is for one connection only, whatever `Connection` says. The length tells most names apart.
+/// Whether the header is for one connection only, whatever `Connection` says. `Trailer` is not: it announces what follows
+/// the body, which is passed on. The length tells most names apart.
 #[inline]
 fn is_hop_by_hop(name: &str) -> bool {
     match name.len() {
         2 => name == "te",
-        7 => name == "trailer" || name == "upgrade",
+        7 => name == "upgrade",
         10 => name == "connection" || name == "keep-alive",
         16 => name == "proxy-connection",
         17 => name == "transfer-encoding",
@@ -102,12 +111,20 @@ mod tests {
             ("x-one", "1"),
             ("x-two", "2"),
             ("x-three", "3"),
-            ("te", "trailers"),
+            ("te", "gzip"),
             ("upgrade", "h2c"),
             ("proxy-authorization", "Basic x"),
         ]);
         strip_request(&mut map, |_| false);
         assert_eq!(map, headers(&[("x-three", "3")]));
+    }
+
+    #[test]
+    fn who_takes_trailers_may_be_sent_some() {
+        let mut map = headers(&[("te", "gzip;q=0.5, Trailers"), ("trailer", "x-sum")]);
+        strip_request(&mut map, |_| false);
+        let kept = [("te", "trailers"), ("connection", "te"), ("trailer", "x-sum")];
+        assert_eq!(map, headers(&kept));
     }
 
     #[test]

@@ -64,6 +64,8 @@ impl Inbound {
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         let method = request.method().clone();
+        // HTTP/2 has no such header; it is the connection that says it there.
+        let closable = request.version() != Version::HTTP_2;
         // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
         let mut response = match Box::pin(self.forward(worker, peer, request)).await {
             Ok(response) => {
@@ -79,12 +81,16 @@ impl Inbound {
         };
         self.metrics.answered(Half::Inbound, response.status());
         // A connection that changes its protocol says so in the same header, and ends with the tunnel.
-        if self.drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if closable && self.drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_draining()
     }
 
     pub(crate) fn sweep(&self, worker: usize) {
