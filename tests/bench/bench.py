@@ -69,10 +69,9 @@ def measure(rounds, only):
             names = [name for name in names if name in multiplexed]
         measured = Cases(running, context, seconds)
         if case in ("memory", "start"):
-            # Those have processes of their own.
-            for name in names:
-                if name in running:
-                    stop(running.pop(name))
+            # Those have processes of their own, which must not share the pages of a program with others.
+            for name in list(running):
+                stop(running.pop(name))
         if case in ("plain", "tls", "h2"):
             # Pools fill and caches warm.
             for name in names:

@@ -60,7 +60,7 @@ class Cases:
 
     def memory(self, name):
         """A process of its own: idle, and with 1,000 connections that had a request each."""
-        process = self._of_its_own(name)
+        process = proxies.started(name)
         try:
             time.sleep(1.5)
             idle = pss_kb(process.pid)
@@ -93,12 +93,6 @@ class Cases:
         finally:
             stop(process)
         return {"answered": answered, "passed": passed, "failed": int(passed is None)}
-
-    def _of_its_own(self, name):
-        # Its port is taken by the one that the other cases share.
-        if name in self.running:
-            stop(self.running.pop(name))
-        return proxies.started(name)
 
     def _closed(self, process, target, context=True):
         script = self._script(target, context)
