@@ -157,7 +157,7 @@ impl Context {
     }
 
     /// Bytes that it takes, which no header made of it is longer than.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.encoded.len()
     }
 

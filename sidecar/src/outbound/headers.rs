@@ -37,7 +37,7 @@ impl UserPart {
         let Some(context) = context else {
             return Self::default();
         };
-        let mut cookie = Vec::with_capacity(context.len());
+        let mut cookie = Vec::with_capacity(context.size());
         for (name, value) in context.cookies().filter(|(name, _)| allowed.cookie(name)) {
             if !cookie.is_empty() {
                 cookie.extend_from_slice(b"; ");
