@@ -5,6 +5,8 @@ import statistics
 from settings import REPOSITORY
 
 FILE = REPOSITORY / "docs/performance.md"
+# Share of the proxy's processor that others may use for a run to count as undisturbed.
+QUIET = 0.1
 SHOWN = {"direct": "no proxy", "copy": "TCP copy (floor)", "sidecar": "**mcp-auth**", "nginx": "nginx", "haproxy": "haproxy", "pingora": "pingora"}
 
 
@@ -88,6 +90,11 @@ def bench(results, pingora):
         f"Rounds: {seen.rounds()}, interleaved. Medians, and the least and the greatest in brackets. Others used "
         f"{100 * seen.others():.0f} % of the proxy's processor (median of all measurements)."
     )
+    if seen.others() > QUIET:
+        head += (
+            " **The machine was not quiet**: what others do evicts caches, which costs those most that have the most code, and "
+            "delays all that is measured in time. Ratios below are worse than on a quiet machine."
+        )
     parts = [head, _table(names, columns), _table(names, more), _table(names, still), _whole(seen), _goals(seen, results)]
     if not pingora:
         parts.append("pingora could not be built here, so it is not in the tables.")
