@@ -186,6 +186,7 @@ const GOAWAY: u8 = 7;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const HEADERS: u8 = 1;
+const DATA: u8 = 0;
 const REFUSED_STREAM: u32 = 7;
 const INTERNAL_ERROR: u32 = 2;
 
@@ -312,6 +313,34 @@ async fn a_request_that_may_have_been_processed_is_not_sent_again() {
             (&(-32057).into(), &7.into())
         );
         upstream.is_left_alone().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
+    for whole_connection in [true, false] {
+        let upstream = Framed::start().await;
+        let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+        let answer = tokio::spawn(get(sidecar.outbound, "/tools/mcp"));
+        let (mut stream, id) = upstream.next().await;
+        // `:status: 200`, and no end.
+        write_frame(&mut stream, HEADERS, 0x4, id, &[0x88]).await;
+        write_frame(&mut stream, DATA, 0, id, b"begun").await;
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let kept = match whole_connection {
+            true => {
+                drop(stream);
+                None
+            }
+            false => {
+                reset(&mut stream, id, INTERNAL_ERROR).await;
+                Some(stream)
+            }
+        };
+        let ended = timeout(PATIENCE, answer.into_body().collect()).await;
+        assert!(ended.unwrap().is_err(), "it must not look whole");
+        drop(kept);
     }
 }
 

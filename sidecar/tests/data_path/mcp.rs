@@ -5,6 +5,7 @@ use futures::future::join_all;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
+use mcp_auth_protocol::sync::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -178,6 +179,40 @@ async fn a_call_may_report_progress_and_ask_the_user_and_be_resumed() {
             assert_eq!(next(resumed.body_mut()).await, "id: 6\ndata: {}\n\n");
             drop(sender);
             assert_eq!(bytes(resumed).await, "");
+        }
+    }
+}
+
+/// The transport of before streamable HTTP: the stream names where messages go, which must lead through us.
+#[tokio::test]
+async fn the_older_event_stream_and_its_messages_pass() {
+    for upstream_version in BOTH {
+        let (upstream, mut streams) = events(upstream_version).await;
+        let mut tools = upstream.tools();
+        tools.route.transport = Transport::Sse;
+        let sidecar = Sidecar::start(nobody().await, &[tools]);
+        for version in BOTH {
+            let mut stream = ask(version, sidecar.outbound, Request::get("/tools/mcp"), whole("")).await;
+            let sender = streams.recv().await.unwrap();
+            sender
+                .send("event: endpoint\ndata: /messages/?session_id=1\n\n".into())
+                .unwrap();
+            let named = "event: endpoint\ndata: /tools/messages/?session_id=1\n\n";
+            assert_eq!(next(stream.body_mut()).await, named);
+            let message = Request::post("/tools/messages/?session_id=1");
+            let accepted = ask(version, sidecar.outbound, message, whole("{}")).await;
+            assert_eq!(accepted.status(), StatusCode::ACCEPTED);
+            assert!(
+                upstream
+                    .seen()
+                    .pop()
+                    .unwrap()
+                    .1
+                    .target
+                    .ends_with("/messages/?session_id=1")
+            );
+            sender.send("event: message\ndata: {}\n\n".into()).unwrap();
+            assert_eq!(next(stream.body_mut()).await, "event: message\ndata: {}\n\n");
         }
     }
 }
