@@ -113,10 +113,11 @@ impl Target {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Lease>, Box<SendError>> {
         let pool = &self.pools[worker];
+        // What HTTP/1.1 seldom or never needs is in boxes, so that its requests need not make room for it.
         if self.tls.is_some()
+            && pool.shared.may_be_shared()
             && let Some(shared) = pool.shared.take()
         {
-            // In a box, so that the others need not make room for it.
             return Box::pin(self.multiplex(worker, shared, true, request)).await;
         }
         if let Some(connection) = pool.take() {
@@ -129,7 +130,7 @@ impl Target {
                 answered => return answered,
             }
         }
-        match self.open(worker).await {
+        match Box::pin(self.open(worker)).await {
             Ok(Opened::Own(connection)) => self.exchange(worker, connection, request).await,
             Ok(Opened::Shared(shared, fresh)) => {
                 Box::pin(self.multiplex(worker, shared, !fresh, request)).await

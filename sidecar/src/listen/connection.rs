@@ -55,7 +55,8 @@ pub(super) async fn connection(
     };
     match protocol {
         Ok(Some(Protocol::Http1)) => http1(worker, stream, peer, half, stopped).await,
-        Ok(Some(Protocol::Http2)) => http2::serve(worker, stream, peer, half, stopped).await,
+        // In a box: connections of HTTP/1.1, of which there are thousands, need not make room for it.
+        Ok(Some(Protocol::Http2)) => Box::pin(http2::serve(worker, stream, peer, half, stopped)).await,
         // It closed, or said nothing for too long.
         Ok(None) | Err(_) => {}
     }

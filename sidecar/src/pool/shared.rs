@@ -141,8 +141,8 @@ impl Shared {
     pub fn sweep(&self) {
         self.lock().retain(|connection| {
             let state = &connection.state;
-            let idle = state.streams.load(Ordering::Relaxed) == 0;
-            !connection.sender.is_closed() && !(idle && state.used().elapsed() >= IDLE_TIMEOUT)
+            let in_use = state.streams.load(Ordering::Relaxed) > 0;
+            !connection.sender.is_closed() && (in_use || state.used().elapsed() < IDLE_TIMEOUT)
         });
     }
 
@@ -220,5 +220,77 @@ impl Failure {
             Some(error) if error.is_reset() => Self::Reset,
             _ => Self::Connection,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::advance;
+
+    /// Settings that take one stream at a time.
+    const ONE_STREAM: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
+    const NO_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    /// A connection to a peer that begins with these bytes.
+    async fn opened(begins: &[u8]) -> (Shared, (Multiplexed, Stream), DuplexStream) {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        theirs.write_all(begins).await.unwrap();
+        let shared = Shared::default();
+        let begun = shared.open(TokioIo::new(ours)).await.unwrap();
+        (shared, begun, theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_not_taken_that_the_other_side_does_not_have() {
+        let (shared, (_connection, first), _theirs) = opened(&ONE_STREAM).await;
+        assert!(shared.take().is_none());
+        drop(first);
+        let (_connection, _second) = shared.take().expect("the first is free again");
+        assert!(shared.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_slow_to_say_what_it_takes_does_not_hold_up_requests() {
+        let before = Instant::now();
+        let (shared, _first, _theirs) = opened(b"").await;
+        assert_eq!(before.elapsed(), SETTINGS_TIMEOUT);
+        assert!(shared.take().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_gives_no_sign_of_life_is_given_up() {
+        let (shared, (mut connection, stream), _theirs) = opened(&NO_SETTINGS).await;
+        let before = Instant::now();
+        let request = Request::post("https://localhost/mcp");
+        let request = request.body(RequestBody::Whole(None)).unwrap();
+        let Err(failed) = connection.exchange(request, stream).await else {
+            panic!("it cannot have answered");
+        };
+        assert_eq!(before.elapsed(), PING_INTERVAL + PING_TIMEOUT);
+        assert_eq!(Failure::of(&failed.error), Failure::Connection);
+        drop(connection);
+        tokio::task::yield_now().await;
+        assert!(shared.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_nobody_uses_is_closed_and_one_with_a_stream_is_not() {
+        let (shared, (connection, stream), mut theirs) = opened(&NO_SETTINGS).await;
+        drop(connection);
+        advance(IDLE_TIMEOUT).await;
+        shared.sweep();
+        assert_eq!(shared.lock().len(), 1, "it is in use");
+        drop(stream);
+        advance(IDLE_TIMEOUT - Duration::from_millis(1)).await;
+        shared.sweep();
+        assert_eq!(shared.lock().len(), 1, "it was in use a moment ago");
+        advance(Duration::from_millis(1)).await;
+        shared.sweep();
+        assert_eq!(shared.lock().len(), 0);
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).await.unwrap();
     }
 }
