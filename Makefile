@@ -12,7 +12,7 @@ in_cluster := tests/cluster/with
 # Whoever installs the chart says where its images are.
 images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
-.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage check generate images cluster cluster-down clean-caches
+.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage bench soak instructions check generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,17 @@ e2e: cluster ## everything, on a real cluster with a real LiteLLM
 
 outage: ## LiteLLM's own client_credentials beside mcp-auth through outages of the OAuth2 server; writes docs/outage.md
 	@tests/outage/run
+
+# `make bench ROUNDS=1` takes a few minutes and leaves the document as it is.
+ROUNDS ?= 5
+bench: ## the sidecar beside nginx, haproxy, pingora and a TCP copy; writes docs/performance.md
+	@tests/bench/run --rounds $(ROUNDS) $(if $(filter 1,$(ROUNDS)),--print)
+
+soak: ## the sidecar's memory over a million mixed requests; writes docs/performance.md
+	@tests/bench/run --soak 1000000
+
+instructions: ## instructions of one request by callgrind, against the committed count; PROFILE=1, UPDATE=1
+	@tests/bench/instructions $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
 
 check: ## format, lints, generated files, chart
 	cargo fmt --all --check

@@ -128,7 +128,10 @@ impl Filtered {
                 },
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => {
-                        let (before, chunk) = self.filter.pass(chunk);
+                        let (before, chunk) = match self.body.is_end_stream() {
+                            true => self.filter.pass_last(chunk),
+                            false => self.filter.pass(chunk),
+                        };
                         self.next = (!chunk.is_empty()).then(|| Frame::data(chunk));
                         before
                     }

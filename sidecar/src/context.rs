@@ -156,6 +156,11 @@ impl Context {
         Some(Self { encoded })
     }
 
+    /// Bytes that it takes, which no header made of it is longer than.
+    pub fn size(&self) -> usize {
+        self.encoded.len()
+    }
+
     /// Names and values, by name.
     pub fn cookies(&self) -> impl Iterator<Item = Pair<'_>> {
         pairs(&self.encoded).map(|(found, _)| found).into_iter().flatten()

@@ -14,6 +14,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::trust::HTTP2;
+
 /// For the name, the connection and the TLS handshake together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,7 +49,7 @@ pub enum Io {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// HTTP/2 would be another variant of what comes back, chosen by the protocol that TLS negotiated.
+/// The name, TCP and TLS; [`Io::is_http2`] tells which protocol was agreed on.
 pub async fn dial(peer: &Peer, tls: Option<&Tls>) -> Result<Io, DialError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let opened = async {
@@ -107,6 +109,17 @@ pub fn keepalive() -> TcpKeepalive {
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_keepalive(&keepalive())
+}
+
+impl Io {
+    /// Whether TLS negotiated HTTP/2. Nothing else makes a server speak it: without TLS there is nobody to ask, and a
+    /// server of HTTP/1.1 might take the question for a request.
+    pub fn is_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+        }
+    }
 }
 
 impl AsyncRead for Io {

@@ -2,50 +2,71 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-const HOP_BY_HOP: [HeaderName; 8] = [
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-];
-
-/// Of a request. `Expect` goes too: the connection to the client has already answered it.
-pub fn strip_request(headers: &mut HeaderMap) {
+/// Of a request, and what else is `unwanted` there. `Expect` goes too: the connection to the client has already answered
+/// it.
+pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     // A body of unknown length stays one: without the header, hyper would send a GET's as empty.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    strip(headers);
-    headers.remove(header::EXPECT);
+    // We pass trailers on, so whoever takes them may be sent some (RFC 9110 section 10.1.4).
+    let trailers = headers.contains_key(header::TE) && has(headers, header::TE, "trailers");
+    strip(headers, |name| name == "expect" || unwanted(name));
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
     if chunked {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
-/// Of an answer.
-pub fn strip_response(headers: &mut HeaderMap) {
-    strip(headers);
+/// Of an answer, and what else is `unwanted` there.
+pub fn strip_response(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    strip(headers, unwanted);
 }
 
 /// Whether the client asks for a WebSocket (RFC 6455 section 4.1). No other protocol is passed through.
 pub fn wants_websocket(headers: &HeaderMap) -> bool {
-    let has = |name: HeaderName, token: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|part| part.trim().eq_ignore_ascii_case(token))
-    };
-    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
+    has(headers, header::UPGRADE, "websocket") && has(headers, header::CONNECTION, "upgrade")
 }
 
-fn strip(headers: &mut HeaderMap) {
+/// Whether a list of tokens has this one.
+fn has(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+/// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them once takes
+/// less than asking the map for each name that might be there.
+pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    let mut found = Vec::with_capacity(8);
+    found.extend(headers.keys().filter(|name| unwanted(name.as_str())).cloned());
+    for name in &found {
+        headers.remove(name);
+    }
+}
+
+/// Whether the header is for one connection only, whatever `Connection` says. `Trailer` is not: it announces what follows
+/// the body, which is passed on. The length tells most names apart.
+#[inline]
+fn is_hop_by_hop(name: &str) -> bool {
+    match name.len() {
+        2 => name == "te",
+        7 => name == "upgrade",
+        10 => name == "connection" || name == "keep-alive",
+        16 => name == "proxy-connection",
+        17 => name == "transfer-encoding",
+        18 => name == "proxy-authenticate",
+        19 => name == "proxy-authorization",
+        _ => false,
+    }
+}
+
+/// Removes the headers that `Connection` names, and the `unwanted` ones.
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     // Most requests have one Connection field with nothing but keep-alive or close in it, or none: then nothing
     // is collected here.
     let mut named: Vec<HeaderName> = Vec::new();
@@ -60,13 +81,10 @@ fn strip(headers: &mut HeaderMap) {
             }
         }
     }
-    headers.remove(header::CONNECTION);
     for name in &named {
         headers.remove(name);
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove(headers, |name| is_hop_by_hop(name) || unwanted(name));
 }
 
 fn is_plain(token: &[u8]) -> bool {
@@ -93,18 +111,26 @@ mod tests {
             ("x-one", "1"),
             ("x-two", "2"),
             ("x-three", "3"),
-            ("te", "trailers"),
+            ("te", "gzip"),
             ("upgrade", "h2c"),
             ("proxy-authorization", "Basic x"),
         ]);
-        strip_request(&mut map);
+        strip_request(&mut map, |_| false);
         assert_eq!(map, headers(&[("x-three", "3")]));
+    }
+
+    #[test]
+    fn who_takes_trailers_may_be_sent_some() {
+        let mut map = headers(&[("te", "gzip;q=0.5, Trailers"), ("trailer", "x-sum")]);
+        strip_request(&mut map, |_| false);
+        let kept = [("te", "trailers"), ("connection", "te"), ("trailer", "x-sum")];
+        assert_eq!(map, headers(&kept));
     }
 
     #[test]
     fn a_body_of_unknown_length_stays_one() {
         let mut map = headers(&[("transfer-encoding", "chunked"), ("expect", "100-continue")]);
-        strip_request(&mut map);
+        strip_request(&mut map, |_| false);
         assert_eq!(map, headers(&[("transfer-encoding", "chunked")]));
     }
 

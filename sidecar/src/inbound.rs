@@ -67,7 +67,10 @@ impl Inbound {
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         let method = request.method().clone();
-        let mut response = match self.forward(worker, peer, request).await {
+        // HTTP/2 has no such header; it is the connection that says it there.
+        let closable = request.version() != Version::HTTP_2;
+        // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
+        let mut response = match Box::pin(self.forward(worker, peer, request)).await {
             Ok(response) => {
                 tracing::debug!(half = "inbound", %method, status = response.status().as_u16(), "answered");
                 response
@@ -81,12 +84,16 @@ impl Inbound {
         };
         self.metrics.answered(Half::Inbound, response.status());
         // A connection that changes its protocol says so in the same header, and ends with the tunnel.
-        if self.drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if closable && self.drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_draining()
     }
 
     pub(crate) fn sweep(&self, worker: usize) {
@@ -106,9 +113,8 @@ impl Inbound {
         target_form(&mut request, &self.litellm.host);
         let by_server = lists_by_server(request.uri().path());
         let headers = request.headers_mut();
-        hop_by_hop::strip_request(headers);
+        hop_by_hop::strip_request(headers, is_ours);
         let context = self.context(headers)?;
-        remove_ours(headers);
         if let Some(context) = context {
             let sealed = self.sealer.seal(&context, unix_now());
             if by_server {
@@ -134,7 +140,7 @@ impl Inbound {
             .await
             .map_err(|error| refusal(&error.cause))?;
         let mut response = response.map(ResponseBody::Stream);
-        hop_by_hop::strip_response(response.headers_mut());
+        hop_by_hop::strip_response(response.headers_mut(), |_| false);
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
     }
@@ -182,27 +188,22 @@ fn lists_by_server(path: &str) -> bool {
     LISTS_BY_SERVER.iter().any(|end| path.ends_with(end))
 }
 
-/// Removes every header by which a client could speak in our name: our own, and LiteLLM's `x-mcp-SERVER-HEADER`,
-/// which it sends to that server as HEADER.
-fn remove_ours(headers: &mut HeaderMap) {
-    let ours = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("mcpauth-") || name.starts_with("x-mcp-") && name.contains("mcpauth-")
-    };
-    // Almost no request has any, so the names are collected only then.
-    if headers.keys().any(ours) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
+/// A header by which a client could speak in our name: our own, and LiteLLM's `x-mcp-SERVER-HEADER`, which it sends to
+/// that server as HEADER.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("mcpauth-") || name.starts_with("x-mcp-") && name.contains("mcpauth-")
 }
 
 /// LiteLLM's server believes these headers from loopback. What the client says of itself stays in front of the
 /// address that really connected, so it is never taken for ours.
 fn forwarded(headers: &mut HeaderMap, peer: IpAddr) {
     let peer = peer.to_canonical().to_string();
-    let mut addresses = Vec::with_capacity(peer.len());
+    let before: usize = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .map(|value| value.len() + 2)
+        .sum();
+    let mut addresses = Vec::with_capacity(before + peer.len());
     for value in headers.get_all(X_FORWARDED_FOR) {
         addresses.extend_from_slice(value.as_bytes());
         addresses.extend_from_slice(b", ");
@@ -263,7 +264,7 @@ mod tests {
             ("x-mcp-tools-other", "5"),
             ("x-mcpauth-context", "6"),
         ]);
-        remove_ours(&mut map);
+        hop_by_hop::remove(&mut map, is_ours);
         assert_eq!(
             map,
             headers(&[("x-mcp-tools-other", "5"), ("x-mcpauth-context", "6")])

@@ -1,31 +1,27 @@
 //! Sockets and threads. Each worker is a thread with a runtime of its own, which takes connections of both halves
-//! and serves them to the end: a request is never handed from one thread to another.
+//! and serves them to the end: a request is never handed from one thread to another. What becomes of a connection is up
+//! to [`connection`].
+
+mod connection;
+mod http2;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::dial::keepalive;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
+use connection::{Half, connection};
 
-/// Longest time from a connection, or from the answer before, to the end of a request's headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest headers of a request, all together. Cookies of a large site come to tens of kilobytes.
-const MAX_HEADERS: usize = 128 * 1024;
 const BACKLOG: i32 = 4096;
 /// Between two looks for connections that nobody needs any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,12 +51,6 @@ pub struct Workers {
 struct Halves {
     inbound: Option<Arc<Inbound>>,
     outbound: Arc<Outbound>,
-}
-
-#[derive(Clone)]
-enum Half {
-    Inbound(Arc<Inbound>),
-    Outbound(Arc<Outbound>),
 }
 
 impl Sockets {
@@ -267,46 +257,6 @@ async fn accept(
                 sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-async fn connection(
-    worker: usize,
-    stream: TcpStream,
-    peer: IpAddr,
-    half: Half,
-    mut stopped: watch::Receiver<Option<Duration>>,
-) {
-    let service = service_fn(|request| {
-        let half = half.clone();
-        async move {
-            Ok::<_, Infallible>(match half {
-                Half::Inbound(inbound) => inbound.answer(worker, peer, request).await,
-                Half::Outbound(outbound) => outbound.answer(worker, request).await,
-            })
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_header_size(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let stopping = async move {
-        let _ = stopped.wait_for(Option::is_some).await;
-    };
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = stopping => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        // Mostly a client that went away. Its request went away with it.
-        tracing::debug!(worker, %error, "connection ended early");
     }
 }
 

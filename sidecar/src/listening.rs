@@ -2,7 +2,8 @@
 //! sidecar sees LiteLLM's socket there, and one that LiteLLM was not supposed to open: it falls back to a random
 //! port on all addresses, in silence, when its own port is taken.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tracing::{error, info};
 
 const LISTEN: &str = "0A";
+/// Bytes of a table, some ten lines.
+const READ_AT_ONCE: usize = 2 * 1024;
 const RETRY: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 1024;
 
@@ -34,9 +37,24 @@ pub struct View {
 
 /// Reads both tables. `None` where there are none, as on other systems than Linux.
 pub fn sockets(proc_net: &Path) -> Option<Vec<Socket>> {
-    let v4 = std::fs::read_to_string(proc_net.join("tcp")).ok()?;
-    let v6 = std::fs::read_to_string(proc_net.join("tcp6")).unwrap_or_default();
+    let v4 = read(&proc_net.join("tcp")).ok()?;
+    let v6 = read(&proc_net.join("tcp6")).unwrap_or_default();
     Some(parse(&v4).into_iter().chain(parse(&v6)).collect())
+}
+
+/// The beginning of a table: listening sockets come first. To list the others takes the kernel milliseconds, and it is
+/// asked once a second.
+fn read(path: &Path) -> io::Result<String> {
+    let mut lines = BufReader::with_capacity(READ_AT_ONCE, File::open(path)?);
+    let mut table = String::new();
+    loop {
+        let begin = table.len();
+        let read = lines.read_line(&mut table)?;
+        let listens = table[begin..].split_ascii_whitespace().nth(3) == Some(LISTEN);
+        if read == 0 || begin > 0 && !listens {
+            return Ok(table);
+        }
+    }
 }
 
 /// The listening sockets in a table. Lines that are not understood are left out.

@@ -5,21 +5,24 @@ use std::io::{IsTerminal, stderr};
 use clap::Parser;
 use mcp_auth_sidecar::args::{Args, Command, LOG};
 use mcp_auth_sidecar::serve::serve;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr);
+    // Targets and levels are all that is documented, and need none of the regular expressions of an `EnvFilter`.
+    let filter = std::env::var(LOG).ok().and_then(|text| text.parse().ok());
+    let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let log = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     if stderr().is_terminal() {
-        log.init()
+        log.with(lines).init()
     } else {
-        log.json().flatten_event(true).init()
+        log.with(lines.json().flatten_event(true)).init()
     }
     // An error means that there is one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();

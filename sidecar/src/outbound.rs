@@ -101,7 +101,8 @@ impl Outbound {
                 Refusal::HostNotAllowed,
                 RequestBody::Stream(request.into_body()),
             )),
-            Some(server) => self.forward(worker, server, request).await,
+            // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
+            Some(server) => Box::pin(self.forward(worker, server, request)).await,
             None => Err(Refused::with(
                 Refusal::UnknownServer,
                 RequestBody::Stream(request.into_body()),
@@ -163,9 +164,8 @@ impl Outbound {
         };
         let nobody = subject.is_none()
             && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
-        let caller = self.tokens.caller(server, usable, &user);
         let mut call = Call::hold(server, usable, request, path, user, nobody).await?;
-        let mut chosen = match self.tokens.first(server, usable, subject, caller).await {
+        let mut chosen = match self.tokens.first(server, usable, subject).await {
             Ok(chosen) => chosen,
             Err(refusal) => return Err(Refused::of(refusal, call)),
         };
@@ -201,7 +201,7 @@ impl Outbound {
             };
             chosen = match self
                 .tokens
-                .instead(chosen, &objection, call.repeats(), before.as_ref())
+                .instead(chosen, call.user(), &objection, call.repeats(), before.as_ref())
                 .await
             {
                 Ok(chosen) => chosen,

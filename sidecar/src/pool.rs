@@ -1,8 +1,11 @@
-//! Connections kept for the next request, one pool for each worker and target.
+//! Connections kept for the next request, one pool for each worker and target. Those of HTTP/2 are in [`shared`].
 //!
-//! A connection is driven by the request that uses it, not by a task of its own: that saves a wake-up and a
+//! An HTTP/1.1 connection is driven by the request that uses it, not by a task of its own: that saves a wake-up and a
 //! hand-over in each direction, and a request that is dropped closes its connection at once. The lock is only
 //! ever taken by the pool's own worker, so nobody waits for it.
+
+mod heard;
+pub mod shared;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::body::RequestBody;
 use crate::dial::Io;
+use shared::{Shared, Stream};
 
 /// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s; a
 /// request sent at that moment would be lost.
@@ -30,6 +34,7 @@ const MAX_IDLE: usize = 256;
 pub struct Pool {
     /// In the order they came back, so the last one has waited least.
     idle: Mutex<Vec<Idle>>,
+    pub shared: Shared,
 }
 
 struct Idle {
@@ -51,13 +56,21 @@ pub struct ExchangeError {
     pub unsent: Option<Request<RequestBody>>,
 }
 
-/// An answer's body together with the connection it comes from, which goes back to its pool after a whole body
-/// and is closed otherwise.
+/// An answer's body together with what it comes over.
 pub struct Lease {
     body: Incoming,
-    connection: Option<Connection>,
-    home: Arc<Pool>,
+    over: Over,
     ended: bool,
+}
+
+enum Over {
+    /// Goes back to its pool after a whole body, and is closed otherwise.
+    Own {
+        connection: Option<Connection>,
+        home: Arc<Pool>,
+    },
+    /// Is reset with the body, unless that was whole.
+    Shared { _stream: Stream },
 }
 
 impl Pool {
@@ -81,6 +94,7 @@ impl Pool {
     pub fn sweep(&self) {
         self.lock()
             .retain_mut(|idle| idle.since.elapsed() < IDLE_TIMEOUT && idle.connection.is_usable());
+        self.shared.sweep();
     }
 
     fn put(&self, mut connection: Connection) {
@@ -152,8 +166,18 @@ impl Lease {
     pub fn new(body: Incoming, connection: Connection, home: Arc<Pool>) -> Self {
         Self {
             body,
-            connection: Some(connection),
-            home,
+            over: Over::Own {
+                connection: Some(connection),
+                home,
+            },
+            ended: false,
+        }
+    }
+
+    pub fn shared(body: Incoming, stream: Stream) -> Self {
+        Self {
+            body,
+            over: Over::Shared { _stream: stream },
             ended: false,
         }
     }
@@ -171,7 +195,10 @@ impl Body for Lease {
         // The body first: that it is wanted is what makes the connection read on.
         let mut frame = Pin::new(&mut this.body).poll_frame(cx);
         if frame.is_pending()
-            && let Some(connection) = &mut this.connection
+            && let Over::Own {
+                connection: Some(connection),
+                ..
+            } = &mut this.over
             && !connection.closed
         {
             connection.closed = connection.driver.as_mut().poll(cx).is_ready();
@@ -193,9 +220,10 @@ impl Body for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if (self.ended || self.body.is_end_stream())
-            && let Some(connection) = self.connection.take()
+            && let Over::Own { connection, home } = &mut self.over
+            && let Some(connection) = connection.take()
         {
-            self.home.put(connection);
+            home.put(connection);
         }
     }
 }

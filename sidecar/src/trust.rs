@@ -9,6 +9,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::ExposeSecret;
 
+/// The name of HTTP/2 over TLS (RFC 9113 section 3.1).
+pub const HTTP2: &[u8] = b"h2";
+
 /// Reads the platform's roots once, and only when a route with TLS needs them.
 #[derive(Default)]
 pub struct Trust {
@@ -104,7 +107,7 @@ fn add(roots: &mut RootCertStore, pem: &str) -> Result<(), TrustError> {
 }
 
 fn without_client_auth(roots: RootCertStore) -> ClientConfig {
-    over_http1(builder(roots).with_no_client_auth())
+    over_http(builder(roots).with_no_client_auth())
 }
 
 fn with_client_auth(roots: RootCertStore, pair: &ClientCertificate) -> Result<ClientConfig, InvalidPair> {
@@ -117,7 +120,7 @@ fn with_client_auth(roots: RootCertStore, pair: &ClientCertificate) -> Result<Cl
     let key =
         PrivateKeyDer::from_pem_slice(pair.key.expose_secret().as_bytes()).map_err(|_| InvalidPair::Key)?;
     let config = builder(roots).with_client_auth_cert(chain, key);
-    config.map(over_http1).map_err(|error| match error {
+    config.map(over_http).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => InvalidPair::Mismatch,
         _ => InvalidPair::Unsupported,
     })
@@ -131,8 +134,9 @@ fn builder(roots: RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert>
         .with_root_certificates(roots)
 }
 
-fn over_http1(mut config: ClientConfig) -> ClientConfig {
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+/// The server takes its choice; one that knows no ALPN speaks HTTP/1.1.
+fn over_http(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     config
 }
 

@@ -19,6 +19,8 @@ use super::Context;
 pub const EPOCH_SECONDS: i64 = 60 * 60;
 
 const VERSION: u8 = b'1';
+/// Bytes of the tag and of the epoch.
+const AROUND: usize = 16 + 1;
 /// Bound to every value, so that the key can never be used for anything else.
 const PURPOSE: &[u8] = b"mcpauth-context";
 
@@ -59,7 +61,8 @@ impl Sealer {
     /// `now` in Unix seconds.
     pub fn seal(&self, context: &Context, now: i64) -> HeaderValue {
         let epoch = epoch(now);
-        let mut sealed = context.encoded.clone();
+        let mut sealed = Vec::with_capacity(context.encoded.len() + AROUND);
+        sealed.extend_from_slice(&context.encoded);
         self.cipher
             .encrypt_in_place(&nonce(epoch), PURPOSE, &mut sealed as &mut dyn Buffer)
             .expect("a context is far shorter than the cipher's limit");
@@ -79,12 +82,15 @@ impl Sealer {
             .as_bytes()
             .strip_prefix(&[VERSION])
             .ok_or(OpenError::Malformed)?;
-        let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError::Malformed)?;
-        let (lowest, ciphertext) = sealed.split_first().ok_or(OpenError::Malformed)?;
+        let mut plain = URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError::Malformed)?;
+        if plain.is_empty() {
+            return Err(OpenError::Malformed);
+        }
+        // From here on it is the ciphertext, and then what was sealed.
+        let lowest = plain.remove(0);
         let current = epoch(now);
-        let age = u64::from(current.to_be_bytes()[7].wrapping_sub(*lowest));
+        let age = u64::from(current.to_be_bytes()[7].wrapping_sub(lowest));
         let sealed_in = current.checked_sub(age).ok_or(OpenError::Forged)?;
-        let mut plain = ciphertext.to_vec();
         self.cipher
             .decrypt_in_place(&nonce(sealed_in), PURPOSE, &mut plain as &mut dyn Buffer)
             .map_err(|_| OpenError::Forged)?;

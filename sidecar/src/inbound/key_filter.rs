@@ -6,10 +6,12 @@
 //! passes; LiteLLM does not read headers from it.
 
 use bytes::{Bytes, BytesMut};
-use memchr::memchr2;
+use memchr::{memchr2, memchr2_iter};
 
 /// Compared in any case, escapes resolved.
 const NAME: &[u8] = mcp_auth_protocol::pod::CONTEXT_HEADER.as_bytes();
+/// Where in the name its hyphen stands, which is rarer in texts than its letters are.
+const HYPHEN: usize = "mcpauth".len();
 /// Levels of nesting that are kept track of. LiteLLM's parsers give up earlier.
 const MAX_DEPTH: usize = 8 * 1024;
 
@@ -22,6 +24,8 @@ pub struct KeyFilter {
     nesting: Nesting,
     /// The last byte of a chunk, whose fate the first byte of the next chunk decides.
     held: Option<u8>,
+    /// There was a chunk before.
+    begun: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +63,7 @@ impl KeyFilter {
         if chunk.is_empty() {
             return (None, chunk);
         }
+        self.begun = true;
         let mut before = self.held.take();
         let mut renamed = Vec::new();
         self.scan(&chunk, |end| match end.checked_sub(1) {
@@ -78,6 +83,15 @@ impl KeyFilter {
             chunk.truncate(chunk.len() - 1);
         }
         (before, chunk)
+    }
+
+    /// The same with the last chunk. Most bodies are a single one that nowhere says the name: they are not looked at
+    /// letter by letter, since nobody needs to know any more where in the text they end.
+    pub fn pass_last(&mut self, chunk: Bytes) -> (Option<u8>, Bytes) {
+        match self.begun || may_say_the_name(&chunk) {
+            true => self.pass(chunk),
+            false => (None, chunk),
+        }
     }
 
     /// The byte still held back at the end of the body.
@@ -238,6 +252,13 @@ fn other(last: u8) -> u8 {
     if last == b'4' { b'f' } else { b'_' }
 }
 
+/// Whether the name is there as it is, in any case, or may be there by escapes.
+fn may_say_the_name(text: &[u8]) -> bool {
+    let (head, _) = NAME.split_at(HYPHEN);
+    let named = |at: usize| at >= HYPHEN && text[at - HYPHEN..at].eq_ignore_ascii_case(head);
+    memchr2_iter(b'-', b'\\', text).any(|at| text[at] == b'\\' || named(at))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +288,34 @@ mod tests {
         let expected =
             r#"{"tools":[{"headers":{"mcpauth-contex_":"x", "MCPAuth-Contex_" : 1}}],"MCPAUTH-CONTEX_":[]}"#;
         assert_eq!(text(input), expected);
+    }
+
+    #[test]
+    fn a_body_of_one_chunk_is_treated_like_any_other() {
+        for input in [
+            "",
+            "{\"a-b\":1}",
+            "{\"mcpauth-context\":1}",
+            "{\"MCPAUTH-CONTEXT\":1}",
+            r#"{"\u006dcpauth\u002dcontext":1}"#,
+            "{\"mcpauth-contexts\":\"mcpauth-context\"}",
+            "-",
+        ] {
+            let mut filter = KeyFilter::default();
+            let (before, chunk) = filter.pass_last(Bytes::copy_from_slice(input.as_bytes()));
+            let mut out: Vec<u8> = before.into_iter().chain(chunk).collect();
+            out.extend(filter.finish());
+            assert_eq!(String::from_utf8(out).unwrap(), text(input), "{input}");
+        }
+        assert!(NAME[HYPHEN] == b'-');
+    }
+
+    #[test]
+    fn the_last_chunk_ends_a_key_that_an_earlier_one_began() {
+        let mut filter = KeyFilter::default();
+        let (_, first) = filter.pass(Bytes::from_static(b"{\"mcpauth-con"));
+        let (_, last) = filter.pass_last(Bytes::from_static(b"text\":1}"));
+        assert_eq!([first, last].concat(), b"{\"mcpauth-contex_\":1}");
     }
 
     #[test]

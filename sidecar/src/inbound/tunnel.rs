@@ -35,7 +35,7 @@ pub(super) async fn open(
         .send_request(request)
         .await
         .map_err(|_| Refusal::LiteLlmFailed)?;
-    hop_by_hop::strip_response(response.headers_mut());
+    hop_by_hop::strip_response(response.headers_mut(), |_| false);
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response.map(ResponseBody::Direct));

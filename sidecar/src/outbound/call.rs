@@ -23,6 +23,7 @@ pub struct Call {
     path: PathAndQuery,
     /// All but those that authenticate.
     headers: HeaderMap,
+    user: headers::UserPart,
     body: Held,
 }
 
@@ -50,17 +51,23 @@ impl Call {
             false => Held::Streams(Some(RequestBody::Stream(body))),
         };
         let mut headers = parts.headers;
-        headers::prepare(&mut headers, usable, user);
+        headers::prepare(&mut headers, usable, &user);
         Ok(Self {
             method: parts.method,
             path,
             headers,
+            user,
             body,
         })
     }
 
     pub fn path(&self) -> &PathAndQuery {
         &self.path
+    }
+
+    /// What the server gets to know of the user.
+    pub fn user(&self) -> &headers::UserPart {
+        &self.user
     }
 
     pub fn method(&self) -> &Method {

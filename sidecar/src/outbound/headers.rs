@@ -1,32 +1,29 @@
 //! The headers of a request to an MCP server: what LiteLLM sent, without anything that is not meant for the
 //! server, and with our own credential and this server's part of the user context.
 
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE,
-    WWW_AUTHENTICATE,
-};
+use http::header::{ACCEPT_ENCODING, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use mcp_auth_protocol::sync::{Subject, Transport};
 
 use crate::context::{Allowed, Context};
 use crate::hop_by_hop;
 use crate::routes::Usable;
-use crate::routes::token::DPOP;
 
-use super::verdict::DPOP_NONCE;
-
-/// Credentials for LiteLLM, and where the request came from.
-const NOT_FOR_SERVERS: [HeaderName; 10] = [
-    AUTHORIZATION,
-    COOKIE,
-    DPOP,
-    FORWARDED,
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("ocp-apim-subscription-key"),
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-    HeaderName::from_static("x-litellm-api-key"),
-    HeaderName::from_static("x-mcp-auth"),
-];
+/// Credentials for LiteLLM, where the request came from, and what speaks in our name. The length tells most names apart.
+fn is_not_for_servers(name: &str) -> bool {
+    let named = match name.len() {
+        4 => name == "dpop",
+        6 => name == "cookie",
+        7 => name == "api-key",
+        9 => name == "forwarded" || name == "x-api-key",
+        10 => name == "x-mcp-auth",
+        13 => name == "authorization",
+        14 => name == "x-goog-api-key",
+        17 => name == "x-litellm-api-key",
+        25 => name == "ocp-apim-subscription-key",
+        _ => false,
+    };
+    named || name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
+}
 
 /// This server's part of a context, ready to send.
 #[derive(Debug, Default, Hash, PartialEq)]
@@ -40,7 +37,7 @@ impl UserPart {
         let Some(context) = context else {
             return Self::default();
         };
-        let mut cookie = Vec::new();
+        let mut cookie = Vec::with_capacity(context.size());
         for (name, value) in context.cookies().filter(|(name, _)| allowed.cookie(name)) {
             if !cookie.is_empty() {
                 cookie.extend_from_slice(b"; ");
@@ -70,34 +67,23 @@ impl UserPart {
 }
 
 /// Of the request on its way to `server`: all but those that authenticate.
-pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: UserPart) {
-    hop_by_hop::strip_request(headers);
-    for name in &NOT_FOR_SERVERS {
-        headers.remove(name);
-    }
-    let other = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
+pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
+    let exchanged = match &server.exchange {
+        Some(Subject::Header(name)) => Some(name.as_str()),
+        Some(Subject::Cookie(_)) | None => None,
     };
-    if headers.keys().any(other) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| other(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
-    // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
-    for name in server.allowed.headers() {
-        headers.remove(name);
-    }
-    if let Some(Subject::Header(name)) = &server.exchange {
-        headers.remove(name);
-    }
+    hop_by_hop::strip_request(headers, |name| {
+        is_not_for_servers(name)
+            // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
+            || server.allowed.header(name.as_bytes())
+            || exchanged == Some(name)
+    });
     headers.insert(HOST, server.target.host.clone());
-    if let Some(cookie) = user.cookie {
-        headers.insert(COOKIE, cookie);
+    if let Some(cookie) = &user.cookie {
+        headers.insert(COOKIE, cookie.clone());
     }
-    for (name, value) in user.headers {
-        headers.insert(name, value);
+    for (name, value) in &user.headers {
+        headers.insert(name.clone(), value.clone());
     }
     if server.transport == Transport::Sse {
         // A compressed event stream could not be rewritten.
@@ -107,10 +93,9 @@ pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: UserPart) {
 
 /// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
 pub fn clean(headers: &mut HeaderMap) {
-    hop_by_hop::strip_response(headers);
-    headers.remove(SET_COOKIE);
-    headers.remove(WWW_AUTHENTICATE);
-    headers.remove(DPOP_NONCE);
+    hop_by_hop::strip_response(headers, |name| {
+        name == "set-cookie" || name == "www-authenticate" || name == "dpop-nonce"
+    });
 }
 
 fn sensitive(value: Vec<u8>) -> Option<HeaderValue> {
@@ -170,7 +155,7 @@ mod tests {
             Transport::StreamableHttp,
             |server| {
                 let part = UserPart::of(context.as_ref(), &server.allowed);
-                prepare(&mut headers, server, part);
+                prepare(&mut headers, server, &part);
             },
         );
         let expected = map(&[

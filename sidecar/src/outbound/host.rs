@@ -14,12 +14,10 @@ use http::uri::Uri;
 /// absolute URI.
 pub fn is_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     let authority = uri.authority().map(|authority| authority.as_str());
-    headers.contains_key(HOST)
+    let mut hosts = headers.get_all(HOST).iter().peekable();
+    hosts.peek().is_some()
         && authority.is_none_or(names_loopback)
-        && headers
-            .get_all(HOST)
-            .iter()
-            .all(|host| host.to_str().is_ok_and(names_loopback))
+        && hosts.all(|host| host.to_str().is_ok_and(names_loopback))
 }
 
 /// Addresses in any other spelling, and names below `localhost`, are nothing that anybody needs.
@@ -30,10 +28,14 @@ fn names_loopback(host: &str) -> bool {
             (address.is_ok_and(|address| address.is_loopback()), port)
         }
         None => {
-            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
-            let address = name.parse::<Ipv4Addr>();
-            let loopback = address.is_ok_and(|address| address.is_loopback());
-            (loopback || name.eq_ignore_ascii_case("localhost"), port)
+            let (name, port) = host.split_at(memchr::memchr(b':', host.as_bytes()).unwrap_or(host.len()));
+            // The overlay's own spelling needs no parser.
+            let loopback = name == "127.0.0.1"
+                || name.eq_ignore_ascii_case("localhost")
+                || name
+                    .parse::<Ipv4Addr>()
+                    .is_ok_and(|address| address.is_loopback());
+            (loopback, port)
         }
     };
     let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());

@@ -40,8 +40,7 @@ pub struct Chosen {
 }
 
 enum Owner {
-    /// And whose cookies and headers go along with it.
-    Service(Option<Caller>),
+    Service,
     User(User, SecretString),
 }
 
@@ -57,21 +56,15 @@ impl Tokens {
         }
     }
 
-    /// The user that a refusal of the service's token may be about.
-    pub fn caller(&self, server: &Server, usable: &Usable, user: &UserPart) -> Option<Caller> {
-        self.doubts.caller(server, usable, user)
-    }
-
     /// The token to begin with. `subject` is there if the request is to carry the user's own.
     pub async fn first(
         &self,
         server: &Arc<Server>,
         usable: &Usable,
         subject: Option<SecretString>,
-        caller: Option<Caller>,
     ) -> Result<Chosen, Refusal> {
         match subject {
-            None => self.of_service(server, caller).await,
+            None => self.of_service(server).await,
             Some(subject) => {
                 let user = self.users.user(server, usable, &subject);
                 self.of_user(server, user, subject, None).await
@@ -81,18 +74,19 @@ impl Tokens {
 
     /// Takes note that the server took the token. Of a user's there is nothing to note.
     pub fn taken(&self, chosen: &Chosen) {
-        if let Owner::Service(_) = chosen.owner
+        if let Owner::Service = chosen.owner
             && chosen.token.taken(chosen.admission)
         {
             self.routes.taken_again(&chosen.server.name, &chosen.token);
         }
     }
 
-    /// Another token after the server refused this one, for a request that `repeats` and has not been repeated for
-    /// what there was `before`. Whatever comes of that, the refusal is told on.
+    /// Another token after the server refused this one, for a request that carries this much of the `user`, that
+    /// `repeats` and has not been repeated for what there was `before`. Whatever comes of that, the refusal is told on.
     pub async fn instead(
         &self,
         chosen: Chosen,
+        user: &UserPart,
         objection: &Objection,
         repeats: bool,
         before: Option<&Objection>,
@@ -122,7 +116,12 @@ impl Tokens {
                 }
             };
         }
-        if let (Some(caller), Objection::Unauthorized) = (chosen.caller(), objection) {
+        // Whom the refusal may be about, rather than the token.
+        let caller = chosen
+            .server
+            .usable()
+            .and_then(|usable| self.doubts.caller(&chosen.server, usable, user));
+        if let (Some(caller), Objection::Unauthorized) = (caller, objection) {
             let again = matches!(before, Some(Objection::Unauthorized));
             if again {
                 self.doubts.doubt(caller);
@@ -134,7 +133,7 @@ impl Tokens {
                 return Err(in_vain(Renewal::RefusedToUser));
             }
         }
-        let prospect = self.tell(&chosen, objection);
+        let prospect = self.tell(&chosen, caller, objection);
         if let Some(refusal) = self.declined(&chosen, objection) {
             return Err(refusal);
         }
@@ -152,7 +151,7 @@ impl Tokens {
             return Err(streamed());
         }
         let refused = Some((&chosen, objection));
-        match self.wait(&chosen.server, refused, chosen.caller()).await? {
+        match self.wait(&chosen.server, refused).await? {
             Some(another) => Ok(another),
             None => {
                 self.give_up(&chosen, objection);
@@ -188,13 +187,13 @@ impl Tokens {
 
     /// The service's token. Where the server is known to refuse it, waits for another or for the server to take it
     /// again: a request sent now would be refused too.
-    async fn of_service(&self, server: &Arc<Server>, caller: Option<Caller>) -> Result<Chosen, Refusal> {
+    async fn of_service(&self, server: &Arc<Server>) -> Result<Chosen, Refusal> {
         let token = service_token(server)?;
         let admission = token.admit(self.limits.probe);
         if !matches!(admission, Admission::Waits { .. }) {
-            return Ok(Chosen::of_service(server.clone(), token, admission, caller));
+            return Ok(Chosen::of_service(server.clone(), token, admission));
         }
-        let waited = self.wait(server, None, caller).await?;
+        let waited = self.wait(server, None).await?;
         waited.ok_or_else(|| {
             let within = self.limits.patience;
             let renewal = Renewal::NoneCame { within };
@@ -208,9 +207,8 @@ impl Tokens {
         &self,
         server: &Server,
         refused: Option<(&Chosen, &Objection)>,
-        caller: Option<Caller>,
     ) -> Result<Option<Chosen>, Refusal> {
-        if let Ok(found) = self.look(server, refused, caller)? {
+        if let Ok(found) = self.look(server, refused)? {
             return Ok(Some(found));
         }
         let _place = self.room.enter(&server.resource)?;
@@ -218,7 +216,7 @@ impl Tokens {
         // From here on no change is missed.
         let mut changes = self.routes.changes();
         loop {
-            let again = match self.look(server, refused, caller)? {
+            let again = match self.look(server, refused)? {
                 Ok(found) => return Ok(Some(found)),
                 Err(again) => again,
             };
@@ -236,7 +234,6 @@ impl Tokens {
         &self,
         server: &Server,
         refused: Option<(&Chosen, &Objection)>,
-        caller: Option<Caller>,
     ) -> Result<Result<Chosen, Option<Instant>>, Refusal> {
         let current = self.routes.table().server(&server.name).cloned();
         let current = current
@@ -257,7 +254,7 @@ impl Tokens {
                 Some(refusal) => Err(refusal),
                 None => Ok(Err(Some(Instant::now() + next_probe))),
             },
-            admission => Ok(Ok(Chosen::of_service(current, token, admission, caller))),
+            admission => Ok(Ok(Chosen::of_service(current, token, admission))),
         }
     }
 
@@ -270,11 +267,11 @@ impl Tokens {
         in_use.then(|| objection.declined(server, usable)).flatten()
     }
 
-    fn tell(&self, chosen: &Chosen, objection: &Objection) -> Prospect {
+    fn tell(&self, chosen: &Chosen, caller: Option<Caller>, objection: &Objection) -> Prospect {
         let why = match objection {
             Objection::Unauthorized => {
                 // It may be about the user who goes along: nobody else is held up by that.
-                if chosen.caller().is_none() {
+                if caller.is_none() {
                     chosen.token.refused(self.limits.probe);
                 }
                 RefusedBecause::Unauthorized
@@ -292,16 +289,11 @@ impl Tokens {
 }
 
 impl Chosen {
-    fn of_service(
-        server: Arc<Server>,
-        token: Arc<Token>,
-        admission: Admission,
-        caller: Option<Caller>,
-    ) -> Self {
+    fn of_service(server: Arc<Server>, token: Arc<Token>, admission: Admission) -> Self {
         Self {
             server,
             token,
-            owner: Owner::Service(caller),
+            owner: Owner::Service,
             admission,
         }
     }
@@ -318,15 +310,8 @@ impl Chosen {
 
     fn whose(&self) -> Whose {
         match self.owner {
-            Owner::Service(_) => Whose::Service,
+            Owner::Service => Whose::Service,
             Owner::User(..) => Whose::User,
-        }
-    }
-
-    fn caller(&self) -> Option<Caller> {
-        match self.owner {
-            Owner::Service(caller) => caller,
-            Owner::User(..) => None,
         }
     }
 }

@@ -47,11 +47,13 @@ async fn litellm_gets_the_request_as_it_was_and_one_context() {
     headers.remove("mcpauth-context");
     let expected = [
         ("authorization", "Bearer sk-user"),
+        ("connection", "te"),
         ("content-length", "2"),
         ("content-type", "application/json"),
         ("cookie", "token=ui; session_id=S-a"),
         ("cookie", "tracking=1"),
         ("host", "llm.example.com:4000"),
+        ("te", "trailers"),
         ("x-forwarded-for", "203.0.113.7, 127.0.0.1"),
         ("x-forwarded-host", "llm.example.com:4000"),
         ("x-forwarded-proto", "http"),

@@ -1,0 +1,175 @@
+//! Clients that speak HTTP/2 without TLS. Their requests are made what they would be over HTTP/1.1, so that the halves
+//! need not know the difference.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+
+use super::connection::{Half, MAX_HEADERS};
+
+/// Requests of a connection that are answered at a time. An event stream takes one for hours.
+const MAX_STREAMS: u32 = 256;
+/// What of a request's body may be under way to LiteLLM, which may read slowly; and of all together.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Requests that a client has given up before their answer, less those that were answered: with more, it is out for
+/// the work that they make and not for answers (rapid reset, CVE-2023-44487).
+const MAX_GIVEN_UP: usize = 1_000;
+/// A client that is gone without a word is noticed after both. One that only waits for the next event is not disturbed.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the requests of a connection tell it.
+#[derive(Default)]
+struct Told {
+    given_up: AtomicUsize,
+    too_many: Notify,
+    drain: Notify,
+}
+
+/// A request that has no answer yet.
+struct Unanswered<'a>(Option<&'a Told>);
+
+pub(super) async fn serve(
+    worker: usize,
+    stream: TcpStream,
+    peer: IpAddr,
+    half: Half,
+    mut stopped: watch::Receiver<Option<Duration>>,
+) {
+    let told = Arc::new(Told::default());
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let (half, told) = (half.clone(), told.clone());
+        async move {
+            let unanswered = Unanswered(Some(&told));
+            as_http1(&mut request);
+            let response = half.answer(worker, peer, request).await;
+            unanswered.answered();
+            if half.is_draining() {
+                told.drain.notify_one();
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADERS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let leaving = async {
+        tokio::select! {
+            _ = stopped.wait_for(Option::is_some) => {}
+            () = told.drain.notified() => {}
+        }
+    };
+    let served = async {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            () = leaving => {
+                // GOAWAY: no new requests, and those that have begun come to their end.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            tracing::debug!(worker, %error, "connection ended early");
+        },
+        () = told.too_many.notified() => {
+            tracing::warn!(worker, "connection cut: its client keeps giving up its requests");
+        }
+    }
+}
+
+fn as_http1(request: &mut Request<Incoming>) {
+    // Part of the target there, and what counts where both are given (RFC 9113 section 8.3.1).
+    let host = request.uri().authority().map(|authority| authority.as_str());
+    let host = host.and_then(|host| HeaderValue::from_str(host).ok());
+    let has_body = !request.body().is_end_stream() && request.method() != Method::CONNECT;
+    let headers = request.headers_mut();
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
+    join_cookies(headers);
+    // The end of a body is the end of its stream there.
+    if has_body && !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// Clients of HTTP/2 may send each cookie for itself, which those of HTTP/1.1 may not (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in [second].into_iter().chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    let mut joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined))
+        .expect("header values joined by header characters are one");
+    joined.set_sensitive(true);
+    headers.insert(COOKIE, joined);
+}
+
+impl Unanswered<'_> {
+    fn answered(mut self) {
+        if let Some(told) = self.0.take() {
+            let fewer = |given_up: usize| given_up.checked_sub(1);
+            // None to take away from is as good.
+            let _ = told
+                .given_up
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+        }
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(told) = self.0
+            && told.given_up.fetch_add(1, Ordering::Relaxed) >= MAX_GIVEN_UP
+        {
+            told.too_many.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crumbs_of_cookies_are_joined_in_their_order() {
+        let mut headers = HeaderMap::new();
+        join_cookies(&mut headers);
+        assert!(headers.is_empty());
+        for crumb in ["a=1", "b=2; c=3", "a=4"] {
+            headers.append(COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookies(&mut headers);
+        let joined: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(joined, ["a=1; b=2; c=3; a=4"]);
+    }
+}

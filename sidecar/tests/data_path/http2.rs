@@ -1,0 +1,374 @@
+//! MCP servers that speak HTTP/2.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use mcp_auth_protocol::sync::Server;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+use crate::scene::{
+    Body, PATIENCE, Sidecar, bytes, get, json, listed, nobody, post, send, streamed, until, whole,
+};
+use crate::wires::{Options, Secure, acceptor, secure_tools};
+
+async fn echo(request: Request<Incoming>) -> Response<Body> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    Response::new(whole(body))
+}
+
+#[tokio::test]
+async fn a_server_that_has_http2_gets_it_and_one_connection_carries_all() {
+    let upstream = Secure::start(Options::default(), echo).await;
+    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let asked = (0..50).map(|_| async { bytes(post(sidecar.outbound, "/tools/mcp?x=1", "{}").await).await });
+    for body in join_all(asked).await {
+        assert_eq!(body, "{}");
+    }
+    assert_eq!(upstream.connections(), 1);
+    let connects = sidecar.metric(r#"mcpauth_sidecar_upstream_connects_total{server="tools"}"#);
+    assert_eq!(connects, 1);
+    let target = format!("https://localhost:{}/mcp?x=1", upstream.address.port());
+    let expected = [
+        ("authorization", "Bearer service-token"),
+        ("content-length", "2"),
+        ("content-type", "application/json"),
+    ];
+    for (version, seen) in upstream.seen() {
+        assert_eq!((version, &seen.target), (Version::HTTP_2, &target));
+        assert_eq!(
+            listed(&seen.headers),
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_has_only_http1_gets_that() {
+    let only = Options {
+        offers: &[Version::HTTP_11],
+        ..Options::default()
+    };
+    let upstream = Secure::start(only, echo).await;
+    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    for _ in 0..3 {
+        bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await;
+    }
+    assert_eq!(upstream.connections(), 1);
+    assert!(
+        upstream
+            .seen()
+            .iter()
+            .all(|(version, seen)| *version == Version::HTTP_11 && seen.target == "/mcp")
+    );
+}
+
+/// Streams that last would hold up everything behind them on a connection that takes no more.
+#[tokio::test]
+async fn another_connection_is_opened_only_when_the_first_takes_no_more_streams() {
+    let (hand_over, mut senders) = mpsc::unbounded_channel();
+    let few = Options {
+        max_streams: 10,
+        ..Options::default()
+    };
+    let upstream = Secure::start(few, move |_| {
+        let (sender, body) = streamed();
+        hand_over.send(sender).unwrap();
+        std::future::ready(Response::new(body))
+    })
+    .await;
+    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let answers = join_all((0..25).map(|_| get(sidecar.outbound, "/tools/mcp"))).await;
+    assert_eq!(upstream.connections(), 3);
+    let mut kept = Vec::new();
+    for _ in 0..25 {
+        let sender = senders.recv().await.unwrap();
+        sender.send("data: {}\n\n".into()).unwrap();
+        kept.push(sender);
+    }
+    for mut answer in answers {
+        let frame = timeout(PATIENCE, answer.body_mut().frame()).await.unwrap();
+        assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "data: {}\n\n");
+        // The client goes, and makes room.
+        drop(answer);
+    }
+    until(|| kept.iter().all(|sender| sender.is_closed())).await;
+    get(sidecar.outbound, "/tools/mcp").await;
+    assert_eq!(upstream.connections(), 3, "there is room on the old ones");
+}
+
+#[tokio::test]
+async fn ten_megabytes_pass_both_ways_and_a_client_that_does_not_read_holds_up_nobody() {
+    let upstream = Secure::start(Options::default(), echo).await;
+    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let large: Bytes = (0..10 * 1024 * 1024u32)
+        .map(|at| (at % 251) as u8)
+        .collect::<Vec<u8>>()
+        .into();
+    let ask = || {
+        send(
+            sidecar.outbound,
+            Request::post("/tools/mcp"),
+            whole(large.clone()),
+        )
+    };
+    let unread = ask().await;
+    assert!(bytes(ask().await).await == large);
+    assert!(bytes(unread).await == large, "and nothing of it is lost");
+    assert_eq!(upstream.connections(), 1);
+}
+
+/// Only the stream ends: others of the connection go on.
+#[tokio::test]
+async fn when_the_client_goes_its_stream_is_reset_at_once() {
+    let (hand_over, mut senders) = mpsc::unbounded_channel();
+    let (came, mut waiting) = mpsc::unbounded_channel();
+    let upstream = Secure::start(Options::default(), move |request| {
+        let (hand_over, came) = (hand_over.clone(), came.clone());
+        async move {
+            let (sender, body) = streamed();
+            if request.uri().query() == Some("silent") {
+                // Ends only with the request.
+                came.send(sender).unwrap();
+                let _body = body;
+                std::future::pending::<()>().await;
+                unreachable!()
+            }
+            hand_over.send(sender).unwrap();
+            Response::new(body)
+        }
+    })
+    .await;
+    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let mut goes_on = get(sidecar.outbound, "/tools/mcp").await;
+    let goes_on_sender = senders.recv().await.unwrap();
+
+    let answered = get(sidecar.outbound, "/tools/mcp").await;
+    let answered_sender = senders.recv().await.unwrap();
+    drop(answered);
+    timeout(PATIENCE, answered_sender.closed())
+        .await
+        .expect("the server sees the end");
+
+    let mut client = TcpStream::connect(sidecar.outbound).await.unwrap();
+    client
+        .write_all(b"GET /tools/mcp?silent HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let silent = waiting.recv().await.unwrap();
+    drop(client);
+    timeout(PATIENCE, silent.closed())
+        .await
+        .expect("the server sees the end before an answer, too");
+
+    goes_on_sender.send("still here".into()).unwrap();
+    let frame = timeout(PATIENCE, goes_on.body_mut().frame()).await.unwrap();
+    assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "still here");
+    assert_eq!(upstream.connections(), 1);
+}
+
+/// A server whose frames the test writes, one connection after the other.
+struct Framed {
+    listener: TcpListener,
+    acceptor: tokio_rustls::TlsAcceptor,
+    tools: Server,
+}
+
+const GOAWAY: u8 = 7;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const HEADERS: u8 = 1;
+const DATA: u8 = 0;
+const REFUSED_STREAM: u32 = 7;
+const INTERNAL_ERROR: u32 = 2;
+
+impl Framed {
+    async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (acceptor, pem) = acceptor(&[Version::HTTP_2]);
+        let tools = secure_tools(listener.local_addr().unwrap().port(), &pem);
+        Self {
+            listener,
+            acceptor,
+            tools,
+        }
+    }
+
+    /// The next connection, after its settings were exchanged and its first request arrived, with its stream's number.
+    async fn next(&self) -> (TlsStream<TcpStream>, u32) {
+        let accepted = timeout(PATIENCE, self.listener.accept()).await;
+        let (stream, _) = accepted.expect("a connection in time").unwrap();
+        let mut stream = self.acceptor.accept(stream).await.unwrap();
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        write_frame(&mut stream, SETTINGS, 0, 0, &[]).await;
+        let id = next_request(&mut stream).await;
+        (stream, id)
+    }
+
+    /// Nobody comes any more, as far as one can wait for that.
+    async fn is_left_alone(&self) {
+        assert!(
+            timeout(Duration::from_millis(200), self.listener.accept())
+                .await
+                .is_err()
+        );
+    }
+}
+
+async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), kind: u8, flags: u8, id: u32, payload: &[u8]) {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(id.to_be_bytes());
+    frame.extend(payload);
+    stream.write_all(&frame).await.unwrap();
+    stream.flush().await.unwrap();
+}
+
+/// Reads up to the next request's headers.
+async fn next_request(stream: &mut (impl AsyncRead + Unpin)) -> u32 {
+    loop {
+        let mut head = [0; 9];
+        timeout(PATIENCE, stream.read_exact(&mut head))
+            .await
+            .expect("a frame in time")
+            .unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        if head[3] == HEADERS {
+            return u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        }
+    }
+}
+
+async fn goaway(stream: &mut (impl AsyncWrite + Unpin), last: u32) {
+    let mut payload = last.to_be_bytes().to_vec();
+    payload.extend(0u32.to_be_bytes());
+    write_frame(stream, GOAWAY, 0, 0, &payload).await;
+}
+
+async fn reset(stream: &mut (impl AsyncWrite + Unpin), id: u32, why: u32) {
+    write_frame(stream, RST_STREAM, 0, id, &why.to_be_bytes()).await;
+}
+
+/// `:status: 204` from the static table of HPACK, and the end.
+async fn no_content(stream: &mut (impl AsyncWrite + Unpin), id: u32) {
+    write_frame(stream, HEADERS, 0x5, id, &[0x89]).await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_certainly_not_processed_is_sent_again_on_another_connection() {
+    for goes_away in [true, false] {
+        let upstream = Framed::start().await;
+        let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+        let answer = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
+        let (mut first, id) = upstream.next().await;
+        match goes_away {
+            true => goaway(&mut first, 0).await,
+            false => reset(&mut first, id, REFUSED_STREAM).await,
+        }
+        let (mut second, id) = upstream.next().await;
+        no_content(&mut second, id).await;
+        assert_eq!(answer.await.unwrap().status(), StatusCode::NO_CONTENT);
+        // And that connection is kept.
+        let answer = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
+        let id = next_request(&mut second).await;
+        no_content(&mut second, id).await;
+        assert_eq!(answer.await.unwrap().status(), StatusCode::NO_CONTENT);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_may_have_been_processed_is_not_sent_again() {
+    enum End {
+        Reset,
+        GoAway,
+        Close,
+    }
+    for end in [End::Reset, End::GoAway, End::Close] {
+        let upstream = Framed::start().await;
+        let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+        let answer = tokio::spawn(post(sidecar.outbound, "/tools/mcp", r#"{"id":7}"#));
+        let (mut stream, id) = upstream.next().await;
+        match end {
+            End::Reset => reset(&mut stream, id, INTERNAL_ERROR).await,
+            End::GoAway => goaway(&mut stream, id).await,
+            End::Close => {}
+        }
+        drop(stream);
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+        let body = json(answer).await;
+        assert_eq!(
+            (&body["error"]["code"], &body["id"]),
+            (&(-32057).into(), &7.into())
+        );
+        upstream.is_left_alone().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
+    for whole_connection in [true, false] {
+        let upstream = Framed::start().await;
+        let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+        let answer = tokio::spawn(get(sidecar.outbound, "/tools/mcp"));
+        let (mut stream, id) = upstream.next().await;
+        // `:status: 200`, and no end.
+        write_frame(&mut stream, HEADERS, 0x4, id, &[0x88]).await;
+        write_frame(&mut stream, DATA, 0, id, b"begun").await;
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let kept = match whole_connection {
+            true => {
+                drop(stream);
+                None
+            }
+            false => {
+                reset(&mut stream, id, INTERNAL_ERROR).await;
+                Some(stream)
+            }
+        };
+        let ended = timeout(PATIENCE, answer.into_body().collect()).await;
+        assert!(ended.unwrap().is_err(), "it must not look whole");
+        drop(kept);
+    }
+}
+
+#[tokio::test]
+async fn streams_that_goaway_spares_come_to_their_end() {
+    let upstream = Framed::start().await;
+    let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+    let spared = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
+    let (mut first, id) = upstream.next().await;
+    goaway(&mut first, id).await;
+    // A new request has to go elsewhere. It may be on its way already when GOAWAY comes.
+    let elsewhere = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
+    let (mut second, other) = upstream.next().await;
+    no_content(&mut second, other).await;
+    assert_eq!(elsewhere.await.unwrap().status(), StatusCode::NO_CONTENT);
+    no_content(&mut first, id).await;
+    assert_eq!(spared.await.unwrap().status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_again_and_again_is_not_asked_for_ever() {
+    let upstream = Framed::start().await;
+    let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+    let answer = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
+    for _ in 0..3 {
+        let (mut stream, id) = upstream.next().await;
+        reset(&mut stream, id, REFUSED_STREAM).await;
+    }
+    assert_eq!(answer.await.unwrap().status(), StatusCode::BAD_GATEWAY);
+    upstream.is_left_alone().await;
+}
