@@ -12,7 +12,7 @@ in_cluster := tests/cluster/with
 # Whoever installs the chart says where its images are.
 images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
-.PHONY: help demo demo-down test test-unit test-api conformance e2e outage check generate images cluster cluster-down clean-caches
+.PHONY: help demo demo-down test test-unit test-api conformance e2e outage fuzz check generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ e2e: cluster ## everything, on a real cluster with a real LiteLLM
 
 outage: ## LiteLLM's own client_credentials beside mcp-auth through outages of the OAuth2 server; writes docs/outage.md
 	@tests/outage/run
+
+fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
+	@fuzz/run $(TEST)
 
 check: ## format, lints, generated files, chart
 	cargo fmt --all --check

@@ -75,19 +75,19 @@ pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: UserPart) {
     for name in &NOT_FOR_SERVERS {
         headers.remove(name);
     }
-    let other = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
-    };
-    if headers.keys().any(other) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| other(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
     // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
     for name in server.allowed.headers() {
         headers.remove(name);
+    }
+    if headers.keys().any(|name| is_other(name, server)) {
+        let names: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| is_other(name, server))
+            .cloned()
+            .collect();
+        for name in names {
+            headers.remove(name);
+        }
     }
     if let Some(Subject::Header(name)) = &server.exchange {
         headers.remove(name);
@@ -103,6 +103,26 @@ pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: UserPart) {
         // A compressed event stream could not be rewritten.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
+}
+
+/// What is not for servers by the beginning of its name, or because many of them (CGI, WSGI) take `_` for `-` and so the
+/// header for one that is ours to state.
+fn is_other(name: &HeaderName, server: &Usable) -> bool {
+    let text = name.as_str();
+    if text.starts_with("mcpauth-") || text.starts_with("x-forwarded-") {
+        return true;
+    }
+    // Almost no name has any.
+    if memchr::memchr(b'_', text.as_bytes()).is_none() {
+        return false;
+    }
+    let dashed = |text: &str| text.replace('_', "-");
+    let meant = dashed(text);
+    let ours = |name: &HeaderName| dashed(name.as_str()) == meant;
+    meant.starts_with("mcpauth-")
+        || meant.starts_with("x-forwarded-")
+        || NOT_FOR_SERVERS.iter().chain(server.allowed.headers()).any(ours)
+        || matches!(&server.exchange, Some(Subject::Header(name)) if dashed(name) == meant)
 }
 
 /// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
@@ -183,6 +203,26 @@ mod tests {
             ("accept", "application/json, text/event-stream"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn no_header_arrives_that_a_server_may_take_for_one_of_ours() {
+        let mut headers = map(&[
+            ("x_forwarded_user", "eve"),
+            ("x-forwarded_user", "eve"),
+            ("x_forwarded-for", "10.0.0.9"),
+            ("x_api_key", "sk-user"),
+            ("mcpauth_context", "forged"),
+            ("x_team_id", "7"),
+        ]);
+        usable(
+            "https://tools.example.com/mcp",
+            Transport::StreamableHttp,
+            |server| {
+                prepare(&mut headers, server, UserPart::default());
+            },
+        );
+        assert_eq!(headers, map(&[("x_team_id", "7"), ("host", "tools.example.com")]));
     }
 
     #[test]
