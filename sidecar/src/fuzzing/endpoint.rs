@@ -27,7 +27,7 @@ enum Lines {
 struct Event {
     kind: String,
     data: Vec<String>,
-    /// Everything else that it says.
+    /// Everything else that it says, but for comments.
     rest: Vec<String>,
 }
 
@@ -66,6 +66,9 @@ pub fn endpoint(data: &[u8]) {
     }
     assert!(whole == cut, "however it is cut");
     let (before, after) = (events(&stream, Lines::Strict), events(&whole, Lines::Strict));
+    if memchr::memmem::find(&stream, b"endpoint").is_none() {
+        assert!(whole == stream, "byte for byte");
+    }
     assert_eq!(before.len(), after.len());
     for (before, after) in before.iter().zip(&after) {
         assert_eq!((&before.kind, &before.rest), (&after.kind, &after.rest));
@@ -110,6 +113,7 @@ fn events(stream: &[u8], lines: Lines) -> Vec<Event> {
         match name {
             "" if line.is_empty() => events.push(std::mem::take(&mut event)),
             "event" => event.kind = value.to_owned(),
+            "" => {}
             "data" => event.data.push(value.to_owned()),
             _ => event.rest.push(line.to_owned()),
         }

@@ -154,11 +154,13 @@ impl EndpointRewriter {
         let mut written = false;
         for line in lines(event) {
             if field(line).is_some_and(|(name, _)| name == b"data") {
-                if !std::mem::replace(&mut written, true) {
-                    out.extend_from_slice(b"data: ");
-                    out.extend_from_slice(here.as_bytes());
-                    out.extend_from_slice(&line[content(line).len()..]);
+                // A comment instead of a line too many: without it, a CR before it and an LF after it would be one end of a
+                // line, and the event would go on.
+                match std::mem::replace(&mut written, true) {
+                    true => out.extend_from_slice(b":"),
+                    false => out.extend_from_slice(format!("data: {here}").as_bytes()),
                 }
+                out.extend_from_slice(&line[content(line).len()..]);
             } else {
                 out.extend_from_slice(line);
             }
@@ -371,6 +373,18 @@ mod tests {
         let out = rewriter.pass(Bytes::from_static(b"\n\nevent: endpoint\ndata: /m\n\n"));
         let rest = "x".repeat(OVERLAP - 4);
         assert_eq!(out, format!("{rest}more\n\nevent: endpoint\ndata: /tools/m\n\n"));
+    }
+
+    #[test]
+    fn an_endpoint_of_several_lines_ends_where_it_ended() {
+        let out = rewritten(
+            &tools(),
+            &[b"event: endpoint\rdata: /m\rdata: x\n\ndata: ../../other/mcp\n\n"],
+        );
+        assert_eq!(
+            out,
+            "event: endpoint\rdata: /tools/mx\r:\n\ndata: ../../other/mcp\n\n"
+        );
     }
 
     #[test]
