@@ -112,8 +112,7 @@ async fn streams_until_gone(pod: &Value) -> Gone {
     let address = pod["status"]["podIP"].as_str().expect("it has an address");
     let litellm = format!("http://{address}:4000");
     let mut running = Vec::new();
-    let going = is_going(&name);
-    tokio::pin!(going);
+    let mut going = Box::pin(is_going(name.clone()));
     let seen_going = loop {
         assert!(running.len() < MOST_STREAMS, "{name} goes within the rollout");
         running.push(tokio::spawn(stream(litellm.clone())));
@@ -142,7 +141,7 @@ async fn stream(litellm: String) -> Stream {
 }
 
 /// When the pod was first seen to be on its way out, or gone.
-async fn is_going(name: &str) -> Instant {
+async fn is_going(name: String) -> Instant {
     loop {
         let found = get(&["pods", "--field-selector", &format!("metadata.name={name}")]).await;
         let stays = found["items"].as_array().is_some_and(|pods| {
