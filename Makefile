@@ -12,7 +12,7 @@ in_cluster := tests/cluster/with
 # Whoever installs the chart says where its images are.
 images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
-.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage bench soak instructions check generate images cluster cluster-down clean-caches
+.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage bench soak instructions fuzz check generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ soak: ## the sidecar's memory over a million mixed requests; writes docs/perform
 
 instructions: ## instructions of one request by callgrind, against the committed count; PROFILE=1, UPDATE=1
 	@tests/bench/instructions $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
+
+fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
+	@fuzz/run $(TEST)
 
 check: ## format, lints, generated files, chart
 	cargo fmt --all --check

@@ -144,7 +144,7 @@ pub struct JwtBearer {
 #[x_kube(
     validation = ("has(self.subjectCookie) != has(self.subjectHeader)", "exactly one of subjectCookie and subjectHeader must be set"),
     validation = ("!has(self.subjectCookie) || self.subjectCookie != 'token'", "the cookie `token` is LiteLLM's own UI session and is never used"),
-    validation = ("!has(self.subjectHeader) || !(self.subjectHeader.lowerAscii() in ['authorization', 'proxy-authorization', 'cookie', 'host', 'x-litellm-api-key', 'api-key', 'x-api-key'])", "subjectHeader must not be a header that carries LiteLLM's own credentials or belongs to the connection")
+    validation = ("!has(self.subjectHeader) || !(self.subjectHeader.lowerAscii() in ['accept', 'accept-encoding', 'api-key', 'authorization', 'connection', 'cookie', 'cookie2', 'dpop', 'expect', 'forwarded', 'host', 'http2-settings', 'keep-alive', 'last-event-id', 'ocp-apim-subscription-key', 'origin', 'set-cookie', 'set-cookie2', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'via', 'www-authenticate', 'x-api-key', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-port', 'x-forwarded-prefix', 'x-forwarded-proto', 'x-forwarded-scheme', 'x-forwarded-server', 'x-forwarded-ssl', 'x-goog-api-key', 'x-litellm-api-key', 'x-mcp-auth', 'x-original-forwarded-for', 'x-original-host', 'x-real-ip'] || self.subjectHeader.lowerAscii().matches('^(content-|mcp-|mcpauth-|proxy-|sec-websocket-)'))", "subjectHeader must not be a header that carries LiteLLM's own credentials or belongs to the connection, to the MCP transport or to mcp-auth")
 )]
 pub struct TokenExchange {
     /// Cookie of the user's request whose value is the subject token. It goes to the authorization server, and to the

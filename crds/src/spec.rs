@@ -175,11 +175,13 @@ pub struct CookiePassthrough {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!has(self.headerNames) || self.headerNames.all(n, !(n.lowerAscii() in ['authorization', 'proxy-authorization', 'proxy-authenticate', 'cookie', 'set-cookie', 'host', 'connection', 'keep-alive', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'content-length', 'content-type', 'content-encoding', 'accept', 'accept-encoding', 'x-litellm-api-key', 'api-key', 'x-api-key', 'x-goog-api-key', 'ocp-apim-subscription-key', 'x-mcp-auth', 'expect', 'proxy-connection', 'last-event-id']))", "headerNames must not hold credentials, cookies, hop-by-hop headers or headers of the MCP transport"),
+    validation = ("!has(self.headerNames) || self.headerNames.all(n, !(n.lowerAscii() in ['accept', 'accept-encoding', 'api-key', 'authorization', 'connection', 'cookie', 'cookie2', 'dpop', 'expect', 'forwarded', 'host', 'http2-settings', 'keep-alive', 'last-event-id', 'ocp-apim-subscription-key', 'origin', 'set-cookie', 'set-cookie2', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'via', 'www-authenticate', 'x-api-key', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-port', 'x-forwarded-prefix', 'x-forwarded-proto', 'x-forwarded-scheme', 'x-forwarded-server', 'x-forwarded-ssl', 'x-goog-api-key', 'x-litellm-api-key', 'x-mcp-auth', 'x-original-forwarded-for', 'x-original-host', 'x-real-ip']))", "headerNames must not hold credentials, cookies, headers of the connection or of the MCP transport, or headers that say where a request came from, such as X-Forwarded-For"),
+    validation = ("!has(self.headerNames) || self.headerNames.all(n, !n.lowerAscii().startsWith('proxy-') && !n.lowerAscii().startsWith('content-') && !n.lowerAscii().startsWith('sec-websocket-'))", "headerNames must not hold headers of the body or of the connection"),
     validation = ("!has(self.headerNames) || self.headerNames.all(n, !n.lowerAscii().startsWith('mcp-') && !n.lowerAscii().startsWith('mcpauth-'))", "headerNames must not hold headers of the MCP transport or of mcp-auth")
 )]
 pub struct HeaderPassthrough {
-    /// Names of the headers, in any case; no patterns. For front ends that state the user, such as X-Forwarded-User.
+    /// Names of the headers, in any case; no patterns. For front ends that state the user, such as X-Forwarded-User,
+    /// and that let no client state it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),

@@ -19,6 +19,8 @@ mod dpop;
 mod endpoints;
 mod error;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(test)]
 mod garbage;
 mod identity;

@@ -58,7 +58,9 @@ impl Allowed {
         cookies: impl IntoIterator<Item = &'a str>,
         headers: impl IntoIterator<Item = HeaderName>,
     ) -> Self {
-        let mut cookies: Vec<Box<[u8]>> = cookies.into_iter().map(|name| name.as_bytes().into()).collect();
+        // A cookie without a name is nobody's: browsers send `=name=value` for one that only looks named.
+        let cookies = cookies.into_iter().filter(|name| !name.is_empty());
+        let mut cookies: Vec<Box<[u8]>> = cookies.map(|name| name.as_bytes().into()).collect();
         cookies.sort_unstable();
         cookies.dedup();
         let mut headers: Vec<HeaderName> = headers.into_iter().collect();
@@ -121,7 +123,7 @@ pub fn gather(headers: &HeaderMap, allowed: &Allowed) -> Result<Gathered, TooLar
 
 impl Context {
     /// At most [`LIMIT`] bytes, so that every length and count fits two bytes.
-    fn encode(mut cookies: Vec<Pair<'_>>, mut headers: Vec<Pair<'_>>) -> Self {
+    pub(crate) fn encode(mut cookies: Vec<Pair<'_>>, mut headers: Vec<Pair<'_>>) -> Self {
         cookies.sort_unstable();
         headers.sort_unstable();
         let mut encoded = Vec::with_capacity(128);
@@ -138,7 +140,7 @@ impl Context {
     }
 
     /// `None` unless [`Context::encode`] could have written exactly this.
-    fn decode(encoded: Vec<u8>) -> Option<Self> {
+    pub(crate) fn decode(encoded: Vec<u8>) -> Option<Self> {
         let (cookies, rest) = pairs(&encoded)?;
         let (headers, rest) = pairs(rest)?;
         if !rest.is_empty() {
@@ -237,8 +239,8 @@ fn push_length(encoded: &mut Vec<u8>, length: usize) {
     encoded.extend_from_slice(&length.to_be_bytes());
 }
 
-/// C0 controls and DEL, which no cookie value (RFC 6265bis section 5.6) and no identity holds. Among them are CR,
-/// LF and NUL, by which one header could become two.
+/// C0 controls and DEL, which servers never set in a cookie (RFC 6265bis section 4.1.1) and no identity holds. Among them
+/// are CR, LF and NUL, by which one header could become two.
 fn has_controls(value: &[u8]) -> bool {
     value.iter().any(u8::is_ascii_control)
 }

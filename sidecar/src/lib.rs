@@ -21,6 +21,8 @@ mod dial;
 pub mod drain;
 pub mod exchange;
 pub mod follow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod health;
 mod hop_by_hop;
 pub mod inbound;

@@ -2,6 +2,7 @@
 
 use kube::api::Api;
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_protocol::identity;
 use mcp_auth_tests::resource::{merge, oauth2, resource};
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
@@ -195,6 +196,31 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             json!({"headerPassthrough": {"headerNames": ["mcpauth-context"]}}),
             "mcp-auth",
         ),
+        (
+            json!({"headerPassthrough": {"headerNames": ["X-Forwarded-User", "X-Forwarded-For"]}}),
+            "where a request came from",
+        ),
+        (
+            json!({"headerPassthrough": {"headerNames": ["Content-Language"]}}),
+            "headers of the body or of the connection",
+        ),
+        (
+            json!({"headerPassthrough": {"headerNames": ["X User"]}}),
+            "headerNames",
+        ),
+        (json!({"headerPassthrough": {"headerNames": [""]}}), "headerNames"),
+        (
+            json!({"cookiePassthrough": {"enabled": true, "cookieNames": [""]}}),
+            "cookieNames",
+        ),
+        (
+            json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["sid=1"]}}),
+            "cookieNames",
+        ),
+        (
+            json!({"cookiePassthrough": {"cookieNames": ["token"]}}),
+            "LiteLLM's own UI session",
+        ),
     ];
     for (changes, expected) in cases {
         let answer = apply(&world, changes.clone()).await;
@@ -208,6 +234,24 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
     }
     let left: Api<McpServerAuth> = world.api();
     assert!(left.list(&Default::default()).await.unwrap().items.is_empty());
+}
+
+/// The sidecar refuses these whoever lists them; here the user is told at once, in whatever case they are written.
+#[tokio::test]
+async fn no_header_that_the_sidecar_refuses_gets_past_admission() {
+    let world = World::new("admission-headers", false).await;
+    let beginnings = identity::NEVER_BEGINNINGS.map(|beginning| format!("{beginning}x"));
+    for name in identity::NEVER.map(str::to_owned).into_iter().chain(beginnings) {
+        for spelled in [name.clone(), name.to_uppercase()] {
+            let passed = json!({"headerPassthrough": {"headerNames": ["X-Forwarded-User", spelled]}});
+            let exchanged = json!({"oauth2": {"tokenExchange": {"subjectHeader": spelled}}});
+            for changes in [passed, exchanged] {
+                let refusal = apply(&world, changes.clone()).await.map(|created| created.spec);
+                let refusal = refusal.expect_err(&format!("{changes} is refused"));
+                assert!(refusal.contains("must not"), "{changes}: {refusal}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -233,6 +277,7 @@ async fn what_can_work_is_taken() {
         json!({"oauth2": {"clientAuthentication": {"method": "ClientSecretPost"}}}),
         json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["__Host-session", "session_id"]}}),
         json!({"headerPassthrough": {"headerNames": ["X-Forwarded-User", "X-Auth-Request-Email"]}}),
+        json!({"headerPassthrough": {"headerNames": ["X-Forwarded-Email", "X-Remote-User", "Accept-Language", "traceparent"]}}),
         json!({"podSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red"]}]}}),
     ];
     for changes in cases {

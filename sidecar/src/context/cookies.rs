@@ -49,7 +49,7 @@ pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &Allowed) -> Filtered<
 }
 
 /// Optional whitespace is space and tab (RFC 9110 section 5.6.3), nothing else.
-fn trim(mut pair: &[u8]) -> &[u8] {
+pub(super) fn trim(mut pair: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = pair {
         pair = rest;
     }
@@ -59,6 +59,7 @@ fn trim(mut pair: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzzing::Expected;
     use http::HeaderValue;
     use proptest::prelude::*;
 
@@ -109,41 +110,151 @@ mod tests {
 
     #[test]
     fn pairs_without_equals_sign_and_values_with_controls_are_dropped() {
-        let headers = fields(&[b"sid; ;;=; =x; a=1\t2; b=3"]);
-        let filtered = filter(&headers, &Allowed::new(["sid", "a", "b", ""], []));
+        let headers = fields(&[b"sid; ;;=; a=1\t2; b=3"]);
+        let filtered = filter(&headers, &Allowed::new(["sid", "a", "b"], []));
         assert_eq!(filtered.pairs, [(&b"b"[..], &b"3"[..])]);
+        assert_eq!((filtered.duplicates, filtered.malformed), (0, 1));
+    }
+
+    #[test]
+    fn a_cookie_without_a_name_is_nobodys_even_if_its_value_looks_like_a_cookie() {
+        let cookie: &[u8] = b"=sid=1; ==sid=2; = sid=3; =4; sid";
+        assert!(kept(&[cookie], &["sid", ""]).is_empty());
         assert_eq!(
-            (filtered.duplicates, filtered.malformed),
-            (1, 1),
-            "the empty name occurs twice"
+            kept(&[cookie, b"sid=5"], &["sid", ""]),
+            [("sid".into(), "5".into())]
         );
+    }
+
+    #[test]
+    fn quotes_hold_nothing_together() {
+        // The semicolon ends the pair whatever a server that reads quotes may have meant by it.
+        let cookie: &[u8] = b"a=\"1; b=2\"; \"c\"=3; d=\"; sid=4; e=\"";
+        assert_eq!(
+            kept(&[cookie], &["a", "b", "c", "sid"]),
+            [("a", "\"1"), ("b", "2\""), ("sid", "4")].map(|(name, value)| (name.into(), value.into()))
+        );
+    }
+
+    /// Names that are easily taken for one another.
+    const NAMES: [&str; 8] = [
+        "sid",
+        "SID",
+        "__Host-sid",
+        "__host-sid",
+        "__Secure-sid",
+        "sid2",
+        "%73id",
+        "a",
+    ];
+
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            8 => prop::sample::select(&NAMES[..]).prop_map(str::to_owned),
+            1 => "[ -~]{0,6}",
+        ]
+    }
+
+    /// Every byte that a header may hold, those with a meaning often.
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![
+            4 => prop::sample::select(&b"av1=\", %\\"[..]),
+            1 => 0x80u8..=0xff,
+            1 => Just(b'\t'),
+        ];
+        prop::collection::vec(byte, 0..8)
+    }
+
+    fn pair() -> impl Strategy<Value = Vec<u8>> {
+        let space = || prop::sample::select(&["", " ", "\t "][..]);
+        let written =
+            (space(), name(), space(), value(), space()).prop_map(|(before, name, within, value, after)| {
+                [
+                    before.as_bytes(),
+                    name.as_bytes(),
+                    within.as_bytes(),
+                    b"=",
+                    &value,
+                    after.as_bytes(),
+                ]
+                .concat()
+            });
+        prop_oneof![8 => written, 1 => value()]
+    }
+
+    /// Fields of pairs, as browsers, HTTP/2 and those who try send them.
+    fn request() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
+        prop::collection::vec(prop::collection::vec(pair(), 0..6), 0..4)
+    }
+
+    fn written(request: &[Vec<Vec<u8>>]) -> Vec<Vec<u8>> {
+        request.iter().map(|pairs| pairs.join(&b';')).collect()
+    }
+
+    fn map(fields: &[Vec<u8>]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|value| (COOKIE, HeaderValue::from_bytes(value).unwrap()))
+            .collect()
+    }
+
+    fn sorted(mut filtered: Filtered<'_>) -> Filtered<'_> {
+        filtered.pairs.sort_unstable();
+        filtered
     }
 
     proptest! {
         #[test]
-        fn whatever_comes_in_only_single_allowed_names_come_out(
-            values in prop::collection::vec("[ab=; \t\u{e9}\"%]{0,40}", 0..4)
+        fn agrees_with_a_naive_reading(
+            request in request(),
+            allowed in prop::collection::btree_set(prop::sample::select(&NAMES[..]), 0..5),
         ) {
-            let bytes: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
-            let headers = fields(&bytes);
-            let joined = values.join("; ");
-            let filtered = filter(&headers, &Allowed::new(["a", "ab"], []));
-            for name in ["a", "ab"] {
-                let copies: Vec<&str> = joined
-                    .split(';')
-                    .map(|pair| pair.trim_matches([' ', '\t']))
-                    .filter_map(|pair| pair.split_once('='))
-                    .filter(|(found, _)| *found == name)
-                    .map(|(_, value)| value)
-                    .collect();
-                let expected = match copies.as_slice() {
-                    [one] if !one.contains('\t') => Some(one.as_bytes()),
-                    _ => None,
-                };
-                let found = filtered.pairs.iter().find(|(found, _)| *found == name.as_bytes());
-                prop_assert_eq!(found.map(|(_, value)| *value), expected);
-            }
-            prop_assert!(filtered.pairs.len() <= 2);
+            let fields = written(&request);
+            let plain: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+            let expected = Expected::of(&plain, &allowed);
+            let (headers, names) = (map(&fields), Allowed::new(allowed.iter().copied(), []));
+            let filtered = sorted(filter(&headers, &names));
+            let pairs: Vec<Pair<'_>> = expected.pairs.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+            prop_assert_eq!(filtered.pairs, pairs);
+            prop_assert_eq!((filtered.duplicates, filtered.malformed), (expected.duplicates, expected.malformed));
+        }
+
+        #[test]
+        fn order_and_distribution_over_fields_mean_nothing(
+            (pairs, shuffled) in prop::collection::vec(pair(), 0..8).prop_flat_map(|pairs| {
+                (Just(pairs.clone()), Just(pairs).prop_shuffle())
+            }),
+        ) {
+            let allowed = Allowed::new(NAMES, []);
+            let (one, each) = (map(&[pairs.join(&b';')]), map(&shuffled));
+            prop_assert_eq!(sorted(filter(&one, &allowed)), sorted(filter(&each, &allowed)));
+        }
+
+        #[test]
+        fn what_is_not_allowed_changes_nothing(request in request(), others in prop::collection::vec(pair(), 0..8)) {
+            let allowed = Allowed::new(["sid", "__Host-sid"], []);
+            let alone = written(&request);
+            let stranger = |pair: &Vec<u8>| {
+                let name = trim(pair).split(|byte| *byte == b'=').next().unwrap_or_default();
+                pair.contains(&b';') || !allowed.cookie(name)
+            };
+            let among: Vec<Vec<u8>> = others.into_iter().filter(stranger).chain(alone.clone()).collect();
+            let (alone, among) = (map(&alone), map(&among));
+            prop_assert_eq!(filter(&alone, &allowed), filter(&among, &allowed));
+        }
+
+        #[test]
+        fn a_second_copy_anywhere_makes_the_name_nobodys(request in request(), at: prop::sample::Index, value in value()) {
+            let allowed = Allowed::new(["sid"], []);
+            let mut fields = written(&request);
+            let had = fields.iter().flat_map(|field| field.split(|byte| *byte == b';')).any(|pair| {
+                trim(pair).starts_with(b"sid=")
+            });
+            fields.insert(at.index(fields.len() + 1), [b"sid=".as_slice(), &value].concat());
+            let headers = map(&fields);
+            let filtered = filter(&headers, &allowed);
+            prop_assert_eq!(filtered.duplicates, u64::from(had));
+            prop_assert!(!had || filtered.pairs.is_empty());
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use http::HeaderMap;
 
-use super::cookies::Filtered;
+use super::cookies::{Filtered, trim};
 use super::{Allowed, has_controls};
 
 /// Headers whose name is allowed. One that is stated more than once says nothing reliable and is left out; so is
-/// an empty one, which names nobody.
+/// an empty one, which names nobody. HTTP/2 brings spaces around a value that HTTP/1.1 takes for none.
 pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowed) -> Filtered<'a> {
     let mut filtered = Filtered::default();
     for name in allowed.headers() {
@@ -14,10 +14,13 @@ pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowed) -> Filter
         let Some(value) = values.next() else { continue };
         if values.next().is_some() {
             filtered.duplicates += 1;
-        } else if has_controls(value.as_bytes()) {
+            continue;
+        }
+        let value = trim(value.as_bytes());
+        if has_controls(value) {
             filtered.malformed += 1;
         } else if !value.is_empty() {
-            filtered.pairs.push((name.as_str().as_bytes(), value.as_bytes()));
+            filtered.pairs.push((name.as_str().as_bytes(), value));
         }
     }
     filtered
@@ -27,6 +30,7 @@ pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowed) -> Filter
 mod tests {
     use super::*;
     use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
 
     #[test]
     fn names_match_in_any_case_and_duplicates_are_dropped_and_counted() {
@@ -38,6 +42,8 @@ mod tests {
             ("x-forwarded-users", "eve"),
             ("x-team", ""),
             ("x-tab", "a\tb"),
+            ("x-blank", " \t"),
+            ("x-space", " ada "),
         ] {
             headers.append(
                 name.parse::<HeaderName>().unwrap(),
@@ -49,11 +55,48 @@ mod tests {
             "x-auth-request-email",
             "x-team",
             "x-tab",
+            "x-blank",
+            "x-space",
             "x-absent",
         ];
         let allowed = Allowed::new([], names.map(HeaderName::from_static));
         let filtered = filter(&headers, &allowed);
-        assert_eq!(filtered.pairs, [(&b"x-forwarded-user"[..], &b"ada"[..])]);
+        assert_eq!(
+            filtered.pairs,
+            [
+                (&b"x-forwarded-user"[..], &b"ada"[..]),
+                (&b"x-space"[..], &b"ada"[..])
+            ]
+        );
         assert_eq!((filtered.duplicates, filtered.malformed), (1, 1));
+    }
+
+    /// Easily taken for one another, by servers if not by us.
+    const NAMES: [&str; 5] = ["x-user", "x_user", "x-user2", "x-forwarded-user", "x-roles"];
+
+    proptest! {
+        #[test]
+        fn exactly_what_is_stated_once_and_allowed_is_found(
+            stated in prop::collection::vec((prop::sample::select(&NAMES[..]), "[ a-z\t\u{e9},]{0,5}"), 0..8),
+            allowed in prop::collection::btree_set(prop::sample::select(&NAMES[..]), 0..4),
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &stated {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            }
+            let names = Allowed::new([], allowed.iter().copied().map(HeaderName::from_static));
+            let filtered = filter(&headers, &names);
+            let mut expected = Filtered::default();
+            for name in &allowed {
+                let values: Vec<&str> = stated.iter().filter(|(of, _)| of == name).map(|(_, value)| value.trim()).collect();
+                match values.as_slice() {
+                    [] | [""] => {}
+                    [one] if one.contains('\t') => expected.malformed += 1,
+                    [one] => expected.pairs.push((name.as_bytes(), one.as_bytes())),
+                    _ => expected.duplicates += 1,
+                }
+            }
+            prop_assert_eq!(filtered, expected);
+        }
     }
 }

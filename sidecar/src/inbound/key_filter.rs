@@ -1,5 +1,6 @@
 //! Renames one key in a JSON text that streams by: LiteLLM sends the `headers` of a tool in a chat request's body
-//! to the MCP server, instead of the real header of that name. A body must not be able to name ours.
+//! to the MCP server, instead of the real header of that name, and `x-mcp-SERVER-HEADER` among them to that server as
+//! HEADER. A body must not be able to name ours in either way.
 //!
 //! Only the last letter of the key changes, so the length of the body stays and nothing is held back except, at
 //! times, a single byte. Values are never touched: a user may write about the header. Text that is not JSON
@@ -12,6 +13,8 @@ use memchr::{memchr2, memchr2_iter};
 const NAME: &[u8] = mcp_auth_protocol::pod::CONTEXT_HEADER.as_bytes();
 /// Where in the name its hyphen stands, which is rarer in texts than its letters are.
 const HYPHEN: usize = "mcpauth".len();
+/// What LiteLLM has before the name of a server and of a header. Begins with another letter than the name.
+const FOR_SERVER: &[u8] = b"x-mcp-";
 /// Levels of nesting that are kept track of. LiteLLM's parsers give up earlier.
 const MAX_DEPTH: usize = 8 * 1024;
 
@@ -34,8 +37,19 @@ enum Place {
     Between,
     /// In a string that needs no comparison.
     Text { escaped: bool },
-    /// In a key that agrees with the first characters of the name.
-    Key { matched: usize, escape: Escape },
+    /// In a key that may yet turn out to be the name.
+    Key { seen: Seen, escape: Escape },
+}
+
+/// What there is of a key so far, and how many characters of that.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Seen {
+    /// The beginning of the name, and nothing else.
+    Name(usize),
+    /// The beginning of [`FOR_SERVER`].
+    ForServer(usize),
+    /// [`FOR_SERVER`], then anything, and at its end the beginning of the name.
+    NameForServer(usize),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -78,7 +92,7 @@ impl KeyFilter {
             }
             chunk = changed.freeze();
         }
-        if matches!(self.place, Place::Key { matched, .. } if matched == NAME.len()) {
+        if matches!(self.place, Place::Key { seen, .. } if seen.is_name()) {
             self.held = chunk.last().copied();
             chunk.truncate(chunk.len() - 1);
         }
@@ -123,13 +137,12 @@ impl KeyFilter {
                     }
                     None => return,
                 },
-                Place::Key { matched, escape } => {
+                Place::Key { seen, escape } => {
                     let byte = chunk[at];
-                    if byte == b'"' && matches!(escape, Escape::None | Escape::Ended) && matched == NAME.len()
-                    {
+                    if byte == b'"' && matches!(escape, Escape::None | Escape::Ended) && seen.is_name() {
                         found(at);
                     }
-                    self.place = follow(matched, escape, byte);
+                    self.place = follow(seen, escape, byte);
                     at += 1;
                 }
                 Place::Between => {
@@ -145,7 +158,7 @@ impl KeyFilter {
             b'"' => {
                 self.place = match self.key_next {
                     true => Place::Key {
-                        matched: 0,
+                        seen: Seen::Name(0),
                         escape: Escape::None,
                     },
                     false => Place::Text { escaped: false },
@@ -198,27 +211,27 @@ impl Nesting {
 }
 
 /// Where a key goes on after one more byte.
-fn follow(matched: usize, escape: Escape, byte: u8) -> Place {
+fn follow(seen: Seen, escape: Escape, byte: u8) -> Place {
     match (escape, byte) {
         (Escape::None | Escape::Ended, b'"') => Place::Between,
         (Escape::None | Escape::Ended, b'\\') => Place::Key {
-            matched,
+            seen,
             escape: Escape::Begun,
         },
-        (Escape::None | Escape::Ended, _) => compare(matched, byte.into(), Escape::None),
+        (Escape::None | Escape::Ended, _) => compare(seen, byte.into(), Escape::None),
         (Escape::Begun, b'u') => Place::Key {
-            matched,
+            seen,
             escape: Escape::Hex { digits: 0, value: 0 },
         },
         // No other escape stands for a character of the name.
-        (Escape::Begun, _) => Place::Text { escaped: false },
+        (Escape::Begun, _) => compare(seen, u16::MAX, Escape::None),
         (Escape::Hex { digits, value }, _) => match char::from(byte).to_digit(16) {
             Some(digit) => {
                 let value = value << 4 | digit as u16;
                 match digits {
-                    3 => compare(matched, value, Escape::Ended),
+                    3 => compare(seen, value, Escape::Ended),
                     _ => Place::Key {
-                        matched,
+                        seen,
                         escape: Escape::Hex {
                             digits: digits + 1,
                             value,
@@ -235,15 +248,34 @@ fn follow(matched: usize, escape: Escape, byte: u8) -> Place {
     }
 }
 
-fn compare(matched: usize, character: u16, escape: Escape) -> Place {
-    let same =
-        |expected: &u8| u8::try_from(character).is_ok_and(|found| found.eq_ignore_ascii_case(expected));
-    match NAME.get(matched).is_some_and(same) {
-        true => Place::Key {
-            matched: matched + 1,
-            escape,
-        },
-        false => Place::Text { escaped: false },
+fn compare(seen: Seen, character: u16, escape: Escape) -> Place {
+    match seen.and(character) {
+        Some(seen) => Place::Key { seen, escape },
+        None => Place::Text { escaped: false },
+    }
+}
+
+impl Seen {
+    fn is_name(self) -> bool {
+        matches!(self, Self::Name(matched) | Self::NameForServer(matched) if matched == NAME.len())
+    }
+
+    /// With one more character. `None`: it cannot become the name any more.
+    fn and(self, character: u16) -> Option<Self> {
+        let is =
+            |expected: &u8| u8::try_from(character).is_ok_and(|found| found.eq_ignore_ascii_case(expected));
+        let next = |word: &[u8], matched: usize| word.get(matched).is_some_and(is);
+        match self {
+            Self::Name(matched) if next(NAME, matched) => Some(Self::Name(matched + 1)),
+            Self::Name(0) if next(FOR_SERVER, 0) => Some(Self::ForServer(1)),
+            Self::Name(_) => None,
+            Self::ForServer(matched) if !next(FOR_SERVER, matched) => None,
+            Self::ForServer(matched) if matched + 1 == FOR_SERVER.len() => Some(Self::NameForServer(0)),
+            Self::ForServer(matched) => Some(Self::ForServer(matched + 1)),
+            Self::NameForServer(matched) if next(NAME, matched) => Some(Self::NameForServer(matched + 1)),
+            // Its first letter occurs but once in the name: what does not go on can only begin again.
+            Self::NameForServer(_) => Some(Self::NameForServer(usize::from(next(NAME, 0)))),
+        }
     }
 }
 
@@ -346,8 +378,39 @@ mod tests {
     }
 
     #[test]
+    fn the_name_for_one_server_is_renamed_too() {
+        for (input, expected) in [
+            (
+                r#"{"x-mcp-tools-mcpauth-context":1}"#,
+                r#"{"x-mcp-tools-mcpauth-contex_":1}"#,
+            ),
+            (
+                r#"{"X-MCP-mcpmcpauth-cont-MCPAUTH-contex\u0074":1}"#,
+                r#"{"X-MCP-mcpmcpauth-cont-MCPAUTH-contex\u007f":1}"#,
+            ),
+            (
+                r#"{"x-mcp-t\n\"\u00e9-mcpauth-context":1}"#,
+                r#"{"x-mcp-t\n\"\u00e9-mcpauth-contex_":1}"#,
+            ),
+            (
+                r#"{"x-mcp-t-mcpauth-context-mcpauth-context":1}"#,
+                r#"{"x-mcp-t-mcpauth-context-mcpauth-contex_":1}"#,
+            ),
+        ] {
+            assert_eq!(text(input), expected);
+        }
+        for input in [
+            r#"{"x-mcp-tools-mcpauth-contexts":1,"x-mcp":2,"x-mcp-":3,"x-mc-mcpauth-context":4,"x-mcp-a":5}"#,
+            r#"{"a":"x-mcp-tools-mcpauth-context"}"#,
+            r#"{"x-mcp-tools-mcpauth-context\n":1,"x-mcp-tools-mcpauth\/-context":2}"#,
+        ] {
+            assert_eq!(text(input), input);
+        }
+    }
+
+    #[test]
     fn every_way_to_cut_the_text_in_three_gives_the_same() {
-        let input = br#"[{"mcpauth-context":"mcpauth-context"},{"\u006Dcpauth-contex\u0074" :{"k":["mcpauth-context"]}}]"#;
+        let input = br#"[{"mcpauth-context":"mcpauth-context"},{"\u006Dcpauth-contex\u0074" :{"x-mcp-a-mcpauth-context":["mcpauth-context"]}}]"#;
         let expected = filtered(&[input]);
         assert_ne!(expected, input);
         for first in 0..=input.len() {
@@ -386,6 +449,8 @@ mod tests {
             Just("mcpauth-context".to_owned()),
             Just("Mcpauth-CONTEXT".to_owned()),
             Just("mcpauth-contextual".to_owned()),
+            Just("x-mcp-tools-Mcpauth-context".to_owned()),
+            Just("x-mcp-mcpmcpauth-context-".to_owned()),
             "[a-z\"\\\\{}\\[\\],: \u{e9}\u{1F600}]{0,6}",
         ];
         let leaf = prop_oneof![
@@ -404,7 +469,11 @@ mod tests {
 
     /// What must come out.
     fn renamed(value: Value) -> Value {
-        keys(value, &|key| match key.eq_ignore_ascii_case("mcpauth-context") {
+        let ours = |key: &str| {
+            let key = key.to_ascii_lowercase();
+            key == "mcpauth-context" || key.starts_with("x-mcp-") && key.ends_with("mcpauth-context")
+        };
+        keys(value, &|key| match ours(&key) {
             true => format!("{}_", &key[..key.len() - 1]),
             false => key,
         })

@@ -2,7 +2,8 @@
 //! send them through us. Everything else of the stream passes byte for byte.
 //!
 //! Clients act on an event only at the blank line that ends it, so an unfinished event may be held back without
-//! anybody waiting for it. One that grows long is no `endpoint` event and passes at once.
+//! anybody waiting for it. One that grows long passes in pieces, and ends the stream if it turns out to be an `endpoint`
+//! event after all: taken as it stands, its path would be one of ours, and so that of whatever server it names.
 
 use std::sync::Arc;
 
@@ -14,8 +15,17 @@ use crate::routes::{Server, State};
 /// Longest event that is looked at whole.
 const MAX_HELD: usize = 16 * 1024;
 
+/// How much of a long event is looked at again with what follows: more than `event: endpoint` between two line ends.
+const OVERLAP: usize = 32;
+
 /// What the client gets instead of an endpoint at another origin.
 const REFUSED: &[u8] = b"event: error\ndata: the MCP server names an endpoint at another origin\n\n";
+
+/// What the client gets instead of an endpoint that not all clients would read in the same way.
+const UNCLEAR: &[u8] =
+    b"event: error\ndata: the MCP server names an endpoint in an event that is too long or not clear\n\n";
+
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 pub struct EndpointRewriter {
     server: Arc<Server>,
@@ -26,7 +36,7 @@ pub struct EndpointRewriter {
     /// How far `held` has been searched for its end.
     seen: usize,
     line: Line,
-    /// The event was too long and passes unseen until it ends.
+    /// The event was too long, and its beginning has passed.
     passing: bool,
     refused: bool,
 }
@@ -67,34 +77,43 @@ impl EndpointRewriter {
         while let Some(end) = self.end_of_event() {
             let event = self.held.split_to(end);
             self.seen = 0;
-            let passing = std::mem::take(&mut self.passing);
-            match endpoint(&event).filter(|_| !passing) {
+            let begun = std::mem::take(&mut self.passing);
+            let whole = !begun && event.len() <= MAX_HELD;
+            match endpoint(&event).filter(|_| whole) {
+                None if claims_endpoint(&event, begun) => {
+                    return self.refuse(out, if begun { b"" } else { UNCLEAR });
+                }
                 None => out.unsplit(event),
                 Some(named) => match self.rewrite(&event, &named) {
                     Some(rewritten) => out.extend_from_slice(&rewritten),
-                    None => {
-                        self.refused = true;
-                        self.held.clear();
-                        out.extend_from_slice(REFUSED);
-                        return out.freeze();
-                    }
+                    None => return self.refuse(out, REFUSED),
                 },
             }
         }
         if self.passing || self.held.len() > MAX_HELD {
-            self.passing = true;
-            self.seen = 0;
-            out.unsplit(self.held.split());
+            let begun = std::mem::replace(&mut self.passing, true);
+            if claims_endpoint(&self.held, begun) {
+                return self.refuse(out, if begun { b"" } else { UNCLEAR });
+            }
+            let passed = self.held.len().saturating_sub(OVERLAP);
+            out.unsplit(self.held.split_to(passed));
+            self.seen = self.held.len();
         }
         out.freeze()
     }
 
-    /// What is left when the stream ends. Clients discard an unfinished event.
+    /// What is left when the stream ends. Clients discard an unfinished event, but not all of them if it ends with CR.
     pub fn finish(&mut self) -> Bytes {
-        self.held.split().freeze()
+        let mut left = self.held.split();
+        left.extend_from_slice(b"\n");
+        if claims_endpoint(&left, self.passing) {
+            return Bytes::new();
+        }
+        left.truncate(left.len() - 1);
+        left.freeze()
     }
 
-    /// The server named an endpoint at another origin: the stream is of no use any more.
+    /// The server named an endpoint that nobody can use: the stream is of no use any more.
     pub fn has_refused(&self) -> bool {
         self.refused
     }
@@ -118,6 +137,14 @@ impl EndpointRewriter {
         None
     }
 
+    /// Ends the stream, which is of no use any more.
+    fn refuse(&mut self, mut out: BytesMut, instead: &'static [u8]) -> Bytes {
+        self.refused = true;
+        self.held.clear();
+        out.extend_from_slice(instead);
+        out.freeze()
+    }
+
     fn rewrite(&self, event: &[u8], named: &str) -> Option<BytesMut> {
         let State::Usable(usable) = &self.server.state else {
             return None;
@@ -127,11 +154,13 @@ impl EndpointRewriter {
         let mut written = false;
         for line in lines(event) {
             if field(line).is_some_and(|(name, _)| name == b"data") {
-                if !std::mem::replace(&mut written, true) {
-                    out.extend_from_slice(b"data: ");
-                    out.extend_from_slice(here.as_bytes());
-                    out.extend_from_slice(&line[content(line).len()..]);
+                // A comment instead of a line too many: without it, a CR before it and an LF after it would be one end of a
+                // line, and the event would go on.
+                match std::mem::replace(&mut written, true) {
+                    true => out.extend_from_slice(b":"),
+                    false => out.extend_from_slice(format!("data: {here}").as_bytes()),
                 }
+                out.extend_from_slice(&line[content(line).len()..]);
             } else {
                 out.extend_from_slice(line);
             }
@@ -163,9 +192,39 @@ fn endpoint(event: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&data?).into_owned())
 }
 
+/// Whether any client could take one of these lines for `event: endpoint`. Old ones also end lines at characters at which
+/// the specification does not, and a byte order mark may stand at the beginning. `begun`: it is not the beginning of an
+/// event.
+fn claims_endpoint(lines: &[u8], begun: bool) -> bool {
+    const ENDS: [&[u8]; 11] = [
+        b"\n",
+        b"\r",
+        b"\x0b",
+        b"\x0c",
+        b"\x1c",
+        b"\x1d",
+        b"\x1e",
+        "\u{85}".as_bytes(),
+        "\u{2028}".as_bytes(),
+        "\u{2029}".as_bytes(),
+        BYTE_ORDER_MARK,
+    ];
+    memchr::memmem::find_iter(lines, b"endpoint").any(|at| {
+        let (before, after) = (&lines[..at], &lines[at + b"endpoint".len()..]);
+        let before = before.strip_suffix(b" ").unwrap_or(before);
+        let Some(before) = before.strip_suffix(b"event:") else {
+            return false;
+        };
+        let begins = before.is_empty() && !begun || ENDS.iter().any(|end| before.ends_with(end));
+        begins && ENDS.iter().any(|end| after.starts_with(end))
+    })
+}
+
 /// Name and value of a line (HTML section 9.2.6): one space after the colon is not part of the value.
 fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let line = content(line);
+    // It is none of the text where it stands at the beginning, and never begins a field elsewhere.
+    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
     if line.is_empty() {
         return None;
     }
@@ -309,9 +368,81 @@ mod tests {
     fn long_events_pass_in_pieces_and_the_next_endpoint_is_found() {
         let mut rewriter = rewriter();
         let long = Bytes::from(vec![b'x'; MAX_HELD + 1]);
-        assert_eq!(rewriter.pass(long.clone()), long);
-        assert_eq!(rewriter.pass(Bytes::from_static(b"more")), "more");
+        assert_eq!(rewriter.pass(long.clone()), long.slice(OVERLAP..));
+        assert_eq!(rewriter.pass(Bytes::from_static(b"more")), "xxxx");
         let out = rewriter.pass(Bytes::from_static(b"\n\nevent: endpoint\ndata: /m\n\n"));
-        assert_eq!(out, "\n\nevent: endpoint\ndata: /tools/m\n\n");
+        let rest = "x".repeat(OVERLAP - 4);
+        assert_eq!(out, format!("{rest}more\n\nevent: endpoint\ndata: /tools/m\n\n"));
+    }
+
+    #[test]
+    fn an_endpoint_of_several_lines_ends_where_it_ended() {
+        let out = rewritten(
+            &tools(),
+            &[b"event: endpoint\rdata: /m\rdata: x\n\ndata: ../../other/mcp\n\n"],
+        );
+        assert_eq!(
+            out,
+            "event: endpoint\rdata: /tools/mx\r:\n\ndata: ../../other/mcp\n\n"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_hidden_in_a_long_event_ends_the_stream_however_it_is_cut() {
+        let comment = format!(": {}\n", "x".repeat(MAX_HELD));
+        for event in [
+            format!("{comment}event: endpoint\ndata: /other/mcp\n\n"),
+            format!("data: /other/mcp\nevent:endpoint\n{comment}\n"),
+            format!("event: endpoint\r{comment}data: /other/mcp\n\n"),
+        ] {
+            for size in [1, 7, 1000, MAX_HELD, event.len()] {
+                let mut rewriter = rewriter();
+                let mut out = Vec::new();
+                for chunk in event.as_bytes().chunks(size) {
+                    out.extend_from_slice(&rewriter.pass(Bytes::copy_from_slice(chunk)));
+                }
+                assert!(rewriter.has_refused(), "cut at {size}");
+                assert!(!String::from_utf8(out).unwrap().contains("endpoint\n"));
+            }
+        }
+        let harmless = format!(
+            "data: {} event: endpoint, says the manual\n\n",
+            "x".repeat(MAX_HELD)
+        );
+        assert_eq!(rewritten(&tools(), &[harmless.as_bytes()]), harmless);
+    }
+
+    #[test]
+    fn an_endpoint_that_only_some_clients_would_see_ends_the_stream() {
+        for event in [
+            "data: a\u{2028}event: endpoint\u{2028}data: /other/mcp\n\n",
+            "data: a\u{b}event:endpoint\u{b}data: /other/mcp\n\n",
+            "event: endpoint\ndata: /other/mcp\nevent: message\n\n",
+        ] {
+            let mut rewriter = rewriter();
+            assert_eq!(
+                rewriter.pass(Bytes::copy_from_slice(event.as_bytes())),
+                UNCLEAR,
+                "{event:?}"
+            );
+            assert!(rewriter.has_refused());
+        }
+        let marked = "\u{feff}event: endpoint\ndata: /m\n\n";
+        assert_eq!(
+            rewritten(&tools(), &[marked.as_bytes()]),
+            "\u{feff}event: endpoint\ndata: /tools/m\n\n"
+        );
+    }
+
+    #[test]
+    fn an_unfinished_endpoint_is_left_out_and_anything_else_that_is_unfinished_is_not() {
+        let tools = tools();
+        for event in [
+            "event: endpoint\rdata: /other/mcp\r",
+            "data: /other/mcp\nevent: endpoint",
+        ] {
+            assert_eq!(rewritten(&tools, &[event.as_bytes()]), "");
+        }
+        assert_eq!(rewritten(&tools, &[b"data: x\r"]), "data: x\r");
     }
 }

@@ -68,16 +68,7 @@ impl UserPart {
 
 /// Of the request on its way to `server`: all but those that authenticate.
 pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
-    let exchanged = match &server.exchange {
-        Some(Subject::Header(name)) => Some(name.as_str()),
-        Some(Subject::Cookie(_)) | None => None,
-    };
-    hop_by_hop::strip_request(headers, |name| {
-        is_not_for_servers(name)
-            // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
-            || server.allowed.header(name.as_bytes())
-            || exchanged == Some(name)
-    });
+    hop_by_hop::strip_request(headers, |name| is_unwanted(name, server));
     headers.insert(HOST, server.target.host.clone());
     if let Some(cookie) = &user.cookie {
         headers.insert(COOKIE, cookie.clone());
@@ -89,6 +80,27 @@ pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
         // A compressed event stream could not be rewritten.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
+}
+
+/// What must not come from LiteLLM: what is not for servers, and what is ours to state. A name that says the same with `_`
+/// for `-` is the same to many servers (CGI, WSGI).
+fn is_unwanted(name: &str, server: &Usable) -> bool {
+    let exchanged = match &server.exchange {
+        Some(Subject::Header(name)) => Some(name.as_str()),
+        Some(Subject::Cookie(_)) | None => None,
+    };
+    // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
+    if is_not_for_servers(name) || server.allowed.header(name.as_bytes()) || exchanged == Some(name) {
+        return true;
+    }
+    // Almost no name has any.
+    if memchr::memchr(b'_', name.as_bytes()).is_none() {
+        return false;
+    }
+    let dashed = |text: &str| text.replace('_', "-");
+    let meant = dashed(name);
+    let allowed = server.allowed.headers().iter().map(HeaderName::as_str);
+    is_not_for_servers(&meant) || allowed.chain(exchanged).any(|ours| dashed(ours) == meant)
 }
 
 /// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
@@ -168,6 +180,26 @@ mod tests {
             ("accept", "application/json, text/event-stream"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn no_header_arrives_that_a_server_may_take_for_one_of_ours() {
+        let mut headers = map(&[
+            ("x_forwarded_user", "eve"),
+            ("x-forwarded_user", "eve"),
+            ("x_forwarded-for", "10.0.0.9"),
+            ("x_api_key", "sk-user"),
+            ("mcpauth_context", "forged"),
+            ("x_team_id", "7"),
+        ]);
+        usable(
+            "https://tools.example.com/mcp",
+            Transport::StreamableHttp,
+            |server| {
+                prepare(&mut headers, server, &UserPart::default());
+            },
+        );
+        assert_eq!(headers, map(&[("x_team_id", "7"), ("host", "tools.example.com")]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
-use mcp_auth_protocol::pod::CONTEXT_HEADER;
+use mcp_auth_protocol::identity;
 use mcp_auth_protocol::sync::{
     self, ClientCertificate, Declined, Problem, Route, Subject, Transport, UserContext,
 };
@@ -26,38 +26,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// LiteLLM's own session in its user interface.
 const LITELLM_COOKIE: &str = "token";
-
-/// Headers that are never a user's identity, whoever lists them: they are credentials, belong to the connection,
-/// to the transport, or are ours.
-const NEVER_IDENTITY: [&str; 27] = [
-    "accept",
-    "accept-encoding",
-    "api-key",
-    "authorization",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "cookie",
-    "dpop",
-    "expect",
-    "host",
-    "keep-alive",
-    "last-event-id",
-    "ocp-apim-subscription-key",
-    "proxy-authorization",
-    "proxy-connection",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-api-key",
-    "x-goog-api-key",
-    "x-litellm-api-key",
-    "x-mcp-auth",
-    "proxy-authenticate",
-];
 
 pub struct Server {
     /// First path segment on the outbound listener.
@@ -298,11 +266,15 @@ fn parse(text: &str) -> Option<Url> {
 
 /// What goes to the server, and what is sealed: that, and the subject of the exchange.
 fn allowed(route: &Route) -> Result<(Allowed, Allowed), Unusable> {
-    let headers: Vec<HeaderName> = route.headers.iter().map(identity).collect::<Result<_, _>>()?;
+    let headers: Vec<HeaderName> = route
+        .headers
+        .iter()
+        .map(identity_header)
+        .collect::<Result<_, _>>()?;
     let cookies = || route.cookies.iter().map(String::as_str);
     let (subject_cookie, subject_header) = match &route.exchange {
         Some(Subject::Cookie(name)) => (Some(name.as_str()), None),
-        Some(Subject::Header(name)) => (None, Some(identity(name)?)),
+        Some(Subject::Header(name)) => (None, Some(identity_header(name)?)),
         None => (None, None),
     };
     if cookies().chain(subject_cookie).any(|name| name == LITELLM_COOKIE) {
@@ -315,12 +287,12 @@ fn allowed(route: &Route) -> Result<(Allowed, Allowed), Unusable> {
     Ok((Allowed::new(cookies(), headers), sealed))
 }
 
-fn identity(text: &String) -> Result<HeaderName, Unusable> {
+fn identity_header(text: &String) -> Result<HeaderName, Unusable> {
     let name = HeaderName::try_from(text).map_err(|_| Unusable::Header(text.clone()))?;
-    let refused = NEVER_IDENTITY.contains(&name.as_str())
-        || name.as_str().starts_with("mcp-")
-        || name.as_str().starts_with("mcpauth-")
-        || name.as_str() == CONTEXT_HEADER;
+    let refused = identity::NEVER.contains(&name.as_str())
+        || identity::NEVER_BEGINNINGS
+            .iter()
+            .any(|beginning| name.as_str().starts_with(beginning));
     match refused {
         true => Err(Unusable::Header(text.clone())),
         false => Ok(name),

@@ -6,6 +6,7 @@
 
 mod client_certificate;
 mod connections;
+mod context;
 mod declined;
 mod exchange;
 mod h2c;

@@ -43,6 +43,7 @@ pub struct Sidecar {
     pub drain: Drain,
     pub registry: Registry,
     pub reports: watch::Receiver<Report>,
+    pub sealer: Arc<Sealer>,
     workers: Option<Workers>,
 }
 
@@ -118,7 +119,13 @@ impl Sidecar {
             metrics.clone(),
             drain.clone(),
         );
-        let out_half = Outbound::new(routes.clone(), sealer, Arc::new(operator), limits, metrics);
+        let out_half = Outbound::new(
+            routes.clone(),
+            sealer.clone(),
+            Arc::new(operator),
+            limits,
+            metrics,
+        );
         let workers = Workers::start(sockets, Some(Arc::new(in_half)), Arc::new(out_half)).unwrap();
         Self {
             inbound,
@@ -127,6 +134,7 @@ impl Sidecar {
             drain,
             registry,
             reports,
+            sealer,
             workers: Some(workers),
         }
     }

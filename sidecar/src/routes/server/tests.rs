@@ -140,13 +140,15 @@ fn a_token_that_no_header_can_carry_is_a_problem_that_does_not_show_it() {
 
 #[test]
 fn credentials_and_our_own_names_are_never_identity() {
-    for name in [
+    let others = [
         "Authorization",
-        "cookie",
-        "mcpauth-context",
+        "Mcpauth-Context",
         "mcp-session-id",
+        "Content-Type",
         "x y",
-    ] {
+        "",
+    ];
+    for name in others.into_iter().chain(identity::NEVER) {
         let mut server = server("https://tools.example.com/mcp");
         server.route.headers = vec![name.into()];
         assert_eq!(refused(server).reason, "InvalidHeaderName", "{name}");

@@ -1,0 +1,176 @@
+//! What must hold of all that others write and we read, whatever it is: each function takes any bytes and panics where a
+//! promise is broken. A fuzzer looks for such bytes (`make fuzz`), and an ordinary test repeats those that once mattered,
+//! from `fuzz/corpus`. What makes sense of the input is tested beside what reads it, and from made-up documents in
+//! `garbage.rs`.
+
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use url::Url;
+
+use crate::check::{self, Expectation};
+use crate::discovery::{document, locate};
+use crate::quote::Quote;
+use crate::response::{self, Expected};
+use crate::transport::Answer;
+use crate::{Challenge, Mode, SigningKey, TokenType};
+
+/// Longest text of ours about anything of theirs.
+const LONGEST_MESSAGE: usize = 4000;
+
+/// An answer of the token endpoint: a byte of choices, the status in a byte, the body.
+pub fn token_response(data: &[u8]) {
+    let [choices, status, body @ ..] = data else {
+        return;
+    };
+    let answer = Answer {
+        status: StatusCode::from_u16(200 + u16::from(*status) * 2).expect("it is 200 to 710"),
+        content_type: None,
+        retry_after: None,
+        location_host: None,
+        dpop_nonce: None,
+        body: body.to_vec(),
+    };
+    let expected = Expected {
+        token_type: if choices & 1 == 0 {
+            TokenType::Bearer
+        } else {
+            TokenType::DPoP
+        },
+        exchanged: choices & 2 != 0,
+    };
+    let fields = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    match response::read(answer, &Quote::default(), expected) {
+        Ok(issued) => {
+            let token = issued.access_token.expose_secret();
+            assert_eq!(fields["access_token"].as_str(), Some(token));
+            assert!(HeaderValue::from_str(&format!("Bearer {token}")).is_ok());
+            assert!(token.len() < 32 || !format!("{issued:?}").contains(token));
+        }
+        Err(error) => {
+            assert!(error.message().len() < LONGEST_MESSAGE);
+            // A token in an answer that is not taken is as secret as one that is.
+            if let Some(token) = fields["access_token"].as_str().filter(|token| token.len() >= 24) {
+                assert!(!error.message().contains(token));
+            }
+        }
+    }
+}
+
+/// Metadata: the issuer that was asked for, a line end, the document.
+pub fn metadata(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == b'\n');
+    let asked = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    if let Ok(url) = locate::parse(&asked, true) {
+        let found = [locate::server_metadata(&url), locate::resource_metadata(&url)].concat();
+        assert!(found.iter().all(|place| place.origin() == url.origin()));
+    }
+    let Ok(Value::Object(fields)) = serde_json::from_slice(parts.next().unwrap_or_default()) else {
+        return;
+    };
+    for allow_insecure_http in [false, true] {
+        let Ok(found) = document::server(&fields, |issuer| issuer == asked, allow_insecure_http) else {
+            continue;
+        };
+        assert_eq!(found.issuer, asked);
+        let endpoints = [
+            Some(&found.token_endpoint),
+            found.mtls_token_endpoint.as_ref(),
+            found.revocation_endpoint.as_ref(),
+            found.mtls_revocation_endpoint.as_ref(),
+        ];
+        for endpoint in endpoints.into_iter().flatten() {
+            let url = Url::parse(endpoint).expect("an endpoint is a URL");
+            assert!(
+                url.has_host() && (url.scheme() == "https" || allow_insecure_http && url.scheme() == "http")
+            );
+        }
+    }
+    if let Ok(found) = document::resource(&fields) {
+        assert!((1..=16).contains(&found.issuers.len()) && found.scopes.len() <= 64);
+    }
+}
+
+/// `WWW-Authenticate`, a field in each line.
+pub fn challenge(data: &[u8]) {
+    let headers: HeaderMap = data
+        .split(|byte| *byte == b'\n')
+        .filter_map(|field| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(field).ok()?)))
+        .collect();
+    if let Some(challenge) = Challenge::of(&headers) {
+        assert!(format!("{challenge:?}").len() < 64 * 260 + LONGEST_MESSAGE);
+    }
+}
+
+/// An access token: as it is, and with the two lines as header and claims of a JWT.
+pub fn jwt(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == b'\n');
+    let mut part = || BASE64_URL_SAFE_NO_PAD.encode(parts.next().unwrap_or_default());
+    let made = format!("{}.{}.x", part(), part());
+    let expectation = Expectation {
+        issuer: Some("https://auth.example.com".into()),
+        audiences: vec!["https://tools.example.com".into()],
+        scopes: vec!["a".into()],
+        key_thumbprint: Some("thumb".into()),
+    };
+    let now = Timestamp::UNIX_EPOCH;
+    for token in [String::from_utf8_lossy(data).into_owned(), made] {
+        let secret = SecretString::from(token.as_str());
+        match check::judge(&secret, &expectation, Mode::Enforce, &Quote::default(), now) {
+            Ok(judged) => assert!(judged.mismatch.is_none()),
+            Err(error) => {
+                assert!(error.message().len() < LONGEST_MESSAGE);
+                assert!(!error.message().contains(&token));
+            }
+        }
+    }
+}
+
+/// A private key, PEM or JWK.
+pub fn key(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match SigningKey::parse(text, None, None) {
+        Ok(key) => assert!(key.sign(b"message").is_ok()),
+        Err(error) => {
+            let told = format!("{} {} {error:?}", error.message(), error.hint());
+            assert!(told.len() < LONGEST_MESSAGE);
+            // What is as long and as dense as a piece of a key is told nowhere.
+            let dense = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
+            let pieces = data.windows(24).filter(|piece| piece.iter().all(dense));
+            for piece in pieces {
+                let piece = std::str::from_utf8(piece).expect("it is ASCII");
+                assert!(!told.contains(piece));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn repeat(folder: &str, holds: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let mut count = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            holds(&std::fs::read(entry.unwrap().path()).unwrap());
+            count += 1;
+        }
+        assert!(count > 0, "{} holds something", folder.display());
+    }
+
+    #[test]
+    fn what_fuzzing_found_once_still_holds() {
+        repeat("../fuzz/corpus/token_response", token_response);
+        repeat("../fuzz/corpus/metadata", metadata);
+        repeat("../fuzz/corpus/challenge", challenge);
+        repeat("../fuzz/corpus/jwt", jwt);
+        repeat("src/keys/testdata", key);
+    }
+}

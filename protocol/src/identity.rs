@@ -1,0 +1,49 @@
+//! Which headers of a user's request never say who the user is. The resource's rules refuse them, and the sidecar does
+//! whoever lists them.
+
+/// Names in lower case: credentials and cookies, headers of the connection and of the transport, and where a request came
+/// from, which proxies state and each of them anew.
+pub const NEVER: [&str; 39] = [
+    "accept",
+    "accept-encoding",
+    "api-key",
+    "authorization",
+    "connection",
+    "cookie",
+    "cookie2",
+    "dpop",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "last-event-id",
+    "ocp-apim-subscription-key",
+    "origin",
+    "set-cookie",
+    "set-cookie2",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "www-authenticate",
+    "x-api-key",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-goog-api-key",
+    "x-litellm-api-key",
+    "x-mcp-auth",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-real-ip",
+];
+
+/// What names in lower case begin with: the body, proxies, the WebSocket, the MCP transport, and ours.
+pub const NEVER_BEGINNINGS: [&str; 5] = ["content-", "mcp-", "mcpauth-", "proxy-", "sec-websocket-"];
