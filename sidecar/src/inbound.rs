@@ -19,6 +19,7 @@ use crate::clock::unix_now;
 use crate::context::seal::Sealer;
 use crate::context::{Context, TooLarge, gather};
 use crate::drain::Drain;
+use crate::framing;
 use crate::hop_by_hop;
 use crate::metrics::{ContextResult, Half, Metrics};
 use crate::respond::{Refusal, problem};
@@ -99,6 +100,7 @@ impl Inbound {
         if request.method() == Method::CONNECT {
             return Err(Refusal::MethodNotSupported);
         }
+        framing::check(&request)?;
         let websocket = hop_by_hop::wants_websocket(request.headers());
         target_form(&mut request, &self.litellm.host);
         let headers = request.headers_mut();

@@ -21,6 +21,7 @@ mod dial;
 pub mod drain;
 pub mod exchange;
 pub mod follow;
+mod framing;
 pub mod health;
 mod hop_by_hop;
 pub mod inbound;

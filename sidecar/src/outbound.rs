@@ -37,6 +37,7 @@ use crate::clock::unix_now;
 use crate::context::Context;
 use crate::context::seal::{OpenError, Sealer};
 use crate::exchange::Exchange;
+use crate::framing;
 use crate::metrics::{ContextResult, Half, Metrics, Why};
 use crate::respond::{NotRepeated, Refusal, json_rpc, problem};
 use crate::routes::{Routes, Server, Usable};
@@ -101,7 +102,10 @@ impl Outbound {
                 Refusal::HostNotAllowed,
                 RequestBody::Stream(request.into_body()),
             )),
-            Some(server) => self.forward(worker, server, request).await,
+            Some(server) => match framing::check(&request) {
+                Ok(()) => self.forward(worker, server, request).await,
+                Err(refusal) => Err(Refused::with(refusal, RequestBody::Stream(request.into_body()))),
+            },
             None => Err(Refused::with(
                 Refusal::UnknownServer,
                 RequestBody::Stream(request.into_body()),

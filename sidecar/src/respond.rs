@@ -26,6 +26,7 @@
 //! | `exchange_failed` | outbound | 502 | -32065 |
 //! | `too_many_waiting` | outbound | 503 | -32066 |
 //! | `host_not_allowed` | outbound | 403 | -32067 |
+//! | `request_ambiguous` | both | 400 | -32068 |
 //! | `litellm_unreachable` | inbound | 503 | |
 //! | `litellm_failed` | inbound | 502 | |
 //! | `context_too_large` | inbound | 431 | |
@@ -133,6 +134,8 @@ pub enum Refusal {
     ContextTooLarge(#[from] TooLarge),
     #[error("the method is not supported")]
     MethodNotSupported,
+    #[error("the request can be understood in more than one way: {why}")]
+    RequestAmbiguous { why: &'static str },
 }
 
 /// Whose token it is.
@@ -248,6 +251,7 @@ impl Refusal {
             Self::ExchangeFailed { .. } => ("exchange_failed", StatusCode::BAD_GATEWAY, -32065),
             Self::TooManyWaiting { .. } => ("too_many_waiting", StatusCode::SERVICE_UNAVAILABLE, -32066),
             Self::HostNotAllowed => ("host_not_allowed", StatusCode::FORBIDDEN, -32067),
+            Self::RequestAmbiguous { .. } => ("request_ambiguous", StatusCode::BAD_REQUEST, -32068),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
             Self::ContextTooLarge(_) => (
