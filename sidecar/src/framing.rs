@@ -1,7 +1,7 @@
 //! Whether a request can be understood in one way only. The parser refuses most of what is ambiguous; this is the rest
 //! (RFC 9112 sections 3.2 and 6.1), refused so that LiteLLM's server never has to guess what we did not.
 
-use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{Request, Version};
 
 use crate::respond::Refusal;
@@ -13,6 +13,19 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
     }
     one_host(request)?;
     only_chunked(request.headers())
+}
+
+/// Of an answer, before its hop-by-hop headers go. The parser takes a list of lengths that agree, which not every client
+/// does, and a length beside chunks, which we would pass on alone.
+pub fn one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => true,
+        (Some(length), None) => {
+            length.as_bytes().iter().all(u8::is_ascii_digit) && !headers.contains_key(TRANSFER_ENCODING)
+        }
+        (Some(_), Some(_)) => false,
+    }
 }
 
 fn one_host<B>(request: &Request<B>) -> Result<(), Refusal> {
@@ -62,6 +75,19 @@ mod tests {
     }
 
     #[test]
+    fn a_length_is_one_number() {
+        let one = |lengths: &[&'static str]| {
+            let value = |length: &&'static str| (CONTENT_LENGTH, http::HeaderValue::from_static(length));
+            one_length(&lengths.iter().map(value).collect())
+        };
+        assert!(one(&[]) && one(&["2"]));
+        assert!(!one(&["2, 2"]) && !one(&["2", "2"]) && !one(&["+2"]));
+        let both = [(CONTENT_LENGTH, "2"), (TRANSFER_ENCODING, "chunked")];
+        let value = |(name, value)| (name, http::HeaderValue::from_static(value));
+        assert!(!one_length(&both.into_iter().map(value).collect()));
+    }
+
+    #[test]
     fn the_only_coding_is_chunked() {
         let coded = |codings: &[&'static str]| {
             let mut lines = vec![("host", "a")];
@@ -70,7 +96,11 @@ mod tests {
         };
         assert!(coded(&["chunked"]));
         assert!(coded(&["Chunked "]));
-        for codings in [&["gzip, chunked"][..], &["chunked", "chunked"], &["chunked, chunked"]] {
+        for codings in [
+            &["gzip, chunked"][..],
+            &["chunked", "chunked"],
+            &["chunked, chunked"],
+        ] {
             assert!(!coded(codings), "{codings:?}");
         }
     }

@@ -14,6 +14,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
 
+use crate::awaited::is_of_body;
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock::unix_now;
 use crate::context::seal::Sealer;
@@ -118,13 +119,17 @@ impl Inbound {
         let wrap = if filter {
             RequestBody::filtered
         } else {
-            RequestBody::Stream
+            RequestBody::stream
         };
         let response = self
             .litellm
             .send(worker, request.map(wrap))
             .await
             .map_err(|error| refusal(&error.cause))?;
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switched || !framing::one_length(response.headers()) {
+            return Err(Refusal::LiteLlmFailed);
+        }
         let mut response = response.map(ResponseBody::Stream);
         hop_by_hop::strip_response(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
@@ -149,6 +154,7 @@ impl Inbound {
 fn refusal(cause: &Cause) -> Refusal {
     match cause {
         Cause::Dial(_) => Refusal::LiteLlmUnreachable,
+        Cause::Exchange(error) if is_of_body(error) => Refusal::BodyUnreadable,
         Cause::Exchange(_) | Cause::Timeout => Refusal::LiteLlmFailed,
     }
 }

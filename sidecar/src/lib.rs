@@ -13,6 +13,7 @@
 //! [`args`].
 
 pub mod args;
+mod awaited;
 mod body;
 mod clock;
 pub mod context;

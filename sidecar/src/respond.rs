@@ -20,7 +20,7 @@
 //! | `token_refused` | outbound | 502 | -32059 |
 //! | `redirect_refused` | outbound | 502 | -32060 |
 //! | `answer_unusable` | outbound | 502 | -32061 |
-//! | `body_unreadable` | outbound | 400 | -32062 |
+//! | `body_unreadable` | both | 400 | -32062 |
 //! | `insufficient_scope` | outbound | 502 | -32063 |
 //! | `not_repeated` | outbound | 503 | -32064 |
 //! | `exchange_failed` | outbound | 502 | -32065 |

@@ -19,7 +19,10 @@ fn the_documented_table_is_this_one() {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         return std::fs::write(&path, now).unwrap();
     }
-    assert!(text == now, "docs/raw-input.md is stale: UPDATE_DOCS=1 cargo test -p mcp-auth-sidecar --test raw");
+    assert!(
+        text == now,
+        "docs/raw-input.md is stale: UPDATE_DOCS=1 cargo test -p mcp-auth-sidecar --test raw"
+    );
 }
 
 fn render() -> String {
@@ -35,8 +38,17 @@ fn render() -> String {
     for row in &crate::answers::rows() {
         let Row { name, half, gets, .. } = row;
         let (answer, then) = row.answer.as_ref().expect("a row of answers has one");
-        let then = if *then == Then::Closes { ", then closes" } else { "" };
-        writeln!(text, "| {name} | {half:?} | {}{then} | {gets} |", code(&brief(answer))).unwrap();
+        let then = if *then == Then::Closes {
+            ", then closes"
+        } else {
+            ""
+        };
+        writeln!(
+            text,
+            "| {name} | {half:?} | {}{then} | {gets} |",
+            code(&brief(answer))
+        )
+        .unwrap();
     }
     text.push('\n');
     text

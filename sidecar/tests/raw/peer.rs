@@ -51,15 +51,8 @@ impl Buffered {
 
     /// Whether more came. A reset is an end.
     async fn more(&mut self) -> bool {
-        let mut part = [0; 64 * 1024];
-        let read = timeout(PATIENCE, self.stream.read(&mut part)).await;
-        match read.expect("bytes or an end in time") {
-            Ok(0) | Err(_) => false,
-            Ok(number) => {
-                self.read.extend_from_slice(&part[..number]);
-                true
-            }
-        }
+        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await;
+        matches!(read.expect("bytes or an end in time"), Ok(number) if number > 0)
     }
 
     /// Everything up to and with `end`; what there is, if it does not come.
@@ -86,7 +79,7 @@ impl Buffered {
     }
 
     /// Strictly: what is framed in more than one way, or not by the letter, fails the test.
-    async fn message(&mut self, to_the_end: bool) -> Option<Message> {
+    async fn message(&mut self) -> Option<Message> {
         let (head, whole) = self.until(b"\r\n\r\n").await;
         if head.is_empty() {
             return None;
@@ -102,10 +95,6 @@ impl Buffered {
         let lengths = values(&head, "content-length");
         let codings = values(&head, "transfer-encoding");
         let (body, whole) = match (lengths.as_slice(), codings.as_slice()) {
-            ([], []) if to_the_end => {
-                while self.more().await {}
-                (std::mem::take(&mut self.read), true)
-            }
             ([], []) => (Vec::new(), true),
             ([length], []) => {
                 assert!(length.bytes().all(|byte| byte.is_ascii_digit()), "{head}");
@@ -150,7 +139,7 @@ impl Client {
         }
     }
 
-    /// Sends the bytes and takes the answers apart, one for each request that ends with the mark of the last.
+    /// Sends the bytes and returns the whole answers.
     pub async fn send(&mut self, sent: &[u8]) -> String {
         // The other side may well close before it has had all.
         let _ = self.peer.stream.write_all(sent).await;
@@ -172,7 +161,10 @@ impl Client {
         if self.ended {
             return None;
         }
-        let request = format!("GET /tools/mcp?for={user} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
+        let request = format!(
+            "GET /tools/mcp?for={user} HTTP/1.1\r\nHost: {}\r\n\r\n",
+            self.address
+        );
         if self.peer.stream.write_all(request.as_bytes()).await.is_err() {
             return None;
         }
@@ -180,11 +172,12 @@ impl Client {
     }
 
     async fn answer(&mut self) -> Option<String> {
-        let Some(message) = self.peer.message(false).await else {
+        // Whether the head of an answer that breaks off still comes is a matter of moments.
+        let Some(message) = self.peer.message().await.filter(|message| message.whole) else {
             self.ended = true;
             return None;
         };
-        self.ended |= !message.whole || values(&message.head, "connection").contains(&"close");
+        self.ended |= values(&message.head, "connection").contains(&"close");
         let status = message.head.split(' ').nth(1).unwrap_or_default().to_owned();
         let body = String::from_utf8_lossy(&message.body).into_owned();
         let said = match body.split_once("\"reason\":\"") {
@@ -192,8 +185,7 @@ impl Client {
             None if body.starts_with("for ") => Some(format!(" {body}")),
             None => None,
         };
-        let broken = if message.whole { "" } else { ", broken off" };
-        Some(format!("{status}{}{broken}", said.unwrap_or_default()))
+        Some(format!("{status}{}", said.unwrap_or_default()))
     }
 }
 
@@ -233,10 +225,13 @@ impl Upstream {
 
     async fn serve(&self, stream: TcpStream) {
         let mut peer = Buffered::new(stream);
-        while let Some(message) = peer.message(false).await {
+        while let Some(message) = peer.message().await {
             let answer = {
                 let mut script = self.script.lock().unwrap();
-                script.seen.push(self.shape(&message));
+                // Half a request is none, as every server must take it.
+                if message.whole {
+                    script.seen.push(self.shape(&message));
+                }
                 script.answer.take()
             };
             let target = message.head.split(' ').nth(1).unwrap_or_default();
@@ -269,9 +264,6 @@ impl Upstream {
         if !message.body.is_empty() {
             shape.push_str(&format!("; {}", brief(&message.body)));
         }
-        if !message.whole {
-            shape.push_str("; broken off");
-        }
         brief(shape.as_bytes())
     }
 }
@@ -281,13 +273,20 @@ pub fn brief(bytes: &[u8]) -> String {
     const LONGEST: usize = 160;
     match bytes.len() > LONGEST {
         true => format!("{} ... ({} bytes)", bytes[..60].escape_ascii(), bytes.len()),
-        false => bytes.escape_ascii().to_string().replace("\\\"", "\"").replace("\\\\", "\\"),
+        false => bytes
+            .escape_ascii()
+            .to_string()
+            .replace("\\\"", "\"")
+            .replace("\\\\", "\\"),
     }
 }
 
 /// How many answers to wait for. Only rows that pipeline send more than one request.
 fn requests_in(sent: &[u8]) -> usize {
-    let marks = sent.windows(12).filter(|window| window == b"X-Pipelined:").count();
+    let marks = sent
+        .windows(12)
+        .filter(|window| window == b"X-Pipelined:")
+        .count();
     marks.max(1)
 }
 

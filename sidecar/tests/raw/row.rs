@@ -75,8 +75,16 @@ pub async fn hold(rows: &[Row]) {
     for row in rows {
         let (gets, sees) = run(row, &sidecar, &upstream).await;
         if (gets.as_str(), sees.as_str()) != (row.gets, row.sees) {
-            differ.push(format!("{} ({:?})\n  gets: {gets:?}\n  sees: {sees:?}", row.name, row.half));
+            differ.push(format!(
+                "{} ({:?})\n  gets: {gets:?}\n  sees: {sees:?}",
+                row.name, row.half
+            ));
         }
     }
-    assert!(differ.is_empty(), "{} rows differ:\n{}", differ.len(), differ.join("\n"));
+    assert!(
+        differ.is_empty(),
+        "{} rows differ:\n{}",
+        differ.len(),
+        differ.join("\n")
+    );
 }
