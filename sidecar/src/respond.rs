@@ -36,7 +36,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -296,6 +296,12 @@ fn answer(refusal: &Refusal, content_type: &'static str, body: &Value) -> Respon
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // What follows on the connection may be another part of the same ambiguity.
+    if matches!(refusal, Refusal::RequestAmbiguous { .. }) {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
         response
             .headers_mut()

@@ -118,16 +118,16 @@ pub fn rows() -> Vec<Row> {
         NOTHING,
     );
     add("chunks, then identity", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked, identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
-    add("identity, then chunks", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; open", NOTHING);
+    add("identity, then chunks", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
     add(
         "gzip, then chunks",
         Half::In,
         b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
             .to_vec(),
-        "400 request_ambiguous; open",
+        "400 request_ambiguous; closed",
         NOTHING,
     );
-    add("chunks twice", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; open", NOTHING);
+    add("chunks twice", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
     add(
         "chunks after a tab",
         Half::In,
@@ -380,21 +380,21 @@ pub fn rows() -> Vec<Row> {
         "no Host",
         Half::In,
         b"GET /first HTTP/1.1\r\n\r\n".to_vec(),
-        "400 request_ambiguous; open",
+        "400 request_ambiguous; closed",
         NOTHING,
     );
     add(
         "two Hosts",
         Half::In,
         b"GET /first HTTP/1.1\r\nHost: llm\r\nHost: evil\r\n\r\n".to_vec(),
-        "400 request_ambiguous; open",
+        "400 request_ambiguous; closed",
         NOTHING,
     );
     add(
         "two Hosts that agree",
         Half::In,
         b"GET /first HTTP/1.1\r\nHost: llm\r\nHost: llm\r\n\r\n".to_vec(),
-        "400 request_ambiguous; open",
+        "400 request_ambiguous; closed",
         NOTHING,
     );
     add("two requests at once", Half::In, b"GET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 1\r\n\r\nGET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for nobody, 200 for nobody; open", "GET /first HTTP/1.1; host: llm; x-pipelined: 1 and GET /first HTTP/1.1; host: llm; x-pipelined: 2");
@@ -511,9 +511,9 @@ pub fn rows() -> Vec<Row> {
     );
     add("an unknown coding", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
     add("chunks, then identity", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
-    add("identity, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; open", NOTHING);
-    add("gzip, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; open", NOTHING);
-    add("chunks twice", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; open", NOTHING);
+    add("identity, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
+    add("gzip, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
+    add("chunks twice", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
     add("chunks after a tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\t chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
     add("chunks after a vertical tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\x0bchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
     add("a space before the colon", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
@@ -699,7 +699,7 @@ pub fn rows() -> Vec<Row> {
         "two Hosts that agree",
         Half::Out,
         b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".to_vec(),
-        "400 request_ambiguous; open",
+        "400 request_ambiguous; closed",
         NOTHING,
     );
     add("two requests at once", Half::Out, b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 1\r\n\r\nGET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for nobody, 200 for nobody; open", "GET /mcp HTTP/1.1; x-pipelined: 1 and GET /mcp HTTP/1.1; x-pipelined: 2");
