@@ -68,6 +68,8 @@ struct Refused {
 }
 
 /// How the server answered, as far as it is of the token.
+// There is one a request and it moves once: a box would cost more than its size.
+#[expect(clippy::large_enum_variant)]
 enum Answer {
     /// It is for the client.
     Passes(Response<ResponseBody>),
