@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::awaited::{ANSWER_SILENCE, Awaited, BodyError, REQUEST_SILENCE};
 use crate::inbound::key_filter::KeyFilter;
 use crate::outbound::endpoint::EndpointRewriter;
 use crate::pool::Lease;
@@ -19,15 +20,18 @@ pub enum RequestBody {
     /// In memory, sent once.
     Whole(Option<Bytes>),
     /// As it comes from the client.
-    Stream(Incoming),
+    Stream(Awaited<Incoming>),
     /// A beginning that had to be read, then the rest as it comes.
-    Resumed { first: Option<Bytes>, rest: Incoming },
+    Resumed {
+        first: Option<Bytes>,
+        rest: Awaited<Incoming>,
+    },
     /// As it comes, without our header's name as a JSON key.
     Filtered(Box<Filtered>),
 }
 
 pub struct Filtered {
-    body: Incoming,
+    body: Awaited<Incoming>,
     filter: KeyFilter,
     next: Option<Frame<Bytes>>,
 }
@@ -38,6 +42,8 @@ pub enum ResponseBody {
     Whole(Option<Bytes>),
     /// As it comes from the other side.
     Stream(Lease),
+    /// As it comes from the other side, which may not fall silent.
+    Awaited(Awaited<Lease>),
     /// As it comes from a connection of its own.
     Direct(Incoming),
     /// An event stream whose `endpoint` event is rewritten.
@@ -51,9 +57,21 @@ pub struct Rewritten {
 }
 
 impl RequestBody {
+    pub fn stream(body: Incoming) -> Self {
+        Self::Stream(Awaited::new(body, REQUEST_SILENCE))
+    }
+
+    /// `first` was read before.
+    pub fn resumed(first: Bytes, rest: Incoming) -> Self {
+        Self::Resumed {
+            first: (!first.is_empty()).then_some(first),
+            rest: Awaited::new(rest, REQUEST_SILENCE),
+        }
+    }
+
     pub fn filtered(body: Incoming) -> Self {
         Self::Filtered(Box::new(Filtered {
-            body,
+            body: Awaited::new(body, REQUEST_SILENCE),
             filter: KeyFilter::default(),
             next: None,
         }))
@@ -61,6 +79,10 @@ impl RequestBody {
 }
 
 impl ResponseBody {
+    pub fn awaited(body: Lease) -> Self {
+        Self::Awaited(Awaited::new(body, ANSWER_SILENCE))
+    }
+
     pub fn rewritten(body: Lease, rewriter: EndpointRewriter) -> Self {
         Self::Rewritten(Box::new(Rewritten {
             body,
@@ -72,12 +94,12 @@ impl ResponseBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
@@ -115,7 +137,7 @@ impl Body for RequestBody {
 }
 
 impl Filtered {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             if let Some(frame) = self.next.take() {
                 return Poll::Ready(Some(Ok(frame)));
@@ -159,6 +181,10 @@ impl Body for ResponseBody {
         let frame = match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(lease) => Pin::new(lease).poll_frame(cx),
+            Self::Awaited(lease) => {
+                let frame = Pin::new(lease).poll_frame(cx);
+                return frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)));
+            }
             Self::Direct(body) => Pin::new(body).poll_frame(cx),
             Self::Rewritten(rewritten) => return rewritten.poll_frame(cx),
         };
@@ -169,6 +195,7 @@ impl Body for ResponseBody {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(lease) => lease.is_end_stream(),
+            Self::Awaited(lease) => lease.is_end_stream(),
             Self::Direct(body) => body.is_end_stream(),
             Self::Rewritten(rewritten) => rewritten.ended,
         }
@@ -178,6 +205,7 @@ impl Body for ResponseBody {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
             Self::Stream(lease) => lease.size_hint(),
+            Self::Awaited(lease) => lease.size_hint(),
             Self::Direct(body) => body.size_hint(),
             Self::Rewritten(_) => SizeHint::default(),
         }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -98,6 +98,11 @@ async fn open(peer: &Peer, deadline: Instant) -> Result<TcpStream, DialError> {
     Err(DialError::Connect(failed))
 }
 
+/// Longest time that the other side of a connection may leave what it was sent unacknowledged, or untaken: who reads
+/// nothing holds memory here. The kernel keeps this time (RFC 5482), and it is also the one after which keep-alive gives
+/// a silent peer up.
+pub const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Streams may be silent for hours: keep-alive tells a silent peer from one that is gone.
 pub fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new()
@@ -106,9 +111,20 @@ pub fn keepalive() -> TcpKeepalive {
         .with_retries(4)
 }
 
+/// Other systems than Linux have no such bound.
+pub fn bound_untaken(socket: &Socket) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNTAKEN_TIMEOUT))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+    Ok(())
+}
+
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&keepalive())
+    let socket = SockRef::from(stream);
+    bound_untaken(&socket)?;
+    socket.set_tcp_keepalive(&keepalive())
 }
 
 impl Io {

@@ -14,11 +14,13 @@ use http_body::Body;
 use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
 
+use crate::awaited::is_of_body;
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock::unix_now;
 use crate::context::seal::Sealer;
 use crate::context::{Context, TooLarge, gather};
 use crate::drain::Drain;
+use crate::framing;
 use crate::hop_by_hop;
 use crate::metrics::{ContextResult, Half, Metrics};
 use crate::respond::{Refusal, problem};
@@ -109,6 +111,7 @@ impl Inbound {
         if request.method() == Method::CONNECT {
             return Err(Refusal::MethodNotSupported);
         }
+        framing::check(&request)?;
         let websocket = hop_by_hop::wants_websocket(request.headers());
         target_form(&mut request, &self.litellm.host);
         let by_server = lists_by_server(request.uri().path());
@@ -132,13 +135,17 @@ impl Inbound {
         let wrap = if filter {
             RequestBody::filtered
         } else {
-            RequestBody::Stream
+            RequestBody::stream
         };
         let response = self
             .litellm
             .send(worker, request.map(wrap))
             .await
             .map_err(|error| refusal(&error.cause))?;
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switched || !framing::one_length(response.headers()) {
+            return Err(Refusal::LiteLlmFailed);
+        }
         let mut response = response.map(ResponseBody::Stream);
         hop_by_hop::strip_response(response.headers_mut(), |_| false);
         *response.version_mut() = Version::HTTP_11;
@@ -163,6 +170,7 @@ impl Inbound {
 fn refusal(cause: &Cause) -> Refusal {
     match cause {
         Cause::Dial(_) => Refusal::LiteLlmUnreachable,
+        Cause::Exchange(error) if is_of_body(error) => Refusal::BodyUnreadable,
         Cause::Exchange(_) | Cause::Timeout => Refusal::LiteLlmFailed,
     }
 }

@@ -13,6 +13,7 @@
 //! [`args`].
 
 pub mod args;
+mod awaited;
 mod body;
 mod clock;
 pub mod context;
@@ -21,6 +22,7 @@ mod dial;
 pub mod drain;
 pub mod exchange;
 pub mod follow;
+mod framing;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod health;

@@ -14,10 +14,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::dial::keepalive;
+use crate::dial::{bound_untaken, keepalive};
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use connection::{Half, connection};
@@ -38,6 +38,25 @@ pub struct Sockets {
 struct WorkerSockets {
     inbound: Option<TcpListener>,
     outbound: TcpListener,
+}
+
+/// What clients may take of the sidecar.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Longest time from a connection, or from the answer before, to the end of a request's headers.
+    pub headers: Duration,
+    /// Connections of one half on one worker at the same time. Those beyond wait in the kernel until others end, so
+    /// that memory and file descriptors have a bound, and neither half can use up the other's.
+    pub connections: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            headers: Duration::from_secs(30),
+            connections: 10_000,
+        }
+    }
 }
 
 /// Threads that serve.
@@ -102,6 +121,16 @@ impl Workers {
         inbound: Option<Arc<Inbound>>,
         outbound: Arc<Outbound>,
     ) -> io::Result<Self> {
+        Self::start_within(Bounds::default(), sockets, inbound, outbound)
+    }
+
+    /// With bounds of one's own.
+    pub fn start_within(
+        bounds: Bounds,
+        sockets: Sockets,
+        inbound: Option<Arc<Inbound>>,
+        outbound: Arc<Outbound>,
+    ) -> io::Result<Self> {
         if sockets.workers.len() > outbound.workers().get() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -116,7 +145,7 @@ impl Workers {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let run = move || runtime.block_on(serve(worker, sockets, halves, stopped));
+            let run = move || runtime.block_on(serve(worker, bounds, sockets, halves, stopped));
             threads.push(
                 std::thread::Builder::new()
                     .name(format!("worker-{worker}"))
@@ -168,9 +197,10 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     if shared {
         socket.set_reuse_port(true)?;
     }
-    // Accepted connections inherit both, which saves system calls for each.
+    // Accepted connections inherit these, which saves system calls for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
+    bound_untaken(&socket)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -184,6 +214,7 @@ fn has_ipv6(error: &io::Error) -> bool {
 
 async fn serve(
     worker: usize,
+    bounds: Bounds,
     sockets: WorkerSockets,
     halves: Halves,
     mut stopped: watch::Receiver<Option<Duration>>,
@@ -198,6 +229,7 @@ async fn serve(
     {
         loops.push(tokio::spawn(accept(
             worker,
+            bounds,
             socket,
             half,
             stopped.clone(),
@@ -234,6 +266,7 @@ async fn sweep(worker: usize, halves: Halves) {
 
 async fn accept(
     worker: usize,
+    bounds: Bounds,
     socket: TcpListener,
     half: Half,
     stopped: watch::Receiver<Option<Duration>>,
@@ -243,13 +276,15 @@ async fn accept(
         Ok(socket) => socket,
         Err(error) => return tracing::error!(worker, %error, "socket cannot be served"),
     };
+    let free = Arc::new(Semaphore::new(bounds.connections));
     loop {
+        let place = free.clone().acquire_owned().await;
         match socket.accept().await {
             Ok((stream, peer)) => {
                 let (half, stopped, open) = (half.clone(), stopped.clone(), open.clone());
                 tokio::spawn(async move {
-                    connection(worker, stream, peer.ip(), half, stopped).await;
-                    drop(open);
+                    connection(worker, bounds, stream, peer.ip(), half, stopped).await;
+                    drop((open, place));
                 });
             }
             Err(error) => {
@@ -279,6 +314,18 @@ mod tests {
             assert_eq!(worker.outbound.local_addr().unwrap(), sockets.outbound());
         }
         std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_ends_connections_whose_client_takes_nothing() {
+        let sockets = Sockets::bind(None, (Ipv4Addr::LOCALHOST, 0).into(), NonZeroUsize::MIN).unwrap();
+        let _client = std::net::TcpStream::connect(sockets.outbound()).unwrap();
+        let listener = &sockets.workers[0].outbound;
+        listener.set_nonblocking(false).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let bound = socket2::SockRef::from(&accepted).tcp_user_timeout().unwrap();
+        assert_eq!(bound, Some(crate::dial::UNTAKEN_TIMEOUT));
     }
 
     #[test]

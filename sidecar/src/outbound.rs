@@ -32,11 +32,13 @@ use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::UserContext;
 use secrecy::SecretString;
 
+use crate::awaited::is_of_body;
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock::unix_now;
 use crate::context::Context;
 use crate::context::seal::{OpenError, Sealer};
 use crate::exchange::Exchange;
+use crate::framing;
 use crate::metrics::{ContextResult, Half, Metrics, Why};
 use crate::respond::{NotRepeated, Refusal, json_rpc, problem};
 use crate::routes::{Routes, Server, Usable};
@@ -66,6 +68,8 @@ struct Refused {
 }
 
 /// How the server answered, as far as it is of the token.
+// There is one a request and it moves once: a box would cost more than its size.
+#[expect(clippy::large_enum_variant)]
 enum Answer {
     /// It is for the client.
     Passes(Response<ResponseBody>),
@@ -99,13 +103,16 @@ impl Outbound {
         let answer = match &server {
             _ if !host::is_loopback(request.uri(), request.headers()) => Err(Refused::with(
                 Refusal::HostNotAllowed,
-                RequestBody::Stream(request.into_body()),
+                RequestBody::stream(request.into_body()),
             )),
-            // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
-            Some(server) => Box::pin(self.forward(worker, server, request)).await,
+            Some(server) => match framing::check(&request) {
+                // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
+                Ok(()) => Box::pin(self.forward(worker, server, request)).await,
+                Err(refusal) => Err(Refused::with(refusal, RequestBody::stream(request.into_body()))),
+            },
             None => Err(Refused::with(
                 Refusal::UnknownServer,
-                RequestBody::Stream(request.into_body()),
+                RequestBody::stream(request.into_body()),
             )),
         };
         // Only a configured name is told on: the path's own words are the client's.
@@ -154,13 +161,13 @@ impl Outbound {
     ) -> Result<Response<ResponseBody>, Refused> {
         let (usable, path) = match lead(server, request.method(), request.uri()) {
             Ok(led) => led,
-            Err(refusal) => return Err(Refused::with(refusal, RequestBody::Stream(request.into_body()))),
+            Err(refusal) => return Err(Refused::with(refusal, RequestBody::stream(request.into_body()))),
         };
         let context = self.context(request.headers(), unix_now());
         let user = UserPart::of(context.as_ref(), &usable.allowed);
         let subject = match subject(server, usable, context.as_ref()) {
             Ok(subject) => subject,
-            Err(refusal) => return Err(Refused::with(refusal, RequestBody::Stream(request.into_body()))),
+            Err(refusal) => return Err(Refused::with(refusal, RequestBody::stream(request.into_body()))),
         };
         let nobody = subject.is_none()
             && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
@@ -334,6 +341,7 @@ fn unanswered(server: &Server, error: SendError) -> Refused {
     };
     let refusal = match cause {
         Cause::Dial(_) => Refusal::ServerUnreachable { resource, why },
+        Cause::Exchange(error) if is_of_body(&error) => Refusal::BodyUnreadable,
         Cause::Exchange(_) => Refusal::ServerFailed { resource, why },
         Cause::Timeout => Refusal::ServerTimeout { resource },
     };
@@ -347,7 +355,7 @@ fn unanswered(server: &Server, error: SendError) -> Refused {
 async fn request_id(body: Option<RequestBody>) -> serde_json::Value {
     let bytes = match body {
         Some(RequestBody::Whole(bytes)) => bytes,
-        Some(RequestBody::Stream(body)) => message::read(body).await.bytes().cloned(),
+        Some(RequestBody::Stream(body)) => message::read(body.into_inner()).await.bytes().cloned(),
         Some(RequestBody::Resumed { .. } | RequestBody::Filtered(_)) | None => None,
     };
     bytes.map_or(serde_json::Value::Null, |bytes| message::request_id(&bytes))

@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -110,6 +110,8 @@ pub enum Refusal {
     ContextTooLarge(#[from] TooLarge),
     #[error("the method is not supported")]
     MethodNotSupported,
+    #[error("the request can be understood in more than one way: {why}")]
+    RequestAmbiguous { why: &'static str },
 }
 
 /// Whose token it is.
@@ -225,6 +227,7 @@ impl Refusal {
             Self::ExchangeFailed { .. } => ("exchange_failed", StatusCode::BAD_GATEWAY, -32065),
             Self::TooManyWaiting { .. } => ("too_many_waiting", StatusCode::SERVICE_UNAVAILABLE, -32066),
             Self::HostNotAllowed => ("host_not_allowed", StatusCode::FORBIDDEN, -32067),
+            Self::RequestAmbiguous { .. } => ("request_ambiguous", StatusCode::BAD_REQUEST, -32068),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
             Self::ContextTooLarge(_) => (
@@ -269,6 +272,12 @@ fn answer(refusal: &Refusal, content_type: &'static str, body: &Value) -> Respon
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // What follows on the connection may be another part of the same ambiguity.
+    if matches!(refusal, Refusal::RequestAmbiguous { .. }) {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
         response
             .headers_mut()
@@ -341,6 +350,7 @@ mod tests {
             },
             Refusal::TooManyWaiting { resource: resource() },
             Refusal::HostNotAllowed,
+            Refusal::RequestAmbiguous { why: "why" },
             Refusal::LiteLlmUnreachable,
             Refusal::LiteLlmFailed,
             Refusal::ContextTooLarge(TooLarge { bytes: 9000 }),
@@ -362,14 +372,15 @@ mod tests {
             | Refusal::TokenRefused { .. }
             | Refusal::RedirectRefused { .. }
             | Refusal::AnswerUnusable { .. }
-            | Refusal::BodyUnreadable
             | Refusal::InsufficientScope { .. }
             | Refusal::NotRepeated { .. }
             | Refusal::ExchangeFailed { .. }
             | Refusal::TooManyWaiting { .. }
             | Refusal::HostNotAllowed => "outbound",
             Refusal::LiteLlmUnreachable | Refusal::LiteLlmFailed | Refusal::ContextTooLarge(_) => "inbound",
-            Refusal::MethodNotSupported => "both",
+            Refusal::BodyUnreadable | Refusal::RequestAmbiguous { .. } | Refusal::MethodNotSupported => {
+                "both"
+            }
         }
     }
 

@@ -15,13 +15,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::http2;
+use super::{Bounds, http2};
 use crate::body::ResponseBody;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 
-/// Longest time from a connection, or from the answer before, to the end of a request's headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest headers of a request, all together. Cookies of a large site come to tens of kilobytes.
 pub(super) const MAX_HEADERS: u32 = 128 * 1024;
 /// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
@@ -43,6 +41,7 @@ enum Protocol {
 
 pub(super) async fn connection(
     worker: usize,
+    bounds: Bounds,
     stream: TcpStream,
     peer: IpAddr,
     half: Half,
@@ -50,11 +49,11 @@ pub(super) async fn connection(
 ) {
     let protocol = tokio::select! {
         biased;
-        protocol = timeout(HEADER_TIMEOUT, protocol(&stream)) => protocol,
+        protocol = timeout(bounds.headers, protocol(&stream)) => protocol,
         _ = stopped.wait_for(Option::is_some) => return,
     };
     match protocol {
-        Ok(Some(Protocol::Http1)) => http1(worker, stream, peer, half, stopped).await,
+        Ok(Some(Protocol::Http1)) => http1(worker, bounds, stream, peer, half, stopped).await,
         // In a box: connections of HTTP/1.1, of which there are thousands, need not make room for it.
         Ok(Some(Protocol::Http2)) => Box::pin(http2::serve(worker, stream, peer, half, stopped)).await,
         // It closed, or said nothing for too long.
@@ -89,6 +88,7 @@ fn decide(begun: &[u8]) -> Option<Protocol> {
 
 async fn http1(
     worker: usize,
+    bounds: Bounds,
     stream: TcpStream,
     peer: IpAddr,
     half: Half,
@@ -100,7 +100,7 @@ async fn http1(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(bounds.headers)
         .max_header_size(MAX_HEADERS as usize)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

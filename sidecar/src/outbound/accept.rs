@@ -11,6 +11,7 @@ use mcp_auth_protocol::sync::Transport;
 use super::endpoint::EndpointRewriter;
 use super::{headers, location};
 use crate::body::ResponseBody;
+use crate::framing;
 use crate::pool::Lease;
 use crate::respond::Refusal;
 use crate::routes::{Server, Usable};
@@ -31,6 +32,12 @@ pub fn accept(
             why: "it changes the protocol unasked",
         });
     }
+    if !framing::one_length(response.headers()) {
+        return Err(Refusal::AnswerUnusable {
+            resource: resource(),
+            why: "its length is stated in more than one way",
+        });
+    }
     headers::clean(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     if status.is_redirection() {
@@ -38,7 +45,10 @@ pub fn accept(
     }
     let events = usable.transport == Transport::Sse && getting && is_event_stream(response.headers());
     if !events {
-        return Ok(response.map(ResponseBody::Stream));
+        return Ok(match is_event_stream(response.headers()) {
+            true => response.map(ResponseBody::Stream),
+            false => response.map(ResponseBody::awaited),
+        });
     }
     let encoding = response.headers().get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| encoding != "identity") {

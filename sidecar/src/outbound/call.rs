@@ -48,7 +48,7 @@ impl Call {
         let must_know = for_nobody && parts.method == Method::POST;
         let body = match must_know || is_short(&body) {
             true => read(server, body, must_know).await?,
-            false => Held::Streams(Some(RequestBody::Stream(body))),
+            false => Held::Streams(Some(RequestBody::stream(body))),
         };
         let mut headers = parts.headers;
         headers::prepare(&mut headers, usable, &user);

@@ -92,10 +92,7 @@ impl Read {
     pub fn into_body(self) -> Option<RequestBody> {
         match self {
             Self::Whole(bytes) => Some(RequestBody::Whole((!bytes.is_empty()).then_some(bytes))),
-            Self::Beginning { first, rest } => Some(RequestBody::Resumed {
-                first: (!first.is_empty()).then_some(first),
-                rest,
-            }),
+            Self::Beginning { first, rest } => Some(RequestBody::resumed(first, rest)),
             Self::Failed => None,
         }
     }

@@ -1,0 +1,157 @@
+//! A body whose next part may be waited for, but not for ever: a peer that has stopped in the middle of a message would
+//! hold a connection on each side of us. Event streams are not among them, which may be silent for hours; that their
+//! peer lives is told by TCP.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Longest silence in the middle of a request's body.
+pub const REQUEST_SILENCE: Duration = Duration::from_secs(60);
+/// Longest silence in the middle of an MCP server's answer that is no event stream.
+pub const ANSWER_SILENCE: Duration = Duration::from_secs(300);
+
+pub struct Awaited<B> {
+    body: B,
+    longest: Duration,
+    /// Made when there is first something to wait for, which many bodies never have.
+    silence: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+/// Why a body did not come whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the body broke off, or is malformed")]
+    Broken(#[from] hyper::Error),
+    #[error("nothing of the body came for {} seconds", .0.as_secs())]
+    Silent(Duration),
+}
+
+impl<B> Awaited<B> {
+    pub fn new(body: B, longest: Duration) -> Self {
+        Self {
+            body,
+            longest,
+            silence: None,
+            waiting: false,
+        }
+    }
+
+    pub fn into_inner(self) -> B {
+        self.body
+    }
+
+    fn silence(&mut self) -> Pin<&mut Sleep> {
+        let longest = self.longest;
+        let fresh = self.silence.is_none();
+        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(longest)));
+        // Only a silence that begins now: the time in which nobody asked is not the peer's.
+        if !self.waiting && !fresh {
+            silence.as_mut().reset(Instant::now() + longest);
+        }
+        self.waiting = true;
+        silence.as_mut()
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Awaited<B> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
+        }
+        match this.silence().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::Silent(this.longest)))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Whether an exchange failed because of the body that was sent in it.
+pub fn is_of_body(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if error.is::<BodyError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use tokio::sync::mpsc;
+
+    struct Parts(mpsc::UnboundedReceiver<Bytes>);
+
+    impl Body for Parts {
+        type Data = Bytes;
+        type Error = hyper::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+            self.0
+                .poll_recv(cx)
+                .map(|part| part.map(|part| Ok(Frame::data(part))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_is_given_up_and_one_that_drips_is_not() {
+        let (sender, parts) = mpsc::unbounded_channel();
+        let mut body = Awaited::new(Parts(parts), REQUEST_SILENCE);
+        let dripping = tokio::spawn(async move {
+            for _ in 0..100 {
+                tokio::time::sleep(REQUEST_SILENCE - Duration::from_secs(1)).await;
+                sender.send(Bytes::from_static(b"x")).unwrap();
+            }
+            sender
+        });
+        for _ in 0..100 {
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+        let _sender = dripping.await.unwrap();
+        let begun = Instant::now();
+        assert!(matches!(body.frame().await, Some(Err(BodyError::Silent(_)))));
+        assert_eq!(begun.elapsed(), REQUEST_SILENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nobody_asked_is_not_the_peers() {
+        let (sender, parts) = mpsc::unbounded_channel();
+        let mut body = Awaited::new(Parts(parts), REQUEST_SILENCE);
+        let asked = tokio::time::timeout(Duration::from_secs(1), body.frame());
+        assert!(asked.await.is_err(), "the silence has begun");
+        sender.send(Bytes::from_static(b"x")).unwrap();
+        assert!(body.frame().await.unwrap().is_ok());
+        tokio::time::advance(10 * REQUEST_SILENCE).await;
+        let asked = tokio::time::timeout(Duration::from_secs(1), body.frame());
+        assert!(asked.await.is_err(), "a new one has, and is not over");
+    }
+}

@@ -1,0 +1,126 @@
+//! Peers that take their time, with bounds short enough to wait for.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp_auth_sidecar::context::seal::Sealer;
+use mcp_auth_sidecar::drain::Drain;
+use mcp_auth_sidecar::inbound::Inbound;
+use mcp_auth_sidecar::listen::{Bounds, Sockets, Workers};
+use mcp_auth_sidecar::metrics::Metrics;
+use mcp_auth_sidecar::outbound::{Limits, Outbound};
+use mcp_auth_sidecar::routes::Routes;
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::peer::{Client, Upstream};
+use crate::scene::{Operator, PATIENCE, read_head, server};
+
+/// A sidecar before `upstream`, which is LiteLLM as well: its workers, and where its two halves listen.
+fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
+    let metrics = Metrics::new(&mut Registry::default());
+    let routes = Routes::new(NonZeroUsize::MIN, metrics.clone(), watch::Sender::default());
+    let tools = server(&format!("http://{}/mcp", upstream));
+    assert_eq!(routes.apply(&[tools]), []);
+    let sealer = Arc::new(Sealer::new());
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let sockets = Sockets::bind(Some(any), any, NonZeroUsize::MIN).unwrap();
+    let addresses = [sockets.inbound().unwrap(), sockets.outbound()];
+    let drain = Drain::default();
+    let inbound = Inbound::new(upstream, routes.clone(), sealer.clone(), metrics.clone(), drain);
+    let operator = Arc::new(Operator::default());
+    let outbound = Outbound::new(routes, sealer, operator, Limits::default(), metrics);
+    let workers =
+        Workers::start_within(bounds, sockets, Some(Arc::new(inbound)), Arc::new(outbound)).unwrap();
+    (workers, addresses)
+}
+
+#[tokio::test]
+async fn headers_that_drip_are_given_up() {
+    let upstream = Upstream::start().await;
+    let bounds = Bounds {
+        headers: Duration::from_millis(300),
+        ..Bounds::default()
+    };
+    let (workers, addresses) = bounded(upstream.address, bounds);
+    for address in addresses {
+        let (mut reading, mut writing) = TcpStream::connect(address).await.unwrap().into_split();
+        // Each byte comes in time; only all of them together do not.
+        let dripping = tokio::spawn(async move {
+            let mut sent = writing.write_all(b"GET / HTTP/1.1\r\nX: ").await;
+            while sent.is_ok() {
+                sleep(Duration::from_millis(20)).await;
+                sent = writing.write_all(b"x").await;
+            }
+        });
+        let mut got = Vec::new();
+        // A reset is an end as well.
+        let _ = timeout(PATIENCE, reading.read_to_end(&mut got))
+            .await
+            .expect("an end in time");
+        dripping.abort();
+    }
+    assert_eq!(upstream.seen(), "nothing");
+    workers.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_wait_and_the_other_half_goes_on() {
+    let upstream = Upstream::start().await;
+    let bounds = Bounds {
+        connections: 2,
+        ..Bounds::default()
+    };
+    let (workers, [inbound, outbound]) = bounded(upstream.address, bounds);
+    let mut first = Client::connect(inbound).await;
+    let mut second = Client::connect(inbound).await;
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.next("early").await.as_deref(), Some("200 for early"));
+    }
+    let waiting = tokio::spawn(async move { Client::connect(inbound).await.next("late").await });
+    let other = Client::connect(outbound).await.next("other").await;
+    assert_eq!(other.as_deref(), Some("200 for other"));
+    assert!(!upstream.seen().contains("late"), "it waits");
+    drop(first);
+    let answer = timeout(PATIENCE, waiting)
+        .await
+        .expect("its turn in time")
+        .unwrap();
+    assert_eq!(answer.as_deref(), Some("200 for late"));
+    workers.stop(Duration::ZERO);
+}
+
+/// Whatever the server goes on sending, the sidecar holds only so much of it for a client that reads none; and when the
+/// client goes, the server hears of it.
+#[tokio::test]
+async fn a_client_that_reads_nothing_stops_the_server_and_fills_no_memory() {
+    const MOST: usize = 64 << 20;
+    for half in [0, 1] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (workers, addresses) = bounded(listener.local_addr().unwrap(), Bounds::default());
+        let mut client = TcpStream::connect(addresses[half]).await.unwrap();
+        let request = b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        read_head(&mut server).await;
+        let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n";
+        server.write_all(begun).await.unwrap();
+        let (part, mut written) = (vec![b'x'; 1 << 20], 0);
+        while written < MOST {
+            match timeout(Duration::from_secs(1), server.write(&part)).await {
+                Ok(number) => written += number.unwrap(),
+                Err(_) => break,
+            }
+        }
+        assert!(written < MOST, "{written} bytes went somewhere");
+        drop(client);
+        let hearing = async { while server.write(&part).await.is_ok() {} };
+        timeout(PATIENCE, hearing).await.expect("an end in time");
+        workers.stop(Duration::ZERO);
+    }
+}
