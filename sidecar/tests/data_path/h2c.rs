@@ -68,6 +68,21 @@ async fn litellm_gets_what_it_would_get_over_http1() {
     );
 }
 
+/// Over HTTP/1.1 a GET without a stated length would count as one without a body.
+#[tokio::test]
+async fn a_body_that_is_unusual_is_not_lost() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[]);
+    for method in ["GET", "DELETE"] {
+        let (body, streamed) = streamed();
+        body.send("{}".into()).unwrap();
+        drop(body);
+        let request = Request::builder().method(method).uri("/");
+        let answer = ask(Version::HTTP_2, sidecar.inbound, request, streamed).await;
+        assert_eq!(bytes(answer).await, "{}", "{method}");
+    }
+}
+
 #[tokio::test]
 async fn one_connection_carries_many_requests_at_a_time() {
     let (gate, litellm) = gated().await;
