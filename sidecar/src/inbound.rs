@@ -98,6 +98,11 @@ impl Inbound {
         self.drain.is_draining()
     }
 
+    /// Returns when clients are to find another pod.
+    pub(crate) async fn drain_begun(&self) {
+        self.drain.begun().await;
+    }
+
     pub(crate) fn sweep(&self, worker: usize) {
         self.litellm.sweep(worker);
     }

@@ -105,13 +105,11 @@ async fn http1(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let stopping = async move {
-        let _ = stopped.wait_for(Option::is_some).await;
-    };
+    let leaving = half.leaving(&mut stopped);
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
-        () = stopping => {
+        () = leaving => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -141,6 +139,22 @@ impl Half {
             Self::Inbound(inbound) => inbound.is_draining(),
             // LiteLLM is the client, and leaves with us.
             Self::Outbound(_) => false,
+        }
+    }
+
+    /// Returns when a connection is to take no more requests: at the end, and before that when draining begins, since a
+    /// client that keeps a connection without using it would send its next request to a pod that is gone. One that is
+    /// opened later closes with its answer.
+    pub async fn leaving(&self, stopped: &mut watch::Receiver<Option<Duration>>) {
+        let draining = async {
+            match self {
+                Self::Inbound(inbound) if !inbound.is_draining() => inbound.drain_begun().await,
+                Self::Inbound(_) | Self::Outbound(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = stopped.wait_for(Option::is_some) => {}
+            () = draining => {}
         }
     }
 }

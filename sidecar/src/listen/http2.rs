@@ -76,7 +76,7 @@ pub(super) async fn serve(
     let mut connection = pin!(connection);
     let leaving = async {
         tokio::select! {
-            _ = stopped.wait_for(Option::is_some) => {}
+            () = half.leaving(&mut stopped) => {}
             () = told.drain.notified() => {}
         }
     };

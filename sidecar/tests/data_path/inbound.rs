@@ -4,8 +4,12 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::scene::{Scripted, Sidecar, bytes, get, json, listed, nobody, raw, send, server, streamed, whole};
+use crate::scene::{
+    PATIENCE, Scripted, Sidecar, bytes, get, json, listed, nobody, raw, read_head, send, server, streamed,
+    whole,
+};
 
 const SERVER: &str = "http://127.0.0.1:9/mcp";
 
@@ -298,4 +302,38 @@ async fn draining_closes_connections_after_their_answer() {
     // Ends only because the sidecar closes: the request asks for nothing of the kind.
     let answer = raw(sidecar.inbound, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(answer.contains("connection: close\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn draining_closes_a_kept_connection_that_is_not_used_and_lets_an_answer_end() {
+    let (sender, events) = streamed();
+    let events = std::sync::Mutex::new(Some(events));
+    let events = std::sync::Arc::new(events);
+    let litellm = Scripted::start(move |request: Request<hyper::body::Incoming>| {
+        let body = match request.uri().path() {
+            "/stream" => events.lock().unwrap().take().unwrap(),
+            _ => whole("{}"),
+        };
+        async move { Response::new(body) }
+    })
+    .await;
+    let sidecar = Sidecar::start(litellm.address, &[]);
+    let mut idle = TcpStream::connect(sidecar.inbound).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    read_head(&mut idle).await;
+    let streaming = get(sidecar.inbound, "/stream").await;
+
+    sidecar.drain.begin();
+    let mut rest = Vec::new();
+    tokio::time::timeout(PATIENCE, idle.read_to_end(&mut rest))
+        .await
+        .expect("it is closed unasked")
+        .unwrap();
+    sender.send(Bytes::from_static(b"still here")).unwrap();
+    drop(sender);
+    assert_eq!(bytes(streaming).await, "still here");
+    // Whoever has not heard of it yet is still answered.
+    assert_eq!(get(sidecar.inbound, "/").await.status(), StatusCode::OK);
 }
