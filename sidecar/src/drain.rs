@@ -1,25 +1,43 @@
-//! Whether the pod is about to leave. From then on answers to users close their connection, and connections that nobody
-//! uses are closed at once, so that clients find another pod before this one is gone.
+//! Whether the pod is about to leave. From then on answers to users close their connection, so that clients find another
+//! pod before this one is gone; and when the time for that is over, connections that nobody has used are closed.
 
 use tokio::sync::watch;
 
-/// Shared by the drain hook, which begins it, and the inbound half and its connections, which go by it.
+/// Shared by the drain hook, which begins and ends it, and the inbound half and its connections, which go by it.
 #[derive(Clone, Debug, Default)]
-pub struct Drain(watch::Sender<bool>);
+pub struct Drain(watch::Sender<Phase>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Phase {
+    #[default]
+    Serving,
+    Draining,
+    Over,
+}
 
 impl Drain {
     pub fn begin(&self) {
-        self.0.send_replace(true);
+        self.0.send_if_modified(|phase| {
+            let serving = *phase == Phase::Serving;
+            if serving {
+                *phase = Phase::Draining;
+            }
+            serving
+        });
+    }
+
+    pub fn end(&self) {
+        self.0.send_replace(Phase::Over);
     }
 
     pub fn is_draining(&self) -> bool {
-        *self.0.borrow()
+        *self.0.borrow() != Phase::Serving
     }
 
-    /// Returns when it has begun.
-    pub async fn begun(&self) {
-        let mut begun = self.0.subscribe();
+    /// Returns when it has ended.
+    pub async fn ended(&self) {
+        let mut phase = self.0.subscribe();
         // An error would mean that there is no sender left, and there is this one.
-        let _ = begun.wait_for(|begun| *begun).await;
+        let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
     }
 }

@@ -143,6 +143,7 @@ impl Health {
         }
         self.drain.begin();
         tokio::time::sleep(self.drain_time).await;
+        self.drain.end();
         respond(StatusCode::OK, JSON, r#"{"drained":true}"#)
     }
 

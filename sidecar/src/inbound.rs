@@ -98,9 +98,9 @@ impl Inbound {
         self.drain.is_draining()
     }
 
-    /// Returns when clients are to find another pod.
-    pub(crate) async fn drain_begun(&self) {
-        self.drain.begun().await;
+    /// Returns when the time is over in which clients could find another pod.
+    pub(crate) async fn drained(&self) {
+        self.drain.ended().await;
     }
 
     pub(crate) fn sweep(&self, worker: usize) {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -94,7 +95,9 @@ async fn http1(
     half: Half,
     mut stopped: watch::Receiver<Option<Duration>>,
 ) {
+    let asked = AtomicBool::new(false);
     let service = service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
         let half = half.clone();
         async move { Ok::<_, Infallible>(half.answer(worker, peer, request).await) }
     });
@@ -105,7 +108,7 @@ async fn http1(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let leaving = half.leaving(&mut stopped);
+    let leaving = half.leaving(&mut stopped, || asked.load(Ordering::Relaxed));
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
@@ -142,19 +145,26 @@ impl Half {
         }
     }
 
-    /// Returns when a connection is to take no more requests: at the end, and before that when draining begins, since a
-    /// client that keeps a connection without using it would send its next request to a pod that is gone. One that is
-    /// opened later closes with its answer.
-    pub async fn leaving(&self, stopped: &mut watch::Receiver<Option<Duration>>) {
-        let draining = async {
+    /// Returns when a connection is to take no more requests: at the end, and before that when the time to drain is over.
+    /// LiteLLM is told to go next, and a client that keeps a connection without using it would send its next request to
+    /// a pod that cannot answer any more. Where nothing was `asked` yet a request may be under way, and its answer closes.
+    pub async fn leaving(
+        &self,
+        stopped: &mut watch::Receiver<Option<Duration>>,
+        asked: impl FnOnce() -> bool,
+    ) {
+        let drained = async {
             match self {
-                Self::Inbound(inbound) if !inbound.is_draining() => inbound.drain_begun().await,
-                Self::Inbound(_) | Self::Outbound(_) => std::future::pending().await,
+                Self::Inbound(inbound) => inbound.drained().await,
+                Self::Outbound(_) => std::future::pending().await,
+            }
+            if !asked() {
+                std::future::pending().await
             }
         };
         tokio::select! {
             _ = stopped.wait_for(Option::is_some) => {}
-            () = draining => {}
+            () = drained => {}
         }
     }
 }

@@ -76,7 +76,8 @@ pub(super) async fn serve(
     let mut connection = pin!(connection);
     let leaving = async {
         tokio::select! {
-            () = half.leaving(&mut stopped) => {}
+            // What is on its way meanwhile may be sent again by its client: GOAWAY says what was not processed.
+            () = half.leaving(&mut stopped, || true) => {}
             () = told.drain.notified() => {}
         }
     };

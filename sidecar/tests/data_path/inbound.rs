@@ -305,10 +305,9 @@ async fn draining_closes_connections_after_their_answer() {
 }
 
 #[tokio::test]
-async fn draining_closes_a_kept_connection_that_is_not_used_and_lets_an_answer_end() {
+async fn when_draining_ends_a_kept_connection_that_is_not_used_is_closed_and_nothing_else() {
     let (sender, events) = streamed();
-    let events = std::sync::Mutex::new(Some(events));
-    let events = std::sync::Arc::new(events);
+    let events = std::sync::Arc::new(std::sync::Mutex::new(Some(events)));
     let litellm = Scripted::start(move |request: Request<hyper::body::Incoming>| {
         let body = match request.uri().path() {
             "/stream" => events.lock().unwrap().take().unwrap(),
@@ -318,14 +317,15 @@ async fn draining_closes_a_kept_connection_that_is_not_used_and_lets_an_answer_e
     })
     .await;
     let sidecar = Sidecar::start(litellm.address, &[]);
+    let ask = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut idle = TcpStream::connect(sidecar.inbound).await.unwrap();
-    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
+    idle.write_all(ask).await.unwrap();
     read_head(&mut idle).await;
+    let mut new = TcpStream::connect(sidecar.inbound).await.unwrap();
     let streaming = get(sidecar.inbound, "/stream").await;
 
     sidecar.drain.begin();
+    sidecar.drain.end();
     let mut rest = Vec::new();
     tokio::time::timeout(PATIENCE, idle.read_to_end(&mut rest))
         .await
@@ -335,5 +335,7 @@ async fn draining_closes_a_kept_connection_that_is_not_used_and_lets_an_answer_e
     drop(sender);
     assert_eq!(bytes(streaming).await, "still here");
     // Whoever has not heard of it yet is still answered.
+    new.write_all(ask).await.unwrap();
+    assert!(read_head(&mut new).await.contains("connection: close\r\n"));
     assert_eq!(get(sidecar.inbound, "/").await.status(), StatusCode::OK);
 }
