@@ -1,0 +1,316 @@
+//! The same to MCP servers.
+
+use super::{Rows, fill};
+use crate::row::{Half, NOTHING};
+
+pub fn add_to(rows: &mut Rows) {
+    rows.add(
+        "a length",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}".to_vec(),
+        "200 for nobody; open",
+        "POST /mcp HTTP/1.1; content-length: 2; {}",
+    );
+    rows.add("chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("length, then chunks (CL.TE)", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("chunks, then length (TE.CL)", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add(
+        "two lengths that agree",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}"
+            .to_vec(),
+        "200 for nobody; open",
+        "POST /mcp HTTP/1.1; content-length: 2; {}",
+    );
+    rows.add(
+        "two lengths that differ",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"
+            .to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a length with a plus",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: +2\r\n\r\n{}".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a length that is negative",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: -2\r\n\r\n{}".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a length with spaces inside",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1 2\r\n\r\n{}".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a length that is a list",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2, 2\r\n\r\n{}".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a length in hexadecimal",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0x2\r\n\r\n{}".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a length that overflows",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999999\r\n\r\n{}"
+            .to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a length that is empty",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: \r\n\r\n{}".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add("an unknown coding", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
+    rows.add("chunks, then identity", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
+    rows.add("identity, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
+    rows.add("gzip, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
+    rows.add("chunks twice", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
+    rows.add("chunks after a tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\t chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("chunks after a vertical tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\x0bchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
+    rows.add("a space before the colon", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
+    rows.add("chunks in HTTP/1.0", Half::Out, b"POST /tools/mcp HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
+    rows.add("a chunk size that is no number", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add("a chunk size that is negative", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add("a chunk size that overflows", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add("a chunk size with 0x", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add("a chunk size that is empty", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add(
+        "a chunk without CRLF after it",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}X0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
+    rows.add("a chunk that ends in LF", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add("a chunk size that ends in LF", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add("a chunk with an extension", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("LF in a chunk extension", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a\nb\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add(
+        "a chunk extension of 1 MB",
+        Half::Out,
+        fill(
+            "POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;",
+            1 << 20,
+            "\r\n{}\r\n0\r\n\r\n",
+        ),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
+    rows.add("trailers that frame and authenticate", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("a request behind the last chunk of a CL.TE", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for nobody; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked");
+    rows.add(
+        "a bare CR in a value",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-A: a\rb\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a folded header",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-A: a\r\n b\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a NUL in a value",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-A: a\0b\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a control character in a value",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-A: a\x01b\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a NUL in a name",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX\0A: a\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a space in a name",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX A: a\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "an empty name",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n: a\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a line without a colon",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-A\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a name that is not ASCII",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-\xc3\xa4: a\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a value that is not ASCII",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-A: \xc3\xa4\r\n\r\n".to_vec(),
+        "200 for nobody; open",
+        "GET /mcp HTTP/1.1; x-a: \\xc3\\xa4",
+    );
+    rows.add(
+        "lines that end in LF",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\nHost: localhost\n\n".to_vec(),
+        "200 for nobody; open",
+        "GET /mcp HTTP/1.1",
+    );
+    rows.add(
+        "two spaces in the request line",
+        Half::Out,
+        b"GET  /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a tab in the request line",
+        Half::Out,
+        b"GET\t/tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a space in the target",
+        Half::Out,
+        b"GET /tools/mcp x HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "HTTP/0.9",
+        Half::Out,
+        b"GET /tools/mcp\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "HTTP/1.0",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.0\r\nHost: localhost\r\n\r\n".to_vec(),
+        "200 for nobody; closed",
+        "GET /mcp HTTP/1.1",
+    );
+    rows.add(
+        "HTTP/3.0",
+        Half::Out,
+        b"GET /tools/mcp HTTP/3.0\r\nHost: localhost\r\n\r\n".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a TLS ClientHello",
+        Half::Out,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "CONNECT",
+        Half::Out,
+        b"CONNECT localhost:443 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        "404 unknown_server; open",
+        NOTHING,
+    );
+    rows.add(
+        "no Host",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\n\r\n".to_vec(),
+        "403 host_not_allowed; open",
+        NOTHING,
+    );
+    rows.add(
+        "two Hosts",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n".to_vec(),
+        "403 host_not_allowed; open",
+        NOTHING,
+    );
+    rows.add(
+        "two Hosts that agree",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".to_vec(),
+        "400 request_ambiguous; closed",
+        NOTHING,
+    );
+    rows.add("two requests at once", Half::Out, b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 1\r\n\r\nGET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for nobody, 200 for nobody; open", "GET /mcp HTTP/1.1; x-pipelined: 1 and GET /mcp HTTP/1.1; x-pipelined: 2");
+    rows.add(
+        "a fragment",
+        Half::Out,
+        b"GET /tools/mcp#x HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        "200 for nobody; open",
+        "GET /mcp HTTP/1.1",
+    );
+    rows.add(
+        "a target of 70 KB",
+        Half::Out,
+        fill("GET /tools/mcp/", 70_000, " HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        "414; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a header of 200 KB",
+        Half::Out,
+        fill(
+            "GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX: ",
+            200_000,
+            "\r\n\r\n",
+        ),
+        "431; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a header that never ends",
+        Half::Out,
+        fill("GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX: ", 2 << 20, ""),
+        "431; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a request line that never ends",
+        Half::Out,
+        fill("GET /tools/mcp", 2 << 20, ""),
+        "431; closed",
+        NOTHING,
+    );
+}
