@@ -12,6 +12,7 @@ use crate::awaited::{ANSWER_SILENCE, Awaited, BodyError, REQUEST_SILENCE};
 use crate::inbound::key_filter::KeyFilter;
 use crate::outbound::endpoint::EndpointRewriter;
 use crate::pool::Lease;
+use crate::trailers;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -100,15 +101,16 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        let frame = match self.get_mut() {
+            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
             Self::Resumed { first, rest } => match first.take() {
-                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 None => Pin::new(rest).poll_frame(cx),
             },
             Self::Filtered(filtered) => filtered.poll_frame(cx),
-        }
+        };
+        frame.map_ok(trailers::passed)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -179,16 +181,13 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(lease) => Pin::new(lease).poll_frame(cx),
-            Self::Awaited(lease) => {
-                let frame = Pin::new(lease).poll_frame(cx);
-                return frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)));
-            }
-            Self::Direct(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
+            Self::Awaited(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
+            Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Rewritten(rewritten) => return rewritten.poll_frame(cx),
         };
-        frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        frame.map_ok(trailers::passed)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -38,5 +38,6 @@ mod pool;
 pub mod respond;
 pub mod routes;
 pub mod serve;
+mod trailers;
 mod trust;
 mod upstream;

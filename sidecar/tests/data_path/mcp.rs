@@ -315,29 +315,37 @@ async fn trailers_pass_both_ways() {
         let upstream = Secure::speaking(upstream_version, |request: Request<Incoming>| async {
             assert_eq!(request.headers()["te"], "trailers");
             let sent = request.into_body().collect().await.unwrap();
-            let sum = sent.trailers().expect("trailers of the request")["x-sum"].clone();
+            let trailers = sent.trailers().expect("trailers of the request");
+            assert_eq!(trailers.len(), 1, "nothing but the sum");
+            let sum = trailers["x-sum"].clone();
             assert_eq!((sum, sent.to_bytes()), ("up".parse().unwrap(), "{}".into()));
-            let answer = Response::builder().header("trailer", "x-sum");
-            answer.body(with_trailers("[]", &[("x-sum", "down")])).unwrap()
+            let answer = Response::builder().header("trailer", "x-sum, set-cookie");
+            answer
+                .body(with_trailers("[]", &[("x-sum", "down"), ("set-cookie", "a=b")]))
+                .unwrap()
         })
         .await;
         let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
         for version in BOTH {
             let request = Request::post("/tools/mcp")
                 .header("te", "trailers")
-                .header("trailer", "x-sum");
+                .header("trailer", "x-sum, mcpauth-context");
             let answer = ask(
                 version,
                 sidecar.outbound,
                 request,
-                with_trailers("{}", &[("x-sum", "up")]),
+                with_trailers("{}", &[("x-sum", "up"), ("mcpauth-context", "forged")]),
             )
             .await;
             let got = timeout(PATIENCE, answer.into_body().collect())
                 .await
                 .unwrap()
                 .unwrap();
-            assert_eq!(got.trailers().expect("trailers of the answer")["x-sum"], "down");
+            let trailers = got.trailers().expect("trailers of the answer");
+            assert_eq!(
+                (trailers.len(), &trailers["x-sum"]),
+                (1, &"down".parse().unwrap())
+            );
             assert_eq!(got.to_bytes(), "[]");
         }
     }

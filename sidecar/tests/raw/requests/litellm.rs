@@ -216,7 +216,7 @@ pub fn add_to(rows: &mut Rows) {
         "400 body_unreadable; closed",
         NOTHING,
     );
-    rows.add("trailers that frame and authenticate", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for nobody; open", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}");
+    rows.add("trailers that frame and authenticate", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for nobody; open", "POST /first HTTP/1.1; host: llm; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: chunked; {}");
     rows.add("a request behind the last chunk of a CL.TE", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for nobody; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked");
     rows.add(
         "a bare CR in a value",

@@ -117,7 +117,7 @@ pub fn add_to(rows: &mut Rows) {
         "400 body_unreadable; closed",
         NOTHING,
     );
-    rows.add("trailers that frame and authenticate", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("trailers that frame and authenticate", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: chunked; {}");
     rows.add("a request behind the last chunk of a CL.TE", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for nobody; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked");
     rows.add(
         "a bare CR in a value",
