@@ -46,7 +46,21 @@ pub fn rows() -> Vec<Row> {
         let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         let closes = Then::Closes;
         let stays = Then::Stays;
+        let resets = Then::Resets;
         add("closes without a word", Vec::new(), closes, failed);
+        add("resets without a word", Vec::new(), resets, failed);
+        add(
+            "resets within the headers",
+            b"HTTP/1.1 200 OK\r\nContent-Le".to_vec(),
+            resets,
+            failed,
+        );
+        add(
+            "resets within the body",
+            headers("Content-Length: 9\r\n".into(), "ok"),
+            resets,
+            "closed",
+        );
         add("garbage", b"\x00\xff\x00garbage\r\n\r\n".to_vec(), stays, failed);
         add(
             "another protocol",

@@ -38,10 +38,10 @@ fn render() -> String {
     for row in &crate::answers::rows() {
         let Row { name, half, gets, .. } = row;
         let (answer, then) = row.answer.as_ref().expect("a row of answers has one");
-        let then = if *then == Then::Closes {
-            ", then closes"
-        } else {
-            ""
+        let then = match then {
+            Then::Stays => "",
+            Then::Closes => ", then closes",
+            Then::Resets => ", then resets",
         };
         writeln!(
             text,

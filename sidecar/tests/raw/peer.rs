@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -239,7 +241,14 @@ impl Upstream {
             let body = format!("for {user}");
             let ordinary = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             let (answer, then) = answer.unwrap_or((ordinary.into_bytes(), Then::Stays));
-            if peer.stream.write_all(&answer).await.is_err() || then == Then::Closes || !message.whole {
+            let written = peer.stream.write_all(&answer).await;
+            if then == Then::Resets {
+                // What is not read or taken by then is lost, and the other side gets a reset for its end.
+                SockRef::from(&peer.stream)
+                    .set_linger(Some(Duration::ZERO))
+                    .unwrap();
+            }
+            if written.is_err() || then != Then::Stays || !message.whole {
                 return;
             }
         }

@@ -14,6 +14,7 @@ pub enum Half {
 pub enum Then {
     Stays,
     Closes,
+    Resets,
 }
 
 pub struct Row {
