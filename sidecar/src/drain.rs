@@ -30,6 +30,11 @@ impl Drain {
         self.0.send_replace(Phase::Over);
     }
 
+    /// The pod is still there: its end was only that of LiteLLM's container, which has a hook for that too.
+    pub fn forget(&self) {
+        self.0.send_replace(Phase::Serving);
+    }
+
     pub fn is_draining(&self) -> bool {
         *self.0.borrow() != Phase::Serving
     }

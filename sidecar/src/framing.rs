@@ -6,12 +6,12 @@ use http::{Request, Version};
 
 use crate::respond::Refusal;
 
-/// Of any other version than HTTP/1, framing and host are the protocol's own matter.
+/// Of any other version than HTTP/1, framing is the protocol's own matter.
 pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
+    one_host(request)?;
     if request.version() > Version::HTTP_11 {
         return Ok(());
     }
-    one_host(request)?;
     only_chunked(request.headers())
 }
 
@@ -32,8 +32,8 @@ fn one_host<B>(request: &Request<B>) -> Result<(), Refusal> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let why = match (hosts.next(), hosts.next()) {
         (Some(_), None) => return Ok(()),
-        // HTTP/1.0 knows no Host.
-        (None, _) if request.version() < Version::HTTP_11 => return Ok(()),
+        // HTTP/1.0 knows no Host, and HTTP/2 has it in the target.
+        (None, _) if request.version() != Version::HTTP_11 => return Ok(()),
         (None, _) => "it has no Host header",
         (Some(_), Some(_)) => "it has more than one Host header",
     };
@@ -72,6 +72,7 @@ mod tests {
         assert!(passes(Version::HTTP_10, &[]));
         assert!(!passes(Version::HTTP_10, &[("host", "a"), ("host", "b")]));
         assert!(passes(Version::HTTP_2, &[]));
+        assert!(!passes(Version::HTTP_2, &[("host", "a"), ("host", "b")]));
     }
 
     #[test]

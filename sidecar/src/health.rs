@@ -23,6 +23,8 @@ use crate::listening::bind;
 use crate::litellm::{Litellm, Look, NotReady};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of draining until the pod is taken for one that stays. By then LiteLLM has gone, or is back.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
 const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -144,6 +146,11 @@ impl Health {
         self.drain.begin();
         tokio::time::sleep(self.drain_time).await;
         self.drain.end();
+        let drain = self.drain.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FORGOTTEN_AFTER).await;
+            drain.forget();
+        });
         respond(StatusCode::OK, JSON, r#"{"drained":true}"#)
     }
 
@@ -258,6 +265,12 @@ mod tests {
             assert_eq!((first.0, second.0), (StatusCode::OK, StatusCode::OK));
         }
         assert_eq!(began.elapsed(), Duration::from_secs(5));
+        assert!(health.drain.is_draining(), "still");
+        tokio::time::sleep(2 * FORGOTTEN_AFTER).await;
+        assert!(
+            !health.drain.is_draining(),
+            "only LiteLLM's container was restarted"
+        );
     }
 
     #[tokio::test]

@@ -76,7 +76,9 @@ fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
             if token.is_empty() || is_plain(token) {
                 continue;
             }
-            if let Ok(name) = HeaderName::from_bytes(token) {
+            if let Ok(name) = HeaderName::from_bytes(token)
+                && !is_for_the_end(name.as_str())
+            {
                 named.push(name);
             }
         }
@@ -85,6 +87,15 @@ fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
         headers.remove(name);
     }
     remove(headers, |name| is_hop_by_hop(name) || unwanted(name));
+}
+
+/// What no connection may be said to keep for itself (RFC 9110 section 7.6.1): by leaving it out, a client could make
+/// another request of its own, or hide what an ingress says of it.
+fn is_for_the_end(name: &str) -> bool {
+    matches!(
+        name,
+        "host" | "content-length" | "content-type" | "authorization" | "cookie" | "forwarded"
+    ) || name.starts_with("x-forwarded-")
 }
 
 fn is_plain(token: &[u8]) -> bool {
@@ -124,6 +135,19 @@ mod tests {
         let mut map = headers(&[("te", "gzip;q=0.5, Trailers"), ("trailer", "x-sum")]);
         strip_request(&mut map, |_| false);
         let kept = [("te", "trailers"), ("connection", "te"), ("trailer", "x-sum")];
+        assert_eq!(map, headers(&kept));
+    }
+
+    #[test]
+    fn connection_takes_nothing_away_that_a_request_is_judged_by() {
+        let kept = [("host", "a"), ("x-forwarded-for", "10.0.0.1"), ("cookie", "a=1")];
+        let mut map = headers(&kept);
+        map.insert(
+            "connection",
+            HeaderValue::from_static("Host, X-Forwarded-For, Cookie, x-hop"),
+        );
+        map.insert("x-hop", HeaderValue::from_static("1"));
+        strip_request(&mut map, |_| false);
         assert_eq!(map, headers(&kept));
     }
 

@@ -121,8 +121,9 @@ impl Inbound {
         target_form(&mut request, &self.litellm.host);
         let by_server = lists_by_server(request.uri().path());
         let headers = request.headers_mut();
-        hop_by_hop::strip_request(headers, is_ours);
+        // Before anything goes: what says who the user is counts even if `Connection` names it.
         let context = self.context(headers)?;
+        hop_by_hop::strip_request(headers, is_ours);
         if let Some(context) = context {
             let sealed = self.sealer.seal(&context, unix_now());
             if by_server {

@@ -25,8 +25,9 @@ use crate::outbound::Outbound;
 pub(super) const MAX_HEADERS: u32 = 128 * 1024;
 /// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Between two looks at a beginning that came in pieces.
+/// Between two looks at a beginning that came in pieces: at first, and in the end.
 const PIECES_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
 #[derive(Clone)]
 pub(super) enum Half {
@@ -66,13 +67,15 @@ pub(super) async fn connection(
 /// HTTP/1.1 nothing. `None` if the client has gone.
 async fn protocol(stream: &TcpStream) -> Option<Protocol> {
     let mut begun = [0; PREFACE.len()];
+    let mut pause = PIECES_PAUSE;
     loop {
         let read = stream.peek(&mut begun).await.ok().filter(|read| *read > 0)?;
         match decide(&begun[..read]) {
             Some(protocol) => return Some(protocol),
             // The socket counts as readable all the time.
-            None => sleep(PIECES_PAUSE).await,
+            None => sleep(pause).await,
         }
+        pause = (2 * pause).min(LONGEST_PAUSE);
     }
 }
 

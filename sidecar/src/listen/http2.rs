@@ -23,8 +23,10 @@ use super::connection::{Half, MAX_HEADERS};
 /// Requests of a connection that are answered at a time. An event stream takes one for hours.
 const MAX_STREAMS: u32 = 256;
 /// What of a request's body may be under way to LiteLLM, which may read slowly; and of all together.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What of an answer is held for a client that does not take it; as many times as there are requests.
+const STREAM_HELD: usize = 64 * 1024;
 /// Requests that a client has given up before their answer, less those that were answered: with more, it is out for
 /// the work that they make and not for answers (rapid reset, CVE-2023-44487).
 const MAX_GIVEN_UP: usize = 1_000;
@@ -37,6 +39,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 struct Told {
     given_up: AtomicUsize,
     too_many: Notify,
+    far_too_many: Notify,
     drain: Notify,
 }
 
@@ -70,6 +73,7 @@ pub(super) async fn serve(
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS)
+        .max_send_buf_size(STREAM_HELD)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .serve_connection(TokioIo::new(stream), service);
@@ -79,6 +83,10 @@ pub(super) async fn serve(
             // What is on its way meanwhile may be sent again by its client: GOAWAY says what was not processed.
             () = half.leaving(&mut stopped, || true) => {}
             () = told.drain.notified() => {}
+            // Those who share the connection, behind an ingress, get their answers.
+            () = told.too_many.notified() => {
+                tracing::warn!(worker, "connection taken leave of: its client keeps giving up its requests");
+            }
         }
     };
     let served = async {
@@ -96,8 +104,8 @@ pub(super) async fn serve(
         ended = served => if let Err(error) = ended {
             tracing::debug!(worker, %error, "connection ended early");
         },
-        () = told.too_many.notified() => {
-            tracing::warn!(worker, "connection cut: its client keeps giving up its requests");
+        () = told.far_too_many.notified() => {
+            tracing::warn!(worker, "connection cut: its client goes on giving up its requests");
         }
     }
 }
@@ -149,10 +157,12 @@ impl Unanswered<'_> {
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if let Some(told) = self.0
-            && told.given_up.fetch_add(1, Ordering::Relaxed) >= MAX_GIVEN_UP
-        {
-            told.too_many.notify_one();
+        let Some(told) = self.0 else { return };
+        match told.given_up.fetch_add(1, Ordering::Relaxed) {
+            MAX_GIVEN_UP => told.too_many.notify_one(),
+            // It does not heed that it is to open another connection.
+            given_up if given_up >= 2 * MAX_GIVEN_UP => told.far_too_many.notify_one(),
+            _ => {}
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::pool::Lease;
 use crate::respond::Refusal;
 use crate::routes::{Server, Usable};
 
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+
 /// What becomes of an answer to a request whose token was taken.
 pub fn accept(
     server: &Arc<Server>,
@@ -43,21 +45,19 @@ pub fn accept(
     if status.is_redirection() {
         relocate(server, usable, requested, response.headers_mut())?;
     }
-    let events = usable.transport == Transport::Sse && getting && is_event_stream(response.headers());
-    if !events {
+    if usable.transport != Transport::Sse || !getting || !status.is_success() {
         return Ok(match is_event_stream(response.headers()) {
             true => response.map(ResponseBody::Stream),
             false => response.map(ResponseBody::awaited),
         });
     }
-    let encoding = response.headers().get(header::CONTENT_ENCODING);
-    if encoding.is_some_and(|encoding| encoding != "identity") {
-        let why = "its event stream is compressed, though it was asked not to be";
+    if let Err(why) = readable(response.headers()) {
         return Err(Refusal::AnswerUnusable {
             resource: resource(),
             why,
         });
     }
+    response.headers_mut().insert(header::CONTENT_TYPE, EVENT_STREAM);
     response.headers_mut().remove(header::CONTENT_LENGTH);
     let rewriter = EndpointRewriter::new(server.clone(), requested.as_str());
     Ok(response.map(|lease| ResponseBody::rewritten(lease, rewriter)))
@@ -84,6 +84,29 @@ fn relocate(
     })?;
     headers.insert(header::LOCATION, location);
     Ok(())
+}
+
+/// Whether LiteLLM's MCP client could read events in this answer only as we do: it takes other types for event streams too,
+/// and decodes whatever charset and encoding are stated.
+fn readable(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let stated = match (types.next(), types.next()) {
+        (Some(only), None) => only.as_bytes().to_ascii_lowercase(),
+        _ => return Err("it has not one Content-Type, where an event stream was asked for"),
+    };
+    let stated: Vec<u8> = stated
+        .into_iter()
+        .filter(|byte| !matches!(byte, b' ' | b'\t' | b'"'))
+        .collect();
+    let stated = stated.strip_suffix(b";").unwrap_or(&stated);
+    if stated != b"text/event-stream" && stated != b"text/event-stream;charset=utf-8" {
+        return Err("it is no event stream in UTF-8, where one was asked for");
+    }
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    match encodings.all(|encoding| encoding == "identity") {
+        true => Ok(()),
+        false => Err("its event stream is compressed, though it was asked not to be"),
+    }
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -121,18 +121,55 @@ async fn an_endpoint_at_another_origin_ends_the_stream() {
 }
 
 #[tokio::test]
-async fn a_compressed_event_stream_is_an_error_and_not_garbage() {
+async fn an_event_stream_that_could_be_read_in_another_way_is_an_error_and_not_passed_on() {
+    const EVENTS: &str = "text/event-stream";
+    let cases: [&[(&str, &str)]; 8] = [
+        &[("content-type", EVENTS), ("content-encoding", "gzip")],
+        &[
+            ("content-type", EVENTS),
+            ("content-encoding", "identity"),
+            ("content-encoding", "gzip"),
+        ],
+        &[("content-type", "text/event-stream; charset=utf-16-le")],
+        &[("content-type", "text/event-stream;charset=utf-7")],
+        &[("content-type", "x-text/event-stream")],
+        &[("content-type", "text/plain"), ("content-type", EVENTS)],
+        &[("content-type", "text/event-stream; charset=utf-8; charset=utf-7")],
+        &[],
+    ];
+    for lines in cases {
+        let upstream = Scripted::start(move |_| {
+            let mut answer = Response::builder();
+            for (name, value) in lines {
+                answer = answer.header(*name, *value);
+            }
+            let answer = answer
+                .body(whole("event: endpoint\ndata: /other/mcp\n\n"))
+                .unwrap();
+            async { answer }
+        })
+        .await;
+        let sidecar = Sidecar::start(nobody().await, &[sse(upstream.address)]);
+        let answer = get(sidecar.outbound, "/tools/sse").await;
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{lines:?}");
+        assert_eq!(json(answer).await["reason"], "answer_unusable", "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_stream_is_in_utf_8_for_whoever_reads_it() {
     let upstream = Scripted::start(async |_| {
-        let answer = Response::builder()
-            .header("content-type", "text/event-stream")
-            .header("content-encoding", "gzip");
-        answer.body(whole("\x1f")).unwrap()
+        let answer = Response::builder().header("content-type", "Text/Event-Stream; Charset=\"UTF-8\"");
+        answer.body(whole("event: endpoint\ndata: /m\n\n")).unwrap()
     })
     .await;
     let sidecar = Sidecar::start(nobody().await, &[sse(upstream.address)]);
     let answer = get(sidecar.outbound, "/tools/sse").await;
-    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
-    assert_eq!(json(answer).await["reason"], "answer_unusable");
+    assert_eq!(
+        answer.headers()["content-type"],
+        "text/event-stream; charset=utf-8"
+    );
+    assert_eq!(bytes(answer).await, "event: endpoint\ndata: /tools/m\n\n");
 }
 
 #[tokio::test]
