@@ -103,6 +103,11 @@ impl Inbound {
         self.drain.ended().await;
     }
 
+    /// The parser has refused a request, which nobody else has seen.
+    pub(crate) fn refused_unread(&self, reason: &'static str) {
+        self.metrics.refused(Half::Inbound, reason);
+    }
+
     pub(crate) fn sweep(&self, worker: usize) {
         self.litellm.sweep(worker);
     }

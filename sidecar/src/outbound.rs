@@ -142,6 +142,11 @@ impl Outbound {
         response
     }
 
+    /// The parser has refused a request, which nobody else has seen.
+    pub(crate) fn refused_unread(&self, reason: &'static str) {
+        self.metrics.refused(Half::Outbound, reason);
+    }
+
     pub(crate) fn sweep(&self, worker: usize) {
         self.routes.sweep(worker);
         if worker == 0 {

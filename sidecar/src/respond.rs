@@ -114,6 +114,10 @@ pub enum Refusal {
     RequestAmbiguous { why: &'static str },
 }
 
+/// Reasons of the parser, which answers by itself, before there is a request.
+pub const REQUEST_MALFORMED: &str = "request_malformed";
+pub const HEADERS_TOO_LARGE: &str = "headers_too_large";
+
 /// Whose token it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Whose {

@@ -20,6 +20,7 @@ use super::{Bounds, http2};
 use crate::body::ResponseBody;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
+use crate::respond::{HEADERS_TOO_LARGE, REQUEST_MALFORMED};
 
 /// Longest headers of a request, all together. Cookies of a large site come to tens of kilobytes.
 pub(super) const MAX_HEADERS: u32 = 128 * 1024;
@@ -121,12 +122,33 @@ async fn http1(
         }
     };
     if let Err(error) = ended {
+        if let Some(reason) = unread(&error) {
+            half.refused_unread(reason);
+        }
         // Mostly a client that went away. Its request went away with it.
         tracing::debug!(worker, %error, "connection ended early");
     }
 }
 
+/// Why the parser has answered by itself, if it has.
+fn unread(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        Some(HEADERS_TOO_LARGE)
+    } else if error.is_parse() {
+        Some(REQUEST_MALFORMED)
+    } else {
+        None
+    }
+}
+
 impl Half {
+    fn refused_unread(&self, reason: &'static str) {
+        match self {
+            Self::Inbound(inbound) => inbound.refused_unread(reason),
+            Self::Outbound(outbound) => outbound.refused_unread(reason),
+        }
+    }
+
     pub async fn answer(
         &self,
         worker: usize,

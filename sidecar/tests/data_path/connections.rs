@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::scene::{
-    PATIENCE, Scripted, Sidecar, bytes, get, json, nobody, post, read_head, send, server, streamed, whole,
+    PATIENCE, Scripted, Sidecar, bytes, get, json, nobody, post, raw, read_head, send, server, streamed,
+    until, whole,
 };
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -193,6 +194,18 @@ async fn what_is_no_http_is_closed() {
         .expect("an end in time")
         .unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 400"));
+    let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(200_000));
+    assert!(
+        raw(sidecar.outbound, large.as_bytes())
+            .await
+            .starts_with("HTTP/1.1 431")
+    );
+    for counted in [
+        r#"mcpauth_sidecar_refused_total{half="inbound",reason="request_malformed"}"#,
+        r#"mcpauth_sidecar_refused_total{half="outbound",reason="headers_too_large"}"#,
+    ] {
+        until(|| sidecar.metric(counted) == 1).await;
+    }
     assert_eq!(
         get(sidecar.inbound, "/").await.status(),
         StatusCode::SERVICE_UNAVAILABLE,
