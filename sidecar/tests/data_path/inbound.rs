@@ -75,7 +75,7 @@ async fn where_litellm_lists_tools_by_the_servers_own_headers_the_context_is_one
     let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
     for (path, cookie, expected) in [
         ("/mcp-rest/tools/list?x=1", "session_id=S-a", 1),
-        ("/root/mcp-rest/tools/list", "session_id=S-a", 1),
+        ("/llm/mcp-rest/tools/list", "session_id=S-a", 1),
         ("/v1/messages", "session_id=S-a", 1),
         ("/v1/messages", "other=1", 0),
         ("/mcp/", "session_id=S-a", 0),
