@@ -214,10 +214,13 @@ impl Reconciler {
             None => {
                 let references = needed(&resource.spec);
                 self.references.set(&key, &references);
-                let look = |reference: &Reference| self.references.get(&key.namespace, reference);
+                let look = |reference: Reference| {
+                    let found = self.references.get(&key.namespace, &reference);
+                    (reference, found)
+                };
+                let references: Vec<_> = references.into_iter().map(look).collect();
                 let known = Known {
                     references: &references,
-                    look,
                     workload: |audience| self.workload.assertions(&key.namespace, audience),
                     known_issuer: known_server(resource).map(|server| server.issuer.clone()),
                 };

@@ -48,36 +48,37 @@ pub struct Wanted {
 }
 
 /// What is known besides the spec.
-pub struct Known<'a, L, W> {
-    pub references: &'a [Reference],
-    /// Answers what is known of a reference of the spec.
-    pub look: L,
+pub struct Known<'a, W> {
+    /// The references of the spec, each with what was known of it when it was looked at. Once: an object that changes
+    /// between two looks would be asked with in one state and remembered in the other, and the change be lost.
+    pub references: &'a [(Reference, Lookup)],
     /// The operator's identity for this audience, where the resource's namespace may act as the operator.
     pub workload: W,
     /// The issuer that was discovered for this server before.
     pub known_issuer: Option<String>,
 }
 
-impl<L, W> Known<'_, L, W>
+impl<W> Known<'_, W>
 where
-    L: Fn(&Reference) -> Lookup,
     W: Fn(Option<String>) -> Option<Assertions>,
 {
-    fn find(&self, field: &str) -> Option<&Reference> {
-        self.references.iter().find(|reference| reference.field == field)
+    fn find(&self, field: &str) -> Option<&(Reference, Lookup)> {
+        self.references
+            .iter()
+            .find(|(reference, _)| reference.field == field)
     }
 
     /// Any text, such as PEM.
     fn text(&self, field: &str) -> Result<Option<SecretString>, Blocked> {
         self.find(field)
-            .map(|reference| resolve(reference, &(self.look)(reference)))
+            .map(|(reference, found)| resolve(reference, found))
             .transpose()
     }
 
     /// What goes into a header or a form as one word.
     fn word(&self, field: &str) -> Result<Option<SecretString>, Blocked> {
         self.find(field)
-            .map(|reference| resolve_word(reference, &(self.look)(reference)))
+            .map(|(reference, found)| resolve_word(reference, found))
             .transpose()
     }
 
@@ -93,9 +94,8 @@ where
     }
 }
 
-pub fn want<L, W>(spec: &McpServerAuthSpec, known: &Known<'_, L, W>) -> Result<Wanted, Blocked>
+pub fn want<W>(spec: &McpServerAuthSpec, known: &Known<'_, W>) -> Result<Wanted, Blocked>
 where
-    L: Fn(&Reference) -> Lookup,
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let server_ca = known.pem(fields::SERVER_CA)?;
@@ -117,14 +117,13 @@ where
     })
 }
 
-fn asking<L, W>(
+fn asking<W>(
     spec: &McpServerAuthSpec,
     oauth2: &OAuth2,
     server_ca: Option<String>,
-    known: &Known<'_, L, W>,
+    known: &Known<'_, W>,
 ) -> Result<Asking, Blocked>
 where
-    L: Fn(&Reference) -> Lookup,
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let ca_bundle = known.pem(fields::TOKEN_ENDPOINT_CA)?;
@@ -201,9 +200,8 @@ fn location(
     }
 }
 
-fn authentication<L, W>(oauth2: &OAuth2, known: &Known<'_, L, W>) -> Result<ClientAuthentication, Blocked>
+fn authentication<W>(oauth2: &OAuth2, known: &Known<'_, W>) -> Result<ClientAuthentication, Blocked>
 where
-    L: Fn(&Reference) -> Lookup,
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let authentication = &oauth2.client_authentication;
@@ -228,7 +226,11 @@ where
             let key = SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone());
             ClientAuthentication::PrivateKeyJwt {
                 key: key.map_err(|error| {
-                    let message = format!("{}: {}", named(known.find(fields::PRIVATE_KEY)), error.message());
+                    let message = format!(
+                        "{}: {}",
+                        named(known.find(fields::PRIVATE_KEY).map(|(reference, _)| reference)),
+                        error.message()
+                    );
                     Blocked::new(reasons::SECRET_INVALID, message)
                 })?,
                 audience: jwt.audience.clone(),
@@ -245,9 +247,8 @@ where
     })
 }
 
-fn grant<L, W>(oauth2: &OAuth2, known: &Known<'_, L, W>) -> Result<Grant, Blocked>
+fn grant<W>(oauth2: &OAuth2, known: &Known<'_, W>) -> Result<Grant, Blocked>
 where
-    L: Fn(&Reference) -> Lookup,
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     if let Some(assertion) = known.word(fields::ASSERTION)? {
@@ -266,7 +267,7 @@ fn workload_assertion(oauth2: &OAuth2) -> WorkloadAssertion {
     workload.map(|workload| workload.assertion).unwrap_or_default()
 }
 
-fn workload<L, W>(oauth2: &OAuth2, known: &Known<'_, L, W>) -> Result<Assertions, Blocked>
+fn workload<W>(oauth2: &OAuth2, known: &Known<'_, W>) -> Result<Assertions, Blocked>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
@@ -289,13 +290,12 @@ fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
 
 /// What a token request depends on: the server, all of `oauth2` but when and how long its token is kept, and the
 /// values of the references, but for the certificate that only the MCP server is shown. The issuer that was discovered is not among it: it comes of the same registration.
-fn fingerprint<L, W>(
+fn fingerprint<W>(
     spec: &McpServerAuthSpec,
     oauth2: &OAuth2,
-    known: &Known<'_, L, W>,
+    known: &Known<'_, W>,
 ) -> Result<Fingerprint, Blocked>
 where
-    L: Fn(&Reference) -> Lookup,
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let mut oauth2 = oauth2.clone();
@@ -307,8 +307,8 @@ where
     digest.update(serde_json::to_vec(&parts).expect("a spec is plain values"));
     let of_server = [fields::SERVER_CERTIFICATE, fields::SERVER_KEY];
     let references = known.references.iter();
-    for reference in references.filter(|reference| !of_server.contains(&reference.field)) {
-        let value = match resolve(reference, &(known.look)(reference)) {
+    for (reference, found) in references.filter(|(reference, _)| !of_server.contains(&reference.field)) {
+        let value = match resolve(reference, found) {
             // The second of two secrets may come and go.
             Err(_) if reference.field == fields::ALTERNATE_SECRET => SecretString::default(),
             value => value?,

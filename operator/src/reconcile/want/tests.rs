@@ -50,9 +50,12 @@ fn decide(
     look: impl Fn(&Reference) -> Lookup,
     workload: impl Fn(Option<String>) -> Option<Assertions>,
 ) -> Result<Wanted, Blocked> {
+    let references: Vec<_> = needed(spec)
+        .into_iter()
+        .map(|reference| (reference.clone(), look(&reference)))
+        .collect();
     let known = Known {
-        references: &needed(spec),
-        look,
+        references: &references,
         workload,
         known_issuer: Some("https://known.example.com".into()),
     };
