@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mcp_auth_http_auth::jws;
 use secrecy::SecretString;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::{Error, SigningKey, jws};
+use crate::{Error, SigningKey};
 
 /// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that differ.
 const LIFE: i64 = 60;
@@ -78,10 +79,10 @@ pub(crate) fn sign(
         "aud": audience,
         "iat": now,
         "exp": now.saturating_add(LIFE),
-        "jti": jws::fresh_id(),
+        "jti": jws::random_jti(),
     });
-    jws::compact(
-        &jws::header(&header.to_string()),
+    jws::sign_compact(
+        &jws::encode_header(&header.to_string()),
         claims.to_string().as_bytes(),
         |message| key.sign(message),
     )

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use mcp_auth_http_auth::pem;
 use reqwest::Identity;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -12,7 +13,7 @@ use secrecy::ExposeSecret;
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use crate::{ClientCertificate, Error, keys};
+use crate::{ClientCertificate, Error};
 
 /// A certificate whose key belongs to it.
 #[derive(Clone)]
@@ -35,9 +36,9 @@ impl Certificate {
         let expires_at =
             Timestamp::from_second(parsed.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
 
-        let pem = given.key.expose_secret();
-        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
-            invalid(if pem.contains("ENCRYPTED") {
+        let text = given.key.expose_secret();
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+            invalid(if text.contains("ENCRYPTED") {
                 "holds an encrypted key"
             } else {
                 "holds no private key in PEM"
@@ -50,13 +51,9 @@ impl Certificate {
         };
         // Only what was judged here is shown, whatever else the texts hold.
         let mut both = Zeroizing::new(Vec::new());
-        both.extend_from_slice(keys::encode(label, key.secret_der()).expose_secret().as_bytes());
+        both.extend_from_slice(pem::encode(label, key.secret_der()).expose_secret().as_bytes());
         for certificate in &chain {
-            both.extend_from_slice(
-                keys::encode("CERTIFICATE", certificate)
-                    .expose_secret()
-                    .as_bytes(),
-            );
+            both.extend_from_slice(pem::encode("CERTIFICATE", certificate).expose_secret().as_bytes());
         }
         let identity =
             Identity::from_pem(&both).map_err(|_| invalid("holds a chain and a key that cannot be read"))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mcp_auth_http_auth::ProofKey;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::call::{Call, Memory};
@@ -16,8 +17,8 @@ use crate::resolve::Addresses;
 use crate::response::Expected;
 use crate::transport::{Reach, Transport};
 use crate::{
-    Ask, Assertions, Clock, Discovery, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck,
-    identity, request, response, token,
+    Ask, Assertions, Clock, Discovery, Error, Limits, ServerMetadata, SigningKey, TokenCheck, identity,
+    request, response, token,
 };
 
 /// What an authorization server knows this client by, and what is asked of it.

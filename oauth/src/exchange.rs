@@ -4,10 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_http_auth::ProofKey;
 use secrecy::SecretString;
 
 use crate::check::Mismatch;
-use crate::dpop::ProofKey;
 use crate::{Error, ServerMetadata, TokenType};
 
 /// The future of one token request.

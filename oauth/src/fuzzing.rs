@@ -4,8 +4,7 @@
 //! `garbage.rs`.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
-use http::header::WWW_AUTHENTICATE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -16,7 +15,7 @@ use crate::discovery::{document, locate};
 use crate::quote::Quote;
 use crate::response::{self, Expected};
 use crate::transport::Answer;
-use crate::{Challenge, Mode, SigningKey, TokenType};
+use crate::{Mode, SigningKey, TokenType};
 
 /// Longest text of ours about anything of theirs.
 const LONGEST_MESSAGE: usize = 4000;
@@ -94,17 +93,6 @@ pub fn metadata(data: &[u8]) {
     }
 }
 
-/// `WWW-Authenticate`, a field in each line.
-pub fn challenge(data: &[u8]) {
-    let headers: HeaderMap = data
-        .split(|byte| *byte == b'\n')
-        .filter_map(|field| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(field).ok()?)))
-        .collect();
-    if let Some(challenge) = Challenge::of(&headers) {
-        assert!(format!("{challenge:?}").len() < 64 * 260 + LONGEST_MESSAGE);
-    }
-}
-
 /// An access token: as it is, and with the two lines as header and claims of a JWT.
 pub fn jwt(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == b'\n');
@@ -169,7 +157,6 @@ mod tests {
     fn what_fuzzing_found_once_still_holds() {
         repeat("../fuzz/corpus/token_response", token_response);
         repeat("../fuzz/corpus/metadata", metadata);
-        repeat("../fuzz/corpus/challenge", challenge);
         repeat("../fuzz/corpus/jwt", jwt);
         repeat("src/keys/testdata", key);
     }

@@ -6,6 +6,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use mcp_auth_http_auth::Challenge;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
@@ -16,7 +17,7 @@ use crate::discovery::{document, locate};
 use crate::quote::Quote;
 use crate::response::{self, Expected};
 use crate::transport::Answer;
-use crate::{Challenge, Mode, TokenType};
+use crate::{Mode, TokenType};
 
 /// Names that mean something to one of the readers, so that their values are looked at.
 const NAMES: [&str; 22] = [
@@ -180,7 +181,7 @@ proptest! {
             .iter()
             .filter_map(|field| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(field).ok()?)))
             .collect();
-        if let Some(challenge) = Challenge::of(&headers) {
+        if let Some(challenge) = Challenge::from_headers(&headers) {
             let seen = format!("{challenge:?}");
             prop_assert!(seen.len() < 64 * 260 + 3000);
         }

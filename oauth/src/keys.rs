@@ -12,7 +12,6 @@ use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
 
 pub use error::KeyError;
-pub(crate) use pem::{Section, encode};
 
 /// A private key with the algorithm that it signs by and the `kid` that it is announced by. Cheap to clone.
 #[derive(Clone)]

@@ -10,12 +10,10 @@ mod assertion;
 mod breaker;
 mod call;
 mod certificate;
-mod challenge;
 mod check;
 mod client;
 mod clock;
 mod discovery;
-mod dpop;
 mod endpoints;
 mod error;
 mod exchange;
@@ -24,7 +22,6 @@ pub mod fuzzing;
 #[cfg(test)]
 mod garbage;
 mod identity;
-mod jws;
 mod keys;
 mod policy;
 mod quote;
@@ -43,7 +40,6 @@ mod user_tokens;
 
 pub use assertion::{Asserting, AssertionSource, Assertions};
 pub use breaker::Circuit;
-pub use challenge::Challenge;
 pub use check::{Claims, Mismatch, Mode, TokenCheck, read as read_claims};
 pub use client::{
     Client, ClientAuthentication, ClientCertificate, Grant, Registration, Secrets, ServerLocation,
@@ -51,7 +47,6 @@ pub use client::{
 };
 pub use clock::Clock;
 pub use discovery::{Attempt, Discovery, DiscoveryError, Outcome, ServerMetadata};
-pub use dpop::{InvalidProofKey, ProofKey};
 pub use error::{Code, ConnectFault, Error, Rejection, Shape};
 pub use exchange::{Ask, Exchange, Exchanging, Issued};
 pub use keys::{Algorithm, KeyError, SigningKey};

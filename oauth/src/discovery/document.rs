@@ -1,10 +1,10 @@
 //! What metadata documents say: of an authorization server (RFC 8414 section 2), of a protected resource (RFC 9728
 //! section 2).
 
+use mcp_auth_http_auth::valid_scopes;
 use serde_json::{Map, Value};
 
 use super::{ServerMetadata, locate};
-use crate::challenge;
 
 /// Issuers looked at of a resource's metadata.
 const MOST_ISSUERS: usize = 16;
@@ -78,7 +78,7 @@ pub(crate) fn resource(fields: &Map<String, Value>) -> Result<Resource, Unfit> {
             problem: "names none",
         });
     }
-    let scopes = challenge::scopes(words(fields, "scopes_supported"));
+    let scopes = valid_scopes(words(fields, "scopes_supported"));
     Ok(Resource {
         name,
         issuers,

@@ -3,14 +3,15 @@
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
+use mcp_auth_http_auth::Challenge;
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::document::{self, Unfit};
 use super::error::name;
 use super::{Attempt, DiscoveryError, Outcome, Rules, ServerMetadata, locate};
+use crate::Error;
 use crate::response::shape;
-use crate::{Challenge, Error};
 
 /// What the MCP server is asked to get its challenge. Without a session and without effect in every version of the
 /// protocol; `initialize` would open a session that nobody closes, and some servers answer that one without a token.
@@ -169,7 +170,7 @@ impl<'a> Search<'a> {
         match answer {
             Ok((status, headers)) => Answered {
                 unauthorized: status == StatusCode::UNAUTHORIZED,
-                challenge: Challenge::of(&headers).unwrap_or_default(),
+                challenge: Challenge::from_headers(&headers).unwrap_or_default(),
             },
             Err(error) => {
                 self.failed(url.as_str(), outcome(error));

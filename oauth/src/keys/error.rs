@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use mcp_auth_http_auth::pem::PemError;
 use zeroize::Zeroizing;
 
 use super::Algorithm;
@@ -110,6 +111,12 @@ impl KeyError {
             }
         };
         hint.to_owned()
+    }
+}
+
+impl From<PemError> for KeyError {
+    fn from(PemError(problem): PemError) -> Self {
+        Self::BrokenPem { problem }
     }
 }
 

@@ -1,26 +1,16 @@
 //! Private keys in PEM (RFC 7468): PKCS#8 (RFC 5958), PKCS#1 (RFC 8017) and SEC1 (RFC 5915). Read by hand, so that
 //! no copy of a key stays behind in memory, and so that each of the usual mistakes is told by its name.
 
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use base64::prelude::BASE64_STANDARD;
+use mcp_auth_http_auth::pem::PemSection;
 use p256::elliptic_curve::sec1::ToSec1Point;
 use p256::pkcs8::{ObjectIdentifier, PrivateKeyInfoRef};
 use ring::error::KeyRejected;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
 use sec1::{EcParameters, EcPrivateKey};
-use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::{Found, KeyError};
-
-/// Padding that was lost on the way does no harm.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
@@ -28,14 +18,8 @@ const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 
-/// One block of PEM.
-pub(crate) struct Section<'a> {
-    pub label: &'a str,
-    body: &'a str,
-}
-
 pub(super) fn read(text: &str) -> Result<Found, KeyError> {
-    let sections = Section::all(text)?;
+    let sections = PemSection::all(text)?;
     let keys: Vec<_> = sections
         .iter()
         .filter(|section| section.label.ends_with("PRIVATE KEY"))
@@ -50,83 +34,7 @@ pub(super) fn read(text: &str) -> Result<Found, KeyError> {
     }
 }
 
-/// One block of PEM with lines of 64 characters.
-pub(crate) fn encode(label: &str, der: &[u8]) -> SecretString {
-    let text = Zeroizing::new(BASE64_STANDARD.encode(der));
-    // As long as it will get, so that no shorter copy is left behind while it grows.
-    let mut pem = String::with_capacity(text.len() + text.len() / 64 + 2 * label.len() + 64);
-    pem.push_str("-----BEGIN ");
-    pem.push_str(label);
-    pem.push_str("-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, further) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = further;
-    }
-    pem.push_str("-----END ");
-    pem.push_str(label);
-    pem.push_str("-----\n");
-    pem.into()
-}
-
-impl<'a> Section<'a> {
-    pub fn all(text: &'a str) -> Result<Vec<Self>, KeyError> {
-        let broken = |problem| KeyError::BrokenPem { problem };
-        let mut sections = Vec::new();
-        let mut rest = text;
-        while let Some((_, begun)) = rest.split_once("-----BEGIN ") {
-            let (label, begun) = begun
-                .split_once("-----")
-                .ok_or_else(|| broken("has an incomplete BEGIN line"))?;
-            let (body, ended) = begun
-                .split_once("-----END ")
-                .ok_or_else(|| broken("has no END line"))?;
-            if !ended
-                .strip_prefix(label)
-                .is_some_and(|after| after.starts_with("-----"))
-            {
-                return Err(broken("has a BEGIN and an END line that differ"));
-            }
-            sections.push(Self { label, body });
-            rest = ended;
-        }
-        Ok(sections)
-    }
-
-    /// Whether it is encrypted in the old way, which RFC 1421 headers say.
-    fn is_encrypted(&self) -> bool {
-        self.body
-            .lines()
-            .any(|line| line.trim_start().starts_with("Proc-Type:") && line.contains("ENCRYPTED"))
-    }
-
-    pub fn decode(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-        if self.body.contains("\\n") {
-            return Err(KeyError::BrokenPem {
-                problem: "has the two characters \\n where line breaks belong",
-            });
-        }
-        // As long as it will get, so that no shorter copy is left behind while it grows.
-        let mut text = Zeroizing::new(String::with_capacity(self.body.len()));
-        for part in self.body.split_ascii_whitespace() {
-            text.push_str(part);
-        }
-        let mut der = Zeroizing::new(Vec::with_capacity(text.len()));
-        match BASE64.decode_vec(text.as_bytes(), &mut der) {
-            Ok(()) if !der.is_empty() => Ok(der),
-            Ok(()) => Err(KeyError::BrokenPem {
-                problem: "holds nothing between its lines",
-            }),
-            Err(_) => Err(KeyError::BrokenPem {
-                problem: "holds something else than base64 between its lines",
-            }),
-        }
-    }
-}
-
-fn private_key(section: &Section<'_>) -> Result<Found, KeyError> {
+fn private_key(section: &PemSection<'_>) -> Result<Found, KeyError> {
     match section.label {
         "ENCRYPTED PRIVATE KEY" => Err(KeyError::Encrypted),
         _ if section.is_encrypted() => Err(KeyError::Encrypted),

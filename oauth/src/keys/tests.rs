@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use mcp_auth_http_auth::pem;
 use proptest::prelude::*;
 use ring::signature::{KeyPair, UnparsedPublicKey, VerificationAlgorithm};
 use serde_json::{Value, json};
@@ -371,7 +372,7 @@ proptest! {
 
     #[test]
     fn parsing_any_der_never_panics(der: Vec<u8>, label in "(RSA |EC |ENCRYPTED )?PRIVATE KEY") {
-        let _ = parse(secrecy::ExposeSecret::expose_secret(&encode(&label, &der)));
+        let _ = parse(secrecy::ExposeSecret::expose_secret(&pem::encode(&label, &der)));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Serialize;
 use url::{Position, Url};
 
-use crate::{jws, keys};
+use crate::jws;
+use crate::pem::{self, PemSection};
 
 /// A P-256 key; proofs are signed by ES256. Kept in memory only.
 pub struct ProofKey {
@@ -25,10 +26,10 @@ pub struct ProofKey {
     thumbprint: String,
 }
 
-/// A key's text is none.
+/// A text is no proof key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the proof key is no P-256 key in PKCS#8 PEM")]
-pub struct InvalidProofKey;
+pub struct ProofKeyError;
 
 /// RFC 9449 section 4.2.
 #[derive(Serialize)]
@@ -52,18 +53,18 @@ impl ProofKey {
     }
 
     /// PKCS#8 in PEM, as [`Self::to_pem`] gives it.
-    pub fn from_pem(pem: &str) -> Result<Self, InvalidProofKey> {
-        let sections = keys::Section::all(pem).map_err(|_| InvalidProofKey)?;
+    pub fn from_pem(text: &str) -> Result<Self, ProofKeyError> {
+        let sections = PemSection::all(text).map_err(|_| ProofKeyError)?;
         match sections.as_slice() {
             [section] if section.label == "PRIVATE KEY" => {
-                Self::from_pkcs8(&section.decode().map_err(|_| InvalidProofKey)?)
+                Self::from_pkcs8(&section.decode().map_err(|_| ProofKeyError)?)
             }
-            _ => Err(InvalidProofKey),
+            _ => Err(ProofKeyError),
         }
     }
 
     pub fn to_pem(&self) -> SecretString {
-        keys::encode("PRIVATE KEY", self.pkcs8.expose_secret())
+        pem::encode("PRIVATE KEY", self.pkcs8.expose_secret())
     }
 
     /// The value of the header `DPoP` for one request (RFC 9449 section 4.2): `htu` is `url` without query and
@@ -78,7 +79,7 @@ impl ProofKey {
     ) -> String {
         let hash = access_token.map(|token| hash(token.expose_secret().as_bytes()));
         let claims = Claims {
-            jti: &jws::fresh_id(),
+            jti: &jws::random_jti(),
             htm: method.as_str(),
             htu: &url[..Position::AfterPath],
             iat: now.as_second(),
@@ -86,7 +87,7 @@ impl ProofKey {
             nonce,
         };
         let claims = serde_json::to_vec(&claims).expect("texts and numbers are JSON");
-        jws::compact(&self.header, &claims, |message| {
+        jws::sign_compact(&self.header, &claims, |message| {
             let signature = self.pair.sign(&self.random, message)?;
             Ok::<_, Unspecified>(signature.as_ref().to_vec())
         })
@@ -98,16 +99,16 @@ impl ProofKey {
         &self.thumbprint
     }
 
-    fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, InvalidProofKey> {
+    fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, ProofKeyError> {
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random)
-            .map_err(|_| InvalidProofKey)?;
+            .map_err(|_| ProofKeyError)?;
         // Uncompressed: the byte 4, then the two coordinates.
         let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
         let (x, y) = (BASE64_URL_SAFE_NO_PAD.encode(x), BASE64_URL_SAFE_NO_PAD.encode(y));
         // In the order and form that RFC 7638 section 3 fixes.
         let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
-        let header = jws::header(&format!(r#"{{"typ":"dpop+jwt","alg":"ES256","jwk":{jwk}}}"#));
+        let header = jws::encode_header(&format!(r#"{{"typ":"dpop+jwt","alg":"ES256","jwk":{jwk}}}"#));
         Ok(Self {
             pair,
             pkcs8: pkcs8.to_vec().into(),
@@ -238,7 +239,7 @@ mod tests {
             .unwrap()
             .serialize_pem();
         for text in ["", "hello", rsa, &ed25519] {
-            assert_eq!(ProofKey::from_pem(text).unwrap_err(), InvalidProofKey, "{text}");
+            assert_eq!(ProofKey::from_pem(text).unwrap_err(), ProofKeyError, "{text}");
         }
     }
 
@@ -265,7 +266,7 @@ mod tests {
         #[test]
         fn reading_any_text_never_panics(text in "\\PC*", der: Vec<u8>) {
             let _ = ProofKey::from_pem(&text);
-            let _ = ProofKey::from_pem(keys::encode("PRIVATE KEY", &der).expose_secret());
+            let _ = ProofKey::from_pem(pem::encode("PRIVATE KEY", &der).expose_secret());
         }
     }
 }

@@ -5,12 +5,12 @@ use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
 /// Bounds of what is read of a field, and of what is kept.
-const MOST_OF_FIELD: usize = 16 * 1024;
-const MOST_FIELDS: usize = 16;
-const MOST_OF_ERROR: usize = 64;
-const MOST_OF_URL: usize = 2048;
-const MOST_OF_SCOPE: usize = 256;
-const MOST_SCOPES: usize = 64;
+const MAX_FIELD_LEN: usize = 16 * 1024;
+const MAX_FIELDS: usize = 16;
+const MAX_ERROR_LEN: usize = 64;
+const MAX_URL_LEN: usize = 2048;
+const MAX_SCOPE_LEN: usize = 256;
+const MAX_SCOPES: usize = 64;
 
 /// What a protected resource says of the token it wants (RFC 6750 section 3, RFC 9449 section 7.1, RFC 9728
 /// section 5.1).
@@ -31,9 +31,9 @@ impl Challenge {
     /// Of the challenges of the schemes Bearer and DPoP the first with an error, else the first that says anything
     /// of use, else the first; nothing where there is none. Where the metadata are is said of the resource and not
     /// of the scheme, so any of them may say it.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut all: Vec<Self> = Vec::new();
-        for field in headers.get_all(WWW_AUTHENTICATE).iter().take(MOST_FIELDS) {
+        for field in headers.get_all(WWW_AUTHENTICATE).iter().take(MAX_FIELDS) {
             read(field.as_bytes(), &mut all);
         }
         let metadata = all.iter().find_map(|one| one.resource_metadata.clone());
@@ -51,21 +51,21 @@ impl Challenge {
     fn set(&mut self, name: &[u8], value: &[u8]) {
         let text = String::from_utf8_lossy(value);
         if name.eq_ignore_ascii_case(b"error") && self.error.is_none() {
-            self.error = bounded(&text, MOST_OF_ERROR, is_code);
+            self.error = bounded(&text, MAX_ERROR_LEN, is_code);
         } else if name.eq_ignore_ascii_case(b"scope") && self.scopes.is_empty() {
-            self.scopes = scopes(text.split_whitespace());
+            self.scopes = valid_scopes(text.split_whitespace());
         } else if name.eq_ignore_ascii_case(b"resource_metadata") && self.resource_metadata.is_none() {
-            self.resource_metadata = bounded(&text, MOST_OF_URL, |byte| byte.is_ascii_graphic());
+            self.resource_metadata = bounded(&text, MAX_URL_LEN, |byte| byte.is_ascii_graphic());
         }
     }
 }
 
 /// Those that can be scopes (RFC 6749 section 3.3), each once, and not too many of them.
-pub(crate) fn scopes<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub fn valid_scopes<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
-    for word in words.take(4 * MOST_SCOPES) {
-        if let Some(word) = bounded(word, MOST_OF_SCOPE, |byte| is_code(byte) && byte != b' ')
-            && kept.len() < MOST_SCOPES
+    for word in words.take(4 * MAX_SCOPES) {
+        if let Some(word) = bounded(word, MAX_SCOPE_LEN, |byte| is_code(byte) && byte != b' ')
+            && kept.len() < MAX_SCOPES
             && !kept.contains(&word)
         {
             kept.push(word);
@@ -76,7 +76,7 @@ pub(crate) fn scopes<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
 
 /// Adds the challenges of one field.
 fn read(field: &[u8], all: &mut Vec<Challenge>) {
-    let mut reader = Reader(&field[..field.len().min(MOST_OF_FIELD)]);
+    let mut reader = Reader(&field[..field.len().min(MAX_FIELD_LEN)]);
     // Whether parameters are those of the last of `all`; others belong to a scheme that is not ours.
     let mut ours = false;
     while !reader.0.is_empty() {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn of(field: &str) -> Challenge {
-        Challenge::of(&headers(&[field])).unwrap()
+        Challenge::from_headers(&headers(&[field])).unwrap()
     }
 
     fn challenge(error: &str, scopes: &[&str], resource_metadata: &str) -> Challenge {
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn without_a_challenge_of_ours_there_is_none() {
-        assert_eq!(Challenge::of(&HeaderMap::new()), None);
+        assert_eq!(Challenge::from_headers(&HeaderMap::new()), None);
         for field in [
             "",
             " , ,",
@@ -230,7 +230,7 @@ mod tests {
             "Bearerish scope=\"a\"",
             "scope=\"a\"",
         ] {
-            assert_eq!(Challenge::of(&headers(&[field])), None, "{field}");
+            assert_eq!(Challenge::from_headers(&headers(&[field])), None, "{field}");
         }
     }
 
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(of("Bearer"), Challenge::default());
         assert_eq!(of(r#"Bearer realm="x""#), Challenge::default());
         let several = headers(&["Bearer", "Basic realm=\"x\"", "DPoP algs=\"ES256\", scope=\"a\""]);
-        assert_eq!(Challenge::of(&several), Some(challenge("", &["a"], "")));
+        assert_eq!(Challenge::from_headers(&several), Some(challenge("", &["a"], "")));
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
             assert_eq!(of(&field), Challenge::default());
         }
         let many: String = (0..1000).map(|n| format!("s{n} ")).collect();
-        assert_eq!(of(&format!("Bearer scope=\"{many}\"")).scopes.len(), MOST_SCOPES);
+        assert_eq!(of(&format!("Bearer scope=\"{many}\"")).scopes.len(), MAX_SCOPES);
     }
 
     proptest! {
@@ -301,8 +301,8 @@ mod tests {
                 .map(|field| if ours { [b"Bearer error=".as_slice(), &field].concat() } else { field })
                 .filter_map(|field| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(&field).ok()?)))
                 .collect();
-            if let Some(found) = Challenge::of(&fields) {
-                prop_assert!(found.error.is_none_or(|error| error.len() <= MOST_OF_ERROR));
+            if let Some(found) = Challenge::from_headers(&fields) {
+                prop_assert!(found.error.is_none_or(|error| error.len() <= MAX_ERROR_LEN));
                 prop_assert!(found.scopes.iter().all(|scope| scope.bytes().all(|byte| byte.is_ascii_graphic())));
             }
         }

@@ -3,12 +3,12 @@
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 
 /// A header (JSON) as it stands before the first dot.
-pub(crate) fn header(json: &str) -> String {
+pub fn encode_header(json: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(json)
 }
 
-/// Signs `claims` (JSON) under a header from [`header`].
-pub(crate) fn compact<E>(
+/// Signs `claims` (JSON) under a header from [`encode_header`].
+pub fn sign_compact<E>(
     header: &str,
     claims: &[u8],
     sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
@@ -25,6 +25,6 @@ pub(crate) fn compact<E>(
 }
 
 /// A `jti` that no other JWT has: 128 random bits.
-pub(crate) fn fresh_id() -> String {
+pub fn random_jti() -> String {
     BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>())
 }
