@@ -5,14 +5,16 @@
 //! endpoint has become an [`Issued`](crate::Issued).
 
 mod claims;
+pub(crate) mod mismatch;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use claims::{Claims, read};
+pub use mismatch::Mismatch;
 
 use crate::Error;
-use crate::quote::Quote;
+use crate::redact::Quote;
 
 /// How far the clocks of two machines may differ, in seconds.
 const SKEW: i64 = 60;
@@ -39,33 +41,6 @@ pub enum Mode {
     /// It is issued, and the mismatch told with it.
     Report,
     Off,
-}
-
-/// A claim that does not fit.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("its claim {claim} is {found}, expected {expected}")]
-pub struct Mismatch {
-    pub claim: &'static str,
-    pub expected: String,
-    pub found: String,
-}
-
-impl Mismatch {
-    /// What to check.
-    pub(crate) fn hint(&self) -> &'static str {
-        match self.claim {
-            "iss" => "check issuer and tokenUrl; or set tokenCheck.mode: Report",
-            "aud" => {
-                "let the authorization server issue tokens for this resource, or list what it calls it in \
-                 tokenCheck.acceptedAudiences"
-            }
-            "scope" => "check scopes, and what the authorization server lets this client have",
-            "cnf.jkt" => {
-                "the token is bound to another key; check the proxies before the authorization server"
-            }
-            _ => "check the clocks of this machine and of the authorization server",
-        }
-    }
 }
 
 /// What a token should say. What is not known is not compared.

@@ -1,12 +1,12 @@
 //! When the next token request is made: a pure decision, after a success from the token's life, after a failure
 //! from the number of failures and what the server asked for.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::clock::after;
-use crate::{Policy, Token};
+use crate::{Policy, RetryAfter, Token};
 
 /// Share of the wait by which a renewal may come earlier, so that tokens issued together are not renewed together.
 const JITTER: f64 = 0.1;
@@ -17,38 +17,6 @@ const SHORTEST_PACE: Duration = Duration::from_secs(1);
 /// Bounds of the wait after failures.
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// Longest wait that a server can ask for: a mistaken `Retry-After` must not stop a service for a day.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
-
-/// A `Retry-After` header (RFC 9110 section 10.2.3).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum RetryAfter {
-    Delay(Duration),
-    Date(Timestamp),
-}
-
-impl RetryAfter {
-    /// Reads the header's value; anything else than seconds or a date is as good as absent.
-    pub fn parse(value: &str) -> Option<Self> {
-        let value = value.trim();
-        if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Some(Self::Delay(Duration::from_secs(
-                value.parse().unwrap_or(u64::MAX),
-            )));
-        }
-        let date: SystemTime = httpdate::parse_http_date(value).ok()?;
-        // The header knows some hours more of the year 9999 than a timestamp does.
-        Some(Self::Date(Timestamp::try_from(date).unwrap_or(Timestamp::MAX)))
-    }
-
-    fn wait(self, now: Timestamp) -> Duration {
-        let asked = match self {
-            Self::Delay(delay) => delay,
-            Self::Date(date) => Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO),
-        };
-        asked.min(LONGEST_RETRY_AFTER)
-    }
-}
 
 /// No two requests for one token begin within this time, but for those that somebody demanded.
 pub(crate) fn paced(now: Timestamp) -> Timestamp {
@@ -88,6 +56,8 @@ pub(crate) fn retry_at(
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -223,13 +193,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn other_values_of_retry_after_are_as_good_as_absent() {
-        for value in ["", "soon", "-1", "1.5", "+3", "2030-01-01"] {
-            assert_eq!(RetryAfter::parse(value), None, "{value}");
-        }
-    }
-
     proptest! {
         #[test]
         fn renewal_is_never_after_the_end_and_never_a_hot_loop(
@@ -246,13 +209,6 @@ mod tests {
                 let at = refresh_at(&token, &policy, now());
                 prop_assert!(at <= token.expires_at.unwrap());
                 prop_assert!(at >= after(now(), SHORTEST_PACE));
-            }
-        }
-
-        #[test]
-        fn reading_retry_after_never_panics(value in "\\PC*") {
-            if let Some(header) = RetryAfter::parse(&value) {
-                prop_assert!(header.wait(now()) <= LONGEST_RETRY_AFTER);
             }
         }
     }

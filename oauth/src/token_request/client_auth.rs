@@ -5,9 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::endpoints::Endpoints;
-use crate::quote::Quote;
-use crate::{ClientAuthentication, Error, Registration, Secrets, assertion};
+use crate::discovery::endpoints::Endpoints;
+use crate::error::Error;
+use crate::jose::assertion;
+use crate::redact::Quote;
+use crate::registration::{ClientAuthentication, Registration, Secrets};
 
 /// What a request says of its sender. No `Debug`: it holds secrets.
 pub(crate) enum Identity<'a> {

@@ -3,21 +3,22 @@
 //!
 //! A user without a token gets an error, never anybody else's token.
 
-mod recency;
-mod scale;
-mod shelf;
+mod byte_budget;
+mod cache;
+mod lru;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
 
 use crate::clock::before;
-use crate::exchange::within;
+use crate::token_request::within;
 use crate::{Circuit, Clock, Error, Issued, Policy, Token};
-use shelf::{Found, Shelf, User};
+use cache::{Found, Shelf, User};
 
 /// Users whose tokens are kept, unless stated otherwise.
 const CAPACITY: usize = 10_000;
@@ -78,7 +79,7 @@ impl UserTokens {
         F: Future<Output = Result<Issued, Error>> + Send + 'static,
     {
         let user = self.user(subject);
-        let found = self.shared.lock().find(user);
+        let found = self.shared.shelf.lock().find(user);
         let mut waiting = match found {
             Found::Token(token) => return Ok(token),
             Found::Failed(error) => return Err(error),
@@ -106,22 +107,22 @@ impl UserTokens {
     /// further until it is dropped.
     pub fn refused(&self, subject: &SecretString, token_id: &str) {
         let user = self.user(subject);
-        self.shared.lock().refuse(user, token_id);
+        self.shared.shelf.lock().refuse(user, token_id);
     }
 
     /// Another client asks from now on: failures so far say nothing any more. Tokens stay.
     pub fn replaced(&self) {
-        self.shared.lock().forgive();
+        self.shared.shelf.lock().forgive();
     }
 
     /// Requests begun so far.
     pub fn requests(&self) -> u64 {
-        self.shared.lock().requests()
+        self.shared.shelf.lock().requests()
     }
 
     /// Whether requests are made at all.
     pub fn circuit(&self) -> Circuit {
-        self.shared.lock().circuit()
+        self.shared.shelf.lock().circuit()
     }
 
     fn user(&self, subject: &SecretString) -> User {
@@ -135,12 +136,6 @@ impl UserTokens {
 impl std::fmt::Debug for UserTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UserTokens").finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().expect("nothing panics while it holds the lock")
     }
 }
 
@@ -159,7 +154,7 @@ impl Landing {
     }
 
     fn land(&self, outcome: Outcome) {
-        let outcome = self.shared.lock().land(self.user, self.flight, outcome);
+        let outcome = self.shared.shelf.lock().land(self.user, self.flight, outcome);
         self.waiting.send_replace(Some(outcome));
     }
 }

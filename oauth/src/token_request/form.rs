@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use crate::identity::Identity;
+use crate::token_request::client_auth::Identity;
 use crate::{Error, Registration};
 
 /// Parameters that the registration has fields for, or that a grant or client authentication needs.

@@ -1,20 +1,19 @@
 //! One form to its answer: which client secret is tried first, and what is sent a second time.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Method;
+use parking_lot::Mutex;
 use url::Url;
 
+use super::Client;
 use crate::Error;
-use crate::client::Client;
-use crate::endpoints::Endpoints;
+use crate::discovery::endpoints::Endpoints;
 use crate::error::Code;
-use crate::identity::{self, Identity, Which};
-use crate::quote::Quote;
-use crate::request::{self, Form};
-use crate::response;
+use crate::redact::Quote;
+use crate::token_request::client_auth::{self, Identity, Which};
+use crate::token_request::form::{self, Form};
+use crate::token_request::response;
 use crate::transport::Answer;
 
 /// A form on its way to an endpoint.
@@ -49,7 +48,7 @@ impl Client {
     /// Sends a form, with the other client secret too where one is refused.
     pub(crate) async fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
         let has_two =
-            identity::secrets(&self.registration).is_some_and(|secrets| secrets.alternate.is_some());
+            client_auth::secrets(&self.registration).is_some_and(|secrets| secrets.alternate.is_some());
         let (one, other) = if has_two && self.memory.alternate_taken.load(Ordering::Relaxed) {
             (Which::Alternate, Which::First)
         } else {
@@ -104,11 +103,11 @@ impl Client {
             let nonce = self.memory.nonce();
             key.proof(&Method::POST, call.endpoint, None, nonce.as_deref(), now)
         });
-        let mut quote = identity::quote_of(&identity, call.quote.clone());
+        let mut quote = client_auth::quote_of(&identity, call.quote.clone());
         if let Some(proof) = &proof {
             quote = quote.and(proof);
         }
-        let request = request::build(&call.form, call.endpoint, &identity, proof.as_deref())?;
+        let request = form::build(&call.form, call.endpoint, &identity, proof.as_deref())?;
         let answer = self.transport.send(request).await?;
         if let Some(nonce) = &answer.dpop_nonce {
             self.memory.remember(nonce);
@@ -148,10 +147,10 @@ impl Reply {
 
 impl Memory {
     fn nonce(&self) -> Option<String> {
-        self.nonce.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.nonce.lock().clone()
     }
 
     fn remember(&self, nonce: &str) {
-        *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = Some(nonce.to_owned());
+        *self.nonce.lock() = Some(nonce.to_owned());
     }
 }

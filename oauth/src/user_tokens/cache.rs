@@ -9,13 +9,14 @@ use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
 use super::Outcome;
-use super::recency::{Recency, Turn};
-use super::scale::{Scale, Weight};
-use crate::alarm::Alarm;
-use crate::breaker::Breaker;
+use super::byte_budget::{Scale, Weight};
+use super::lru::{Recency, Turn};
 use crate::clock::{after, before};
-use crate::refusals::Refusals;
-use crate::{Circuit, Clock, Code, Error, Policy, Token, schedule};
+use crate::renewal::breaker::Breaker;
+use crate::renewal::deadline::Alarm;
+use crate::renewal::rejection_backoff::Refusals;
+use crate::renewal::schedule;
+use crate::{Circuit, Clock, Code, Error, Policy, Token};
 
 /// How long before its end a token is not handed out any more: a call has to reach its server with it.
 const LONGEST_MARGIN: Duration = Duration::from_secs(30);

@@ -3,13 +3,14 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use crate::call::Call;
-use crate::client::Client;
+use super::Client;
+use super::send::Call;
+use crate::Error;
 use crate::error::{Code, Rejection};
-use crate::quote::Quote;
-use crate::request::Form;
+use crate::redact::Quote;
+use crate::token_request::form::Form;
+use crate::token_request::response;
 use crate::transport::Answer;
-use crate::{Error, response};
 
 impl Client {
     /// Revokes a token (RFC 7009). `Ok(false)`: the server offers no revocation, or none for such tokens.

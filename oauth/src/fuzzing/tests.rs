@@ -1,6 +1,7 @@
-//! Garbage for all that reads what others send: token responses, metadata, challenges, JWTs. Whatever comes, nothing
-//! panics, nothing grows without bound, and no token is repeated. What each of them makes of input that means
-//! something is tested beside it.
+//! Generated documents for all readers of untrusted input: token responses, metadata, challenges, JWTs. Whatever comes,
+//! nothing panics, nothing grows without bound, and no token is repeated.
+
+use std::path::Path;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use http::header::WWW_AUTHENTICATE;
@@ -12,12 +13,23 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::check::{self, Expectation};
-use crate::discovery::{document, locate};
-use crate::quote::Quote;
-use crate::response::{self, Expected};
+use super::{jwt, key, metadata as metadata_input, token_response};
+use crate::discovery::{metadata, well_known};
+use crate::redact::Quote;
+use crate::token_check::{self, Expectation};
+use crate::token_request::response::{self, Expected};
 use crate::transport::Answer;
 use crate::{Mode, TokenType};
+
+fn repeat(folder: &str, holds: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        holds(&std::fs::read(entry.unwrap().path()).unwrap());
+        count += 1;
+    }
+    assert!(count > 0, "{} holds something", folder.display());
+}
 
 /// Names that mean something to one of the readers, so that their values are looked at.
 const NAMES: [&str; 22] = [
@@ -127,11 +139,11 @@ proptest! {
     #[test]
     fn any_metadata_are_read(body in document(), asked in text(), allow_insecure_http: bool) {
         if let Ok(Value::Object(fields)) = serde_json::from_slice(&body) {
-            if let Ok(found) = document::server(&fields, |issuer| issuer == asked, allow_insecure_http) {
+            if let Ok(found) = metadata::server(&fields, |issuer| issuer == asked, allow_insecure_http) {
                 prop_assert!(found.issuer == asked);
                 prop_assert!(allow_insecure_http || found.token_endpoint.starts_with("https://"));
             }
-            if let Ok(found) = document::resource(&fields) {
+            if let Ok(found) = metadata::resource(&fields) {
                 prop_assert!((1..=16).contains(&found.issuers.len()));
                 prop_assert!(found.scopes.len() <= 64);
             }
@@ -145,7 +157,7 @@ proptest! {
         let plain = format!("e30.{}.x", part(&payload));
         let now = Timestamp::from_second(now.into()).unwrap();
         for token in [token, plain] {
-            let judged = check::judge(
+            let judged = token_check::judge(
                 &token.as_str().into(),
                 &expectation(),
                 Mode::Enforce,
@@ -161,7 +173,7 @@ proptest! {
 
     #[test]
     fn any_text_is_a_jwt_or_opaque(token in prop_oneof![any::<String>(), "[A-Za-z0-9_=-]{0,40}(\\.[A-Za-z0-9_=-]{0,40}){0,5}"]) {
-        let _ = check::read(&token);
+        let _ = token_check::read(&token);
     }
 
     #[test]
@@ -190,12 +202,20 @@ proptest! {
     /// Whatever an issuer or resource is called, its metadata are asked for at its own origin only.
     #[test]
     fn any_address_is_located_or_refused(server in text(), resource in text()) {
-        if let Ok(url) = locate::parse(&server, true) {
-            let found = [locate::server_metadata(&url), locate::resource_metadata(&url)].concat();
+        if let Ok(url) = well_known::parse(&server, true) {
+            let found = [well_known::server_metadata(&url), well_known::resource_metadata(&url)].concat();
             prop_assert!(found.iter().all(|place| place.origin() == url.origin()));
-            if locate::covers(&resource, &url) {
+            if well_known::covers(&resource, &url) {
                 prop_assert_eq!(Url::parse(&resource).unwrap().origin(), url.origin());
             }
         }
     }
+}
+
+#[test]
+fn what_fuzzing_found_once_still_holds() {
+    repeat("../fuzz/corpus/token_response", token_response);
+    repeat("../fuzz/corpus/metadata", metadata_input);
+    repeat("../fuzz/corpus/jwt", jwt);
+    repeat("src/jose/signing_key/testdata", key);
 }

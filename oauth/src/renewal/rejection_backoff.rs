@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::clock::after;
-use crate::schedule;
+use crate::renewal::schedule;
 
 /// Wait before the successor of a token that is itself the successor of a refused one; doubles each time.
 const SHORTEST_WAIT: Duration = Duration::from_secs(10);

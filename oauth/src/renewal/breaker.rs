@@ -3,7 +3,8 @@
 
 use jiff::Timestamp;
 
-use crate::{Error, Policy, schedule};
+use super::schedule;
+use crate::{Error, Policy};
 
 /// Failures in a row that open the circuit.
 const OPENS_AFTER: u32 = 3;

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::life::Life;
-use crate::alarm::Alarm;
+use super::lifecycle::Life;
 use crate::clock::before;
-use crate::exchange::{Exchange, Exchanging, Issued, within};
+use crate::renewal::deadline::Alarm;
+use crate::token_request::{Exchange, Exchanging, Issued, within};
 use crate::{Clock, Error, Policy, State};
 
 /// What the handle tells its task.

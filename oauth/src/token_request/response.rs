@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::{Code, Rejection, Shape};
-use crate::quote::Quote;
+use crate::error::{Code, Rejection};
+use crate::redact::Quote;
 use crate::transport::Answer;
+use crate::transport::body_shape::Shape;
 use crate::{Error, Issued, TokenType};
 
 /// Characters repeated of a server's words.
@@ -54,7 +55,7 @@ pub(crate) fn read(mut answer: Answer, quote: &Quote, expected: Expected) -> Res
         },
         _ if !status.is_success() => Err(http_status(&answer)),
         other => Err(Error::NotJson {
-            shape: shape(&answer.body, other.is_ok()),
+            shape: Shape::of(&answer.body, other.is_ok()),
             content_type: answer
                 .content_type
                 .take()
@@ -201,21 +202,6 @@ fn scope(value: Option<&Value>) -> Option<String> {
             scopes.map(|scopes| scopes.join(" "))
         }
         _ => None,
-    }
-}
-
-pub(crate) fn shape(body: &[u8], is_json: bool) -> Shape {
-    let start: String = String::from_utf8_lossy(&body[..body.len().min(512)])
-        .trim_start_matches('\u{feff}')
-        .trim_start()
-        .to_ascii_lowercase();
-    match start.as_str() {
-        "" => Shape::Empty,
-        _ if is_json => Shape::NoObject,
-        html if html.starts_with("<!doctype html") || html.starts_with("<html") => Shape::Html,
-        xml if xml.starts_with('<') => Shape::Xml,
-        json if json.starts_with(['{', '[']) => Shape::BrokenJson,
-        _ => Shape::Other,
     }
 }
 

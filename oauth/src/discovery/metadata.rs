@@ -4,10 +4,26 @@
 use mcp_auth_http_auth::valid_scopes;
 use serde_json::{Map, Value};
 
-use super::{ServerMetadata, locate};
+use super::well_known;
 
 /// Issuers looked at of a resource's metadata.
 const MOST_ISSUERS: usize = 16;
+
+/// What an authorization server says of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerMetadata {
+    pub issuer: String,
+    pub token_endpoint: String,
+    /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
+    pub mtls_token_endpoint: Option<String>,
+    pub revocation_endpoint: Option<String>,
+    /// As [`Self::mtls_token_endpoint`].
+    pub mtls_revocation_endpoint: Option<String>,
+    /// What the MCP server's metadata call it (RFC 9728): the `resource` of token requests for it.
+    pub resource: Option<String>,
+    /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
+    pub scopes: Vec<String>,
+}
 
 /// What a protected resource says of itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,7 +58,7 @@ pub(crate) fn server(
             found: issuer.to_owned(),
         });
     }
-    let endpoint = |text: &str| locate::parse(text, allow_insecure_http).map(String::from);
+    let endpoint = |text: &str| well_known::parse(text, allow_insecure_http).map(String::from);
     let field = "token_endpoint";
     let token_endpoint = endpoint(text(fields, field)?).map_err(|problem| Unfit::Field { field, problem })?;
     // What cannot be used of these is left out: not everyone needs them.

@@ -4,18 +4,25 @@
 //!
 //! A token serves until it really expires or has a successor, whatever fails meanwhile.
 
-mod life;
-mod run;
+pub(crate) mod breaker;
+pub(crate) mod deadline;
+mod lifecycle;
+pub(crate) mod policy;
+pub(crate) mod rejection_backoff;
+pub(crate) mod schedule;
+pub(crate) mod state;
+pub(crate) mod step_up;
+mod task;
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
-use crate::exchange::Exchange;
+use crate::token_request::Exchange;
 use crate::{Clock, Policy, State, Token};
-use life::Life;
-use run::{Order, Run};
+use lifecycle::Life;
+use task::{Order, Run};
 
 /// A handle on a running source. Dropping it ends the source and the request under way.
 #[derive(Debug)]

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::breaker::Breaker;
-use crate::refusals::Refusals;
-use crate::step_up::{Demand, Miss, Step, Steps};
-use crate::{Ask, Error, Failure, Issued, Policy, State, Token, schedule};
+use super::schedule;
+use crate::renewal::breaker::Breaker;
+use crate::renewal::rejection_backoff::Refusals;
+use crate::renewal::step_up::{Demand, Miss, Step, Steps};
+use crate::{Ask, Error, Failure, Issued, Policy, State, Token};
 
 pub(super) struct Life {
     policy: Policy,

@@ -1,5 +1,9 @@
 //! One token request, whatever grant it is: what [`TokenSource`](crate::TokenSource) calls when a token is due.
 
+pub(crate) mod client_auth;
+pub(crate) mod form;
+pub(crate) mod response;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +11,10 @@ use std::time::Duration;
 use mcp_auth_http_auth::ProofKey;
 use secrecy::SecretString;
 
-use crate::check::Mismatch;
-use crate::{Error, ServerMetadata, TokenType};
+use crate::discovery::metadata::ServerMetadata;
+use crate::error::Error;
+use crate::token_check::Mismatch;
+use crate::token_type::TokenType;
 
 /// The future of one token request.
 pub type Exchanging<'a> = Pin<Box<dyn Future<Output = Result<Issued, Error>> + Send + 'a>>;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use url::Url;
 
-use crate::discovery::locate;
-use crate::{ClientAuthentication, Error, Registration, ServerLocation, ServerMetadata};
+use super::metadata::ServerMetadata;
+use super::well_known;
+use crate::error::Error;
+use crate::registration::{ClientAuthentication, Registration, ServerLocation};
 
 /// The endpoints of one authorization server.
 #[derive(Debug)]
@@ -96,11 +98,11 @@ impl Endpoints {
 }
 
 fn token_endpoint(text: &str, allow_http: bool) -> Result<Url, Error> {
-    locate::parse(text, allow_http).map_err(|problem| Error::InvalidUrl { problem })
+    well_known::parse(text, allow_http).map_err(|problem| Error::InvalidUrl { problem })
 }
 
 fn revocation_endpoint(text: Option<&str>, allow_http: bool) -> Result<Option<Url>, Error> {
-    text.map(|text| locate::parse(text, allow_http))
+    text.map(|text| well_known::parse(text, allow_http))
         .transpose()
         .map_err(|problem| Error::InvalidRevocationUrl { problem })
 }
