@@ -1,134 +1,28 @@
-//! A client's registration at an authorization server, and the token request made with it.
+//! The client: from a registration to one token request and its answer, checked.
 
-use std::collections::BTreeMap;
+mod revoke;
+mod send;
+
 use std::sync::Arc;
 
+use mcp_auth_http_auth::ProofKey;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::call::{Call, Memory};
-use crate::certificate::Certificate;
-use crate::check::{self, Expectation};
-use crate::endpoints::Endpoints;
-use crate::exchange::{Exchange, Exchanging, Issued};
-use crate::quote::Quote;
-use crate::request::{Asked, Form};
-use crate::resolve::Addresses;
-use crate::response::Expected;
+use crate::discovery::endpoints::Endpoints;
+use crate::redact::Quote;
+use crate::ssrf::Addresses;
+use crate::token_check::{self, Expectation};
+use crate::token_request::client_auth;
+use crate::token_request::form::{self, Asked, Form};
+use crate::token_request::response::{self, Expected};
+use crate::token_request::{Exchange, Exchanging, Issued};
+use crate::transport::client_certificate::Certificate;
 use crate::transport::{Reach, Transport};
 use crate::{
-    Ask, Assertions, Clock, Discovery, Error, Limits, ProofKey, ServerMetadata, SigningKey, TokenCheck,
-    identity, request, response, token,
+    Ask, ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ServerLocation,
+    ServerMetadata, TokenType, token,
 };
-
-/// What an authorization server knows this client by, and what is asked of it.
-#[derive(Clone, Debug)]
-pub struct Registration {
-    pub server: ServerLocation,
-    /// `None`: not sent, where an assertion says who asks.
-    pub client_id: Option<String>,
-    pub authentication: ClientAuthentication,
-    pub grant: Grant,
-    pub token_type: TokenType,
-    /// Of [`Client::exchange_subject`].
-    pub token_exchange: TokenExchange,
-    /// None: the authorization server's default, or what the MCP server's metadata name.
-    pub scopes: Vec<String>,
-    pub audience: Option<String>,
-    /// `resource` (RFC 8707). `None`: not sent.
-    pub resource: Option<String>,
-    /// Further parameters; none that has a field here.
-    pub extra_parameters: BTreeMap<String, String>,
-    pub check: TokenCheck,
-    /// PEM certificates of authorities to trust besides the system's.
-    pub ca_bundle: Option<String>,
-    pub allow_insecure_http: bool,
-    /// Whether endpoints that were discovered may be at private addresses.
-    pub allow_private_addresses: bool,
-}
-
-/// How the authorization server is found.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ServerLocation {
-    /// By its endpoints: https, or http if `allow_insecure_http`.
-    Endpoints {
-        token_url: String,
-        /// RFC 7009.
-        revocation_url: Option<String>,
-    },
-    /// By the metadata of this issuer (RFC 8414, OpenID Connect Discovery 1.0).
-    Issuer(String),
-    /// By the MCP server's challenge and metadata (RFC 9728).
-    ProtectedResource {
-        /// URL of the MCP server.
-        url: String,
-        /// PEM certificates of authorities to trust at the MCP server besides the system's.
-        ca_bundle: Option<String>,
-        /// The issuer found before. Another one is an error: credentials of the one are not shown to the other.
-        known_issuer: Option<String>,
-    },
-}
-
-/// How the client proves who it is.
-#[derive(Clone, Debug)]
-pub enum ClientAuthentication {
-    /// Not at all: the grant's assertion says it.
-    None,
-    /// A secret in the Authorization header (RFC 6749 section 2.3.1).
-    SecretBasic(Secrets),
-    /// A secret in the form (RFC 6749 section 2.3.1).
-    SecretPost(Secrets),
-    /// An assertion that this client signs (RFC 7523 section 2.2).
-    PrivateKeyJwt {
-        key: SigningKey,
-        /// `None`: the issuer where it is known, else the token endpoint.
-        audience: Option<String>,
-    },
-    /// An assertion that somebody else signs (RFC 7523 section 2.2).
-    Assertion(Assertions),
-    /// A TLS client certificate (RFC 8705 section 2).
-    Tls(ClientCertificate),
-}
-
-/// A client secret, and the one before or after it, which is tried where the first is refused with `invalid_client`.
-#[derive(Clone, Debug)]
-pub struct Secrets {
-    pub first: SecretString,
-    pub alternate: Option<SecretString>,
-}
-
-/// What entitles to a token.
-#[derive(Clone, Debug)]
-pub enum Grant {
-    /// RFC 6749 section 4.4.
-    ClientCredentials,
-    /// An assertion (RFC 7523 section 2.1).
-    JwtBearer(Assertions),
-}
-
-/// Parameters of token exchange (RFC 8693 section 2.1).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TokenExchange {
-    pub subject_token_type: String,
-    /// `None`: not sent.
-    pub requested_token_type: Option<String>,
-}
-
-/// PEM: the chain with the leaf first, and its key.
-#[derive(Clone, Debug)]
-pub struct ClientCertificate {
-    pub chain: String,
-    pub key: SecretString,
-}
-
-/// How a token is presented.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum TokenType {
-    /// RFC 6750.
-    #[default]
-    Bearer,
-    /// RFC 9449.
-    DPoP,
-}
+use send::{Call, Memory};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones share what
 /// they learn.
@@ -149,35 +43,6 @@ pub struct Client {
     discovery: Option<Arc<Discovery>>,
 }
 
-impl Registration {
-    /// The least that a registration needs.
-    pub fn new(
-        token_url: impl Into<String>,
-        client_id: impl Into<String>,
-        authentication: ClientAuthentication,
-    ) -> Self {
-        Self {
-            server: ServerLocation::Endpoints {
-                token_url: token_url.into(),
-                revocation_url: None,
-            },
-            client_id: Some(client_id.into()),
-            authentication,
-            grant: Grant::ClientCredentials,
-            token_type: TokenType::Bearer,
-            token_exchange: TokenExchange::default(),
-            check: TokenCheck::default(),
-            allow_private_addresses: false,
-            scopes: Vec::new(),
-            audience: None,
-            resource: None,
-            extra_parameters: BTreeMap::new(),
-            ca_bundle: None,
-            allow_insecure_http: false,
-        }
-    }
-}
-
 impl Client {
     /// A client with the usual limits. Makes no connection yet, but reads the system's certificate authorities.
     pub fn new(registration: Registration) -> Result<Self, Error> {
@@ -187,8 +52,8 @@ impl Client {
     pub fn with_limits(registration: Registration, limits: Limits) -> Result<Self, Error> {
         let stated = Endpoints::stated(&registration)?;
         let discovery = Discovery::with_limits(&registration, limits, Clock::system())?;
-        request::check_extra_parameters(&registration)?;
-        identity::check(&registration)?;
+        form::check_extra_parameters(&registration)?;
+        client_auth::check(&registration)?;
         let certificate = match &registration.authentication {
             ClientAuthentication::Tls(certificate) => Some(Certificate::read(certificate)?),
             _ => None,
@@ -209,7 +74,7 @@ impl Client {
             TokenType::DPoP => Some(Arc::new(ProofKey::generate())),
         };
         Ok(Self {
-            quote: identity::quote(&registration),
+            quote: client_auth::quote(&registration),
             registration,
             transport,
             certificate,
@@ -250,7 +115,7 @@ impl Client {
     pub async fn request_token(&self, ask: &Ask) -> Result<Issued, Error> {
         self.doubt(ask.refusals_in_a_row).await;
         let server = self.server().await?;
-        let scopes = request::union(self.scopes(&server), &ask.scopes);
+        let scopes = form::union(self.scopes(&server), &ask.scopes);
         let asked = self.asked(&server, &scopes);
         let (form, quote) = match &self.registration.grant {
             Grant::ClientCredentials => (Form::client_credentials(&asked), self.quote.clone()),
@@ -346,7 +211,7 @@ impl Client {
             key_thumbprint: self.proof_key.as_ref().map(|key| key.thumbprint().to_owned()),
         };
         let now = self.clock.now();
-        let judged = check::judge(
+        let judged = token_check::judge(
             &issued.access_token,
             &expectation,
             registration.check.mode,
@@ -421,24 +286,6 @@ impl Exchange for Client {
     fn exchange(&self, ask: &Ask) -> Exchanging<'_> {
         let ask = ask.clone();
         Box::pin(async move { self.request_token(&ask).await })
-    }
-}
-
-impl Default for TokenExchange {
-    fn default() -> Self {
-        Self {
-            subject_token_type: "urn:ietf:params:oauth:token-type:access_token".into(),
-            requested_token_type: None,
-        }
-    }
-}
-
-impl From<&str> for Secrets {
-    fn from(secret: &str) -> Self {
-        Self {
-            first: secret.into(),
-            alternate: None,
-        }
     }
 }
 

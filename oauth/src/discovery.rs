@@ -1,28 +1,29 @@
 //! Finds an authorization server: from an issuer to its metadata (RFC 8414, OpenID Connect Discovery 1.0), from an
 //! MCP server to its issuer (RFC 9728).
 //!
-//! [`locate`] says where things are to be found and [`document`] what was found there, both without I/O; [`search`]
+//! [`well_known`] says where things are to be found and [`metadata`] what was found there, both without I/O; [`search`]
 //! goes there in order. [`Discovery`] keeps what came of it.
 
-pub(crate) mod document;
+pub(crate) mod endpoints;
 mod error;
-pub(crate) mod locate;
+pub(crate) mod metadata;
 mod search;
+pub(crate) mod well_known;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use url::Url;
 
 pub use error::{Attempt, DiscoveryError, Outcome};
-use search::{Place, Search};
+pub use metadata::ServerMetadata;
+use search::{Place, Search, SearchRules};
 
 use crate::clock::after;
-use crate::resolve::Addresses;
-use crate::transport::{Reach, Transport};
+use crate::ssrf::Addresses;
 use crate::{Clock, Error, Limits, Registration, ServerLocation};
 
 /// How long metadata are believed.
@@ -34,43 +35,15 @@ const GRACE: Duration = Duration::from_secs(60);
 /// Longest search, of several requests.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What an authorization server says of itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ServerMetadata {
-    pub issuer: String,
-    pub token_endpoint: String,
-    /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
-    pub mtls_token_endpoint: Option<String>,
-    pub revocation_endpoint: Option<String>,
-    /// As [`Self::mtls_token_endpoint`].
-    pub mtls_revocation_endpoint: Option<String>,
-    /// What the MCP server's metadata call it (RFC 9728): the `resource` of token requests for it.
-    pub resource: Option<String>,
-    /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
-    pub scopes: Vec<String>,
-}
-
 /// Finds the authorization server of a registration, and keeps what it found for an hour.
 #[derive(Debug)]
 pub struct Discovery {
-    rules: Rules,
+    rules: SearchRules,
     clock: Clock,
     /// Locked while a search is under way, so that there is one at a time.
     kept: Mutex<Option<Kept>>,
     /// The server of `kept`, for those who do not wait for a search.
     found: RwLock<Option<Arc<ServerMetadata>>>,
-}
-
-/// What a search keeps to.
-#[derive(Clone, Debug)]
-struct Rules {
-    place: Place,
-    known_issuer: Option<String>,
-    /// For the authorization server.
-    ca_bundle: Option<String>,
-    allow_insecure_http: bool,
-    addresses: Addresses,
-    limits: Limits,
 }
 
 #[derive(Debug)]
@@ -95,7 +68,7 @@ impl Discovery {
         clock: Clock,
     ) -> Result<Option<Self>, Error> {
         let parse = |field, text: &str| {
-            locate::parse(text, registration.allow_insecure_http)
+            well_known::parse(text, registration.allow_insecure_http)
                 .map_err(|problem| Error::Discovery(DiscoveryError::InvalidUrl { field, problem }))
         };
         let (place, known_issuer) = match &registration.server {
@@ -123,7 +96,7 @@ impl Discovery {
                 (Place::Resource { url, ca_bundle }, known_issuer.clone())
             }
         };
-        let rules = Rules {
+        let rules = SearchRules {
             addresses: Addresses::discovered([place.url()], registration.allow_private_addresses),
             place,
             known_issuer,
@@ -151,7 +124,7 @@ impl Discovery {
 
     /// What was found last, however long ago, without a search and without waiting for one.
     pub fn found(&self) -> Option<Arc<ServerMetadata>> {
-        self.found.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.found.read().clone()
     }
 
     /// The authorization server, searched for unless it was found within the hour. Where it cannot be had, the one
@@ -178,7 +151,7 @@ impl Discovery {
         match (found, &mut *kept) {
             (Ok(server), kept) => {
                 let server = Arc::new(server);
-                *self.found.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&server));
+                *self.found.write() = Some(Arc::clone(&server));
                 *kept = Some(Kept {
                     server: Arc::clone(&server),
                     since: now,
@@ -220,7 +193,7 @@ impl Discovery {
         }
     }
 
-    fn of(rules: Rules, clock: Clock) -> Self {
+    fn of(rules: SearchRules, clock: Clock) -> Self {
         Self {
             rules,
             clock,
@@ -240,25 +213,5 @@ impl Discovery {
     /// Where the endpoints found may be, for the [`Transport`] to them.
     pub(crate) fn addresses(&self) -> Addresses {
         self.rules.addresses.clone()
-    }
-}
-
-impl Rules {
-    /// A bundle of authorities that cannot be used is told before anything is asked.
-    fn check_trust(&self) -> Result<(), Error> {
-        self.transport(self.place.url(), self.ca_bundle.as_deref())?;
-        if let Place::Resource { url, ca_bundle } = &self.place {
-            self.transport(url, ca_bundle.as_deref())?;
-        }
-        Ok(())
-    }
-
-    fn transport(&self, url: &Url, ca_bundle: Option<&str>) -> Result<Transport, Error> {
-        let reach = Reach {
-            allow_http: self.allow_insecure_http,
-            encrypted: url.scheme() == "https",
-            addresses: self.addresses.clone(),
-        };
-        Transport::new(reach, ca_bundle, None, self.limits)
     }
 }

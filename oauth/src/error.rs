@@ -1,13 +1,17 @@
 //! Why there is no token, in three forms: a closed reason for metrics, a code for the status, and a message that
-//! says what to check. What a server said is in here only as [`Quote`](crate::quote::Quote) let it through.
+//! says what to check. What a server said is in here only as [`Quote`](crate::redact::Quote) let it through.
 
 use std::fmt;
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
 
-use crate::resolve::Forbidden;
-use crate::{DiscoveryError, Mismatch, RetryAfter, TokenType};
+use crate::discovery::DiscoveryError;
+use crate::retry_after::RetryAfter;
+use crate::token_check::mismatch::Mismatch;
+use crate::token_type::TokenType;
+use crate::transport::body_shape::Shape;
+use crate::transport::connect_error::ConnectFault;
 
 /// A failed token request, or a registration that none can be made from.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -81,24 +85,6 @@ pub enum Error {
     TokenMismatch(Mismatch),
 }
 
-/// Why no connection came about.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum ConnectFault {
-    #[error("its host name does not resolve")]
-    Dns,
-    #[error("it was refused")]
-    Refused,
-    #[error("TLS failed{}", because(.0))]
-    Tls(Option<String>),
-    #[error("its address is {0}")]
-    Forbidden(Forbidden),
-    /// The server's TLS alert says that it wants a certificate, or another one.
-    #[error("the server does not take the client certificate{}", because(.0))]
-    ClientCertificate(Option<String>),
-    #[error("it broke off")]
-    Other,
-}
-
 /// An error answer of the authorization server (RFC 6749 section 5.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rejection {
@@ -127,23 +113,6 @@ pub enum Code {
     InvalidDpopProof,
     /// Any other; the characters of RFC 6749 only, and not many of them.
     Other(String),
-}
-
-/// What an answer that is not JSON looks like. A closed set: the answer itself may hold anything.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Shape {
-    #[error("empty")]
-    Empty,
-    #[error("an HTML page")]
-    Html,
-    #[error("XML")]
-    Xml,
-    #[error("broken JSON")]
-    BrokenJson,
-    #[error("JSON without an object")]
-    NoObject,
-    #[error("other text")]
-    Other,
 }
 
 impl Error {
@@ -255,30 +224,6 @@ impl Error {
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.retry_after,
             Self::HttpStatus { retry_after, .. } => *retry_after,
             _ => None,
-        }
-    }
-}
-
-impl ConnectFault {
-    fn hint(&self) -> &'static str {
-        match self {
-            Self::Dns => "check the host in tokenUrl",
-            Self::Refused => "check host and port in tokenUrl, and that the authorization server is up",
-            Self::Tls(_) => {
-                "check the host in tokenUrl and the server's certificate, and set caBundle if a private authority \
-                 signed it"
-            }
-            Self::Forbidden(Forbidden::Private) => {
-                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or state \
-                 tokenUrl"
-            }
-            Self::Forbidden(_) => "such an address is never connected to; check the host's DNS records",
-            Self::ClientCertificate(_) => {
-                "check that the authorization server trusts the authority of the certificate in \
-                 clientAuthentication.certificateRef and knows its subject for this client; without that certificate, \
-                 use the method TlsClientAuth"
-            }
-            Self::Other => "check tokenUrl and network policies",
         }
     }
 }
@@ -417,13 +362,6 @@ fn to_host(host: &Option<String>) -> String {
 fn of_type(kind: &Option<String>) -> String {
     kind.as_ref()
         .map(|kind| format!(" of type {kind}"))
-        .unwrap_or_default()
-}
-
-fn because(detail: &Option<String>) -> String {
-    detail
-        .as_ref()
-        .map(|detail| format!(" ({detail})"))
         .unwrap_or_default()
 }
 

@@ -1,22 +1,21 @@
-//! What must hold of all that others write and we read, whatever it is: each function takes any bytes and panics where a
-//! promise is broken. A fuzzer looks for such bytes (`make fuzz`), and an ordinary test repeats those that once mattered,
-//! from `fuzz/corpus`. What makes sense of the input is tested beside what reads it, and from made-up documents in
-//! `garbage.rs`.
+//! Test code, built under `cfg(test)` and by cargo-fuzz (`cfg(fuzzing)`): what must hold of all untrusted input, whatever
+//! it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks for such bytes (`make fuzz`);
+//! an ordinary test repeats those that once mattered, from `fuzz/corpus`, and others feed generated documents to the same
+//! readers. What makes sense of the input is tested beside what reads it.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
-use http::header::WWW_AUTHENTICATE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use crate::check::{self, Expectation};
-use crate::discovery::{document, locate};
-use crate::quote::Quote;
-use crate::response::{self, Expected};
+use crate::discovery::{metadata, well_known};
+use crate::redact::Quote;
+use crate::token_check::{self, Expectation};
+use crate::token_request::response::{self, Expected};
 use crate::transport::Answer;
-use crate::{Challenge, Mode, SigningKey, TokenType};
+use crate::{Mode, SigningKey, TokenType};
 
 /// Longest text of ours about anything of theirs.
 const LONGEST_MESSAGE: usize = 4000;
@@ -64,15 +63,19 @@ pub fn token_response(data: &[u8]) {
 pub fn metadata(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == b'\n');
     let asked = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
-    if let Ok(url) = locate::parse(&asked, true) {
-        let found = [locate::server_metadata(&url), locate::resource_metadata(&url)].concat();
+    if let Ok(url) = well_known::parse(&asked, true) {
+        let found = [
+            well_known::server_metadata(&url),
+            well_known::resource_metadata(&url),
+        ]
+        .concat();
         assert!(found.iter().all(|place| place.origin() == url.origin()));
     }
     let Ok(Value::Object(fields)) = serde_json::from_slice(parts.next().unwrap_or_default()) else {
         return;
     };
     for allow_insecure_http in [false, true] {
-        let Ok(found) = document::server(&fields, |issuer| issuer == asked, allow_insecure_http) else {
+        let Ok(found) = metadata::server(&fields, |issuer| issuer == asked, allow_insecure_http) else {
             continue;
         };
         assert_eq!(found.issuer, asked);
@@ -89,19 +92,8 @@ pub fn metadata(data: &[u8]) {
             );
         }
     }
-    if let Ok(found) = document::resource(&fields) {
+    if let Ok(found) = metadata::resource(&fields) {
         assert!((1..=16).contains(&found.issuers.len()) && found.scopes.len() <= 64);
-    }
-}
-
-/// `WWW-Authenticate`, a field in each line.
-pub fn challenge(data: &[u8]) {
-    let headers: HeaderMap = data
-        .split(|byte| *byte == b'\n')
-        .filter_map(|field| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(field).ok()?)))
-        .collect();
-    if let Some(challenge) = Challenge::of(&headers) {
-        assert!(format!("{challenge:?}").len() < 64 * 260 + LONGEST_MESSAGE);
     }
 }
 
@@ -119,7 +111,7 @@ pub fn jwt(data: &[u8]) {
     let now = Timestamp::UNIX_EPOCH;
     for token in [String::from_utf8_lossy(data).into_owned(), made] {
         let secret = SecretString::from(token.as_str());
-        match check::judge(&secret, &expectation, Mode::Enforce, &Quote::default(), now) {
+        match token_check::judge(&secret, &expectation, Mode::Enforce, &Quote::default(), now) {
             Ok(judged) => assert!(judged.mismatch.is_none()),
             Err(error) => {
                 assert!(error.message().len() < LONGEST_MESSAGE);
@@ -151,26 +143,4 @@ pub fn key(data: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    fn repeat(folder: &str, holds: fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-        let mut count = 0;
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            holds(&std::fs::read(entry.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 0, "{} holds something", folder.display());
-    }
-
-    #[test]
-    fn what_fuzzing_found_once_still_holds() {
-        repeat("../fuzz/corpus/token_response", token_response);
-        repeat("../fuzz/corpus/metadata", metadata);
-        repeat("../fuzz/corpus/challenge", challenge);
-        repeat("../fuzz/corpus/jwt", jwt);
-        repeat("src/keys/testdata", key);
-    }
-}
+mod tests;

@@ -1,66 +1,51 @@
 //! The OAuth2 machine client: it turns a registration at an authorization server into a token that is always
 //! valid, as far as the server lets it.
 //!
-//! [`Client`] makes one token request ([`request`] what is asked, [`identity`] who asks, [`call`] and [`transport`] the
-//! way there, [`response`] what the answer means). [`TokenSource`] decides when to make one ([`schedule`]) and publishes
-//! what came of it as [`State`]. [`UserTokens`] keeps those of users' own. Nothing here knows Kubernetes or the proxy.
+//! A [`Registration`] says who asks whom for what; [`discovery`] finds the server where it is not stated. [`Client`]
+//! makes one token request ([`token_request`] builds it and reads the answer, [`transport`] carries it, [`ssrf`] says
+//! where it may go). [`TokenSource`] decides when to make one ([`renewal`]) and publishes what came of it as
+//! [`State`]. [`UserTokens`] keeps those of users' own. Nothing here knows Kubernetes or the proxy.
 
-mod alarm;
-mod assertion;
-mod breaker;
-mod call;
-mod certificate;
-mod challenge;
-mod check;
 mod client;
 mod clock;
 mod discovery;
-mod dpop;
-mod endpoints;
 mod error;
-mod exchange;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-#[cfg(test)]
-mod garbage;
-mod identity;
-mod jws;
-mod keys;
-mod policy;
-mod quote;
-mod refusals;
-mod request;
-mod resolve;
-mod response;
-mod revoke;
-mod schedule;
-mod source;
-mod state;
-mod step_up;
+mod jose;
+mod redact;
+mod registration;
+mod renewal;
+mod retry_after;
+mod ssrf;
 mod token;
+mod token_check;
+mod token_request;
+mod token_type;
 mod transport;
 mod user_tokens;
 
-pub use assertion::{Asserting, AssertionSource, Assertions};
-pub use breaker::Circuit;
-pub use challenge::Challenge;
-pub use check::{Claims, Mismatch, Mode, TokenCheck, read as read_claims};
-pub use client::{
-    Client, ClientAuthentication, ClientCertificate, Grant, Registration, Secrets, ServerLocation,
-    TokenExchange, TokenType,
-};
+pub use client::Client;
 pub use clock::Clock;
 pub use discovery::{Attempt, Discovery, DiscoveryError, Outcome, ServerMetadata};
-pub use dpop::{InvalidProofKey, ProofKey};
-pub use error::{Code, ConnectFault, Error, Rejection, Shape};
-pub use exchange::{Ask, Exchange, Exchanging, Issued};
-pub use keys::{Algorithm, KeyError, SigningKey};
-pub use policy::{InvalidRefreshBefore, Policy, RefreshBefore};
-pub use resolve::Forbidden;
-pub use schedule::RetryAfter;
-pub use source::TokenSource;
-pub use state::{Failure, State};
-pub use step_up::{NoStepUp, StepUp};
+pub use error::{Code, Error, Rejection};
+pub use jose::assertion::{Asserting, AssertionSource, Assertions};
+pub use jose::signing_key::{Algorithm, KeyError, SigningKey};
+pub use registration::{
+    ClientAuthentication, ClientCertificate, Grant, Registration, Secrets, ServerLocation, TokenExchange,
+};
+pub use renewal::TokenSource;
+pub use renewal::breaker::Circuit;
+pub use renewal::policy::{InvalidRefreshBefore, Policy, RefreshBefore};
+pub use renewal::state::{Failure, State};
+pub use renewal::step_up::{NoStepUp, StepUp};
+pub use retry_after::RetryAfter;
+pub use ssrf::Forbidden;
 pub use token::Token;
+pub use token_check::{Claims, Mismatch, Mode, TokenCheck, read as read_claims};
+pub use token_request::{Ask, Exchange, Exchanging, Issued};
+pub use token_type::TokenType;
 pub use transport::Limits;
+pub use transport::body_shape::Shape;
+pub use transport::connect_error::ConnectFault;
 pub use user_tokens::UserTokens;

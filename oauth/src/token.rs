@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mcp_auth_http_auth::ProofKey;
 use secrecy::SecretString;
 
 use crate::clock::after;
-use crate::{Error, Issued, Mismatch, ProofKey, ServerMetadata, TokenType};
+use crate::{Error, Issued, Mismatch, ServerMetadata, TokenType};
 
 /// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and long
 /// enough to be no burden; the authorization servers in use issue nothing shorter by default.

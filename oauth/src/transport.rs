@@ -1,6 +1,10 @@
 //! The way to the token endpoint: a built request goes out, a complete answer or a fault comes back. Bounded in
 //! time and size, follows no redirect, and keeps no connection, since hours pass between two requests.
 
+pub(crate) mod body_shape;
+pub(crate) mod client_certificate;
+pub(crate) mod connect_error;
+
 use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
@@ -10,11 +14,11 @@ use http::{Request, StatusCode};
 use reqwest::{Response, redirect, retry};
 use rustls::AlertDescription;
 
-use crate::certificate::Certificate;
-use crate::error::ConnectFault;
-use crate::quote::Quote;
-use crate::resolve::{Addresses, Forbidden, Resolver, Unresolved};
+use crate::redact::Quote;
+use crate::ssrf::{Addresses, Forbidden, Resolver, Unresolved};
 use crate::{Error, RetryAfter};
+use client_certificate::Certificate;
+use connect_error::ConnectFault;
 
 /// Longest nonce kept, in bytes.
 const LONGEST_NONCE: usize = 1024;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use mcp_auth_oauth::ProofKey;
+use mcp_auth_http_auth::ProofKey;
 use mcp_auth_protocol::sync::{Credential, Problem, Subject};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use secrecy::ExposeSecret;

@@ -4,8 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::{ConnectFault, Shape};
-use crate::quote::Quote;
+use crate::redact::Quote;
+use crate::transport::body_shape::Shape;
+use crate::transport::connect_error::ConnectFault;
 
 /// Characters repeated of a name or address that another server gave.
 const MOST_OF_NAME: usize = 256;

@@ -1,16 +1,20 @@
 //! Goes to the places where metadata may be, in order, until they are found. Sends nothing that is worth a secret,
-//! follows no redirect, and goes only where [`Addresses`](crate::resolve::Addresses) lets it.
+//! follows no redirect, and goes only where [`Addresses`](crate::ssrf::Addresses) lets it.
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
+use mcp_auth_http_auth::Challenge;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::document::{self, Unfit};
-use super::error::name;
-use super::{Attempt, DiscoveryError, Outcome, Rules, ServerMetadata, locate};
-use crate::response::shape;
-use crate::{Challenge, Error};
+use super::error::{Attempt, DiscoveryError, Outcome, name};
+use super::metadata::{self, ServerMetadata, Unfit};
+use super::well_known;
+use crate::Error;
+use crate::Limits;
+use crate::ssrf::Addresses;
+use crate::transport::body_shape::Shape;
+use crate::transport::{Reach, Transport};
 
 /// What the MCP server is asked to get its challenge. Without a session and without effect in every version of the
 /// protocol; `initialize` would open a session that nobody closes, and some servers answer that one without a token.
@@ -31,8 +35,20 @@ pub(super) enum Place {
     },
 }
 
+/// What a search keeps to.
+#[derive(Clone, Debug)]
+pub(super) struct SearchRules {
+    pub place: Place,
+    pub known_issuer: Option<String>,
+    /// For the authorization server.
+    pub ca_bundle: Option<String>,
+    pub allow_insecure_http: bool,
+    pub addresses: Addresses,
+    pub limits: Limits,
+}
+
 pub(super) struct Search<'a> {
-    rules: &'a Rules,
+    rules: &'a SearchRules,
     known_issuer: Option<&'a String>,
     attempts: Vec<Attempt>,
 }
@@ -59,8 +75,28 @@ impl Place {
     }
 }
 
+impl SearchRules {
+    /// A bundle of authorities that cannot be used is told before anything is asked.
+    pub fn check_trust(&self) -> Result<(), Error> {
+        self.transport(self.place.url(), self.ca_bundle.as_deref())?;
+        if let Place::Resource { url, ca_bundle } = &self.place {
+            self.transport(url, ca_bundle.as_deref())?;
+        }
+        Ok(())
+    }
+
+    fn transport(&self, url: &Url, ca_bundle: Option<&str>) -> Result<Transport, Error> {
+        let reach = Reach {
+            allow_http: self.allow_insecure_http,
+            encrypted: url.scheme() == "https",
+            addresses: self.addresses.clone(),
+        };
+        Transport::new(reach, ca_bundle, None, self.limits)
+    }
+}
+
 impl<'a> Search<'a> {
-    pub fn new(rules: &'a Rules, known_issuer: Option<&'a String>) -> Self {
+    pub fn new(rules: &'a SearchRules, known_issuer: Option<&'a String>) -> Self {
         Self {
             rules,
             known_issuer,
@@ -100,7 +136,7 @@ impl<'a> Search<'a> {
             }
             None => &resource.issuers[0],
         };
-        let issuer_url = match locate::parse(issuer, self.rules.allow_insecure_http) {
+        let issuer_url = match well_known::parse(issuer, self.rules.allow_insecure_http) {
             Ok(url) if url.query().is_none() => url,
             unfit => {
                 let problem = unfit.err().unwrap_or("has a query, which an issuer has not");
@@ -123,7 +159,7 @@ impl<'a> Search<'a> {
     /// Only where the server says that it has no metadata. One that does not answer, or that was known to have another
     /// authorization server, gets no credentials in this way.
     async fn of_origin(&mut self, url: &Url, answered: Answered) -> Result<ServerMetadata, DiscoveryError> {
-        let origin = locate::origin(url);
+        let origin = well_known::origin(url);
         let spellings = [origin.clone(), format!("{origin}/")];
         let known = self.known_issuer;
         let fits = |found: &str| match known {
@@ -135,7 +171,7 @@ impl<'a> Search<'a> {
         if elsewhere || knows_metadata || !self.attempts.iter().all(Attempt::is_absent) {
             return Err(self.not_found("MCP server"));
         }
-        if let Some(server) = self.server(&locate::at(url, "/"), &origin, fits).await? {
+        if let Some(server) = self.server(&well_known::at(url, "/"), &origin, fits).await? {
             return Ok(ServerMetadata {
                 scopes: answered.challenge.scopes,
                 ..server
@@ -146,7 +182,7 @@ impl<'a> Search<'a> {
         }
         Ok(ServerMetadata {
             issuer: known.unwrap_or(&origin).clone(),
-            token_endpoint: locate::at(url, "/token").into(),
+            token_endpoint: well_known::at(url, "/token").into(),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
             mtls_revocation_endpoint: None,
@@ -169,7 +205,7 @@ impl<'a> Search<'a> {
         match answer {
             Ok((status, headers)) => Answered {
                 unauthorized: status == StatusCode::UNAUTHORIZED,
-                challenge: Challenge::of(&headers).unwrap_or_default(),
+                challenge: Challenge::from_headers(&headers).unwrap_or_default(),
             },
             Err(error) => {
                 self.failed(url.as_str(), outcome(error));
@@ -187,10 +223,10 @@ impl<'a> Search<'a> {
         server: &Url,
         ca_bundle: Option<&str>,
         answered: &Answered,
-    ) -> Result<Option<document::Resource>, DiscoveryError> {
-        let mut places = locate::resource_metadata(server);
+    ) -> Result<Option<metadata::Resource>, DiscoveryError> {
+        let mut places = well_known::resource_metadata(server);
         if let Some(named) = &answered.challenge.resource_metadata {
-            match locate::parse(named, self.rules.allow_insecure_http) {
+            match well_known::parse(named, self.rules.allow_insecure_http) {
                 Ok(url) => {
                     places.retain(|place| *place != url);
                     places.insert(0, url);
@@ -205,8 +241,8 @@ impl<'a> Search<'a> {
             let Some(fields) = self.fetch(&url, ca_bundle).await else {
                 continue;
             };
-            match document::resource(&fields) {
-                Ok(found) if locate::covers(&found.name, server) => return Ok(Some(found)),
+            match metadata::resource(&fields) {
+                Ok(found) if well_known::covers(&found.name, server) => return Ok(Some(found)),
                 Ok(found) => {
                     return Err(DiscoveryError::ResourceMismatch {
                         url: name(url.as_str()),
@@ -227,11 +263,11 @@ impl<'a> Search<'a> {
         expected: &str,
         fits: impl Fn(&str) -> bool,
     ) -> Result<Option<ServerMetadata>, DiscoveryError> {
-        for url in locate::server_metadata(issuer) {
+        for url in well_known::server_metadata(issuer) {
             let Some(fields) = self.fetch(&url, self.rules.ca_bundle.as_deref()).await else {
                 continue;
             };
-            match document::server(&fields, &fits, self.rules.allow_insecure_http) {
+            match metadata::server(&fields, &fits, self.rules.allow_insecure_http) {
                 Ok(found) => return Ok(Some(found)),
                 Err(Unfit::Issuer { found }) => {
                     return Err(DiscoveryError::IssuerMismatch {
@@ -264,7 +300,7 @@ impl<'a> Search<'a> {
             Ok(answer) if answer.status != StatusCode::OK => Outcome::Status(answer.status.as_u16()),
             Ok(answer) => match serde_json::from_slice(&answer.body) {
                 Ok(Value::Object(fields)) => return Some(fields),
-                other => Outcome::NotJson(shape(&answer.body, other.is_ok())),
+                other => Outcome::NotJson(Shape::of(&answer.body, other.is_ok())),
             },
         };
         self.failed(url.as_str(), outcome);

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use mcp_auth_oauth::ProofKey;
+use mcp_auth_http_auth::ProofKey;
 use mcp_auth_protocol::sync::{Credential, Server};
 use serde_json::Value;
 use sha2::{Digest, Sha256};

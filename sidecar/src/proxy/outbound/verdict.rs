@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, WWW_AUTHENTICATE};
-use mcp_auth_oauth::Challenge;
+use mcp_auth_http_auth::Challenge;
 
 pub const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
@@ -27,7 +27,7 @@ pub enum Verdict {
 /// this user or tool, and none of the token's.
 pub fn verdict(status: StatusCode, headers: &HeaderMap, proved: bool) -> Verdict {
     let challenged = headers.contains_key(WWW_AUTHENTICATE);
-    let challenge = || challenged.then(|| Challenge::of(headers)).flatten();
+    let challenge = || challenged.then(|| Challenge::from_headers(headers)).flatten();
     let says = |challenge: &Challenge, error: &str| challenge.error.as_deref() == Some(error);
     match status {
         StatusCode::UNAUTHORIZED => match challenge() {

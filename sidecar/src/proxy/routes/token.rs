@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, uri::PathAndQuery};
 use jiff::Timestamp;
-use mcp_auth_oauth::ProofKey;
+use mcp_auth_http_auth::ProofKey;
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;

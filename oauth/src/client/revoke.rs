@@ -1,0 +1,52 @@
+//! Revocation (RFC 7009): a token that nobody needs any more is told to the server that issued it.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use super::Client;
+use super::send::Call;
+use crate::Error;
+use crate::error::{Code, Rejection};
+use crate::redact::Quote;
+use crate::token_request::form::Form;
+use crate::token_request::response;
+use crate::transport::Answer;
+
+impl Client {
+    /// Revokes a token (RFC 7009). `Ok(false)`: the server offers no revocation, or none for such tokens.
+    pub async fn revoke(&self, access_token: &SecretString) -> Result<bool, Error> {
+        let server = self.server().await?;
+        let Some(endpoint) = server.revocation_for(&self.registration.authentication) else {
+            return Ok(false);
+        };
+        let call = Call {
+            endpoint,
+            endpoints: &server,
+            form: Form::revocation(access_token),
+            quote: self.quote.clone().and_sent(access_token.expose_secret()),
+            proven: false,
+        };
+        let (revoked, _) = self.call(call).await?.read(read)?;
+        Ok(revoked)
+    }
+}
+
+/// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this type.
+fn read(answer: Answer, quote: &Quote) -> Result<bool, Error> {
+    if answer.status.is_redirection() {
+        return Err(response::redirected(answer, quote));
+    }
+    let error = match serde_json::from_slice(&answer.body) {
+        Ok(Value::Object(fields)) => response::refusal(&answer, &fields, quote),
+        _ => None,
+    };
+    match error {
+        Some(Error::Rejected(Rejection {
+            code: Code::UnsupportedTokenType,
+            ..
+        })) => Ok(false),
+        Some(error) => Err(error),
+        None if answer.status.is_success() => Ok(true),
+        None => Err(response::http_status(&answer)),
+    }
+}

@@ -1,0 +1,229 @@
+//! Where an authorization server is asked: addresses that may be sent a secret.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use super::metadata::ServerMetadata;
+use super::well_known;
+use crate::error::Error;
+use crate::registration::{ClientAuthentication, Registration, ServerLocation};
+
+/// The endpoints of one authorization server.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    token: Url,
+    mtls_token: Option<Url>,
+    revocation: Option<Url>,
+    mtls_revocation: Option<Url>,
+    /// What assertions are addressed to: the issuer where it is known, else the token endpoint, as it was written.
+    audience: String,
+    /// Where the server was discovered.
+    metadata: Option<Arc<ServerMetadata>>,
+}
+
+impl Endpoints {
+    /// Those that the registration states; `None` where the server is to be discovered.
+    pub fn stated(registration: &Registration) -> Result<Option<Self>, Error> {
+        let ServerLocation::Endpoints {
+            token_url,
+            revocation_url,
+        } = &registration.server
+        else {
+            return Ok(None);
+        };
+        let allow_http = registration.allow_insecure_http;
+        Ok(Some(Self {
+            token: token_endpoint(token_url, allow_http)?,
+            mtls_token: None,
+            revocation: revocation_endpoint(revocation_url.as_deref(), allow_http)?,
+            mtls_revocation: None,
+            audience: token_url.clone(),
+            metadata: None,
+        }))
+    }
+
+    /// Those that a server's metadata name.
+    pub fn discovered(metadata: Arc<ServerMetadata>, allow_http: bool) -> Result<Self, Error> {
+        Ok(Self {
+            token: token_endpoint(&metadata.token_endpoint, allow_http)?,
+            mtls_token: metadata
+                .mtls_token_endpoint
+                .as_deref()
+                .map(|url| token_endpoint(url, allow_http))
+                .transpose()?,
+            revocation: revocation_endpoint(metadata.revocation_endpoint.as_deref(), allow_http)?,
+            mtls_revocation: revocation_endpoint(metadata.mtls_revocation_endpoint.as_deref(), allow_http)?,
+            audience: metadata.issuer.clone(),
+            metadata: Some(metadata),
+        })
+    }
+
+    /// Where a client that authenticates like this asks for tokens (RFC 8705 section 5).
+    pub fn token_for(&self, authentication: &ClientAuthentication) -> &Url {
+        match (authentication, &self.mtls_token) {
+            (ClientAuthentication::Tls(_), Some(alias)) => alias,
+            _ => &self.token,
+        }
+    }
+
+    /// Where it revokes tokens, if anywhere (RFC 8705 section 5).
+    pub fn revocation_for(&self, authentication: &ClientAuthentication) -> Option<&Url> {
+        match (authentication, &self.mtls_revocation) {
+            (ClientAuthentication::Tls(_), Some(alias)) => Some(alias),
+            _ => self.revocation.as_ref(),
+        }
+    }
+
+    pub fn audience(&self) -> &str {
+        &self.audience
+    }
+
+    pub fn metadata(&self) -> Option<&Arc<ServerMetadata>> {
+        self.metadata.as_ref()
+    }
+
+    /// Whether any of them is reached by TLS.
+    pub fn is_encrypted(&self) -> bool {
+        [
+            Some(&self.token),
+            self.mtls_token.as_ref(),
+            self.revocation.as_ref(),
+            self.mtls_revocation.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .any(|url| url.scheme() == "https")
+    }
+}
+
+fn token_endpoint(text: &str, allow_http: bool) -> Result<Url, Error> {
+    well_known::parse(text, allow_http).map_err(|problem| Error::InvalidUrl { problem })
+}
+
+fn revocation_endpoint(text: Option<&str>, allow_http: bool) -> Result<Option<Url>, Error> {
+    text.map(|text| well_known::parse(text, allow_http))
+        .transpose()
+        .map_err(|problem| Error::InvalidRevocationUrl { problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ClientCertificate;
+
+    fn stated(
+        token_url: &str,
+        revocation_url: Option<&str>,
+        allow_insecure_http: bool,
+    ) -> Result<Endpoints, Error> {
+        let registration = Registration {
+            server: ServerLocation::Endpoints {
+                token_url: token_url.into(),
+                revocation_url: revocation_url.map(Into::into),
+            },
+            allow_insecure_http,
+            ..Registration::new("", "client", ClientAuthentication::None)
+        };
+        Endpoints::stated(&registration).map(Option::unwrap)
+    }
+
+    fn metadata() -> ServerMetadata {
+        ServerMetadata {
+            issuer: "https://as.example.com".into(),
+            token_endpoint: "https://as.example.com/token".into(),
+            mtls_token_endpoint: Some("https://mtls.as.example.com/token".into()),
+            revocation_endpoint: Some("https://as.example.com/revoke".into()),
+            mtls_revocation_endpoint: Some("https://mtls.as.example.com/revoke".into()),
+            resource: None,
+            scopes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn plain_http_is_refused_unless_allowed() {
+        let error = stated("http://auth.example.com/token", None, false).unwrap_err();
+        assert!(
+            error.message().contains("allowInsecureHttp"),
+            "{}",
+            error.message()
+        );
+        assert!(stated("http://auth.example.com/token", None, true).is_ok());
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_an_endpoint_is_refused_by_the_name_of_its_field() {
+        for url in [
+            "",
+            "/token",
+            "auth.example.com/token",
+            "ftp://auth.example.com/token",
+            "https://",
+            "https://u:p@auth.example.com/token",
+            "https://auth.example.com/token#x",
+        ] {
+            let token = stated(url, None, true).unwrap_err();
+            assert_eq!(token.reason(), "InvalidUrl", "{url}");
+            assert!(token.message().starts_with("tokenUrl "), "{url}");
+            let revocation = stated("https://auth.example.com/token", Some(url), true).unwrap_err();
+            assert_eq!(revocation.reason(), "InvalidRevocationUrl", "{url}");
+            assert!(revocation.message().starts_with("revocationUrl "), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_alias_is_for_clients_with_a_certificate_only() {
+        let endpoints = Endpoints::discovered(Arc::new(metadata()), false).unwrap();
+        let certificate = ClientAuthentication::Tls(ClientCertificate {
+            chain: String::new(),
+            key: "".into(),
+        });
+        assert_eq!(
+            endpoints.token_for(&certificate).as_str(),
+            "https://mtls.as.example.com/token"
+        );
+        assert_eq!(
+            endpoints.token_for(&ClientAuthentication::None).as_str(),
+            "https://as.example.com/token"
+        );
+        let revocation = |authentication| endpoints.revocation_for(authentication).map(Url::as_str);
+        assert_eq!(
+            revocation(&certificate),
+            Some("https://mtls.as.example.com/revoke")
+        );
+        assert_eq!(
+            revocation(&ClientAuthentication::None),
+            Some("https://as.example.com/revoke")
+        );
+    }
+
+    #[test]
+    fn without_an_alias_a_client_with_a_certificate_asks_where_all_ask() {
+        let metadata = ServerMetadata {
+            mtls_token_endpoint: None,
+            mtls_revocation_endpoint: None,
+            ..metadata()
+        };
+        let endpoints = Endpoints::discovered(Arc::new(metadata), false).unwrap();
+        let certificate = ClientAuthentication::Tls(ClientCertificate {
+            chain: String::new(),
+            key: "".into(),
+        });
+        assert_eq!(
+            endpoints.token_for(&certificate).as_str(),
+            "https://as.example.com/token"
+        );
+        assert_eq!(
+            endpoints.revocation_for(&certificate).map(Url::as_str),
+            Some("https://as.example.com/revoke")
+        );
+    }
+
+    #[test]
+    fn assertions_are_addressed_to_the_issuer_where_it_is_known_else_to_the_token_endpoint_as_written() {
+        let endpoints = Endpoints::discovered(Arc::new(metadata()), false).unwrap();
+        assert_eq!(endpoints.audience(), "https://as.example.com");
+        let endpoints = stated("https://AS.example.com:443", None, false).unwrap();
+        assert_eq!(endpoints.audience(), "https://AS.example.com:443");
+    }
+}

@@ -1,0 +1,236 @@
+//! What metadata documents say: of an authorization server (RFC 8414 section 2), of a protected resource (RFC 9728
+//! section 2).
+
+use mcp_auth_http_auth::valid_scopes;
+use serde_json::{Map, Value};
+
+use super::well_known;
+
+/// Issuers looked at of a resource's metadata.
+const MOST_ISSUERS: usize = 16;
+
+/// What an authorization server says of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerMetadata {
+    pub issuer: String,
+    pub token_endpoint: String,
+    /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
+    pub mtls_token_endpoint: Option<String>,
+    pub revocation_endpoint: Option<String>,
+    /// As [`Self::mtls_token_endpoint`].
+    pub mtls_revocation_endpoint: Option<String>,
+    /// What the MCP server's metadata call it (RFC 9728): the `resource` of token requests for it.
+    pub resource: Option<String>,
+    /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
+    pub scopes: Vec<String>,
+}
+
+/// What a protected resource says of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Resource {
+    pub name: String,
+    /// At least one.
+    pub issuers: Vec<String>,
+    pub scopes: Vec<String>,
+}
+
+/// Why a document cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Unfit {
+    /// Another issuer than the one that was asked for.
+    Issuer { found: String },
+    Field {
+        field: &'static str,
+        problem: &'static str,
+    },
+}
+
+/// Reads an authorization server's metadata. The issuer is compared byte for byte (RFC 8414 section 3.3), which
+/// keeps one server from giving itself out as another.
+pub(crate) fn server(
+    fields: &Map<String, Value>,
+    is_expected: impl Fn(&str) -> bool,
+    allow_insecure_http: bool,
+) -> Result<ServerMetadata, Unfit> {
+    let issuer = text(fields, "issuer")?;
+    if !is_expected(issuer) {
+        return Err(Unfit::Issuer {
+            found: issuer.to_owned(),
+        });
+    }
+    let endpoint = |text: &str| well_known::parse(text, allow_insecure_http).map(String::from);
+    let field = "token_endpoint";
+    let token_endpoint = endpoint(text(fields, field)?).map_err(|problem| Unfit::Field { field, problem })?;
+    // What cannot be used of these is left out: not everyone needs them.
+    let optional = |fields: &Map<String, Value>, name| {
+        let text = fields.get(name)?.as_str()?;
+        endpoint(text)
+            .inspect_err(|problem| tracing::debug!(name, problem, "endpoint left out"))
+            .ok()
+    };
+    let aliases = fields.get("mtls_endpoint_aliases").and_then(Value::as_object);
+    let alias = |name| aliases.and_then(|aliases| optional(aliases, name));
+    Ok(ServerMetadata {
+        issuer: issuer.to_owned(),
+        token_endpoint,
+        mtls_token_endpoint: alias(field),
+        revocation_endpoint: optional(fields, "revocation_endpoint"),
+        mtls_revocation_endpoint: alias("revocation_endpoint"),
+        resource: None,
+        scopes: Vec::new(),
+    })
+}
+
+/// Reads a protected resource's metadata. Whose they are is not compared here.
+pub(crate) fn resource(fields: &Map<String, Value>) -> Result<Resource, Unfit> {
+    let name = text(fields, "resource")?.to_owned();
+    let issuers: Vec<_> = words(fields, "authorization_servers")
+        .take(MOST_ISSUERS)
+        .map(str::to_owned)
+        .collect();
+    if issuers.is_empty() {
+        return Err(Unfit::Field {
+            field: "authorization_servers",
+            problem: "names none",
+        });
+    }
+    let scopes = valid_scopes(words(fields, "scopes_supported"));
+    Ok(Resource {
+        name,
+        issuers,
+        scopes,
+    })
+}
+
+fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<&'a str, Unfit> {
+    let problem = match fields.get(field) {
+        Some(Value::String(text)) if !text.is_empty() => return Ok(text),
+        Some(Value::String(_)) => "is empty",
+        Some(_) => "is not a string",
+        None => "is missing",
+    };
+    Err(Unfit::Field { field, problem })
+}
+
+fn words<'a>(fields: &'a Map<String, Value>, field: &str) -> impl Iterator<Item = &'a str> {
+    let values = fields.get(field).and_then(Value::as_array);
+    values.into_iter().flatten().filter_map(Value::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ISSUER: &str = "https://auth.example.com";
+
+    fn read(document: Value) -> Result<ServerMetadata, Unfit> {
+        server(document.as_object().unwrap(), |issuer| issuer == ISSUER, false)
+    }
+
+    fn read_resource(document: Value) -> Result<Resource, Unfit> {
+        resource(document.as_object().unwrap())
+    }
+
+    fn problem(field: &'static str, problem: &'static str) -> Unfit {
+        Unfit::Field { field, problem }
+    }
+
+    #[test]
+    fn reads_the_endpoints_of_a_server() {
+        let found = read(json!({
+            "issuer": ISSUER,
+            "token_endpoint": "https://auth.example.com/token",
+            "revocation_endpoint": "https://auth.example.com/revoke",
+            "mtls_endpoint_aliases": {
+                "token_endpoint": "https://mtls.example.com/token",
+                "revocation_endpoint": "https://mtls.example.com/revoke",
+            },
+            "scopes_supported": ["openid"],
+        }));
+        assert_eq!(
+            found,
+            Ok(ServerMetadata {
+                issuer: ISSUER.into(),
+                token_endpoint: "https://auth.example.com/token".into(),
+                mtls_token_endpoint: Some("https://mtls.example.com/token".into()),
+                revocation_endpoint: Some("https://auth.example.com/revoke".into()),
+                mtls_revocation_endpoint: Some("https://mtls.example.com/revoke".into()),
+                resource: None,
+                scopes: vec![],
+            })
+        );
+    }
+
+    #[test]
+    fn an_issuer_is_compared_byte_for_byte() {
+        for found in [
+            "https://auth.example.com/",
+            "https://AUTH.example.com",
+            "https://auth.example.com:443",
+            "https://evil.example.com",
+        ] {
+            let document = json!({"issuer": found, "token_endpoint": "https://auth.example.com/token"});
+            assert_eq!(read(document), Err(Unfit::Issuer { found: found.into() }));
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_needed_and_cannot_be_used_is_named() {
+        assert_eq!(read(json!({})), Err(problem("issuer", "is missing")));
+        for (value, expected) in [
+            (Value::Null, "is not a string"),
+            (json!(""), "is empty"),
+            (json!("/token"), "is not an absolute URL"),
+            (
+                json!("http://auth.example.com/token"),
+                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set",
+            ),
+            (json!("file:///etc/passwd"), "is neither an https nor an http URL"),
+        ] {
+            let document = json!({"issuer": ISSUER, "token_endpoint": value});
+            assert_eq!(read(document), Err(problem("token_endpoint", expected)));
+        }
+    }
+
+    #[test]
+    fn optional_endpoints_that_cannot_be_used_are_left_out() {
+        let found = read(json!({
+            "issuer": ISSUER,
+            "token_endpoint": "https://auth.example.com/token",
+            "revocation_endpoint": "http://auth.example.com/revoke",
+            "mtls_endpoint_aliases": ["x"],
+        }))
+        .unwrap();
+        assert_eq!(
+            (found.revocation_endpoint, found.mtls_token_endpoint),
+            (None, None)
+        );
+        let found = read(json!({
+            "issuer": ISSUER,
+            "token_endpoint": "https://auth.example.com/token",
+            "mtls_endpoint_aliases": {"revocation_endpoint": "http://mtls.example.com/revoke"},
+        }))
+        .unwrap();
+        assert_eq!(found.mtls_revocation_endpoint, None);
+    }
+
+    #[test]
+    fn reads_what_a_resource_says() {
+        let found = read_resource(json!({
+            "resource": "https://tools.example.com/mcp",
+            "authorization_servers": [7, ISSUER, "https://other.example.com"],
+            "scopes_supported": ["a", "b c", 7, "a"],
+        }))
+        .unwrap();
+        assert_eq!(found.issuers, [ISSUER, "https://other.example.com"]);
+        assert_eq!(found.scopes, ["a"]);
+        let none = Err(problem("authorization_servers", "names none"));
+        assert_eq!(read_resource(json!({"resource": "x"})), none);
+        assert_eq!(
+            read_resource(json!({"authorization_servers": [ISSUER]})),
+            Err(problem("resource", "is missing"))
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! Private keys that sign JWTs: from PEM or JWK text to a signature (RFC 7515, RFC 7518, RFC 8037).
+
+mod error;
+mod jwk;
+mod pem;
+
+use std::fmt;
+use std::sync::Arc;
+
+use ring::error::Unspecified;
+use ring::rand::SystemRandom;
+use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
+
+pub use error::KeyError;
+
+/// A private key with the algorithm that it signs by and the `kid` that it is announced by. Cheap to clone.
+#[derive(Clone)]
+pub struct SigningKey {
+    pair: Arc<Pair>,
+    algorithm: Algorithm,
+    key_id: Option<String>,
+}
+
+/// A JWS signature algorithm (RFC 7518 section 3.1, RFC 8037 section 3.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Algorithm {
+    Rs256,
+    Ps256,
+    Es256,
+    EdDsa,
+}
+
+/// What a text held.
+struct Found {
+    pair: Pair,
+    /// The algorithms that the key is good for. The first is the default.
+    algorithms: &'static [Algorithm],
+    /// What the text itself names.
+    algorithm: Option<Algorithm>,
+    key_id: Option<String>,
+}
+
+enum Pair {
+    Rsa(Box<RsaKeyPair>),
+    Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
+}
+
+impl SigningKey {
+    /// Reads PEM (PKCS#8, PKCS#1, SEC1) or a JWK. Without `algorithm` it signs by the one that the JWK names, or else
+    /// by RS256, ES256 or EdDSA, as the key is. `key_id` goes before the JWK's `kid`.
+    pub fn parse(text: &str, algorithm: Option<Algorithm>, key_id: Option<String>) -> Result<Self, KeyError> {
+        let found = read(text)?;
+        let algorithm = algorithm.or(found.algorithm).unwrap_or(found.algorithms[0]);
+        if !found.algorithms.contains(&algorithm) {
+            return Err(KeyError::AlgorithmMismatch {
+                algorithm,
+                key: found.pair.name(),
+                fitting: found.algorithms,
+            });
+        }
+        let key = Self {
+            pair: Arc::new(found.pair),
+            algorithm,
+            key_id: key_id.or(found.key_id),
+        };
+        // Some contradictions in an RSA key come to light only here.
+        key.sign(b"")
+            .map_err(|Unspecified| KeyError::Malformed { key: key.pair.name() })?;
+        Ok(key)
+    }
+
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    /// A JWS signature value: ECDSA's are the two numbers side by side (RFC 7518 section 3.4).
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
+        let random = SystemRandom::new();
+        match &*self.pair {
+            Pair::Rsa(pair) => {
+                let padding: &dyn signature::RsaEncoding = match self.algorithm {
+                    Algorithm::Ps256 => &signature::RSA_PSS_SHA256,
+                    _ => &signature::RSA_PKCS1_SHA256,
+                };
+                let mut signature = vec![0; pair.public().modulus_len()];
+                pair.sign(padding, &random, message, &mut signature)?;
+                Ok(signature)
+            }
+            Pair::Ec(pair) => Ok(pair.sign(&random, message)?.as_ref().to_vec()),
+            Pair::Ed(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+        }
+    }
+}
+
+impl Algorithm {
+    /// The value of the header `alg`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Ps256 => "PS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::Rs256, Self::Ps256, Self::Es256, Self::EdDsa]
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == name)
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SigningKey")
+            .field("algorithm", &self.algorithm)
+            .field("key_id", &self.key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Found {
+    fn rsa(pair: RsaKeyPair) -> Self {
+        Self::new(Pair::Rsa(Box::new(pair)), &[Algorithm::Rs256, Algorithm::Ps256])
+    }
+
+    /// Of a key that may be used for PSS only (RFC 4055 section 1.2).
+    fn rsa_pss(pair: RsaKeyPair) -> Self {
+        Self::new(Pair::Rsa(Box::new(pair)), &[Algorithm::Ps256])
+    }
+
+    fn ec(pair: EcdsaKeyPair) -> Self {
+        Self::new(Pair::Ec(pair), &[Algorithm::Es256])
+    }
+
+    fn ed(pair: Ed25519KeyPair) -> Self {
+        Self::new(Pair::Ed(pair), &[Algorithm::EdDsa])
+    }
+
+    fn new(pair: Pair, algorithms: &'static [Algorithm]) -> Self {
+        Self {
+            pair,
+            algorithms,
+            algorithm: None,
+            key_id: None,
+        }
+    }
+}
+
+impl Pair {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Rsa(_) => "RSA",
+            Self::Ec(_) => "P-256",
+            Self::Ed(_) => "Ed25519",
+        }
+    }
+}
+
+fn read(text: &str) -> Result<Found, KeyError> {
+    let text = text.trim_start_matches('\u{feff}').trim();
+    match text.as_bytes().first() {
+        None => Err(KeyError::Empty),
+        Some(b'{') => jwk::read(text),
+        Some(_) if text.contains("-----BEGIN ") => pem::read(text),
+        Some(_) => Err(KeyError::Unknown {
+            found: error::shape(text),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

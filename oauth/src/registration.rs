@@ -1,0 +1,157 @@
+//! A client's registration: what an authorization server knows the client by, and what is asked of it.
+
+use std::collections::BTreeMap;
+
+use secrecy::SecretString;
+
+use crate::jose::assertion::Assertions;
+use crate::jose::signing_key::SigningKey;
+use crate::token_check::TokenCheck;
+use crate::token_type::TokenType;
+
+/// What an authorization server knows this client by, and what is asked of it.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub server: ServerLocation,
+    /// `None`: not sent, where an assertion says who asks.
+    pub client_id: Option<String>,
+    pub authentication: ClientAuthentication,
+    pub grant: Grant,
+    pub token_type: TokenType,
+    /// Of [`Client::exchange_subject`].
+    pub token_exchange: TokenExchange,
+    /// None: the authorization server's default, or what the MCP server's metadata name.
+    pub scopes: Vec<String>,
+    pub audience: Option<String>,
+    /// `resource` (RFC 8707). `None`: not sent.
+    pub resource: Option<String>,
+    /// Further parameters; none that has a field here.
+    pub extra_parameters: BTreeMap<String, String>,
+    pub check: TokenCheck,
+    /// PEM certificates of authorities to trust besides the system's.
+    pub ca_bundle: Option<String>,
+    pub allow_insecure_http: bool,
+    /// Whether endpoints that were discovered may be at private addresses.
+    pub allow_private_addresses: bool,
+}
+
+/// How the authorization server is found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ServerLocation {
+    /// By its endpoints: https, or http if `allow_insecure_http`.
+    Endpoints {
+        token_url: String,
+        /// RFC 7009.
+        revocation_url: Option<String>,
+    },
+    /// By the metadata of this issuer (RFC 8414, OpenID Connect Discovery 1.0).
+    Issuer(String),
+    /// By the MCP server's challenge and metadata (RFC 9728).
+    ProtectedResource {
+        /// URL of the MCP server.
+        url: String,
+        /// PEM certificates of authorities to trust at the MCP server besides the system's.
+        ca_bundle: Option<String>,
+        /// The issuer found before. Another one is an error: credentials of the one are not shown to the other.
+        known_issuer: Option<String>,
+    },
+}
+
+/// How the client proves who it is.
+#[derive(Clone, Debug)]
+pub enum ClientAuthentication {
+    /// Not at all: the grant's assertion says it.
+    None,
+    /// A secret in the Authorization header (RFC 6749 section 2.3.1).
+    SecretBasic(Secrets),
+    /// A secret in the form (RFC 6749 section 2.3.1).
+    SecretPost(Secrets),
+    /// An assertion that this client signs (RFC 7523 section 2.2).
+    PrivateKeyJwt {
+        key: SigningKey,
+        /// `None`: the issuer where it is known, else the token endpoint.
+        audience: Option<String>,
+    },
+    /// An assertion that somebody else signs (RFC 7523 section 2.2).
+    Assertion(Assertions),
+    /// A TLS client certificate (RFC 8705 section 2).
+    Tls(ClientCertificate),
+}
+
+/// A client secret, and the one before or after it, which is tried where the first is refused with `invalid_client`.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    pub first: SecretString,
+    pub alternate: Option<SecretString>,
+}
+
+/// What entitles to a token.
+#[derive(Clone, Debug)]
+pub enum Grant {
+    /// RFC 6749 section 4.4.
+    ClientCredentials,
+    /// An assertion (RFC 7523 section 2.1).
+    JwtBearer(Assertions),
+}
+
+/// Parameters of token exchange (RFC 8693 section 2.1).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TokenExchange {
+    pub subject_token_type: String,
+    /// `None`: not sent.
+    pub requested_token_type: Option<String>,
+}
+
+/// PEM: the chain with the leaf first, and its key.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    pub chain: String,
+    pub key: SecretString,
+}
+
+impl Registration {
+    /// The least that a registration needs.
+    pub fn new(
+        token_url: impl Into<String>,
+        client_id: impl Into<String>,
+        authentication: ClientAuthentication,
+    ) -> Self {
+        Self {
+            server: ServerLocation::Endpoints {
+                token_url: token_url.into(),
+                revocation_url: None,
+            },
+            client_id: Some(client_id.into()),
+            authentication,
+            grant: Grant::ClientCredentials,
+            token_type: TokenType::Bearer,
+            token_exchange: TokenExchange::default(),
+            check: TokenCheck::default(),
+            allow_private_addresses: false,
+            scopes: Vec::new(),
+            audience: None,
+            resource: None,
+            extra_parameters: BTreeMap::new(),
+            ca_bundle: None,
+            allow_insecure_http: false,
+        }
+    }
+}
+
+impl Default for TokenExchange {
+    fn default() -> Self {
+        Self {
+            subject_token_type: "urn:ietf:params:oauth:token-type:access_token".into(),
+            requested_token_type: None,
+        }
+    }
+}
+
+impl From<&str> for Secrets {
+    fn from(secret: &str) -> Self {
+        Self {
+            first: secret.into(),
+            alternate: None,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The circuit breaker before an authorization server that is ill: closed while it answers, open after failures in
+//! a row or as long as it asks to be left alone, half open while one request tries whether it is well again.
+
+use jiff::Timestamp;
+
+use super::schedule;
+use crate::{Error, Policy};
+
+/// Failures in a row that open the circuit.
+const OPENS_AFTER: u32 = 3;
+
+/// Whether requests are made.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Circuit {
+    /// They are.
+    #[default]
+    Closed,
+    /// None is, before this moment.
+    Open { until: Timestamp },
+    /// One is under way that decides; no other is made.
+    HalfOpen,
+}
+
+/// Counts failures and decides by them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Breaker {
+    pub circuit: Circuit,
+    pub failures: u32,
+}
+
+impl Breaker {
+    /// A request failed. Returns when the next may be made.
+    pub fn failed(&mut self, now: Timestamp, error: &Error, policy: &Policy) -> Timestamp {
+        self.failures = self.failures.saturating_add(1);
+        let until = schedule::retry_at(now, self.failures, error.retry_after(), policy);
+        self.circuit = if self.failures >= OPENS_AFTER || error.retry_after().is_some() {
+            Circuit::Open { until }
+        } else {
+            Circuit::Closed
+        };
+        until
+    }
+
+    /// A request is made although the circuit is open, because its time is over.
+    pub fn probe(&mut self) {
+        if let Circuit::Open { .. } = self.circuit {
+            self.circuit = Circuit::HalfOpen;
+        }
+    }
+
+    /// The server answered, or what failed before is not what is asked now.
+    pub fn close(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RetryAfter;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_900_000_000).unwrap()
+    }
+
+    fn failure(retry_after: Option<&str>) -> Error {
+        Error::HttpStatus {
+            status: 503,
+            retry_after: retry_after.and_then(RetryAfter::parse),
+        }
+    }
+
+    fn policy() -> Policy {
+        Policy {
+            random: || 1.0,
+            ..Policy::default()
+        }
+    }
+
+    #[test]
+    fn opens_after_the_third_failure_in_a_row_until_the_backoff_is_over() {
+        let mut breaker = Breaker::default();
+        for _ in 0..2 {
+            breaker.failed(now(), &failure(None), &policy());
+            assert_eq!(breaker.circuit, Circuit::Closed);
+        }
+        let until = breaker.failed(now(), &failure(None), &policy());
+        assert_eq!(breaker.circuit, Circuit::Open { until });
+        assert_eq!(until.duration_since(now()).as_secs(), 8);
+    }
+
+    #[test]
+    fn opens_at_once_where_the_server_asks_to_be_left_alone() {
+        let mut breaker = Breaker::default();
+        let until = breaker.failed(now(), &failure(Some("120")), &policy());
+        assert_eq!(breaker.circuit, Circuit::Open { until });
+        assert_eq!(until.duration_since(now()).as_secs(), 120);
+    }
+
+    #[test]
+    fn a_probe_that_fails_opens_it_again_for_longer_and_one_that_does_not_closes_it() {
+        let mut breaker = Breaker::default();
+        for _ in 0..3 {
+            breaker.failed(now(), &failure(None), &policy());
+        }
+        breaker.probe();
+        assert_eq!(breaker.circuit, Circuit::HalfOpen);
+        let until = breaker.failed(now(), &failure(None), &policy());
+        assert_eq!(breaker.circuit, Circuit::Open { until });
+        assert_eq!(until.duration_since(now()).as_secs(), 16);
+        breaker.probe();
+        breaker.close();
+        assert_eq!((breaker.circuit, breaker.failures), (Circuit::Closed, 0));
+    }
+
+    #[test]
+    fn failures_with_a_success_between_them_leave_it_closed() {
+        let mut breaker = Breaker::default();
+        for _ in 0..5 {
+            breaker.failed(now(), &failure(None), &policy());
+            breaker.failed(now(), &failure(None), &policy());
+            breaker.close();
+            assert_eq!(breaker.circuit, Circuit::Closed);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! When the next token request is made: a pure decision, after a success from the token's life, after a failure
+//! from the number of failures and what the server asked for.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::clock::after;
+use crate::{Policy, RetryAfter, Token};
+
+/// Share of the wait by which a renewal may come earlier, so that tokens issued together are not renewed together.
+const JITTER: f64 = 0.1;
+/// Renewals that succeed are at least this far apart where the token's life allows it, whatever was asked for.
+const SHORTEST_WAIT: Duration = Duration::from_secs(10);
+/// No two requests begin within this time, even for tokens that live no longer.
+const SHORTEST_PACE: Duration = Duration::from_secs(1);
+/// Bounds of the wait after failures.
+const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+
+/// No two requests for one token begin within this time, but for those that somebody demanded.
+pub(crate) fn paced(now: Timestamp) -> Timestamp {
+    after(now, SHORTEST_PACE)
+}
+
+/// A wait, shortened at random by a tenth at the most, so that what began together does not go on together.
+pub(crate) fn earlier(wait: Duration, random: fn() -> f64) -> Duration {
+    wait.mul_f64(1.0 - JITTER * random())
+}
+
+/// When a token is renewed: ahead of its end, never after it. A token that seems to come from the future, because
+/// the clock was set back since, is renewed as one that was issued now.
+pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Timestamp {
+    let life = token.life();
+    let wait = life.saturating_sub(policy.refresh_before.of(life));
+    let wait = earlier(wait, policy.random);
+    let shortest = SHORTEST_WAIT.min(life / 2).max(SHORTEST_PACE);
+    after(token.issued_at.min(now), wait.max(shortest).min(life))
+}
+
+/// When the next request is made after `failures` of them in a row: exponential with full jitter, and no earlier
+/// than the server asked for.
+pub(crate) fn retry_at(
+    now: Timestamp,
+    failures: u32,
+    retry_after: Option<RetryAfter>,
+    policy: &Policy,
+) -> Timestamp {
+    let ceiling = SHORTEST_BACKOFF
+        .saturating_mul(2_u32.saturating_pow(failures))
+        .min(LONGEST_BACKOFF);
+    let backoff = SHORTEST_BACKOFF + (ceiling - SHORTEST_BACKOFF).mul_f64((policy.random)());
+    let asked = retry_after.map_or(Duration::ZERO, |header| header.wait(now));
+    after(now, backoff.max(asked))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Issued, RefreshBefore};
+
+    const NOW: i64 = 1_900_000_000;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(NOW).unwrap()
+    }
+
+    fn policy(refresh_before: &str, random: fn() -> f64) -> Policy {
+        Policy {
+            refresh_before: refresh_before.parse().unwrap(),
+            random,
+            ..Policy::default()
+        }
+    }
+
+    fn token(life: Option<u64>) -> Token {
+        let mut token = Token::issue(Issued::bearer("t"), now(), now()).unwrap();
+        token.expires_at = life.map(|life| after(now(), Duration::from_secs(life)));
+        token
+    }
+
+    /// Milliseconds from issue to renewal.
+    fn renewed_after(life: Option<u64>, refresh_before: &str, random: fn() -> f64) -> i128 {
+        refresh_at(&token(life), &policy(refresh_before, random), now())
+            .duration_since(now())
+            .as_millis()
+    }
+
+    fn retried_after(failures: u32, retry_after: Option<&str>, random: fn() -> f64) -> i128 {
+        let header = retry_after.map(|value| RetryAfter::parse(value).unwrap());
+        retry_at(now(), failures, header, &policy("33%", random))
+            .duration_since(now())
+            .as_millis()
+    }
+
+    #[test]
+    fn renews_at_two_thirds_of_the_lifetime() {
+        assert_eq!(renewed_after(Some(3600), "33%", || 0.0), 2_412_000);
+    }
+
+    #[test]
+    fn renews_the_stated_time_before_the_end() {
+        assert_eq!(renewed_after(Some(3600), "5m", || 0.0), 3_300_000);
+    }
+
+    #[test]
+    fn jitter_only_makes_it_earlier_and_by_a_tenth_at_most() {
+        assert_eq!(renewed_after(Some(3600), "5m", || 1.0), 2_970_000);
+    }
+
+    #[test]
+    fn a_token_of_unknown_life_is_renewed_as_if_it_lived_five_minutes() {
+        assert_eq!(renewed_after(None, "60s", || 0.0), 240_000);
+    }
+
+    #[test]
+    fn a_share_of_almost_everything_does_not_renew_all_the_time() {
+        assert_eq!(renewed_after(Some(60), "99%", || 1.0), 10_000);
+    }
+
+    #[test]
+    fn a_token_of_one_second_is_renewed_once_a_second() {
+        for share in ["1%", "99%", "5m"] {
+            assert_eq!(renewed_after(Some(1), share, || 1.0), 1000);
+        }
+    }
+
+    #[test]
+    fn a_token_that_was_handed_over_with_less_than_a_second_is_renewed_by_its_end() {
+        let mut token = token(Some(0));
+        token.expires_at = Some(after(now(), Duration::from_millis(300)));
+        assert_eq!(
+            refresh_at(&token, &policy("33%", || 0.0), now()),
+            token.expires_at.unwrap()
+        );
+    }
+
+    #[test]
+    fn a_token_from_the_future_is_renewed_as_if_it_were_of_now() {
+        let token = token(Some(3600));
+        let year = Duration::from_secs(365 * 24 * 3600);
+        let set_back = crate::clock::before(now(), year);
+        let at = refresh_at(&token, &policy("33%", || 0.0), set_back);
+        assert_eq!(at, after(set_back, Duration::from_secs(2412)));
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_a_minute() {
+        let longest: Vec<_> = (1..9)
+            .map(|failures| retried_after(failures, None, || 1.0))
+            .collect();
+        assert_eq!(
+            longest,
+            [2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]
+        );
+        assert_eq!(retried_after(u32::MAX, None, || 1.0), 60_000);
+    }
+
+    #[test]
+    fn backoff_is_spread_over_the_whole_range_and_never_below_a_second() {
+        assert_eq!(retried_after(6, None, || 0.0), 1000);
+        assert_eq!(retried_after(6, None, || 0.5), 30_500);
+    }
+
+    #[test]
+    fn waits_as_long_as_the_server_asks_in_seconds_or_by_date() {
+        assert_eq!(retried_after(1, Some("120"), || 0.0), 120_000);
+        let date = httpdate::fmt_http_date(SystemTime::from(after(now(), Duration::from_secs(90))));
+        assert_eq!(retried_after(1, Some(&date), || 0.0), 90_000);
+    }
+
+    #[test]
+    fn a_server_cannot_shorten_the_backoff() {
+        assert_eq!(retried_after(3, Some("0"), || 1.0), 8000);
+        assert_eq!(
+            retried_after(3, Some("Sun, 06 Nov 1994 08:49:37 GMT"), || 1.0),
+            8000
+        );
+    }
+
+    #[test]
+    fn a_server_cannot_ask_for_more_than_ten_minutes() {
+        for value in [
+            "86400",
+            "99999999999999999999999",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+        ] {
+            assert_eq!(retried_after(1, Some(value), || 0.0), 600_000, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_is_never_after_the_end_and_never_a_hot_loop(
+            life in 1_u64..400_000_000, percent in 1_u8..=99, span in 1_u64..400_000_000, by_share: bool,
+        ) {
+            let refresh_before = if by_share {
+                RefreshBefore::Share(percent)
+            } else {
+                RefreshBefore::Duration(Duration::from_secs(span))
+            };
+            let token = token(Some(life));
+            for random in [|| 0.0, || 0.999_999] as [fn() -> f64; 2] {
+                let policy = Policy { refresh_before, random, ..Policy::default() };
+                let at = refresh_at(&token, &policy, now());
+                prop_assert!(at <= token.expires_at.unwrap());
+                prop_assert!(at >= after(now(), SHORTEST_PACE));
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! One token request, whatever grant it is: what [`TokenSource`](crate::TokenSource) calls when a token is due.
+
+pub(crate) mod client_auth;
+pub(crate) mod form;
+pub(crate) mod response;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp_auth_http_auth::ProofKey;
+use secrecy::SecretString;
+
+use crate::discovery::metadata::ServerMetadata;
+use crate::error::Error;
+use crate::token_check::Mismatch;
+use crate::token_type::TokenType;
+
+/// The future of one token request.
+pub type Exchanging<'a> = Pin<Box<dyn Future<Output = Result<Issued, Error>> + Send + 'a>>;
+
+/// Makes one token request a call. Dropping the future gives the request up, as it is where it takes too long.
+pub trait Exchange: Send + Sync + 'static {
+    fn exchange(&self, ask: &Ask) -> Exchanging<'_>;
+}
+
+/// What is asked for beyond the registration.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Ask {
+    /// Scopes that an MCP server demanded (step-up), to be added to the registration's.
+    pub scopes: Vec<String>,
+    /// Tokens in a row that the MCP server refused: where they are of a server that was discovered, another one may be
+    /// the right one by now.
+    pub refusals_in_a_row: u32,
+}
+
+/// What an authorization server issued (RFC 6749 section 5.1), before it is known when that was.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    pub access_token: SecretString,
+    pub token_type: TokenType,
+    /// The key that a DPoP token is bound to.
+    pub proof_key: Option<Arc<ProofKey>>,
+    /// Seconds. `None`: the server does not say. May be zero or negative.
+    pub expires_in: Option<i64>,
+    /// The scope granted, where the server says so.
+    pub scope: Option<String>,
+    /// The first client secret was refused, and this was issued for the alternate one.
+    pub by_alternate_secret: bool,
+    /// The token is a JWT that is bound to the client's certificate (`cnf.x5t#S256`, RFC 8705 section 3.1).
+    pub certificate_bound: bool,
+    /// Where the token does not fit the registration and that is only to be reported.
+    pub mismatch: Option<Mismatch>,
+    /// The server that issued it, where it was discovered.
+    pub server: Option<Arc<ServerMetadata>>,
+}
+
+/// The outcome of an exchange that may take this long.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    exchanging: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let outcome = tokio::time::timeout(limit, exchanging).await;
+    outcome.unwrap_or(Err(Error::Timeout { limit }))
+}
+
+impl Issued {
+    /// A bearer token of which nothing else is known.
+    pub fn bearer(access_token: impl Into<SecretString>) -> Self {
+        Self {
+            access_token: access_token.into(),
+            token_type: TokenType::Bearer,
+            proof_key: None,
+            expires_in: None,
+            scope: None,
+            by_alternate_secret: false,
+            certificate_bound: false,
+            mismatch: None,
+            server: None,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Who asks: from the registration's client authentication to what one request carries of it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::discovery::endpoints::Endpoints;
+use crate::error::Error;
+use crate::jose::assertion;
+use crate::redact::Quote;
+use crate::registration::{ClientAuthentication, Registration, Secrets};
+
+/// What a request says of its sender. No `Debug`: it holds secrets.
+pub(crate) enum Identity<'a> {
+    /// Nothing, or the name alone: the rest is said elsewhere or by the TLS connection.
+    Id(Option<&'a str>),
+    Basic {
+        client_id: &'a str,
+        secret: &'a SecretString,
+    },
+    Post {
+        client_id: &'a str,
+        secret: &'a SecretString,
+    },
+    Assertion {
+        client_id: Option<&'a str>,
+        assertion: SecretString,
+    },
+}
+
+/// One of the two client secrets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Which {
+    First,
+    Alternate,
+}
+
+impl<'a> Identity<'a> {
+    pub async fn of(
+        registration: &'a Registration,
+        endpoints: &Endpoints,
+        which: Which,
+        now: Timestamp,
+        limit: Duration,
+    ) -> Result<Self, Error> {
+        let client_id = registration.client_id.as_deref();
+        let needed = client_id.ok_or(Error::NoClientId);
+        Ok(match &registration.authentication {
+            ClientAuthentication::None => Self::Id(client_id),
+            ClientAuthentication::Tls(_) => Self::Id(Some(needed?)),
+            ClientAuthentication::SecretBasic(secrets) => Self::Basic {
+                client_id: needed?,
+                secret: secrets.get(which),
+            },
+            ClientAuthentication::SecretPost(secrets) => Self::Post {
+                client_id: needed?,
+                secret: secrets.get(which),
+            },
+            ClientAuthentication::PrivateKeyJwt { key, audience } => {
+                let audience = audience.as_deref().unwrap_or(endpoints.audience());
+                Self::Assertion {
+                    client_id,
+                    assertion: assertion::sign(key, needed?, audience, now)?,
+                }
+            }
+            ClientAuthentication::Assertion(assertions) => Self::Assertion {
+                client_id,
+                assertion: assertions.assertion(endpoints.audience(), limit).await?,
+            },
+        })
+    }
+}
+
+impl Secrets {
+    fn get(&self, which: Which) -> &SecretString {
+        match (which, &self.alternate) {
+            (Which::Alternate, Some(alternate)) => alternate,
+            _ => &self.first,
+        }
+    }
+}
+
+/// Refuses a registration without the client's name where it is needed.
+pub(crate) fn check(registration: &Registration) -> Result<(), Error> {
+    match &registration.authentication {
+        ClientAuthentication::None | ClientAuthentication::Assertion(_) => Ok(()),
+        _ if registration.client_id.is_some() => Ok(()),
+        _ => Err(Error::NoClientId),
+    }
+}
+
+/// The client secrets; `None` where the client has no such thing.
+pub(crate) fn secrets(registration: &Registration) -> Option<&Secrets> {
+    match &registration.authentication {
+        ClientAuthentication::SecretBasic(secrets) | ClientAuthentication::SecretPost(secrets) => {
+            Some(secrets)
+        }
+        _ => None,
+    }
+}
+
+/// Keeps back what the registration holds of secrets.
+pub(crate) fn quote(registration: &Registration) -> Quote {
+    let client_id = registration.client_id.as_deref().unwrap_or_default();
+    let mut quote = Quote::default();
+    if let Some(secrets) = secrets(registration) {
+        for secret in [Some(&secrets.first), secrets.alternate.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            quote = quote.and_client_secret(client_id, secret);
+        }
+    }
+    quote
+}
+
+/// Keeps back what this request says besides.
+pub(crate) fn quote_of(identity: &Identity<'_>, quote: Quote) -> Quote {
+    match identity {
+        Identity::Assertion { assertion, .. } => quote.and_sent(assertion.expose_secret()),
+        _ => quote,
+    }
+}

@@ -1,0 +1,36 @@
+//! What a body looks like that is not the JSON that was to be there.
+
+/// What an answer that is not JSON looks like. A closed set: the answer itself may hold anything.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Shape {
+    #[error("empty")]
+    Empty,
+    #[error("an HTML page")]
+    Html,
+    #[error("XML")]
+    Xml,
+    #[error("broken JSON")]
+    BrokenJson,
+    #[error("JSON without an object")]
+    NoObject,
+    #[error("other text")]
+    Other,
+}
+
+impl Shape {
+    /// What a body looks like of which is known whether it is JSON.
+    pub(crate) fn of(body: &[u8], is_json: bool) -> Self {
+        let start: String = String::from_utf8_lossy(&body[..body.len().min(512)])
+            .trim_start_matches('\u{feff}')
+            .trim_start()
+            .to_ascii_lowercase();
+        match start.as_str() {
+            "" => Self::Empty,
+            _ if is_json => Self::NoObject,
+            html if html.starts_with("<!doctype html") || html.starts_with("<html") => Self::Html,
+            xml if xml.starts_with('<') => Self::Xml,
+            json if json.starts_with(['{', '[']) => Self::BrokenJson,
+            _ => Self::Other,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The TLS client certificate (RFC 8705): from PEM to what the handshake shows, judged before it is shown.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use mcp_auth_http_auth::pem;
+use reqwest::Identity;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use secrecy::ExposeSecret;
+use x509_parser::parse_x509_certificate;
+use zeroize::Zeroizing;
+
+use crate::{ClientCertificate, Error};
+
+/// A certificate whose key belongs to it.
+#[derive(Clone)]
+pub(crate) struct Certificate {
+    identity: Identity,
+    expires_at: Timestamp,
+}
+
+impl Certificate {
+    pub fn read(given: &ClientCertificate) -> Result<Self, Error> {
+        let invalid = |problem| Error::InvalidCertificate { problem };
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(given.chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|_| invalid("holds a chain that is no PEM"))?;
+        let Some(leaf) = chain.first() else {
+            return Err(invalid("holds no certificate"));
+        };
+        let (_, parsed) =
+            parse_x509_certificate(leaf).map_err(|_| invalid("holds a certificate that is not X.509"))?;
+        let expires_at =
+            Timestamp::from_second(parsed.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
+
+        let text = given.key.expose_secret();
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+            invalid(if text.contains("ENCRYPTED") {
+                "holds an encrypted key"
+            } else {
+                "holds no private key in PEM"
+            })
+        })?;
+        let label = match &key {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        // Only what was judged here is shown, whatever else the texts hold.
+        let mut both = Zeroizing::new(Vec::new());
+        both.extend_from_slice(pem::encode(label, key.secret_der()).expose_secret().as_bytes());
+        for certificate in &chain {
+            both.extend_from_slice(pem::encode("CERTIFICATE", certificate).expose_secret().as_bytes());
+        }
+        let identity =
+            Identity::from_pem(&both).map_err(|_| invalid("holds a chain and a key that cannot be read"))?;
+        CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
+            invalid(match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    "holds a certificate and a key that do not belong together"
+                }
+                _ => "holds a key that TLS cannot sign with",
+            })
+        })?;
+        Ok(Self { identity, expires_at })
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    /// An error once it has expired: the server would say so less clearly, if at all. One that is not valid yet is
+    /// the server's to judge, by its own clock.
+    pub fn check(&self, now: Timestamp) -> Result<(), Error> {
+        if self.expires_at <= now {
+            return Err(Error::CertificateExpired { at: self.expires_at });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Certificate")
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,53 @@
+//! Why no connection came about.
+
+use crate::ssrf::Forbidden;
+
+/// Why no connection came about.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConnectFault {
+    #[error("its host name does not resolve")]
+    Dns,
+    #[error("it was refused")]
+    Refused,
+    #[error("TLS failed{}", because(.0))]
+    Tls(Option<String>),
+    #[error("its address is {0}")]
+    Forbidden(Forbidden),
+    /// The server's TLS alert says that it wants a certificate, or another one.
+    #[error("the server does not take the client certificate{}", because(.0))]
+    ClientCertificate(Option<String>),
+    #[error("it broke off")]
+    Other,
+}
+
+impl ConnectFault {
+    /// What to check.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Dns => "check the host in tokenUrl",
+            Self::Refused => "check host and port in tokenUrl, and that the authorization server is up",
+            Self::Tls(_) => {
+                "check the host in tokenUrl and the server's certificate, and set caBundle if a private authority \
+                 signed it"
+            }
+            Self::Forbidden(Forbidden::Private) => {
+                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or state \
+                 tokenUrl"
+            }
+            Self::Forbidden(_) => "such an address is never connected to; check the host's DNS records",
+            Self::ClientCertificate(_) => {
+                "check that the authorization server trusts the authority of the certificate in \
+                 clientAuthentication.certificateRef and knows its subject for this client; without that certificate, \
+                 use the method TlsClientAuth"
+            }
+            Self::Other => "check tokenUrl and network policies",
+        }
+    }
+}
+
+fn because(detail: &Option<String>) -> String {
+    detail
+        .as_ref()
+        .map(|detail| format!(" ({detail})"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,168 @@
+//! Tokens of users' own (RFC 8693): each is asked for when its user needs it, by one request however many calls wait
+//! for it, and kept until shortly before its end. `shelf` decides; this makes the requests.
+//!
+//! A user without a token gets an error, never anybody else's token.
+
+mod byte_budget;
+mod cache;
+mod lru;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, watch};
+use tracing::Instrument;
+
+use crate::clock::before;
+use crate::token_request::within;
+use crate::{Circuit, Clock, Error, Issued, Policy, Token};
+use cache::{Found, Shelf, User};
+
+/// Users whose tokens are kept, unless stated otherwise.
+const CAPACITY: usize = 10_000;
+/// Bytes that are kept of what the authorization server answered. It may be a stranger's, and what it issues must not
+/// fill the memory of all.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
+/// Requests under way at once. The others wait in line, within their deadline.
+const REQUESTS_AT_ONCE: usize = 64;
+
+/// The users' tokens for one MCP server. Needs a tokio runtime.
+pub struct UserTokens {
+    shared: Arc<Shared>,
+}
+
+type Outcome = Result<Arc<Token>, Error>;
+
+struct Shared {
+    shelf: Mutex<Shelf>,
+    policy: Policy,
+    clock: Clock,
+    line: Semaphore,
+    /// What the users' tokens are hashed with: a hash tells nothing to who does not have this.
+    pepper: SecretBox<[u8; 32]>,
+}
+
+/// Brings a flight to its end, even where its exchange panics or is given up.
+struct Landing {
+    shared: Arc<Shared>,
+    user: User,
+    flight: u64,
+    waiting: watch::Sender<Option<Outcome>>,
+}
+
+impl UserTokens {
+    pub fn new(policy: Policy, clock: Clock) -> Self {
+        Self::with_capacity(CAPACITY, policy, clock)
+    }
+
+    /// Keeps the tokens of this many users, at least one, or of fewer where their tokens are so long that they would
+    /// take more than 32 MiB. The one least recently used goes first.
+    pub fn with_capacity(capacity: usize, policy: Policy, clock: Clock) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                shelf: Mutex::new(Shelf::new(capacity, MOST_BYTES, policy, clock.clone())),
+                policy,
+                clock,
+                line: Semaphore::new(REQUESTS_AT_ONCE),
+                pepper: SecretBox::new(Box::new(rand::random())),
+            }),
+        }
+    }
+
+    /// The token for the user of this subject token: the one that is there, or the one that `exchange` brings. While a
+    /// failure is fresh it is returned again, without a request. Giving up the wait does not give up the request: others
+    /// may wait for it.
+    pub async fn get<F>(&self, subject: &SecretString, exchange: impl FnOnce() -> F) -> Outcome
+    where
+        F: Future<Output = Result<Issued, Error>> + Send + 'static,
+    {
+        let user = self.user(subject);
+        let found = self.shared.shelf.lock().find(user);
+        let mut waiting = match found {
+            Found::Token(token) => return Ok(token),
+            Found::Failed(error) => return Err(error),
+            Found::UnderWay(waiting) => waiting,
+            Found::Nothing(flight, sender) => {
+                let waiting = sender.subscribe();
+                let landing = Landing {
+                    shared: Arc::clone(&self.shared),
+                    user,
+                    flight,
+                    waiting: sender,
+                };
+                tokio::spawn(landing.fly(exchange()).in_current_span());
+                waiting
+            }
+        };
+        match waiting.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(Error::Interrupted)),
+            Err(_) => Err(Error::Interrupted),
+        }
+    }
+
+    /// The MCP server answered 401 to the user's token of this id. If that is the one that is there, it is dropped, and
+    /// the next [`UserTokens::get`] asks for another. Where successors are refused as well, each stays further and
+    /// further until it is dropped.
+    pub fn refused(&self, subject: &SecretString, token_id: &str) {
+        let user = self.user(subject);
+        self.shared.shelf.lock().refuse(user, token_id);
+    }
+
+    /// Another client asks from now on: failures so far say nothing any more. Tokens stay.
+    pub fn replaced(&self) {
+        self.shared.shelf.lock().forgive();
+    }
+
+    /// Requests begun so far.
+    pub fn requests(&self) -> u64 {
+        self.shared.shelf.lock().requests()
+    }
+
+    /// Whether requests are made at all.
+    pub fn circuit(&self) -> Circuit {
+        self.shared.shelf.lock().circuit()
+    }
+
+    fn user(&self, subject: &SecretString) -> User {
+        let mut hash = Sha256::new();
+        hash.update(self.shared.pepper.expose_secret());
+        hash.update(subject.expose_secret());
+        hash.finalize().into()
+    }
+}
+
+impl std::fmt::Debug for UserTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserTokens").finish_non_exhaustive()
+    }
+}
+
+impl Landing {
+    async fn fly(self, exchange: impl Future<Output = Result<Issued, Error>>) {
+        let shared = Arc::clone(&self.shared);
+        let in_line = async {
+            let _turn = shared.line.acquire().await.map_err(|_| Error::Interrupted)?;
+            let (sent_at, timer) = (shared.clock.now(), tokio::time::Instant::now());
+            let issued = exchange.await?;
+            let now = shared.clock.now();
+            Token::issue(issued, sent_at.min(before(now, timer.elapsed())), now)
+        };
+        let outcome = within(shared.policy.deadline, in_line).await;
+        self.land(outcome.map(Arc::new));
+    }
+
+    fn land(&self, outcome: Outcome) {
+        let outcome = self.shared.shelf.lock().land(self.user, self.flight, outcome);
+        self.waiting.send_replace(Some(outcome));
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if self.waiting.borrow().is_none() {
+            self.land(Err(Error::Interrupted));
+        }
+    }
+}
