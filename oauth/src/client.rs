@@ -9,20 +9,20 @@ use mcp_auth_http_auth::ProofKey;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::discovery::endpoints::Endpoints;
-use crate::redact::Quote;
-use crate::ssrf::Addresses;
+use crate::redact::Redactor;
+use crate::ssrf::AddressPolicy;
 use crate::token_check::{self, Expectation};
 use crate::token_request::client_auth;
-use crate::token_request::form::{self, Asked, Form};
-use crate::token_request::response::{self, Expected};
-use crate::token_request::{Exchange, Exchanging, Issued};
+use crate::token_request::form::{self, Form, GrantParameters};
+use crate::token_request::response::{self, ExpectedToken};
+use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
-use crate::transport::{Reach, Transport};
+use crate::transport::{Transport, TransportRules};
 use crate::{
-    Ask, ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ServerLocation,
-    ServerMetadata, TokenType, token,
+    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ServerLocation,
+    ServerMetadata, TokenRequest, TokenType, token,
 };
-use send::{Call, Memory};
+use send::{OutgoingForm, ServerHints};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones share what
 /// they learn.
@@ -34,9 +34,9 @@ pub struct Client {
     /// Of all tokens that this client is issued, where they are bound.
     pub(crate) proof_key: Option<Arc<ProofKey>>,
     /// Keeps back what the registration holds of secrets.
-    pub(crate) quote: Quote,
+    pub(crate) redactor: Redactor,
     pub(crate) clock: Clock,
-    pub(crate) memory: Arc<Memory>,
+    pub(crate) hints: Arc<ServerHints>,
     /// The server's endpoints, where the registration states them.
     stated: Option<Arc<Endpoints>>,
     /// Where they are not stated.
@@ -58,13 +58,15 @@ impl Client {
             ClientAuthentication::Tls(certificate) => Some(Certificate::read(certificate)?),
             _ => None,
         };
-        let reach = Reach {
+        let transport_rules = TransportRules {
             allow_http: registration.allow_insecure_http,
             encrypted: stated.as_ref().is_none_or(Endpoints::is_encrypted),
-            addresses: discovery.as_ref().map_or(Addresses::Stated, Discovery::addresses),
+            addresses: discovery
+                .as_ref()
+                .map_or(AddressPolicy::Stated, Discovery::addresses),
         };
         let transport = Transport::new(
-            reach,
+            transport_rules,
             registration.ca_bundle.as_deref(),
             certificate.as_ref(),
             limits,
@@ -74,13 +76,13 @@ impl Client {
             TokenType::DPoP => Some(Arc::new(ProofKey::generate())),
         };
         Ok(Self {
-            quote: client_auth::quote(&registration),
+            redactor: client_auth::redactor(&registration),
             registration,
             transport,
             certificate,
             proof_key,
             clock: Clock::system(),
-            memory: Arc::default(),
+            hints: Arc::default(),
             stated: stated.map(Arc::new),
             discovery: discovery.map(Arc::new),
         })
@@ -98,46 +100,49 @@ impl Client {
     /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server. For a
     /// client that takes the place of another of the same registration, such as one with a changed secret: that one
     /// may have shown its secret to a server that issued nothing, and is as bound to it as after a token.
-    pub fn keeping(mut self, known: &Self) -> Self {
+    pub fn with_known_issuer_of(mut self, known: &Self) -> Self {
         if let (Some(own), Some(known)) = (&self.discovery, &known.discovery) {
-            self.discovery = Some(Arc::new(own.keeping(known)));
+            self.discovery = Some(Arc::new(own.with_known_issuer_of(known)));
         }
         self
     }
 
     /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does not wait
     /// for one. `None`: nothing is discovered yet, or the registration states the endpoints.
-    pub fn discovered(&self) -> Option<Arc<ServerMetadata>> {
-        self.discovery.as_ref()?.found()
+    pub fn discovered_server(&self) -> Option<Arc<ServerMetadata>> {
+        self.discovery.as_ref()?.cached_server()
     }
 
     /// Makes one token request; a second one at the most for each of a refused client secret and a demanded nonce.
-    pub async fn request_token(&self, ask: &Ask) -> Result<Issued, Error> {
-        self.doubt(ask.refusals_in_a_row).await;
+    pub async fn request_token(&self, ask: &TokenRequest) -> Result<IssuedToken, Error> {
+        self.rediscover_after(ask.rejections_in_a_row).await;
         let server = self.server().await?;
         let scopes = form::union(self.scopes(&server), &ask.scopes);
-        let asked = self.asked(&server, &scopes);
-        let (form, quote) = match &self.registration.grant {
-            Grant::ClientCredentials => (Form::client_credentials(&asked), self.quote.clone()),
+        let parameters = self.parameters(&server, &scopes);
+        let (form, redactor) = match &self.registration.grant {
+            Grant::ClientCredentials => (Form::client_credentials(&parameters), self.redactor.clone()),
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
                 let assertion = assertions.assertion(server.audience(), limit).await?;
                 (
-                    Form::jwt_bearer(&asked, &assertion),
-                    self.quote.clone().and_sent(assertion.expose_secret()),
+                    Form::jwt_bearer(&parameters, &assertion),
+                    self.redactor.clone().hide_form_value(assertion.expose_secret()),
                 )
             }
         };
-        self.issue(&server, form, quote, false).await
+        self.issue(&server, form, redactor, false).await
     }
 
     /// Exchanges a user's token for one of the user's own at the MCP server (RFC 8693).
-    pub async fn exchange_subject(&self, subject_token: &SecretString) -> Result<Issued, Error> {
+    pub async fn exchange_token(&self, subject_token: &SecretString) -> Result<IssuedToken, Error> {
         let server = self.server().await?;
-        let asked = self.asked(&server, self.scopes(&server));
-        let form = Form::token_exchange(&asked, subject_token);
-        let quote = self.quote.clone().and_sent(subject_token.expose_secret());
-        self.issue(&server, form, quote, true).await
+        let parameters = self.parameters(&server, self.scopes(&server));
+        let form = Form::token_exchange(&parameters, subject_token);
+        let redactor = self
+            .redactor
+            .clone()
+            .hide_form_value(subject_token.expose_secret());
+        self.issue(&server, form, redactor, true).await
     }
 
     /// The server to ask: as the registration states it, or as it is discovered.
@@ -158,34 +163,34 @@ impl Client {
         &self,
         server: &Endpoints,
         form: Form,
-        quote: Quote,
-        exchanged: bool,
-    ) -> Result<Issued, Error> {
-        let expected = Expected {
+        redactor: Redactor,
+        by_token_exchange: bool,
+    ) -> Result<IssuedToken, Error> {
+        let expected = ExpectedToken {
             token_type: self.registration.token_type,
-            exchanged,
+            by_token_exchange,
         };
-        let call = Call {
+        let outgoing = OutgoingForm {
             endpoint: server.token_for(&self.registration.authentication),
             endpoints: server,
             form,
-            quote,
-            proven: true,
+            redactor,
+            with_proof: true,
         };
-        let read = match self.call(call).await {
-            Ok(reply) => reply.read(|answer, quote| {
-                let issued = response::read(answer, quote, expected)?;
-                self.judge(issued, server, quote)
+        let read = match self.send_form(outgoing).await {
+            Ok(reply) => reply.read(|answer, redactor| {
+                let issued = response::read(answer, redactor, expected)?;
+                self.check_token(issued, server, redactor)
             }),
             Err(error) => Err(error),
         };
         if let (Err(error), Some(discovery)) = (&read, &self.discovery)
             && may_have_moved(error)
         {
-            discovery.forget().await;
+            discovery.invalidate_unless_fresh().await;
         }
         let (issued, by_alternate_secret) = read?;
-        Ok(Issued {
+        Ok(IssuedToken {
             proof_key: self.proof_key.clone(),
             by_alternate_secret,
             server: server.metadata().cloned(),
@@ -196,7 +201,12 @@ impl Client {
     /// Compares a token with what it was asked for, and adds what it says of itself. The scopes that are demanded are
     /// those that the registration states: what the MCP server names beyond them is for the authorization server to
     /// grant or not.
-    fn judge(&self, issued: Issued, server: &Endpoints, quote: &Quote) -> Result<Issued, Error> {
+    fn check_token(
+        &self,
+        issued: IssuedToken,
+        server: &Endpoints,
+        redactor: &Redactor,
+    ) -> Result<IssuedToken, Error> {
         let registration = &self.registration;
         let audiences = [self.resource(server), registration.audience.as_deref()];
         let expectation = Expectation {
@@ -211,36 +221,36 @@ impl Client {
             key_thumbprint: self.proof_key.as_ref().map(|key| key.thumbprint().to_owned()),
         };
         let now = self.clock.now();
-        let judged = token_check::judge(
+        let checked = token_check::check(
             &issued.access_token,
             &expectation,
             registration.check.mode,
-            quote,
+            redactor,
             now,
         )?;
-        let claims = judged.claims.unwrap_or_default();
-        Ok(Issued {
+        let claims = checked.claims.unwrap_or_default();
+        Ok(IssuedToken {
             expires_in: token::life(
                 issued.expires_in,
                 claims.expires_at.map(|end| end.saturating_sub(now.as_second())),
             ),
             certificate_bound: claims.certificate_thumbprint.is_some(),
-            mismatch: judged.mismatch,
+            mismatch: checked.mismatch,
             ..issued
         })
     }
 
     /// Forgets what was discovered where the tokens it leads to are refused.
-    async fn doubt(&self, refusals_in_a_row: u32) {
-        match (&self.discovery, refusals_in_a_row) {
+    async fn rediscover_after(&self, rejections_in_a_row: u32) {
+        match (&self.discovery, rejections_in_a_row) {
             (None, _) | (_, 0) => {}
-            (Some(discovery), 1) => discovery.forget().await,
-            (Some(discovery), _) => discovery.doubt().await,
+            (Some(discovery), 1) => discovery.invalidate_unless_fresh().await,
+            (Some(discovery), _) => discovery.invalidate().await,
         }
     }
 
-    fn asked<'a>(&'a self, server: &'a Endpoints, scopes: &'a [String]) -> Asked<'a> {
-        Asked {
+    fn parameters<'a>(&'a self, server: &'a Endpoints, scopes: &'a [String]) -> GrantParameters<'a> {
+        GrantParameters {
             registration: &self.registration,
             scopes,
             resource: self.resource(server),
@@ -282,10 +292,10 @@ fn may_have_moved(error: &Error) -> bool {
     }
 }
 
-impl Exchange for Client {
-    fn exchange(&self, ask: &Ask) -> Exchanging<'_> {
-        let ask = ask.clone();
-        Box::pin(async move { self.request_token(&ask).await })
+impl TokenRequester for Client {
+    fn request(&self, request: &TokenRequest) -> TokenRequestFuture<'_> {
+        let request = request.clone();
+        Box::pin(async move { self.request_token(&request).await })
     }
 }
 

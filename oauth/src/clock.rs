@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 /// Longest sleep without a look at the wall clock, which may have been set or may have stood still meanwhile.
-pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(30);
 
 /// A source of the current time.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ impl Clock {
         while let Ok(left) = Duration::try_from(then.duration_since(self.now()))
             && !left.is_zero()
         {
-            tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+            tokio::time::sleep(left.min(MAX_SLEEP)).await;
         }
     }
 }

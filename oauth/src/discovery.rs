@@ -1,4 +1,4 @@
-//! Finds an authorization server: from an issuer to its metadata (RFC 8414, OpenID Connect Discovery 1.0), from an
+//! Discovery of an authorization server: from an issuer to its metadata (RFC 8414, OpenID Connect Discovery 1.0), from an
 //! MCP server to its issuer (RFC 9728).
 //!
 //! [`well_known`] says where things are to be found and [`metadata`] what was found there, both without I/O; [`search`]
@@ -18,19 +18,19 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-pub use error::{Attempt, DiscoveryError, Outcome};
+pub use error::{Attempt, AttemptError, DiscoveryError};
 pub use metadata::ServerMetadata;
-use search::{Place, Search, SearchRules};
+use search::{Search, SearchRules, SearchStart};
 
 use crate::clock::after;
-use crate::ssrf::Addresses;
+use crate::ssrf::AddressPolicy;
 use crate::{Clock, Error, Limits, Registration, ServerLocation};
 
 /// How long metadata are believed.
-const LIFE: Duration = Duration::from_secs(60 * 60);
+const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// How long metadata whose time is over serve on before they are asked for again, where they could not be had.
-const GRACE: Duration = Duration::from_secs(60);
+const STALE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Longest search, of several requests.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -41,13 +41,13 @@ pub struct Discovery {
     rules: SearchRules,
     clock: Clock,
     /// Locked while a search is under way, so that there is one at a time.
-    kept: Mutex<Option<Kept>>,
-    /// The server of `kept`, for those who do not wait for a search.
-    found: RwLock<Option<Arc<ServerMetadata>>>,
+    cached: Mutex<Option<CachedServer>>,
+    /// The server of `cached`, for those who do not wait for a search.
+    published: RwLock<Option<Arc<ServerMetadata>>>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CachedServer {
     server: Arc<ServerMetadata>,
     since: Timestamp,
     until: Timestamp,
@@ -84,7 +84,7 @@ impl Discovery {
                     .into());
                 }
                 let name = issuer.clone();
-                (Place::Issuer { name, url }, None)
+                (SearchStart::Issuer { name, url }, None)
             }
             ServerLocation::ProtectedResource {
                 url,
@@ -93,11 +93,11 @@ impl Discovery {
             } => {
                 let url = parse("server.url", url)?;
                 let ca_bundle = ca_bundle.clone();
-                (Place::Resource { url, ca_bundle }, known_issuer.clone())
+                (SearchStart::Resource { url, ca_bundle }, known_issuer.clone())
             }
         };
         let rules = SearchRules {
-            addresses: Addresses::discovered([place.url()], registration.allow_private_addresses),
+            addresses: AddressPolicy::discovered([place.url()], registration.allow_private_addresses),
             place,
             known_issuer,
             ca_bundle: registration.ca_bundle.clone(),
@@ -105,70 +105,70 @@ impl Discovery {
             limits,
         };
         rules.check_trust()?;
-        Ok(Some(Self::of(rules, clock)))
+        Ok(Some(Self::from_rules(rules, clock)))
     }
 
     /// The same by another clock, with nothing found yet.
     pub fn with_clock(&self, clock: Clock) -> Self {
-        Self::of(self.rules.clone(), clock)
+        Self::from_rules(self.rules.clone(), clock)
     }
 
     /// The same with nothing found yet, but for what another one knows of the issuer of the same MCP server.
-    pub(crate) fn keeping(&self, known: &Self) -> Self {
+    pub(crate) fn with_known_issuer_of(&self, known: &Self) -> Self {
         let mut rules = self.rules.clone();
         if self.rules.place.is_same_resource(&known.rules.place) {
             rules.known_issuer = self.known_issuer().or_else(|| known.known_issuer());
         }
-        Self::of(rules, self.clock.clone())
+        Self::from_rules(rules, self.clock.clone())
     }
 
     /// What was found last, however long ago, without a search and without waiting for one.
-    pub fn found(&self) -> Option<Arc<ServerMetadata>> {
-        self.found.read().clone()
+    pub fn cached_server(&self) -> Option<Arc<ServerMetadata>> {
+        self.published.read().clone()
     }
 
     /// The authorization server, searched for unless it was found within the hour. Where it cannot be had, the one
     /// that was found before serves on; where something contradicts it, it does not.
     pub async fn server(&self) -> Result<Arc<ServerMetadata>, Error> {
-        let mut kept = self.kept.lock().await;
+        let mut cached = self.cached.lock().await;
         let now = self.clock.now();
-        if let Some(kept) = &*kept
-            && !kept.contradicted
+        if let Some(cached) = &*cached
+            && !cached.contradicted
             // A time that has not come yet means that the clock was set back.
-            && (kept.since..kept.until).contains(&now)
+            && (cached.since..cached.until).contains(&now)
         {
-            return Ok(Arc::clone(&kept.server));
+            return Ok(Arc::clone(&cached.server));
         }
-        let known = kept
+        let known = cached
             .as_ref()
-            .map(|kept| &kept.server.issuer)
+            .map(|cached| &cached.server.issuer)
             .or(self.rules.known_issuer.as_ref());
         let found = match timeout(DEADLINE, Search::new(&self.rules, known).run()).await {
             Ok(found) => found,
             Err(_) => Err(DiscoveryError::Timeout { limit: DEADLINE }),
         };
         let now = self.clock.now();
-        match (found, &mut *kept) {
-            (Ok(server), kept) => {
+        match (found, &mut *cached) {
+            (Ok(server), cached) => {
                 let server = Arc::new(server);
-                *self.found.write() = Some(Arc::clone(&server));
-                *kept = Some(Kept {
+                *self.published.write() = Some(Arc::clone(&server));
+                *cached = Some(CachedServer {
                     server: Arc::clone(&server),
                     since: now,
-                    until: after(now, LIFE),
+                    until: after(now, LIFETIME),
                     contradicted: false,
                 });
                 Ok(server)
             }
-            (Err(error), Some(kept)) if error.is_contradiction() => {
-                kept.contradicted = true;
+            (Err(error), Some(cached)) if error.is_contradiction() => {
+                cached.contradicted = true;
                 Err(error.into())
             }
-            (Err(error), Some(kept)) if !kept.contradicted => {
+            (Err(error), Some(cached)) if !cached.contradicted => {
                 tracing::warn!(%error, "the authorization server's metadata cannot be had; older ones serve on");
-                kept.since = now;
-                kept.until = after(now, GRACE);
-                Ok(Arc::clone(&kept.server))
+                cached.since = now;
+                cached.until = after(now, STALE_LIFETIME);
+                Ok(Arc::clone(&cached.server))
             }
             (Err(error), _) => Err(error.into()),
         }
@@ -176,42 +176,42 @@ impl Discovery {
 
     /// Has the next call of [`Self::server`] search again, for when the server found does not answer as it should.
     /// What was found within the last minute stays: asking again would find the same.
-    pub async fn forget(&self) {
+    pub async fn invalidate_unless_fresh(&self) {
         let now = self.clock.now();
-        if let Some(kept) = &mut *self.kept.lock().await
-            && after(kept.since, GRACE) <= now
+        if let Some(cached) = &mut *self.cached.lock().await
+            && after(cached.since, STALE_LIFETIME) <= now
         {
-            kept.until = now;
+            cached.until = now;
         }
     }
 
     /// Searches anew for the next request, however short a time ago it was found: tokens of the server that was found
     /// are refused. Whoever calls this keeps a pace of their own.
-    pub async fn doubt(&self) {
-        if let Some(kept) = &mut *self.kept.lock().await {
-            kept.until = self.clock.now();
+    pub async fn invalidate(&self) {
+        if let Some(cached) = &mut *self.cached.lock().await {
+            cached.until = self.clock.now();
         }
     }
 
-    fn of(rules: SearchRules, clock: Clock) -> Self {
+    fn from_rules(rules: SearchRules, clock: Clock) -> Self {
         Self {
             rules,
             clock,
-            kept: Mutex::new(None),
-            found: RwLock::new(None),
+            cached: Mutex::new(None),
+            published: RwLock::new(None),
         }
     }
 
     /// The issuer that another one would be a change from.
     fn known_issuer(&self) -> Option<String> {
-        match self.found() {
+        match self.cached_server() {
             Some(server) => Some(server.issuer.clone()),
             None => self.rules.known_issuer.clone(),
         }
     }
 
     /// Where the endpoints found may be, for the [`Transport`] to them.
-    pub(crate) fn addresses(&self) -> Addresses {
+    pub(crate) fn addresses(&self) -> AddressPolicy {
         self.rules.addresses.clone()
     }
 }

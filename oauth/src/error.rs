@@ -1,5 +1,5 @@
 //! Why there is no token, in three forms: a closed reason for metrics, a code for the status, and a message that
-//! says what to check. What a server said is in here only as [`Quote`](crate::redact::Quote) let it through.
+//! says what to check. What a server said is in here only as [`Redactor`](crate::redact::Redactor) let it through.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use jiff::{Timestamp, Unit};
 
 use crate::discovery::DiscoveryError;
 use crate::retry_after::RetryAfter;
-use crate::token_check::mismatch::Mismatch;
+use crate::token_check::mismatch::ClaimMismatchError;
 use crate::token_type::TokenType;
-use crate::transport::body_shape::Shape;
-use crate::transport::connect_error::ConnectFault;
+use crate::transport::body_shape::BodyShape;
+use crate::transport::connect_error::ConnectError;
 
 /// A failed token request, or a registration that none can be made from.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -39,14 +39,14 @@ pub enum Error {
     #[error("the token endpoint gave no complete answer within {} s", limit.as_secs_f64())]
     Timeout { limit: Duration },
     #[error("no connection to the token endpoint: {0}")]
-    Connect(ConnectFault),
+    Connect(ConnectError),
     #[error("the token endpoint ended the connection before its answer was complete")]
     Interrupted,
     #[error("the authorization server answered {0}")]
-    Rejected(Rejection),
+    Rejected(ErrorResponse),
     /// With the answer to the first of the two.
     #[error("the authorization server answered {0} to both client secrets")]
-    BothSecretsRefused(Rejection),
+    BothSecretsRefused(ErrorResponse),
     #[error("the token endpoint answered with HTTP status {status}")]
     HttpStatus {
         status: u16,
@@ -61,7 +61,7 @@ pub enum Error {
         of_type(content_type)
     )]
     NotJson {
-        shape: Shape,
+        shape: BodyShape,
         content_type: Option<String>,
     },
     #[error("the token endpoint's answer holds no usable access_token: {problem}")]
@@ -82,13 +82,13 @@ pub enum Error {
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
     #[error("the token does not fit: {0}")]
-    TokenMismatch(Mismatch),
+    TokenMismatch(ClaimMismatchError),
 }
 
 /// An error answer of the authorization server (RFC 6749 section 5.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Rejection {
-    pub code: Code,
+pub struct ErrorResponse {
+    pub code: ErrorCode,
     pub description: Option<String>,
     pub status: u16,
     pub retry_after: Option<RetryAfter>,
@@ -97,7 +97,7 @@ pub struct Rejection {
 /// An OAuth error code: RFC 6749 sections 4.1.2.1 and 5.2, RFC 7009 section 2.2.1, RFC 8707 section 2, RFC 9449
 /// section 12.2.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Code {
+pub enum ErrorCode {
     InvalidRequest,
     InvalidClient,
     InvalidGrant,
@@ -130,12 +130,12 @@ impl Error {
             Self::ReservedParameter { .. } => "ReservedParameter",
             Self::NoTrustRoots => "NoTrustRoots",
             Self::Timeout { .. } => "Timeout",
-            Self::Connect(ConnectFault::Dns) => "ConnectDns",
-            Self::Connect(ConnectFault::Refused) => "ConnectRefused",
-            Self::Connect(ConnectFault::Tls(_)) => "ConnectTls",
-            Self::Connect(ConnectFault::Forbidden(_)) => "ConnectForbidden",
-            Self::Connect(ConnectFault::ClientCertificate(_)) => "ConnectClientCertificate",
-            Self::Connect(ConnectFault::Other) => "Connect",
+            Self::Connect(ConnectError::Dns) => "ConnectDns",
+            Self::Connect(ConnectError::Refused) => "ConnectRefused",
+            Self::Connect(ConnectError::Tls(_)) => "ConnectTls",
+            Self::Connect(ConnectError::Forbidden(_)) => "ConnectForbidden",
+            Self::Connect(ConnectError::ClientCertificate(_)) => "ConnectClientCertificate",
+            Self::Connect(ConnectError::Other) => "Connect",
             Self::Interrupted => "Interrupted",
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.code.reason(),
             Self::HttpStatus { .. } => "HttpStatus",
@@ -187,7 +187,7 @@ impl Error {
             Self::Timeout { .. } => "check tokenUrl, network policies and the authorization server's health",
             Self::Connect(fault) => fault.hint(),
             Self::Interrupted => "check the authorization server's health and the proxies before it",
-            Self::Rejected(rejection) if rejection.is_of_client() => Code::InvalidClient.hint(),
+            Self::Rejected(rejection) if rejection.is_of_client() => ErrorCode::InvalidClient.hint(),
             Self::Rejected(rejection) => rejection.code.hint(),
             Self::BothSecretsRefused(_) => {
                 "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check clientId and \
@@ -228,7 +228,7 @@ impl Error {
     }
 }
 
-impl Code {
+impl ErrorCode {
     /// `None`: not a code of the standards.
     pub(crate) fn known(code: &str) -> Option<Self> {
         Some(match code {
@@ -310,19 +310,19 @@ impl Code {
     }
 }
 
-impl Rejection {
+impl ErrorResponse {
     /// Whether the client is not believed to be who it says. Keycloak says `unauthorized_client` where RFC 6749 says
     /// `invalid_client`, but by the status that is for this only.
     pub(crate) fn is_of_client(&self) -> bool {
         match self.code {
-            Code::InvalidClient => true,
-            Code::UnauthorizedClient => self.status == 401,
+            ErrorCode::InvalidClient => true,
+            ErrorCode::UnauthorizedClient => self.status == 401,
             _ => false,
         }
     }
 }
 
-impl fmt::Display for Rejection {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.code.as_str())?;
         match &self.description {
@@ -370,8 +370,8 @@ mod tests {
     use super::*;
 
     fn rejected(code: &str, description: Option<&str>) -> Error {
-        Error::Rejected(Rejection {
-            code: Code::known(code).unwrap_or(Code::Other(code.into())),
+        Error::Rejected(ErrorResponse {
+            code: ErrorCode::known(code).unwrap_or(ErrorCode::Other(code.into())),
             description: description.map(Into::into),
             status: 400,
             retry_after: None,
@@ -386,7 +386,7 @@ mod tests {
              secret, key, certificate or assertion (its issuer, subject and audience), and that the client may authenticate by the configured method"
         );
         let html = Error::NotJson {
-            shape: Shape::Html,
+            shape: BodyShape::Html,
             content_type: Some("text/html".into()),
         };
         assert_eq!(
@@ -399,8 +399,8 @@ mod tests {
     #[test]
     fn a_client_that_is_not_believed_is_told_so_whatever_the_code() {
         let error = |status| {
-            Error::Rejected(Rejection {
-                code: Code::UnauthorizedClient,
+            Error::Rejected(ErrorResponse {
+                code: ErrorCode::UnauthorizedClient,
                 description: None,
                 status,
                 retry_after: None,
@@ -436,7 +436,7 @@ mod tests {
             "use_dpop_nonce",
             "invalid_dpop_proof",
         ] {
-            assert_eq!(Code::known(code).unwrap().as_str(), code);
+            assert_eq!(ErrorCode::known(code).unwrap().as_str(), code);
             assert_eq!(rejected(code, None).reason(), code);
         }
     }

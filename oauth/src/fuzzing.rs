@@ -11,14 +11,14 @@ use serde_json::Value;
 use url::Url;
 
 use crate::discovery::{metadata, well_known};
-use crate::redact::Quote;
+use crate::redact::Redactor;
 use crate::token_check::{self, Expectation};
-use crate::token_request::response::{self, Expected};
+use crate::token_request::response::{self, ExpectedToken};
 use crate::transport::Answer;
-use crate::{Mode, SigningKey, TokenType};
+use crate::{SigningKey, TokenCheckMode, TokenType};
 
 /// Longest text of ours about anything of theirs.
-const LONGEST_MESSAGE: usize = 4000;
+const MAX_MESSAGE_LEN: usize = 4000;
 
 /// An answer of the token endpoint: a byte of choices, the status in a byte, the body.
 pub fn token_response(data: &[u8]) {
@@ -33,16 +33,16 @@ pub fn token_response(data: &[u8]) {
         dpop_nonce: None,
         body: body.to_vec(),
     };
-    let expected = Expected {
+    let expected = ExpectedToken {
         token_type: if choices & 1 == 0 {
             TokenType::Bearer
         } else {
             TokenType::DPoP
         },
-        exchanged: choices & 2 != 0,
+        by_token_exchange: choices & 2 != 0,
     };
     let fields = serde_json::from_slice::<Value>(body).unwrap_or_default();
-    match response::read(answer, &Quote::default(), expected) {
+    match response::read(answer, &Redactor::default(), expected) {
         Ok(issued) => {
             let token = issued.access_token.expose_secret();
             assert_eq!(fields["access_token"].as_str(), Some(token));
@@ -50,7 +50,7 @@ pub fn token_response(data: &[u8]) {
             assert!(token.len() < 32 || !format!("{issued:?}").contains(token));
         }
         Err(error) => {
-            assert!(error.message().len() < LONGEST_MESSAGE);
+            assert!(error.message().len() < MAX_MESSAGE_LEN);
             // A token in an answer that is not taken is as secret as one that is.
             if let Some(token) = fields["access_token"].as_str().filter(|token| token.len() >= 24) {
                 assert!(!error.message().contains(token));
@@ -111,10 +111,16 @@ pub fn jwt(data: &[u8]) {
     let now = Timestamp::UNIX_EPOCH;
     for token in [String::from_utf8_lossy(data).into_owned(), made] {
         let secret = SecretString::from(token.as_str());
-        match token_check::judge(&secret, &expectation, Mode::Enforce, &Quote::default(), now) {
-            Ok(judged) => assert!(judged.mismatch.is_none()),
+        match token_check::check(
+            &secret,
+            &expectation,
+            TokenCheckMode::Enforce,
+            &Redactor::default(),
+            now,
+        ) {
+            Ok(checked) => assert!(checked.mismatch.is_none()),
             Err(error) => {
-                assert!(error.message().len() < LONGEST_MESSAGE);
+                assert!(error.message().len() < MAX_MESSAGE_LEN);
                 assert!(!error.message().contains(&token));
             }
         }
@@ -130,7 +136,7 @@ pub fn key(data: &[u8]) {
         Ok(key) => assert!(key.sign(b"message").is_ok()),
         Err(error) => {
             let told = format!("{} {} {error:?}", error.message(), error.hint());
-            assert!(told.len() < LONGEST_MESSAGE);
+            assert!(told.len() < MAX_MESSAGE_LEN);
             // What is as long and as dense as a piece of a key is told nowhere.
             let dense = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
             let pieces = data.windows(24).filter(|piece| piece.iter().all(dense));

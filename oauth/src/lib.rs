@@ -4,7 +4,7 @@
 //! A [`Registration`] says who asks whom for what; [`discovery`] finds the server where it is not stated. [`Client`]
 //! makes one token request ([`token_request`] builds it and reads the answer, [`transport`] carries it, [`ssrf`] says
 //! where it may go). [`TokenSource`] decides when to make one ([`renewal`]) and publishes what came of it as
-//! [`State`]. [`UserTokens`] keeps those of users' own. Nothing here knows Kubernetes or the proxy.
+//! [`TokenSourceState`]. [`UserTokens`] keeps those of users' own. Nothing here knows Kubernetes or the proxy.
 
 mod client;
 mod clock;
@@ -27,25 +27,26 @@ mod user_tokens;
 
 pub use client::Client;
 pub use clock::Clock;
-pub use discovery::{Attempt, Discovery, DiscoveryError, Outcome, ServerMetadata};
-pub use error::{Code, Error, Rejection};
-pub use jose::assertion::{Asserting, AssertionSource, Assertions};
+pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ServerMetadata};
+pub use error::{Error, ErrorCode, ErrorResponse};
+pub use jose::assertion::{AssertionFuture, AssertionSource, Assertions};
 pub use jose::signing_key::{Algorithm, KeyError, SigningKey};
 pub use registration::{
-    ClientAuthentication, ClientCertificate, Grant, Registration, Secrets, ServerLocation, TokenExchange,
+    ClientAuthentication, ClientCertificate, ClientSecrets, Grant, Registration, ServerLocation,
+    TokenExchange,
 };
 pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;
-pub use renewal::policy::{InvalidRefreshBefore, Policy, RefreshBefore};
-pub use renewal::state::{Failure, State};
-pub use renewal::step_up::{NoStepUp, StepUp};
+pub use renewal::policy::{Policy, RefreshBefore, RefreshBeforeError};
+pub use renewal::state::{Failure, TokenSourceState};
+pub use renewal::step_up::{StepUp, StepUpError};
 pub use retry_after::RetryAfter;
-pub use ssrf::Forbidden;
+pub use ssrf::ForbiddenAddressError;
 pub use token::Token;
-pub use token_check::{Claims, Mismatch, Mode, TokenCheck, read as read_claims};
-pub use token_request::{Ask, Exchange, Exchanging, Issued};
+pub use token_check::{ClaimMismatchError, Claims, TokenCheck, TokenCheckMode, read as read_claims};
+pub use token_request::{IssuedToken, TokenRequest, TokenRequestFuture, TokenRequester};
 pub use token_type::TokenType;
 pub use transport::Limits;
-pub use transport::body_shape::Shape;
-pub use transport::connect_error::ConnectFault;
+pub use transport::body_shape::BodyShape;
+pub use transport::connect_error::ConnectError;
 pub use user_tokens::UserTokens;

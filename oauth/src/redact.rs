@@ -1,5 +1,5 @@
-//! What may be repeated of a server's words: text without this client's secrets, in the characters that RFC 6749
-//! allows for errors, and not much of it. A server may echo what it was sent, and its words end up in statuses
+//! Redaction: from a server's words to text that may be repeated, without this client's secrets, in the characters that
+//! RFC 6749 allows for errors, and not much of it. A server may echo what it was sent, and its words end up in statuses
 //! and logs.
 
 use std::collections::HashSet;
@@ -9,35 +9,35 @@ use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded::byte_serialize;
 
 /// A piece of a secret this long counts as the secret. Shorter ones occur in innocent words.
-const PIECE: usize = 8;
+const MIN_SECRET_PIECE: usize = 8;
 
 /// Words that are never repeated.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Quote {
+pub(crate) struct Redactor {
     secrets: Vec<SecretString>,
 }
 
-impl Quote {
+impl Redactor {
     /// Never repeats a client secret, in all the forms that it is sent in.
-    pub fn and_client_secret(self, client_id: &str, secret: &SecretString) -> Self {
+    pub fn hide_client_secret(self, client_id: &str, secret: &SecretString) -> Self {
         let secret = secret.expose_secret();
         let basic = BASE64_STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret)));
-        self.and_sent(secret).and(&basic)
+        self.hide_form_value(secret).hide(&basic)
     }
 
     /// Never repeats what was sent in a form.
-    pub fn and_sent(self, text: &str) -> Self {
+    pub fn hide_form_value(self, text: &str) -> Self {
         let encoded = encode(text);
-        let quote = self.and(text);
+        let redactor = self.hide(text);
         if encoded == text {
-            quote
+            redactor
         } else {
-            quote.and(&encoded)
+            redactor.hide(&encoded)
         }
     }
 
     /// Never repeats this either.
-    pub fn and(mut self, secret: &str) -> Self {
+    pub fn hide(mut self, secret: &str) -> Self {
         if !secret.is_empty() {
             // In lower case, which is how host names come back.
             self.secrets.push(secret.to_lowercase().into());
@@ -46,9 +46,9 @@ impl Quote {
     }
 
     /// At most `most` characters of `words`, or nothing where they hold a secret or say nothing.
-    pub fn text(&self, words: &str, most: usize) -> Option<String> {
+    pub fn redact(&self, words: &str, most: usize) -> Option<String> {
         let words = words.trim();
-        let text: String = words.chars().take(most).map(allowed).collect();
+        let text: String = words.chars().take(most).map(printable).collect();
         // Looks beyond the cut as far as a secret can reach, and no further: the answer may be long.
         let longest = self
             .secrets
@@ -59,22 +59,22 @@ impl Quote {
             .chars()
             .take(most.saturating_add(longest.unwrap_or(0)))
             .collect();
-        let told = self.tells(&seen) || self.tells(&text);
-        (!told && !text.is_empty()).then_some(text)
+        let leaks = self.holds_secret(&seen) || self.holds_secret(&text);
+        (!leaks && !text.is_empty()).then_some(text)
     }
 
-    fn tells(&self, words: &str) -> bool {
+    fn holds_secret(&self, words: &str) -> bool {
         let words = words.to_lowercase();
         // Looked up and not searched for, since words and secrets may both be as long as an answer can be.
-        let pieces: HashSet<&[u8]> = words.as_bytes().windows(PIECE).collect();
+        let pieces: HashSet<&[u8]> = words.as_bytes().windows(MIN_SECRET_PIECE).collect();
         self.secrets.iter().any(|secret| {
             let secret = secret.expose_secret();
-            if secret.len() < PIECE {
+            if secret.len() < MIN_SECRET_PIECE {
                 words.contains(secret)
             } else {
                 secret
                     .as_bytes()
-                    .windows(PIECE)
+                    .windows(MIN_SECRET_PIECE)
                     .any(|piece| pieces.contains(piece))
             }
         })
@@ -86,7 +86,7 @@ fn encode(text: &str) -> String {
 }
 
 /// The characters of `error` and `error_description`, RFC 6749 section 5.2.
-fn allowed(character: char) -> char {
+fn printable(character: char) -> char {
     match character {
         ' '..='!' | '#'..='[' | ']'..='~' => character,
         '"' => '\'',
@@ -103,15 +103,15 @@ mod tests {
 
     const SECRET: &str = "p@ss/word+with spaces&more";
 
-    fn quote() -> Quote {
-        Quote::default().and_client_secret("id:1", &SECRET.into())
+    fn redactor() -> Redactor {
+        Redactor::default().hide_client_secret("id:1", &SECRET.into())
     }
 
     #[test]
     fn repeats_innocent_words_in_plain_characters() {
         assert_eq!(
-            quote()
-                .text(" Client \"x\"\nunknown \u{1b}[31m\u{202e}é ", 200)
+            redactor()
+                .redact(" Client \"x\"\nunknown \u{1b}[31m\u{202e}é ", 200)
                 .unwrap(),
             "Client 'x' unknown ?[31m??"
         );
@@ -119,14 +119,14 @@ mod tests {
 
     #[test]
     fn repeats_no_more_than_asked_for() {
-        assert_eq!(quote().text(&"x".repeat(1000), 20).unwrap().len(), 20);
+        assert_eq!(redactor().redact(&"x".repeat(1000), 20).unwrap().len(), 20);
     }
 
     #[test]
     fn says_nothing_where_the_secret_is_in_any_form() {
         let encoded: String = byte_serialize(SECRET.as_bytes()).collect();
         let basic = BASE64_STANDARD.encode(format!("id%3A1:{encoded}"));
-        for told in [
+        for leaks in [
             SECRET,
             &encoded,
             &basic,
@@ -134,25 +134,29 @@ mod tests {
             &basic[..12],
             &SECRET.to_uppercase(),
         ] {
-            assert_eq!(quote().text(&format!("bad secret {told}!"), 200), None, "{told}");
+            assert_eq!(
+                redactor().redact(&format!("bad secret {leaks}!"), 200),
+                None,
+                "{leaks}"
+            );
         }
     }
 
     #[test]
     fn a_secret_across_the_cut_is_found() {
         let words = format!("{}{SECRET}", "x".repeat(17));
-        assert_eq!(quote().text(&words, 20), None);
+        assert_eq!(redactor().redact(&words, 20), None);
     }
 
     #[test]
     fn a_secret_far_behind_the_cut_does_no_harm_and_costs_nothing() {
         let words = format!("{}{SECRET}", "x".repeat(1000));
-        assert_eq!(quote().text(&words, 20), Some("x".repeat(20)));
+        assert_eq!(redactor().redact(&words, 20), Some("x".repeat(20)));
     }
 
     #[test]
     fn a_secret_shorter_than_a_piece_is_found_as_a_whole() {
-        assert_eq!(Quote::default().and("abc").text("xx abc yy", 200), None);
+        assert_eq!(Redactor::default().hide("abc").redact("xx abc yy", 200), None);
     }
 
     /// As an authorization server may send them. Searching for each piece would take minutes.
@@ -160,21 +164,21 @@ mod tests {
     fn a_long_secret_is_looked_for_in_long_words() {
         let secret: String = (0..60_000).map(|n| format!("{n:x}.")).collect();
         let words: String = (0..60_000).map(|n| format!("{n:x}-")).collect();
-        let quote = Quote::default().and(&secret);
-        assert_eq!(quote.text(&words, 5).unwrap(), "0-1-2");
-        let told = format!("{}{}{words}", &words[..1000], &secret[200_000..]);
-        assert_eq!(quote.text(&told, 5), None);
+        let redactor = Redactor::default().hide(&secret);
+        assert_eq!(redactor.redact(&words, 5).unwrap(), "0-1-2");
+        let leaks = format!("{}{}{words}", &words[..1000], &secret[200_000..]);
+        assert_eq!(redactor.redact(&leaks, 5), None);
     }
 
     #[test]
     fn debug_output_never_holds_the_secret() {
-        assert!(!format!("{:?}", quote()).contains("word"));
+        assert!(!format!("{:?}", redactor()).contains("word"));
     }
 
     proptest! {
         #[test]
         fn only_allowed_characters_come_through(words in "\\PC*", most in 0_usize..300) {
-            if let Some(text) = quote().text(&words, most) {
+            if let Some(text) = redactor().redact(&words, most) {
                 prop_assert!(text.len() <= most);
                 prop_assert!(text.bytes().all(|byte| (0x20..=0x7e).contains(&byte) && byte != b'"' && byte != b'\\'));
             }

@@ -18,7 +18,7 @@ pub struct Registration {
     pub authentication: ClientAuthentication,
     pub grant: Grant,
     pub token_type: TokenType,
-    /// Of [`Client::exchange_subject`].
+    /// Of [`Client::exchange_token`].
     pub token_exchange: TokenExchange,
     /// None: the authorization server's default, or what the MCP server's metadata name.
     pub scopes: Vec<String>,
@@ -63,9 +63,9 @@ pub enum ClientAuthentication {
     /// Not at all: the grant's assertion says it.
     None,
     /// A secret in the Authorization header (RFC 6749 section 2.3.1).
-    SecretBasic(Secrets),
+    SecretBasic(ClientSecrets),
     /// A secret in the form (RFC 6749 section 2.3.1).
-    SecretPost(Secrets),
+    SecretPost(ClientSecrets),
     /// An assertion that this client signs (RFC 7523 section 2.2).
     PrivateKeyJwt {
         key: SigningKey,
@@ -80,7 +80,7 @@ pub enum ClientAuthentication {
 
 /// A client secret, and the one before or after it, which is tried where the first is refused with `invalid_client`.
 #[derive(Clone, Debug)]
-pub struct Secrets {
+pub struct ClientSecrets {
     pub first: SecretString,
     pub alternate: Option<SecretString>,
 }
@@ -147,7 +147,7 @@ impl Default for TokenExchange {
     }
 }
 
-impl From<&str> for Secrets {
+impl From<&str> for ClientSecrets {
     fn from(secret: &str) -> Self {
         Self {
             first: secret.into(),

@@ -1,6 +1,6 @@
-//! Host names to addresses, by the system's resolver, and which addresses may be connected to. Ours, so that a name
-//! that does not resolve can be told from other failures by type, and so that the very addresses that a connection
-//! goes to are judged: a name that is judged first and resolved again later could change in between.
+//! SSRF guard: which addresses may be connected to, checked in the resolver itself. The very addresses that a connection
+//! goes to are checked: a name that is checked first and resolved again later could change in between. The resolver is
+//! the system's, and tells a name that does not resolve from other failures by type.
 //!
 //! URLs that the resource itself states are trusted as far as whoever may write the resource is, so they may lead to
 //! private addresses and even to this machine; link-local ones and those of clouds' metadata services are refused even
@@ -24,7 +24,7 @@ const METADATA: [IpAddr; 4] = [
 
 /// Which hosts may be at which addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Addresses {
+pub(crate) enum AddressPolicy {
     /// Every URL comes from the resource itself.
     Stated,
     /// URLs come from other servers' answers.
@@ -38,7 +38,7 @@ pub(crate) enum Addresses {
 
 /// What addresses one host may have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Allowance {
+pub(crate) enum AddressScope {
     /// Private ones too, as those of a cluster's Services are.
     Private,
     /// Only those that everyone can reach.
@@ -47,7 +47,7 @@ pub(crate) enum Allowance {
 
 /// An address that is not connected to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Forbidden {
+pub enum ForbiddenAddressError {
     #[error("link-local")]
     LinkLocal,
     #[error("a cloud's metadata service")]
@@ -63,58 +63,64 @@ pub enum Forbidden {
 
 /// The system's resolver, less the addresses that are forbidden.
 #[derive(Clone, Debug)]
-pub(crate) struct Resolver {
-    addresses: Addresses,
+pub(crate) struct GuardedResolver {
+    addresses: AddressPolicy,
 }
 
 /// The name does not resolve.
 #[derive(Debug, thiserror::Error)]
 #[error("the host name does not resolve")]
-pub(crate) struct Unresolved(#[source] Option<io::Error>);
+pub(crate) struct UnresolvedHostError(#[source] Option<io::Error>);
 
-impl Addresses {
+impl AddressPolicy {
     /// For URLs that others name, where these are the resource's own.
     pub fn discovered<'a>(stated: impl IntoIterator<Item = &'a Url>, private: bool) -> Self {
-        let stated = stated.into_iter().filter_map(Url::host_str).map(normal).collect();
+        let stated = stated
+            .into_iter()
+            .filter_map(Url::host_str)
+            .map(normalize_host)
+            .collect();
         Self::Discovered { stated, private }
     }
 
     /// Judges a URL whose host is an address; no resolver is asked for those. A name passes: it is judged when it
     /// is resolved.
-    pub fn admit(&self, url: &Url) -> Result<(), Forbidden> {
-        let allowance = self.allowance(url.host_str().unwrap_or_default());
+    pub fn check_url(&self, url: &Url) -> Result<(), ForbiddenAddressError> {
+        let scope = self.scope(url.host_str().unwrap_or_default());
         match url.host() {
-            Some(Host::Ipv4(address)) => judge(address.into(), allowance),
-            Some(Host::Ipv6(address)) => judge(address.into(), allowance),
+            Some(Host::Ipv4(address)) => check_address(address.into(), scope),
+            Some(Host::Ipv6(address)) => check_address(address.into(), scope),
             Some(Host::Domain(_)) | None => Ok(()),
         }
     }
 
-    fn allowance(&self, host: &str) -> Allowance {
+    fn scope(&self, host: &str) -> AddressScope {
         match self {
-            Self::Stated | Self::Discovered { private: true, .. } => Allowance::Private,
-            Self::Discovered { stated, .. } if stated.contains(&normal(host)) => Allowance::Private,
-            Self::Discovered { .. } => Allowance::Public,
+            Self::Stated | Self::Discovered { private: true, .. } => AddressScope::Private,
+            Self::Discovered { stated, .. } if stated.contains(&normalize_host(host)) => {
+                AddressScope::Private
+            }
+            Self::Discovered { .. } => AddressScope::Public,
         }
     }
 }
 
-impl Resolver {
-    pub fn new(addresses: Addresses) -> Self {
+impl GuardedResolver {
+    pub fn new(addresses: AddressPolicy) -> Self {
         Self { addresses }
     }
 }
 
-impl Resolve for Resolver {
+impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let allowance = self.addresses.allowance(name.as_str());
+        let scope = self.addresses.scope(name.as_str());
         Box::pin(async move {
             // The port is the caller's to fill in.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await;
             let mut refused = None;
             let addresses: Vec<_> = found
-                .map_err(|error| Unresolved(Some(error)))?
-                .filter(|address| match judge(address.ip(), allowance) {
+                .map_err(|error| UnresolvedHostError(Some(error)))?
+                .filter(|address| match check_address(address.ip(), scope) {
                     Ok(()) => true,
                     Err(forbidden) => {
                         refused = Some(forbidden);
@@ -125,23 +131,23 @@ impl Resolve for Resolver {
             match (addresses.is_empty(), refused) {
                 (false, _) => Ok(Box::new(addresses.into_iter()) as Addrs),
                 (true, Some(forbidden)) => Err(forbidden.into()),
-                (true, None) => Err(Unresolved(None).into()),
+                (true, None) => Err(UnresolvedHostError(None).into()),
             }
         })
     }
 }
 
 /// Whether an address may be connected to. IPv6 addresses that lead to an IPv4 address are judged as that one.
-pub(crate) fn judge(address: IpAddr, allowance: Allowance) -> Result<(), Forbidden> {
+pub(crate) fn check_address(address: IpAddr, scope: AddressScope) -> Result<(), ForbiddenAddressError> {
     let address = match address {
-        IpAddr::V6(address) => embedded(address).map_or(IpAddr::V6(address), IpAddr::V4),
+        IpAddr::V6(address) => embedded_ipv4(address).map_or(IpAddr::V6(address), IpAddr::V4),
         v4 => v4,
     };
     if METADATA.contains(&address) {
-        return Err(Forbidden::Metadata);
+        return Err(ForbiddenAddressError::Metadata);
     }
     if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
-        return Err(Forbidden::Multicast);
+        return Err(ForbiddenAddressError::Multicast);
     }
     let (link_local, unspecified, public) = match address {
         // 0.0.0.0/8 is this network (RFC 1122 section 3.2.1.3); systems take it for this machine.
@@ -149,20 +155,20 @@ pub(crate) fn judge(address: IpAddr, allowance: Allowance) -> Result<(), Forbidd
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.is_unspecified(), is_public_v6(v6)),
     };
     if link_local {
-        return Err(Forbidden::LinkLocal);
+        return Err(ForbiddenAddressError::LinkLocal);
     }
     if unspecified {
-        return Err(Forbidden::Unspecified);
+        return Err(ForbiddenAddressError::Unspecified);
     }
-    if !public && allowance == Allowance::Public {
-        return Err(Forbidden::Private);
+    if !public && scope == AddressScope::Public {
+        return Err(ForbiddenAddressError::Private);
     }
     Ok(())
 }
 
 /// The IPv4 address in an IPv6 address: mapped or compatible (RFC 4291 section 2.5.5), translated (RFC 2765 section
 /// 2.1) also by NAT64 (RFC 6052 section 2.1), or tunnelled by 6to4 (RFC 3056 section 2).
-fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+fn embedded_ipv4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let last = |segments: [u16; 8]| {
         let [a, b] = segments[6].to_be_bytes();
         let [c, d] = segments[7].to_be_bytes();
@@ -196,7 +202,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     a & 0xe000 == 0x2000 && !special
 }
 
-fn normal(host: &str) -> String {
+fn normalize_host(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
@@ -206,30 +212,30 @@ mod tests {
 
     use super::*;
 
-    fn judged(address: &str, allowance: Allowance) -> Result<(), Forbidden> {
-        judge(address.parse().unwrap(), allowance)
+    fn judged(address: &str, scope: AddressScope) -> Result<(), ForbiddenAddressError> {
+        check_address(address.parse().unwrap(), scope)
     }
 
     #[test]
     fn some_addresses_are_never_connected_to_not_even_stated_ones() {
         for (address, forbidden) in [
-            ("169.254.169.254", Forbidden::LinkLocal),
-            ("169.254.0.1", Forbidden::LinkLocal),
-            ("fe80::1", Forbidden::LinkLocal),
-            ("febf::1", Forbidden::LinkLocal),
-            ("fd00:ec2::254", Forbidden::Metadata),
-            ("fd20:ce::254", Forbidden::Metadata),
-            ("100.100.100.200", Forbidden::Metadata),
-            ("168.63.129.16", Forbidden::Metadata),
-            ("0.0.0.0", Forbidden::Unspecified),
-            ("0.1.2.3", Forbidden::Unspecified),
-            ("::", Forbidden::Unspecified),
-            ("224.0.0.1", Forbidden::Multicast),
-            ("255.255.255.255", Forbidden::Multicast),
-            ("ff02::1", Forbidden::Multicast),
+            ("169.254.169.254", ForbiddenAddressError::LinkLocal),
+            ("169.254.0.1", ForbiddenAddressError::LinkLocal),
+            ("fe80::1", ForbiddenAddressError::LinkLocal),
+            ("febf::1", ForbiddenAddressError::LinkLocal),
+            ("fd00:ec2::254", ForbiddenAddressError::Metadata),
+            ("fd20:ce::254", ForbiddenAddressError::Metadata),
+            ("100.100.100.200", ForbiddenAddressError::Metadata),
+            ("168.63.129.16", ForbiddenAddressError::Metadata),
+            ("0.0.0.0", ForbiddenAddressError::Unspecified),
+            ("0.1.2.3", ForbiddenAddressError::Unspecified),
+            ("::", ForbiddenAddressError::Unspecified),
+            ("224.0.0.1", ForbiddenAddressError::Multicast),
+            ("255.255.255.255", ForbiddenAddressError::Multicast),
+            ("ff02::1", ForbiddenAddressError::Multicast),
         ] {
-            for allowance in [Allowance::Private, Allowance::Public] {
-                assert_eq!(judged(address, allowance), Err(forbidden), "{address}");
+            for scope in [AddressScope::Private, AddressScope::Public] {
+                assert_eq!(judged(address, scope), Err(forbidden), "{address}");
             }
         }
     }
@@ -256,10 +262,10 @@ mod tests {
             "2001:db8::1",
             "64:ff9b:1::1",
         ] {
-            assert_eq!(judged(address, Allowance::Private), Ok(()), "{address}");
+            assert_eq!(judged(address, AddressScope::Private), Ok(()), "{address}");
             assert_eq!(
-                judged(address, Allowance::Public),
-                Err(Forbidden::Private),
+                judged(address, AddressScope::Public),
+                Err(ForbiddenAddressError::Private),
                 "{address}"
             );
         }
@@ -275,7 +281,7 @@ mod tests {
             "198.20.0.1",
             "2606:4700::1111",
         ] {
-            assert_eq!(judged(address, Allowance::Public), Ok(()), "{address}");
+            assert_eq!(judged(address, AddressScope::Public), Ok(()), "{address}");
         }
     }
 
@@ -289,36 +295,36 @@ mod tests {
             "2002:a9fe:a9fe::1",
         ] {
             assert_eq!(
-                judged(disguise, Allowance::Private),
-                Err(Forbidden::LinkLocal),
+                judged(disguise, AddressScope::Private),
+                Err(ForbiddenAddressError::LinkLocal),
                 "{disguise}"
             );
         }
         for disguise in ["::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"] {
             assert_eq!(
-                judged(disguise, Allowance::Public),
-                Err(Forbidden::Private),
+                judged(disguise, AddressScope::Public),
+                Err(ForbiddenAddressError::Private),
                 "{disguise}"
             );
         }
-        assert_eq!(judged("::ffff:1.1.1.1", Allowance::Public), Ok(()));
+        assert_eq!(judged("::ffff:1.1.1.1", AddressScope::Public), Ok(()));
     }
 
     #[test]
     fn only_the_hosts_that_are_stated_may_be_private() {
         let stated = Url::parse("https://Tools.example.com./mcp").unwrap();
-        let addresses = Addresses::discovered([&stated], false);
-        assert_eq!(addresses.allowance("tools.example.com"), Allowance::Private);
-        assert_eq!(addresses.allowance("TOOLS.example.com"), Allowance::Private);
-        assert_eq!(addresses.allowance("example.com"), Allowance::Public);
-        assert_eq!(addresses.allowance("x.tools.example.com"), Allowance::Public);
-        let addresses = Addresses::discovered([&stated], true);
-        assert_eq!(addresses.allowance("example.com"), Allowance::Private);
+        let addresses = AddressPolicy::discovered([&stated], false);
+        assert_eq!(addresses.scope("tools.example.com"), AddressScope::Private);
+        assert_eq!(addresses.scope("TOOLS.example.com"), AddressScope::Private);
+        assert_eq!(addresses.scope("example.com"), AddressScope::Public);
+        assert_eq!(addresses.scope("x.tools.example.com"), AddressScope::Public);
+        let addresses = AddressPolicy::discovered([&stated], true);
+        assert_eq!(addresses.scope("example.com"), AddressScope::Private);
     }
 
     #[test]
     fn an_address_in_the_url_is_judged_however_it_is_written() {
-        let addresses = Addresses::discovered([], false);
+        let addresses = AddressPolicy::discovered([], false);
         for url in [
             "https://127.0.0.1/",
             "https://0x7f.1/",
@@ -327,31 +333,31 @@ mod tests {
             "https://[::ffff:127.0.0.1]/",
         ] {
             assert_eq!(
-                addresses.admit(&Url::parse(url).unwrap()),
-                Err(Forbidden::Private),
+                addresses.check_url(&Url::parse(url).unwrap()),
+                Err(ForbiddenAddressError::Private),
                 "{url}"
             );
         }
         assert_eq!(
-            Addresses::Stated.admit(&Url::parse("https://169.254.169.254/").unwrap()),
-            Err(Forbidden::LinkLocal)
+            AddressPolicy::Stated.check_url(&Url::parse("https://169.254.169.254/").unwrap()),
+            Err(ForbiddenAddressError::LinkLocal)
         );
     }
 
     proptest! {
         #[test]
         fn what_is_forbidden_to_the_stated_is_forbidden_to_all(address: IpAddr) {
-            if let Err(forbidden) = judge(address, Allowance::Private) {
-                prop_assert_eq!(judge(address, Allowance::Public), Err(forbidden));
+            if let Err(forbidden) = check_address(address, AddressScope::Private) {
+                prop_assert_eq!(check_address(address, AddressScope::Public), Err(forbidden));
             }
         }
 
         #[test]
         fn a_mapped_address_is_judged_like_the_plain_one(address: Ipv4Addr) {
-            for allowance in [Allowance::Private, Allowance::Public] {
+            for scope in [AddressScope::Private, AddressScope::Public] {
                 prop_assert_eq!(
-                    judge(address.to_ipv6_mapped().into(), allowance),
-                    judge(address.into(), allowance)
+                    check_address(address.to_ipv6_mapped().into(), scope),
+                    check_address(address.into(), scope)
                 );
             }
         }

@@ -8,14 +8,14 @@ use mcp_auth_http_auth::ProofKey;
 use secrecy::SecretString;
 
 use crate::clock::after;
-use crate::{Error, Issued, Mismatch, ServerMetadata, TokenType};
+use crate::{ClaimMismatchError, Error, IssuedToken, ServerMetadata, TokenType};
 
 /// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and long
 /// enough to be no burden; the authorization servers in use issue nothing shorter by default.
-pub(crate) const ASSUMED_LIFE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const ASSUMED_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 /// Longest life believed. Keeps all arithmetic far from its limits; such a token is renewed years ahead anyway.
-const LONGEST_LIFE_SECONDS: i64 = 10 * 365 * 24 * 60 * 60;
+const MAX_LIFETIME_SECONDS: i64 = 10 * 365 * 24 * 60 * 60;
 
 /// An access token and its life.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct Token {
     pub proof_key: Option<Arc<ProofKey>>,
     pub by_alternate_secret: bool,
     pub certificate_bound: bool,
-    pub mismatch: Option<Mismatch>,
+    pub mismatch: Option<ClaimMismatchError>,
     pub server: Option<Arc<ServerMetadata>>,
     /// When the request for it was sent, not when the answer came: the server counts from some moment in between,
     /// so this never overstates the life that is left.
@@ -42,10 +42,10 @@ pub struct Token {
 impl Token {
     /// The token that a request sent at `sent_at` brought by `now`. One that is over by then is an error: it could
     /// only be used for nothing, and asking again at once would bring the same.
-    pub(crate) fn issue(issued: Issued, sent_at: Timestamp, now: Timestamp) -> Result<Self, Error> {
+    pub(crate) fn issue(issued: IssuedToken, sent_at: Timestamp, now: Timestamp) -> Result<Self, Error> {
         let expires_in = issued.expires_in;
         let expires_at = expires_in.map(|seconds| {
-            let life = u64::try_from(seconds.min(LONGEST_LIFE_SECONDS)).unwrap_or(0);
+            let life = u64::try_from(seconds.min(MAX_LIFETIME_SECONDS)).unwrap_or(0);
             after(sent_at, Duration::from_secs(life))
         });
         let token = Self::handed_over(issued, sent_at, expires_at);
@@ -58,7 +58,7 @@ impl Token {
     }
 
     /// A token of which somebody else says when it was issued and when it ends.
-    pub fn handed_over(issued: Issued, issued_at: Timestamp, expires_at: Option<Timestamp>) -> Self {
+    pub fn handed_over(issued: IssuedToken, issued_at: Timestamp, expires_at: Option<Timestamp>) -> Self {
         Self {
             id: format!("{:016x}", rand::random::<u64>()),
             access_token: issued.access_token,
@@ -81,7 +81,7 @@ impl Token {
     /// From issue to expiry, assumed where it is not known.
     pub(crate) fn life(&self) -> Duration {
         match self.expires_at {
-            None => ASSUMED_LIFE,
+            None => ASSUMED_LIFETIME,
             Some(end) => Duration::try_from(end.duration_since(self.issued_at)).unwrap_or(Duration::ZERO),
         }
     }
@@ -109,9 +109,9 @@ mod tests {
     }
 
     fn issue(expires_in: Option<i64>, took: i64) -> Result<Token, Error> {
-        let issued = Issued {
+        let issued = IssuedToken {
             expires_in,
-            ..Issued::bearer("t0p-s3cret")
+            ..IssuedToken::bearer("t0p-s3cret")
         };
         Token::issue(issued, at(SENT), at(SENT + took))
     }
@@ -134,7 +134,7 @@ mod tests {
     fn without_a_stated_life_it_never_counts_as_expired_but_has_a_life_to_renew_by() {
         let token = issue(None, 0).unwrap();
         assert!(!token.is_expired(Timestamp::MAX));
-        assert_eq!(token.life(), ASSUMED_LIFE);
+        assert_eq!(token.life(), ASSUMED_LIFETIME);
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn an_absurd_life_is_ten_years() {
         let token = issue(Some(i64::MAX), 0).unwrap();
-        assert_eq!(token.life(), Duration::from_secs(LONGEST_LIFE_SECONDS as u64));
+        assert_eq!(token.life(), Duration::from_secs(MAX_LIFETIME_SECONDS as u64));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Whether an access token fits what it was asked for, as far as it can be read: a JWT (RFC 9068) is compared, an
 //! opaque token is taken as it is. The signature is the MCP server's to verify.
 //!
-//! [`judge`] is called once on each token that is issued, before anyone gets it: where the answer of the token
-//! endpoint has become an [`Issued`](crate::Issued).
+//! [`check`] is called once on each token that is issued, before anyone gets it: where the answer of the token
+//! endpoint has become an [`IssuedToken`](crate::IssuedToken).
 
 mod claims;
 pub(crate) mod mismatch;
@@ -11,30 +11,30 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use claims::{Claims, read};
-pub use mismatch::Mismatch;
+pub use mismatch::ClaimMismatchError;
 
 use crate::Error;
-use crate::redact::Quote;
+use crate::redact::Redactor;
 
 /// How far the clocks of two machines may differ, in seconds.
-const SKEW: i64 = 60;
+const MAX_CLOCK_SKEW: i64 = 60;
 
 /// Characters repeated of one claim.
-const MOST_OF_CLAIM: usize = 200;
+const MAX_CLAIM_CHARS: usize = 200;
 
 /// Values repeated of a list.
-const MOST_OF_LIST: usize = 5;
+const MAX_LISTED_VALUES: usize = 5;
 
 /// What a token is compared with.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TokenCheck {
-    pub mode: Mode,
+    pub mode: TokenCheckMode,
     /// Values of `aud` that fit besides `resource` and `audience`.
     pub accepted_audiences: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Mode {
+pub enum TokenCheckMode {
     /// A token that does not fit is an error.
     #[default]
     Enforce,
@@ -56,37 +56,39 @@ pub struct Expectation {
     pub key_thumbprint: Option<String>,
 }
 
-/// What is known of a token once it is judged.
+/// What is known of a token once it is checked.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Judged {
+pub struct CheckedToken {
     /// `None`: the token is opaque.
     pub claims: Option<Claims>,
     /// What does not fit, where that is only to be reported.
-    pub mismatch: Option<Mismatch>,
+    pub mismatch: Option<ClaimMismatchError>,
 }
 
 /// Reads a token, and compares it unless the mode is off. What does not fit is an error where that is enforced.
 /// Nothing that `quote` keeps back is in the result.
-pub(crate) fn judge(
+pub(crate) fn check(
     token: &SecretString,
     expectation: &Expectation,
-    mode: Mode,
-    quote: &Quote,
+    mode: TokenCheckMode,
+    redactor: &Redactor,
     now: Timestamp,
-) -> Result<Judged, Error> {
+) -> Result<CheckedToken, Error> {
     let Some(claims) = read(token.expose_secret()) else {
-        return Ok(Judged::default());
+        return Ok(CheckedToken::default());
     };
     let mismatch = match mode {
-        Mode::Off => None,
-        Mode::Enforce | Mode::Report => {
-            let quote = quote.clone().and(token.expose_secret());
-            compare(&claims, expectation, &quote, now).into_iter().next()
+        TokenCheckMode::Off => None,
+        TokenCheckMode::Enforce | TokenCheckMode::Report => {
+            let redactor = redactor.clone().hide(token.expose_secret());
+            mismatches(&claims, expectation, &redactor, now)
+                .into_iter()
+                .next()
         }
     };
     match mismatch {
-        Some(mismatch) if mode == Mode::Enforce => Err(Error::TokenMismatch(mismatch)),
-        mismatch => Ok(Judged {
+        Some(mismatch) if mode == TokenCheckMode::Enforce => Err(Error::TokenMismatch(mismatch)),
+        mismatch => Ok(CheckedToken {
             claims: Some(claims),
             mismatch,
         }),
@@ -94,85 +96,85 @@ pub(crate) fn judge(
 }
 
 /// All that does not fit, the most telling first.
-pub(crate) fn compare(
+pub(crate) fn mismatches(
     claims: &Claims,
     expectation: &Expectation,
-    quote: &Quote,
+    redactor: &Redactor,
     now: Timestamp,
-) -> Vec<Mismatch> {
+) -> Vec<ClaimMismatchError> {
     [
-        issuer(claims, expectation, quote),
-        audience(claims, expectation, quote),
-        key(claims, expectation, quote),
+        issuer(claims, expectation, redactor),
+        audience(claims, expectation, redactor),
+        key(claims, expectation, redactor),
         over(claims, now),
         ahead("nbf", claims.not_before, now),
         ahead("iat", claims.issued_at, now),
-        scope(claims, expectation, quote),
+        scope(claims, expectation, redactor),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-fn issuer(claims: &Claims, expectation: &Expectation, quote: &Quote) -> Option<Mismatch> {
+fn issuer(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Option<ClaimMismatchError> {
     let (found, expected) = (claims.issuer.as_ref()?, expectation.issuer.as_ref()?);
-    (found != expected).then(|| Mismatch {
+    (found != expected).then(|| ClaimMismatchError {
         claim: "iss",
-        expected: list([expected], quote),
-        found: list([found], quote) + note([found], [expected]),
+        expected: list([expected], redactor),
+        found: list([found], redactor) + note([found], [expected]),
     })
 }
 
-fn audience(claims: &Claims, expectation: &Expectation, quote: &Quote) -> Option<Mismatch> {
+fn audience(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Option<ClaimMismatchError> {
     let (found, expected) = (claims.audiences.as_ref()?, &expectation.audiences);
     let fits = expected.is_empty() || expected.iter().any(|one| found.contains(one));
-    (!fits).then(|| Mismatch {
+    (!fits).then(|| ClaimMismatchError {
         claim: "aud",
-        expected: list(expected, quote),
-        found: list(found, quote) + note(found, expected),
+        expected: list(expected, redactor),
+        found: list(found, redactor) + note(found, expected),
     })
 }
 
-fn key(claims: &Claims, expectation: &Expectation, quote: &Quote) -> Option<Mismatch> {
+fn key(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Option<ClaimMismatchError> {
     let (found, expected) = (
         claims.key_thumbprint.as_ref()?,
         expectation.key_thumbprint.as_ref()?,
     );
-    (found != expected).then(|| Mismatch {
+    (found != expected).then(|| ClaimMismatchError {
         claim: "cnf.jkt",
-        expected: list([expected], quote),
-        found: list([found], quote),
+        expected: list([expected], redactor),
+        found: list([found], redactor),
     })
 }
 
-fn scope(claims: &Claims, expectation: &Expectation, quote: &Quote) -> Option<Mismatch> {
+fn scope(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Option<ClaimMismatchError> {
     let found = claims.scopes.as_ref()?;
     let missing: Vec<_> = expectation
         .scopes
         .iter()
         .filter(|scope| !found.contains(scope))
         .collect();
-    (!missing.is_empty()).then(|| Mismatch {
+    (!missing.is_empty()).then(|| ClaimMismatchError {
         claim: "scope",
-        expected: format!("{} too", list(missing, quote)),
-        found: list(found, quote),
+        expected: format!("{} too", list(missing, redactor)),
+        found: list(found, redactor),
     })
 }
 
-fn over(claims: &Claims, now: Timestamp) -> Option<Mismatch> {
+fn over(claims: &Claims, now: Timestamp) -> Option<ClaimMismatchError> {
     let since = now.as_second().saturating_sub(claims.expires_at?);
-    (since >= 0).then(|| Mismatch {
+    (since >= 0).then(|| ClaimMismatchError {
         claim: "exp",
         expected: "a time to come".into(),
         found: format!("over since {since} s by the clock of this machine"),
     })
 }
 
-fn ahead(claim: &'static str, time: Option<i64>, now: Timestamp) -> Option<Mismatch> {
+fn ahead(claim: &'static str, time: Option<i64>, now: Timestamp) -> Option<ClaimMismatchError> {
     let ahead = time?.saturating_sub(now.as_second());
-    (ahead > SKEW).then(|| Mismatch {
+    (ahead > MAX_CLOCK_SKEW).then(|| ClaimMismatchError {
         claim,
-        expected: format!("no more than {SKEW} s ahead"),
+        expected: format!("no more than {MAX_CLOCK_SKEW} s ahead"),
         found: format!("{ahead} s ahead of the clock of this machine"),
     })
 }
@@ -194,19 +196,19 @@ fn note<'a>(
 }
 
 /// Some of the values, each bounded and quoted.
-fn list<'a>(values: impl IntoIterator<Item = &'a String>, quote: &Quote) -> String {
+fn list<'a>(values: impl IntoIterator<Item = &'a String>, redactor: &Redactor) -> String {
     let values: Vec<_> = values.into_iter().collect();
     let mut words: Vec<_> = values
         .iter()
-        .take(MOST_OF_LIST)
+        .take(MAX_LISTED_VALUES)
         // Looking for secrets takes time by the length of the words; what is cut off needs none.
-        .map(|value| match quote.text(start(value), MOST_OF_CLAIM) {
+        .map(|value| match redactor.redact(start(value), MAX_CLAIM_CHARS) {
             Some(text) => format!("\"{text}\""),
             None if value.is_empty() => "\"\"".to_owned(),
             None => "(not repeated here)".to_owned(),
         })
         .collect();
-    match values.len().checked_sub(MOST_OF_LIST) {
+    match values.len().checked_sub(MAX_LISTED_VALUES) {
         _ if words.is_empty() => return "empty".to_owned(),
         Some(more) if more > 0 => words.push(format!("{more} more")),
         _ => {}
@@ -216,7 +218,7 @@ fn list<'a>(values: impl IntoIterator<Item = &'a String>, quote: &Quote) -> Stri
 
 /// Enough of a value to find a secret across the cut.
 fn start(value: &str) -> &str {
-    let end = value.char_indices().nth(4 * MOST_OF_CLAIM).map(|(at, _)| at);
+    let end = value.char_indices().nth(4 * MAX_CLAIM_CHARS).map(|(at, _)| at);
     &value[..end.unwrap_or(value.len())]
 }
 
@@ -252,13 +254,33 @@ mod tests {
     }
 
     /// The good token with this claim instead, or without it where it is null.
-    fn judged(claim: &str, value: Value) -> Option<Mismatch> {
+    fn checked(claim: &str, value: Value) -> Option<ClaimMismatchError> {
         let mut claims = good();
         claims[claim] = value;
         let token = jwt(&claims).into();
-        let enforced = judge(&token, &expectation(), Mode::Enforce, &Quote::default(), now());
-        let reported = judge(&token, &expectation(), Mode::Report, &Quote::default(), now()).unwrap();
-        let off = judge(&token, &expectation(), Mode::Off, &Quote::default(), now()).unwrap();
+        let enforced = check(
+            &token,
+            &expectation(),
+            TokenCheckMode::Enforce,
+            &Redactor::default(),
+            now(),
+        );
+        let reported = check(
+            &token,
+            &expectation(),
+            TokenCheckMode::Report,
+            &Redactor::default(),
+            now(),
+        )
+        .unwrap();
+        let off = check(
+            &token,
+            &expectation(),
+            TokenCheckMode::Off,
+            &Redactor::default(),
+            now(),
+        )
+        .unwrap();
         assert_eq!(off.mismatch, None);
         assert_eq!(
             enforced.err(),
@@ -268,35 +290,42 @@ mod tests {
     }
 
     fn told(claim: &str, value: Value) -> String {
-        judged(claim, value).unwrap().to_string()
+        checked(claim, value).unwrap().to_string()
     }
 
     #[test]
     fn a_token_that_fits_is_taken_and_its_claims_are_known() {
         let token = jwt(&good()).into();
-        let judged = judge(&token, &expectation(), Mode::Enforce, &Quote::default(), now()).unwrap();
-        assert_eq!(judged.mismatch, None);
-        assert_eq!(judged.claims.unwrap().expires_at, Some(NOW + 300));
+        let checked = check(
+            &token,
+            &expectation(),
+            TokenCheckMode::Enforce,
+            &Redactor::default(),
+            now(),
+        )
+        .unwrap();
+        assert_eq!(checked.mismatch, None);
+        assert_eq!(checked.claims.unwrap().expires_at, Some(NOW + 300));
     }
 
     #[test]
     fn an_opaque_token_is_taken_as_it_is() {
         for token in ["opaque", "a.b.c", "e30.e30", "e30.W10.x"] {
-            let judged = judge(
+            let checked = check(
                 &token.into(),
                 &expectation(),
-                Mode::Enforce,
-                &Quote::default(),
+                TokenCheckMode::Enforce,
+                &Redactor::default(),
                 now(),
             );
-            assert_eq!(judged, Ok(Judged::default()), "{token}");
+            assert_eq!(checked, Ok(CheckedToken::default()), "{token}");
         }
     }
 
     #[test]
     fn a_claim_that_is_not_there_is_not_compared() {
         for claim in ["iss", "aud", "scope", "exp", "iat", "nbf", "cnf"] {
-            assert_eq!(judged(claim, Value::Null), None, "{claim}");
+            assert_eq!(checked(claim, Value::Null), None, "{claim}");
         }
     }
 
@@ -304,8 +333,15 @@ mod tests {
     fn what_is_not_known_is_not_compared() {
         let token = jwt(&json!({"iss": "x", "aud": "x", "scope": "x", "cnf": {"jkt": "x"}})).into();
         let nothing = Expectation::default();
-        let judged = judge(&token, &nothing, Mode::Enforce, &Quote::default(), now()).unwrap();
-        assert_eq!(judged.mismatch, None);
+        let checked = check(
+            &token,
+            &nothing,
+            TokenCheckMode::Enforce,
+            &Redactor::default(),
+            now(),
+        )
+        .unwrap();
+        assert_eq!(checked.mismatch, None);
     }
 
     #[test]
@@ -319,7 +355,7 @@ mod tests {
 
     #[test]
     fn one_audience_of_many_is_enough() {
-        assert_eq!(judged("aud", json!(["account", "urn:tools"])), None);
+        assert_eq!(checked("aud", json!(["account", "urn:tools"])), None);
         assert_eq!(
             told("aud", json!(["account", "other"])),
             r#"its claim aud is "account", "other", expected "https://tools.example.com/mcp", "urn:tools""#
@@ -331,7 +367,7 @@ mod tests {
 
     #[test]
     fn scopes_that_were_asked_for_and_are_not_granted_are_told() {
-        assert_eq!(judged("scope", json!(["tools:call", "tools:read"])), None);
+        assert_eq!(checked("scope", json!(["tools:call", "tools:read"])), None);
         assert_eq!(
             told("scope", json!("tools:read x")),
             r#"its claim scope is "tools:read", "x", expected "tools:call" too"#
@@ -340,16 +376,16 @@ mod tests {
 
     #[test]
     fn times_are_compared_by_this_machine_s_clock() {
-        assert_eq!(judged("exp", json!(NOW + 1)), None);
+        assert_eq!(checked("exp", json!(NOW + 1)), None);
         assert!(told("exp", json!(NOW)).contains("exp is over since 0 s"));
         assert!(told("exp", json!(NOW - 90)).contains("over since 90 s by the clock of this machine"));
         for claim in ["iat", "nbf"] {
-            assert_eq!(judged(claim, json!(NOW + 60)), None);
+            assert_eq!(checked(claim, json!(NOW + 60)), None);
             assert!(told(claim, json!(NOW + 61)).contains("is 61 s ahead of the clock of this machine"));
         }
         for extreme in [i64::MIN, i64::MAX] {
-            let _ = judged("exp", json!(extreme));
-            let _ = judged("iat", json!(extreme));
+            let _ = checked("exp", json!(extreme));
+            let _ = checked("iat", json!(extreme));
         }
     }
 
@@ -361,14 +397,14 @@ mod tests {
     #[test]
     fn what_is_told_is_bounded_and_holds_no_secret() {
         let secret = "cl1ent-s3cret-of-ours";
-        let quote = Quote::default().and(secret);
+        let redactor = Redactor::default().hide(secret);
         let many: Vec<_> = (0..100).map(|n| format!("{n}{}", "x".repeat(300))).collect();
         let mut claims = good();
         claims["aud"] = json!(many);
         claims["iss"] = json!(format!("you sent {secret}"));
         let token = jwt(&claims);
         let expectation = expectation();
-        let all = compare(&read(&token).unwrap(), &expectation, &quote, now());
+        let all = mismatches(&read(&token).unwrap(), &expectation, &redactor, now());
         let seen = format!("{all:?}");
         assert_eq!(all.len(), 2);
         assert!(seen.len() < 3000 && seen.contains("95 more"), "{seen}");
@@ -382,7 +418,7 @@ mod tests {
         #[test]
         fn a_mismatch_never_tells_the_token(iss in "\\PC{0,80}", aud in "\\PC{0,80}", scope in "\\PC{0,80}") {
             let token = jwt(&json!({"iss": iss, "aud": aud, "scope": scope, "exp": NOW - 1}));
-            let error = judge(&token.as_str().into(), &expectation(), Mode::Enforce, &Quote::default(), now());
+            let error = check(&token.as_str().into(), &expectation(), TokenCheckMode::Enforce, &Redactor::default(), now());
             let seen = format!("{:?}", error.unwrap_err());
             prop_assert!(!seen.contains(&token));
         }

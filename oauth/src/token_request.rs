@@ -13,30 +13,30 @@ use secrecy::SecretString;
 
 use crate::discovery::metadata::ServerMetadata;
 use crate::error::Error;
-use crate::token_check::Mismatch;
+use crate::token_check::ClaimMismatchError;
 use crate::token_type::TokenType;
 
 /// The future of one token request.
-pub type Exchanging<'a> = Pin<Box<dyn Future<Output = Result<Issued, Error>> + Send + 'a>>;
+pub type TokenRequestFuture<'a> = Pin<Box<dyn Future<Output = Result<IssuedToken, Error>> + Send + 'a>>;
 
 /// Makes one token request a call. Dropping the future gives the request up, as it is where it takes too long.
-pub trait Exchange: Send + Sync + 'static {
-    fn exchange(&self, ask: &Ask) -> Exchanging<'_>;
+pub trait TokenRequester: Send + Sync + 'static {
+    fn request(&self, request: &TokenRequest) -> TokenRequestFuture<'_>;
 }
 
 /// What is asked for beyond the registration.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Ask {
+pub struct TokenRequest {
     /// Scopes that an MCP server demanded (step-up), to be added to the registration's.
     pub scopes: Vec<String>,
     /// Tokens in a row that the MCP server refused: where they are of a server that was discovered, another one may be
     /// the right one by now.
-    pub refusals_in_a_row: u32,
+    pub rejections_in_a_row: u32,
 }
 
 /// What an authorization server issued (RFC 6749 section 5.1), before it is known when that was.
 #[derive(Clone, Debug)]
-pub struct Issued {
+pub struct IssuedToken {
     pub access_token: SecretString,
     pub token_type: TokenType,
     /// The key that a DPoP token is bound to.
@@ -50,21 +50,21 @@ pub struct Issued {
     /// The token is a JWT that is bound to the client's certificate (`cnf.x5t#S256`, RFC 8705 section 3.1).
     pub certificate_bound: bool,
     /// Where the token does not fit the registration and that is only to be reported.
-    pub mismatch: Option<Mismatch>,
+    pub mismatch: Option<ClaimMismatchError>,
     /// The server that issued it, where it was discovered.
     pub server: Option<Arc<ServerMetadata>>,
 }
 
-/// The outcome of an exchange that may take this long.
+/// The outcome of a token request that may take this long.
 pub(crate) async fn within<T>(
     limit: Duration,
-    exchanging: impl Future<Output = Result<T, Error>>,
+    request: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let outcome = tokio::time::timeout(limit, exchanging).await;
+    let outcome = tokio::time::timeout(limit, request).await;
     outcome.unwrap_or(Err(Error::Timeout { limit }))
 }
 
-impl Issued {
+impl IssuedToken {
     /// A bearer token of which nothing else is known.
     pub fn bearer(access_token: impl Into<SecretString>) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! The way to the token endpoint: a built request goes out, a complete answer or a fault comes back. Bounded in
+//! HTTP transport to the token endpoint: a built request goes out, a complete answer or a fault comes back. Bounded in
 //! time and size, follows no redirect, and keeps no connection, since hours pass between two requests.
 
 pub(crate) mod body_shape;
@@ -14,14 +14,14 @@ use http::{Request, StatusCode};
 use reqwest::{Response, redirect, retry};
 use rustls::AlertDescription;
 
-use crate::redact::Quote;
-use crate::ssrf::{Addresses, Forbidden, Resolver, Unresolved};
+use crate::redact::Redactor;
+use crate::ssrf::{AddressPolicy, ForbiddenAddressError, GuardedResolver, UnresolvedHostError};
 use crate::{Error, RetryAfter};
 use client_certificate::Certificate;
-use connect_error::ConnectFault;
+use connect_error::ConnectError;
 
 /// Longest nonce kept, in bytes.
-const LONGEST_NONCE: usize = 1024;
+const MAX_NONCE_LEN: usize = 1024;
 
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
@@ -38,18 +38,18 @@ pub struct Limits {
 
 /// Where requests may go.
 #[derive(Clone, Debug)]
-pub(crate) struct Reach {
+pub(crate) struct TransportRules {
     /// Whether plain http is allowed.
     pub allow_http: bool,
     /// Whether anything may be reached by TLS.
     pub encrypted: bool,
-    pub addresses: Addresses,
+    pub addresses: AddressPolicy,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
     http: reqwest::Client,
-    addresses: Addresses,
+    addresses: AddressPolicy,
     limits: Limits,
 }
 
@@ -79,7 +79,7 @@ impl Transport {
     /// Trusts the authorities of the system and those of `ca_bundle` (PEM), and shows `certificate` to who asks for
     /// one.
     pub fn new(
-        reach: Reach,
+        rules: TransportRules,
         ca_bundle: Option<&str>,
         certificate: Option<&Certificate>,
         limits: Limits,
@@ -89,14 +89,14 @@ impl Transport {
             .user_agent(concat!("mcp-auth/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits.connect)
             .timeout(limits.deadline)
-            .https_only(!reach.allow_http)
+            .https_only(!rules.allow_http)
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .referer(false)
             .no_proxy()
             .pool_max_idle_per_host(0)
-            .dns_resolver(Resolver::new(reach.addresses.clone()));
-        let builder = if reach.encrypted {
+            .dns_resolver(GuardedResolver::new(rules.addresses.clone()));
+        let builder = if rules.encrypted {
             builder.tls_certs_merge(authorities)
         } else {
             // Nothing will be verified, so a system without authorities will do.
@@ -114,7 +114,7 @@ impl Transport {
         })?;
         Ok(Self {
             http,
-            addresses: reach.addresses,
+            addresses: rules.addresses,
             limits,
         })
     }
@@ -140,7 +140,7 @@ impl Transport {
     }
 
     /// Status and headers of an answer, whose body is not read.
-    pub async fn knock(&self, request: Request<Vec<u8>>) -> Result<(StatusCode, HeaderMap), Error> {
+    pub async fn probe(&self, request: Request<Vec<u8>>) -> Result<(StatusCode, HeaderMap), Error> {
         let response = self.execute(request).await?;
         Ok((response.status(), response.headers().clone()))
     }
@@ -151,17 +151,17 @@ impl Transport {
         })?;
         // An address in the URL is connected to without a resolver being asked.
         self.addresses
-            .admit(request.url())
-            .map_err(|forbidden| Error::Connect(ConnectFault::Forbidden(forbidden)))?;
+            .check_url(request.url())
+            .map_err(|forbidden| Error::Connect(ConnectError::Forbidden(forbidden)))?;
         self.http
             .execute(request)
             .await
-            .map_err(|error| self.fault(&error))
+            .map_err(|error| self.to_error(&error))
     }
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.fault(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.to_error(&error))? {
             if body.len() + chunk.len() > self.limits.body {
                 return Err(Error::TooLarge {
                     limit: self.limits.body,
@@ -172,7 +172,7 @@ impl Transport {
         Ok(body)
     }
 
-    fn fault(&self, error: &reqwest::Error) -> Error {
+    fn to_error(&self, error: &reqwest::Error) -> Error {
         if error.is_timeout() {
             let limit = if error.is_connect() {
                 self.limits.connect
@@ -189,7 +189,7 @@ impl Transport {
             cause = inner(error);
         }
         if error.is_connect() {
-            Error::Connect(ConnectFault::Other)
+            Error::Connect(ConnectError::Other)
         } else {
             Error::Interrupted
         }
@@ -213,25 +213,25 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-fn connect_fault(error: &(dyn StdError + 'static)) -> Option<ConnectFault> {
-    if error.is::<Unresolved>() {
-        return Some(ConnectFault::Dns);
+fn connect_fault(error: &(dyn StdError + 'static)) -> Option<ConnectError> {
+    if error.is::<UnresolvedHostError>() {
+        return Some(ConnectError::Dns);
     }
-    if let Some(forbidden) = error.downcast_ref::<Forbidden>() {
-        return Some(ConnectFault::Forbidden(*forbidden));
+    if let Some(forbidden) = error.downcast_ref::<ForbiddenAddressError>() {
+        return Some(ConnectError::Forbidden(*forbidden));
     }
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         // It speaks of certificates and names, but of nothing that was sent: the handshake comes first.
-        let detail = Quote::default().text(&tls.to_string(), 200);
+        let detail = Redactor::default().redact(&tls.to_string(), 200);
         return Some(match tls {
             rustls::Error::AlertReceived(alert) if is_of_certificate(*alert) => {
-                ConnectFault::ClientCertificate(detail)
+                ConnectError::ClientCertificate(detail)
             }
-            _ => ConnectFault::Tls(detail),
+            _ => ConnectError::Tls(detail),
         });
     }
     let io = error.downcast_ref::<io::Error>()?;
-    (io.kind() == io::ErrorKind::ConnectionRefused).then_some(ConnectFault::Refused)
+    (io.kind() == io::ErrorKind::ConnectionRefused).then_some(ConnectError::Refused)
 }
 
 /// The next error inwards. An I/O error gives not the error that it wraps as its source but that one's source, so
@@ -264,7 +264,7 @@ fn is_of_certificate(alert: AlertDescription) -> bool {
 /// The characters of RFC 9449 section 8.1.
 fn is_nonce(text: &str) -> bool {
     !text.is_empty()
-        && text.len() <= LONGEST_NONCE
+        && text.len() <= MAX_NONCE_LEN
         && text
             .bytes()
             .all(|byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~'))

@@ -1,5 +1,5 @@
 //! Tokens of users' own (RFC 8693): each is asked for when its user needs it, by one request however many calls wait
-//! for it, and kept until shortly before its end. `shelf` decides; this makes the requests.
+//! for it, and kept until shortly before its end. `cache` decides; this makes the requests.
 //!
 //! A user without a token gets an error, never anybody else's token.
 
@@ -17,44 +17,44 @@ use tracing::Instrument;
 
 use crate::clock::before;
 use crate::token_request::within;
-use crate::{Circuit, Clock, Error, Issued, Policy, Token};
-use cache::{Found, Shelf, User};
+use crate::{Circuit, Clock, Error, IssuedToken, Policy, Token};
+use cache::{CacheLookup, User, UserTokenCache};
 
 /// Users whose tokens are kept, unless stated otherwise.
-const CAPACITY: usize = 10_000;
+const DEFAULT_CAPACITY: usize = 10_000;
 /// Bytes that are kept of what the authorization server answered. It may be a stranger's, and what it issues must not
 /// fill the memory of all.
-const MOST_BYTES: usize = 32 * 1024 * 1024;
+const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Requests under way at once. The others wait in line, within their deadline.
-const REQUESTS_AT_ONCE: usize = 64;
+const MAX_CONCURRENT_REQUESTS: usize = 64;
 
 /// The users' tokens for one MCP server. Needs a tokio runtime.
 pub struct UserTokens {
     shared: Arc<Shared>,
 }
 
-type Outcome = Result<Arc<Token>, Error>;
+type TokenResult = Result<Arc<Token>, Error>;
 
 struct Shared {
-    shelf: Mutex<Shelf>,
+    cache: Mutex<UserTokenCache>,
     policy: Policy,
     clock: Clock,
-    line: Semaphore,
+    permits: Semaphore,
     /// What the users' tokens are hashed with: a hash tells nothing to who does not have this.
     pepper: SecretBox<[u8; 32]>,
 }
 
-/// Brings a flight to its end, even where its exchange panics or is given up.
-struct Landing {
+/// In-flight guard: brings a request to its end, even where its exchange panics or is given up.
+struct InFlightGuard {
     shared: Arc<Shared>,
     user: User,
-    flight: u64,
-    waiting: watch::Sender<Option<Outcome>>,
+    request_id: u64,
+    waiting: watch::Sender<Option<TokenResult>>,
 }
 
 impl UserTokens {
     pub fn new(policy: Policy, clock: Clock) -> Self {
-        Self::with_capacity(CAPACITY, policy, clock)
+        Self::with_capacity(DEFAULT_CAPACITY, policy, clock)
     }
 
     /// Keeps the tokens of this many users, at least one, or of fewer where their tokens are so long that they would
@@ -62,10 +62,10 @@ impl UserTokens {
     pub fn with_capacity(capacity: usize, policy: Policy, clock: Clock) -> Self {
         Self {
             shared: Arc::new(Shared {
-                shelf: Mutex::new(Shelf::new(capacity, MOST_BYTES, policy, clock.clone())),
+                cache: Mutex::new(UserTokenCache::new(capacity, MAX_BYTES, policy, clock.clone())),
                 policy,
                 clock,
-                line: Semaphore::new(REQUESTS_AT_ONCE),
+                permits: Semaphore::new(MAX_CONCURRENT_REQUESTS),
                 pepper: SecretBox::new(Box::new(rand::random())),
             }),
         }
@@ -74,25 +74,25 @@ impl UserTokens {
     /// The token for the user of this subject token: the one that is there, or the one that `exchange` brings. While a
     /// failure is fresh it is returned again, without a request. Giving up the wait does not give up the request: others
     /// may wait for it.
-    pub async fn get<F>(&self, subject: &SecretString, exchange: impl FnOnce() -> F) -> Outcome
+    pub async fn get<F>(&self, subject: &SecretString, exchange: impl FnOnce() -> F) -> TokenResult
     where
-        F: Future<Output = Result<Issued, Error>> + Send + 'static,
+        F: Future<Output = Result<IssuedToken, Error>> + Send + 'static,
     {
         let user = self.user(subject);
-        let found = self.shared.shelf.lock().find(user);
+        let found = self.shared.cache.lock().find(user);
         let mut waiting = match found {
-            Found::Token(token) => return Ok(token),
-            Found::Failed(error) => return Err(error),
-            Found::UnderWay(waiting) => waiting,
-            Found::Nothing(flight, sender) => {
+            CacheLookup::Token(token) => return Ok(token),
+            CacheLookup::Failure(error) => return Err(error),
+            CacheLookup::InFlight(waiting) => waiting,
+            CacheLookup::Miss(request_id, sender) => {
                 let waiting = sender.subscribe();
-                let landing = Landing {
+                let guard = InFlightGuard {
                     shared: Arc::clone(&self.shared),
                     user,
-                    flight,
+                    request_id,
                     waiting: sender,
                 };
-                tokio::spawn(landing.fly(exchange()).in_current_span());
+                tokio::spawn(guard.run(exchange()).in_current_span());
                 waiting
             }
         };
@@ -105,24 +105,24 @@ impl UserTokens {
     /// The MCP server answered 401 to the user's token of this id. If that is the one that is there, it is dropped, and
     /// the next [`UserTokens::get`] asks for another. Where successors are refused as well, each stays further and
     /// further until it is dropped.
-    pub fn refused(&self, subject: &SecretString, token_id: &str) {
+    pub fn report_rejected(&self, subject: &SecretString, token_id: &str) {
         let user = self.user(subject);
-        self.shared.shelf.lock().refuse(user, token_id);
+        self.shared.cache.lock().reject(user, token_id);
     }
 
     /// Another client asks from now on: failures so far say nothing any more. Tokens stay.
-    pub fn replaced(&self) {
-        self.shared.shelf.lock().forgive();
+    pub fn reset_failures(&self) {
+        self.shared.cache.lock().reset_failures();
     }
 
     /// Requests begun so far.
     pub fn requests(&self) -> u64 {
-        self.shared.shelf.lock().requests()
+        self.shared.cache.lock().requests()
     }
 
     /// Whether requests are made at all.
     pub fn circuit(&self) -> Circuit {
-        self.shared.shelf.lock().circuit()
+        self.shared.cache.lock().circuit()
     }
 
     fn user(&self, subject: &SecretString) -> User {
@@ -139,30 +139,34 @@ impl std::fmt::Debug for UserTokens {
     }
 }
 
-impl Landing {
-    async fn fly(self, exchange: impl Future<Output = Result<Issued, Error>>) {
+impl InFlightGuard {
+    async fn run(self, exchange: impl Future<Output = Result<IssuedToken, Error>>) {
         let shared = Arc::clone(&self.shared);
-        let in_line = async {
-            let _turn = shared.line.acquire().await.map_err(|_| Error::Interrupted)?;
+        let queued = async {
+            let _turn = shared.permits.acquire().await.map_err(|_| Error::Interrupted)?;
             let (sent_at, timer) = (shared.clock.now(), tokio::time::Instant::now());
             let issued = exchange.await?;
             let now = shared.clock.now();
             Token::issue(issued, sent_at.min(before(now, timer.elapsed())), now)
         };
-        let outcome = within(shared.policy.deadline, in_line).await;
-        self.land(outcome.map(Arc::new));
+        let outcome = within(shared.policy.deadline, queued).await;
+        self.finish_request(outcome.map(Arc::new));
     }
 
-    fn land(&self, outcome: Outcome) {
-        let outcome = self.shared.shelf.lock().land(self.user, self.flight, outcome);
+    fn finish_request(&self, outcome: TokenResult) {
+        let outcome = self
+            .shared
+            .cache
+            .lock()
+            .finish_request(self.user, self.request_id, outcome);
         self.waiting.send_replace(Some(outcome));
     }
 }
 
-impl Drop for Landing {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         if self.waiting.borrow().is_none() {
-            self.land(Err(Error::Interrupted));
+            self.finish_request(Err(Error::Interrupted));
         }
     }
 }

@@ -27,19 +27,19 @@ impl Exchanger {
     /// Asks in a changed way from now on. The tokens there are serve until they expire.
     pub fn change(&self, client: Client) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
-        self.users.replaced();
+        self.users.reset_failures();
     }
 
     /// The token for this subject. `refused`: the MCP server did not take this one.
     pub async fn token(&self, subject: &SecretString, refused: Option<&str>) -> Result<Arc<Token>, Error> {
         if let Some(id) = refused {
-            self.users.refused(subject, id);
+            self.users.report_rejected(subject, id);
         }
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.users
             .get(subject, || {
                 let (client, subject) = (client.clone(), subject.clone());
-                async move { client.exchange_subject(&subject).await }
+                async move { client.exchange_token(&subject).await }
             })
             .await
     }

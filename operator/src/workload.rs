@@ -10,7 +10,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, Token
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
-use mcp_auth_oauth::{self as oauth, Asserting, AssertionSource, Assertions};
+use mcp_auth_oauth::{self as oauth, AssertionFuture, AssertionSource, Assertions};
 use secrecy::SecretString;
 
 use crate::api_server::within;
@@ -109,7 +109,7 @@ impl Workload {
 }
 
 impl AssertionSource for Source {
-    fn assertion<'a>(&'a self, audience: &'a str) -> Asserting<'a> {
+    fn assertion<'a>(&'a self, audience: &'a str) -> AssertionFuture<'a> {
         let audience = self.audience.as_deref().unwrap_or(audience);
         Box::pin(self.workload.request(audience))
     }

@@ -4,10 +4,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::Client;
-use super::send::Call;
+use super::send::OutgoingForm;
 use crate::Error;
-use crate::error::{Code, Rejection};
-use crate::redact::Quote;
+use crate::error::{ErrorCode, ErrorResponse};
+use crate::redact::Redactor;
 use crate::token_request::form::Form;
 use crate::token_request::response;
 use crate::transport::Answer;
@@ -19,30 +19,33 @@ impl Client {
         let Some(endpoint) = server.revocation_for(&self.registration.authentication) else {
             return Ok(false);
         };
-        let call = Call {
+        let outgoing = OutgoingForm {
             endpoint,
             endpoints: &server,
             form: Form::revocation(access_token),
-            quote: self.quote.clone().and_sent(access_token.expose_secret()),
-            proven: false,
+            redactor: self
+                .redactor
+                .clone()
+                .hide_form_value(access_token.expose_secret()),
+            with_proof: false,
         };
-        let (revoked, _) = self.call(call).await?.read(read)?;
+        let (revoked, _) = self.send_form(outgoing).await?.read(read)?;
         Ok(revoked)
     }
 }
 
 /// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this type.
-fn read(answer: Answer, quote: &Quote) -> Result<bool, Error> {
+fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
     if answer.status.is_redirection() {
-        return Err(response::redirected(answer, quote));
+        return Err(response::redirected(answer, redactor));
     }
     let error = match serde_json::from_slice(&answer.body) {
-        Ok(Value::Object(fields)) => response::refusal(&answer, &fields, quote),
+        Ok(Value::Object(fields)) => response::refusal(&answer, &fields, redactor),
         _ => None,
     };
     match error {
-        Some(Error::Rejected(Rejection {
-            code: Code::UnsupportedTokenType,
+        Some(Error::Rejected(ErrorResponse {
+            code: ErrorCode::UnsupportedTokenType,
             ..
         })) => Ok(false),
         Some(error) => Err(error),

@@ -1,4 +1,4 @@
-//! Where an authorization server is asked: addresses that may be sent a secret.
+//! The endpoints of an authorization server: URLs that may be sent a secret.
 
 use std::sync::Arc;
 

@@ -1,15 +1,15 @@
 //! Why no authorization server was found: what was asked where, and what came of it. What other servers said is in
-//! here only as [`Quote`] let it through.
+//! here only as [`Redactor`] let it through.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::redact::Quote;
-use crate::transport::body_shape::Shape;
-use crate::transport::connect_error::ConnectFault;
+use crate::redact::Redactor;
+use crate::transport::body_shape::BodyShape;
+use crate::transport::connect_error::ConnectError;
 
 /// Characters repeated of a name or address that another server gave.
-const MOST_OF_NAME: usize = 256;
+const MAX_NAME_CHARS: usize = 256;
 
 /// A search without a result.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -46,24 +46,24 @@ pub enum DiscoveryError {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Attempt {
     pub url: String,
-    pub outcome: Outcome,
+    pub outcome: AttemptError,
 }
 
 /// Why a request brought no metadata.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Outcome {
+pub enum AttemptError {
     #[error("HTTP status {0}")]
     Status(u16),
     #[error("a redirect, which is not followed")]
     Redirect,
     #[error("{0} instead of JSON")]
-    NotJson(Shape),
+    NotJson(BodyShape),
     #[error("more than {0} bytes")]
     TooLarge(usize),
     #[error("no complete answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
     #[error("no connection: {0}")]
-    Connect(ConnectFault),
+    Connect(ConnectError),
     #[error("the connection ended before the answer was complete")]
     Interrupted,
     /// A document, but one that is of no use.
@@ -132,15 +132,15 @@ impl DiscoveryError {
 impl Attempt {
     /// Whether the server is there and says that it has no such document; whatever else it is, it may have one.
     pub(super) fn is_absent(&self) -> bool {
-        matches!(self.outcome, Outcome::Status(status) if (400..500).contains(&status) && status != 408 && status != 429)
+        matches!(self.outcome, AttemptError::Status(status) if (400..500).contains(&status) && status != 408 && status != 429)
     }
 
     fn is_distrusted(&self) -> bool {
-        matches!(self.outcome, Outcome::Connect(ConnectFault::Tls(_)))
+        matches!(self.outcome, AttemptError::Connect(ConnectError::Tls(_)))
     }
 
     fn is_forbidden(&self) -> bool {
-        matches!(self.outcome, Outcome::Connect(ConnectFault::Forbidden(_)))
+        matches!(self.outcome, AttemptError::Connect(ConnectError::Forbidden(_)))
     }
 }
 
@@ -152,8 +152,8 @@ impl fmt::Display for Attempt {
 
 /// What is repeated of a name or address.
 pub(super) fn name(text: &str) -> String {
-    Quote::default()
-        .text(text, MOST_OF_NAME)
+    Redactor::default()
+        .redact(text, MAX_NAME_CHARS)
         .unwrap_or_else(|| "without a name".to_owned())
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::well_known;
 
 /// Issuers looked at of a resource's metadata.
-const MOST_ISSUERS: usize = 16;
+const MAX_ISSUERS: usize = 16;
 
 /// What an authorization server says of itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,7 +36,7 @@ pub(crate) struct Resource {
 
 /// Why a document cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Unfit {
+pub(crate) enum MetadataError {
     /// Another issuer than the one that was asked for.
     Issuer { found: String },
     Field {
@@ -51,16 +51,17 @@ pub(crate) fn server(
     fields: &Map<String, Value>,
     is_expected: impl Fn(&str) -> bool,
     allow_insecure_http: bool,
-) -> Result<ServerMetadata, Unfit> {
+) -> Result<ServerMetadata, MetadataError> {
     let issuer = text(fields, "issuer")?;
     if !is_expected(issuer) {
-        return Err(Unfit::Issuer {
+        return Err(MetadataError::Issuer {
             found: issuer.to_owned(),
         });
     }
     let endpoint = |text: &str| well_known::parse(text, allow_insecure_http).map(String::from);
     let field = "token_endpoint";
-    let token_endpoint = endpoint(text(fields, field)?).map_err(|problem| Unfit::Field { field, problem })?;
+    let token_endpoint =
+        endpoint(text(fields, field)?).map_err(|problem| MetadataError::Field { field, problem })?;
     // What cannot be used of these is left out: not everyone needs them.
     let optional = |fields: &Map<String, Value>, name| {
         let text = fields.get(name)?.as_str()?;
@@ -82,14 +83,14 @@ pub(crate) fn server(
 }
 
 /// Reads a protected resource's metadata. Whose they are is not compared here.
-pub(crate) fn resource(fields: &Map<String, Value>) -> Result<Resource, Unfit> {
+pub(crate) fn resource(fields: &Map<String, Value>) -> Result<Resource, MetadataError> {
     let name = text(fields, "resource")?.to_owned();
     let issuers: Vec<_> = words(fields, "authorization_servers")
-        .take(MOST_ISSUERS)
+        .take(MAX_ISSUERS)
         .map(str::to_owned)
         .collect();
     if issuers.is_empty() {
-        return Err(Unfit::Field {
+        return Err(MetadataError::Field {
             field: "authorization_servers",
             problem: "names none",
         });
@@ -102,14 +103,14 @@ pub(crate) fn resource(fields: &Map<String, Value>) -> Result<Resource, Unfit> {
     })
 }
 
-fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<&'a str, Unfit> {
+fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<&'a str, MetadataError> {
     let problem = match fields.get(field) {
         Some(Value::String(text)) if !text.is_empty() => return Ok(text),
         Some(Value::String(_)) => "is empty",
         Some(_) => "is not a string",
         None => "is missing",
     };
-    Err(Unfit::Field { field, problem })
+    Err(MetadataError::Field { field, problem })
 }
 
 fn words<'a>(fields: &'a Map<String, Value>, field: &str) -> impl Iterator<Item = &'a str> {
@@ -125,16 +126,16 @@ mod tests {
 
     const ISSUER: &str = "https://auth.example.com";
 
-    fn read(document: Value) -> Result<ServerMetadata, Unfit> {
+    fn read(document: Value) -> Result<ServerMetadata, MetadataError> {
         server(document.as_object().unwrap(), |issuer| issuer == ISSUER, false)
     }
 
-    fn read_resource(document: Value) -> Result<Resource, Unfit> {
+    fn read_resource(document: Value) -> Result<Resource, MetadataError> {
         resource(document.as_object().unwrap())
     }
 
-    fn problem(field: &'static str, problem: &'static str) -> Unfit {
-        Unfit::Field { field, problem }
+    fn problem(field: &'static str, problem: &'static str) -> MetadataError {
+        MetadataError::Field { field, problem }
     }
 
     #[test]
@@ -172,7 +173,7 @@ mod tests {
             "https://evil.example.com",
         ] {
             let document = json!({"issuer": found, "token_endpoint": "https://auth.example.com/token"});
-            assert_eq!(read(document), Err(Unfit::Issuer { found: found.into() }));
+            assert_eq!(read(document), Err(MetadataError::Issuer { found: found.into() }));
         }
     }
 

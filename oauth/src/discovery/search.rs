@@ -1,5 +1,5 @@
-//! Goes to the places where metadata may be, in order, until they are found. Sends nothing that is worth a secret,
-//! follows no redirect, and goes only where [`Addresses`](crate::ssrf::Addresses) lets it.
+//! The search: asks the places where metadata may be, in order, until they are found. Sends nothing that is worth a secret,
+//! follows no redirect, and goes only where [`AddressPolicy`](crate::ssrf::AddressPolicy) lets it.
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
@@ -7,22 +7,22 @@ use mcp_auth_http_auth::Challenge;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::error::{Attempt, DiscoveryError, Outcome, name};
-use super::metadata::{self, ServerMetadata, Unfit};
+use super::error::{Attempt, AttemptError, DiscoveryError, name};
+use super::metadata::{self, MetadataError, ServerMetadata};
 use super::well_known;
 use crate::Error;
 use crate::Limits;
-use crate::ssrf::Addresses;
-use crate::transport::body_shape::Shape;
-use crate::transport::{Reach, Transport};
+use crate::ssrf::AddressPolicy;
+use crate::transport::body_shape::BodyShape;
+use crate::transport::{Transport, TransportRules};
 
 /// What the MCP server is asked to get its challenge. Without a session and without effect in every version of the
 /// protocol; `initialize` would open a session that nobody closes, and some servers answer that one without a token.
-const KNOCK: &str = r#"{"jsonrpc":"2.0","id":"mcp-auth","method":"tools/list","params":{}}"#;
+const PROBE_BODY: &str = r#"{"jsonrpc":"2.0","id":"mcp-auth","method":"tools/list","params":{}}"#;
 
 /// Where a search begins.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum SearchStart {
     Issuer {
         /// As it is written, for comparisons.
         name: String,
@@ -38,12 +38,12 @@ pub(super) enum Place {
 /// What a search keeps to.
 #[derive(Clone, Debug)]
 pub(super) struct SearchRules {
-    pub place: Place,
+    pub place: SearchStart,
     pub known_issuer: Option<String>,
     /// For the authorization server.
     pub ca_bundle: Option<String>,
     pub allow_insecure_http: bool,
-    pub addresses: Addresses,
+    pub addresses: AddressPolicy,
     pub limits: Limits,
 }
 
@@ -60,7 +60,7 @@ struct Answered {
     challenge: Challenge,
 }
 
-impl Place {
+impl SearchStart {
     pub fn url(&self) -> &Url {
         match self {
             Self::Issuer { url, .. } | Self::Resource { url, .. } => url,
@@ -79,19 +79,19 @@ impl SearchRules {
     /// A bundle of authorities that cannot be used is told before anything is asked.
     pub fn check_trust(&self) -> Result<(), Error> {
         self.transport(self.place.url(), self.ca_bundle.as_deref())?;
-        if let Place::Resource { url, ca_bundle } = &self.place {
+        if let SearchStart::Resource { url, ca_bundle } = &self.place {
             self.transport(url, ca_bundle.as_deref())?;
         }
         Ok(())
     }
 
     fn transport(&self, url: &Url, ca_bundle: Option<&str>) -> Result<Transport, Error> {
-        let reach = Reach {
+        let transport_rules = TransportRules {
             allow_http: self.allow_insecure_http,
             encrypted: url.scheme() == "https",
             addresses: self.addresses.clone(),
         };
-        Transport::new(reach, ca_bundle, None, self.limits)
+        Transport::new(transport_rules, ca_bundle, None, self.limits)
     }
 }
 
@@ -106,8 +106,8 @@ impl<'a> Search<'a> {
 
     pub async fn run(mut self) -> Result<ServerMetadata, DiscoveryError> {
         match &self.rules.place {
-            Place::Issuer { name, url } => self.of_issuer(name, url).await,
-            Place::Resource { url, ca_bundle } => self.of_resource(url, ca_bundle.as_deref()).await,
+            SearchStart::Issuer { name, url } => self.of_issuer(name, url).await,
+            SearchStart::Resource { url, ca_bundle } => self.of_resource(url, ca_bundle.as_deref()).await,
         }
     }
 
@@ -121,7 +121,7 @@ impl<'a> Search<'a> {
         url: &Url,
         ca_bundle: Option<&str>,
     ) -> Result<ServerMetadata, DiscoveryError> {
-        let answered = self.knock(url, ca_bundle).await;
+        let answered = self.probe(url, ca_bundle).await;
         let Some(resource) = self.resource(url, ca_bundle, &answered).await? else {
             return self.of_origin(url, answered).await;
         };
@@ -141,7 +141,7 @@ impl<'a> Search<'a> {
             unfit => {
                 let problem = unfit.err().unwrap_or("has a query, which an issuer has not");
                 let field = "authorization_servers";
-                self.failed(issuer, Outcome::Unusable { field, problem });
+                self.failed(issuer, AttemptError::Unusable { field, problem });
                 return Err(self.not_found("authorization server"));
             }
         };
@@ -192,13 +192,13 @@ impl<'a> Search<'a> {
     }
 
     /// The challenge of the MCP server. Whatever the answer is, its body is not read: it may be an endless stream.
-    async fn knock(&mut self, url: &Url, ca_bundle: Option<&str>) -> Answered {
+    async fn probe(&mut self, url: &Url, ca_bundle: Option<&str>) -> Answered {
         let request = Request::post(url.as_str())
             .header(ACCEPT, "application/json, text/event-stream")
             .header(CONTENT_TYPE, "application/json")
-            .body(KNOCK.into());
+            .body(PROBE_BODY.into());
         let answer = match (self.rules.transport(url, ca_bundle), request) {
-            (Ok(transport), Ok(request)) => transport.knock(request).await,
+            (Ok(transport), Ok(request)) => transport.probe(request).await,
             (Err(error), _) => Err(error),
             (_, Err(_)) => unreachable_url(),
         };
@@ -233,7 +233,7 @@ impl<'a> Search<'a> {
                 }
                 Err(problem) => {
                     let field = "resource_metadata";
-                    self.failed(server.as_str(), Outcome::Unusable { field, problem });
+                    self.failed(server.as_str(), AttemptError::Unusable { field, problem });
                 }
             }
         }
@@ -269,7 +269,7 @@ impl<'a> Search<'a> {
             };
             match metadata::server(&fields, &fits, self.rules.allow_insecure_http) {
                 Ok(found) => return Ok(Some(found)),
-                Err(Unfit::Issuer { found }) => {
+                Err(MetadataError::Issuer { found }) => {
                     return Err(DiscoveryError::IssuerMismatch {
                         url: name(url.as_str()),
                         expected: name(expected),
@@ -296,26 +296,26 @@ impl<'a> Search<'a> {
         };
         let outcome = match answer {
             Err(error) => outcome(error),
-            Ok(answer) if answer.status.is_redirection() => Outcome::Redirect,
-            Ok(answer) if answer.status != StatusCode::OK => Outcome::Status(answer.status.as_u16()),
+            Ok(answer) if answer.status.is_redirection() => AttemptError::Redirect,
+            Ok(answer) if answer.status != StatusCode::OK => AttemptError::Status(answer.status.as_u16()),
             Ok(answer) => match serde_json::from_slice(&answer.body) {
                 Ok(Value::Object(fields)) => return Some(fields),
-                other => Outcome::NotJson(Shape::of(&answer.body, other.is_ok())),
+                other => AttemptError::NotJson(BodyShape::of(&answer.body, other.is_ok())),
             },
         };
         self.failed(url.as_str(), outcome);
         None
     }
 
-    fn unfit(&mut self, url: &Url, unfit: Unfit) {
+    fn unfit(&mut self, url: &Url, unfit: MetadataError) {
         let (field, problem) = match unfit {
-            Unfit::Field { field, problem } => (field, problem),
-            Unfit::Issuer { .. } => ("issuer", "is another one"),
+            MetadataError::Field { field, problem } => (field, problem),
+            MetadataError::Issuer { .. } => ("issuer", "is another one"),
         };
-        self.failed(url.as_str(), Outcome::Unusable { field, problem });
+        self.failed(url.as_str(), AttemptError::Unusable { field, problem });
     }
 
-    fn failed(&mut self, url: &str, outcome: Outcome) {
+    fn failed(&mut self, url: &str, outcome: AttemptError) {
         let url = name(url);
         tracing::debug!(url, %outcome, "no metadata");
         self.attempts.push(Attempt { url, outcome });
@@ -342,16 +342,16 @@ fn unreachable_url<T>() -> Result<T, Error> {
     })
 }
 
-fn outcome(error: Error) -> Outcome {
+fn outcome(error: Error) -> AttemptError {
     match error {
-        Error::Timeout { limit } => Outcome::Timeout(limit),
-        Error::Connect(fault) => Outcome::Connect(fault),
-        Error::TooLarge { limit } => Outcome::TooLarge(limit),
-        Error::NoTrustRoots => Outcome::NoTrustRoots,
-        Error::InvalidUrl { problem } => Outcome::Unusable {
+        Error::Timeout { limit } => AttemptError::Timeout(limit),
+        Error::Connect(fault) => AttemptError::Connect(fault),
+        Error::TooLarge { limit } => AttemptError::TooLarge(limit),
+        Error::NoTrustRoots => AttemptError::NoTrustRoots,
+        Error::InvalidUrl { problem } => AttemptError::Unusable {
             field: "address",
             problem,
         },
-        _ => Outcome::Interrupted,
+        _ => AttemptError::Interrupted,
     }
 }

@@ -1,13 +1,13 @@
-//! Where metadata are to be found: well-known addresses, made of an issuer or of a resource.
+//! Well-known URLs: where metadata are to be found, made of an issuer or of a resource.
 
 use url::Url;
 
 /// Longest URL that is requested.
-const LONGEST: usize = 2048;
+const MAX_LEN: usize = 2048;
 
 /// A URL that may be asked: https, or http where that is allowed. Otherwise what is wrong with it.
 pub(crate) fn parse(text: &str, allow_insecure_http: bool) -> Result<Url, &'static str> {
-    if text.len() > LONGEST {
+    if text.len() > MAX_LEN {
         return Err("is too long");
     }
     let url = Url::parse(text).map_err(|_| "is not an absolute URL")?;
@@ -179,7 +179,7 @@ mod tests {
             "https://u:p@a.example.com",
             "https://a.example.com#x",
             "http://a.example.com",
-            &format!("https://a.example.com/{}", "x".repeat(LONGEST)),
+            &format!("https://a.example.com/{}", "x".repeat(MAX_LEN)),
         ] {
             assert!(parse(text, false).is_err(), "{text}");
         }

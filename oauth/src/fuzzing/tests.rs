@@ -15,11 +15,11 @@ use url::Url;
 
 use super::{jwt, key, metadata as metadata_input, token_response};
 use crate::discovery::{metadata, well_known};
-use crate::redact::Quote;
+use crate::redact::Redactor;
 use crate::token_check::{self, Expectation};
-use crate::token_request::response::{self, Expected};
+use crate::token_request::response::{self, ExpectedToken};
 use crate::transport::Answer;
-use crate::{Mode, TokenType};
+use crate::{TokenCheckMode, TokenType};
 
 fn repeat(folder: &str, holds: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -127,10 +127,10 @@ fn expectation() -> Expectation {
 
 proptest! {
     #[test]
-    fn any_token_response_is_read(status in 200_u16..600, body in document(), exchanged: bool, bound: bool) {
+    fn any_token_response_is_read(status in 200_u16..600, body in document(), by_token_exchange: bool, bound: bool) {
         let token_type = if bound { TokenType::DPoP } else { TokenType::Bearer };
-        let expected = Expected { token_type, exchanged };
-        match response::read(answer(status, body), &Quote::default(), expected) {
+        let expected = ExpectedToken { token_type, by_token_exchange };
+        match response::read(answer(status, body), &Redactor::default(), expected) {
             Ok(issued) => prop_assert!(issued.scope.is_none_or(|scope| scope.len() <= 4096)),
             Err(error) => prop_assert!(error.message().len() < 2000, "{}", error.message()),
         }
@@ -157,14 +157,14 @@ proptest! {
         let plain = format!("e30.{}.x", part(&payload));
         let now = Timestamp::from_second(now.into()).unwrap();
         for token in [token, plain] {
-            let judged = token_check::judge(
+            let checked = token_check::check(
                 &token.as_str().into(),
                 &expectation(),
-                Mode::Enforce,
-                &Quote::default(),
+                TokenCheckMode::Enforce,
+                &Redactor::default(),
                 now,
             );
-            if let Err(error) = judged {
+            if let Err(error) = checked {
                 prop_assert!(error.message().len() < 4000, "{}", error.message());
                 prop_assert!(!error.message().contains(&token));
             }

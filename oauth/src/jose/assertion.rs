@@ -17,13 +17,13 @@ use crate::{Error, SigningKey};
 const LIFE: i64 = 60;
 
 /// The future of one assertion.
-pub type Asserting<'a> = Pin<Box<dyn Future<Output = Result<SecretString, Error>> + Send + 'a>>;
+pub type AssertionFuture<'a> = Pin<Box<dyn Future<Output = Result<SecretString, Error>> + Send + 'a>>;
 
 /// A source of assertions that somebody else signs, such as Kubernetes for a ServiceAccount.
 pub trait AssertionSource: Send + Sync + 'static {
     /// An assertion for this audience: the issuer of the authorization server where it is known, else its token
     /// endpoint. A source with an audience of its own may use that. [`Error::NoAssertion`] where there is none.
-    fn assertion<'a>(&'a self, audience: &'a str) -> Asserting<'a>;
+    fn assertion<'a>(&'a self, audience: &'a str) -> AssertionFuture<'a>;
 }
 
 /// Cheap to clone; all clones are the same.

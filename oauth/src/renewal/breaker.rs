@@ -1,5 +1,5 @@
-//! The circuit breaker before an authorization server that is ill: closed while it answers, open after failures in
-//! a row or as long as it asks to be left alone, half open while one request tries whether it is well again.
+//! Circuit breaker before an authorization server that fails: closed while it answers, open after failures in
+//! a row or as long as it asks to be left alone, half open while one request tries whether it answers again.
 
 use jiff::Timestamp;
 

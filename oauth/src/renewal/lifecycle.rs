@@ -8,31 +8,31 @@ use jiff::Timestamp;
 
 use super::schedule;
 use crate::renewal::breaker::Breaker;
-use crate::renewal::rejection_backoff::Refusals;
-use crate::renewal::step_up::{Demand, Miss, Step, Steps};
-use crate::{Ask, Error, Failure, Issued, Policy, State, Token};
+use crate::renewal::rejection_backoff::RejectionBackoff;
+use crate::renewal::step_up::{DemandOutcome, FailureOutcome, GrantOutcome, StepUpTracker};
+use crate::{Error, Failure, IssuedToken, Policy, Token, TokenRequest, TokenSourceState};
 
-pub(super) struct Life {
+pub(super) struct TokenLifecycle {
     policy: Policy,
-    state: State,
+    state: TokenSourceState,
     breaker: Breaker,
-    refusals: Refusals,
-    steps: Steps,
+    rejections: RejectionBackoff,
+    step_ups: StepUpTracker,
     /// The request under way.
-    flight: Option<Flight>,
+    in_flight: Option<InFlight>,
     /// When the token in use is renewed if nobody demands it earlier.
     renewal_at: Timestamp,
     /// A client was given that has not brought a token yet.
-    unproven: bool,
+    unverified: bool,
 }
 
-struct Flight {
-    ask: Ask,
+struct InFlight {
+    ask: TokenRequest,
     /// It is made for scopes alone: the token in use is good otherwise.
     for_scopes: bool,
 }
 
-impl Life {
+impl TokenLifecycle {
     /// Begins with a token that was issued before, if there is one that is not over.
     pub fn new(token: Option<Arc<Token>>, policy: Policy, now: Timestamp) -> Self {
         let token = token.filter(|token| !token.is_expired(now));
@@ -40,23 +40,23 @@ impl Life {
         let renewal_at = token.as_ref().map_or(now, refresh_at);
         Self {
             policy,
-            state: State::new(token, renewal_at),
+            state: TokenSourceState::new(token, renewal_at),
             breaker: Breaker::default(),
-            refusals: Refusals::default(),
-            steps: Steps::default(),
-            flight: None,
+            rejections: RejectionBackoff::default(),
+            step_ups: StepUpTracker::default(),
+            in_flight: None,
             renewal_at,
-            unproven: false,
+            unverified: false,
         }
     }
 
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &TokenSourceState {
         &self.state
     }
 
-    /// When [`Life::trust`] is due.
-    pub fn trusted_at(&self) -> Option<Timestamp> {
-        self.refusals.trusted_at()
+    /// When [`TokenLifecycle::end_probation`] is due.
+    pub fn probation_ends_at(&self) -> Option<Timestamp> {
+        self.rejections.probation_ends_at()
     }
 
     /// When the token in use is renewed if nobody demands it earlier.
@@ -69,102 +69,109 @@ impl Life {
     }
 
     /// A request is made now, for what this returns.
-    pub fn depart(&mut self, now: Timestamp) -> Ask {
-        let ask = Ask {
-            scopes: self.steps.ask(),
-            refusals_in_a_row: self.refusals.in_a_row,
+    pub fn start_request(&mut self, now: Timestamp) -> TokenRequest {
+        let ask = TokenRequest {
+            scopes: self.step_ups.ask(),
+            rejections_in_a_row: self.rejections.in_a_row,
         };
-        let for_scopes = self.steps.is_pending() && self.is_good() && !self.unproven && now < self.renewal_at;
-        self.flight = Some(Flight {
+        let for_scopes =
+            self.step_ups.is_pending() && self.has_good_token() && !self.unverified && now < self.renewal_at;
+        self.in_flight = Some(InFlight {
             ask: ask.clone(),
             for_scopes,
         });
         self.state.requests += 1;
         self.breaker.probe();
-        self.tell();
+        self.update_state();
         ask
     }
 
     /// The request that was sent at this time came to its end.
-    pub fn settle(&mut self, outcome: Result<Issued, Error>, sent_at: Timestamp, now: Timestamp) {
-        let flight = self.flight.take();
-        let (asked, for_scopes) =
-            flight.map_or_else(Default::default, |flight| (flight.ask.scopes, flight.for_scopes));
+    pub fn finish_request(
+        &mut self,
+        outcome: Result<IssuedToken, Error>,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let in_flight = self.in_flight.take();
+        let (asked, for_scopes) = in_flight.map_or_else(Default::default, |in_flight| {
+            (in_flight.ask.scopes, in_flight.for_scopes)
+        });
         match outcome.and_then(|issued| Token::issue(issued, sent_at, now)) {
             Ok(token) => self.succeed(token, &asked, for_scopes, now),
             Err(error) => self.fail(error, &asked, now),
         }
-        self.tell();
+        self.update_state();
     }
 
     /// The token in use is over.
     pub fn expire(&mut self, now: Timestamp) {
         tracing::warn!("token expired without a successor");
         self.state.token = None;
-        self.refusals.lose();
+        self.rejections.token_lost();
         if self.breaker.failures == 0 {
             self.state.next_attempt_at = self.state.next_attempt_at.min(now);
         }
-        self.tell();
+        self.update_state();
     }
 
     /// The token in use is past its probation.
-    pub fn trust(&mut self) {
-        self.refusals.trust();
-        self.tell();
+    pub fn end_probation(&mut self) {
+        self.rejections.reset();
+        self.update_state();
     }
 
     /// Another client asks from now on, and at once. A request under way is given up.
     pub fn replace(&mut self, now: Timestamp) {
-        self.flight = None;
+        self.in_flight = None;
         self.breaker.close();
-        self.refusals.trust();
-        self.steps.start_over();
+        self.rejections.reset();
+        self.step_ups.start_over();
         self.state.generation += 1;
-        self.unproven = true;
+        self.unverified = true;
         self.state.next_attempt_at = now;
-        self.tell();
+        self.update_state();
     }
 
-    pub fn follow(&mut self, policy: Policy, now: Timestamp) {
+    pub fn set_policy(&mut self, policy: Policy, now: Timestamp) {
         self.policy = policy;
         let Some(token) = &self.state.token else { return };
         self.renewal_at = schedule::refresh_at(token, &self.policy, now);
         // While a request is under way its outcome decides, and after a failure the backoff, which has not changed.
-        if self.may_hasten() {
-            self.state.next_attempt_at = self.due_at(now);
+        if self.may_advance() {
+            self.state.next_attempt_at = self.next_due_at(now);
         }
     }
 
     /// A resource server refused the token of this id. Whether that changes anything.
-    pub fn refuse(&mut self, token_id: &str, now: Timestamp) -> bool {
-        if !self.is_in_use(token_id) || self.refusals.again_at().is_some() {
+    pub fn reject(&mut self, token_id: &str, now: Timestamp) -> bool {
+        if !self.is_in_use(token_id) || self.rejections.retry_at().is_some() {
             return false;
         }
-        let again_at = self.refusals.refuse(now, self.policy.random);
-        tracing::info!(in_a_row = self.refusals.in_a_row, %again_at, "token refused by its resource server");
-        if self.may_hasten() {
-            self.state.next_attempt_at = self.due_at(now);
+        let retry_at = self.rejections.reject(now, self.policy.random);
+        tracing::info!(in_a_row = self.rejections.in_a_row, %retry_at, "token refused by its resource server");
+        if self.may_advance() {
+            self.state.next_attempt_at = self.next_due_at(now);
         }
-        self.tell();
+        self.update_state();
         true
     }
 
     /// A resource server demands scopes of the token of this id. Whether that changes anything.
-    pub fn demand(&mut self, token_id: &str, scopes: &[String], now: Timestamp) -> bool {
+    pub fn demand_scopes(&mut self, token_id: &str, scopes: &[String], now: Timestamp) -> bool {
         let Some(token) = self.state.token.as_ref().filter(|token| token.id == token_id) else {
             return false;
         };
-        match self.steps.demand(scopes, token.scope.as_deref(), now) {
-            Demand::Ignore => false,
-            Demand::Refuse(step_up) if self.state.step_up == step_up => false,
-            Demand::Refuse(step_up) => {
+        match self.step_ups.demand(scopes, token.scope.as_deref(), now) {
+            DemandOutcome::Ignore => false,
+            DemandOutcome::Refuse(step_up) if self.state.step_up == step_up => false,
+            DemandOutcome::Refuse(step_up) => {
                 self.state.step_up = step_up;
                 true
             }
-            Demand::Ask => {
-                if self.may_hasten() {
-                    self.state.next_attempt_at = self.due_at(now);
+            DemandOutcome::RequestToken => {
+                if self.may_advance() {
+                    self.state.next_attempt_at = self.next_due_at(now);
                 }
                 true
             }
@@ -175,40 +182,40 @@ impl Life {
         self.breaker.close();
         self.state.last_error = None;
         let scope = token.scope.as_deref();
-        let step = self.steps.compare(asked, scope);
-        let taken = !(matches!(step, Step::Short(_)) && for_scopes && self.is_good());
-        self.steps.answered(asked, scope, taken);
+        let step = self.step_ups.compare(asked, scope);
+        let taken = !(matches!(step, GrantOutcome::Short(_)) && for_scopes && self.has_good_token());
+        self.step_ups.answered(asked, scope, taken);
         self.state.step_up = match step {
-            Step::None => self.steps.remembered(&self.state.step_up, now),
-            Step::Up(told) | Step::Half(told) | Step::Short(told) => told,
+            GrantOutcome::None => self.step_ups.remembered(&self.state.step_up, now),
+            GrantOutcome::Up(step_up) | GrantOutcome::Half(step_up) | GrantOutcome::Short(step_up) => step_up,
         };
         if !taken {
-            self.state.next_attempt_at = self.due_at(now).max(schedule::paced(now));
+            self.state.next_attempt_at = self.next_due_at(now).max(schedule::earliest_next(now));
             return;
         }
-        self.refusals
-            .succeed(now, self.state.token.is_some() && !for_scopes);
+        self.rejections
+            .token_replaced(now, self.state.token.is_some() && !for_scopes);
         self.renewal_at = schedule::refresh_at(&token, &self.policy, now);
         self.state.token = Some(Arc::new(token));
         self.state.token_generation = Some(self.state.generation);
-        self.unproven = false;
-        self.state.next_attempt_at = self.due_at(now);
+        self.unverified = false;
+        self.state.next_attempt_at = self.next_due_at(now);
         tracing::debug!(next_attempt_at = %self.state.next_attempt_at, "token issued");
     }
 
     fn fail(&mut self, error: Error, asked: &[String], now: Timestamp) {
-        match self.steps.failed(asked, &error) {
-            Miss::Refused(told) => {
+        match self.step_ups.failed(asked, &error) {
+            FailureOutcome::Refused(step_up) => {
                 // The server is well, and the token in use is as good as it was.
                 tracing::warn!(reason = error.reason(), scopes = ?asked, "scopes refused");
                 self.breaker.close();
-                self.state.step_up = told;
+                self.state.step_up = step_up;
                 self.state.last_error = None;
-                self.state.next_attempt_at = self.due_at(now).max(schedule::paced(now));
+                self.state.next_attempt_at = self.next_due_at(now).max(schedule::earliest_next(now));
                 return;
             }
-            Miss::GivenUp(told) => self.state.step_up = told,
-            Miss::Other => {}
+            FailureOutcome::GivenUp(step_up) => self.state.step_up = step_up,
+            FailureOutcome::Other => {}
         }
         self.state.next_attempt_at = self.breaker.failed(now, &error, &self.policy);
         tracing::warn!(
@@ -219,19 +226,19 @@ impl Life {
     }
 
     /// When the next request is due while nothing fails.
-    fn due_at(&self, now: Timestamp) -> Timestamp {
-        if self.state.token.is_none() || self.unproven || self.steps.is_pending() {
+    fn next_due_at(&self, now: Timestamp) -> Timestamp {
+        if self.state.token.is_none() || self.unverified || self.step_ups.is_pending() {
             return now;
         }
-        match self.refusals.again_at() {
-            Some(again_at) => self.renewal_at.min(again_at),
+        match self.rejections.retry_at() {
+            Some(retry_at) => self.renewal_at.min(retry_at),
             None => self.renewal_at,
         }
     }
 
     /// Whether a demand may bring the next request forward.
-    fn may_hasten(&self) -> bool {
-        self.flight.is_none() && self.breaker.failures == 0
+    fn may_advance(&self) -> bool {
+        self.in_flight.is_none() && self.breaker.failures == 0
     }
 
     fn is_in_use(&self, token_id: &str) -> bool {
@@ -242,17 +249,17 @@ impl Life {
     }
 
     /// Whether there is a token that nobody refused.
-    fn is_good(&self) -> bool {
-        self.state.token.is_some() && self.refusals.again_at().is_none()
+    fn has_good_token(&self) -> bool {
+        self.state.token.is_some() && self.rejections.retry_at().is_none()
     }
 
     /// Takes over what the state tells of its parts.
-    fn tell(&mut self) {
+    fn update_state(&mut self) {
         if self.state.token.is_none() {
             self.state.token_generation = None;
         }
-        self.state.refused = self.refusals.again_at().is_some();
-        self.state.refusals_in_a_row = self.refusals.in_a_row;
+        self.state.rejected = self.rejections.retry_at().is_some();
+        self.state.rejections_in_a_row = self.rejections.in_a_row;
         self.state.failures_in_a_row = self.breaker.failures;
         self.state.circuit = self.breaker.circuit;
     }

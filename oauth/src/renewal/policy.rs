@@ -29,7 +29,7 @@ pub enum RefreshBefore {
     "refreshBefore {value:?} {problem}: write a duration such as 90s, 5m or 1h30m, or a share of the token's life \
      from 1% to 99%"
 )]
-pub struct InvalidRefreshBefore {
+pub struct RefreshBeforeError {
     value: String,
     problem: &'static str,
 }
@@ -53,7 +53,7 @@ impl Default for RefreshBefore {
 
 impl RefreshBefore {
     /// The time span for a token of this life.
-    pub(crate) fn of(self, life: Duration) -> Duration {
+    pub(crate) fn span(self, life: Duration) -> Duration {
         match self {
             // A span that leaves no life at all would make a new token out of date at once.
             Self::Duration(span) => span.min(life / 2),
@@ -63,14 +63,14 @@ impl RefreshBefore {
 }
 
 impl FromStr for RefreshBefore {
-    type Err = InvalidRefreshBefore;
+    type Err = RefreshBeforeError;
 
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         let parsed = match value.strip_suffix('%') {
             Some(percent) => share(percent),
             None => duration(value).map(Self::Duration),
         };
-        parsed.map_err(|problem| InvalidRefreshBefore {
+        parsed.map_err(|problem| RefreshBeforeError {
             // Whoever wrote it must recognise it; nobody needs all of it.
             value: value.chars().take(32).collect(),
             problem,
@@ -180,9 +180,12 @@ mod tests {
 
     #[test]
     fn a_span_longer_than_the_life_leaves_half_of_it() {
-        assert_eq!(seconds(300).of(Duration::from_secs(60)), Duration::from_secs(30));
         assert_eq!(
-            seconds(300).of(Duration::from_secs(3600)),
+            seconds(300).span(Duration::from_secs(60)),
+            Duration::from_secs(30)
+        );
+        assert_eq!(
+            seconds(300).span(Duration::from_secs(3600)),
             Duration::from_secs(300)
         );
     }

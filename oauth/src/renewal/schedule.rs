@@ -11,20 +11,20 @@ use crate::{Policy, RetryAfter, Token};
 /// Share of the wait by which a renewal may come earlier, so that tokens issued together are not renewed together.
 const JITTER: f64 = 0.1;
 /// Renewals that succeed are at least this far apart where the token's life allows it, whatever was asked for.
-const SHORTEST_WAIT: Duration = Duration::from_secs(10);
+const MIN_WAIT: Duration = Duration::from_secs(10);
 /// No two requests begin within this time, even for tokens that live no longer.
-const SHORTEST_PACE: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Bounds of the wait after failures.
-const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// No two requests for one token begin within this time, but for those that somebody demanded.
-pub(crate) fn paced(now: Timestamp) -> Timestamp {
-    after(now, SHORTEST_PACE)
+pub(crate) fn earliest_next(now: Timestamp) -> Timestamp {
+    after(now, MIN_INTERVAL)
 }
 
 /// A wait, shortened at random by a tenth at the most, so that what began together does not go on together.
-pub(crate) fn earlier(wait: Duration, random: fn() -> f64) -> Duration {
+pub(crate) fn with_jitter(wait: Duration, random: fn() -> f64) -> Duration {
     wait.mul_f64(1.0 - JITTER * random())
 }
 
@@ -32,9 +32,9 @@ pub(crate) fn earlier(wait: Duration, random: fn() -> f64) -> Duration {
 /// the clock was set back since, is renewed as one that was issued now.
 pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Timestamp {
     let life = token.life();
-    let wait = life.saturating_sub(policy.refresh_before.of(life));
-    let wait = earlier(wait, policy.random);
-    let shortest = SHORTEST_WAIT.min(life / 2).max(SHORTEST_PACE);
+    let wait = life.saturating_sub(policy.refresh_before.span(life));
+    let wait = with_jitter(wait, policy.random);
+    let shortest = MIN_WAIT.min(life / 2).max(MIN_INTERVAL);
     after(token.issued_at.min(now), wait.max(shortest).min(life))
 }
 
@@ -46,10 +46,10 @@ pub(crate) fn retry_at(
     retry_after: Option<RetryAfter>,
     policy: &Policy,
 ) -> Timestamp {
-    let ceiling = SHORTEST_BACKOFF
+    let ceiling = MIN_BACKOFF
         .saturating_mul(2_u32.saturating_pow(failures))
-        .min(LONGEST_BACKOFF);
-    let backoff = SHORTEST_BACKOFF + (ceiling - SHORTEST_BACKOFF).mul_f64((policy.random)());
+        .min(MAX_BACKOFF);
+    let backoff = MIN_BACKOFF + (ceiling - MIN_BACKOFF).mul_f64((policy.random)());
     let asked = retry_after.map_or(Duration::ZERO, |header| header.wait(now));
     after(now, backoff.max(asked))
 }
@@ -61,7 +61,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Issued, RefreshBefore};
+    use crate::{IssuedToken, RefreshBefore};
 
     const NOW: i64 = 1_900_000_000;
 
@@ -78,7 +78,7 @@ mod tests {
     }
 
     fn token(life: Option<u64>) -> Token {
-        let mut token = Token::issue(Issued::bearer("t"), now(), now()).unwrap();
+        let mut token = Token::issue(IssuedToken::bearer("t"), now(), now()).unwrap();
         token.expires_at = life.map(|life| after(now(), Duration::from_secs(life)));
         token
     }
@@ -208,7 +208,7 @@ mod tests {
                 let policy = Policy { refresh_before, random, ..Policy::default() };
                 let at = refresh_at(&token, &policy, now());
                 prop_assert!(at <= token.expires_at.unwrap());
-                prop_assert!(at >= after(now(), SHORTEST_PACE));
+                prop_assert!(at >= after(now(), MIN_INTERVAL));
             }
         }
     }

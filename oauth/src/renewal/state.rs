@@ -8,14 +8,14 @@ use crate::{Circuit, Error, StepUp, Token};
 
 /// The state of a token source.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct TokenSourceState {
     /// The token to use now. `None`: none was issued yet, or the last one has expired without a successor.
     pub token: Option<Arc<Token>>,
     /// A resource server refused this token. It is told nevertheless until its successor is there: other servers, and
     /// other calls, may take it.
-    pub refused: bool,
+    pub rejected: bool,
     /// Refusals of one token after the other, until one has lived without for ten minutes or to its regular renewal.
-    pub refusals_in_a_row: u32,
+    pub rejections_in_a_row: u32,
     /// What became of scopes that a resource server demanded.
     pub step_up: StepUp,
     /// Why the last request failed. `None`: it succeeded, or none is finished yet.
@@ -41,12 +41,12 @@ pub struct Failure {
     pub error: Error,
 }
 
-impl State {
+impl TokenSourceState {
     pub(crate) fn new(token: Option<Arc<Token>>, next_attempt_at: Timestamp) -> Self {
         Self {
             token,
-            refused: false,
-            refusals_in_a_row: 0,
+            rejected: false,
+            rejections_in_a_row: 0,
             step_up: StepUp::None,
             last_error: None,
             next_attempt_at,

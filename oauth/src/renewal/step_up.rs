@@ -8,18 +8,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::clock::after;
-use crate::{Code, Error};
+use crate::{Error, ErrorCode};
 
 /// Most scopes beyond the registration's. More make no sense for a tool, and a token request has to stay small.
-const MOST_SCOPES: usize = 32;
+const MAX_SCOPES: usize = 32;
 /// Longest scope in bytes; scopes that are URLs are known.
-const LONGEST_SCOPE: usize = 256;
-/// Most requests for other scopes within [`MEMORY`].
-const MOST_ASKED: usize = 3;
+const MAX_SCOPE_LEN: usize = 256;
+/// Most requests for other scopes within [`ATTEMPT_MEMORY`].
+const MAX_STEP_UPS: usize = 3;
 /// How long it is remembered what was asked for.
-const MEMORY: Duration = Duration::from_secs(60 * 60);
+const ATTEMPT_MEMORY: Duration = Duration::from_secs(60 * 60);
 /// Requests for the same scopes that may fail for other reasons before regular renewals come first again.
-const MOST_TRIES: u32 = 3;
+const MAX_TRIES: u32 = 3;
 
 /// What became of the scopes that were demanded.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -30,28 +30,28 @@ pub enum StepUp {
     /// The token in use has these scopes besides the registration's.
     Granted { scopes: Vec<String> },
     /// These are not to be had. What was granted before is kept to.
-    Refused { scopes: Vec<String>, why: NoStepUp },
+    Refused { scopes: Vec<String>, why: StepUpError },
 }
 
 /// Why scopes that were demanded are not to be had.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum NoStepUp {
+pub enum StepUpError {
     #[error("the authorization server issued a token without them")]
     NotGranted,
     #[error("the token has them, and the MCP server demands them all the same")]
     StillDemanded,
     #[error("{0}")]
     Failed(Error),
-    #[error("other scopes were asked for {MOST_ASKED} times within the hour")]
+    #[error("other scopes were asked for {MAX_STEP_UPS} times within the hour")]
     TooOften,
     #[error(
-        "the MCP server's challenge names scopes that are none by RFC 6749, longer than {LONGEST_SCOPE} bytes or more \
-         than {MOST_SCOPES}"
+        "the MCP server's challenge names scopes that are none by RFC 6749, longer than {MAX_SCOPE_LEN} bytes or more \
+         than {MAX_SCOPES}"
     )]
     Malformed,
 }
 
-impl NoStepUp {
+impl StepUpError {
     /// Closed set.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -68,21 +68,21 @@ type Scopes = BTreeSet<String>;
 
 /// Scopes granted, scopes still to be asked for, and those asked for of late.
 #[derive(Debug, Default)]
-pub(crate) struct Steps {
+pub(crate) struct StepUpTracker {
     granted: Scopes,
-    wanted: Option<Wanted>,
-    asked: Vec<Asked>,
+    pending: Option<PendingScopes>,
+    asked: Vec<StepUpAttempt>,
 }
 
 #[derive(Debug)]
-struct Wanted {
+struct PendingScopes {
     /// With what is granted already.
     scopes: Scopes,
     tries: u32,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct StepUpAttempt {
     at: Timestamp,
     scopes: Scopes,
     refused: bool,
@@ -90,9 +90,9 @@ struct Asked {
 
 /// What a demand leads to.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Demand {
+pub(crate) enum DemandOutcome {
     /// A request.
-    Ask,
+    RequestToken,
     /// Nothing: they are asked for already, or were refused of late.
     Ignore,
     Refuse(StepUp),
@@ -100,7 +100,7 @@ pub(crate) enum Demand {
 
 /// What a token brought of the scopes that were asked for.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Step {
+pub(crate) enum GrantOutcome {
     /// Nothing was asked for.
     None,
     /// All of them.
@@ -113,7 +113,7 @@ pub(crate) enum Step {
 
 /// What a failed request means for the scopes that it asked for.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Miss {
+pub(crate) enum FailureOutcome {
     /// They are refused.
     Refused(StepUp),
     /// It failed for another reason, once too often to ask for them again.
@@ -122,84 +122,84 @@ pub(crate) enum Miss {
     Other,
 }
 
-impl Steps {
+impl StepUpTracker {
     /// An MCP server demands these scopes of the token in use, which has those of `has` if the server said so.
-    pub fn demand(&mut self, demanded: &[String], has: Option<&str>, now: Timestamp) -> Demand {
+    pub fn demand(&mut self, demanded: &[String], has: Option<&str>, now: Timestamp) -> DemandOutcome {
         if demanded.is_empty() {
-            return Demand::Ignore;
+            return DemandOutcome::Ignore;
         }
-        if demanded.len() > MOST_SCOPES || !demanded.iter().all(|scope| is_scope(scope)) {
-            return refuse([], NoStepUp::Malformed);
+        if demanded.len() > MAX_SCOPES || !demanded.iter().all(|scope| is_scope_token(scope)) {
+            return refuse([], StepUpError::Malformed);
         }
         self.forget(now);
         let demanded: Scopes = demanded.iter().cloned().collect();
         let known = self
-            .wanted
+            .pending
             .as_ref()
-            .map_or(&self.granted, |wanted| &wanted.scopes);
+            .map_or(&self.granted, |pending| &pending.scopes);
         let has: BTreeSet<&str> = has.unwrap_or_default().split(' ').collect();
-        if self.wanted.is_some() && demanded.is_subset(known) {
-            return Demand::Ignore;
+        if self.pending.is_some() && demanded.is_subset(known) {
+            return DemandOutcome::Ignore;
         }
         if demanded.is_subset(known) || demanded.iter().all(|scope| has.contains(scope.as_str())) {
-            return refuse(demanded, NoStepUp::StillDemanded);
+            return refuse(demanded, StepUpError::StillDemanded);
         }
         let scopes: Scopes = known.union(&demanded).cloned().collect();
-        if scopes.len() > MOST_SCOPES {
-            return refuse(demanded, NoStepUp::Malformed);
+        if scopes.len() > MAX_SCOPES {
+            return refuse(demanded, StepUpError::Malformed);
         }
         if self
             .asked
             .iter()
             .any(|asked| asked.refused && asked.scopes == scopes)
         {
-            return Demand::Ignore;
+            return DemandOutcome::Ignore;
         }
-        if self.asked.len() >= MOST_ASKED {
-            return refuse(demanded, NoStepUp::TooOften);
+        if self.asked.len() >= MAX_STEP_UPS {
+            return refuse(demanded, StepUpError::TooOften);
         }
-        self.asked.push(Asked {
+        self.asked.push(StepUpAttempt {
             at: now,
             scopes: scopes.clone(),
             refused: false,
         });
-        self.wanted = Some(Wanted { scopes, tries: 0 });
-        Demand::Ask
+        self.pending = Some(PendingScopes { scopes, tries: 0 });
+        DemandOutcome::RequestToken
     }
 
     /// Whether there are scopes still to be asked for.
     pub fn is_pending(&self) -> bool {
-        self.wanted.is_some()
+        self.pending.is_some()
     }
 
     /// The scopes that the next request asks for besides the registration's.
     pub fn ask(&self) -> Vec<String> {
         let scopes = self
-            .wanted
+            .pending
             .as_ref()
-            .map_or(&self.granted, |wanted| &wanted.scopes);
+            .map_or(&self.granted, |pending| &pending.scopes);
         scopes.iter().cloned().collect()
     }
 
     /// What a token brings that was issued for these scopes. The server names the scope where it is not the one
     /// that was asked for (RFC 6749 section 5.1).
-    pub fn compare(&self, asked: &[String], scope: Option<&str>) -> Step {
+    pub fn compare(&self, asked: &[String], scope: Option<&str>) -> GrantOutcome {
         if asked.is_empty() {
-            return Step::None;
+            return GrantOutcome::None;
         }
         let got = got(asked, scope);
         if got.len() == asked.len() {
             let scopes = asked.to_vec();
-            return Step::Up(StepUp::Granted { scopes });
+            return GrantOutcome::Up(StepUp::Granted { scopes });
         }
         let missing = asked.iter().filter(|scope| !got.contains(*scope)).cloned();
         let refused = StepUp::Refused {
             scopes: missing.collect(),
-            why: NoStepUp::NotGranted,
+            why: StepUpError::NotGranted,
         };
         match got.is_subset(&self.granted) {
-            true => Step::Short(refused),
-            false => Step::Half(refused),
+            true => GrantOutcome::Short(refused),
+            false => GrantOutcome::Half(refused),
         }
     }
 
@@ -214,32 +214,32 @@ impl Steps {
     }
 
     /// A request for these scopes failed.
-    pub fn failed(&mut self, asked: &[String], error: &Error) -> Miss {
+    pub fn failed(&mut self, asked: &[String], error: &Error) -> FailureOutcome {
         let scopes: Scopes = asked.iter().cloned().collect();
         let beyond: Vec<_> = scopes.difference(&self.granted).cloned().collect();
         let told = |scopes: &[String]| StepUp::Refused {
             scopes: scopes.to_vec(),
-            why: NoStepUp::Failed(error.clone()),
+            why: StepUpError::Failed(error.clone()),
         };
         if concerns_scopes(error) && !beyond.is_empty() {
             self.finish(&scopes, true);
-            return Miss::Refused(told(&beyond));
+            return FailureOutcome::Refused(told(&beyond));
         }
         if concerns_scopes(error) && !scopes.is_empty() {
             // What was granted once is not any more: back to the registration's own.
             self.granted.clear();
-            return Miss::Refused(told(asked));
+            return FailureOutcome::Refused(told(asked));
         }
-        match &mut self.wanted {
-            Some(wanted) if !beyond.is_empty() => {
-                wanted.tries += 1;
-                if wanted.tries < MOST_TRIES {
-                    return Miss::Other;
+        match &mut self.pending {
+            Some(pending) if !beyond.is_empty() => {
+                pending.tries += 1;
+                if pending.tries < MAX_TRIES {
+                    return FailureOutcome::Other;
                 }
-                self.wanted = None;
-                Miss::GivenUp(told(&beyond))
+                self.pending = None;
+                FailureOutcome::GivenUp(told(&beyond))
             }
-            _ => Miss::Other,
+            _ => FailureOutcome::Other,
         }
     }
 
@@ -258,8 +258,8 @@ impl Steps {
     /// Somebody else is asked from now on, or in another way: refusals so far do not count.
     pub fn start_over(&mut self) {
         self.asked.clear();
-        if let Some(wanted) = &mut self.wanted {
-            wanted.tries = 0;
+        if let Some(pending) = &mut self.pending {
+            pending.tries = 0;
         }
     }
 
@@ -268,15 +268,15 @@ impl Steps {
         for entry in self.asked.iter_mut().filter(|entry| entry.scopes == *asked) {
             entry.refused |= refused;
         }
-        if let Some(wanted) = &mut self.wanted {
+        if let Some(pending) = &mut self.pending {
             if refused {
                 let granted = &self.granted;
-                wanted
+                pending
                     .scopes
                     .retain(|scope| granted.contains(scope) || !asked.contains(scope));
             }
-            if wanted.scopes.is_subset(asked) || wanted.scopes.is_subset(&self.granted) {
-                self.wanted = None;
+            if pending.scopes.is_subset(asked) || pending.scopes.is_subset(&self.granted) {
+                self.pending = None;
             }
         }
     }
@@ -284,7 +284,7 @@ impl Steps {
     fn forget(&mut self, now: Timestamp) {
         // A time that seems to be yet to come was written before the clock was set back.
         self.asked
-            .retain(|asked| asked.at <= now && now < after(asked.at, MEMORY));
+            .retain(|asked| asked.at <= now && now < after(asked.at, ATTEMPT_MEMORY));
     }
 }
 
@@ -301,15 +301,15 @@ fn got(asked: &[String], scope: Option<&str>) -> Scopes {
         .collect()
 }
 
-fn refuse(scopes: impl IntoIterator<Item = String>, why: NoStepUp) -> Demand {
+fn refuse(scopes: impl IntoIterator<Item = String>, why: StepUpError) -> DemandOutcome {
     let scopes = scopes.into_iter().collect();
-    Demand::Refuse(StepUp::Refused { scopes, why })
+    DemandOutcome::Refuse(StepUp::Refused { scopes, why })
 }
 
 /// `scope-token` of RFC 6749 section 3.3.
-fn is_scope(scope: &str) -> bool {
+fn is_scope_token(scope: &str) -> bool {
     let allowed = |byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-    (1..=LONGEST_SCOPE).contains(&scope.len()) && scope.bytes().all(allowed)
+    (1..=MAX_SCOPE_LEN).contains(&scope.len()) && scope.bytes().all(allowed)
 }
 
 /// Whether an error may be about the scopes that were asked for. Servers answer what they do not grant with codes of
@@ -320,11 +320,11 @@ fn concerns_scopes(error: &Error) -> bool {
             rejection.retry_after.is_none()
                 && !matches!(
                     rejection.code,
-                    Code::InvalidClient
-                        | Code::InvalidGrant
-                        | Code::UnsupportedGrantType
-                        | Code::ServerError
-                        | Code::TemporarilyUnavailable
+                    ErrorCode::InvalidClient
+                        | ErrorCode::InvalidGrant
+                        | ErrorCode::UnsupportedGrantType
+                        | ErrorCode::ServerError
+                        | ErrorCode::TemporarilyUnavailable
                 )
         }
         _ => false,

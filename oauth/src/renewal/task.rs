@@ -1,4 +1,4 @@
-//! The task of a token source: it makes the request that `life` decided for, waits for what comes next, and tells
+//! The task of a token source: it makes the request that `lifecycle` decided for, waits for what comes next, and tells
 //! the subscribers.
 
 use std::sync::Arc;
@@ -7,175 +7,195 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::lifecycle::Life;
+use super::lifecycle::TokenLifecycle;
 use crate::clock::before;
-use crate::renewal::deadline::Alarm;
-use crate::token_request::{Exchange, Exchanging, Issued, within};
-use crate::{Clock, Error, Policy, State};
+use crate::renewal::deadline::Deadline;
+use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester, within};
+use crate::{Clock, Error, Policy, TokenSourceState};
 
 /// What the handle tells its task.
-pub(super) enum Order {
-    Replace(Arc<dyn Exchange>),
-    Follow(Policy),
-    Refused(String),
-    Demand { token_id: String, scopes: Vec<String> },
+pub(super) enum Command {
+    Replace(Arc<dyn TokenRequester>),
+    SetPolicy(Policy),
+    Rejected(String),
+    DemandScopes { token_id: String, scopes: Vec<String> },
 }
 
-pub(super) struct Run {
-    exchange: Arc<dyn Exchange>,
+pub(super) struct SourceTask {
+    requester: Arc<dyn TokenRequester>,
     clock: Clock,
-    life: Life,
-    flight: Option<Flight>,
-    alarms: Alarms,
-    state: watch::Sender<State>,
+    lifecycle: TokenLifecycle,
+    in_flight: Option<InFlight>,
+    deadlines: Deadlines,
+    state: watch::Sender<TokenSourceState>,
 }
 
 /// The request under way.
-struct Flight {
+struct InFlight {
     sent_at: Timestamp,
     timer: Instant,
-    outcome: Exchanging<'static>,
+    outcome: TokenRequestFuture<'static>,
 }
 
 /// What is waited for, by wall clock and timer.
-struct Alarms {
-    attempt: Option<Alarm>,
+struct Deadlines {
+    attempt: Option<Deadline>,
     /// Kept while a demand brings the attempt forward: it may have been set before the clock was.
-    renewal: Option<Alarm>,
-    expiry: Option<Alarm>,
-    trust: Option<Alarm>,
+    renewal: Option<Deadline>,
+    expiry: Option<Deadline>,
+    probation: Option<Deadline>,
 }
 
-impl Run {
-    pub fn new(exchange: Arc<dyn Exchange>, life: Life, clock: Clock) -> (Self, watch::Receiver<State>) {
-        let (state, subscription) = watch::channel(life.state().clone());
-        let alarms = Alarms {
+impl SourceTask {
+    pub fn new(
+        requester: Arc<dyn TokenRequester>,
+        lifecycle: TokenLifecycle,
+        clock: Clock,
+    ) -> (Self, watch::Receiver<TokenSourceState>) {
+        let (state, subscription) = watch::channel(lifecycle.state().clone());
+        let deadlines = Deadlines {
             attempt: None,
             renewal: None,
             expiry: None,
-            trust: None,
+            probation: None,
         };
-        let mut run = Self {
-            exchange,
+        let mut task = Self {
+            requester,
             clock,
-            life,
-            flight: None,
-            alarms,
+            lifecycle,
+            in_flight: None,
+            deadlines,
             state,
         };
-        run.set_alarms();
-        (run, subscription)
+        task.set_deadlines();
+        (task, subscription)
     }
 
     /// Ends when the handle is gone.
-    pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let changed = tokio::select! {
                 // In this order: a token that arrives in the moment the old one ends leaves no gap between them.
                 biased;
-                order = orders.recv() => match order {
-                    Some(order) => self.obey(order),
+                command = commands.recv() => match command {
+                    Some(command) => self.handle(command),
                     None => return,
                 },
-                (sent_at, outcome) = landing(&mut self.flight, &self.clock) => {
-                    self.flight = None;
-                    self.alarms.attempt = None;
-                    self.life.settle(outcome, sent_at, self.clock.now());
+                (sent_at, outcome) = completion(&mut self.in_flight, &self.clock) => {
+                    self.in_flight = None;
+                    self.deadlines.attempt = None;
+                    self.lifecycle.finish_request(outcome, sent_at, self.clock.now());
                     true
                 }
-                () = ring(self.alarms.expiry, &self.clock) => {
-                    self.life.expire(self.clock.now());
+                () = wait_for(self.deadlines.expiry, &self.clock) => {
+                    self.lifecycle.expire(self.clock.now());
                     true
                 }
-                () = ring(self.alarms.trust, &self.clock) => {
-                    self.life.trust();
+                () = wait_for(self.deadlines.probation, &self.clock) => {
+                    self.lifecycle.end_probation();
                     true
                 }
-                () = ring(self.alarms.attempt, &self.clock), if self.flight.is_none() => {
-                    self.depart();
+                () = wait_for(self.deadlines.attempt, &self.clock), if self.in_flight.is_none() => {
+                    self.start_request();
                     false
                 }
             };
-            self.set_alarms();
+            self.set_deadlines();
             self.state.send_if_modified(|state| {
-                state.clone_from(self.life.state());
+                state.clone_from(self.lifecycle.state());
                 changed
             });
         }
     }
 
     /// Whether that changed anything.
-    fn obey(&mut self, order: Order) -> bool {
+    fn handle(&mut self, command: Command) -> bool {
         let now = self.clock.now();
-        match order {
-            Order::Replace(exchange) => {
-                self.exchange = exchange;
-                self.flight = None;
-                self.life.replace(now);
+        match command {
+            Command::Replace(requester) => {
+                self.requester = requester;
+                self.in_flight = None;
+                self.lifecycle.replace(now);
                 true
             }
-            Order::Follow(policy) => {
-                self.life.follow(policy, now);
+            Command::SetPolicy(policy) => {
+                self.lifecycle.set_policy(policy, now);
                 true
             }
-            Order::Refused(token_id) => self.life.refuse(&token_id, now),
-            Order::Demand { token_id, scopes } => self.life.demand(&token_id, &scopes, now),
+            Command::Rejected(token_id) => self.lifecycle.reject(&token_id, now),
+            Command::DemandScopes { token_id, scopes } => {
+                self.lifecycle.demand_scopes(&token_id, &scopes, now)
+            }
         }
     }
 
-    fn depart(&mut self) {
+    fn start_request(&mut self) {
         let sent_at = self.clock.now();
-        let (ask, limit) = (self.life.depart(sent_at), self.life.deadline());
-        // Whatever rang is spent. Where the clock was set back the next one may be due at the very same time, and must
-        // not be taken for one that has rung already.
-        self.alarms.attempt = None;
-        self.alarms.renewal = self.alarms.renewal.filter(|alarm| !alarm.rang(&self.clock));
-        let exchange = Arc::clone(&self.exchange);
-        self.flight = Some(Flight {
+        let (request, limit) = (self.lifecycle.start_request(sent_at), self.lifecycle.deadline());
+        // Whatever has passed is spent. Where the clock was set back the next one may be due at the very same time, and must
+        // not be taken for one that has passed already.
+        self.deadlines.attempt = None;
+        self.deadlines.renewal = self
+            .deadlines
+            .renewal
+            .filter(|deadline| !deadline.has_passed(&self.clock));
+        let requester = Arc::clone(&self.requester);
+        self.in_flight = Some(InFlight {
             sent_at,
             timer: Instant::now(),
-            outcome: Box::pin(async move { within(limit, exchange.exchange(&ask)).await }),
+            outcome: Box::pin(async move { within(limit, requester.request(&request)).await }),
         });
     }
 
-    fn set_alarms(&mut self) {
-        let state = self.life.state();
-        self.alarms.renewal = set(self.alarms.renewal, Some(self.life.renewal_at()), &self.clock);
-        let of_renewal = |alarm: &Alarm| alarm.at == state.next_attempt_at;
-        self.alarms.attempt = match self.alarms.renewal.filter(of_renewal) {
+    fn set_deadlines(&mut self) {
+        let state = self.lifecycle.state();
+        self.deadlines.renewal = set(
+            self.deadlines.renewal,
+            Some(self.lifecycle.renewal_at()),
+            &self.clock,
+        );
+        let of_renewal = |deadline: &Deadline| deadline.at == state.next_attempt_at;
+        self.deadlines.attempt = match self.deadlines.renewal.filter(of_renewal) {
             Some(renewal) => Some(renewal),
-            None => set(self.alarms.attempt, Some(state.next_attempt_at), &self.clock),
+            None => set(self.deadlines.attempt, Some(state.next_attempt_at), &self.clock),
         };
         let expires_at = state.token.as_ref().and_then(|token| token.expires_at);
-        self.alarms.expiry = set(self.alarms.expiry, expires_at, &self.clock);
-        self.alarms.trust = set(self.alarms.trust, self.life.trusted_at(), &self.clock);
+        self.deadlines.expiry = set(self.deadlines.expiry, expires_at, &self.clock);
+        self.deadlines.probation = set(
+            self.deadlines.probation,
+            self.lifecycle.probation_ends_at(),
+            &self.clock,
+        );
     }
 }
 
 /// The outcome of the request under way, and when that was sent: as the clock said then, or as it would have said had
 /// it been set already to what it is now, whichever is earlier. Never, where there is none.
-async fn landing(flight: &mut Option<Flight>, clock: &Clock) -> (Timestamp, Result<Issued, Error>) {
-    match flight {
-        Some(flight) => {
-            let outcome = flight.outcome.as_mut().await;
-            let sent_at = before(clock.now(), flight.timer.elapsed());
-            (flight.sent_at.min(sent_at), outcome)
+async fn completion(
+    in_flight: &mut Option<InFlight>,
+    clock: &Clock,
+) -> (Timestamp, Result<IssuedToken, Error>) {
+    match in_flight {
+        Some(in_flight) => {
+            let outcome = in_flight.outcome.as_mut().await;
+            let sent_at = before(clock.now(), in_flight.timer.elapsed());
+            (in_flight.sent_at.min(sent_at), outcome)
         }
         None => std::future::pending().await,
     }
 }
 
-async fn ring(alarm: Option<Alarm>, clock: &Clock) {
-    match alarm {
-        Some(alarm) => alarm.ring(clock).await,
+async fn wait_for(deadline: Option<Deadline>, clock: &Clock) {
+    match deadline {
+        Some(deadline) => deadline.wait(clock).await,
         None => std::future::pending().await,
     }
 }
 
-/// The alarm for this moment; the one there was, if it is the same.
-fn set(alarm: Option<Alarm>, at: Option<Timestamp>, clock: &Clock) -> Option<Alarm> {
-    match (alarm, at) {
-        (Some(alarm), Some(at)) if alarm.at == at => Some(alarm),
-        (_, at) => at.map(|at| Alarm::at(at, clock)),
+/// The deadline for this moment; the one there was, if it is the same.
+fn set(deadline: Option<Deadline>, at: Option<Timestamp>, clock: &Clock) -> Option<Deadline> {
+    match (deadline, at) {
+        (Some(deadline), Some(at)) if deadline.at == at => Some(deadline),
+        (_, at) => at.map(|at| Deadline::at(at, clock)),
     }
 }

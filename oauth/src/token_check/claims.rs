@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use serde_json::{Map, Value};
 
 /// Longest token that is read; no header carries one as long.
-const LONGEST: usize = 64 * 1024;
+const MAX_LEN: usize = 64 * 1024;
 
 /// What a JWT access token says (RFC 7519 section 4.1, RFC 8693 section 4.2, RFC 7800 section 3.1). Claims of another
 /// type than the standards give them count as absent.
@@ -28,7 +28,7 @@ pub struct Claims {
 
 /// The claims of what has the shape of a signed JWT; nothing where the token is opaque.
 pub fn read(token: &str) -> Option<Claims> {
-    if token.len() > LONGEST {
+    if token.len() > MAX_LEN {
         return None;
     }
     let mut parts = token.split('.');
@@ -147,7 +147,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_no_signed_jwt_is_opaque() {
-        let long = jwt(&json!({"iss": "x".repeat(LONGEST)}));
+        let long = jwt(&json!({"iss": "x".repeat(MAX_LEN)}));
         for token in [
             "",
             ".",

@@ -3,13 +3,13 @@
 /// A claim that does not fit.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("its claim {claim} is {found}, expected {expected}")]
-pub struct Mismatch {
+pub struct ClaimMismatchError {
     pub claim: &'static str,
     pub expected: String,
     pub found: String,
 }
 
-impl Mismatch {
+impl ClaimMismatchError {
     /// What to check.
     pub(crate) fn hint(&self) -> &'static str {
         match self.claim {

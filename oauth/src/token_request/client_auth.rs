@@ -8,11 +8,11 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::discovery::endpoints::Endpoints;
 use crate::error::Error;
 use crate::jose::assertion;
-use crate::redact::Quote;
-use crate::registration::{ClientAuthentication, Registration, Secrets};
+use crate::redact::Redactor;
+use crate::registration::{ClientAuthentication, ClientSecrets, Registration};
 
 /// What a request says of its sender. No `Debug`: it holds secrets.
-pub(crate) enum Identity<'a> {
+pub(crate) enum ClientAuth<'a> {
     /// Nothing, or the name alone: the rest is said elsewhere or by the TLS connection.
     Id(Option<&'a str>),
     Basic {
@@ -31,16 +31,16 @@ pub(crate) enum Identity<'a> {
 
 /// One of the two client secrets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Which {
+pub(crate) enum SecretChoice {
     First,
     Alternate,
 }
 
-impl<'a> Identity<'a> {
+impl<'a> ClientAuth<'a> {
     pub async fn of(
         registration: &'a Registration,
         endpoints: &Endpoints,
-        which: Which,
+        secret: SecretChoice,
         now: Timestamp,
         limit: Duration,
     ) -> Result<Self, Error> {
@@ -51,11 +51,11 @@ impl<'a> Identity<'a> {
             ClientAuthentication::Tls(_) => Self::Id(Some(needed?)),
             ClientAuthentication::SecretBasic(secrets) => Self::Basic {
                 client_id: needed?,
-                secret: secrets.get(which),
+                secret: secrets.get(secret),
             },
             ClientAuthentication::SecretPost(secrets) => Self::Post {
                 client_id: needed?,
-                secret: secrets.get(which),
+                secret: secrets.get(secret),
             },
             ClientAuthentication::PrivateKeyJwt { key, audience } => {
                 let audience = audience.as_deref().unwrap_or(endpoints.audience());
@@ -72,10 +72,10 @@ impl<'a> Identity<'a> {
     }
 }
 
-impl Secrets {
-    fn get(&self, which: Which) -> &SecretString {
-        match (which, &self.alternate) {
-            (Which::Alternate, Some(alternate)) => alternate,
+impl ClientSecrets {
+    fn get(&self, secret: SecretChoice) -> &SecretString {
+        match (secret, &self.alternate) {
+            (SecretChoice::Alternate, Some(alternate)) => alternate,
             _ => &self.first,
         }
     }
@@ -91,7 +91,7 @@ pub(crate) fn check(registration: &Registration) -> Result<(), Error> {
 }
 
 /// The client secrets; `None` where the client has no such thing.
-pub(crate) fn secrets(registration: &Registration) -> Option<&Secrets> {
+pub(crate) fn secrets(registration: &Registration) -> Option<&ClientSecrets> {
     match &registration.authentication {
         ClientAuthentication::SecretBasic(secrets) | ClientAuthentication::SecretPost(secrets) => {
             Some(secrets)
@@ -101,24 +101,24 @@ pub(crate) fn secrets(registration: &Registration) -> Option<&Secrets> {
 }
 
 /// Keeps back what the registration holds of secrets.
-pub(crate) fn quote(registration: &Registration) -> Quote {
+pub(crate) fn redactor(registration: &Registration) -> Redactor {
     let client_id = registration.client_id.as_deref().unwrap_or_default();
-    let mut quote = Quote::default();
+    let mut redactor = Redactor::default();
     if let Some(secrets) = secrets(registration) {
         for secret in [Some(&secrets.first), secrets.alternate.as_ref()]
             .into_iter()
             .flatten()
         {
-            quote = quote.and_client_secret(client_id, secret);
+            redactor = redactor.hide_client_secret(client_id, secret);
         }
     }
-    quote
+    redactor
 }
 
 /// Keeps back what this request says besides.
-pub(crate) fn quote_of(identity: &Identity<'_>, quote: Quote) -> Quote {
-    match identity {
-        Identity::Assertion { assertion, .. } => quote.and_sent(assertion.expose_secret()),
-        _ => quote,
+pub(crate) fn with_request_secrets(client_auth: &ClientAuth<'_>, redactor: Redactor) -> Redactor {
+    match client_auth {
+        ClientAuth::Assertion { assertion, .. } => redactor.hide_form_value(assertion.expose_secret()),
+        _ => redactor,
     }
 }

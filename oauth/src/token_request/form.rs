@@ -1,4 +1,4 @@
-//! A request, built and not yet sent: from the registration to a form, from form and identity to method, headers
+//! A request, built and not yet sent: from the registration to a form, from form and client authentication to method, headers
 //! and body.
 //!
 //! Built here: of the grants and methods, the oauth2 crate knows the simplest alone. For those it is the opinion that
@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use crate::token_request::client_auth::Identity;
+use crate::token_request::client_auth::ClientAuth;
 use crate::{Error, Registration};
 
 /// Parameters that the registration has fields for, or that a grant or client authentication needs.
@@ -38,39 +38,39 @@ const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// What every grant asks for.
 #[derive(Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct GrantParameters<'a> {
     pub registration: &'a Registration,
     pub scopes: &'a [String],
     /// RFC 8707. `None`: not sent.
     pub resource: Option<&'a str>,
 }
 
-/// What is asked, whoever asks it. No `Debug`: it may hold secrets.
+/// The parameters of a request, whoever sends it. No `Debug`: it may hold secrets.
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
     /// RFC 6749 section 4.4.2.
-    pub fn client_credentials(asked: &Asked<'_>) -> Self {
-        Self::grant("client_credentials").with_common(asked)
+    pub fn client_credentials(parameters: &GrantParameters<'_>) -> Self {
+        Self::grant("client_credentials").with_common(parameters)
     }
 
     /// RFC 7523 section 2.1.
-    pub fn jwt_bearer(asked: &Asked<'_>, assertion: &SecretString) -> Self {
+    pub fn jwt_bearer(parameters: &GrantParameters<'_>, assertion: &SecretString) -> Self {
         Self::grant("urn:ietf:params:oauth:grant-type:jwt-bearer")
             .with("assertion", assertion.expose_secret())
-            .with_common(asked)
+            .with_common(parameters)
     }
 
     /// RFC 8693 section 2.1.
-    pub fn token_exchange(asked: &Asked<'_>, subject_token: &SecretString) -> Self {
-        let exchange = &asked.registration.token_exchange;
+    pub fn token_exchange(parameters: &GrantParameters<'_>, subject_token: &SecretString) -> Self {
+        let exchange = &parameters.registration.token_exchange;
         let mut form = Self::grant("urn:ietf:params:oauth:grant-type:token-exchange")
             .with("subject_token", subject_token.expose_secret())
             .with("subject_token_type", &exchange.subject_token_type);
         if let Some(kind) = &exchange.requested_token_type {
             form = form.with("requested_token_type", kind);
         }
-        form.with_common(asked)
+        form.with_common(parameters)
     }
 
     /// RFC 7009 section 2.1.
@@ -91,11 +91,11 @@ impl Form {
 
     fn with_common(
         mut self,
-        Asked {
+        GrantParameters {
             registration,
             scopes,
             resource,
-        }: &Asked<'_>,
+        }: &GrantParameters<'_>,
     ) -> Self {
         if !scopes.is_empty() {
             self = self.with("scope", &scopes.join(" "));
@@ -141,7 +141,7 @@ pub(crate) fn union(first: &[String], second: &[String]) -> Vec<String> {
 pub(crate) fn build(
     form: &Form,
     endpoint: &Url,
-    identity: &Identity<'_>,
+    client_auth: &ClientAuth<'_>,
     proof: Option<&str>,
 ) -> Result<Request<Vec<u8>>, Error> {
     let mut body = Serializer::new(String::new());
@@ -151,18 +151,18 @@ pub(crate) fn build(
         .uri(endpoint.as_str())
         .header(ACCEPT, "application/json")
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-    match identity {
-        Identity::Id(client_id) => {
+    match client_auth {
+        ClientAuth::Id(client_id) => {
             body.extend_pairs(client_id.map(|id| ("client_id", id)));
         }
-        Identity::Basic { client_id, secret } => {
+        ClientAuth::Basic { client_id, secret } => {
             request = request.header(AUTHORIZATION, basic(client_id, secret)?);
         }
-        Identity::Post { client_id, secret } => {
+        ClientAuth::Post { client_id, secret } => {
             body.append_pair("client_id", client_id)
                 .append_pair("client_secret", secret.expose_secret());
         }
-        Identity::Assertion { client_id, assertion } => {
+        ClientAuth::Assertion { client_id, assertion } => {
             // Optional (RFC 7521 section 4.2), and yet demanded by some.
             body.extend_pairs(client_id.map(|id| ("client_id", id)))
                 .append_pair("client_assertion_type", CLIENT_ASSERTION_TYPE)
@@ -217,17 +217,17 @@ mod tests {
         }
     }
 
-    fn asked<'a>(registration: &'a Registration, scopes: &'a [String]) -> Asked<'a> {
-        Asked {
+    fn parameters<'a>(registration: &'a Registration, scopes: &'a [String]) -> GrantParameters<'a> {
+        GrantParameters {
             registration,
             scopes,
             resource: registration.resource.as_deref(),
         }
     }
 
-    fn built(form: &Form, identity: &Identity<'_>, proof: Option<&str>) -> Request<Vec<u8>> {
+    fn built(form: &Form, client_auth: &ClientAuth<'_>, proof: Option<&str>) -> Request<Vec<u8>> {
         let endpoint = Url::parse("https://as.example.com/token").unwrap();
-        build(form, &endpoint, identity, proof).unwrap()
+        build(form, &endpoint, client_auth, proof).unwrap()
     }
 
     fn pairs(request: &Request<Vec<u8>>) -> Vec<(String, String)> {
@@ -238,8 +238,8 @@ mod tests {
         pairs.map(|(name, value)| (name.into(), value.into())).into()
     }
 
-    fn ask(identity: &Identity<'_>) -> Request<Vec<u8>> {
-        built(&Form::grant("x"), identity, None)
+    fn ask(client_auth: &ClientAuth<'_>) -> Request<Vec<u8>> {
+        built(&Form::grant("x"), client_auth, None)
     }
 
     const COMMON: [(&str, &str); 4] = [
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn basic_form_encodes_id_and_secret_before_base64() {
-        let request = ask(&Identity::Basic {
+        let request = ask(&ClientAuth::Basic {
             client_id: ID,
             secret: &SECRET.into(),
         });
@@ -272,18 +272,18 @@ mod tests {
 
     #[test]
     fn each_identity_says_in_the_form_what_it_must_and_no_more() {
-        for (identity, expected) in [
-            (Identity::Id(None), vec![]),
-            (Identity::Id(Some(ID)), owned([("client_id", ID)])),
+        for (client_auth, expected) in [
+            (ClientAuth::Id(None), vec![]),
+            (ClientAuth::Id(Some(ID)), owned([("client_id", ID)])),
             (
-                Identity::Post {
+                ClientAuth::Post {
                     client_id: ID,
                     secret: &SECRET.into(),
                 },
                 owned([("client_id", ID), ("client_secret", SECRET)]),
             ),
             (
-                Identity::Assertion {
+                ClientAuth::Assertion {
                     client_id: Some(ID),
                     assertion: "e.y.j".into(),
                 },
@@ -294,7 +294,7 @@ mod tests {
                 ]),
             ),
             (
-                Identity::Assertion {
+                ClientAuth::Assertion {
                     client_id: None,
                     assertion: "e.y.j".into(),
                 },
@@ -304,7 +304,7 @@ mod tests {
                 ]),
             ),
         ] {
-            let request = ask(&identity);
+            let request = ask(&client_auth);
             assert_eq!(request.headers().get(AUTHORIZATION), None);
             assert_eq!(pairs(&request)[1..], expected);
         }
@@ -316,18 +316,18 @@ mod tests {
         registration.token_exchange.requested_token_type = Some("urn:r".into());
         let forms = [
             (
-                Form::client_credentials(&asked(&registration, &scopes())),
+                Form::client_credentials(&parameters(&registration, &scopes())),
                 owned([("grant_type", "client_credentials")]),
             ),
             (
-                Form::jwt_bearer(&asked(&registration, &scopes()), &"e.y.j".into()),
+                Form::jwt_bearer(&parameters(&registration, &scopes()), &"e.y.j".into()),
                 owned([
                     ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
                     ("assertion", "e.y.j"),
                 ]),
             ),
             (
-                Form::token_exchange(&asked(&registration, &scopes()), &"u.s.er".into()),
+                Form::token_exchange(&parameters(&registration, &scopes()), &"u.s.er".into()),
                 owned([
                     ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
                     ("subject_token", "u.s.er"),
@@ -341,23 +341,23 @@ mod tests {
         ];
         for (form, own) in forms {
             let expected = [own, owned(COMMON)].concat();
-            assert_eq!(pairs(&built(&form, &Identity::Id(None), None)), expected);
+            assert_eq!(pairs(&built(&form, &ClientAuth::Id(None), None)), expected);
         }
     }
 
     #[test]
     fn what_is_not_set_is_not_sent() {
         let registration = Registration::new("https://as.example.com/token", ID, ClientAuthentication::None);
-        let form = Form::client_credentials(&asked(&registration, &[]));
+        let form = Form::client_credentials(&parameters(&registration, &[]));
         assert_eq!(
-            built(&form, &Identity::Id(None), None).body(),
+            built(&form, &ClientAuth::Id(None), None).body(),
             b"grant_type=client_credentials"
         );
     }
 
     #[test]
     fn a_revocation_says_what_kind_of_token_it_is() {
-        let request = built(&Form::revocation(&"t0p".into()), &Identity::Id(Some(ID)), None);
+        let request = built(&Form::revocation(&"t0p".into()), &ClientAuth::Id(Some(ID)), None);
         assert_eq!(
             pairs(&request),
             owned([
@@ -379,11 +379,11 @@ mod tests {
 
     #[test]
     fn credentials_and_proofs_are_marked_as_sensitive() {
-        let identity = Identity::Basic {
+        let client_auth = ClientAuth::Basic {
             client_id: ID,
             secret: &SECRET.into(),
         };
-        let request = built(&Form::grant("x"), &identity, Some("p.r.oof"));
+        let request = built(&Form::grant("x"), &client_auth, Some("p.r.oof"));
         for name in [AUTHORIZATION, DPOP] {
             assert_eq!(format!("{:?}", request.headers()[name]), "Sensitive");
         }

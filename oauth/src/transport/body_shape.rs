@@ -2,7 +2,7 @@
 
 /// What an answer that is not JSON looks like. A closed set: the answer itself may hold anything.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Shape {
+pub enum BodyShape {
     #[error("empty")]
     Empty,
     #[error("an HTML page")]
@@ -17,7 +17,7 @@ pub enum Shape {
     Other,
 }
 
-impl Shape {
+impl BodyShape {
     /// What a body looks like of which is known whether it is JSON.
     pub(crate) fn of(body: &[u8], is_json: bool) -> Self {
         let start: String = String::from_utf8_lossy(&body[..body.len().min(512)])

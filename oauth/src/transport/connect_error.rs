@@ -1,10 +1,10 @@
 //! Why no connection came about.
 
-use crate::ssrf::Forbidden;
+use crate::ssrf::ForbiddenAddressError;
 
 /// Why no connection came about.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum ConnectFault {
+pub enum ConnectError {
     #[error("its host name does not resolve")]
     Dns,
     #[error("it was refused")]
@@ -12,7 +12,7 @@ pub enum ConnectFault {
     #[error("TLS failed{}", because(.0))]
     Tls(Option<String>),
     #[error("its address is {0}")]
-    Forbidden(Forbidden),
+    Forbidden(ForbiddenAddressError),
     /// The server's TLS alert says that it wants a certificate, or another one.
     #[error("the server does not take the client certificate{}", because(.0))]
     ClientCertificate(Option<String>),
@@ -20,7 +20,7 @@ pub enum ConnectFault {
     Other,
 }
 
-impl ConnectFault {
+impl ConnectError {
     /// What to check.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
@@ -30,7 +30,7 @@ impl ConnectFault {
                 "check the host in tokenUrl and the server's certificate, and set caBundle if a private authority \
                  signed it"
             }
-            Self::Forbidden(Forbidden::Private) => {
+            Self::Forbidden(ForbiddenAddressError::Private) => {
                 "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or state \
                  tokenUrl"
             }

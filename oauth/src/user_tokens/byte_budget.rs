@@ -1,25 +1,25 @@
-//! How many bytes are kept of what servers answered.
+//! Byte budget: how many bytes are kept of what servers answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The sum of all that is kept.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scale(Arc<AtomicUsize>);
+pub(super) struct ByteBudget(Arc<AtomicUsize>);
 
 /// Counts in the sum for as long as it is there.
 #[derive(Debug)]
-pub(super) struct Weight {
+pub(super) struct BudgetShare {
     bytes: usize,
-    scale: Scale,
+    budget: ByteBudget,
 }
 
-impl Scale {
-    pub fn put(&self, bytes: usize) -> Weight {
+impl ByteBudget {
+    pub fn put(&self, bytes: usize) -> BudgetShare {
         self.0.fetch_add(bytes, Ordering::Relaxed);
-        Weight {
+        BudgetShare {
             bytes,
-            scale: self.clone(),
+            budget: self.clone(),
         }
     }
 
@@ -28,9 +28,9 @@ impl Scale {
     }
 }
 
-impl Drop for Weight {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
-        self.scale.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -40,12 +40,12 @@ mod tests {
 
     #[test]
     fn what_is_gone_counts_no_more() {
-        let scale = Scale::default();
-        let (first, second) = (scale.put(3), scale.put(4));
-        assert_eq!(scale.total(), 7);
+        let budget = ByteBudget::default();
+        let (first, second) = (budget.put(3), budget.put(4));
+        assert_eq!(budget.total(), 7);
         drop(first);
-        assert_eq!(scale.total(), 4);
+        assert_eq!(budget.total(), 4);
         drop(second);
-        assert_eq!(scale.total(), 0);
+        assert_eq!(budget.total(), 0);
     }
 }

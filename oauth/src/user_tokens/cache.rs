@@ -1,4 +1,4 @@
-//! What there is for each user, decided: a token, a failure that is still fresh, a request under way, or nothing. No
+//! User-token cache: what there is for each user, decided: a token, a failure that is still fresh, a request under way, or nothing. No
 //! request is made here.
 
 use std::collections::HashMap;
@@ -8,101 +8,101 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
-use super::Outcome;
-use super::byte_budget::{Scale, Weight};
-use super::lru::{Recency, Turn};
+use super::TokenResult;
+use super::byte_budget::{BudgetShare, ByteBudget};
+use super::lru::{LruOrder, LruPosition};
 use crate::clock::{after, before};
 use crate::renewal::breaker::Breaker;
-use crate::renewal::deadline::Alarm;
-use crate::renewal::rejection_backoff::Refusals;
+use crate::renewal::deadline::Deadline;
+use crate::renewal::rejection_backoff::RejectionBackoff;
 use crate::renewal::schedule;
-use crate::{Circuit, Clock, Code, Error, Policy, Token};
+use crate::{Circuit, Clock, Error, ErrorCode, Policy, Token};
 
 /// How long before its end a token is not handed out any more: a call has to reach its server with it.
-const LONGEST_MARGIN: Duration = Duration::from_secs(30);
+const MAX_MARGIN: Duration = Duration::from_secs(30);
 /// How long a token of unknown life is kept.
-const LONGEST_UNKNOWN: Duration = Duration::from_secs(5 * 60);
+const MAX_UNKNOWN_LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// How long it is believed that a user's own token is not accepted.
-const REJECTED_FOR: Duration = Duration::from_secs(30);
+const REJECTION_CACHE_TIME: Duration = Duration::from_secs(30);
 
 /// Names a user by a keyed hash of the user's token.
 pub(super) type User = [u8; 32];
 
-pub(super) enum Found {
+pub(super) enum CacheLookup {
     Token(Arc<Token>),
-    Failed(Error),
-    UnderWay(watch::Receiver<Option<Outcome>>),
+    Failure(Error),
+    InFlight(watch::Receiver<Option<TokenResult>>),
     /// A request is to be made: its number, and whom to tell.
-    Nothing(u64, watch::Sender<Option<Outcome>>),
+    Miss(u64, watch::Sender<Option<TokenResult>>),
 }
 
-pub(super) struct Shelf {
+pub(super) struct UserTokenCache {
     capacity: usize,
-    most_bytes: usize,
+    max_bytes: usize,
     policy: Policy,
     clock: Clock,
-    users: HashMap<User, Entry>,
+    users: HashMap<User, UserEntry>,
     /// Of the tokens and errors of all users.
-    scale: Scale,
+    budget: ByteBudget,
     /// Of the users without a request under way: the others are waited for.
-    resting: Recency<User>,
+    idle: LruOrder<User>,
     breaker: Breaker,
     /// What opened the circuit, and when it may be tried again.
-    ill: Option<(Error, Alarm)>,
+    circuit_error: Option<(Error, Deadline)>,
     /// The request that tries whether the server is well again.
     probe: Option<u64>,
     requests: u64,
 }
 
 #[derive(Default)]
-struct Entry {
-    token: Option<Held>,
-    failed: Option<Failed>,
+struct UserEntry {
+    token: Option<CachedToken>,
+    failed: Option<CachedFailure>,
     failures: u32,
-    refusals: Refusals,
-    place: Place,
+    rejections: RejectionBackoff,
+    request: RequestState,
 }
 
-enum Place {
-    Resting(Turn),
-    UnderWay(watch::Receiver<Option<Outcome>>),
+enum RequestState {
+    Idle(LruPosition),
+    InFlight(watch::Receiver<Option<TokenResult>>),
 }
 
-struct Held {
+struct CachedToken {
     token: Arc<Token>,
-    /// When it is asked for anew.
-    stale: Alarm,
+    /// When it is requested anew.
+    refresh_at: Deadline,
     /// When it is over. `None`: nobody knows.
-    over: Option<Alarm>,
-    /// The MCP server refused it: when it is dropped.
-    dropped: Option<Alarm>,
-    _weight: Weight,
+    expires_at: Option<Deadline>,
+    /// The MCP server rejected it: when it is dropped.
+    drop_at: Option<Deadline>,
+    _share: BudgetShare,
 }
 
-struct Failed {
+struct CachedFailure {
     error: Error,
-    until: Alarm,
-    _weight: Weight,
+    until: Deadline,
+    _share: BudgetShare,
 }
 
-impl Default for Place {
+impl Default for RequestState {
     fn default() -> Self {
-        Self::Resting(Turn::MAX)
+        Self::Idle(LruPosition::MAX)
     }
 }
 
-impl Shelf {
-    pub fn new(capacity: usize, most_bytes: usize, policy: Policy, clock: Clock) -> Self {
+impl UserTokenCache {
+    pub fn new(capacity: usize, max_bytes: usize, policy: Policy, clock: Clock) -> Self {
         Self {
             capacity: capacity.max(1),
-            most_bytes,
+            max_bytes,
             policy,
             clock,
             users: HashMap::new(),
-            scale: Scale::default(),
-            resting: Recency::default(),
+            budget: ByteBudget::default(),
+            idle: LruOrder::default(),
             breaker: Breaker::default(),
-            ill: None,
+            circuit_error: None,
             probe: None,
             requests: 0,
         }
@@ -117,192 +117,196 @@ impl Shelf {
     }
 
     /// What there is for this user now. Where it is nothing, a request is under way from now on.
-    pub fn find(&mut self, user: User) -> Found {
+    pub fn find(&mut self, user: User) -> CacheLookup {
         let mut token = None;
         if let Some(entry) = self.users.get_mut(&user) {
-            if let Place::Resting(turn) = &mut entry.place {
-                self.resting.take(*turn);
-                *turn = self.resting.push(user);
+            if let RequestState::Idle(position) = &mut entry.request {
+                self.idle.take(*position);
+                *position = self.idle.push(user);
             }
-            if let Some(held) = entry.usable(&self.clock) {
-                if !held.stale.rang(&self.clock) {
-                    return Found::Token(Arc::clone(&held.token));
+            if let Some(cached) = entry.usable(&self.clock) {
+                if !cached.refresh_at.has_passed(&self.clock) {
+                    return CacheLookup::Token(Arc::clone(&cached.token));
                 }
-                token = Some(Arc::clone(&held.token));
+                token = Some(Arc::clone(&cached.token));
             }
-            if let Place::UnderWay(waiting) = &entry.place {
-                return Found::UnderWay(waiting.clone());
+            if let RequestState::InFlight(waiting) = &entry.request {
+                return CacheLookup::InFlight(waiting.clone());
             }
             if let Some(failed) = entry
                 .failed
                 .as_ref()
-                .filter(|failed| !failed.until.rang(&self.clock))
+                .filter(|failed| !failed.until.has_passed(&self.clock))
             {
-                let failed = Found::Failed(failed.error.clone());
-                return token.map_or(failed, Found::Token);
+                let failed = CacheLookup::Failure(failed.error.clone());
+                return token.map_or(failed, CacheLookup::Token);
             }
         }
-        let denied = self.denied().or_else(|| self.make_room(&user).err());
+        let denied = self.denied().or_else(|| self.evict_for(&user).err());
         match (denied, token) {
             // A token that is near its end is better than none.
-            (Some(_), Some(token)) => Found::Token(token),
-            (Some(error), None) => Found::Failed(error),
-            (None, _) => self.depart(user),
+            (Some(_), Some(token)) => CacheLookup::Token(token),
+            (Some(error), None) => CacheLookup::Failure(error),
+            (None, _) => self.start_request(user),
         }
     }
 
     /// A request came to its end. Returns what those get who wait for it.
-    pub fn land(&mut self, user: User, flight: u64, outcome: Outcome) -> Outcome {
+    pub fn finish_request(&mut self, user: User, request_id: u64, outcome: TokenResult) -> TokenResult {
         let now = self.clock.now();
-        self.judge(flight, &outcome);
+        self.record_outcome(request_id, &outcome);
         let Some(entry) = self.users.get_mut(&user) else {
             return outcome;
         };
-        entry.place = Place::Resting(self.resting.push(user));
+        entry.request = RequestState::Idle(self.idle.push(user));
         let outcome = match outcome {
             Ok(token) => {
-                entry.refusals.succeed(now, entry.token.is_some());
-                entry.token = Some(Held::new(Arc::clone(&token), &self.clock, &self.scale));
+                entry.rejections.token_replaced(now, entry.token.is_some());
+                entry.token = Some(CachedToken::new(Arc::clone(&token), &self.clock, &self.budget));
                 entry.failed = None;
                 entry.failures = 0;
                 Ok(token)
             }
             Err(error) => {
                 entry.failures = entry.failures.saturating_add(1);
-                let until = match concerns_user(&error) {
-                    true => after(now, REJECTED_FOR),
+                let until = match is_user_error(&error) {
+                    true => after(now, REJECTION_CACHE_TIME),
                     false => schedule::retry_at(now, entry.failures, error.retry_after(), &self.policy),
                 };
-                entry.failed = Some(Failed {
+                entry.failed = Some(CachedFailure {
                     error: error.clone(),
-                    until: Alarm::at(until, &self.clock),
+                    until: Deadline::at(until, &self.clock),
                     // What a server said is in the message.
-                    _weight: self.scale.put(error.to_string().len()),
+                    _share: self.budget.put(error.to_string().len()),
                 });
                 match entry.usable(&self.clock) {
-                    Some(held) => Ok(Arc::clone(&held.token)),
+                    Some(cached) => Ok(Arc::clone(&cached.token)),
                     None => Err(error),
                 }
             }
         };
-        self.lighten();
+        self.evict_to_budget();
         outcome
     }
 
     /// The MCP server refused this token of the user.
-    pub fn refuse(&mut self, user: User, token_id: &str) {
+    pub fn reject(&mut self, user: User, token_id: &str) {
         let Some(entry) = self.users.get_mut(&user) else {
             return;
         };
-        let held = entry.token.as_mut().filter(|held| held.token.id == token_id);
-        if let Some(held) = held.filter(|held| held.dropped.is_none()) {
-            let again_at = entry.refusals.refuse(self.clock.now(), self.policy.random);
-            held.dropped = Some(Alarm::at(again_at, &self.clock));
+        let cached = entry.token.as_mut().filter(|cached| cached.token.id == token_id);
+        if let Some(cached) = cached.filter(|cached| cached.drop_at.is_none()) {
+            let retry_at = entry.rejections.reject(self.clock.now(), self.policy.random);
+            cached.drop_at = Some(Deadline::at(retry_at, &self.clock));
         }
     }
 
     /// Failures so far say nothing any more.
-    pub fn forgive(&mut self) {
+    pub fn reset_failures(&mut self) {
         self.breaker.close();
-        (self.ill, self.probe) = (None, None);
+        (self.circuit_error, self.probe) = (None, None);
         for entry in self.users.values_mut() {
             entry.failed = None;
             entry.failures = 0;
-            entry.refusals.trust();
+            entry.rejections.reset();
         }
     }
 
     /// Why no request can be made now, if none can.
     fn denied(&self) -> Option<Error> {
-        let (error, until) = self.ill.as_ref()?;
-        let open = self.probe.is_some() || !until.rang(&self.clock);
+        let (error, until) = self.circuit_error.as_ref()?;
+        let open = self.probe.is_some() || !until.has_passed(&self.clock);
         open.then(|| error.clone())
     }
 
     /// Makes room for one more user, at the price of whom was not seen for longest.
-    fn make_room(&mut self, user: &User) -> Result<(), Error> {
+    fn evict_for(&mut self, user: &User) -> Result<(), Error> {
         if self.users.contains_key(user) || self.users.len() < self.capacity {
             return Ok(());
         }
-        let oldest = self.resting.pop().ok_or(Error::TooManyAtOnce)?;
+        let oldest = self.idle.pop().ok_or(Error::TooManyAtOnce)?;
         self.users.remove(&oldest);
         Ok(())
     }
 
     /// Keeps within the bytes there may be, at the price of whom was not seen for longest. Those with a request under
     /// way stay: they had room before, so what came to be too much is what has come since.
-    fn lighten(&mut self) {
-        while self.scale.total() > self.most_bytes {
-            let Some(oldest) = self.resting.pop() else { return };
+    fn evict_to_budget(&mut self) {
+        while self.budget.total() > self.max_bytes {
+            let Some(oldest) = self.idle.pop() else { return };
             self.users.remove(&oldest);
         }
     }
 
-    fn depart(&mut self, user: User) -> Found {
+    fn start_request(&mut self, user: User) -> CacheLookup {
         self.requests += 1;
-        let flight = self.requests;
-        if self.ill.is_some() {
+        let request_id = self.requests;
+        if self.circuit_error.is_some() {
             self.breaker.probe();
-            self.probe = Some(flight);
+            self.probe = Some(request_id);
         }
         let (sender, waiting) = watch::channel(None);
         let entry = self.users.entry(user).or_default();
-        if let Place::Resting(turn) = entry.place {
-            self.resting.take(turn);
+        if let RequestState::Idle(position) = entry.request {
+            self.idle.take(position);
         }
-        entry.place = Place::UnderWay(waiting);
-        Found::Nothing(flight, sender)
+        entry.request = RequestState::InFlight(waiting);
+        CacheLookup::Miss(request_id, sender)
     }
 
     /// What an outcome says of the server. It is well if it answers, and be it that it does not accept a user.
-    fn judge(&mut self, flight: u64, outcome: &Outcome) {
-        let probed = self.probe.take_if(|probe| *probe == flight).is_some();
+    fn record_outcome(&mut self, request_id: u64, outcome: &TokenResult) {
+        let probed = self.probe.take_if(|probe| *probe == request_id).is_some();
         match outcome {
-            Err(error) if !concerns_user(error) => {
+            Err(error) if !is_user_error(error) => {
                 // Those that were under way when the circuit opened say nothing new.
-                if self.ill.is_some() && !probed {
+                if self.circuit_error.is_some() && !probed {
                     return;
                 }
                 let until = self.breaker.failed(self.clock.now(), error, &self.policy);
                 if let Circuit::Open { .. } = self.breaker.circuit {
                     tracing::warn!(reason = error.reason(), %until, "no tokens for users are asked for");
-                    self.ill = Some((error.clone(), Alarm::at(until, &self.clock)));
+                    self.circuit_error = Some((error.clone(), Deadline::at(until, &self.clock)));
                 }
             }
             _ => {
                 self.breaker.close();
-                (self.ill, self.probe) = (None, None);
+                (self.circuit_error, self.probe) = (None, None);
             }
         }
     }
 }
 
-impl Entry {
+impl UserEntry {
     /// The token, if it is neither over nor to be dropped.
-    fn usable(&mut self, clock: &Clock) -> Option<&Held> {
-        let rang = |alarm: Option<Alarm>| alarm.is_some_and(|alarm| alarm.rang(clock));
-        if let Some(held) = self.token.take_if(|held| rang(held.over) || rang(held.dropped)) {
-            if held.dropped.is_none() {
+    fn usable(&mut self, clock: &Clock) -> Option<&CachedToken> {
+        let has_passed =
+            |deadline: Option<Deadline>| deadline.is_some_and(|deadline| deadline.has_passed(clock));
+        if let Some(cached) = self
+            .token
+            .take_if(|cached| has_passed(cached.expires_at) || has_passed(cached.drop_at))
+        {
+            if cached.drop_at.is_none() {
                 // It was good to its end.
-                self.refusals.trust();
+                self.rejections.reset();
             }
-            self.refusals.lose();
+            self.rejections.token_lost();
         }
         self.token.as_ref()
     }
 }
 
-impl Held {
-    fn new(token: Arc<Token>, clock: &Clock, scale: &Scale) -> Self {
-        let stale = match token.expires_at {
-            Some(end) => before(end, (token.life() / 10).min(LONGEST_MARGIN)),
-            None => after(clock.now(), LONGEST_UNKNOWN),
+impl CachedToken {
+    fn new(token: Arc<Token>, clock: &Clock, budget: &ByteBudget) -> Self {
+        let refresh_at = match token.expires_at {
+            Some(end) => before(end, (token.life() / 10).min(MAX_MARGIN)),
+            None => after(clock.now(), MAX_UNKNOWN_LIFETIME),
         };
         Self {
-            stale: Alarm::at(stale, clock),
-            over: token.expires_at.map(|end| Alarm::at(end, clock)),
-            dropped: None,
-            _weight: scale.put(bytes(&token)),
+            refresh_at: Deadline::at(refresh_at, clock),
+            expires_at: token.expires_at.map(|end| Deadline::at(end, clock)),
+            drop_at: None,
+            _share: budget.put(bytes(&token)),
             token,
         }
     }
@@ -321,18 +325,18 @@ fn bytes(token: &Token) -> usize {
 /// Whether an error may be about the user's token rather than about the client or the server: what a single user can
 /// bring about by what is sent as their token must not keep the others from theirs. RFC 8693 section 2.2.2 answers a
 /// token that is not accepted with `invalid_request`; gateways before the server look at it too, and answer by status.
-fn concerns_user(error: &Error) -> bool {
+fn is_user_error(error: &Error) -> bool {
     match error {
         Error::Rejected(rejection) => {
             rejection.retry_after.is_none()
                 && matches!(
                     rejection.code,
-                    Code::InvalidRequest
-                        | Code::InvalidGrant
-                        | Code::InvalidScope
-                        | Code::InvalidTarget
-                        | Code::AccessDenied
-                        | Code::Other(_)
+                    ErrorCode::InvalidRequest
+                        | ErrorCode::InvalidGrant
+                        | ErrorCode::InvalidScope
+                        | ErrorCode::InvalidTarget
+                        | ErrorCode::AccessDenied
+                        | ErrorCode::Other(_)
                 )
         }
         Error::HttpStatus {

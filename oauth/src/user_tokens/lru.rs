@@ -1,42 +1,42 @@
-//! Who was used how recently.
+//! LRU order: who was used least recently.
 
 use std::collections::BTreeMap;
 
-/// A turn in the order of use; later ones are greater.
-pub(super) type Turn = u64;
+/// A position in the order of use; later ones are greater.
+pub(super) type LruPosition = u64;
 
 /// An order of use.
 #[derive(Debug)]
-pub(super) struct Recency<T> {
-    turns: BTreeMap<Turn, T>,
-    next: Turn,
+pub(super) struct LruOrder<T> {
+    positions: BTreeMap<LruPosition, T>,
+    next: LruPosition,
 }
 
-impl<T> Default for Recency<T> {
+impl<T> Default for LruOrder<T> {
     fn default() -> Self {
         Self {
-            turns: BTreeMap::new(),
+            positions: BTreeMap::new(),
             next: 0,
         }
     }
 }
 
-impl<T> Recency<T> {
-    /// Puts one at the end. Its turn takes it out again.
-    pub fn push(&mut self, one: T) -> Turn {
-        let turn = self.next;
+impl<T> LruOrder<T> {
+    /// Puts one at the end. Its position takes it out again.
+    pub fn push(&mut self, one: T) -> LruPosition {
+        let position = self.next;
         self.next += 1;
-        self.turns.insert(turn, one);
-        turn
+        self.positions.insert(position, one);
+        position
     }
 
-    pub fn take(&mut self, turn: Turn) -> Option<T> {
-        self.turns.remove(&turn)
+    pub fn take(&mut self, position: LruPosition) -> Option<T> {
+        self.positions.remove(&position)
     }
 
     /// Takes out the one that was used least recently.
     pub fn pop(&mut self) -> Option<T> {
-        self.turns.pop_first().map(|(_, one)| one)
+        self.positions.pop_first().map(|(_, one)| one)
     }
 }
 
@@ -46,13 +46,13 @@ mod tests {
 
     #[test]
     fn the_one_that_was_not_used_for_longest_goes_first() {
-        let mut recency = Recency::default();
-        let a = recency.push("a");
-        recency.push("b");
-        let again = recency.take(a).unwrap();
-        recency.push(again);
+        let mut order = LruOrder::default();
+        let a = order.push("a");
+        order.push("b");
+        let again = order.take(a).unwrap();
+        order.push(again);
         assert_eq!(
-            [recency.pop(), recency.pop(), recency.pop()],
+            [order.pop(), order.pop(), order.pop()],
             [Some("b"), Some("a"), None]
         );
     }

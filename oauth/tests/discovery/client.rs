@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
-use mcp_auth_oauth::{Ask, Client, Clock, Error, Issued, Mode, Registration, ServerLocation};
+use mcp_auth_oauth::{
+    Client, Clock, Error, IssuedToken, Registration, ServerLocation, TokenCheckMode, TokenRequest,
+};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -16,8 +18,8 @@ pub fn client(registration: Registration) -> Client {
         .with_clock(Clock::starting_at(start()))
 }
 
-pub async fn ask(client: &Client) -> Result<Issued, Error> {
-    client.request_token(&Ask::default()).await
+pub async fn ask(client: &Client) -> Result<IssuedToken, Error> {
+    client.request_token(&TokenRequest::default()).await
 }
 
 fn jwt(claims: &Value) -> String {
@@ -66,9 +68,9 @@ async fn an_issuer_that_changed_is_noticed_once_its_tokens_are_refused() {
     let client = client(registration(resource_at(mcp.url("/mcp"))));
     ask(&client).await.unwrap();
     mcp.name(&after.url(""));
-    let refused = |refusals_in_a_row| Ask {
-        refusals_in_a_row,
-        ..Ask::default()
+    let refused = |rejections_in_a_row| TokenRequest {
+        rejections_in_a_row,
+        ..TokenRequest::default()
     };
     // One refused token is nothing special: another one of the same server will do.
     client.request_token(&refused(1)).await.unwrap();
@@ -88,7 +90,7 @@ async fn a_token_is_for_the_resource_as_its_metadata_call_it() {
     );
     let mut registration = registration(resource_at(mcp.url("/mcp")));
     registration.resource = Some(mcp.url("/mcp"));
-    registration.check.mode = Mode::Enforce;
+    registration.check.mode = TokenCheckMode::Enforce;
     issue(&auth, &jwt(&json!({"aud": mcp.url("")})));
     ask(&client(registration.clone())).await.unwrap();
     issue(&auth, &jwt(&json!({"aud": mcp.url("/mcp")})));
@@ -155,7 +157,7 @@ async fn a_token_of_another_issuer_or_for_another_resource_is_not_handed_out() {
         claims[claim] = value;
         let token = jwt(&claims);
         issue(&auth, &token);
-        registration.check.mode = Mode::Enforce;
+        registration.check.mode = TokenCheckMode::Enforce;
         let error = ask(&client(registration.clone())).await.unwrap_err();
         assert_eq!(error.reason(), "TokenMismatch");
         assert!(
@@ -163,14 +165,14 @@ async fn a_token_of_another_issuer_or_for_another_resource_is_not_handed_out() {
             "{error}"
         );
         assert!(!format!("{error:?}").contains(&token));
-        registration.check.mode = Mode::Report;
+        registration.check.mode = TokenCheckMode::Report;
         let reported = ask(&client(registration.clone())).await.unwrap();
         assert_eq!(reported.mismatch.unwrap().claim, claim);
-        registration.check.mode = Mode::Off;
+        registration.check.mode = TokenCheckMode::Off;
         let unseen = ask(&client(registration.clone())).await.unwrap();
         assert_eq!(unseen.mismatch, None);
     }
-    registration.check.mode = Mode::Enforce;
+    registration.check.mode = TokenCheckMode::Enforce;
     registration.check.accepted_audiences = vec!["account".into()];
     ask(&client(registration)).await.unwrap();
 }
@@ -196,7 +198,11 @@ async fn a_token_does_not_outlive_what_it_says_of_itself_whatever_the_server_say
     let auth = Server::authorization_server().await;
     let token = jwt(&json!({"exp": start().as_second() + 300}));
     auth.json("/token", json!({"access_token": token, "expires_in": 3600}));
-    for mode in [Mode::Enforce, Mode::Report, Mode::Off] {
+    for mode in [
+        TokenCheckMode::Enforce,
+        TokenCheckMode::Report,
+        TokenCheckMode::Off,
+    ] {
         let mut registration = registration(ServerLocation::Issuer(auth.url("")));
         registration.check.mode = mode;
         let life = ask(&client(registration)).await.unwrap().expires_in.unwrap();

@@ -66,12 +66,12 @@ async fn callers_at_the_same_time_share_one_search() {
 #[tokio::test]
 async fn what_is_forgotten_is_searched_for_again_but_not_within_a_minute() {
     let scene = scene().await;
-    scene.discovery.forget().await;
+    scene.discovery.invalidate_unless_fresh().await;
     assert_eq!(scene.ask().await, (scene.issuer(), true));
-    scene.discovery.forget().await;
+    scene.discovery.invalidate_unless_fresh().await;
     assert_eq!(scene.ask().await, (scene.issuer(), false));
     pass(Duration::from_secs(60)).await;
-    scene.discovery.forget().await;
+    scene.discovery.invalidate_unless_fresh().await;
     assert_eq!(scene.ask().await, (scene.issuer(), true));
 }
 

@@ -1,6 +1,8 @@
 //! What resource servers say of a token: refused (401), and not enough (403).
 
-use mcp_auth_oauth::{Circuit, Clock, Code, Error, NoStepUp, Rejection, State, StepUp, TokenSource};
+use mcp_auth_oauth::{
+    Circuit, Clock, Error, ErrorCode, ErrorResponse, StepUp, StepUpError, TokenSource, TokenSourceState,
+};
 
 use crate::script::{Script, Step, unavailable};
 use crate::{at, issue, policy, serves, sleep, spawn, state};
@@ -9,13 +11,13 @@ fn scopes(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-fn id(state: &State) -> String {
+fn id(state: &TokenSourceState) -> String {
     state.token.as_ref().unwrap().id.clone()
 }
 
 pub fn invalid_scope() -> Error {
-    Error::Rejected(Rejection {
-        code: Code::InvalidScope,
+    Error::Rejected(ErrorResponse {
+        code: ErrorCode::InvalidScope,
         description: None,
         status: 400,
         retry_after: None,
@@ -30,7 +32,7 @@ fn scoped(token: &'static str, scope: Option<&'static str>) -> Step {
 /// Waits for this token and says that it is refused.
 async fn refuse(source: &TokenSource, token: &str) {
     let state = state(&mut source.subscribe(), |state| serves(state) == Some(token)).await;
-    source.refused(&id(&state));
+    source.report_rejected(&id(&state));
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,20 +48,20 @@ async fn a_refused_token_gets_one_successor_at_once_however_many_say_so_and_howe
     let one = id(&state(&mut states, |state| state.token.is_some()).await);
     sleep(100).await;
     for _ in 0..100 {
-        source.refused(&one);
+        source.report_rejected(&one);
     }
-    let refused = state(&mut states, |state| state.refused).await;
+    let refused = state(&mut states, |state| state.rejected).await;
     assert_eq!(
         serves(&refused),
         Some("one"),
         "it serves until its successor is there"
     );
     sleep(2).await;
-    source.refused(&one);
+    source.report_rejected(&one);
     let two = state(&mut states, |state| serves(state) == Some("two")).await;
-    assert_eq!((two.refused, two.refusals_in_a_row), (false, 1));
+    assert_eq!((two.rejected, two.rejections_in_a_row), (false, 1));
     for _ in 0..100 {
-        source.refused(&one);
+        source.report_rejected(&one);
         sleep(1).await;
     }
     assert_eq!(script.requests(), [0, 100]);
@@ -72,8 +74,8 @@ async fn an_id_that_names_no_token_in_use_does_nothing() {
     let (source, mut states) = spawn(&script, &clock);
     state(&mut states, |state| state.token.is_some()).await;
     states.mark_unchanged();
-    source.refused("0000000000000000");
-    source.refused("");
+    source.report_rejected("0000000000000000");
+    source.report_rejected("");
     source.demand_scopes("0000000000000000", scopes("a"));
     sleep(100).await;
     assert!(!states.has_changed().unwrap());
@@ -87,7 +89,7 @@ async fn a_server_that_refuses_every_token_is_no_reason_to_ask_all_the_time() {
     let (source, states) = spawn(&script, &clock);
     for _ in 0..3600 {
         let state = states.borrow().clone();
-        source.refused(&state.token.map(|token| token.id.clone()).unwrap_or_default());
+        source.report_rejected(&state.token.map(|token| token.id.clone()).unwrap_or_default());
         sleep(1).await;
     }
     let requests = script.requests();
@@ -97,7 +99,7 @@ async fn a_server_that_refuses_every_token_is_no_reason_to_ask_all_the_time() {
         assert!(*apart >= least && *apart <= least + 2, "{apart} after {least}");
     }
     assert!(requests.len() < 20, "{requests:?}");
-    assert!(states.borrow().refusals_in_a_row > 10);
+    assert!(states.borrow().rejections_in_a_row > 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,10 +112,10 @@ async fn ten_minutes_without_a_refusal_end_the_row_and_show() {
     let (source, mut states) = spawn(&script, &clock);
     refuse(&source, "one").await;
     state(&mut states, |state| {
-        state.refusals_in_a_row == 1 && !state.refused
+        state.rejections_in_a_row == 1 && !state.rejected
     })
     .await;
-    state(&mut states, |state| state.refusals_in_a_row == 0).await;
+    state(&mut states, |state| state.rejections_in_a_row == 0).await;
     assert_eq!(clock.now(), at(600));
     refuse(&source, "two").await;
     state(&mut states, |state| serves(state) == Some("three")).await;
@@ -130,7 +132,7 @@ async fn while_the_authorization_server_is_ill_a_refusal_asks_for_nothing_and_th
     };
     let source = TokenSource::spawn(script.clone(), longest, clock.clone());
     let mut states = source.subscribe();
-    let open = |state: &State| matches!(state.circuit, Circuit::Open { .. });
+    let open = |state: &TokenSourceState| matches!(state.circuit, Circuit::Open { .. });
     let ill = state(&mut states, open).await;
     let before = script.requests();
     assert_eq!(ill.failures_in_a_row, 3);
@@ -141,11 +143,11 @@ async fn while_the_authorization_server_is_ill_a_refusal_asks_for_nothing_and_th
         }
     );
     for _ in 0..7 {
-        source.refused(&id(&ill));
+        source.report_rejected(&id(&ill));
         source.demand_scopes(&id(&ill), scopes("a"));
         sleep(1).await;
     }
-    let refused = state(&mut states, |state| state.refused).await;
+    let refused = state(&mut states, |state| state.rejected).await;
     assert_eq!((script.requests(), serves(&refused)), (before, Some("one")));
 }
 
@@ -161,7 +163,7 @@ async fn a_request_under_way_is_the_successor() {
     let (source, mut states) = spawn(&script, &clock);
     let one = state(&mut states, |state| state.token.is_some()).await;
     sleep(2430).await;
-    source.refused(&id(&one));
+    source.report_rejected(&id(&one));
     state(&mut states, |state| serves(state) == Some("two")).await;
     assert_eq!(script.requests(), [0, 2412]);
     sleep(1000).await;
@@ -219,7 +221,7 @@ async fn scopes_that_are_refused_leave_the_token_alone_and_are_not_asked_for_aga
         refused.step_up,
         StepUp::Refused {
             scopes: scopes("a"),
-            why: NoStepUp::Failed(invalid_scope())
+            why: StepUpError::Failed(invalid_scope())
         }
     );
     assert_eq!(serves(&refused), Some("one"));
@@ -245,7 +247,7 @@ async fn a_token_without_the_scopes_does_not_take_over() {
     let one = state(&mut states, |state| state.token.is_some()).await;
     source.demand_scopes(&id(&one), scopes("a"));
     let refused = state(&mut states, |state| state.step_up != StepUp::None).await;
-    let why = NoStepUp::NotGranted;
+    let why = StepUpError::NotGranted;
     assert_eq!(
         refused.step_up,
         StepUp::Refused {
@@ -267,7 +269,7 @@ async fn a_refused_token_gets_a_successor_even_where_scopes_were_asked_for_meanw
     let one = state(&mut states, |state| state.token.is_some()).await;
     source.demand_scopes(&id(&one), scopes("a"));
     sleep(1).await;
-    source.refused(&id(&one));
+    source.report_rejected(&id(&one));
     state(&mut states, |state| serves(state) == Some("two")).await;
     assert_eq!(script.requests(), [0, 0, 6]);
 }
@@ -327,7 +329,7 @@ async fn scopes_that_are_none_are_refused_without_a_request() {
     let one = state(&mut states, |state| state.token.is_some()).await;
     source.demand_scopes(&id(&one), vec!["a\" evil".into()]);
     let refused = state(&mut states, |state| state.step_up != StepUp::None).await;
-    let why = NoStepUp::Malformed;
+    let why = StepUpError::Malformed;
     assert_eq!(refused.step_up, StepUp::Refused { scopes: vec![], why });
     sleep(100).await;
     assert_eq!(script.requests(), [0]);
@@ -349,7 +351,7 @@ async fn a_regular_renewal_with_fewer_scopes_than_before_takes_over() {
     source.demand_scopes(&id(&one), scopes("a"));
     let three = state(&mut states, |state| serves(state) == Some("three")).await;
     assert_eq!(clock.now(), at(2412));
-    let why = NoStepUp::NotGranted;
+    let why = StepUpError::NotGranted;
     assert_eq!(
         three.step_up,
         StepUp::Refused {
@@ -372,9 +374,9 @@ async fn a_token_without_the_scopes_takes_over_from_one_that_was_refused_meanwhi
     let one = state(&mut states, |state| state.token.is_some()).await;
     source.demand_scopes(&id(&one), scopes("a"));
     sleep(1).await;
-    source.refused(&id(&one));
+    source.report_rejected(&id(&one));
     let two = state(&mut states, |state| serves(state) == Some("two")).await;
-    assert_eq!((clock.now(), two.refused), (at(5), false));
+    assert_eq!((clock.now(), two.rejected), (at(5), false));
     assert_eq!(script.requests(), [0, 0]);
 }
 
@@ -391,6 +393,6 @@ async fn more_scopes_are_no_sign_that_tokens_are_taken_again() {
     source.demand_scopes(&id(&two), scopes("a"));
     refuse(&source, "three").await;
     let four = state(&mut states, |state| serves(state) == Some("four")).await;
-    assert_eq!(four.refusals_in_a_row, 2);
+    assert_eq!(four.rejections_in_a_row, 2);
     assert_eq!(script.requests(), [0, 0, 0, 10]);
 }

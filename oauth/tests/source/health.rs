@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use mcp_auth_oauth::{Circuit, Clock, Policy, RetryAfter, State, TokenSource};
+use mcp_auth_oauth::{Circuit, Clock, Policy, RetryAfter, TokenSource, TokenSourceState};
 
 use crate::demands::invalid_scope;
 use crate::script::{Script, Step, unavailable};
 use crate::{at, issue, policy, seconds, serves, sleep, spawn, start, state, token};
 
-fn is_open(state: &State) -> bool {
+fn is_open(state: &TokenSourceState) -> bool {
     matches!(state.circuit, Circuit::Open { .. })
 }
 
@@ -89,7 +89,7 @@ async fn another_policy_right_after_a_new_secret_does_not_put_its_request_off() 
     let (source, mut states) = spawn(&script, &clock);
     state(&mut states, |state| state.token.is_some()).await;
     source.replace(script.clone());
-    source.follow(policy());
+    source.set_policy(policy());
     state(&mut states, |state| serves(state) == Some("new")).await;
     assert_eq!(script.requests(), [0, 0]);
 }
@@ -209,7 +209,7 @@ async fn another_policy_on_a_clock_that_was_set_back_leaves_no_gap_behind_the_to
     state(&mut states, |state| state.token.is_some()).await;
     sleep(60).await;
     clock.set_by(-10 * 24 * 3600);
-    source.follow(Policy {
+    source.set_policy(Policy {
         refresh_before: "1%".parse().unwrap(),
         ..policy()
     });

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_auth_oauth::{Clock, Issued, Policy, RetryAfter, State, Token, TokenSource};
+use mcp_auth_oauth::{Clock, IssuedToken, Policy, RetryAfter, Token, TokenSource, TokenSourceState};
 use script::{Script, Step, unavailable};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
@@ -48,14 +48,17 @@ fn policy() -> Policy {
     }
 }
 
-fn spawn(script: &Script, clock: &Clock) -> (TokenSource, watch::Receiver<State>) {
+fn spawn(script: &Script, clock: &Clock) -> (TokenSource, watch::Receiver<TokenSourceState>) {
     let source = TokenSource::spawn(script.clone(), policy(), clock.clone());
     let states = source.subscribe();
     (source, states)
 }
 
 /// The first state that fits, within a day.
-async fn state(states: &mut watch::Receiver<State>, fits: impl FnMut(&State) -> bool) -> State {
+async fn state(
+    states: &mut watch::Receiver<TokenSourceState>,
+    fits: impl FnMut(&TokenSourceState) -> bool,
+) -> TokenSourceState {
     let day = Duration::from_secs(24 * 60 * 60);
     let found = tokio::time::timeout(day, states.wait_for(fits)).await;
     found.expect("it comes within a day").unwrap().clone()
@@ -65,7 +68,7 @@ async fn sleep(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-fn serves(state: &State) -> Option<&str> {
+fn serves(state: &TokenSourceState) -> Option<&str> {
     state
         .token
         .as_ref()
@@ -379,7 +382,7 @@ async fn dropping_the_handle_ends_the_source_and_the_request_under_way() {
 
 fn token(expires_at: i64) -> Arc<Token> {
     Arc::new(Token::handed_over(
-        Issued::bearer("handed over"),
+        IssuedToken::bearer("handed over"),
         at(-1000),
         Some(at(expires_at)),
     ))
@@ -413,7 +416,7 @@ async fn another_policy_moves_the_next_renewal_and_requests_nothing() {
     let script = Script::new(&clock, [issue("one", 3600), issue("two", 3600)]);
     let (source, mut states) = spawn(&script, &clock);
     state(&mut states, |state| state.next_attempt_at == at(2412)).await;
-    source.follow(Policy {
+    source.set_policy(Policy {
         refresh_before: "5m".parse().unwrap(),
         ..policy()
     });

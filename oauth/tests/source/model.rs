@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    Ask, Clock, Code, Error, Exchange, Exchanging, Issued, Policy, Rejection, RetryAfter, State, TokenSource,
+    Clock, Error, ErrorCode, ErrorResponse, IssuedToken, Policy, RetryAfter, TokenRequest,
+    TokenRequestFuture, TokenRequester, TokenSource, TokenSourceState,
 };
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -61,8 +62,8 @@ impl Drop for UnderWay {
     }
 }
 
-impl Exchange for Server {
-    fn exchange(&self, ask: &Ask) -> Exchanging<'_> {
+impl TokenRequester for Server {
+    fn request(&self, request: &TokenRequest) -> TokenRequestFuture<'_> {
         let inner = &self.0;
         inner.requests.lock().unwrap().push(Instant::now());
         {
@@ -71,23 +72,23 @@ impl Exchange for Server {
             under_way.1 = under_way.1.max(under_way.0);
         }
         let guard = UnderWay(Arc::clone(inner));
-        let (mood, scopes) = (*inner.mood.lock().unwrap(), ask.scopes.clone());
+        let (mood, scopes) = (*inner.mood.lock().unwrap(), request.scopes.clone());
         Box::pin(async move {
             let _guard = guard;
             match mood {
                 Mood::Well { expires_in, takes } => {
                     tokio::time::sleep(Duration::from_secs(takes)).await;
-                    Ok(Issued {
+                    Ok(IssuedToken {
                         expires_in,
-                        ..Issued::bearer("t")
+                        ..IssuedToken::bearer("t")
                     })
                 }
-                Mood::Picky if scopes.is_empty() => Ok(Issued {
+                Mood::Picky if scopes.is_empty() => Ok(IssuedToken {
                     expires_in: Some(600),
-                    ..Issued::bearer("t")
+                    ..IssuedToken::bearer("t")
                 }),
-                Mood::Picky => Err(Error::Rejected(Rejection {
-                    code: Code::InvalidScope,
+                Mood::Picky => Err(Error::Rejected(ErrorResponse {
+                    code: ErrorCode::InvalidScope,
                     description: None,
                     status: 400,
                     retry_after: None,
@@ -158,7 +159,7 @@ async fn settle() {
 }
 
 /// Whether what the state tells is true: a token that is over serves nobody, one that is not is still there.
-fn look(state: &State, seen: &mut Seen, last: &mut Option<String>, clock: &Clock) {
+fn look(state: &TokenSourceState, seen: &mut Seen, last: &mut Option<String>, clock: &Clock) {
     let is_over = |seen: &Seen, id: &str| {
         let (by_timer, by_clock) = seen[id];
         by_timer.is_some_and(|at| at <= Instant::now()) || by_clock.is_some_and(|at| at <= clock.now())
@@ -224,7 +225,7 @@ async fn check(events: Vec<Event>) {
             }
             Event::Server(mood) => *server.0.mood.lock().unwrap() = mood,
             Event::Refuse(which) => {
-                source.refused(&id(which));
+                source.report_rejected(&id(which));
                 hastened.push(Instant::now());
             }
             Event::Demand(which, scopes) => {
@@ -235,7 +236,7 @@ async fn check(events: Vec<Event>) {
                 source.replace(server.clone());
                 hastened.push(Instant::now());
             }
-            Event::Follow(refresh_before) => source.follow(policy(refresh_before)),
+            Event::Follow(refresh_before) => source.set_policy(policy(refresh_before)),
             Event::SetClock(by) => {
                 clock.set_by(by);
                 hastened.push(Instant::now());

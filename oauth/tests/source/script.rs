@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mcp_auth_oauth::{Ask, Clock, Error, Exchange, Exchanging, Issued, RetryAfter};
+use mcp_auth_oauth::{
+    Clock, Error, IssuedToken, RetryAfter, TokenRequest, TokenRequestFuture, TokenRequester,
+};
 
 use crate::seconds;
 
@@ -43,10 +45,10 @@ struct Inner {
 /// Counts a request as under way until its future is dropped.
 struct UnderWay(Arc<Inner>);
 
-impl Exchange for Script {
-    fn exchange(&self, ask: &Ask) -> Exchanging<'_> {
+impl TokenRequester for Script {
+    fn request(&self, request: &TokenRequest) -> TokenRequestFuture<'_> {
         let inner = &self.0;
-        inner.asked.lock().unwrap().push(ask.scopes.clone());
+        inner.asked.lock().unwrap().push(request.scopes.clone());
         inner.requests.lock().unwrap().push(inner.clock.now());
         let step = inner
             .steps
@@ -67,16 +69,16 @@ impl Exchange for Script {
                 } => {
                     tokio::time::sleep(Duration::from_secs(takes)).await;
                     let scope = Some("tools".to_owned());
-                    Ok(Issued {
+                    Ok(IssuedToken {
                         expires_in,
                         scope,
-                        ..Issued::bearer(token)
+                        ..IssuedToken::bearer(token)
                     })
                 }
-                Step::IssueScoped { token, scope } => Ok(Issued {
+                Step::IssueScoped { token, scope } => Ok(IssuedToken {
                     expires_in: Some(3600),
                     scope: scope.map(str::to_owned),
-                    ..Issued::bearer(token)
+                    ..IssuedToken::bearer(token)
                 }),
                 Step::Fail(error) => Err(error),
                 Step::FailLate(error, takes) => {

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    Circuit, Clock, Code, Error, Mismatch, Policy, RetryAfter, Shape, Token, TokenType, UserTokens,
+    BodyShape, Circuit, ClaimMismatchError, Clock, Error, ErrorCode, Policy, RetryAfter, Token, TokenType,
+    UserTokens,
 };
 use secrecy::{ExposeSecret, SecretString};
 use server::{Answer, Server, rejected, unavailable};
@@ -151,10 +152,10 @@ async fn a_clock_set_back_keeps_no_token_beyond_its_life() {
 async fn a_user_who_is_not_accepted_is_not_asked_for_again_for_half_a_minute_and_disturbs_nobody() {
     let clock = Clock::starting_at(start());
     let (users, server) = (users(&clock), Server::new());
-    server.answers_for("mallory", Answer::Error(rejected(Code::InvalidGrant)));
+    server.answers_for("mallory", Answer::Error(rejected(ErrorCode::InvalidGrant)));
     for _ in 0..30 {
         let refused = get(&users, &server, "mallory").await.unwrap_err();
-        assert_eq!(refused, rejected(Code::InvalidGrant));
+        assert_eq!(refused, rejected(ErrorCode::InvalidGrant));
         get(&users, &server, "anna").await.unwrap();
         sleep(1).await;
     }
@@ -203,7 +204,7 @@ async fn what_goes_wrong_with_one_users_token_locks_nobody_out() {
     errors.extend([
         Error::TooLarge { limit: 1 },
         Error::NotJson {
-            shape: Shape::Html,
+            shape: BodyShape::Html,
             content_type: None,
         },
         Error::NoAccessToken {
@@ -213,7 +214,7 @@ async fn what_goes_wrong_with_one_users_token_locks_nobody_out() {
             token_type: None,
             expected: TokenType::Bearer,
         },
-        Error::TokenMismatch(Mismatch {
+        Error::TokenMismatch(ClaimMismatchError {
             claim: "aud",
             expected: "a".into(),
             found: "b".into(),
@@ -239,7 +240,7 @@ async fn what_goes_wrong_with_one_users_token_locks_nobody_out() {
 async fn what_is_wrong_with_the_server_or_the_client_stops_requests_for_all() {
     let mut errors: Vec<_> = [401, 404, 405, 408, 410, 429, 500, 502].map(status).into();
     errors.push(Error::Interrupted);
-    errors.push(rejected(Code::InvalidClient));
+    errors.push(rejected(ErrorCode::InvalidClient));
     errors.push(Error::HttpStatus {
         status: 400,
         retry_after: RetryAfter::parse("1"),
@@ -320,20 +321,20 @@ async fn a_refused_token_is_dropped_once_and_later_and_later_where_its_successor
     let (users, server) = (UserTokens::new(shortest, clock.clone()), Server::new());
     let anna = SecretString::from("anna");
     let first = get(&users, &server, "anna").await.unwrap();
-    users.refused(&anna, "another");
-    users.refused(&SecretString::from("ben"), &first.id);
+    users.report_rejected(&anna, "another");
+    users.report_rejected(&SecretString::from("ben"), &first.id);
     assert_eq!(get(&users, &server, "anna").await.unwrap().id, first.id);
 
-    users.refused(&anna, &first.id);
+    users.report_rejected(&anna, &first.id);
     let second = get(&users, &server, "anna").await.unwrap();
-    users.refused(&anna, &first.id);
+    users.report_rejected(&anna, &first.id);
     assert_eq!(get(&users, &server, "anna").await.unwrap().id, second.id);
     assert_eq!(server.requests("anna"), 2);
 
     for wait in [10, 20, 40, 80, 160, 300, 300] {
         let refused = get(&users, &server, "anna").await.unwrap();
         for _ in 0..wait {
-            users.refused(&anna, &refused.id);
+            users.report_rejected(&anna, &refused.id);
             assert_eq!(
                 get(&users, &server, "anna").await.unwrap().id,
                 refused.id,
@@ -356,7 +357,7 @@ async fn a_successor_that_was_good_to_its_end_ends_the_row() {
     let anna = SecretString::from("anna");
     for _ in 0..3 {
         let refused = get(&users, &server, "anna").await.unwrap();
-        users.refused(&anna, &refused.id);
+        users.report_rejected(&anna, &refused.id);
         let good = get(&users, &server, "anna").await.unwrap();
         assert_ne!(good.id, refused.id);
         sleep(3600).await;
@@ -397,7 +398,7 @@ async fn long_tokens_are_kept_for_fewer_users_and_the_least_recently_used_gives_
         let (user, subject) = (nth.to_string(), SecretString::from(nth.to_string()));
         let first = get(&users, &server, &user).await.unwrap();
         assert_eq!(server.requests(&user), 1);
-        users.refused(&subject, &first.id);
+        users.report_rejected(&subject, &first.id);
         get(&users, &server, &user).await.unwrap();
     }
     assert_eq!(users.requests(), 2 * ROOM as u64);
@@ -419,7 +420,7 @@ async fn long_tokens_are_kept_for_fewer_users_and_the_least_recently_used_gives_
 async fn long_errors_count_as_well() {
     let clock = Clock::starting_at(start());
     let (users, server) = (users(&clock), Server::new());
-    server.answers(Answer::Error(Error::TokenMismatch(Mismatch {
+    server.answers(Answer::Error(Error::TokenMismatch(ClaimMismatchError {
         claim: "aud",
         expected: "a".into(),
         found: "b".repeat(16 * 1024),
@@ -472,12 +473,12 @@ async fn another_client_starts_without_the_failures_of_the_one_before_and_with_i
     let clock = Clock::starting_at(start());
     let (users, server) = (users(&clock), Server::new());
     get(&users, &server, "anna").await.unwrap();
-    server.answers(Answer::Error(rejected(Code::InvalidClient)));
+    server.answers(Answer::Error(rejected(ErrorCode::InvalidClient)));
     for user in ["ben", "carl", "dora", "emil"] {
         get(&users, &server, user).await.unwrap_err();
     }
     assert_eq!(users.requests(), 1 + 3);
-    users.replaced();
+    users.reset_failures();
     server.answers(Answer::Token { expires_in: Some(60) });
     assert!(get(&users, &server, "ben").await.is_ok());
     assert_eq!(text(&get(&users, &server, "anna").await.unwrap()), "anna's 1");

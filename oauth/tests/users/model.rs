@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mcp_auth_oauth::{Clock, Code, Error, UserTokens};
+use mcp_auth_oauth::{Clock, Error, ErrorCode, UserTokens};
 use proptest::prelude::*;
 use secrecy::SecretString;
 use tokio::task::JoinSet;
@@ -72,7 +72,7 @@ async fn check(events: Vec<Event>, capacity: usize) {
                 if let Ok(Ok(token)) =
                     tokio::time::timeout(Duration::from_secs(40), get(&users, &server, &user)).await
                 {
-                    users.refused(&SecretString::from(user.as_str()), &token.id);
+                    users.report_rejected(&SecretString::from(user.as_str()), &token.id);
                 }
                 assert!(
                     server.requests(&user) <= before + 1,
@@ -82,10 +82,10 @@ async fn check(events: Vec<Event>, capacity: usize) {
             Event::Life(expires_in) => server.answers(Answer::Token { expires_in }),
             Event::Takes(seconds) => server.takes(seconds),
             Event::Down => server.answers(Answer::Error(unavailable(None))),
-            Event::NoUser => server.answers(Answer::Error(rejected(Code::InvalidGrant))),
+            Event::NoUser => server.answers(Answer::Error(rejected(ErrorCode::InvalidGrant))),
             Event::Malformed => server.answers(Answer::Error(Error::TooLarge { limit: 1 })),
             Event::Hang => server.answers(Answer::Hang),
-            Event::Replaced => users.replaced(),
+            Event::Replaced => users.reset_failures(),
             Event::SetClock(by) => clock.set_by(by),
         }
     }

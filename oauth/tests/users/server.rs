@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mcp_auth_oauth::{Code, Error, Issued, Rejection, RetryAfter};
+use mcp_auth_oauth::{Error, ErrorCode, ErrorResponse, IssuedToken, RetryAfter};
 
 #[derive(Clone)]
 pub enum Answer {
@@ -79,7 +79,7 @@ impl Server {
         self.0.lock().unwrap().most
     }
 
-    pub async fn exchange(self, user: String) -> Result<Issued, Error> {
+    pub async fn exchange(self, user: String) -> Result<IssuedToken, Error> {
         let (answer, takes, nth) = {
             let mut inner = self.0.lock().unwrap();
             let nth = inner.requests.entry(user.clone()).or_default();
@@ -96,13 +96,13 @@ impl Server {
         let _guard = UnderWay(self, user.clone());
         tokio::time::sleep(Duration::from_secs(takes)).await;
         match answer {
-            Answer::Token { expires_in } => Ok(Issued {
+            Answer::Token { expires_in } => Ok(IssuedToken {
                 expires_in,
-                ..Issued::bearer(format!("{user}'s {nth}"))
+                ..IssuedToken::bearer(format!("{user}'s {nth}"))
             }),
-            Answer::Long(bytes) => Ok(Issued {
+            Answer::Long(bytes) => Ok(IssuedToken {
                 expires_in: Some(3600),
-                ..Issued::bearer(format!("{:.<bytes$}", format!("{user}'s {nth}")))
+                ..IssuedToken::bearer(format!("{:.<bytes$}", format!("{user}'s {nth}")))
             }),
             Answer::Error(error) => Err(error),
             Answer::Hang => std::future::pending().await,
@@ -117,8 +117,8 @@ impl Drop for UnderWay {
     }
 }
 
-pub fn rejected(code: Code) -> Error {
-    Error::Rejected(Rejection {
+pub fn rejected(code: ErrorCode) -> Error {
+    Error::Rejected(ErrorResponse {
         code,
         description: None,
         status: 400,

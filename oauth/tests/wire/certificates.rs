@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mcp_auth_oauth::{Ask, Client, ClientAuthentication, ClientCertificate, Clock, Error, Registration};
+use mcp_auth_oauth::{
+    Client, ClientAuthentication, ClientCertificate, Clock, Error, Registration, TokenRequest,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm, date_time_ymd,
@@ -80,7 +82,7 @@ impl Ground {
 const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 async fn ask(client: &Client) -> Result<(), Error> {
-    client.request_token(&Ask::default()).await.map(drop)
+    client.request_token(&TokenRequest::default()).await.map(drop)
 }
 
 /// The error of a pair that is refused before anything is asked.

@@ -1,7 +1,8 @@
 //! A server that says again all it was sent: nothing of it is told, whatever the method and the grant.
 
 use mcp_auth_oauth::{
-    Ask, Assertions, Client, ClientAuthentication, Error, Grant, Registration, Secrets, SigningKey, TokenType,
+    Assertions, Client, ClientAuthentication, ClientSecrets, Error, Grant, Registration, SigningKey,
+    TokenRequest, TokenType,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -75,7 +76,7 @@ async fn echo(listener: TcpListener, requests: usize, turn: usize) -> Vec<String
 }
 
 fn methods() -> Vec<ClientAuthentication> {
-    let secrets = || Secrets {
+    let secrets = || ClientSecrets {
         first: FIRST.into(),
         alternate: Some(ALTERNATE.into()),
     };
@@ -94,9 +95,9 @@ fn methods() -> Vec<ClientAuthentication> {
 
 async fn ask(client: &Client, exchange: bool) -> Error {
     if exchange {
-        client.exchange_subject(&SUBJECT.into()).await.unwrap_err()
+        client.exchange_token(&SUBJECT.into()).await.unwrap_err()
     } else {
-        client.request_token(&Ask::default()).await.unwrap_err()
+        client.request_token(&TokenRequest::default()).await.unwrap_err()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mcp_auth_oauth::{
-    Ask, Assertions, Client, ClientAuthentication, Error, Grant, Issued, Limits, Registration, TokenExchange,
-    TokenType,
+    Assertions, Client, ClientAuthentication, Error, Grant, IssuedToken, Limits, Registration, TokenExchange,
+    TokenRequest, TokenType,
 };
 use secrecy::ExposeSecret;
 
@@ -23,11 +23,11 @@ fn answer_of(token_type: &str, issued_token_type: &str) -> Vec<u8> {
     json("200 OK", &body)
 }
 
-async fn exchange(answer: Vec<u8>) -> Result<Issued, Error> {
+async fn exchange(answer: Vec<u8>) -> Result<IssuedToken, Error> {
     let server = Server::answering([answer]).await;
     server
         .client(basic(), Limits::default())
-        .exchange_subject(&"subj3ct".into())
+        .exchange_token(&"subj3ct".into())
         .await
 }
 
@@ -38,12 +38,12 @@ async fn scopes_that_are_demanded_are_added_to_those_of_the_registration() {
         scopes: vec!["a".into(), "b".into()],
         ..server.registration(basic())
     });
-    let ask = Ask {
+    let ask = TokenRequest {
         scopes: vec!["b".into(), "c".into()],
-        ..Ask::default()
+        ..TokenRequest::default()
     };
     client.request_token(&ask).await.unwrap();
-    client.request_token(&Ask::default()).await.unwrap();
+    client.request_token(&TokenRequest::default()).await.unwrap();
     assert_eq!(server.form().await.1["scope"], "a b c");
     assert_eq!(server.form().await.1["scope"], "a b");
 }
@@ -57,7 +57,7 @@ async fn an_assertion_can_be_the_grant_with_or_without_client_authentication() {
             resource: Some("https://tools.example.com/mcp".into()),
             ..server.registration(authentication)
         });
-        client.request_token(&Ask::default()).await.unwrap();
+        client.request_token(&TokenRequest::default()).await.unwrap();
         let (head, form) = server.form().await;
         assert_eq!(
             server::header(&head, "authorization").is_none(),
@@ -85,7 +85,7 @@ async fn a_users_token_is_exchanged_with_the_parameters_of_the_registration() {
         resource: Some("https://tools.example.com/mcp".into()),
         ..server.registration(basic())
     });
-    let issued = client.exchange_subject(&"subj3ct".into()).await.unwrap();
+    let issued = client.exchange_token(&"subj3ct".into()).await.unwrap();
     assert_eq!(issued.access_token.expose_secret(), "t0p-s3cret");
     let (head, form) = server.form().await;
     assert!(server::header(&head, "authorization").is_some());
@@ -141,7 +141,7 @@ async fn a_token_of_no_type_is_none_where_nothing_was_exchanged() {
     let answer = answer_of("N_A", "urn:ietf:params:oauth:token-type:jwt");
     let server = Server::answering([answer]).await;
     let client = server.client(basic(), Limits::default());
-    let error = client.request_token(&Ask::default()).await.unwrap_err();
+    let error = client.request_token(&TokenRequest::default()).await.unwrap_err();
     assert_eq!(error.reason(), "UnsupportedTokenType");
 }
 
@@ -163,7 +163,7 @@ async fn an_exchange_meets_the_deadline_too() {
     };
     let error = server
         .client(basic(), limits)
-        .exchange_subject(&"subj3ct".into())
+        .exchange_token(&"subj3ct".into())
         .await
         .unwrap_err();
     assert_eq!(error, Error::Timeout { limit: deadline });

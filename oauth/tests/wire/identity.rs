@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    Ask, Asserting, AssertionSource, Assertions, Client, ClientAuthentication, Clock, Error, Registration,
-    SigningKey,
+    AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, Clock, Error, Registration,
+    SigningKey, TokenRequest,
 };
 use serde_json::json;
 
@@ -22,7 +22,7 @@ struct Source {
 }
 
 impl AssertionSource for Source {
-    fn assertion<'a>(&'a self, audience: &'a str) -> Asserting<'a> {
+    fn assertion<'a>(&'a self, audience: &'a str) -> AssertionFuture<'a> {
         self.asked.lock().unwrap().push(audience.to_owned());
         Box::pin(async { self.gives.clone().map(Into::into) })
     }
@@ -43,7 +43,7 @@ async fn server() -> Server {
 async fn ask(registration: Registration) -> Result<(), Error> {
     Client::new(registration)?
         .with_clock(Clock::starting_at(Timestamp::from_second(NOW).unwrap()))
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
         .map(drop)
 }
@@ -59,7 +59,7 @@ async fn a_private_key_signs_an_assertion_for_the_token_endpoint_and_each_reques
             .with_clock(Clock::starting_at(Timestamp::from_second(NOW).unwrap()));
     let mut ids = Vec::new();
     for _ in 0..2 {
-        client.request_token(&Ask::default()).await.unwrap();
+        client.request_token(&TokenRequest::default()).await.unwrap();
         let (head, mut form) = server.form().await;
         assert_eq!(server::header(&head, "authorization"), None);
         let assertion = form.remove("client_assertion").unwrap();
@@ -109,7 +109,7 @@ async fn an_assertion_of_somebody_else_is_asked_for_with_each_request_and_needs_
     })
     .unwrap();
     for _ in 0..2 {
-        client.request_token(&Ask::default()).await.unwrap();
+        client.request_token(&TokenRequest::default()).await.unwrap();
         let (_, form) = server.form().await;
         assert_eq!(form["client_assertion"], "e.y.j");
         assert_eq!(form["client_assertion_type"], JWT_BEARER);
@@ -136,7 +136,7 @@ async fn without_an_assertion_nothing_is_sent() {
 async fn an_assertion_that_never_comes_meets_the_deadline() {
     struct Never;
     impl AssertionSource for Never {
-        fn assertion<'a>(&'a self, _audience: &'a str) -> Asserting<'a> {
+        fn assertion<'a>(&'a self, _audience: &'a str) -> AssertionFuture<'a> {
             Box::pin(std::future::pending())
         }
     }

@@ -16,7 +16,9 @@ mod tls;
 
 use std::time::Duration;
 
-use mcp_auth_oauth::{Ask, Client, ClientAuthentication, ConnectFault, Error, Issued, Limits, Registration};
+use mcp_auth_oauth::{
+    Client, ClientAuthentication, ConnectError, Error, IssuedToken, Limits, Registration, TokenRequest,
+};
 use secrecy::ExposeSecret;
 use server::{Server, Step, answer, json};
 
@@ -39,10 +41,10 @@ fn tight() -> Limits {
     }
 }
 
-async fn request_of(server: &Server) -> Result<Issued, Error> {
+async fn request_of(server: &Server) -> Result<IssuedToken, Error> {
     server
         .client(basic(), Limits::default())
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
 }
 
@@ -64,7 +66,7 @@ async fn the_request_is_what_the_rfc_says_with_the_secret_in_the_header() {
     server::install_provider();
     let issued = Client::new(registration)
         .unwrap()
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
         .unwrap();
     assert_eq!(issued.access_token.expose_secret(), "t0p-s3cret");
@@ -98,7 +100,7 @@ async fn the_request_is_what_the_rfc_says_with_the_secret_in_the_form() {
     let mut server = Server::start(Step::Send(json("200 OK", TOKEN))).await;
     server
         .client(post(), Limits::default())
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
         .unwrap();
     let request = server.request().await;
@@ -181,7 +183,7 @@ async fn a_server_that_never_answers_meets_the_deadline() {
     let server = Server::start(Step::SendAndHang(Vec::new())).await;
     let error = server
         .client(basic(), tight())
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
         .unwrap_err();
     assert_eq!(
@@ -199,7 +201,7 @@ async fn a_server_that_stops_in_the_middle_of_its_answer_meets_the_deadline() {
     let server = Server::start(Step::SendAndHang(start)).await;
     let error = server
         .client(basic(), tight())
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
         .unwrap_err();
     assert_eq!(
@@ -240,13 +242,13 @@ async fn an_answer_of_exactly_the_limit_is_read() {
     assert!(
         server
             .client(basic(), limits(TOKEN.len()))
-            .request_token(&Ask::default())
+            .request_token(&TokenRequest::default())
             .await
             .is_ok()
     );
     let error = server
         .client(basic(), limits(TOKEN.len() - 1))
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
         .unwrap_err();
     assert_eq!(error.reason(), "TooLarge");
@@ -259,7 +261,7 @@ async fn a_closed_port_is_a_refused_connection() {
     drop(listener);
     assert_eq!(
         error_at(&format!("http://127.0.0.1:{port}/token")).await,
-        Error::Connect(ConnectFault::Refused)
+        Error::Connect(ConnectError::Refused)
     );
 }
 
@@ -269,7 +271,7 @@ async fn a_host_that_cannot_resolve_is_told_apart() {
     let host = ["a".repeat(63).as_str(); 5].join(".");
     assert_eq!(
         error_at(&format!("http://{host}/token")).await,
-        Error::Connect(ConnectFault::Dns)
+        Error::Connect(ConnectError::Dns)
     );
 }
 
@@ -281,7 +283,7 @@ async fn error_at(url: &str) -> Error {
     };
     Client::new(registration)
         .unwrap()
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
         .unwrap_err()
 }
@@ -319,7 +321,7 @@ async fn each_request_has_a_connection_of_its_own() {
     let server = Server::start(Step::SendAndHang(kept_open.into())).await;
     let client = server.client(basic(), Limits::default());
     for _ in 0..3 {
-        client.request_token(&Ask::default()).await.unwrap();
+        client.request_token(&TokenRequest::default()).await.unwrap();
     }
     assert_eq!(server.connections(), 3);
 }

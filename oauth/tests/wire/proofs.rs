@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    Ask, Client, ClientAuthentication, Clock, Error, Issued, Registration, SigningKey, TokenType,
+    Client, ClientAuthentication, Clock, Error, IssuedToken, Registration, SigningKey, TokenRequest,
+    TokenType,
 };
 use serde_json::Value;
 
@@ -34,8 +35,8 @@ fn demand(nonce: &str) -> Vec<u8> {
     answer("400 Bad Request", &headers, DEMAND)
 }
 
-async fn ask(client: &Client) -> Result<Issued, Error> {
-    client.request_token(&Ask::default()).await
+async fn ask(client: &Client) -> Result<IssuedToken, Error> {
+    client.request_token(&TokenRequest::default()).await
 }
 
 /// Header and claims of the proof with the next request.
@@ -174,7 +175,7 @@ async fn a_users_token_is_bound_to_the_same_key() {
     let mut server = Server::answering([json("200 OK", BOUND)]).await;
     let client = client(&server);
     let service = ask(&client).await.unwrap();
-    let user = client.exchange_subject(&"subj3ct".into()).await.unwrap();
+    let user = client.exchange_token(&"subj3ct".into()).await.unwrap();
     assert_eq!(proof(&mut server).await.0, proof(&mut server).await.0);
     assert_eq!(
         service.proof_key.unwrap().thumbprint(),

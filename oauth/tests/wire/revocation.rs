@@ -1,6 +1,8 @@
 //! Revocation: what is asked, and what each answer means.
 
-use mcp_auth_oauth::{Client, ClientAuthentication, Error, Registration, Secrets, ServerLocation, TokenType};
+use mcp_auth_oauth::{
+    Client, ClientAuthentication, ClientSecrets, Error, Registration, ServerLocation, TokenType,
+};
 
 use crate::basic;
 use crate::server::{self, Server, answer, header, json};
@@ -83,7 +85,7 @@ async fn everything_else_is_a_fault_that_does_not_repeat_the_token() {
 async fn the_alternate_secret_revokes_too() {
     let refused = json("401 Unauthorized", r#"{"error":"invalid_client"}"#);
     let server = Server::answering([refused, answer("200 OK", "", "")]).await;
-    let secrets = Secrets {
+    let secrets = ClientSecrets {
         first: "first-s3cret".into(),
         alternate: Some("alternate-s3cret".into()),
     };

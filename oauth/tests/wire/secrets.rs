@@ -1,7 +1,7 @@
 //! Two client secrets: which is tried, which is remembered, and what is told where neither is taken.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use mcp_auth_oauth::{Ask, Client, ClientAuthentication, Error, Issued, Limits, Secrets};
+use mcp_auth_oauth::{Client, ClientAuthentication, ClientSecrets, Error, IssuedToken, Limits, TokenRequest};
 
 use crate::TOKEN;
 use crate::server::{self, Server, answer, json};
@@ -21,8 +21,8 @@ fn refused_too() -> Vec<u8> {
     json("401 Unauthorized", REFUSED_TOO)
 }
 
-fn two() -> Secrets {
-    Secrets {
+fn two() -> ClientSecrets {
+    ClientSecrets {
         first: "first-s3cret".into(),
         alternate: Some("alternate-s3cret".into()),
     }
@@ -32,8 +32,8 @@ fn basic(server: &Server) -> Client {
     server.client(ClientAuthentication::SecretBasic(two()), Limits::default())
 }
 
-async fn ask(client: &Client) -> Result<Issued, Error> {
-    client.request_token(&Ask::default()).await
+async fn ask(client: &Client) -> Result<IssuedToken, Error> {
+    client.request_token(&TokenRequest::default()).await
 }
 
 /// The secret that the next request is made with.

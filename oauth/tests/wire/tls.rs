@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::{Ask, Client, ClientAuthentication, ConnectFault, Error, Registration};
+use mcp_auth_oauth::{Client, ClientAuthentication, ConnectError, Error, Registration, TokenRequest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -42,7 +42,7 @@ async fn request(port: u16, ca_bundle: String) -> Result<(), Error> {
     };
     Client::new(registration)
         .unwrap()
-        .request_token(&Ask::default())
+        .request_token(&TokenRequest::default())
         .await
         .map(drop)
 }
@@ -80,7 +80,7 @@ async fn another_authority_is_not_and_the_error_says_why() {
         "{}",
         error.message()
     );
-    let Error::Connect(ConnectFault::Tls(Some(detail))) = error else {
+    let Error::Connect(ConnectError::Tls(Some(detail))) = error else {
         panic!("{error:?}")
     };
     assert!(detail.contains("certificate"), "{detail}");

@@ -84,12 +84,12 @@ impl Live {
         self.revoke = asking.revoke_on_deletion;
         self.step_up = asking.step_up;
         if self.policy.refresh_before != asking.policy.refresh_before {
-            self.source.follow(asking.policy);
+            self.source.set_policy(asking.policy);
             self.policy = asking.policy;
         }
         if self.fingerprint != asking.fingerprint {
             // The same client with another secret: what there is serves until the new one works.
-            let client = client(asking.registration)?.keeping(&self.client);
+            let client = client(asking.registration)?.with_known_issuer_of(&self.client);
             self.source.replace(client.clone());
             match (&self.exchanger, asking.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
@@ -108,7 +108,7 @@ impl Live {
     /// Asks for a better token than the one that an MCP server refused.
     pub fn demand(&mut self, demand: &Demand) {
         match &demand.why {
-            RefusedBecause::Unauthorized => self.source.refused(&demand.token),
+            RefusedBecause::Unauthorized => self.source.report_rejected(&demand.token),
             RefusedBecause::InsufficientScope(scopes) if self.step_up => {
                 self.source.demand_scopes(&demand.token, scopes.clone());
             }
@@ -146,7 +146,7 @@ impl Live {
         let state = self.source.subscribe().borrow().clone();
         // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
         let of_token = state.token.as_ref().and_then(|token| token.server.clone());
-        let server = of_token.or_else(|| self.client.discovered());
+        let server = of_token.or_else(|| self.client.discovered_server());
         let token = Token {
             held: state.token.as_deref().map(held),
             // In the past it means that the request is under way.
@@ -156,7 +156,7 @@ impl Live {
                 issuer: server.issuer.clone(),
                 token_endpoint: server.token_endpoint.clone(),
             }),
-            refused: state.refusals_in_a_row >= REFUSALS,
+            refused: state.rejections_in_a_row >= REFUSALS,
             scopes_refused: match &state.step_up {
                 StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
                 StepUp::None | StepUp::Granted { .. } => None,
@@ -174,7 +174,7 @@ impl Live {
     }
 
     /// What was demanded of the token in use and is not to be had now.
-    fn declined(&self, state: &oauth::State, now: Timestamp) -> Option<Declined> {
+    fn declined(&self, state: &oauth::TokenSourceState, now: Timestamp) -> Option<Declined> {
         let token = state.token.as_ref()?;
         let declined = |why, message| Declined {
             token: token.id.clone(),
@@ -182,7 +182,7 @@ impl Live {
             message,
         };
         // While a request is under way its time has come already.
-        if state.refused && state.next_attempt_at > now {
+        if state.rejected && state.next_attempt_at > now {
             let message = match &state.last_error {
                 Some(failure) => failure.error.message(),
                 None => "tokens that were just issued are refused too".to_owned(),
@@ -202,7 +202,7 @@ impl Live {
     }
 }
 
-fn last_error(state: &oauth::State) -> Option<LastError> {
+fn last_error(state: &oauth::TokenSourceState) -> Option<LastError> {
     let failure = state.last_error.as_ref()?;
     Some(LastError {
         at: failure.at,

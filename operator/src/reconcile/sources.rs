@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_oauth::{self as oauth, Clock, Issued, TokenSource};
+use mcp_auth_oauth::{self as oauth, Clock, IssuedToken, TokenSource};
 use mcp_auth_protocol::sync::RefusedBecause;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
@@ -224,7 +224,7 @@ impl Sources {
         let claims = oauth::read_claims(token.expose_secret());
         let end = claims.and_then(|claims| claims.expires_at);
         let expires_at = end.and_then(|end| Timestamp::from_second(end).ok());
-        let token = oauth::Token::handed_over(Issued::bearer(token), self.clock.now(), expires_at);
+        let token = oauth::Token::handed_over(IssuedToken::bearer(token), self.clock.now(), expires_at);
         SourceKind::Given {
             _expired: expires_at.map(|at| self.at(key.clone(), at)),
             token: Arc::new(token),
@@ -275,7 +275,7 @@ impl Sources {
 
     fn relay(&self, key: Key, source: &TokenSource) -> Relay {
         let changed = self.changed.clone();
-        let mut states: watch::Receiver<oauth::State> = source.subscribe();
+        let mut states: watch::Receiver<oauth::TokenSourceState> = source.subscribe();
         let relay = async move {
             while states.changed().await.is_ok() {
                 // Without a receiver the operator is stopping.

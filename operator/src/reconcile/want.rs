@@ -5,8 +5,8 @@ use mcp_auth_crds::{
     WorkloadAssertion, reasons,
 };
 use mcp_auth_oauth::{
-    self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, Grant, Policy,
-    RefreshBefore, Registration, Secrets, ServerLocation, SigningKey, TokenCheck, TokenExchange,
+    self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, ClientSecrets, Grant,
+    Policy, RefreshBefore, Registration, ServerLocation, SigningKey, TokenCheck, TokenExchange,
 };
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -157,9 +157,9 @@ where
         extra_parameters: oauth2.extra_parameters.clone(),
         check: TokenCheck {
             mode: match oauth2.token_check.mode {
-                TokenCheckMode::Enforce => oauth::Mode::Enforce,
-                TokenCheckMode::Report => oauth::Mode::Report,
-                TokenCheckMode::Off => oauth::Mode::Off,
+                TokenCheckMode::Enforce => oauth::TokenCheckMode::Enforce,
+                TokenCheckMode::Report => oauth::TokenCheckMode::Report,
+                TokenCheckMode::Off => oauth::TokenCheckMode::Off,
             },
             accepted_audiences: oauth2.token_check.accepted_audiences.clone(),
         },
@@ -205,8 +205,8 @@ where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let authentication = &oauth2.client_authentication;
-    let secrets = || -> Result<Secrets, Blocked> {
-        Ok(Secrets {
+    let secrets = || -> Result<ClientSecrets, Blocked> {
+        Ok(ClientSecrets {
             first: known
                 .word(fields::CLIENT_SECRET)?
                 .ok_or_else(|| unset(fields::CLIENT_SECRET))?,

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Rejection;
+use crate::ErrorResponse;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_900_000_000 + second).unwrap()
@@ -11,12 +11,12 @@ fn scopes(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-fn demand(steps: &mut Steps, text: &str, second: i64) -> Demand {
-    steps.demand(&scopes(text), None, at(second))
+fn demand(tracker: &mut StepUpTracker, text: &str, second: i64) -> DemandOutcome {
+    tracker.demand(&scopes(text), None, at(second))
 }
 
-fn rejected(code: Code) -> Error {
-    Error::Rejected(Rejection {
+fn rejected(code: ErrorCode) -> Error {
+    Error::Rejected(ErrorResponse {
         code,
         description: None,
         status: 400,
@@ -25,168 +25,182 @@ fn rejected(code: Code) -> Error {
 }
 
 /// Asks for what is to be asked for, and takes what comes.
-fn answer(steps: &mut Steps, scope: Option<&str>) -> Step {
-    let asked = steps.ask();
-    let step = steps.compare(&asked, scope);
-    let taken = !matches!(step, Step::Short(_));
-    steps.answered(&asked, scope, taken);
+fn answer(tracker: &mut StepUpTracker, scope: Option<&str>) -> GrantOutcome {
+    let asked = tracker.ask();
+    let step = tracker.compare(&asked, scope);
+    let taken = !matches!(step, GrantOutcome::Short(_));
+    tracker.answered(&asked, scope, taken);
     step
 }
 
-fn granted(text: &str) -> Step {
-    Step::Up(StepUp::Granted { scopes: scopes(text) })
+fn granted(text: &str) -> GrantOutcome {
+    GrantOutcome::Up(StepUp::Granted { scopes: scopes(text) })
 }
 
 #[test]
 fn asks_for_the_union_of_what_was_granted_and_what_is_demanded() {
-    let mut steps = Steps::default();
-    assert_eq!(demand(&mut steps, "b", 0), Demand::Ask);
-    assert_eq!(answer(&mut steps, None), granted("b"));
-    assert_eq!(demand(&mut steps, "a", 1), Demand::Ask);
-    assert_eq!(steps.ask(), ["a", "b"]);
-    assert_eq!(answer(&mut steps, Some("x a b")), granted("a b"));
-    assert!(!steps.is_pending());
-    assert_eq!(steps.ask(), ["a", "b"], "renewals ask for them too");
+    let mut tracker = StepUpTracker::default();
+    assert_eq!(demand(&mut tracker, "b", 0), DemandOutcome::RequestToken);
+    assert_eq!(answer(&mut tracker, None), granted("b"));
+    assert_eq!(demand(&mut tracker, "a", 1), DemandOutcome::RequestToken);
+    assert_eq!(tracker.ask(), ["a", "b"]);
+    assert_eq!(answer(&mut tracker, Some("x a b")), granted("a b"));
+    assert!(!tracker.is_pending());
+    assert_eq!(tracker.ask(), ["a", "b"], "renewals ask for them too");
 }
 
 #[test]
 fn what_is_on_its_way_is_not_asked_for_again_and_what_is_there_is_told() {
-    let mut steps = Steps::default();
-    assert_eq!(demand(&mut steps, "a b", 0), Demand::Ask);
-    assert_eq!(demand(&mut steps, "b", 0), Demand::Ignore);
-    answer(&mut steps, None);
-    let still = |text: &str| refuse(scopes(text), NoStepUp::StillDemanded);
-    assert_eq!(demand(&mut steps, "a", 0), still("a"));
-    assert_eq!(steps.demand(&scopes("c"), Some("c d"), at(0)), still("c"));
-    assert_eq!(demand(&mut steps, "", 0), Demand::Ignore);
+    let mut tracker = StepUpTracker::default();
+    assert_eq!(demand(&mut tracker, "a b", 0), DemandOutcome::RequestToken);
+    assert_eq!(demand(&mut tracker, "b", 0), DemandOutcome::Ignore);
+    answer(&mut tracker, None);
+    let still = |text: &str| refuse(scopes(text), StepUpError::StillDemanded);
+    assert_eq!(demand(&mut tracker, "a", 0), still("a"));
+    assert_eq!(tracker.demand(&scopes("c"), Some("c d"), at(0)), still("c"));
+    assert_eq!(demand(&mut tracker, "", 0), DemandOutcome::Ignore);
 }
 
 #[test]
 fn a_refused_union_is_asked_for_again_after_an_hour_and_not_before() {
-    let mut steps = Steps::default();
-    demand(&mut steps, "a", 0);
-    let refused = steps.failed(&steps.ask(), &rejected(Code::InvalidScope));
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a", 0);
+    let refused = tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope));
     assert_eq!(
         refused,
-        Miss::Refused(StepUp::Refused {
+        FailureOutcome::Refused(StepUp::Refused {
             scopes: scopes("a"),
-            why: NoStepUp::Failed(rejected(Code::InvalidScope))
+            why: StepUpError::Failed(rejected(ErrorCode::InvalidScope))
         })
     );
-    assert!(steps.ask().is_empty() && !steps.is_pending());
-    assert_eq!(demand(&mut steps, "a", 3599), Demand::Ignore);
-    assert_eq!(demand(&mut steps, "a", 3600), Demand::Ask);
+    assert!(tracker.ask().is_empty() && !tracker.is_pending());
+    assert_eq!(demand(&mut tracker, "a", 3599), DemandOutcome::Ignore);
+    assert_eq!(demand(&mut tracker, "a", 3600), DemandOutcome::RequestToken);
 }
 
 #[test]
 fn a_refused_scope_does_not_spoil_the_ones_demanded_later() {
-    let mut steps = Steps::default();
-    demand(&mut steps, "a", 0);
-    steps.failed(&steps.ask(), &rejected(Code::InvalidScope));
-    demand(&mut steps, "b", 0);
-    assert_eq!(steps.ask(), ["b"]);
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a", 0);
+    tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope));
+    demand(&mut tracker, "b", 0);
+    assert_eq!(tracker.ask(), ["b"]);
 }
 
 #[test]
 fn three_requests_an_hour_and_no_more() {
-    let mut steps = Steps::default();
+    let mut tracker = StepUpTracker::default();
     for scope in ["a", "b", "c"] {
-        assert_eq!(demand(&mut steps, scope, 0), Demand::Ask);
-        answer(&mut steps, None);
+        assert_eq!(demand(&mut tracker, scope, 0), DemandOutcome::RequestToken);
+        answer(&mut tracker, None);
     }
     assert_eq!(
-        demand(&mut steps, "d", 3599),
-        refuse(scopes("d"), NoStepUp::TooOften)
+        demand(&mut tracker, "d", 3599),
+        refuse(scopes("d"), StepUpError::TooOften)
     );
-    assert_eq!(demand(&mut steps, "d", 3600), Demand::Ask);
-    assert_eq!(steps.ask(), ["a", "b", "c", "d"]);
+    assert_eq!(demand(&mut tracker, "d", 3600), DemandOutcome::RequestToken);
+    assert_eq!(tracker.ask(), ["a", "b", "c", "d"]);
 }
 
 #[test]
 fn a_token_without_the_scopes_is_a_refusal_and_one_with_some_is_half_a_step() {
-    let mut steps = Steps::default();
-    demand(&mut steps, "a b", 0);
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a b", 0);
     let missing = |text| StepUp::Refused {
         scopes: scopes(text),
-        why: NoStepUp::NotGranted,
+        why: StepUpError::NotGranted,
     };
     assert_eq!(
-        steps.compare(&steps.ask(), Some("tools")),
-        Step::Short(missing("a b"))
+        tracker.compare(&tracker.ask(), Some("tools")),
+        GrantOutcome::Short(missing("a b"))
     );
-    assert_eq!(answer(&mut steps, Some("tools b")), Step::Half(missing("a")));
-    assert_eq!(steps.ask(), ["b"]);
+    assert_eq!(
+        answer(&mut tracker, Some("tools b")),
+        GrantOutcome::Half(missing("a"))
+    );
+    assert_eq!(tracker.ask(), ["b"]);
 }
 
 #[test]
 fn what_is_demanded_while_less_is_asked_for_is_asked_for_next() {
-    let mut steps = Steps::default();
-    demand(&mut steps, "a", 0);
-    let asked = steps.ask();
-    demand(&mut steps, "b", 0);
-    steps.answered(&asked, None, true);
-    assert!(steps.is_pending());
-    assert_eq!(steps.ask(), ["a", "b"]);
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a", 0);
+    let asked = tracker.ask();
+    demand(&mut tracker, "b", 0);
+    tracker.answered(&asked, None, true);
+    assert!(tracker.is_pending());
+    assert_eq!(tracker.ask(), ["a", "b"]);
 
-    let mut steps = Steps::default();
-    demand(&mut steps, "a", 0);
-    let asked = steps.ask();
-    demand(&mut steps, "b", 0);
-    steps.failed(&asked, &rejected(Code::InvalidScope));
-    assert_eq!((steps.is_pending(), steps.ask()), (true, scopes("b")));
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a", 0);
+    let asked = tracker.ask();
+    demand(&mut tracker, "b", 0);
+    tracker.failed(&asked, &rejected(ErrorCode::InvalidScope));
+    assert_eq!((tracker.is_pending(), tracker.ask()), (true, scopes("b")));
 }
 
 #[test]
 fn failures_of_other_kinds_are_tried_again_twice_and_then_give_way_to_regular_renewals() {
-    let mut steps = Steps::default();
-    demand(&mut steps, "a", 0);
-    for error in [Error::Interrupted, rejected(Code::InvalidClient)] {
-        assert_eq!(steps.failed(&steps.ask(), &error), Miss::Other);
-        assert!(steps.is_pending());
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a", 0);
+    for error in [Error::Interrupted, rejected(ErrorCode::InvalidClient)] {
+        assert_eq!(tracker.failed(&tracker.ask(), &error), FailureOutcome::Other);
+        assert!(tracker.is_pending());
     }
-    let given_up = steps.failed(&steps.ask(), &Error::Interrupted);
-    assert!(matches!(given_up, Miss::GivenUp(StepUp::Refused { .. })));
-    assert!(steps.ask().is_empty());
-    assert_eq!(demand(&mut steps, "a", 1), Demand::Ask, "nobody refused them");
+    let given_up = tracker.failed(&tracker.ask(), &Error::Interrupted);
+    assert!(matches!(
+        given_up,
+        FailureOutcome::GivenUp(StepUp::Refused { .. })
+    ));
+    assert!(tracker.ask().is_empty());
+    assert_eq!(
+        demand(&mut tracker, "a", 1),
+        DemandOutcome::RequestToken,
+        "nobody refused them"
+    );
 }
 
 #[test]
 fn scopes_that_are_granted_no_more_leave_the_registrations_own() {
-    let mut steps = Steps::default();
-    demand(&mut steps, "a", 0);
-    answer(&mut steps, None);
-    assert_eq!(steps.failed(&steps.ask(), &Error::Interrupted), Miss::Other);
-    assert_eq!(steps.ask(), ["a"]);
-    let miss = steps.failed(&steps.ask(), &rejected(Code::InvalidScope));
-    assert!(matches!(miss, Miss::Refused(_)));
-    assert!(steps.ask().is_empty());
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a", 0);
+    answer(&mut tracker, None);
+    assert_eq!(
+        tracker.failed(&tracker.ask(), &Error::Interrupted),
+        FailureOutcome::Other
+    );
+    assert_eq!(tracker.ask(), ["a"]);
+    let miss = tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope));
+    assert!(matches!(miss, FailureOutcome::Refused(_)));
+    assert!(tracker.ask().is_empty());
 }
 
 #[test]
 fn a_refusal_is_told_for_an_hour() {
-    let mut steps = Steps::default();
-    demand(&mut steps, "a", 0);
-    let Miss::Refused(told) = steps.failed(&steps.ask(), &rejected(Code::InvalidScope)) else {
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a", 0);
+    let FailureOutcome::Refused(told) = tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope))
+    else {
         panic!("the server refused them");
     };
-    assert_eq!(steps.remembered(&told, at(3599)), told);
-    assert_eq!(steps.remembered(&told, at(3600)), StepUp::None);
+    assert_eq!(tracker.remembered(&told, at(3599)), told);
+    assert_eq!(tracker.remembered(&told, at(3600)), StepUp::None);
 }
 
 #[test]
 fn scopes_that_are_none_or_too_many_are_refused_as_a_whole_and_not_repeated() {
-    let malformed = refuse([], NoStepUp::Malformed);
-    let long = "x".repeat(LONGEST_SCOPE + 1);
+    let malformed = refuse([], StepUpError::Malformed);
+    let long = "x".repeat(MAX_SCOPE_LEN + 1);
     for scope in ["", "a b", "a\"b", "a\\b", "a\nb", "é", &long] {
         let demanded = [scope.to_owned(), "fine".to_owned()];
         assert_eq!(
-            Steps::default().demand(&demanded, None, at(0)),
+            StepUpTracker::default().demand(&demanded, None, at(0)),
             malformed,
             "{scope}"
         );
     }
-    let many: Vec<_> = (0..=MOST_SCOPES).map(|n| n.to_string()).collect();
-    assert_eq!(Steps::default().demand(&many, None, at(0)), malformed);
+    let many: Vec<_> = (0..=MAX_SCOPES).map(|n| n.to_string()).collect();
+    assert_eq!(StepUpTracker::default().demand(&many, None, at(0)), malformed);
 }
 
 proptest! {
@@ -194,28 +208,28 @@ proptest! {
     fn whatever_happens_at_most_three_requests_an_hour_are_new_and_they_stay_small(
         events in prop::collection::vec((0_u8..6, "[a-f]( [a-f]){0,3}", 0_i64..600), 1..200),
     ) {
-        let mut steps = Steps::default();
+        let mut tracker = StepUpTracker::default();
         let (mut now, mut asks) = (0, Vec::new());
         for (event, text, wait) in events {
             now += wait;
             match event {
                 0..3 => {
-                    if demand(&mut steps, &text, now) == Demand::Ask {
+                    if demand(&mut tracker, &text, now) == DemandOutcome::RequestToken {
                         asks.push(now);
-                        prop_assert!(steps.is_pending());
+                        prop_assert!(tracker.is_pending());
                     }
                 }
-                3 => { answer(&mut steps, Some(&text)); }
-                4 => { steps.failed(&steps.ask(), &rejected(Code::InvalidScope)); }
-                _ => { steps.failed(&steps.ask(), &Error::Interrupted); }
+                3 => { answer(&mut tracker, Some(&text)); }
+                4 => { tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope)); }
+                _ => { tracker.failed(&tracker.ask(), &Error::Interrupted); }
             }
-            prop_assert!(steps.ask().len() <= MOST_SCOPES);
-            prop_assert!(asks.iter().filter(|at| now - **at < 3600).count() <= MOST_ASKED);
+            prop_assert!(tracker.ask().len() <= MAX_SCOPES);
+            prop_assert!(asks.iter().filter(|at| now - **at < 3600).count() <= MAX_STEP_UPS);
         }
     }
 
     #[test]
     fn no_demand_panics(demanded in prop::collection::vec("\\PC{0,8}", 0..4), has in "\\PC{0,20}") {
-        let _ = Steps::default().demand(&demanded, Some(&has), at(0));
+        let _ = StepUpTracker::default().demand(&demanded, Some(&has), at(0));
     }
 }

@@ -61,14 +61,14 @@ proptest! {
         basic: bool,
     ) {
         let registration = Registration::new(ENDPOINT, client_id.clone(), ClientAuthentication::None);
-        let asked = Asked { registration: &registration, scopes: &scopes, resource: Some(&resource) };
+        let parameters = GrantParameters { registration: &registration, scopes: &scopes, resource: Some(&resource) };
         let held = SecretString::from(secret.clone());
-        let identity = match basic {
-            true => Identity::Basic { client_id: &client_id, secret: &held },
-            false => Identity::Post { client_id: &client_id, secret: &held },
+        let client_auth = match basic {
+            true => ClientAuth::Basic { client_id: &client_id, secret: &held },
+            false => ClientAuth::Post { client_id: &client_id, secret: &held },
         };
         let endpoint = Url::parse(ENDPOINT).unwrap();
-        let ours = build(&Form::client_credentials(&asked), &endpoint, &identity, None).unwrap();
+        let ours = build(&Form::client_credentials(&parameters), &endpoint, &client_auth, None).unwrap();
         let auth_type = if basic { AuthType::BasicAuth } else { AuthType::RequestBody };
         let theirs = theirs(&client_id, &secret, &scopes, &resource, auth_type);
         prop_assert_eq!(pairs(ours.body()), pairs(theirs.body()));

@@ -10,13 +10,13 @@ use crate::RetryAfter;
 
 const SECRET: &str = "cl1ent-s3cret-of-ours";
 
-fn quote() -> Quote {
-    Quote::default().and_client_secret("client", &SECRET.into())
+fn redactor() -> Redactor {
+    Redactor::default().hide_client_secret("client", &SECRET.into())
 }
 
-const BEARER: Expected = Expected {
+const BEARER: ExpectedToken = ExpectedToken {
     token_type: TokenType::Bearer,
-    exchanged: false,
+    by_token_exchange: false,
 };
 
 fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
@@ -30,8 +30,8 @@ fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
     }
 }
 
-fn read_json(status: u16, body: Value) -> Result<Issued, Error> {
-    read(answer(status, body.to_string()), &quote(), BEARER)
+fn read_json(status: u16, body: Value) -> Result<IssuedToken, Error> {
+    read(answer(status, body.to_string()), &redactor(), BEARER)
 }
 
 fn life(expires_in: Value) -> Option<i64> {
@@ -139,8 +139,8 @@ fn an_oauth_error_is_read_whatever_the_status() {
         let error = read_json(status, body).unwrap_err();
         assert_eq!(
             error,
-            Error::Rejected(Rejection {
-                code: Code::InvalidClient,
+            Error::Rejected(ErrorResponse {
+                code: ErrorCode::InvalidClient,
                 description: Some("Unknown 'client'".into()),
                 status,
                 retry_after: None,
@@ -179,27 +179,30 @@ fn retry_after_is_kept_with_the_error() {
             retry_after: asked,
             ..answer(503, body)
         };
-        assert_eq!(read(answer, &quote(), BEARER).unwrap_err().retry_after(), asked);
+        assert_eq!(
+            read(answer, &redactor(), BEARER).unwrap_err().retry_after(),
+            asked
+        );
     }
 }
 
 #[test]
 fn what_is_not_json_is_told_by_its_shape_and_type() {
     for (body, shape) in [
-        ("", Shape::Empty),
-        (" \n", Shape::Empty),
-        ("\u{feff}<!DOCTYPE html><html>", Shape::Html),
-        ("\n<HTML>", Shape::Html),
-        ("<?xml version='1.0'?>", Shape::Xml),
-        (r#"{"access_token": "t0p"#, Shape::BrokenJson),
-        (r#"["t0p"]"#, Shape::NoObject),
-        ("access_token=t0p", Shape::Other),
+        ("", BodyShape::Empty),
+        (" \n", BodyShape::Empty),
+        ("\u{feff}<!DOCTYPE html><html>", BodyShape::Html),
+        ("\n<HTML>", BodyShape::Html),
+        ("<?xml version='1.0'?>", BodyShape::Xml),
+        (r#"{"access_token": "t0p"#, BodyShape::BrokenJson),
+        (r#"["t0p"]"#, BodyShape::NoObject),
+        ("access_token=t0p", BodyShape::Other),
     ] {
         let answer = Answer {
             content_type: Some("text/html; charset=utf-8".into()),
             ..answer(200, body)
         };
-        let error = read(answer, &quote(), BEARER).unwrap_err();
+        let error = read(answer, &redactor(), BEARER).unwrap_err();
         let content_type = Some("text/html; charset=utf-8".into());
         assert_eq!(error, Error::NotJson { shape, content_type }, "{body}");
         assert!(!error.message().contains("t0p"));
@@ -212,7 +215,7 @@ fn json_of_another_content_type_is_read_all_the_same() {
         content_type: Some("text/plain".into()),
         ..answer(200, r#"{"access_token": "t0p"}"#)
     };
-    assert!(read(answer, &quote(), BEARER).is_ok());
+    assert!(read(answer, &redactor(), BEARER).is_ok());
 }
 
 #[test]
@@ -242,7 +245,7 @@ fn nothing_repeats_the_secret_or_the_token_wherever_the_server_puts_them() {
         ..answer(302, "")
     };
     for answer in [html, redirect] {
-        let error = read(answer, &quote(), BEARER).unwrap_err();
+        let error = read(answer, &redactor(), BEARER).unwrap_err();
         assert!(!format!("{error:?} {}", error.message()).contains(SECRET));
     }
 }
@@ -263,11 +266,11 @@ fn value() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn reading_any_bytes_never_panics(status in 200_u16..600, body: Vec<u8>) {
-        for (token_type, exchanged) in
+        for (token_type, by_token_exchange) in
             [(TokenType::Bearer, false), (TokenType::Bearer, true), (TokenType::DPoP, true)]
         {
-            let expected = Expected { token_type, exchanged };
-            let _ = read(answer(status, body.clone()), &quote(), expected);
+            let expected = ExpectedToken { token_type, by_token_exchange };
+            let _ = read(answer(status, body.clone()), &redactor(), expected);
         }
     }
 

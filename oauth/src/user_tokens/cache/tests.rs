@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Issued;
+use crate::IssuedToken;
 
-const CAPACITY: usize = 5;
-const MOST_BYTES: usize = 100;
+const DEFAULT_CAPACITY: usize = 5;
+const MAX_BYTES: usize = 100;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -31,10 +31,10 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-impl Shelf {
+impl UserTokenCache {
     /// The bytes kept, counted one by one.
     fn bytes(&self) -> usize {
-        let of = |entry: &Entry| {
+        let of = |entry: &UserEntry| {
             let token = entry.token.as_ref().map_or(0, |held| bytes(&held.token));
             let failed = entry.failed.as_ref();
             token + failed.map_or(0, |failed| failed.error.to_string().len())
@@ -45,47 +45,47 @@ impl Shelf {
 
 async fn check(events: Vec<Event>) {
     let clock = Clock::starting_at("2030-01-01T00:00:00Z".parse().unwrap());
-    let mut shelf = Shelf::new(CAPACITY, MOST_BYTES, Policy::default(), clock.clone());
+    let mut cache = UserTokenCache::new(DEFAULT_CAPACITY, MAX_BYTES, Policy::default(), clock.clone());
     let mut flights = Vec::new();
     for event in events {
         match event {
             Event::Find(name) => {
-                if let Found::Nothing(flight, sender) = shelf.find([name; 32]) {
-                    flights.push(([name; 32], flight, sender));
+                if let CacheLookup::Miss(request_id, sender) = cache.find([name; 32]) {
+                    flights.push(([name; 32], request_id, sender));
                 }
             }
             Event::Token(nth, _) | Event::Failure(nth, _) if nth >= flights.len() => {}
             Event::Token(nth, bytes) => {
-                let (user, flight, _sender) = flights.swap_remove(nth);
-                let issued = Issued {
+                let (user, request_id, _sender) = flights.swap_remove(nth);
+                let issued = IssuedToken {
                     expires_in: Some(60),
-                    ..Issued::bearer("t".repeat(bytes))
+                    ..IssuedToken::bearer("t".repeat(bytes))
                 };
                 let token = Token::issue(issued, clock.now(), clock.now()).map(Arc::new);
-                shelf
-                    .land(user, flight, token)
+                cache
+                    .finish_request(user, request_id, token)
                     .expect("who asked gets it, kept or not");
             }
             Event::Failure(nth, bytes) => {
-                let (user, flight, _sender) = flights.swap_remove(nth);
+                let (user, request_id, _sender) = flights.swap_remove(nth);
                 let problem = "p".repeat(bytes);
-                let _ = shelf.land(user, flight, Err(Error::NoAssertion { problem }));
+                let _ = cache.finish_request(user, request_id, Err(Error::NoAssertion { problem }));
             }
             Event::Refuse(name) => {
-                let id = shelf
+                let id = cache
                     .users
                     .get(&[name; 32])
                     .and_then(|entry| entry.token.as_ref())
                     .map(|held| held.token.id.clone());
-                shelf.refuse([name; 32], &id.unwrap_or_default());
+                cache.reject([name; 32], &id.unwrap_or_default());
             }
-            Event::Forgive => shelf.forgive(),
+            Event::Forgive => cache.reset_failures(),
             Event::Wait(seconds) => tokio::time::advance(Duration::from_secs(seconds)).await,
         }
-        assert_eq!(shelf.scale.total(), shelf.bytes());
-        assert!(shelf.bytes() <= MOST_BYTES && shelf.users.len() <= CAPACITY);
+        assert_eq!(cache.budget.total(), cache.bytes());
+        assert!(cache.bytes() <= MAX_BYTES && cache.users.len() <= DEFAULT_CAPACITY);
         assert!(
-            flights.iter().all(|(user, ..)| shelf.users.contains_key(user)),
+            flights.iter().all(|(user, ..)| cache.users.contains_key(user)),
             "who is waited for stays"
         );
     }
