@@ -1,6 +1,7 @@
 //! The data path: the two hops of a user's request, and what they share.
 
 pub mod clock;
+pub mod error;
 pub mod inbound;
 pub mod metrics;
 pub mod outbound;

@@ -2,7 +2,9 @@
 //! and serves them to the end: a request is never handed from one thread to another. What becomes of a connection is up
 //! to [`connection`].
 
+mod bounds;
 mod connection;
+mod half;
 mod http2;
 
 use std::convert::Infallible;
@@ -20,7 +22,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::http::connect::{bound_untaken, keepalive};
 use crate::proxy::inbound::Inbound;
 use crate::proxy::outbound::Outbound;
-use connection::{Half, connection};
+pub use bounds::Bounds;
+use connection::connection;
+use half::Half;
 
 const BACKLOG: i32 = 4096;
 /// Between two looks for connections that nobody needs any more.
@@ -38,25 +42,6 @@ pub struct Sockets {
 struct WorkerSockets {
     inbound: Option<TcpListener>,
     outbound: TcpListener,
-}
-
-/// What clients may take of the sidecar.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Longest time from a connection, or from the answer before, to the end of a request's headers.
-    pub headers: Duration,
-    /// Connections of one half on one worker at the same time. Those beyond wait in the kernel until others end, so
-    /// that memory and file descriptors have a bound, and neither half can use up the other's.
-    pub connections: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            headers: Duration::from_secs(30),
-            connections: 10_000,
-        }
-    }
 }
 
 /// Threads that serve.

@@ -143,7 +143,7 @@ impl<D: Dial + 'static> Inner<D> {
                     continue;
                 }
             }
-            let said = answered.map_err(|error| told(&error))?;
+            let said = answered.map_err(|error| error.to_problem())?;
             return read(said.status, &said.body);
         }
     }
@@ -182,10 +182,6 @@ impl Said {
         self.status == StatusCode::SERVICE_UNAVAILABLE
             && problem().is_some_and(|problem| problem.reason == NOT_LEADING)
     }
-}
-
-fn told(error: &FollowError) -> Problem {
-    Problem::new(error.reason(), error.to_string())
 }
 
 /// What serde says of a failure may quote the answer, which holds a token. So it is not told.

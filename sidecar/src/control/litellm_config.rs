@@ -12,6 +12,7 @@
 pub mod config;
 pub mod emit;
 pub mod entry;
+pub mod error;
 pub mod identity;
 pub mod node;
 pub mod parse;
@@ -27,8 +28,9 @@ use std::sync::Arc;
 
 use mcp_auth_protocol::sync::{Problem, Route};
 
-use config::{Config, ConfigError, Unusable};
+use config::Config;
 use entry::Address;
+use error::{ConfigError, Unusable};
 use node::{Budget, Mapping, Node};
 
 /// What the overlay is made from.

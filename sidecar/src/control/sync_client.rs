@@ -5,10 +5,10 @@
 
 mod backoff;
 mod connect;
+mod error;
 mod lines;
 
 use std::convert::Infallible;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use backoff::Backoff;
 pub(crate) use connect::Connection;
 use connect::trust;
 pub use connect::{Dial, Endpoint, OperatorCa, Tcp};
+pub use error::FollowError;
 use lines::Lines;
 
 /// A refusal is a `Problem`, which is a few lines.
@@ -60,52 +61,6 @@ impl Default for Timing {
             connect: Duration::from_secs(10),
             silence: Duration::from_secs(3 * sync::HEARTBEAT_SECONDS),
             backoff: (Duration::from_millis(250), Duration::from_secs(30)),
-        }
-    }
-}
-
-/// Why a stream ended or did not begin.
-#[derive(Debug, thiserror::Error)]
-pub enum FollowError {
-    #[error("the token file {path} cannot be read ({kind}); it is mounted by the injection webhook", path = path.display())]
-    TokenUnreadable { path: PathBuf, kind: io::ErrorKind },
-    #[error("the token file {path} holds no token", path = path.display())]
-    TokenInvalid { path: PathBuf },
-    #[error("the certificates to verify the operator by are no valid PEM certificates ({0})")]
-    OperatorCaInvalid(String),
-    #[error("{address} cannot be reached: {error}")]
-    Unreachable { address: String, error: io::Error },
-    #[error("no TLS connection with {address}: {error}")]
-    Tls { address: String, error: io::Error },
-    #[error("no connection with {address} within {seconds} s")]
-    ConnectTimeout { address: String, seconds: u64 },
-    #[error("the operator refuses with {status}: {}: {}", problem.reason, problem.message)]
-    Refused { status: StatusCode, problem: Problem },
-    #[error("nothing from the operator for {seconds} s")]
-    Silent { seconds: u64 },
-    #[error("the operator ended the stream")]
-    Ended,
-    #[error("the operator sent a line longer than {} bytes", sync::MAX_LINE_BYTES)]
-    LineTooLong,
-    #[error(
-        "the operator sent a line that is no snapshot ({0}); sidecar and operator may be of different versions"
-    )]
-    NotASnapshot(&'static str),
-    #[error("HTTP/2 with the operator failed: {0}")]
-    Http(#[from] hyper::Error),
-}
-
-impl FollowError {
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::TokenUnreadable { .. } | Self::TokenInvalid { .. } => "TokenUnreadable",
-            Self::OperatorCaInvalid(_) => "OperatorCaInvalid",
-            Self::Unreachable { .. } | Self::ConnectTimeout { .. } => "OperatorUnreachable",
-            Self::Tls { .. } => "OperatorNotTrusted",
-            Self::Refused { .. } => "OperatorRefused",
-            Self::Silent { .. } => "OperatorSilent",
-            Self::Ended | Self::Http(_) => "StreamBroken",
-            Self::LineTooLong | Self::NotASnapshot(_) => "StreamInvalid",
         }
     }
 }

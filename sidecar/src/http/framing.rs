@@ -4,10 +4,19 @@
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{Request, Version};
 
-use crate::proxy::respond::Refusal;
+/// What of a request could be understood in more than one way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum FramingError {
+    #[error("it has no Host header")]
+    HostMissing,
+    #[error("it has more than one Host header")]
+    HostRepeated,
+    #[error("its Transfer-Encoding is something else than one \"chunked\"")]
+    TransferEncoding,
+}
 
 /// Of any other version than HTTP/1, framing is the protocol's own matter.
-pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
+pub fn check<B>(request: &Request<B>) -> Result<(), FramingError> {
     one_host(request)?;
     if request.version() > Version::HTTP_11 {
         return Ok(());
@@ -28,27 +37,24 @@ pub fn one_length(headers: &HeaderMap) -> bool {
     }
 }
 
-fn one_host<B>(request: &Request<B>) -> Result<(), Refusal> {
+fn one_host<B>(request: &Request<B>) -> Result<(), FramingError> {
     let mut hosts = request.headers().get_all(HOST).iter();
-    let why = match (hosts.next(), hosts.next()) {
-        (Some(_), None) => return Ok(()),
+    match (hosts.next(), hosts.next()) {
+        (Some(_), None) => Ok(()),
         // HTTP/1.0 knows no Host, and HTTP/2 has it in the target.
-        (None, _) if request.version() != Version::HTTP_11 => return Ok(()),
-        (None, _) => "it has no Host header",
-        (Some(_), Some(_)) => "it has more than one Host header",
-    };
-    Err(Refusal::RequestAmbiguous { why })
+        (None, _) if request.version() != Version::HTTP_11 => Ok(()),
+        (None, _) => Err(FramingError::HostMissing),
+        (Some(_), Some(_)) => Err(FramingError::HostRepeated),
+    }
 }
 
 /// Another coding below the chunks would be lost on the way: the header is of this connection only.
-fn only_chunked(headers: &HeaderMap) -> Result<(), Refusal> {
+fn only_chunked(headers: &HeaderMap) -> Result<(), FramingError> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Refusal::RequestAmbiguous {
-            why: "its Transfer-Encoding is something else than one \"chunked\"",
-        }),
+        _ => Err(FramingError::TransferEncoding),
     }
 }
 

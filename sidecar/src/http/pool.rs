@@ -4,6 +4,7 @@
 //! hand-over in each direction, and a request that is dropped closes its connection at once. The lock is only
 //! ever taken by the pool's own worker, so nobody waits for it.
 
+mod error;
 mod heard;
 pub mod shared;
 
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::http::connect::Io;
 use crate::http::request_body::RequestBody;
+pub use error::ExchangeError;
 use shared::{Shared, Stream};
 
 /// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s; a
@@ -47,13 +49,6 @@ pub struct Connection {
     sender: http1::SendRequest<RequestBody>,
     driver: Pin<Box<http1::Connection<TokioIo<Io>, RequestBody>>>,
     closed: bool,
-}
-
-/// Why a request got no answer.
-pub struct ExchangeError {
-    pub error: hyper::Error,
-    /// The request, if no byte of it was sent.
-    pub unsent: Option<Request<RequestBody>>,
 }
 
 /// An answer's body together with what it comes over.

@@ -3,7 +3,7 @@
 //! | metric | labels | counts |
 //! |---|---|---|
 //! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by whom and of which class |
-//! | `refused_total` | `half`, `reason` ([`Refusal::reason`](crate::proxy::respond::Refusal::reason)) | answers of our own making |
+//! | `refused_total` | `half`, `reason` ([`Refusal::reason`](crate::proxy::error::Refusal::reason)) | answers of our own making |
 //! | `contexts_total` | `result` | requests, by what became of their user context |
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
@@ -21,7 +21,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::proxy::respond::Whose;
+use crate::proxy::error::Whose;
 use crate::proxy::user_context::Gathered;
 
 /// The two directions.

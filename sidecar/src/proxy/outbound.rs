@@ -38,8 +38,9 @@ use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{Cause, SendError};
 use crate::proxy::clock::unix_now;
+use crate::proxy::error::{NotRepeated, Refusal};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, Why};
-use crate::proxy::respond::{NotRepeated, Refusal, json_rpc, problem};
+use crate::proxy::respond::{json_rpc, problem};
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{Routes, Server, Usable};
 use crate::proxy::user_context::Context;
@@ -49,7 +50,7 @@ use call::Call;
 use headers::UserPart;
 pub use limits::Limits;
 use objection::Objection;
-use tokens::{Chosen, Tokens, usable};
+use tokens::{Chosen, Tokens};
 use verdict::{Verdict, verdict};
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
@@ -109,7 +110,10 @@ impl Outbound {
             Some(server) => match framing::check(&request) {
                 // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
                 Ok(()) => Box::pin(self.forward(worker, server, request)).await,
-                Err(refusal) => Err(Refused::with(refusal, RequestBody::stream(request.into_body()))),
+                Err(ambiguous) => Err(Refused::with(
+                    ambiguous.into(),
+                    RequestBody::stream(request.into_body()),
+                )),
             },
             None => Err(Refused::with(
                 Refusal::UnknownServer,
@@ -228,7 +232,7 @@ impl Outbound {
     /// Sends the call once.
     async fn send(&self, worker: usize, call: &mut Call, chosen: &Chosen) -> Result<Answer, Refused> {
         let server = &chosen.server;
-        let usable = usable(server)?;
+        let usable = server.require_usable()?;
         let request = call
             .request(usable, &chosen.token)
             .ok_or(Refusal::BodyUnreadable)?;
@@ -307,7 +311,7 @@ fn lead<'a>(server: &'a Server, method: &Method, uri: &Uri) -> Result<(&'a Usabl
     if method == Method::CONNECT {
         return Err(Refusal::MethodNotSupported);
     }
-    let usable = usable(server)?;
+    let usable = server.require_usable()?;
     let (_, path) = path::split(uri.path());
     match path::lead(usable, path, uri.query()) {
         Some(path) => Ok((usable, path)),

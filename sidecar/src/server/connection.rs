@@ -3,12 +3,9 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,25 +13,16 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{Bounds, http2};
-use crate::proxy::inbound::Inbound;
-use crate::proxy::outbound::Outbound;
-use crate::proxy::respond::{HEADERS_TOO_LARGE, REQUEST_MALFORMED};
-use crate::proxy::response_body::ResponseBody;
+use super::bounds::{Bounds, MAX_HEADERS};
+use super::half::Half;
+use super::http2;
+use crate::proxy::error::{HEADERS_TOO_LARGE, REQUEST_MALFORMED};
 
-/// Longest headers of a request, all together. Cookies of a large site come to tens of kilobytes.
-pub(super) const MAX_HEADERS: u32 = 128 * 1024;
 /// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Between two looks at a beginning that came in pieces: at first, and in the end.
 const PIECES_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
-
-#[derive(Clone)]
-pub(super) enum Half {
-    Inbound(Arc<Inbound>),
-    Outbound(Arc<Outbound>),
-}
 
 #[derive(Debug, Eq, PartialEq)]
 enum Protocol {
@@ -138,59 +126,6 @@ fn unread(error: &hyper::Error) -> Option<&'static str> {
         Some(REQUEST_MALFORMED)
     } else {
         None
-    }
-}
-
-impl Half {
-    fn refused_unread(&self, reason: &'static str) {
-        match self {
-            Self::Inbound(inbound) => inbound.refused_unread(reason),
-            Self::Outbound(outbound) => outbound.refused_unread(reason),
-        }
-    }
-
-    pub async fn answer(
-        &self,
-        worker: usize,
-        peer: IpAddr,
-        request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        match self {
-            Self::Inbound(inbound) => inbound.answer(worker, peer, request).await,
-            Self::Outbound(outbound) => outbound.answer(worker, request).await,
-        }
-    }
-
-    /// Whether clients shall find another pod.
-    pub fn is_draining(&self) -> bool {
-        match self {
-            Self::Inbound(inbound) => inbound.is_draining(),
-            // LiteLLM is the client, and leaves with us.
-            Self::Outbound(_) => false,
-        }
-    }
-
-    /// Returns when a connection is to take no more requests: at the end, and before that when the time to drain is over.
-    /// LiteLLM is told to go next, and a client that keeps a connection without using it would send its next request to
-    /// a pod that cannot answer any more. Where nothing was `asked` yet a request may be under way, and its answer closes.
-    pub async fn leaving(
-        &self,
-        stopped: &mut watch::Receiver<Option<Duration>>,
-        asked: impl FnOnce() -> bool,
-    ) {
-        let drained = async {
-            match self {
-                Self::Inbound(inbound) => inbound.drained().await,
-                Self::Outbound(_) => std::future::pending().await,
-            }
-            if !asked() {
-                std::future::pending().await
-            }
-        };
-        tokio::select! {
-            _ = stopped.wait_for(Option::is_some) => {}
-            () = drained => {}
-        }
     }
 }
 

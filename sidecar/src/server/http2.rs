@@ -18,7 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
-use super::connection::{Half, MAX_HEADERS};
+use super::bounds::MAX_HEADERS;
+use super::half::Half;
 
 /// Requests of a connection that are answered at a time. An event stream takes one for hours.
 const MAX_STREAMS: u32 = 256;

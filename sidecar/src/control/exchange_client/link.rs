@@ -9,7 +9,6 @@ use futures::future::{BoxFuture, Shared};
 use mcp_auth_protocol::sync::Problem;
 use tokio::time::timeout;
 
-use super::told;
 use crate::control::sync_client::{Connection, Dial, Endpoint, FollowError, OperatorCa};
 
 /// A peer that is gone without a word is found out after twice this, while anybody waits for an answer. How long it
@@ -101,5 +100,5 @@ async fn open<D: Dial>(link: Arc<Link<D>>, trusted: Arc<str>) -> Result<Arc<Conn
             seconds: link.connect.as_secs(),
         })
     });
-    opened.map(Arc::new).map_err(|error| told(&error))
+    opened.map(Arc::new).map_err(|error| error.to_problem())
 }

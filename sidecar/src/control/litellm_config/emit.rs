@@ -8,7 +8,7 @@
 
 use std::fmt::Write;
 
-use super::config::ConfigError;
+use super::error::ConfigError;
 use super::node::{Budget, Mapping, Node, Scalar};
 use super::resolve::may_be_other_than_string;
 

@@ -8,7 +8,7 @@ use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::{Problem, Route, Transport};
 use url::Url;
 
-use super::config::ConfigError;
+use super::error::ConfigError;
 use super::identity::Identity;
 use super::node::{Budget, Node, Pair};
 

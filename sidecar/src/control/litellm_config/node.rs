@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::config::ConfigError;
+use super::error::ConfigError;
 use super::resolve::{Kind, resolve};
 
 /// Prefix of the tags that PyYAML's safe loader knows.

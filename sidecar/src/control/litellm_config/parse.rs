@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 
-use super::config::ConfigError;
+use super::error::ConfigError;
 use super::node::{Mapping, Node, Pair, Scalar};
 
 /// Deeper nesting is refused, so that walking the tree cannot exhaust the stack.

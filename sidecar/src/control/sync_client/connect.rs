@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use super::FollowError;
+use super::error::FollowError;
 
 const HTTPS_PORT: u16 = 443;
 

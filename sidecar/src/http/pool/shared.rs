@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::ExchangeError;
+use super::error::ExchangeError;
 use super::heard::Heard;
 use crate::http::request_body::RequestBody;
 

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use crate::http::hop_by_hop;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::Target;
-use crate::proxy::respond::Refusal;
+use crate::proxy::error::Refusal;
 use crate::proxy::response_body::ResponseBody;
 
 /// `request` without hop-by-hop headers; those of the upgrade are set here.

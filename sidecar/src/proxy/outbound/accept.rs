@@ -12,7 +12,7 @@ use super::endpoint::EndpointRewriter;
 use super::{headers, location};
 use crate::http::framing;
 use crate::http::pool::Lease;
-use crate::proxy::respond::Refusal;
+use crate::proxy::error::Refusal;
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{Server, Usable};
 

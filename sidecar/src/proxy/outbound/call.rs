@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use super::message::{self, Read};
 use super::{Refused, headers};
 use crate::http::request_body::RequestBody;
-use crate::proxy::respond::Refusal;
+use crate::proxy::error::Refusal;
 use crate::proxy::routes::token::Token;
 use crate::proxy::routes::{Server, Usable};
 

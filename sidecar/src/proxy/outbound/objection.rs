@@ -2,8 +2,8 @@
 
 use mcp_auth_protocol::sync::RefusedBecause;
 
+use crate::proxy::error::{Refusal, Renewal, Whose};
 use crate::proxy::metrics::Why;
-use crate::proxy::respond::{Refusal, Renewal, Whose};
 use crate::proxy::routes::{Server, Usable};
 
 #[derive(Debug)]

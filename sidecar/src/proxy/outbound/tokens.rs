@@ -16,10 +16,10 @@ use super::users::{User, Users};
 use super::waiting::WaitingRoom;
 use crate::control::exchange_client::Exchange;
 use crate::proxy::clock::unix_now;
+use crate::proxy::error::{NotRepeated, Refusal, Renewal, Whose};
 use crate::proxy::metrics::Metrics;
-use crate::proxy::respond::{NotRepeated, Refusal, Renewal, Whose};
 use crate::proxy::routes::token::{Admission, Token};
-use crate::proxy::routes::{Credential, Prospect, Routes, Server, State, Usable};
+use crate::proxy::routes::{Credential, Prospect, Routes, Server, Usable};
 
 pub struct Tokens {
     routes: Routes,
@@ -243,7 +243,7 @@ impl Tokens {
                 why: NotRepeated::RouteChanged,
             })?;
         let token = service_token(&current)?;
-        let declined = |objection: &Objection| objection.declined(&current, usable(&current).ok()?);
+        let declined = |objection: &Objection| objection.declined(&current, current.usable()?);
         if let Some((refused, objection)) = refused
             && Arc::ptr_eq(&token, &refused.token)
         {
@@ -319,7 +319,7 @@ impl Chosen {
 /// The service's token, unless there is none or it has ended.
 fn service_token(server: &Server) -> Result<Arc<Token>, Refusal> {
     let resource = || server.resource.clone();
-    match &usable(server)?.credential {
+    match &server.require_usable()?.credential {
         Credential::Unavailable { reason, message, .. } => Err(Refusal::TokenUnavailable {
             resource: resource(),
             why: reason.clone(),
@@ -329,17 +329,6 @@ fn service_token(server: &Server) -> Result<Arc<Token>, Refusal> {
             Err(Refusal::TokenExpired { resource: resource() })
         }
         Credential::Token(token) => Ok(token.clone()),
-    }
-}
-
-/// What there is to know of a server, unless it cannot be used.
-pub fn usable(server: &Server) -> Result<&Usable, Refusal> {
-    match &server.state {
-        State::Usable(usable) => Ok(usable),
-        State::Unusable(unusable) => Err(Refusal::RouteUnusable {
-            resource: server.resource.clone(),
-            message: unusable.to_string().into(),
-        }),
     }
 }
 

@@ -12,12 +12,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::limits::Limits;
-use super::tokens::usable;
 use super::waiting::WaitingRoom;
 use crate::control::exchange_client::{Ask, Exchange};
 use crate::proxy::clock::unix_now;
+use crate::proxy::error::Refusal;
 use crate::proxy::metrics::Metrics;
-use crate::proxy::respond::Refusal;
 use crate::proxy::routes::token::Token;
 use crate::proxy::routes::{Server, Usable};
 
@@ -115,7 +114,7 @@ impl Users {
         refused: Option<&Arc<Token>>,
         room: &WaitingRoom,
     ) -> Result<Arc<Token>, Refusal> {
-        let usable = usable(server)?;
+        let usable = server.require_usable()?;
         let (mut flying, flight) = match self.0.look(user, refused, unix_now()) {
             Look::Known(outcome) => return outcome.map_err(|problem| failed(server, &problem)),
             Look::Full => {

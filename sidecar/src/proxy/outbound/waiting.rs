@@ -3,8 +3,8 @@
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::proxy::error::Refusal;
 use crate::proxy::metrics::Metrics;
-use crate::proxy::respond::Refusal;
 
 pub struct WaitingRoom {
     places: Semaphore,

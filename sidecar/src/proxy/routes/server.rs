@@ -14,10 +14,10 @@ use rustls_pki_types::ServerName;
 use url::{Host, Url};
 
 use super::token::{InvalidToken, Token, carry_on};
-
 use crate::http::connect::{Peer, Tls};
 use crate::http::tls::{Trust, TrustError};
 use crate::http::upstream::Target;
+use crate::proxy::error::Refusal;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::Allowed;
 
@@ -174,6 +174,17 @@ impl Server {
         match &self.state {
             State::Usable(usable) => Some(usable),
             State::Unusable(_) => None,
+        }
+    }
+
+    /// The same, or the answer to a request for a server that cannot be used.
+    pub fn require_usable(&self) -> Result<&Usable, Refusal> {
+        match &self.state {
+            State::Usable(usable) => Ok(usable),
+            State::Unusable(unusable) => Err(Refusal::RouteUnusable {
+                resource: self.resource.clone(),
+                message: unusable.to_string().into(),
+            }),
         }
     }
 }

@@ -1,0 +1,12 @@
+//! What is left of a request whose connection failed.
+
+use http::Request;
+
+use crate::http::request_body::RequestBody;
+
+/// Why a request got no answer.
+pub struct ExchangeError {
+    pub error: hyper::Error,
+    /// The request, if no byte of it was sent.
+    pub unsent: Option<Request<RequestBody>>,
+}
