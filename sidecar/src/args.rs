@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use mcp_auth_protocol::pod::env;
 use mcp_auth_protocol::sync::Route;
 
-use crate::follow::Endpoint;
+use crate::control::sync_client::Endpoint;
 
 /// What is logged, such as `info` or `mcp_auth_sidecar=debug`.
 pub const LOG: &str = "MCPAUTH_LOG";

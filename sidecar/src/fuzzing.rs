@@ -16,8 +16,8 @@ use mcp_auth_protocol::sync::{self, Transport, UserContext};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use crate::metrics::Metrics;
-use crate::routes::{Routes, Server};
+use crate::proxy::metrics::Metrics;
+use crate::proxy::routes::{Routes, Server};
 
 pub use context::context;
 #[cfg(test)]

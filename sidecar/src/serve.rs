@@ -19,19 +19,19 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::args::Serve;
-use crate::context::seal::Sealer;
-use crate::control::{Control, DataPath, Metrics, Places, report};
-use crate::drain::Drain;
-use crate::exchange::{self, AtOperator, Exchange};
-use crate::follow::{Follow, OperatorCa, Tcp, Timing};
-use crate::health::{self, Health, Started};
-use crate::inbound::Inbound;
-use crate::listen::{Sockets, Workers};
-use crate::listening::retry;
-use crate::litellm::Litellm;
-use crate::metrics as data_path;
-use crate::outbound::{Limits, Outbound};
-use crate::routes::Routes;
+use crate::control::controller::{Control, DataPath, Metrics, Places, report};
+use crate::control::drain::Drain;
+use crate::control::exchange_client::{self, AtOperator, Exchange};
+use crate::control::litellm::Litellm;
+use crate::control::probes::{self, Health, Started};
+use crate::control::proc_net::retry;
+use crate::control::sync_client::{Follow, OperatorCa, Tcp, Timing};
+use crate::proxy::inbound::Inbound;
+use crate::proxy::metrics as data_path;
+use crate::proxy::outbound::{Limits, Outbound};
+use crate::proxy::routes::Routes;
+use crate::proxy::user_context::seal::Sealer;
+use crate::server::{Sockets, Workers};
 
 /// A pod's sidecar is given a fraction of a processor, and one worker fills a whole one.
 const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
@@ -100,7 +100,7 @@ async fn run(args: Serve) -> Infallible {
         operator_ca.clone(),
         token_file.clone(),
         pod,
-        exchange::Timing::default(),
+        exchange_client::Timing::default(),
         Tcp,
     );
     let data_path = start_data_path(Wiring {
@@ -119,7 +119,7 @@ async fn run(args: Serve) -> Infallible {
         drain_time,
         registry,
     };
-    tokio::spawn(health::serve(health, Arc::new(answers)));
+    tokio::spawn(probes::serve(health, Arc::new(answers)));
 
     let places = Places {
         original: original_config,

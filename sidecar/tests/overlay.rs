@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mcp_auth_protocol::sync::Route;
-use mcp_auth_sidecar::overlay::resolve::resolve;
-use mcp_auth_sidecar::overlay::{Input, Overlay, render};
+use mcp_auth_sidecar::control::litellm_config::resolve::resolve;
+use mcp_auth_sidecar::control::litellm_config::{Input, Overlay, render};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 

@@ -16,7 +16,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use mcp_auth_http_auth::ProofKey;
 use mcp_auth_protocol::sync::{Credential, Problem, Subject};
-use mcp_auth_sidecar::outbound::Limits;
+use mcp_auth_sidecar::proxy::outbound::Limits;
 use secrecy::ExposeSecret;
 
 use scene::{Asked, Operator, Scripted, Sidecar, bytes, post, send, server, whole};

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use http::HeaderValue;
 
-use crate::context::Context;
-use crate::context::seal::{EPOCH_SECONDS, Sealer};
+use crate::proxy::user_context::Context;
+use crate::proxy::user_context::seal::{EPOCH_SECONDS, Sealer};
 
 static SEALER: LazyLock<Sealer> = LazyLock::new(Sealer::new);
 /// Of another process, and without a single value that a fuzzer could have overheard.

@@ -7,10 +7,10 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use mcp_auth_protocol::sync::Transport;
 
-use crate::context::seal::Sealer;
-use crate::context::{Allowed, LIMIT, gather};
-use crate::outbound::headers::{UserPart, prepare};
-use crate::routes::Server;
+use crate::proxy::outbound::headers::{UserPart, prepare};
+use crate::proxy::routes::Server;
+use crate::proxy::user_context::seal::Sealer;
+use crate::proxy::user_context::{Allowed, LIMIT, gather};
 
 /// What a naive reading of the cookies comes to.
 #[derive(Debug, Default)]

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use mcp_auth_protocol::sync::Transport;
 
-use crate::outbound::endpoint::EndpointRewriter;
-use crate::routes::Server;
+use crate::proxy::outbound::endpoint::EndpointRewriter;
+use crate::proxy::routes::Server;
 
 static TOOLS: LazyLock<Arc<Server>> =
     LazyLock::new(|| super::server("http://tools.example.com/sse", Transport::Sse));

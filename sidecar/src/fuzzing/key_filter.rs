@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::inbound::key_filter::KeyFilter;
+use crate::http::json_key_filter::KeyFilter;
 
 /// JSON as it is written: every key of an object, in their order, also where one occurs twice.
 #[derive(Debug, PartialEq)]

@@ -6,8 +6,8 @@ use http::Uri;
 use mcp_auth_protocol::sync::Transport;
 use url::Url;
 
-use crate::outbound::path::{lead, split};
-use crate::routes::Server;
+use crate::proxy::outbound::path::{lead, split};
+use crate::proxy::routes::Server;
 
 static SERVERS: LazyLock<[Arc<Server>; 4]> = LazyLock::new(|| {
     [

@@ -3,8 +3,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use mcp_auth_protocol::sync::UserContext;
-use mcp_auth_sidecar::context::seal::EPOCH_SECONDS;
-use mcp_auth_sidecar::context::{Allowed, gather};
+use mcp_auth_sidecar::proxy::user_context::seal::EPOCH_SECONDS;
+use mcp_auth_sidecar::proxy::user_context::{Allowed, gather};
 
 use crate::scene::{Scripted, Sidecar, json, listed, nobody, post, raw, send, server, whole};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use mcp_auth_protocol::sync::{Declined, RefusedBecause, Server};
-use mcp_auth_sidecar::outbound::Limits;
+use mcp_auth_sidecar::proxy::outbound::Limits;
 use serde_json::Value;
 
 use crate::scene::{PATIENCE, Scripted, Sidecar, json, post, send, streamed, whole};

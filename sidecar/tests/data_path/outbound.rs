@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use mcp_auth_protocol::sync::{Credential, Transport};
-use mcp_auth_sidecar::outbound::Limits;
+use mcp_auth_sidecar::proxy::outbound::Limits;
 
 use crate::scene::{Scripted, Sidecar, bytes, get, json, listed, nobody, post, send, server, whole};
 

@@ -17,14 +17,14 @@ use hyper_util::rt::TokioIo;
 use mcp_auth_protocol::sync::{
     Credential, Problem, RefusedToken, Report, Route, Server, Transport, UserContext,
 };
-use mcp_auth_sidecar::context::seal::Sealer;
-use mcp_auth_sidecar::drain::Drain;
-use mcp_auth_sidecar::exchange::{Answer, Ask, Exchange};
-use mcp_auth_sidecar::inbound::Inbound;
-use mcp_auth_sidecar::listen::{Sockets, Workers};
-use mcp_auth_sidecar::metrics::Metrics;
-use mcp_auth_sidecar::outbound::{Limits, Outbound};
-use mcp_auth_sidecar::routes::Routes;
+use mcp_auth_sidecar::control::drain::Drain;
+use mcp_auth_sidecar::control::exchange_client::{Answer, Ask, Exchange};
+use mcp_auth_sidecar::proxy::inbound::Inbound;
+use mcp_auth_sidecar::proxy::metrics::Metrics;
+use mcp_auth_sidecar::proxy::outbound::{Limits, Outbound};
+use mcp_auth_sidecar::proxy::routes::Routes;
+use mcp_auth_sidecar::proxy::user_context::seal::Sealer;
+use mcp_auth_sidecar::server::{Sockets, Workers};
 use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mcp_auth_protocol::sync::{Credential, RefusedBecause, RefusedToken, Server, Subject, UserContext};
-use mcp_auth_sidecar::outbound::Limits;
+use mcp_auth_sidecar::proxy::outbound::Limits;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 

@@ -1,0 +1,484 @@
+//! What the sidecar knows and what follows from it: a snapshot becomes the data path's routes, LiteLLM's overlay and
+//! the next report. It does no waiting; [`serve`](crate::serve) calls it when something has happened.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use mcp_auth_protocol::sync::{Credential, Pod, Problem, Report, Route, Server, Snapshot};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::control::litellm::Look;
+use crate::control::litellm_config::restart::{Loaded, Restart};
+use crate::control::litellm_config::write::write;
+use crate::control::litellm_config::{Input, Overlay, render};
+
+/// Takes over routes and credentials. Called with the complete list each time; answers what is wrong with it.
+pub trait DataPath {
+    fn apply(&self, servers: &[Server]) -> Vec<Problem>;
+}
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// LiteLLM's own configuration, if it has a file.
+    pub original: Option<PathBuf>,
+    pub overlay: PathBuf,
+    pub outbound: SocketAddr,
+    /// Whether users' requests pass through the sidecar.
+    pub inbound: bool,
+}
+
+pub struct Control<P> {
+    places: Places,
+    data_path: P,
+    routes: Vec<Route>,
+    /// Whether a snapshot has come and gives every route a credential.
+    authenticated: bool,
+    overlay: Option<Overlay>,
+    overlay_problems: Vec<Problem>,
+    route_problems: Vec<Problem>,
+    litellm_problem: Option<Problem>,
+    restart: Restart,
+    reports: watch::Sender<Report>,
+    metrics: Metrics,
+}
+
+/// | metric | says |
+/// |---|---|
+/// | `mcpauth_sidecar_snapshots_total` | snapshots taken over from the operator |
+/// | `mcpauth_sidecar_litellm_ready` | 1 while LiteLLM is ready on its own port |
+/// | `mcpauth_sidecar_restart_needed_servers` | servers LiteLLM learns of only by a restart |
+/// | `mcpauth_sidecar_problems` | problems reported to the operator |
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    snapshots: Counter,
+    litellm_ready: Gauge,
+    restart_needed: Gauge,
+    problems: Gauge,
+}
+
+impl Metrics {
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let registry = registry.sub_registry_with_prefix("mcpauth_sidecar");
+        registry.register(
+            "snapshots",
+            "Snapshots taken over from the operator",
+            metrics.snapshots.clone(),
+        );
+        registry.register(
+            "litellm_ready",
+            "Whether LiteLLM is ready on its own port",
+            metrics.litellm_ready.clone(),
+        );
+        registry.register(
+            "restart_needed_servers",
+            "Servers that LiteLLM learns of only by a restart",
+            metrics.restart_needed.clone(),
+        );
+        registry.register(
+            "problems",
+            "Problems reported to the operator",
+            metrics.problems.clone(),
+        );
+        metrics
+    }
+}
+
+impl<P: DataPath> Control<P> {
+    /// Begins with the routes known at admission, for which there is no credential yet.
+    pub fn new(
+        places: Places,
+        routes: Vec<Route>,
+        data_path: P,
+        reports: watch::Sender<Report>,
+        metrics: Metrics,
+    ) -> Self {
+        let pending = |route: &Route| Server {
+            route: route.clone(),
+            client_certificate: None,
+            declined: None,
+            credential: Credential::Unavailable {
+                reason: "Pending".into(),
+                message: "no credential has arrived from the operator yet".into(),
+                keep: false,
+            },
+        };
+        let route_problems = data_path.apply(&routes.iter().map(pending).collect::<Vec<_>>());
+        tell(&[], &route_problems);
+        let loaded = read_loaded(&places);
+        Self {
+            places,
+            data_path,
+            authenticated: false,
+            routes,
+            overlay: None,
+            overlay_problems: Vec::new(),
+            route_problems,
+            litellm_problem: None,
+            restart: Restart::resume(loaded),
+            reports,
+            metrics,
+        }
+    }
+
+    /// Takes a snapshot over. The overlay is rendered anew only after LiteLLM's start was released.
+    pub fn take_over(&mut self, snapshot: Snapshot) {
+        self.metrics.snapshots.inc();
+        let problems = self.data_path.apply(&snapshot.servers);
+        tell(&self.route_problems, &problems);
+        self.route_problems = problems;
+        let is_bearer = |server: &Server| matches!(server.credential, Credential::Bearer { .. });
+        self.authenticated = snapshot.servers.iter().all(is_bearer);
+        self.routes = snapshot.servers.into_iter().map(|server| server.route).collect();
+        if self.overlay.is_some() {
+            self.render();
+        }
+        self.publish();
+    }
+
+    /// Whether discovery would succeed if LiteLLM started now, as far as tokens go.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated
+    }
+
+    /// Renders the overlay from the user's configuration as it is now and writes it. True if LiteLLM can read it.
+    pub fn render(&mut self) -> bool {
+        let overlay = render(&Input {
+            original: self.places.original.as_deref(),
+            overlay: &self.places.overlay,
+            routes: &self.routes,
+            outbound: self.places.outbound,
+        });
+        let mut problems = overlay.problems.clone();
+        let in_place =
+            match self.put(overlay) {
+                Ok(()) => true,
+                Err(error) => {
+                    problems.push(Problem {
+                    reason: "OverlayNotWritable".into(),
+                    message: format!(
+                        "{} cannot be written ({}); LiteLLM goes on with what stands there. Check the volume \
+                         mounted at its folder",
+                        self.places.overlay.display(),
+                        error.kind()
+                    ), server: None });
+                    false
+                }
+            };
+        tell(&self.overlay_problems, &problems);
+        self.overlay_problems = problems;
+        self.publish();
+        in_place
+    }
+
+    /// Takes note of what was seen of LiteLLM, whose address is known. Whether it can be reached past the sidecar
+    /// matters only where users are to pass through it.
+    pub fn observe(&mut self, look: &Look) {
+        self.metrics
+            .litellm_ready
+            .set(i64::from(matches!(look, Look::Ready { .. })));
+        let loaded = self.restart.observe(look.into()).cloned();
+        if let Some(loaded) = loaded {
+            info!("LiteLLM is ready");
+            write_loaded(&self.places, &loaded);
+        }
+        let problem = match look {
+            Look::Down(why) if matches!(why.reason, "UndeclaredListener" | "PortTaken") => {
+                Some(Problem { reason: why.reason.into(), message: why.message.clone(), server: None })
+            }
+            Look::Ready { exposed: true, .. } if self.places.inbound => Some(Problem {
+                reason: "LiteLlmExposed".into(),
+                message: "LiteLLM listens on all addresses, so that it can be reached past the sidecar and without \
+                          user context. Check that nothing overrides its --host"
+                    .into(), server: None }),
+            _ => None,
+        };
+        tell(self.litellm_problem.as_slice(), problem.as_slice());
+        self.litellm_problem = problem;
+        self.publish();
+    }
+
+    fn put(&mut self, overlay: Overlay) -> io::Result<()> {
+        if overlay.write()? {
+            let servers = overlay.servers.len();
+            info!(overlay = %self.places.overlay.display(), servers, "wrote LiteLLM's overlay");
+        }
+        if self
+            .overlay
+            .as_ref()
+            .is_none_or(|current| current.servers != overlay.servers)
+        {
+            self.restart.overlay_written(overlay.servers.clone());
+        }
+        self.overlay = Some(overlay);
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let restart_needed_for = self.restart.needed_for();
+        let from_routes = self.overlay_problems.iter().chain(&self.route_problems);
+        let mut problems: Vec<_> = from_routes.chain(&self.litellm_problem).cloned().collect();
+        problems.sort();
+        problems.dedup();
+        self.metrics
+            .restart_needed
+            .set(i64::try_from(restart_needed_for.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .problems
+            .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
+        self.reports.send_if_modified(|report| {
+            let news = report.restart_needed_for != restart_needed_for || report.problems != problems;
+            report.restart_needed_for = restart_needed_for;
+            report.problems = problems;
+            news
+        });
+    }
+}
+
+/// The first report.
+pub fn report(pod: Pod) -> Report {
+    Report {
+        pod,
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..Report::default()
+    }
+}
+
+/// Logs what has come and what has gone.
+fn tell(before: &[Problem], now: &[Problem]) {
+    for problem in now.iter().filter(|problem| !before.contains(problem)) {
+        warn!(reason = problem.reason, "{}", problem.message);
+    }
+    for problem in before.iter().filter(|problem| !now.contains(problem)) {
+        info!(reason = problem.reason, "solved: {}", problem.message);
+    }
+}
+
+fn loaded_file(places: &Places) -> PathBuf {
+    places.overlay.with_file_name("loaded.json")
+}
+
+/// What an earlier process of the sidecar knew; whatever is wrong with the file, the next start of LiteLLM is seen.
+fn read_loaded(places: &Places) -> Option<Loaded> {
+    serde_json::from_slice(&std::fs::read(loaded_file(places)).ok()?).ok()
+}
+
+fn write_loaded(places: &Places, loaded: &Loaded) {
+    let text = serde_json::to_string(loaded).expect("numbers and strings are JSON");
+    if let Err(error) = write(&loaded_file(places), &text) {
+        warn!(%error, "a restart of the sidecar will forget what LiteLLM has read");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::fs;
+    use std::rc::Rc;
+
+    use mcp_auth_protocol::sync::{Transport, UserContext};
+
+    use super::*;
+    use crate::control::litellm::NotReady;
+
+    #[derive(Clone, Default)]
+    struct Applied(Rc<RefCell<Vec<Vec<Server>>>>);
+
+    impl DataPath for Applied {
+        fn apply(&self, servers: &[Server]) -> Vec<Problem> {
+            self.0.borrow_mut().push(servers.to_vec());
+            let unusable = servers.iter().filter(|server| server.route.server == "unusable");
+            let problem = |_| Problem {
+                reason: "InvalidCaBundle".into(),
+                message: "unusable".into(),
+                server: None,
+            };
+            unusable.map(problem).collect()
+        }
+    }
+
+    struct Pod {
+        folder: tempfile::TempDir,
+        applied: Applied,
+        reports: watch::Receiver<Report>,
+        control: Control<Applied>,
+    }
+
+    fn route(server: &str) -> Route {
+        Route {
+            resource: server.into(),
+            server: server.into(),
+            url: format!("https://{server}.example.com/mcp"),
+            transport: Transport::StreamableHttp,
+            ca_bundle: None,
+            cookies: vec![],
+            headers: vec![],
+            user_context: UserContext::Optional,
+            exchange: None,
+            minted_for: String::new(),
+        }
+    }
+
+    fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
+        let server = |&(name, bearer): &(&str, bool)| Server {
+            route: route(name),
+            client_certificate: None,
+            declined: None,
+            credential: if bearer {
+                Credential::Bearer {
+                    id: String::new(),
+                    token: "t".into(),
+                    proof_key: None,
+                    expires_at: None,
+                }
+            } else {
+                Credential::Unavailable {
+                    reason: "TokenRequestFailed".into(),
+                    message: "no".into(),
+                    keep: false,
+                }
+            },
+        };
+        Snapshot {
+            revision: "1".into(),
+            operator_ca: String::new(),
+            servers: servers.iter().map(server).collect(),
+        }
+    }
+
+    fn control(
+        folder: &std::path::Path,
+        applied: Applied,
+        reports: watch::Sender<Report>,
+    ) -> Control<Applied> {
+        let places = Places {
+            original: Some(folder.join("config.yaml")),
+            overlay: folder.join("overlay.yaml"),
+            outbound: "127.0.0.1:16481".parse().unwrap(),
+            inbound: true,
+        };
+        Control::new(places, vec![route("a")], applied, reports, Metrics::default())
+    }
+
+    fn pod() -> Pod {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(
+            folder.path().join("config.yaml"),
+            "mcp_servers: {other: {url: http://o}}",
+        )
+        .unwrap();
+        let applied = Applied::default();
+        let sender = watch::Sender::new(Report::default());
+        let reports = sender.subscribe();
+        Pod {
+            control: control(folder.path(), applied.clone(), sender),
+            folder,
+            applied,
+            reports,
+        }
+    }
+
+    impl Pod {
+        fn overlay(&self) -> String {
+            fs::read_to_string(self.folder.path().join("overlay.yaml")).unwrap()
+        }
+
+        fn report(&self) -> Report {
+            self.reports.borrow().clone()
+        }
+    }
+
+    const READY: Look = Look::Ready {
+        listener: 7,
+        exposed: false,
+    };
+
+    #[test]
+    fn routes_of_the_admission_answer_with_an_error_until_credentials_come() {
+        let mut pod = pod();
+        let applied = pod.applied.0.borrow()[0].clone();
+        assert_eq!(applied[0].route, route("a"));
+        assert!(
+            matches!(&applied[0].credential, Credential::Unavailable { reason, .. } if reason == "Pending")
+        );
+        assert!(!pod.control.is_authenticated());
+        pod.control.take_over(snapshot(&[("a", true), ("b", false)]));
+        assert!(!pod.control.is_authenticated());
+        pod.control.take_over(snapshot(&[("a", true), ("b", true)]));
+        assert!(pod.control.is_authenticated());
+        assert!(
+            !pod.folder.path().join("overlay.yaml").exists(),
+            "LiteLLM's start is not released by a snapshot"
+        );
+    }
+
+    #[test]
+    fn a_later_snapshot_is_rendered_and_needs_a_restart() {
+        let mut pod = pod();
+        assert!(pod.control.render());
+        assert!(pod.overlay().contains("/a/mcp") && pod.overlay().contains("other"));
+        pod.control.observe(&READY);
+        pod.control.take_over(snapshot(&[("a", true), ("b", true)]));
+        assert!(pod.overlay().contains("/b/mcp"));
+        assert_eq!(pod.report().restart_needed_for, ["b"]);
+
+        // The sidecar alone starts again.
+        let sender = watch::Sender::new(Report::default());
+        pod.reports = sender.subscribe();
+        pod.control = control(pod.folder.path(), Applied::default(), sender);
+        pod.control.take_over(snapshot(&[("a", true), ("b", true)]));
+        pod.control.render();
+        pod.control.observe(&READY);
+        assert_eq!(pod.report().restart_needed_for, ["b"]);
+
+        pod.control.observe(&Look::Ready {
+            listener: 8,
+            exposed: false,
+        });
+        assert!(pod.report().restart_needed_for.is_empty());
+    }
+
+    #[test]
+    fn problems_come_and_go_with_their_cause() {
+        let mut pod = pod();
+        fs::write(pod.folder.path().join("config.yaml"), "mcp_servers: [").unwrap();
+        assert!(pod.control.render(), "LiteLLM starts all the same");
+        assert_eq!(pod.overlay(), "{}\n");
+        assert_eq!(pod.report().problems[0].reason, "ConfigNotYaml");
+        fs::write(pod.folder.path().join("config.yaml"), "{}").unwrap();
+        pod.control.render();
+        assert!(pod.report().problems.is_empty());
+
+        let why = NotReady {
+            reason: "UndeclaredListener",
+            message: "0.0.0.0:19131".into(),
+        };
+        pod.control.observe(&Look::Down(why));
+        assert_eq!(pod.report().problems[0].reason, "UndeclaredListener");
+        pod.control.observe(&Look::Ready {
+            listener: 7,
+            exposed: true,
+        });
+        assert_eq!(pod.report().problems[0].reason, "LiteLlmExposed");
+        pod.control.observe(&READY);
+        assert!(pod.report().problems.is_empty());
+    }
+
+    #[test]
+    fn an_overlay_that_cannot_be_written_is_tried_again() {
+        let mut pod = pod();
+        let folder = pod.folder.path().join("overlay.yaml");
+        fs::create_dir(&folder).unwrap();
+        assert!(!pod.control.render());
+        assert_eq!(pod.report().problems[0].reason, "OverlayNotWritable");
+        fs::remove_dir(&folder).unwrap();
+        assert!(pod.control.render());
+        assert!(pod.report().problems.is_empty());
+    }
+}

@@ -1,0 +1,212 @@
+//! Asks the operator to exchange what a user sent for a token of the user's own (RFC 8693). The operator holds the
+//! client's credentials, so it is the one that asks the authorization server.
+
+mod link;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use mcp_auth_protocol::sync::{Credential, EXCHANGE_PATH, ExchangeRequest, Exchanged, Pod, Problem};
+use secrecy::SecretString;
+use tokio::time::{sleep, timeout};
+
+use crate::control::sync_client::{Connection, Dial, Endpoint, FollowError, OperatorCa, bearer};
+use link::Link;
+
+/// Longest answer: a token and a certificate-bound key are a few kilobytes.
+const MAX_ANSWER: usize = 256 * 1024;
+/// What a replica of the operator says that does not lead: a new connection may reach the one that does.
+const NOT_LEADING: &str = "NotLeading";
+/// Before each further connection that is tried. Of two replicas the leading one is missed by all of them once in
+/// 256 times.
+const PAUSES: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1_600),
+];
+
+/// For whom a token is asked for.
+pub struct Ask {
+    /// LiteLLM's name of the server.
+    pub server: Box<str>,
+    /// The URL that it is for, as the operator states it.
+    pub url: Box<str>,
+    pub subject: SecretString,
+    /// Name of the user's token that the server refused.
+    pub refused: Option<Box<str>>,
+}
+
+pub type Answer = Pin<Box<dyn Future<Output = Result<Credential, Problem>> + Send>>;
+
+/// A seam between the data path, which asks, and the operator, which tests replace.
+pub trait Exchange: Send + Sync + 'static {
+    fn exchange(&self, ask: Ask) -> Answer;
+}
+
+/// The operator, over an HTTP/2 connection of its own: opened when it is first needed, kept while it lasts and leads
+/// to the replica that leads.
+pub struct AtOperator<D>(Arc<Inner<D>>);
+
+struct Inner<D> {
+    token_file: PathBuf,
+    pod: Pod,
+    timing: Timing,
+    link: Arc<Link<D>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// For TCP and TLS together.
+    pub connect: Duration,
+    /// From the request to the end of the answer. The operator itself gives an exchange up a second earlier, and says
+    /// so.
+    pub answer: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(8),
+        }
+    }
+}
+
+/// What the operator said.
+struct Said {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl<D: Dial + 'static> AtOperator<D> {
+    pub fn new(
+        endpoint: Endpoint,
+        operator_ca: OperatorCa,
+        token_file: PathBuf,
+        pod: Pod,
+        timing: Timing,
+        dial: D,
+    ) -> Self {
+        let link = Link::new(endpoint, operator_ca, timing.connect, dial);
+        Self(Arc::new(Inner {
+            token_file,
+            pod,
+            timing,
+            link: Arc::new(link),
+        }))
+    }
+}
+
+impl<D: Dial + 'static> Exchange for AtOperator<D> {
+    fn exchange(&self, ask: Ask) -> Answer {
+        let inner = self.0.clone();
+        Box::pin(async move { inner.ask(ask).await })
+    }
+}
+
+impl<D: Dial + 'static> Inner<D> {
+    /// Asks again on a new connection where this one was closed, or leads to a replica that does not lead: to ask
+    /// again does no harm.
+    async fn ask(&self, ask: Ask) -> Result<Credential, Problem> {
+        let body = ExchangeRequest {
+            pod: self.pod.clone(),
+            server: ask.server.into(),
+            url: ask.url.into(),
+            subject_token: ask.subject,
+            refused: ask.refused.map(Into::into),
+        };
+        let body = serde_json::to_vec(&body).expect("a request is strings");
+        let body = Bytes::from(body);
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let connection = self.link.connection().await?;
+            let answered = self.send(&connection, body.clone()).await;
+            let elsewhere = match &answered {
+                Ok(said) => said.is_not_leading(),
+                Err(error) => matches!(error, FollowError::Http(_)),
+            };
+            if elsewhere {
+                self.link.leave(&connection);
+                if let Some(pause) = pauses.next() {
+                    sleep(pause).await;
+                    continue;
+                }
+            }
+            let said = answered.map_err(|error| told(&error))?;
+            return read(said.status, &said.body);
+        }
+    }
+
+    async fn send(&self, connection: &Connection, body: Bytes) -> Result<Said, FollowError> {
+        let mut request = Request::new(BodyExt::boxed_unsync(Full::new(body)));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.link.endpoint.uri(EXCHANGE_PATH);
+        let headers = request.headers_mut();
+        headers.insert(AUTHORIZATION, bearer(&self.token_file)?);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut sender = connection.sender.clone();
+        let answer = async move {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(error) => match error.downcast::<hyper::Error>() {
+                    Ok(broken) => return Err(FollowError::Http(*broken)),
+                    // An answer as long as that is none.
+                    Err(_) => Bytes::new(),
+                },
+            };
+            Ok(Said { status, body })
+        };
+        let seconds = self.timing.answer.as_secs();
+        timeout(self.timing.answer, answer)
+            .await
+            .unwrap_or(Err(FollowError::Silent { seconds }))
+    }
+}
+
+impl Said {
+    fn is_not_leading(&self) -> bool {
+        let problem = || serde_json::from_slice::<Problem>(&self.body).ok();
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+            && problem().is_some_and(|problem| problem.reason == NOT_LEADING)
+    }
+}
+
+fn told(error: &FollowError) -> Problem {
+    Problem::new(error.reason(), error.to_string())
+}
+
+/// What serde says of a failure may quote the answer, which holds a token. So it is not told.
+fn read(status: StatusCode, answer: &[u8]) -> Result<Credential, Problem> {
+    if status != StatusCode::OK {
+        let said = serde_json::from_slice::<Problem>(answer).ok();
+        return Err(said.unwrap_or_else(|| {
+            let message = format!("the operator refuses with {status} and does not say why");
+            Problem::new("OperatorRefused", message)
+        }));
+    }
+    match serde_json::from_slice::<Exchanged>(answer) {
+        Ok(Exchanged {
+            credential: credential @ Credential::Bearer { .. },
+        }) => Ok(credential),
+        _ => Err(Problem::new(
+            "OperatorAnswerInvalid",
+            "the operator's answer is no token; sidecar and operator may be of different versions",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! The health port: what the kubelet asks, LiteLLM's drain hook, and the metrics. Whoever reaches the pod reaches
+//! it, so nothing here changes anything, except that `/drain` has answers close their connection from then on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mcp_auth_protocol::pod::health;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tracing::{debug, info};
+
+use crate::control::drain::Drain;
+use crate::control::litellm::{Litellm, Look, NotReady};
+use crate::control::proc_net::bind;
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of draining until the pod is taken for one that stays. By then LiteLLM has gone, or is back.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+const JSON: &str = "application/json";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the answers are made from.
+#[derive(Debug)]
+pub struct Health {
+    pub started: Started,
+    /// Absent where LiteLLM's address is not known to the sidecar.
+    pub litellm: Option<Litellm>,
+    pub drain: Drain,
+    pub drain_time: Duration,
+    pub registry: Registry,
+}
+
+/// Whether LiteLLM may start: set once, when the overlay is there.
+#[derive(Clone, Debug, Default)]
+pub struct Started(Arc<AtomicBool>);
+
+impl Started {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Listens and answers, for ever.
+pub async fn serve(address: SocketAddr, health: Arc<Health>) {
+    accept(bind("the health port", address).await, health).await;
+}
+
+async fn accept(listener: TcpListener, health: Arc<Health>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, or a connection that is gone already.
+                debug!(%error, "accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let health = health.clone();
+        let service = service_fn(move |request: Request<_>| {
+            let health = health.clone();
+            async move { Ok::<_, std::convert::Infallible>(health.answer(&request).await) }
+        });
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                debug!(%error, "a connection to the health port failed");
+            }
+        });
+    }
+}
+
+impl Health {
+    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET only\n");
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            health::STARTUP => self.startup(),
+            health::READY => self.ready().await,
+            health::DRAIN => self.drain().await,
+            health::METRICS => self.metrics(),
+            path => {
+                let known = [health::STARTUP, health::READY, health::DRAIN, health::METRICS];
+                let text = format!("no {path}; there is {}\n", known.join(", "));
+                respond(StatusCode::NOT_FOUND, "text/plain", text)
+            }
+        }
+    }
+
+    fn startup(&self) -> Response<Full<Bytes>> {
+        if self.started.is_set() {
+            return respond(StatusCode::OK, JSON, r#"{"started":true}"#);
+        }
+        unavailable(&NotReady {
+            reason: "OverlayNotWritten",
+            message: "waiting for routes and credentials, or for the overlay to be written".into(),
+        })
+    }
+
+    async fn ready(&self) -> Response<Full<Bytes>> {
+        if !self.started.is_set() {
+            return self.startup();
+        }
+        let look = match &self.litellm {
+            Some(litellm) => litellm.look().await,
+            None => Look::Ready {
+                listener: 0,
+                exposed: false,
+            },
+        };
+        match look {
+            Look::Ready { .. } => respond(StatusCode::OK, JSON, r#"{"ready":true}"#),
+            Look::NotReady(why) | Look::Down(why) => unavailable(&why),
+        }
+    }
+
+    /// LiteLLM gets its SIGTERM only when its hook has been answered, so by then nobody is to come any more.
+    async fn drain(&self) -> Response<Full<Bytes>> {
+        if !self.drain.is_draining() {
+            info!(
+                seconds = self.drain_time.as_secs(),
+                "draining: the pod is about to end"
+            );
+        }
+        self.drain.begin();
+        tokio::time::sleep(self.drain_time).await;
+        self.drain.end();
+        let drain = self.drain.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FORGOTTEN_AFTER).await;
+            drain.forget();
+        });
+        respond(StatusCode::OK, JSON, r#"{"drained":true}"#)
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => respond(StatusCode::OK, OPEN_METRICS, text),
+            Err(_) => respond(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "text/plain",
+                "the metrics cannot be encoded\n",
+            ),
+        }
+    }
+}
+
+fn unavailable(why: &NotReady) -> Response<Full<Bytes>> {
+    let text = serde_json::to_string(why).expect("two strings are JSON");
+    respond(StatusCode::SERVICE_UNAVAILABLE, JSON, text)
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use http_body_util::BodyExt;
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    fn health(litellm: Option<Litellm>) -> Health {
+        let mut registry = Registry::default();
+        registry.register("calls", "Calls", Counter::<u64>::default());
+        Health {
+            started: Started::default(),
+            litellm,
+            drain: Drain::default(),
+            drain_time: Duration::from_secs(5),
+            registry,
+        }
+    }
+
+    async fn get(health: &Health, path: &str) -> (StatusCode, String) {
+        let response = health.answer(&Request::get(path).body(()).unwrap()).await;
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn has_started_once_the_overlay_is_written() {
+        let health = health(None);
+        assert_eq!(get(&health, "/startup").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(get(&health, "/ready").await.0, StatusCode::SERVICE_UNAVAILABLE);
+        health.started.set();
+        assert_eq!(get(&health, "/startup").await.0, StatusCode::OK);
+        assert_eq!(get(&health, "/ready").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn says_why_it_is_not_ready() {
+        let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = holder.local_addr().unwrap();
+        drop(holder);
+        let health = health(Some(Litellm {
+            address,
+            ours: vec![],
+            patience: Duration::from_secs(1),
+            proc_net: "/proc/net".into(),
+        }));
+        health.started.set();
+        let (status, body) = get(&health, "/ready").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        let why: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert!(
+            why["message"].as_str().unwrap().contains(&address.to_string()),
+            "{why}"
+        );
+        assert_eq!(
+            get(&health, "/startup").await.0,
+            StatusCode::OK,
+            "the start does not wait for LiteLLM"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drains_for_as_long_as_it_is_told_to_however_many_ask() {
+        let health = health(None);
+        let began = tokio::time::Instant::now();
+        {
+            let mut first = pin!(get(&health, "/drain"));
+            poll_fn(|cx| {
+                assert!(first.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            assert!(health.drain.is_draining(), "from the first moment on");
+            let (first, second) = tokio::join!(first, get(&health, "/drain"));
+            assert_eq!((first.0, second.0), (StatusCode::OK, StatusCode::OK));
+        }
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        assert!(health.drain.is_draining(), "still");
+        tokio::time::sleep(2 * FORGOTTEN_AFTER).await;
+        assert!(
+            !health.drain.is_draining(),
+            "only LiteLLM's container was restarted"
+        );
+    }
+
+    #[tokio::test]
+    async fn nothing_but_get_and_nothing_unknown() {
+        let health = health(None);
+        let post = health.answer(&Request::post("/drain").body(()).unwrap()).await;
+        assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert!(!health.drain.is_draining());
+        let (status, body) = get(&health, "/").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(body.contains("/metrics"));
+    }
+
+    #[tokio::test]
+    async fn answers_over_http() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(accept(listener, Arc::new(health(None))));
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(answer.contains("calls_total 0"), "{answer}");
+        }
+        server.abort();
+    }
+}

@@ -1,0 +1,193 @@
+//! Opens connections: name to addresses, TCP, TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, Socket, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::http::tls::HTTP2;
+
+/// For the name, the connection and the TLS handshake together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where to connect to.
+pub enum Peer {
+    Address(SocketAddr),
+    Name(Box<str>, u16),
+}
+
+/// With what identity the other side must prove itself.
+pub struct Tls {
+    pub connector: TlsConnector,
+    pub name: ServerName<'static>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("the host name does not resolve")]
+    Resolve(#[source] io::Error),
+    #[error("no connection could be opened")]
+    Connect(#[source] io::Error),
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+    #[error("no connection could be opened within {} seconds", CONNECT_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// A connection, encrypted or not.
+pub enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// The name, TCP and TLS; [`Io::is_http2`] tells which protocol was agreed on.
+pub async fn dial(peer: &Peer, tls: Option<&Tls>) -> Result<Io, DialError> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let opened = async {
+        let stream = open(peer, deadline).await?;
+        match tls {
+            None => Ok(Io::Plain(stream)),
+            Some(tls) => {
+                let stream = tls
+                    .connector
+                    .connect(tls.name.clone(), stream)
+                    .await
+                    .map_err(DialError::Tls)?;
+                Ok(Io::Tls(Box::new(stream)))
+            }
+        }
+    };
+    timeout_at(deadline, opened)
+        .await
+        .unwrap_or(Err(DialError::Timeout))
+}
+
+async fn open(peer: &Peer, deadline: Instant) -> Result<TcpStream, DialError> {
+    let addresses = match peer {
+        Peer::Address(address) => vec![*address],
+        Peer::Name(name, port) => {
+            let found = tokio::net::lookup_host((&**name, *port))
+                .await
+                .map_err(DialError::Resolve)?;
+            found.collect()
+        }
+    };
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for (index, address) in addresses.iter().enumerate() {
+        // An address that swallows packets must not use up the time of those after it.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                prepare(&stream).map_err(DialError::Connect)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failed = error,
+            Err(_) => failed = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(DialError::Connect(failed))
+}
+
+/// Longest time that the other side of a connection may leave what it was sent unacknowledged, or untaken: who reads
+/// nothing holds memory here. The kernel keeps this time (RFC 5482), and it is also the one after which keep-alive gives
+/// a silent peer up.
+pub const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Streams may be silent for hours: keep-alive tells a silent peer from one that is gone.
+pub fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4)
+}
+
+/// Other systems than Linux have no such bound.
+pub fn bound_untaken(socket: &Socket) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNTAKEN_TIMEOUT))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+    Ok(())
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    bound_untaken(&socket)?;
+    socket.set_tcp_keepalive(&keepalive())
+}
+
+impl Io {
+    /// Whether TLS negotiated HTTP/2. Nothing else makes a server speak it: without TLS there is nobody to ask, and a
+    /// server of HTTP/1.1 might take the question for a request.
+    pub fn is_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

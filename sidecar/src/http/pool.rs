@@ -1,0 +1,295 @@
+//! Connections kept for the next request, one pool for each worker and target. Those of HTTP/2 are in [`shared`].
+//!
+//! An HTTP/1.1 connection is driven by the request that uses it, not by a task of its own: that saves a wake-up and a
+//! hand-over in each direction, and a request that is dropped closes its connection at once. The lock is only
+//! ever taken by the pool's own worker, so nobody waits for it.
+
+mod heard;
+pub mod shared;
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use crate::http::connect::Io;
+use crate::http::request_body::RequestBody;
+use shared::{Shared, Stream};
+
+/// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s; a
+/// request sent at that moment would be lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Connections that wait, for each worker and target.
+const MAX_IDLE: usize = 256;
+
+#[derive(Default)]
+pub struct Pool {
+    /// In the order they came back, so the last one has waited least.
+    idle: Mutex<Vec<Idle>>,
+    pub shared: Shared,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// An HTTP/1.1 connection that carries one request at a time.
+pub struct Connection {
+    sender: http1::SendRequest<RequestBody>,
+    driver: Pin<Box<http1::Connection<TokioIo<Io>, RequestBody>>>,
+    closed: bool,
+}
+
+/// Why a request got no answer.
+pub struct ExchangeError {
+    pub error: hyper::Error,
+    /// The request, if no byte of it was sent.
+    pub unsent: Option<Request<RequestBody>>,
+}
+
+/// An answer's body together with what it comes over.
+pub struct Lease {
+    body: Incoming,
+    over: Over,
+    ended: bool,
+}
+
+enum Over {
+    /// Goes back to its pool after a whole body, and is closed otherwise.
+    Own {
+        connection: Option<Connection>,
+        home: Arc<Pool>,
+    },
+    /// Is reset with the body, unless that was whole.
+    Shared { _stream: Stream },
+}
+
+impl Pool {
+    /// A connection that was open a moment ago.
+    pub fn take(&self) -> Option<Connection> {
+        let mut idle = self.lock();
+        while let Some(mut last) = idle.pop() {
+            if last.since.elapsed() >= IDLE_TIMEOUT {
+                // All others have waited longer.
+                idle.clear();
+                return None;
+            }
+            if last.connection.is_usable() {
+                return Some(last.connection);
+            }
+        }
+        None
+    }
+
+    /// Closes what has waited too long or was closed by the other side.
+    pub fn sweep(&self) {
+        self.lock()
+            .retain_mut(|idle| idle.since.elapsed() < IDLE_TIMEOUT && idle.connection.is_usable());
+        self.shared.sweep();
+    }
+
+    fn put(&self, mut connection: Connection) {
+        if connection.is_usable() {
+            let mut idle = self.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push(Idle {
+                    connection,
+                    since: Instant::now(),
+                });
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    pub async fn open(io: Io) -> Result<Self, hyper::Error> {
+        let (sender, driver) = http1::handshake(TokioIo::new(io)).await?;
+        Ok(Self {
+            sender,
+            driver: Box::pin(driver),
+            closed: false,
+        })
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub async fn exchange(
+        mut self,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Self), Box<ExchangeError>> {
+        let answer = {
+            let mut answer = std::pin::pin!(self.sender.try_send_request(request));
+            std::future::poll_fn(|cx| {
+                if !self.closed {
+                    self.closed = self.driver.as_mut().poll(cx).is_ready();
+                }
+                answer.as_mut().poll(cx)
+            })
+            .await
+        };
+        match answer {
+            Ok(response) => Ok((response, self)),
+            Err(mut failed) => {
+                let unsent = failed.take_message();
+                Err(Box::new(ExchangeError {
+                    error: failed.into_error(),
+                    unsent,
+                }))
+            }
+        }
+    }
+
+    /// Lets the connection finish what it is at, and notice that it was closed. Nobody needs waking: the pool
+    /// asks again.
+    fn is_usable(&mut self) -> bool {
+        if !self.closed {
+            let mut cx = Context::from_waker(Waker::noop());
+            self.closed = self.driver.as_mut().poll(&mut cx).is_ready();
+        }
+        !self.closed && self.sender.is_ready()
+    }
+}
+
+impl Lease {
+    pub fn new(body: Incoming, connection: Connection, home: Arc<Pool>) -> Self {
+        Self {
+            body,
+            over: Over::Own {
+                connection: Some(connection),
+                home,
+            },
+            ended: false,
+        }
+    }
+
+    pub fn shared(body: Incoming, stream: Stream) -> Self {
+        Self {
+            body,
+            over: Over::Shared { _stream: stream },
+            ended: false,
+        }
+    }
+}
+
+impl Body for Lease {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        // The body first: that it is wanted is what makes the connection read on.
+        let mut frame = Pin::new(&mut this.body).poll_frame(cx);
+        if frame.is_pending()
+            && let Over::Own {
+                connection: Some(connection),
+                ..
+            } = &mut this.over
+            && !connection.closed
+        {
+            connection.closed = connection.driver.as_mut().poll(cx).is_ready();
+            frame = Pin::new(&mut this.body).poll_frame(cx);
+        }
+        this.ended |= matches!(frame, Poll::Ready(None));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if (self.ended || self.body.is_end_stream())
+            && let Over::Own { connection, home } = &mut self.over
+            && let Some(connection) = connection.take()
+        {
+            home.put(connection);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn connections(number: usize) -> (Vec<Connection>, Vec<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..number {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            ours.push(Connection::open(Io::Plain(stream)).await.unwrap());
+            theirs.push(listener.accept().await.unwrap().0);
+        }
+        (ours, theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_not_used_once_it_has_waited_too_long() {
+        let pool = Pool::default();
+        let (ours, _theirs) = connections(2).await;
+        let mut ours = ours.into_iter();
+        pool.put(ours.next().unwrap());
+        tokio::time::advance(IDLE_TIMEOUT - Duration::from_millis(1)).await;
+        pool.put(ours.next().unwrap());
+        assert_eq!(pool.lock().len(), 2);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        pool.sweep();
+        assert_eq!(
+            pool.lock().len(),
+            1,
+            "the first has waited too long, the second has not"
+        );
+        assert!(pool.take().is_some());
+        assert!(pool.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_long_pause_nothing_is_left_to_take() {
+        let pool = Pool::default();
+        let (ours, _theirs) = connections(3).await;
+        ours.into_iter().for_each(|connection| pool.put(connection));
+        tokio::time::advance(IDLE_TIMEOUT).await;
+        assert!(pool.take().is_none());
+        assert!(pool.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_other_side_closed_is_swept() {
+        let pool = Pool::default();
+        let (ours, theirs) = connections(1).await;
+        ours.into_iter().for_each(|connection| pool.put(connection));
+        pool.sweep();
+        assert_eq!(pool.lock().len(), 1);
+        drop(theirs);
+        let swept = async {
+            while !pool.lock().is_empty() {
+                pool.sweep();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), swept)
+            .await
+            .expect("it is noticed");
+    }
+}

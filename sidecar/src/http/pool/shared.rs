@@ -1,0 +1,296 @@
+//! HTTP/2 connections, which carry many requests at once: one for each worker and target, another only while the other
+//! side takes no more streams on it.
+//!
+//! Unlike those of HTTP/1.1 they are driven by tasks of their own, on the worker's runtime: none of the requests that
+//! share one could do it for the others. A request that is dropped resets its stream, and only that.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper::rt::{Read, Write};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::ExchangeError;
+use super::heard::Heard;
+use crate::http::request_body::RequestBody;
+
+/// Longest time a connection is kept without a request. Servers that close theirs earlier say so with GOAWAY, so that
+/// a request on its way at that moment is known not to have been processed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// With requests under way, the other side is asked for a sign of life this often ...
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// ... and has this long to give it. Streams may be silent for hours, and their server gone meanwhile.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the other side's settings, which say how many streams it takes. They come with the first flight.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
+/// What an answer may have under way to a client that reads slowly: a long answer over a long way needs it.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The same for all together, so that a few slow clients do not hold up the others.
+const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+/// Longest headers of an answer, all together.
+const MAX_HEADERS: u32 = 128 * 1024;
+
+/// A worker's HTTP/2 connections to one target.
+#[derive(Default)]
+pub struct Shared {
+    connections: Mutex<Vec<Multiplexed>>,
+    /// Held by whoever opens a connection, so that those who come meanwhile share it.
+    pub opening: tokio::sync::Mutex<()>,
+    /// The newest connection turned out to be HTTP/1.1, so there is nothing to wait for.
+    unshared: AtomicBool,
+}
+
+/// A connection, and one of its streams taken.
+pub struct Multiplexed {
+    sender: http2::SendRequest<RequestBody>,
+    state: Arc<State>,
+}
+
+/// One of a connection's streams, free again when this is dropped.
+pub struct Stream(Arc<State>);
+
+struct State {
+    streams: AtomicUsize,
+    /// As the other side has it, as of the newest request.
+    limit: AtomicUsize,
+    used: Mutex<Instant>,
+}
+
+impl Shared {
+    /// A connection that takes another stream, and that stream.
+    pub fn take(&self) -> Option<(Multiplexed, Stream)> {
+        let mut connections = self.lock();
+        connections.retain(|connection| !connection.sender.is_closed());
+        // The first that has room, so that those opened in a rush fall idle after it.
+        let free = connections.iter().find(|connection| connection.has_room())?;
+        Some(free.begin())
+    }
+
+    /// Whether a connection that somebody else opens may be shared.
+    pub fn may_be_shared(&self) -> bool {
+        !self.unshared.load(Ordering::Relaxed)
+    }
+
+    /// What the newest connection negotiated.
+    pub fn negotiated(&self, http2: bool) {
+        self.unshared.store(!http2, Ordering::Relaxed);
+    }
+
+    /// Speaks HTTP/2 over `io`, for this request and those that come.
+    pub async fn open<T>(&self, io: T) -> Result<(Multiplexed, Stream), hyper::Error>
+    where
+        T: Read + Write + Send + Unpin + 'static,
+    {
+        let (hear, mut heard) = oneshot::channel();
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEADERS)
+            .handshake(Heard::new(io, hear))
+            .await?;
+        let settings = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => Pin::new(&mut heard).poll(cx).map(|_| Ok(())),
+        });
+        if let Ok(ended) = timeout(SETTINGS_TIMEOUT, settings).await {
+            ended?;
+        }
+        let state = Arc::new(State {
+            streams: AtomicUsize::new(0),
+            limit: AtomicUsize::new(connection.current_max_send_streams()),
+            used: Mutex::new(Instant::now()),
+        });
+        let driven = state.clone();
+        tokio::spawn(async move {
+            let ended = poll_fn(|cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                let limit = connection.current_max_send_streams();
+                driven.limit.store(limit, Ordering::Relaxed);
+                polled
+            });
+            if let Err(error) = ended.await {
+                tracing::debug!(%error, "HTTP/2 connection ended");
+            }
+        });
+        let connection = Multiplexed { sender, state };
+        let begun = connection.begin();
+        self.lock().push(connection);
+        Ok(begun)
+    }
+
+    /// Gives it no more requests. Those under way come to their end.
+    pub fn retire(&self, connection: &Multiplexed) {
+        self.lock()
+            .retain(|kept| !Arc::ptr_eq(&kept.state, &connection.state));
+    }
+
+    /// Closes what nobody has used for long, or the other side has closed.
+    pub fn sweep(&self) {
+        self.lock().retain(|connection| {
+            let state = &connection.state;
+            let in_use = state.streams.load(Ordering::Relaxed) > 0;
+            !connection.sender.is_closed() && (in_use || state.used().elapsed() < IDLE_TIMEOUT)
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Multiplexed>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Multiplexed {
+    /// Sends a request and waits for the head of its answer. `stream` is given back with it.
+    pub async fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+        stream: Stream,
+    ) -> Result<(Response<Incoming>, Stream), Box<ExchangeError>> {
+        match self.sender.try_send_request(request).await {
+            Ok(response) => Ok((response, stream)),
+            Err(mut failed) => {
+                let unsent = failed.take_message();
+                let error = failed.into_error();
+                Err(Box::new(ExchangeError { error, unsent }))
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.state.streams.load(Ordering::Relaxed) < self.state.limit.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) -> (Self, Stream) {
+        self.state.streams.fetch_add(1, Ordering::Relaxed);
+        let connection = Self {
+            sender: self.sender.clone(),
+            state: self.state.clone(),
+        };
+        (connection, Stream(self.state.clone()))
+    }
+}
+
+impl State {
+    fn used(&self) -> MutexGuard<'_, Instant> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        *self.0.used() = Instant::now();
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the other side said of a request that it did not answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failure {
+    /// It has certainly not processed it (RFC 9113 section 8.7).
+    Unprocessed,
+    /// It gave up this request, and may have processed it.
+    Reset,
+    /// The connection is gone, and it may have processed it.
+    Connection,
+}
+
+impl Failure {
+    pub fn of(error: &hyper::Error) -> Self {
+        let error = error
+            .source()
+            .and_then(|source| source.downcast_ref::<h2::Error>());
+        match error {
+            // Streams up to the last that GOAWAY names go on, and end in another way if they do.
+            Some(error) if error.is_remote() && error.is_go_away() => Self::Unprocessed,
+            Some(error) if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+                Self::Unprocessed
+            }
+            Some(error) if error.is_reset() => Self::Reset,
+            _ => Self::Connection,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::advance;
+
+    /// Settings that take one stream at a time.
+    const ONE_STREAM: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
+    const NO_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    /// A connection to a peer that begins with these bytes.
+    async fn opened(begins: &[u8]) -> (Shared, (Multiplexed, Stream), DuplexStream) {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        theirs.write_all(begins).await.unwrap();
+        let shared = Shared::default();
+        let begun = shared.open(TokioIo::new(ours)).await.unwrap();
+        (shared, begun, theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_not_taken_that_the_other_side_does_not_have() {
+        let (shared, (_connection, first), _theirs) = opened(&ONE_STREAM).await;
+        assert!(shared.take().is_none());
+        drop(first);
+        let (_connection, _second) = shared.take().expect("the first is free again");
+        assert!(shared.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_slow_to_say_what_it_takes_does_not_hold_up_requests() {
+        let before = Instant::now();
+        let (shared, _first, _theirs) = opened(b"").await;
+        assert_eq!(before.elapsed(), SETTINGS_TIMEOUT);
+        assert!(shared.take().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_gives_no_sign_of_life_is_given_up() {
+        let (shared, (mut connection, stream), _theirs) = opened(&NO_SETTINGS).await;
+        let before = Instant::now();
+        let request = Request::post("https://localhost/mcp");
+        let request = request.body(RequestBody::Whole(None)).unwrap();
+        let Err(failed) = connection.exchange(request, stream).await else {
+            panic!("it cannot have answered");
+        };
+        assert_eq!(before.elapsed(), PING_INTERVAL + PING_TIMEOUT);
+        assert_eq!(Failure::of(&failed.error), Failure::Connection);
+        drop(connection);
+        tokio::task::yield_now().await;
+        assert!(shared.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_nobody_uses_is_closed_and_one_with_a_stream_is_not() {
+        let (shared, (connection, stream), mut theirs) = opened(&NO_SETTINGS).await;
+        drop(connection);
+        advance(IDLE_TIMEOUT).await;
+        shared.sweep();
+        assert_eq!(shared.lock().len(), 1, "it is in use");
+        drop(stream);
+        advance(IDLE_TIMEOUT - Duration::from_millis(1)).await;
+        shared.sweep();
+        assert_eq!(shared.lock().len(), 1, "it was in use a moment ago");
+        advance(Duration::from_millis(1)).await;
+        shared.sweep();
+        assert_eq!(shared.lock().len(), 0);
+        let mut rest = Vec::new();
+        theirs.read_to_end(&mut rest).await.unwrap();
+    }
+}

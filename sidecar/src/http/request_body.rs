@@ -1,0 +1,147 @@
+//! Request bodies towards LiteLLM or an MCP server: each kind is one variant, so that a hop costs no allocation and no
+//! virtual call a frame.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::http::idle_timeout::{Awaited, BodyError, REQUEST_SILENCE};
+use crate::http::json_key_filter::KeyFilter;
+use crate::http::trailers;
+
+pub enum RequestBody {
+    /// In memory, sent once.
+    Whole(Option<Bytes>),
+    /// As it comes from the client.
+    Stream(Awaited<Incoming>),
+    /// A beginning that had to be read, then the rest as it comes.
+    Resumed {
+        first: Option<Bytes>,
+        rest: Awaited<Incoming>,
+    },
+    /// As it comes, without our header's name as a JSON key.
+    Filtered(Box<Filtered>),
+}
+
+pub struct Filtered {
+    body: Awaited<Incoming>,
+    filter: KeyFilter,
+    next: Option<Frame<Bytes>>,
+}
+
+impl RequestBody {
+    pub fn stream(body: Incoming) -> Self {
+        Self::Stream(Awaited::new(body, REQUEST_SILENCE))
+    }
+
+    /// `first` was read before.
+    pub fn resumed(first: Bytes, rest: Incoming) -> Self {
+        Self::Resumed {
+            first: (!first.is_empty()).then_some(first),
+            rest: Awaited::new(rest, REQUEST_SILENCE),
+        }
+    }
+
+    pub fn filtered(body: Incoming) -> Self {
+        Self::Filtered(Box::new(Filtered {
+            body: Awaited::new(body, REQUEST_SILENCE),
+            filter: KeyFilter::default(),
+            next: None,
+        }))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self.get_mut() {
+            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Resumed { first, rest } => match first.take() {
+                Some(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => Pin::new(rest).poll_frame(cx),
+            },
+            Self::Filtered(filtered) => filtered.poll_frame(cx),
+        };
+        frame.map_ok(trailers::passed)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Resumed { first, rest } => first.is_none() && rest.is_end_stream(),
+            Self::Filtered(filtered) => {
+                filtered.next.is_none() && !filtered.filter.is_holding() && filtered.body.is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
+            Self::Stream(body) => body.size_hint(),
+            Self::Resumed { first, rest } => longer(rest.size_hint(), length(first.as_ref())),
+            Self::Filtered(filtered) => {
+                let next = filtered.next.as_ref().and_then(|frame| frame.data_ref());
+                let held = u64::from(filtered.filter.is_holding());
+                longer(filtered.body.size_hint(), length(next) + held)
+            }
+        }
+    }
+}
+
+impl Filtered {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            if let Some(frame) = self.next.take() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            let held = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => match self.filter.finish() {
+                    Some(byte) => Some(byte),
+                    None => return Poll::Ready(None),
+                },
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) => {
+                        let (before, chunk) = match self.body.is_end_stream() {
+                            true => self.filter.pass_last(chunk),
+                            false => self.filter.pass(chunk),
+                        };
+                        self.next = (!chunk.is_empty()).then(|| Frame::data(chunk));
+                        before
+                    }
+                    Err(trailers) => {
+                        self.next = Some(trailers);
+                        self.filter.finish()
+                    }
+                },
+            };
+            if let Some(byte) = held {
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&[byte])))));
+            }
+        }
+    }
+}
+
+fn length(bytes: Option<&Bytes>) -> u64 {
+    bytes.map_or(0, |bytes| bytes.len() as u64)
+}
+
+fn longer(mut hint: SizeHint, by: u64) -> SizeHint {
+    // The upper bound first: a lower bound above it is refused by a panic.
+    if let Some(upper) = hint.upper() {
+        hint.set_upper(upper.saturating_add(by));
+    }
+    hint.set_lower(hint.lower().saturating_add(by));
+    hint
+}

@@ -1,0 +1,316 @@
+//! One place that requests are sent to: LiteLLM, or the origin of an MCP server. Holds its connections.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body::Body;
+use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::http::connect::{CONNECT_TIMEOUT, DialError, Io, Peer, Tls, dial};
+use crate::http::pool::shared::{Failure, Multiplexed, Stream};
+use crate::http::pool::{Connection, ExchangeError, Lease, Pool};
+use crate::http::request_body::RequestBody;
+
+/// How often a request is sent that the other side says it did not process.
+const TRIES: usize = 3;
+
+pub struct Target {
+    peer: Peer,
+    tls: Option<Tls>,
+    /// Value of `Host`.
+    pub host: HeaderValue,
+    /// The same for HTTP/2.
+    authority: Option<Authority>,
+    /// Longest wait for the head of an answer.
+    answer_timeout: Option<Duration>,
+    connects: Counter,
+    /// The newest nonce for proofs of possession that the origin gave (RFC 9449 section 9).
+    nonce: ArcSwapOption<String>,
+    /// One for each worker: connections belong to the runtime that opened them.
+    pools: Box<[Arc<Pool>]>,
+}
+
+/// A request that got no answer.
+pub struct SendError {
+    pub cause: Cause,
+    /// The request, if no byte of it was sent.
+    pub unsent: Option<Request<RequestBody>>,
+}
+
+enum Opened {
+    Own(Connection),
+    /// And whether it is new.
+    Shared((Multiplexed, Stream), bool),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the connection ended before an answer")]
+    Exchange(#[from] hyper::Error),
+    #[error("no answer in time")]
+    Timeout,
+}
+
+impl Target {
+    pub fn new(
+        peer: Peer,
+        tls: Option<Tls>,
+        host: HeaderValue,
+        answer_timeout: Option<Duration>,
+        connects: Counter,
+        workers: usize,
+    ) -> Self {
+        let authority = Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok();
+        let pools = (0..workers).map(|_| Arc::default()).collect();
+        Self {
+            peer,
+            tls,
+            host,
+            authority,
+            answer_timeout,
+            connects,
+            nonce: ArcSwapOption::empty(),
+            pools,
+        }
+    }
+
+    pub fn nonce(&self) -> Option<Arc<String>> {
+        self.nonce.load_full()
+    }
+
+    pub fn set_nonce(&self, nonce: String) {
+        self.nonce.store(Some(Arc::new(nonce)));
+    }
+
+    /// LiteLLM, which owns its timeouts: a model may think for many minutes.
+    pub fn litellm(address: SocketAddr, workers: usize) -> Self {
+        let host =
+            HeaderValue::try_from(address.to_string()).expect("an address is made of header characters");
+        Self::new(
+            Peer::Address(address),
+            None,
+            host,
+            None,
+            Counter::default(),
+            workers,
+        )
+    }
+
+    /// Sends a request over a kept connection, or a new one. A request is sent twice only if the kept connection
+    /// turns out to be closed before any of it was sent, if the other side says that it has not processed it, or if
+    /// it is safe to repeat (RFC 9110 section 9.2.2).
+    pub async fn send(
+        &self,
+        worker: usize,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Lease>, Box<SendError>> {
+        let pool = &self.pools[worker];
+        // What HTTP/1.1 seldom or never needs is in boxes, so that its requests need not make room for it.
+        if self.tls.is_some()
+            && pool.shared.may_be_shared()
+            && let Some(shared) = pool.shared.take()
+        {
+            return Box::pin(self.multiplex(worker, shared, true, request)).await;
+        }
+        if let Some(connection) = pool.take() {
+            let spare = is_repeatable(&request).then(|| copy(&request)).flatten();
+            match self.exchange(worker, connection, request).await {
+                Err(error) => match (error.cause, error.unsent.or(spare)) {
+                    (Cause::Exchange(_), Some(again)) => request = again,
+                    (cause, unsent) => return Err(Box::new(SendError { cause, unsent })),
+                },
+                answered => return answered,
+            }
+        }
+        match Box::pin(self.open(worker)).await {
+            Ok(Opened::Own(connection)) => self.exchange(worker, connection, request).await,
+            Ok(Opened::Shared(shared, fresh)) => {
+                Box::pin(self.multiplex(worker, shared, !fresh, request)).await
+            }
+            Err(cause) => Err(Box::new(SendError {
+                cause,
+                unsent: Some(request),
+            })),
+        }
+    }
+
+    /// A new connection.
+    pub async fn connect(&self) -> Result<Io, DialError> {
+        self.connects.inc();
+        dial(&self.peer, self.tls.as_ref()).await
+    }
+
+    /// Closes a worker's connections that nobody needs any more.
+    pub fn sweep(&self, worker: usize) {
+        self.pools[worker].sweep();
+    }
+
+    /// A connection of the protocol that the other side chooses. Where that may be HTTP/2, one is opened at a time,
+    /// and those who wait for it share it.
+    async fn open(&self, worker: usize) -> Result<Opened, Cause> {
+        let shared = &self.pools[worker].shared;
+        let mut turn = None;
+        if self.tls.is_some() && shared.may_be_shared() {
+            let mine = timeout_at(Instant::now() + CONNECT_TIMEOUT, shared.opening.lock()).await;
+            turn = Some(mine.map_err(|_| DialError::Timeout)?);
+            if let Some(taken) = shared.take() {
+                return Ok(Opened::Shared(taken, false));
+            }
+            if !shared.may_be_shared() {
+                turn = None;
+            }
+        }
+        let io = self.connect().await?;
+        let opened = if io.is_http2() {
+            shared.negotiated(true);
+            Opened::Shared(shared.open(TokioIo::new(io)).await?, true)
+        } else {
+            shared.negotiated(false);
+            Opened::Own(Connection::open(io).await?)
+        };
+        drop(turn);
+        Ok(opened)
+    }
+
+    async fn exchange(
+        &self,
+        worker: usize,
+        connection: Connection,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Lease>, Box<SendError>> {
+        let (response, connection) = self.in_time(connection.exchange(request)).await?;
+        let home = self.pools[worker].clone();
+        Ok(response.map(|body| Lease::new(body, connection, home)))
+    }
+
+    /// Sends a request over HTTP/2. `kept` says that the connection has been there for some time.
+    async fn multiplex(
+        &self,
+        worker: usize,
+        mut shared: (Multiplexed, Stream),
+        mut kept: bool,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Lease>, Box<SendError>> {
+        let pool = &self.pools[worker];
+        let mut tries = 1;
+        loop {
+            let (mut connection, stream) = shared;
+            let spare = copy(&request);
+            let safe = is_repeatable(&request);
+            self.to_http2(&mut request);
+            let error = match self.in_time(connection.exchange(request, stream)).await {
+                Ok((response, stream)) => return Ok(response.map(|body| Lease::shared(body, stream))),
+                Err(error) => *error,
+            };
+            let SendError { cause, unsent } = error;
+            let Cause::Exchange(failed) = &cause else {
+                return Err(Box::new(SendError { cause, unsent }));
+            };
+            let failure = Failure::of(failed);
+            if failure != Failure::Reset {
+                pool.shared.retire(&connection);
+            }
+            let again = match (unsent, failure) {
+                (Some(mut unsent), _) => {
+                    self.to_http1(&mut unsent);
+                    Some(unsent)
+                }
+                (None, Failure::Unprocessed) => spare,
+                (None, Failure::Connection) if kept && safe => spare,
+                (None, _) => None,
+            };
+            request = match again {
+                Some(again) if tries < TRIES => again,
+                unsent => return Err(Box::new(SendError { cause, unsent })),
+            };
+            tries += 1;
+            shared = match self.open(worker).await {
+                Ok(Opened::Shared(next, fresh)) => {
+                    kept = !fresh;
+                    next
+                }
+                // It has changed its mind, or another server has taken its place.
+                Ok(Opened::Own(connection)) => return self.exchange(worker, connection, request).await,
+                Err(cause) => {
+                    let unsent = Some(request);
+                    return Err(Box::new(SendError { cause, unsent }));
+                }
+            };
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, Box<ExchangeError>>>,
+    ) -> Result<T, Box<SendError>> {
+        let answer = match self.answer_timeout {
+            None => exchange.await,
+            Some(longest) => match timeout(longest, exchange).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    return Err(Box::new(SendError {
+                        cause: Cause::Timeout,
+                        unsent: None,
+                    }));
+                }
+            },
+        };
+        answer.map_err(|failed| {
+            let ExchangeError { error, unsent } = *failed;
+            Box::new(SendError {
+                cause: Cause::Exchange(error),
+                unsent,
+            })
+        })
+    }
+
+    /// The host is part of the target there (RFC 9113 section 8.3.1), and nothing belongs to the connection alone.
+    fn to_http2(&self, request: &mut Request<RequestBody>) {
+        request.headers_mut().remove(header::CONNECTION);
+        request.headers_mut().remove(header::TRANSFER_ENCODING);
+        request.headers_mut().remove(header::HOST);
+        let path = request.uri().path_and_query().cloned();
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTPS);
+        parts.authority = self.authority.clone();
+        parts.path_and_query = Some(path.unwrap_or(PathAndQuery::from_static("/")));
+        // Without an authority it stays as it is, and the other side decides.
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+
+    fn to_http1(&self, request: &mut Request<RequestBody>) {
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+        request.headers_mut().insert(header::HOST, self.host.clone());
+    }
+}
+
+/// Without a body, and without an effect.
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    safe && request.body().is_end_stream()
+}
+
+/// A copy of a request whose body is at hand.
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let body = match request.body() {
+        RequestBody::Whole(bytes) => bytes.clone(),
+        body if body.is_end_stream() => None,
+        _ => return None,
+    };
+    let mut copy = Request::new(RequestBody::Whole(body));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}

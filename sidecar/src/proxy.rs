@@ -1,0 +1,10 @@
+//! The data path: the two hops of a user's request, and what they share.
+
+pub mod clock;
+pub mod inbound;
+pub mod metrics;
+pub mod outbound;
+pub mod respond;
+pub mod response_body;
+pub mod routes;
+pub mod user_context;

@@ -1,0 +1,331 @@
+//! What the data path counts. All names begin with `mcpauth_sidecar_`; no label value comes from a request.
+//!
+//! | metric | labels | counts |
+//! |---|---|---|
+//! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by whom and of which class |
+//! | `refused_total` | `half`, `reason` ([`Refusal::reason`](crate::proxy::respond::Refusal::reason)) | answers of our own making |
+//! | `contexts_total` | `result` | requests, by what became of their user context |
+//! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
+//! | `upstream_connects_total` | `server` | connections opened to MCP servers |
+//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (`unauthorized`, `insufficient_scope`) | answers of MCP servers that refuse a token |
+//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`: a step-up, `dpop_nonce`) | requests sent again |
+//! | `exchanges_total` | `result` (`issued`, `failed`) | tokens asked for a user |
+//! | `waiting` | | requests that wait for a token now |
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::proxy::respond::Whose;
+use crate::proxy::user_context::Gathered;
+
+/// The two directions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Half {
+    Inbound,
+    Outbound,
+}
+
+/// What became of the user context of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ContextResult {
+    /// Inbound: there was one, and it went on sealed.
+    Sealed,
+    /// Outbound: it was opened.
+    Opened,
+    /// The request has none.
+    None,
+    /// Outbound: not sealed by this process, or stated twice.
+    Forged,
+    /// Outbound: too old.
+    Expired,
+    /// Outbound: no value of ours.
+    Malformed,
+    /// Inbound: above the limit, refused.
+    TooLarge,
+}
+
+/// Why a token was refused, or a request sent again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Why {
+    Unauthorized,
+    InsufficientScope,
+    DpopNonce,
+}
+
+/// Cheap to clone. What each request counts is looked up once, here, so that counting is one atomic addition.
+#[derive(Clone)]
+pub struct Metrics(Arc<Counters>);
+
+struct Counters {
+    requests: [[Counter; CLASSES.len()]; 2],
+    contexts: [Counter; ContextResult::ALL.len()],
+    duplicates: Counter,
+    malformed: Counter,
+    refused: Family<RefusedLabels, Counter>,
+    connects: Family<ServerLabels, Counter>,
+    tokens_refused: Family<TokenRefusedLabels, Counter>,
+    replays: Family<ReplayLabels, Counter>,
+    exchanges: Family<ExchangeLabels, Counter>,
+    waiting: Gauge,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct TokenRefusedLabels {
+    whose: &'static str,
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReplayLabels {
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ExchangeLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RequestLabels {
+    half: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RefusedLabels {
+    half: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ContextLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DroppedLabels {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ServerLabels {
+    server: String,
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Metrics {
+    pub fn new(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("mcpauth_sidecar");
+        let requests = Family::<RequestLabels, Counter>::default();
+        let contexts = Family::<ContextLabels, Counter>::default();
+        let dropped = Family::<DroppedLabels, Counter>::default();
+        let refused = Family::<RefusedLabels, Counter>::default();
+        let connects = Family::<ServerLabels, Counter>::default();
+        let tokens_refused = Family::<TokenRefusedLabels, Counter>::default();
+        let replays = Family::<ReplayLabels, Counter>::default();
+        let exchanges = Family::<ExchangeLabels, Counter>::default();
+        let waiting = Gauge::default();
+        registry.register(
+            "tokens_refused",
+            "Answers of MCP servers that refuse a token, by whose and why",
+            tokens_refused.clone(),
+        );
+        registry.register("replays", "Requests sent again, by why", replays.clone());
+        registry.register(
+            "exchanges",
+            "Tokens asked for a user, by what came of it",
+            exchanges.clone(),
+        );
+        registry.register("waiting", "Requests that wait for a token", waiting.clone());
+        registry.register(
+            "requests",
+            "Requests answered, by half and class of status",
+            requests.clone(),
+        );
+        registry.register(
+            "refused",
+            "Requests answered by the sidecar itself, by reason",
+            refused.clone(),
+        );
+        registry.register(
+            "contexts",
+            "Requests by what became of their user context",
+            contexts.clone(),
+        );
+        registry.register(
+            "context_names_dropped",
+            "Allow-listed cookies and headers left out because the request states them twice or malformed",
+            dropped.clone(),
+        );
+        registry.register(
+            "upstream_connects",
+            "Connections opened to MCP servers",
+            connects.clone(),
+        );
+        let dropped = |cause| dropped.get_or_create_owned(&DroppedLabels { cause });
+        Self(Arc::new(Counters {
+            requests: [Half::Inbound, Half::Outbound].map(|half| {
+                let half = half.as_str();
+                CLASSES.map(|status| requests.get_or_create_owned(&RequestLabels { half, status }))
+            }),
+            contexts: ContextResult::ALL.map(|result| {
+                contexts.get_or_create_owned(&ContextLabels {
+                    result: result.as_str(),
+                })
+            }),
+            duplicates: dropped("duplicate"),
+            malformed: dropped("malformed"),
+            refused,
+            connects,
+            tokens_refused,
+            replays,
+            exchanges,
+            waiting,
+        }))
+    }
+
+    pub(crate) fn answered(&self, half: Half, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        self.0.requests[half as usize][class].inc();
+    }
+
+    pub(crate) fn refused(&self, half: Half, reason: &'static str) {
+        self.0
+            .refused
+            .get_or_create(&RefusedLabels {
+                half: half.as_str(),
+                reason,
+            })
+            .inc();
+    }
+
+    pub(crate) fn context(&self, result: ContextResult) {
+        self.0.contexts[result as usize].inc();
+    }
+
+    pub(crate) fn gathered(&self, gathered: &Gathered) {
+        let sealed = gathered.context.is_some();
+        self.context(if sealed {
+            ContextResult::Sealed
+        } else {
+            ContextResult::None
+        });
+        if gathered.duplicates > 0 {
+            self.0.duplicates.inc_by(gathered.duplicates);
+        }
+        if gathered.malformed > 0 {
+            self.0.malformed.inc_by(gathered.malformed);
+        }
+    }
+
+    pub(crate) fn token_refused(&self, whose: Whose, why: Why) {
+        let whose = match whose {
+            Whose::Service => "service",
+            Whose::User => "user",
+        };
+        let labels = TokenRefusedLabels {
+            whose,
+            why: why.as_str(),
+        };
+        self.0.tokens_refused.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn replayed(&self, why: Why) {
+        let labels = ReplayLabels { why: why.as_str() };
+        self.0.replays.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn exchanged(&self, issued: bool) {
+        let result = if issued { "issued" } else { "failed" };
+        self.0.exchanges.get_or_create(&ExchangeLabels { result }).inc();
+    }
+
+    pub(crate) fn waiting(&self) -> &Gauge {
+        &self.0.waiting
+    }
+
+    /// `server` is a configured name.
+    pub(crate) fn connects(&self, server: &str) -> Counter {
+        self.0.connects.get_or_create_owned(&ServerLabels {
+            server: server.to_owned(),
+        })
+    }
+}
+
+impl Half {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+impl Why {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::DpopNonce => "dpop_nonce",
+        }
+    }
+}
+
+impl ContextResult {
+    /// In the order of the declaration, which is that of the counters.
+    const ALL: [Self; 7] = [
+        Self::Sealed,
+        Self::Opened,
+        Self::None,
+        Self::Forged,
+        Self::Expired,
+        Self::Malformed,
+        Self::TooLarge,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::Opened => "opened",
+            Self::None => "none",
+            Self::Forged => "forged",
+            Self::Expired => "expired",
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_result_counts_under_its_own_name() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        for (times, result) in ContextResult::ALL.into_iter().enumerate() {
+            (0..=times).for_each(|_| metrics.context(result));
+        }
+        metrics.answered(Half::Outbound, StatusCode::NOT_FOUND);
+        metrics.refused(Half::Outbound, "unknown_server");
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"mcpauth_sidecar_contexts_total{result="sealed"} 1"#,
+            r#"mcpauth_sidecar_contexts_total{result="too_large"} 7"#,
+            r#"mcpauth_sidecar_requests_total{half="outbound",status="4xx"} 1"#,
+            r#"mcpauth_sidecar_requests_total{half="inbound",status="2xx"} 0"#,
+            r#"mcpauth_sidecar_refused_total{half="outbound",reason="unknown_server"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} not in\n{text}");
+        }
+    }
+}

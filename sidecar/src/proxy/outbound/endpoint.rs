@@ -1,0 +1,448 @@
+//! Rewrites the `endpoint` event of a legacy SSE stream, by which the server says where messages go: LiteLLM must
+//! send them through us. Everything else of the stream passes byte for byte.
+//!
+//! Clients act on an event only at the blank line that ends it, so an unfinished event may be held back without
+//! anybody waiting for it. One that grows long passes in pieces, and ends the stream if it turns out to be an `endpoint`
+//! event after all: taken as it stands, its path would be one of ours, and so that of whatever server it names.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::location::relocate;
+use crate::proxy::routes::{Server, State};
+
+/// Longest event that is looked at whole.
+const MAX_HELD: usize = 16 * 1024;
+
+/// How much of a long event is looked at again with what follows: more than `event: endpoint` between two line ends.
+const OVERLAP: usize = 32;
+
+/// What the client gets instead of an endpoint at another origin.
+const REFUSED: &[u8] = b"event: error\ndata: the MCP server names an endpoint at another origin\n\n";
+
+/// What the client gets instead of an endpoint that not all clients would read in the same way.
+const UNCLEAR: &[u8] =
+    b"event: error\ndata: the MCP server names an endpoint in an event that is too long or not clear\n\n";
+
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+pub struct EndpointRewriter {
+    server: Arc<Server>,
+    /// Path and query that the stream is the answer to.
+    requested: Box<str>,
+    /// The event that has not ended yet.
+    held: BytesMut,
+    /// How far `held` has been searched for its end.
+    seen: usize,
+    line: Line,
+    /// The event was too long, and its beginning has passed.
+    passing: bool,
+    refused: bool,
+}
+
+/// Where the next byte stands in its line.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Line {
+    #[default]
+    Start,
+    /// After a CR, which ended the line; an LF would still belong to it.
+    AfterCr,
+    /// After a CR, which ended an event; an LF would still belong to it, and clients may wait for it.
+    AfterEvent,
+    /// In a line that is not empty.
+    Within,
+}
+
+impl EndpointRewriter {
+    pub fn new(server: Arc<Server>, requested: &str) -> Self {
+        Self {
+            server,
+            requested: requested.into(),
+            held: BytesMut::new(),
+            seen: 0,
+            line: Line::Start,
+            passing: false,
+            refused: false,
+        }
+    }
+
+    /// The next chunk: what is to be sent now, which may be nothing.
+    pub fn pass(&mut self, chunk: Bytes) -> Bytes {
+        if self.refused {
+            return Bytes::new();
+        }
+        self.held.extend_from_slice(&chunk);
+        let mut out = BytesMut::new();
+        while let Some(end) = self.end_of_event() {
+            let event = self.held.split_to(end);
+            self.seen = 0;
+            let begun = std::mem::take(&mut self.passing);
+            let whole = !begun && event.len() <= MAX_HELD;
+            match endpoint(&event).filter(|_| whole) {
+                None if claims_endpoint(&event, begun) => {
+                    return self.refuse(out, if begun { b"" } else { UNCLEAR });
+                }
+                None => out.unsplit(event),
+                Some(named) => match self.rewrite(&event, &named) {
+                    Some(rewritten) => out.extend_from_slice(&rewritten),
+                    None => return self.refuse(out, REFUSED),
+                },
+            }
+        }
+        if self.passing || self.held.len() > MAX_HELD {
+            let begun = std::mem::replace(&mut self.passing, true);
+            if claims_endpoint(&self.held, begun) {
+                return self.refuse(out, if begun { b"" } else { UNCLEAR });
+            }
+            let passed = self.held.len().saturating_sub(OVERLAP);
+            out.unsplit(self.held.split_to(passed));
+            self.seen = self.held.len();
+        }
+        out.freeze()
+    }
+
+    /// What is left when the stream ends. Clients discard an unfinished event, but not all of them if it ends with CR.
+    pub fn finish(&mut self) -> Bytes {
+        let mut left = self.held.split();
+        left.extend_from_slice(b"\n");
+        if claims_endpoint(&left, self.passing) {
+            return Bytes::new();
+        }
+        left.truncate(left.len() - 1);
+        left.freeze()
+    }
+
+    /// The server named an endpoint that nobody can use: the stream is of no use any more.
+    pub fn has_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The position after the blank line that ends the event at the beginning of `held`.
+    fn end_of_event(&mut self) -> Option<usize> {
+        while let Some(byte) = self.held.get(self.seen) {
+            self.seen += 1;
+            let (line, ended) = match (self.line, byte) {
+                (Line::Within | Line::AfterCr, b'\n') => (Line::Start, false),
+                (Line::Within, b'\r') => (Line::AfterCr, false),
+                (Line::Start | Line::AfterEvent, b'\n') => (Line::Start, true),
+                (Line::Start | Line::AfterCr | Line::AfterEvent, b'\r') => (Line::AfterEvent, true),
+                (_, _) => (Line::Within, false),
+            };
+            self.line = line;
+            if ended {
+                return Some(self.seen);
+            }
+        }
+        None
+    }
+
+    /// Ends the stream, which is of no use any more.
+    fn refuse(&mut self, mut out: BytesMut, instead: &'static [u8]) -> Bytes {
+        self.refused = true;
+        self.held.clear();
+        out.extend_from_slice(instead);
+        out.freeze()
+    }
+
+    fn rewrite(&self, event: &[u8], named: &str) -> Option<BytesMut> {
+        let State::Usable(usable) = &self.server.state else {
+            return None;
+        };
+        let here = relocate(&self.server.name, usable, &self.requested, named)?;
+        let mut out = BytesMut::with_capacity(event.len() + here.len());
+        let mut written = false;
+        for line in lines(event) {
+            if field(line).is_some_and(|(name, _)| name == b"data") {
+                // A comment instead of a line too many: without it, a CR before it and an LF after it would be one end of a
+                // line, and the event would go on.
+                match std::mem::replace(&mut written, true) {
+                    true => out.extend_from_slice(b":"),
+                    false => out.extend_from_slice(format!("data: {here}").as_bytes()),
+                }
+                out.extend_from_slice(&line[content(line).len()..]);
+            } else {
+                out.extend_from_slice(line);
+            }
+        }
+        Some(out)
+    }
+}
+
+/// The data of the event, if it is an `endpoint` event.
+fn endpoint(event: &[u8]) -> Option<String> {
+    let mut kind: &[u8] = b"";
+    let mut data: Option<Vec<u8>> = None;
+    for (name, value) in lines(event).filter_map(field) {
+        match name {
+            b"event" => kind = value,
+            b"data" => match &mut data {
+                None => data = Some(value.to_vec()),
+                Some(data) => {
+                    data.push(b'\n');
+                    data.extend_from_slice(value);
+                }
+            },
+            _ => {}
+        }
+    }
+    if kind != b"endpoint" {
+        return None;
+    }
+    Some(String::from_utf8_lossy(&data?).into_owned())
+}
+
+/// Whether any client could take one of these lines for `event: endpoint`. Old ones also end lines at characters at which
+/// the specification does not, and a byte order mark may stand at the beginning. `begun`: it is not the beginning of an
+/// event.
+fn claims_endpoint(lines: &[u8], begun: bool) -> bool {
+    const ENDS: [&[u8]; 11] = [
+        b"\n",
+        b"\r",
+        b"\x0b",
+        b"\x0c",
+        b"\x1c",
+        b"\x1d",
+        b"\x1e",
+        "\u{85}".as_bytes(),
+        "\u{2028}".as_bytes(),
+        "\u{2029}".as_bytes(),
+        BYTE_ORDER_MARK,
+    ];
+    memchr::memmem::find_iter(lines, b"endpoint").any(|at| {
+        let (before, after) = (&lines[..at], &lines[at + b"endpoint".len()..]);
+        let before = before.strip_suffix(b" ").unwrap_or(before);
+        let Some(before) = before.strip_suffix(b"event:") else {
+            return false;
+        };
+        let begins = before.is_empty() && !begun || ENDS.iter().any(|end| before.ends_with(end));
+        begins && ENDS.iter().any(|end| after.starts_with(end))
+    })
+}
+
+/// Name and value of a line (HTML section 9.2.6): one space after the colon is not part of the value.
+fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = content(line);
+    // It is none of the text where it stands at the beginning, and never begins a field elsewhere.
+    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+    if line.is_empty() {
+        return None;
+    }
+    let colon = memchr::memchr(b':', line).unwrap_or(line.len());
+    let value = line.get(colon + 1..).unwrap_or_default();
+    Some((&line[..colon], value.strip_prefix(b" ").unwrap_or(value)))
+}
+
+/// Lines, each with its end.
+fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = event;
+    std::iter::from_fn(move || {
+        let end = match memchr::memchr2(b'\r', b'\n', rest) {
+            None if rest.is_empty() => return None,
+            None => rest.len(),
+            Some(at) if rest[at] == b'\r' && rest.get(at + 1) == Some(&b'\n') => at + 2,
+            Some(at) => at + 1,
+        };
+        let (line, after) = rest.split_at(end);
+        rest = after;
+        Some(line)
+    })
+}
+
+fn content(line: &[u8]) -> &[u8] {
+    let end = memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len());
+    &line[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::outbound::tests::server;
+    use mcp_auth_protocol::sync::Transport;
+
+    fn tools() -> Arc<Server> {
+        server("https://tools.example.com/sse", Transport::Sse)
+    }
+
+    fn rewriter() -> EndpointRewriter {
+        EndpointRewriter::new(tools(), "/sse")
+    }
+
+    fn rewritten(server: &Arc<Server>, chunks: &[&[u8]]) -> String {
+        let mut rewriter = EndpointRewriter::new(server.clone(), "/sse");
+        let mut out = Vec::new();
+        for chunk in chunks {
+            out.extend(rewriter.pass(Bytes::copy_from_slice(chunk)));
+        }
+        out.extend(rewriter.finish());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_endpoint_is_rewritten_in_all_chunkings_and_with_all_line_ends() {
+        let tools = tools();
+        for end in ["\n", "\r\n", "\r"] {
+            let lines = |endpoint: &str| {
+                [
+                    "id: 1",
+                    "event: message",
+                    "data: {\"event\": \"endpoint\"}",
+                    "",
+                    ": ping",
+                    "",
+                    "",
+                    "event: endpoint",
+                    "id: 2",
+                    endpoint,
+                    "",
+                    "event:message",
+                    "data: x",
+                    "data: y",
+                    "",
+                    "rest",
+                ]
+                .join(end)
+            };
+            let stream = lines("data: /messages/?session_id=a");
+            let expected = lines("data: /tools/messages/?session_id=a");
+            let bytes = stream.as_bytes();
+            for first in 0..=bytes.len() {
+                for second in first..=bytes.len() {
+                    let chunks = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+                    assert_eq!(
+                        rewritten(&tools, &chunks),
+                        expected,
+                        "{end:?} cut at {first} and {second}"
+                    );
+                }
+            }
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(rewritten(&tools, &single), expected);
+        }
+    }
+
+    #[test]
+    fn absolute_and_relative_endpoints_of_the_same_origin_lead_through_us() {
+        let tools = tools();
+        for (named, expected) in [
+            ("https://tools.example.com/messages?s=1", "/tools/messages?s=1"),
+            ("messages?s=1", "/tools/messages?s=1"),
+            ("?s=1", "/tools/sse?s=1"),
+        ] {
+            let out = rewritten(&tools, &[format!("data:{named}\nevent:endpoint\n\n").as_bytes()]);
+            assert_eq!(out, format!("data: {expected}\nevent:endpoint\n\n"));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_at_another_origin_ends_the_stream_and_is_not_shown() {
+        let mut rewriter = rewriter();
+        let out = rewriter.pass(Bytes::from_static(
+            b"data: first\n\nevent: endpoint\ndata: https://evil.example.com/m\n\ndata: later\n\n",
+        ));
+        assert_eq!(out, [b"data: first\n\n", REFUSED].concat());
+        assert!(rewriter.has_refused());
+        assert!(rewriter.pass(Bytes::from_static(b"data: more\n\n")).is_empty());
+    }
+
+    #[test]
+    fn a_whole_event_is_passed_on_at_once_and_an_unfinished_one_is_not_waited_for() {
+        let mut rewriter = rewriter();
+        assert_eq!(
+            rewriter.pass(Bytes::from_static(b"data: 1\n\ndata: 2")),
+            "data: 1\n\n"
+        );
+        assert_eq!(rewriter.pass(Bytes::from_static(b"\n\n")), "data: 2\n\n");
+        assert_eq!(
+            rewriter.pass(Bytes::from_static(b"data: 3\r\n\r\n")),
+            "data: 3\r\n\r\n"
+        );
+        assert_eq!(
+            rewriter.pass(Bytes::from_static(b"data: 4\r\n\r")),
+            "data: 4\r\n\r"
+        );
+        assert_eq!(rewriter.pass(Bytes::from_static(b"\n")), "\n");
+    }
+
+    #[test]
+    fn long_events_pass_in_pieces_and_the_next_endpoint_is_found() {
+        let mut rewriter = rewriter();
+        let long = Bytes::from(vec![b'x'; MAX_HELD + 1]);
+        assert_eq!(rewriter.pass(long.clone()), long.slice(OVERLAP..));
+        assert_eq!(rewriter.pass(Bytes::from_static(b"more")), "xxxx");
+        let out = rewriter.pass(Bytes::from_static(b"\n\nevent: endpoint\ndata: /m\n\n"));
+        let rest = "x".repeat(OVERLAP - 4);
+        assert_eq!(out, format!("{rest}more\n\nevent: endpoint\ndata: /tools/m\n\n"));
+    }
+
+    #[test]
+    fn an_endpoint_of_several_lines_ends_where_it_ended() {
+        let out = rewritten(
+            &tools(),
+            &[b"event: endpoint\rdata: /m\rdata: x\n\ndata: ../../other/mcp\n\n"],
+        );
+        assert_eq!(
+            out,
+            "event: endpoint\rdata: /tools/mx\r:\n\ndata: ../../other/mcp\n\n"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_hidden_in_a_long_event_ends_the_stream_however_it_is_cut() {
+        let comment = format!(": {}\n", "x".repeat(MAX_HELD));
+        for event in [
+            format!("{comment}event: endpoint\ndata: /other/mcp\n\n"),
+            format!("data: /other/mcp\nevent:endpoint\n{comment}\n"),
+            format!("event: endpoint\r{comment}data: /other/mcp\n\n"),
+        ] {
+            for size in [1, 7, 1000, MAX_HELD, event.len()] {
+                let mut rewriter = rewriter();
+                let mut out = Vec::new();
+                for chunk in event.as_bytes().chunks(size) {
+                    out.extend_from_slice(&rewriter.pass(Bytes::copy_from_slice(chunk)));
+                }
+                assert!(rewriter.has_refused(), "cut at {size}");
+                assert!(!String::from_utf8(out).unwrap().contains("endpoint\n"));
+            }
+        }
+        let harmless = format!(
+            "data: {} event: endpoint, says the manual\n\n",
+            "x".repeat(MAX_HELD)
+        );
+        assert_eq!(rewritten(&tools(), &[harmless.as_bytes()]), harmless);
+    }
+
+    #[test]
+    fn an_endpoint_that_only_some_clients_would_see_ends_the_stream() {
+        for event in [
+            "data: a\u{2028}event: endpoint\u{2028}data: /other/mcp\n\n",
+            "data: a\u{b}event:endpoint\u{b}data: /other/mcp\n\n",
+            "event: endpoint\ndata: /other/mcp\nevent: message\n\n",
+        ] {
+            let mut rewriter = rewriter();
+            assert_eq!(
+                rewriter.pass(Bytes::copy_from_slice(event.as_bytes())),
+                UNCLEAR,
+                "{event:?}"
+            );
+            assert!(rewriter.has_refused());
+        }
+        let marked = "\u{feff}event: endpoint\ndata: /m\n\n";
+        assert_eq!(
+            rewritten(&tools(), &[marked.as_bytes()]),
+            "\u{feff}event: endpoint\ndata: /tools/m\n\n"
+        );
+    }
+
+    #[test]
+    fn an_unfinished_endpoint_is_left_out_and_anything_else_that_is_unfinished_is_not() {
+        let tools = tools();
+        for event in [
+            "event: endpoint\rdata: /other/mcp\r",
+            "data: /other/mcp\nevent: endpoint",
+        ] {
+            assert_eq!(rewritten(&tools, &[event.as_bytes()]), "");
+        }
+        assert_eq!(rewritten(&tools, &[b"data: x\r"]), "data: x\r");
+    }
+}

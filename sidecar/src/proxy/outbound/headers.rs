@@ -1,0 +1,227 @@
+//! The headers of a request to an MCP server: what LiteLLM sent, without anything that is not meant for the
+//! server, and with our own credential and this server's part of the user context.
+
+use http::header::{ACCEPT_ENCODING, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use mcp_auth_protocol::sync::{Subject, Transport};
+
+use crate::http::hop_by_hop;
+use crate::proxy::routes::Usable;
+use crate::proxy::user_context::{Allowed, Context};
+
+/// Credentials for LiteLLM, where the request came from, and what speaks in our name. The length tells most names apart.
+fn is_not_for_servers(name: &str) -> bool {
+    let named = match name.len() {
+        4 => name == "dpop",
+        6 => name == "cookie",
+        7 => name == "api-key",
+        9 => name == "forwarded" || name == "x-api-key",
+        10 => name == "x-mcp-auth",
+        13 => name == "authorization",
+        14 => name == "x-goog-api-key",
+        17 => name == "x-litellm-api-key",
+        25 => name == "ocp-apim-subscription-key",
+        _ => false,
+    };
+    named || name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
+}
+
+/// This server's part of a context, ready to send.
+#[derive(Debug, Default, Hash, PartialEq)]
+pub struct UserPart {
+    cookie: Option<HeaderValue>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl UserPart {
+    pub fn of(context: Option<&Context>, allowed: &Allowed) -> Self {
+        let Some(context) = context else {
+            return Self::default();
+        };
+        let mut cookie = Vec::with_capacity(context.size());
+        for (name, value) in context.cookies().filter(|(name, _)| allowed.cookie(name)) {
+            if !cookie.is_empty() {
+                cookie.extend_from_slice(b"; ");
+            }
+            cookie.extend_from_slice(name);
+            cookie.push(b'=');
+            cookie.extend_from_slice(value);
+        }
+        let mut headers = Vec::new();
+        for name in allowed.headers() {
+            let value = context
+                .headers()
+                .find(|(found, _)| *found == name.as_str().as_bytes());
+            if let Some(value) = value.and_then(|(_, value)| sensitive(value.to_vec())) {
+                headers.push((name.clone(), value));
+            }
+        }
+        Self {
+            cookie: (!cookie.is_empty()).then(|| sensitive(cookie)).flatten(),
+            headers,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cookie.is_none() && self.headers.is_empty()
+    }
+}
+
+/// Of the request on its way to `server`: all but those that authenticate.
+pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
+    hop_by_hop::strip_request(headers, |name| is_unwanted(name, server));
+    headers.insert(HOST, server.target.host.clone());
+    if let Some(cookie) = &user.cookie {
+        headers.insert(COOKIE, cookie.clone());
+    }
+    for (name, value) in &user.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    if server.transport == Transport::Sse {
+        // A compressed event stream could not be rewritten.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+}
+
+/// What must not come from LiteLLM: what is not for servers, and what is ours to state. A name that says the same with `_`
+/// for `-` is the same to many servers (CGI, WSGI).
+fn is_unwanted(name: &str, server: &Usable) -> bool {
+    let exchanged = match &server.exchange {
+        Some(Subject::Header(name)) => Some(name.as_str()),
+        Some(Subject::Cookie(_)) | None => None,
+    };
+    // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
+    if is_not_for_servers(name) || server.allowed.header(name.as_bytes()) || exchanged == Some(name) {
+        return true;
+    }
+    // Almost no name has any.
+    if memchr::memchr(b'_', name.as_bytes()).is_none() {
+        return false;
+    }
+    let dashed = |text: &str| text.replace('_', "-");
+    let meant = dashed(name);
+    let allowed = server.allowed.headers().iter().map(HeaderName::as_str);
+    is_not_for_servers(&meant) || allowed.chain(exchanged).any(|ours| dashed(ours) == meant)
+}
+
+/// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
+pub fn clean(headers: &mut HeaderMap) {
+    hop_by_hop::strip_response(headers, |name| {
+        name == "set-cookie" || name == "www-authenticate" || name == "dpop-nonce"
+    });
+}
+
+fn sensitive(value: Vec<u8>) -> Option<HeaderValue> {
+    // Cannot fail for a context, which holds no control characters.
+    let mut value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::outbound::tests::usable;
+    use crate::proxy::user_context::gather;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn exactly_what_is_meant_for_the_server_arrives() {
+        let user = map(&[
+            ("cookie", "session_id=S-a; csrf=c; token=ui"),
+            ("x-forwarded-user", "ada"),
+        ]);
+        let union = Allowed::new(
+            ["session_id", "csrf", "other"],
+            [HeaderName::from_static("x-forwarded-user")],
+        );
+        let context = gather(&user, &union).unwrap().context;
+        let mut headers = map(&[
+            ("host", "127.0.0.1:16481"),
+            ("authorization", "Bearer sk-user"),
+            ("authorization", "Bearer second"),
+            ("dpop", "proof-of-the-user"),
+            ("proxy-authorization", "Basic x"),
+            ("x-litellm-api-key", "sk-user"),
+            ("api-key", "sk-user"),
+            ("cookie", "token=ui"),
+            ("mcpauth-context", "sealed"),
+            ("mcpauth-other", "x"),
+            ("x-forwarded-for", "10.0.0.9"),
+            ("x-forwarded-user", "eve"),
+            ("forwarded", "for=10.0.0.9"),
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("mcp-session-id", "s"),
+            ("mcp-protocol-version", "2025-06-18"),
+            ("last-event-id", "7"),
+            ("accept", "application/json, text/event-stream"),
+        ]);
+        usable(
+            "https://tools.example.com:8443/mcp",
+            Transport::StreamableHttp,
+            |server| {
+                let part = UserPart::of(context.as_ref(), &server.allowed);
+                prepare(&mut headers, server, &part);
+            },
+        );
+        let expected = map(&[
+            ("host", "tools.example.com:8443"),
+            ("cookie", "session_id=S-a"),
+            ("x-forwarded-user", "ada"),
+            ("mcp-session-id", "s"),
+            ("mcp-protocol-version", "2025-06-18"),
+            ("last-event-id", "7"),
+            ("accept", "application/json, text/event-stream"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn no_header_arrives_that_a_server_may_take_for_one_of_ours() {
+        let mut headers = map(&[
+            ("x_forwarded_user", "eve"),
+            ("x-forwarded_user", "eve"),
+            ("x_forwarded-for", "10.0.0.9"),
+            ("x_api_key", "sk-user"),
+            ("mcpauth_context", "forged"),
+            ("x_team_id", "7"),
+        ]);
+        usable(
+            "https://tools.example.com/mcp",
+            Transport::StreamableHttp,
+            |server| {
+                prepare(&mut headers, server, &UserPart::default());
+            },
+        );
+        assert_eq!(headers, map(&[("x_team_id", "7"), ("host", "tools.example.com")]));
+    }
+
+    #[test]
+    fn a_context_for_other_servers_is_none_for_this_one() {
+        let context = gather(&map(&[("cookie", "csrf=c")]), &Allowed::new(["csrf"], []))
+            .unwrap()
+            .context;
+        assert!(UserPart::of(context.as_ref(), &Allowed::new(["session_id"], [])).is_empty());
+        assert!(UserPart::of(None, &Allowed::new(["session_id"], [])).is_empty());
+    }
+
+    #[test]
+    fn cookies_and_challenges_of_the_server_stay_with_us() {
+        let mut headers = map(&[
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=1"),
+            ("www-authenticate", "Bearer"),
+            ("dpop-nonce", "n"),
+            ("keep-alive", "timeout=5"),
+            ("mcp-session-id", "s"),
+        ]);
+        clean(&mut headers);
+        assert_eq!(headers, map(&[("mcp-session-id", "s")]));
+    }
+}

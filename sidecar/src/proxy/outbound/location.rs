@@ -1,0 +1,77 @@
+//! Turns an address that an MCP server names into one at the outbound listener.
+
+use url::Url;
+
+use crate::proxy::routes::Usable;
+
+/// `/{server}` and the path that `reference` means, seen from `requested`, the path and query it was an answer to.
+/// `None` if it means another origin: LiteLLM would go there without us.
+///
+/// The same host by plain `http` counts as the same origin: servers behind something that ends TLS often say so,
+/// and only the path is used.
+pub fn relocate(name: &str, server: &Usable, requested: &str, reference: &str) -> Option<String> {
+    let base = server.url.join(requested).ok()?;
+    let meant = base.join(reference).ok()?;
+    let same = meant.origin() == server.url.origin() || is_downgrade(&server.url, &meant);
+    let plain = meant.username().is_empty() && meant.password().is_none();
+    (same && plain).then(|| {
+        format!(
+            "/{name}{}",
+            &meant[url::Position::BeforePath..url::Position::AfterQuery]
+        )
+    })
+}
+
+fn is_downgrade(server: &Url, meant: &Url) -> bool {
+    server.scheme() == "https"
+        && meant.scheme() == "http"
+        && server.host() == meant.host()
+        && (meant.port() == server.port() || meant.port() == Some(443))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::outbound::tests::usable;
+    use mcp_auth_protocol::sync::Transport;
+
+    fn relocated(reference: &str) -> Option<String> {
+        usable(
+            "https://tools.example.com/a/mcp",
+            Transport::StreamableHttp,
+            |server| relocate("tools", server, "/a/mcp?x=1", reference),
+        )
+    }
+
+    #[test]
+    fn every_way_to_name_the_same_origin_leads_through_us() {
+        for (reference, expected) in [
+            ("/a/mcp/", "/tools/a/mcp/"),
+            ("mcp/?y=2", "/tools/a/mcp/?y=2"),
+            ("?y=2", "/tools/a/mcp?y=2"),
+            ("https://tools.example.com:443/b#f", "/tools/b"),
+            ("//TOOLS.example.com/b", "/tools/b"),
+            ("http://tools.example.com/a/mcp/", "/tools/a/mcp/"),
+            ("../../../x", "/tools/x"),
+        ] {
+            assert_eq!(relocated(reference).as_deref(), Some(expected), "{reference}");
+        }
+    }
+
+    #[test]
+    fn another_origin_is_none() {
+        for reference in [
+            "https://evil.example.com/a/mcp",
+            "//evil.example.com/",
+            "https://tools.example.com:8443/",
+            "http://tools.example.com:8080/",
+            "https://tools.example.com@evil.example.com/",
+            "https://u:p@tools.example.com/",
+            "javascript:alert(1)",
+            "\\\\evil.example.com\\x",
+            "http://",
+        ] {
+            assert_eq!(relocated(reference), None, "{reference}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Reads as much of a JSON-RPC request as a decision needs: the method, and the identifier for an error.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::http::request_body::RequestBody;
+
+/// Longest body that is looked into.
+pub const MAX_BODY: usize = 64 * 1024;
+
+const TOOL_CALL: &str = "tools/call";
+
+/// A body as far as it was read.
+pub enum Read {
+    Whole(Bytes),
+    /// Longer than [`MAX_BODY`].
+    Beginning {
+        first: Bytes,
+        rest: Incoming,
+    },
+    /// The client went away, or sent no valid body.
+    Failed,
+}
+
+#[derive(Default, Deserialize)]
+struct Message {
+    #[serde(default)]
+    method: Option<String>,
+    #[serde(default)]
+    id: Value,
+}
+
+/// Longest time that a short body may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads up to [`MAX_BODY`].
+pub async fn read(body: Incoming) -> Read {
+    timeout(READ_TIMEOUT, read_on(body)).await.unwrap_or(Read::Failed)
+}
+
+async fn read_on(mut body: Incoming) -> Read {
+    let stated = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if stated > MAX_BODY {
+        return Read::Beginning {
+            first: Bytes::new(),
+            rest: body,
+        };
+    }
+    let mut whole = Bytes::new();
+    let mut several = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Read::Failed };
+        let Ok(chunk) = frame.into_data() else { continue };
+        // Nearly always there is one chunk, which needs no copy.
+        if whole.is_empty() && several.is_empty() {
+            whole = chunk;
+        } else {
+            several.extend_from_slice(&std::mem::take(&mut whole));
+            several.extend_from_slice(&chunk);
+        }
+        if whole.len() + several.len() > MAX_BODY {
+            let first = if several.is_empty() {
+                whole
+            } else {
+                several.freeze()
+            };
+            return Read::Beginning { first, rest: body };
+        }
+    }
+    Read::Whole(if several.is_empty() {
+        whole
+    } else {
+        several.freeze()
+    })
+}
+
+impl Read {
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Whole(bytes) => Some(bytes),
+            Self::Beginning { .. } | Self::Failed => None,
+        }
+    }
+
+    /// The body to send on: `None` where it failed.
+    pub fn into_body(self) -> Option<RequestBody> {
+        match self {
+            Self::Whole(bytes) => Some(RequestBody::Whole((!bytes.is_empty()).then_some(bytes))),
+            Self::Beginning { first, rest } => Some(RequestBody::resumed(first, rest)),
+            Self::Failed => None,
+        }
+    }
+}
+
+/// Whether the body may call a tool: all that is not plainly one message with another method may, among it
+/// batches, repeated fields and bodies too long to look into.
+pub fn may_call_a_tool(body: Option<&Bytes>) -> bool {
+    let Some(body) = body else { return true };
+    match serde_json::from_slice::<Message>(body) {
+        // Without a method it is the answer to a request of the server.
+        Ok(message) => message.method.as_deref() == Some(TOOL_CALL),
+        Err(_) => true,
+    }
+}
+
+/// The identifier to answer with: `null` where there is none that JSON-RPC allows.
+pub fn request_id(body: &Bytes) -> Value {
+    match serde_json::from_slice::<Message>(body).unwrap_or_default().id {
+        id @ (Value::String(_) | Value::Number(_)) => id,
+        _ => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_plainly_is_something_else_is_no_tool_call() {
+        for (body, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, false),
+            (r#"{"method":"notifications/initialized"}"#, false),
+            (r#"{"id":1,"result":{"method":"tools/call"}}"#, false),
+            (r#"{"id":1,"method":"tools/call","params":{}}"#, true),
+            (r#"{"method":"tools\/c\u0061ll"}"#, true),
+            (r#"{"method":"tools/list","method":"tools/call"}"#, true),
+            (r#"[{"method":"tools/list"}]"#, true),
+            (r#"{"method":7}"#, true),
+            ("no JSON", true),
+        ] {
+            assert_eq!(
+                may_call_a_tool(Some(&Bytes::from_static(body.as_bytes()))),
+                expected,
+                "{body}"
+            );
+        }
+        assert!(may_call_a_tool(None));
+    }
+
+    #[test]
+    fn the_id_is_a_string_or_a_number() {
+        for (body, expected) in [
+            (r#"{"id":"a","method":"x"}"#, json!("a")),
+            (r#"{"id":7}"#, json!(7)),
+            (r#"{"id":{"a":1}}"#, json!(null)),
+            (r#"[{"id":7}]"#, json!(null)),
+            ("", json!(null)),
+        ] {
+            assert_eq!(
+                request_id(&Bytes::from_static(body.as_bytes())),
+                expected,
+                "{body}"
+            );
+        }
+    }
+}

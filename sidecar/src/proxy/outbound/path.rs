@@ -1,0 +1,186 @@
+//! Where the path of a request to the outbound listener leads: `/{server}` and then the path at the server.
+
+use http::uri::PathAndQuery;
+use mcp_auth_protocol::sync::Transport;
+
+use crate::proxy::routes::Usable;
+
+/// The server's name, and the path at the server: empty or with a slash in front.
+pub fn split(path: &str) -> (&str, &str) {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.split_at(path.find('/').unwrap_or(path.len()))
+}
+
+/// What to ask the server for: `None` for what is not served.
+///
+/// With streamable HTTP that is the URL's own path and what lies below it. With SSE it is all of the origin,
+/// because the server names the path for messages itself. Never `.well-known`: LiteLLM looks there for the OAuth
+/// metadata of what it takes for the server, and must find none.
+pub fn lead(server: &Usable, path: &str, query: Option<&str>) -> Option<PathAndQuery> {
+    let own = server.endpoint.path();
+    let path = if path.is_empty() { "/" } else { path };
+    let below = match path.strip_prefix(own) {
+        Some("") if query.is_none() || query == server.endpoint.query() => {
+            return Some(server.endpoint.clone());
+        }
+        Some("") => "",
+        Some(below) if own.ends_with('/') || below.starts_with('/') => below,
+        _ if server.transport == Transport::Sse => path,
+        _ => return None,
+    };
+    if !below.split('/').all(is_plain) {
+        return None;
+    }
+    match query {
+        None => path.parse().ok(),
+        Some(query) => format!("{path}?{query}").parse().ok(),
+    }
+}
+
+/// Whether every server takes the segment for a name. Not so: `.` and `..` in any spelling and with parameters
+/// after `;`, and slashes, backslashes and NUL in disguise.
+fn is_plain(segment: &str) -> bool {
+    if segment
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    {
+        return true;
+    }
+    let decoded = decode(segment);
+    let name = decoded.split(|byte| *byte == b';').next().unwrap_or_default();
+    !decoded.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0))
+        && name != b"."
+        && name != b".."
+        && !name.eq_ignore_ascii_case(b".well-known")
+}
+
+fn decode(segment: &str) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut rest = segment.as_bytes();
+    let mut decoded = Vec::with_capacity(rest.len());
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match after {
+            [high, low, after @ ..] if *first == b'%' => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => {
+                    decoded.push((high << 4 | low) as u8);
+                    rest = after;
+                }
+                _ => decoded.push(b'%'),
+            },
+            _ => decoded.push(*first),
+        }
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::outbound::tests::usable;
+
+    fn leads(url: &str, transport: Transport, request: &str) -> Option<String> {
+        let (path, query) = match request.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (request, None),
+        };
+        let (server, path) = split(path);
+        assert_eq!(server, "tools");
+        usable(url, transport, |server| {
+            lead(server, path, query).map(|path| path.to_string())
+        })
+    }
+
+    fn streamable(url: &str, request: &str) -> Option<String> {
+        leads(url, Transport::StreamableHttp, request)
+    }
+
+    #[test]
+    fn the_first_segment_is_the_server() {
+        assert_eq!(split("/tools/mcp/x"), ("tools", "/mcp/x"));
+        assert_eq!(split("/tools"), ("tools", ""));
+        assert_eq!(split("/"), ("", ""));
+        assert_eq!(split("//mcp"), ("", "/mcp"));
+        assert_eq!(split("*"), ("*", ""));
+    }
+
+    #[test]
+    fn the_own_path_and_what_lies_below_is_served() {
+        let url = "http://x/a/mcp";
+        for (request, expected) in [
+            ("/tools/a/mcp", Some("/a/mcp")),
+            ("/tools/a/mcp?k=v", Some("/a/mcp?k=v")),
+            ("/tools/a/mcp/", Some("/a/mcp/")),
+            ("/tools/a/mcp/b%20c", Some("/a/mcp/b%20c")),
+            ("/tools/a/mcpx", None),
+            ("/tools/a/", None),
+            ("/tools", None),
+            ("/tools/A/mcp", None),
+        ] {
+            assert_eq!(streamable(url, request).as_deref(), expected, "{request}");
+        }
+    }
+
+    #[test]
+    fn the_query_of_the_url_is_used_where_the_request_has_none() {
+        assert_eq!(
+            streamable("http://x/mcp?key=1", "/tools/mcp").as_deref(),
+            Some("/mcp?key=1")
+        );
+        assert_eq!(
+            streamable("http://x/mcp?key=1", "/tools/mcp?key=2").as_deref(),
+            Some("/mcp?key=2")
+        );
+        assert_eq!(streamable("http://x", "/tools").as_deref(), Some("/"));
+        assert_eq!(streamable("http://x/", "/tools/?a").as_deref(), Some("/?a"));
+    }
+
+    #[test]
+    fn nothing_leaves_the_path() {
+        for tail in [
+            "..",
+            "../admin",
+            "%2e%2e/admin",
+            ".%2E/admin",
+            "..%2fadmin",
+            "..%5Cadmin",
+            "x/..;a=b/..",
+            "..%3b/x",
+            ".",
+            "a%00b",
+            "a\\b",
+            "./x",
+        ] {
+            assert_eq!(
+                streamable("http://x/mcp", &format!("/tools/mcp/{tail}")),
+                None,
+                "{tail}"
+            );
+            assert_eq!(
+                leads("http://x/sse", Transport::Sse, &format!("/tools/{tail}")),
+                None,
+                "{tail}"
+            );
+        }
+    }
+
+    #[test]
+    fn oauth_metadata_is_never_found() {
+        for url in ["http://x/", "http://x/mcp"] {
+            for path in [
+                "/tools/.well-known/x",
+                "/tools/mcp/.well-known/openid-configuration",
+                "/tools/mcp/%2Ewell-known/x",
+            ] {
+                assert_eq!(streamable(url, path), None, "{url} {path}");
+                assert_eq!(leads(url, Transport::Sse, path), None, "{url} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn with_sse_all_of_the_origin_is_served() {
+        let path = leads("http://x/sse", Transport::Sse, "/tools/messages/?session_id=1");
+        assert_eq!(path.as_deref(), Some("/messages/?session_id=1"));
+    }
+}

@@ -1,0 +1,339 @@
+//! Sockets and threads. Each worker is a thread with a runtime of its own, which takes connections of both halves
+//! and serves them to the end: a request is never handed from one thread to another. What becomes of a connection is up
+//! to [`connection`].
+
+mod connection;
+mod http2;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::http::connect::{bound_untaken, keepalive};
+use crate::proxy::inbound::Inbound;
+use crate::proxy::outbound::Outbound;
+use connection::{Half, connection};
+
+const BACKLOG: i32 = 4096;
+/// Between two looks for connections that nobody needs any more.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// After an error of accept, which mostly means that there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Sockets that listen but are not served yet. Clients that connect now wait.
+pub struct Sockets {
+    workers: Vec<WorkerSockets>,
+    inbound: Option<SocketAddr>,
+    outbound: SocketAddr,
+}
+
+struct WorkerSockets {
+    inbound: Option<TcpListener>,
+    outbound: TcpListener,
+}
+
+/// What clients may take of the sidecar.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Longest time from a connection, or from the answer before, to the end of a request's headers.
+    pub headers: Duration,
+    /// Connections of one half on one worker at the same time. Those beyond wait in the kernel until others end, so
+    /// that memory and file descriptors have a bound, and neither half can use up the other's.
+    pub connections: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            headers: Duration::from_secs(30),
+            connections: 10_000,
+        }
+    }
+}
+
+/// Threads that serve.
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    stop: watch::Sender<Option<Duration>>,
+}
+
+/// What a worker serves.
+#[derive(Clone)]
+struct Halves {
+    inbound: Option<Arc<Inbound>>,
+    outbound: Arc<Outbound>,
+}
+
+impl Sockets {
+    /// `inbound` is left out where only the outbound half is wanted. An address of `[::]` takes IPv4 as well, and
+    /// is `0.0.0.0` where there is no IPv6. Port 0 is any free one.
+    pub fn bind(
+        inbound: Option<SocketAddr>,
+        outbound: SocketAddr,
+        workers: NonZeroUsize,
+    ) -> io::Result<Self> {
+        let mut inbound_sockets = match inbound {
+            Some(address) => bind(address, workers)?.into_iter().map(Some).collect(),
+            None => (0..workers.get()).map(|_| None).collect::<Vec<_>>(),
+        };
+        let outbound_sockets = bind(outbound, workers)?;
+        let inbound = match inbound_sockets.first() {
+            Some(Some(socket)) => Some(socket.local_addr()?),
+            _ => None,
+        };
+        let outbound = outbound_sockets
+            .first()
+            .map_or(Ok(outbound), TcpListener::local_addr)?;
+        let workers = inbound_sockets
+            .drain(..)
+            .zip(outbound_sockets)
+            .map(|(inbound, outbound)| WorkerSockets { inbound, outbound })
+            .collect();
+        Ok(Self {
+            workers,
+            inbound,
+            outbound,
+        })
+    }
+
+    pub fn inbound(&self) -> Option<SocketAddr> {
+        self.inbound
+    }
+
+    pub fn outbound(&self) -> SocketAddr {
+        self.outbound
+    }
+}
+
+impl Workers {
+    /// One thread for each worker that `sockets` were bound for. That number must be the one the routes were made
+    /// for: they keep connections for each.
+    pub fn start(
+        sockets: Sockets,
+        inbound: Option<Arc<Inbound>>,
+        outbound: Arc<Outbound>,
+    ) -> io::Result<Self> {
+        Self::start_within(Bounds::default(), sockets, inbound, outbound)
+    }
+
+    /// With bounds of one's own.
+    pub fn start_within(
+        bounds: Bounds,
+        sockets: Sockets,
+        inbound: Option<Arc<Inbound>>,
+        outbound: Arc<Outbound>,
+    ) -> io::Result<Self> {
+        if sockets.workers.len() > outbound.workers().get() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "more workers than the routes are made for",
+            ));
+        }
+        let (stop, stopped) = watch::channel(None);
+        let halves = Halves { inbound, outbound };
+        let mut threads = Vec::with_capacity(sockets.workers.len());
+        for (worker, sockets) in sockets.workers.into_iter().enumerate() {
+            let (halves, stopped) = (halves.clone(), stopped.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let run = move || runtime.block_on(serve(worker, bounds, sockets, halves, stopped));
+            threads.push(
+                std::thread::Builder::new()
+                    .name(format!("worker-{worker}"))
+                    .spawn(run)?,
+            );
+        }
+        Ok(Self { threads, stop })
+    }
+
+    /// Takes no new connections, lets requests that have begun come to their end for as long as `grace`, and then
+    /// ends.
+    pub fn stop(&self, grace: Duration) {
+        self.stop.send_replace(Some(grace));
+    }
+
+    /// Blocks until all workers have ended.
+    pub fn join(self) {
+        for thread in self.threads {
+            // A worker that panicked has said so; the others have still to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bind(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Vec<TcpListener>> {
+    let shared = workers.get() > 1;
+    let first = match socket(address, shared) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && !has_ipv6(&error) => {
+            socket((Ipv4Addr::UNSPECIFIED, address.port()).into(), shared)
+        }
+        bound => bound,
+    }?;
+    // With port 0 the first one decides.
+    let address = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..workers.get() {
+        sockets.push(socket(address, shared)?);
+    }
+    Ok(sockets)
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    // Only where needed: it would let a second process take the port as well, unseen.
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    // Accepted connections inherit these, which saves system calls for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive())?;
+    bound_untaken(&socket)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The kernel has no IPv6 (EAFNOSUPPORT), or no address of it (EADDRNOTAVAIL).
+fn has_ipv6(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(97 | 99))
+}
+
+async fn serve(
+    worker: usize,
+    bounds: Bounds,
+    sockets: WorkerSockets,
+    halves: Halves,
+    mut stopped: watch::Receiver<Option<Duration>>,
+) {
+    // Each connection holds a sender; when all are dropped, none is left.
+    let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
+    let mut loops = Vec::new();
+    let inbound = sockets.inbound.zip(halves.inbound.clone().map(Half::Inbound));
+    for (socket, half) in inbound
+        .into_iter()
+        .chain([(sockets.outbound, Half::Outbound(halves.outbound.clone()))])
+    {
+        loops.push(tokio::spawn(accept(
+            worker,
+            bounds,
+            socket,
+            half,
+            stopped.clone(),
+            open.clone(),
+        )));
+    }
+    drop(open);
+    let sweeper = tokio::spawn(sweep(worker, halves));
+    let grace = match stopped.wait_for(Option::is_some).await {
+        Ok(grace) => grace.unwrap_or_default(),
+        // Nobody is left who could stop us: the process ends.
+        Err(_) => Duration::ZERO,
+    };
+    for accepting in loops {
+        accepting.abort();
+    }
+    if timeout(grace, all_closed.recv()).await.is_err() {
+        tracing::info!(worker, "connections still open are cut");
+    }
+    sweeper.abort();
+}
+
+async fn sweep(worker: usize, halves: Halves) {
+    let mut ticks = interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        halves.outbound.sweep(worker);
+        if let Some(inbound) = &halves.inbound {
+            inbound.sweep(worker);
+        }
+    }
+}
+
+async fn accept(
+    worker: usize,
+    bounds: Bounds,
+    socket: TcpListener,
+    half: Half,
+    stopped: watch::Receiver<Option<Duration>>,
+    open: mpsc::Sender<Infallible>,
+) {
+    let socket = match tokio::net::TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(worker, %error, "socket cannot be served"),
+    };
+    let free = Arc::new(Semaphore::new(bounds.connections));
+    loop {
+        let place = free.clone().acquire_owned().await;
+        match socket.accept().await {
+            Ok((stream, peer)) => {
+                let (half, stopped, open) = (half.clone(), stopped.clone(), open.clone());
+                tokio::spawn(async move {
+                    connection(worker, bounds, stream, peer.ip(), half, stopped).await;
+                    drop((open, place));
+                });
+            }
+            Err(error) => {
+                tracing::warn!(worker, %error, "connection not accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_one_port_and_any_address_takes_ipv4() {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let workers = NonZeroUsize::new(3).unwrap();
+        let sockets = Sockets::bind(Some(any), (Ipv4Addr::LOCALHOST, 0).into(), workers).unwrap();
+        assert_eq!(sockets.workers.len(), 3);
+        let port = sockets.inbound().unwrap().port();
+        for worker in &sockets.workers {
+            assert_eq!(
+                worker.inbound.as_ref().unwrap().local_addr().unwrap().port(),
+                port
+            );
+            assert_eq!(worker.outbound.local_addr().unwrap(), sockets.outbound());
+        }
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_ends_connections_whose_client_takes_nothing() {
+        let sockets = Sockets::bind(None, (Ipv4Addr::LOCALHOST, 0).into(), NonZeroUsize::MIN).unwrap();
+        let _client = std::net::TcpStream::connect(sockets.outbound()).unwrap();
+        let listener = &sockets.workers[0].outbound;
+        listener.set_nonblocking(false).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let bound = socket2::SockRef::from(&accepted).tcp_user_timeout().unwrap();
+        assert_eq!(bound, Some(crate::http::connect::UNTAKEN_TIMEOUT));
+    }
+
+    #[test]
+    fn a_port_of_another_process_is_not_shared() {
+        let first = Sockets::bind(None, (Ipv4Addr::LOCALHOST, 0).into(), NonZeroUsize::MIN).unwrap();
+        let error = Sockets::bind(None, first.outbound(), NonZeroUsize::MIN)
+            .err()
+            .unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

@@ -1,0 +1,214 @@
+//! One accepted connection, served to its end: over HTTP/1.1, or over HTTP/2 if that is how the client begins.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::{Bounds, http2};
+use crate::proxy::inbound::Inbound;
+use crate::proxy::outbound::Outbound;
+use crate::proxy::respond::{HEADERS_TOO_LARGE, REQUEST_MALFORMED};
+use crate::proxy::response_body::ResponseBody;
+
+/// Longest headers of a request, all together. Cookies of a large site come to tens of kilobytes.
+pub(super) const MAX_HEADERS: u32 = 128 * 1024;
+/// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Between two looks at a beginning that came in pieces: at first, and in the end.
+const PIECES_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(640);
+
+#[derive(Clone)]
+pub(super) enum Half {
+    Inbound(Arc<Inbound>),
+    Outbound(Arc<Outbound>),
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+pub(super) async fn connection(
+    worker: usize,
+    bounds: Bounds,
+    stream: TcpStream,
+    peer: IpAddr,
+    half: Half,
+    mut stopped: watch::Receiver<Option<Duration>>,
+) {
+    let protocol = tokio::select! {
+        biased;
+        protocol = timeout(bounds.headers, protocol(&stream)) => protocol,
+        _ = stopped.wait_for(Option::is_some) => return,
+    };
+    match protocol {
+        Ok(Some(Protocol::Http1)) => http1(worker, bounds, stream, peer, half, stopped).await,
+        // In a box: connections of HTTP/1.1, of which there are thousands, need not make room for it.
+        Ok(Some(Protocol::Http2)) => Box::pin(http2::serve(worker, stream, peer, half, stopped)).await,
+        // It closed, or said nothing for too long.
+        Ok(None) | Err(_) => {}
+    }
+}
+
+/// What the client begins with, which stays in the socket: that costs one system call a connection, and the requests of
+/// HTTP/1.1 nothing. `None` if the client has gone.
+async fn protocol(stream: &TcpStream) -> Option<Protocol> {
+    let mut begun = [0; PREFACE.len()];
+    let mut pause = PIECES_PAUSE;
+    loop {
+        let read = stream.peek(&mut begun).await.ok().filter(|read| *read > 0)?;
+        match decide(&begun[..read]) {
+            Some(protocol) => return Some(protocol),
+            // The socket counts as readable all the time.
+            None => sleep(pause).await,
+        }
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
+}
+
+/// `None` as long as it may become either. Methods of HTTP/1.1 begin with a P as well.
+fn decide(begun: &[u8]) -> Option<Protocol> {
+    if !PREFACE.starts_with(begun) {
+        Some(Protocol::Http1)
+    } else if begun.len() == PREFACE.len() {
+        Some(Protocol::Http2)
+    } else {
+        None
+    }
+}
+
+async fn http1(
+    worker: usize,
+    bounds: Bounds,
+    stream: TcpStream,
+    peer: IpAddr,
+    half: Half,
+    mut stopped: watch::Receiver<Option<Duration>>,
+) {
+    let asked = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
+        let half = half.clone();
+        async move { Ok::<_, Infallible>(half.answer(worker, peer, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.headers)
+        .max_header_size(MAX_HEADERS as usize)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let leaving = half.leaving(&mut stopped, || asked.load(Ordering::Relaxed));
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = leaving => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        if let Some(reason) = unread(&error) {
+            half.refused_unread(reason);
+        }
+        // Mostly a client that went away. Its request went away with it.
+        tracing::debug!(worker, %error, "connection ended early");
+    }
+}
+
+/// Why the parser has answered by itself, if it has.
+fn unread(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_parse_too_large() {
+        Some(HEADERS_TOO_LARGE)
+    } else if error.is_parse() {
+        Some(REQUEST_MALFORMED)
+    } else {
+        None
+    }
+}
+
+impl Half {
+    fn refused_unread(&self, reason: &'static str) {
+        match self {
+            Self::Inbound(inbound) => inbound.refused_unread(reason),
+            Self::Outbound(outbound) => outbound.refused_unread(reason),
+        }
+    }
+
+    pub async fn answer(
+        &self,
+        worker: usize,
+        peer: IpAddr,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        match self {
+            Self::Inbound(inbound) => inbound.answer(worker, peer, request).await,
+            Self::Outbound(outbound) => outbound.answer(worker, request).await,
+        }
+    }
+
+    /// Whether clients shall find another pod.
+    pub fn is_draining(&self) -> bool {
+        match self {
+            Self::Inbound(inbound) => inbound.is_draining(),
+            // LiteLLM is the client, and leaves with us.
+            Self::Outbound(_) => false,
+        }
+    }
+
+    /// Returns when a connection is to take no more requests: at the end, and before that when the time to drain is over.
+    /// LiteLLM is told to go next, and a client that keeps a connection without using it would send its next request to
+    /// a pod that cannot answer any more. Where nothing was `asked` yet a request may be under way, and its answer closes.
+    pub async fn leaving(
+        &self,
+        stopped: &mut watch::Receiver<Option<Duration>>,
+        asked: impl FnOnce() -> bool,
+    ) {
+        let drained = async {
+            match self {
+                Self::Inbound(inbound) => inbound.drained().await,
+                Self::Outbound(_) => std::future::pending().await,
+            }
+            if !asked() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            _ = stopped.wait_for(Option::is_some) => {}
+            () = drained => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_preface_is_http2_and_only_a_part_of_it_is_waited_for() {
+        for end in 1..PREFACE.len() {
+            assert_eq!(decide(&PREFACE[..end]), None);
+            let mut other = PREFACE[..=end].to_vec();
+            other[end] = b'x';
+            assert_eq!(decide(&other), Some(Protocol::Http1));
+        }
+        assert_eq!(decide(PREFACE), Some(Protocol::Http2));
+        for begun in ["G", "POST / HTTP/1.1", "PUT", "\x16\x03\x01"] {
+            assert_eq!(decide(begun.as_bytes()), Some(Protocol::Http1), "{begun}");
+        }
+    }
+}
