@@ -66,7 +66,7 @@ pub struct CheckedToken {
 }
 
 /// Reads a token, and compares it unless the mode is off. What does not fit is an error where that is enforced.
-/// Nothing that `quote` keeps back is in the result.
+/// Nothing that `redactor` keeps back is in the result.
 pub(crate) fn check(
     token: &SecretString,
     expectation: &Expectation,

@@ -40,7 +40,7 @@ pub(crate) struct ExpectedToken {
     pub by_token_exchange: bool,
 }
 
-/// Reads an answer. Nothing that `quote` keeps back is in the result, except in the token itself.
+/// Reads an answer. Nothing that `redactor` keeps back is in the result, except in the token itself.
 pub(crate) fn read(
     mut answer: Answer,
     redactor: &Redactor,
