@@ -156,7 +156,7 @@ fn injecting() -> impl Iterator<Item = (Input, Value, Value)> {
 
 #[test]
 fn every_pod_comes_out_as_its_snapshot() {
-    insta::glob!("..", "testdata/*.yaml", |path| {
+    insta::glob!("testdata/*.yaml", |path| {
         let input = Input::read(path);
         let decision = input.decide(&input.pod);
         let mut told = format!("decision: {}\n", decision.reason());
@@ -182,7 +182,7 @@ fn every_pod_comes_out_as_its_snapshot() {
             json_patch::patch(&mut pod, patch).unwrap();
             told += &format!("---\n{}", serde_saphyr::to_string(&pod).unwrap());
         }
-        insta::with_settings!({omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "../testdata/snapshots"}, {
+        insta::with_settings!({omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "testdata/snapshots"}, {
             insta::assert_snapshot!("pod", told);
         });
     });
