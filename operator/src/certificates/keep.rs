@@ -164,8 +164,7 @@ async fn settle(client: &Client, config: &Config) -> anyhow::Result<Material> {
     let api = Api::<Secret>::namespaced(client.clone(), &config.namespace);
     for _ in 0..ATTEMPTS {
         let now = Timestamp::now();
-        let found = api
-            .get_opt(&config.secret)
+        let found = within(api.get_opt(&config.secret))
             .await
             .context("reading the certificates' Secret")?;
         let held = found.as_ref().and_then(material);
@@ -179,13 +178,13 @@ async fn settle(client: &Client, config: &Config) -> anyhow::Result<Material> {
         };
         let mut secret = secret(config, &fresh);
         let written = match found {
-            None => api.create(&PostParams::default(), &secret).await,
+            None => within(api.create(&PostParams::default(), &secret)).await,
             Some(found) => {
                 // With the resource version a replica that was faster is noticed.
                 secret.metadata.resource_version = found.resource_version();
                 secret.metadata.labels = found.metadata.labels;
                 secret.metadata.annotations = found.metadata.annotations;
-                api.replace(&config.secret, &PostParams::default(), &secret).await
+                within(api.replace(&config.secret, &PostParams::default(), &secret)).await
             }
         };
         match written {
@@ -246,7 +245,35 @@ fn in_use(material: &Material) -> anyhow::Result<InUse> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// A client of an API server that accepts connections and never answers.
+    async fn client_of_a_silent_api_server() -> (Client, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut config = kube::Config::new(url.parse().unwrap());
+        // The client's own timeouts, which must not stand in for ours.
+        (config.connect_timeout, config.read_timeout, config.write_timeout) = (None, None, None);
+        (Client::try_from(config).unwrap(), listener)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_api_server_is_an_error_and_not_an_endless_wait() {
+        let (client, _listener) = client_of_a_silent_api_server().await;
+        let config = Config {
+            namespace: "mcp-auth".into(),
+            secret: "mcp-auth-operator-tls".into(),
+            names: vec!["127.0.0.1".into()],
+        };
+        let waits = tokio::time::timeout(Duration::from_secs(3600), Certificates::load(&client, &config));
+        let error = waits.await.expect("it gives up by itself").unwrap_err();
+        assert!(
+            format!("{error:#}").contains("did not answer within"),
+            "{error:#}"
+        );
+    }
 
     #[test]
     fn only_webhooks_that_do_not_trust_the_authority_are_patched() {
