@@ -10,10 +10,11 @@ use mcp_auth_protocol::sync::Route;
 use tracing::{info, warn};
 
 use crate::certificates::Certificates;
+use crate::entitlement::entitled;
 use crate::inject::{self, Settings};
 use crate::metrics::Metrics;
 use crate::resources::Resources;
-use crate::routes::{entitled, route};
+use crate::routes::route;
 
 /// Where the API server sends its reviews.
 const PATH: &str = "/v1/inject";

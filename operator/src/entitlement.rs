@@ -1,22 +1,19 @@
-//! Which pod is entitled to which servers: a pure function of the resources of the pod's namespace and the
-//! pod's labels. The webhook and the sync endpoint both decide by it, so that they cannot disagree.
+//! Entitlement: which pod may get the credentials of which MCP servers. A pure function of the resources of the
+//! pod's namespace and the pod's labels. The webhook and the sync endpoint both decide by it, so that they cannot
+//! disagree.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
-use mcp_auth_crds::{McpServerAuth, TokenExchange, Transport, UserContext};
-use mcp_auth_protocol::sync;
-
-use crate::credentials::Binding;
+use mcp_auth_crds::McpServerAuth;
 
 /// Labels of a pod.
 pub type Labels = BTreeMap<String, String>;
 
 /// The resources that serve a pod with these labels, one for each server name: where several claim the same,
-/// the oldest has it, so that a new resource never disturbs one that works.
+/// the oldest gets it, so that a new resource never disturbs one that works.
 pub fn entitled(resources: &[Arc<McpServerAuth>], labels: &Labels) -> Vec<Arc<McpServerAuth>> {
     let mut by_server: BTreeMap<&str, &Arc<McpServerAuth>> = BTreeMap::new();
     for resource in resources
@@ -25,9 +22,9 @@ pub fn entitled(resources: &[Arc<McpServerAuth>], labels: &Labels) -> Vec<Arc<Mc
     {
         by_server
             .entry(&resource.spec.server.name)
-            .and_modify(|holder| {
-                if seniority(resource) < seniority(holder) {
-                    *holder = resource;
+            .and_modify(|oldest| {
+                if seniority(resource) < seniority(oldest) {
+                    *oldest = resource;
                 }
             })
             .or_insert(resource);
@@ -37,7 +34,7 @@ pub fn entitled(resources: &[Arc<McpServerAuth>], labels: &Labels) -> Vec<Arc<Mc
 
 /// The older resources that claim the server name of `resource` for pods that it selects too: for one of
 /// `pods`, or for all, where the selectors are equal.
-pub fn rivals<'a>(
+pub fn conflicts<'a>(
     resource: &McpServerAuth,
     resources: &'a [Arc<McpServerAuth>],
     pods: &[Labels],
@@ -60,49 +57,6 @@ pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
 }
 
-/// What a sidecar may know of a resource without any secret.
-pub fn route(resource: &McpServerAuth) -> sync::Route {
-    let spec = &resource.spec;
-    let oauth2 = spec.oauth2.as_ref();
-    let exchanges = oauth2.is_some_and(|oauth2| oauth2.token_exchange.is_some());
-    sync::Route {
-        resource: resource.name_any(),
-        server: spec.server.name.clone(),
-        url: spec.server.url.clone(),
-        transport: match spec.server.transport {
-            Transport::StreamableHttp => sync::Transport::StreamableHttp,
-            Transport::Sse => sync::Transport::Sse,
-        },
-        ca_bundle: None,
-        cookies: match spec.cookie_passthrough.enabled {
-            true => spec.cookie_passthrough.cookie_names.clone(),
-            false => Vec::new(),
-        },
-        headers: spec
-            .header_passthrough
-            .header_names
-            .iter()
-            .map(|name| name.to_ascii_lowercase())
-            .collect(),
-        user_context: match spec.user_context {
-            UserContext::Optional => sync::UserContext::Optional,
-            UserContext::Required => sync::UserContext::Required,
-        },
-        exchange: oauth2.and_then(|oauth2| subject(oauth2.token_exchange.as_ref()?)),
-        minted_for: match exchanges {
-            true => Binding::of(resource).digest(),
-            false => String::new(),
-        },
-    }
-}
-
-/// Where the token of a user is found that is exchanged for another.
-fn subject(exchange: &TokenExchange) -> Option<sync::Subject> {
-    let cookie = exchange.subject_cookie.clone().map(sync::Subject::Cookie);
-    let header = exchange.subject_header.as_ref();
-    cookie.or_else(|| header.map(|name| sync::Subject::Header(name.to_ascii_lowercase())))
-}
-
 /// Orders resources by age, and those of one second by name.
 fn seniority(resource: &McpServerAuth) -> (Option<jiff::Timestamp>, &str) {
     let created = resource.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -111,6 +65,8 @@ fn seniority(resource: &McpServerAuth) -> (Option<jiff::Timestamp>, &str) {
 
 #[cfg(test)]
 mod tests {
+    use kube::ResourceExt;
+
     use super::*;
 
     fn resource(name: &str, server: &str, created: &str, selector: &[(&str, &str)]) -> Arc<McpServerAuth> {
@@ -176,18 +132,11 @@ mod tests {
         );
 
         let shared = [labels(&[("app", "litellm"), ("team", "red")])];
-        assert_eq!(rivals(&new, &all, &shared).len(), 1);
-        assert!(rivals(&old, &all, &shared).is_empty());
+        assert_eq!(conflicts(&new, &all, &shared).len(), 1);
+        assert!(conflicts(&old, &all, &shared).is_empty());
         assert!(
-            rivals(&new, &all, &[labels(&[("app", "litellm")])]).is_empty(),
+            conflicts(&new, &all, &[labels(&[("app", "litellm")])]).is_empty(),
             "no pod is selected by both"
         );
-    }
-
-    #[test]
-    fn cookies_are_listed_only_where_enabled_and_headers_in_lower_case() {
-        let route = route(&resource("a", "tools", "2026-01-01T00:00:00Z", &[]));
-        assert!(route.cookies.is_empty());
-        assert_eq!(route.headers, ["x-forwarded-user"]);
     }
 }

@@ -10,6 +10,7 @@ mod certificates;
 mod changes;
 mod credentials;
 mod demands;
+mod entitlement;
 mod exchanges;
 mod http;
 mod inject;

@@ -16,8 +16,8 @@ use tracing::warn;
 
 use crate::api_server::within;
 use crate::changes::Changes;
+use crate::entitlement::Labels;
 use crate::inject::annotations;
-use crate::routes::Labels;
 
 /// What is known of a pod.
 pub type PodMeta = PartialObjectMeta<Pod>;

@@ -29,13 +29,13 @@ use super::want::{Known, want};
 use crate::api_server::within;
 use crate::credentials::{Binding, Credentials, Issued};
 use crate::demands::Demand;
+use crate::entitlement::{conflicts, selects};
 use crate::exchanges::Exchanges;
 use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::pods::{PodMeta, Pods, ought_to_be_injected};
 use crate::references::{Reference, References, needed};
 use crate::resources::{Resources, Seen};
-use crate::routes::{rivals, selects};
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
 use crate::workload::Workload;
 
@@ -295,12 +295,12 @@ impl Reconciler {
             .map(|pod| pod.labels().clone())
             .collect();
         let neighbours = self.resources.of(&resource.namespace().unwrap_or_default());
-        let rival = *rivals(resource, &neighbours, &labels).first()?;
+        let conflict = *conflicts(resource, &neighbours, &labels).first()?;
         let message = format!(
             "spec.server.name {:?} is already served by the older McpServerAuth {} for the same pods: give this one \
              another name or podSelector, or delete one of the two",
             resource.spec.server.name,
-            rival.name_any()
+            conflict.name_any()
         );
         Some(Blocked::new(reasons::CONFLICT, message))
     }

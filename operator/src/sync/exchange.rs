@@ -16,8 +16,8 @@ use tracing::warn;
 use super::authenticate::{agree, authenticate};
 use super::{Refusal, Sync};
 use crate::credentials::bearer;
+use crate::entitlement::entitled;
 use crate::metrics::Exchange;
-use crate::routes::entitled;
 
 /// Longest wait for the authorization server: the sidecar's own patience ends a little later, and is to hear from here
 /// why.

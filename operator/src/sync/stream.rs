@@ -18,8 +18,9 @@ use super::authenticate::{agree, authenticate};
 use super::lines::{LineError, reports};
 use super::{Refusal, Sync};
 use crate::demands::Demand;
+use crate::entitlement::entitled;
 use crate::key::Key;
-use crate::routes::{entitled, route};
+use crate::routes::route;
 use crate::sidecars::Entry;
 
 /// A sidecar that does not say who it is within this time is none.
