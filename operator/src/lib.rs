@@ -13,7 +13,7 @@ mod demands;
 mod entitlement;
 mod exchanges;
 mod http;
-mod inject;
+pub mod inject;
 mod key;
 mod leader;
 mod metrics;

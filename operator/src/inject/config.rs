@@ -2,8 +2,10 @@
 
 use k8s_openapi::api::core::v1::Container;
 
+use super::command_line::{flag, words};
 use super::environment::{Environment, Value};
-use super::refusal::Refusal;
+use super::error::Refusal;
+use super::path::{is_yaml, normalize};
 
 pub(super) const CONFIG_FILE_PATH: &str = "CONFIG_FILE_PATH";
 
@@ -27,7 +29,7 @@ pub(super) fn original(container: &Container, environment: &Environment) -> Resu
         Some(folder) if !path.starts_with('/') => format!("{folder}/{path}"),
         _ => path,
     };
-    let path = normalise(&absolute).ok_or_else(|| Refusal::RelativeConfigPath {
+    let path = normalize(&absolute).ok_or_else(|| Refusal::RelativeConfigPath {
         container: container.name.clone(),
     })?;
     // LiteLLM passes over any other file in silence, and would start without a configuration.
@@ -35,56 +37,6 @@ pub(super) fn original(container: &Container, environment: &Environment) -> Resu
         return Err(Refusal::ConfigNotYaml { path });
     }
     Ok(Some(path))
-}
-
-/// Command and arguments.
-pub(super) fn words(container: &Container, environment: &Environment) -> Vec<Option<String>> {
-    [
-        environment.words(container.command.as_ref()),
-        environment.words(container.args.as_ref()),
-    ]
-    .concat()
-}
-
-/// Value of the last of these options, `Some(None)` if it is hidden.
-pub(super) fn flag(words: &[Option<String>], names: &[&str]) -> Option<Option<String>> {
-    let mut found = None;
-    for (at, word) in words.iter().enumerate() {
-        let Some(word) = word else {
-            continue;
-        };
-        if names.contains(&word.as_str()) {
-            found = words.get(at + 1).cloned().or(found);
-        } else if let Some((name, value)) = word.split_once('=')
-            && name.starts_with("--")
-            && names.contains(&name)
-        {
-            found = Some(Some(value.to_owned()));
-        }
-    }
-    found
-}
-
-/// The path without empty and `.` segments; `None` for a relative one and for one with `..`.
-pub(super) fn normalise(path: &str) -> Option<String> {
-    let segments: Vec<&str> = path
-        .strip_prefix('/')?
-        .split('/')
-        .filter(|segment| !matches!(*segment, "" | "."))
-        .collect();
-    (!segments.contains(&"..")).then(|| format!("/{}", segments.join("/")))
-}
-
-pub(super) fn is_yaml(path: &str) -> bool {
-    path.ends_with(".yaml") || path.ends_with(".yml")
-}
-
-/// Folder of an absolute path, itself `/` or without a slash at its end.
-pub(super) fn folder(path: &str) -> &str {
-    match path.rsplit_once('/') {
-        Some(("", _)) | None => "/",
-        Some((folder, _)) => folder,
-    }
 }
 
 #[cfg(test)]
@@ -134,11 +86,5 @@ mod tests {
             Err("HiddenConfigPath")
         );
         assert_eq!(original_of("args: [-c, /a.json]"), Err("ConfigNotYaml"));
-    }
-
-    #[test]
-    fn every_path_has_a_folder() {
-        assert_eq!(folder("/a/b.yaml"), "/a");
-        assert_eq!(folder("/b.yaml"), "/");
     }
 }

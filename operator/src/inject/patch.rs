@@ -10,15 +10,16 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{CONFIG_FOLDER, health};
 
 use super::annotations::{self, annotation};
-use super::config::{flag, words};
-use super::earlier::Earlier;
+use super::command_line::{flag, words};
 use super::environment::{Environment, Value};
 use super::operations::Operations;
 use super::plan::Plan;
+use super::previous::Earlier;
+use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, IDENTITY_VOLUME, WRAPPER_ITEM};
 use super::settings::Settings;
 use super::sidecar;
 use super::variables::{self, places};
-use super::wrapper::{self, FOLDER_VOLUME, Placement};
+use super::wrapper::{self, Placement};
 
 /// What the kubelet takes where the pod says nothing.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
@@ -205,15 +206,15 @@ fn set_mounts(operations: &mut Operations, target: &Container, at: &str, plan: &
             }
         }
         _ => mounts.push(VolumeMount {
-            name: sidecar::IDENTITY_VOLUME.to_owned(),
+            name: IDENTITY_VOLUME.to_owned(),
             mount_path: plan.wrapper.path.clone(),
-            sub_path: Some(sidecar::WRAPPER_ITEM.to_owned()),
+            sub_path: Some(WRAPPER_ITEM.to_owned()),
             read_only: Some(true),
             ..VolumeMount::default()
         }),
     }
     mounts.push(VolumeMount {
-        name: sidecar::CONFIG_VOLUME.to_owned(),
+        name: CONFIG_VOLUME.to_owned(),
         mount_path: CONFIG_FOLDER.to_owned(),
         read_only: Some(true),
         ..VolumeMount::default()

@@ -1,19 +1,20 @@
 //! All that is decided about a pod before anything of it is written.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
-use mcp_auth_protocol::pod::{CONFIG_FOLDER, IDENTITY_FOLDER};
 use mcp_auth_protocol::sync::Route;
 
-use super::annotations::Wishes;
-use super::earlier::{Earlier, original_mounts};
+use super::command_line::words;
+use super::config;
 use super::environment::Environment;
-use super::port::{self, Ports};
-use super::refusal::Refusal;
+use super::error::Refusal;
+use super::options::Wishes;
+use super::ports::{self, Ports};
+use super::previous::{Earlier, original_mounts};
+use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
 use super::role::Role;
 use super::settings::Settings;
 use super::target::Target;
 use super::wrapper::{self, Wrapper};
-use super::{config, sidecar};
 
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -72,7 +73,7 @@ pub(super) fn plan(
         &original_mounts(container, earlier.as_ref()),
         spec,
     )?;
-    let ports = port::choose(spec, container, &environment, wishes, earlier.as_ref())?;
+    let ports = ports::choose(spec, container, &environment, wishes, earlier.as_ref())?;
     Ok(Plan {
         target: target.index,
         role: target.role,
@@ -99,29 +100,24 @@ fn check_pod(spec: &PodSpec, container: &Container, earlier: Option<&Earlier>) -
         return Err(Refusal::HostNetwork);
     }
     let reserved = |what: String| Err(Refusal::Reserved { what });
-    if spec
-        .containers
-        .iter()
-        .any(|container| container.name == sidecar::NAME)
-    {
-        return reserved(format!("the container `{}`", sidecar::NAME));
+    if spec.containers.iter().any(|container| container.name == SIDECAR) {
+        return reserved(format!("the container `{}`", SIDECAR));
     }
     if earlier.is_some() {
         return Ok(());
     }
-    let is_ours = |name: &str| sidecar::volume_names().contains(&name);
-    if let Some(volume) = spec.volumes.iter().flatten().find(|volume| is_ours(&volume.name)) {
+    if let Some(volume) = spec
+        .volumes
+        .iter()
+        .flatten()
+        .find(|volume| is_reserved_volume(&volume.name))
+    {
         return reserved(format!("the volume `{}`", volume.name));
     }
-    let is_our_path = |path: &str| {
-        let path = path.trim_end_matches('/');
-        [CONFIG_FOLDER, IDENTITY_FOLDER, wrapper::WRAPPER_ELSEWHERE].contains(&path)
-            || path.ends_with(&format!("/{}", wrapper::WRAPPER_FILE))
-    };
     let mounts = container.volume_mounts.iter().flatten();
     match mounts
         .map(|mount| &mount.mount_path)
-        .find(|path| is_our_path(path))
+        .find(|path| is_reserved_path(path))
     {
         Some(path) => reserved(format!("the mount at `{path}`")),
         None => Ok(()),
@@ -153,7 +149,7 @@ fn check_can_be_moved(
             what: format!("the variable {variable}"),
         });
     }
-    let words = config::words(container, environment);
+    let words = words(container, environment);
     let argument = words
         .iter()
         .flatten()

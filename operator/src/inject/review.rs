@@ -6,8 +6,8 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, Operation};
 use mcp_auth_protocol::sync::Route;
 
 use super::annotations::{INJECT_LABEL, ON_REFUSAL};
+use super::decision::{Decision, decide};
 use super::settings::Settings;
-use super::{Decision, decide};
 
 /// Key of the audit annotation with the decision's reason.
 pub const AUDIT_KEY: &str = "decision";

@@ -13,16 +13,9 @@ use mcp_auth_protocol::pod::{
 
 use super::environment::escape;
 use super::plan::Plan;
+use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, IDENTITY_VOLUME, NONE_VOLUME, SIDECAR, WRAPPER_ITEM};
 use super::settings::Settings;
-use super::wrapper::{self, FOLDER_VOLUME, Placement};
-
-/// Name of the container.
-pub const NAME: &str = "mcpauth-sidecar";
-pub(super) const CONFIG_VOLUME: &str = "mcpauth-config";
-pub(super) const IDENTITY_VOLUME: &str = "mcpauth-identity";
-pub(super) const NONE_VOLUME: &str = "mcpauth-none";
-/// The wrapper's name in the identity volume.
-pub(super) const WRAPPER_ITEM: &str = "wrapper.yaml";
+use super::wrapper::{self, Placement};
 
 /// Where the ServiceAccount admission plugin would mount the pod's API token.
 const API_TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -37,7 +30,7 @@ const LOG: &str = "MCPAUTH_LOG";
 pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
     let wait = i32::try_from(plan.start_timeout_seconds).unwrap_or(i32::MAX);
     Container {
-        name: NAME.to_owned(),
+        name: SIDECAR.to_owned(),
         image: Some(settings.image.clone()),
         image_pull_policy: settings.image_pull_policy.clone(),
         args: Some(vec!["serve".to_owned()]),
@@ -120,11 +113,6 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
         .into_iter()
         .chain(folder.map(of_folder))
         .collect()
-}
-
-/// Names of all volumes that injection may add.
-pub(super) fn volume_names() -> [&'static str; 4] {
-    [CONFIG_VOLUME, NONE_VOLUME, IDENTITY_VOLUME, FOLDER_VOLUME]
 }
 
 fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {

@@ -2,9 +2,11 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use super::annotations::Asked;
+use super::command_line::flag;
 use super::environment::{Environment, Value};
-use super::refusal::Refusal;
+use super::error::Refusal;
+use super::options::Asked;
+use super::path::is_yaml;
 use super::role::{Role, role};
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -150,9 +152,9 @@ fn is_other_part(pod: &Pod, container: &Container) -> bool {
 fn names_configuration(container: &Container, environment: &Environment) -> bool {
     let arguments = environment.words(container.args.as_ref());
     environment.get("CONFIG_FILE_PATH") != Value::Absent
-        || super::config::flag(&arguments, &["--config", "-c"])
+        || flag(&arguments, &["--config", "-c"])
             .flatten()
-            .is_some_and(|path| super::config::is_yaml(&path))
+            .is_some_and(|path| is_yaml(&path))
 }
 
 fn names<'a>(containers: impl Iterator<Item = &'a Container>) -> String {

@@ -9,15 +9,9 @@ use k8s_openapi::api::core::v1::{
 use mcp_auth_protocol::pod::{CONFIG_FOLDER, OVERLAY_FILE};
 
 use super::annotations;
-use super::config::{folder, is_yaml};
-use super::refusal::Refusal;
-
-/// The file's name beside the original.
-pub(super) const WRAPPER_FILE: &str = "mcpauth-wrapper.yaml";
-/// Where the file is when it cannot be beside the original.
-pub(super) const WRAPPER_ELSEWHERE: &str = "/var/run/mcpauth/wrapper.yaml";
-/// The volume that takes the place of the user's where a whole folder is mounted.
-pub(super) const FOLDER_VOLUME: &str = "mcpauth-folder";
+use super::error::Refusal;
+use super::path::{folder, is_yaml};
+use super::reserved::{WRAPPER_ELSEWHERE, WRAPPER_FILE};
 
 /// Where the wrapper goes.
 #[derive(Debug, PartialEq)]

@@ -1,0 +1,168 @@
+//! Injection options: the pod's label and annotations, parsed. An invalid value is an error that does not repeat it.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::annotations::{
+    CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, ON_REFUSAL, PORT, START_TIMEOUT, annotation,
+};
+use super::error::Refusal;
+use super::path::{is_yaml, normalize};
+
+/// Who says that the pod is to be injected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Asked {
+    /// The pod itself.
+    Explicitly,
+    /// Its namespace, which may well hold other applications.
+    ByNamespace,
+    Never,
+}
+
+/// What the annotations ask for.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Wishes {
+    pub container: Option<String>,
+    pub config_path: Option<String>,
+    pub port: Option<u16>,
+    pub outbound_only: bool,
+    pub start_timeout_seconds: Option<u32>,
+}
+
+const LONGEST_START_TIMEOUT: u32 = 600;
+
+pub(super) fn asked(pod: &Pod) -> Result<Asked, Refusal> {
+    match pod
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(INJECT_LABEL))
+        .map(String::as_str)
+    {
+        None => Ok(Asked::ByNamespace),
+        Some("true") => Ok(Asked::Explicitly),
+        Some("false") => Ok(Asked::Never),
+        Some(other) => Err(invalid("label", INJECT_LABEL, other, "`true` or `false`")),
+    }
+}
+
+/// Whether a pod that cannot be injected is to start without the sidecar.
+pub(super) fn allows_on_refusal(pod: &Pod) -> Result<bool, Refusal> {
+    match annotation(pod, ON_REFUSAL) {
+        None | Some("Deny") => Ok(false),
+        Some("Allow") => Ok(true),
+        Some(other) => Err(invalid("annotation", ON_REFUSAL, other, "`Allow` or `Deny`")),
+    }
+}
+
+pub(super) fn wishes(pod: &Pod) -> Result<Wishes, Refusal> {
+    let port = read(pod, PORT, "a number from 1 to 65535", |text| {
+        text.parse::<u16>().ok().filter(|port| *port > 0)
+    })?;
+    let outbound_only = read(pod, INBOUND, "`enabled` or `disabled`", |text| match text {
+        "enabled" => Some(false),
+        "disabled" => Some(true),
+        _ => None,
+    })?;
+    let start_timeout_seconds = read(pod, START_TIMEOUT, "a number from 0 to 600", |text| {
+        text.parse::<u32>()
+            .ok()
+            .filter(|seconds| *seconds <= LONGEST_START_TIMEOUT)
+    })?;
+    let config_path = read(
+        pod,
+        CONFIG_PATH,
+        "an absolute path without `..` that ends in .yaml or .yml",
+        |text| normalize(text).filter(|path| is_yaml(path)),
+    )?;
+    Ok(Wishes {
+        container: annotation(pod, CONTAINER).map(str::to_owned),
+        config_path,
+        port,
+        outbound_only: outbound_only.unwrap_or(false),
+        start_timeout_seconds,
+    })
+}
+
+fn read<T>(
+    pod: &Pod,
+    key: &'static str,
+    allowed: &'static str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>, Refusal> {
+    let Some(text) = annotation(pod, key) else {
+        return Ok(None);
+    };
+    parse(text)
+        .map(Some)
+        .ok_or_else(|| invalid("annotation", key, text, allowed))
+}
+
+fn invalid(what: &'static str, key: &'static str, text: &str, allowed: &'static str) -> Refusal {
+    let shape = if text.is_empty() {
+        "is empty".to_owned()
+    } else if text.parse::<i128>().is_ok() {
+        format!(
+            "is a number of {} digits",
+            text.trim_start_matches(['-', '+']).len()
+        )
+    } else {
+        format!("is a text of {} characters", text.chars().count())
+    };
+    Refusal::InvalidMetadata {
+        what,
+        key,
+        shape,
+        allowed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(key: &str, value: &str) -> Pod {
+        let mut pod = Pod::default();
+        pod.metadata.annotations = Some([(key.to_owned(), value.to_owned())].into());
+        pod
+    }
+
+    #[test]
+    fn reads_what_users_ask_for() {
+        assert_eq!(wishes(&pod(PORT, "8080")).unwrap().port, Some(8080));
+        assert!(wishes(&pod(INBOUND, "disabled")).unwrap().outbound_only);
+        assert!(!wishes(&pod(INBOUND, "enabled")).unwrap().outbound_only);
+        assert_eq!(
+            wishes(&pod(START_TIMEOUT, "0")).unwrap().start_timeout_seconds,
+            Some(0)
+        );
+        assert_eq!(
+            wishes(&pod(CONFIG_PATH, "/etc//litellm/./config.yaml"))
+                .unwrap()
+                .config_path
+                .as_deref(),
+            Some("/etc/litellm/config.yaml")
+        );
+        assert!(allows_on_refusal(&pod(ON_REFUSAL, "Allow")).unwrap());
+    }
+
+    #[test]
+    fn refuses_values_it_does_not_know_without_repeating_them() {
+        for (key, value, shape) in [
+            (PORT, "0", "a number of 1 digits"),
+            (PORT, "65536", "a number of 5 digits"),
+            (PORT, "", "empty"),
+            (INBOUND, "Disabled", "a text of 8 characters"),
+            (START_TIMEOUT, "601", "a number of 3 digits"),
+            (START_TIMEOUT, "20s", "a text of 3 characters"),
+            (CONFIG_PATH, "config.yaml", "a text of 11 characters"),
+            (CONFIG_PATH, "/etc/../config.yaml", "a text of 19 characters"),
+            (CONFIG_PATH, "/etc/config.json", "a text of 16 characters"),
+        ] {
+            let refusal = wishes(&pod(key, value)).unwrap_err();
+            assert_eq!(refusal.reason(), "InvalidMetadata");
+            let message = refusal.to_string();
+            assert!(message.contains(key) && message.contains(shape), "{message}");
+            assert!(value.len() < 4 || !message.contains(value), "{message}");
+        }
+    }
+}

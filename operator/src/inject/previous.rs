@@ -1,0 +1,70 @@
+//! Sees through an injection that the pod already has. Webhooks are invoked again after others have changed the
+//! pod, and a pod template may hold a copy of an injected pod: both must come out as after one injection.
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
+use mcp_auth_protocol::pod::env;
+
+use super::environment::{Environment, Value};
+use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, IDENTITY_VOLUME, SIDECAR};
+
+/// What an earlier injection decided, read from the sidecar it left.
+#[derive(Debug)]
+pub(super) struct Earlier {
+    /// Index of the sidecar in `spec.initContainers`.
+    pub index: usize,
+    pub inbound: Option<String>,
+    pub litellm: Option<u16>,
+    pub outbound: Option<u16>,
+    pub health: Option<u16>,
+    /// Path of LiteLLM's own configuration.
+    pub original: Option<String>,
+    mounts: Vec<VolumeMount>,
+}
+
+impl Earlier {
+    pub fn of(spec: &PodSpec) -> Option<Self> {
+        let containers = spec.init_containers.as_deref()?;
+        let index = containers
+            .iter()
+            .position(|container| container.name == SIDECAR)?;
+        let environment = Environment::of(&containers[index]);
+        let text = |name| match environment.get(name) {
+            Value::Literal(value) => Some(value),
+            Value::Absent | Value::Hidden => None,
+        };
+        let port = |name| text(name)?.rsplit_once(':')?.1.parse().ok();
+        Some(Self {
+            index,
+            inbound: text(env::INBOUND),
+            litellm: port(env::LITELLM),
+            outbound: port(env::OUTBOUND),
+            health: port(env::HEALTH),
+            original: text(env::ORIGINAL_CONFIG),
+            mounts: containers[index].volume_mounts.clone().unwrap_or_default(),
+        })
+    }
+}
+
+/// LiteLLM's mounts as they would be without injection.
+pub(super) fn original_mounts(container: &Container, earlier: Option<&Earlier>) -> Vec<VolumeMount> {
+    let mounts = container.volume_mounts.iter().flatten();
+    let Some(earlier) = earlier else {
+        return mounts.cloned().collect();
+    };
+    let original = |mount: &VolumeMount| match mount.name.as_str() {
+        CONFIG_VOLUME | IDENTITY_VOLUME => None,
+        // The sidecar still mounts the user's volume there.
+        FOLDER_VOLUME => {
+            let before = earlier
+                .mounts
+                .iter()
+                .find(|candidate| candidate.mount_path == mount.mount_path)?;
+            Some(VolumeMount {
+                name: before.name.clone(),
+                ..mount.clone()
+            })
+        }
+        _ => Some(mount.clone()),
+    };
+    mounts.filter_map(original).collect()
+}

@@ -1,0 +1,47 @@
+//! `docs/injection.md` lists what users can meet.
+
+use std::collections::BTreeSet;
+
+use mcp_auth_operator::inject::{Decision, annotations};
+
+use crate::input::Input;
+
+/// The refusals' table and the inputs are each other's complement: none is undocumented, and none untested.
+#[test]
+fn the_documentation_lists_every_refusal_and_every_annotation() {
+    let text = include_str!("../../../docs/injection.md");
+    let (_, refusals) = text.split_once("## Refusals").unwrap();
+    let (refusals, _) = refusals.split_once("## Warnings").unwrap();
+    let listed: BTreeSet<&str> = refusals
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0))
+        .collect();
+    let decisions: Vec<Decision> = Input::all()
+        .iter()
+        .map(|input| input.decide(&input.pod))
+        .collect();
+    let refused = decisions.iter().filter_map(|decision| match decision {
+        Decision::Refuse(refusal) => Some(refusal.reason()),
+        _ => None,
+    });
+    // Its input is too long to be written down; `port` tests it.
+    let tested: BTreeSet<&str> = refused.chain(["NoPortLeft"]).collect();
+    assert_eq!(listed, tested);
+    for key in [
+        annotations::INJECT_LABEL,
+        annotations::CONTAINER,
+        annotations::CONFIG_PATH,
+        annotations::PORT,
+        annotations::INBOUND,
+        annotations::ON_REFUSAL,
+        annotations::START_TIMEOUT,
+        annotations::INJECTED,
+        annotations::SKIPPED,
+        annotations::WRAPPER,
+    ] {
+        assert!(
+            text.contains(&format!("`{key}`")) || text.contains(&format!("`{key}:")),
+            "{key}"
+        );
+    }
+}

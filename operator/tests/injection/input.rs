@@ -1,0 +1,150 @@
+//! The inputs: every pod in `testdata`, with the routes that its first document asks for.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Pod;
+use mcp_auth_operator::inject::{Decision, Operator, Settings, decide};
+use mcp_auth_protocol::sync::{Route, Transport, UserContext};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api_server::admitted;
+
+/// Name of the sidecar's container.
+pub const SIDECAR: &str = "mcpauth-sidecar";
+/// Stands in the inputs for whatever must not appear in a patch or a message.
+pub const SECRET: &str = "s3cret";
+
+/// First document of an input.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Header {
+    /// Names of the servers whose resources select the pod.
+    routes: Vec<String>,
+    times_routes: usize,
+}
+
+impl Default for Header {
+    fn default() -> Self {
+        Self {
+            routes: vec!["echo".to_owned()],
+            times_routes: 1,
+        }
+    }
+}
+
+pub struct Input {
+    pub name: String,
+    pub pod: Value,
+    pub routes: Vec<Route>,
+}
+
+impl Input {
+    pub fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let pod = documents.pop().unwrap();
+        let header: Header = match documents.pop() {
+            Some(header) if !header.is_null() => serde_json::from_value(header).unwrap(),
+            _ => Header::default(),
+        };
+        let routes = header
+            .routes
+            .iter()
+            .cycle()
+            .take(header.routes.len() * header.times_routes);
+        Self {
+            name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
+            pod,
+            routes: routes.map(|server| route(server)).collect(),
+        }
+    }
+
+    pub fn all() -> Vec<Self> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/injection/testdata");
+        let mut paths: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+            .collect();
+        paths.sort();
+        paths.iter().map(|path| Self::read(path)).collect()
+    }
+
+    pub fn decide(&self, pod: &Value) -> Decision {
+        let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
+        decide(&typed, "ai", &self.routes, &settings())
+    }
+
+    /// The pod after this decision.
+    pub fn injected(&self, pod: &Value) -> Option<Value> {
+        let Decision::Inject { patch, .. } = self.decide(pod) else {
+            return None;
+        };
+        let mut patched = pod.clone();
+        json_patch::patch(&mut patched, &patch).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        Some(patched)
+    }
+}
+
+pub fn route(server: &str) -> Route {
+    Route {
+        resource: format!("{server}-auth"),
+        server: server.to_owned(),
+        url: format!("https://{server}.example.com/mcp?$(x)"),
+        transport: Transport::StreamableHttp,
+        ca_bundle: Some(SECRET.to_owned()),
+        cookies: vec!["session_id".to_owned()],
+        headers: vec![],
+        user_context: UserContext::Optional,
+        exchange: None,
+        minted_for: String::new(),
+    }
+}
+
+fn settings() -> Settings {
+    let mut settings: Settings = serde_json::from_value(json!({
+        "image": "registry.example.com/mcp-auth-sidecar:1.2.3",
+        "imagePullPolicy": "IfNotPresent",
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+    }))
+    .unwrap();
+    settings.operator = Operator {
+        url: "https://mcp-auth.mcp-auth.svc:8443".to_owned(),
+        ca: "OPERATOR CA".to_owned(),
+        version: "1.2.3".to_owned(),
+    };
+    settings
+}
+
+pub fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value
+        .get(key)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
+pub fn sidecar(pod: &Value) -> &Value {
+    list(&pod["spec"], "initContainers")
+        .iter()
+        .find(|container| container["name"] == SIDECAR)
+        .unwrap()
+}
+
+/// All inputs that are injected: as they are, and as the API server would send them.
+pub fn injecting() -> impl Iterator<Item = (Input, Value, Value)> {
+    let both = |input: Input| {
+        let pods = [input.pod.clone(), admitted(&input.pod)];
+        pods.into_iter().filter_map(move |pod| {
+            let injected = input.injected(&pod)?;
+            let input = Input {
+                name: input.name.clone(),
+                pod: Value::Null,
+                routes: input.routes.clone(),
+            };
+            Some((input, pod, injected))
+        })
+    };
+    Input::all().into_iter().flat_map(both)
+}

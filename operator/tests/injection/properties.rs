@@ -1,0 +1,393 @@
+//! What holds for every pod that is injected.
+
+use std::collections::BTreeSet;
+
+use mcp_auth_operator::inject::Decision;
+use serde_json::{Value, json};
+
+use crate::api_server::{API_TOKEN_FOLDER, admitted};
+use crate::input::{Input, SECRET, SIDECAR, injecting, list, route, sidecar};
+
+/// The API server may cut a warning after this.
+const MAX_WARNING_BYTES: usize = 256;
+
+#[test]
+fn an_injected_pod_has_nothing_left_to_inject() {
+    let mut seen = 0;
+    for (input, _, injected) in injecting() {
+        for again in [injected.clone(), admitted(&injected)] {
+            let Decision::Inject { patch, .. } = input.decide(&again) else {
+                panic!("{}: refused what it injected", input.name);
+            };
+            assert!(patch.is_empty(), "{}: {patch}", input.name);
+        }
+        seen += 1;
+    }
+    assert!(seen > 50, "only {seen} pods were injected");
+}
+
+#[test]
+fn what_other_webhooks_change_afterwards_is_left_alone() {
+    for (input, _, injected) in injecting() {
+        let mut pod = admitted(&injected);
+        let spec = &mut pod["spec"];
+        let extra = json!({"name": "extra", "image": "extra", "restartPolicy": "Always", "ports": [{"containerPort": 16480}]});
+        spec["initContainers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, extra.clone());
+        spec["containers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"name": "more", "image": "more", "args": ["--v=1"]}));
+        spec["volumes"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"name": "v", "emptyDir": {}}));
+        for container in spec["initContainers"].as_array_mut().unwrap() {
+            if container["name"] == SIDECAR {
+                container["image"] = json!("mirror.example.com/sidecar");
+                container["env"]
+                    .as_array_mut()
+                    .unwrap()
+                    .insert(0, json!({"name": "ADDED", "value": "1"}));
+            }
+        }
+        pod["metadata"]["annotations"]["other"] = json!("x");
+        let decision = input.decide(&pod);
+        let Decision::Inject { patch, .. } = &decision else {
+            panic!("{}: {decision:?}", input.name);
+        };
+        assert!(patch.is_empty(), "{}: {patch}", input.name);
+    }
+}
+
+#[test]
+fn what_gets_lost_is_injected_anew_and_nothing_else() {
+    for (input, _, injected) in injecting() {
+        for pointer in [
+            "/spec/volumes",
+            "/metadata/annotations",
+            "/spec/initContainers/S/env",
+            "/spec/initContainers/S/volumeMounts",
+        ] {
+            let at = list(&injected["spec"], "initContainers")
+                .iter()
+                .position(|container| container["name"] == SIDECAR)
+                .unwrap();
+            let pointer = pointer.replace('S', &at.to_string());
+            let whole = admitted(&injected);
+            let mut pod = whole.clone();
+            let lost = pod.pointer_mut(&pointer).unwrap();
+            match lost {
+                Value::Array(items) => items.retain(|item| {
+                    let name = item["name"].as_str().unwrap();
+                    ![
+                        "mcpauth-none",
+                        "mcpauth-folder",
+                        "MCPAUTH_OPERATOR",
+                        "MCPAUTH_POD_UID",
+                    ]
+                    .contains(&name)
+                }),
+                Value::Object(items) => drop(items.remove("mcpauth.dev/wrapper")),
+                _ => unreachable!(),
+            }
+            let Decision::Inject { patch, .. } = input.decide(&pod) else {
+                panic!("{}: refused", input.name);
+            };
+            assert!((1..=2).contains(&patch.len()), "{}: {patch}", input.name);
+            json_patch::patch(&mut pod, &patch).unwrap();
+            assert_eq!(sorted(&admitted(&pod)), sorted(&whole), "{}", input.name);
+        }
+    }
+}
+
+#[test]
+fn routes_that_changed_since_are_brought_up_to_date() {
+    for (mut input, _, injected) in injecting() {
+        input.routes = vec![route("other")];
+        let again = input.injected(&admitted(&injected)).unwrap();
+        let routes: Vec<&Value> = list(sidecar(&again), "env")
+            .iter()
+            .filter(|entry| entry["name"] == "MCPAUTH_ROUTES")
+            .collect();
+        assert_eq!(routes.len(), 1);
+        assert!(
+            routes[0]["value"]
+                .as_str()
+                .unwrap()
+                .contains("\"server\":\"other\""),
+            "{}",
+            input.name
+        );
+    }
+}
+
+#[test]
+fn the_sidecar_passes_pod_security_restricted_and_has_no_api_token() {
+    for (input, pod, injected) in injecting() {
+        let injected = admitted(&injected);
+        let ours = sidecar(&injected);
+        let context = &ours["securityContext"];
+        assert_eq!(context["runAsNonRoot"], true);
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
+        assert_eq!(context["seccompProfile"], json!({"type": "RuntimeDefault"}));
+        let pod_user = pod.pointer("/spec/securityContext/runAsUser");
+        let user = context.get("runAsUser").or(pod_user);
+        assert_ne!(user, Some(&json!(0)), "{}: root", input.name);
+        assert!(
+            context.get("privileged").is_none()
+                && ours.get("ports").is_none()
+                && ours.get("livenessProbe").is_none()
+        );
+        assert!(
+            ours["resources"]["requests"]["cpu"].is_string()
+                && ours["resources"]["requests"]["memory"].is_string()
+        );
+
+        let at_token: Vec<&Value> = list(ours, "volumeMounts")
+            .iter()
+            .filter(|mount| mount["mountPath"] == API_TOKEN_FOLDER)
+            .collect();
+        assert_eq!(at_token.len(), 1);
+        assert_eq!(at_token[0]["name"], "mcpauth-none", "{}", input.name);
+        let kinds = [
+            "emptyDir",
+            "projected",
+            "configMap",
+            "secret",
+            "downwardAPI",
+            "csi",
+            "persistentVolumeClaim",
+            "ephemeral",
+        ];
+        for volume in list(&injected["spec"], "volumes") {
+            assert!(
+                kinds.iter().any(|kind| volume.get(kind).is_some()),
+                "{}: {volume}",
+                input.name
+            );
+        }
+        for container in list(&injected["spec"], "containers") {
+            let identity = list(container, "volumeMounts")
+                .iter()
+                .filter(|mount| mount["name"] == "mcpauth-identity");
+            for mount in identity {
+                assert_eq!(
+                    mount["subPath"], "wrapper.yaml",
+                    "{}: LiteLLM could read the sidecar's token",
+                    input.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn all_that_users_wrote_is_still_there_in_their_order() {
+    for (input, pod, injected) in injecting() {
+        let (before, after) = (&pod["spec"], &injected["spec"]);
+        let of_user = |items: &[Value]| -> Vec<Value> {
+            let is_ours = |item: &Value| item["name"].as_str().unwrap().starts_with("mcpauth-");
+            items.iter().filter(|item| !is_ours(item)).cloned().collect()
+        };
+        assert_eq!(
+            of_user(list(after, "initContainers")),
+            list(before, "initContainers"),
+            "{}",
+            input.name
+        );
+        assert_eq!(
+            of_user(list(after, "volumes")),
+            list(before, "volumes"),
+            "{}",
+            input.name
+        );
+        for (key, value) in before.as_object().unwrap() {
+            if ![
+                "initContainers",
+                "volumes",
+                "containers",
+                "terminationGracePeriodSeconds",
+            ]
+            .contains(&key.as_str())
+            {
+                assert_eq!(&after[key], value, "{}: {key}", input.name);
+            }
+        }
+        assert!(
+            after["terminationGracePeriodSeconds"].as_i64()
+                >= before["terminationGracePeriodSeconds"].as_i64()
+        );
+
+        let pairs = list(before, "containers").iter().zip(list(after, "containers"));
+        let changed: Vec<_> = pairs.filter(|(before, after)| before != after).collect();
+        assert_eq!(
+            changed.len(),
+            1,
+            "{}: other containers than LiteLLM's changed",
+            input.name
+        );
+        let (before, after) = changed[0];
+        for (key, value) in before.as_object().unwrap() {
+            match key.as_str() {
+                "args" => assert!(
+                    list(after, "args").starts_with(list(before, "args")),
+                    "{}",
+                    input.name
+                ),
+                "env" => {
+                    let names = |container: &Value| -> Vec<Value> {
+                        list(container, "env")
+                            .iter()
+                            .map(|entry| entry["name"].clone())
+                            .collect()
+                    };
+                    assert!(names(after).starts_with(&names(before)), "{}", input.name);
+                    let ours = [
+                        "HOST",
+                        "PORT",
+                        "CONFIG_FILE_PATH",
+                        "NO_PROXY",
+                        "no_proxy",
+                        "PYTHONPATH",
+                    ];
+                    for (before, after) in list(before, "env").iter().zip(list(after, "env")) {
+                        assert!(
+                            before == after || ours.contains(&before["name"].as_str().unwrap()),
+                            "{}",
+                            input.name
+                        );
+                    }
+                }
+                "volumeMounts" => {
+                    for (before, after) in list(before, key).iter().zip(list(after, key)) {
+                        assert!(
+                            before == after || after["name"] == "mcpauth-folder",
+                            "{}",
+                            input.name
+                        );
+                        assert_eq!(before["mountPath"], after["mountPath"], "{}", input.name);
+                    }
+                }
+                "lifecycle" => {
+                    let hooks = value.as_object().unwrap();
+                    assert!(
+                        hooks.iter().all(|(name, hook)| &after["lifecycle"][name] == hook),
+                        "{}",
+                        input.name
+                    );
+                }
+                _ => assert_eq!(&after[key], value, "{}: {key}", input.name),
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_secret_is_in_a_patch_or_a_message() {
+    let (mut inputs, mut patches) = (0, 0);
+    for input in Input::all() {
+        let decision = input.decide(&input.pod);
+        inputs += usize::from(input.pod.to_string().contains(SECRET));
+        let text = match &decision {
+            Decision::Leave { patch, .. } => patch.to_string(),
+            Decision::Inject { patch, warnings } => {
+                patches += 1;
+                format!("{patch} {warnings:?}")
+            }
+            Decision::Refuse(refusal) | Decision::LeaveWithWarning(refusal) => refusal.to_string(),
+        };
+        assert!(!text.contains(SECRET), "{}: {text}", input.name);
+    }
+    assert!(
+        inputs > 2 && patches > 20,
+        "{inputs} inputs hold a secret, {patches} patches were made"
+    );
+}
+
+#[test]
+fn refusals_and_warnings_are_sentences_that_fit() {
+    for input in Input::all() {
+        let messages = match input.decide(&input.pod) {
+            Decision::Refuse(refusal) | Decision::LeaveWithWarning(refusal) => vec![refusal.to_string()],
+            Decision::Inject { warnings, .. } => warnings,
+            Decision::Leave { .. } => vec![],
+        };
+        for message in messages {
+            assert!(
+                message.len() <= MAX_WARNING_BYTES,
+                "{}: {} bytes",
+                input.name,
+                message.len()
+            );
+            assert!(!message.ends_with('.') && !message.contains("  "), "{message}");
+        }
+    }
+}
+
+#[test]
+fn ports_of_a_pod_are_all_different() {
+    for (input, _, injected) in injecting() {
+        let ours = list(sidecar(&injected), "env").iter().filter_map(|entry| {
+            let name = entry["name"].as_str()?;
+            [
+                "MCPAUTH_INBOUND",
+                "MCPAUTH_LITELLM",
+                "MCPAUTH_OUTBOUND",
+                "MCPAUTH_HEALTH",
+            ]
+            .contains(&name)
+            .then(|| {
+                entry["value"]
+                    .as_str()
+                    .unwrap()
+                    .rsplit_once(':')
+                    .unwrap()
+                    .1
+                    .parse::<u64>()
+                    .unwrap()
+            })
+        });
+        let ours: Vec<u64> = ours.collect();
+        let unique: BTreeSet<u64> = ours.iter().copied().collect();
+        assert_eq!(unique.len(), ours.len(), "{}", input.name);
+        let containers = list(&injected["spec"], "containers")
+            .iter()
+            .chain(list(&injected["spec"], "initContainers"));
+        let declared: Vec<u64> = containers
+            .flat_map(|c| list(c, "ports"))
+            .map(|port| port["containerPort"].as_u64().unwrap())
+            .collect();
+        let public = list(sidecar(&injected), "env")
+            .iter()
+            .any(|entry| entry["name"] == "MCPAUTH_INBOUND");
+        let own = if public { &ours[1..] } else { &ours[..] };
+        assert!(
+            own.iter().all(|port| !declared.contains(port)),
+            "{}: {ours:?} {declared:?}",
+            input.name
+        );
+    }
+}
+
+/// With lists of named things in the order of their names, and volume mounts by path.
+fn sorted(pod: &Value) -> Value {
+    match pod {
+        Value::Array(items) => {
+            let mut items: Vec<Value> = items.iter().map(sorted).collect();
+            if items.iter().all(|item| item.get("name").is_some()) {
+                items.sort_by_key(|item| format!("{}{}", item["name"], item["mountPath"]));
+            }
+            Value::Array(items)
+        }
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| (key.clone(), sorted(value)))
+            .collect(),
+        other => other.clone(),
+    }
+}
