@@ -1,4 +1,5 @@
-//! The `McpServerAuth` resources, as every replica knows them: of all namespaces, or of several, in one store.
+//! The `McpServerAuth` resources, as every replica knows them: of all namespaces, or of several, in one
+//! store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,8 +31,8 @@ pub enum Seen {
 }
 
 impl Resources {
-    /// The resources, and the stream that keeps them up to date while it is polled. It never ends. No namespaces:
-    /// all of them.
+    /// The resources, and the stream that keeps them up to date while it is polled. It never ends. No
+    /// namespaces: all of them.
     pub fn watch(
         client: &Client,
         namespaces: &[String],
@@ -97,8 +98,8 @@ impl Resources {
     }
 }
 
-/// Puts the events of several watches into one store. A reflector's own list events replace the whole store, so
-/// they are taken apart into single changes here.
+/// Puts the events of several watches into one store. A reflector's own list events replace the whole store,
+/// so they are taken apart into single changes here.
 struct Keeper {
     writer: Writer<McpServerAuth>,
     watches: Vec<Known>,
@@ -107,7 +108,8 @@ struct Keeper {
 /// What one watch has shown.
 #[derive(Default)]
 struct Known {
-    /// What distinguishes an object from the one before: deleted and created again, it starts at generation 1 too.
+    /// What distinguishes an object from the one before: deleted and created again, it starts at generation 1
+    /// too.
     versions: HashMap<Key, (Option<String>, i64)>,
     /// While it lists: what it has shown so far.
     listing: HashSet<Key>,

@@ -105,9 +105,9 @@ impl Certificates {
     }
 }
 
-/// Writes the authority into every webhook of the configuration, at once and whenever somebody changes it, such
-/// as an upgrade of the chart. `trusted` says whether the API server trusts this operator; where there is no
-/// configuration, nothing is to be trusted.
+/// Writes the authority into every webhook of the configuration, at once and whenever somebody changes it,
+/// such as an upgrade of the chart. `trusted` says whether the API server trusts this operator; where there
+/// is no configuration, nothing is to be trusted.
 pub async fn keep_webhook_trust(
     client: Client,
     name: String,
