@@ -78,7 +78,7 @@ async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<Arc<McpServerAut
     let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
     let labels = labels.map_err(|error| Refusal::ApiServer(error.to_string()))?;
     let labels = labels.ok_or_else(|| Refusal::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
-    entitled(&sync.resources.of(&pod.namespace), &labels)
+    entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
         .into_iter()
         .find(|resource| resource.spec.server.name == server)
         .ok_or_else(|| Refusal::NotEntitled(server.chars().take(64).collect()))

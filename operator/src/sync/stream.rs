@@ -161,7 +161,7 @@ async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<Refu
             return refused;
         }
     };
-    for resource in entitled(&sync.resources.of(&pod.namespace), &labels) {
+    for resource in entitled(&sync.resources.in_namespace(&pod.namespace), &labels) {
         // One for each server: whoever says more has said enough.
         let of_server = |refused: &&RefusedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
@@ -183,7 +183,7 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
     let Some(labels) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await? else {
         return Ok(None);
     };
-    let servers = entitled(&sync.resources.of(&pod.namespace), &labels)
+    let servers = entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
         .into_iter()
         .map(|resource| {
             let issued = sync.credentials.of(&resource);
