@@ -10,7 +10,8 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
-use mcp_auth_protocol::sync::{CONTENT_TYPE, HEARTBEAT_SECONDS, Pod, RefusedToken, Report, Server, Snapshot};
+use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RefusedToken, Report, Server, Snapshot};
+use mcp_auth_protocol::timeouts::HEARTBEAT;
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, info, info_span, warn};
 
@@ -96,7 +97,7 @@ async fn serve(
     let mut changes = sync.changes.subscribe(&pod.namespace);
     changes.mark_changed();
     let mut leads = sync.leads.clone();
-    let mut heartbeat = tokio::time::interval(Duration::from_secs(HEARTBEAT_SECONDS));
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut time_is_up = pin!(tokio::time::sleep(sync.longest_stream));
     let mut sent = None;
     let why = loop {
