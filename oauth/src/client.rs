@@ -6,6 +6,7 @@ mod send;
 use std::sync::Arc;
 
 use mcp_auth_http_auth::ProofKey;
+use oauth2::Scope;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::discovery::endpoints::Endpoints;
@@ -13,8 +14,9 @@ use crate::redact::Redactor;
 use crate::ssrf::AddressPolicy;
 use crate::token_check::{self, Expectation};
 use crate::token_request::client_auth;
-use crate::token_request::form::{self, Form, GrantParameters};
-use crate::token_request::response::{self, ExpectedToken};
+use crate::token_request::form;
+use crate::token_request::grant::{GrantParameters, GrantRequest};
+use crate::token_request::response::ExpectedToken;
 use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
@@ -22,7 +24,7 @@ use crate::{
     ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ServerLocation,
     ServerMetadata, TokenRequest, TokenType, token,
 };
-use send::{OutgoingForm, ServerHints};
+use send::{OutgoingRequest, ServerHints, TokenGrant};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones share what
 /// they learn.
@@ -119,30 +121,33 @@ impl Client {
         let server = self.server().await?;
         let scopes = form::union(self.scopes(&server), &ask.scopes);
         let parameters = self.parameters(&server, &scopes);
-        let (form, redactor) = match &self.registration.grant {
-            Grant::ClientCredentials => (Form::client_credentials(&parameters), self.redactor.clone()),
+        let (request, redactor) = match &self.registration.grant {
+            Grant::ClientCredentials => (
+                GrantRequest::client_credentials(&parameters),
+                self.redactor.clone(),
+            ),
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
                 let assertion = assertions.assertion(server.audience(), limit).await?;
                 (
-                    Form::jwt_bearer(&parameters, &assertion),
+                    GrantRequest::jwt_bearer(&parameters, &assertion),
                     self.redactor.clone().hide_form_value(assertion.expose_secret()),
                 )
             }
         };
-        self.issue(&server, form, redactor, false).await
+        self.issue(&server, request, redactor, false).await
     }
 
     /// Exchanges a user's token for one of the user's own at the MCP server (RFC 8693).
     pub async fn exchange_token(&self, subject_token: &SecretString) -> Result<IssuedToken, Error> {
         let server = self.server().await?;
         let parameters = self.parameters(&server, self.scopes(&server));
-        let form = Form::token_exchange(&parameters, subject_token);
+        let request = GrantRequest::token_exchange(&parameters, subject_token);
         let redactor = self
             .redactor
             .clone()
             .hide_form_value(subject_token.expose_secret());
-        self.issue(&server, form, redactor, true).await
+        self.issue(&server, request, redactor, true).await
     }
 
     /// The server to ask: as the registration states it, or as it is discovered.
@@ -162,7 +167,7 @@ impl Client {
     async fn issue(
         &self,
         server: &Endpoints,
-        form: Form,
+        request: GrantRequest,
         redactor: Redactor,
         by_token_exchange: bool,
     ) -> Result<IssuedToken, Error> {
@@ -170,16 +175,16 @@ impl Client {
             token_type: self.registration.token_type,
             by_token_exchange,
         };
-        let outgoing = OutgoingForm {
+        let outgoing = OutgoingRequest {
             endpoint: server.token_for(&self.registration.authentication),
             endpoints: server,
-            form,
+            request: TokenGrant { request, expected },
             redactor,
             with_proof: true,
         };
-        let read = match self.send_form(outgoing).await {
-            Ok(reply) => reply.read(|answer, redactor| {
-                let issued = response::read(answer, redactor, expected)?;
+        let read = match self.send(outgoing).await {
+            Ok(reply) => reply.read(|response, redactor| {
+                let issued = response.into_token(redactor, expected.token_type);
                 self.check_token(issued, server, redactor)
             }),
             Err(error) => Err(error),
@@ -249,7 +254,7 @@ impl Client {
         }
     }
 
-    fn parameters<'a>(&'a self, server: &'a Endpoints, scopes: &'a [String]) -> GrantParameters<'a> {
+    fn parameters<'a>(&'a self, server: &'a Endpoints, scopes: &'a [Scope]) -> GrantParameters<'a> {
         GrantParameters {
             registration: &self.registration,
             scopes,
@@ -275,7 +280,7 @@ impl Client {
     }
 
     /// Those of the registration, or else those that the MCP server names.
-    fn scopes<'a>(&'a self, server: &'a Endpoints) -> &'a [String] {
+    fn scopes<'a>(&'a self, server: &'a Endpoints) -> &'a [Scope] {
         match server.metadata() {
             Some(metadata) if self.registration.scopes.is_empty() => &metadata.scopes,
             _ => &self.registration.scopes,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
+use oauth2::basic::BasicErrorResponseType;
 
 use crate::discovery::DiscoveryError;
 use crate::retry_after::RetryAfter;
@@ -94,25 +95,19 @@ pub struct ErrorResponse {
     pub retry_after: Option<RetryAfter>,
 }
 
-/// An OAuth error code: RFC 6749 sections 4.1.2.1 and 5.2, RFC 7009 section 2.2.1, RFC 8707 section 2, RFC 9449
-/// section 12.2.
+/// An OAuth error code: those of RFC 6749 section 5.2 and any other, and those of RFC 6749 section 4.1.2.1, RFC 7009
+/// section 2.2.1, RFC 8707 section 2 and RFC 9449 section 12.2.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
-    InvalidRequest,
-    InvalidClient,
-    InvalidGrant,
-    InvalidScope,
+    /// As `Extension` only what no other variant names, in the characters of RFC 6749, and not many of them.
+    Basic(BasicErrorResponseType),
     InvalidTarget,
-    UnauthorizedClient,
-    UnsupportedGrantType,
     AccessDenied,
     ServerError,
     TemporarilyUnavailable,
     UnsupportedTokenType,
     UseDpopNonce,
     InvalidDpopProof,
-    /// Any other; the characters of RFC 6749 only, and not many of them.
-    Other(String),
 }
 
 impl Error {
@@ -187,7 +182,9 @@ impl Error {
             Self::Timeout { .. } => "check tokenUrl, network policies and the authorization server's health",
             Self::Connect(fault) => fault.hint(),
             Self::Interrupted => "check the authorization server's health and the proxies before it",
-            Self::Rejected(rejection) if rejection.is_of_client() => ErrorCode::InvalidClient.hint(),
+            Self::Rejected(rejection) if rejection.is_of_client() => {
+                ErrorCode::Basic(BasicErrorResponseType::InvalidClient).hint()
+            }
             Self::Rejected(rejection) => rejection.code.hint(),
             Self::BothSecretsRefused(_) => {
                 "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check clientId and \
@@ -231,14 +228,15 @@ impl Error {
 impl ErrorCode {
     /// `None`: not a code of the standards.
     pub(crate) fn known(code: &str) -> Option<Self> {
+        use BasicErrorResponseType as Basic;
         Some(match code {
-            "invalid_request" => Self::InvalidRequest,
-            "invalid_client" => Self::InvalidClient,
-            "invalid_grant" => Self::InvalidGrant,
-            "invalid_scope" => Self::InvalidScope,
+            "invalid_request" => Self::Basic(Basic::InvalidRequest),
+            "invalid_client" => Self::Basic(Basic::InvalidClient),
+            "invalid_grant" => Self::Basic(Basic::InvalidGrant),
+            "invalid_scope" => Self::Basic(Basic::InvalidScope),
+            "unauthorized_client" => Self::Basic(Basic::UnauthorizedClient),
+            "unsupported_grant_type" => Self::Basic(Basic::UnsupportedGrantType),
             "invalid_target" => Self::InvalidTarget,
-            "unauthorized_client" => Self::UnauthorizedClient,
-            "unsupported_grant_type" => Self::UnsupportedGrantType,
             "access_denied" => Self::AccessDenied,
             "server_error" => Self::ServerError,
             "temporarily_unavailable" => Self::TemporarilyUnavailable,
@@ -249,50 +247,56 @@ impl ErrorCode {
         })
     }
 
+    pub(crate) fn other(code: impl Into<String>) -> Self {
+        Self::Basic(BasicErrorResponseType::Extension(code.into()))
+    }
+
     pub fn as_str(&self) -> &str {
         match self {
-            Self::Other(code) => code,
+            Self::Basic(BasicErrorResponseType::Extension(code)) => code,
             known => known.reason(),
         }
     }
 
     fn reason(&self) -> &'static str {
+        use BasicErrorResponseType as Basic;
         match self {
-            Self::InvalidRequest => "invalid_request",
-            Self::InvalidClient => "invalid_client",
-            Self::InvalidGrant => "invalid_grant",
-            Self::InvalidScope => "invalid_scope",
+            Self::Basic(Basic::InvalidRequest) => "invalid_request",
+            Self::Basic(Basic::InvalidClient) => "invalid_client",
+            Self::Basic(Basic::InvalidGrant) => "invalid_grant",
+            Self::Basic(Basic::InvalidScope) => "invalid_scope",
+            Self::Basic(Basic::UnauthorizedClient) => "unauthorized_client",
+            Self::Basic(Basic::UnsupportedGrantType) => "unsupported_grant_type",
+            Self::Basic(Basic::Extension(_)) => "other_error",
             Self::InvalidTarget => "invalid_target",
-            Self::UnauthorizedClient => "unauthorized_client",
-            Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::AccessDenied => "access_denied",
             Self::ServerError => "server_error",
             Self::TemporarilyUnavailable => "temporarily_unavailable",
             Self::UnsupportedTokenType => "unsupported_token_type",
             Self::UseDpopNonce => "use_dpop_nonce",
             Self::InvalidDpopProof => "invalid_dpop_proof",
-            Self::Other(_) => "other_error",
         }
     }
 
     fn hint(&self) -> &'static str {
+        use BasicErrorResponseType as Basic;
         match self {
-            Self::InvalidRequest => {
+            Self::Basic(Basic::InvalidRequest) => {
                 "check scopes, audience, resource and extraParameters, and that this client may use the grant"
             }
-            Self::InvalidClient => {
+            Self::Basic(Basic::InvalidClient) => {
                 "check clientId and the client secret, key, certificate or assertion (its issuer, subject and audience), and \
                  that the client may authenticate by the configured method"
             }
-            Self::InvalidScope => "check that scopes names only what this client may have",
+            Self::Basic(Basic::InvalidScope) => "check that scopes names only what this client may have",
             Self::InvalidTarget => {
                 "check that the authorization server knows this resource; an empty resource sends none"
             }
-            Self::UnauthorizedClient | Self::UnsupportedGrantType => {
+            Self::Basic(Basic::UnauthorizedClient) | Self::Basic(Basic::UnsupportedGrantType) => {
                 "allow this client the configured grant (client_credentials, jwt-bearer or token-exchange) at the \
                  authorization server"
             }
-            Self::InvalidGrant => {
+            Self::Basic(Basic::InvalidGrant) => {
                 "check the assertion or subject token (its issuer, audience and expiry), and this client's \
                  registration at the authorization server"
             }
@@ -302,7 +306,7 @@ impl ErrorCode {
             Self::InvalidDpopProof => {
                 "check the clock, and that proxies leave the token endpoint's URL as the authorization server knows it"
             }
-            Self::UnsupportedTokenType | Self::AccessDenied | Self::Other(_) => {
+            Self::UnsupportedTokenType | Self::AccessDenied | Self::Basic(Basic::Extension(_)) => {
                 "check this client's registration at the authorization server"
             }
             Self::ServerError | Self::TemporarilyUnavailable => "check the authorization server's health",
@@ -315,8 +319,8 @@ impl ErrorResponse {
     /// `invalid_client`, but by the status that is for this only.
     pub(crate) fn is_of_client(&self) -> bool {
         match self.code {
-            ErrorCode::InvalidClient => true,
-            ErrorCode::UnauthorizedClient => self.status == 401,
+            ErrorCode::Basic(BasicErrorResponseType::InvalidClient) => true,
+            ErrorCode::Basic(BasicErrorResponseType::UnauthorizedClient) => self.status == 401,
             _ => false,
         }
     }
@@ -371,7 +375,7 @@ mod tests {
 
     fn rejected(code: &str, description: Option<&str>) -> Error {
         Error::Rejected(ErrorResponse {
-            code: ErrorCode::known(code).unwrap_or(ErrorCode::Other(code.into())),
+            code: ErrorCode::known(code).unwrap_or_else(|| ErrorCode::other(code)),
             description: description.map(Into::into),
             status: 400,
             retry_after: None,
@@ -400,7 +404,7 @@ mod tests {
     fn a_client_that_is_not_believed_is_told_so_whatever_the_code() {
         let error = |status| {
             Error::Rejected(ErrorResponse {
-                code: ErrorCode::UnauthorizedClient,
+                code: ErrorCode::Basic(BasicErrorResponseType::UnauthorizedClient),
                 description: None,
                 status,
                 retry_after: None,

@@ -31,6 +31,8 @@ pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ServerMeta
 pub use error::{Error, ErrorCode, ErrorResponse};
 pub use jose::assertion::{AssertionFuture, AssertionSource, Assertions};
 pub use jose::signing_key::{Algorithm, KeyError, SigningKey};
+pub use oauth2::basic::BasicErrorResponseType;
+pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use registration::{
     ClientAuthentication, ClientCertificate, ClientSecrets, Grant, Registration, ServerLocation,
     TokenExchange,

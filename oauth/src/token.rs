@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_http_auth::ProofKey;
-use secrecy::SecretString;
+use oauth2::AccessToken;
 
 use crate::clock::after;
 use crate::{ClaimMismatchError, Error, IssuedToken, ServerMetadata, TokenType};
@@ -22,7 +22,7 @@ const MAX_LIFETIME_SECONDS: i64 = 10 * 365 * 24 * 60 * 60;
 pub struct Token {
     /// Names this token without telling it: random.
     pub id: String,
-    pub access_token: SecretString,
+    pub access_token: AccessToken,
     pub token_type: TokenType,
     /// The key that a DPoP token is bound to.
     pub proof_key: Option<Arc<ProofKey>>,

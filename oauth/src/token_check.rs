@@ -8,7 +8,7 @@ mod claims;
 pub(crate) mod mismatch;
 
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
+use oauth2::{AccessToken, Scope};
 
 pub use claims::{Claims, read};
 pub use mismatch::ClaimMismatchError;
@@ -51,7 +51,7 @@ pub struct Expectation {
     /// One of them must be in `aud`, byte for byte: the resource, the audience, and those that are accepted.
     pub audiences: Vec<String>,
     /// All of them must be granted: the ones that were asked for.
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
     /// `cnf.jkt`: the thumbprint of the proof key (RFC 9449 section 6.1).
     pub key_thumbprint: Option<String>,
 }
@@ -68,19 +68,19 @@ pub struct CheckedToken {
 /// Reads a token, and compares it unless the mode is off. What does not fit is an error where that is enforced.
 /// Nothing that `redactor` keeps back is in the result.
 pub(crate) fn check(
-    token: &SecretString,
+    token: &AccessToken,
     expectation: &Expectation,
     mode: TokenCheckMode,
     redactor: &Redactor,
     now: Timestamp,
 ) -> Result<CheckedToken, Error> {
-    let Some(claims) = read(token.expose_secret()) else {
+    let Some(claims) = read(token.secret()) else {
         return Ok(CheckedToken::default());
     };
     let mismatch = match mode {
         TokenCheckMode::Off => None,
         TokenCheckMode::Enforce | TokenCheckMode::Report => {
-            let redactor = redactor.clone().hide(token.expose_secret());
+            let redactor = redactor.clone().hide(token.secret());
             mismatches(&claims, expectation, &redactor, now)
                 .into_iter()
                 .next()
@@ -156,7 +156,10 @@ fn scope(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Opt
         .collect();
     (!missing.is_empty()).then(|| ClaimMismatchError {
         claim: "scope",
-        expected: format!("{} too", list(missing, redactor)),
+        expected: format!(
+            "{} too",
+            list(missing.into_iter().map(|scope| &**scope), redactor)
+        ),
         found: list(found, redactor),
     })
 }
@@ -240,7 +243,9 @@ mod tests {
         Expectation {
             issuer: Some("https://auth.example.com".into()),
             audiences: vec!["https://tools.example.com/mcp".into(), "urn:tools".into()],
-            scopes: vec!["tools:read".into(), "tools:call".into()],
+            scopes: ["tools:read", "tools:call"]
+                .map(|name| Scope::new(name.into()))
+                .into(),
             key_thumbprint: Some("thumb".into()),
         }
     }
@@ -257,7 +262,7 @@ mod tests {
     fn checked(claim: &str, value: Value) -> Option<ClaimMismatchError> {
         let mut claims = good();
         claims[claim] = value;
-        let token = jwt(&claims).into();
+        let token = AccessToken::new(jwt(&claims));
         let enforced = check(
             &token,
             &expectation(),
@@ -295,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_token_that_fits_is_taken_and_its_claims_are_known() {
-        let token = jwt(&good()).into();
+        let token = AccessToken::new(jwt(&good()));
         let checked = check(
             &token,
             &expectation(),
@@ -312,7 +317,7 @@ mod tests {
     fn an_opaque_token_is_taken_as_it_is() {
         for token in ["opaque", "a.b.c", "e30.e30", "e30.W10.x"] {
             let checked = check(
-                &token.into(),
+                &AccessToken::new(token.into()),
                 &expectation(),
                 TokenCheckMode::Enforce,
                 &Redactor::default(),
@@ -331,7 +336,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_compared() {
-        let token = jwt(&json!({"iss": "x", "aud": "x", "scope": "x", "cnf": {"jkt": "x"}})).into();
+        let token = AccessToken::new(jwt(
+            &json!({"iss": "x", "aud": "x", "scope": "x", "cnf": {"jkt": "x"}}),
+        ));
         let nothing = Expectation::default();
         let checked = check(
             &token,
@@ -418,7 +425,7 @@ mod tests {
         #[test]
         fn a_mismatch_never_tells_the_token(iss in "\\PC{0,80}", aud in "\\PC{0,80}", scope in "\\PC{0,80}") {
             let token = jwt(&json!({"iss": iss, "aud": aud, "scope": scope, "exp": NOW - 1}));
-            let error = check(&token.as_str().into(), &expectation(), TokenCheckMode::Enforce, &Redactor::default(), now());
+            let error = check(&AccessToken::new(token.clone()), &expectation(), TokenCheckMode::Enforce, &Redactor::default(), now());
             let seen = format!("{:?}", error.unwrap_err());
             prop_assert!(!seen.contains(&token));
         }

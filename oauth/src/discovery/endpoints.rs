@@ -109,6 +109,8 @@ fn revocation_endpoint(text: Option<&str>, allow_http: bool) -> Result<Option<Ur
 
 #[cfg(test)]
 mod tests {
+    use oauth2::TokenUrl;
+
     use super::*;
     use crate::ClientCertificate;
 
@@ -131,7 +133,7 @@ mod tests {
     fn metadata() -> ServerMetadata {
         ServerMetadata {
             issuer: "https://as.example.com".into(),
-            token_endpoint: "https://as.example.com/token".into(),
+            token_endpoint: TokenUrl::new("https://as.example.com/token".into()).unwrap(),
             mtls_token_endpoint: Some("https://mtls.as.example.com/token".into()),
             revocation_endpoint: Some("https://as.example.com/revoke".into()),
             mtls_revocation_endpoint: Some("https://mtls.as.example.com/revoke".into()),

@@ -2,6 +2,7 @@
 //! section 2).
 
 use mcp_auth_http_auth::valid_scopes;
+use oauth2::{Scope, TokenUrl};
 use serde_json::{Map, Value};
 
 use super::well_known;
@@ -13,7 +14,7 @@ const MAX_ISSUERS: usize = 16;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServerMetadata {
     pub issuer: String,
-    pub token_endpoint: String,
+    pub token_endpoint: TokenUrl,
     /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
     pub mtls_token_endpoint: Option<String>,
     pub revocation_endpoint: Option<String>,
@@ -22,7 +23,7 @@ pub struct ServerMetadata {
     /// What the MCP server's metadata call it (RFC 9728): the `resource` of token requests for it.
     pub resource: Option<String>,
     /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
 }
 
 /// What a protected resource says of itself.
@@ -58,7 +59,7 @@ pub(crate) fn server(
             found: issuer.to_owned(),
         });
     }
-    let endpoint = |text: &str| well_known::parse(text, allow_insecure_http).map(String::from);
+    let endpoint = |text: &str| well_known::parse(text, allow_insecure_http);
     let field = "token_endpoint";
     let token_endpoint =
         endpoint(text(fields, field)?).map_err(|problem| MetadataError::Field { field, problem })?;
@@ -68,12 +69,13 @@ pub(crate) fn server(
         endpoint(text)
             .inspect_err(|problem| tracing::debug!(name, problem, "endpoint left out"))
             .ok()
+            .map(String::from)
     };
     let aliases = fields.get("mtls_endpoint_aliases").and_then(Value::as_object);
     let alias = |name| aliases.and_then(|aliases| optional(aliases, name));
     Ok(ServerMetadata {
         issuer: issuer.to_owned(),
-        token_endpoint,
+        token_endpoint: TokenUrl::from_url(token_endpoint),
         mtls_token_endpoint: alias(field),
         revocation_endpoint: optional(fields, "revocation_endpoint"),
         mtls_revocation_endpoint: alias("revocation_endpoint"),
@@ -154,7 +156,7 @@ mod tests {
             found,
             Ok(ServerMetadata {
                 issuer: ISSUER.into(),
-                token_endpoint: "https://auth.example.com/token".into(),
+                token_endpoint: TokenUrl::new("https://auth.example.com/token".into()).unwrap(),
                 mtls_token_endpoint: Some("https://mtls.example.com/token".into()),
                 revocation_endpoint: Some("https://auth.example.com/revoke".into()),
                 mtls_revocation_endpoint: Some("https://mtls.example.com/revoke".into()),

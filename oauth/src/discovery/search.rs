@@ -4,6 +4,7 @@
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
 use mcp_auth_http_auth::Challenge;
+use oauth2::{Scope, TokenUrl};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -147,7 +148,7 @@ impl<'a> Search<'a> {
         };
         let server = self.of_issuer(issuer, &issuer_url).await?;
         Ok(ServerMetadata {
-            scopes: scopes(answered.challenge, resource.scopes),
+            scopes: scopes(first_named(answered.challenge.scopes, resource.scopes)),
             resource: Some(resource.name),
             ..server
         })
@@ -173,7 +174,7 @@ impl<'a> Search<'a> {
         }
         if let Some(server) = self.server(&well_known::at(url, "/"), &origin, fits).await? {
             return Ok(ServerMetadata {
-                scopes: answered.challenge.scopes,
+                scopes: scopes(answered.challenge.scopes),
                 ..server
             });
         }
@@ -182,12 +183,12 @@ impl<'a> Search<'a> {
         }
         Ok(ServerMetadata {
             issuer: known.unwrap_or(&origin).clone(),
-            token_endpoint: well_known::at(url, "/token").into(),
+            token_endpoint: TokenUrl::from_url(well_known::at(url, "/token")),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
             mtls_revocation_endpoint: None,
             resource: None,
-            scopes: answered.challenge.scopes,
+            scopes: scopes(answered.challenge.scopes),
         })
     }
 
@@ -328,12 +329,16 @@ impl<'a> Search<'a> {
 }
 
 /// The order of the MCP specification; scopes that the registration states come before both.
-fn scopes(challenge: Challenge, supported: Vec<String>) -> Vec<String> {
-    if challenge.scopes.is_empty() {
+fn first_named(challenged: Vec<String>, supported: Vec<String>) -> Vec<String> {
+    if challenged.is_empty() {
         supported
     } else {
-        challenge.scopes
+        challenged
     }
+}
+
+fn scopes(names: Vec<String>) -> Vec<Scope> {
+    names.into_iter().map(Scope::new).collect()
 }
 
 fn unreachable_url<T>() -> Result<T, Error> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use oauth2::Scope;
 
 use super::schedule;
 use crate::renewal::breaker::Breaker;
@@ -71,7 +72,7 @@ impl TokenLifecycle {
     /// A request is made now, for what this returns.
     pub fn start_request(&mut self, now: Timestamp) -> TokenRequest {
         let ask = TokenRequest {
-            scopes: self.step_ups.ask(),
+            scopes: self.step_ups.ask().into_iter().map(Scope::new).collect(),
             rejections_in_a_row: self.rejections.in_a_row,
         };
         let for_scopes =
@@ -95,7 +96,8 @@ impl TokenLifecycle {
     ) {
         let in_flight = self.in_flight.take();
         let (asked, for_scopes) = in_flight.map_or_else(Default::default, |in_flight| {
-            (in_flight.ask.scopes, in_flight.for_scopes)
+            let asked: Vec<String> = in_flight.ask.scopes.into_iter().map(String::from).collect();
+            (asked, in_flight.for_scopes)
         });
         match outcome.and_then(|issued| Token::issue(issued, sent_at, now)) {
             Ok(token) => self.succeed(token, &asked, for_scopes, now),

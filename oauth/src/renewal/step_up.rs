@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use oauth2::basic::BasicErrorResponseType;
 
 use crate::clock::after;
 use crate::{Error, ErrorCode};
@@ -320,9 +321,9 @@ fn concerns_scopes(error: &Error) -> bool {
             rejection.retry_after.is_none()
                 && !matches!(
                     rejection.code,
-                    ErrorCode::InvalidClient
-                        | ErrorCode::InvalidGrant
-                        | ErrorCode::UnsupportedGrantType
+                    ErrorCode::Basic(BasicErrorResponseType::InvalidClient)
+                        | ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
+                        | ErrorCode::Basic(BasicErrorResponseType::UnsupportedGrantType)
                         | ErrorCode::ServerError
                         | ErrorCode::TemporarilyUnavailable
                 )

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use oauth2::{ClientId, ClientSecret};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::discovery::endpoints::Endpoints;
@@ -14,17 +15,17 @@ use crate::registration::{ClientAuthentication, ClientSecrets, Registration};
 /// What a request says of its sender. No `Debug`: it holds secrets.
 pub(crate) enum ClientAuth<'a> {
     /// Nothing, or the name alone: the rest is said elsewhere or by the TLS connection.
-    Id(Option<&'a str>),
+    Id(Option<&'a ClientId>),
     Basic {
-        client_id: &'a str,
-        secret: &'a SecretString,
+        client_id: &'a ClientId,
+        secret: &'a ClientSecret,
     },
     Post {
-        client_id: &'a str,
-        secret: &'a SecretString,
+        client_id: &'a ClientId,
+        secret: &'a ClientSecret,
     },
     Assertion {
-        client_id: Option<&'a str>,
+        client_id: Option<&'a ClientId>,
         assertion: SecretString,
     },
 }
@@ -44,7 +45,7 @@ impl<'a> ClientAuth<'a> {
         now: Timestamp,
         limit: Duration,
     ) -> Result<Self, Error> {
-        let client_id = registration.client_id.as_deref();
+        let client_id = registration.client_id.as_ref();
         let needed = client_id.ok_or(Error::NoClientId);
         Ok(match &registration.authentication {
             ClientAuthentication::None => Self::Id(client_id),
@@ -70,10 +71,18 @@ impl<'a> ClientAuth<'a> {
             },
         })
     }
+
+    /// `None`: the request does not name the client.
+    pub fn client_id(&self) -> Option<&'a ClientId> {
+        match self {
+            Self::Id(client_id) | Self::Assertion { client_id, .. } => *client_id,
+            Self::Basic { client_id, .. } | Self::Post { client_id, .. } => Some(client_id),
+        }
+    }
 }
 
 impl ClientSecrets {
-    fn get(&self, secret: SecretChoice) -> &SecretString {
+    fn get(&self, secret: SecretChoice) -> &ClientSecret {
         match (secret, &self.alternate) {
             (SecretChoice::Alternate, Some(alternate)) => alternate,
             _ => &self.first,
@@ -102,7 +111,7 @@ pub(crate) fn secrets(registration: &Registration) -> Option<&ClientSecrets> {
 
 /// Keeps back what the registration holds of secrets.
 pub(crate) fn redactor(registration: &Registration) -> Redactor {
-    let client_id = registration.client_id.as_deref().unwrap_or_default();
+    let client_id = registration.client_id.as_ref().map_or("", |id| id.as_str());
     let mut redactor = Redactor::default();
     if let Some(secrets) = secrets(registration) {
         for secret in [Some(&secrets.first), secrets.alternate.as_ref()]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use oauth2::basic::BasicErrorResponseType;
 use tokio::sync::watch;
 
 use super::TokenResult;
@@ -319,7 +319,7 @@ fn bytes(token: &Token) -> usize {
         .mismatch
         .as_ref()
         .map_or(0, |mismatch| mismatch.to_string().len());
-    token.access_token.expose_secret().len() + scope + mismatch
+    token.access_token.secret().len() + scope + mismatch
 }
 
 /// Whether an error may be about the user's token rather than about the client or the server: what a single user can
@@ -331,12 +331,12 @@ fn is_user_error(error: &Error) -> bool {
             rejection.retry_after.is_none()
                 && matches!(
                     rejection.code,
-                    ErrorCode::InvalidRequest
-                        | ErrorCode::InvalidGrant
-                        | ErrorCode::InvalidScope
+                    ErrorCode::Basic(BasicErrorResponseType::InvalidRequest)
+                        | ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
+                        | ErrorCode::Basic(BasicErrorResponseType::InvalidScope)
                         | ErrorCode::InvalidTarget
                         | ErrorCode::AccessDenied
-                        | ErrorCode::Other(_)
+                        | ErrorCode::Basic(BasicErrorResponseType::Extension(_))
                 )
         }
         Error::HttpStatus {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    Clock, Error, ErrorCode, ErrorResponse, IssuedToken, Policy, RetryAfter, TokenRequest,
-    TokenRequestFuture, TokenRequester, TokenSource, TokenSourceState,
+    BasicErrorResponseType, Clock, Error, ErrorCode, ErrorResponse, IssuedToken, Policy, RetryAfter,
+    TokenRequest, TokenRequestFuture, TokenRequester, TokenSource, TokenSourceState,
 };
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -88,7 +88,7 @@ impl TokenRequester for Server {
                     ..IssuedToken::bearer("t")
                 }),
                 Mood::Picky => Err(Error::Rejected(ErrorResponse {
-                    code: ErrorCode::InvalidScope,
+                    code: ErrorCode::Basic(BasicErrorResponseType::InvalidScope),
                     description: None,
                     status: 400,
                     retry_after: None,

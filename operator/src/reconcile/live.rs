@@ -154,7 +154,7 @@ impl Live {
             last_error: last_error(&state),
             server: server.map(|server| Server {
                 issuer: server.issuer.clone(),
-                token_endpoint: server.token_endpoint.clone(),
+                token_endpoint: server.token_endpoint.to_string(),
             }),
             refused: state.rejections_in_a_row >= REFUSALS,
             scopes_refused: match &state.step_up {
