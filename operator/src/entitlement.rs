@@ -1,6 +1,6 @@
-//! Entitlement: which pod may get the credentials of which MCP servers. A pure function of the resources of the
-//! pod's namespace and the pod's labels. The webhook and the sync endpoint both decide by it, so that they cannot
-//! disagree.
+//! Entitlement: which pod may get the credentials of which MCP servers. A pure function of the resources of
+//! the pod's namespace and the pod's labels. The webhook and the sync endpoint both decide by it, so that
+//! they cannot disagree.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

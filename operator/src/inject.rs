@@ -1,5 +1,5 @@
-//! Injection: turns a pod that is being created into a JSON patch that adds the sidecar. Pure. [`decide`] says what
-//! becomes of a pod; [`review`] turns that into the answer of the admission webhook.
+//! Injection: turns a pod that is being created into a JSON patch that adds the sidecar. Pure. [`decide`]
+//! says what becomes of a pod; [`review`] turns that into the answer of the admission webhook.
 //!
 //! - `annotations` and `options`: what users ask for.
 //! - `target` and `role`: which container LiteLLM runs in.
@@ -33,7 +33,7 @@ mod variables;
 mod warnings;
 mod wrapper;
 
-pub use decision::{Decision, Why, decide};
-pub use error::Refusal;
+pub use decision::{Decision, SkipReason, decide};
+pub use error::InjectionError;
 pub use review::{AUDIT_KEY, review};
-pub use settings::{Operator, Settings};
+pub use settings::{OperatorEndpoint, Settings};

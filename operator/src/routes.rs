@@ -1,5 +1,5 @@
-//! Routes: what a sidecar needs to know of an `McpServerAuth` resource to forward calls to its server, apart from
-//! the token.
+//! Routes: what a sidecar needs to know of an `McpServerAuth` resource to forward calls to its server, apart
+//! from the token.
 
 use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, TokenExchange, Transport, UserContext};

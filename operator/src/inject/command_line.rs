@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::environment::Environment;
 
-/// Command and arguments.
+/// The words of command and arguments, `None` where one depends on a hidden value.
 pub(super) fn words(container: &Container, environment: &Environment) -> Vec<Option<String>> {
     [
         environment.words(container.command.as_ref()),
@@ -15,19 +15,19 @@ pub(super) fn words(container: &Container, environment: &Environment) -> Vec<Opt
 
 /// Value of the last of these options, `Some(None)` if it is hidden.
 pub(super) fn flag(words: &[Option<String>], names: &[&str]) -> Option<Option<String>> {
-    let mut found = None;
-    for (at, word) in words.iter().enumerate() {
+    let mut value = None;
+    for (index, word) in words.iter().enumerate() {
         let Some(word) = word else {
             continue;
         };
         if names.contains(&word.as_str()) {
-            found = words.get(at + 1).cloned().or(found);
-        } else if let Some((name, value)) = word.split_once('=')
+            value = words.get(index + 1).cloned().or(value);
+        } else if let Some((name, inline_value)) = word.split_once('=')
             && name.starts_with("--")
             && names.contains(&name)
         {
-            found = Some(Some(value.to_owned()));
+            value = Some(Some(inline_value.to_owned()));
         }
     }
-    found
+    value
 }

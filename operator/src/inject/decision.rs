@@ -1,39 +1,39 @@
-//! The decision about a pod that is being created: inject it, leave it as it is, or deny it.
+//! The decision about a pod that is being created: inject it, skip it, or deny it.
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_protocol::sync::Route;
 
-use super::error::Refusal;
-use super::options::{Asked, allows_on_refusal, asked, wishes};
+use super::error::InjectionError;
+use super::options::{InjectionPolicy, injection_policy, may_start_without_sidecar, pod_options};
 use super::settings::Settings;
 use super::{annotations, patch, plan, target, warnings};
 
 /// What becomes of a pod.
 #[derive(Debug, PartialEq)]
 pub enum Decision {
-    /// It needs no sidecar. The patch is empty, or marks the pod so that nobody waits for one.
-    Leave { why: Why, patch: Patch },
+    /// It needs no sidecar. The patch is empty, or marks the pod so that its status does not wait for one.
+    Skip { reason: SkipReason, patch: Patch },
     /// It gets one. The patch is empty if it has one already.
     Inject { patch: Patch, warnings: Vec<String> },
-    /// It cannot get one, and must not start without.
-    Refuse(Refusal),
-    /// It cannot get one, and its owner prefers that it starts all the same.
-    LeaveWithWarning(Refusal),
+    /// It cannot be injected, and must not start without the sidecar.
+    Deny(InjectionError),
+    /// It cannot be injected, and its annotation allows it to start without the sidecar.
+    AllowWithoutSidecar(InjectionError),
 }
 
 /// Why a pod needs no sidecar.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Why {
+pub enum SkipReason {
     /// Its label says so.
     OptedOut,
     /// It belongs to a Job, such as the charts' migrations.
     Job,
-    /// It is meant to end: its restart policy is not Always.
+    /// Its restart policy is not Always, so that it is meant to end.
     RunsToCompletion,
-    /// A hook of Helm, such as the charts' test.
+    /// It is a Helm hook, such as the charts' test.
     HelmHook,
-    /// The kubelet's own, which can have no token.
+    /// It is the kubelet's own, which can have no ServiceAccount token.
     StaticPod,
     /// No `McpServerAuth` selects it.
     NotSelected,
@@ -45,17 +45,17 @@ impl Decision {
     /// Closed set, for metrics and audit.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Leave { why, .. } => why.reason(),
+            Self::Skip { reason, .. } => reason.as_str(),
             Self::Inject { patch, .. } if patch.is_empty() => "AlreadyInjected",
             Self::Inject { .. } => "Injected",
-            Self::Refuse(refusal) | Self::LeaveWithWarning(refusal) => refusal.reason(),
+            Self::Deny(error) | Self::AllowWithoutSidecar(error) => error.reason(),
         }
     }
 }
 
-impl Why {
+impl SkipReason {
     /// Closed set, for metrics and audit.
-    pub fn reason(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::OptedOut => "OptedOut",
             Self::Job => "Job",
@@ -67,59 +67,66 @@ impl Why {
         }
     }
 
-    /// Labels, owners and annotations tell it to whoever watches the pod, so that the pod needs no mark.
-    fn is_told_by_metadata(self) -> bool {
+    /// Whether labels, owners or annotations of the pod show the reason, so that the pod needs no mark.
+    fn is_visible_in_metadata(self) -> bool {
         matches!(self, Self::OptedOut | Self::Job | Self::StaticPod)
     }
 }
 
-/// Decides about a pod that is being created, in a namespace that opted in or with the label that asks for it.
-/// `routes` are those of all resources of the namespace that select the pod; certificates in them are left out.
+/// Decides about a pod that is being created, in a namespace that opted in or with the label that asks for
+/// it. `routes` are those of all resources of the namespace that select the pod; certificates in them are
+/// left out.
 pub fn decide(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings) -> Decision {
-    match judge(pod, namespace, routes, settings) {
+    match try_decide(pod, namespace, routes, settings) {
         Ok(decision) => decision,
-        Err(refusal) if allows_on_refusal(pod) == Ok(true) => Decision::LeaveWithWarning(refusal),
-        Err(refusal) => Decision::Refuse(refusal),
+        Err(error) if may_start_without_sidecar(pod) == Ok(true) => Decision::AllowWithoutSidecar(error),
+        Err(error) => Decision::Deny(error),
     }
 }
 
-fn judge(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings) -> Result<Decision, Refusal> {
-    let leave = |why: Why| {
-        let is_waited_for = !routes.is_empty() && !why.is_told_by_metadata();
-        let patch = if is_waited_for {
-            patch::skip(pod, why.reason())
+fn try_decide(
+    pod: &Pod,
+    namespace: &str,
+    routes: &[Route],
+    settings: &Settings,
+) -> Result<Decision, InjectionError> {
+    let skip = |reason: SkipReason| {
+        let needs_mark = !routes.is_empty() && !reason.is_visible_in_metadata();
+        let patch = if needs_mark {
+            patch::mark_skipped(pod, reason.as_str())
         } else {
             Patch::default()
         };
-        Ok(Decision::Leave { why, patch })
+        Ok(Decision::Skip { reason, patch })
     };
     let Some(spec) = &pod.spec else {
-        return leave(Why::NotLiteLlm);
+        return skip(SkipReason::NotLiteLlm);
     };
-    // Comes before every refusal: charts copy the label and the annotations of LiteLLM's pods onto their Jobs.
-    if let Some(why) = serves_nothing(pod) {
-        return leave(why);
+    // Comes before everything that may fail: charts copy the label and the annotations of LiteLLM's pods onto
+    // their Jobs.
+    if let Some(reason) = not_serving(pod) {
+        return skip(reason);
     }
-    let asked = asked(pod)?;
-    match asked {
-        Asked::Never => return leave(Why::OptedOut),
-        Asked::ByNamespace if routes.is_empty() => return leave(Why::NotSelected),
-        Asked::ByNamespace | Asked::Explicitly => {}
+    let policy = injection_policy(pod)?;
+    match policy {
+        InjectionPolicy::Disabled => return skip(SkipReason::OptedOut),
+        InjectionPolicy::ByNamespace if routes.is_empty() => return skip(SkipReason::NotSelected),
+        InjectionPolicy::ByNamespace | InjectionPolicy::Requested => {}
     }
-    let wishes = wishes(pod)?;
-    allows_on_refusal(pod)?;
-    let Some(target) = target::find(pod, spec, wishes.container.as_deref(), asked)? else {
-        return leave(Why::NotLiteLlm);
+    let options = pod_options(pod)?;
+    may_start_without_sidecar(pod)?;
+    let Some(target) = target::find(pod, spec, options.container.as_deref(), policy)? else {
+        return skip(SkipReason::NotLiteLlm);
     };
-    let plan = plan::plan(spec, target, &wishes, routes, settings)?;
+    let plan = plan::plan(spec, target, &options, routes, settings)?;
     Ok(Decision::Inject {
         patch: patch::patch(pod, spec, &plan, settings),
         warnings: warnings::warnings(pod, &spec.containers[target.index], &plan, namespace, settings),
     })
 }
 
-/// Pods that never serve LiteLLM's API, whatever they ask for.
-fn serves_nothing(pod: &Pod) -> Option<Why> {
+/// Why a pod never serves LiteLLM's API, whatever its labels and annotations ask for.
+fn not_serving(pod: &Pod) -> Option<SkipReason> {
     let has_label = |key| {
         pod.metadata
             .labels
@@ -132,13 +139,13 @@ fn serves_nothing(pod: &Pod) -> Option<Why> {
         || has_label("batch.kubernetes.io/job-name")
         || has_label("job-name")
     {
-        Some(Why::Job)
+        Some(SkipReason::Job)
     } else if restart_policy.is_some_and(|policy| policy != "Always") {
-        Some(Why::RunsToCompletion)
+        Some(SkipReason::RunsToCompletion)
     } else if annotations::annotation(pod, "helm.sh/hook").is_some() {
-        Some(Why::HelmHook)
+        Some(SkipReason::HelmHook)
     } else if annotations::annotation(pod, "kubernetes.io/config.mirror").is_some() {
-        Some(Why::StaticPod)
+        Some(SkipReason::StaticPod)
     } else {
         None
     }

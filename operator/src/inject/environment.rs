@@ -1,12 +1,14 @@
-//! A container's environment as the kubelet makes it, as far as the pod shows it: the last entry of a name wins,
-//! and `$(NAME)` stands for an entry before. What comes from a Secret, a ConfigMap or the pod's status is hidden.
+//! A container's environment as the kubelet makes it, as far as the pod shows it: the last entry of a name
+//! wins, and `$(NAME)` stands for an entry before. What comes from a Secret, a ConfigMap or the pod's status
+//! is hidden.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Container;
 
+/// What the pod shows of a variable.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Value {
+pub(super) enum VariableValue {
     Absent,
     Literal(String),
     /// Set, but only the kubelet knows to what.
@@ -22,7 +24,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    pub fn of(container: &Container) -> Self {
+    pub fn from_container(container: &Container) -> Self {
         let mut values = BTreeMap::new();
         for entry in container.env.iter().flatten() {
             let value = match (&entry.value_from, &entry.value) {
@@ -41,11 +43,11 @@ impl Environment {
         }
     }
 
-    pub fn get(&self, name: &str) -> Value {
+    pub fn get(&self, name: &str) -> VariableValue {
         match self.values.get(name) {
-            None => Value::Absent,
-            Some(None) => Value::Hidden,
-            Some(Some(value)) => Value::Literal(value.clone()),
+            None => VariableValue::Absent,
+            Some(None) => VariableValue::Hidden,
+            Some(Some(value)) => VariableValue::Literal(value.clone()),
         }
     }
 
@@ -65,8 +67,8 @@ impl Environment {
     }
 }
 
-/// Makes a text that the kubelet's expansion turns back into this one: without it, a `$(` in a URL or a `$$` in a
-/// cookie's name would be changed.
+/// Makes a text that the kubelet's expansion turns back into this one: without it, a `$(` in a URL or a `$$`
+/// in a cookie's name would be changed.
 pub(super) fn escape(text: &str) -> String {
     text.replace('$', "$$")
 }
@@ -76,9 +78,9 @@ pub(super) fn escape(text: &str) -> String {
 fn expand(text: &str, values: &BTreeMap<String, Option<String>>) -> Option<String> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        expanded.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
+    while let Some(dollar) = rest.find('$') {
+        expanded.push_str(&rest[..dollar]);
+        rest = &rest[dollar + 1..];
         if let Some(after) = rest.strip_prefix('$') {
             expanded.push('$');
             rest = after;
@@ -99,7 +101,7 @@ mod tests {
 
     fn environment(yaml: &str) -> Environment {
         let container = format!("{{name: litellm, {yaml}}}");
-        Environment::of(&serde_saphyr::from_str(&container).unwrap())
+        Environment::from_container(&serde_saphyr::from_str(&container).unwrap())
     }
 
     #[test]
@@ -108,25 +110,28 @@ mod tests {
             "env: [{name: PORT, value: '1'}, {name: PORT, value: '2'}, {name: EMPTY}, {name: KEY, value: a}, \
              {name: KEY, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]",
         );
-        assert_eq!(environment.get("PORT"), Value::Literal("2".into()));
-        assert_eq!(environment.get("EMPTY"), Value::Literal(String::new()));
-        assert_eq!(environment.get("KEY"), Value::Hidden);
-        assert_eq!(environment.get("OTHER"), Value::Absent);
+        assert_eq!(environment.get("PORT"), VariableValue::Literal("2".into()));
+        assert_eq!(environment.get("EMPTY"), VariableValue::Literal(String::new()));
+        assert_eq!(environment.get("KEY"), VariableValue::Hidden);
+        assert_eq!(environment.get("OTHER"), VariableValue::Absent);
         assert!(environment.is_set("KEY") && !environment.is_set("EMPTY") && !environment.has_hidden_names);
     }
 
     #[test]
     fn references_are_expanded_as_the_kubelet_does() {
         let environment = environment(
-            "env: [{name: DIR, value: /etc}, {name: FILE, value: $(DIR)/c.yaml}, {name: SELF, value: $(LATER)}, \
-             {name: LATER, value: x}, {name: ODD, value: 'a$b$$(DIR)$$$(DIR)$(DIR$'}], \
-             envFrom: [{secretRef: {name: s}}]",
+            "env: [{name: DIR, value: /etc}, {name: FILE, value: $(DIR)/c.yaml}, {name: SELF, value: \
+             $(LATER)}, {name: LATER, value: x}, {name: ODD, value: 'a$b$$(DIR)$$$(DIR)$(DIR$'}], envFrom: \
+             [{secretRef: {name: s}}]",
         );
-        assert_eq!(environment.get("FILE"), Value::Literal("/etc/c.yaml".into()));
-        assert_eq!(environment.get("SELF"), Value::Hidden);
+        assert_eq!(
+            environment.get("FILE"),
+            VariableValue::Literal("/etc/c.yaml".into())
+        );
+        assert_eq!(environment.get("SELF"), VariableValue::Hidden);
         assert_eq!(
             environment.get("ODD"),
-            Value::Literal("a$b$(DIR)$/etc$(DIR$".into())
+            VariableValue::Literal("a$b$(DIR)$/etc$(DIR$".into())
         );
         assert!(environment.has_hidden_names);
         let words = environment.words(Some(&vec!["$(FILE)".into(), "$(NONE)".into()]));

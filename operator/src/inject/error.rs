@@ -1,11 +1,11 @@
-//! Why a pod is not injected though it should be. Each message says what to change.
+//! Injection errors: why a pod that should be injected cannot be. Each message says what to change.
 
 use thiserror::Error;
 
 use super::annotations::{CONFIG_PATH, CONTAINER, INBOUND, PORT};
 
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
-pub enum Refusal {
+pub enum InjectionError {
     #[error("the {what} {key} {shape}; it must be {allowed}")]
     InvalidMetadata {
         what: &'static str,
@@ -15,36 +15,36 @@ pub enum Refusal {
     },
 
     #[error(
-        "the pod asks for the sidecar, but none of its containers ({names}) is started as LiteLLM; name LiteLLM's \
-         in the annotation {CONTAINER}, or take the label off"
+        "the pod asks for the sidecar, but none of its containers ({names}) is started as LiteLLM; name \
+         LiteLLM's in the annotation {CONTAINER}, or take the label off"
     )]
     NoTarget { names: String },
     #[error(
-        "the containers {names} may all be LiteLLM's; name the one in the annotation {CONTAINER}, and run others in \
-         pods of their own"
+        "the containers {names} may all be LiteLLM's; name the one in the annotation {CONTAINER}, and run \
+         others in pods of their own"
     )]
     SeveralTargets { names: String },
     #[error("the annotation {CONTAINER} names no container of the pod; it has {names}")]
     UnknownContainer { names: String },
     #[error(
-        "the container `{container}` starts LiteLLM by a shell, which passes no further arguments on; start it by \
-         `command: [litellm]` with `args`, or keep its port by the annotation {INBOUND}: disabled"
+        "the container `{container}` starts LiteLLM by a shell, which passes no further arguments on; start \
+         it by `command: [litellm]` with `args`, or keep its port by the annotation {INBOUND}: disabled"
     )]
     ShellCommand { container: String },
     #[error(
-        "the container `{container}` runs a program that is not known to be LiteLLM; if it passes its arguments on to \
-         LiteLLM, name the container in the annotation {CONTAINER}"
+        "the container `{container}` runs a program that is not known to be LiteLLM; if it passes its \
+         arguments on to LiteLLM, name the container in the annotation {CONTAINER}"
     )]
     UnknownCommand { container: String },
 
     #[error(
-        "the container `{container}` declares no port; declare LiteLLM's in `ports`, or state it in the annotation \
-         {PORT}"
+        "the container `{container}` declares no port; declare LiteLLM's in `ports`, or state it in the \
+         annotation {PORT}"
     )]
     NoPort { container: String },
     #[error(
-        "the container `{container}` declares several ports ({ports}) and none is named `http`; state LiteLLM's in \
-         the annotation {PORT}"
+        "the container `{container}` declares several ports ({ports}) and none is named `http`; state \
+         LiteLLM's in the annotation {PORT}"
     )]
     SeveralPorts { container: String, ports: String },
     #[error(
@@ -55,16 +55,16 @@ pub enum Refusal {
     NoPortLeft,
 
     #[error(
-        "{source_of_path} of the container `{container}` hides the path of LiteLLM's configuration; set CONFIG_FILE_PATH \
-         to it in full, or state it in the annotation {CONFIG_PATH}"
+        "{source_of_path} of the container `{container}` hides the path of LiteLLM's configuration; set \
+         CONFIG_FILE_PATH to it in full, or state it in the annotation {CONFIG_PATH}"
     )]
     HiddenConfigPath {
         container: String,
         source_of_path: &'static str,
     },
     #[error(
-        "the path of LiteLLM's configuration in the container `{container}` is relative or holds `..`; make it \
-         absolute, or state it in the annotation {CONFIG_PATH}"
+        "the path of LiteLLM's configuration in the container `{container}` is relative or holds `..`; make \
+         it absolute, or state it in the annotation {CONFIG_PATH}"
     )]
     RelativeConfigPath { container: String },
     #[error(
@@ -72,34 +72,34 @@ pub enum Refusal {
     )]
     ConfigNotYaml { path: String },
     #[error(
-        "LITELLM_CONFIG_BUCKET_NAME makes LiteLLM read its configuration from a bucket and ignore every file; mount \
-         the configuration from a ConfigMap or Secret instead"
+        "LITELLM_CONFIG_BUCKET_NAME makes LiteLLM read its configuration from a bucket and ignore every \
+         file; mount the configuration from a ConfigMap or Secret instead"
     )]
     ConfigInBucket,
     #[error(
-        "the configuration `{path}` lies in LiteLLM's image, where the sidecar cannot read it; mount it from a \
-         ConfigMap or Secret"
+        "the configuration `{path}` lies in LiteLLM's image, where the sidecar cannot read it; mount it from \
+         a ConfigMap or Secret"
     )]
     ConfigInImage { path: String },
     #[error(
-        "the configuration is mounted from the volume `{volume}` by subPathExpr, which means something else in the \
-         sidecar; use subPath"
+        "the configuration is mounted from the volume `{volume}` by subPathExpr, which means something else \
+         in the sidecar; use subPath"
     )]
     ConfigSubPathExpression { volume: String },
     #[error(
-        "the files of the volume `{volume}` can be read by root only; set its defaultMode to 0444, or fsGroup in \
-         the pod's securityContext"
+        "the files of the volume `{volume}` can be read by root only; set its defaultMode to 0444, or \
+         fsGroup in the pod's securityContext"
     )]
     ConfigNotReadable { volume: String },
     #[error(
-        "the volume `{volume}` has a kind of source that this version does not know; mount the configuration by \
-         subPath as a single file"
+        "the volume `{volume}` has a kind of source that this version does not know; mount the configuration \
+         by subPath as a single file"
     )]
     UnknownVolumeSource { volume: String },
 
     #[error(
-        "{what} makes LiteLLM serve TLS, which the sidecar does not speak to it; take TLS off before LiteLLM, or keep \
-         its port by the annotation {INBOUND}: disabled"
+        "{what} makes LiteLLM serve TLS, which the sidecar does not speak to it; take TLS off before \
+         LiteLLM, or keep its port by the annotation {INBOUND}: disabled"
     )]
     LiteLlmTls { what: String },
     #[error(
@@ -109,12 +109,13 @@ pub enum Refusal {
     #[error("{what} has a name or path that injection needs for itself; rename it")]
     Reserved { what: String },
     #[error(
-        "{what} is too large for the sidecar's environment; select fewer McpServerAuth for these pods by podSelector"
+        "{what} is too large for the sidecar's environment; select fewer McpServerAuth for these pods \
+         by podSelector"
     )]
     TooLarge { what: &'static str },
 }
 
-impl Refusal {
+impl InjectionError {
     /// Closed set, for metrics and audit.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! JSON patch operations (RFC 6902) that look at what is there.
+//! JSON patch operations (RFC 6902) that add only what is missing.
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
@@ -54,8 +54,8 @@ impl Operations {
     }
 
     /// Sets the annotations that are not set so yet.
-    pub fn annotate(&mut self, pod: &Pod, wanted: &[(&str, String)]) {
-        let missing: Vec<_> = wanted
+    pub fn annotate(&mut self, pod: &Pod, annotations: &[(&str, String)]) {
+        let missing: Vec<_> = annotations
             .iter()
             .filter(|(key, value)| annotation(pod, key) != Some(value))
             .collect();

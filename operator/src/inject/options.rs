@@ -1,26 +1,28 @@
-//! Injection options: the pod's label and annotations, parsed. An invalid value is an error that does not repeat it.
+//! Injection options: the pod's label and annotations, parsed. An invalid value is an error that does not
+//! repeat it.
 
 use k8s_openapi::api::core::v1::Pod;
 
 use super::annotations::{
     CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, ON_REFUSAL, PORT, START_TIMEOUT, annotation,
 };
-use super::error::Refusal;
+use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
 
-/// Who says that the pod is to be injected.
+/// What says whether the pod is to be injected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Asked {
-    /// The pod itself.
-    Explicitly,
-    /// Its namespace, which may well hold other applications.
+pub(super) enum InjectionPolicy {
+    /// The pod's label asks for it.
+    Requested,
+    /// The pod's namespace opted in, which may also hold pods of other applications.
     ByNamespace,
-    Never,
+    /// The pod's label forbids it.
+    Disabled,
 }
 
-/// What the annotations ask for.
+/// The pod's annotations for injection.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Wishes {
+pub(super) struct PodOptions {
     pub container: Option<String>,
     pub config_path: Option<String>,
     pub port: Option<u16>,
@@ -28,9 +30,9 @@ pub(super) struct Wishes {
     pub start_timeout_seconds: Option<u32>,
 }
 
-const LONGEST_START_TIMEOUT: u32 = 600;
+const MAX_START_TIMEOUT_SECONDS: u32 = 600;
 
-pub(super) fn asked(pod: &Pod) -> Result<Asked, Refusal> {
+pub(super) fn injection_policy(pod: &Pod) -> Result<InjectionPolicy, InjectionError> {
     match pod
         .metadata
         .labels
@@ -38,15 +40,15 @@ pub(super) fn asked(pod: &Pod) -> Result<Asked, Refusal> {
         .and_then(|labels| labels.get(INJECT_LABEL))
         .map(String::as_str)
     {
-        None => Ok(Asked::ByNamespace),
-        Some("true") => Ok(Asked::Explicitly),
-        Some("false") => Ok(Asked::Never),
+        None => Ok(InjectionPolicy::ByNamespace),
+        Some("true") => Ok(InjectionPolicy::Requested),
+        Some("false") => Ok(InjectionPolicy::Disabled),
         Some(other) => Err(invalid("label", INJECT_LABEL, other, "`true` or `false`")),
     }
 }
 
 /// Whether a pod that cannot be injected is to start without the sidecar.
-pub(super) fn allows_on_refusal(pod: &Pod) -> Result<bool, Refusal> {
+pub(super) fn may_start_without_sidecar(pod: &Pod) -> Result<bool, InjectionError> {
     match annotation(pod, ON_REFUSAL) {
         None | Some("Deny") => Ok(false),
         Some("Allow") => Ok(true),
@@ -54,7 +56,7 @@ pub(super) fn allows_on_refusal(pod: &Pod) -> Result<bool, Refusal> {
     }
 }
 
-pub(super) fn wishes(pod: &Pod) -> Result<Wishes, Refusal> {
+pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
     let port = read(pod, PORT, "a number from 1 to 65535", |text| {
         text.parse::<u16>().ok().filter(|port| *port > 0)
     })?;
@@ -66,7 +68,7 @@ pub(super) fn wishes(pod: &Pod) -> Result<Wishes, Refusal> {
     let start_timeout_seconds = read(pod, START_TIMEOUT, "a number from 0 to 600", |text| {
         text.parse::<u32>()
             .ok()
-            .filter(|seconds| *seconds <= LONGEST_START_TIMEOUT)
+            .filter(|seconds| *seconds <= MAX_START_TIMEOUT_SECONDS)
     })?;
     let config_path = read(
         pod,
@@ -74,7 +76,7 @@ pub(super) fn wishes(pod: &Pod) -> Result<Wishes, Refusal> {
         "an absolute path without `..` that ends in .yaml or .yml",
         |text| normalize(text).filter(|path| is_yaml(path)),
     )?;
-    Ok(Wishes {
+    Ok(PodOptions {
         container: annotation(pod, CONTAINER).map(str::to_owned),
         config_path,
         port,
@@ -88,7 +90,7 @@ fn read<T>(
     key: &'static str,
     allowed: &'static str,
     parse: impl FnOnce(&str) -> Option<T>,
-) -> Result<Option<T>, Refusal> {
+) -> Result<Option<T>, InjectionError> {
     let Some(text) = annotation(pod, key) else {
         return Ok(None);
     };
@@ -97,7 +99,7 @@ fn read<T>(
         .ok_or_else(|| invalid("annotation", key, text, allowed))
 }
 
-fn invalid(what: &'static str, key: &'static str, text: &str, allowed: &'static str) -> Refusal {
+fn invalid(what: &'static str, key: &'static str, text: &str, allowed: &'static str) -> InjectionError {
     let shape = if text.is_empty() {
         "is empty".to_owned()
     } else if text.parse::<i128>().is_ok() {
@@ -108,7 +110,7 @@ fn invalid(what: &'static str, key: &'static str, text: &str, allowed: &'static 
     } else {
         format!("is a text of {} characters", text.chars().count())
     };
-    Refusal::InvalidMetadata {
+    InjectionError::InvalidMetadata {
         what,
         key,
         shape,
@@ -128,21 +130,23 @@ mod tests {
 
     #[test]
     fn reads_what_users_ask_for() {
-        assert_eq!(wishes(&pod(PORT, "8080")).unwrap().port, Some(8080));
-        assert!(wishes(&pod(INBOUND, "disabled")).unwrap().outbound_only);
-        assert!(!wishes(&pod(INBOUND, "enabled")).unwrap().outbound_only);
+        assert_eq!(pod_options(&pod(PORT, "8080")).unwrap().port, Some(8080));
+        assert!(pod_options(&pod(INBOUND, "disabled")).unwrap().outbound_only);
+        assert!(!pod_options(&pod(INBOUND, "enabled")).unwrap().outbound_only);
         assert_eq!(
-            wishes(&pod(START_TIMEOUT, "0")).unwrap().start_timeout_seconds,
+            pod_options(&pod(START_TIMEOUT, "0"))
+                .unwrap()
+                .start_timeout_seconds,
             Some(0)
         );
         assert_eq!(
-            wishes(&pod(CONFIG_PATH, "/etc//litellm/./config.yaml"))
+            pod_options(&pod(CONFIG_PATH, "/etc//litellm/./config.yaml"))
                 .unwrap()
                 .config_path
                 .as_deref(),
             Some("/etc/litellm/config.yaml")
         );
-        assert!(allows_on_refusal(&pod(ON_REFUSAL, "Allow")).unwrap());
+        assert!(may_start_without_sidecar(&pod(ON_REFUSAL, "Allow")).unwrap());
     }
 
     #[test]
@@ -158,9 +162,9 @@ mod tests {
             (CONFIG_PATH, "/etc/../config.yaml", "a text of 19 characters"),
             (CONFIG_PATH, "/etc/config.json", "a text of 16 characters"),
         ] {
-            let refusal = wishes(&pod(key, value)).unwrap_err();
-            assert_eq!(refusal.reason(), "InvalidMetadata");
-            let message = refusal.to_string();
+            let error = pod_options(&pod(key, value)).unwrap_err();
+            assert_eq!(error.reason(), "InvalidMetadata");
+            let message = error.to_string();
             assert!(message.contains(key) && message.contains(shape), "{message}");
             assert!(value.len() < 4 || !message.contains(value), "{message}");
         }

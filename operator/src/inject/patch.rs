@@ -1,6 +1,6 @@
-//! The plan as JSON patch operations. Each looks at what is there and adds what is missing, so that the patch
-//! applies to any pod, and is empty for one that has everything. A patch that does not apply would keep the pod
-//! from starting, and one that adds a list where there is one would remove the user's.
+//! The patch: turns a plan into JSON patch operations. Each adds only what the pod lacks, so that the patch
+//! applies to any pod, and is empty for one that is injected already. A patch that does not apply would keep
+//! the pod from starting, and one that adds a list where there is one would remove the user's.
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{
@@ -11,14 +11,14 @@ use mcp_auth_protocol::pod::{CONFIG_FOLDER, health};
 
 use super::annotations::{self, annotation};
 use super::command_line::{flag, words};
-use super::environment::{Environment, Value};
+use super::environment::{Environment, VariableValue};
 use super::operations::Operations;
 use super::plan::Plan;
-use super::previous::Earlier;
-use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, IDENTITY_VOLUME, WRAPPER_ITEM};
+use super::previous::PreviousInjection;
+use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, TOKEN_VOLUME, WRAPPER_ITEM};
 use super::settings::Settings;
 use super::sidecar;
-use super::variables::{self, places};
+use super::variables::{self, entry_indexes};
 use super::wrapper::{self, Placement};
 
 /// What the kubelet takes where the pod says nothing.
@@ -30,10 +30,10 @@ const GRACE_MARGIN_SECONDS: i64 = 5;
 pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings) -> Patch {
     let mut operations = Operations::default();
     let target = &spec.containers[plan.target];
-    let at = plan.target.to_string();
+    let index = plan.target.to_string();
 
     let mut written = vec![(annotations::WRAPPER, wrapper::content(plan.original.as_deref()))];
-    if plan.earlier.is_none() || annotation(pod, annotations::INJECTED).is_none() {
+    if plan.previous.is_none() || annotation(pod, annotations::INJECTED).is_none() {
         written.push((annotations::INJECTED, settings.operator.version.clone()));
     }
     operations.annotate(pod, &written);
@@ -48,67 +48,73 @@ pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings)
     operations.append(&["spec", "volumes"], spec.volumes.is_some(), missing);
 
     let ours = sidecar::container(plan, settings);
-    match &plan.earlier {
+    match &plan.previous {
         None if spec.init_containers.is_some() => {
             operations.add(&["spec", "initContainers", &plan.position.to_string()], ours);
         }
         None => operations.add(&["spec", "initContainers"], [ours]),
-        Some(earlier) => complete(&mut operations, spec, earlier, &ours),
+        Some(previous) => update_sidecar(&mut operations, spec, previous, &ours),
     }
 
     if plan.ports.inbound.is_some() {
-        move_litellm(&mut operations, target, &at, plan.ports.litellm);
-        drain(&mut operations, spec, target, &at, plan, settings);
+        move_litellm(&mut operations, target, &index, plan.ports.litellm);
+        set_drain_hook(&mut operations, spec, target, &index, plan, settings);
     }
-    variables::set(&mut operations, target, &at, plan);
-    set_mounts(&mut operations, target, &at, plan);
+    variables::set(&mut operations, target, &index, plan);
+    set_mounts(&mut operations, target, &index, plan);
     operations.into_patch()
 }
 
-/// The mark of a selected pod that needs no sidecar, so that nobody waits for one.
-pub(super) fn skip(pod: &Pod, reason: &str) -> Patch {
+/// Marks a selected pod that needs no sidecar, so that the resource's status does not wait for one.
+pub(super) fn mark_skipped(pod: &Pod, reason: &str) -> Patch {
     let mut operations = Operations::default();
     operations.annotate(pod, &[(annotations::SKIPPED, reason.to_owned())]);
     operations.into_patch()
 }
 
-/// Brings a sidecar that is there already up to date, and leaves alone what others have made of it.
-fn complete(operations: &mut Operations, spec: &PodSpec, earlier: &Earlier, ours: &Container) {
-    let index = earlier.index.to_string();
+/// Brings the sidecar of a previous injection up to date, and keeps what other webhooks changed in it.
+fn update_sidecar(
+    operations: &mut Operations,
+    spec: &PodSpec,
+    previous: &PreviousInjection,
+    ours: &Container,
+) {
+    let index = previous.index.to_string();
     let path = ["spec", "initContainers", &index];
-    let Some(theirs) = spec
+    let Some(present) = spec
         .init_containers
         .as_ref()
-        .and_then(|containers| containers.get(earlier.index))
+        .and_then(|containers| containers.get(previous.index))
     else {
         return;
     };
-    let entries = theirs.env.as_deref().unwrap_or_default();
+    let entries = present.env.as_deref().unwrap_or_default();
     let mut missing = Vec::new();
     for variable in ours.env.iter().flatten() {
-        let found: Vec<usize> = places(entries, &variable.name);
-        for place in &found {
-            // The API server completes a reference to a field, so that only its presence tells.
-            if variable.value.is_some() && entries[*place].value != variable.value {
-                operations.replace(&[&path[..], &["env", &place.to_string()]].concat(), variable);
+        let indexes = entry_indexes(entries, &variable.name);
+        for index in &indexes {
+            // The API server adds defaults to a reference to a field, so that only its presence can be
+            // compared.
+            if variable.value.is_some() && entries[*index].value != variable.value {
+                operations.replace(&[&path[..], &["env", &index.to_string()]].concat(), variable);
             }
         }
-        if found.is_empty() {
+        if indexes.is_empty() {
             missing.push(variable.clone());
         }
     }
-    operations.append(&[&path[..], &["env"]].concat(), theirs.env.is_some(), missing);
+    operations.append(&[&path[..], &["env"]].concat(), present.env.is_some(), missing);
     append_mounts(
         operations,
         &path,
-        theirs,
+        present,
         ours.volume_mounts.clone().unwrap_or_default(),
     );
 }
 
-/// Appended arguments win over earlier ones and over the image's.
-fn move_litellm(operations: &mut Operations, target: &Container, at: &str, port: u16) {
-    let words = words(target, &Environment::of(target));
+/// Moves LiteLLM to loopback. Appended arguments override the ones before them, and the image's.
+fn move_litellm(operations: &mut Operations, target: &Container, index: &str, port: u16) {
+    let words = words(target, &Environment::from_container(target));
     let port = port.to_string();
     let has = |name, value: &str| flag(&words, &[name]).flatten().as_deref() == Some(value);
     if has("--host", "127.0.0.1") && has("--port", &port) {
@@ -116,18 +122,19 @@ fn move_litellm(operations: &mut Operations, target: &Container, at: &str, port:
     }
     let arguments = ["--host", "127.0.0.1", "--port", &port];
     operations.append(
-        &["spec", "containers", at, "args"],
+        &["spec", "containers", index, "args"],
         target.args.is_some(),
         arguments,
     );
 }
 
-/// LiteLLM's SIGTERM waits until traffic goes elsewhere. A hook of the user's stays as it is.
-fn drain(
+/// Adds a preStop hook, so that LiteLLM gets SIGTERM only when traffic goes to other pods. A hook of the
+/// user's stays as it is.
+fn set_drain_hook(
     operations: &mut Operations,
     spec: &PodSpec,
     target: &Container,
-    at: &str,
+    index: &str,
     plan: &Plan,
     settings: &Settings,
 ) {
@@ -147,7 +154,7 @@ fn drain(
         http_get: Some(get),
         ..LifecycleHandler::default()
     };
-    let path = ["spec", "containers", at, "lifecycle"];
+    let path = ["spec", "containers", index, "lifecycle"];
     if target.lifecycle.is_some() {
         operations.add(&[&path[..], &["preStop"]].concat(), hook);
     } else {
@@ -160,53 +167,54 @@ fn drain(
         );
     }
 
-    // The hook's time counts into the period, in which LiteLLM's own draining has to end as well.
-    let now = spec.termination_grace_period_seconds;
-    let timeout = match Environment::of(target).get("GRACEFUL_SHUTDOWN_TIMEOUT") {
-        Value::Absent => LITELLM_DRAIN_SECONDS,
-        Value::Literal(seconds) => seconds.parse().unwrap_or(i64::MAX),
-        Value::Hidden => i64::MAX,
+    // The hook's time counts into the grace period, in which LiteLLM's own draining has to end as well.
+    let current = spec.termination_grace_period_seconds;
+    let timeout = match Environment::from_container(target).get("GRACEFUL_SHUTDOWN_TIMEOUT") {
+        VariableValue::Absent => LITELLM_DRAIN_SECONDS,
+        VariableValue::Literal(seconds) => seconds.parse().unwrap_or(i64::MAX),
+        VariableValue::Hidden => i64::MAX,
     };
-    let seconds = grace(
-        now.unwrap_or(DEFAULT_GRACE_SECONDS),
+    let seconds = grace_period(
+        current.unwrap_or(DEFAULT_GRACE_SECONDS),
         timeout,
         i64::from(settings.drain_seconds),
     );
     let path = ["spec", "terminationGracePeriodSeconds"];
-    match now {
+    match current {
         None => operations.add(&path, seconds),
-        Some(now) if now < seconds => operations.replace(&path, seconds),
+        Some(current) if current < seconds => operations.replace(&path, seconds),
         Some(_) => {}
     }
 }
 
-/// The user's period, grown by our hook unless it has room for it: what LiteLLM had before it still has.
-fn grace(now: i64, litellm: i64, hook: i64) -> i64 {
-    now.max(now.min(litellm).saturating_add(hook + GRACE_MARGIN_SECONDS))
+/// The user's grace period, extended by the hook's time unless it has room for it: LiteLLM keeps the time to
+/// drain that it had without the hook. All in seconds.
+fn grace_period(current: i64, litellm_drain: i64, hook: i64) -> i64 {
+    current.max(
+        current
+            .min(litellm_drain)
+            .saturating_add(hook + GRACE_MARGIN_SECONDS),
+    )
 }
 
-fn set_mounts(operations: &mut Operations, target: &Container, at: &str, plan: &Plan) {
+fn set_mounts(operations: &mut Operations, target: &Container, index: &str, plan: &Plan) {
     let mut mounts = Vec::new();
     match &plan.wrapper.placement {
         Placement::Folder { mount_path, .. } => {
-            let place = target
-                .volume_mounts
-                .iter()
-                .flatten()
-                .position(|mount| mount.mount_path == *mount_path);
-            if let Some((place, mount)) =
-                place.and_then(|place| Some((place, target.volume_mounts.as_ref()?.get(place)?)))
+            let mut target_mounts = target.volume_mounts.iter().flatten().enumerate();
+            let at_folder = |(_, mount): &(usize, &VolumeMount)| mount.mount_path == *mount_path;
+            if let Some((mount_index, mount)) = target_mounts.find(at_folder)
                 && mount.name != FOLDER_VOLUME
             {
-                let place = place.to_string();
+                let mount_index = mount_index.to_string();
                 operations.replace(
-                    &["spec", "containers", at, "volumeMounts", &place, "name"],
+                    &["spec", "containers", index, "volumeMounts", &mount_index, "name"],
                     FOLDER_VOLUME,
                 );
             }
         }
         _ => mounts.push(VolumeMount {
-            name: IDENTITY_VOLUME.to_owned(),
+            name: TOKEN_VOLUME.to_owned(),
             mount_path: plan.wrapper.path.clone(),
             sub_path: Some(WRAPPER_ITEM.to_owned()),
             read_only: Some(true),
@@ -219,7 +227,7 @@ fn set_mounts(operations: &mut Operations, target: &Container, at: &str, plan: &
         read_only: Some(true),
         ..VolumeMount::default()
     });
-    append_mounts(operations, &["spec", "containers", at], target, mounts);
+    append_mounts(operations, &["spec", "containers", index], target, mounts);
 }
 
 fn append_mounts(
@@ -228,10 +236,10 @@ fn append_mounts(
     container: &Container,
     mounts: Vec<VolumeMount>,
 ) {
-    let there = container.volume_mounts.as_deref().unwrap_or_default();
+    let existing = container.volume_mounts.as_deref().unwrap_or_default();
     let missing = mounts
         .into_iter()
-        .filter(|new| !there.iter().any(|mount| mount.mount_path == new.mount_path));
+        .filter(|new| !existing.iter().any(|mount| mount.mount_path == new.mount_path));
     operations.append(
         &[path, &["volumeMounts"]].concat(),
         container.volume_mounts.is_some(),
@@ -245,11 +253,11 @@ mod tests {
 
     #[test]
     fn the_grace_period_grows_by_the_hook_unless_it_has_room() {
-        assert_eq!(grace(30, 30, 5), 40);
-        assert_eq!(grace(90, 30, 5), 90);
-        assert_eq!(grace(35, 30, 5), 40);
-        assert_eq!(grace(60, 60, 5), 70);
-        assert_eq!(grace(20, 30, 5), 30);
-        assert_eq!(grace(600, i64::MAX, 5), 610);
+        assert_eq!(grace_period(30, 30, 5), 40);
+        assert_eq!(grace_period(90, 30, 5), 90);
+        assert_eq!(grace_period(35, 30, 5), 40);
+        assert_eq!(grace_period(60, 60, 5), 70);
+        assert_eq!(grace_period(20, 30, 5), 30);
+        assert_eq!(grace_period(600, i64::MAX, 5), 610);
     }
 }

@@ -1,15 +1,15 @@
-//! All that is decided about a pod before anything of it is written.
+//! The plan of an injection: everything that is decided about a pod before its patch is written.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use mcp_auth_protocol::sync::Route;
 
 use super::command_line::words;
-use super::config;
+use super::config::original_config_path;
 use super::environment::Environment;
-use super::error::Refusal;
-use super::options::Wishes;
+use super::error::InjectionError;
+use super::options::PodOptions;
 use super::ports::{self, Ports};
-use super::previous::{Earlier, original_mounts};
+use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
 use super::role::Role;
 use super::settings::Settings;
@@ -32,57 +32,57 @@ pub(super) struct Plan {
     pub position: usize,
     /// The pod's own user is root, which our container must not be.
     pub runs_as_root: bool,
-    pub earlier: Option<Earlier>,
+    pub previous: Option<PreviousInjection>,
 }
 
 /// A single environment variable of a process can hold 128 KiB on Linux.
-const LARGEST_VARIABLE: usize = 96 * 1024;
+const MAX_VARIABLE_BYTES: usize = 96 * 1024;
 /// Native sidecars that carry the pod's traffic. Ours needs them to reach the operator.
 const MESH_SIDECARS: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
 
 pub(super) fn plan(
     spec: &PodSpec,
     target: Target,
-    wishes: &Wishes,
+    options: &PodOptions,
     routes: &[Route],
     settings: &Settings,
-) -> Result<Plan, Refusal> {
+) -> Result<Plan, InjectionError> {
     let container = &spec.containers[target.index];
-    let environment = Environment::of(container);
-    let earlier = Earlier::of(spec);
-    check_pod(spec, container, earlier.as_ref())?;
+    let environment = Environment::from_container(container);
+    let previous = PreviousInjection::find(spec);
+    check_pod(spec, container, previous.as_ref())?;
     if environment.is_set("LITELLM_CONFIG_BUCKET_NAME") {
-        return Err(Refusal::ConfigInBucket);
+        return Err(InjectionError::ConfigInBucket);
     }
-    if !wishes.outbound_only {
-        check_can_be_moved(container, &environment, target.role, wishes)?;
+    if !options.outbound_only {
+        check_can_move_litellm(container, &environment, target.role, options)?;
     }
-    let original = match (&wishes.config_path, &earlier) {
+    let original = match (&options.config_path, &previous) {
         (Some(path), _) => Some(path.clone()),
-        (None, Some(earlier)) => earlier.original.clone(),
-        (None, None) => config::original(container, &environment)?,
+        (None, Some(previous)) => previous.original.clone(),
+        (None, None) => original_config_path(container, &environment)?,
     };
-    if original.is_none() && earlier.is_none() && names_config_in_a_script(container, target.role) {
-        return Err(Refusal::HiddenConfigPath {
+    if original.is_none() && previous.is_none() && has_config_option_in_script(container, target.role) {
+        return Err(InjectionError::HiddenConfigPath {
             container: container.name.clone(),
             source_of_path: "the shell script",
         });
     }
-    let wrapper = wrapper::place(
+    let wrapper = wrapper::place_wrapper(
         original.as_deref(),
-        &original_mounts(container, earlier.as_ref()),
+        &original_mounts(container, previous.as_ref()),
         spec,
     )?;
-    let ports = ports::choose(spec, container, &environment, wishes, earlier.as_ref())?;
+    let ports = ports::choose(spec, container, &environment, options, previous.as_ref())?;
     Ok(Plan {
         target: target.index,
         role: target.role,
         ports,
         original,
-        position: position(spec, &wrapper),
+        position: sidecar_position(spec, &wrapper),
         wrapper,
         routes: routes_json(routes, settings)?,
-        start_timeout_seconds: wishes
+        start_timeout_seconds: options
             .start_timeout_seconds
             .unwrap_or(settings.start_timeout_seconds),
         runs_as_root: spec
@@ -90,20 +90,24 @@ pub(super) fn plan(
             .as_ref()
             .and_then(|context| context.run_as_user)
             == Some(0),
-        earlier,
+        previous,
     })
 }
 
-/// What no LiteLLM of the pod could be injected with.
-fn check_pod(spec: &PodSpec, container: &Container, earlier: Option<&Earlier>) -> Result<(), Refusal> {
+/// Checks the whole pod, whichever container LiteLLM runs in.
+fn check_pod(
+    spec: &PodSpec,
+    container: &Container,
+    previous: Option<&PreviousInjection>,
+) -> Result<(), InjectionError> {
     if spec.host_network == Some(true) {
-        return Err(Refusal::HostNetwork);
+        return Err(InjectionError::HostNetwork);
     }
-    let reserved = |what: String| Err(Refusal::Reserved { what });
+    let reserved = |what: String| Err(InjectionError::Reserved { what });
     if spec.containers.iter().any(|container| container.name == SIDECAR) {
         return reserved(format!("the container `{}`", SIDECAR));
     }
-    if earlier.is_some() {
+    if previous.is_some() {
         return Ok(());
     }
     if let Some(volume) = spec
@@ -124,20 +128,20 @@ fn check_pod(spec: &PodSpec, container: &Container, earlier: Option<&Earlier>) -
     }
 }
 
-/// Moving LiteLLM to another port is done by arguments, which have to arrive, and the sidecar speaks plain HTTP
-/// to it.
-fn check_can_be_moved(
+/// Checks that LiteLLM can be moved to another port: that is done by arguments, which have to reach LiteLLM,
+/// and the sidecar speaks plain HTTP to it.
+fn check_can_move_litellm(
     container: &Container,
     environment: &Environment,
     role: Role,
-    wishes: &Wishes,
-) -> Result<(), Refusal> {
+    options: &PodOptions,
+) -> Result<(), InjectionError> {
     let name = || container.name.clone();
     match role {
-        Role::Shell { .. } => return Err(Refusal::ShellCommand { container: name() }),
-        // Who names the container says that it passes its arguments on.
-        Role::Program if wishes.container.is_none() => {
-            return Err(Refusal::UnknownCommand { container: name() });
+        Role::Shell { .. } => return Err(InjectionError::ShellCommand { container: name() }),
+        // An annotation that names the container states that its program passes arguments on.
+        Role::Program if options.container.is_none() => {
+            return Err(InjectionError::UnknownCommand { container: name() });
         }
         _ => {}
     }
@@ -145,7 +149,7 @@ fn check_can_be_moved(
         .into_iter()
         .find(|name| environment.is_set(name));
     if let Some(variable) = variable {
-        return Err(Refusal::LiteLlmTls {
+        return Err(InjectionError::LiteLlmTls {
             what: format!("the variable {variable}"),
         });
     }
@@ -155,23 +159,25 @@ fn check_can_be_moved(
         .flatten()
         .find(|word| word.starts_with("--ssl_") || word.starts_with("--ssl-"));
     match argument.and_then(|argument| argument.split('=').next()) {
-        Some(argument) => Err(Refusal::LiteLlmTls {
+        Some(argument) => Err(InjectionError::LiteLlmTls {
             what: format!("the argument {argument}"),
         }),
         None => Ok(()),
     }
 }
 
-/// The variable that injection sets would beat the script's option, and the user's configuration be lost.
-fn names_config_in_a_script(container: &Container, role: Role) -> bool {
+/// Whether a shell script passes `--config`: the variable that injection sets would override it, and LiteLLM
+/// would start without the user's configuration.
+fn has_config_option_in_script(container: &Container, role: Role) -> bool {
     let mut words = container.command.iter().chain(&container.args).flatten();
     matches!(role, Role::Shell { .. }) && words.any(|word| word.contains("--config"))
 }
 
-/// First of all, so that init containers of the user can use LiteLLM's MCP servers too; but after whatever the
-/// sidecar itself needs: the proxy of a mesh, and init containers that write the configuration it has to read.
-fn position(spec: &PodSpec, wrapper: &Wrapper) -> usize {
-    let filled: Vec<&str> = wrapper
+/// Index of the sidecar among the init containers. It comes first, so that init containers of the user can
+/// call MCP servers through it; but after what it needs itself: the proxy of a service mesh, and init
+/// containers that write the configuration it has to read.
+fn sidecar_position(spec: &PodSpec, wrapper: &Wrapper) -> usize {
+    let writable_volumes: Vec<&str> = wrapper
         .originals
         .iter()
         .map(|mount| mount.name.as_str())
@@ -180,11 +186,10 @@ fn position(spec: &PodSpec, wrapper: &Wrapper) -> usize {
     let is_needed = |container: &Container| {
         let is_mesh = MESH_SIDECARS.contains(&container.name.as_str());
         let is_native = container.restart_policy.as_deref() == Some("Always");
-        let writes = container
-            .volume_mounts
-            .iter()
-            .flatten()
-            .any(|mount| mount.read_only != Some(true) && filled.contains(&mount.name.as_str()));
+        let writes =
+            container.volume_mounts.iter().flatten().any(|mount| {
+                mount.read_only != Some(true) && writable_volumes.contains(&mount.name.as_str())
+            });
         (is_mesh && is_native) || writes
     };
     let containers = spec.init_containers.as_deref().unwrap_or_default();
@@ -192,7 +197,7 @@ fn position(spec: &PodSpec, wrapper: &Wrapper) -> usize {
     last.map_or(0, |last| last + 1)
 }
 
-fn routes_json(routes: &[Route], settings: &Settings) -> Result<String, Refusal> {
+fn routes_json(routes: &[Route], settings: &Settings) -> Result<String, InjectionError> {
     // Certificates come with the first snapshot; here they would only fill the variable.
     let routes: Vec<Route> = routes
         .iter()
@@ -202,13 +207,13 @@ fn routes_json(routes: &[Route], settings: &Settings) -> Result<String, Refusal>
         })
         .collect();
     let json = serde_json::to_string(&routes).expect("routes are made of plain values");
-    if json.len() > LARGEST_VARIABLE {
-        return Err(Refusal::TooLarge {
+    if json.len() > MAX_VARIABLE_BYTES {
+        return Err(InjectionError::TooLarge {
             what: "the list of routes",
         });
     }
-    if settings.operator.ca.len() > LARGEST_VARIABLE {
-        return Err(Refusal::TooLarge {
+    if settings.operator.ca.len() > MAX_VARIABLE_BYTES {
+        return Err(InjectionError::TooLarge {
             what: "the operator's CA bundle",
         });
     }

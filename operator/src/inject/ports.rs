@@ -1,4 +1,5 @@
-//! Which ports: the one that LiteLLM's users know, which becomes the sidecar's, and three that nobody else has.
+//! The ports of an injected pod: the one that LiteLLM's users call, which becomes the sidecar's, and three
+//! that no container of the pod declares.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,10 +8,10 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec};
 use mcp_auth_protocol::pod::{HEALTH_PORT, LITELLM_PORT, OUTBOUND_PORT};
 
 use super::command_line::{flag, words};
-use super::environment::{Environment, Value};
-use super::error::Refusal;
-use super::options::Wishes;
-use super::previous::Earlier;
+use super::environment::{Environment, VariableValue};
+use super::error::InjectionError;
+use super::options::PodOptions;
+use super::previous::PreviousInjection;
 use super::reserved::SIDECAR;
 
 #[derive(Debug, PartialEq)]
@@ -28,81 +29,88 @@ pub(super) fn choose(
     spec: &PodSpec,
     container: &Container,
     environment: &Environment,
-    wishes: &Wishes,
-    earlier: Option<&Earlier>,
-) -> Result<Ports, Refusal> {
-    let host = host(container, environment);
-    let known = earlier.and_then(|earlier| earlier.inbound.as_deref()?.parse().ok());
-    let inbound = match (wishes.outbound_only, known) {
+    options: &PodOptions,
+    previous: Option<&PreviousInjection>,
+) -> Result<Ports, InjectionError> {
+    let host = listen_address(container, environment);
+    let previous_inbound = previous.and_then(|previous| previous.inbound.as_deref()?.parse().ok());
+    let inbound = match (options.outbound_only, previous_inbound) {
         (true, _) => None,
-        (false, Some(known)) => Some(known),
-        (false, None) => Some(SocketAddr::new(host, public(container, environment, wishes)?)),
+        (false, Some(address)) => Some(address),
+        (false, None) => Some(SocketAddr::new(
+            host,
+            litellm_port(container, environment, options)?,
+        )),
     };
     if let Some(inbound) = inbound {
-        check_nobody_else_has(inbound.port(), spec, container)?;
+        check_not_declared_elsewhere(inbound.port(), spec, container)?;
     }
 
-    let mut taken: BTreeSet<u16> = spec
+    let mut used: BTreeSet<u16> = spec
         .containers
         .iter()
         .chain(spec.init_containers.iter().flatten())
-        .flat_map(declared)
+        .flat_map(declared_ports)
         .map(|(_, port)| port)
         .collect();
-    taken.extend(inbound.map(|address| address.port()));
+    used.extend(inbound.map(|address| address.port()));
     // Without injection this is the only trace of a metrics process beside LiteLLM.
-    if let Value::Literal(port) = environment.get("PROMETHEUS_METRICS_PORT") {
-        taken.extend(port.parse::<u16>().ok());
+    if let VariableValue::Literal(port) = environment.get("PROMETHEUS_METRICS_PORT") {
+        used.extend(port.parse::<u16>().ok());
     }
-    let mut free = |preferred: u16, chosen: Option<u16>| {
-        let port = chosen.or_else(|| (preferred..=u16::MAX).find(|port| !taken.contains(port)))?;
-        taken.insert(port);
+    let mut reserve = |preferred: u16, previous: Option<u16>| {
+        let port = previous.or_else(|| (preferred..=u16::MAX).find(|port| !used.contains(port)))?;
+        used.insert(port);
         Some(port)
     };
-    let mut next = |preferred, chosen| free(preferred, chosen).ok_or(Refusal::NoPortLeft);
-    let litellm = next(LITELLM_PORT, earlier.and_then(|earlier| earlier.litellm))?;
-    let outbound = next(OUTBOUND_PORT, earlier.and_then(|earlier| earlier.outbound))?;
-    let health = next(HEALTH_PORT, earlier.and_then(|earlier| earlier.health))?;
+    let mut next = |preferred, previous| reserve(preferred, previous).ok_or(InjectionError::NoPortLeft);
+    let litellm = next(LITELLM_PORT, previous.and_then(|previous| previous.litellm))?;
+    let outbound = next(OUTBOUND_PORT, previous.and_then(|previous| previous.outbound))?;
+    let health = next(HEALTH_PORT, previous.and_then(|previous| previous.health))?;
     let family = inbound.map_or(host, |address| address.ip());
     Ok(Ports {
         inbound,
         litellm,
         outbound,
-        health: SocketAddr::new(any(family), health),
+        health: SocketAddr::new(unspecified_address(family), health),
     })
 }
 
-/// The port that LiteLLM's users know.
-fn public(container: &Container, environment: &Environment, wishes: &Wishes) -> Result<u16, Refusal> {
-    let ports: Vec<(Option<&str>, u16)> = declared(container).collect();
+/// The port that LiteLLM's users call.
+fn litellm_port(
+    container: &Container,
+    environment: &Environment,
+    options: &PodOptions,
+) -> Result<u16, InjectionError> {
+    let ports: Vec<(Option<&str>, u16)> = declared_ports(container).collect();
     // What LiteLLM really listens on counts more than what the list says, which Kubernetes never checks.
     let argument = flag(&words(container, environment), &["--port"])
         .flatten()
         .and_then(|port| port.parse().ok());
     // Not every way of starting LiteLLM heeds the variable: it only chooses among what is declared.
     let variable = match environment.get("PORT") {
-        Value::Literal(port) => port
+        VariableValue::Literal(port) => port
             .parse()
             .ok()
             .filter(|port| ports.iter().any(|(_, declared)| declared == port)),
-        Value::Absent | Value::Hidden => None,
+        VariableValue::Absent | VariableValue::Hidden => None,
     };
     let named = ports
         .iter()
         .find(|(name, _)| *name == Some("http"))
         .map(|(_, port)| *port);
-    let known = wishes
+    let explicit = options
         .port
         .or(argument.filter(|port| *port > 0))
         .or(variable)
         .or(named);
-    match (known, ports.as_slice()) {
+    match (explicit, ports.as_slice()) {
         (Some(port), _) => Ok(port),
         (None, [(_, port)]) => Ok(*port),
-        (None, []) => Err(Refusal::NoPort {
+        (None, []) => Err(InjectionError::NoPort {
             container: container.name.clone(),
         }),
-        (None, several) => Err(Refusal::SeveralPorts {
+        (None, several) => Err(InjectionError::SeveralPorts {
             container: container.name.clone(),
             ports: several
                 .iter()
@@ -114,11 +122,11 @@ fn public(container: &Container, environment: &Environment, wishes: &Wishes) -> 
 }
 
 /// The address that the sidecar takes over: no wider than LiteLLM's own, and of the same family.
-fn host(container: &Container, environment: &Environment) -> IpAddr {
+fn listen_address(container: &Container, environment: &Environment) -> IpAddr {
     let argument = flag(&words(container, environment), &["--host"]).flatten();
     let host = argument.or(match environment.get("HOST") {
-        Value::Literal(host) => Some(host),
-        Value::Absent | Value::Hidden => None,
+        VariableValue::Literal(host) => Some(host),
+        VariableValue::Absent | VariableValue::Hidden => None,
     });
     match host.as_deref().map(|host| (host, host.parse::<IpAddr>())) {
         Some(("localhost", _)) => Ipv4Addr::LOCALHOST.into(),
@@ -128,14 +136,18 @@ fn host(container: &Container, environment: &Environment) -> IpAddr {
     }
 }
 
-fn any(address: IpAddr) -> IpAddr {
+fn unspecified_address(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
-fn check_nobody_else_has(port: u16, spec: &PodSpec, litellm: &Container) -> Result<(), Refusal> {
+fn check_not_declared_elsewhere(
+    port: u16,
+    spec: &PodSpec,
+    litellm: &Container,
+) -> Result<(), InjectionError> {
     // An init container that ends has ended before LiteLLM starts.
     let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let others = spec
@@ -144,9 +156,9 @@ fn check_nobody_else_has(port: u16, spec: &PodSpec, litellm: &Container) -> Resu
         .chain(spec.init_containers.iter().flatten().filter(stays));
     let other = others
         .filter(|container| container.name != litellm.name && container.name != SIDECAR)
-        .find(|container| declared(container).any(|(_, declared)| declared == port));
+        .find(|container| declared_ports(container).any(|(_, declared)| declared == port));
     other.map_or(Ok(()), |container| {
-        Err(Refusal::PortTaken {
+        Err(InjectionError::PortTaken {
             port,
             container: container.name.clone(),
         })
@@ -154,7 +166,7 @@ fn check_nobody_else_has(port: u16, spec: &PodSpec, litellm: &Container) -> Resu
 }
 
 /// Name and number of the declared TCP ports.
-fn declared(container: &Container) -> impl Iterator<Item = (Option<&str>, u16)> {
+fn declared_ports(container: &Container) -> impl Iterator<Item = (Option<&str>, u16)> {
     let is_tcp = |port: &&ContainerPort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
     let number = |port: &ContainerPort| u16::try_from(port.container_port).ok();
     let ports = container.ports.iter().flatten().filter(is_tcp);
@@ -165,16 +177,22 @@ fn declared(container: &Container) -> impl Iterator<Item = (Option<&str>, u16)> 
 mod tests {
     use super::*;
 
-    fn choose_in(container: &str, others: &str, wishes: &Wishes) -> Result<Ports, &'static str> {
+    fn choose_in(container: &str, others: &str, options: &PodOptions) -> Result<Ports, &'static str> {
         let spec = format!("{{containers: [{{name: c, {container}}}, {others}]}}");
         let spec: PodSpec = serde_saphyr::from_str(&spec).unwrap();
         let container = &spec.containers[0];
-        choose(&spec, container, &Environment::of(container), wishes, None)
-            .map_err(|refusal| refusal.reason())
+        choose(
+            &spec,
+            container,
+            &Environment::from_container(container),
+            options,
+            None,
+        )
+        .map_err(|error| error.reason())
     }
 
     fn inbound(container: &str) -> Result<String, &'static str> {
-        choose_in(container, "", &Wishes::default()).map(|ports| ports.inbound.unwrap().to_string())
+        choose_in(container, "", &PodOptions::default()).map(|ports| ports.inbound.unwrap().to_string())
     }
 
     #[test]
@@ -213,7 +231,12 @@ mod tests {
         assert_eq!(with_host("::1"), Ok("[::1]:4000".into()));
         assert_eq!(with_host("::"), Ok("[::]:4000".into()));
         assert_eq!(with_host("$(POD_IP)"), Ok("0.0.0.0:4000".into()));
-        let ports = choose_in("args: [--port, '4000', --host, '::1']", "", &Wishes::default()).unwrap();
+        let ports = choose_in(
+            "args: [--port, '4000', --host, '::1']",
+            "",
+            &PodOptions::default(),
+        )
+        .unwrap();
         assert_eq!(ports.health.to_string(), "[::]:16482");
     }
 
@@ -221,12 +244,12 @@ mod tests {
     fn steps_aside_for_every_declared_port() {
         let others =
             "{name: o, ports: [{containerPort: 16480}, {containerPort: 16482}, {containerPort: 16483}]}";
-        let ports = choose_in("ports: [{containerPort: 4000}]", others, &Wishes::default()).unwrap();
+        let ports = choose_in("ports: [{containerPort: 4000}]", others, &PodOptions::default()).unwrap();
         assert_eq!(
             (ports.litellm, ports.outbound, ports.health.port()),
             (16481, 16484, 16485)
         );
-        let own = choose_in("ports: [{containerPort: 16480}]", "", &Wishes::default()).unwrap();
+        let own = choose_in("ports: [{containerPort: 16480}]", "", &PodOptions::default()).unwrap();
         assert_eq!(
             (own.litellm, own.outbound, own.health.port()),
             (16481, 16482, 16483)
@@ -240,7 +263,7 @@ mod tests {
             .collect();
         let others = format!("{{name: o, ports: [{}]}}", all.join(", "));
         assert_eq!(
-            choose_in("ports: [{containerPort: 4000}]", &others, &Wishes::default()),
+            choose_in("ports: [{containerPort: 4000}]", &others, &PodOptions::default()),
             Err("NoPortLeft")
         );
     }
@@ -249,15 +272,15 @@ mod tests {
     fn a_port_of_two_containers_is_refused_unless_litellm_keeps_it() {
         let others = "{name: o, ports: [{containerPort: 4000}]}";
         assert_eq!(
-            choose_in("ports: [{containerPort: 4000}]", others, &Wishes::default()),
+            choose_in("ports: [{containerPort: 4000}]", others, &PodOptions::default()),
             Err("PortTaken")
         );
-        let wishes = Wishes {
+        let options = PodOptions {
             outbound_only: true,
-            ..Wishes::default()
+            ..PodOptions::default()
         };
         assert_eq!(
-            choose_in("ports: [{containerPort: 4000}]", others, &wishes)
+            choose_in("ports: [{containerPort: 4000}]", others, &options)
                 .unwrap()
                 .inbound,
             None

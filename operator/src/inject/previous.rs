@@ -1,15 +1,16 @@
-//! Sees through an injection that the pod already has. Webhooks are invoked again after others have changed the
-//! pod, and a pod template may hold a copy of an injected pod: both must come out as after one injection.
+//! The previous injection of a pod, read back from its sidecar. The API server invokes a webhook again after
+//! other webhooks have changed the pod, and a pod template may hold a copy of an injected pod: both must come
+//! out as after one injection.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
 use mcp_auth_protocol::pod::env;
 
-use super::environment::{Environment, Value};
-use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, IDENTITY_VOLUME, SIDECAR};
+use super::environment::{Environment, VariableValue};
+use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, SIDECAR, TOKEN_VOLUME};
 
-/// What an earlier injection decided, read from the sidecar it left.
+/// What the previous injection decided.
 #[derive(Debug)]
-pub(super) struct Earlier {
+pub(super) struct PreviousInjection {
     /// Index of the sidecar in `spec.initContainers`.
     pub index: usize,
     pub inbound: Option<String>,
@@ -21,16 +22,16 @@ pub(super) struct Earlier {
     mounts: Vec<VolumeMount>,
 }
 
-impl Earlier {
-    pub fn of(spec: &PodSpec) -> Option<Self> {
+impl PreviousInjection {
+    pub fn find(spec: &PodSpec) -> Option<Self> {
         let containers = spec.init_containers.as_deref()?;
         let index = containers
             .iter()
             .position(|container| container.name == SIDECAR)?;
-        let environment = Environment::of(&containers[index]);
+        let environment = Environment::from_container(&containers[index]);
         let text = |name| match environment.get(name) {
-            Value::Literal(value) => Some(value),
-            Value::Absent | Value::Hidden => None,
+            VariableValue::Literal(value) => Some(value),
+            VariableValue::Absent | VariableValue::Hidden => None,
         };
         let port = |name| text(name)?.rsplit_once(':')?.1.parse().ok();
         Some(Self {
@@ -46,25 +47,28 @@ impl Earlier {
 }
 
 /// LiteLLM's mounts as they would be without injection.
-pub(super) fn original_mounts(container: &Container, earlier: Option<&Earlier>) -> Vec<VolumeMount> {
+pub(super) fn original_mounts(
+    container: &Container,
+    previous: Option<&PreviousInjection>,
+) -> Vec<VolumeMount> {
     let mounts = container.volume_mounts.iter().flatten();
-    let Some(earlier) = earlier else {
+    let Some(previous) = previous else {
         return mounts.cloned().collect();
     };
-    let original = |mount: &VolumeMount| match mount.name.as_str() {
-        CONFIG_VOLUME | IDENTITY_VOLUME => None,
+    let without_injection = |mount: &VolumeMount| match mount.name.as_str() {
+        CONFIG_VOLUME | TOKEN_VOLUME => None,
         // The sidecar still mounts the user's volume there.
         FOLDER_VOLUME => {
-            let before = earlier
+            let users_mount = previous
                 .mounts
                 .iter()
                 .find(|candidate| candidate.mount_path == mount.mount_path)?;
             Some(VolumeMount {
-                name: before.name.clone(),
+                name: users_mount.name.clone(),
                 ..mount.clone()
             })
         }
         _ => Some(mount.clone()),
     };
-    mounts.filter_map(original).collect()
+    mounts.filter_map(without_injection).collect()
 }

@@ -7,9 +7,9 @@ pub(super) const SIDECAR: &str = "mcpauth-sidecar";
 /// The volume of the configuration overlay, which the sidecar writes and LiteLLM reads.
 pub(super) const CONFIG_VOLUME: &str = "mcpauth-config";
 /// The volume of the sidecar's ServiceAccount token and of the wrapper.
-pub(super) const IDENTITY_VOLUME: &str = "mcpauth-identity";
+pub(super) const TOKEN_VOLUME: &str = "mcpauth-identity";
 /// The empty volume that lies where the pod's API token would be mounted into the sidecar.
-pub(super) const NONE_VOLUME: &str = "mcpauth-none";
+pub(super) const EMPTY_VOLUME: &str = "mcpauth-none";
 /// The volume that takes the place of the user's where a whole folder is mounted.
 pub(super) const FOLDER_VOLUME: &str = "mcpauth-folder";
 /// The wrapper's name in the volume that also holds the token.
@@ -21,7 +21,7 @@ pub(super) const WRAPPER_ELSEWHERE: &str = "/var/run/mcpauth/wrapper.yaml";
 
 /// Whether injection may add a volume of this name.
 pub(super) fn is_reserved_volume(name: &str) -> bool {
-    [CONFIG_VOLUME, NONE_VOLUME, IDENTITY_VOLUME, FOLDER_VOLUME].contains(&name)
+    [CONFIG_VOLUME, EMPTY_VOLUME, TOKEN_VOLUME, FOLDER_VOLUME].contains(&name)
 }
 
 /// Whether injection may mount something at this path.

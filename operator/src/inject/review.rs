@@ -1,4 +1,4 @@
-//! The decision as an answer to the API server.
+//! The admission review: turns a decision into the answer to the API server.
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::Pod;
@@ -34,34 +34,32 @@ pub fn review(request: &AdmissionRequest<Pod>, routes: &[Route], settings: &Sett
         .as_deref()
         .or(pod.metadata.namespace.as_deref())
         .unwrap_or_default();
-    answer(request, &decide(pod, namespace, routes, settings))
+    admission_response(request, &decide(pod, namespace, routes, settings))
 }
 
-/// A decision that has been made already, as an answer.
-fn answer(request: &AdmissionRequest<Pod>, decision: &Decision) -> AdmissionResponse {
+/// The answer for a decision.
+fn admission_response(request: &AdmissionRequest<Pod>, decision: &Decision) -> AdmissionResponse {
     let mut response = AdmissionResponse::from(request);
     response
         .audit_annotations
         .insert(AUDIT_KEY.to_owned(), decision.reason().to_owned());
     match decision {
-        Decision::Leave { patch, .. } => patched(response, patch),
+        Decision::Skip { patch, .. } => patched(response, patch),
         Decision::Inject { patch, warnings } => {
-            response.warnings = some(
-                warnings
-                    .iter()
-                    .map(|warning| format!("mcp-auth: {warning}"))
-                    .collect(),
-            );
+            if !warnings.is_empty() {
+                let warnings = warnings.iter().map(|warning| format!("mcp-auth: {warning}"));
+                response.warnings = Some(warnings.collect());
+            }
             patched(response, patch)
         }
-        Decision::LeaveWithWarning(refusal) => {
-            response.warnings = Some(vec![format!("mcp-auth: starts without the sidecar: {refusal}")]);
+        Decision::AllowWithoutSidecar(error) => {
+            response.warnings = Some(vec![format!("mcp-auth: starts without the sidecar: {error}")]);
             response
         }
-        Decision::Refuse(refusal) => {
+        Decision::Deny(error) => {
             let message = format!(
-                "mcp-auth cannot inject its sidecar: {refusal}. To start the pod without it, set its annotation \
-                 {ON_REFUSAL}: Allow or its label {INJECT_LABEL}: \"false\""
+                "mcp-auth cannot inject its sidecar: {error}. To start the pod without it, set its \
+                 annotation {ON_REFUSAL}: Allow or its label {INJECT_LABEL}: \"false\""
             );
             denied(response, 422, "Invalid", &message)
         }
@@ -82,10 +80,6 @@ fn denied(response: AdmissionResponse, code: u16, reason: &str, message: &str) -
     response.result.code = code;
     response.result.reason = reason.to_owned();
     response
-}
-
-fn some(warnings: Vec<String>) -> Option<Vec<String>> {
-    (!warnings.is_empty()).then_some(warnings)
 }
 
 #[cfg(test)]
@@ -130,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_to_change_and_how_to_go_without() {
+    fn a_denial_says_what_to_change_and_how_to_start_without_the_sidecar() {
         let response = review_of(json!({"object": pod(&["proxy"], json!({}))}));
         assert_eq!(
             (&response["allowed"], &response["status"]["code"]),
@@ -145,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_its_owner_allows_is_a_warning() {
+    fn an_injection_error_that_its_owner_allows_is_a_warning() {
         let response =
             review_of(json!({"object": pod(&["proxy"], json!({"mcpauth.dev/on-refusal": "Allow"}))}));
         assert_eq!(response["allowed"], true);
@@ -160,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn only_new_pods_are_looked_at() {
-        let refused = pod(&["proxy"], json!({}));
+    fn only_new_pods_are_reviewed() {
+        let not_injectable = pod(&["proxy"], json!({}));
         assert_eq!(
-            review_of(json!({"operation": "UPDATE", "object": refused}))["allowed"],
+            review_of(json!({"operation": "UPDATE", "object": not_injectable}))["allowed"],
             true
         );
         assert_eq!(
-            review_of(json!({"subResource": "ephemeralcontainers", "object": refused}))["allowed"],
+            review_of(json!({"subResource": "ephemeralcontainers", "object": not_injectable}))["allowed"],
             true
         );
         let response = review_of(json!({}));

@@ -1,25 +1,27 @@
-//! What a container runs, by its command and arguments. Image and environment only tell apart what those leave
-//! open: one image serves for every part of LiteLLM, and an image's name may be anything.
+//! The role of a container: what it runs, by its command and arguments. Image and environment decide only
+//! where those leave it open: LiteLLM has one image for all its components, and a mirror may call it
+//! anything.
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::environment::{Environment, Value};
+use super::environment::{Environment, VariableValue};
 
-/// What the words that start a container say.
+/// What a container runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Role {
-    /// LiteLLM's proxy, gateway or backend: appended arguments arrive there.
+    /// LiteLLM's proxy, gateway or backend, which appended arguments reach.
     LiteLlm,
-    /// A word that makes the entrypoint of LiteLLM's image start one of those, but that other images may know too.
+    /// A word that makes the entrypoint of LiteLLM's image start one of those, but that other images may take
+    /// too.
     Named,
     /// The image's entrypoint, with options or nothing: nothing in the words says what it is.
     Entrypoint,
-    /// A shell script: appended arguments do not arrive anywhere.
+    /// A shell script: appended arguments do not reach LiteLLM.
     Shell {
         /// The command `litellm`, or another that starts it, is a word of it.
         names_litellm: bool,
     },
-    /// Some program.
+    /// A program that is not known, and may start LiteLLM.
     Program,
     /// Nothing that serves LiteLLM's API.
     Other,
@@ -40,8 +42,8 @@ const COMMAND_LINE: &str = "litellm/proxy/proxy_cli.py";
 type Words<'a> = &'a [Option<String>];
 
 pub(super) fn role(container: &Container, environment: &Environment) -> Role {
-    // Collector and worker are started like a backend, and this is all that tells them apart.
-    if let Value::Literal(job) = environment.get("LITELLM_JOB_ROLE")
+    // Collector and worker are started like a backend; this variable is the only difference.
+    if let VariableValue::Literal(job) = environment.get("LITELLM_JOB_ROLE")
         && matches!(job.as_str(), "collector" | "worker")
     {
         return Role::Other;
@@ -54,7 +56,8 @@ pub(super) fn role(container: &Container, environment: &Environment) -> Role {
     program(&[command, arguments].concat(), environment)
 }
 
-/// The entrypoint of LiteLLM's image: the first word is a part of LiteLLM, an option for its proxy, or a program.
+/// The entrypoint of LiteLLM's image: the first word is a component of LiteLLM, an option for its proxy, or a
+/// program.
 fn entrypoint(words: Words, environment: &Environment) -> Role {
     let Some(first) = words.first() else {
         return component(environment);
@@ -63,7 +66,7 @@ fn entrypoint(words: Words, environment: &Environment) -> Role {
         return Role::Program;
     };
     match first.as_str() {
-        // LiteLLM takes options only, whereas others' `proxy` has subcommands (`proxy sidecar` is Istio's).
+        // LiteLLM takes options only; the `proxy` of others has subcommands (`proxy sidecar` is Istio's).
         "proxy" | "gateway" | "backend" => match words.get(1) {
             Some(Some(second)) if !second.starts_with('-') => Role::Other,
             _ => Role::Named,
@@ -81,11 +84,13 @@ fn entrypoint(words: Words, environment: &Environment) -> Role {
     }
 }
 
-/// Where the words leave it open, LiteLLM's image goes by a variable.
+/// Where the words leave it open, the entrypoint of LiteLLM's image reads the component from a variable.
 fn component(environment: &Environment) -> Role {
     match environment.get("LITELLM_COMPONENT") {
-        Value::Literal(name) if matches!(name.as_str(), "proxy" | "gateway" | "backend") => Role::LiteLlm,
-        Value::Literal(name) if !name.is_empty() => Role::Other,
+        VariableValue::Literal(name) if matches!(name.as_str(), "proxy" | "gateway" | "backend") => {
+            Role::LiteLlm
+        }
+        VariableValue::Literal(name) if !name.is_empty() => Role::Other,
         _ => Role::Entrypoint,
     }
 }
@@ -181,7 +186,7 @@ mod tests {
 
     fn role_of(yaml: &str) -> Role {
         let container: Container = serde_saphyr::from_str(&format!("{{name: c, {yaml}}}")).unwrap();
-        role(&container, &Environment::of(&container))
+        role(&container, &Environment::from_container(&container))
     }
 
     #[test]
@@ -220,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn never_takes_other_parts_for_the_proxy() {
+    fn never_takes_other_components_for_the_proxy() {
         for yaml in [
             "args: [ui]",
             "args: [migrations]",
@@ -240,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_shells_and_unknown_programs() {
+    fn distinguishes_shells_and_unknown_programs() {
         assert_eq!(
             role_of("command: [/bin/sh, -c, 'exec litellm']"),
             Role::Shell { names_litellm: true }

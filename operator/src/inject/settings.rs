@@ -1,9 +1,9 @@
-//! What every injected sidecar gets.
+//! The sidecar's settings: what every injected sidecar gets, as the chart's values state it.
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::Deserialize;
 
-/// What the sidecar is to be, as the chart's values say it.
+/// The settings of all sidecars, read from a file.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
@@ -14,22 +14,22 @@ pub struct Settings {
     #[serde(default)]
     pub resources: ResourceRequirements,
     /// Longest time that LiteLLM's start waits for routes and first tokens.
-    #[serde(default = "default_start_timeout")]
+    #[serde(default = "default_start_timeout_seconds")]
     pub start_timeout_seconds: u32,
-    /// Time between the word that the pod ends and LiteLLM's SIGTERM, in which traffic goes elsewhere.
-    #[serde(default = "default_drain")]
+    /// Time between the pod's deletion and LiteLLM's SIGTERM, in which traffic goes to other pods.
+    #[serde(default = "default_drain_seconds")]
     pub drain_seconds: u32,
     /// Level of the sidecar's log, or directives.
     #[serde(default = "default_log")]
     pub log: String,
-    /// How the operator is reached. Not in the file of settings: the operator knows it itself.
+    /// How the operator is reached. It is not in the file: the operator adds it.
     #[serde(skip)]
-    pub operator: Operator,
+    pub operator: OperatorEndpoint,
 }
 
 /// How sidecars reach the operator.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Operator {
+pub struct OperatorEndpoint {
     /// `https://HOST:PORT`.
     pub url: String,
     /// PEM certificates that its certificate is verified against.
@@ -38,11 +38,11 @@ pub struct Operator {
     pub version: String,
 }
 
-fn default_start_timeout() -> u32 {
+fn default_start_timeout_seconds() -> u32 {
     20
 }
 
-fn default_drain() -> u32 {
+fn default_drain_seconds() -> u32 {
     5
 }
 

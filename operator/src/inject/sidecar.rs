@@ -10,18 +10,19 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{
     AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, OVERLAY_FILE, TOKEN_FILE, env, health,
 };
+use mcp_auth_protocol::timeouts::READINESS_PROBE_SECONDS;
 
 use super::environment::escape;
 use super::plan::Plan;
-use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, IDENTITY_VOLUME, NONE_VOLUME, SIDECAR, WRAPPER_ITEM};
+use super::reserved::{CONFIG_VOLUME, EMPTY_VOLUME, FOLDER_VOLUME, SIDECAR, TOKEN_VOLUME, WRAPPER_ITEM};
 use super::settings::Settings;
 use super::wrapper::{self, Placement};
 
 /// Where the ServiceAccount admission plugin would mount the pod's API token.
 const API_TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3600;
-/// Seconds that the start may take besides the wait that it is allowed: pulled image or not, the container runs
-/// when the first probe comes, but a busy node may run it slowly.
+/// Seconds that the start may take besides the wait that it is allowed: pulled image or not, the container
+/// runs when the first probe comes, but a busy node may run it slowly.
 const START_MARGIN: i32 = 40;
 /// The image's own user, for pods whose user is root.
 const USER: i64 = 65532;
@@ -44,7 +45,7 @@ pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
         // No livenessProbe: a restart of the sidecar costs LiteLLM its own probes.
         readiness_probe: Some(Probe {
             period_seconds: Some(2),
-            timeout_seconds: Some(3),
+            timeout_seconds: Some(READINESS_PROBE_SECONDS),
             ..probe(plan, health::READY)
         }),
         resources: Some(settings.resources.clone()),
@@ -78,11 +79,11 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
         service_account_token: Some(token),
         ..VolumeProjection::default()
     };
-    let (identity, folder) = match &plan.wrapper.placement {
+    let (token_sources, folder) = match &plan.wrapper.placement {
         Placement::Folder { volume, .. } => (vec![token], Some(volume.clone())),
         _ => (vec![token, wrapper::projection(WRAPPER_ITEM)], None),
     };
-    let of_folder = |volume| Volume {
+    let folder_volume = |volume| Volume {
         name: FOLDER_VOLUME.to_owned(),
         projected: Some(volume),
         ..Volume::default()
@@ -96,22 +97,22 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
         empty_dir: Some(memory),
         ..Volume::default()
     };
-    let none = Volume {
-        name: NONE_VOLUME.to_owned(),
+    let empty = Volume {
+        name: EMPTY_VOLUME.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     };
-    let identity = Volume {
-        name: IDENTITY_VOLUME.to_owned(),
+    let token = Volume {
+        name: TOKEN_VOLUME.to_owned(),
         projected: Some(ProjectedVolumeSource {
-            sources: Some(identity),
+            sources: Some(token_sources),
             default_mode: None,
         }),
         ..Volume::default()
     };
-    [config, none, identity]
+    [config, empty, token]
         .into_iter()
-        .chain(folder.map(of_folder))
+        .chain(folder.map(folder_volume))
         .collect()
 }
 
@@ -155,8 +156,8 @@ fn mounts(plan: &Plan) -> Vec<VolumeMount> {
     };
     let ours = [
         mount(CONFIG_VOLUME, CONFIG_FOLDER, None),
-        mount(IDENTITY_VOLUME, IDENTITY_FOLDER, Some(true)),
-        mount(NONE_VOLUME, API_TOKEN_FOLDER, Some(true)),
+        mount(TOKEN_VOLUME, IDENTITY_FOLDER, Some(true)),
+        mount(EMPTY_VOLUME, API_TOKEN_FOLDER, Some(true)),
     ];
     ours.into_iter()
         .chain(plan.wrapper.originals.iter().cloned())

@@ -1,11 +1,11 @@
-//! Which container of a pod LiteLLM runs in: the one whose role says so most clearly.
+//! The target of an injection: the container that LiteLLM runs in, by the rank of its role.
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::command_line::flag;
-use super::environment::{Environment, Value};
-use super::error::Refusal;
-use super::options::Asked;
+use super::environment::{Environment, VariableValue};
+use super::error::InjectionError;
+use super::options::InjectionPolicy;
 use super::path::is_yaml;
 use super::role::{Role, role};
 
@@ -19,16 +19,17 @@ pub(super) struct Target {
 /// How sure it is that a container is LiteLLM's.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Rank {
-    /// Nothing speaks for it, but the user may know better.
+    /// Nothing in the pod says so, but a label of the user's may.
     Possible,
     /// It is given a YAML file as configuration.
     Likely,
     /// Image or environment are LiteLLM's.
     Probable,
+    /// It is started as LiteLLM.
     Certain,
 }
 
-/// Names of the part that charts label their pods with, of parts that serve no API of LiteLLM's.
+/// Values of the component label in charts, for components that do not serve LiteLLM's API.
 const OTHER_COMPONENTS: [&str; 8] = [
     "ui",
     "migrations",
@@ -40,41 +41,41 @@ const OTHER_COMPONENTS: [&str; 8] = [
     "liteadmin",
 ];
 
-/// The container that LiteLLM runs in. `None` if there is none and nobody said that there is.
+/// The container that LiteLLM runs in. `None` if there is none and no label or annotation says that there is.
 pub(super) fn find(
     pod: &Pod,
     spec: &PodSpec,
     named: Option<&str>,
-    asked: Asked,
-) -> Result<Option<Target>, Refusal> {
+    policy: InjectionPolicy,
+) -> Result<Option<Target>, InjectionError> {
     if let Some(name) = named {
         let index = spec
             .containers
             .iter()
             .position(|container| container.name == name);
-        let index = index.ok_or_else(|| Refusal::UnknownContainer {
+        let index = index.ok_or_else(|| InjectionError::UnknownContainer {
             names: names(spec.containers.iter()),
         })?;
         let container = &spec.containers[index];
-        let role = role(container, &Environment::of(container));
+        let role = role(container, &Environment::from_container(container));
         return Ok(Some(Target { index, role }));
     }
-    let least = if asked == Asked::Explicitly {
+    let least = if policy == InjectionPolicy::Requested {
         Rank::Possible
     } else {
         Rank::Likely
     };
     let mut candidates: Vec<(Rank, Target)> = Vec::new();
     for (index, container) in spec.containers.iter().enumerate() {
-        let environment = Environment::of(container);
+        let environment = Environment::from_container(container);
         let role = role(container, &environment);
         if let Some(rank) = rank(pod, container, &environment, role).filter(|rank| *rank >= least) {
             candidates.push((rank, Target { index, role }));
         }
     }
     let Some(highest) = candidates.iter().map(|(rank, _)| *rank).max() else {
-        return match asked {
-            Asked::Explicitly => Err(Refusal::NoTarget {
+        return match policy {
+            InjectionPolicy::Requested => Err(InjectionError::NoTarget {
                 names: names(spec.containers.iter()),
             }),
             _ => Ok(None),
@@ -87,7 +88,7 @@ pub(super) fn find(
     }
     match candidates.as_slice() {
         [(_, target)] => Ok(Some(*target)),
-        several => Err(Refusal::SeveralTargets {
+        several => Err(InjectionError::SeveralTargets {
             names: names(several.iter().map(|(_, target)| &spec.containers[target.index])),
         }),
     }
@@ -97,14 +98,14 @@ fn rank(pod: &Pod, container: &Container, environment: &Environment, role: Role)
     let has_image = image(container).contains("litellm");
     let has_key = ["LITELLM_MASTER_KEY", "PROXY_MASTER_KEY", "LITELLM_SALT_KEY"]
         .iter()
-        .any(|name| environment.get(name) != Value::Absent);
+        .any(|name| environment.get(name) != VariableValue::Absent);
     let has_port = declares_port(container);
     match role {
         Role::LiteLlm => Some(Rank::Certain),
         Role::Named if has_image || has_key => Some(Rank::Certain),
         Role::Named => Some(Rank::Likely),
         // Neither the image of the older charts' UI nor its pod has any other mark.
-        Role::Entrypoint if is_other_part(pod, container) => None,
+        Role::Entrypoint if is_other_component(pod, container) => None,
         Role::Entrypoint if has_image => Some(Rank::Probable),
         Role::Entrypoint if names_configuration(container, environment) => {
             Some(if has_key { Rank::Probable } else { Rank::Likely })
@@ -137,7 +138,7 @@ fn image(container: &Container) -> String {
     }
 }
 
-fn is_other_part(pod: &Pod, container: &Container) -> bool {
+fn is_other_component(pod: &Pod, container: &Container) -> bool {
     let component = pod
         .metadata
         .labels
@@ -151,7 +152,7 @@ fn is_other_part(pod: &Pod, container: &Container) -> bool {
 
 fn names_configuration(container: &Container, environment: &Environment) -> bool {
     let arguments = environment.words(container.args.as_ref());
-    environment.get("CONFIG_FILE_PATH") != Value::Absent
+    environment.get("CONFIG_FILE_PATH") != VariableValue::Absent
         || flag(&arguments, &["--config", "-c"])
             .flatten()
             .is_some_and(|path| is_yaml(&path))
@@ -168,12 +169,12 @@ fn names<'a>(containers: impl Iterator<Item = &'a Container>) -> String {
 mod tests {
     use super::*;
 
-    fn find_in(containers: &str, asked: Asked) -> Result<Option<usize>, &'static str> {
+    fn find_in(containers: &str, policy: InjectionPolicy) -> Result<Option<usize>, &'static str> {
         let spec: PodSpec = serde_saphyr::from_str(&format!("containers: {containers}")).unwrap();
-        let found = find(&Pod::default(), &spec, None, asked);
-        found
+        let target = find(&Pod::default(), &spec, None, policy);
+        target
             .map(|target| target.map(|target| target.index))
-            .map_err(|refusal| refusal.reason())
+            .map_err(|error| error.reason())
     }
 
     #[test]
@@ -182,27 +183,30 @@ mod tests {
              {name: otel, args: [--config, /etc/otel.yaml]}, \
              {name: client, image: web, env: [{name: LITELLM_MASTER_KEY, value: x}]}, \
              {name: litellm, image: 'ghcr.io/berriai/litellm:v1', args: [--config, /c.yaml]}]";
-        assert_eq!(find_in(containers, Asked::ByNamespace), Ok(Some(3)));
+        assert_eq!(find_in(containers, InjectionPolicy::ByNamespace), Ok(Some(3)));
     }
 
     #[test]
-    fn of_equals_the_one_with_a_port_is_taken() {
+    fn the_one_with_a_port_is_taken_among_equals() {
         let containers =
             "[{name: a, image: litellm}, {name: b, image: litellm, ports: [{containerPort: 4000}]}]";
-        assert_eq!(find_in(containers, Asked::ByNamespace), Ok(Some(1)));
+        assert_eq!(find_in(containers, InjectionPolicy::ByNamespace), Ok(Some(1)));
         let containers = "[{name: a, command: [litellm]}, {name: b, command: [litellm]}]";
-        assert_eq!(find_in(containers, Asked::ByNamespace), Err("SeveralTargets"));
+        assert_eq!(
+            find_in(containers, InjectionPolicy::ByNamespace),
+            Err("SeveralTargets")
+        );
     }
 
     #[test]
     fn a_namespace_alone_never_makes_any_container_a_target() {
         let containers = "[{name: web, image: nginx, ports: [{containerPort: 80}]}, \
              {name: chat, image: open-webui, env: [{name: LITELLM_MASTER_KEY, value: x}]}]";
-        assert_eq!(find_in(containers, Asked::ByNamespace), Ok(None));
+        assert_eq!(find_in(containers, InjectionPolicy::ByNamespace), Ok(None));
         let containers =
             "[{name: web, image: 'registry.example.com:5000/proxy', ports: [{containerPort: 80}]}]";
-        assert_eq!(find_in(containers, Asked::ByNamespace), Ok(None));
-        assert_eq!(find_in(containers, Asked::Explicitly), Ok(Some(0)));
+        assert_eq!(find_in(containers, InjectionPolicy::ByNamespace), Ok(None));
+        assert_eq!(find_in(containers, InjectionPolicy::Requested), Ok(Some(0)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! LiteLLM's environment variables.
+//! The variables that injection sets in LiteLLM's environment.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
@@ -11,15 +11,16 @@ use super::wrapper::Placement;
 /// LiteLLM's client would send calls to the outbound listener through a proxy otherwise.
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
 
-pub(super) fn set(operations: &mut Operations, target: &Container, at: &str, plan: &Plan) {
+pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, plan: &Plan) {
     let mut variables = Variables {
         operations,
-        path: ["spec", "containers", at, "env"],
+        path: ["spec", "containers", index, "env"],
         entries: target.env.as_deref().unwrap_or_default(),
         missing: Vec::new(),
     };
     if plan.ports.inbound.is_some() {
-        // The arguments win where they arrive; these must not say otherwise to whoever reads them.
+        // The arguments override these where they reach LiteLLM; other programs that read them must not see
+        // other values.
         variables.replace("HOST", "127.0.0.1");
         variables.replace("PORT", &plan.ports.litellm.to_string());
     }
@@ -39,7 +40,7 @@ pub(super) fn set(operations: &mut Operations, target: &Container, at: &str, pla
     }
     let has_upper = variables.extend("NO_PROXY", with_loopback);
     let has_lower = variables.extend("no_proxy", with_loopback);
-    // One of the two hides the other from Python, so that none is added to a list of the user's.
+    // Python reads only one of the two, so that adding the other one would hide a list of the user's.
     if !has_upper && !has_lower {
         variables.add("NO_PROXY", LOOPBACK.join(","));
         variables.add("no_proxy", LOOPBACK.join(","));
@@ -63,28 +64,28 @@ struct Variables<'a> {
 impl Variables<'_> {
     /// Gives every entry of the name this value. False if there is none.
     fn replace(&mut self, name: &str, value: &str) -> bool {
-        let wanted = variable(name, escape(value));
-        let found = places(self.entries, name);
-        for place in found.iter().filter(|place| self.entries[**place] != wanted) {
-            self.put(*place, &wanted);
+        let variable = variable(name, escape(value));
+        let indexes = entry_indexes(self.entries, name);
+        for index in indexes.iter().filter(|index| self.entries[**index] != variable) {
+            self.replace_entry(*index, &variable);
         }
-        !found.is_empty()
+        !indexes.is_empty()
     }
 
-    /// Changes what the process sees of the name, where the text says it is needed. False if there is no entry.
+    /// Extends the value that the process sees, where `extended` gives a new one. False if there is no entry.
     fn extend(&mut self, name: &str, extended: impl Fn(&str) -> Option<String>) -> bool {
         // The last one is what the process sees.
-        let Some(place) = places(self.entries, name).pop() else {
+        let Some(index) = entry_indexes(self.entries, name).pop() else {
             return false;
         };
-        let entry = &self.entries[place];
+        let entry = &self.entries[index];
         if entry.value_from.is_some() {
-            // The kubelet puts in what the entry before it holds.
+            // The kubelet expands this to the value of the entry before.
             if let Some(value) = extended(&format!("$({name})")) {
                 self.add(name, value);
             }
         } else if let Some(value) = extended(entry.value.as_deref().unwrap_or_default()) {
-            self.put(place, &variable(name, value));
+            self.replace_entry(index, &variable(name, value));
         }
         true
     }
@@ -93,9 +94,9 @@ impl Variables<'_> {
         self.missing.push(variable(name, value));
     }
 
-    fn put(&mut self, place: usize, variable: &EnvVar) {
+    fn replace_entry(&mut self, index: usize, variable: &EnvVar) {
         self.operations
-            .replace(&[&self.path[..], &[&place.to_string()]].concat(), variable);
+            .replace(&[&self.path[..], &[&index.to_string()]].concat(), variable);
     }
 }
 
@@ -107,7 +108,7 @@ fn variable(name: &str, value: String) -> EnvVar {
     }
 }
 
-/// The Python path with this folder, which comes first; `None` if it is in there.
+/// A `PYTHONPATH` with this folder first; `None` if the folder is in it.
 fn with_folder(value: &str, folder: &str) -> Option<String> {
     match value {
         "" => Some(folder.to_owned()),
@@ -116,7 +117,7 @@ fn with_folder(value: &str, folder: &str) -> Option<String> {
     }
 }
 
-/// The list of what goes past the proxy with the loopback addresses; `None` if they are in there.
+/// A `NO_PROXY` list with the loopback addresses; `None` if they are in it.
 fn with_loopback(value: &str) -> Option<String> {
     let has = |wanted: &str| value.split(',').any(|part| part.trim() == wanted);
     if has("*") {
@@ -132,12 +133,12 @@ fn with_loopback(value: &str) -> Option<String> {
 }
 
 /// Indexes of the entries of this name.
-pub(super) fn places(entries: &[EnvVar], name: &str) -> Vec<usize> {
+pub(super) fn entry_indexes(entries: &[EnvVar], name: &str) -> Vec<usize> {
     entries
         .iter()
         .enumerate()
         .filter(|(_, entry)| entry.name == name)
-        .map(|(place, _)| place)
+        .map(|(index, _)| index)
         .collect()
 }
 
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_added_to_what_goes_past_the_proxy() {
+    fn loopback_addresses_are_added_to_no_proxy() {
         assert_eq!(with_loopback("").as_deref(), Some("127.0.0.1,localhost"));
         assert_eq!(
             with_loopback("a.example, localhost,").as_deref(),

@@ -1,6 +1,6 @@
-//! How LiteLLM comes to read its own configuration and the overlay: by a wrapper file that includes both. Its
-//! content is known at admission, so it travels in an annotation and no container writes it. It has to lie beside
-//! the original, because LiteLLM looks up Python modules named there in the wrapper's folder.
+//! The wrapper: a configuration file that includes LiteLLM's own and the overlay, so that LiteLLM reads both.
+//! Its content is known at admission, so it travels in an annotation and no container writes it. It has to
+//! lie beside the original, because LiteLLM looks up Python modules named there in the wrapper's folder.
 
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector,
@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use mcp_auth_protocol::pod::{CONFIG_FOLDER, OVERLAY_FILE};
 
 use super::annotations;
-use super::error::Refusal;
+use super::error::InjectionError;
 use super::path::{folder, is_yaml};
 use super::reserved::{WRAPPER_ELSEWHERE, WRAPPER_FILE};
 
@@ -29,8 +29,9 @@ pub(super) enum Placement {
     File,
     /// As `File`, but not beside the original, whose folder must go into PYTHONPATH.
     FileElsewhere { python_path: Option<String> },
-    /// In a folder made of the user's sources and the wrapper, which takes the place of this mount's volume. A
-    /// file cannot be mounted into the folder of a ConfigMap: the kubelet makes its mount point a directory.
+    /// In a folder made of the user's sources and the wrapper, which takes the place of this mount's volume.
+    /// A file cannot be mounted into the folder of a ConfigMap: the kubelet makes its mount point a
+    /// directory.
     Folder {
         mount_path: String,
         volume: ProjectedVolumeSource,
@@ -63,12 +64,13 @@ pub(super) fn projection(path: &str) -> VolumeProjection {
     }
 }
 
-/// Decides by the mount that serves the original. `mounts` are those of LiteLLM's container without injection.
-pub(super) fn place(
+/// Decides where the wrapper goes, by the mount that serves the original. `mounts` are those of LiteLLM's
+/// container without injection.
+pub(super) fn place_wrapper(
     original: Option<&str>,
     mounts: &[VolumeMount],
     spec: &PodSpec,
-) -> Result<Wrapper, Refusal> {
+) -> Result<Wrapper, InjectionError> {
     let Some(original) = original else {
         return Ok(Wrapper {
             path: WRAPPER_ELSEWHERE.to_owned(),
@@ -76,7 +78,7 @@ pub(super) fn place(
             originals: vec![],
         });
     };
-    let in_image = || Refusal::ConfigInImage {
+    let in_image = || InjectionError::ConfigInImage {
         path: original.to_owned(),
     };
     let serving = innermost(mounts, original).ok_or_else(in_image)?;
@@ -85,7 +87,7 @@ pub(super) fn place(
         .as_ref()
         .is_some_and(|expression| !expression.is_empty())
     {
-        return Err(Refusal::ConfigSubPathExpression {
+        return Err(InjectionError::ConfigSubPathExpression {
             volume: serving.name.clone(),
         });
     }
@@ -103,7 +105,7 @@ pub(super) fn place(
         .collect::<Vec<_>>()
         .join("/");
     if !is_readable(volume, &in_volume, spec) {
-        return Err(Refusal::ConfigNotReadable {
+        return Err(InjectionError::ConfigNotReadable {
             volume: volume.name.clone(),
         });
     }
@@ -195,7 +197,7 @@ fn originals(serving: &VolumeMount, original: &str, mounts: &[VolumeMount]) -> V
 }
 
 /// The volume's files as sources of a projected volume; `None` if it is of another kind.
-fn projected(volume: &Volume) -> Result<Option<ProjectedVolumeSource>, Refusal> {
+fn projected(volume: &Volume) -> Result<Option<ProjectedVolumeSource>, InjectionError> {
     let (sources, default_mode) = if let Some(source) = &volume.config_map {
         let source_of = ConfigMapProjection {
             name: source.name.clone(),
@@ -220,9 +222,9 @@ fn projected(volume: &Volume) -> Result<Option<ProjectedVolumeSource>, Refusal> 
         (vec![projection], source.default_mode)
     } else if let Some(source) = &volume.projected {
         let sources = source.sources.clone().unwrap_or_default();
-        // A kind of source that this version does not know would get lost on the way.
+        // A kind of source that this version does not know would be missing in the copy.
         if sources.contains(&VolumeProjection::default()) {
-            return Err(Refusal::UnknownVolumeSource {
+            return Err(InjectionError::UnknownVolumeSource {
                 volume: volume.name.clone(),
             });
         }
@@ -273,19 +275,19 @@ fn is_readable(volume: &Volume, path: &str, spec: &PodSpec) -> bool {
 mod tests {
     use super::*;
 
-    fn place_in(original: &str, mounts: &str, volumes: &str) -> Result<Wrapper, &'static str> {
+    fn wrapper_for(original: &str, mounts: &str, volumes: &str) -> Result<Wrapper, &'static str> {
         let mounts: Vec<VolumeMount> = serde_saphyr::from_str(mounts).unwrap();
         let spec: PodSpec =
             serde_saphyr::from_str(&format!("{{containers: [], volumes: {volumes}}}")).unwrap();
-        place(Some(original), &mounts, &spec).map_err(|refusal| refusal.reason())
+        place_wrapper(Some(original), &mounts, &spec).map_err(|error| error.reason())
     }
 
     #[test]
     fn a_mounted_file_gets_a_file_beside_it() {
-        let wrapper = place_in(
+        let wrapper = wrapper_for(
             "/etc/l/config.yaml",
-            "[{name: c, mountPath: /etc/l/config.yaml, subPath: config.yaml}, \
-              {name: c, mountPath: /etc/l/models.yaml, subPath: models.yaml}, {name: d, mountPath: /etc/l/key.pem, subPath: k}]",
+            "[{name: c, mountPath: /etc/l/config.yaml, subPath: config.yaml}, {name: c, mountPath: \
+             /etc/l/models.yaml, subPath: models.yaml}, {name: d, mountPath: /etc/l/key.pem, subPath: k}]",
             "[{name: c, configMap: {name: c}}, {name: d, secret: {secretName: d}}]",
         )
         .unwrap();
@@ -309,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_file_in_a_mounted_folder_cannot_have_one_beside_it() {
-        let wrapper = place_in(
+        let wrapper = wrapper_for(
             "/etc/l/config.yaml",
             "[{name: d, mountPath: /etc/l/}, {name: c, mountPath: /etc/l/config.yaml, subPath: config.yaml}]",
             "[{name: c, configMap: {name: c}}, {name: d, emptyDir: {}}]",
@@ -326,10 +328,11 @@ mod tests {
 
     #[test]
     fn a_folder_is_made_anew_with_all_that_its_volume_says() {
-        let wrapper = place_in(
+        let wrapper = wrapper_for(
             "/etc/l/sub/config.yaml",
             "[{name: c, mountPath: /etc/l}]",
-            "[{name: c, secret: {secretName: s, optional: true, defaultMode: 292, items: [{key: a, path: sub/config.yaml, mode: 420}]}}]",
+            "[{name: c, secret: {secretName: s, optional: true, defaultMode: 292, \
+              items: [{key: a, path: sub/config.yaml, mode: 420}]}}]",
         )
         .unwrap();
         assert_eq!(wrapper.path, "/etc/l/sub/mcpauth-wrapper.yaml");
@@ -337,8 +340,9 @@ mod tests {
             panic!("not a folder");
         };
         let expected: ProjectedVolumeSource = serde_saphyr::from_str(
-            "{defaultMode: 292, sources: [{secret: {name: s, optional: true, items: [{key: a, path: sub/config.yaml, mode: 420}]}}, \
-              {downwardAPI: {items: [{path: sub/mcpauth-wrapper.yaml, fieldRef: {fieldPath: \"metadata.annotations['mcpauth.dev/wrapper']\"}}]}}]}",
+            "{defaultMode: 292, sources: [{secret: {name: s, optional: true, items: [{key: a, path: \
+             sub/config.yaml, mode: 420}]}}, {downwardAPI: {items: [{path: sub/mcpauth-wrapper.yaml, \
+             fieldRef: {fieldPath: \"metadata.annotations['mcpauth.dev/wrapper']\"}}]}}]}",
         )
         .unwrap();
         assert_eq!((mount_path.as_str(), volume), ("/etc/l", expected));
@@ -348,7 +352,7 @@ mod tests {
     fn a_folder_name_is_no_prefix_of_another() {
         let mounts = "[{name: c, mountPath: /etc/lit}]";
         assert_eq!(
-            place_in("/etc/litellm/c.yaml", mounts, "[{name: c, configMap: {name: c}}]").unwrap_err(),
+            wrapper_for("/etc/litellm/c.yaml", mounts, "[{name: c, configMap: {name: c}}]").unwrap_err(),
             "ConfigInImage"
         );
     }
@@ -359,12 +363,14 @@ mod tests {
         let volumes = "volumes: [{name: c, secret: {secretName: s, defaultMode: 256}}]";
         let spec: PodSpec = serde_saphyr::from_str(&format!("{{containers: [], {volumes}}}")).unwrap();
         assert_eq!(
-            place(Some("/etc/l/c.yaml"), &mounts, &spec).unwrap_err().reason(),
+            place_wrapper(Some("/etc/l/c.yaml"), &mounts, &spec)
+                .unwrap_err()
+                .reason(),
             "ConfigNotReadable"
         );
         let with_group = format!("{{containers: [], securityContext: {{fsGroup: 1000}}, {volumes}}}");
         let spec: PodSpec = serde_saphyr::from_str(&with_group).unwrap();
-        assert!(place(Some("/etc/l/c.yaml"), &mounts, &spec).is_ok());
+        assert!(place_wrapper(Some("/etc/l/c.yaml"), &mounts, &spec).is_ok());
     }
 
     #[test]
@@ -373,7 +379,9 @@ mod tests {
         let read: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(
             read,
-            serde_json::json!({"include": ["/etc/a, \"b\": #c/config.yaml", "/var/run/mcpauth/config/overlay.yaml"]})
+            serde_json::json!({
+                "include": ["/etc/a, \"b\": #c/config.yaml", "/var/run/mcpauth/config/overlay.yaml"],
+            })
         );
         assert_eq!(
             content(None),

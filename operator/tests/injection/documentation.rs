@@ -21,7 +21,7 @@ fn the_documentation_lists_every_refusal_and_every_annotation() {
         .map(|input| input.decide(&input.pod))
         .collect();
     let refused = decisions.iter().filter_map(|decision| match decision {
-        Decision::Refuse(refusal) => Some(refusal.reason()),
+        Decision::Deny(error) => Some(error.reason()),
         _ => None,
     });
     // Its input is too long to be written down; `port` tests it.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
-use mcp_auth_operator::inject::{Decision, Operator, Settings, decide};
+use mcp_auth_operator::inject::{Decision, OperatorEndpoint, Settings, decide};
 use mcp_auth_protocol::sync::{Route, Transport, UserContext};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -109,7 +109,7 @@ fn settings() -> Settings {
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
     }))
     .unwrap();
-    settings.operator = Operator {
+    settings.operator = OperatorEndpoint {
         url: "https://mcp-auth.mcp-auth.svc:8443".to_owned(),
         ca: "OPERATOR CA".to_owned(),
         version: "1.2.3".to_owned(),

@@ -31,7 +31,9 @@ fn what_other_webhooks_change_afterwards_is_left_alone() {
     for (input, _, injected) in injecting() {
         let mut pod = admitted(&injected);
         let spec = &mut pod["spec"];
-        let extra = json!({"name": "extra", "image": "extra", "restartPolicy": "Always", "ports": [{"containerPort": 16480}]});
+        let extra = json!({
+            "name": "extra", "image": "extra", "restartPolicy": "Always", "ports": [{"containerPort": 16480}],
+        });
         spec["initContainers"]
             .as_array_mut()
             .unwrap()
@@ -172,10 +174,10 @@ fn the_sidecar_passes_pod_security_restricted_and_has_no_api_token() {
             );
         }
         for container in list(&injected["spec"], "containers") {
-            let identity = list(container, "volumeMounts")
+            let token_mounts = list(container, "volumeMounts")
                 .iter()
                 .filter(|mount| mount["name"] == "mcpauth-identity");
-            for mount in identity {
+            for mount in token_mounts {
                 assert_eq!(
                     mount["subPath"], "wrapper.yaml",
                     "{}: LiteLLM could read the sidecar's token",
@@ -294,12 +296,12 @@ fn nothing_secret_is_in_a_patch_or_a_message() {
         let decision = input.decide(&input.pod);
         inputs += usize::from(input.pod.to_string().contains(SECRET));
         let text = match &decision {
-            Decision::Leave { patch, .. } => patch.to_string(),
+            Decision::Skip { patch, .. } => patch.to_string(),
             Decision::Inject { patch, warnings } => {
                 patches += 1;
                 format!("{patch} {warnings:?}")
             }
-            Decision::Refuse(refusal) | Decision::LeaveWithWarning(refusal) => refusal.to_string(),
+            Decision::Deny(error) | Decision::AllowWithoutSidecar(error) => error.to_string(),
         };
         assert!(!text.contains(SECRET), "{}: {text}", input.name);
     }
@@ -313,9 +315,9 @@ fn nothing_secret_is_in_a_patch_or_a_message() {
 fn refusals_and_warnings_are_sentences_that_fit() {
     for input in Input::all() {
         let messages = match input.decide(&input.pod) {
-            Decision::Refuse(refusal) | Decision::LeaveWithWarning(refusal) => vec![refusal.to_string()],
+            Decision::Deny(error) | Decision::AllowWithoutSidecar(error) => vec![error.to_string()],
             Decision::Inject { warnings, .. } => warnings,
-            Decision::Leave { .. } => vec![],
+            Decision::Skip { .. } => vec![],
         };
         for message in messages {
             assert!(

@@ -11,19 +11,19 @@ fn every_pod_comes_out_as_its_snapshot() {
         let decision = input.decide(&input.pod);
         let mut report = format!("decision: {}\n", decision.reason());
         let patch = match &decision {
-            Decision::Leave { patch, .. } => Some(patch),
+            Decision::Skip { patch, .. } => Some(patch),
             Decision::Inject { patch, warnings } => {
                 warnings
                     .iter()
                     .for_each(|warning| report += &format!("warning: {warning}\n"));
                 Some(patch)
             }
-            Decision::Refuse(refusal) => {
-                report += &format!("refused: {refusal}\n");
+            Decision::Deny(error) => {
+                report += &format!("refused: {error}\n");
                 None
             }
-            Decision::LeaveWithWarning(refusal) => {
-                report += &format!("warning: {refusal}\n");
+            Decision::AllowWithoutSidecar(error) => {
+                report += &format!("warning: {error}\n");
                 None
             }
         };
@@ -32,7 +32,11 @@ fn every_pod_comes_out_as_its_snapshot() {
             json_patch::patch(&mut pod, patch).unwrap();
             report += &format!("---\n{}", serde_saphyr::to_string(&pod).unwrap());
         }
-        insta::with_settings!({omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "testdata/snapshots"}, {
+        insta::with_settings!({
+            omit_expression => true,
+            prepend_module_to_snapshot => false,
+            snapshot_path => "testdata/snapshots",
+        }, {
             insta::assert_snapshot!("pod", report);
         });
     });
