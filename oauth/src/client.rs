@@ -26,8 +26,8 @@ use crate::{
 };
 use send::{OutgoingRequest, ServerHints, TokenGrant};
 
-/// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones share what
-/// they learn.
+/// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones
+/// share what they learn.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) registration: Registration,
@@ -46,7 +46,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client with the usual limits. Makes no connection yet, but reads the system's certificate authorities.
+    /// A client with the usual limits. Makes no connection yet, but reads the system's certificate
+    /// authorities.
     pub fn new(registration: Registration) -> Result<Self, Error> {
         Self::with_limits(registration, Limits::default())
     }
@@ -90,7 +91,8 @@ impl Client {
         })
     }
 
-    /// Takes the time of assertions, proofs, certificates, metadata and tokens from another clock than the system's.
+    /// Takes the time of assertions, proofs, certificates, metadata and tokens from another clock than the
+    /// system's.
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.discovery = self
             .discovery
@@ -99,23 +101,25 @@ impl Client {
         self
     }
 
-    /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server. For a
-    /// client that takes the place of another of the same registration, such as one with a changed secret: that one
-    /// may have shown its secret to a server that issued nothing, and is as bound to it as after a token.
-    pub fn with_known_issuer_of(mut self, known: &Self) -> Self {
+    /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server.
+    /// For a client that takes the place of another of the same registration, such as one with a changed
+    /// secret: that one may have shown its secret to a server that issued nothing, and is as bound to it as
+    /// after a token.
+    pub fn with_known_issuer_from(mut self, known: &Self) -> Self {
         if let (Some(own), Some(known)) = (&self.discovery, &known.discovery) {
-            self.discovery = Some(Arc::new(own.with_known_issuer_of(known)));
+            self.discovery = Some(Arc::new(own.with_known_issuer_from(known)));
         }
         self
     }
 
-    /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does not wait
-    /// for one. `None`: nothing is discovered yet, or the registration states the endpoints.
+    /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does
+    /// not wait for one. `None`: nothing is discovered yet, or the registration states the endpoints.
     pub fn discovered_server(&self) -> Option<Arc<ServerMetadata>> {
         self.discovery.as_ref()?.cached_server()
     }
 
-    /// Makes one token request; a second one at the most for each of a refused client secret and a demanded nonce.
+    /// Makes one token request; a second one at the most for each of a refused client secret and a demanded
+    /// nonce.
     pub async fn request_token(&self, ask: &TokenRequest) -> Result<IssuedToken, Error> {
         self.rediscover_after(ask.rejections_in_a_row).await;
         let server = self.server().await?;
@@ -203,9 +207,9 @@ impl Client {
         })
     }
 
-    /// Compares a token with what it was asked for, and adds what it says of itself. The scopes that are demanded are
-    /// those that the registration states: what the MCP server names beyond them is for the authorization server to
-    /// grant or not.
+    /// Compares a token with what it was asked for, and adds what it says of itself. The scopes that are
+    /// demanded are those that the registration states: what the MCP server names beyond them is for the
+    /// authorization server to grant or not.
     fn check_token(
         &self,
         issued: IssuedToken,
@@ -262,8 +266,8 @@ impl Client {
         }
     }
 
-    /// What the MCP server is called in token requests: where the registration names it by its URL, by what its own
-    /// metadata call it, which may be shorter (RFC 9728 section 3.3).
+    /// What the MCP server is called in token requests: where the registration names it by its URL, by what
+    /// its own metadata call it, which may be shorter (RFC 9728 section 3.3).
     fn resource<'a>(&'a self, server: &'a Endpoints) -> Option<&'a str> {
         let stated = self.registration.resource.as_deref()?;
         match &self.registration.server {

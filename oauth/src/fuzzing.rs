@@ -1,7 +1,8 @@
-//! Test code, built under `cfg(test)` and by cargo-fuzz (`cfg(fuzzing)`): what must hold of all untrusted input, whatever
-//! it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks for such bytes (`make fuzz`);
-//! an ordinary test repeats those that once mattered, from `fuzz/corpus`, and others feed generated documents to the same
-//! readers. What makes sense of the input is tested beside what reads it.
+//! Test code, built under `cfg(test)` and by cargo-fuzz (`cfg(fuzzing)`): what must hold of all untrusted
+//! input, whatever it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks
+//! for such bytes (`make fuzz`); an ordinary test repeats those that once mattered, from `fuzz/corpus`, and
+//! others feed generated documents to the same readers. What makes sense of the input is tested beside what
+//! reads it.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use http::{HeaderValue, StatusCode};

@@ -1,6 +1,6 @@
-//! Redaction: from a server's words to text that may be repeated, without this client's secrets, in the characters that
-//! RFC 6749 allows for errors, and not much of it. A server may echo what it was sent, and its words end up in statuses
-//! and logs.
+//! Redaction: from a server's words to text that may be repeated, without this client's secrets, in the
+//! characters that RFC 6749 allows for errors, and not much of it. A server may echo what it was sent, and
+//! its words end up in statuses and logs.
 
 use std::collections::HashSet;
 

@@ -53,7 +53,8 @@ pub enum ServerLocation {
         url: String,
         /// PEM certificates of authorities to trust at the MCP server besides the system's.
         ca_bundle: Option<String>,
-        /// The issuer found before. Another one is an error: credentials of the one are not shown to the other.
+        /// The issuer found before. Another one is an error: credentials of the one are not shown to the
+        /// other.
         known_issuer: Option<String>,
     },
 }
@@ -79,7 +80,8 @@ pub enum ClientAuthentication {
     Tls(ClientCertificate),
 }
 
-/// A client secret, and the one before or after it, which is tried where the first is refused with `invalid_client`.
+/// A client secret, and the one before or after it, which is tried where the first is refused with
+/// `invalid_client`.
 #[derive(Clone, Debug)]
 pub struct ClientSecrets {
     pub first: ClientSecret,

@@ -1,8 +1,8 @@
-//! Whether an access token fits what it was asked for, as far as it can be read: a JWT (RFC 9068) is compared, an
-//! opaque token is taken as it is. The signature is the MCP server's to verify.
+//! Whether an access token fits what it was asked for, as far as it can be read: a JWT (RFC 9068) is
+//! compared, an opaque token is taken as it is. The signature is the MCP server's to verify.
 //!
-//! [`check`] is called once on each token that is issued, before anyone gets it: where the answer of the token
-//! endpoint has become an [`IssuedToken`](crate::IssuedToken).
+//! [`check`] is called once on each token that is issued, before anyone gets it: where the answer of the
+//! token endpoint has become an [`IssuedToken`](crate::IssuedToken).
 
 mod claims;
 pub(crate) mod mismatch;
@@ -65,8 +65,8 @@ pub struct CheckedToken {
     pub mismatch: Option<ClaimMismatchError>,
 }
 
-/// Reads a token, and compares it unless the mode is off. What does not fit is an error where that is enforced.
-/// Nothing that `redactor` keeps back is in the result.
+/// Reads a token, and compares it unless the mode is off. What does not fit is an error where that is
+/// enforced. Nothing that `redactor` keeps back is in the result.
 pub(crate) fn check(
     token: &AccessToken,
     expectation: &Expectation,
@@ -294,7 +294,7 @@ mod tests {
         reported.mismatch
     }
 
-    fn told(claim: &str, value: Value) -> String {
+    fn mismatch_text(claim: &str, value: Value) -> String {
         checked(claim, value).unwrap().to_string()
     }
 
@@ -354,29 +354,29 @@ mod tests {
     #[test]
     fn another_issuer_is_told() {
         assert_eq!(
-            told("iss", json!("https://evil.example.com")),
+            mismatch_text("iss", json!("https://evil.example.com")),
             r#"its claim iss is "https://evil.example.com", expected "https://auth.example.com""#
         );
-        assert!(told("iss", json!("https://auth.example.com/")).contains("a slash at the end"));
+        assert!(mismatch_text("iss", json!("https://auth.example.com/")).contains("a slash at the end"));
     }
 
     #[test]
     fn one_audience_of_many_is_enough() {
         assert_eq!(checked("aud", json!(["account", "urn:tools"])), None);
         assert_eq!(
-            told("aud", json!(["account", "other"])),
+            mismatch_text("aud", json!(["account", "other"])),
             r#"its claim aud is "account", "other", expected "https://tools.example.com/mcp", "urn:tools""#
         );
-        assert!(told("aud", json!([])).contains("aud is empty"));
-        assert!(told("aud", json!("https://tools.example.com/mcp/")).contains("a slash at the end"));
-        assert!(told("aud", json!("https://TOOLS.example.com/mcp")).contains("TOOLS"));
+        assert!(mismatch_text("aud", json!([])).contains("aud is empty"));
+        assert!(mismatch_text("aud", json!("https://tools.example.com/mcp/")).contains("a slash at the end"));
+        assert!(mismatch_text("aud", json!("https://TOOLS.example.com/mcp")).contains("TOOLS"));
     }
 
     #[test]
     fn scopes_that_were_asked_for_and_are_not_granted_are_told() {
         assert_eq!(checked("scope", json!(["tools:call", "tools:read"])), None);
         assert_eq!(
-            told("scope", json!("tools:read x")),
+            mismatch_text("scope", json!("tools:read x")),
             r#"its claim scope is "tools:read", "x", expected "tools:call" too"#
         );
     }
@@ -384,11 +384,15 @@ mod tests {
     #[test]
     fn times_are_compared_by_this_machine_s_clock() {
         assert_eq!(checked("exp", json!(NOW + 1)), None);
-        assert!(told("exp", json!(NOW)).contains("exp is over since 0 s"));
-        assert!(told("exp", json!(NOW - 90)).contains("over since 90 s by the clock of this machine"));
+        assert!(mismatch_text("exp", json!(NOW)).contains("exp is over since 0 s"));
+        assert!(
+            mismatch_text("exp", json!(NOW - 90)).contains("over since 90 s by the clock of this machine")
+        );
         for claim in ["iat", "nbf"] {
             assert_eq!(checked(claim, json!(NOW + 60)), None);
-            assert!(told(claim, json!(NOW + 61)).contains("is 61 s ahead of the clock of this machine"));
+            assert!(
+                mismatch_text(claim, json!(NOW + 61)).contains("is 61 s ahead of the clock of this machine")
+            );
         }
         for extreme in [i64::MIN, i64::MAX] {
             let _ = checked("exp", json!(extreme));
@@ -398,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_token_bound_to_another_key_is_told() {
-        assert!(told("cnf", json!({"jkt": "other"})).starts_with("its claim cnf.jkt is \"other\""));
+        assert!(mismatch_text("cnf", json!({"jkt": "other"})).starts_with("its claim cnf.jkt is \"other\""));
     }
 
     #[test]
@@ -425,7 +429,9 @@ mod tests {
         #[test]
         fn a_mismatch_never_tells_the_token(iss in "\\PC{0,80}", aud in "\\PC{0,80}", scope in "\\PC{0,80}") {
             let token = jwt(&json!({"iss": iss, "aud": aud, "scope": scope, "exp": NOW - 1}));
-            let error = check(&AccessToken::new(token.clone()), &expectation(), TokenCheckMode::Enforce, &Redactor::default(), now());
+            let access_token = AccessToken::new(token.clone());
+            let error =
+                check(&access_token, &expectation(), TokenCheckMode::Enforce, &Redactor::default(), now());
             let seen = format!("{:?}", error.unwrap_err());
             prop_assert!(!seen.contains(&token));
         }

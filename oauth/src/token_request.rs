@@ -1,4 +1,5 @@
-//! One token request, whatever grant it is: what [`TokenSource`](crate::TokenSource) calls when a token is due.
+//! One token request, whatever grant it is: what [`TokenSource`](crate::TokenSource) calls when a token is
+//! due.
 
 pub(crate) mod client_auth;
 pub(crate) mod endpoint_client;
@@ -21,7 +22,8 @@ use crate::token_type::TokenType;
 /// The future of one token request.
 pub type TokenRequestFuture<'a> = Pin<Box<dyn Future<Output = Result<IssuedToken, Error>> + Send + 'a>>;
 
-/// Makes one token request a call. Dropping the future gives the request up, as it is where it takes too long.
+/// Makes one token request a call. Dropping the future gives the request up, as it is where it takes too
+/// long.
 pub trait TokenRequester: Send + Sync + 'static {
     fn request(&self, request: &TokenRequest) -> TokenRequestFuture<'_>;
 }
@@ -31,8 +33,8 @@ pub trait TokenRequester: Send + Sync + 'static {
 pub struct TokenRequest {
     /// Scopes that an MCP server demanded (step-up), to be added to the registration's.
     pub scopes: Vec<Scope>,
-    /// Tokens in a row that the MCP server refused: where they are of a server that was discovered, another one may be
-    /// the right one by now.
+    /// Tokens in a row that the MCP server refused: where they are of a server that was discovered, another
+    /// one may be the right one by now.
     pub rejections_in_a_row: u32,
 }
 

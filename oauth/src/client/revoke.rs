@@ -31,7 +31,8 @@ impl Client {
     }
 }
 
-/// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this type.
+/// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this
+/// type.
 pub(super) fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
     if answer.status.is_redirection() {
         return Err(response::redirected(answer, redactor));

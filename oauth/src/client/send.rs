@@ -126,7 +126,8 @@ impl Client {
             }
         }
         let limit = self.transport.limits().deadline;
-        let client_auth = ClientAuth::of(&self.registration, outgoing.endpoints, secret, now, limit).await?;
+        let client_auth =
+            ClientAuth::for_request(&self.registration, outgoing.endpoints, secret, now, limit).await?;
         let key = self.proof_key.as_ref().filter(|_| outgoing.with_proof);
         let proof = key.map(|key| {
             let nonce = self.hints.nonce();
@@ -204,8 +205,10 @@ impl<T> EndpointReply<T> {
 
     /// Whether the server demands a nonce, and names one.
     fn demands_nonce(&self) -> bool {
-        self.names_nonce
-            && matches!(&self.outcome, Err(Error::Rejected(rejection)) if rejection.code == ErrorCode::UseDpopNonce)
+        match &self.outcome {
+            Err(Error::Rejected(rejection)) => self.names_nonce && rejection.code == ErrorCode::UseDpopNonce,
+            _ => false,
+        }
     }
 }
 

@@ -16,7 +16,8 @@ pub(crate) struct Endpoints {
     mtls_token: Option<Url>,
     revocation: Option<Url>,
     mtls_revocation: Option<Url>,
-    /// What assertions are addressed to: the issuer where it is known, else the token endpoint, as it was written.
+    /// What assertions are addressed to: the issuer where it is known, else the token endpoint, as it was
+    /// written.
     audience: String,
     /// Where the server was discovered.
     metadata: Option<Arc<ServerMetadata>>,

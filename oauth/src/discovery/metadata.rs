@@ -1,5 +1,5 @@
-//! What metadata documents say: of an authorization server (RFC 8414 section 2), of a protected resource (RFC 9728
-//! section 2).
+//! What metadata documents say: of an authorization server (RFC 8414 section 2), of a protected resource (RFC
+//! 9728 section 2).
 
 use mcp_auth_http_auth::valid_scopes;
 use oauth2::{Scope, TokenUrl};
@@ -15,7 +15,8 @@ const MAX_ISSUERS: usize = 16;
 pub struct ServerMetadata {
     pub issuer: String,
     pub token_endpoint: TokenUrl,
-    /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
+    /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind
+    /// tokens to it.
     pub mtls_token_endpoint: Option<String>,
     pub revocation_endpoint: Option<String>,
     /// As [`Self::mtls_token_endpoint`].
@@ -46,8 +47,8 @@ pub(crate) enum MetadataError {
     },
 }
 
-/// Reads an authorization server's metadata. The issuer is compared byte for byte (RFC 8414 section 3.3), which
-/// keeps one server from giving itself out as another.
+/// Reads an authorization server's metadata. The issuer is compared byte for byte (RFC 8414 section 3.3),
+/// which keeps one server from giving itself out as another.
 pub(crate) fn server(
     fields: &Map<String, Value>,
     is_expected: impl Fn(&str) -> bool,
@@ -188,7 +189,8 @@ mod tests {
             (json!("/token"), "is not an absolute URL"),
             (
                 json!("http://auth.example.com/token"),
-                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set",
+                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is \
+                 not set",
             ),
             (json!("file:///etc/passwd"), "is neither an https nor an http URL"),
         ] {

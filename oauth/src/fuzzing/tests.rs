@@ -1,5 +1,5 @@
-//! Generated documents for all readers of untrusted input: token responses, metadata, challenges, JWTs. Whatever comes,
-//! nothing panics, nothing grows without bound, and no token is repeated.
+//! Generated documents for all readers of untrusted input: token responses, metadata, challenges, JWTs.
+//! Whatever comes, nothing panics, nothing grows without bound, and no token is repeated.
 
 use std::path::Path;
 

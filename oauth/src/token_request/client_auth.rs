@@ -38,7 +38,7 @@ pub(crate) enum SecretChoice {
 }
 
 impl<'a> ClientAuth<'a> {
-    pub async fn of(
+    pub async fn for_request(
         registration: &'a Registration,
         endpoints: &Endpoints,
         secret: SecretChoice,
@@ -46,23 +46,23 @@ impl<'a> ClientAuth<'a> {
         limit: Duration,
     ) -> Result<Self, Error> {
         let client_id = registration.client_id.as_ref();
-        let needed = client_id.ok_or(Error::NoClientId);
+        let required_id = client_id.ok_or(Error::NoClientId);
         Ok(match &registration.authentication {
             ClientAuthentication::None => Self::Id(client_id),
-            ClientAuthentication::Tls(_) => Self::Id(Some(needed?)),
+            ClientAuthentication::Tls(_) => Self::Id(Some(required_id?)),
             ClientAuthentication::SecretBasic(secrets) => Self::Basic {
-                client_id: needed?,
+                client_id: required_id?,
                 secret: secrets.get(secret),
             },
             ClientAuthentication::SecretPost(secrets) => Self::Post {
-                client_id: needed?,
+                client_id: required_id?,
                 secret: secrets.get(secret),
             },
             ClientAuthentication::PrivateKeyJwt { key, audience } => {
                 let audience = audience.as_deref().unwrap_or(endpoints.audience());
                 Self::Assertion {
                     client_id,
-                    assertion: assertion::sign(key, needed?, audience, now)?,
+                    assertion: assertion::sign(key, required_id?, audience, now)?,
                 }
             }
             ClientAuthentication::Assertion(assertions) => Self::Assertion {

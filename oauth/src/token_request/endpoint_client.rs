@@ -1,5 +1,6 @@
-//! The HTTP client of one request to an endpoint: to what a grant asks for it adds how the client authenticates and
-//! its DPoP proof, and it makes an error of every answer that issues no token. The oauth2 crate sends through it.
+//! The HTTP client of one request to an endpoint: to what a grant asks for it adds how the client
+//! authenticates and its DPoP proof, and it makes an error of every answer that issues no token. The oauth2
+//! crate sends through it.
 
 use std::pin::Pin;
 

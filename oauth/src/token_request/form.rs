@@ -1,4 +1,5 @@
-//! A form and the request that carries it: for the grants that the oauth2 crate does not know, and for revocation.
+//! A form and the request that carries it: for the grants that the oauth2 crate does not know, and for
+//! revocation.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use http::Method;
@@ -75,8 +76,8 @@ pub(crate) fn union(first: &[Scope], second: &[Scope]) -> Vec<Scope> {
     scopes
 }
 
-/// A request with this form, with the client authentication of RFC 6749 section 2.3.1 that the oauth2 crate adds to
-/// requests of its own.
+/// A request with this form, with the client authentication of RFC 6749 section 2.3.1 that the oauth2 crate
+/// adds to requests of its own.
 pub(crate) fn build(form: &Form, endpoint: &Url, client_auth: &ClientAuth<'_>) -> Result<HttpRequest, Error> {
     let mut body = Serializer::new(String::new());
     body.extend_pairs(form.0.iter().map(|(name, value)| (name, value)));

@@ -1,5 +1,5 @@
-//! What a token is asked for by: client credentials, which the oauth2 crate builds the request of, and beside it, in
-//! the same shape, the grants that it does not know.
+//! What a token is asked for by: client credentials, which the oauth2 crate builds the request of, and beside
+//! it, in the same shape, the grants that it does not know.
 
 use oauth2::basic::{BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse};
 use oauth2::{
@@ -70,7 +70,8 @@ impl GrantRequest {
         Self::Extension(parameters.add_to(form))
     }
 
-    /// Sends it and reads the answer. What `http` takes for an answer that issues no token comes back as its error.
+    /// Sends it and reads the answer. What `http` takes for an answer that issues no token comes back as its
+    /// error.
     pub async fn send<C>(
         &self,
         endpoint: &Url,
@@ -107,7 +108,7 @@ impl GrantRequest {
         request.request_async(http).await.map_err(|error| match error {
             RequestTokenError::Request(error) => error,
             RequestTokenError::Parse(_, body) => Error::NotJson {
-                shape: BodyShape::of(&body, false),
+                shape: BodyShape::classify(&body, false),
                 content_type: None,
             },
             RequestTokenError::ServerResponse(_) | RequestTokenError::Other(_) => form::unbuilt(()),

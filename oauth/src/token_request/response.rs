@@ -25,7 +25,8 @@ const UNUSABLE: [&str; 3] = [
     "urn:ietf:params:oauth:token-type:saml2",
 ];
 
-/// Types of tokens that may be used like an access token where `token_type` is `N_A` (RFC 8693 section 2.2.1).
+/// Types of tokens that may be used like an access token where `token_type` is `N_A` (RFC 8693 section
+/// 2.2.1).
 const NAMED_OTHERWISE: [&str; 3] = [
     "urn:ietf:params:oauth:token-type:access_token",
     "urn:ietf:params:oauth:token-type:jwt",
@@ -40,9 +41,10 @@ pub(crate) struct ExpectedToken {
     pub by_token_exchange: bool,
 }
 
-/// Lets an answer through that issues a token of the type that was asked for, and makes an error of any other: of
-/// status, headers and body, of which the oauth2 crate would keep the body alone. What is let through has the status
-/// 200 and no content type, since servers differ in both. Nothing that `redactor` keeps back is in the error.
+/// Lets an answer through that issues a token of the type that was asked for, and makes an error of any
+/// other: of status, headers and body, of which the oauth2 crate would keep the body alone. What is let
+/// through has the status 200 and no content type, since servers differ in both. Nothing that `redactor`
+/// keeps back is in the error.
 pub(crate) fn accept(
     mut answer: Answer,
     redactor: &Redactor,
@@ -57,7 +59,7 @@ pub(crate) fn accept(
         _ if !status.is_success() => return Err(http_status(&answer)),
         other => {
             return Err(Error::NotJson {
-                shape: BodyShape::of(&answer.body, other.is_ok()),
+                shape: BodyShape::classify(&answer.body, other.is_ok()),
                 content_type: answer
                     .content_type
                     .take()
@@ -89,7 +91,7 @@ pub(crate) fn accept(
 /// Reads an answer that was let through, as the oauth2 crate does.
 pub(crate) fn parse(body: &[u8]) -> Result<TokenEndpointResponse, Error> {
     serde_json::from_slice(body).map_err(|_| Error::NotJson {
-        shape: BodyShape::of(body, false),
+        shape: BodyShape::classify(body, false),
         content_type: None,
     })
 }
@@ -113,7 +115,7 @@ pub(crate) fn refusal(answer: &Answer, fields: &Map<String, Value>, redactor: &R
     }
     let token = text("access_token").unwrap_or_default();
     let redactor = redactor.clone().hide(token);
-    let code = match ErrorCode::known(sent) {
+    let code = match ErrorCode::from_standard(sent) {
         Some(code) => code,
         None if !answer.status.is_success() && (answer.status.is_server_error() || sent.contains(' ')) => {
             return None;

@@ -243,7 +243,8 @@ async fn plain_http_is_not_asked_unless_that_is_allowed() {
     let error = Discovery::new(&registration, Clock::system()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "server.url is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set"
+        "server.url is plain http, which would show secrets to everyone on the way, and allowInsecureHttp \
+         is not set"
     );
     assert_eq!(mcp.requests(), [""; 0]);
 }

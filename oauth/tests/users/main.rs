@@ -1,5 +1,5 @@
-//! Tokens of users over time. No sockets: under a paused clock tokio skips to the next timer whenever nothing else is
-//! ready.
+//! Tokens of users over time. No sockets: under a paused clock tokio skips to the next timer whenever nothing
+//! else is ready.
 
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]

@@ -117,7 +117,8 @@ proptest! {
     fn whatever_happens_nobody_gets_anothers_token_or_one_that_is_over_and_all_recover(
         events in prop::collection::vec(event(), 1..60), capacity in 1_usize..10,
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(check(events, capacity));
     }
 }

@@ -194,14 +194,14 @@ fn scopes_that_are_granted_no_more_leave_the_registrations_own() {
 fn a_refusal_is_told_for_an_hour() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let FailureOutcome::Refused(told) = tracker.failed(
+    let FailureOutcome::Refused(refused) = tracker.failed(
         &tracker.ask(),
         &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
     ) else {
         panic!("the server refused them");
     };
-    assert_eq!(tracker.remembered(&told, at(3599)), told);
-    assert_eq!(tracker.remembered(&told, at(3600)), StepUp::None);
+    assert_eq!(tracker.last_outcome(&refused, at(3599)), refused);
+    assert_eq!(tracker.last_outcome(&refused, at(3600)), StepUp::None);
 }
 
 #[test]
@@ -237,7 +237,10 @@ proptest! {
                     }
                 }
                 3 => { answer(&mut tracker, Some(&text)); }
-                4 => { tracker.failed(&tracker.ask(), &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope))); }
+                4 => {
+                    let code = ErrorCode::Basic(BasicErrorResponseType::InvalidScope);
+                    tracker.failed(&tracker.ask(), &rejected(code));
+                }
                 _ => { tracker.failed(&tracker.ask(), &Error::Interrupted); }
             }
             prop_assert!(tracker.ask().len() <= MAX_SCOPES);

@@ -1,5 +1,5 @@
-//! The requests that this crate builds, compared with the examples of the standards and with what the oauth2 crate
-//! builds where both can.
+//! The requests that this crate builds, compared with the examples of the standards and with what the oauth2
+//! crate builds where both can.
 
 use std::collections::BTreeMap;
 
@@ -214,12 +214,17 @@ proptest! {
     #[test]
     fn the_client_authenticates_as_it_does_in_requests_that_the_oauth2_crate_builds(
         client_id in "[ -~äß]{1,20}", secret in "[ -~é€]{1,40}",
-        scopes in proptest::collection::vec("[a-z:/.]{1,9}", 0..4), resource in "https://[a-z]{1,9}/[ -~]{0,9}",
+        scopes in proptest::collection::vec("[a-z:/.]{1,9}", 0..4),
+        resource in "https://[a-z]{1,9}/[ -~]{0,9}",
         basic: bool,
     ) {
         let registration = Registration::new(ENDPOINT, client_id.clone(), ClientAuthentication::None);
         let scopes: Vec<_> = scopes.into_iter().map(Scope::new).collect();
-        let parameters = GrantParameters { registration: &registration, scopes: &scopes, resource: Some(&resource) };
+        let parameters = GrantParameters {
+            registration: &registration,
+            scopes: &scopes,
+            resource: Some(&resource),
+        };
         let client_id = ClientId::new(client_id);
         let secret = ClientSecret::new(secret);
         let client_auth = match basic {

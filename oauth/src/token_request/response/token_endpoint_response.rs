@@ -1,5 +1,5 @@
-//! The response of a token endpoint (RFC 6749 section 5.1) in the oauth2 crate's terms, read as generously as servers
-//! write it: `expires_in` as a number or text, `scope` as text or a list.
+//! The response of a token endpoint (RFC 6749 section 5.1) in the oauth2 crate's terms, read as generously as
+//! servers write it: `expires_in` as a number or text, `scope` as text or a list.
 
 use std::fmt;
 use std::time::Duration;
