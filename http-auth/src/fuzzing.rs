@@ -1,6 +1,6 @@
-//! Test code, built under `cfg(test)` and by cargo-fuzz: what must hold of a challenge, whatever bytes it is made of. A
-//! fuzzer looks for bytes that break it (`make fuzz`), and an ordinary test repeats those that once mattered, from
-//! `fuzz/corpus`.
+//! Test code, built under `cfg(test)` and by cargo-fuzz: what must hold of a challenge, whatever bytes it is
+//! made of. A fuzzer looks for bytes that break it (`make fuzz`), and an ordinary test repeats those that
+//! once mattered, from `fuzz/corpus`.
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};

@@ -1,8 +1,8 @@
 //! What time it is. Times are wall-clock times, because they end up in statuses and on other machines.
 //!
-//! [`Clock::system`] reads the wall clock each time: a token's end is then noticed even after the machine slept,
-//! which a monotonic clock would not count. [`Clock::starting_at`] counts from a given moment on by tokio's
-//! timer, so that under a paused runtime a test decides what time it is and hours pass at once.
+//! [`Clock::system`] reads the wall clock each time: a token's end is then noticed even after the machine
+//! slept, which a monotonic clock would not count. [`Clock::starting_at`] counts from a given moment on by
+//! tokio's timer, so that under a paused runtime a test decides what time it is and hours pass at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -58,8 +58,8 @@ impl Clock {
         }
     }
 
-    /// Sets this clock and its clones forward or back, as somebody may do with the wall clock; the timer goes on.
-    /// The machine's own clock is not touched.
+    /// Sets this clock and its clones forward or back, as somebody may do with the wall clock; the timer goes
+    /// on. The machine's own clock is not touched.
     pub fn set_by(&self, seconds: i64) {
         if let Some(hands) = &self.hands {
             hands.set_by.fetch_add(seconds, Ordering::Relaxed);

@@ -1,12 +1,13 @@
-//! Test code, built under `cfg(test)` and by cargo-fuzz (`cfg(fuzzing)`): what must hold of all untrusted input, whatever
-//! it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks for such bytes (`make fuzz`);
-//! an ordinary test repeats those that once mattered, from `fuzz/corpus`, and others feed generated documents to the same
-//! readers. What makes sense of the input is tested beside what reads it.
+//! Test code, built under `cfg(test)` and by cargo-fuzz (`cfg(fuzzing)`): what must hold of all untrusted
+//! input, whatever it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks
+//! for such bytes (`make fuzz`); an ordinary test repeats those that once mattered, from `fuzz/corpus`, and
+//! others feed generated documents to the same readers. What makes sense of the input is tested beside what
+//! reads it.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
+use oauth2::{AccessToken, Scope};
 use serde_json::Value;
 use url::Url;
 
@@ -42,10 +43,13 @@ pub fn token_response(data: &[u8]) {
         by_token_exchange: choices & 2 != 0,
     };
     let fields = serde_json::from_slice::<Value>(body).unwrap_or_default();
-    match response::read(answer, &Redactor::default(), expected) {
+    let read = response::accept(answer, &Redactor::default(), expected)
+        .and_then(|accepted| response::parse(accepted.body()))
+        .map(|issued| issued.into_token(&Redactor::default(), expected.token_type));
+    match read {
         Ok(issued) => {
-            let token = issued.access_token.expose_secret();
-            assert_eq!(fields["access_token"].as_str(), Some(token));
+            let token = issued.access_token.secret();
+            assert_eq!(fields["access_token"].as_str(), Some(token.as_str()));
             assert!(HeaderValue::from_str(&format!("Bearer {token}")).is_ok());
             assert!(token.len() < 32 || !format!("{issued:?}").contains(token));
         }
@@ -80,10 +84,10 @@ pub fn metadata(data: &[u8]) {
         };
         assert_eq!(found.issuer, asked);
         let endpoints = [
-            Some(&found.token_endpoint),
-            found.mtls_token_endpoint.as_ref(),
-            found.revocation_endpoint.as_ref(),
-            found.mtls_revocation_endpoint.as_ref(),
+            Some(found.token_endpoint.as_str()),
+            found.mtls_token_endpoint.as_deref(),
+            found.revocation_endpoint.as_deref(),
+            found.mtls_revocation_endpoint.as_deref(),
         ];
         for endpoint in endpoints.into_iter().flatten() {
             let url = Url::parse(endpoint).expect("an endpoint is a URL");
@@ -105,12 +109,12 @@ pub fn jwt(data: &[u8]) {
     let expectation = Expectation {
         issuer: Some("https://auth.example.com".into()),
         audiences: vec!["https://tools.example.com".into()],
-        scopes: vec!["a".into()],
+        scopes: vec![Scope::new("a".into())],
         key_thumbprint: Some("thumb".into()),
     };
     let now = Timestamp::UNIX_EPOCH;
     for token in [String::from_utf8_lossy(data).into_owned(), made] {
-        let secret = SecretString::from(token.as_str());
+        let secret = AccessToken::new(token.clone());
         match token_check::check(
             &secret,
             &expectation,

@@ -145,7 +145,7 @@ struct MergedStore {
 /// What one watch has shown.
 #[derive(Default)]
 struct WatchState {
-    versions: HashMap<Key, ResourceVersion>,
+    revisions: HashMap<Key, Revision>,
     /// While it lists: the resources that the list has shown so far.
     listing: HashSet<Key>,
     listed: bool,
@@ -153,7 +153,7 @@ struct WatchState {
 
 /// Distinguishes a resource from the one before: deleted and created again, it starts at generation 1 too.
 #[derive(Clone, Eq, PartialEq)]
-struct ResourceVersion {
+struct Revision {
     uid: Option<String>,
     generation: i64,
 }
@@ -184,21 +184,21 @@ impl MergedStore {
             Event::Apply(resource) => self.store(index, resource),
             Event::Delete(resource) => {
                 let key = Key::from(&resource);
-                state.versions.remove(&key);
+                state.revisions.remove(&key);
                 self.writer.apply_watcher_event(&Event::Delete(resource));
                 vec![ResourceEvent::Deleted(key)]
             }
             Event::InitDone => {
                 // What was deleted while the watch was down has no event of its own.
                 let deleted = state
-                    .versions
+                    .revisions
                     .keys()
                     .filter(|key| !state.listing.contains(key))
                     .cloned();
                 let deleted: Vec<Key> = deleted.collect();
                 let store = self.writer.as_reader();
                 for key in &deleted {
-                    state.versions.remove(key);
+                    state.revisions.remove(key);
                     if let Some(resource) = store.get(&key.into()) {
                         self.writer
                             .apply_watcher_event(&Event::Delete((*resource).clone()));
@@ -222,15 +222,17 @@ impl MergedStore {
     /// Stores a resource. A change of its status alone, which only the operator writes, is no event.
     fn store(&mut self, index: usize, resource: McpServerAuth) -> Vec<ResourceEvent> {
         let key = Key::from(&resource);
-        let version = ResourceVersion {
+        let revision = Revision {
             uid: resource.metadata.uid.clone(),
             generation: resource.metadata.generation.unwrap_or_default(),
         };
-        let previous = self.watches[index].versions.insert(key.clone(), version.clone());
+        let previous = self.watches[index]
+            .revisions
+            .insert(key.clone(), revision.clone());
         self.writer.apply_watcher_event(&Event::Apply(resource));
         match previous {
-            Some(previous) if previous == version => Vec::new(),
-            Some(previous) if previous.uid != version.uid => {
+            Some(previous) if previous == revision => Vec::new(),
+            Some(previous) if previous.uid != revision.uid => {
                 vec![ResourceEvent::Deleted(key.clone()), ResourceEvent::Changed(key)]
             }
             _ => vec![ResourceEvent::Changed(key)],

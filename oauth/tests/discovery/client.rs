@@ -6,7 +6,6 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use mcp_auth_oauth::{
     Client, Clock, Error, IssuedToken, Registration, ServerLocation, TokenCheckMode, TokenRequest,
 };
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::server::{Reply, Server};
@@ -39,7 +38,7 @@ async fn the_token_is_asked_for_at_the_endpoint_that_was_discovered() {
     let issued = ask(&client(registration(resource_at(mcp.url("/mcp")))))
         .await
         .unwrap();
-    assert_eq!(issued.access_token.expose_secret(), "t0p");
+    assert_eq!(issued.access_token.secret(), "t0p");
     assert_eq!(issued.server.unwrap().issuer, auth.url(""));
     assert_eq!(auth.requests().last().unwrap(), "POST /token");
 }

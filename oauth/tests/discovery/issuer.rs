@@ -23,7 +23,7 @@ async fn each_place_is_asked_in_order_until_one_answers() {
         server.json(place, server.metadata(&server.url("/tenant")));
         let found = of(&server, "/tenant").await.unwrap();
         assert_eq!(found.issuer, server.url("/tenant"));
-        assert_eq!(found.token_endpoint, server.url("/token"));
+        assert_eq!(*found.token_endpoint, server.url("/token"));
         let expected: Vec<_> = PLACES[..=index]
             .iter()
             .map(|place| format!("GET {place}"))

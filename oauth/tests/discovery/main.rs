@@ -1,5 +1,5 @@
-//! The search for an authorization server over real sockets: where it looks and in which order, whom it believes,
-//! where it does not go, and how long what it found is kept.
+//! The search for an authorization server over real sockets: where it looks and in which order, whom it
+//! believes, where it does not go, and how long what it found is kept.
 
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
@@ -57,8 +57,8 @@ pub fn start() -> Timestamp {
     "2030-01-01T00:00:00Z".parse().unwrap()
 }
 
-/// Moves the clock. It stands still for no longer than that: under a clock that is paused, waiting for a socket counts
-/// as having nothing to do, and timeouts pass at once.
+/// Moves the clock. It stands still for no longer than that: under a clock that is paused, waiting for a
+/// socket counts as having nothing to do, and timeouts pass at once.
 pub async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;

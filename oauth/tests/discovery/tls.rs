@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use mcp_auth_oauth::{
-    Client, ClientAuthentication, ClientCertificate, Clock, Discovery, Error, Registration, ServerLocation,
+    AccessToken, Client, ClientAuthentication, ClientCertificate, Clock, Discovery, Error, Registration,
+    ServerLocation,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -100,7 +101,10 @@ async fn a_client_with_a_certificate_revokes_tokens_at_the_address_for_such_clie
             ..registration(ServerLocation::Issuer(auth.url("")))
         })
         .unwrap();
-        assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(true));
+        assert_eq!(
+            client.revoke(&AccessToken::new("t0p-s3cret".into())).await,
+            Ok(true)
+        );
         assert_eq!(*auth.requests().last().unwrap(), format!("POST {path}"));
     }
 }

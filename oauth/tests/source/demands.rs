@@ -1,7 +1,8 @@
 //! What resource servers say of a token: refused (401), and not enough (403).
 
 use mcp_auth_oauth::{
-    Circuit, Clock, Error, ErrorCode, ErrorResponse, StepUp, StepUpError, TokenSource, TokenSourceState,
+    BasicErrorResponseType, Circuit, Clock, Error, ErrorCode, ErrorResponse, StepUp, StepUpError,
+    TokenSource, TokenSourceState,
 };
 
 use crate::script::{Script, Step, unavailable};
@@ -17,7 +18,7 @@ fn id(state: &TokenSourceState) -> String {
 
 pub fn invalid_scope() -> Error {
     Error::Rejected(ErrorResponse {
-        code: ErrorCode::InvalidScope,
+        code: ErrorCode::Basic(BasicErrorResponseType::InvalidScope),
         description: None,
         status: 400,
         retry_after: None,

@@ -182,7 +182,8 @@ async fn a_clock_set_back_while_scopes_are_refused_stops_no_renewal() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_set_while_a_request_is_under_way_lengthens_no_life() {
-    // Set forward it seems to have taken longer, as after a sleep of the machine, and the life counts from its start.
+    // Set forward it seems to have taken longer, as after a sleep of the machine, and the life counts from
+    // its start.
     for (by, expected) in [(-24 * 3600, 3590), (1800, 1790)] {
         let clock = Clock::starting_at(start());
         let slow = Step::Issue {
@@ -227,7 +228,8 @@ async fn a_clock_set_back_by_just_the_backoff_makes_no_hot_loop() {
     );
     let (_source, mut states) = spawn(&script, &clock);
     state(&mut states, |state| state.failures_in_a_row == 1).await;
-    // The alarm for the second attempt rings by its timer, and the third is due when the clock shows the same again.
+    // The alarm for the second attempt rings by its timer, and the third is due when the clock shows the same
+    // again.
     sleep(44).await;
     clock.set_by(-45);
     sleep(60).await;

@@ -15,7 +15,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mcp_auth_oauth::{Clock, IssuedToken, Policy, RetryAfter, Token, TokenSource, TokenSourceState};
 use script::{Script, Step, unavailable};
-use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
 fn start() -> Timestamp {
@@ -72,7 +71,7 @@ fn serves(state: &TokenSourceState) -> Option<&str> {
     state
         .token
         .as_ref()
-        .map(|token| token.access_token.expose_secret())
+        .map(|token| token.access_token.secret().as_str())
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,7 +48,8 @@ struct UnderWay(Arc<Inner>);
 impl TokenRequester for Script {
     fn request(&self, request: &TokenRequest) -> TokenRequestFuture<'_> {
         let inner = &self.0;
-        inner.asked.lock().unwrap().push(request.scopes.clone());
+        let scopes = request.scopes.iter().cloned().map(String::from);
+        inner.asked.lock().unwrap().push(scopes.collect());
         inner.requests.lock().unwrap().push(inner.clock.now());
         let step = inner
             .steps

@@ -1,8 +1,8 @@
 //! A server that says again all it was sent: nothing of it is told, whatever the method and the grant.
 
 use mcp_auth_oauth::{
-    Assertions, Client, ClientAuthentication, ClientSecrets, Error, Grant, Registration, SigningKey,
-    TokenRequest, TokenType,
+    Assertions, Client, ClientAuthentication, ClientSecret, ClientSecrets, Error, Grant, Registration,
+    SigningKey, TokenRequest, TokenType,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -77,8 +77,8 @@ async fn echo(listener: TcpListener, requests: usize, turn: usize) -> Vec<String
 
 fn methods() -> Vec<ClientAuthentication> {
     let secrets = || ClientSecrets {
-        first: FIRST.into(),
-        alternate: Some(ALTERNATE.into()),
+        first: ClientSecret::new(FIRST.into()),
+        alternate: Some(ClientSecret::new(ALTERNATE.into())),
     };
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
     vec![

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, Clock, Error, Registration,
-    SigningKey, TokenRequest,
+    AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, ClientId, Clock, Error,
+    Registration, SigningKey, TokenRequest,
 };
 use serde_json::json;
 
@@ -150,7 +150,7 @@ async fn an_assertion_that_never_comes_meets_the_deadline() {
 #[tokio::test]
 async fn a_client_without_authentication_says_its_name_if_it_has_one() {
     let mut server = server().await;
-    for client_id in [Some("client".to_owned()), None] {
+    for client_id in [Some(ClientId::new("client".into())), None] {
         let registration = Registration {
             client_id: client_id.clone(),
             ..server.registration(ClientAuthentication::None)
@@ -158,7 +158,7 @@ async fn a_client_without_authentication_says_its_name_if_it_has_one() {
         ask(registration).await.unwrap();
         let (head, form) = server.form().await;
         assert_eq!(server::header(&head, "authorization"), None);
-        assert_eq!(form.get("client_id"), client_id.as_ref());
+        assert_eq!(form.get("client_id"), client_id.as_deref());
     }
 }
 

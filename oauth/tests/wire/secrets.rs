@@ -1,7 +1,9 @@
 //! Two client secrets: which is tried, which is remembered, and what is told where neither is taken.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use mcp_auth_oauth::{Client, ClientAuthentication, ClientSecrets, Error, IssuedToken, Limits, TokenRequest};
+use mcp_auth_oauth::{
+    Client, ClientAuthentication, ClientSecret, ClientSecrets, Error, IssuedToken, Limits, TokenRequest,
+};
 
 use crate::TOKEN;
 use crate::server::{self, Server, answer, json};
@@ -23,8 +25,8 @@ fn refused_too() -> Vec<u8> {
 
 fn two() -> ClientSecrets {
     ClientSecrets {
-        first: "first-s3cret".into(),
-        alternate: Some("alternate-s3cret".into()),
+        first: ClientSecret::new("first-s3cret".into()),
+        alternate: Some(ClientSecret::new("alternate-s3cret".into())),
     }
 }
 

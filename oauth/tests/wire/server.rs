@@ -1,4 +1,5 @@
-//! A token endpoint on loopback that does what it is told, faults included, which a real one cannot be made to do.
+//! A token endpoint on loopback that does what it is told, faults included, which a real one cannot be made
+//! to do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,8 +57,9 @@ impl Server {
                 tokio::spawn(async move {
                     match acceptor {
                         None => serve(stream, step, seen).await,
-                        // A handshake that breaks off is what some tests are about. What the client has sent by
-                        // then is read to its end, or else the connection's reset would overtake the server's alert.
+                        // A handshake that breaks off is what some tests are about. What the client has sent
+                        // by then is read to its end, or else the connection's reset would overtake the
+                        // server's alert.
                         Some(acceptor) => match acceptor.accept(stream).into_fallible().await {
                             Ok(stream) => serve(stream, step, seen).await,
                             Err((_, mut stream)) => {

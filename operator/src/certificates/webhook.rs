@@ -17,9 +17,9 @@ use crate::api_server::within;
 /// How soon a webhook configuration that could not be changed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Writes the authority into every webhook of the configuration, at once and whenever it changes,
-/// such as an upgrade of the chart. `trusted` says whether the API server trusts this operator; where there
-/// is no configuration, nothing is to be trusted.
+/// Writes the authority into every webhook of the configuration, at once and whenever the configuration
+/// changes, such as by an upgrade of the chart. `trusted` becomes true once every webhook has it, or where
+/// there is no configuration to write it into.
 pub async fn keep_webhook_ca_bundle(
     client: Client,
     name: String,

@@ -125,8 +125,8 @@ fn an_algorithm_that_does_not_fit_is_told_with_those_that_do() {
     let error = SigningKey::parse(RSA, Some(Algorithm::Es256), None).unwrap_err();
     assert_eq!(
         error.message(),
-        "the algorithm ES256 does not fit: it is an RSA key: set algorithm to RS256 or PS256, leave it out, or use \
-         another key"
+        "the algorithm ES256 does not fit: it is an RSA key: set algorithm to RS256 or PS256, leave it out, \
+         or use another key"
     );
 }
 

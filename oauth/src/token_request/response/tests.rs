@@ -1,17 +1,23 @@
 //! What each answer is read as, and that none of them is repeated.
 
 use http::StatusCode;
+use oauth2::basic::BasicErrorResponseType;
+use oauth2::{ClientSecret, TokenResponse};
 use proptest::prelude::*;
-use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::*;
-use crate::RetryAfter;
+use crate::{IssuedToken, RetryAfter};
 
 const SECRET: &str = "cl1ent-s3cret-of-ours";
 
 fn redactor() -> Redactor {
-    Redactor::default().hide_client_secret("client", &SECRET.into())
+    Redactor::default().hide_client_secret("client", &ClientSecret::new(SECRET.into()))
+}
+
+fn read(answer: Answer, redactor: &Redactor, expected: ExpectedToken) -> Result<IssuedToken, Error> {
+    let accepted = accept(answer, redactor, expected)?;
+    Ok(parse(accepted.body())?.into_token(redactor, expected.token_type))
 }
 
 const BEARER: ExpectedToken = ExpectedToken {
@@ -50,7 +56,7 @@ fn reads_a_complete_token_response() {
         json!({"access_token": "t0p", "token_type": "Bearer", "expires_in": 3600, "scope": "a b", "more": {}}),
     )
     .unwrap();
-    assert_eq!(issued.access_token.expose_secret(), "t0p");
+    assert_eq!(issued.access_token.secret(), "t0p");
     assert_eq!(issued.expires_in, Some(3600));
     assert_eq!(issued.scope.as_deref(), Some("a b"));
 }
@@ -140,7 +146,7 @@ fn an_oauth_error_is_read_whatever_the_status() {
         assert_eq!(
             error,
             Error::Rejected(ErrorResponse {
-                code: ErrorCode::InvalidClient,
+                code: ErrorCode::Basic(BasicErrorResponseType::InvalidClient),
                 description: Some("Unknown 'client'".into()),
                 status,
                 retry_after: None,
@@ -289,8 +295,22 @@ proptest! {
         }
         if let Ok(issued) = read_json(status, body) {
             prop_assert!((200..300).contains(&status));
-            let token = issued.access_token.expose_secret();
+            let token = issued.access_token.secret();
             prop_assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
         }
     }
+}
+
+/// As another program would read it through the oauth2 crate.
+#[test]
+fn the_response_is_one_of_the_oauth2_crate_and_tells_its_token_to_nobody_else() {
+    let body =
+        json!({"access_token": "t0p-s3cret", "token_type": "DPoP", "expires_in": "-5", "scope": "a b"});
+    let response = parse(body.to_string().as_bytes()).unwrap();
+    assert_eq!(response.access_token().secret(), "t0p-s3cret");
+    assert_eq!(response.token_type().as_ref(), "DPoP");
+    assert_eq!(response.expires_in(), Some(std::time::Duration::ZERO));
+    assert_eq!(response.scopes().unwrap().len(), 2);
+    assert!(!format!("{response:?}").contains("t0p-s3cret"));
+    assert!(serde_json::to_string(&response).is_err());
 }

@@ -94,7 +94,8 @@ async fn check(events: Vec<Event>) {
 proptest! {
     #[test]
     fn whatever_happens_no_more_is_kept_than_may_be(events in prop::collection::vec(event(), 1..100)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(check(events));
     }
 }
