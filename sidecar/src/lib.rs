@@ -14,7 +14,9 @@
 
 pub mod args;
 pub mod control;
+// Test code, which needs items that are private to this crate.
 #[cfg(any(test, fuzzing))]
+#[path = "../tests/fuzzing/properties.rs"]
 pub mod fuzzing;
 mod http;
 pub mod proxy;

@@ -2,15 +2,17 @@
 //!
 //! | metric | labels | counts |
 //! |---|---|---|
-//! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by whom and of which class |
-//! | `refused_total` | `half`, `reason` ([`ProxyError::reason`](crate::proxy::error::ProxyError::reason)) | answers of our own making |
-//! | `contexts_total` | `result` | requests, by what became of their user context |
+//! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by half and class of status |
+//! | `refused_total` | `half`, `reason` ([`ProxyError::reason`]) | answers that the sidecar made itself |
+//! | `contexts_total` | `result` | requests, by the outcome of their user context |
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
-//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (`unauthorized`, `insufficient_scope`) | answers of MCP servers that refuse a token |
-//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`: a step-up, `dpop_nonce`) | requests sent again |
-//! | `exchanges_total` | `result` (`issued`, `failed`) | tokens asked for a user |
+//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (first two of `replays_total`) | tokens rejected by MCP servers |
+//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`) | requests sent again |
+//! | `exchanges_total` | `result` (`issued`, `failed`) | token exchanges for a user |
 //! | `waiting` | | requests that wait for a token now |
+//!
+//! [`ProxyError::reason`]: crate::proxy::error::ProxyError::reason
 
 use std::sync::Arc;
 
@@ -24,14 +26,14 @@ use prometheus_client::registry::Registry;
 use crate::proxy::error::TokenOwner;
 use crate::proxy::user_context::Gathered;
 
-/// The two directions.
+/// The half of the sidecar that took the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Half {
     Inbound,
     Outbound,
 }
 
-/// What became of the user context of a request.
+/// The outcome of a request's user context.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ContextResult {
     /// Inbound: there was one, and it went on sealed.
@@ -44,13 +46,13 @@ pub enum ContextResult {
     Forged,
     /// Outbound: too old.
     Expired,
-    /// Outbound: no value of ours.
+    /// Outbound: not in the form that the sidecar writes.
     Malformed,
     /// Inbound: above the limit, refused.
     TooLarge,
 }
 
-/// Why a token was refused, or a request sent again.
+/// Why a token was rejected, or a request sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RetryCause {
     Unauthorized,
@@ -58,7 +60,8 @@ pub enum RetryCause {
     DpopNonce,
 }
 
-/// Cheap to clone. What each request counts is looked up once, here, so that counting is one atomic addition.
+/// Cheap to clone. The counters of every request are looked up once, here, so that counting is one atomic
+/// addition.
 #[derive(Clone)]
 pub struct Metrics(Arc<Counters>);
 
@@ -134,16 +137,16 @@ impl Metrics {
         let waiting = Gauge::default();
         registry.register(
             "tokens_refused",
-            "Answers of MCP servers that refuse a token, by whose and why",
+            "Answers of MCP servers that reject a token, by its owner and the cause",
             tokens_refused.clone(),
         );
-        registry.register("replays", "Requests sent again, by why", replays.clone());
+        registry.register("replays", "Requests sent again, by cause", replays.clone());
         registry.register(
             "exchanges",
-            "Tokens asked for a user, by what came of it",
+            "Token exchanges for a user, by result",
             exchanges.clone(),
         );
-        registry.register("waiting", "Requests that wait for a token", waiting.clone());
+        registry.register("waiting", "Requests that wait for a token now", waiting.clone());
         registry.register(
             "requests",
             "Requests answered, by half and class of status",
@@ -156,7 +159,7 @@ impl Metrics {
         );
         registry.register(
             "contexts",
-            "Requests by what became of their user context",
+            "Requests, by the outcome of their user context",
             contexts.clone(),
         );
         registry.register(

@@ -1,9 +1,9 @@
 //! The one place where errors become answers.
 //!
 //! A POST to the outbound half is JSON-RPC and gets a JSON-RPC error; everything else gets a problem document
-//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: it is what LiteLLM tells its operator
-//! of a listing that failed, and a load test or a dashboard sees what happened. The price is that LiteLLM tells the
-//! user of a failed call the status and not the message. 401 is never among them: it would send LiteLLM into an
+//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: LiteLLM reports the status of
+//! a listing that failed, and a load test or a dashboard counts it. The price is that LiteLLM shows the user
+//! of a failed call the status and not the message. 401 is never among them: it would send LiteLLM into an
 //! OAuth flow against localhost.
 //!
 //! `docs/errors.md` has the table of them all, which a test compares, and what LiteLLM makes of them.
@@ -51,7 +51,7 @@ fn answer(refusal: &ProxyError, content_type: &'static str, body: &Value) -> Res
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    // What follows on the connection may be another part of the same ambiguity.
+    // The bytes that follow on the connection may be part of the ambiguous request.
     if matches!(refusal, ProxyError::RequestAmbiguous(_)) {
         response
             .headers_mut()

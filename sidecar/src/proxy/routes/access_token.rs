@@ -1,5 +1,5 @@
-//! Access token: a credential of the operator in the form that requests need it. How it is presented, and whether the
-//! MCP server accepts it.
+//! Access token: a credential of the operator in the form that requests need it. How it is presented, and
+//! whether the MCP server accepts it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,8 @@ use url::Url;
 
 pub const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// Shared by all requests that carry it. It keeps its acceptance state for as long as the operator sends the same token.
+/// Shared by all requests that carry it. It keeps its acceptance state for as long as the operator sends the
+/// same token.
 pub struct AccessToken {
     /// Identifies the token in reports, which do not hold the token itself.
     pub id: Box<str>,
@@ -58,7 +59,8 @@ pub enum InvalidTokenError {
     #[error("the token is empty or holds characters that a header cannot carry; look at what issued it")]
     Characters,
     #[error(
-        "the key that the token is bound to is no P-256 key in PKCS#8 PEM; the operator makes it, so report this"
+        "the key that the token is bound to is no P-256 key in PKCS#8 PEM; the operator makes it, so report \
+         this"
     )]
     ProofKey,
 }
@@ -165,8 +167,8 @@ impl AccessToken {
         }
     }
 
-    /// Records that the server rejected it. Other requests wait only if the server has not just accepted it with another
-    /// request: else the rejection is about the request and not about the token.
+    /// Records that the server rejected it. Other requests wait only if the server has not just accepted it
+    /// with another request: else the rejection is about the request and not about the token.
     pub fn record_rejected(&self, probe_interval: Duration) {
         let (now, accepted_at) = (
             self.acceptance.now(),
@@ -177,7 +179,8 @@ impl AccessToken {
         }
     }
 
-    /// Records that the server accepted it. True if a probe has found that out, so that no request needs to wait any more.
+    /// Records that the server accepted it. True if a probe has found that out, so that no request needs to
+    /// wait any more.
     pub fn record_accepted(&self, admission: Admission) -> bool {
         self.acceptance
             .accepted_at

@@ -1,5 +1,5 @@
-//! Rejection reports: the tokens in use that MCP servers have rejected, as they are reported to the operator. At most
-//! one for each server, for as long as the token is in use.
+//! Rejection reports: the tokens in use that MCP servers have rejected, as they are reported to the operator.
+//! At most one for each server, for as long as the token is in use.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub struct RejectionReports {
 struct ReportedRejection {
     token: Arc<AccessToken>,
     why: RefusedBecause,
-    /// Demanded scopes that no other token has come with: waiting for them again would be in vain. `None` until there
-    /// was such a demand.
+    /// Demanded scopes that no other token has come with: waiting for them again would be in vain. `None`
+    /// until there was such a demand.
     denied_scopes: Option<Vec<String>>,
 }
 

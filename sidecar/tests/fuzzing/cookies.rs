@@ -25,8 +25,8 @@ static TOOLS: LazyLock<Arc<McpServer>> =
     LazyLock::new(|| super::server("http://tools.example.com/mcp", Transport::StreamableHttp));
 static SEALER: LazyLock<Sealer> = LazyLock::new(Sealer::new);
 
-/// The first line names the cookies that this server is allowed, the second those of another server, by commas. The
-/// others are the request's Cookie fields.
+/// The first line names the cookies that this server is allowed, the second those of another server, by
+/// commas. The others are the request's Cookie fields.
 pub fn cookies(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let ours = names(lines.next());
@@ -87,8 +87,8 @@ fn is_token(name: &str) -> bool {
 }
 
 impl Expected {
-    /// All fields are one; a pair is what stands between semicolons; its name is what stands before the first equals
-    /// sign; only what occurs once and holds no control character counts.
+    /// All fields are one; a pair is what stands between semicolons; its name is what stands before the first
+    /// equals sign; only what occurs once and holds no control character counts.
     pub(crate) fn from_fields(fields: &[&[u8]], allowed: &BTreeSet<&str>) -> Self {
         let joined = fields.join(&b"; "[..]);
         let mut copies: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();

@@ -13,8 +13,8 @@ static OTHER: LazyLock<Sealer> = LazyLock::new(Sealer::new);
 
 const NOW: i64 = 1_800_000_000;
 
-/// The bytes as a sealed value, as the plain form of a context, and as changes to a value that was sealed: each three
-/// of them are a position and what is added there.
+/// The bytes as a sealed value, as the plain form of a context, and as changes to a value that was sealed:
+/// each three of them are a position and what is added there.
 pub fn context(data: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(data) {
         assert!(OTHER.open(&value, NOW).is_err(), "nobody knows the key");

@@ -1,5 +1,6 @@
-//! What must hold whatever arrives: each function takes any bytes and panics where a promise is broken. A fuzzer looks
-//! for such bytes (`make fuzz`), and an ordinary test repeats those that once mattered, from `fuzz/corpus`.
+//! What must hold whatever arrives: each function takes any bytes and panics where a promise is broken. A
+//! fuzzer looks for such bytes (`make fuzz`), and an ordinary test repeats those that once mattered, from
+//! `fuzz/corpus`.
 //!
 //! Each compares with a judgement of its own, made as plainly as possible and of nothing that it judges.
 
