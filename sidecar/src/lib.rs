@@ -14,11 +14,11 @@
 
 pub mod args;
 pub mod control;
+mod http;
 // Test code, which needs items that are private to this crate.
 #[cfg(any(test, fuzzing))]
-#[path = "../tests/fuzzing/properties.rs"]
-pub mod fuzzing;
-mod http;
+#[path = "../tests/promises/data_path.rs"]
+pub mod promises;
 pub mod proxy;
 pub mod serve;
 pub mod server;

@@ -59,7 +59,7 @@ pub(super) fn trim(mut pair: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzzing::Expected;
+    use crate::promises::Expected;
     use http::HeaderValue;
     use proptest::prelude::*;
 
