@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::proxy::metrics::Metrics;
-use crate::proxy::routes::{Routes, Server};
+use crate::proxy::routes::{McpServer, Routes};
 
 pub use context::context;
 #[cfg(test)]
@@ -28,7 +28,7 @@ pub use key_filter::key_filter;
 pub use path::path;
 
 /// The server `tools` at `url`.
-fn server(url: &str, transport: Transport) -> Arc<Server> {
+fn server(url: &str, transport: Transport) -> Arc<McpServer> {
     let metrics = Metrics::new(&mut Registry::default());
     let routes = Routes::new(NonZeroUsize::MIN, metrics, watch::Sender::default());
     let route = sync::Route {

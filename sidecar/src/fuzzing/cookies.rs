@@ -7,10 +7,10 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use mcp_auth_protocol::sync::Transport;
 
-use crate::proxy::outbound::headers::{UserPart, prepare};
-use crate::proxy::routes::Server;
+use crate::proxy::outbound::headers::{UserPart, prepare_request};
+use crate::proxy::routes::McpServer;
 use crate::proxy::user_context::seal::Sealer;
-use crate::proxy::user_context::{Allowed, LIMIT, gather};
+use crate::proxy::user_context::{Allowlist, LIMIT, gather};
 
 /// What a naive reading of the cookies comes to.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(crate) struct Expected {
     pub malformed: u64,
 }
 
-static TOOLS: LazyLock<Arc<Server>> =
+static TOOLS: LazyLock<Arc<McpServer>> =
     LazyLock::new(|| super::server("http://tools.example.com/mcp", Transport::StreamableHttp));
 static SEALER: LazyLock<Sealer> = LazyLock::new(Sealer::new);
 
@@ -38,9 +38,9 @@ pub fn cookies(data: &[u8]) {
     let plain: Vec<&[u8]> = fields.iter().map(HeaderValue::as_bytes).collect();
 
     let of_all: BTreeSet<&str> = ours.union(&others).copied().collect();
-    let expected = Expected::of(&plain, &of_all);
-    let own = Allowed::new(ours.iter().copied(), []);
-    let all = Allowed::union([&own, &Allowed::new(others.iter().copied(), [])].into_iter());
+    let expected = Expected::from_fields(&plain, &of_all);
+    let own = Allowlist::new(ours.iter().copied(), []);
+    let all = Allowlist::union([&own, &Allowlist::new(others.iter().copied(), [])].into_iter());
     let bytes: usize = expected
         .pairs
         .iter()
@@ -67,7 +67,7 @@ pub fn cookies(data: &[u8]) {
     assert_eq!(opened, gathered.context);
     let server = TOOLS.usable().expect("it can be used");
     let mut out = headers;
-    prepare(&mut out, server, &UserPart::of(opened.as_ref(), &own));
+    prepare_request(&mut out, server, &UserPart::from_context(opened.as_ref(), &own));
     let sent: Vec<&[u8]> = out.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     assert_eq!(sent, expected.cookie(&ours).as_slice());
 }
@@ -89,7 +89,7 @@ fn is_token(name: &str) -> bool {
 impl Expected {
     /// All fields are one; a pair is what stands between semicolons; its name is what stands before the first equals
     /// sign; only what occurs once and holds no control character counts.
-    pub(crate) fn of(fields: &[&[u8]], allowed: &BTreeSet<&str>) -> Self {
+    pub(crate) fn from_fields(fields: &[&[u8]], allowed: &BTreeSet<&str>) -> Self {
         let joined = fields.join(&b"; "[..]);
         let mut copies: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
         for pair in joined.split(|byte| *byte == b';') {

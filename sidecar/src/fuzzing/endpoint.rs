@@ -6,9 +6,9 @@ use bytes::Bytes;
 use mcp_auth_protocol::sync::Transport;
 
 use crate::proxy::outbound::endpoint::EndpointRewriter;
-use crate::proxy::routes::Server;
+use crate::proxy::routes::McpServer;
 
-static TOOLS: LazyLock<Arc<Server>> =
+static TOOLS: LazyLock<Arc<McpServer>> =
     LazyLock::new(|| super::server("http://tools.example.com/sse", Transport::Sse));
 
 /// Longer than what is looked at whole.
@@ -82,7 +82,7 @@ fn rewritten(chunks: &[&[u8]]) -> (Vec<u8>, bool) {
     for chunk in chunks {
         out.extend_from_slice(&rewriter.pass(Bytes::copy_from_slice(chunk)));
     }
-    let refused = rewriter.has_refused();
+    let refused = rewriter.has_rejected();
     if !refused {
         out.extend_from_slice(&rewriter.finish());
     }

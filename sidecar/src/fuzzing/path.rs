@@ -6,10 +6,10 @@ use http::Uri;
 use mcp_auth_protocol::sync::Transport;
 use url::Url;
 
-use crate::proxy::outbound::path::{lead, split};
-use crate::proxy::routes::Server;
+use crate::proxy::outbound::path::{split_server, target_path};
+use crate::proxy::routes::McpServer;
 
-static SERVERS: LazyLock<[Arc<Server>; 4]> = LazyLock::new(|| {
+static SERVERS: LazyLock<[Arc<McpServer>; 4]> = LazyLock::new(|| {
     [
         super::server("http://x.example.com/a/mcp", Transport::StreamableHttp),
         super::server("http://x.example.com", Transport::StreamableHttp),
@@ -28,8 +28,8 @@ pub fn path(data: &[u8]) {
     let Ok(uri) = Uri::try_from([b"/tools".as_slice(), target].concat()) else {
         return;
     };
-    let (_, path) = split(uri.path());
-    let Some(led) = lead(server, path, uri.query()) else {
+    let (_, path) = split_server(uri.path());
+    let Some(target) = target_path(server, path, uri.query()) else {
         return;
     };
     let base = match server.transport {
@@ -40,15 +40,15 @@ pub fn path(data: &[u8]) {
         let below = path.strip_prefix(base.trim_end_matches('/'));
         below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
     };
-    assert!(within(led.path()));
+    assert!(within(target.path()));
     match uri.query() {
-        Some(query) => assert_eq!(led.query(), Some(query)),
-        None => assert!(led.query().is_none() || Some(led.query()) == Some(server.endpoint.query())),
+        Some(query) => assert_eq!(target.query(), Some(query)),
+        None => assert!(target.query().is_none() || Some(target.query()) == Some(server.endpoint.query())),
     }
     // As browsers resolve it, and as servers do that decode first and cut parameters off.
-    let resolved = Url::parse(&format!("http://x.example.com{}", led.path())).expect("a path makes a URL");
+    let resolved = Url::parse(&format!("http://x.example.com{}", target.path())).expect("a path makes a URL");
     assert!(within(resolved.path()), "resolved: {}", resolved.path());
-    let decoded = decode(led.path());
+    let decoded = decode(target.path());
     let segments = resolve(&decoded).expect("it does not climb above the root");
     assert!(
         within(&format!("/{}", segments.join("/"))),

@@ -7,12 +7,12 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::http::framing::FramingError;
-use crate::proxy::user_context::TooLarge;
+use crate::proxy::user_context::ContextTooLargeError;
 
 /// Why a request is not answered by the other side. `resource` is the name of the `McpServerAuth`; messages hold
 /// nothing of the request and no secret.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum ProxyError {
     #[error(
         "no MCP server of this name is set up for this pod; create an McpServerAuth with this spec.server.name that selects the pod, or correct the URL"
     )]
@@ -46,28 +46,28 @@ pub enum Refusal {
     #[error("McpServerAuth {resource}: the MCP server gave no answer in time")]
     ServerTimeout { resource: Box<str> },
     #[error(
-        "McpServerAuth {resource}: the MCP server refused {whose} token ({status}){renewal}; check scopes, audience and resource in spec.oauth2 against what the server expects"
+        "McpServerAuth {resource}: the MCP server refused {owner} token ({status}){renewal}; check scopes, audience and resource in spec.oauth2 against what the server expects"
     )]
     TokenRefused {
         resource: Box<str>,
-        whose: Whose,
+        owner: TokenOwner,
         status: u16,
-        renewal: Renewal,
+        renewal: RenewalOutcome,
     },
     #[error(
-        "McpServerAuth {resource}: the MCP server demands {} for this call, which {whose} token has not{}; let the authorization server grant them to this client, and add them to spec.oauth2.scopes",
+        "McpServerAuth {resource}: the MCP server demands {} for this call, which {owner} token has not{}; let the authorization server grant them to this client, and add them to spec.oauth2.scopes",
         list(scopes),
         declined.as_deref().map(no_other).unwrap_or_default()
     )]
     InsufficientScope {
         resource: Box<str>,
-        whose: Whose,
+        owner: TokenOwner,
         scopes: Vec<String>,
         /// What the operator says of them, if it does.
         declined: Option<Box<str>>,
     },
     #[error("McpServerAuth {resource}: {why}, and the call cannot be repeated by itself; try again")]
-    NotRepeated { resource: Box<str>, why: NotRepeated },
+    NotRepeated { resource: Box<str>, why: ReplayError },
     #[error(
         "McpServerAuth {resource}: there is no token for this user ({why}): {message}; if it is the user's session that has ended, sign in again, else see spec.oauth2.tokenExchange and the client's registration"
     )]
@@ -97,7 +97,7 @@ pub enum Refusal {
     #[error(
         "{0}; delete cookies of this site, or allow fewer of them in spec.cookiePassthrough and spec.headerPassthrough"
     )]
-    ContextTooLarge(#[from] TooLarge),
+    ContextTooLarge(#[from] ContextTooLargeError),
     #[error("the method is not supported")]
     MethodNotSupported,
     #[error("the request can be understood in more than one way: {0}")]
@@ -110,36 +110,36 @@ pub const HEADERS_TOO_LARGE: &str = "headers_too_large";
 
 /// Whose token it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Whose {
+pub enum TokenOwner {
     Service,
     User,
 }
 
 /// What came of asking for another token.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Renewal {
+pub enum RenewalOutcome {
     /// Another would not help.
-    NotAsked,
+    NotRequested,
     /// None has come.
-    NoneCame { within: Duration },
+    TimedOut { within: Duration },
     /// The operator says that there is no better one for now, and why.
     Declined { message: Box<str> },
     /// The server refused that one too.
-    RefusedToo,
+    RejectedToo,
     /// The server has refused another one too to the same user, whose cookies or headers it may be about.
-    RefusedToUser,
+    RejectedForUser,
 }
 
 /// Why a call that should be repeated is not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum NotRepeated {
+pub enum ReplayError {
     #[error("the MCP server did not take the token, another is on its way")]
     Streamed,
     #[error("the resource was changed while the call waited for a token")]
     RouteChanged,
 }
 
-impl fmt::Display for Whose {
+impl fmt::Display for TokenOwner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Service => "the service",
@@ -148,16 +148,16 @@ impl fmt::Display for Whose {
     }
 }
 
-impl fmt::Display for Renewal {
+impl fmt::Display for RenewalOutcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAsked => Ok(()),
-            Self::NoneCame { within } => {
+            Self::NotRequested => Ok(()),
+            Self::TimedOut { within } => {
                 write!(formatter, ", and no other has come within {} s", within.as_secs())
             }
             Self::Declined { message } => formatter.write_str(&no_other(message)),
-            Self::RefusedToo => formatter.write_str(", and the one renewed for it as well"),
-            Self::RefusedToUser => formatter.write_str(
+            Self::RejectedToo => formatter.write_str(", and the one renewed for it as well"),
+            Self::RejectedForUser => formatter.write_str(
                 ", as it did another one to the same user: it may be the user's cookies or headers that it does not take, so sign in again where they come from",
             ),
         }
@@ -183,7 +183,7 @@ fn list(scopes: &[String]) -> String {
     }
 }
 
-impl Refusal {
+impl ProxyError {
     /// Closed set: the label in metrics and logs.
     pub fn reason(&self) -> &'static str {
         self.facts().0

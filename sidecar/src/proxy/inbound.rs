@@ -20,13 +20,13 @@ use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{Cause, Target};
 use crate::proxy::clock::unix_now;
-use crate::proxy::error::Refusal;
+use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
 use crate::proxy::respond::problem;
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::Routes;
 use crate::proxy::user_context::seal::Sealer;
-use crate::proxy::user_context::{Context, TooLarge, gather};
+use crate::proxy::user_context::{Context, ContextTooLargeError, gather};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -78,11 +78,11 @@ impl Inbound {
                 tracing::debug!(half = "inbound", %method, status = response.status().as_u16(), "answered");
                 response
             }
-            Err(refusal) => {
-                self.metrics.refused(Half::Inbound, refusal.reason());
-                let status = refusal.status().as_u16();
-                tracing::warn!(half = "inbound", %method, reason = refusal.reason(), status, "request refused");
-                problem(&refusal)
+            Err(error) => {
+                self.metrics.count_error(Half::Inbound, error.reason());
+                let status = error.status().as_u16();
+                tracing::warn!(half = "inbound", %method, reason = error.reason(), status, "request refused");
+                problem(&error)
             }
         };
         self.metrics.answered(Half::Inbound, response.status());
@@ -105,8 +105,8 @@ impl Inbound {
     }
 
     /// The parser has refused a request, which nobody else has seen.
-    pub(crate) fn refused_unread(&self, reason: &'static str) {
-        self.metrics.refused(Half::Inbound, reason);
+    pub(crate) fn count_unparsed(&self, reason: &'static str) {
+        self.metrics.count_error(Half::Inbound, reason);
     }
 
     pub(crate) fn sweep(&self, worker: usize) {
@@ -118,9 +118,9 @@ impl Inbound {
         worker: usize,
         peer: IpAddr,
         mut request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Refusal> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         if request.method() == Method::CONNECT {
-            return Err(Refusal::MethodNotSupported);
+            return Err(ProxyError::MethodNotSupported);
         }
         framing::check(&request)?;
         let websocket = hop_by_hop::wants_websocket(request.headers());
@@ -133,7 +133,7 @@ impl Inbound {
         if let Some(context) = context {
             let sealed = self.sealer.seal(&context, unix_now());
             if by_server {
-                for name in self.routes.table().contexts() {
+                for name in self.routes.table().context_headers() {
                     headers.insert(name, sealed.clone());
                 }
             }
@@ -153,10 +153,10 @@ impl Inbound {
             .litellm
             .send(worker, request.map(wrap))
             .await
-            .map_err(|error| refusal(&error.cause))?;
+            .map_err(|error| litellm_error(&error.cause))?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched || !framing::one_length(response.headers()) {
-            return Err(Refusal::LiteLlmFailed);
+            return Err(ProxyError::LiteLlmFailed);
         }
         let mut response = response.map(ResponseBody::Stream);
         hop_by_hop::strip_response(response.headers_mut(), |_| false);
@@ -164,7 +164,7 @@ impl Inbound {
         Ok(response)
     }
 
-    fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, TooLarge> {
+    fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, ContextTooLargeError> {
         let gathered = gather(headers, self.routes.table().allowed());
         match gathered {
             Ok(gathered) => {
@@ -179,11 +179,11 @@ impl Inbound {
     }
 }
 
-fn refusal(cause: &Cause) -> Refusal {
+fn litellm_error(cause: &Cause) -> ProxyError {
     match cause {
-        Cause::Dial(_) => Refusal::LiteLlmUnreachable,
-        Cause::Exchange(error) if is_of_body(error) => Refusal::BodyUnreadable,
-        Cause::Exchange(_) | Cause::Timeout => Refusal::LiteLlmFailed,
+        Cause::Dial(_) => ProxyError::LiteLlmUnreachable,
+        Cause::Exchange(error) if is_of_body(error) => ProxyError::BodyUnreadable,
+        Cause::Exchange(_) | Cause::Timeout => ProxyError::LiteLlmFailed,
     }
 }
 

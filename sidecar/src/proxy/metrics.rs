@@ -3,7 +3,7 @@
 //! | metric | labels | counts |
 //! |---|---|---|
 //! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by whom and of which class |
-//! | `refused_total` | `half`, `reason` ([`Refusal::reason`](crate::proxy::error::Refusal::reason)) | answers of our own making |
+//! | `refused_total` | `half`, `reason` ([`ProxyError::reason`](crate::proxy::error::ProxyError::reason)) | answers of our own making |
 //! | `contexts_total` | `result` | requests, by what became of their user context |
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
@@ -21,7 +21,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::proxy::error::Whose;
+use crate::proxy::error::TokenOwner;
 use crate::proxy::user_context::Gathered;
 
 /// The two directions.
@@ -52,7 +52,7 @@ pub enum ContextResult {
 
 /// Why a token was refused, or a request sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Why {
+pub enum RetryCause {
     Unauthorized,
     InsufficientScope,
     DpopNonce,
@@ -196,7 +196,7 @@ impl Metrics {
         self.0.requests[half as usize][class].inc();
     }
 
-    pub(crate) fn refused(&self, half: Half, reason: &'static str) {
+    pub(crate) fn count_error(&self, half: Half, reason: &'static str) {
         self.0
             .refused
             .get_or_create(&RefusedLabels {
@@ -225,10 +225,10 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn token_refused(&self, whose: Whose, why: Why) {
-        let whose = match whose {
-            Whose::Service => "service",
-            Whose::User => "user",
+    pub(crate) fn token_rejected(&self, owner: TokenOwner, why: RetryCause) {
+        let whose = match owner {
+            TokenOwner::Service => "service",
+            TokenOwner::User => "user",
         };
         let labels = TokenRefusedLabels {
             whose,
@@ -237,7 +237,7 @@ impl Metrics {
         self.0.tokens_refused.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn replayed(&self, why: Why) {
+    pub(crate) fn replayed(&self, why: RetryCause) {
         let labels = ReplayLabels { why: why.as_str() };
         self.0.replays.get_or_create(&labels).inc();
     }
@@ -268,7 +268,7 @@ impl Half {
     }
 }
 
-impl Why {
+impl RetryCause {
     fn as_str(self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
@@ -315,7 +315,7 @@ mod tests {
             (0..=times).for_each(|_| metrics.context(result));
         }
         metrics.answered(Half::Outbound, StatusCode::NOT_FOUND);
-        metrics.refused(Half::Outbound, "unknown_server");
+        metrics.count_error(Half::Outbound, "unknown_server");
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [

@@ -105,7 +105,7 @@ impl Rewritten {
                     self.rewriter.finish()
                 }
             };
-            self.ended |= self.rewriter.has_refused();
+            self.ended |= self.rewriter.has_rejected();
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }

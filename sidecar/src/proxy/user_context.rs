@@ -19,7 +19,7 @@ pub const LIMIT: usize = 8 * 1024;
 
 /// Names of cookies and headers that may be passed on.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Allowed {
+pub struct Allowlist {
     /// Sorted, for the search. Compared byte for byte.
     cookies: Box<[Box<[u8]>]>,
     /// Sorted, so that equal requests give equal contexts.
@@ -47,13 +47,13 @@ pub struct Gathered {
 /// The allowed cookies and headers of a request are longer than [`LIMIT`].
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("the cookies and headers passed on to MCP servers are {bytes} bytes, more than the {LIMIT} possible")]
-pub struct TooLarge {
+pub struct ContextTooLargeError {
     pub bytes: usize,
 }
 
 type Pair<'a> = (&'a [u8], &'a [u8]);
 
-impl Allowed {
+impl Allowlist {
     pub fn new<'a>(
         cookies: impl IntoIterator<Item = &'a str>,
         headers: impl IntoIterator<Item = HeaderName>,
@@ -73,7 +73,7 @@ impl Allowed {
     }
 
     /// Everything that any of `all` allows.
-    pub fn union<'a>(all: impl Iterator<Item = &'a Allowed> + Clone) -> Self {
+    pub fn union<'a>(all: impl Iterator<Item = &'a Allowlist> + Clone) -> Self {
         let mut cookies: Vec<Box<[u8]>> = all.clone().flat_map(|one| one.cookies.iter().cloned()).collect();
         cookies.sort_unstable();
         cookies.dedup();
@@ -100,7 +100,7 @@ impl Allowed {
 }
 
 /// The context of a request. Never shortens one: half a context could speak for another user.
-pub fn gather(headers: &HeaderMap, allowed: &Allowed) -> Result<Gathered, TooLarge> {
+pub fn gather(headers: &HeaderMap, allowed: &Allowlist) -> Result<Gathered, ContextTooLargeError> {
     let cookies = cookies::filter(headers, allowed);
     let identity = headers::filter(headers, allowed);
     let bytes = cookies
@@ -110,7 +110,7 @@ pub fn gather(headers: &HeaderMap, allowed: &Allowed) -> Result<Gathered, TooLar
         .map(|(name, value)| name.len() + value.len())
         .sum();
     if bytes > LIMIT {
-        return Err(TooLarge { bytes });
+        return Err(ContextTooLargeError { bytes });
     }
     let context = (!cookies.pairs.is_empty() || !identity.pairs.is_empty())
         .then(|| Context::encode(cookies.pairs, identity.pairs));
@@ -250,8 +250,8 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn allowed() -> Allowed {
-        Allowed::new(
+    fn allowed() -> Allowlist {
+        Allowlist::new(
             ["session_id", "csrf"],
             [HeaderName::from_static("x-forwarded-user")],
         )
@@ -296,7 +296,7 @@ mod tests {
         assert!(gather(&of(LIMIT), &allowed()).unwrap().context.is_some());
         assert_eq!(
             gather(&of(LIMIT + 1), &allowed()),
-            Err(TooLarge { bytes: LIMIT + 1 })
+            Err(ContextTooLargeError { bytes: LIMIT + 1 })
         );
     }
 

@@ -5,12 +5,12 @@ use http::header::{ACCEPT_ENCODING, COOKIE, HOST, HeaderMap, HeaderName, HeaderV
 use mcp_auth_protocol::sync::{Subject, Transport};
 
 use crate::http::hop_by_hop;
-use crate::proxy::routes::Usable;
-use crate::proxy::user_context::{Allowed, Context};
+use crate::proxy::routes::UsableServer;
+use crate::proxy::user_context::{Allowlist, Context};
 
 /// Credentials for LiteLLM, where the request came from, and what speaks in our name. The length tells most names apart.
 fn is_not_for_servers(name: &str) -> bool {
-    let named = match name.len() {
+    let is_listed = match name.len() {
         4 => name == "dpop",
         6 => name == "cookie",
         7 => name == "api-key",
@@ -22,7 +22,7 @@ fn is_not_for_servers(name: &str) -> bool {
         25 => name == "ocp-apim-subscription-key",
         _ => false,
     };
-    named || name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
+    is_listed || name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
 }
 
 /// This server's part of a context, ready to send.
@@ -33,7 +33,7 @@ pub struct UserPart {
 }
 
 impl UserPart {
-    pub fn of(context: Option<&Context>, allowed: &Allowed) -> Self {
+    pub fn from_context(context: Option<&Context>, allowed: &Allowlist) -> Self {
         let Some(context) = context else {
             return Self::default();
         };
@@ -50,7 +50,7 @@ impl UserPart {
         for name in allowed.headers() {
             let value = context
                 .headers()
-                .find(|(found, _)| *found == name.as_str().as_bytes());
+                .find(|(header, _)| *header == name.as_str().as_bytes());
             if let Some(value) = value.and_then(|(_, value)| sensitive(value.to_vec())) {
                 headers.push((name.clone(), value));
             }
@@ -67,8 +67,8 @@ impl UserPart {
 }
 
 /// Of the request on its way to `server`: all but those that authenticate.
-pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
-    hop_by_hop::strip_request(headers, |name| is_unwanted(name, server));
+pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &UserPart) {
+    hop_by_hop::strip_request(headers, |name| is_dropped(name, server));
     headers.insert(HOST, server.target.host.clone());
     if let Some(cookie) = &user.cookie {
         headers.insert(COOKIE, cookie.clone());
@@ -84,7 +84,7 @@ pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
 
 /// What must not come from LiteLLM: what is not for servers, and what is ours to state. A name that says the same with `_`
 /// for `-` is the same to many servers (CGI, WSGI).
-fn is_unwanted(name: &str, server: &Usable) -> bool {
+fn is_dropped(name: &str, server: &UsableServer) -> bool {
     let exchanged = match &server.exchange {
         Some(Subject::Header(name)) => Some(name.as_str()),
         Some(Subject::Cookie(_)) | None => None,
@@ -97,14 +97,14 @@ fn is_unwanted(name: &str, server: &Usable) -> bool {
     if memchr::memchr(b'_', name.as_bytes()).is_none() {
         return false;
     }
-    let dashed = |text: &str| text.replace('_', "-");
-    let meant = dashed(name);
+    let with_dashes = |text: &str| text.replace('_', "-");
+    let canonical = with_dashes(name);
     let allowed = server.allowed.headers().iter().map(HeaderName::as_str);
-    is_not_for_servers(&meant) || allowed.chain(exchanged).any(|ours| dashed(ours) == meant)
+    is_not_for_servers(&canonical) || allowed.chain(exchanged).any(|own| with_dashes(own) == canonical)
 }
 
 /// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
-pub fn clean(headers: &mut HeaderMap) {
+pub fn strip_response(headers: &mut HeaderMap) {
     hop_by_hop::strip_response(headers, |name| {
         name == "set-cookie" || name == "www-authenticate" || name == "dpop-nonce"
     });
@@ -136,7 +136,7 @@ mod tests {
             ("cookie", "session_id=S-a; csrf=c; token=ui"),
             ("x-forwarded-user", "ada"),
         ]);
-        let union = Allowed::new(
+        let union = Allowlist::new(
             ["session_id", "csrf", "other"],
             [HeaderName::from_static("x-forwarded-user")],
         );
@@ -166,8 +166,8 @@ mod tests {
             "https://tools.example.com:8443/mcp",
             Transport::StreamableHttp,
             |server| {
-                let part = UserPart::of(context.as_ref(), &server.allowed);
-                prepare(&mut headers, server, &part);
+                let part = UserPart::from_context(context.as_ref(), &server.allowed);
+                prepare_request(&mut headers, server, &part);
             },
         );
         let expected = map(&[
@@ -196,7 +196,7 @@ mod tests {
             "https://tools.example.com/mcp",
             Transport::StreamableHttp,
             |server| {
-                prepare(&mut headers, server, &UserPart::default());
+                prepare_request(&mut headers, server, &UserPart::default());
             },
         );
         assert_eq!(headers, map(&[("x_team_id", "7"), ("host", "tools.example.com")]));
@@ -204,11 +204,11 @@ mod tests {
 
     #[test]
     fn a_context_for_other_servers_is_none_for_this_one() {
-        let context = gather(&map(&[("cookie", "csrf=c")]), &Allowed::new(["csrf"], []))
+        let context = gather(&map(&[("cookie", "csrf=c")]), &Allowlist::new(["csrf"], []))
             .unwrap()
             .context;
-        assert!(UserPart::of(context.as_ref(), &Allowed::new(["session_id"], [])).is_empty());
-        assert!(UserPart::of(None, &Allowed::new(["session_id"], [])).is_empty());
+        assert!(UserPart::from_context(context.as_ref(), &Allowlist::new(["session_id"], [])).is_empty());
+        assert!(UserPart::from_context(None, &Allowlist::new(["session_id"], [])).is_empty());
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("mcp-session-id", "s"),
         ]);
-        clean(&mut headers);
+        strip_response(&mut headers);
         assert_eq!(headers, map(&[("mcp-session-id", "s")]));
     }
 }

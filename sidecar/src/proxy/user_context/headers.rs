@@ -2,13 +2,13 @@
 
 use http::HeaderMap;
 
-use super::cookies::{Filtered, trim};
-use super::{Allowed, has_controls};
+use super::cookies::{FilteredPairs, trim};
+use super::{Allowlist, has_controls};
 
 /// Headers whose name is allowed. One that is stated more than once says nothing reliable and is left out; so is
 /// an empty one, which names nobody. HTTP/2 brings spaces around a value that HTTP/1.1 takes for none.
-pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowed) -> Filtered<'a> {
-    let mut filtered = Filtered::default();
+pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowlist) -> FilteredPairs<'a> {
+    let mut filtered = FilteredPairs::default();
     for name in allowed.headers() {
         let mut values = headers.get_all(name).iter();
         let Some(value) = values.next() else { continue };
@@ -59,7 +59,7 @@ mod tests {
             "x-space",
             "x-absent",
         ];
-        let allowed = Allowed::new([], names.map(HeaderName::from_static));
+        let allowed = Allowlist::new([], names.map(HeaderName::from_static));
         let filtered = filter(&headers, &allowed);
         assert_eq!(
             filtered.pairs,
@@ -84,9 +84,9 @@ mod tests {
             for (name, value) in &stated {
                 headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
-            let names = Allowed::new([], allowed.iter().copied().map(HeaderName::from_static));
+            let names = Allowlist::new([], allowed.iter().copied().map(HeaderName::from_static));
             let filtered = filter(&headers, &names);
-            let mut expected = Filtered::default();
+            let mut expected = FilteredPairs::default();
             for name in &allowed {
                 let values: Vec<&str> = stated.iter().filter(|(of, _)| of == name).map(|(_, value)| value.trim()).collect();
                 match values.as_slice() {

@@ -1,4 +1,4 @@
-//! With a clock that stands still while anything is left to do.
+//! The tokio clock is paused: it advances only when no task has anything to do.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,25 +10,25 @@ use super::*;
 use crate::control::exchange_client::Answer;
 use crate::proxy::outbound::tests::server;
 
-/// Answers after a second: with a token that is named by how many there were before, or not at all.
-struct Slow {
-    asked: AtomicUsize,
+/// An operator that answers after a second, with a token whose id counts the exchanges, or with a failure.
+struct SlowOperator {
+    exchanges: AtomicUsize,
     fails: bool,
     lifetime: i64,
 }
 
 struct World {
-    operator: Arc<Slow>,
-    users: Users,
-    room: WaitingRoom,
-    server: Arc<Server>,
+    operator: Arc<SlowOperator>,
+    user_tokens: UserTokens,
+    wait_limit: WaitLimit,
+    server: Arc<McpServer>,
 }
 
-struct Shared(Arc<Slow>);
+struct SharedOperator(Arc<SlowOperator>);
 
-impl Exchange for Shared {
+impl Exchange for SharedOperator {
     fn exchange(&self, _: Ask) -> Answer {
-        let number = self.0.asked.fetch_add(1, Ordering::SeqCst);
+        let number = self.0.exchanges.fetch_add(1, Ordering::SeqCst);
         let (fails, end) = (self.0.fails, unix_now() + self.0.lifetime);
         Box::pin(async move {
             sleep(Duration::from_secs(1)).await;
@@ -48,37 +48,45 @@ impl Exchange for Shared {
 impl World {
     fn new(limits: Limits, fails: bool, lifetime: i64) -> Self {
         let metrics = Metrics::new(&mut Registry::default());
-        let operator = Arc::new(Slow {
-            asked: AtomicUsize::new(0),
+        let operator = Arc::new(SlowOperator {
+            exchanges: AtomicUsize::new(0),
             fails,
             lifetime,
         });
         Self {
-            users: Users::new(Arc::new(Shared(operator.clone())), limits, metrics.clone()),
-            room: WaitingRoom::new(limits.waiting, metrics),
+            user_tokens: UserTokens::new(
+                Arc::new(SharedOperator(operator.clone())),
+                limits,
+                metrics.clone(),
+            ),
+            wait_limit: WaitLimit::new(limits.max_waiting, metrics),
             operator,
             server: server("https://tools.example.com/mcp", Transport::StreamableHttp),
         }
     }
 
-    fn user(&self, subject: &str) -> User {
+    fn user(&self, subject: &str) -> UserKey {
         let usable = self.server.usable().unwrap();
-        self.users.user(&self.server, usable, &subject.into())
+        self.user_tokens.key(&self.server, usable, &subject.into())
     }
 
-    async fn token(&self, subject: &str, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, Refusal> {
+    async fn token(
+        &self,
+        subject: &str,
+        rejected: Option<&Arc<AccessToken>>,
+    ) -> Result<Arc<AccessToken>, ProxyError> {
         let user = self.user(subject);
-        self.users
-            .token(&self.server, user, &subject.into(), refused, &self.room)
+        self.user_tokens
+            .token(&self.server, user, &subject.into(), rejected, &self.wait_limit)
             .await
     }
 
-    fn asked(&self) -> usize {
-        self.operator.asked.load(Ordering::SeqCst)
+    fn exchanges(&self) -> usize {
+        self.operator.exchanges.load(Ordering::SeqCst)
     }
 
-    fn known(&self) -> usize {
-        self.users.0.lock().len()
+    fn entries(&self) -> usize {
+        self.user_tokens.0.entries.lock().len()
     }
 }
 
@@ -92,9 +100,9 @@ fn a_token_is_used_until_shortly_before_its_end() {
         (Some(i64::MAX), i64::MAX - MARGIN_SECONDS),
         (None, 1_300),
     ] {
-        assert_eq!(until(expires_at, 1_000), expected, "{expires_at:?}");
+        assert_eq!(usable_until(expires_at, 1_000), expected, "{expires_at:?}");
     }
-    assert_eq!(until(Some(i64::MIN), 1_000), i64::MIN);
+    assert_eq!(usable_until(Some(i64::MIN), 1_000), i64::MIN);
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,9 +110,9 @@ async fn a_token_that_has_ended_is_exchanged_anew() {
     let world = World::new(Limits::default(), false, -1);
     world.token("ada", None).await.unwrap();
     world.token("ada", None).await.unwrap();
-    assert_eq!(world.asked(), 2);
-    world.users.sweep();
-    assert_eq!(world.known(), 0);
+    assert_eq!(world.exchanges(), 2);
+    world.user_tokens.sweep();
+    assert_eq!(world.entries(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,12 +122,12 @@ async fn a_failure_is_not_asked_for_again_within_a_second() {
         let refusal = world.token("ada", None).await.err().unwrap();
         assert_eq!(refusal.reason(), "exchange_failed");
     }
-    assert_eq!(world.asked(), 1);
+    assert_eq!(world.exchanges(), 1);
     assert!(world.token("bob", None).await.is_err());
-    assert_eq!(world.asked(), 2, "another user is asked for");
-    advance(FAILED).await;
+    assert_eq!(world.exchanges(), 2, "another user is asked for");
+    advance(FAILURE_TTL).await;
     assert!(world.token("ada", None).await.is_err());
-    assert_eq!(world.asked(), 3);
+    assert_eq!(world.exchanges(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,18 +139,18 @@ async fn a_refused_token_is_never_given_out_again_and_renewed_once() {
         assert_eq!(&*renewed.unwrap().id, "1");
     }
     assert_eq!(&*world.token("ada", Some(&first)).await.unwrap().id, "1");
-    assert_eq!(world.asked(), 2);
+    assert_eq!(world.exchanges(), 2);
     let second = world.token("ada", None).await.unwrap();
-    world.users.refused(world.user("ada"), &first);
+    world.user_tokens.mark_rejected(world.user("ada"), &first);
     assert!(Arc::ptr_eq(&second, &world.token("ada", None).await.unwrap()));
-    world.users.refused(world.user("ada"), &second);
+    world.user_tokens.mark_rejected(world.user("ada"), &second);
     assert_eq!(&*world.token("ada", None).await.unwrap().id, "2");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_operator_that_does_not_answer_is_not_waited_for_for_long() {
     let limits = Limits {
-        exchange: Duration::from_millis(500),
+        exchange_timeout: Duration::from_millis(500),
         ..Limits::default()
     };
     let world = World::new(limits, false, 60);
@@ -153,7 +161,7 @@ async fn an_operator_that_does_not_answer_is_not_waited_for_for_long() {
 #[tokio::test(start_paused = true)]
 async fn so_many_users_are_kept_and_those_unused_for_longest_go_first() {
     let limits = Limits {
-        users: 20,
+        max_users: 20,
         ..Limits::default()
     };
     let world = World::new(limits, false, 60);
@@ -161,15 +169,15 @@ async fn so_many_users_are_kept_and_those_unused_for_longest_go_first() {
         world.token(&number.to_string(), None).await.unwrap();
         // One is in use all the time.
         world.token("0", None).await.unwrap();
-        assert!(world.known() <= 20);
+        assert!(world.entries() <= 20);
     }
-    assert_eq!(world.asked(), 100);
+    assert_eq!(world.exchanges(), 100);
 }
 
 #[tokio::test(start_paused = true)]
 async fn while_all_places_are_taken_by_exchanges_nobody_else_is_asked_for() {
     let limits = Limits {
-        users: 2,
+        max_users: 2,
         ..Limits::default()
     };
     let world = World::new(limits, false, 60);
@@ -180,7 +188,7 @@ async fn while_all_places_are_taken_by_exchanges_nobody_else_is_asked_for() {
     );
     assert!(ada.is_ok() && bob.is_ok());
     assert_eq!(eve.err().unwrap().reason(), "too_many_waiting");
-    assert_eq!(world.asked(), 2);
+    assert_eq!(world.exchanges(), 2);
 }
 
 #[test]
@@ -194,6 +202,8 @@ fn users_differ_by_subject_server_and_url_and_show_nothing() {
         "each process has a key of its own"
     );
     let moved = server("https://tools.example.com/other", Transport::StreamableHttp);
-    let moved = world.users.user(&moved, moved.usable().unwrap(), &"ada".into());
+    let moved = world
+        .user_tokens
+        .key(&moved, moved.usable().unwrap(), &"ada".into());
     assert!(world.user("ada") != moved);
 }

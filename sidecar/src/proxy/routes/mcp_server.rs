@@ -13,13 +13,13 @@ use mcp_auth_protocol::sync::{
 use rustls_pki_types::ServerName;
 use url::{Host, Url};
 
-use super::token::{InvalidToken, Token, carry_on};
+use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
 use crate::http::connect::{Peer, Tls};
 use crate::http::tls::{Trust, TrustError};
 use crate::http::upstream::Target;
-use crate::proxy::error::Refusal;
+use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::Metrics;
-use crate::proxy::user_context::Allowed;
+use crate::proxy::user_context::Allowlist;
 
 /// Tools may run for minutes before they say anything.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
@@ -27,22 +27,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// LiteLLM's own session in its user interface.
 const LITELLM_COOKIE: &str = "token";
 
-pub struct Server {
+pub struct McpServer {
     /// First path segment on the outbound listener.
     pub name: Box<str>,
     /// Name of the `McpServerAuth`, for messages.
     pub resource: Box<str>,
-    pub state: State,
+    pub state: ServerState,
 }
 
-pub enum State {
-    Usable(Box<Usable>),
+pub enum ServerState {
+    Usable(Box<UsableServer>),
     /// The data cannot be used, so requests are answered with what is wrong.
-    Unusable(Unusable),
+    Unusable(RouteError),
 }
 
 /// Everything a request needs.
-pub struct Usable {
+pub struct UsableServer {
     pub url: Url,
     /// `url` letter by letter as the operator has it, which knows it by that.
     pub stated_url: Box<str>,
@@ -51,23 +51,23 @@ pub struct Usable {
     pub transport: Transport,
     pub user_context: UserContext,
     /// What of a user's request goes to the server.
-    pub allowed: Allowed,
+    pub allowed: Allowlist,
     /// What of a user's request is exchanged for a token of the user's own.
     pub exchange: Option<Subject>,
     /// What users' tokens are minted for; opaque.
     pub minted_for: Box<str>,
-    pub credential: Credential,
+    pub credential: ServiceCredential,
     declined: Option<Declined>,
     pub(crate) target: Arc<Target>,
     /// What is allowed, and the subject of the exchange.
-    sealed: Allowed,
+    sealed: Allowlist,
     ca_bundle: Option<Box<str>>,
     client_certificate: Option<ClientCertificate>,
 }
 
 #[derive(Clone)]
-pub enum Credential {
-    Token(Arc<Token>),
+pub enum ServiceCredential {
+    Token(Arc<AccessToken>),
     Unavailable {
         reason: Box<str>,
         message: Box<str>,
@@ -77,7 +77,7 @@ pub enum Credential {
 
 /// What of a server's data cannot be used. Messages name the field, never its value where that may be a secret.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum RouteError {
     #[error(
         "the URL is not an absolute http or https URL without user name and fragment, such as https://tools.example.com/mcp"
     )]
@@ -93,10 +93,10 @@ pub enum Unusable {
     #[error("the cookie `token` is LiteLLM's own session and is never passed on")]
     Cookie,
     #[error("{0}")]
-    Token(#[from] InvalidToken),
+    Token(#[from] InvalidTokenError),
 }
 
-impl Unusable {
+impl RouteError {
     /// Closed set, CamelCase, as in [`Problem`].
     pub fn reason(&self) -> &'static str {
         match self {
@@ -118,7 +118,7 @@ pub fn outbound_path(route: &Route) -> Option<String> {
     Some(format!("/{}{}{query}", route.server, url.path()))
 }
 
-impl From<TrustError> for Unusable {
+impl From<TrustError> for RouteError {
     fn from(error: TrustError) -> Self {
         match error {
             TrustError::ClientCertificate(_) => Self::ClientCertificate(error),
@@ -127,19 +127,19 @@ impl From<TrustError> for Unusable {
     }
 }
 
-impl Server {
+impl McpServer {
     /// `before` is the server of this name so far.
     pub(super) fn build(
         server: &sync::Server,
-        before: Option<&Server>,
+        before: Option<&McpServer>,
         trust: &Trust,
         metrics: &Metrics,
         workers: usize,
     ) -> Self {
-        let before = before.and_then(Server::usable);
+        let before = before.and_then(McpServer::usable);
         let state = match usable(server, before, trust, metrics, workers) {
-            Ok(usable) => State::Usable(Box::new(usable)),
-            Err(unusable) => State::Unusable(unusable),
+            Ok(usable) => ServerState::Usable(Box::new(usable)),
+            Err(unusable) => ServerState::Unusable(unusable),
         };
         let route = &server.route;
         Self {
@@ -151,8 +151,8 @@ impl Server {
 
     pub(super) fn problem(&self) -> Option<Problem> {
         match &self.state {
-            State::Usable(_) => None,
-            State::Unusable(unusable) => Some(Problem {
+            ServerState::Usable(_) => None,
+            ServerState::Unusable(unusable) => Some(Problem {
                 reason: unusable.reason().into(),
                 message: format!("McpServerAuth {}: {unusable}", self.resource),
                 server: Some(self.name.as_ref().to_owned()),
@@ -160,7 +160,7 @@ impl Server {
         }
     }
 
-    pub(super) fn sealed(&self) -> Option<&Allowed> {
+    pub(super) fn sealed(&self) -> Option<&Allowlist> {
         self.usable().map(|usable| &usable.sealed)
     }
 
@@ -170,18 +170,18 @@ impl Server {
         }
     }
 
-    pub fn usable(&self) -> Option<&Usable> {
+    pub fn usable(&self) -> Option<&UsableServer> {
         match &self.state {
-            State::Usable(usable) => Some(usable),
-            State::Unusable(_) => None,
+            ServerState::Usable(usable) => Some(usable),
+            ServerState::Unusable(_) => None,
         }
     }
 
     /// The same, or the answer to a request for a server that cannot be used.
-    pub fn require_usable(&self) -> Result<&Usable, Refusal> {
+    pub fn require_usable(&self) -> Result<&UsableServer, ProxyError> {
         match &self.state {
-            State::Usable(usable) => Ok(usable),
-            State::Unusable(unusable) => Err(Refusal::RouteUnusable {
+            ServerState::Usable(usable) => Ok(usable),
+            ServerState::Unusable(unusable) => Err(ProxyError::RouteUnusable {
                 resource: self.resource.clone(),
                 message: unusable.to_string().into(),
             }),
@@ -189,16 +189,16 @@ impl Server {
     }
 }
 
-impl Usable {
+impl UsableServer {
     /// The service's token, if there is one.
-    pub fn token(&self) -> Option<&Arc<Token>> {
+    pub fn token(&self) -> Option<&Arc<AccessToken>> {
         match &self.credential {
-            Credential::Token(token) => Some(token),
-            Credential::Unavailable { .. } => None,
+            ServiceCredential::Token(token) => Some(token),
+            ServiceCredential::Unavailable { .. } => None,
         }
     }
 
-    /// What the operator says of a refusal of [`Usable::token`]: that there is no better one for now.
+    /// What the operator says of a refusal of [`UsableServer::token`]: that there is no better one for now.
     pub fn declined(&self) -> Option<&Declined> {
         let token = self.token()?;
         let declined = self.declined.as_ref();
@@ -208,19 +208,23 @@ impl Usable {
 
 fn usable(
     server: &sync::Server,
-    before: Option<&Usable>,
+    before: Option<&UsableServer>,
     trust: &Trust,
     metrics: &Metrics,
     workers: usize,
-) -> Result<Usable, Unusable> {
+) -> Result<UsableServer, RouteError> {
     let route = &server.route;
-    let url = parse(&route.url).ok_or(Unusable::Url)?;
+    let url = parse(&route.url).ok_or(RouteError::Url)?;
     let endpoint = url[url::Position::BeforePath..url::Position::AfterQuery]
         .parse()
-        .map_err(|_| Unusable::Url)?;
+        .map_err(|_| RouteError::Url)?;
     let (allowed, sealed) = allowed(route)?;
     let credential = match credential(&server.credential, before, &url)? {
-        Credential::Unavailable { keep: true, .. } if let Some(kept) = kept(before, &url) => kept,
+        ServiceCredential::Unavailable { keep: true, .. }
+            if let Some(kept_credential) = kept_credential(before, &url) =>
+        {
+            kept_credential
+        }
         credential => credential,
     };
     let mut ca_bundle = route.ca_bundle.as_deref();
@@ -233,7 +237,7 @@ fn usable(
         ca_bundle = before.ca_bundle.as_deref();
         client_certificate = before.client_certificate.as_ref();
     }
-    let unchanged = |before: &&Usable| {
+    let unchanged = |before: &&UsableServer| {
         before.url.origin() == url.origin()
             && before.ca_bundle.as_deref() == ca_bundle
             && before.client_certificate.as_ref() == client_certificate
@@ -245,7 +249,7 @@ fn usable(
             Arc::new(target(&url, &route.server, config, metrics, workers)?)
         }
     };
-    Ok(Usable {
+    Ok(UsableServer {
         url,
         stated_url: route.url.as_str().into(),
         endpoint,
@@ -264,73 +268,73 @@ fn usable(
 }
 
 /// The token that is in use for this very URL. Whether it has expired is looked at with each request.
-fn kept(before: Option<&Usable>, url: &Url) -> Option<Credential> {
+fn kept_credential(before: Option<&UsableServer>, url: &Url) -> Option<ServiceCredential> {
     let before = before.filter(|before| before.url == *url)?;
-    before.token().cloned().map(Credential::Token)
+    before.token().cloned().map(ServiceCredential::Token)
 }
 
 fn parse(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
-    let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    (matches!(url.scheme(), "http" | "https") && url.has_host() && plain).then_some(url)
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain).then_some(url)
 }
 
 /// What goes to the server, and what is sealed: that, and the subject of the exchange.
-fn allowed(route: &Route) -> Result<(Allowed, Allowed), Unusable> {
+fn allowed(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
     let headers: Vec<HeaderName> = route
         .headers
         .iter()
-        .map(identity_header)
+        .map(allowed_header)
         .collect::<Result<_, _>>()?;
     let cookies = || route.cookies.iter().map(String::as_str);
     let (subject_cookie, subject_header) = match &route.exchange {
         Some(Subject::Cookie(name)) => (Some(name.as_str()), None),
-        Some(Subject::Header(name)) => (None, Some(identity_header(name)?)),
+        Some(Subject::Header(name)) => (None, Some(allowed_header(name)?)),
         None => (None, None),
     };
     if cookies().chain(subject_cookie).any(|name| name == LITELLM_COOKIE) {
-        return Err(Unusable::Cookie);
+        return Err(RouteError::Cookie);
     }
-    let sealed = Allowed::new(
+    let sealed = Allowlist::new(
         cookies().chain(subject_cookie),
         headers.iter().cloned().chain(subject_header),
     );
-    Ok((Allowed::new(cookies(), headers), sealed))
+    Ok((Allowlist::new(cookies(), headers), sealed))
 }
 
-fn identity_header(text: &String) -> Result<HeaderName, Unusable> {
-    let name = HeaderName::try_from(text).map_err(|_| Unusable::Header(text.clone()))?;
-    let refused = DENIED_HEADERS.contains(&name.as_str())
+fn allowed_header(text: &String) -> Result<HeaderName, RouteError> {
+    let name = HeaderName::try_from(text).map_err(|_| RouteError::Header(text.clone()))?;
+    let is_denied = DENIED_HEADERS.contains(&name.as_str())
         || DENIED_PREFIXES
             .iter()
             .any(|beginning| name.as_str().starts_with(beginning));
-    match refused {
-        true => Err(Unusable::Header(text.clone())),
+    match is_denied {
+        true => Err(RouteError::Header(text.clone())),
         false => Ok(name),
     }
 }
 
 fn credential(
     credential: &sync::Credential,
-    before: Option<&Usable>,
+    before: Option<&UsableServer>,
     url: &Url,
-) -> Result<Credential, Unusable> {
-    if let Some(token) = Token::of(credential)? {
+) -> Result<ServiceCredential, RouteError> {
+    if let Some(token) = AccessToken::from_credential(credential)? {
         let before = before.filter(|before| before.url == *url);
-        let token = carry_on(before.and_then(Usable::token), token);
-        return Ok(Credential::Token(token));
+        let token = reuse_if_same(before.and_then(UsableServer::token), token);
+        return Ok(ServiceCredential::Token(token));
     }
     match credential {
         sync::Credential::Unavailable {
             reason,
             message,
             keep,
-        } => Ok(Credential::Unavailable {
+        } => Ok(ServiceCredential::Unavailable {
             reason: reason.as_str().into(),
             message: message.as_str().into(),
             keep: *keep,
         }),
-        sync::Credential::Bearer { .. } => Err(Unusable::Token(InvalidToken::Characters)),
+        sync::Credential::Bearer { .. } => Err(RouteError::Token(InvalidTokenError::Characters)),
     }
 }
 
@@ -340,11 +344,11 @@ fn target(
     config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TrustError>,
     metrics: &Metrics,
     workers: usize,
-) -> Result<Target, Unusable> {
-    let port = url.port_or_known_default().ok_or(Unusable::Url)?;
-    let host = url.host().ok_or(Unusable::Url)?;
+) -> Result<Target, RouteError> {
+    let port = url.port_or_known_default().ok_or(RouteError::Url)?;
+    let host = url.host().ok_or(RouteError::Url)?;
     let name = match &host {
-        Host::Domain(name) => ServerName::try_from((*name).to_owned()).map_err(|_| Unusable::Url)?,
+        Host::Domain(name) => ServerName::try_from((*name).to_owned()).map_err(|_| RouteError::Url)?,
         Host::Ipv4(address) => ServerName::from(IpAddr::from(*address)),
         Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
     };
@@ -361,7 +365,7 @@ fn target(
         _ => None,
     };
     let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
-    let authority = HeaderValue::from_str(authority).map_err(|_| Unusable::Url)?;
+    let authority = HeaderValue::from_str(authority).map_err(|_| RouteError::Url)?;
     Ok(Target::new(
         peer,
         tls,

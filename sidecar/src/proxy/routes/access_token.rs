@@ -1,4 +1,5 @@
-//! A token, in the form that requests need it: how it is presented, and how the MCP server takes it.
+//! Access token: a credential of the operator in the form that requests need it. How it is presented, and whether the
+//! MCP server accepts it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,45 +16,45 @@ use url::Url;
 
 pub const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// Shared by all requests that carry it. It keeps its standing for as long as the operator says the same token.
-pub struct Token {
-    /// Names it in reports without telling it.
+/// Shared by all requests that carry it. It keeps its acceptance state for as long as the operator sends the same token.
+pub struct AccessToken {
+    /// Identifies the token in reports, which do not hold the token itself.
     pub id: Box<str>,
     /// In Unix seconds.
     pub expires_at: Option<i64>,
     /// Value of `Authorization`, marked sensitive.
     authorization: HeaderValue,
-    bound: Option<Bound>,
-    standing: Standing,
+    dpop_binding: Option<DpopBinding>,
+    acceptance: AcceptanceState,
 }
 
 /// What proves possession (RFC 9449): the proof holds a digest of the token.
-struct Bound {
+struct DpopBinding {
     key: ProofKey,
     token: SecretString,
 }
 
-/// How the MCP server took the token last, in milliseconds of the token's own life; 0 is never.
-struct Standing {
-    begun: Instant,
-    refused: AtomicU64,
-    taken: AtomicU64,
+/// When the MCP server last accepted and rejected the token, in milliseconds since `created`; 0 is never.
+struct AcceptanceState {
+    created: Instant,
+    rejected_at: AtomicU64,
+    accepted_at: AtomicU64,
 }
 
-/// Whether a request may go with a token now.
+/// Whether a request may be sent with a token now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Admission {
-    Goes,
-    /// The server refused the token; this request finds out whether it still does.
-    Probes,
-    /// The server refuses the token, so the request would be refused too.
-    Waits {
+    Unrestricted,
+    /// The server rejected the token; this request finds out whether it still does.
+    Probe,
+    /// The server rejects the token, so the request would be rejected too.
+    Wait {
         next_probe: Duration,
     },
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum InvalidToken {
+pub enum InvalidTokenError {
     #[error("the token is empty or holds characters that a header cannot carry; look at what issued it")]
     Characters,
     #[error(
@@ -62,9 +63,9 @@ pub enum InvalidToken {
     ProofKey,
 }
 
-impl Token {
+impl AccessToken {
     /// `None` for a credential that is none.
-    pub fn of(credential: &sync::Credential) -> Result<Option<Self>, InvalidToken> {
+    pub fn from_credential(credential: &sync::Credential) -> Result<Option<Self>, InvalidTokenError> {
         let sync::Credential::Bearer {
             id,
             token,
@@ -74,22 +75,22 @@ impl Token {
         else {
             return Ok(None);
         };
-        let bound = match proof_key {
+        let dpop_binding = match proof_key {
             None => None,
-            Some(pem) => Some(Bound {
-                key: ProofKey::from_pem(pem.expose_secret()).map_err(|_| InvalidToken::ProofKey)?,
+            Some(pem) => Some(DpopBinding {
+                key: ProofKey::from_pem(pem.expose_secret()).map_err(|_| InvalidTokenError::ProofKey)?,
                 token: token.clone(),
             }),
         };
         Ok(Some(Self {
             id: id.as_str().into(),
             expires_at: *expires_at,
-            authorization: authorization(bound.is_some(), token)?,
-            bound,
-            standing: Standing {
-                begun: Instant::now(),
-                refused: AtomicU64::new(0),
-                taken: AtomicU64::new(0),
+            authorization: authorization(dpop_binding.is_some(), token)?,
+            dpop_binding,
+            acceptance: AcceptanceState {
+                created: Instant::now(),
+                rejected_at: AtomicU64::new(0),
+                accepted_at: AtomicU64::new(0),
             },
         }))
     }
@@ -99,7 +100,7 @@ impl Token {
         self.id == other.id
             && self.expires_at == other.expires_at
             && self.authorization == other.authorization
-            && self.bound.is_some() == other.bound.is_some()
+            && self.is_bound() == other.is_bound()
     }
 
     pub fn has_expired(&self, now: i64) -> bool {
@@ -108,7 +109,7 @@ impl Token {
 
     /// Whether requests with it carry a proof.
     pub fn is_bound(&self) -> bool {
-        self.bound.is_some()
+        self.dpop_binding.is_some()
     }
 
     /// Sets the headers of a request that goes to `path` at `server`. Each call signs a proof of its own.
@@ -121,91 +122,98 @@ impl Token {
         nonce: Option<&str>,
     ) {
         headers.insert(AUTHORIZATION, self.authorization.clone());
-        let Some(bound) = &self.bound else { return };
+        let Some(binding) = &self.dpop_binding else { return };
         let mut url = server.clone();
         url.set_path(path.path());
         url.set_query(path.query());
-        let proof = bound
+        let proof = binding
             .key
-            .proof(method, &url, Some(&bound.token), nonce, Timestamp::now());
+            .proof(method, &url, Some(&binding.token), nonce, Timestamp::now());
         let mut proof = HeaderValue::try_from(proof).expect("a JWT is made of base64url and dots");
         proof.set_sensitive(true);
         headers.insert(DPOP, proof);
     }
 
-    /// Whether the server has taken it at least once.
-    pub fn was_taken(&self) -> bool {
-        self.standing.taken.load(Ordering::Relaxed) != 0
+    /// Whether the server has accepted it at least once.
+    pub fn was_accepted(&self) -> bool {
+        self.acceptance.accepted_at.load(Ordering::Relaxed) != 0
     }
 
-    /// `probe`: how long a refusal holds before one request tries again.
-    pub fn admit(&self, probe: Duration) -> Admission {
-        let refused = self.standing.refused.load(Ordering::Relaxed);
-        if refused == 0 {
-            return Admission::Goes;
+    /// `probe_interval`: how long requests wait after a rejection before one of them tries again.
+    pub fn admit(&self, probe_interval: Duration) -> Admission {
+        let rejected_at = self.acceptance.rejected_at.load(Ordering::Relaxed);
+        if rejected_at == 0 {
+            return Admission::Unrestricted;
         }
-        let (now, probe) = (self.standing.now(), millis(probe));
-        if now < refused + probe {
-            return Admission::Waits {
-                next_probe: Duration::from_millis(refused + probe - now),
+        let (now, interval) = (self.acceptance.now(), milliseconds(probe_interval));
+        if now < rejected_at + interval {
+            return Admission::Wait {
+                next_probe: Duration::from_millis(rejected_at + interval - now),
             };
         }
-        let first =
-            self.standing
-                .refused
-                .compare_exchange(refused, now, Ordering::Relaxed, Ordering::Relaxed);
+        let first = self.acceptance.rejected_at.compare_exchange(
+            rejected_at,
+            now,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
         match first {
-            Ok(_) => Admission::Probes,
-            Err(_) => Admission::Waits {
-                next_probe: Duration::from_millis(probe),
+            Ok(_) => Admission::Probe,
+            Err(_) => Admission::Wait {
+                next_probe: Duration::from_millis(interval),
             },
         }
     }
 
-    /// The server refused it. That holds others up only if the server has not just taken it from somebody else:
-    /// then it is about the request and not about the token.
-    pub fn refused(&self, probe: Duration) {
-        let (now, taken) = (self.standing.now(), self.standing.taken.load(Ordering::Relaxed));
-        if taken == 0 || now >= taken + millis(probe) {
-            self.standing.refused.store(now, Ordering::Relaxed);
+    /// Records that the server rejected it. Other requests wait only if the server has not just accepted it with another
+    /// request: else the rejection is about the request and not about the token.
+    pub fn record_rejected(&self, probe_interval: Duration) {
+        let (now, accepted_at) = (
+            self.acceptance.now(),
+            self.acceptance.accepted_at.load(Ordering::Relaxed),
+        );
+        if accepted_at == 0 || now >= accepted_at + milliseconds(probe_interval) {
+            self.acceptance.rejected_at.store(now, Ordering::Relaxed);
         }
     }
 
-    /// The server took it. True if a probe has found out so: nobody needs to wait any more.
-    pub fn taken(&self, admission: Admission) -> bool {
-        self.standing.taken.store(self.standing.now(), Ordering::Relaxed);
-        admission == Admission::Probes && self.standing.refused.swap(0, Ordering::Relaxed) != 0
+    /// Records that the server accepted it. True if a probe has found that out, so that no request needs to wait any more.
+    pub fn record_accepted(&self, admission: Admission) -> bool {
+        self.acceptance
+            .accepted_at
+            .store(self.acceptance.now(), Ordering::Relaxed);
+        admission == Admission::Probe && self.acceptance.rejected_at.swap(0, Ordering::Relaxed) != 0
     }
 }
 
-impl Standing {
+impl AcceptanceState {
     fn now(&self) -> u64 {
-        millis(self.begun.elapsed()).max(1)
+        milliseconds(self.created.elapsed()).max(1)
     }
 }
 
 /// The token in use so far, if `new` is the same, so that it keeps its standing.
-pub fn carry_on(before: Option<&Arc<Token>>, new: Token) -> Arc<Token> {
+pub fn reuse_if_same(before: Option<&Arc<AccessToken>>, new: AccessToken) -> Arc<AccessToken> {
     match before {
         Some(before) if before.is_same(&new) => before.clone(),
         _ => Arc::new(new),
     }
 }
 
-fn authorization(bound: bool, token: &SecretString) -> Result<HeaderValue, InvalidToken> {
+fn authorization(bound: bool, token: &SecretString) -> Result<HeaderValue, InvalidTokenError> {
     let token = token.expose_secret();
     // The characters of RFC 6750 section 2.1 and any other visible one: not everybody keeps to it.
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(InvalidToken::Characters);
+        return Err(InvalidTokenError::Characters);
     }
     let scheme = if bound { "DPoP" } else { "Bearer" };
     let mut value =
-        HeaderValue::try_from(format!("{scheme} {token}")).map_err(|_| InvalidToken::Characters)?;
+        HeaderValue::try_from(format!("{scheme} {token}")).map_err(|_| InvalidTokenError::Characters)?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-fn millis(duration: Duration) -> u64 {
+fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
@@ -216,56 +224,59 @@ mod tests {
 
     const PROBE: Duration = Duration::from_secs(1);
 
-    fn token(id: &str, text: &str) -> Token {
+    fn token(id: &str, text: &str) -> AccessToken {
         let credential = sync::Credential::Bearer {
             id: id.into(),
             token: text.into(),
             proof_key: None,
             expires_at: Some(1_000),
         };
-        Token::of(&credential).unwrap().unwrap()
+        AccessToken::from_credential(&credential).unwrap().unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_it_is_refused_one_request_at_a_time_finds_out_whether_it_still_is() {
         let token = token("a", "t");
-        assert_eq!(token.admit(PROBE), Admission::Goes);
+        assert_eq!(token.admit(PROBE), Admission::Unrestricted);
         advance(Duration::from_secs(60)).await;
-        token.refused(PROBE);
+        token.record_rejected(PROBE);
         advance(Duration::from_millis(400)).await;
         let next_probe = Duration::from_millis(600);
-        assert_eq!(token.admit(PROBE), Admission::Waits { next_probe });
+        assert_eq!(token.admit(PROBE), Admission::Wait { next_probe });
         advance(next_probe).await;
-        assert_eq!(token.admit(PROBE), Admission::Probes);
-        assert!(matches!(token.admit(PROBE), Admission::Waits { .. }));
+        assert_eq!(token.admit(PROBE), Admission::Probe);
+        assert!(matches!(token.admit(PROBE), Admission::Wait { .. }));
         assert!(
-            !token.taken(Admission::Goes),
+            !token.record_accepted(Admission::Unrestricted),
             "it may have been sent before the refusal"
         );
-        assert!(matches!(token.admit(PROBE), Admission::Waits { .. }));
-        assert!(token.taken(Admission::Probes));
-        assert_eq!(token.admit(PROBE), Admission::Goes);
+        assert!(matches!(token.admit(PROBE), Admission::Wait { .. }));
+        assert!(token.record_accepted(Admission::Probe));
+        assert_eq!(token.admit(PROBE), Admission::Unrestricted);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_of_one_request_among_many_that_pass_holds_nobody_up() {
         let token = token("a", "t");
         advance(Duration::from_secs(60)).await;
-        token.taken(Admission::Goes);
+        token.record_accepted(Admission::Unrestricted);
         advance(PROBE / 2).await;
-        token.refused(PROBE);
-        assert_eq!(token.admit(PROBE), Admission::Goes);
+        token.record_rejected(PROBE);
+        assert_eq!(token.admit(PROBE), Admission::Unrestricted);
         advance(PROBE / 2).await;
-        token.refused(PROBE);
-        assert!(matches!(token.admit(PROBE), Admission::Waits { .. }));
+        token.record_rejected(PROBE);
+        assert!(matches!(token.admit(PROBE), Admission::Wait { .. }));
     }
 
     #[test]
     fn only_the_very_same_token_keeps_its_standing() {
         let before = Arc::new(token("a", "t"));
-        assert!(Arc::ptr_eq(&before, &carry_on(Some(&before), token("a", "t"))));
+        assert!(Arc::ptr_eq(
+            &before,
+            &reuse_if_same(Some(&before), token("a", "t"))
+        ));
         for other in [token("b", "t"), token("a", "u")] {
-            assert!(!Arc::ptr_eq(&before, &carry_on(Some(&before), other)));
+            assert!(!Arc::ptr_eq(&before, &reuse_if_same(Some(&before), other)));
         }
     }
 
@@ -288,8 +299,8 @@ mod tests {
             proof_key: Some("s3cret-but-no-key".into()),
             expires_at: None,
         };
-        let invalid = Token::of(&credential).err().unwrap();
-        assert_eq!(invalid, InvalidToken::ProofKey);
+        let invalid = AccessToken::from_credential(&credential).err().unwrap();
+        assert_eq!(invalid, InvalidTokenError::ProofKey);
         assert!(!invalid.to_string().contains("s3cret"));
     }
 

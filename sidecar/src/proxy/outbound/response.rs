@@ -12,47 +12,47 @@ use super::endpoint::EndpointRewriter;
 use super::{headers, location};
 use crate::http::framing;
 use crate::http::pool::Lease;
-use crate::proxy::error::Refusal;
+use crate::proxy::error::ProxyError;
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{Server, Usable};
+use crate::proxy::routes::{McpServer, UsableServer};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 /// What becomes of an answer to a request whose token was taken.
-pub fn accept(
-    server: &Arc<Server>,
-    usable: &Usable,
+pub fn prepare_response(
+    server: &Arc<McpServer>,
+    usable: &UsableServer,
     requested: &PathAndQuery,
-    getting: bool,
+    is_get: bool,
     mut response: Response<Lease>,
-) -> Result<Response<ResponseBody>, Refusal> {
+) -> Result<Response<ResponseBody>, ProxyError> {
     let resource = || server.resource.clone();
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Refusal::AnswerUnusable {
+        return Err(ProxyError::AnswerUnusable {
             resource: resource(),
             why: "it changes the protocol unasked",
         });
     }
     if !framing::one_length(response.headers()) {
-        return Err(Refusal::AnswerUnusable {
+        return Err(ProxyError::AnswerUnusable {
             resource: resource(),
             why: "its length is stated in more than one way",
         });
     }
-    headers::clean(response.headers_mut());
+    headers::strip_response(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     if status.is_redirection() {
-        relocate(server, usable, requested, response.headers_mut())?;
+        rewrite_location_header(server, usable, requested, response.headers_mut())?;
     }
-    if usable.transport != Transport::Sse || !getting || !status.is_success() {
+    if usable.transport != Transport::Sse || !is_get || !status.is_success() {
         return Ok(match is_event_stream(response.headers()) {
             true => response.map(ResponseBody::Stream),
             false => response.map(ResponseBody::awaited),
         });
     }
-    if let Err(why) = readable(response.headers()) {
-        return Err(Refusal::AnswerUnusable {
+    if let Err(why) = check_event_stream(response.headers()) {
+        return Err(ProxyError::AnswerUnusable {
             resource: resource(),
             why,
         });
@@ -64,22 +64,24 @@ pub fn accept(
 }
 
 /// A redirect within the origin leads LiteLLM back to us; any other is an error.
-fn relocate(
-    server: &Server,
-    usable: &Usable,
+fn rewrite_location_header(
+    server: &McpServer,
+    usable: &UsableServer,
     requested: &PathAndQuery,
     headers: &mut HeaderMap,
-) -> Result<(), Refusal> {
+) -> Result<(), ProxyError> {
     let mut locations = headers.get_all(header::LOCATION).iter();
     let Some(first) = locations.next() else {
         return Ok(());
     };
     let location = match (first.to_str(), locations.next()) {
-        (Ok(location), None) => location::relocate(&server.name, usable, requested.as_str(), location),
+        (Ok(location), None) => {
+            location::rewrite_location(&server.name, usable, requested.as_str(), location)
+        }
         _ => None,
     };
     let location = location.and_then(|location| HeaderValue::try_from(location).ok());
-    let location = location.ok_or_else(|| Refusal::RedirectRefused {
+    let location = location.ok_or_else(|| ProxyError::RedirectRefused {
         resource: server.resource.clone(),
     })?;
     headers.insert(header::LOCATION, location);
@@ -88,18 +90,18 @@ fn relocate(
 
 /// Whether LiteLLM's MCP client could read events in this answer only as we do: it takes other types for event streams too,
 /// and decodes whatever charset and encoding are stated.
-fn readable(headers: &HeaderMap) -> Result<(), &'static str> {
+fn check_event_stream(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let stated = match (types.next(), types.next()) {
+    let content_type = match (types.next(), types.next()) {
         (Some(only), None) => only.as_bytes().to_ascii_lowercase(),
         _ => return Err("it has not one Content-Type, where an event stream was asked for"),
     };
-    let stated: Vec<u8> = stated
+    let content_type: Vec<u8> = content_type
         .into_iter()
         .filter(|byte| !matches!(byte, b' ' | b'\t' | b'"'))
         .collect();
-    let stated = stated.strip_suffix(b";").unwrap_or(&stated);
-    if stated != b"text/event-stream" && stated != b"text/event-stream;charset=utf-8" {
+    let content_type = content_type.strip_suffix(b";").unwrap_or(&content_type);
+    if content_type != b"text/event-stream" && content_type != b"text/event-stream;charset=utf-8" {
         return Err("it is no event stream in UTF-8, where one was asked for");
     }
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
