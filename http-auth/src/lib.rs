@@ -4,8 +4,6 @@
 
 mod challenge;
 mod dpop;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
 pub mod jws;
 pub mod pem;
 

@@ -11,9 +11,10 @@ mod client;
 mod clock;
 mod discovery;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
 mod jose;
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/promises/readers.rs"]
+pub mod promises;
 mod redact;
 mod registration;
 mod renewal;

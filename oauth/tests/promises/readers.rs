@@ -1,7 +1,7 @@
-//! Test code, built under `cfg(test)` and by cargo-fuzz (`cfg(fuzzing)`): what must hold of all untrusted
-//! input, whatever it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks
-//! for such bytes (`make fuzz`); an ordinary test repeats those that once mattered, from `fuzz/corpus`, and
-//! others feed generated documents to the same readers. What makes sense of the input is tested beside what
+//! Promises about untrusted input: what must hold of a token response, of metadata, of a JWT and of a key, whatever
+//! it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks for such bytes
+//! (`make fuzz`), and unit tests repeat those that once mattered, from `fuzz/corpus`. Part of the crate where it is
+//! built for one of these, since it calls the readers themselves. What makes sense of the input is tested beside what
 //! reads it.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
@@ -139,18 +139,19 @@ pub fn key(data: &[u8]) {
     match SigningKey::parse(text, None, None) {
         Ok(key) => assert!(key.sign(b"message").is_ok()),
         Err(error) => {
-            let told = format!("{} {} {error:?}", error.message(), error.hint());
-            assert!(told.len() < MAX_MESSAGE_LEN);
-            // What is as long and as dense as a piece of a key is told nowhere.
+            let message = format!("{} {} {error:?}", error.message(), error.hint());
+            assert!(message.len() < MAX_MESSAGE_LEN);
+            // What is as long and as dense as a piece of a key is repeated nowhere.
             let dense = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
             let pieces = data.windows(24).filter(|piece| piece.iter().all(dense));
             for piece in pieces {
                 let piece = std::str::from_utf8(piece).expect("it is ASCII");
-                assert!(!told.contains(piece));
+                assert!(!message.contains(piece));
             }
         }
     }
 }
 
 #[cfg(test)]
+#[path = "generated.rs"]
 mod tests;

@@ -1,13 +1,11 @@
-//! Generated documents for all readers of untrusted input: token responses, metadata, challenges, JWTs.
+//! Generated documents for all readers of untrusted input: token responses, metadata, JWTs.
 //! Whatever comes, nothing panics, nothing grows without bound, and no token is repeated.
 
 use std::path::Path;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
-use http::header::WWW_AUTHENTICATE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
-use mcp_auth_http_auth::Challenge;
 use oauth2::{AccessToken, Scope};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -128,7 +126,9 @@ fn expectation() -> Expectation {
 
 proptest! {
     #[test]
-    fn any_token_response_is_read(status in 200_u16..600, body in document(), by_token_exchange: bool, bound: bool) {
+    fn any_token_response_is_read(
+        status in 200_u16..600, body in document(), by_token_exchange: bool, bound: bool,
+    ) {
         let token_type = if bound { TokenType::DPoP } else { TokenType::Bearer };
         let expected = ExpectedToken { token_type, by_token_exchange };
         let read = response::accept(answer(status, body), &Redactor::default(), expected)
@@ -176,31 +176,13 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_jwt_or_opaque(token in prop_oneof![any::<String>(), "[A-Za-z0-9_=-]{0,40}(\\.[A-Za-z0-9_=-]{0,40}){0,5}"]) {
-        let _ = token_check::read(&token);
-    }
-
-    #[test]
-    fn any_challenge_is_read(
-        fields in vec(
-            prop_oneof![
-                vec(any::<u8>(), 0..200),
-                "(Bearer|DPoP|Basic|,|=|\"|\\\\| |error|scope|resource_metadata|https://a.example|é){0,40}"
-                    .prop_map(String::into_bytes),
-                Just([b"Bearer scope=\"".as_slice(), &[b'x'; 100_000]].concat()),
-                Just(b"Bearer ".repeat(10_000)),
-            ],
-            0..5,
-        ),
+    fn any_text_is_a_jwt_or_opaque(
+        token in prop_oneof![
+            any::<String>(),
+            "[A-Za-z0-9_=-]{0,40}(\\.[A-Za-z0-9_=-]{0,40}){0,5}",
+        ],
     ) {
-        let headers: HeaderMap = fields
-            .iter()
-            .filter_map(|field| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(field).ok()?)))
-            .collect();
-        if let Some(challenge) = Challenge::from_headers(&headers) {
-            let seen = format!("{challenge:?}");
-            prop_assert!(seen.len() < 64 * 260 + 3000);
-        }
+        let _ = token_check::read(&token);
     }
 
     /// Whatever an issuer or resource is called, its metadata are asked for at its own origin only.
