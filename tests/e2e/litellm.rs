@@ -30,7 +30,8 @@ pub async fn configure() {
     let servers = [("legacy", "tools", "sse", "sse"), ("open", "open", "mcp", "http")];
     let servers = servers.map(|(name, host, path, transport)| {
         format!(
-            "  {name}:\n    url: http://{host}.{NAMESPACE}.svc/{path}\n    transport: {transport}\n    allow_all_keys: true\n"
+            "  {name}:\n    url: http://{host}.{NAMESPACE}.svc/{path}\n    transport: {transport}\n    \
+             allow_all_keys: true\n"
         )
     });
     let text = text + &servers.concat();
@@ -77,8 +78,14 @@ pub fn shape(objects: &[Value], name: &str) -> Value {
             container["args"] = json!(["proxy", "--port", "4000", "--config", "/etc/litellm/config.yaml"]);
             container["env"] = json!([key]);
             container["securityContext"]["readOnlyRootFilesystem"] = json!(true);
-            container["volumeMounts"] = json!([{"name": "config", "mountPath": "/etc/litellm"}, {"name": "tmp", "mountPath": "/tmp"}]);
-            pod["volumes"] = json!([{"name": "config", "configMap": {"name": "litellm-folder"}}, {"name": "tmp", "emptyDir": {}}]);
+            container["volumeMounts"] = json!([
+                {"name": "config", "mountPath": "/etc/litellm"},
+                {"name": "tmp", "mountPath": "/tmp"},
+            ]);
+            pod["volumes"] = json!([
+                {"name": "config", "configMap": {"name": "litellm-folder"}},
+                {"name": "tmp", "emptyDir": {}},
+            ]);
         }
         "plain" => {
             container["command"] = json!(["litellm", "--config", "/etc/litellm/config.yaml"]);

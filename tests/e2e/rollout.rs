@@ -1,5 +1,5 @@
-//! Users notice nothing of a rollout: neither those who call while it goes on, over connections that they keep, nor those
-//! whose answers began before it.
+//! Users notice nothing of a rollout: neither those who call while it goes on, over connections that they
+//! keep, nor those whose answers began before it.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ use crate::litellm;
 
 const STOP: &str = "/tmp/stop";
 
-/// How long one stream takes; one is begun at each old pod in every period, so that some are always under way there.
+/// How long one stream takes; one is begun at each old pod in every period, so that some are always under way
+/// there.
 const STREAM_SECONDS: u64 = 20;
 const PERIOD: Duration = Duration::from_secs(7);
 /// The program that streams has connected by then.
@@ -103,7 +104,8 @@ async fn a_rollout_under_constant_load_loses_no_call_and_no_stream() {
     }
 }
 
-/// Begins one stream after the other at this pod, by its own address, until it is told to go; and waits for them.
+/// Begins one stream after the other at this pod, by its own address, until it is told to go; and waits for
+/// them.
 async fn streams_until_gone(pod: &Value) -> Gone {
     let name = pod["metadata"]["name"]
         .as_str()
