@@ -157,8 +157,8 @@ impl<'a> Reader<'a> {
 
 /// `None`: too long, empty, or with other characters.
 fn bounded(text: &str, most: usize, is_allowed: impl Fn(u8) -> bool) -> Option<String> {
-    let fits = !text.is_empty() && text.len() <= most && text.bytes().all(is_allowed);
-    fits.then(|| text.to_owned())
+    let is_valid = !text.is_empty() && text.len() <= most && text.bytes().all(is_allowed);
+    is_valid.then(|| text.to_owned())
 }
 
 /// The characters of `error` (RFC 6750 section 3), which but for the space are those of scopes.
@@ -309,9 +309,9 @@ mod tests {
                 .map(|field| if ours { [b"Bearer error=".as_slice(), &field].concat() } else { field })
                 .filter_map(|field| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(&field).ok()?)))
                 .collect();
-            if let Some(found) = Challenge::from_headers(&fields) {
-                prop_assert!(found.error.is_none_or(|error| error.len() <= MAX_ERROR_LEN));
-                prop_assert!(found.scopes.iter().all(|scope| scope.bytes().all(|byte| byte.is_ascii_graphic())));
+            if let Some(challenge) = Challenge::from_headers(&fields) {
+                prop_assert!(challenge.error.is_none_or(|error| error.len() <= MAX_ERROR_LEN));
+                prop_assert!(challenge.scopes.iter().all(|scope| scope.bytes().all(|byte| byte.is_ascii_graphic())));
             }
         }
 

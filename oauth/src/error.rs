@@ -1,6 +1,6 @@
-//! Why there is no token, in three forms: a closed reason for metrics, a code for the status, and a message
-//! that says what to check. What a server said is in here only as [`Redactor`](crate::redact::Redactor) let
-//! it through.
+//! Errors of a token request, in three forms: a closed reason for metrics, a code for the status, and a
+//! message that says what to check. What a server said is in here only as
+//! [`Redactor`](crate::redact::Redactor) let it through.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! The OAuth2 machine client: it turns a registration at an authorization server into a token that is always
 //! valid, as far as the server lets it.
 //!
-//! A [`Registration`] says who asks whom for what; [`discovery`] finds the server where it is not stated.
-//! [`Client`] makes one token request ([`token_request`] builds it and reads the answer, [`transport`]
-//! carries it, [`ssrf`] says where it may go). [`TokenSource`] decides when to make one ([`renewal`]) and
-//! publishes what came of it as [`TokenSourceState`]. [`UserTokens`] keeps those of users' own. Nothing here
-//! knows Kubernetes or the proxy.
+//! A [`Registration`] says which client asks which server for which token; [`discovery`] finds the server
+//! where it is not stated. [`Client`] makes one token request ([`token_request`] builds it and reads the
+//! answer, [`transport`] carries it, [`ssrf`] says where it may go). [`TokenSource`] decides when to make one
+//! ([`renewal`]) and publishes what came of it as [`TokenSourceState`]. [`UserTokens`] keeps those of users'
+//! own. Nothing here knows Kubernetes or the proxy.
 
 mod client;
 mod clock;

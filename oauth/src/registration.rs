@@ -74,7 +74,7 @@ pub enum ClientAuthentication {
         /// `None`: the issuer where it is known, else the token endpoint.
         audience: Option<String>,
     },
-    /// An assertion that somebody else signs (RFC 7523 section 2.2).
+    /// An assertion that another party signs (RFC 7523 section 2.2).
     Assertion(Assertions),
     /// A TLS client certificate (RFC 8705 section 2).
     Tls(ClientCertificate),

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// Addresses at which clouds tell whoever asks what the machine may do. AWS, Google Cloud, Alibaba and Azure;
-/// the common one is link-local.
+/// Metadata services of clouds, which hand the machine's credentials to any program on it. AWS, Google Cloud,
+/// Alibaba and Azure; the common one is link-local.
 const METADATA: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
@@ -179,9 +179,9 @@ fn embedded_ipv4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
         // `::` and `::1` are addresses of their own.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        found @ ([0, 0, 0, 0, 0, 0 | 0xffff, _, _]
+        segments @ ([0, 0, 0, 0, 0, 0 | 0xffff, _, _]
         | [0, 0, 0, 0, 0xffff, 0, _, _]
-        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]) => Some(last(found)),
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]) => Some(last(segments)),
         [0x2002, high, low, ..] => Some(last([0, 0, 0, 0, 0, 0, high, low])),
         _ => None,
     }

@@ -59,7 +59,7 @@ impl Token {
         Ok(token)
     }
 
-    /// A token of which somebody else says when it was issued and when it ends.
+    /// A token from elsewhere, with the times of its issue and its end.
     pub fn handed_over(issued: IssuedToken, issued_at: Timestamp, expires_at: Option<Timestamp>) -> Self {
         Self {
             id: format!("{:016x}", rand::random::<u64>()),

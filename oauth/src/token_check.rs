@@ -1,5 +1,5 @@
-//! Whether an access token fits what it was asked for, as far as it can be read: a JWT (RFC 9068) is
-//! compared, an opaque token is taken as it is. The signature is the MCP server's to verify.
+//! Token check: whether an access token fits what it was asked for, as far as it can be read: a JWT (RFC
+//! 9068) is compared, an opaque token is taken as it is. The signature is the MCP server's to verify.
 //!
 //! [`check`] is called once on each token that is issued, before anyone gets it: where the answer of the
 //! token endpoint has become an [`IssuedToken`](crate::IssuedToken).
@@ -38,7 +38,7 @@ pub enum TokenCheckMode {
     /// A token that does not fit is an error.
     #[default]
     Enforce,
-    /// It is issued, and the mismatch told with it.
+    /// It is issued, and the mismatch is reported with it.
     Report,
     Off,
 }

@@ -1,4 +1,4 @@
-//! One token request, whatever grant it is: what [`TokenSource`](crate::TokenSource) calls when a token is
+//! Token requests, whatever the grant: what [`TokenSource`](crate::TokenSource) calls when a token is
 //! due.
 
 pub(crate) mod client_auth;

@@ -1,5 +1,6 @@
-//! A promise about untrusted input: what must hold of a challenge, whatever bytes it is made of. A fuzzer looks for
-//! bytes that break it (`make fuzz`), and a test repeats those that once mattered, from `fuzz/corpus`.
+//! A promise about untrusted input: what must hold of a challenge, whatever bytes it is made of. A fuzzer
+//! looks for bytes that break it (`make fuzz`), and a test repeats those that once mattered, from
+//! `fuzz/corpus`.
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};

@@ -1,4 +1,4 @@
-//! Revocation (RFC 7009): a token that nobody needs any more is told to the server that issued it.
+//! Revocation (RFC 7009): a token that is needed no more, made invalid by the server that issued it.
 
 use oauth2::AccessToken;
 use serde_json::Value;

@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn reads_the_endpoints_of_a_server() {
-        let found = read(json!({
+        let metadata = read(json!({
             "issuer": ISSUER,
             "token_endpoint": "https://auth.example.com/token",
             "revocation_endpoint": "https://auth.example.com/revoke",
@@ -154,7 +154,7 @@ mod tests {
             "scopes_supported": ["openid"],
         }));
         assert_eq!(
-            found,
+            metadata,
             Ok(ServerMetadata {
                 issuer: ISSUER.into(),
                 token_endpoint: TokenUrl::new("https://auth.example.com/token".into()).unwrap(),
@@ -169,14 +169,17 @@ mod tests {
 
     #[test]
     fn an_issuer_is_compared_byte_for_byte() {
-        for found in [
+        for issuer in [
             "https://auth.example.com/",
             "https://AUTH.example.com",
             "https://auth.example.com:443",
             "https://evil.example.com",
         ] {
-            let document = json!({"issuer": found, "token_endpoint": "https://auth.example.com/token"});
-            assert_eq!(read(document), Err(MetadataError::Issuer { found: found.into() }));
+            let document = json!({"issuer": issuer, "token_endpoint": "https://auth.example.com/token"});
+            assert_eq!(
+                read(document),
+                Err(MetadataError::Issuer { found: issuer.into() })
+            );
         }
     }
 
@@ -201,7 +204,7 @@ mod tests {
 
     #[test]
     fn optional_endpoints_that_cannot_be_used_are_left_out() {
-        let found = read(json!({
+        let metadata = read(json!({
             "issuer": ISSUER,
             "token_endpoint": "https://auth.example.com/token",
             "revocation_endpoint": "http://auth.example.com/revoke",
@@ -209,28 +212,28 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            (found.revocation_endpoint, found.mtls_token_endpoint),
+            (metadata.revocation_endpoint, metadata.mtls_token_endpoint),
             (None, None)
         );
-        let found = read(json!({
+        let metadata = read(json!({
             "issuer": ISSUER,
             "token_endpoint": "https://auth.example.com/token",
             "mtls_endpoint_aliases": {"revocation_endpoint": "http://mtls.example.com/revoke"},
         }))
         .unwrap();
-        assert_eq!(found.mtls_revocation_endpoint, None);
+        assert_eq!(metadata.mtls_revocation_endpoint, None);
     }
 
     #[test]
     fn reads_what_a_resource_says() {
-        let found = read_resource(json!({
+        let metadata = read_resource(json!({
             "resource": "https://tools.example.com/mcp",
             "authorization_servers": [7, ISSUER, "https://other.example.com"],
             "scopes_supported": ["a", "b c", 7, "a"],
         }))
         .unwrap();
-        assert_eq!(found.issuers, [ISSUER, "https://other.example.com"]);
-        assert_eq!(found.scopes, ["a"]);
+        assert_eq!(metadata.issuers, [ISSUER, "https://other.example.com"]);
+        assert_eq!(metadata.scopes, ["a"]);
         let none = Err(problem("authorization_servers", "names none"));
         assert_eq!(read_resource(json!({"resource": "x"})), none);
         assert_eq!(

@@ -79,7 +79,7 @@ impl SearchStart {
 }
 
 impl SearchRules {
-    /// A bundle of authorities that cannot be used is told before anything is asked.
+    /// A bundle of authorities that cannot be used is an error before any request is made.
     pub fn check_trust(&self) -> Result<(), Error> {
         self.transport(self.place.url(), self.ca_bundle.as_deref())?;
         if let SearchStart::Resource { url, ca_bundle } = &self.place {
@@ -137,10 +137,10 @@ impl<'a> Search<'a> {
         // The resource may offer several servers; the one that this client is registered at is the one to
         // use.
         let issuer = match self.known_issuer {
-            Some(known) if resource.issuers.contains(known) => known,
-            Some(known) => {
+            Some(known_issuer) if resource.issuers.contains(known_issuer) => known_issuer,
+            Some(known_issuer) => {
                 return Err(DiscoveryError::IssuerChanged {
-                    known: name(known),
+                    known: name(known_issuer),
                     found: name(&resource.issuers[0]),
                 });
             }
@@ -148,8 +148,8 @@ impl<'a> Search<'a> {
         };
         let issuer_url = match well_known::parse(issuer, self.rules.allow_insecure_http) {
             Ok(url) if url.query().is_none() => url,
-            unfit => {
-                let problem = unfit.err().unwrap_or("has a query, which an issuer has not");
+            unusable => {
+                let problem = unusable.err().unwrap_or("has a query, which an issuer has not");
                 let field = "authorization_servers";
                 self.failed(issuer, AttemptError::Unusable { field, problem });
                 return Err(self.not_found("authorization server"));
@@ -176,17 +176,20 @@ impl<'a> Search<'a> {
     ) -> Result<ServerMetadata, DiscoveryError> {
         let origin = well_known::origin(url);
         let spellings = [origin.clone(), format!("{origin}/")];
-        let known = self.known_issuer;
-        let fits = |stated: &str| match known {
-            Some(known) => stated == known,
+        let known_issuer = self.known_issuer;
+        let is_expected = |stated: &str| match known_issuer {
+            Some(known_issuer) => stated == known_issuer,
             None => spellings.iter().any(|one| one == stated),
         };
-        let elsewhere = known.is_some_and(|known| !spellings.contains(known));
+        let is_known_elsewhere = known_issuer.is_some_and(|known_issuer| !spellings.contains(known_issuer));
         let knows_metadata = answered.challenge.resource_metadata.is_some();
-        if elsewhere || knows_metadata || !self.attempts.iter().all(Attempt::is_absent) {
+        if is_known_elsewhere || knows_metadata || !self.attempts.iter().all(Attempt::is_absent) {
             return Err(self.not_found("MCP server"));
         }
-        if let Some(server) = self.server(&well_known::at(url, "/"), &origin, fits).await? {
+        if let Some(server) = self
+            .server(&well_known::at(url, "/"), &origin, is_expected)
+            .await?
+        {
             return Ok(ServerMetadata {
                 scopes: scopes(answered.challenge.scopes),
                 ..server
@@ -196,7 +199,7 @@ impl<'a> Search<'a> {
             return Err(self.not_found("MCP server"));
         }
         Ok(ServerMetadata {
-            issuer: known.unwrap_or(&origin).clone(),
+            issuer: known_issuer.unwrap_or(&origin).clone(),
             token_endpoint: TokenUrl::from_url(well_known::at(url, "/token")),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
@@ -241,12 +244,12 @@ impl<'a> Search<'a> {
         ca_bundle: Option<&str>,
         answered: &ProbeOutcome,
     ) -> Result<Option<metadata::Resource>, DiscoveryError> {
-        let mut places = well_known::resource_metadata(server);
+        let mut urls = well_known::resource_metadata(server);
         if let Some(named) = &answered.challenge.resource_metadata {
             match well_known::parse(named, self.rules.allow_insecure_http) {
                 Ok(url) => {
-                    places.retain(|place| *place != url);
-                    places.insert(0, url);
+                    urls.retain(|candidate| *candidate != url);
+                    urls.insert(0, url);
                 }
                 Err(problem) => {
                     let field = "resource_metadata";
@@ -254,19 +257,19 @@ impl<'a> Search<'a> {
                 }
             }
         }
-        for url in places {
+        for url in urls {
             let Some(fields) = self.fetch(&url, ca_bundle).await else {
                 continue;
             };
             match metadata::resource(&fields) {
-                Ok(found) if well_known::covers(&found.name, server) => return Ok(Some(found)),
-                Ok(found) => {
+                Ok(resource) if well_known::covers(&resource.name, server) => return Ok(Some(resource)),
+                Ok(resource) => {
                     return Err(DiscoveryError::ResourceMismatch {
                         url: name(url.as_str()),
-                        found: name(&found.name),
+                        found: name(&resource.name),
                     });
                 }
-                Err(unfit) => self.unfit(&url, unfit),
+                Err(error) => self.reject_metadata(&url, error),
             }
         }
         Ok(None)
@@ -278,14 +281,14 @@ impl<'a> Search<'a> {
         &mut self,
         issuer: &Url,
         expected: &str,
-        fits: impl Fn(&str) -> bool,
+        is_expected: impl Fn(&str) -> bool,
     ) -> Result<Option<ServerMetadata>, DiscoveryError> {
         for url in well_known::server_metadata(issuer) {
             let Some(fields) = self.fetch(&url, self.rules.ca_bundle.as_deref()).await else {
                 continue;
             };
-            match metadata::server(&fields, &fits, self.rules.allow_insecure_http) {
-                Ok(found) => return Ok(Some(found)),
+            match metadata::server(&fields, &is_expected, self.rules.allow_insecure_http) {
+                Ok(metadata) => return Ok(Some(metadata)),
                 Err(MetadataError::Issuer { found }) => {
                     return Err(DiscoveryError::IssuerMismatch {
                         url: name(url.as_str()),
@@ -293,7 +296,7 @@ impl<'a> Search<'a> {
                         found: name(&found),
                     });
                 }
-                Err(unfit) => self.unfit(&url, unfit),
+                Err(error) => self.reject_metadata(&url, error),
             }
         }
         Ok(None)
@@ -324,8 +327,8 @@ impl<'a> Search<'a> {
         None
     }
 
-    fn unfit(&mut self, url: &Url, unfit: MetadataError) {
-        let (field, problem) = match unfit {
+    fn reject_metadata(&mut self, url: &Url, error: MetadataError) {
+        let (field, problem) = match error {
             MetadataError::Field { field, problem } => (field, problem),
             MetadataError::Issuer { .. } => ("issuer", "is another one"),
         };

@@ -1,5 +1,5 @@
 //! Assertions: JWTs that say who the client is or what it may (RFC 7523), signed by this client or by
-//! somebody else.
+//! another party.
 
 use std::fmt;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ const LIFE: i64 = 60;
 /// The future of one assertion.
 pub type AssertionFuture<'a> = Pin<Box<dyn Future<Output = Result<SecretString, Error>> + Send + 'a>>;
 
-/// A source of assertions that somebody else signs, such as Kubernetes for a ServiceAccount.
+/// A source of assertions that another party signs, such as Kubernetes for a ServiceAccount.
 pub trait AssertionSource: Send + Sync + 'static {
     /// An assertion for this audience: the issuer of the authorization server where it is known, else its
     /// token endpoint. A source with an audience of its own may use that. [`Error::NoAssertion`] where there

@@ -1,5 +1,5 @@
 //! The life of a source's token, decided: what an event makes of the state, and when the next request is due.
-//! Knows the time only as it is told, and makes no request.
+//! Takes the time as a parameter, and makes no request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) struct TokenLifecycle {
     step_ups: StepUpTracker,
     /// The request under way.
     in_flight: Option<InFlight>,
-    /// When the token in use is renewed if nobody demands it earlier.
+    /// When the token in use is renewed unless a resource server demands it earlier.
     renewal_at: Timestamp,
     /// A client was given that has not brought a token yet.
     unverified: bool,
@@ -60,7 +60,7 @@ impl TokenLifecycle {
         self.rejections.probation_ends_at()
     }
 
-    /// When the token in use is renewed if nobody demands it earlier.
+    /// When the token in use is renewed unless a resource server demands it earlier.
     pub fn renewal_at(&self) -> Timestamp {
         self.renewal_at
     }
@@ -255,7 +255,7 @@ impl TokenLifecycle {
             .is_some_and(|token| token.id == token_id)
     }
 
-    /// Whether there is a token that nobody refused.
+    /// Whether there is a token that no resource server refused.
     fn has_good_token(&self) -> bool {
         self.state.token.is_some() && self.rejections.retry_at().is_none()
     }

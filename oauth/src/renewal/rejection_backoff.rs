@@ -12,7 +12,7 @@ use crate::renewal::{backoff, schedule};
 /// Wait before the successor of a token that is itself the successor of a refused one; doubles each time.
 const MIN_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
-/// A token that nobody refused for this long was a good one.
+/// A token that its resource server took for this long was a good one.
 const PROBATION_TIME: Duration = Duration::from_secs(10 * 60);
 
 /// Rejections in a row, of one token after the other.

@@ -1,5 +1,5 @@
-//! When the next token request is made: a pure decision, after a success from the token's life, after a
-//! failure from the number of failures and what the server asked for.
+//! The renewal schedule: when the next token request is made, a pure decision, after a success from the
+//! token's life, after a failure from the number of failures and what the server asked for.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// No two requests for one token begin within this time, but for those that somebody demanded.
+/// No two requests for one token begin within this time, but for those that a resource server demanded.
 pub(crate) fn earliest_next(now: Timestamp) -> Timestamp {
     after(now, MIN_INTERVAL)
 }

@@ -1,5 +1,5 @@
-//! The claims of a JWT, read without its key: what a token says of itself, believed by nobody but for
-//! comparison.
+//! The claims of a JWT, read without its key: what a token says of itself, used for
+//! comparison alone.
 
 use std::fmt;
 

@@ -32,7 +32,7 @@ const RESERVED: [&str; 14] = [
 
 const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The parameters of a request, whoever sends it. No `Debug`: it may hold secrets.
+/// The parameters of a request, without those of the client that sends it. No `Debug`: it may hold secrets.
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {

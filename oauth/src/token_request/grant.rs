@@ -32,7 +32,7 @@ pub(crate) struct GrantParameters<'a> {
     pub resource: Option<&'a str>,
 }
 
-/// A token request, whoever sends it. No `Debug`: it may hold secrets.
+/// A token request, without the authentication of the client that sends it. No `Debug`: it may hold secrets.
 pub(crate) enum GrantRequest {
     /// RFC 6749 section 4.4.2. The parameters are those beyond it.
     ClientCredentials {

@@ -76,10 +76,10 @@ pub(crate) fn accept(
     let unusable = unusable_type(&fields, expected);
     let issued =
         TokenEndpointResponse::try_from(fields).map_err(|problem| Error::NoAccessToken { problem })?;
-    if let Some(found) = unusable {
+    if let Some(unusable) = unusable {
         let redactor = redactor.clone().hide(issued.access_token.secret());
         return Err(Error::UnsupportedTokenType {
-            token_type: found
+            token_type: unusable
                 .as_str()
                 .and_then(|kind| redactor.redact(kind, MAX_TYPE_CHARS)),
             expected: expected.token_type,

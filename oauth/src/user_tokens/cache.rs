@@ -32,7 +32,7 @@ pub(super) enum CacheLookup {
     Token(Arc<Token>),
     Failure(Error),
     InFlight(watch::Receiver<Option<TokenResult>>),
-    /// A request is to be made: its number, and whom to tell.
+    /// A request is to be made: its number, and where its outcome is sent.
     Miss(u64, watch::Sender<Option<TokenResult>>),
 }
 
@@ -49,7 +49,7 @@ pub(super) struct UserTokenCache {
     breaker: Breaker,
     /// What opened the circuit, and when it may be tried again.
     circuit_error: Option<(Error, Deadline)>,
-    /// The request that tries whether the server is well again.
+    /// The request that probes whether the server answers again.
     probe: Option<u64>,
     requests: u64,
 }
@@ -72,7 +72,7 @@ struct CachedToken {
     token: Arc<Token>,
     /// When it is requested anew.
     refresh_at: Deadline,
-    /// When it is over. `None`: nobody knows.
+    /// When it is over. `None`: the server does not say.
     expires_at: Option<Deadline>,
     /// The MCP server rejected it: when it is dropped.
     drop_at: Option<Deadline>,
@@ -219,7 +219,7 @@ impl UserTokenCache {
         open.then(|| error.clone())
     }
 
-    /// Makes room for one more user, at the price of whom was not seen for longest.
+    /// Makes room for one more user, by evicting the least recently used one.
     fn evict_for(&mut self, user: &User) -> Result<(), Error> {
         if self.users.contains_key(user) || self.users.len() < self.capacity {
             return Ok(());
@@ -229,7 +229,7 @@ impl UserTokenCache {
         Ok(())
     }
 
-    /// Keeps within the bytes there may be, at the price of whom was not seen for longest. Those with a
+    /// Keeps within the bytes there may be, by evicting the least recently used one. Those with a
     /// request under way stay: they had room before, so what came to be too much is what has come since.
     fn evict_to_budget(&mut self) {
         while self.budget.total() > self.max_bytes {

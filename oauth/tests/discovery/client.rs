@@ -132,11 +132,11 @@ async fn an_endpoint_that_is_gone_is_discovered_anew() {
     auth.json("/new/token", json!({"access_token": "t0p"}));
     // An endpoint that fails is no reason to ask for the metadata with each attempt.
     assert_eq!(ask(&client).await.unwrap_err().reason(), "HttpStatus");
-    let asked = auth.requests();
+    let requests = auth.requests();
     assert_eq!(
-        asked.iter().filter(|line| line.starts_with("GET")).count(),
+        requests.iter().filter(|line| line.starts_with("GET")).count(),
         1,
-        "{asked:?}"
+        "{requests:?}"
     );
     pass(Duration::from_secs(60)).await;
     assert_eq!(ask(&client).await.unwrap_err().reason(), "HttpStatus");

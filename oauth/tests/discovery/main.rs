@@ -42,15 +42,15 @@ pub fn discovery(registration: &Registration) -> Discovery {
 
 /// One search with the usual rules, but that http is allowed.
 pub async fn search(server: ServerLocation) -> Result<ServerMetadata, Error> {
-    let found = discovery(&registration(server)).server().await;
-    found.map(|server| (*server).clone())
+    let metadata = discovery(&registration(server)).server().await;
+    metadata.map(|server| (*server).clone())
 }
 
 /// One search with other bounds.
 pub async fn search_within(server: ServerLocation, limits: Limits) -> Result<ServerMetadata, Error> {
     let discovery = Discovery::with_limits(&registration(server), limits, Clock::system());
-    let found = discovery.unwrap().unwrap().server().await;
-    found.map(|server| (*server).clone())
+    let metadata = discovery.unwrap().unwrap().server().await;
+    metadata.map(|server| (*server).clone())
 }
 
 pub fn start() -> Timestamp {

@@ -69,11 +69,11 @@ async fn each_server_is_trusted_by_its_own_authority_and_by_no_other() {
     for (first, second) in [(&mcp_authority, &mcp_authority), (&authority, &authority)] {
         let error = search(&mcp, first, second).await.unwrap_err();
         assert_eq!(error.reason(), "DiscoveryFailed");
-        let told = error.message();
-        assert!(told.contains("no connection: TLS failed"), "{told}");
+        let message = error.message();
+        assert!(message.contains("no connection: TLS failed"), "{message}");
         assert!(
-            told.contains("oauth2.caBundle for the authorization server"),
-            "{told}"
+            message.contains("oauth2.caBundle for the authorization server"),
+            "{message}"
         );
     }
 }
@@ -119,7 +119,10 @@ async fn metadata_that_lead_from_https_to_plain_http_are_refused() {
         mcp.resource(&plain.url("")),
     );
     let error = search(&mcp, &authority, &authority).await.unwrap_err();
-    let told = error.to_string();
-    assert!(told.contains("its authorization_servers is plain http"), "{told}");
+    let message = error.to_string();
+    assert!(
+        message.contains("its authorization_servers is plain http"),
+        "{message}"
+    );
     assert_eq!(plain.requests(), [""; 0]);
 }

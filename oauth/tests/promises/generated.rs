@@ -141,15 +141,15 @@ proptest! {
     }
 
     #[test]
-    fn any_metadata_are_read(body in document(), asked in text(), allow_insecure_http: bool) {
+    fn any_metadata_are_read(body in document(), expected in text(), allow_insecure_http: bool) {
         if let Ok(Value::Object(fields)) = serde_json::from_slice(&body) {
-            if let Ok(found) = metadata::server(&fields, |issuer| issuer == asked, allow_insecure_http) {
-                prop_assert!(found.issuer == asked);
-                prop_assert!(allow_insecure_http || found.token_endpoint.starts_with("https://"));
+            if let Ok(metadata) = metadata::server(&fields, |issuer| issuer == expected, allow_insecure_http) {
+                prop_assert!(metadata.issuer == expected);
+                prop_assert!(allow_insecure_http || metadata.token_endpoint.starts_with("https://"));
             }
-            if let Ok(found) = metadata::resource(&fields) {
-                prop_assert!((1..=16).contains(&found.issuers.len()));
-                prop_assert!(found.scopes.len() <= 64);
+            if let Ok(metadata) = metadata::resource(&fields) {
+                prop_assert!((1..=16).contains(&metadata.issuers.len()));
+                prop_assert!(metadata.scopes.len() <= 64);
             }
         }
     }
@@ -189,8 +189,8 @@ proptest! {
     #[test]
     fn any_address_is_located_or_refused(server in text(), resource in text()) {
         if let Ok(url) = well_known::parse(&server, true) {
-            let found = [well_known::server_metadata(&url), well_known::resource_metadata(&url)].concat();
-            prop_assert!(found.iter().all(|place| place.origin() == url.origin()));
+            let urls = [well_known::server_metadata(&url), well_known::resource_metadata(&url)].concat();
+            prop_assert!(urls.iter().all(|candidate| candidate.origin() == url.origin()));
             if well_known::covers(&resource, &url) {
                 prop_assert_eq!(Url::parse(&resource).unwrap().origin(), url.origin());
             }

@@ -1,8 +1,8 @@
-//! Promises about untrusted input: what must hold of a token response, of metadata, of a JWT and of a key, whatever
-//! it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks for such bytes
-//! (`make fuzz`), and unit tests repeat those that once mattered, from `fuzz/corpus`. Part of the crate where it is
-//! built for one of these, since it calls the readers themselves. What makes sense of the input is tested beside what
-//! reads it.
+//! Promises about untrusted input: what must hold of a token response, of metadata, of a JWT and of a key,
+//! whatever it is. Each function takes any bytes and panics where a promise is broken. A fuzzer looks for
+//! such bytes (`make fuzz`), and unit tests repeat those that once mattered, from `fuzz/corpus`. Part of the
+//! crate where it is built for one of these, since it calls the readers themselves. What makes sense of the
+//! input is tested beside what reads it.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use http::{HeaderValue, StatusCode};
@@ -66,28 +66,28 @@ pub fn token_response(data: &[u8]) {
 /// Metadata: the issuer that was asked for, a line end, the document.
 pub fn metadata(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == b'\n');
-    let asked = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
-    if let Ok(url) = well_known::parse(&asked, true) {
-        let found = [
+    let expected = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    if let Ok(url) = well_known::parse(&expected, true) {
+        let urls = [
             well_known::server_metadata(&url),
             well_known::resource_metadata(&url),
         ]
         .concat();
-        assert!(found.iter().all(|place| place.origin() == url.origin()));
+        assert!(urls.iter().all(|candidate| candidate.origin() == url.origin()));
     }
     let Ok(Value::Object(fields)) = serde_json::from_slice(parts.next().unwrap_or_default()) else {
         return;
     };
     for allow_insecure_http in [false, true] {
-        let Ok(found) = metadata::server(&fields, |issuer| issuer == asked, allow_insecure_http) else {
+        let Ok(metadata) = metadata::server(&fields, |issuer| issuer == expected, allow_insecure_http) else {
             continue;
         };
-        assert_eq!(found.issuer, asked);
+        assert_eq!(metadata.issuer, expected);
         let endpoints = [
-            Some(found.token_endpoint.as_str()),
-            found.mtls_token_endpoint.as_deref(),
-            found.revocation_endpoint.as_deref(),
-            found.mtls_revocation_endpoint.as_deref(),
+            Some(metadata.token_endpoint.as_str()),
+            metadata.mtls_token_endpoint.as_deref(),
+            metadata.revocation_endpoint.as_deref(),
+            metadata.mtls_revocation_endpoint.as_deref(),
         ];
         for endpoint in endpoints.into_iter().flatten() {
             let url = Url::parse(endpoint).expect("an endpoint is a URL");
@@ -96,8 +96,8 @@ pub fn metadata(data: &[u8]) {
             );
         }
     }
-    if let Ok(found) = metadata::resource(&fields) {
-        assert!((1..=16).contains(&found.issuers.len()) && found.scopes.len() <= 64);
+    if let Ok(metadata) = metadata::resource(&fields) {
+        assert!((1..=16).contains(&metadata.issuers.len()) && metadata.scopes.len() <= 64);
     }
 }
 

@@ -114,7 +114,7 @@ async fn scopes_that_are_refused_or_not_granted_do_not_put_off_what_a_new_secret
         let proven = state(&mut states, |state| serves(state) == Some("new")).await;
         assert!(proven.is_verified());
         assert_eq!(new.requests(), requests);
-        assert_eq!(new.asked()[0], ["a"]);
+        assert_eq!(new.requested_scopes()[0], ["a"]);
     }
 }
 
@@ -196,8 +196,8 @@ async fn a_clock_set_while_a_request_is_under_way_lengthens_no_life() {
         sleep(5).await;
         clock.set_by(by);
         let one = state(&mut states, |state| state.token.is_some()).await;
-        let left = one.token.unwrap().expires_at.unwrap().duration_since(clock.now());
-        assert_eq!(left.as_secs(), expected);
+        let remaining = one.token.unwrap().expires_at.unwrap().duration_since(clock.now());
+        assert_eq!(remaining.as_secs(), expected);
     }
 }
 

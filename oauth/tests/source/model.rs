@@ -167,10 +167,13 @@ fn look(state: &TokenSourceState, seen: &mut Seen, last: &mut Option<String>, cl
     match &state.token {
         Some(token) => {
             seen.entry(token.id.clone()).or_insert_with(|| {
-                let left = token
+                let remaining = token
                     .expires_at
                     .map(|at| at.duration_since(clock.now()).unsigned_abs());
-                (left.map(|left| Instant::now() + left), token.expires_at)
+                (
+                    remaining.map(|remaining| Instant::now() + remaining),
+                    token.expires_at,
+                )
             });
             *last = Some(token.id.clone());
         }

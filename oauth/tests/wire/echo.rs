@@ -62,10 +62,10 @@ async fn echo(listener: TcpListener, requests: usize, turn: usize) -> Vec<String
             .filter(|(name, _)| !INNOCENT.contains(name))
             .map(|(_, value)| value.trim_start_matches("Basic ").to_owned())
             .collect();
-        let told = &seen[turn % seen.len()];
+        let echoed = &seen[turn % seen.len()];
         let words = serde_json::json!({
-            "error": if turn.is_multiple_of(2) { "invalid_client" } else { told },
-            "error_description": format!("you sent {told}, really"),
+            "error": if turn.is_multiple_of(2) { "invalid_client" } else { echoed },
+            "error_description": format!("you sent {echoed}, really"),
         });
         let answer = server::json("400 Bad Request", &words.to_string());
         stream.write_all(&answer).await.unwrap();

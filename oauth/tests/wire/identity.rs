@@ -17,20 +17,20 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 
 /// Writes down what it is asked for.
 struct Source {
-    asked: Mutex<Vec<String>>,
+    audiences: Mutex<Vec<String>>,
     gives: Result<&'static str, Error>,
 }
 
 impl AssertionSource for Source {
     fn assertion<'a>(&'a self, audience: &'a str) -> AssertionFuture<'a> {
-        self.asked.lock().unwrap().push(audience.to_owned());
+        self.audiences.lock().unwrap().push(audience.to_owned());
         Box::pin(async { self.gives.clone().map(Into::into) })
     }
 }
 
 fn source(gives: Result<&'static str, Error>) -> Arc<Source> {
     Arc::new(Source {
-        asked: Mutex::default(),
+        audiences: Mutex::default(),
         gives,
     })
 }
@@ -115,7 +115,7 @@ async fn an_assertion_of_somebody_else_is_asked_for_with_each_request_and_needs_
         assert_eq!(form["client_assertion_type"], JWT_BEARER);
         assert_eq!(form.get("client_id"), None);
     }
-    assert_eq!(*source.asked.lock().unwrap(), [server.url(), server.url()]);
+    assert_eq!(*source.audiences.lock().unwrap(), [server.url(), server.url()]);
 }
 
 #[tokio::test]

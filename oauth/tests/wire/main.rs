@@ -292,15 +292,15 @@ async fn error_at(url: &str) -> Error {
 async fn what_the_server_echoes_of_the_secret_is_not_told() {
     let encoded = "s%3Ae%2Fc%2Br%26e%3Dt+%25-long-enough";
     let header = "Y2xpZW50OnMlM0FlJTJGYyUyQnIlMjZlJTNEdCslMjUtbG9uZy1lbm91Z2g=";
-    for told in [SECRET, encoded, header] {
+    for echoed in [SECRET, encoded, header] {
         for body in [
-            format!(r#"{{"error":"invalid_client","error_description":"no such secret: {told}"}}"#),
-            format!(r#"{{"error":"{told}","error_description":"{told}"}}"#),
-            format!(r#"{{"access_token":"t","token_type":"{told}"}}"#),
-            told.to_owned(),
+            format!(r#"{{"error":"invalid_client","error_description":"no such secret: {echoed}"}}"#),
+            format!(r#"{{"error":"{echoed}","error_description":"{echoed}"}}"#),
+            format!(r#"{{"access_token":"t","token_type":"{echoed}"}}"#),
+            echoed.to_owned(),
         ] {
             for status in ["200 OK", "400 Bad Request"] {
-                let headers = format!("content-type: {told}\r\n");
+                let headers = format!("content-type: {echoed}\r\n");
                 let error = error_of(Step::Send(answer(status, &headers, &body))).await;
                 let seen = format!(
                     "{error:?} {error} {} {} {}",
@@ -308,7 +308,7 @@ async fn what_the_server_echoes_of_the_secret_is_not_told() {
                     error.code(),
                     error.reason()
                 );
-                assert!(!seen.contains(told), "{seen}");
+                assert!(!seen.contains(echoed), "{seen}");
             }
         }
     }

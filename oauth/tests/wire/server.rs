@@ -131,8 +131,8 @@ pub fn json(status: &str, body: &str) -> Vec<u8> {
 /// The value of a header, by its name in lower case.
 pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
-        let (found, value) = line.split_once(": ")?;
-        found.eq_ignore_ascii_case(name).then_some(value)
+        let (field, value) = line.split_once(": ")?;
+        field.eq_ignore_ascii_case(name).then_some(value)
     })
 }
 

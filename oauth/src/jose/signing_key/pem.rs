@@ -1,5 +1,6 @@
 //! Private keys in PEM (RFC 7468): PKCS#8 (RFC 5958), PKCS#1 (RFC 8017) and SEC1 (RFC 5915). Read by hand, so
-//! that no copy of a key stays behind in memory, and so that each of the usual mistakes is told by its name.
+//! that no copy of a key stays behind in memory, and so that each of the usual mistakes has an error that
+//! names it.
 
 use mcp_auth_http_auth::pem::PemSection;
 use p256::elliptic_curve::sec1::ToSec1Point;
@@ -52,14 +53,14 @@ fn private_key(section: &PemSection<'_>) -> Result<ParsedKey, KeyError> {
 }
 
 fn no_private_key(label: &str) -> KeyError {
-    let found = match label {
+    let shape = match label {
         _ if label.ends_with("PUBLIC KEY") => return KeyError::Public,
         "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => "a certificate",
         "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => "a certificate request",
         "EC PARAMETERS" | "DH PARAMETERS" => "key parameters alone",
         _ => "PEM of another kind",
     };
-    KeyError::NoKey { found }
+    KeyError::NoKey { found: shape }
 }
 
 fn pkcs8(der: &[u8]) -> Result<ParsedKey, KeyError> {

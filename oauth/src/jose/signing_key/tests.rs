@@ -339,13 +339,13 @@ fn neither_debug_output_nor_any_error_repeats_the_key() {
                 seen += &format!("{error:?} {}", error.message());
             }
         }
-        let told = text
+        let leaked = text
             .lines()
             .filter(|line| !line.contains("-----"))
             .flat_map(|line| line.as_bytes().windows(16))
             .map(|piece| std::str::from_utf8(piece).unwrap())
             .find(|piece| !piece.contains(' ') && seen.contains(piece));
-        assert_eq!(told, None);
+        assert_eq!(leaked, None);
     }
 }
 

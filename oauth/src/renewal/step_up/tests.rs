@@ -26,10 +26,10 @@ fn rejected(code: ErrorCode) -> Error {
 
 /// Asks for what is to be asked for, and takes what comes.
 fn answer(tracker: &mut StepUpTracker, scope: Option<&str>) -> GrantOutcome {
-    let asked = tracker.ask();
-    let step = tracker.compare(&asked, scope);
+    let requested = tracker.ask();
+    let step = tracker.compare(&requested, scope);
     let taken = !matches!(step, GrantOutcome::Short(_));
-    tracker.answered(&asked, scope, taken);
+    tracker.answered(&requested, scope, taken);
     step
 }
 
@@ -131,18 +131,18 @@ fn a_token_without_the_scopes_is_a_refusal_and_one_with_some_is_half_a_step() {
 fn what_is_demanded_while_less_is_asked_for_is_asked_for_next() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let asked = tracker.ask();
+    let requested = tracker.ask();
     demand(&mut tracker, "b", 0);
-    tracker.answered(&asked, None, true);
+    tracker.answered(&requested, None, true);
     assert!(tracker.is_pending());
     assert_eq!(tracker.ask(), ["a", "b"]);
 
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let asked = tracker.ask();
+    let requested = tracker.ask();
     demand(&mut tracker, "b", 0);
     tracker.failed(
-        &asked,
+        &requested,
         &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
     );
     assert_eq!((tracker.is_pending(), tracker.ask()), (true, scopes("b")));

@@ -133,9 +133,9 @@ fn a_token_that_is_too_long_for_any_header_is_none_and_the_error_says_so() {
     assert!(read_json(200, json!({"access_token": "t".repeat(16 * 1024)})).is_ok());
     let error = read_json(200, json!({"access_token": "t".repeat(16 * 1024 + 1)})).unwrap_err();
     assert_eq!(error.reason(), "NoAccessToken");
-    let told = error.message();
-    assert!(told.contains("longer than 16 KiB"), "{told}");
-    assert!(!told.contains("tttt"), "{told}");
+    let message = error.message();
+    assert!(message.contains("longer than 16 KiB"), "{message}");
+    assert!(!message.contains("tttt"), "{message}");
 }
 
 #[test]
@@ -180,14 +180,14 @@ fn the_errors_of_gateways_count_by_their_status() {
 #[test]
 fn retry_after_is_kept_with_the_error() {
     for body in ["", r#"{"error": "temporarily_unavailable"}"#] {
-        let asked = RetryAfter::parse("7");
+        let retry_after_header = RetryAfter::parse("7");
         let answer = Answer {
-            retry_after: asked,
+            retry_after: retry_after_header,
             ..answer(503, body)
         };
         assert_eq!(
             read(answer, &redactor(), BEARER).unwrap_err().retry_after(),
-            asked
+            retry_after_header
         );
     }
 }
@@ -227,20 +227,20 @@ fn json_of_another_content_type_is_read_all_the_same() {
 #[test]
 fn nothing_repeats_the_secret_or_the_token_wherever_the_server_puts_them() {
     const TOKEN: &str = "t0ken-of-the-server";
-    for told in [SECRET, TOKEN] {
-        let words = format!("you sent {told}, really");
+    for echoed in [SECRET, TOKEN] {
+        let words = format!("you sent {echoed}, really");
         for body in [
             json!({"access_token": TOKEN, "token_type": words}),
             json!({"access_token": TOKEN, "scope": words}),
-            json!({"access_token": TOKEN, "scope": [told]}),
+            json!({"access_token": TOKEN, "scope": [echoed]}),
         ] {
             let seen = format!("{:?}", read_json(200, body));
-            assert!(!seen.contains(told), "{seen}");
+            assert!(!seen.contains(echoed), "{seen}");
         }
-        let body = json!({"access_token": TOKEN, "error": told, "error_description": words});
+        let body = json!({"access_token": TOKEN, "error": echoed, "error_description": words});
         let error = read_json(400, body).unwrap_err();
         let seen = format!("{error:?} {} {}", error.message(), error.code());
-        assert!(!seen.contains(told), "{seen}");
+        assert!(!seen.contains(echoed), "{seen}");
     }
     let html = Answer {
         content_type: Some(SECRET.into()),
