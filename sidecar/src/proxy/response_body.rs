@@ -1,5 +1,5 @@
-//! Response bodies towards the client: each kind is one variant, so that a hop costs no allocation and no virtual call
-//! a frame.
+//! Response bodies towards the client: each kind is one variant, so that a hop costs no allocation and no
+//! virtual call a frame.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,13 +16,13 @@ use crate::proxy::outbound::endpoint::EndpointRewriter;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub enum ResponseBody {
-    /// Our own answer.
+    /// An answer of the sidecar itself.
     Whole(Option<Bytes>),
-    /// As it comes from the other side.
+    /// Passed on as it comes, without an idle timeout.
     Stream(Lease),
-    /// As it comes from the other side, which may not fall silent.
+    /// Passed on as it comes, with an idle timeout.
     Awaited(Awaited<Lease>),
-    /// As it comes from a connection of its own.
+    /// Passed on from a connection of its own.
     Direct(Incoming),
     /// An event stream whose `endpoint` event is rewritten.
     Rewritten(Box<Rewritten>),
@@ -97,7 +97,7 @@ impl Rewritten {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => self.rewriter.pass(chunk),
-                    // An event stream has no trailers that anybody reads.
+                    // Clients of an event stream read no trailers.
                     Err(_) => continue,
                 },
                 None => {
@@ -105,7 +105,7 @@ impl Rewritten {
                     self.rewriter.finish()
                 }
             };
-            self.ended |= self.rewriter.has_refused();
+            self.ended |= self.rewriter.has_rejected();
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }
