@@ -160,6 +160,9 @@ async fn install() {
         "--create-namespace",
         "--wait",
         "--timeout=3m",
+        // A share as large as that of the servers that the tests rely on.
+        "--set",
+        "operator.resources.requests.cpu=100m",
         "--set",
         &image("operator"),
         "--set",

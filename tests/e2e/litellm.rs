@@ -64,6 +64,11 @@ pub fn shape(objects: &[Value], name: &str) -> Value {
     let pod = &mut deployment["spec"]["template"]["spec"];
     let container = &mut pod["containers"][0];
     let key = container["env"][2].clone();
+    // A LiteLLM that starts takes a whole core for half a minute. The servers that it calls have a larger
+    // share, and there is something left on a machine of two cores.
+    container["resources"] = json!({
+        "requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"cpu": "800m"},
+    });
     let config_path = json!({"name": "CONFIG_FILE_PATH", "value": "/etc/litellm/config.yaml"});
     let file = json!([{"name": "config", "mountPath": "/etc/litellm/config.yaml", "subPath": "config.yaml"}]);
     match name {
