@@ -11,9 +11,9 @@ use tokio::time::Instant;
 /// A sidecar that served before is not behind while a newer snapshot is on its way to it.
 pub const GRACE: Duration = Duration::from_secs(10);
 /// What is kept of a report; a sidecar with more to say has said enough.
-const MOST_SERVERS: usize = 256;
-const MOST_PROBLEMS: usize = 16;
-const LONGEST_TEXT: usize = 512;
+const MAX_SERVERS: usize = 256;
+const MAX_PROBLEMS: usize = 16;
+const MAX_TEXT: usize = 512;
 
 /// One connected sidecar.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,11 +119,11 @@ impl Entry {
     }
 
     pub fn reported(&self, mut report: Report) {
-        report.restart_needed_for.truncate(MOST_SERVERS);
-        report.problems.truncate(MOST_PROBLEMS);
+        report.restart_needed_for.truncate(MAX_SERVERS);
+        report.problems.truncate(MAX_PROBLEMS);
         for problem in &mut report.problems {
             for text in [&mut problem.reason, &mut problem.message] {
-                text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+                text.truncate(text.floor_char_boundary(MAX_TEXT));
             }
         }
 

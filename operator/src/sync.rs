@@ -18,12 +18,11 @@ use tokio::sync::watch;
 use crate::certificates::Certificates;
 use crate::changes::Changes;
 use crate::credentials::Credentials;
-use crate::demands::Demands;
-use crate::exchanges::Exchanges;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
+use crate::token_refresh_requests::TokenRefreshRequests;
 
 use refusal::Refusal;
 
@@ -35,8 +34,7 @@ pub struct Sync {
     pub certificates: Certificates,
     pub resources: Resources,
     pub credentials: Credentials,
-    pub exchanges: Exchanges,
-    pub demands: Demands,
+    pub token_refresh_requests: TokenRefreshRequests,
     pub changes: Changes,
     pub pods: Pods,
     pub sidecars: Sidecars,

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::{Kind, Reference};
 use crate::api_server::is_forbidden;
-use crate::key::Key;
+use crate::resource_ref::ResourceRef;
 
 /// What is known of an object.
 #[derive(Clone, Debug)]
@@ -41,12 +41,12 @@ type Object = (Kind, String, String);
 pub struct References {
     client: Client,
     watched: Arc<Mutex<HashMap<Object, Watched>>>,
-    changed: mpsc::UnboundedSender<Key>,
+    changed: mpsc::UnboundedSender<ResourceRef>,
 }
 
 struct Watched {
     lookup: Lookup,
-    users: Vec<Key>,
+    users: Vec<ResourceRef>,
     task: AbortHandle,
 }
 
@@ -58,7 +58,7 @@ impl Drop for Watched {
 
 impl References {
     /// The receiver gets each resource that refers to an object that changed.
-    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<Key>) {
+    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<ResourceRef>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         (
             Self {
@@ -71,7 +71,7 @@ impl References {
     }
 
     /// Makes `references` all that the resource `key` refers to. No references: the resource is gone.
-    pub fn set(&self, key: &Key, references: &[Reference]) {
+    pub fn set(&self, key: &ResourceRef, references: &[Reference]) {
         let object = |reference: &Reference| (reference.kind, key.namespace.clone(), reference.name.clone());
         let wanted: Vec<Object> = references.iter().map(object).collect();
         let mut watched = self.lock();

@@ -48,7 +48,7 @@ async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, Refusal> {
     if asked.url != resource.spec.server.url {
         return Err(Refusal::OtherUrl);
     }
-    let exchanger = sync.exchanges.of(&resource);
+    let exchanger = sync.credentials.exchanger(&resource);
     let exchanger = exchanger.ok_or_else(|| Refusal::NoExchange(asked.server.clone()))?;
     let token = exchanger.token(&asked.subject_token, asked.refused.as_deref());
     // The request itself goes on, and whoever asks again finds what it brings.

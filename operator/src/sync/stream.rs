@@ -18,16 +18,16 @@ use tracing::{Instrument, info, info_span, warn};
 use super::authenticate::{agree, authenticate};
 use super::lines::{LineError, reports};
 use super::{Refusal, Sync};
-use crate::demands::Demand;
 use crate::entitlement::entitled;
-use crate::key::Key;
+use crate::resource_ref::ResourceRef;
 use crate::routes::route;
 use crate::sidecars::Entry;
+use crate::token_refresh_requests::TokenRefreshRequest;
 
 /// A sidecar that does not say who it is within this time is none.
 const FIRST_REPORT: Duration = Duration::from_secs(10);
 /// A sidecar that takes nothing for this long is gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Faster ones wait: each may cause work for every resource of the namespace.
 const BETWEEN_REPORTS: Duration = Duration::from_millis(200);
 /// Changes within this time of one another, such as ten tokens renewed at once, become one line.
@@ -165,8 +165,8 @@ async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<Refu
         // One for each server: whoever says more has said enough.
         let of_server = |refused: &&RefusedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
-            sync.demands.make(Demand {
-                key: Key::from(&*resource),
+            sync.token_refresh_requests.send(TokenRefreshRequest {
+                resource: ResourceRef::from(&*resource),
                 token: refused.token.clone(),
                 why: refused.why.clone(),
             });
@@ -186,14 +186,14 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
     let servers = entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
         .into_iter()
         .map(|resource| {
-            let issued = sync.credentials.of(&resource);
+            let state = sync.credentials.get(&resource);
             let mut route = route(&resource);
-            route.ca_bundle = issued.ca_bundle;
+            route.ca_bundle = state.tls.ca_bundle;
             Server {
                 route,
-                credential: issued.credential,
-                client_certificate: issued.client_certificate,
-                declined: issued.declined,
+                credential: state.credential,
+                client_certificate: state.tls.client_certificate,
+                declined: state.declined,
             }
         });
     Ok(Some((servers.collect(), sync.certificates.authority())))
@@ -213,7 +213,10 @@ async fn send(entry: &Entry, lines: &mpsc::Sender<Bytes>, (servers, authority): 
 
 /// False if the sidecar is gone, or takes nothing any more.
 async fn deliver(lines: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
-    matches!(tokio::time::timeout(PATIENCE, lines.send(line)).await, Ok(Ok(())))
+    matches!(
+        tokio::time::timeout(SEND_TIMEOUT, lines.send(line)).await,
+        Ok(Ok(()))
+    )
 }
 
 /// Never the same again, of whichever stream and replica: an echo of an old one must not pass for the newest.
