@@ -87,7 +87,7 @@ async function start(name, probe, folder, program, flags, environment) {
     if (answer && (answer.ok || !probe.endsWith("/startup"))) return;
     await sleep(100);
   }
-  throw new Error(`${name} does not run: ${failed ?? "no answer within ${LIMIT} s"}; see ${join(folder, `${name}.log`)}`);
+  throw new Error(`${name} does not run: ${failed ?? `no answer within ${LIMIT} s`}; see ${join(folder, `${name}.log`)}`);
 }
 
 function freePort() {
