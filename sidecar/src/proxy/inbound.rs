@@ -70,7 +70,7 @@ impl Inbound {
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         let method = request.method().clone();
-        // HTTP/2 has no `Connection` header; there the connection itself is told to close.
+        // HTTP/2 has no `Connection` header; there the connection itself is drained by GOAWAY.
         let closable = request.version() != Version::HTTP_2;
         // Boxed: else each connection would keep room for the whole future even while it is idle.
         let mut response = match Box::pin(self.forward(worker, peer, request)).await {

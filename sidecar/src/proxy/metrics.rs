@@ -7,7 +7,7 @@
 //! | `contexts_total` | `result` | requests, by the outcome of their user context |
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
-//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (first two of `replays_total`) | tokens rejected by MCP servers |
+//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (first two of `replays_total`) | rejected tokens |
 //! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`) | requests sent again |
 //! | `exchanges_total` | `result` (`issued`, `failed`) | token exchanges for a user |
 //! | `waiting` | | requests that wait for a token now |
@@ -48,7 +48,7 @@ pub enum ContextResult {
     Expired,
     /// Outbound: not in the form that the sidecar writes.
     Malformed,
-    /// Inbound: above the limit, refused.
+    /// Inbound: above the limit, answered with an error.
     TooLarge,
 }
 
@@ -70,7 +70,7 @@ struct Counters {
     contexts: [Counter; ContextResult::ALL.len()],
     duplicates: Counter,
     malformed: Counter,
-    refused: Family<RefusedLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
     tokens_refused: Family<TokenRefusedLabels, Counter>,
     replays: Family<ReplayLabels, Counter>,
@@ -101,7 +101,7 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct RefusedLabels {
+struct ErrorLabels {
     half: &'static str,
     reason: &'static str,
 }
@@ -129,7 +129,7 @@ impl Metrics {
         let requests = Family::<RequestLabels, Counter>::default();
         let contexts = Family::<ContextLabels, Counter>::default();
         let dropped = Family::<DroppedLabels, Counter>::default();
-        let refused = Family::<RefusedLabels, Counter>::default();
+        let errors = Family::<ErrorLabels, Counter>::default();
         let connects = Family::<ServerLabels, Counter>::default();
         let tokens_refused = Family::<TokenRefusedLabels, Counter>::default();
         let replays = Family::<ReplayLabels, Counter>::default();
@@ -155,7 +155,7 @@ impl Metrics {
         registry.register(
             "refused",
             "Requests answered by the sidecar itself, by reason",
-            refused.clone(),
+            errors.clone(),
         );
         registry.register(
             "contexts",
@@ -185,7 +185,7 @@ impl Metrics {
             }),
             duplicates: dropped("duplicate"),
             malformed: dropped("malformed"),
-            refused,
+            errors,
             connects,
             tokens_refused,
             replays,
@@ -201,8 +201,8 @@ impl Metrics {
 
     pub(crate) fn count_error(&self, half: Half, reason: &'static str) {
         self.0
-            .refused
-            .get_or_create(&RefusedLabels {
+            .errors
+            .get_or_create(&ErrorLabels {
                 half: half.as_str(),
                 reason,
             })

@@ -206,7 +206,7 @@ impl Outbound {
             let rejection = match answer {
                 ServerAnswer::Accepted(response) => return Ok(response),
                 ServerAnswer::Rejected(rejection) => rejection,
-                // The token may well be good, so the operator is not asked for another.
+                // The token may well be good, so no other is requested from the operator.
                 ServerAnswer::NonceRequired if nonce_given => {
                     let status = StatusCode::UNAUTHORIZED;
                     return Err(OutboundError::new(

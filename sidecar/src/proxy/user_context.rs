@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_above_the_limit_is_refused_and_one_at_it_is_not() {
+    fn a_context_above_the_limit_is_an_error_and_one_at_it_is_not() {
         let with_length = |length: usize| request(&[("cookie", &format!("csrf={}", "v".repeat(length - 4)))]);
         assert!(gather(&with_length(LIMIT), &allowed()).unwrap().context.is_some());
         assert_eq!(

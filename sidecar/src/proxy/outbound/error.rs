@@ -1,4 +1,5 @@
-//! Why a request to an MCP server is answered with an error, with what is left of its body.
+//! Errors of the outbound half: a [`ProxyError`] with the rest of the request's body, from which the
+//! identifier of the JSON-RPC message is read for the answer.
 
 use std::error::Error;
 

@@ -48,7 +48,7 @@ pub fn prepare_response(
     if usable.transport != Transport::Sse || !is_get || !status.is_success() {
         return Ok(match is_event_stream(response.headers()) {
             true => response.map(ResponseBody::Stream),
-            false => response.map(ResponseBody::awaited),
+            false => response.map(ResponseBody::with_idle_timeout),
         });
     }
     if let Err(why) = check_event_stream(response.headers()) {
@@ -107,7 +107,7 @@ fn check_event_stream(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     match encodings.all(|encoding| encoding == "identity") {
         true => Ok(()),
-        false => Err("its event stream is compressed, though it was asked not to be"),
+        false => Err("its event stream is compressed, though the request asked for none"),
     }
 }
 

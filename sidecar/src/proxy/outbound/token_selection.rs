@@ -105,7 +105,7 @@ impl TokenSelector {
         };
         if let TokenSource::User(user, subject) = selected.source {
             return match rejection {
-                // The operator is asked for users' tokens one by one, and scopes are no part of that.
+                // Users' tokens are requested one by one, and such a request states no scopes.
                 TokenRejection::InsufficientScope(_) => Err(final_error(RenewalOutcome::NotRequested)),
                 TokenRejection::Unauthorized => {
                     self.user_tokens.mark_rejected(user, &selected.token);
@@ -143,7 +143,7 @@ impl TokenSelector {
             return Err(error);
         }
         if let Some(before) = before {
-            // Scopes that the operator was not asked for before may yet be granted.
+            // Scopes that were not requested from the operator before may yet be granted.
             if before.covers(rejection) {
                 self.record_denied(&selected, rejection);
             }

@@ -225,7 +225,7 @@ impl UserTokensInner {
                 Ok(Some(token)) if rejected.as_ref().is_some_and(|rejected| *rejected == token.id) => {
                     Err(Problem::new(
                         "TokenRefused",
-                        "the MCP server refused the user's token, and the operator has no other",
+                        "the MCP server rejected the user's token, and the operator has no other",
                     ))
                 }
                 Ok(Some(token)) => Ok(Arc::new(token)),

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_it_is_refused_one_request_at_a_time_finds_out_whether_it_still_is() {
+    async fn while_it_is_rejected_one_request_at_a_time_probes_whether_it_still_is() {
         let token = token("a", "t");
         assert_eq!(token.admit(PROBE), Admission::Unrestricted);
         advance(Duration::from_secs(60)).await;
@@ -251,7 +251,7 @@ mod tests {
         assert!(matches!(token.admit(PROBE), Admission::Wait { .. }));
         assert!(
             !token.record_accepted(Admission::Unrestricted),
-            "it may have been sent before the refusal"
+            "it may have been sent before the rejection"
         );
         assert!(matches!(token.admit(PROBE), Admission::Wait { .. }));
         assert!(token.record_accepted(Admission::Probe));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_of_one_request_among_many_that_pass_holds_nobody_up() {
+    async fn a_rejection_of_one_request_among_many_that_pass_makes_no_other_wait() {
         let token = token("a", "t");
         advance(Duration::from_secs(60)).await;
         token.record_accepted(Admission::Unrestricted);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_same_token_keeps_its_standing() {
+    fn only_the_very_same_token_keeps_its_acceptance_state() {
         let before = Arc::new(token("a", "t"));
         assert!(Arc::ptr_eq(
             &before,

@@ -31,9 +31,9 @@ struct ReportedRejection {
 /// Whether another token can be expected after a rejection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RenewalProspect {
-    /// The operator is asked for another token.
+    /// The report requests another token from the operator.
     Requested,
-    /// The operator was asked for these scopes before, and no token has come.
+    /// These scopes were requested from the operator before, and no token has come.
     KnownDenied,
 }
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn many_refusals_of_one_token_are_one_entry_until_another_is_in_use() {
+    fn many_rejections_of_one_token_are_one_entry_until_another_is_in_use() {
         let (reports_of, mut reports) = rejection_reports();
         let a = token("a");
         for _ in 0..100 {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn demands_for_scopes_add_up_and_a_token_that_is_not_taken_at_all_outweighs_them() {
+    fn demands_for_scopes_add_up_and_a_token_that_is_not_accepted_at_all_outweighs_them() {
         let (reports_of, reports) = rejection_reports();
         let a = token("a");
         let why = || reports.borrow().refused[0].why.clone();
