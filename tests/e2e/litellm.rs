@@ -1,6 +1,7 @@
 //! LiteLLM in the shapes that charts and people give it, all made from the demo's one.
 
 use futures::future::join_all;
+use mcp_auth_tests::wait::KUBECTL_LIMIT;
 use serde_json::{Value, json};
 
 use crate::command::{apply, kubectl};
@@ -54,7 +55,7 @@ pub async fn deploy(names: &[&str]) {
 
 pub async fn ready(name: &str) {
     let deployment = format!("deploy/{name}");
-    let said = kubectl(&["rollout", "status", &deployment, "--timeout=300s"]).await;
+    let said = kubectl(&["rollout", "status", &deployment, KUBECTL_LIMIT]).await;
     assert!(said.success, "{name} gets ready: {}{}", said.out, said.err);
 }
 
@@ -64,6 +65,11 @@ pub fn shape(objects: &[Value], name: &str) -> Value {
     let pod = &mut deployment["spec"]["template"]["spec"];
     let container = &mut pod["containers"][0];
     let key = container["env"][2].clone();
+    // A LiteLLM that starts takes a whole core for half a minute. The servers that it calls have a larger
+    // share, and there is something left on a machine of two cores.
+    container["resources"] = json!({
+        "requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"cpu": "800m"},
+    });
     let config_path = json!({"name": "CONFIG_FILE_PATH", "value": "/etc/litellm/config.yaml"});
     let file = json!([{"name": "config", "mountPath": "/etc/litellm/config.yaml", "subPath": "config.yaml"}]);
     match name {

@@ -13,5 +13,6 @@ mod outage;
 mod refusals;
 mod rollout;
 mod shapes;
+mod timeline;
 mod traces;
 mod uninstall;

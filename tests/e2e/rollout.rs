@@ -1,44 +1,42 @@
 //! Users notice nothing of a rollout: neither those who call while it goes on, over connections that they
 //! keep, nor those whose answers began before it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::SignedDuration;
+use kube::runtime::wait::await_condition;
+use mcp_auth_tests::wait::KUBECTL_LIMIT;
+use mcp_auth_tests::world::World;
 use serde_json::Value;
 
 use crate::client::{client, url};
-use crate::command::{get, kubectl};
+use crate::command::kubectl;
 use crate::ground::{ground, pods};
 use crate::litellm;
+use crate::timeline::Timeline;
 
 const STOP: &str = "/tmp/stop";
 
 /// How long one stream takes; one is begun at each old pod in every period, so that some are always under way
 /// there.
 const STREAM_SECONDS: u64 = 20;
-const PERIOD: Duration = Duration::from_secs(7);
-/// The program that streams has connected by then.
-const CONNECTED: Duration = Duration::from_secs(5);
-/// A rollout of two pods takes about a minute.
-const MOST_STREAMS: usize = 60;
+const PERIOD: Duration = Duration::from_secs(10);
+/// A rollout of two pods takes one to four minutes, by what else the machine does.
+const MAX_STREAMS: usize = 60;
 
-/// A stream from one pod.
-struct Stream {
-    begun: Instant,
-    ended: Instant,
-    said: Value,
-}
-
-/// Those of a pod that was seen to go.
-struct Gone {
+/// A pod that had to end, and the streams that were begun there.
+struct Ended {
     name: String,
-    seen_going: Instant,
-    streams: Vec<Stream>,
+    /// When the API server was told to end it, in Unix seconds. The API rounds down to whole ones.
+    at: f64,
+    streams: Vec<Value>,
 }
 
 #[tokio::test]
 async fn a_rollout_under_constant_load_loses_no_call_and_no_stream() {
-    ground().await;
+    let world = ground().await;
     let litellm = url("litellm");
     kubectl(&["exec", "deploy/client", "--", "rm", "-f", STOP])
         .await
@@ -47,6 +45,7 @@ async fn a_rollout_under_constant_load_loses_no_call_and_no_stream() {
     litellm::ready("litellm").await;
     let old = pods("litellm").await;
     assert_eq!(old.len(), 2, "two pods before the rollout");
+    let timeline = Timeline::watch(&world);
 
     // One program with one pool of connections, which are kept from call to call.
     let load = [
@@ -56,9 +55,9 @@ async fn a_rollout_under_constant_load_loses_no_call_and_no_stream() {
         "responses",
         "chat-stream",
         "--rate",
-        "4",
+        "3",
         "--seconds",
-        "300",
+        "600",
         "--until",
         STOP,
     ];
@@ -66,47 +65,54 @@ async fn a_rollout_under_constant_load_loses_no_call_and_no_stream() {
         tokio::time::sleep(PERIOD).await;
         kubectl(&["rollout", "restart", "deploy/litellm"]).await.ok();
         litellm::ready("litellm").await;
-        // The last old pod may still be on its way out.
-        tokio::time::sleep(Duration::from_secs(8)).await;
+        // An old pod may still be on its way out, and calls with it.
+        for pod in &old {
+            let name = pod["metadata"]["name"].as_str().expect("it has a name");
+            kubectl(&["wait", "--for=delete", &format!("pod/{name}"), KUBECTL_LIMIT])
+                .await
+                .ok();
+        }
         kubectl(&["exec", "deploy/client", "--", "touch", STOP])
             .await
             .ok();
     };
-    let streams = join_all(old.iter().map(streams_until_gone));
-    let (load, (), gone): (Value, (), Vec<Gone>) = tokio::join!(client(&litellm, &load), rollout, streams);
+    let streams = join_all(old.iter().map(|pod| streams_until_the_end(&world, pod)));
+    let (load, (), ended): (Value, (), Vec<Ended>) = tokio::join!(client(&litellm, &load), rollout, streams);
     kubectl(&["scale", "deploy/litellm", "--replicas=1"]).await.ok();
 
+    let account = timeline.account().await;
     assert!(load["sent"].as_u64() > Some(100), "the load went on: {load}");
-    assert_eq!(load["failed"], 0, "{load}");
-    for Gone {
-        name,
-        seen_going,
-        streams,
-    } in gone
-    {
-        let across: Vec<&Stream> = streams
+    assert_eq!(load["failed"], 0, "{load}\n{account}");
+    for Ended { name, at, streams } in ended {
+        // What arrived of a stream before the end was ordered had passed through the pod by then.
+        let begun_before = |stream: &&Value| stream["first"].as_f64().is_some_and(|first| first < at);
+        let begun: Vec<&Value> = streams.iter().filter(begun_before).collect();
+        let across = begun
             .iter()
-            .filter(|stream| stream.begun + CONNECTED < seen_going && stream.ended > seen_going)
-            .collect();
-        assert!(!across.is_empty(), "a stream was under way when {name} had to go");
-        for Stream { said, .. } in across {
-            assert_eq!(said["status"], 200, "{name}: {said}");
+            .filter(|stream| stream["last"].as_f64() > Some(at + 1.0));
+        assert!(
+            across.count() > 0,
+            "a stream was under way when {name} had to end: {streams:?}"
+        );
+        for stream in begun {
+            assert_eq!(stream["status"], 200, "{name}: {stream}\n{account}");
             // Twenty words, the end of the answer and the end of the stream.
             assert!(
-                said["pieces"].as_u64() >= Some(STREAM_SECONDS + 2),
-                "{name}: the stream ends whole: {said}"
+                stream["pieces"].as_u64() >= Some(STREAM_SECONDS + 2) && stream["failure"].is_null(),
+                "{name}: the stream ends whole: {stream}\n{account}"
             );
+            let spread = stream["last"].as_f64().zip(stream["first"].as_f64());
             assert!(
-                said["longest_wait"].as_f64() < Some(10.0),
-                "{name}: it arrives in pieces: {said}"
+                spread.is_some_and(|(last, first)| last - first > STREAM_SECONDS as f64 / 2.0),
+                "{name}: it arrives in pieces, which the LLM says for twenty seconds: {stream}"
             );
         }
     }
 }
 
-/// Begins one stream after the other at this pod, by its own address, until it is told to go; and waits for
+/// Begins one stream after the other at this pod, by its own address, until the pod has to end; and waits for
 /// them.
-async fn streams_until_gone(pod: &Value) -> Gone {
+async fn streams_until_the_end(world: &World, pod: &Value) -> Ended {
     let name = pod["metadata"]["name"]
         .as_str()
         .expect("it has a name")
@@ -114,12 +120,12 @@ async fn streams_until_gone(pod: &Value) -> Gone {
     let address = pod["status"]["podIP"].as_str().expect("it has an address");
     let litellm = format!("http://{address}:4000");
     let mut running = Vec::new();
-    let mut going = Box::pin(is_going(name.clone()));
-    let seen_going = loop {
-        assert!(running.len() < MOST_STREAMS, "{name} goes within the rollout");
+    let mut end = Box::pin(end_ordered(world, name.clone()));
+    let at = loop {
+        assert!(running.len() < MAX_STREAMS, "{name} ends within the rollout");
         running.push(tokio::spawn(stream(litellm.clone())));
         tokio::select! {
-            seen = &mut going => break seen,
+            at = &mut end => break at,
             () = tokio::time::sleep(PERIOD) => {}
         }
     };
@@ -127,32 +133,22 @@ async fn streams_until_gone(pod: &Value) -> Gone {
     for stream in running {
         streams.push(stream.await.expect("the client's program prints JSON"));
     }
-    Gone {
-        name,
-        seen_going,
-        streams,
-    }
+    Ended { name, at, streams }
 }
 
-async fn stream(litellm: String) -> Stream {
-    let begun = Instant::now();
-    let seconds = STREAM_SECONDS.to_string();
-    let said = client(&litellm, &["stream", "--seconds", &seconds]).await;
-    let ended = Instant::now();
-    Stream { begun, ended, said }
+async fn stream(litellm: String) -> Value {
+    client(&litellm, &["stream", "--seconds", &STREAM_SECONDS.to_string()]).await
 }
 
-/// When the pod was first seen to be on its way out, or gone.
-async fn is_going(name: String) -> Instant {
-    loop {
-        let found = get(&["pods", "--field-selector", &format!("metadata.name={name}")]).await;
-        let stays = found["items"].as_array().is_some_and(|pods| {
-            pods.iter()
-                .any(|pod| pod["metadata"]["deletionTimestamp"].is_null())
-        });
-        if !stays {
-            return Instant::now();
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+/// Waits until the pod has to end; when that was ordered, in Unix seconds. The API states the time at which
+/// the pod's grace period is over.
+async fn end_ordered(world: &World, name: String) -> f64 {
+    let has_to_end = |pod: Option<&Pod>| pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some());
+    let pod = await_condition(world.api::<Pod>(), &name, has_to_end)
+        .await
+        .expect("pods can be watched")
+        .expect("the condition holds for none but a pod");
+    let over = pod.metadata.deletion_timestamp.expect("the condition").0;
+    let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+    (over - SignedDuration::from_secs(grace)).as_second() as f64
 }

@@ -2,15 +2,17 @@
 //!
 //! | metric | labels | counts |
 //! |---|---|---|
-//! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by whom and of which class |
-//! | `refused_total` | `half`, `reason` ([`ProxyError::reason`](crate::proxy::error::ProxyError::reason)) | answers of our own making |
-//! | `contexts_total` | `result` | requests, by what became of their user context |
+//! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by half and class of status |
+//! | `refused_total` | `half`, `reason` ([`ProxyError::reason`]) | answers that the sidecar made itself |
+//! | `contexts_total` | `result` | requests, by the outcome of their user context |
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
-//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (`unauthorized`, `insufficient_scope`) | answers of MCP servers that refuse a token |
-//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`: a step-up, `dpop_nonce`) | requests sent again |
-//! | `exchanges_total` | `result` (`issued`, `failed`) | tokens asked for a user |
+//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (first two of `replays_total`) | rejected tokens |
+//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`) | requests sent again |
+//! | `exchanges_total` | `result` (`issued`, `failed`) | token exchanges for a user |
 //! | `waiting` | | requests that wait for a token now |
+//!
+//! [`ProxyError::reason`]: crate::proxy::error::ProxyError::reason
 
 use std::sync::Arc;
 
@@ -24,14 +26,14 @@ use prometheus_client::registry::Registry;
 use crate::proxy::error::TokenOwner;
 use crate::proxy::user_context::Gathered;
 
-/// The two directions.
+/// The half of the sidecar that took the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Half {
     Inbound,
     Outbound,
 }
 
-/// What became of the user context of a request.
+/// The outcome of a request's user context.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ContextResult {
     /// Inbound: there was one, and it went on sealed.
@@ -44,13 +46,13 @@ pub enum ContextResult {
     Forged,
     /// Outbound: too old.
     Expired,
-    /// Outbound: no value of ours.
+    /// Outbound: not in the form that the sidecar writes.
     Malformed,
-    /// Inbound: above the limit, refused.
+    /// Inbound: above the limit, answered with an error.
     TooLarge,
 }
 
-/// Why a token was refused, or a request sent again.
+/// Why a token was rejected, or a request sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RetryCause {
     Unauthorized,
@@ -58,7 +60,8 @@ pub enum RetryCause {
     DpopNonce,
 }
 
-/// Cheap to clone. What each request counts is looked up once, here, so that counting is one atomic addition.
+/// Cheap to clone. The counters of every request are looked up once, here, so that counting is one atomic
+/// addition.
 #[derive(Clone)]
 pub struct Metrics(Arc<Counters>);
 
@@ -67,7 +70,7 @@ struct Counters {
     contexts: [Counter; ContextResult::ALL.len()],
     duplicates: Counter,
     malformed: Counter,
-    refused: Family<RefusedLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
     tokens_refused: Family<TokenRefusedLabels, Counter>,
     replays: Family<ReplayLabels, Counter>,
@@ -98,7 +101,7 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct RefusedLabels {
+struct ErrorLabels {
     half: &'static str,
     reason: &'static str,
 }
@@ -126,7 +129,7 @@ impl Metrics {
         let requests = Family::<RequestLabels, Counter>::default();
         let contexts = Family::<ContextLabels, Counter>::default();
         let dropped = Family::<DroppedLabels, Counter>::default();
-        let refused = Family::<RefusedLabels, Counter>::default();
+        let errors = Family::<ErrorLabels, Counter>::default();
         let connects = Family::<ServerLabels, Counter>::default();
         let tokens_refused = Family::<TokenRefusedLabels, Counter>::default();
         let replays = Family::<ReplayLabels, Counter>::default();
@@ -134,16 +137,16 @@ impl Metrics {
         let waiting = Gauge::default();
         registry.register(
             "tokens_refused",
-            "Answers of MCP servers that refuse a token, by whose and why",
+            "Answers of MCP servers that reject a token, by its owner and the cause",
             tokens_refused.clone(),
         );
-        registry.register("replays", "Requests sent again, by why", replays.clone());
+        registry.register("replays", "Requests sent again, by cause", replays.clone());
         registry.register(
             "exchanges",
-            "Tokens asked for a user, by what came of it",
+            "Token exchanges for a user, by result",
             exchanges.clone(),
         );
-        registry.register("waiting", "Requests that wait for a token", waiting.clone());
+        registry.register("waiting", "Requests that wait for a token now", waiting.clone());
         registry.register(
             "requests",
             "Requests answered, by half and class of status",
@@ -152,11 +155,11 @@ impl Metrics {
         registry.register(
             "refused",
             "Requests answered by the sidecar itself, by reason",
-            refused.clone(),
+            errors.clone(),
         );
         registry.register(
             "contexts",
-            "Requests by what became of their user context",
+            "Requests, by the outcome of their user context",
             contexts.clone(),
         );
         registry.register(
@@ -182,7 +185,7 @@ impl Metrics {
             }),
             duplicates: dropped("duplicate"),
             malformed: dropped("malformed"),
-            refused,
+            errors,
             connects,
             tokens_refused,
             replays,
@@ -198,8 +201,8 @@ impl Metrics {
 
     pub(crate) fn count_error(&self, half: Half, reason: &'static str) {
         self.0
-            .refused
-            .get_or_create(&RefusedLabels {
+            .errors
+            .get_or_create(&ErrorLabels {
                 half: half.as_str(),
                 reason,
             })

@@ -1,11 +1,13 @@
 //! The outbound half, from LiteLLM's MCP client to MCP servers. It takes requests whose host is loopback
-//! ([`loopback_host`]), finds the server that the path names ([`path`]), authenticates the request to it ([`headers`],
-//! [`token_selection`]), sends it, once more if the server rejects the token ([`replayable_request`], [`auth_outcome`],
-//! [`token_rejection`]), and passes the answer on ([`response`]). LiteLLM takes the sidecar for the server, so nothing
-//! in an answer may lead it around the sidecar: no challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
+//! ([`loopback_host`]), finds the server that the path names ([`path`]), authenticates the request to it
+//! ([`headers`], [`token_selection`]), sends it, once more if the server rejects the token
+//! ([`replayable_request`], [`auth_outcome`], [`token_rejection`]), and passes the answer on ([`response`]).
+//! LiteLLM takes the sidecar for the server, so nothing in an answer may lead it around the sidecar: no
+//! challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
 
 mod auth_outcome;
 pub(crate) mod endpoint;
+mod error;
 pub(crate) mod headers;
 mod limits;
 mod location;
@@ -20,7 +22,6 @@ mod token_selection;
 mod user_tokens;
 mod wait_limit;
 
-use std::error::Error;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -34,9 +35,7 @@ use secrecy::SecretString;
 
 use crate::control::exchange_client::Exchange;
 use crate::http::framing;
-use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
-use crate::http::upstream::{Cause, SendError};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
@@ -46,6 +45,7 @@ use crate::proxy::routes::{McpServer, Routes, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
 use auth_outcome::{AuthOutcome, auth_outcome};
+use error::{OutboundError, request_id, send_error};
 use headers::UserPart;
 pub use limits::Limits;
 use replayable_request::ReplayableRequest;
@@ -61,13 +61,6 @@ pub struct Outbound {
     token_selector: TokenSelector,
     sealer: Arc<Sealer>,
     metrics: Metrics,
-}
-
-/// Why a request is not answered by the MCP server, and its body if the identifier of the message can still be read
-/// from it.
-struct OutboundError {
-    error: ProxyError,
-    body: Option<RequestBody>,
 }
 
 /// How the server answered, as far as the token is concerned.
@@ -138,7 +131,8 @@ impl Outbound {
             Err(OutboundError { error, body }) => {
                 self.metrics.count_error(Half::Outbound, error.reason());
                 let status = error.status().as_u16();
-                tracing::warn!(half = "outbound", server, reason = error.reason(), status, %error, "request refused");
+                let reason = error.reason();
+                tracing::warn!(half = "outbound", server, reason, status, %error, "request refused");
                 match is_post {
                     true => json_rpc(&error, request_id(body).await),
                     false => problem(&error),
@@ -196,7 +190,7 @@ impl Outbound {
         let mut replayable = ReplayableRequest::new(server, usable, request, path, user, lacks_user).await?;
         let mut selected = match self.token_selector.select(server, usable, subject).await {
             Ok(selected) => selected,
-            Err(error) => return Err(OutboundError::for_request(error, replayable)),
+            Err(error) => return Err(OutboundError::new(error, replayable.into_body())),
         };
         let (mut previous, mut nonce_given) = (None, false);
         // The request is sent three times at most: once more with a nonce, and once more with another token.
@@ -205,17 +199,20 @@ impl Outbound {
                 Ok(answer) => answer,
                 // The body that was kept still holds the identifier for the error.
                 Err(OutboundError { error, body: None }) => {
-                    return Err(OutboundError::for_request(error, replayable));
+                    return Err(OutboundError::new(error, replayable.into_body()));
                 }
                 Err(error) => return Err(error),
             };
             let rejection = match answer {
                 ServerAnswer::Accepted(response) => return Ok(response),
                 ServerAnswer::Rejected(rejection) => rejection,
-                // The token may well be good, so the operator is not asked for another.
+                // The token may well be good, so no other is requested from the operator.
                 ServerAnswer::NonceRequired if nonce_given => {
                     let status = StatusCode::UNAUTHORIZED;
-                    return Err(OutboundError::for_request(selected.to_error(status), replayable));
+                    return Err(OutboundError::new(
+                        selected.to_error(status),
+                        replayable.into_body(),
+                    ));
                 }
                 ServerAnswer::NonceRequired => {
                     if !replayable.is_replayable() {
@@ -223,7 +220,7 @@ impl Outbound {
                             resource: server.resource.clone(),
                             why: ReplayError::Streamed,
                         };
-                        return Err(OutboundError::for_request(error, replayable));
+                        return Err(OutboundError::new(error, replayable.into_body()));
                     }
                     nonce_given = true;
                     self.metrics.replayed(RetryCause::DpopNonce);
@@ -242,7 +239,7 @@ impl Outbound {
                 .await
             {
                 Ok(selected) => selected,
-                Err(error) => return Err(OutboundError::for_request(error, replayable)),
+                Err(error) => return Err(OutboundError::new(error, replayable.into_body())),
             };
             self.metrics.replayed(rejection.cause());
             previous = Some(rejection);
@@ -288,8 +285,8 @@ impl Outbound {
         }
     }
 
-    /// The user context that the request carries. Whatever is wrong with it, the request has none: a session of
-    /// LiteLLM's may well outlive it.
+    /// The user context that the request carries. Whatever is wrong with it, the request has none: a session
+    /// of LiteLLM's may well outlive it.
     fn context(&self, headers: &HeaderMap, now: i64) -> Option<Context> {
         let mut values = headers.get_all(CONTEXT).iter();
         let (result, context) = match values.next() {
@@ -305,29 +302,6 @@ impl Outbound {
         };
         self.metrics.context(result);
         context
-    }
-}
-
-impl OutboundError {
-    fn with_body(error: ProxyError, body: RequestBody) -> Self {
-        Self {
-            error,
-            body: Some(body),
-        }
-    }
-
-    fn for_request(error: ProxyError, replayable: ReplayableRequest) -> Self {
-        Self {
-            error,
-            body: replayable.into_body(),
-        }
-    }
-}
-
-/// For a request whose body has been sent, or that has none.
-impl From<ProxyError> for OutboundError {
-    fn from(error: ProxyError) -> Self {
-        Self { error, body: None }
     }
 }
 
@@ -369,35 +343,6 @@ fn subject(
             message: "the cookie or header that is exchanged is no text".into(),
         }),
     }
-}
-
-fn send_error(server: &McpServer, error: SendError) -> OutboundError {
-    let resource = server.resource.clone();
-    let SendError { cause, unsent } = error;
-    let why = match cause.source() {
-        Some(source) => format!("{cause}: {source}").into(),
-        None => cause.to_string().into(),
-    };
-    let error = match cause {
-        Cause::Dial(_) => ProxyError::ServerUnreachable { resource, why },
-        Cause::Exchange(error) if is_of_body(&error) => ProxyError::BodyUnreadable,
-        Cause::Exchange(_) => ProxyError::ServerFailed { resource, why },
-        Cause::Timeout => ProxyError::ServerTimeout { resource },
-    };
-    OutboundError {
-        error,
-        body: unsent.map(Request::into_body),
-    }
-}
-
-/// The identifier of the message in a body that was not sent.
-async fn request_id(body: Option<RequestBody>) -> serde_json::Value {
-    let bytes = match body {
-        Some(RequestBody::Whole(bytes)) => bytes,
-        Some(RequestBody::Stream(body)) => message::read(body.into_inner()).await.bytes().cloned(),
-        Some(RequestBody::Resumed { .. } | RequestBody::Filtered(_)) | None => None,
-    };
-    bytes.map_or(serde_json::Value::Null, |bytes| message::request_id(&bytes))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The one place where errors become answers.
 //!
 //! A POST to the outbound half is JSON-RPC and gets a JSON-RPC error; everything else gets a problem document
-//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: it is what LiteLLM tells its operator
-//! of a listing that failed, and a load test or a dashboard sees what happened. The price is that LiteLLM tells the
-//! user of a failed call the status and not the message. 401 is never among them: it would send LiteLLM into an
+//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: LiteLLM reports the status of
+//! a listing that failed, and a load test or a dashboard counts it. The price is that LiteLLM shows the user
+//! of a failed call the status and not the message. 401 is never among them: it would send LiteLLM into an
 //! OAuth flow against localhost.
 //!
 //! `docs/errors.md` has the table of them all, which a test compares, and what LiteLLM makes of them.
@@ -20,44 +20,44 @@ use crate::proxy::response_body::ResponseBody;
 pub type RequestId = Value;
 
 /// A problem document. `type` is left out, which means `about:blank`: the title says no more than the status.
-pub fn problem(refusal: &ProxyError) -> Response<ResponseBody> {
-    let status = refusal.status();
+pub fn problem(error: &ProxyError) -> Response<ResponseBody> {
+    let status = error.status();
     let body = json!({
         "title": status.canonical_reason(),
         "status": status.as_u16(),
-        "detail": refusal.to_string(),
-        "reason": refusal.reason(),
+        "detail": error.to_string(),
+        "reason": error.reason(),
     });
-    answer(refusal, "application/problem+json", &body)
+    answer(error, "application/problem+json", &body)
 }
 
 /// A JSON-RPC error.
-pub fn json_rpc(refusal: &ProxyError, id: RequestId) -> Response<ResponseBody> {
+pub fn json_rpc(error: &ProxyError, id: RequestId) -> Response<ResponseBody> {
     let body = json!({
         "jsonrpc": "2.0",
         "id": id,
         "error": {
-            "code": refusal.code(),
-            "message": refusal.to_string(),
-            "data": { "reason": refusal.reason() },
+            "code": error.code(),
+            "message": error.to_string(),
+            "data": { "reason": error.reason() },
         },
     });
-    answer(refusal, "application/json", &body)
+    answer(error, "application/json", &body)
 }
 
-fn answer(refusal: &ProxyError, content_type: &'static str, body: &Value) -> Response<ResponseBody> {
+fn answer(error: &ProxyError, content_type: &'static str, body: &Value) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole(Some(Bytes::from(body.to_string()))));
-    *response.status_mut() = refusal.status();
+    *response.status_mut() = error.status();
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    // What follows on the connection may be another part of the same ambiguity.
-    if matches!(refusal, ProxyError::RequestAmbiguous(_)) {
+    // The bytes that follow on the connection may be part of the ambiguous request.
+    if matches!(error, ProxyError::RequestAmbiguous(_)) {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
+    if error.status() == StatusCode::SERVICE_UNAVAILABLE {
         response
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -76,8 +76,8 @@ mod tests {
     use crate::proxy::error::{RenewalOutcome, ReplayError, TokenOwner};
     use crate::proxy::user_context::ContextTooLargeError;
 
-    /// One of each. A new refusal does not compile without an arm in [`half`]; it belongs here as well.
-    fn every() -> Vec<ProxyError> {
+    /// One of each. A new error does not compile without an arm in [`half`]; it belongs here as well.
+    fn one_of_each() -> Vec<ProxyError> {
         let resource = || Box::<str>::from("tools");
         let text = || Box::<str>::from("why");
         vec![
@@ -140,8 +140,8 @@ mod tests {
         ]
     }
 
-    fn half(refusal: &ProxyError) -> &'static str {
-        match refusal {
+    fn half(error: &ProxyError) -> &'static str {
+        match error {
             ProxyError::UnknownServer
             | ProxyError::PathNotServed { .. }
             | ProxyError::RouteUnusable { .. }
@@ -169,16 +169,16 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_is_in_the_table_of_errors_as_it_is_answered_and_no_other_is() {
-        let expected: Vec<String> = every()
+    fn every_error_is_in_the_table_of_errors_as_it_is_answered_and_no_other_is() {
+        let expected: Vec<String> = one_of_each()
             .iter()
-            .map(|refusal| {
-                let code = match refusal.code() {
+            .map(|error| {
+                let code = match error.code() {
                     0 => String::new(),
                     code => format!(" {code}"),
                 };
-                let (reason, status) = (refusal.reason(), refusal.status().as_u16());
-                format!("| `{reason}` | {} | {status} |{code} |", half(refusal))
+                let (reason, status) = (error.reason(), error.status().as_u16());
+                format!("| `{reason}` | {} | {status} |{code} |", half(error))
             })
             .collect();
         let rows: Vec<&str> = include_str!("../../../docs/errors.md")
@@ -190,24 +190,28 @@ mod tests {
                 row.starts_with(expected.as_str()),
                 "{row} should begin with {expected}"
             );
-            let told = row[expected.len()..]
+            let columns = row[expected.len()..]
                 .split('|')
                 .filter(|cell| !cell.trim().is_empty());
-            assert_eq!(told.count(), 2, "{row} should tell what it means and what to do");
+            assert_eq!(
+                columns.count(),
+                2,
+                "{row} should say what it means and what to do"
+            );
         }
         assert_eq!(
             rows.len(),
             expected.len(),
-            "docs/errors.md has a row for each refusal, in this order"
+            "docs/errors.md has a row for each error, in this order"
         );
     }
 
     #[test]
-    fn no_two_refusals_have_the_same_reason_or_code() {
-        let every = every();
-        let reasons: HashSet<_> = every.iter().map(ProxyError::reason).collect();
-        assert_eq!(reasons.len(), every.len());
-        let codes: Vec<_> = every
+    fn no_two_errors_have_the_same_reason_or_code() {
+        let one_of_each = one_of_each();
+        let reasons: HashSet<_> = one_of_each.iter().map(ProxyError::reason).collect();
+        assert_eq!(reasons.len(), one_of_each.len());
+        let codes: Vec<_> = one_of_each
             .iter()
             .map(ProxyError::code)
             .filter(|code| *code != 0)
@@ -216,8 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn no_refusal_is_a_401() {
-        assert!(every().iter().all(|refusal| refusal.status() != 401));
+    fn no_error_is_a_401() {
+        assert!(one_of_each().iter().all(|error| error.status() != 401));
     }
 
     async fn text(response: Response<ResponseBody>) -> Value {

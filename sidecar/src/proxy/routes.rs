@@ -1,8 +1,8 @@
-//! The routing table: what is known of each MCP server, in the form that requests need it.
+//! The routing table: the operator's snapshot of MCP servers in the form that requests need.
 //!
-//! [`Routes::apply`] builds a table from a snapshot of the operator ([`mcp_server`] decides what of it can be used)
-//! and puts it in place of the old one in one step. Requests read whatever table is there when they begin; they
-//! never wait for a writer.
+//! [`Routes::apply`] builds a table from a snapshot of the operator ([`mcp_server`] decides what of it can be
+//! used) and puts it in place of the old one in one step. Requests read whatever table is there when they
+//! begin; they never wait for a writer.
 
 pub mod access_token;
 mod mcp_server;
@@ -10,12 +10,13 @@ mod rejection_reports;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::HeaderName;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::{self, RefusedBecause, Report};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::http::tls::Trust;
@@ -37,25 +38,26 @@ struct RoutesInner {
     metrics: Metrics,
     trust: Trust,
     rejections: RejectionReports,
-    /// Says so whenever a request that waits for a token should look again.
+    /// Notifies the requests that wait for a token whenever they should look again.
     changes: watch::Sender<()>,
-    /// Writers come one after another, so that each sees the table it replaces. Readers never take it.
+    /// Serializes writers, so that each sees the table it replaces. Readers never lock it.
     writer: Mutex<()>,
 }
 
-/// One state of all routes.
+/// All routes at one point in time.
 #[derive(Default)]
 pub struct RouteTable {
     servers: HashMap<Box<str>, Arc<McpServer>>,
-    /// What any server allows or exchanges: the inbound half seals it, not knowing yet which server will be called.
+    /// Cookies and headers that any server is allowed or exchanges. The inbound half seals them all, since it
+    /// does not know yet which server LiteLLM will call.
     allowed: Allowlist,
-    /// By which LiteLLM passes the user context on to one of them: its `x-mcp-SERVER-HEADER`.
+    /// The headers `x-mcp-SERVER-HEADER` by which LiteLLM passes the user context on to one server each.
     context_headers: Box<[HeaderName]>,
 }
 
 impl Routes {
-    /// No server yet. `workers` is how many worker threads will send requests. Tokens that servers refuse are
-    /// entered into `reports`.
+    /// A table without servers. `workers` is how many worker threads will send requests. Tokens that servers
+    /// reject are entered into `reports`.
     pub fn new(workers: NonZeroUsize, metrics: Metrics, reports: watch::Sender<Report>) -> Self {
         Self(Arc::new(RoutesInner {
             table: ArcSwap::default(),
@@ -68,11 +70,11 @@ impl Routes {
         }))
     }
 
-    /// Puts `servers` in place of all that were there, and says which of them cannot be used: they answer with
-    /// their problem, the others are not affected. Connections to servers whose origin and CA bundle are the same
-    /// as before are kept.
+    /// Replaces all servers by `servers`. Returns the problems of those that cannot be used: requests for
+    /// them are answered with their problem, the others are not affected. Connections to servers whose origin
+    /// and CA bundle are the same as before are kept.
     pub fn apply(&self, servers: &[sync::Server]) -> Vec<sync::Problem> {
-        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.0.writer.lock();
         let previous = self.0.table.load();
         let build = |server: &sync::Server| {
             let before = previous.server(&server.route.server).map(Arc::as_ref);
@@ -105,17 +107,18 @@ impl Routes {
         problems
     }
 
-    /// The table as it is now. One atomic load.
+    /// The current table. One atomic load.
     pub fn table(&self) -> arc_swap::Guard<Arc<RouteTable>> {
         self.0.table.load()
     }
 
-    /// Wakes whenever there may be another token, or one may be used again. What happened before is not told.
+    /// Wakes whenever there may be another token, or one may be used again; not for what happened before this
+    /// call.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.0.changes.subscribe()
     }
 
-    /// Tells the operator that `server` refused a token, unless another is in use by now.
+    /// Reports to the operator that `server` rejected a token, unless another is in use by now.
     pub(crate) fn report_rejection(
         &self,
         server: &str,
@@ -127,12 +130,12 @@ impl Routes {
             .record(server, token, why, || self.is_in_use(server, token))
     }
 
-    /// No other token has come that is good for `scopes`.
+    /// Records that no other token has come with `scopes`.
     pub(crate) fn record_denied_scopes(&self, server: &str, token: &Arc<AccessToken>, scopes: &[String]) {
         self.0.rejections.record_denied_scopes(server, token, scopes);
     }
 
-    /// The server takes a token again that it had refused.
+    /// Takes back the report of a token that the server accepts again.
     pub(crate) fn report_accepted_again(&self, server: &str, token: &Arc<AccessToken>) {
         self.0.rejections.remove(server, token);
         self.0.changes.send_replace(());
@@ -150,7 +153,7 @@ impl Routes {
         self.0.workers
     }
 
-    /// Closes connections of a worker that nobody needs any more.
+    /// Closes the connections of a worker that have been idle for too long.
     pub(crate) fn sweep(&self, worker: usize) {
         for server in self.table().servers.values() {
             server.sweep(worker);
@@ -174,7 +177,7 @@ impl RouteTable {
     }
 }
 
-/// A server's name is made of letters, digits and `_`, so none is refused here.
+/// Never `None`: a server's name is made of letters, digits and `_`.
 fn context_header(server: &str) -> Option<HeaderName> {
     HeaderName::try_from(format!("x-mcp-{server}-{CONTEXT_HEADER}")).ok()
 }

@@ -1,4 +1,5 @@
-//! WebSockets to LiteLLM: the upgrade is asked for on a connection of its own, and after it bytes go both ways.
+//! WebSocket tunnel to LiteLLM: the upgrade is requested on a connection of its own; after it bytes are
+//! copied both ways.
 
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Version};

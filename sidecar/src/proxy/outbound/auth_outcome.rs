@@ -1,4 +1,5 @@
-//! Upstream auth outcome: what status and challenge of an MCP server's answer say about the token of the request.
+//! Upstream auth outcome: what status and challenge of an MCP server's answer say about the token of the
+//! request.
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, WWW_AUTHENTICATE};
@@ -23,8 +24,8 @@ pub enum AuthOutcome {
     OtherChallenge,
 }
 
-/// `has_proof`: whether the request carried a proof of possession. A 403 without a challenge is about this user or tool
-/// and says nothing about the token.
+/// `has_proof`: whether the request carried a proof of possession. A 403 without a challenge is about this
+/// user or tool and says nothing about the token.
 pub fn auth_outcome(status: StatusCode, headers: &HeaderMap, has_proof: bool) -> AuthOutcome {
     let challenged = headers.contains_key(WWW_AUTHENTICATE);
     let challenge = || challenged.then(|| Challenge::from_headers(headers)).flatten();

@@ -1,9 +1,11 @@
-//! Rewrites the `endpoint` event of a legacy SSE stream, by which the server says where messages go: LiteLLM must
-//! send them through us. Everything else of the stream passes byte for byte.
+//! Rewrites the `endpoint` event of a legacy SSE stream, by which the server says where messages go, so that
+//! LiteLLM sends them through the sidecar. Everything else in the stream passes byte for byte.
 //!
-//! Clients act on an event only at the blank line that ends it, so an unfinished event may be held back without
-//! anybody waiting for it. One that grows long passes in pieces, and ends the stream if it turns out to be an `endpoint`
-//! event after all: taken as it stands, its path would be one of ours, and so that of whatever server it names.
+//! Clients act on an event only at the blank line that ends it, so buffering an unfinished event delays no
+//! client. An event that grows long passes in pieces, and ends the stream if it turns out to be an `endpoint`
+//! event after all: the client would resolve its path at the sidecar, where it could name another server.
+
+mod event;
 
 use std::sync::Arc;
 
@@ -11,22 +13,22 @@ use bytes::{Bytes, BytesMut};
 
 use super::location::rewrite_location;
 use crate::proxy::routes::{McpServer, ServerState};
+use event::{claims_endpoint, content, endpoint_data, field, lines};
 
-/// Longest event that is looked at whole.
+/// Longest event that is buffered whole.
 const MAX_BUFFERED_BYTES: usize = 16 * 1024;
 
-/// How much of a long event is looked at again with what follows: more than `event: endpoint` between two line ends.
+/// How much of a long event is searched again with the next chunk: more than `event: endpoint` between two
+/// line ends.
 const OVERLAP_BYTES: usize = 32;
 
-/// What the client gets instead of an endpoint at another origin.
+/// Sent to the client instead of an endpoint at another origin.
 const OTHER_ORIGIN_EVENT: &[u8] =
     b"event: error\ndata: the MCP server names an endpoint at another origin\n\n";
 
-/// What the client gets instead of an endpoint that not all clients would read in the same way.
+/// Sent to the client instead of an endpoint that not all clients would read in the same way.
 const UNCLEAR_EVENT: &[u8] =
     b"event: error\ndata: the MCP server names an endpoint in an event that is too long or not clear\n\n";
-
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 pub struct EndpointRewriter {
     server: Arc<McpServer>,
@@ -37,7 +39,7 @@ pub struct EndpointRewriter {
     /// How far `buffered` has been searched for its end.
     scanned: usize,
     line: LinePosition,
-    /// The event was too long, and its beginning has passed.
+    /// The event was too long to buffer, and its beginning has been passed on.
     is_streaming: bool,
     rejected: bool,
 }
@@ -68,7 +70,7 @@ impl EndpointRewriter {
         }
     }
 
-    /// The next chunk: what is to be sent now, which may be nothing.
+    /// Takes the next chunk and returns the bytes to send now, which may be none.
     pub fn pass(&mut self, chunk: Bytes) -> Bytes {
         if self.rejected {
             return Bytes::new();
@@ -80,7 +82,7 @@ impl EndpointRewriter {
             self.scanned = 0;
             let is_continuation = std::mem::take(&mut self.is_streaming);
             let whole = !is_continuation && event.len() <= MAX_BUFFERED_BYTES;
-            match endpoint(&event).filter(|_| whole) {
+            match endpoint_data(&event).filter(|_| whole) {
                 None if claims_endpoint(&event, is_continuation) => {
                     return self.reject(out, if is_continuation { b"" } else { UNCLEAR_EVENT });
                 }
@@ -103,7 +105,8 @@ impl EndpointRewriter {
         out.freeze()
     }
 
-    /// What is left when the stream ends. Clients discard an unfinished event, but not all of them if it ends with CR.
+    /// The bytes that are still buffered when the stream ends. Clients discard an unfinished event, but not
+    /// all of them if it ends with CR.
     pub fn finish(&mut self) -> Bytes {
         let mut rest = self.buffered.split();
         rest.extend_from_slice(b"\n");
@@ -114,7 +117,7 @@ impl EndpointRewriter {
         rest.freeze()
     }
 
-    /// The server named an endpoint that nobody can use: the stream is of no use any more.
+    /// The server named an endpoint that cannot be used, so the stream has ended.
     pub fn has_rejected(&self) -> bool {
         self.rejected
     }
@@ -140,7 +143,7 @@ impl EndpointRewriter {
         None
     }
 
-    /// Ends the stream, which is of no use any more.
+    /// Ends the stream after `out`, with the event `instead`.
     fn reject(&mut self, mut out: BytesMut, instead: &'static [u8]) -> Bytes {
         self.rejected = true;
         self.buffered.clear();
@@ -157,8 +160,8 @@ impl EndpointRewriter {
         let mut written = false;
         for line in lines(event) {
             if field(line).is_some_and(|(name, _)| name == b"data") {
-                // A comment instead of a line too many: without it, a CR before it and an LF after it would be one end of a
-                // line, and the event would go on.
+                // A comment replaces each further data line: if the line were removed, a CR before it and an
+                // LF after it would become one line end, and the event would go on.
                 match std::mem::replace(&mut written, true) {
                     true => out.extend_from_slice(b":"),
                     false => out.extend_from_slice(format!("data: {location}").as_bytes()),
@@ -170,91 +173,6 @@ impl EndpointRewriter {
         }
         Some(out)
     }
-}
-
-/// The data of the event, if it is an `endpoint` event.
-fn endpoint(event: &[u8]) -> Option<String> {
-    let mut kind: &[u8] = b"";
-    let mut data: Option<Vec<u8>> = None;
-    for (name, value) in lines(event).filter_map(field) {
-        match name {
-            b"event" => kind = value,
-            b"data" => match &mut data {
-                None => data = Some(value.to_vec()),
-                Some(data) => {
-                    data.push(b'\n');
-                    data.extend_from_slice(value);
-                }
-            },
-            _ => {}
-        }
-    }
-    if kind != b"endpoint" {
-        return None;
-    }
-    Some(String::from_utf8_lossy(&data?).into_owned())
-}
-
-/// Whether any client could take one of these lines for `event: endpoint`. Old ones also end lines at characters at which
-/// the specification does not, and a byte order mark may stand at the beginning. `is_continuation`: it is not the beginning of an
-/// event.
-fn claims_endpoint(lines: &[u8], is_continuation: bool) -> bool {
-    const ENDS: [&[u8]; 11] = [
-        b"\n",
-        b"\r",
-        b"\x0b",
-        b"\x0c",
-        b"\x1c",
-        b"\x1d",
-        b"\x1e",
-        "\u{85}".as_bytes(),
-        "\u{2028}".as_bytes(),
-        "\u{2029}".as_bytes(),
-        BYTE_ORDER_MARK,
-    ];
-    memchr::memmem::find_iter(lines, b"endpoint").any(|at| {
-        let (before, after) = (&lines[..at], &lines[at + b"endpoint".len()..]);
-        let before = before.strip_suffix(b" ").unwrap_or(before);
-        let Some(before) = before.strip_suffix(b"event:") else {
-            return false;
-        };
-        let begins = before.is_empty() && !is_continuation || ENDS.iter().any(|end| before.ends_with(end));
-        begins && ENDS.iter().any(|end| after.starts_with(end))
-    })
-}
-
-/// Name and value of a line (HTML section 9.2.6): one space after the colon is not part of the value.
-fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let line = content(line);
-    // It is none of the text where it stands at the beginning, and never begins a field elsewhere.
-    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-    if line.is_empty() {
-        return None;
-    }
-    let colon = memchr::memchr(b':', line).unwrap_or(line.len());
-    let value = line.get(colon + 1..).unwrap_or_default();
-    Some((&line[..colon], value.strip_prefix(b" ").unwrap_or(value)))
-}
-
-/// Lines, each with its end.
-fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = event;
-    std::iter::from_fn(move || {
-        let end = match memchr::memchr2(b'\r', b'\n', rest) {
-            None if rest.is_empty() => return None,
-            None => rest.len(),
-            Some(at) if rest[at] == b'\r' && rest.get(at + 1) == Some(&b'\n') => at + 2,
-            Some(at) => at + 1,
-        };
-        let (line, after) = rest.split_at(end);
-        rest = after;
-        Some(line)
-    })
-}
-
-fn content(line: &[u8]) -> &[u8] {
-    let end = memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len());
-    &line[..end]
 }
 
 #[cfg(test)]

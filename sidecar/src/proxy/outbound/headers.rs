@@ -1,5 +1,5 @@
-//! The headers of a request to an MCP server: what LiteLLM sent, without anything that is not meant for the
-//! server, and with our own credential and this server's part of the user context.
+//! The headers of a request to an MCP server: those that LiteLLM sent, without those that are not meant for
+//! the server, and with this server's part of the user context. The credential is added by the access token.
 
 use http::header::{ACCEPT_ENCODING, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use mcp_auth_protocol::sync::{Subject, Transport};
@@ -8,7 +8,8 @@ use crate::http::hop_by_hop;
 use crate::proxy::routes::UsableServer;
 use crate::proxy::user_context::{Allowlist, Context};
 
-/// Credentials for LiteLLM, where the request came from, and what speaks in our name. The length tells most names apart.
+/// Credentials for LiteLLM, the origin of the request, and the sidecar's own headers. Compared by length
+/// first.
 fn is_not_for_servers(name: &str) -> bool {
     let is_listed = match name.len() {
         4 => name == "dpop",
@@ -25,7 +26,7 @@ fn is_not_for_servers(name: &str) -> bool {
     is_listed || name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
 }
 
-/// This server's part of a context, ready to send.
+/// This server's part of a user context, ready to send.
 #[derive(Debug, Default, Hash, PartialEq)]
 pub struct UserPart {
     cookie: Option<HeaderValue>,
@@ -66,7 +67,7 @@ impl UserPart {
     }
 }
 
-/// Of the request on its way to `server`: all but those that authenticate.
+/// Prepares the headers of a request to `server`, but for those that authenticate.
 pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &UserPart) {
     hop_by_hop::strip_request(headers, |name| is_dropped(name, server));
     headers.insert(HOST, server.target.host.clone());
@@ -82,8 +83,8 @@ pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &Us
     }
 }
 
-/// What must not come from LiteLLM: what is not for servers, and what is ours to state. A name that says the same with `_`
-/// for `-` is the same to many servers (CGI, WSGI).
+/// Headers that must not come from LiteLLM: those that are not for servers, and those that only the sidecar
+/// may set. Many servers (CGI, WSGI) take `_` in a name for `-`.
 fn is_dropped(name: &str, server: &UsableServer) -> bool {
     let exchanged = match &server.exchange {
         Some(Subject::Header(name)) => Some(name.as_str()),
@@ -93,7 +94,7 @@ fn is_dropped(name: &str, server: &UsableServer) -> bool {
     if is_not_for_servers(name) || server.allowed.header(name.as_bytes()) || exchanged == Some(name) {
         return true;
     }
-    // Almost no name has any.
+    // Almost no name holds a `_`.
     if memchr::memchr(b'_', name.as_bytes()).is_none() {
         return false;
     }
@@ -103,7 +104,8 @@ fn is_dropped(name: &str, server: &UsableServer) -> bool {
     is_not_for_servers(&canonical) || allowed.chain(exchanged).any(|own| with_dashes(own) == canonical)
 }
 
-/// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
+/// Removes from an answer the headers that must not reach LiteLLM: it must neither keep cookies of the server
+/// nor try to authenticate.
 pub fn strip_response(headers: &mut HeaderMap) {
     hop_by_hop::strip_response(headers, |name| {
         name == "set-cookie" || name == "www-authenticate" || name == "dpop-nonce"
@@ -111,7 +113,7 @@ pub fn strip_response(headers: &mut HeaderMap) {
 }
 
 fn sensitive(value: Vec<u8>) -> Option<HeaderValue> {
-    // Cannot fail for a context, which holds no control characters.
+    // Cannot fail: a context holds no control characters.
     let mut value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).ok()?;
     value.set_sensitive(true);
     Some(value)

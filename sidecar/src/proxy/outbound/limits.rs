@@ -6,9 +6,11 @@ use mcp_auth_protocol::timeouts::USER_TOKEN;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Longest wait for another token after the server has rejected one, in this request or in an earlier one.
+    /// Longest wait for another token after the server has rejected one, in this request or in an earlier
+    /// one.
     pub token_wait: Duration,
-    /// How long requests wait after a rejection before one of them probes whether the server accepts the token again.
+    /// How long requests wait after a rejection before one of them probes whether the server accepts the
+    /// token again.
     pub probe_interval: Duration,
     /// Longest time that a token exchange for a user may take.
     pub exchange_timeout: Duration,

@@ -1,14 +1,14 @@
-//! Turns an address that an MCP server names into one at the outbound listener.
+//! Rewrites a URL that an MCP server names into one at the outbound listener.
 
 use url::Url;
 
 use crate::proxy::routes::UsableServer;
 
-/// `/{server}` and the path that `reference` means, seen from `requested`, the path and query it was an answer to.
-/// `None` if it means another origin: LiteLLM would go there without us.
+/// `/{server}` and the path that `reference` means relative to `requested`, path and query of the request.
+/// `None` if it means another origin: LiteLLM would go there around the sidecar.
 ///
-/// The same host by plain `http` counts as the same origin: servers behind something that ends TLS often say so,
-/// and only the path is used.
+/// The same host by plain `http` counts as the same origin: servers behind something that ends TLS often say
+/// so, and only the path is used.
 pub fn rewrite_location(
     name: &str,
     server: &UsableServer,

@@ -1,17 +1,17 @@
-//! By which name a request came to the outbound listener.
+//! DNS rebinding guard: requests to the outbound listener must name a loopback host.
 //!
-//! The listener adds the token for whoever reaches it. A web page, or one of LiteLLM's own fetchers of URLs, can be led
-//! to it by a DNS name that resolves to 127.0.0.1 (DNS rebinding; the security best practices of MCP name it). Such a
-//! request has that name for its host, and is refused. Who comes on purpose, as LiteLLM does by the URL that the
-//! overlay gives it, names loopback itself.
+//! The listener adds the token to every request that reaches it. An attacker can point a DNS name at
+//! 127.0.0.1 and so bring a web page, or one of LiteLLM's own fetchers of URLs, to send requests here (DNS
+//! rebinding; the security best practices of MCP name it). Such a request has that name as its host, and is
+//! answered with an error. LiteLLM's own requests name loopback, by the URL that the overlay gives it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::header::{HOST, HeaderMap};
 use http::uri::Uri;
 
-/// Whether all that the request says of its host is loopback: the header, which must be there, and the authority of an
-/// absolute URI.
+/// Whether the request names only loopback hosts: in the Host header, which must be there, and in the
+/// authority of an absolute URI.
 pub fn is_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     let authority = uri.authority().map(|authority| authority.as_str());
     let mut hosts = headers.get_all(HOST).iter().peekable();
@@ -20,7 +20,7 @@ pub fn is_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
         && hosts.all(|host| host.to_str().is_ok_and(names_loopback))
 }
 
-/// Addresses in any other spelling, and names below `localhost`, are nothing that anybody needs.
+/// Addresses in any other spelling and names below `localhost` do not count: no client needs them.
 fn names_loopback(host: &str) -> bool {
     let (loopback, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => {

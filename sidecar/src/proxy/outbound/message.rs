@@ -1,4 +1,4 @@
-//! Reads as much of a JSON-RPC request as a decision needs: the method, and the identifier for an error.
+//! JSON-RPC message: reads of a request's body the method, and the identifier for an error.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tokio::time::timeout;
 
 use crate::http::request_body::RequestBody;
 
-/// Longest body that is looked into.
+/// Longest body that is read as a message.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 const TOOL_CALL: &str = "tools/call";
 
-/// A body as far as it was read.
+/// A body, as far as it has been read.
 pub enum BodyRead {
     Whole(Bytes),
     /// Longer than [`MAX_BODY_BYTES`].
@@ -24,7 +24,7 @@ pub enum BodyRead {
         first: Bytes,
         rest: Incoming,
     },
-    /// The client went away, or sent no valid body.
+    /// The client went away, or sent an invalid body.
     Failed,
 }
 
@@ -36,7 +36,7 @@ struct JsonRpcMessage {
     id: Value,
 }
 
-/// Longest time that a short body may take.
+/// Longest time that a client may take to send a short body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads up to [`MAX_BODY_BYTES`].
@@ -59,7 +59,7 @@ async fn read_frames(mut body: Incoming) -> BodyRead {
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return BodyRead::Failed };
         let Ok(chunk) = frame.into_data() else { continue };
-        // Nearly always there is one chunk, which needs no copy.
+        // Nearly always there is a single chunk, which needs no copy.
         if whole.is_empty() && joined.is_empty() {
             whole = chunk;
         } else {
@@ -92,8 +92,8 @@ impl BodyRead {
     }
 }
 
-/// Whether the body may call a tool: all that is not plainly one message with another method may, among it
-/// batches, repeated fields and bodies too long to look into.
+/// Whether the body may call a tool. Everything may that is not plainly one message with another method, such
+/// as batches, repeated fields and bodies too long to read.
 pub fn may_call_a_tool(body: Option<&Bytes>) -> bool {
     let Some(body) = body else { return true };
     match serde_json::from_slice::<JsonRpcMessage>(body) {
@@ -103,7 +103,7 @@ pub fn may_call_a_tool(body: Option<&Bytes>) -> bool {
     }
 }
 
-/// The identifier to answer with: `null` where there is none that JSON-RPC allows.
+/// The message's identifier; `null` where there is none that JSON-RPC allows.
 pub fn request_id(body: &Bytes) -> Value {
     match serde_json::from_slice::<JsonRpcMessage>(body)
         .unwrap_or_default()

@@ -1,21 +1,21 @@
-//! Where the path of a request to the outbound listener leads: `/{server}` and then the path at the server.
+//! Path of a request to the outbound listener: `/{server}`, and then the path at the server.
 
 use http::uri::PathAndQuery;
 use mcp_auth_protocol::sync::Transport;
 
 use crate::proxy::routes::UsableServer;
 
-/// The server's name, and the path at the server: empty or with a slash in front.
+/// Splits into the server's name and the path at the server, which is empty or begins with a slash.
 pub fn split_server(path: &str) -> (&str, &str) {
     let path = path.strip_prefix('/').unwrap_or(path);
     path.split_at(path.find('/').unwrap_or(path.len()))
 }
 
-/// What to ask the server for: `None` for what is not served.
+/// Path and query at the server; `None` for a path that is not served.
 ///
 /// With streamable HTTP that is the URL's own path and what lies below it. With SSE it is all of the origin,
-/// because the server names the path for messages itself. Never `.well-known`: LiteLLM looks there for the OAuth
-/// metadata of what it takes for the server, and must find none.
+/// because the server names the path for messages itself. Never `.well-known`: LiteLLM looks there for the
+/// OAuth metadata of what it takes for the server, and must find none.
 pub fn target_path(server: &UsableServer, path: &str, query: Option<&str>) -> Option<PathAndQuery> {
     let own = server.endpoint.path();
     let path = if path.is_empty() { "/" } else { path };
@@ -37,8 +37,8 @@ pub fn target_path(server: &UsableServer, path: &str, query: Option<&str>) -> Op
     }
 }
 
-/// Whether every server takes the segment for a name. Not so: `.` and `..` in any spelling and with parameters
-/// after `;`, and slashes, backslashes and NUL in disguise.
+/// Whether every server takes the segment for a name. Servers do not for `.` and `..` in any spelling and
+/// with parameters after `;`, nor for encoded slashes, backslashes and NUL.
 fn is_plain_segment(segment: &str) -> bool {
     if segment
         .bytes()

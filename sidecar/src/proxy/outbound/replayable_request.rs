@@ -1,8 +1,8 @@
 //! Replayable request: a request to an MCP server in a form that can be sent again with another token.
 //!
-//! A body of a stated length of up to [`message::MAX_BODY_BYTES`] is read before it is sent, and kept; nearly all MCP
-//! messages are that short, and LiteLLM states their length. Everything else is streamed and sent once: reading a body
-//! without a stated length first could delay it for as long as its client keeps it open.
+//! A body of a stated length of up to [`message::MAX_BODY_BYTES`] is read before it is sent, and kept; nearly
+//! all MCP messages are that short, and LiteLLM states their length. Everything else is streamed and sent
+//! once: reading a body without a stated length first could delay it for as long as its client keeps it open.
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
@@ -10,8 +10,9 @@ use http::{HeaderMap, Method, Request, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
+use super::error::OutboundError;
+use super::headers;
 use super::message::{self, BodyRead};
-use super::{OutboundError, headers};
 use crate::http::request_body::RequestBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::access_token::AccessToken;
@@ -34,8 +35,8 @@ enum ReplayableBody {
 }
 
 impl ReplayableRequest {
-    /// `path` is the path at the server, and `user` the user's cookies and headers for it. With `lacks_user` a tool call
-    /// is an error: the server demands a user, and the request has none.
+    /// `path` is the path at the server, and `user` the user's cookies and headers for it. With `lacks_user`
+    /// a tool call is an error: the server demands a user, and the request has none.
     pub async fn new(
         server: &McpServer,
         usable: &UsableServer,

@@ -1,5 +1,5 @@
-//! The answer of an MCP server on its way to LiteLLM, which takes us for the server: nothing of it may lead LiteLLM
-//! past us.
+//! Turns the answer of an MCP server into one for LiteLLM, which takes the sidecar for the server: nothing in
+//! it may lead LiteLLM around the sidecar.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::proxy::routes::{McpServer, UsableServer};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
-/// What becomes of an answer to a request whose token was taken.
+/// Prepares the answer to a request whose token was accepted.
 pub fn prepare_response(
     server: &Arc<McpServer>,
     usable: &UsableServer,
@@ -48,7 +48,7 @@ pub fn prepare_response(
     if usable.transport != Transport::Sse || !is_get || !status.is_success() {
         return Ok(match is_event_stream(response.headers()) {
             true => response.map(ResponseBody::Stream),
-            false => response.map(ResponseBody::awaited),
+            false => response.map(ResponseBody::with_idle_timeout),
         });
     }
     if let Err(why) = check_event_stream(response.headers()) {
@@ -63,7 +63,7 @@ pub fn prepare_response(
     Ok(response.map(|lease| ResponseBody::rewritten(lease, rewriter)))
 }
 
-/// A redirect within the origin leads LiteLLM back to us; any other is an error.
+/// A redirect within the origin is rewritten to lead through the sidecar; any other is an error.
 fn rewrite_location_header(
     server: &McpServer,
     usable: &UsableServer,
@@ -88,13 +88,13 @@ fn rewrite_location_header(
     Ok(())
 }
 
-/// Whether LiteLLM's MCP client could read events in this answer only as we do: it takes other types for event streams too,
-/// and decodes whatever charset and encoding are stated.
+/// An error unless LiteLLM's MCP client reads the same events in this answer as the rewriter: the client
+/// takes other types for event streams too, and decodes whatever charset and encoding are stated.
 fn check_event_stream(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let content_type = match (types.next(), types.next()) {
         (Some(only), None) => only.as_bytes().to_ascii_lowercase(),
-        _ => return Err("it has not one Content-Type, where an event stream was asked for"),
+        _ => return Err("it has not one Content-Type, where an event stream was requested"),
     };
     let content_type: Vec<u8> = content_type
         .into_iter()
@@ -102,12 +102,12 @@ fn check_event_stream(headers: &HeaderMap) -> Result<(), &'static str> {
         .collect();
     let content_type = content_type.strip_suffix(b";").unwrap_or(&content_type);
     if content_type != b"text/event-stream" && content_type != b"text/event-stream;charset=utf-8" {
-        return Err("it is no event stream in UTF-8, where one was asked for");
+        return Err("it is no event stream in UTF-8, where one was requested");
     }
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     match encodings.all(|encoding| encoding == "identity") {
         true => Ok(()),
-        false => Err("its event stream is compressed, though it was asked not to be"),
+        false => Err("its event stream is compressed, though the request asked for none"),
     }
 }
 

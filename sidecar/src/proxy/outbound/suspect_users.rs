@@ -1,6 +1,6 @@
-//! Negative cache of suspect users, whose own cookies or headers an MCP server may be rejecting rather than the
-//! service's token: it rejected two tokens in a row with the same user, the first of which it had accepted before. For
-//! a while, rejections with such a user do not make the operator request another token.
+//! Negative cache of suspect users, whose own cookies or headers an MCP server may be rejecting rather than
+//! the service's token: it rejected two tokens in a row with the same user, the first of which it had
+//! accepted before. For a while, rejections with such a user do not make the operator request another token.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use super::headers::UserPart;
 use crate::proxy::routes::{McpServer, UsableServer};
 
-/// Longer than the operator takes to trust a token again that no server rejects any more, so that it never counts two
-/// rejections of one user in a row. Bounded, since by then the server may reject the token for another reason, and this
-/// user's request may be the only one that shows it.
+/// Longer than the operator takes to trust a token again that no server rejects any more, so that it never
+/// counts two rejections of one user in a row. Bounded, since by then the server may reject the token for
+/// another reason, and this user's request may be the only one that shows it.
 const SUSPICION_TTL: Duration = Duration::from_secs(15 * 60);
 
-/// Keyed digest of a user's part of the requests to one server: the cookies and headers themselves are not kept.
+/// Keyed digest of a user's part of the requests to one server: the cookies and headers themselves are not
+/// kept.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct UserPartDigest(u64);
 
@@ -36,8 +37,8 @@ struct Suspicion {
 }
 
 impl SuspectUsers {
-    /// Of at most `capacity` users. Further ones are not suspected: that costs the operator requests, and no user an
-    /// answer.
+    /// Of at most `capacity` users. Further ones are not suspected: that costs the operator requests, and no
+    /// user an answer.
     pub fn new(capacity: usize) -> Self {
         Self {
             key: RandomState::new(),
@@ -73,8 +74,8 @@ impl SuspectUsers {
         }
     }
 
-    /// Confirms the suspicion: with this user, the server rejected the next token too. Without a suspicion nothing is
-    /// recorded: a server that never accepted a token rejects the tokens.
+    /// Confirms the suspicion: with this user, the server rejected the next token too. Without a suspicion
+    /// nothing is recorded: a server that never accepted a token rejects the tokens.
     pub fn confirm(&self, digest: UserPartDigest) {
         if let Some(suspicion) = self.suspicions.lock().get_mut(&digest) {
             suspicion.confirmed = true;

@@ -55,7 +55,8 @@ impl TokenRejection {
         }
     }
 
-    /// The error, if the operator has said of the service's token in use that it has no better one for this rejection.
+    /// The error, if the operator has said of the service's token in use that it has no better one for this
+    /// rejection.
     pub fn declined_error(&self, server: &McpServer, usable: &UsableServer) -> Option<ProxyError> {
         let declined = usable
             .declined()

@@ -1,6 +1,6 @@
-//! Token selection: the token that a request is sent with, and the one it is sent with again after the MCP server has
-//! rejected the first. It is the service's token, as the operator streams it, or the user's own, and the one never
-//! stands in for the other.
+//! Token selection: the token that a request is sent with, and the one it is sent with again after the MCP
+//! server has rejected the first. It is the service's token, as the operator streams it, or the user's own,
+//! and the one never stands in for the other.
 
 use std::sync::Arc;
 
@@ -57,7 +57,8 @@ impl TokenSelector {
         }
     }
 
-    /// The token of the first attempt: the user's own where there is a `subject` to exchange, else the service's.
+    /// The token of the first attempt: the user's own where there is a `subject` to exchange, else the
+    /// service's.
     pub async fn select(
         &self,
         server: &Arc<McpServer>,
@@ -83,9 +84,9 @@ impl TokenSelector {
         }
     }
 
-    /// Another token after the server rejected the `selected` one. `user` is what the request carries of the user,
-    /// `is_replayable` says whether it can be sent again, and `before` is the rejection that it was sent again for
-    /// already. Whatever comes of it, the operator gets a report of the rejection.
+    /// Another token after the server rejected the `selected` one. `user` is what the request carries of the
+    /// user, `is_replayable` says whether it can be sent again, and `before` is the rejection that it was
+    /// sent again for already. Whatever comes of it, the operator gets a report of the rejection.
     pub async fn replace_rejected(
         &self,
         selected: SelectedToken,
@@ -104,7 +105,7 @@ impl TokenSelector {
         };
         if let TokenSource::User(user, subject) = selected.source {
             return match rejection {
-                // The operator is asked for users' tokens one by one, and scopes are no part of that.
+                // Users' tokens are requested one by one, and such a request states no scopes.
                 TokenRejection::InsufficientScope(_) => Err(final_error(RenewalOutcome::NotRequested)),
                 TokenRejection::Unauthorized => {
                     self.user_tokens.mark_rejected(user, &selected.token);
@@ -131,8 +132,8 @@ impl TokenSelector {
             } else if selected.token.was_accepted() {
                 self.suspect_users.suspect(user_digest);
             }
-            // A report would make the operator request more tokens, and mark the resource as one whose tokens are
-            // rejected.
+            // A report would make the operator request more tokens, and mark the resource as one whose tokens
+            // are rejected.
             if self.suspect_users.is_confirmed(user_digest) {
                 return Err(final_error(RenewalOutcome::RejectedForUser));
             }
@@ -142,7 +143,7 @@ impl TokenSelector {
             return Err(error);
         }
         if let Some(before) = before {
-            // Scopes that the operator was not asked for before may yet be granted.
+            // Scopes that were not requested from the operator before may yet be granted.
             if before.covers(rejection) {
                 self.record_denied(&selected, rejection);
             }
@@ -189,8 +190,8 @@ impl TokenSelector {
         })
     }
 
-    /// The service's token. Where the server is known to reject it, waits for another token or for the server to accept
-    /// this one again: a request sent now would be rejected too.
+    /// The service's token. Where the server is known to reject it, waits for another token or for the server
+    /// to accept this one again: a request sent now would be rejected too.
     async fn select_service_token(&self, server: &Arc<McpServer>) -> Result<SelectedToken, ProxyError> {
         let token = service_token(server)?;
         let admission = token.admit(self.limits.probe_interval);
@@ -205,8 +206,9 @@ impl TokenSelector {
         })
     }
 
-    /// Waits for a usable token other than the `rejected` one. There is one at once if another request saw the rejection
-    /// first, and `None` if none comes in time. An error as soon as the operator says that none will come.
+    /// Waits for a usable token other than the `rejected` one. There is one at once if another request saw
+    /// the rejection first, and `None` if none comes in time. An error as soon as the operator says that none
+    /// will come.
     async fn wait_for_token(
         &self,
         server: &McpServer,
@@ -262,8 +264,8 @@ impl TokenSelector {
         }
     }
 
-    /// The error to answer with, if the operator has said that it has no better token than the selected one of the
-    /// service.
+    /// The error to answer with, if the operator has said that it has no better token than the selected one
+    /// of the service.
     fn declined_error(&self, selected: &SelectedToken, rejection: &TokenRejection) -> Option<ProxyError> {
         let table = self.routes.table();
         let server = table.server(&selected.server.name)?;
@@ -281,7 +283,8 @@ impl TokenSelector {
     ) -> RenewalProspect {
         let why = match rejection {
             TokenRejection::Unauthorized => {
-                // With a user's part in the request the rejection may be about the user, so other requests go on.
+                // With a user's part in the request the rejection may be about the user, so other requests go
+                // on.
                 if user_digest.is_none() {
                     selected.token.record_rejected(self.limits.probe_interval);
                 }

@@ -1,6 +1,6 @@
-//! User-token cache: the users' own tokens (RFC 8693 token exchange), requested from the operator once for each user,
-//! server and URL, and kept until they expire. The key is a keyed digest of the subject token that is exchanged, so that
-//! no session of a user is kept here.
+//! User-token cache: the users' own tokens (RFC 8693 token exchange), requested from the operator once for
+//! each user, server and URL, and kept until they expire. The key is a keyed digest of the subject token that
+//! is exchanged, so that no session of a user is kept here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::proxy::metrics::Metrics;
 use crate::proxy::routes::access_token::AccessToken;
 use crate::proxy::routes::{McpServer, UsableServer};
 
-/// How long before its expiry a token is not used any more, since it has yet to travel and clocks differ; at most half
-/// of its remaining life.
+/// How long before its expiry a token is not used any more, since it has yet to travel and clocks differ; at
+/// most half of its remaining life.
 const MARGIN_SECONDS: i64 = 10;
 /// How long a token without a stated expiry is used.
 const DEFAULT_LIFETIME_SECONDS: i64 = 300;
@@ -108,7 +108,8 @@ impl UserTokens {
         UserKey(digest.finalize().into())
     }
 
-    /// The user's token, which is never `rejected`. Requests one from the operator if need be, once for all that wait.
+    /// The user's token, which is never `rejected`. Requests one from the operator if need be, once for all
+    /// that wait.
     pub async fn token(
         &self,
         server: &McpServer,
@@ -224,7 +225,7 @@ impl UserTokensInner {
                 Ok(Some(token)) if rejected.as_ref().is_some_and(|rejected| *rejected == token.id) => {
                     Err(Problem::new(
                         "TokenRefused",
-                        "the MCP server refused the user's token, and the operator has no other",
+                        "the MCP server rejected the user's token, and the operator has no other",
                     ))
                 }
                 Ok(Some(token)) => Ok(Arc::new(token)),
@@ -280,8 +281,8 @@ fn sweep(entries: &mut HashMap<UserKey, UserTokenEntry>, now: i64) {
     });
 }
 
-/// Removes the expired entries or, where there are none, the least recently used tenth: so many at once that not every
-/// new user makes the whole map be searched.
+/// Removes the expired entries or, where there are none, the least recently used tenth: so many at once that
+/// not every new user makes the whole map be searched.
 fn evict(entries: &mut HashMap<UserKey, UserTokenEntry>, now: i64) {
     let before = entries.len();
     sweep(entries, now);

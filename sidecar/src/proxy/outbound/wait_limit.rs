@@ -1,5 +1,5 @@
-//! Wait limit: how many requests may wait for a token at the same time, so that a server without one does not fill the
-//! memory.
+//! Wait limit: how many requests may wait for a token at the same time, so that a server without one does not
+//! fill the memory.
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, SemaphorePermit};

@@ -1,5 +1,5 @@
-//! Access token: a credential of the operator in the form that requests need it. How it is presented, and whether the
-//! MCP server accepts it.
+//! Access token: a credential of the operator in the form that requests need it. How it is presented, and
+//! whether the MCP server accepts it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,8 @@ use url::Url;
 
 pub const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// Shared by all requests that carry it. It keeps its acceptance state for as long as the operator sends the same token.
+/// Shared by all requests that carry it. It keeps its acceptance state for as long as the operator sends the
+/// same token.
 pub struct AccessToken {
     /// Identifies the token in reports, which do not hold the token itself.
     pub id: Box<str>,
@@ -58,7 +59,8 @@ pub enum InvalidTokenError {
     #[error("the token is empty or holds characters that a header cannot carry; look at what issued it")]
     Characters,
     #[error(
-        "the key that the token is bound to is no P-256 key in PKCS#8 PEM; the operator makes it, so report this"
+        "the key that the token is bound to is no P-256 key in PKCS#8 PEM; the operator makes it, so report \
+         this"
     )]
     ProofKey,
 }
@@ -165,8 +167,8 @@ impl AccessToken {
         }
     }
 
-    /// Records that the server rejected it. Other requests wait only if the server has not just accepted it with another
-    /// request: else the rejection is about the request and not about the token.
+    /// Records that the server rejected it. Other requests wait only if the server has not just accepted it
+    /// with another request: else the rejection is about the request and not about the token.
     pub fn record_rejected(&self, probe_interval: Duration) {
         let (now, accepted_at) = (
             self.acceptance.now(),
@@ -177,7 +179,8 @@ impl AccessToken {
         }
     }
 
-    /// Records that the server accepted it. True if a probe has found that out, so that no request needs to wait any more.
+    /// Records that the server accepted it. True if a probe has found that out, so that no request needs to
+    /// wait any more.
     pub fn record_accepted(&self, admission: Admission) -> bool {
         self.acceptance
             .accepted_at
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_it_is_refused_one_request_at_a_time_finds_out_whether_it_still_is() {
+    async fn while_it_is_rejected_one_request_at_a_time_probes_whether_it_still_is() {
         let token = token("a", "t");
         assert_eq!(token.admit(PROBE), Admission::Unrestricted);
         advance(Duration::from_secs(60)).await;
@@ -248,7 +251,7 @@ mod tests {
         assert!(matches!(token.admit(PROBE), Admission::Wait { .. }));
         assert!(
             !token.record_accepted(Admission::Unrestricted),
-            "it may have been sent before the refusal"
+            "it may have been sent before the rejection"
         );
         assert!(matches!(token.admit(PROBE), Admission::Wait { .. }));
         assert!(token.record_accepted(Admission::Probe));
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_of_one_request_among_many_that_pass_holds_nobody_up() {
+    async fn a_rejection_of_one_request_among_many_that_pass_makes_no_other_wait() {
         let token = token("a", "t");
         advance(Duration::from_secs(60)).await;
         token.record_accepted(Admission::Unrestricted);
@@ -269,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_same_token_keeps_its_standing() {
+    fn only_the_very_same_token_keeps_its_acceptance_state() {
         let before = Arc::new(token("a", "t"));
         assert!(Arc::ptr_eq(
             &before,

@@ -1,4 +1,5 @@
-//! One MCP server: what the operator says of it, checked and made ready for requests.
+//! One MCP server of the routing table: the operator's route and credential, checked and prepared for
+//! requests.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::Allowlist;
 
-/// Tools may run for minutes before they say anything.
+/// Longest wait for the headers of an answer: tools may run for minutes before they send anything.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// LiteLLM's own session in its user interface.
+/// The cookie of LiteLLM's own session in its user interface.
 const LITELLM_COOKIE: &str = "token";
 
 pub struct McpServer {
@@ -37,29 +38,29 @@ pub struct McpServer {
 
 pub enum ServerState {
     Usable(Box<UsableServer>),
-    /// The data cannot be used, so requests are answered with what is wrong.
+    /// The route cannot be used, so requests are answered with the reason.
     Unusable(RouteError),
 }
 
 /// Everything a request needs.
 pub struct UsableServer {
     pub url: Url,
-    /// `url` letter by letter as the operator has it, which knows it by that.
+    /// `url` exactly as the operator wrote it, which identifies it by that text.
     pub stated_url: Box<str>,
     /// Path and query of `url`, ready to send: most requests go exactly there.
     pub endpoint: PathAndQuery,
     pub transport: Transport,
     pub user_context: UserContext,
-    /// What of a user's request goes to the server.
+    /// Cookies and headers of a user that go to the server.
     pub allowed: Allowlist,
-    /// What of a user's request is exchanged for a token of the user's own.
+    /// The cookie or header of a user that is exchanged for a token of the user's own.
     pub exchange: Option<Subject>,
-    /// What users' tokens are minted for; opaque.
+    /// Opaque identity of what users' tokens are minted for.
     pub minted_for: Box<str>,
     pub credential: ServiceCredential,
     declined: Option<Declined>,
     pub(crate) target: Arc<Target>,
-    /// What is allowed, and the subject of the exchange.
+    /// The allowed names and the subject of the exchange, which the inbound half seals.
     sealed: Allowlist,
     ca_bundle: Option<Box<str>>,
     client_certificate: Option<ClientCertificate>,
@@ -75,11 +76,12 @@ pub enum ServiceCredential {
     },
 }
 
-/// What of a server's data cannot be used. Messages name the field, never its value where that may be a secret.
+/// Why a route cannot be used. Messages name the field, never its value where that may be a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
     #[error(
-        "the URL is not an absolute http or https URL without user name and fragment, such as https://tools.example.com/mcp"
+        "the URL is not an absolute http or https URL without user name and fragment, such as \
+         https://tools.example.com/mcp"
     )]
     Url,
     #[error("{0}")]
@@ -87,7 +89,8 @@ pub enum RouteError {
     #[error("spec.server.tls.clientCertificate: {0}")]
     ClientCertificate(TrustError),
     #[error(
-        "header {0:?} cannot be passed on as identity: it is a credential, belongs to the connection or the transport, or is no header name"
+        "header {0:?} cannot be passed on: it is a credential, belongs to the connection or the transport, \
+         or is no header name"
     )]
     Header(String),
     #[error("the cookie `token` is LiteLLM's own session and is never passed on")]
@@ -97,7 +100,7 @@ pub enum RouteError {
 }
 
 impl RouteError {
-    /// Closed set, CamelCase, as in [`Problem`].
+    /// One of a closed set, in CamelCase as in [`Problem`].
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Url => "InvalidUrl",
@@ -110,10 +113,10 @@ impl RouteError {
     }
 }
 
-/// Path, and query if there is one, by which LiteLLM reaches a server through the outbound listener: `None` where
-/// the URL cannot be used.
+/// Path, and query if there is one, by which LiteLLM reaches a server through the outbound listener: `None`
+/// where the URL cannot be used.
 pub fn outbound_path(route: &Route) -> Option<String> {
-    let url = parse(&route.url)?;
+    let url = parse_url(&route.url)?;
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     Some(format!("/{}{}{query}", route.server, url.path()))
 }
@@ -128,7 +131,7 @@ impl From<TrustError> for RouteError {
 }
 
 impl McpServer {
-    /// `before` is the server of this name so far.
+    /// `before` is the server of this name in the current table.
     pub(super) fn build(
         server: &sync::Server,
         before: Option<&McpServer>,
@@ -137,7 +140,7 @@ impl McpServer {
         workers: usize,
     ) -> Self {
         let before = before.and_then(McpServer::usable);
-        let state = match usable(server, before, trust, metrics, workers) {
+        let state = match build_usable(server, before, trust, metrics, workers) {
             Ok(usable) => ServerState::Usable(Box::new(usable)),
             Err(unusable) => ServerState::Unusable(unusable),
         };
@@ -177,7 +180,7 @@ impl McpServer {
         }
     }
 
-    /// The same, or the answer to a request for a server that cannot be used.
+    /// The usable server, or the error for a request to one that cannot be used.
     pub fn require_usable(&self) -> Result<&UsableServer, ProxyError> {
         match &self.state {
             ServerState::Usable(usable) => Ok(usable),
@@ -198,7 +201,7 @@ impl UsableServer {
         }
     }
 
-    /// What the operator says of a refusal of [`UsableServer::token`]: that there is no better one for now.
+    /// The operator's answer to a rejection of [`UsableServer::token`]: it has no better token for now.
     pub fn declined(&self) -> Option<&Declined> {
         let token = self.token()?;
         let declined = self.declined.as_ref();
@@ -206,7 +209,7 @@ impl UsableServer {
     }
 }
 
-fn usable(
+fn build_usable(
     server: &sync::Server,
     before: Option<&UsableServer>,
     trust: &Trust,
@@ -214,7 +217,7 @@ fn usable(
     workers: usize,
 ) -> Result<UsableServer, RouteError> {
     let route = &server.route;
-    let url = parse(&route.url).ok_or(RouteError::Url)?;
+    let url = parse_url(&route.url).ok_or(RouteError::Url)?;
     let endpoint = url[url::Position::BeforePath..url::Position::AfterQuery]
         .parse()
         .map_err(|_| RouteError::Url)?;
@@ -229,7 +232,8 @@ fn usable(
     };
     let mut ca_bundle = route.ca_bundle.as_deref();
     let mut client_certificate = server.client_certificate.as_ref();
-    // An operator that does not know the credential has not looked up either what the server is verified by.
+    // An operator that does not know the credential yet has not looked up the CA bundle and client
+    // certificate either.
     if let sync::Credential::Unavailable { keep: true, .. } = server.credential
         && let Some(before) = before.filter(|before| before.url == url)
         && (ca_bundle, client_certificate) == (None, None)
@@ -267,19 +271,19 @@ fn usable(
     })
 }
 
-/// The token that is in use for this very URL. Whether it has expired is looked at with each request.
+/// The token in use, if it is for exactly this URL. Each request checks whether it has expired.
 fn kept_credential(before: Option<&UsableServer>, url: &Url) -> Option<ServiceCredential> {
     let before = before.filter(|before| before.url == *url)?;
     before.token().cloned().map(ServiceCredential::Token)
 }
 
-fn parse(text: &str) -> Option<Url> {
+fn parse_url(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
     let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     (matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain).then_some(url)
 }
 
-/// What goes to the server, and what is sealed: that, and the subject of the exchange.
+/// The names that go to the server, and those that are sealed: the same and the subject of the exchange.
 fn allowed(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
     let headers: Vec<HeaderName> = route
         .headers

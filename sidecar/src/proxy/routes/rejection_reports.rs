@@ -1,5 +1,5 @@
-//! Rejection reports: the tokens in use that MCP servers have rejected, as they are reported to the operator. At most
-//! one for each server, for as long as the token is in use.
+//! Rejection reports: the tokens in use that MCP servers have rejected, as they are reported to the operator.
+//! At most one for each server, for as long as the token is in use.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,17 +23,17 @@ pub struct RejectionReports {
 struct ReportedRejection {
     token: Arc<AccessToken>,
     why: RefusedBecause,
-    /// Demanded scopes that no other token has come with: waiting for them again would be in vain. `None` until there
-    /// was such a demand.
+    /// Demanded scopes that no other token has come with: waiting for them again would be in vain. `None`
+    /// until there was such a demand.
     denied_scopes: Option<Vec<String>>,
 }
 
 /// Whether another token can be expected after a rejection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RenewalProspect {
-    /// The operator is asked for another token.
+    /// The report requests another token from the operator.
     Requested,
-    /// The operator was asked for these scopes before, and no token has come.
+    /// These scopes were requested from the operator before, and no token has come.
     KnownDenied,
 }
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn many_refusals_of_one_token_are_one_entry_until_another_is_in_use() {
+    fn many_rejections_of_one_token_are_one_entry_until_another_is_in_use() {
         let (reports_of, mut reports) = rejection_reports();
         let a = token("a");
         for _ in 0..100 {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn demands_for_scopes_add_up_and_a_token_that_is_not_taken_at_all_outweighs_them() {
+    fn demands_for_scopes_add_up_and_a_token_that_is_not_accepted_at_all_outweighs_them() {
         let (reports_of, reports) = rejection_reports();
         let a = token("a");
         let why = || reports.borrow().refused[0].why.clone();

@@ -40,9 +40,10 @@ pub struct Args {
 const BIG: usize = 10 * 1024 * 1024;
 const EVENT_PERIOD_MS: u64 = 50;
 const ANSWER: &[u8] = concat!(
-    r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"The quick brown fox "#,
-    "jumps over the lazy dog. Pack my box with five dozen liquor jugs. How vexingly quick daft zebras jump! ",
-    r#"Sphinx of black quartz, judge my vow. 0123456789 abcdefghijklmnopqrstuvwxyz"}],"isError":false},"_m":"xxxx"}"#
+    r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"#,
+    r#""The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs. "#,
+    "How vexingly quick daft zebras jump! Sphinx of black quartz, judge my vow. ",
+    r#"0123456789 abcdefghijklmnopqrstuvwxyz"}],"isError":false},"_m":"xxxx"}"#
 )
 .as_bytes();
 

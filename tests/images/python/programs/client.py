@@ -53,9 +53,11 @@ async def load(options: argparse.Namespace) -> dict:
     async def one_call(number: int) -> None:
         session_cookie = f"load-{number}"
         call = Call(server=options.server, cookies={"session_id": session_cookie})
+        text = None
         try:
             way = WAYS[options.through[number % len(options.through)]]
-            answer = json.loads(await way(session, call))
+            text = await way(session, call)
+            answer = json.loads(text)
             credentials[answer["credential"]] += 1
             if answer["cookies"].get("session_id") != session_cookie:
                 failures["answered for another user"] += 1
@@ -64,7 +66,8 @@ async def load(options: argparse.Namespace) -> dict:
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             failures[type(error).__name__] += 1
         except (ValueError, KeyError, TypeError):
-            failures["the answer is not the tool's"] += 1
+            # LiteLLM's own words instead of the tool's, such as that the MCP server did not answer.
+            failures[f"the answer is not the tool's: {str(text)[:120]}"] += 1
 
     async with browser() as session:
         while time.monotonic() - began < options.seconds and not (options.until and options.until.exists()):
@@ -84,19 +87,22 @@ async def load(options: argparse.Namespace) -> dict:
 
 
 async def stream(options: argparse.Namespace) -> dict:
-    """The longest wait tells: a proxy that buffers lets everything arrive at once, at the end."""
+    """When the pieces arrived, in Unix seconds: a proxy that buffers lets all of them arrive at once, at the end."""
     messages = [{"role": "user", "content": f"stream {options.seconds}"}]
     body = {"model": "stub", "messages": messages, "stream": True}
-    arrivals = [time.monotonic()]
+    arrivals = []
+    result = {}
     async with browser() as session:
         headers = call_of(options).request_headers
-        async with session.post(f"{base_url()}/v1/chat/completions", headers=headers, json=body) as answer:
-            async for line in answer.content:
-                if line.startswith(b"data:"):
-                    arrivals.append(time.monotonic())
-            waits = [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]
-            longest = round(max(waits, default=0), 2)
-            return {"status": answer.status, "pieces": len(waits), "longest_wait": longest}
+        try:
+            async with session.post(f"{base_url()}/v1/chat/completions", headers=headers, json=body) as answer:
+                result["status"] = answer.status
+                async for line in answer.content:
+                    if line.startswith(b"data:"):
+                        arrivals.append(time.time())
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            result["failure"] = f"{type(error).__name__}: {error}"
+    return result | {"pieces": len(arrivals), "first": min(arrivals, default=None), "last": max(arrivals, default=None)}
 
 
 def call_of(options: argparse.Namespace) -> Call:

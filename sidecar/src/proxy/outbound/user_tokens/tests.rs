@@ -119,19 +119,19 @@ async fn a_token_that_has_ended_is_exchanged_anew() {
 async fn a_failure_is_not_asked_for_again_within_a_second() {
     let world = World::new(Limits::default(), true, 60);
     for _ in 0..10 {
-        let refusal = world.token("ada", None).await.err().unwrap();
-        assert_eq!(refusal.reason(), "exchange_failed");
+        let error = world.token("ada", None).await.err().unwrap();
+        assert_eq!(error.reason(), "exchange_failed");
     }
     assert_eq!(world.exchanges(), 1);
     assert!(world.token("bob", None).await.is_err());
-    assert_eq!(world.exchanges(), 2, "another user is asked for");
+    assert_eq!(world.exchanges(), 2, "another user has an exchange of their own");
     advance(FAILURE_TTL).await;
     assert!(world.token("ada", None).await.is_err());
     assert_eq!(world.exchanges(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_never_given_out_again_and_renewed_once() {
+async fn a_rejected_token_is_never_given_out_again_and_replaced_once() {
     let world = World::new(Limits::default(), false, 60);
     let first = world.token("ada", None).await.unwrap();
     let renewed: Vec<_> = (0..10).map(|_| world.token("ada", Some(&first))).collect();
@@ -154,8 +154,8 @@ async fn an_operator_that_does_not_answer_is_not_waited_for_for_long() {
         ..Limits::default()
     };
     let world = World::new(limits, false, 60);
-    let refusal = world.token("ada", None).await.err().unwrap().to_string();
-    assert!(refusal.contains("ExchangeTimeout"), "{refusal}");
+    let error = world.token("ada", None).await.err().unwrap().to_string();
+    assert!(error.contains("ExchangeTimeout"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,7 +48,7 @@ fn target(routes: &Routes, name: &str) -> Arc<Target> {
         .clone()
 }
 
-fn refused(server: sync::Server) -> Problem {
+fn problem_of(server: sync::Server) -> Problem {
     let routes = routes();
     let mut sound = self::server("http://127.0.0.1:1/mcp");
     sound.route.server = "sound".into();
@@ -103,7 +103,7 @@ fn a_url_that_cannot_be_used_is_a_problem_of_that_server_alone() {
         "http://",
         "https://[::1",
     ] {
-        assert_eq!(refused(server(url)).reason, "InvalidUrl", "{url}");
+        assert_eq!(problem_of(server(url)).reason, "InvalidUrl", "{url}");
     }
 }
 
@@ -113,7 +113,7 @@ fn a_ca_bundle_that_cannot_be_used_is_a_problem() {
     server.route.ca_bundle = Some("no pem".into());
     let expected = "McpServerAuth tools-auth: the CA bundle holds no certificate";
     assert_eq!(
-        refused(server),
+        problem_of(server),
         Problem {
             reason: "InvalidCaBundle".into(),
             message: expected.into(),
@@ -132,14 +132,14 @@ fn a_token_that_no_header_can_carry_is_a_problem_that_does_not_show_it() {
             proof_key: None,
             expires_at: None,
         };
-        let problem = refused(server);
+        let problem = problem_of(server);
         assert_eq!(problem.reason, "InvalidToken");
         assert!(!problem.message.contains("s3cret"));
     }
 }
 
 #[test]
-fn credentials_and_our_own_names_are_never_identity() {
+fn credentials_and_names_of_the_sidecar_are_never_passed_on() {
     let others = [
         "Authorization",
         "Mcpauth-Context",
@@ -151,11 +151,11 @@ fn credentials_and_our_own_names_are_never_identity() {
     for name in others.into_iter().chain(DENIED_HEADERS) {
         let mut server = server("https://tools.example.com/mcp");
         server.route.headers = vec![name.into()];
-        assert_eq!(refused(server).reason, "InvalidHeaderName", "{name}");
+        assert_eq!(problem_of(server).reason, "InvalidHeaderName", "{name}");
     }
     let mut server = server("https://tools.example.com/mcp");
     server.route.cookies = vec!["token".into()];
-    assert_eq!(refused(server).reason, "InvalidCookieName");
+    assert_eq!(problem_of(server).reason, "InvalidCookieName");
 }
 
 #[test]
@@ -169,8 +169,8 @@ fn the_outbound_path_is_that_of_the_url_below_the_server() {
 #[test]
 fn a_token_in_use_outlives_an_operator_that_does_not_know_it_but_not_a_changed_url() {
     let routes = routes();
-    let mut known = server("https://tools.example.com/mcp");
-    routes.apply(&[known.clone()]);
+    let mut tools = server("https://tools.example.com/mcp");
+    routes.apply(&[tools.clone()]);
     let has_token = |routes: &Routes| {
         let table = routes.table();
         let usable = table.server("tools").unwrap().usable().unwrap();
@@ -181,18 +181,18 @@ fn a_token_in_use_outlives_an_operator_that_does_not_know_it_but_not_a_changed_u
         message: String::new(),
         keep,
     };
-    known.credential = unavailable(true);
-    routes.apply(&[known.clone()]);
+    tools.credential = unavailable(true);
+    routes.apply(&[tools.clone()]);
     assert!(has_token(&routes));
-    known.route.url = "https://elsewhere.example.com/mcp".into();
-    routes.apply(&[known.clone()]);
+    tools.route.url = "https://elsewhere.example.com/mcp".into();
+    routes.apply(&[tools.clone()]);
     assert!(!has_token(&routes), "never for another URL");
 
-    let known = server("https://tools.example.com/mcp");
-    routes.apply(std::slice::from_ref(&known));
+    let tools = server("https://tools.example.com/mcp");
+    routes.apply(std::slice::from_ref(&tools));
     let withdrawn = sync::Server {
         credential: unavailable(false),
-        ..known
+        ..tools
     };
     routes.apply(&[withdrawn]);
     assert!(!has_token(&routes), "withdrawn means withdrawn");
@@ -211,10 +211,10 @@ fn with_a_token_that_is_kept_the_server_is_verified_as_before() {
     };
     let routes = routes();
     let (pem, key) = authority("one");
-    let mut known = server("https://tools.example.com/mcp");
-    known.route.ca_bundle = Some(pem.clone());
-    known.client_certificate = Some(ClientCertificate { chain: pem, key });
-    routes.apply(&[known.clone()]);
+    let mut tools = server("https://tools.example.com/mcp");
+    tools.route.ca_bundle = Some(pem.clone());
+    tools.client_certificate = Some(ClientCertificate { chain: pem, key });
+    routes.apply(&[tools.clone()]);
     let first = target(&routes, "tools");
 
     let restarted = |url: &str| {
@@ -230,7 +230,7 @@ fn with_a_token_that_is_kept_the_server_is_verified_as_before() {
         routes.apply(&[restarted("https://tools.example.com/mcp")]);
         assert!(Arc::ptr_eq(&first, &target(&routes, "tools")));
     }
-    routes.apply(&[known.clone()]);
+    routes.apply(&[tools.clone()]);
     assert!(
         Arc::ptr_eq(&first, &target(&routes, "tools")),
         "nothing has changed"
@@ -244,12 +244,12 @@ fn with_a_token_that_is_kept_the_server_is_verified_as_before() {
         "what is stated counts"
     );
 
-    routes.apply(&[known.clone()]);
+    routes.apply(&[tools.clone()]);
     let first = target(&routes, "tools");
     routes.apply(&[restarted("https://tools.example.com/elsewhere")]);
     assert!(!Arc::ptr_eq(&first, &target(&routes, "tools")));
 
-    routes.apply(&[known]);
+    routes.apply(&[tools]);
     let first = target(&routes, "tools");
     routes.apply(&[server("https://tools.example.com/mcp")]);
     assert!(

@@ -1,4 +1,4 @@
-//! Of a user's cookies exactly the allowed ones arrive at a server, as they are.
+//! Exactly the allowed cookies of a user arrive at a server, unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
@@ -12,7 +12,7 @@ use crate::proxy::routes::McpServer;
 use crate::proxy::user_context::seal::Sealer;
 use crate::proxy::user_context::{Allowlist, LIMIT, gather};
 
-/// What a naive reading of the cookies comes to.
+/// The result of a naive reading of the cookies.
 #[derive(Debug, Default)]
 pub(crate) struct Expected {
     /// By name.
@@ -25,8 +25,8 @@ static TOOLS: LazyLock<Arc<McpServer>> =
     LazyLock::new(|| super::server("http://tools.example.com/mcp", Transport::StreamableHttp));
 static SEALER: LazyLock<Sealer> = LazyLock::new(Sealer::new);
 
-/// The first line names the cookies that this server is allowed, the second those of another server, by commas. The
-/// others are the request's Cookie fields.
+/// The first line names the cookies that this server is allowed, the second those of another server, by
+/// commas. The others are the request's Cookie fields.
 pub fn cookies(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let ours = names(lines.next());
@@ -37,8 +37,8 @@ pub fn cookies(data: &[u8]) {
     let headers: HeaderMap = fields.iter().map(|value| (COOKIE, value.clone())).collect();
     let plain: Vec<&[u8]> = fields.iter().map(HeaderValue::as_bytes).collect();
 
-    let of_all: BTreeSet<&str> = ours.union(&others).copied().collect();
-    let expected = Expected::from_fields(&plain, &of_all);
+    let all_names: BTreeSet<&str> = ours.union(&others).copied().collect();
+    let expected = Expected::from_fields(&plain, &all_names);
     let own = Allowlist::new(ours.iter().copied(), []);
     let all = Allowlist::union([&own, &Allowlist::new(others.iter().copied(), [])].into_iter());
     let bytes: usize = expected
@@ -77,7 +77,7 @@ fn names(line: Option<&[u8]>) -> BTreeSet<&str> {
     line.split(',').filter(|name| is_token(name)).take(64).collect()
 }
 
-/// What the resource takes for a name.
+/// Whether the resource accepts the name.
 fn is_token(name: &str) -> bool {
     let other = |byte: u8| b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty()
@@ -87,8 +87,8 @@ fn is_token(name: &str) -> bool {
 }
 
 impl Expected {
-    /// All fields are one; a pair is what stands between semicolons; its name is what stands before the first equals
-    /// sign; only what occurs once and holds no control character counts.
+    /// All fields are one; a pair is what stands between semicolons; its name is what stands before the first
+    /// equals sign; only what occurs once and holds no control character counts.
     pub(crate) fn from_fields(fields: &[&[u8]], allowed: &BTreeSet<&str>) -> Self {
         let joined = fields.join(&b"; "[..]);
         let mut copies: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();

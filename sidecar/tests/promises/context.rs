@@ -8,16 +8,16 @@ use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{EPOCH_SECONDS, Sealer};
 
 static SEALER: LazyLock<Sealer> = LazyLock::new(Sealer::new);
-/// Of another process, and without a single value that a fuzzer could have overheard.
+/// The sealer of another process, none of whose values a fuzzer can have seen.
 static OTHER: LazyLock<Sealer> = LazyLock::new(Sealer::new);
 
 const NOW: i64 = 1_800_000_000;
 
-/// The bytes as a sealed value, as the plain form of a context, and as changes to a value that was sealed: each three
-/// of them are a position and what is added there.
+/// The bytes as a sealed value, as the plain form of a context, and as changes to a value that was sealed:
+/// each three of them are a position and what is added there.
 pub fn context(data: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(data) {
-        assert!(OTHER.open(&value, NOW).is_err(), "nobody knows the key");
+        assert!(OTHER.open(&value, NOW).is_err(), "the key is unknown");
     }
     if let Some(context) = Context::decode(data.to_vec()) {
         let names: Vec<&[u8]> = context.cookies().map(|(name, _)| name).collect();

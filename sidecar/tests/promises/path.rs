@@ -1,4 +1,4 @@
-//! However a path is spelled, no server takes it for one outside of its own.
+//! However a path is spelled, no server reads it as one outside of its own.
 
 use std::sync::{Arc, LazyLock};
 
@@ -83,17 +83,17 @@ fn decode(path: &str) -> String {
     out + rest
 }
 
-/// The segments that are left when those with dots have been followed; `None` where they lead above the root.
+/// The segments after those with dots have been resolved; `None` where they lead above the root.
 fn resolve(path: &str) -> Option<Vec<&str>> {
-    let mut left = Vec::new();
+    let mut segments = Vec::new();
     for segment in path.split(['/', '\\']).skip(1) {
         match segment.split(';').next().unwrap_or_default() {
             "." => {}
             ".." => {
-                left.pop()?;
+                segments.pop()?;
             }
-            name => left.push(name),
+            name => segments.push(name),
         }
     }
-    Some(left)
+    Some(segments)
 }

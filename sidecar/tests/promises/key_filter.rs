@@ -1,4 +1,4 @@
-//! After the filter no JSON parser finds our header's name as a key, and nothing else has changed.
+//! After the filter no JSON parser finds the context header's name as a key, and nothing else has changed.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ enum Json {
     Object(Vec<(String, Json)>),
 }
 
-/// The first four bytes say how the others are cut.
+/// The first four bytes seed how the others are cut.
 pub fn key_filter(data: &[u8]) {
     let Some((seed, text)) = data.split_first_chunk() else {
         return;
@@ -34,7 +34,7 @@ pub fn key_filter(data: &[u8]) {
     let (before, after) = (parse(text), parse(&whole));
     assert_eq!(before.is_some(), after.is_some());
     if let (Some(before), Some(after)) = (before, after) {
-        assert!(!after.names_us());
+        assert!(!after.names_context_header());
         assert!(after.follows(&before));
     }
 }
@@ -55,23 +55,25 @@ fn parse(text: &[u8]) -> Option<Json> {
     serde_json::from_slice(text).ok()
 }
 
-/// Our header's name, also as LiteLLM's `x-mcp-SERVER-` states it for one server.
-fn is_ours(key: &str) -> bool {
+/// The context header's name, also as LiteLLM's `x-mcp-SERVER-` states it for one server.
+fn is_context_header(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let prefixed = key.starts_with("x-mcp-") && key.ends_with("mcpauth-context");
     key == "mcpauth-context" || prefixed && key.len() >= "x-mcp-mcpauth-context".len()
 }
 
 impl Json {
-    fn names_us(&self) -> bool {
+    fn names_context_header(&self) -> bool {
         match self {
             Self::Other(_) | Self::Text(_) => false,
-            Self::List(items) => items.iter().any(Self::names_us),
-            Self::Object(pairs) => pairs.iter().any(|(key, value)| is_ours(key) || value.names_us()),
+            Self::List(items) => items.iter().any(Self::names_context_header),
+            Self::Object(pairs) => pairs
+                .iter()
+                .any(|(key, value)| is_context_header(key) || value.names_context_header()),
         }
     }
 
-    /// Whether this is `before` with another last character of each key that was ours.
+    /// Whether this is `before` with another last character of each key that was the context header.
     fn follows(&self, before: &Self) -> bool {
         match (self, before) {
             (Self::List(now), Self::List(before)) => {
@@ -80,7 +82,7 @@ impl Json {
             (Self::Object(now), Self::Object(before)) => {
                 let follows =
                     |((key, value), (key_before, value_before)): (&(String, Self), &(String, Self))| {
-                        let same = match is_ours(key_before) {
+                        let same = match is_context_header(key_before) {
                             true => {
                                 key.len() == key_before.len()
                                     && key[..key.len() - 1] == key_before[..key.len() - 1]

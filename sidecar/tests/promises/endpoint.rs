@@ -1,4 +1,4 @@
-//! An event stream says the same after the rewriting, but that its endpoint leads to us.
+//! After the rewriting an event stream holds the same events, and its endpoint leads through the sidecar.
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,15 +11,15 @@ use crate::proxy::routes::McpServer;
 static TOOLS: LazyLock<Arc<McpServer>> =
     LazyLock::new(|| super::server("http://tools.example.com/sse", Transport::Sse));
 
-/// Longer than what is looked at whole.
+/// Longer than what the rewriter buffers whole.
 const LONG: usize = 17 * 1024;
 
 /// How a client cuts a stream into lines.
 #[derive(Clone, Copy)]
 enum Lines {
-    /// As the specification says.
+    /// By the specification.
     Strict,
-    /// As Python's `splitlines`, by which old clients go.
+    /// By Python's `splitlines`, as old clients do.
     Lenient,
 }
 
@@ -27,11 +27,11 @@ enum Lines {
 struct Event {
     kind: String,
     data: Vec<String>,
-    /// Everything else that it says, but for comments.
+    /// All other fields, without comments.
     rest: Vec<String>,
 }
 
-/// The first four bytes say how the others are cut. 0xFE, which is no text, stands for something long.
+/// The first four bytes seed how the others are cut. 0xFE, which is no text, stands for something long.
 pub fn endpoint(data: &[u8]) {
     let Some((seed, stream)) = data.split_first_chunk() else {
         return;
@@ -47,10 +47,10 @@ pub fn endpoint(data: &[u8]) {
             byte => vec![byte],
         })
         .collect();
-    let most = if long == 0 { 8 } else { LONG };
-    let (whole, refused) = rewritten(&[&stream]);
-    let (cut, cut_refused) = rewritten(&super::pieces(&stream, u32::from_be_bytes(*seed), most));
-    assert_eq!(refused, cut_refused, "however it is cut");
+    let max_piece = if long == 0 { 8 } else { LONG };
+    let (whole, rejected) = rewritten(&[&stream]);
+    let (cut, cut_rejected) = rewritten(&super::pieces(&stream, u32::from_be_bytes(*seed), max_piece));
+    assert_eq!(rejected, cut_rejected, "however it is cut");
     for out in [&whole, &cut] {
         for lines in [Lines::Strict, Lines::Lenient] {
             let endpoints = events(out, lines)
@@ -61,7 +61,7 @@ pub fn endpoint(data: &[u8]) {
             }
         }
     }
-    if refused {
+    if rejected {
         return;
     }
     assert!(whole == cut, "however it is cut");
@@ -82,14 +82,14 @@ fn rewritten(chunks: &[&[u8]]) -> (Vec<u8>, bool) {
     for chunk in chunks {
         out.extend_from_slice(&rewriter.pass(Bytes::copy_from_slice(chunk)));
     }
-    let refused = rewriter.has_rejected();
-    if !refused {
+    let rejected = rewriter.has_rejected();
+    if !rejected {
         out.extend_from_slice(&rewriter.finish());
     }
-    (out, refused)
+    (out, rejected)
 }
 
-/// What a client gets that has read the whole stream.
+/// The events of a client that has read the whole stream.
 fn events(stream: &[u8], lines: Lines) -> Vec<Event> {
     let text = String::from_utf8_lossy(stream).replace("\r\n", "\n");
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

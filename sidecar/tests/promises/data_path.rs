@@ -1,7 +1,8 @@
-//! What must hold whatever arrives: each function takes any bytes and panics where a promise is broken. A fuzzer looks
-//! for such bytes (`make fuzz`), and an ordinary test repeats those that once mattered, from `fuzz/corpus`.
+//! What must hold for all untrusted input of the data path: each function takes any bytes and panics where a
+//! promise is broken. A fuzzer looks for such bytes (`make fuzz`), and an ordinary test repeats those that
+//! once mattered, from `fuzz/corpus`.
 //!
-//! Each compares with a judgement of its own, made as plainly as possible and of nothing that it judges.
+//! Each compares with a plain implementation of its own, which shares no code with the one it checks.
 
 mod context;
 mod cookies;
@@ -58,13 +59,13 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
     server.expect("it was just put there")
 }
 
-/// Cuts `bytes` in pieces of one to `most` bytes, always the same for the same seed.
-fn pieces(bytes: &[u8], mut seed: u32, most: usize) -> Vec<&[u8]> {
+/// Cuts `bytes` in pieces of one to `max_length` bytes, always the same for the same seed.
+fn pieces(bytes: &[u8], mut seed: u32, max_length: usize) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let (piece, after) = rest.split_at(rest.len().min(1 + (seed >> 16) as usize % most));
+        let (piece, after) = rest.split_at(rest.len().min(1 + (seed >> 16) as usize % max_length));
         pieces.push(piece);
         rest = after;
     }

@@ -1,0 +1,136 @@
+//! What became of the namespace's containers while a test ran, as the kubelet told the API server: so that a test
+//! that fails can say whether the ground gave way or the product did.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use mcp_auth_tests::world::World;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+const SIDECAR: &str = "mcpauth-sidecar";
+
+/// A watch of all pods of the namespace, from [`Timeline::watch`] until it is dropped.
+pub struct Timeline {
+    changes: Arc<Mutex<Vec<Change>>>,
+    watching: JoinHandle<()>,
+}
+
+/// One container that turned ready or unready, or was started again; or one pod that has to end.
+#[derive(Clone)]
+struct Change {
+    seconds: f32,
+    text: String,
+    /// The sidecar turned unready in a pod that stays, and whose LiteLLM is ready.
+    sidecar_alone_unready: bool,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:6.1} s  {}", self.seconds, self.text)
+    }
+}
+
+/// A pod at one moment: whether it has to end, and each container's readiness and number of starts.
+#[derive(Clone, Default, PartialEq)]
+struct Seen {
+    ending: bool,
+    containers: BTreeMap<String, (bool, i32)>,
+}
+
+impl Timeline {
+    pub fn watch(world: &World) -> Self {
+        let changes = Arc::<Mutex<Vec<Change>>>::default();
+        let pods: Api<Pod> = world.api();
+        let watching = tokio::spawn(record(pods, changes.clone()));
+        Self { changes, watching }
+    }
+
+    /// All changes, a line each, under a line that says whose fault they speak for.
+    pub async fn account(&self) -> String {
+        let changes = self.changes.lock().await;
+        let verdict = if changes.iter().any(|change| change.sidecar_alone_unready) {
+            "the product: a sidecar's readiness took a pod out whose LiteLLM was ready"
+        } else {
+            "no sidecar turned unready beside a ready LiteLLM; look for a server of the ground that did"
+        };
+        let lines: Vec<String> = changes.iter().map(Change::to_string).collect();
+        format!("{verdict}\n{}", lines.join("\n"))
+    }
+}
+
+impl Drop for Timeline {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+async fn record(pods: Api<Pod>, changes: Arc<Mutex<Vec<Change>>>) {
+    let begun = Instant::now();
+    let mut before: BTreeMap<String, Seen> = BTreeMap::new();
+    let mut stream = watcher(pods, watcher::Config::default())
+        .default_backoff()
+        .touched_objects()
+        .boxed();
+    while let Some(event) = stream.next().await {
+        // The watch begins anew after an error, with all pods.
+        let Ok(pod) = event else { continue };
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let now = seen(&pod);
+        if let Some(earlier) = before.insert(name.clone(), now.clone()) {
+            let seconds = begun.elapsed().as_secs_f32();
+            changes
+                .lock()
+                .await
+                .extend(differences(&name, &earlier, &now, seconds));
+        }
+    }
+}
+
+fn seen(pod: &Pod) -> Seen {
+    let status = pod.status.as_ref();
+    let of = |list: Option<&Vec<ContainerStatus>>| list.cloned().unwrap_or_default();
+    let containers = of(status.and_then(|status| status.init_container_statuses.as_ref()))
+        .into_iter()
+        .chain(of(status.and_then(|status| status.container_statuses.as_ref())))
+        .map(|container| (container.name, (container.ready, container.restart_count)))
+        .collect();
+    Seen {
+        ending: pod.metadata.deletion_timestamp.is_some(),
+        containers,
+    }
+}
+
+fn differences(name: &str, earlier: &Seen, now: &Seen, seconds: f32) -> Vec<Change> {
+    let mut texts = Vec::new();
+    if now.ending && !earlier.ending {
+        texts.push((format!("{name} has to end"), false));
+    }
+    let others_ready = now
+        .containers
+        .iter()
+        .all(|(container, (ready, _))| container == SIDECAR || *ready);
+    for (container, (ready, starts)) in &now.containers {
+        let (was_ready, earlier_starts) = earlier.containers.get(container).copied().unwrap_or_default();
+        if *ready != was_ready {
+            let state = if *ready { "ready" } else { "unready" };
+            let alone = container == SIDECAR && !ready && others_ready && !now.ending;
+            texts.push((format!("{name}: {container} turned {state}"), alone));
+        }
+        if *starts > earlier_starts {
+            texts.push((format!("{name}: {container} was started again"), false));
+        }
+    }
+    let change = |(text, sidecar_alone_unready)| Change {
+        seconds,
+        text,
+        sidecar_alone_unready,
+    };
+    texts.into_iter().map(change).collect()
+}
