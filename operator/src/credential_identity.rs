@@ -4,9 +4,10 @@ use mcp_auth_crds::{ClientAuthentication, McpServerAuth, McpServerAuthSpec, OAut
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-/// What a credential was minted for: the server's URL, the authorization server and what was asked of it, but not how
-/// the client proved who it is: a token is as good after its client's key has changed. A token is never handed
-/// out for another identity than its own, so that a changed URL cannot be sent the token of the old one.
+/// What a credential was minted for: the server's URL, the authorization server and what was asked of it, but
+/// not how the client proved who it is: a token is as good after its client's key has changed. A token is
+/// never handed out for another identity than its own, so that a changed URL cannot be sent the token of the
+/// old one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CredentialIdentity(String);
 
@@ -28,9 +29,9 @@ impl CredentialIdentity {
     }
 }
 
-/// A digest of everything that a token request depends on: the server, all of `oauth2` but when and how long its
-/// token is kept, and the values of the references, secrets included. The issuer that was discovered is not among
-/// it: it comes of the same registration.
+/// A digest of everything that a token request depends on: the server, all of `oauth2` but when and how long
+/// its token is kept, and the values of the references, secrets included. The issuer that was discovered is
+/// not among it: it comes of the same registration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RequestDigest([u8; 32]);
 

@@ -1,5 +1,5 @@
-//! The credentials in use, in memory only: token sources publish them, sync hands them out, and the status tells of
-//! them.
+//! The credentials in use, in memory only: token sources publish them, sync hands them out, and the status
+//! tells of them.
 
 mod state;
 

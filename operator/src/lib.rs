@@ -1,7 +1,7 @@
 //! The operator: from `McpServerAuth` resources and the Secrets they refer to, to tokens in the sidecars of
-//! LiteLLM's pods. [`reconcile`] derives where each token comes from, [`token_sources`] get the tokens, [`sync`] hands them
-//! out, [`status`] tells of them, [`inject`] puts the sidecars into the pods. [`run`] wires them over what they share: resources, pods, credentials and
-//! the connected sidecars.
+//! LiteLLM's pods. [`reconcile`] derives where each token comes from, [`token_sources`] get the tokens,
+//! [`sync`] hands them out, [`status`] tells of them, [`inject`] puts the sidecars into the pods. [`run`]
+//! wires them over what they share: resources, pods, credentials and the connected sidecars.
 
 mod admission;
 mod api_server;

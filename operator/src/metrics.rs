@@ -6,8 +6,8 @@
 //! | `sync_refusals_total` | `reason` | sidecars that were not served |
 //! | `sidecars` | – | sidecars connected now |
 //! | `token_requests_total` | `namespace`, `name` | requests to token endpoints |
-//! | `token_refusals_total` | `namespace`, `name` | reports of sidecars that an MCP server refused the token |
-//! | `circuit_open` | `namespace`, `name` | 1 while nothing is asked because the authorization server is ill |
+//! | `token_refusals_total` | `namespace`, `name` | sidecars' reports of a rejected token |
+//! | `circuit_open` | `namespace`, `name` | 1 while the circuit breaker lets no token request out |
 //! | `user_exchanges_total` | `outcome` | requests of sidecars for a user's own token |
 //! | `token_expiry_timestamp_seconds` | `namespace`, `name` | end of the token in use, Unix time |
 //! | `ready` | `namespace`, `name` | 1 where the resource's condition Ready is true, else 0 |
@@ -125,7 +125,7 @@ impl Default for Metrics {
         );
         registry.register(
             "circuit_open",
-            "Whether nothing is asked because the authorization server is ill",
+            "Whether the circuit breaker lets no token request out",
             inner.circuit_open.clone(),
         );
         registry.register(

@@ -1,5 +1,5 @@
-//! Reconciles: derives the desired token source of each resource and hands it to the token sources. All of it is in
-//! memory; the status is a step of its own ([`crate::status`]).
+//! Reconciles: derives the desired token source of each resource and hands it to the token sources. All of it
+//! is in memory; the status is a step of its own ([`crate::status`]).
 
 mod desired;
 mod references;
@@ -91,7 +91,9 @@ impl Reconciler {
                 Some(namespace) = sidecars.recv() => self.status_due_in(&namespace),
                 Some(request) = token_refresh_requests.recv() => self.token_sources.request_refresh(&request),
                 // Whatever is ready goes first.
-                () = tokio::task::yield_now(), if !due.is_empty() => self.reconcile_all(std::mem::take(&mut due)),
+                () = tokio::task::yield_now(), if !due.is_empty() => {
+                    self.reconcile_all(std::mem::take(&mut due));
+                }
             }
         }
     }
@@ -152,8 +154,8 @@ impl Reconciler {
         let neighbours = self.resources.in_namespace(&namespace);
         let conflict = *conflicts(resource, &neighbours, &labels).first()?;
         let message = format!(
-            "spec.server.name {:?} is already served by the older McpServerAuth {} for the same pods: give this one \
-             another name or podSelector, or delete one of the two",
+            "spec.server.name {:?} is already served by the older McpServerAuth {} for the same pods: \
+             give this one another name or podSelector, or delete one of the two",
             resource.spec.server.name,
             conflict.name_any()
         );

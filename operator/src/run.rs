@@ -165,7 +165,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(ended) = tasks.join_next() => ended.context("a task failed").and_then(|ended| ended),
     };
     info!("stopping");
-    // First the lease is released, so that the next leader starts at once. Streams end, and sidecars come back to it.
+    // First the lease is released, so that the next leader starts at once. Streams end, and sidecars come
+    // back to it.
     leading.abort();
     lead.send_replace(false);
     if tokio::time::timeout(RELEASE, election).await.is_err() {
@@ -196,8 +197,8 @@ struct Work {
     metrics: Metrics,
 }
 
-/// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles them
-/// while this replica leads. A lead that is lost ends the process: it has no state worth keeping.
+/// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles
+/// them while this replica leads. A lead that is lost ends the process: it has no state worth keeping.
 async fn follow_election(
     mut elected: watch::Receiver<bool>,
     lead: watch::Sender<bool>,

@@ -1,10 +1,11 @@
-//! Streams routes and tokens to the sidecars: [`authenticate`] tells whose pod calls, [`stream`] keeps it up to
-//! date with what [`crate::routes`] entitles that pod to, and nothing else, and [`exchange`] gets users' own tokens.
+//! Streams routes and tokens to the sidecars: [`authenticate`] tells whose pod calls, [`stream`] keeps it up
+//! to date with what [`crate::routes`] entitles that pod to, and nothing else, and [`exchange`] gets users'
+//! own tokens.
 
 mod authenticate;
+mod error;
 mod exchange;
 mod lines;
-mod refusal;
 mod stream;
 
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 use crate::token_refresh_requests::TokenRefreshRequests;
 
-use refusal::Refusal;
+use error::SyncError;
 
 /// What the endpoint works with.
 #[derive(Clone)]

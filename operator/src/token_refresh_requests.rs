@@ -1,13 +1,13 @@
-//! Token refresh requests of sidecars, from sync to the token sources: an MCP server rejected a token, or demands scopes
-//! that it lacks.
+//! Token refresh requests of sidecars, from sync to the token sources: an MCP server rejected a token, or
+//! demands scopes that it lacks.
 
 use mcp_auth_protocol::sync::RefusedBecause;
 use tokio::sync::mpsc;
 
 use crate::resource_ref::ResourceRef;
 
-/// One sidecar's word on the token in use. Many that say the same are one request in the end: the token source
-/// looks at the token's identifier.
+/// One sidecar's word on the token in use. Many that say the same are one request in the end: the token
+/// source looks at the token's identifier.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenRefreshRequest {
     pub resource: ResourceRef,

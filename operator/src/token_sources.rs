@@ -1,5 +1,5 @@
-//! The token sources: one for each resource, kept in step with what the resource and its Secrets say, and never at
-//! the price of a token that still serves.
+//! The token sources: one for each resource, kept in step with what the resource and its Secrets say, and
+//! never at the price of a token that still serves.
 //!
 //! Whenever the token of a source changes, by a renewal, a rejection or its end, its whole
 //! [`CredentialState`] is published straight into [`Credentials`].
@@ -32,7 +32,8 @@ use orphaned_token::OrphanedToken;
 use secret_token::SecretToken;
 use snapshot::SourceSnapshot;
 
-/// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP server.
+/// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP
+/// server.
 #[derive(Clone, Debug)]
 pub struct Desired {
     pub source: DesiredSource,
@@ -114,8 +115,8 @@ impl TokenSources {
         }
     }
 
-    /// Gets the token of a resource as it is desired from now on: starts a source, changes it, keeps it, or stops it.
-    /// Whatever it has is published before this returns.
+    /// Gets the token of a resource as it is desired from now on: starts a source, changes it, keeps it, or
+    /// stops it. Whatever it has is published before this returns.
     pub fn apply(&self, resource: &McpServerAuth, desired: Result<Desired, NotServedError>) {
         let key = ResourceRef::from(resource);
         let identity = CredentialIdentity::of(resource);
@@ -219,8 +220,8 @@ impl TokenSources {
         }
     }
 
-    /// The references lead nowhere any more: the token in use serves on, and no new one is asked for with a secret
-    /// that somebody has taken away.
+    /// The references lead nowhere any more: the token in use serves on, and no new one is asked for with a
+    /// secret that somebody has taken away.
     fn orphan(&self, kind: SourceKind) -> Option<OrphanedToken> {
         let orphaned = match kind {
             SourceKind::None => return None,
@@ -280,3 +281,6 @@ impl TokenSources {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! Tokens of users' own by token exchange (RFC 8693): token sources publish the exchanger, and sync asks it when a
-//! sidecar does.
+//! Tokens of users' own by token exchange (RFC 8693): token sources publish the exchanger, and sync asks it
+//! when a sidecar does.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The state of one resource's credential: what its sidecars are given, and what its status says of the token.
+//! The state of one resource's credential: what its sidecars are given, and what its status says of the
+//! token.
 
 use std::sync::Arc;
 

@@ -21,8 +21,9 @@ use crate::token_sources::{ClientConfiguration, Desired, DesiredSource};
 
 /// What is known besides the spec.
 pub struct Inputs<'a, W> {
-    /// The references of the spec, each with what was known of it when it was looked at. Once: an object that changes
-    /// between two looks would be asked with in one state and remembered in the other, and the change be lost.
+    /// The references of the spec, each with what was known of it when it was looked at. Once: an object that
+    /// changes between two looks would be asked with in one state and remembered in the other, and the change
+    /// be lost.
     pub references: &'a [(Reference, Lookup)],
     /// The operator's identity for this audience, where the resource's namespace may act as the operator.
     pub workload: W,
@@ -265,8 +266,8 @@ where
 {
     let workload = oauth2.client_authentication.workload_identity.as_ref();
     (inputs.workload)(workload.and_then(|workload| workload.audience.clone())).ok_or_else(|| {
-        let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act as the \
-                       operator: whoever installed mcp-auth can add it to workloadIdentity.namespaces";
+        let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act \
+                       as the operator: whoever installed mcp-auth can add it to workloadIdentity.namespaces";
         NotServedError::new(NotServedReason::Forbidden, message)
     })
 }

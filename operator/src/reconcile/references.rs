@@ -1,4 +1,5 @@
-//! Resolves references: from keys of Secrets and ConfigMaps to their values, a pure function of what the watches found.
+//! Resolves references: from keys of Secrets and ConfigMaps to their values, a pure function of what the
+//! watches found.
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -27,8 +28,8 @@ pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, N
         }
         Lookup::Forbidden => {
             let message = format!(
-                "the operator may not read {object}, named by {field}: its namespace is not among the operator's, \
-                 or its role was changed"
+                "the operator may not read {object}, named by {field}: its namespace is not among the \
+                 operator's, or its role was changed"
             );
             return Err(NotServedError::new(NotServedReason::Forbidden, message));
         }
@@ -66,8 +67,8 @@ pub fn resolve_word(reference: &Reference, lookup: &Lookup) -> Result<SecretStri
         return Ok(text);
     }
     let message = format!(
-        "key {:?} of {} {}, named by {}, holds control characters or characters beyond ASCII ({} bytes): it may \
-         have been encoded twice, or be the wrong key (RFC 6749 appendix A)",
+        "key {:?} of {} {}, named by {}, holds control characters or characters beyond ASCII ({} bytes): it \
+         may have been encoded twice, or be the wrong key (RFC 6749 appendix A)",
         reference.key,
         reference.kind.as_str(),
         reference.name,

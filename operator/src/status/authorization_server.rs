@@ -4,7 +4,8 @@ use mcp_auth_crds::{AuthorizationServerStatus, McpServerAuth};
 
 use super::StatusInputs;
 
-/// What was discovered, now or by an earlier run: the issuer that is kept to must not be forgotten by a restart.
+/// What was discovered, now or by an earlier run: the issuer that is kept to must not be forgotten by a
+/// restart.
 pub fn authorization_server(inputs: &StatusInputs<'_>) -> Option<AuthorizationServerStatus> {
     let spec = &inputs.resource.spec;
     // With `tokenUrl` there is nothing to discover.

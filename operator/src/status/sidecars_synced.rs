@@ -70,7 +70,8 @@ fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let selector = &selection.inputs.resource.spec.pod_selector;
     let selector = serde_json::to_string(selector).expect("a selector is plain values");
     let message = format!(
-        "spec.podSelector {selector} matches no running pod of this namespace: compare it with the pods' labels"
+        "spec.podSelector {selector} matches no running pod of this namespace: compare it with the \
+         pods' labels"
     );
     draft(false, reasons::NO_PODS_SELECTED, message)
 }
@@ -78,8 +79,8 @@ fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft> {
 fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let pods = selection.list(|(pod, _)| !pods::is_injected(pod))?;
     let message = format!(
-        "{pods} run without the sidecar: label the namespace mcpauth.dev/injection=enabled (or the pod template \
-         mcpauth.dev/inject=true) and restart the Deployment, as `kubectl rollout restart` does"
+        "{pods} run without the sidecar: label the namespace mcpauth.dev/injection=enabled (or the pod \
+         template mcpauth.dev/inject=true) and restart the Deployment, as `kubectl rollout restart` does"
     );
     draft(false, reasons::PODS_NOT_INJECTED, message)
 }
@@ -112,8 +113,8 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let needs_restart = |sidecar: &Sidecar| sidecar.restart_needed_for.iter().any(|name| name == server);
     let pods = selection.list(|(_, sidecar)| sidecar.as_ref().is_some_and(needs_restart))?;
     let message = format!(
-        "LiteLLM reads its servers only at start: restart {pods} (`kubectl rollout restart`) to make it call {server} \
-         this way"
+        "LiteLLM reads its servers only at start: restart {pods} (`kubectl rollout restart`) to make it call \
+         {server} this way"
     );
     draft(false, reasons::RESTART_NEEDED, message)
 }

@@ -19,8 +19,8 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     first_request_under_way,
 ];
 
-/// What sidecars are told where there is no token. A resource in conflict serves nobody; otherwise a token that
-/// this operator does not know of, because it was restarted, is still good.
+/// What sidecars are told where there is no token. A resource in conflict serves nobody; otherwise a token
+/// that this operator does not know of, because it was restarted, is still good.
 pub fn unavailable(issuance: &Issuance) -> Credential {
     let ConditionDraft { reason, message, .. } = judge(CHECKS, issuance);
     let is_conflict = issuance
@@ -74,8 +74,8 @@ fn fresh_tokens_rejected(issuance: &Issuance) -> Option<ConditionDraft> {
         .in_use
         .as_ref()
         .filter(|_| issuance.token.rejected)?;
-    let message = "the MCP server answers 401 to tokens that were just issued: compare oauth2.resource, audience and \
-                   scopes with what it expects, and its clock with the authorization server's";
+    let message = "the MCP server answers 401 to tokens that were just issued: compare oauth2.resource, \
+                   audience and scopes with what it expects, and its clock with the authorization server's";
     draft(false, reasons::TOKEN_REFUSED, message)
 }
 
@@ -83,8 +83,8 @@ fn scopes_refused(issuance: &Issuance) -> Option<ConditionDraft> {
     issuance.token.in_use.as_ref()?;
     let scopes = issuance.token.scopes_refused.as_ref()?;
     let message = format!(
-        "the MCP server demands scopes that the authorization server does not grant: {scopes}; allow this client \
-         those scopes, or the calls that need them go on failing"
+        "the MCP server demands scopes that the authorization server does not grant: {scopes}; allow this \
+         client those scopes, or the calls that need them go on failing"
     );
     draft(true, reasons::INSUFFICIENT_SCOPE, message)
 }
@@ -98,8 +98,8 @@ fn mismatch(issuance: &Issuance) -> Option<ConditionDraft> {
 fn alternate_secret_in_use(issuance: &Issuance) -> Option<ConditionDraft> {
     let by_alternate = |token: &&TokenInUse| token.by_alternate_secret;
     issuance.token.in_use.as_ref().filter(by_alternate)?;
-    let message = "alternateClientSecretRef works, and the secret of clientSecretRef is refused with invalid_client: \
-                   replace the one in clientSecretRef";
+    let message = "alternateClientSecretRef works, and the secret of clientSecretRef is refused with \
+                   invalid_client: replace the one in clientSecretRef";
     draft(true, reasons::ALTERNATE_SECRET_IN_USE, message)
 }
 

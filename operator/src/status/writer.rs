@@ -1,5 +1,5 @@
-//! The status step: reads what was published for a resource and its pods, writes the status, and tells of what changed
-//! by events.
+//! The status step: reads what was published for a resource and its pods, writes the status, and tells of
+//! what changed by events.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

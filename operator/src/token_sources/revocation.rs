@@ -18,8 +18,8 @@ pub async fn revoke(resource: ResourceRef, client: oauth::Client, token: Arc<oau
         Ok(Ok(false)) => warn!(
             namespace,
             name,
-            "the token lives until it expires: the authorization server offers no revocation, or none for such \
-             tokens"
+            "the token lives until it expires: the authorization server offers no revocation, or none for \
+             such tokens"
         ),
         Ok(Err(error)) => {
             warn!(

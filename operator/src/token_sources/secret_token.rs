@@ -60,7 +60,8 @@ impl SecretToken {
             return expired(end);
         }
         let is_rejected = self.rejected_until.is_some_and(|until| now < until);
-        let message = "the token comes from the Secret of spec.bearerToken: whatever mints it has to put a better one there";
+        let message = "the token comes from the Secret of spec.bearerToken: whatever mints it has to \
+                       put a better one there";
         SourceSnapshot {
             token: TokenSnapshot {
                 in_use: Some(TokenInUse {
@@ -80,7 +81,8 @@ impl SecretToken {
 
 fn expired(end: Timestamp) -> SourceSnapshot {
     let message = format!(
-        "the token in the Secret expired at {end}: whatever mints it has to put a new one there (spec.bearerToken)"
+        "the token in the Secret expired at {end}: whatever mints it has to put a new one there \
+         (spec.bearerToken)"
     );
     SourceSnapshot {
         token: TokenSnapshot {

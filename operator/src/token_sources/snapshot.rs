@@ -1,4 +1,5 @@
-//! What a token source has at a moment: the part of a [`crate::credentials::CredentialState`] that is its own.
+//! What a token source has at a moment: the part of a [`crate::credentials::CredentialState`] that is its
+//! own.
 
 use std::sync::Arc;
 
