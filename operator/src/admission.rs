@@ -57,7 +57,7 @@ impl Admission {
             .as_ref()
             .and_then(|pod| pod.metadata.labels.clone())
             .unwrap_or_default();
-        entitled(&self.resources.of(namespace), &labels)
+        entitled(&self.resources.in_namespace(namespace), &labels)
             .iter()
             .map(|resource| route(resource))
             .collect()

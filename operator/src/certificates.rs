@@ -1,8 +1,16 @@
-//! The operator's own certificate authority and serving certificate, kept in one Secret that all replicas
-//! share: [`issue`] makes and judges them, [`keep`] keeps them fresh, in the Secret, in the TLS listener and in
-//! the webhook configuration.
+//! Certificates: the operator's own authority and its serving certificate, in one Secret that all replicas
+//! share.
+//!
+//! - `issue`: makes them, and decides when one is due for renewal.
+//! - `secret`: keeps them in the Secret.
+//! - `serving`: what the TLS listener presents.
+//! - `webhook`: how the API server comes to trust it.
 
 mod issue;
-mod keep;
+mod secret;
+mod serving;
+mod webhook;
 
-pub use keep::{Certificates, Config, keep_webhook_trust};
+pub use secret::Config;
+pub use serving::Certificates;
+pub use webhook::keep_webhook_ca_bundle;

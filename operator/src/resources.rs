@@ -1,10 +1,11 @@
 //! The `McpServerAuth` resources, as every replica knows them: of all namespaces, or of several, in one
 //! store.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt, stream};
+use futures::stream::{self, BoxStream, SelectAll};
+use futures::{Stream, StreamExt};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event};
@@ -17,27 +18,23 @@ use crate::api_server::is_forbidden;
 use crate::changes::Changes;
 use crate::key::Key;
 
-/// Cheap to clone; all clones are the same.
+/// The resources that the watch has stored. Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Resources(Store<McpServerAuth>);
 
-/// What the watch tells besides the store.
+/// What changed in the store.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Seen {
+pub enum ResourceEvent {
     Changed(Key),
-    Gone(Key),
-    /// The store holds everything there is.
+    Deleted(Key),
+    /// The store holds every resource there is.
     Listed,
 }
 
 impl Resources {
-    /// The resources, and the stream that keeps them up to date while it is polled. It never ends. No
-    /// namespaces: all of them.
-    pub fn watch(
-        client: &Client,
-        namespaces: &[String],
-        changes: Changes,
-    ) -> (Self, impl Stream<Item = Seen> + Send + use<>) {
+    /// The resources of these namespaces, or of all if there are none, and the watch that keeps them up to
+    /// date.
+    pub fn watch(client: &Client, namespaces: &[String], changes: Changes) -> (Self, ResourceWatch) {
         let apis: Vec<Api<McpServerAuth>> = match namespaces {
             [] => vec![Api::all(client.clone())],
             some => some
@@ -45,42 +42,28 @@ impl Resources {
                 .map(|namespace| Api::namespaced(client.clone(), namespace))
                 .collect(),
         };
-        let mut keeper = Keeper::new(apis.len());
-        let resources = Self(keeper.writer.as_reader());
-        let events = apis.into_iter().enumerate().map(|(watch_number, api)| {
+        let store = MergedStore::new(apis.len());
+        let resources = Self(store.writer.as_reader());
+        let watches = apis.into_iter().enumerate().map(|(index, api)| {
             let events = watch(api, watcher::Config::default()).default_backoff();
-            events.map(move |event| (watch_number, event)).boxed()
+            events.map(move |event| (index, event)).boxed()
         });
-        let seen = stream::select_all(events).flat_map(move |(watch_number, event)| {
-            let seen = match event {
-                Ok(event) => keeper.keep(watch_number, event),
-                Err(error) => {
-                    warn!(%error, "watching McpServerAuth failed; trying again");
-                    // One namespace that is gone, and its Role with it, does not hold up the others.
-                    if is_forbidden(&error) {
-                        keeper.listed(watch_number)
-                    } else {
-                        Vec::new()
-                    }
-                }
-            };
-            for seen in &seen {
-                if let Seen::Changed(key) | Seen::Gone(key) = seen {
-                    changes.announce(&key.namespace);
-                }
-            }
-            stream::iter(seen)
-        });
-        (resources, seen)
+        let watch = ResourceWatch {
+            watches: stream::select_all(watches),
+            store,
+            pending: VecDeque::new(),
+            changes,
+        };
+        (resources, watch)
     }
 
-    /// For the parts of the runtime that want one.
+    /// The store itself, for kube's runtime.
     pub fn store(&self) -> Store<McpServerAuth> {
         self.0.clone()
     }
 
     /// The resources of a namespace.
-    pub fn of(&self, namespace: &str) -> Vec<Arc<McpServerAuth>> {
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<McpServerAuth>> {
         self.0
             .state_filter(|resource| resource.metadata.namespace.as_deref() == Some(namespace))
     }
@@ -98,96 +81,161 @@ impl Resources {
     }
 }
 
-/// Puts the events of several watches into one store. A reflector's own list events replace the whole store,
-/// so they are taken apart into single changes here.
-struct Keeper {
+/// Keeps the store up to date while it is polled.
+pub struct ResourceWatch {
+    watches: SelectAll<BoxStream<'static, (usize, watcher::Result<Event<McpServerAuth>>)>>,
+    store: MergedStore,
+    /// Events that are in the store already and have not been returned yet.
+    pending: VecDeque<ResourceEvent>,
+    changes: Changes,
+}
+
+impl ResourceWatch {
+    /// The next change of the store. A watch begins again when it ends, so that there always is a next one.
+    /// Dropping the future loses no event.
+    pub async fn next(&mut self) -> ResourceEvent {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return event;
+            }
+            match self.watches.next().await {
+                Some((index, event)) => self.apply(index, event),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// The changes as a stream that never ends.
+    pub fn into_stream(self) -> impl Stream<Item = ResourceEvent> + Send {
+        stream::unfold(self, |mut watch| async {
+            let event = watch.next().await;
+            Some((event, watch))
+        })
+    }
+
+    fn apply(&mut self, index: usize, event: watcher::Result<Event<McpServerAuth>>) {
+        let events = match event {
+            Ok(event) => self.store.apply(index, event),
+            Err(error) => {
+                warn!(%error, "watching McpServerAuth failed; trying again");
+                // One namespace that was deleted, and its Role with it, does not keep the others from being
+                // listed.
+                match is_forbidden(&error) {
+                    true => self.store.mark_listed(index),
+                    false => Vec::new(),
+                }
+            }
+        };
+        for event in &events {
+            if let ResourceEvent::Changed(key) | ResourceEvent::Deleted(key) = event {
+                self.changes.announce(&key.namespace);
+            }
+        }
+        self.pending.extend(events);
+    }
+}
+
+/// One store for the events of several watches. A reflector's own list events replace the whole store, so
+/// they are applied as single changes here.
+struct MergedStore {
     writer: Writer<McpServerAuth>,
-    watches: Vec<Known>,
+    watches: Vec<WatchState>,
 }
 
 /// What one watch has shown.
 #[derive(Default)]
-struct Known {
-    /// What distinguishes an object from the one before: deleted and created again, it starts at generation 1
-    /// too.
-    versions: HashMap<Key, (Option<String>, i64)>,
-    /// While it lists: what it has shown so far.
+struct WatchState {
+    revisions: HashMap<Key, Revision>,
+    /// While it lists: the resources that the list has shown so far.
     listing: HashSet<Key>,
     listed: bool,
 }
 
-impl Keeper {
+/// Distinguishes a resource from the one before: deleted and created again, it starts at generation 1 too.
+#[derive(Clone, Eq, PartialEq)]
+struct Revision {
+    uid: Option<String>,
+    generation: i64,
+}
+
+impl MergedStore {
     fn new(watches: usize) -> Self {
         let (_, mut writer) = reflector::store();
-        // An empty list makes the store one that answers.
+        // A store counts as ready, and answers, only after a first list.
         writer.apply_watcher_event(&Event::Init);
         writer.apply_watcher_event(&Event::InitDone);
         Self {
             writer,
-            watches: (0..watches).map(|_| Known::default()).collect(),
+            watches: (0..watches).map(|_| WatchState::default()).collect(),
         }
     }
 
-    fn keep(&mut self, watch: usize, event: Event<McpServerAuth>) -> Vec<Seen> {
-        let known = &mut self.watches[watch];
+    fn apply(&mut self, index: usize, event: Event<McpServerAuth>) -> Vec<ResourceEvent> {
+        let state = &mut self.watches[index];
         match event {
             Event::Init => {
-                known.listing.clear();
+                state.listing.clear();
                 Vec::new()
             }
             Event::InitApply(resource) => {
-                known.listing.insert(Key::from(&resource));
-                self.apply(watch, resource)
+                state.listing.insert(Key::from(&resource));
+                self.store(index, resource)
             }
-            Event::Apply(resource) => self.apply(watch, resource),
+            Event::Apply(resource) => self.store(index, resource),
             Event::Delete(resource) => {
                 let key = Key::from(&resource);
-                known.versions.remove(&key);
+                state.revisions.remove(&key);
                 self.writer.apply_watcher_event(&Event::Delete(resource));
-                vec![Seen::Gone(key)]
+                vec![ResourceEvent::Deleted(key)]
             }
             Event::InitDone => {
                 // What was deleted while the watch was down has no event of its own.
-                let gone = known
-                    .versions
+                let deleted = state
+                    .revisions
                     .keys()
-                    .filter(|key| !known.listing.contains(key))
+                    .filter(|key| !state.listing.contains(key))
                     .cloned();
-                let gone: Vec<Key> = gone.collect();
+                let deleted: Vec<Key> = deleted.collect();
                 let store = self.writer.as_reader();
-                for key in &gone {
-                    known.versions.remove(key);
+                for key in &deleted {
+                    state.revisions.remove(key);
                     if let Some(resource) = store.get(&key.into()) {
                         self.writer
                             .apply_watcher_event(&Event::Delete((*resource).clone()));
                     }
                 }
-                let gone = gone.into_iter().map(Seen::Gone);
-                gone.chain(self.listed(watch)).collect()
+                let deleted = deleted.into_iter().map(ResourceEvent::Deleted);
+                deleted.chain(self.mark_listed(index)).collect()
             }
         }
     }
 
     /// Notes that a watch has shown all there is.
-    fn listed(&mut self, watch: usize) -> Vec<Seen> {
-        self.watches[watch].listed = true;
-        let all = self.watches.iter().all(|known| known.listed);
-        if all { vec![Seen::Listed] } else { Vec::new() }
+    fn mark_listed(&mut self, index: usize) -> Vec<ResourceEvent> {
+        self.watches[index].listed = true;
+        match self.watches.iter().all(|state| state.listed) {
+            true => vec![ResourceEvent::Listed],
+            false => Vec::new(),
+        }
     }
 
-    /// A change of the status alone, which is ours, is stored and not told.
-    fn apply(&mut self, watch: usize, resource: McpServerAuth) -> Vec<Seen> {
+    /// Stores a resource. A change of its status alone, which only the operator writes, is no event.
+    fn store(&mut self, index: usize, resource: McpServerAuth) -> Vec<ResourceEvent> {
         let key = Key::from(&resource);
-        let version = (
-            resource.metadata.uid.clone(),
-            resource.metadata.generation.unwrap_or_default(),
-        );
-        let known = self.watches[watch].versions.insert(key.clone(), version.clone());
+        let revision = Revision {
+            uid: resource.metadata.uid.clone(),
+            generation: resource.metadata.generation.unwrap_or_default(),
+        };
+        let previous = self.watches[index]
+            .revisions
+            .insert(key.clone(), revision.clone());
         self.writer.apply_watcher_event(&Event::Apply(resource));
-        match known {
-            Some(known) if known == version => Vec::new(),
-            Some((uid, _)) if uid != version.0 => vec![Seen::Gone(key.clone()), Seen::Changed(key)],
-            _ => vec![Seen::Changed(key)],
+        match previous {
+            Some(previous) if previous == revision => Vec::new(),
+            Some(previous) if previous.uid != revision.uid => {
+                vec![ResourceEvent::Deleted(key.clone()), ResourceEvent::Changed(key)]
+            }
+            _ => vec![ResourceEvent::Changed(key)],
         }
     }
 }
@@ -218,37 +266,38 @@ mod tests {
 
     #[test]
     fn a_list_of_one_namespace_leaves_the_others_alone() {
-        let mut keeper = Keeper::new(2);
-        let resources = Resources(keeper.writer.as_reader());
-        keeper.keep(0, Event::Init);
+        let mut store = MergedStore::new(2);
+        let resources = Resources(store.writer.as_reader());
+        let stored_in = |namespace| resources.in_namespace(namespace).len();
+        store.apply(0, Event::Init);
         assert_eq!(
-            keeper.keep(0, Event::InitApply(resource("a", "x", 1))),
-            [Seen::Changed(key("a", "x"))]
+            store.apply(0, Event::InitApply(resource("a", "x", 1))),
+            [ResourceEvent::Changed(key("a", "x"))]
         );
         assert!(
-            keeper.keep(0, Event::InitDone).is_empty(),
+            store.apply(0, Event::InitDone).is_empty(),
             "b has not been listed"
         );
-        keeper.keep(1, Event::Init);
-        keeper.keep(1, Event::InitApply(resource("b", "y", 1)));
-        assert_eq!(keeper.keep(1, Event::InitDone), [Seen::Listed]);
-        assert_eq!((resources.of("a").len(), resources.of("b").len()), (1, 1));
+        store.apply(1, Event::Init);
+        store.apply(1, Event::InitApply(resource("b", "y", 1)));
+        assert_eq!(store.apply(1, Event::InitDone), [ResourceEvent::Listed]);
+        assert_eq!((stored_in("a"), stored_in("b")), (1, 1));
 
         // The watch of b breaks; y is deleted before it lists again.
-        keeper.keep(1, Event::Init);
-        assert_eq!(resources.of("b").len(), 1, "nothing is lost while it lists");
+        store.apply(1, Event::Init);
+        assert_eq!(stored_in("b"), 1, "nothing is lost while it lists");
         assert_eq!(
-            keeper.keep(1, Event::InitDone),
-            [Seen::Gone(key("b", "y")), Seen::Listed]
+            store.apply(1, Event::InitDone),
+            [ResourceEvent::Deleted(key("b", "y")), ResourceEvent::Listed]
         );
-        assert_eq!((resources.of("a").len(), resources.of("b").len()), (1, 0));
+        assert_eq!((stored_in("a"), stored_in("b")), (1, 0));
     }
 
     #[test]
-    fn a_change_of_the_status_alone_is_not_told() {
-        let mut keeper = Keeper::new(1);
-        assert_eq!(keeper.keep(0, Event::Apply(resource("a", "x", 1))).len(), 1);
-        assert!(keeper.keep(0, Event::Apply(resource("a", "x", 1))).is_empty());
-        assert_eq!(keeper.keep(0, Event::Apply(resource("a", "x", 2))).len(), 1);
+    fn a_change_of_the_status_alone_is_no_event() {
+        let mut store = MergedStore::new(1);
+        assert_eq!(store.apply(0, Event::Apply(resource("a", "x", 1))).len(), 1);
+        assert!(store.apply(0, Event::Apply(resource("a", "x", 1))).is_empty());
+        assert_eq!(store.apply(0, Event::Apply(resource("a", "x", 2))).len(), 1);
     }
 }

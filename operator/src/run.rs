@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::StreamExt;
-use futures::stream::BoxStream;
 use kube::Client;
 use mcp_auth_oauth::Clock;
 use tokio::sync::watch;
@@ -13,7 +11,7 @@ use tracing::{error, info};
 
 use crate::admission::{self, Admission};
 use crate::args::{Args, LogFormat};
-use crate::certificates::{self, Certificates, keep_webhook_trust};
+use crate::certificates::{self, Certificates, keep_webhook_ca_bundle};
 use crate::changes::Changes;
 use crate::credentials::Credentials;
 use crate::demands::Demands;
@@ -25,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::reconcile::{self, Reconciler, Triggers};
 use crate::references::References;
-use crate::resources::{Resources, Seen};
+use crate::resources::{ResourceEvent, ResourceWatch, Resources};
 use crate::sidecars::Sidecars;
 use crate::sync::{self, Sync};
 use crate::workload::Workload;
@@ -56,7 +54,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let metrics = Metrics::default();
     let changes = Changes::default();
-    let (resources, seen) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
+    let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let credentials = Credentials::new(changes.clone());
     let (references, references_changed) = References::new(client.clone());
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone());
@@ -136,13 +134,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     tasks.spawn(serve_health(args.listen_health, health));
     tasks.spawn(forever(
-        certificates.clone().keep(client.clone(), certificate_config),
+        certificates
+            .clone()
+            .keep_renewed(client.clone(), certificate_config),
     ));
-    let trust = keep_webhook_trust(client, args.webhook_configuration, certificates, set_trusted);
+    let trust = keep_webhook_ca_bundle(client, args.webhook_configuration, certificates, set_trusted);
     tasks.spawn(forever(trust));
     let work = Work {
         reconciler,
-        seen: seen.boxed(),
+        resource_watch,
         triggers,
         set_listed,
         metrics,
@@ -178,7 +178,7 @@ async fn until_finished(task: AbortHandle) {
 /// What the leader does.
 struct Work {
     reconciler: Reconciler,
-    seen: BoxStream<'static, Seen>,
+    resource_watch: ResourceWatch,
     triggers: Triggers,
     set_listed: watch::Sender<bool>,
     metrics: Metrics,
@@ -193,29 +193,28 @@ async fn follow_election(
 ) -> anyhow::Result<()> {
     let Work {
         reconciler,
-        seen,
+        mut resource_watch,
         triggers,
         set_listed,
         metrics,
     } = work;
     let listed = set_listed.subscribe();
-    let mut seen = seen.inspect(move |seen| {
-        if *seen == Seen::Listed {
-            set_listed.send_replace(true);
-        }
-    });
     // A leader that does not know every resource yet would tell sidecars that they are entitled to nothing.
     while !(*elected.borrow_and_update() && *listed.borrow()) {
         tokio::select! {
             changed = elected.changed() => changed.context("the leader election ended")?,
-            _ = seen.next() => {}
+            event = resource_watch.next() => {
+                if event == ResourceEvent::Listed {
+                    set_listed.send_replace(true);
+                }
+            }
         }
     }
     info!("this replica leads");
     metrics.leads(true);
     lead.send_replace(true);
     tokio::select! {
-        () = reconcile::run(reconciler, seen.boxed(), triggers) => anyhow::bail!("reconciling ended"),
+        () = reconcile::run(reconciler, resource_watch, triggers) => anyhow::bail!("reconciling ended"),
         _ = elected.wait_for(|leads| !leads) => anyhow::bail!("this replica no longer leads"),
     }
 }

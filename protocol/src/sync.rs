@@ -1,6 +1,7 @@
 //! The sync stream: one HTTP/2 `POST` to [`PATH`] for each sidecar, authenticated by its pod-bound
 //! ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
-//! each line: [`Report`] upwards, [`Snapshot`] downwards. An empty line is a heartbeat.
+//! each line: [`Report`] upwards, [`Snapshot`] downwards. An empty line is a heartbeat: downwards, one line at least
+//! comes within [`HEARTBEAT`](crate::timeouts::HEARTBEAT).
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -9,10 +10,6 @@ use serde::{Deserialize, Serialize};
 pub const PATH: &str = "/v1/sync";
 /// Content type of both bodies.
 pub const CONTENT_TYPE: &str = "application/x-ndjson";
-/// Seconds between two lines downwards at the most. A sidecar that hears nothing for three of them reconnects.
-pub const HEARTBEAT_SECONDS: u64 = 15;
-/// Longest line either side accepts, in bytes.
-pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Everything the pod of one sidecar is entitled to.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mcp_auth_protocol::sync::{Pod, Problem, Report, Server};
+use mcp_auth_protocol::timeouts::LITELLM_READINESS;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -39,8 +40,6 @@ const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks between two readings of the user's configuration, which may change while LiteLLM's container restarts.
 const LOOKS_PER_READING: u32 = 5;
-/// Below the timeout of the readiness probe, which waits for our answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn serve(args: Serve) -> anyhow::Result<()> {
@@ -85,7 +84,7 @@ async fn run(args: Serve) -> Infallible {
     let litellm = litellm.map(|address| Litellm {
         address,
         ours: inbound.into_iter().chain([outbound, health]).collect(),
-        patience: PATIENCE,
+        patience: LITELLM_READINESS,
         proc_net: PathBuf::from("/proc/net"),
     });
     let pod = Pod {

@@ -2,7 +2,7 @@
 
 use kube::api::Api;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_protocol::identity;
+use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_tests::resource::{merge, oauth2, resource};
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
@@ -240,8 +240,8 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
 #[tokio::test]
 async fn no_header_that_the_sidecar_refuses_gets_past_admission() {
     let world = World::new("admission-headers", false).await;
-    let beginnings = identity::NEVER_BEGINNINGS.map(|beginning| format!("{beginning}x"));
-    for name in identity::NEVER.map(str::to_owned).into_iter().chain(beginnings) {
+    let prefixed = DENIED_PREFIXES.map(|prefix| format!("{prefix}x"));
+    for name in DENIED_HEADERS.map(str::to_owned).into_iter().chain(prefixed) {
         for spelled in [name.clone(), name.to_uppercase()] {
             let passed = json!({"headerPassthrough": {"headerNames": ["X-Forwarded-User", spelled]}});
             let exchanged = json!({"oauth2": {"tokenExchange": {"subjectHeader": spelled}}});

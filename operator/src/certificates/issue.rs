@@ -1,4 +1,4 @@
-//! Makes certificates and decides when they are due. Pure but for randomness.
+//! Issues certificates, and decides when one is due for renewal. Pure but for randomness.
 
 use std::time::Duration;
 
@@ -8,59 +8,60 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// Sidecars trust the authority by what was put into their pod at admission, so it outlives every pod.
-const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const SERVING_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Sidecars verify by the authority that was in their pod at admission, so it has to outlive every pod.
+const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const SERVING_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Nodes' clocks differ: a certificate is valid from a little before it was made.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
 /// Everything in the Secret, in PEM.
 #[derive(Clone, Eq, PartialEq)]
-pub struct Material {
+pub struct CertificateMaterial {
     pub authority: String,
     pub authority_key: String,
     pub serving: String,
     pub serving_key: String,
 }
 
-/// What there is to do about what the Secret holds.
+/// What is due for renewal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Due {
-    Nothing,
+pub enum Renewal {
+    /// Nothing is due.
+    None,
     /// A new serving certificate from the authority there is.
     Serving,
     /// A new authority, and a new serving certificate from it.
     Authority,
 }
 
-/// A serving certificate is renewed after two thirds of its life, or when it lacks one of the names; an
-/// authority, when it can no longer outlive what it signs.
-pub fn due(material: &Material, names: &[String], now: Timestamp) -> Due {
-    let Some(authority) = read(&material.authority) else {
-        return Due::Authority;
+/// A serving certificate is due after two thirds of its lifetime, or when it lacks one of the names; an
+/// authority is due when it would expire before a certificate that it signs now.
+pub fn renewal_due(material: &CertificateMaterial, names: &[String], now: Timestamp) -> Renewal {
+    let Some(authority) = parse_certificate(&material.authority) else {
+        return Renewal::Authority;
     };
-    if !authority.is_ca || authority.ends < now + SERVING_LIFE {
-        return Due::Authority;
+    if !authority.is_ca || authority.not_after < now + SERVING_LIFETIME {
+        return Renewal::Authority;
     }
     if KeyPair::from_pem(&material.authority_key).is_err() {
-        return Due::Authority;
+        return Renewal::Authority;
     }
-    match read(&material.serving) {
+    match parse_certificate(&material.serving) {
         Some(serving)
             if serving.issuer == authority.subject
-                && serving.ends > now + SERVING_LIFE / 3
+                && serving.not_after > now + SERVING_LIFETIME / 3
                 && names.iter().all(|name| serving.names.contains(name))
                 && KeyPair::from_pem(&material.serving_key).is_ok() =>
         {
-            Due::Nothing
+            Renewal::None
         }
-        _ => Due::Serving,
+        _ => Renewal::Serving,
     }
 }
 
 /// A new authority and a serving certificate from it.
-pub fn new_authority(names: &[String], now: Timestamp) -> Result<Material, rcgen::Error> {
-    let mut params = valid(CertificateParams::default(), now, AUTHORITY_LIFE);
+pub fn new_authority(names: &[String], now: Timestamp) -> Result<CertificateMaterial, rcgen::Error> {
+    let mut params = with_validity(CertificateParams::default(), now, AUTHORITY_LIFETIME);
     // The name tells two authorities of one installation apart.
     params.distinguished_name.push(
         DnType::CommonName,
@@ -70,7 +71,7 @@ pub fn new_authority(names: &[String], now: Timestamp) -> Result<Material, rcgen
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate()?;
     let authority = params.self_signed(&key)?.pem();
-    let material = Material {
+    let material = CertificateMaterial {
         authority,
         authority_key: key.serialize_pem(),
         serving: String::new(),
@@ -80,9 +81,13 @@ pub fn new_authority(names: &[String], now: Timestamp) -> Result<Material, rcgen
 }
 
 /// The same authority with a new serving certificate for these DNS names and IP addresses.
-pub fn new_serving(material: &Material, names: &[String], now: Timestamp) -> Result<Material, rcgen::Error> {
+pub fn new_serving(
+    material: &CertificateMaterial,
+    names: &[String],
+    now: Timestamp,
+) -> Result<CertificateMaterial, rcgen::Error> {
     let issuer = Issuer::from_ca_cert_pem(&material.authority, KeyPair::from_pem(&material.authority_key)?)?;
-    let mut params = valid(CertificateParams::new(names)?, now, SERVING_LIFE);
+    let mut params = with_validity(CertificateParams::new(names)?, now, SERVING_LIFETIME);
     params
         .distinguished_name
         .push(DnType::CommonName, "mcp-auth operator");
@@ -91,38 +96,38 @@ pub fn new_serving(material: &Material, names: &[String], now: Timestamp) -> Res
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate()?;
     let serving = params.signed_by(&key, &issuer)?.pem();
-    Ok(Material {
+    Ok(CertificateMaterial {
         serving,
         serving_key: key.serialize_pem(),
         ..material.clone()
     })
 }
 
-fn valid(mut params: CertificateParams, now: Timestamp, life: Duration) -> CertificateParams {
-    let time = |at: Timestamp| std::time::SystemTime::from(at).into();
+fn with_validity(mut params: CertificateParams, now: Timestamp, lifetime: Duration) -> CertificateParams {
+    let time = |timestamp: Timestamp| std::time::SystemTime::from(timestamp).into();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.not_before = time(now - BACKDATE);
-    params.not_after = time(now + life);
+    params.not_after = time(now + lifetime);
     params
 }
 
-struct Read {
+struct ParsedCertificate {
     subject: Vec<u8>,
     issuer: Vec<u8>,
-    ends: Timestamp,
+    not_after: Timestamp,
     is_ca: bool,
     names: Vec<String>,
 }
 
-fn read(pem: &str) -> Option<Read> {
+fn parse_certificate(pem: &str) -> Option<ParsedCertificate> {
     use x509_parser::extensions::GeneralName;
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
     let certificate = pem.parse_x509().ok()?;
     let names = certificate.subject_alternative_name().ok().flatten();
-    Some(Read {
+    Some(ParsedCertificate {
         subject: certificate.subject().as_raw().to_vec(),
         issuer: certificate.issuer().as_raw().to_vec(),
-        ends: Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?,
+        not_after: Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?,
         is_ca: certificate.is_ca(),
         names: names
             .iter()
@@ -162,33 +167,36 @@ mod tests {
     #[test]
     fn what_was_just_made_is_not_due() {
         let material = new_authority(&names(), now()).unwrap();
-        assert_eq!(due(&material, &names(), now()), Due::Nothing);
+        assert_eq!(renewal_due(&material, &names(), now()), Renewal::None);
     }
 
     #[test]
     fn a_serving_certificate_is_due_after_two_thirds_of_its_life() {
         let material = new_authority(&names(), now()).unwrap();
-        assert_eq!(due(&material, &names(), now() + 59 * DAY), Due::Nothing);
-        assert_eq!(due(&material, &names(), now() + 61 * DAY), Due::Serving);
+        assert_eq!(renewal_due(&material, &names(), now() + 59 * DAY), Renewal::None);
+        assert_eq!(
+            renewal_due(&material, &names(), now() + 61 * DAY),
+            Renewal::Serving
+        );
         let renewed = new_serving(&material, &names(), now() + 61 * DAY).unwrap();
-        assert_eq!(due(&renewed, &names(), now() + 61 * DAY), Due::Nothing);
+        assert_eq!(renewal_due(&renewed, &names(), now() + 61 * DAY), Renewal::None);
         assert_eq!(renewed.authority, material.authority);
     }
 
     #[test]
     fn a_new_name_makes_the_serving_certificate_due() {
         let material = new_authority(&names()[..1], now()).unwrap();
-        assert_eq!(due(&material, &names(), now()), Due::Serving);
+        assert_eq!(renewal_due(&material, &names(), now()), Renewal::Serving);
     }
 
     #[test]
-    fn an_authority_is_due_before_it_ends_and_when_it_is_garbage() {
+    fn an_authority_is_due_before_it_expires_and_when_it_cannot_be_read() {
         let mut material = new_authority(&names(), now()).unwrap();
         assert_eq!(
-            due(&material, &names(), now() + AUTHORITY_LIFE - 89 * DAY),
-            Due::Authority
+            renewal_due(&material, &names(), now() + AUTHORITY_LIFETIME - 89 * DAY),
+            Renewal::Authority
         );
-        material.authority = "garbage".into();
-        assert_eq!(due(&material, &names(), now()), Due::Authority);
+        material.authority = "no certificate".into();
+        assert_eq!(renewal_due(&material, &names(), now()), Renewal::Authority);
     }
 }

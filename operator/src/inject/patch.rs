@@ -201,9 +201,9 @@ fn set_mounts(operations: &mut Operations, target: &Container, index: &str, plan
     let mut mounts = Vec::new();
     match &plan.wrapper.placement {
         Placement::Folder { mount_path, .. } => {
-            let mut mounts_there = target.volume_mounts.iter().flatten().enumerate();
+            let mut target_mounts = target.volume_mounts.iter().flatten().enumerate();
             let at_folder = |(_, mount): &(usize, &VolumeMount)| mount.mount_path == *mount_path;
-            if let Some((mount_index, mount)) = mounts_there.find(at_folder)
+            if let Some((mount_index, mount)) = target_mounts.find(at_folder)
                 && mount.name != FOLDER_VOLUME
             {
                 let mount_index = mount_index.to_string();
@@ -236,10 +236,10 @@ fn append_mounts(
     container: &Container,
     mounts: Vec<VolumeMount>,
 ) {
-    let there = container.volume_mounts.as_deref().unwrap_or_default();
+    let existing = container.volume_mounts.as_deref().unwrap_or_default();
     let missing = mounts
         .into_iter()
-        .filter(|new| !there.iter().any(|mount| mount.mount_path == new.mount_path));
+        .filter(|new| !existing.iter().any(|mount| mount.mount_path == new.mount_path));
     operations.append(
         &[path, &["volumeMounts"]].concat(),
         container.volume_mounts.is_some(),

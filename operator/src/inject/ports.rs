@@ -59,20 +59,20 @@ pub(super) fn choose(
         used.extend(port.parse::<u16>().ok());
     }
     let mut reserve = |preferred: u16, previous: Option<u16>| {
-        let port = previous.or_else(|| (preferred..=u16::MAX).find(|port| !used.contains(port)))?;
+        let port = previous.or_else(|| (preferred..=u16::MAX).find(|port| !used.contains(port)));
+        let port = port.ok_or(InjectionError::NoPortLeft)?;
         used.insert(port);
-        Some(port)
+        Ok(port)
     };
-    let mut next = |preferred, previous| reserve(preferred, previous).ok_or(InjectionError::NoPortLeft);
-    let litellm = next(LITELLM_PORT, previous.and_then(|previous| previous.litellm))?;
-    let outbound = next(OUTBOUND_PORT, previous.and_then(|previous| previous.outbound))?;
-    let health = next(HEALTH_PORT, previous.and_then(|previous| previous.health))?;
-    let family = inbound.map_or(host, |address| address.ip());
+    let litellm = reserve(LITELLM_PORT, previous.and_then(|previous| previous.litellm))?;
+    let outbound = reserve(OUTBOUND_PORT, previous.and_then(|previous| previous.outbound))?;
+    let health = reserve(HEALTH_PORT, previous.and_then(|previous| previous.health))?;
+    let listen_ip = inbound.map_or(host, |address| address.ip());
     Ok(Ports {
         inbound,
         litellm,
         outbound,
-        health: SocketAddr::new(unspecified_address(family), health),
+        health: SocketAddr::new(unspecified_address(listen_ip), health),
     })
 }
 

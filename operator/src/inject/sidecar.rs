@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{
     AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, OVERLAY_FILE, TOKEN_FILE, env, health,
 };
+use mcp_auth_protocol::timeouts::READINESS_PROBE_SECONDS;
 
 use super::environment::escape;
 use super::plan::Plan;
@@ -44,7 +45,7 @@ pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
         // No livenessProbe: a restart of the sidecar costs LiteLLM its own probes.
         readiness_probe: Some(Probe {
             period_seconds: Some(2),
-            timeout_seconds: Some(3),
+            timeout_seconds: Some(READINESS_PROBE_SECONDS),
             ..probe(plan, health::READY)
         }),
         resources: Some(settings.resources.clone()),

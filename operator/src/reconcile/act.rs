@@ -5,8 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::stream::{self, BoxStream};
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
@@ -35,7 +34,7 @@ use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::pods::{PodMeta, Pods, ought_to_be_injected};
 use crate::references::{Reference, References, needed};
-use crate::resources::{Resources, Seen};
+use crate::resources::{ResourceEvent, ResourceWatch, Resources};
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
 use crate::workload::Workload;
 
@@ -132,11 +131,11 @@ impl Reconciler {
 }
 
 /// Reconciles for as long as it is polled: at first every resource, then each that something changed for.
-pub async fn run(reconciler: Reconciler, seen: BoxStream<'static, Seen>, triggers: Triggers) {
+pub async fn run(reconciler: Reconciler, resource_watch: ResourceWatch, triggers: Triggers) {
     let resources = reconciler.resources.clone();
     let keys_in = move |namespace: &str| -> Vec<Key> {
         resources
-            .of(namespace)
+            .in_namespace(namespace)
             .iter()
             .map(|resource| Key::from(&**resource))
             .collect()
@@ -150,14 +149,14 @@ pub async fn run(reconciler: Reconciler, seen: BoxStream<'static, Seen>, trigger
     reconciler.watch_pods();
     let of_resources = {
         let (reconciler, keys_in) = (reconciler.clone(), keys_in.clone());
-        seen.flat_map(move |seen| {
-            let namespace = match seen {
-                Seen::Changed(key) => key.namespace,
-                Seen::Gone(key) => {
+        resource_watch.into_stream().flat_map(move |event| {
+            let namespace = match event {
+                ResourceEvent::Changed(key) => key.namespace,
+                ResourceEvent::Deleted(key) => {
                     reconciler.forget(&key);
                     key.namespace
                 }
-                Seen::Listed => return stream::iter(Vec::new()),
+                ResourceEvent::Listed => return stream::iter(Vec::new()),
             };
             reconciler.watch_pods();
             // A new or changed resource can end or begin a conflict with any of its neighbours.
@@ -294,7 +293,9 @@ impl Reconciler {
             .filter(|pod| ought_to_be_injected(pod))
             .map(|pod| pod.labels().clone())
             .collect();
-        let neighbours = self.resources.of(&resource.namespace().unwrap_or_default());
+        let neighbours = self
+            .resources
+            .in_namespace(&resource.namespace().unwrap_or_default());
         let conflict = *conflicts(resource, &neighbours, &labels).first()?;
         let message = format!(
             "spec.server.name {:?} is already served by the older McpServerAuth {} for the same pods: give this one \

@@ -2,7 +2,6 @@
 //! pod is entitled to are answered for.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -10,7 +9,9 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
 use mcp_auth_protocol::sync::{ExchangeRequest, Exchanged, Pod};
+use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
 use tracing::warn;
 
 use super::authenticate::{agree, authenticate};
@@ -18,13 +19,6 @@ use super::{Refusal, Sync};
 use crate::credentials::bearer;
 use crate::entitlement::entitled;
 use crate::metrics::Exchange;
-
-/// Longest wait for the authorization server: the sidecar's own patience ends a little later, and is to hear from here
-/// why.
-const PATIENCE: Duration = Duration::from_secs(7);
-
-/// Longest request: a subject token that fits into a request header, and some words around it.
-const MAX_REQUEST: usize = 64 * 1024;
 
 pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
     match answer(&sync, request).await {
@@ -46,7 +40,7 @@ async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, Refusal> {
     }
     let (head, body) = request.into_parts();
     let pod = authenticate(&sync.client, &head.headers).await?;
-    let body = Limited::new(body, MAX_REQUEST).collect().await;
+    let body = Limited::new(body, MAX_EXCHANGE_REQUEST_BYTES).collect().await;
     let body = body.map_err(|_| Refusal::NoExchangeRequest("it is too long, or broke off"))?;
     let asked = parse(&body.to_bytes())?;
     agree(&asked.pod, &pod)?;
@@ -58,8 +52,8 @@ async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, Refusal> {
     let exchanger = exchanger.ok_or_else(|| Refusal::NoExchange(asked.server.clone()))?;
     let token = exchanger.token(&asked.subject_token, asked.refused.as_deref());
     // The request itself goes on, and whoever asks again finds what it brings.
-    let token = tokio::time::timeout(PATIENCE, token).await;
-    let token = token.map_err(|_| Refusal::ExchangeSlow(PATIENCE.as_secs()))?;
+    let token = tokio::time::timeout(AUTHORIZATION_SERVER, token).await;
+    let token = token.map_err(|_| Refusal::ExchangeSlow(AUTHORIZATION_SERVER.as_secs()))?;
     let token = token.map_err(|error| Refusal::ExchangeFailed {
         code: error.code().to_owned(),
         message: error.message(),
@@ -84,7 +78,7 @@ async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<Arc<McpServerAut
     let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
     let labels = labels.map_err(|error| Refusal::ApiServer(error.to_string()))?;
     let labels = labels.ok_or_else(|| Refusal::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
-    entitled(&sync.resources.of(&pod.namespace), &labels)
+    entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
         .into_iter()
         .find(|resource| resource.spec.server.name == server)
         .ok_or_else(|| Refusal::NotEntitled(server.chars().take(64).collect()))

@@ -2,15 +2,13 @@
 
 use axum::body::{Body, Bytes};
 use futures::{Stream, StreamExt};
+use mcp_auth_protocol::bounds::MAX_REPORT_BYTES;
 use mcp_auth_protocol::sync::Report;
 use thiserror::Error;
 
-/// Longest report. Far above what a pod with hundreds of servers says, far below what could hurt.
-const MAX_LINE: usize = 256 * 1024;
-
 #[derive(Debug, Error)]
 pub enum LineError {
-    #[error("a line is longer than {MAX_LINE} bytes")]
+    #[error("a line is longer than {MAX_REPORT_BYTES} bytes")]
     TooLong,
     #[error("a line is not a report: {0}")]
     NotAReport(serde_json::Error),
@@ -25,7 +23,7 @@ pub fn reports(body: Body) -> impl Stream<Item = Result<Report, LineError>> + Se
         loop {
             let end = chunk.iter().position(|byte| *byte == b'\n');
             let part = chunk.split_to(end.unwrap_or(chunk.len()));
-            if line.len() + part.len() > MAX_LINE {
+            if line.len() + part.len() > MAX_REPORT_BYTES {
                 return Err(LineError::TooLong);
             }
             line.extend_from_slice(&part);
@@ -82,7 +80,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_line_is_an_error_and_not_endless_memory() {
-        let chunk = "x".repeat(MAX_LINE / 2 + 1);
+        let chunk = "x".repeat(MAX_REPORT_BYTES / 2 + 1);
         assert_eq!(
             read(&[&chunk, &chunk, &chunk]).await,
             [Err(LineError::TooLong.to_string())]

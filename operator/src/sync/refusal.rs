@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use mcp_auth_protocol::reasons;
 use mcp_auth_protocol::sync::Problem;
 use thiserror::Error;
 
@@ -47,24 +48,24 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Closed set; the label in the metrics.
+    /// One of [`reasons`]; the label in the metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoToken => "NoToken",
-            Self::InvalidToken(_) => "InvalidToken",
-            Self::WrongAudience(_) => "WrongAudience",
-            Self::NotBoundToPod => "NotBoundToPod",
-            Self::OtherPod { .. } => "OtherPod",
-            Self::NoSuchPod(_) => "NoSuchPod",
-            Self::NoReport(_) => "NoReport",
-            Self::NotLeading => "NotLeading",
-            Self::ApiServer(_) => "ApiServer",
-            Self::NoExchangeRequest(_) => "NoExchangeRequest",
-            Self::NotEntitled(_) => "NotEntitled",
-            Self::OtherUrl => "OtherUrl",
-            Self::NoExchange(_) => "NoExchange",
-            Self::ExchangeSlow(_) => "ExchangeSlow",
-            Self::ExchangeFailed { .. } => "ExchangeFailed",
+            Self::NoToken => reasons::NO_TOKEN,
+            Self::InvalidToken(_) => reasons::INVALID_TOKEN,
+            Self::WrongAudience(_) => reasons::WRONG_AUDIENCE,
+            Self::NotBoundToPod => reasons::NOT_BOUND_TO_POD,
+            Self::OtherPod { .. } => reasons::OTHER_POD,
+            Self::NoSuchPod(_) => reasons::NO_SUCH_POD,
+            Self::NoReport(_) => reasons::NO_REPORT,
+            Self::NotLeading => reasons::NOT_LEADING,
+            Self::ApiServer(_) => reasons::API_SERVER,
+            Self::NoExchangeRequest(_) => reasons::NO_EXCHANGE_REQUEST,
+            Self::NotEntitled(_) => reasons::NOT_ENTITLED,
+            Self::OtherUrl => reasons::OTHER_URL,
+            Self::NoExchange(_) => reasons::NO_EXCHANGE,
+            Self::ExchangeSlow(_) => reasons::EXCHANGE_SLOW,
+            Self::ExchangeFailed { .. } => reasons::EXCHANGE_FAILED,
         }
     }
 

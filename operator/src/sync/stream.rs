@@ -10,7 +10,8 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
-use mcp_auth_protocol::sync::{CONTENT_TYPE, HEARTBEAT_SECONDS, Pod, RefusedToken, Report, Server, Snapshot};
+use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RefusedToken, Report, Server, Snapshot};
+use mcp_auth_protocol::timeouts::HEARTBEAT;
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, info, info_span, warn};
 
@@ -96,7 +97,7 @@ async fn serve(
     let mut changes = sync.changes.subscribe(&pod.namespace);
     changes.mark_changed();
     let mut leads = sync.leads.clone();
-    let mut heartbeat = tokio::time::interval(Duration::from_secs(HEARTBEAT_SECONDS));
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut time_is_up = pin!(tokio::time::sleep(sync.longest_stream));
     let mut sent = None;
     let why = loop {
@@ -160,7 +161,7 @@ async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<Refu
             return refused;
         }
     };
-    for resource in entitled(&sync.resources.of(&pod.namespace), &labels) {
+    for resource in entitled(&sync.resources.in_namespace(&pod.namespace), &labels) {
         // One for each server: whoever says more has said enough.
         let of_server = |refused: &&RefusedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
@@ -182,7 +183,7 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
     let Some(labels) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await? else {
         return Ok(None);
     };
-    let servers = entitled(&sync.resources.of(&pod.namespace), &labels)
+    let servers = entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
         .into_iter()
         .map(|resource| {
             let issued = sync.credentials.of(&resource);

@@ -174,10 +174,10 @@ fn the_sidecar_passes_pod_security_restricted_and_has_no_api_token() {
             );
         }
         for container in list(&injected["spec"], "containers") {
-            let identity = list(container, "volumeMounts")
+            let token_mounts = list(container, "volumeMounts")
                 .iter()
                 .filter(|mount| mount["name"] == "mcpauth-identity");
-            for mount in identity {
+            for mount in token_mounts {
                 assert_eq!(
                     mount["subPath"], "wrapper.yaml",
                     "{}: LiteLLM could read the sidecar's token",

@@ -13,17 +13,16 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use mcp_auth_protocol::bounds::MAX_EXCHANGE_RESPONSE_BYTES;
+use mcp_auth_protocol::reasons::NOT_LEADING;
 use mcp_auth_protocol::sync::{Credential, EXCHANGE_PATH, ExchangeRequest, Exchanged, Pod, Problem};
+use mcp_auth_protocol::timeouts::EXCHANGE_RESPONSE;
 use secrecy::SecretString;
 use tokio::time::{sleep, timeout};
 
 use crate::control::sync_client::{Connection, Dial, Endpoint, FollowError, OperatorCa, bearer};
 use link::Link;
 
-/// Longest answer: a token and a certificate-bound key are a few kilobytes.
-const MAX_ANSWER: usize = 256 * 1024;
-/// What a replica of the operator says that does not lead: a new connection may reach the one that does.
-const NOT_LEADING: &str = "NotLeading";
 /// Before each further connection that is tried. Of two replicas the leading one is missed by all of them once in
 /// 256 times.
 const PAUSES: [Duration; 7] = [
@@ -69,8 +68,7 @@ struct Inner<D> {
 pub struct Timing {
     /// For TCP and TLS together.
     pub connect: Duration,
-    /// From the request to the end of the answer. The operator itself gives an exchange up a second earlier, and says
-    /// so.
+    /// From the request to the end of the answer.
     pub answer: Duration,
 }
 
@@ -78,7 +76,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            answer: Duration::from_secs(8),
+            answer: EXCHANGE_RESPONSE,
         }
     }
 }
@@ -159,7 +157,10 @@ impl<D: Dial + 'static> Inner<D> {
         let answer = async move {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            let body = match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+            let body = match Limited::new(response.into_body(), MAX_EXCHANGE_RESPONSE_BYTES)
+                .collect()
+                .await
+            {
                 Ok(body) => body.to_bytes(),
                 Err(error) => match error.downcast::<hyper::Error>() {
                     Ok(broken) => return Err(FollowError::Http(*broken)),

@@ -19,7 +19,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
+use mcp_auth_protocol::bounds::{MAX_REFUSAL_BYTES, MAX_SNAPSHOT_BYTES};
 use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
+use mcp_auth_protocol::timeouts::SYNC_SILENCE;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -30,9 +32,6 @@ use connect::trust;
 pub use connect::{Dial, Endpoint, OperatorCa, Tcp};
 pub use error::FollowError;
 use lines::Lines;
-
-/// A refusal is a `Problem`, which is a few lines.
-const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// How the operator is reached, and as whom.
 #[derive(Clone, Debug)]
@@ -59,7 +58,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            silence: Duration::from_secs(3 * sync::HEARTBEAT_SECONDS),
+            silence: SYNC_SILENCE,
             backoff: (Duration::from_millis(250), Duration::from_secs(30)),
         }
     }
@@ -129,7 +128,7 @@ impl<D: Dial> Follow<D> {
             return Err(self.refusal(response).await);
         }
         let mut body = response.into_body();
-        let mut lines = Lines::new(sync::MAX_LINE_BYTES);
+        let mut lines = Lines::new(MAX_SNAPSHOT_BYTES);
         loop {
             let frame = self.heard(body.frame()).await?.ok_or(FollowError::Ended)??;
             let Ok(data) = frame.into_data() else { continue };

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http_body::Frame;
-use mcp_auth_protocol::identity::{NEVER, NEVER_BEGINNINGS};
+use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 
 use crate::http::hop_by_hop;
 
@@ -30,9 +30,9 @@ fn is_forbidden(name: &str) -> bool {
         true => Cow::Owned(name.replace('_', "-")),
         false => Cow::Borrowed(name),
     };
-    NEVER.contains(&&*name)
+    DENIED_HEADERS.contains(&&*name)
         || NAMES.contains(&&*name)
-        || NEVER_BEGINNINGS
+        || DENIED_PREFIXES
             .iter()
             .chain(&BEGINNINGS)
             .any(|begun| name.starts_with(begun))

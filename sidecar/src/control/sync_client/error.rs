@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use http::StatusCode;
-use mcp_auth_protocol::sync::{self, Problem};
+use mcp_auth_protocol::bounds::MAX_SNAPSHOT_BYTES;
+use mcp_auth_protocol::sync::Problem;
 
 /// Why a stream ended or did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +28,7 @@ pub enum FollowError {
     Silent { seconds: u64 },
     #[error("the operator ended the stream")]
     Ended,
-    #[error("the operator sent a line longer than {} bytes", sync::MAX_LINE_BYTES)]
+    #[error("the operator sent a line longer than {} bytes", MAX_SNAPSHOT_BYTES)]
     LineTooLong,
     #[error(
         "the operator sent a line that is no snapshot ({0}); sidecar and operator may be of different versions"

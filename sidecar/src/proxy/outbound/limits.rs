@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mcp_auth_protocol::timeouts::USER_TOKEN;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Longest wait for another token after the server refused one, or knowing that it does.
@@ -21,7 +23,7 @@ impl Default for Limits {
         Self {
             patience: Duration::from_secs(10),
             probe: Duration::from_secs(1),
-            exchange: Duration::from_secs(10),
+            exchange: USER_TOKEN,
             waiting: 1_000,
             users: 10_000,
         }

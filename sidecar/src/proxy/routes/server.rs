@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
-use mcp_auth_protocol::identity;
+use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_protocol::sync::{
     self, ClientCertificate, Declined, Problem, Route, Subject, Transport, UserContext,
 };
@@ -300,8 +300,8 @@ fn allowed(route: &Route) -> Result<(Allowed, Allowed), Unusable> {
 
 fn identity_header(text: &String) -> Result<HeaderName, Unusable> {
     let name = HeaderName::try_from(text).map_err(|_| Unusable::Header(text.clone()))?;
-    let refused = identity::NEVER.contains(&name.as_str())
-        || identity::NEVER_BEGINNINGS
+    let refused = DENIED_HEADERS.contains(&name.as_str())
+        || DENIED_PREFIXES
             .iter()
             .any(|beginning| name.as_str().starts_with(beginning));
     match refused {

@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use mcp_auth_protocol::sync::{self, Credential, Server, Snapshot};
+use mcp_auth_protocol::timeouts;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::certificates;
@@ -62,10 +63,7 @@ fn stream(
 ) -> Response<Body> {
     // Reports are read, lest the sidecar find its window full.
     tokio::spawn(reports.collect());
-    let period = rotate.map_or(
-        Duration::from_secs(sync::HEARTBEAT_SECONDS),
-        Duration::from_millis,
-    );
+    let period = rotate.map_or(timeouts::HEARTBEAT, Duration::from_millis);
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let lines = futures::stream::unfold((ticks, 0_u64), move |(mut ticks, number)| {

@@ -148,7 +148,7 @@ fn credentials_and_our_own_names_are_never_identity() {
         "x y",
         "",
     ];
-    for name in others.into_iter().chain(identity::NEVER) {
+    for name in others.into_iter().chain(DENIED_HEADERS) {
         let mut server = server("https://tools.example.com/mcp");
         server.route.headers = vec![name.into()];
         assert_eq!(refused(server).reason, "InvalidHeaderName", "{name}");

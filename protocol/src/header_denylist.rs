@@ -1,9 +1,9 @@
-//! Which headers of a user's request never say who the user is. The resource's rules refuse them, and the sidecar does
-//! whoever lists them.
+//! Headers of a user's request that never say who the user is. The resource's CEL rules refuse them in
+//! `spec.headerPassthrough` and `spec.oauth2.tokenExchange`, and the sidecar refuses them again wherever they come from.
 
 /// Names in lower case: credentials and cookies, headers of the connection and of the transport, and where a request came
-/// from, which proxies state and each of them anew.
-pub const NEVER: [&str; 39] = [
+/// from, which each proxy states anew.
+pub const DENIED_HEADERS: [&str; 39] = [
     "accept",
     "accept-encoding",
     "api-key",
@@ -45,5 +45,5 @@ pub const NEVER: [&str; 39] = [
     "x-real-ip",
 ];
 
-/// What names in lower case begin with: the body, proxies, the WebSocket, the MCP transport, and ours.
-pub const NEVER_BEGINNINGS: [&str; 5] = ["content-", "mcp-", "mcpauth-", "proxy-", "sec-websocket-"];
+/// Prefixes of names in lower case: the body, proxies, the WebSocket, the MCP transport, and ours.
+pub const DENIED_PREFIXES: [&str; 5] = ["content-", "mcp-", "mcpauth-", "proxy-", "sec-websocket-"];

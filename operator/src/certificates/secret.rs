@@ -1,0 +1,105 @@
+//! The certificates' Secret, which all replicas share: read, and written when something is due.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client, ResourceExt};
+use tracing::info;
+
+use super::issue::{CertificateMaterial, Renewal, new_authority, new_serving, renewal_due};
+use crate::api_server::within;
+
+const AUTHORITY: &str = "ca.crt";
+const AUTHORITY_KEY: &str = "ca.key";
+const SERVING: &str = "tls.crt";
+const SERVING_KEY: &str = "tls.key";
+/// Replicas that start together race for the Secret's creation.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// Which Secret, and for which names its certificate is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Namespace and name of the Secret.
+    pub namespace: String,
+    pub secret: String,
+    /// DNS names and IP addresses that the API server and the sidecars call the operator by.
+    pub names: Vec<String>,
+}
+
+/// Makes or renews in the Secret what is due, and returns what the Secret holds then.
+pub(super) async fn renew_if_due(client: &Client, config: &Config) -> anyhow::Result<CertificateMaterial> {
+    let api = Api::<Secret>::namespaced(client.clone(), &config.namespace);
+    for _ in 0..MAX_ATTEMPTS {
+        let now = Timestamp::now();
+        let existing = within(api.get_opt(&config.secret))
+            .await
+            .context("reading the certificates' Secret")?;
+        let current = existing.as_ref().and_then(read_material);
+        let renewal = match &current {
+            None => Renewal::Authority,
+            Some(current) => renewal_due(current, &config.names, now),
+        };
+        let renewed = match (renewal, current) {
+            (Renewal::None, Some(current)) => return Ok(current),
+            (Renewal::Serving, Some(current)) => new_serving(&current, &config.names, now)?,
+            _ => new_authority(&config.names, now)?,
+        };
+        let mut secret = secret_with(config, &renewed);
+        let written = match existing {
+            None => within(api.create(&PostParams::default(), &secret)).await,
+            Some(existing) => {
+                // The resource version makes the API server refuse this when another replica was faster.
+                secret.metadata.resource_version = existing.resource_version();
+                secret.metadata.labels = existing.metadata.labels;
+                secret.metadata.annotations = existing.metadata.annotations;
+                within(api.replace(&config.secret, &PostParams::default(), &secret)).await
+            }
+        };
+        match written {
+            Ok(_) => {
+                info!(secret = config.secret, "made new certificates");
+                return Ok(renewed);
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => continue,
+            Err(error) => return Err(error).context("writing the certificates' Secret"),
+        }
+    }
+    anyhow::bail!(
+        "other replicas kept changing the Secret {}/{}",
+        config.namespace,
+        config.secret
+    )
+}
+
+fn secret_with(config: &Config, material: &CertificateMaterial) -> Secret {
+    let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(config.secret.clone()),
+            ..ObjectMeta::default()
+        },
+        type_: Some("kubernetes.io/tls".to_owned()),
+        data: Some(BTreeMap::from([
+            (AUTHORITY.to_owned(), bytes(&material.authority)),
+            (AUTHORITY_KEY.to_owned(), bytes(&material.authority_key)),
+            (SERVING.to_owned(), bytes(&material.serving)),
+            (SERVING_KEY.to_owned(), bytes(&material.serving_key)),
+        ])),
+        ..Secret::default()
+    }
+}
+
+fn read_material(secret: &Secret) -> Option<CertificateMaterial> {
+    let data = secret.data.as_ref()?;
+    let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
+    Some(CertificateMaterial {
+        authority: text(AUTHORITY)?,
+        authority_key: text(AUTHORITY_KEY)?,
+        serving: text(SERVING)?,
+        serving_key: text(SERVING_KEY)?,
+    })
+}

@@ -1,0 +1,37 @@
+//! Why the operator does not serve a sidecar: a closed set of [`Problem::reason`](crate::sync::Problem::reason), which is
+//! also the label of the operator's metric. A sidecar of another version may not know one of them; it acts on
+//! [`NOT_LEADING`] alone and shows the others.
+
+/// This replica is a follower. A new connection may reach the one that leads.
+pub const NOT_LEADING: &str = "NotLeading";
+
+/// The request has no bearer token.
+pub const NO_TOKEN: &str = "NoToken";
+/// TokenReview does not accept the token.
+pub const INVALID_TOKEN: &str = "InvalidToken";
+/// The token is for another audience than [`AUDIENCE`](crate::pod::AUDIENCE).
+pub const WRONG_AUDIENCE: &str = "WrongAudience";
+/// The ServiceAccount token is not bound to a pod.
+pub const NOT_BOUND_TO_POD: &str = "NotBoundToPod";
+/// The message names another pod than the token.
+pub const OTHER_POD: &str = "OtherPod";
+/// The pod does not exist any more.
+pub const NO_SUCH_POD: &str = "NoSuchPod";
+/// The API server could not be asked whose pod this is.
+pub const API_SERVER: &str = "ApiServer";
+
+/// The stream does not begin with a [`Report`](crate::sync::Report).
+pub const NO_REPORT: &str = "NoReport";
+
+/// The body is no [`ExchangeRequest`](crate::sync::ExchangeRequest).
+pub const NO_EXCHANGE_REQUEST: &str = "NoExchangeRequest";
+/// No resource with this server name selects the pod.
+pub const NOT_ENTITLED: &str = "NotEntitled";
+/// The sidecar asks for another URL than the resource states.
+pub const OTHER_URL: &str = "OtherUrl";
+/// The resource has no token exchange, or none yet.
+pub const NO_EXCHANGE: &str = "NoExchange";
+/// The authorization server did not answer within [`AUTHORIZATION_SERVER`](crate::timeouts::AUTHORIZATION_SERVER).
+pub const EXCHANGE_SLOW: &str = "ExchangeSlow";
+/// The authorization server gave no token.
+pub const EXCHANGE_FAILED: &str = "ExchangeFailed";

@@ -1,0 +1,64 @@
+//! How long each side waits for the other. Where one wait contains another, the inner one ends first: only the inner side
+//! knows why there is no answer, and the user should read that and not "no answer". Each pair is compared at compile time.
+//!
+//! A user's call that needs a token of the user's own waits in three places, one inside the other:
+//!
+//! ```text
+//! sidecar: a call waits for its token      10 s  USER_TOKEN            > EXCHANGE_RESPONSE
+//!   sidecar: one request to the operator    8 s  EXCHANGE_RESPONSE     > AUTHORIZATION_SERVER
+//!     operator: the authorization server    7 s  AUTHORIZATION_SERVER
+//! ```
+//!
+//! The two seconds above the request are for a connection to the operator and for finding the replica that leads. The one
+//! second above the authorization server is for the way there and back, and for the TokenReview.
+
+use std::time::Duration;
+
+/// Longest wait of the operator for an authorization server, when a sidecar asks for a user's token. The token request
+/// itself may take longer: it goes on, and whoever asks again finds what it brought.
+pub const AUTHORIZATION_SERVER: Duration = Duration::from_secs(7);
+
+/// Longest wait of the sidecar from an exchange request to the end of the operator's answer.
+pub const EXCHANGE_RESPONSE: Duration = Duration::from_secs(8);
+
+/// Longest wait of a user's call for the token of this user, connections and repeated requests included.
+pub const USER_TOKEN: Duration = Duration::from_secs(10);
+
+/// Longest time between two lines downwards.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// A sidecar that reads nothing for this long reconnects: a heartbeat may be late, and one may be lost with its connection.
+pub const SYNC_SILENCE: Duration = Duration::from_secs(45);
+
+/// Timeout of the sidecar's readiness probe, which the webhook writes into the pod: whole seconds, as Kubernetes has them.
+pub const READINESS_PROBE_SECONDS: i32 = 3;
+
+/// Longest wait of the sidecar for LiteLLM's readiness, which that probe waits for.
+pub const LITELLM_READINESS: Duration = Duration::from_secs(2);
+
+const _: () = {
+    assert!(
+        contains(EXCHANGE_RESPONSE, AUTHORIZATION_SERVER),
+        "the operator gives up first, and says why"
+    );
+    assert!(
+        contains(USER_TOKEN, EXCHANGE_RESPONSE),
+        "one request ends before the call that waits for it"
+    );
+    assert!(
+        SYNC_SILENCE.as_millis() >= 3 * HEARTBEAT.as_millis(),
+        "a stream outlives a heartbeat that is late"
+    );
+    assert!(
+        contains(
+            Duration::from_secs(READINESS_PROBE_SECONDS as u64),
+            LITELLM_READINESS
+        ),
+        "the probe hears why LiteLLM is not ready"
+    );
+};
+
+/// Whether the inner wait ends early enough for the answer about it to arrive: a second before the outer one.
+const fn contains(outer: Duration, inner: Duration) -> bool {
+    outer.as_millis() >= inner.as_millis() + 1_000
+}
