@@ -182,8 +182,8 @@ impl Inbound {
 fn refusal(cause: &Cause) -> Refusal {
     match cause {
         Cause::Dial(_) => Refusal::LiteLlmUnreachable,
-        Cause::Exchange(error) if is_of_body(error) => Refusal::BodyUnreadable,
-        Cause::Exchange(_) | Cause::Timeout => Refusal::LiteLlmFailed,
+        Cause::Http(error) if is_of_body(error) => Refusal::BodyUnreadable,
+        Cause::Http(_) | Cause::Timeout => Refusal::LiteLlmFailed,
     }
 }
 

@@ -32,7 +32,7 @@ use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::UserContext;
 use secrecy::SecretString;
 
-use crate::control::exchange_client::Exchange;
+use crate::control::exchange_client::TokenExchanger;
 use crate::http::framing;
 use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
@@ -85,7 +85,7 @@ impl Outbound {
     pub fn new(
         routes: Routes,
         sealer: Arc<Sealer>,
-        exchange: Arc<dyn Exchange>,
+        exchange: Arc<dyn TokenExchanger>,
         limits: Limits,
         metrics: Metrics,
     ) -> Self {
@@ -351,8 +351,8 @@ fn unanswered(server: &Server, error: SendError) -> Refused {
     };
     let refusal = match cause {
         Cause::Dial(_) => Refusal::ServerUnreachable { resource, why },
-        Cause::Exchange(error) if is_of_body(&error) => Refusal::BodyUnreadable,
-        Cause::Exchange(_) => Refusal::ServerFailed { resource, why },
+        Cause::Http(error) if is_of_body(&error) => Refusal::BodyUnreadable,
+        Cause::Http(_) => Refusal::ServerFailed { resource, why },
         Cause::Timeout => Refusal::ServerTimeout { resource },
     };
     Refused {

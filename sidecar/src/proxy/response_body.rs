@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::http::idle_timeout::{ANSWER_SILENCE, Awaited};
+use crate::http::idle_timeout::{IdleTimeout, RESPONSE_IDLE_TIMEOUT};
 use crate::http::pool::Lease;
 use crate::http::trailers;
 use crate::proxy::outbound::endpoint::EndpointRewriter;
@@ -21,7 +21,7 @@ pub enum ResponseBody {
     /// As it comes from the other side.
     Stream(Lease),
     /// As it comes from the other side, which may not fall silent.
-    Awaited(Awaited<Lease>),
+    IdleTimeout(IdleTimeout<Lease>),
     /// As it comes from a connection of its own.
     Direct(Incoming),
     /// An event stream whose `endpoint` event is rewritten.
@@ -36,7 +36,7 @@ pub struct Rewritten {
 
 impl ResponseBody {
     pub fn awaited(body: Lease) -> Self {
-        Self::Awaited(Awaited::new(body, ANSWER_SILENCE))
+        Self::IdleTimeout(IdleTimeout::new(body, RESPONSE_IDLE_TIMEOUT))
     }
 
     pub fn rewritten(body: Lease, rewriter: EndpointRewriter) -> Self {
@@ -59,7 +59,7 @@ impl Body for ResponseBody {
         let frame = match self.get_mut() {
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
-            Self::Awaited(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
+            Self::IdleTimeout(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
             Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Rewritten(rewritten) => return rewritten.poll_frame(cx),
         };
@@ -70,7 +70,7 @@ impl Body for ResponseBody {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(lease) => lease.is_end_stream(),
-            Self::Awaited(lease) => lease.is_end_stream(),
+            Self::IdleTimeout(lease) => lease.is_end_stream(),
             Self::Direct(body) => body.is_end_stream(),
             Self::Rewritten(rewritten) => rewritten.ended,
         }
@@ -80,7 +80,7 @@ impl Body for ResponseBody {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream(lease) => lease.size_hint(),
-            Self::Awaited(lease) => lease.size_hint(),
+            Self::IdleTimeout(lease) => lease.size_hint(),
             Self::Direct(body) => body.size_hint(),
             Self::Rewritten(_) => SizeHint::default(),
         }

@@ -18,7 +18,7 @@ use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::{self, RefusedBecause, Report};
 use tokio::sync::watch;
 
-use crate::http::tls::Trust;
+use crate::http::tls::TlsConfigs;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::Allowed;
 
@@ -35,7 +35,7 @@ struct Inner {
     table: ArcSwap<Table>,
     workers: NonZeroUsize,
     metrics: Metrics,
-    trust: Trust,
+    trust: TlsConfigs,
     refusals: Refusals,
     /// Says so whenever a request that waits for a token should look again.
     changes: watch::Sender<()>,
@@ -61,7 +61,7 @@ impl Routes {
             table: ArcSwap::default(),
             workers,
             metrics,
-            trust: Trust::default(),
+            trust: TlsConfigs::default(),
             refusals: Refusals::new(reports),
             changes: watch::Sender::new(()),
             writing: Mutex::default(),

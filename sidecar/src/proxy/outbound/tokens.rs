@@ -14,7 +14,7 @@ use super::limits::Limits;
 use super::objection::Objection;
 use super::users::{User, Users};
 use super::waiting::WaitingRoom;
-use crate::control::exchange_client::Exchange;
+use crate::control::exchange_client::TokenExchanger;
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::{NotRepeated, Refusal, Renewal, Whose};
 use crate::proxy::metrics::Metrics;
@@ -45,7 +45,7 @@ enum Owner {
 }
 
 impl Tokens {
-    pub fn new(routes: Routes, exchange: Arc<dyn Exchange>, limits: Limits, metrics: Metrics) -> Self {
+    pub fn new(routes: Routes, exchange: Arc<dyn TokenExchanger>, limits: Limits, metrics: Metrics) -> Self {
         Self {
             routes,
             users: Users::new(exchange, limits, metrics.clone()),

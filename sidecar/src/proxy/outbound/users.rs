@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::limits::Limits;
 use super::waiting::WaitingRoom;
-use crate::control::exchange_client::{Ask, Exchange};
+use crate::control::exchange_client::{TokenExchanger, UserTokenRequest};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::Refusal;
 use crate::proxy::metrics::Metrics;
@@ -36,7 +36,7 @@ pub struct User([u8; 32]);
 pub struct Users(Arc<Inner>);
 
 struct Inner {
-    exchange: Arc<dyn Exchange>,
+    exchange: Arc<dyn TokenExchanger>,
     /// Random, so that what names a user here is worth nothing elsewhere.
     key: [u8; 32],
     known: Mutex<HashMap<User, Entry>>,
@@ -79,7 +79,7 @@ struct Flight {
 }
 
 impl Users {
-    pub fn new(exchange: Arc<dyn Exchange>, limits: Limits, metrics: Metrics) -> Self {
+    pub fn new(exchange: Arc<dyn TokenExchanger>, limits: Limits, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
             exchange,
             key: rand::random(),
@@ -126,7 +126,7 @@ impl Users {
         };
         let _place = room.enter(&server.resource)?;
         if let Some(flight) = flight {
-            let ask = Ask {
+            let ask = UserTokenRequest {
                 server: server.name.clone(),
                 url: usable.stated_url.clone(),
                 subject: subject.clone(),
@@ -200,7 +200,7 @@ impl Inner {
         Look::Flying(flying, Some(flight))
     }
 
-    async fn fly(self: Arc<Self>, user: User, ask: Ask, done: watch::Sender<Option<Outcome>>) {
+    async fn fly(self: Arc<Self>, user: User, ask: UserTokenRequest, done: watch::Sender<Option<Outcome>>) {
         let refused = ask.refused.clone();
         let asking = async {
             // Never closed.

@@ -15,7 +15,7 @@ use url::{Host, Url};
 
 use super::token::{InvalidToken, Token, carry_on};
 use crate::http::connect::{Peer, Tls};
-use crate::http::tls::{Trust, TrustError};
+use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
 use crate::proxy::error::Refusal;
 use crate::proxy::metrics::Metrics;
@@ -83,9 +83,9 @@ pub enum Unusable {
     )]
     Url,
     #[error("{0}")]
-    CaBundle(TrustError),
+    CaBundle(TlsConfigError),
     #[error("spec.server.tls.clientCertificate: {0}")]
-    ClientCertificate(TrustError),
+    ClientCertificate(TlsConfigError),
     #[error(
         "header {0:?} cannot be passed on as identity: it is a credential, belongs to the connection or the transport, or is no header name"
     )]
@@ -118,10 +118,10 @@ pub fn outbound_path(route: &Route) -> Option<String> {
     Some(format!("/{}{}{query}", route.server, url.path()))
 }
 
-impl From<TrustError> for Unusable {
-    fn from(error: TrustError) -> Self {
+impl From<TlsConfigError> for Unusable {
+    fn from(error: TlsConfigError) -> Self {
         match error {
-            TrustError::ClientCertificate(_) => Self::ClientCertificate(error),
+            TlsConfigError::ClientCertificate(_) => Self::ClientCertificate(error),
             _ => Self::CaBundle(error),
         }
     }
@@ -132,7 +132,7 @@ impl Server {
     pub(super) fn build(
         server: &sync::Server,
         before: Option<&Server>,
-        trust: &Trust,
+        trust: &TlsConfigs,
         metrics: &Metrics,
         workers: usize,
     ) -> Self {
@@ -209,7 +209,7 @@ impl Usable {
 fn usable(
     server: &sync::Server,
     before: Option<&Usable>,
-    trust: &Trust,
+    trust: &TlsConfigs,
     metrics: &Metrics,
     workers: usize,
 ) -> Result<Usable, Unusable> {
@@ -337,7 +337,7 @@ fn credential(
 fn target(
     url: &Url,
     server: &str,
-    config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TrustError>,
+    config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TlsConfigError>,
     metrics: &Metrics,
     workers: usize,
 ) -> Result<Target, Unusable> {

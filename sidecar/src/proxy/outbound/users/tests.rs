@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::control::exchange_client::Answer;
+use crate::control::exchange_client::UserTokenResponse;
 use crate::proxy::outbound::tests::server;
 
 /// Answers after a second: with a token that is named by how many there were before, or not at all.
@@ -26,8 +26,8 @@ struct World {
 
 struct Shared(Arc<Slow>);
 
-impl Exchange for Shared {
-    fn exchange(&self, _: Ask) -> Answer {
+impl TokenExchanger for Shared {
+    fn exchange(&self, _: UserTokenRequest) -> UserTokenResponse {
         let number = self.0.asked.fetch_add(1, Ordering::SeqCst);
         let (fails, end) = (self.0.fails, unix_now() + self.0.lifetime);
         Box::pin(async move {
