@@ -3,6 +3,9 @@
 #   docker build --target operator --tag mcp-auth-operator .
 #   docker build --target sidecar --tag mcp-auth-sidecar .
 
+# An image with `--sbom` lists the crates of Cargo.lock: a static program on nothing shows none of them.
+ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
+
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev
 WORKDIR /source

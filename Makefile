@@ -59,9 +59,10 @@ instructions: ## instructions of one request by callgrind, against the committed
 fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
 	@fuzz/run $(TEST)
 
-check: ## format, lints, generated files, chart
+check: ## format, lints, dependencies, generated files, chart
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@tests/dependencies/run
 	cargo test --locked --quiet --package mcp-auth-crds
 	@tests/cluster/tools helm
 	$(in_cluster) helm lint --strict charts/mcp-auth $(images)

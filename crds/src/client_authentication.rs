@@ -1,4 +1,4 @@
-//! How the client proves at the token endpoint who it is.
+//! Client authentication at the token endpoint: the methods, and the references to what each needs.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -9,11 +9,26 @@ use crate::{KeyRef, SecretName};
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("(self.method in ['ClientSecretBasic', 'ClientSecretPost']) == has(self.clientSecretRef)", "clientSecretRef belongs to the methods ClientSecretBasic and ClientSecretPost, which need it"),
-    validation = ("!has(self.alternateClientSecretRef) || has(self.clientSecretRef)", "alternateClientSecretRef is the second of two: set clientSecretRef too"),
-    validation = ("(self.method == 'PrivateKeyJwt') == has(self.privateKeyJwt)", "privateKeyJwt belongs to the method PrivateKeyJwt, which needs it"),
-    validation = ("(self.method == 'TlsClientAuth') == has(self.certificateRef)", "certificateRef belongs to the method TlsClientAuth, which needs it"),
-    validation = ("has(self.workloadIdentity) ? self.method == 'WorkloadIdentity' : true", "workloadIdentity belongs to the method WorkloadIdentity")
+    validation = (
+        "(self.method in ['ClientSecretBasic', 'ClientSecretPost']) == has(self.clientSecretRef)",
+        "clientSecretRef belongs to the methods ClientSecretBasic and ClientSecretPost, which need it"
+    ),
+    validation = (
+        "!has(self.alternateClientSecretRef) || has(self.clientSecretRef)",
+        "alternateClientSecretRef is the second of two: set clientSecretRef too"
+    ),
+    validation = (
+        "(self.method == 'PrivateKeyJwt') == has(self.privateKeyJwt)",
+        "privateKeyJwt belongs to the method PrivateKeyJwt, which needs it"
+    ),
+    validation = (
+        "(self.method == 'TlsClientAuth') == has(self.certificateRef)",
+        "certificateRef belongs to the method TlsClientAuth, which needs it"
+    ),
+    validation = (
+        "has(self.workloadIdentity) ? self.method == 'WorkloadIdentity' : true",
+        "workloadIdentity belongs to the method WorkloadIdentity"
+    )
 )]
 pub struct ClientAuthentication {
     pub method: ClientAuthenticationMethod,
@@ -22,8 +37,8 @@ pub struct ClientAuthentication {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_secret_ref: Option<KeyRef>,
 
-    /// A second client secret, the previous or the next one: tried where the authorization server refuses the first
-    /// with `invalid_client`, so that a rotation has no moment at which neither works.
+    /// A second client secret, the previous or the next one: tried where the authorization server refuses the
+    /// first with `invalid_client`, so that a rotation has no moment at which neither works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alternate_client_secret_ref: Option<KeyRef>,
 
@@ -56,8 +71,8 @@ impl ClientAuthentication {
 
 /// Client authentication method: the secret in the Authorization header (`ClientSecretBasic`) or in the body
 /// (`ClientSecretPost`), RFC 6749 section 2.3.1; a signed assertion (`PrivateKeyJwt`), RFC 7523; a TLS client
-/// certificate (`TlsClientAuth`), RFC 8705; the operator's Kubernetes identity (`WorkloadIdentity`), RFC 7523; not at
-/// all (`None`), where the assertion of `jwtBearer` says it all.
+/// certificate (`TlsClientAuth`), RFC 8705; the operator's Kubernetes identity (`WorkloadIdentity`), RFC
+/// 7523; not at all (`None`), where the assertion of `jwtBearer` says it all.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ClientAuthenticationMethod {
     ClientSecretBasic,
@@ -104,8 +119,8 @@ pub enum SignatureAlgorithm {
     EdDsa,
 }
 
-/// A token of the operator's ServiceAccount as the client's identity. The namespace must be among those that the
-/// operator's settings allow to act as it (`workloadIdentity.namespaces` of the chart).
+/// A token of the operator's ServiceAccount as the client's identity. The namespace must be among those that
+/// the operator's settings allow to act as it (`workloadIdentity.namespaces` of the chart).
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadIdentity {
@@ -118,8 +133,8 @@ pub struct WorkloadIdentity {
     pub assertion: WorkloadAssertion,
 }
 
-/// The ServiceAccount token authenticates the client (`ClientAssertion`, RFC 7523 section 2.2), or is the grant
-/// itself (`JwtBearer`, section 2.1).
+/// The ServiceAccount token authenticates the client (`ClientAssertion`, RFC 7523 section 2.2), or is the
+/// grant itself (`JwtBearer`, section 2.1).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum WorkloadAssertion {
     #[default]

@@ -1,6 +1,6 @@
 //! The `McpServerAuth` resource of `mcpauth.dev/v1alpha1`: one MCP server that LiteLLM calls, and how LiteLLM
-//! authenticates to it. The YAML beside this crate, for `kubectl apply -f crds/`, is generated from these types
-//! (`make generate`).
+//! authenticates to it. The YAML beside this crate, for `kubectl apply -f crds/`, is generated from these
+//! types (`make generate`).
 
 mod client_authentication;
 pub mod conditions;
@@ -14,8 +14,8 @@ pub use oauth2::*;
 pub use spec::*;
 pub use status::*;
 
-/// Where the generated YAML lies, seen from this crate: for `kubectl apply -f crds/`, and for the chart, which
-/// installs it as a template so that it is upgraded too.
+/// Where the generated YAML lies, seen from this crate: for `kubectl apply -f crds/`, and for the chart,
+/// which installs it as a template so that it is upgraded too.
 pub const COPIES: [&str; 2] = [
     "mcpserverauths.yaml",
     "../charts/mcp-auth/files/mcpserverauths.yaml",

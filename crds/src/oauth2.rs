@@ -1,4 +1,4 @@
-//! An OAuth2 authorization server: where it is, what is asked of it, and what becomes of the token.
+//! An OAuth2 authorization server: where it is, what is requested from it, and what becomes of the token.
 
 use std::collections::BTreeMap;
 
@@ -7,36 +7,95 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{CaBundle, ClientAuthentication, KeyRef};
-/// An OAuth2 authorization server and this client's registration there. The grant is client_credentials (RFC 6749
-/// section 4.4) unless `jwtBearer` or `clientAuthentication.workloadIdentity` say otherwise; `tokenExchange` adds a
-/// token for each user.
+/// An OAuth2 authorization server and this client's registration there. The grant is client_credentials (RFC
+/// 6749 section 4.4) unless `jwtBearer` or `clientAuthentication.workloadIdentity` say otherwise;
+/// `tokenExchange` adds a token for each user.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!(has(self.tokenUrl) && has(self.issuer))", "tokenUrl and issuer exclude each other; with neither of them the authorization server is discovered from the MCP server"),
-    validation = ("!has(self.tokenUrl) || (self.tokenUrl.matches('^https?://') && isURL(self.tokenUrl) && url(self.tokenUrl).getHost() != '' && !self.tokenUrl.contains('#'))", "tokenUrl must be an absolute http or https URL without fragment, such as https://auth.example.com/oauth2/token"),
-    validation = ("!has(self.tokenUrl) || !self.tokenUrl.startsWith('http://') || self.allowInsecureHttp", "tokenUrl is plain http: the client secret and the token would be readable on the way (RFC 6749 section 3.2 demands TLS). Use https, or set oauth2.allowInsecureHttp: true"),
-    validation = ("!has(self.issuer) || self.issuer.startsWith('https://') || (self.allowInsecureHttp && self.issuer.startsWith('http://'))", "issuer must be an https URL, or an http one with oauth2.allowInsecureHttp: true"),
-    validation = ("!(has(self.clientId) && has(self.clientIdSecretRef))", "clientId and clientIdSecretRef exclude each other"),
-    validation = ("has(self.clientId) || has(self.clientIdSecretRef) || self.clientAuthentication.method == 'WorkloadIdentity' || (self.clientAuthentication.method == 'None' && has(self.jwtBearer))", "one of clientId and clientIdSecretRef must be set"),
-    validation = ("self.clientAuthentication.method != 'None' || has(self.jwtBearer)", "clientAuthentication.method None needs jwtBearer: nothing else would say who asks"),
-    validation = ("!has(self.jwtBearer) || !has(self.clientAuthentication.workloadIdentity) || self.clientAuthentication.workloadIdentity.assertion != 'JwtBearer'", "jwtBearer and clientAuthentication.workloadIdentity.assertion JwtBearer are two assertions for one grant: leave one out"),
-    validation = ("!has(self.revocationUrl) || (has(self.tokenUrl) && self.revocationUrl.matches('^https?://') && isURL(self.revocationUrl))", "revocationUrl must be an absolute URL and belongs to tokenUrl; otherwise it is discovered"),
-    validation = ("!self.revokeOnDeletion || !has(self.tokenUrl) || has(self.revocationUrl)", "revokeOnDeletion needs to know where: set revocationUrl beside tokenUrl, or issuer instead of tokenUrl"),
-    validation = ("!has(self.tokenUrl) || !self.tokenUrl.matches('^[a-z]+://[^/?]*@')", "tokenUrl must hold no user name or password"),
-    validation = ("!has(self.issuer) || (isURL(self.issuer) && url(self.issuer).getHost() != '' && !self.issuer.contains('?') && !self.issuer.contains('#') && !self.issuer.matches('^[a-z]+://[^/?]*@'))", "issuer must be a URL with a host, without query, fragment, user name and password (RFC 8414 section 2)"),
-    validation = ("!has(self.revocationUrl) || !self.revocationUrl.startsWith('http://') || self.allowInsecureHttp", "revocationUrl is plain http. Use https, or set oauth2.allowInsecureHttp: true"),
-    validation = ("!has(self.extraParameters) || self.extraParameters.all(k, !(k in ['grant_type', 'scope', 'audience', 'resource', 'client_id', 'client_secret', 'client_assertion', 'client_assertion_type', 'assertion', 'subject_token', 'subject_token_type', 'actor_token', 'actor_token_type', 'requested_token_type']))", "extraParameters must not hold grant_type, scope, audience, resource, assertion, a client_*, subject_* or actor_* parameter or requested_token_type: they have fields of their own")
+    validation = (
+        "!(has(self.tokenUrl) && has(self.issuer))",
+        "tokenUrl and issuer exclude each other; with neither of them the authorization server is \
+         discovered from the MCP server"
+    ),
+    validation = (
+        "!has(self.tokenUrl) || (self.tokenUrl.matches('^https?://') && isURL(self.tokenUrl) && \
+         url(self.tokenUrl).getHost() != '' && !self.tokenUrl.contains('#'))",
+        "tokenUrl must be an absolute http or https URL without fragment, such as \
+         https://auth.example.com/oauth2/token"
+    ),
+    validation = (
+        "!has(self.tokenUrl) || !self.tokenUrl.startsWith('http://') || self.allowInsecureHttp",
+        "tokenUrl is plain http: the client secret and the token would be readable on the way (RFC 6749 \
+         section 3.2 demands TLS). Use https, or set oauth2.allowInsecureHttp: true"
+    ),
+    validation = (
+        "!has(self.issuer) || self.issuer.startsWith('https://') || (self.allowInsecureHttp && \
+         self.issuer.startsWith('http://'))",
+        "issuer must be an https URL, or an http one with oauth2.allowInsecureHttp: true"
+    ),
+    validation = (
+        "!(has(self.clientId) && has(self.clientIdSecretRef))",
+        "clientId and clientIdSecretRef exclude each other"
+    ),
+    validation = (
+        "has(self.clientId) || has(self.clientIdSecretRef) || self.clientAuthentication.method == \
+         'WorkloadIdentity' || (self.clientAuthentication.method == 'None' && has(self.jwtBearer))",
+        "one of clientId and clientIdSecretRef must be set"
+    ),
+    validation = (
+        "self.clientAuthentication.method != 'None' || has(self.jwtBearer)",
+        "clientAuthentication.method None needs jwtBearer: nothing else would say who asks"
+    ),
+    validation = (
+        "!has(self.jwtBearer) || !has(self.clientAuthentication.workloadIdentity) || \
+         self.clientAuthentication.workloadIdentity.assertion != 'JwtBearer'",
+        "jwtBearer and clientAuthentication.workloadIdentity.assertion JwtBearer are two assertions for \
+         one grant: leave one out"
+    ),
+    validation = (
+        "!has(self.revocationUrl) || (has(self.tokenUrl) && self.revocationUrl.matches('^https?://') && \
+         isURL(self.revocationUrl))",
+        "revocationUrl must be an absolute URL and belongs to tokenUrl; otherwise it is discovered"
+    ),
+    validation = (
+        "!self.revokeOnDeletion || !has(self.tokenUrl) || has(self.revocationUrl)",
+        "revokeOnDeletion needs to know where: set revocationUrl beside tokenUrl, or issuer instead of \
+         tokenUrl"
+    ),
+    validation = (
+        "!has(self.tokenUrl) || !self.tokenUrl.matches('^[a-z]+://[^/?]*@')",
+        "tokenUrl must hold no user name or password"
+    ),
+    validation = (
+        "!has(self.issuer) || (isURL(self.issuer) && url(self.issuer).getHost() != '' && \
+         !self.issuer.contains('?') && !self.issuer.contains('#') && \
+         !self.issuer.matches('^[a-z]+://[^/?]*@'))",
+        "issuer must be a URL with a host, without query, fragment, user name and password (RFC 8414 \
+         section 2)"
+    ),
+    validation = (
+        "!has(self.revocationUrl) || !self.revocationUrl.startsWith('http://') || self.allowInsecureHttp",
+        "revocationUrl is plain http. Use https, or set oauth2.allowInsecureHttp: true"
+    ),
+    validation = (
+        "!has(self.extraParameters) || self.extraParameters.all(k, !(k in ['grant_type', 'scope', \
+         'audience', 'resource', 'client_id', 'client_secret', 'client_assertion', \
+         'client_assertion_type', 'assertion', 'subject_token', 'subject_token_type', 'actor_token', \
+         'actor_token_type', 'requested_token_type']))",
+        "extraParameters must not hold grant_type, scope, audience, resource, assertion, a client_*, \
+         subject_* or actor_* parameter or requested_token_type: they have fields of their own"
+    )
 )]
 pub struct OAuth2 {
-    /// URL of the token endpoint. Either this or `issuer`, or neither: then the authorization server is discovered from
-    /// the MCP server's own metadata (RFC 9728).
+    /// URL of the token endpoint. Either this or `issuer`, or neither: then the authorization server is
+    /// discovered from the MCP server's own metadata (RFC 9728).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub token_url: Option<String>,
 
-    /// Issuer identifier; the token endpoint is discovered from its metadata (RFC 8414, OpenID Connect Discovery),
-    /// which must name the same issuer. Either this or `tokenUrl`.
+    /// Issuer identifier; the token endpoint is discovered from its metadata (RFC 8414, OpenID Connect
+    /// Discovery), which must name the same issuer. Either this or `tokenUrl`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub issuer: Option<String>,
@@ -53,17 +112,18 @@ pub struct OAuth2 {
     /// How the client authenticates at the token endpoint.
     pub client_authentication: ClientAuthentication,
 
-    /// Asks with the grant jwt-bearer (RFC 7523 section 2.1) instead of client_credentials, by an assertion that
-    /// something else keeps in a Secret.
+    /// Requests tokens with the grant jwt-bearer (RFC 7523 section 2.1) instead of client_credentials, by an
+    /// assertion that something else keeps in a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt_bearer: Option<JwtBearer>,
 
-    /// A token of their own for each user, by token exchange (RFC 8693). Tool calls then carry the user's token and
-    /// never the service's; what is called for no user, such as discovery, carries the service's.
+    /// A token of their own for each user, by token exchange (RFC 8693). Tool calls then carry the user's
+    /// token and never the service's; calls that LiteLLM makes for no user, such as discovery, carry the
+    /// service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_exchange: Option<TokenExchange>,
 
-    /// `DPoP` binds the token to a key (RFC 9449): who steals the token alone cannot use it.
+    /// `DPoP` binds the token to a key (RFC 9449): a stolen token alone is of no use.
     #[serde(default)]
     pub token_type: TokenType,
 
@@ -90,7 +150,8 @@ pub struct OAuth2 {
     #[schemars(extend("maxProperties" = 32))]
     pub extra_parameters: BTreeMap<String, String>,
 
-    /// How long before its end a token is renewed. Default: `33%`. A duration (`90s`, `5m`, `1h30m`) or a share of its life (`33%`).
+    /// How long before its end a token is renewed. Default: `33%`. A duration (`90s`, `5m`, `1h30m`) or a
+    /// share of its life (`33%`).
     #[serde(default = "default_refresh_before")]
     #[schemars(
         length(min = 2, max = 16),
@@ -98,8 +159,8 @@ pub struct OAuth2 {
     )]
     pub refresh_before: String,
 
-    /// Whether a token with fewer scopes than the MCP server demands (403, `insufficient_scope`) is asked for once
-    /// more with those scopes added. Default: true. The authorization server decides what it grants.
+    /// Whether a token with fewer scopes than the MCP server demands (403, `insufficient_scope`) is requested
+    /// once more with those scopes added. Default: true. The authorization server decides what it grants.
     #[serde(default = "yes")]
     pub step_up: bool,
 
@@ -124,8 +185,8 @@ pub struct OAuth2 {
     #[serde(default)]
     pub allow_insecure_http: bool,
 
-    /// Allows endpoints that were discovered to be at private addresses, such as Services of this cluster. Those
-    /// that this resource states itself may be, and link-local ones never are.
+    /// Allows endpoints that were discovered to be at private addresses, such as Services of this cluster.
+    /// Those that this resource states itself may be, and link-local ones never are.
     #[serde(default)]
     pub allow_private_addresses: bool,
 }
@@ -142,13 +203,31 @@ pub struct JwtBearer {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("has(self.subjectCookie) != has(self.subjectHeader)", "exactly one of subjectCookie and subjectHeader must be set"),
-    validation = ("!has(self.subjectCookie) || self.subjectCookie != 'token'", "the cookie `token` is LiteLLM's own UI session and is never used"),
-    validation = ("!has(self.subjectHeader) || !(self.subjectHeader.lowerAscii() in ['accept', 'accept-encoding', 'api-key', 'authorization', 'connection', 'cookie', 'cookie2', 'dpop', 'expect', 'forwarded', 'host', 'http2-settings', 'keep-alive', 'last-event-id', 'ocp-apim-subscription-key', 'origin', 'set-cookie', 'set-cookie2', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'via', 'www-authenticate', 'x-api-key', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-port', 'x-forwarded-prefix', 'x-forwarded-proto', 'x-forwarded-scheme', 'x-forwarded-server', 'x-forwarded-ssl', 'x-goog-api-key', 'x-litellm-api-key', 'x-mcp-auth', 'x-original-forwarded-for', 'x-original-host', 'x-real-ip'] || self.subjectHeader.lowerAscii().matches('^(content-|mcp-|mcpauth-|proxy-|sec-websocket-)'))", "subjectHeader must not be a header that carries LiteLLM's own credentials or belongs to the connection, to the MCP transport or to mcp-auth")
+    validation = (
+        "has(self.subjectCookie) != has(self.subjectHeader)",
+        "exactly one of subjectCookie and subjectHeader must be set"
+    ),
+    validation = (
+        "!has(self.subjectCookie) || self.subjectCookie != 'token'",
+        "the cookie `token` is LiteLLM's own UI session and is never used"
+    ),
+    validation = (
+        "!has(self.subjectHeader) || !(self.subjectHeader.lowerAscii() in ['accept', 'accept-encoding', \
+         'api-key', 'authorization', 'connection', 'cookie', 'cookie2', 'dpop', 'expect', 'forwarded', \
+         'host', 'http2-settings', 'keep-alive', 'last-event-id', 'ocp-apim-subscription-key', 'origin', \
+         'set-cookie', 'set-cookie2', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'via', \
+         'www-authenticate', 'x-api-key', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-port', \
+         'x-forwarded-prefix', 'x-forwarded-proto', 'x-forwarded-scheme', 'x-forwarded-server', \
+         'x-forwarded-ssl', 'x-goog-api-key', 'x-litellm-api-key', 'x-mcp-auth', \
+         'x-original-forwarded-for', 'x-original-host', 'x-real-ip'] || \
+         self.subjectHeader.lowerAscii().matches('^(content-|mcp-|mcpauth-|proxy-|sec-websocket-)'))",
+        "subjectHeader must not be a header that carries LiteLLM's own credentials or belongs to the \
+         connection, to the MCP transport or to mcp-auth"
+    )
 )]
 pub struct TokenExchange {
-    /// Cookie of the user's request whose value is the subject token. It goes to the authorization server, and to the
-    /// MCP server only if `cookiePassthrough` names it too.
+    /// Cookie of the user's request whose value is the subject token. It goes to the authorization server,
+    /// and to the MCP server only if `cookiePassthrough` names it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 128),
@@ -169,7 +248,7 @@ pub struct TokenExchange {
     #[schemars(length(min = 1, max = 256))]
     pub subject_token_type: String,
 
-    /// Type of token to ask for. Default: left to the authorization server.
+    /// Type of token to request. Default: left to the authorization server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub requested_token_type: Option<String>,
@@ -191,14 +270,15 @@ pub struct TokenCheck {
     #[serde(default)]
     pub mode: TokenCheckMode,
 
-    /// Values of `aud` that fit besides `resource` and `audience`, for authorization servers with names of their own.
+    /// Values of `aud` that fit besides `resource` and `audience`, for authorization servers with names of
+    /// their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 2048)))]
     pub accepted_audiences: Vec<String>,
 }
 
-/// `Enforce`: a token that does not fit is not handed out. `Report`: it is, and the condition says what does not fit.
-/// `Off`: nothing is compared.
+/// `Enforce`: a token that does not fit is not handed out. `Report`: it is, and the condition says what does
+/// not fit. `Off`: nothing is compared.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum TokenCheckMode {
     #[default]

@@ -32,7 +32,8 @@ pub const EXPIRED: &str = "Expired";
 pub const ALTERNATE_SECRET_IN_USE: &str = "AlternateSecretInUse";
 /// The authorization server could not be discovered.
 pub const DISCOVERY_FAILED: &str = "DiscoveryFailed";
-/// The MCP server names another authorization server than before: credentials of the one are not shown to the other.
+/// The MCP server names another authorization server than before: credentials of the one are not shown to the
+/// other.
 pub const ISSUER_CHANGED: &str = "IssuerChanged";
 /// The token issued does not fit the resource: the message says what was expected and what was found.
 pub const TOKEN_MISMATCH: &str = "TokenMismatch";

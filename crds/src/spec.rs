@@ -1,5 +1,6 @@
-//! What users write. Rules that one object can decide alone are CEL rules here, so that `kubectl apply` answers
-//! with them; what depends on other objects is decided by the operator and told in the status.
+//! The spec of the resource: what users write. Rules that one object can decide alone are CEL rules here, so
+//! that `kubectl apply` answers with them; what depends on other objects is decided by the operator and
+//! reported in the status.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
@@ -8,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{McpServerAuthStatus, OAuth2};
 
-/// McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says who calls, and
-/// the cookies and headers that say for which user.
+/// McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says who calls,
+/// and the cookies and headers that say for which user.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[kube(
     group = "mcpauth.dev",
@@ -20,7 +21,8 @@ use crate::{McpServerAuthStatus, OAuth2};
     namespaced,
     status = "McpServerAuthStatus",
     derive = "PartialEq",
-    doc = "McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says who calls, and the cookies and headers that say for which user.",
+    doc = "McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says \
+        who calls, and the cookies and headers that say for which user.",
     printcolumn(
         name = "READY",
         type_ = "string",
@@ -39,7 +41,10 @@ use crate::{McpServerAuthStatus, OAuth2};
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.oauth2) != has(self.bearerToken)", "exactly one of oauth2 and bearerToken must be set"))]
+#[x_kube(validation = (
+    "has(self.oauth2) != has(self.bearerToken)",
+    "exactly one of oauth2 and bearerToken must be set"
+))]
 pub struct McpServerAuthSpec {
     /// The MCP server, as LiteLLM's `mcp_servers` names it and as it is really reached.
     pub server: Server,
@@ -48,8 +53,8 @@ pub struct McpServerAuthSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth2: Option<OAuth2>,
 
-    /// Where the token comes from: a Secret that something else keeps up to date. A changed value is taken over at
-    /// once, without a restart of LiteLLM. Either this or `oauth2`.
+    /// Where the token comes from: a Secret that something else keeps up to date. A changed value is taken
+    /// over at once, without a restart of LiteLLM. Either this or `oauth2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<BearerToken>,
 
@@ -61,8 +66,8 @@ pub struct McpServerAuthSpec {
     #[serde(default)]
     pub header_passthrough: HeaderPassthrough,
 
-    /// Whether a tool call that carries none of the allow-listed cookies and headers is passed on (`Optional`) or
-    /// answered with an error (`Required`). Discovery never carries any.
+    /// Whether a tool call that carries none of the allow-listed cookies and headers is passed on
+    /// (`Optional`) or answered with an error (`Required`). Discovery never carries any.
     #[serde(default)]
     pub user_context: UserContext,
 
@@ -77,15 +82,22 @@ pub struct McpServerAuthSpec {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("self.url.matches('^https?://') && isURL(self.url) && url(self.url).getHost() != ''", "url must be an absolute http or https URL, such as https://tools.example.com/mcp"),
+    validation = (
+        "self.url.matches('^https?://') && isURL(self.url) && url(self.url).getHost() != ''",
+        "url must be an absolute http or https URL, such as https://tools.example.com/mcp"
+    ),
     validation = ("!self.url.contains('#')", "url must have no fragment (RFC 8707 section 2)"),
     validation = ("!self.url.matches('^[a-z]+://[^/?]*@')", "url must hold no user name or password"),
-    validation = ("!self.url.startsWith('http://') || self.allowInsecureHttp", "url is plain http: the token and the user's cookies would be readable on the way. Use https, or set server.allowInsecureHttp: true"),
+    validation = (
+        "!self.url.startsWith('http://') || self.allowInsecureHttp",
+        "url is plain http: the token and the user's cookies would be readable on the way. Use https, or \
+         set server.allowInsecureHttp: true"
+    ),
     validation = ("!has(self.tls) || self.url.startsWith('https://')", "tls needs an https url")
 )]
 pub struct Server {
-    /// LiteLLM's key of this server in `mcp_servers`. Letters, digits and `_`: LiteLLM does not start with a `-` in
-    /// it. If LiteLLM's configuration has no such entry, one is added.
+    /// LiteLLM's key of this server in `mcp_servers`. Letters, digits and `_`: LiteLLM does not start with a
+    /// `-` in it. If LiteLLM's configuration has no such entry, one is added.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_]+$"))]
     pub name: String,
 
@@ -123,8 +135,8 @@ pub struct ServerTls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<CaBundle>,
 
-    /// Certificate that the sidecar shows to the MCP server: a Secret of type `kubernetes.io/tls`. Its key is the one
-    /// secret that does reach the sidecar, in memory only.
+    /// Certificate that the sidecar shows to the MCP server: a Secret of type `kubernetes.io/tls`. Its key is
+    /// the one secret that does reach the sidecar, in memory only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<SecretName>,
 }
@@ -132,7 +144,10 @@ pub struct ServerTls {
 /// Where PEM certificates lie: exactly one of a Secret's and a ConfigMap's key.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.secretKeyRef) != has(self.configMapKeyRef)", "exactly one of secretKeyRef and configMapKeyRef must be set"))]
+#[x_kube(validation = (
+    "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+    "exactly one of secretKeyRef and configMapKeyRef must be set"
+))]
 pub struct CaBundle {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<KeyRef>,
@@ -151,8 +166,14 @@ pub struct BearerToken {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!self.enabled || (has(self.cookieNames) && size(self.cookieNames) > 0)", "cookieNames must name the cookies to pass on: there is no wildcard"),
-    validation = ("!has(self.cookieNames) || !self.cookieNames.exists(n, n == 'token')", "the cookie `token` is LiteLLM's own UI session and is never passed on")
+    validation = (
+        "!self.enabled || (has(self.cookieNames) && size(self.cookieNames) > 0)",
+        "cookieNames must name the cookies to pass on: there is no wildcard"
+    ),
+    validation = (
+        "!has(self.cookieNames) || !self.cookieNames.exists(n, n == 'token')",
+        "the cookie `token` is LiteLLM's own UI session and is never passed on"
+    )
 )]
 pub struct CookiePassthrough {
     /// Whether the cookies named are passed on. Default: false.
@@ -175,13 +196,32 @@ pub struct CookiePassthrough {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = ("!has(self.headerNames) || self.headerNames.all(n, !(n.lowerAscii() in ['accept', 'accept-encoding', 'api-key', 'authorization', 'connection', 'cookie', 'cookie2', 'dpop', 'expect', 'forwarded', 'host', 'http2-settings', 'keep-alive', 'last-event-id', 'ocp-apim-subscription-key', 'origin', 'set-cookie', 'set-cookie2', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'via', 'www-authenticate', 'x-api-key', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-port', 'x-forwarded-prefix', 'x-forwarded-proto', 'x-forwarded-scheme', 'x-forwarded-server', 'x-forwarded-ssl', 'x-goog-api-key', 'x-litellm-api-key', 'x-mcp-auth', 'x-original-forwarded-for', 'x-original-host', 'x-real-ip']))", "headerNames must not hold credentials, cookies, headers of the connection or of the MCP transport, or headers that say where a request came from, such as X-Forwarded-For"),
-    validation = ("!has(self.headerNames) || self.headerNames.all(n, !n.lowerAscii().startsWith('proxy-') && !n.lowerAscii().startsWith('content-') && !n.lowerAscii().startsWith('sec-websocket-'))", "headerNames must not hold headers of the body or of the connection"),
-    validation = ("!has(self.headerNames) || self.headerNames.all(n, !n.lowerAscii().startsWith('mcp-') && !n.lowerAscii().startsWith('mcpauth-'))", "headerNames must not hold headers of the MCP transport or of mcp-auth")
+    validation = (
+        "!has(self.headerNames) || self.headerNames.all(n, !(n.lowerAscii() in ['accept', \
+         'accept-encoding', 'api-key', 'authorization', 'connection', 'cookie', 'cookie2', 'dpop', \
+         'expect', 'forwarded', 'host', 'http2-settings', 'keep-alive', 'last-event-id', \
+         'ocp-apim-subscription-key', 'origin', 'set-cookie', 'set-cookie2', 'te', 'trailer', \
+         'transfer-encoding', 'upgrade', 'via', 'www-authenticate', 'x-api-key', 'x-forwarded-for', \
+         'x-forwarded-host', 'x-forwarded-port', 'x-forwarded-prefix', 'x-forwarded-proto', \
+         'x-forwarded-scheme', 'x-forwarded-server', 'x-forwarded-ssl', 'x-goog-api-key', \
+         'x-litellm-api-key', 'x-mcp-auth', 'x-original-forwarded-for', 'x-original-host', 'x-real-ip']))",
+        "headerNames must not hold credentials, cookies, headers of the connection or of the MCP \
+         transport, or headers that say where a request came from, such as X-Forwarded-For"
+    ),
+    validation = (
+        "!has(self.headerNames) || self.headerNames.all(n, !n.lowerAscii().startsWith('proxy-') && \
+         !n.lowerAscii().startsWith('content-') && !n.lowerAscii().startsWith('sec-websocket-'))",
+        "headerNames must not hold headers of the body or of the connection"
+    ),
+    validation = (
+        "!has(self.headerNames) || self.headerNames.all(n, !n.lowerAscii().startsWith('mcp-') && \
+         !n.lowerAscii().startsWith('mcpauth-'))",
+        "headerNames must not hold headers of the MCP transport or of mcp-auth"
+    )
 )]
 pub struct HeaderPassthrough {
-    /// Names of the headers, in any case; no patterns. For front ends that state the user, such as X-Forwarded-User,
-    /// and that let no client state it.
+    /// Names of the headers, in any case; no patterns. For front ends that state the user, such as
+    /// X-Forwarded-User, and that remove it from what clients send.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),

@@ -1,4 +1,4 @@
-//! What the operator says of a resource.
+//! The status of the resource: what the operator says of it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
@@ -28,8 +28,8 @@ pub struct McpServerAuthStatus {
     pub sidecars: Option<SidecarsStatus>,
 }
 
-/// What discovery found. An issuer that stands here is kept to: where the MCP server names another one, the condition
-/// TokenIssued says so, and nothing is asked there until `spec.oauth2.issuer` names it.
+/// What discovery found. An issuer that stands here is kept to: where the MCP server names another one, the
+/// condition TokenIssued says so, and nothing is requested there until `spec.oauth2.issuer` names it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationServerStatus {

@@ -1,3 +1,6 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mcp_auth_http_auth::fuzzing::challenge(data));
+#[path = "../../http-auth/tests/promises/challenge.rs"]
+mod promises;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| promises::challenge(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mcp_auth_oauth::fuzzing::key(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mcp_auth_oauth::promises::key(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mcp_auth_sidecar::fuzzing::key_filter(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mcp_auth_sidecar::promises::key_filter(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mcp_auth_oauth::fuzzing::token_response(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mcp_auth_oauth::promises::token_response(data));

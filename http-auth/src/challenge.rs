@@ -1,5 +1,6 @@
-//! `WWW-Authenticate` (RFC 9110 section 11.6.1): the challenges of a resource server, read generously. Several in one
-//! field or in several fields, commas left out, values without quotes: what can be understood is.
+//! `WWW-Authenticate` (RFC 9110 section 11.6.1): the challenges of a resource server, read generously.
+//! Several in one field or in several fields, commas left out, values without quotes: what can be understood
+//! is.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
@@ -28,9 +29,9 @@ pub struct Challenge {
 struct Reader<'a>(&'a [u8]);
 
 impl Challenge {
-    /// Of the challenges of the schemes Bearer and DPoP the first with an error, else the first that says anything
-    /// of use, else the first; nothing where there is none. Where the metadata are is said of the resource and not
-    /// of the scheme, so any of them may say it.
+    /// Of the challenges of the schemes Bearer and DPoP the first with an error, else the first that says
+    /// anything of use, else the first; nothing where there is none. Where the metadata are is said of the
+    /// resource and not of the scheme, so any of them may say it.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut all: Vec<Self> = Vec::new();
         for field in headers.get_all(WWW_AUTHENTICATE).iter().take(MAX_FIELDS) {
@@ -156,8 +157,8 @@ impl<'a> Reader<'a> {
 
 /// `None`: too long, empty, or with other characters.
 fn bounded(text: &str, most: usize, is_allowed: impl Fn(u8) -> bool) -> Option<String> {
-    let fits = !text.is_empty() && text.len() <= most && text.bytes().all(is_allowed);
-    fits.then(|| text.to_owned())
+    let is_valid = !text.is_empty() && text.len() <= most && text.bytes().all(is_allowed);
+    is_valid.then(|| text.to_owned())
 }
 
 /// The characters of `error` (RFC 6750 section 3), which but for the space are those of scopes.
@@ -193,7 +194,7 @@ mod tests {
             .collect()
     }
 
-    fn of(field: &str) -> Challenge {
+    fn parse(field: &str) -> Challenge {
         Challenge::from_headers(&headers(&[field])).unwrap()
     }
 
@@ -214,7 +215,7 @@ mod tests {
             r#"Bearer realm="mcp, \"tools\"", error="insufficient_scope", scope="a:read  b:call a:read", resource_metadata="{URL}""#
         );
         assert_eq!(
-            of(&field),
+            parse(&field),
             challenge("insufficient_scope", &["a:read", "b:call"], URL)
         );
     }
@@ -244,14 +245,14 @@ mod tests {
             format!(r#"{ours}, Digest error="theirs", scope="theirs""#),
             format!(r#"Basic realm="Bearer scope=\"theirs\"", {ours}"#),
         ] {
-            assert_eq!(of(&field), challenge("", &["ours"], ""), "{field}");
+            assert_eq!(parse(&field), challenge("", &["ours"], ""), "{field}");
         }
     }
 
     #[test]
     fn a_bare_scheme_counts_but_one_that_says_more_is_preferred() {
-        assert_eq!(of("Bearer"), Challenge::default());
-        assert_eq!(of(r#"Bearer realm="x""#), Challenge::default());
+        assert_eq!(parse("Bearer"), Challenge::default());
+        assert_eq!(parse(r#"Bearer realm="x""#), Challenge::default());
         let several = headers(&["Bearer", "Basic realm=\"x\"", "DPoP algs=\"ES256\", scope=\"a\""]);
         assert_eq!(Challenge::from_headers(&several), Some(challenge("", &["a"], "")));
     }
@@ -259,7 +260,7 @@ mod tests {
     #[test]
     fn the_challenge_with_the_error_counts_and_knows_where_the_metadata_are() {
         let field = format!(r#"Bearer resource_metadata="{URL}", DPoP error="use_dpop_nonce", algs="ES256""#);
-        assert_eq!(of(&field), challenge("use_dpop_nonce", &[], URL));
+        assert_eq!(parse(&field), challenge("use_dpop_nonce", &[], URL));
     }
 
     #[test]
@@ -271,10 +272,14 @@ mod tests {
             r#"Bearer ,, SCOPE="a b", Error=invalid_token, error="second""#,
             r#"Bearer scope="a\ b", error="invalid_token"#,
         ] {
-            assert_eq!(of(field), challenge("invalid_token", &["a", "b"], ""), "{field}");
+            assert_eq!(
+                parse(field),
+                challenge("invalid_token", &["a", "b"], ""),
+                "{field}"
+            );
         }
         let bare = format!("Bearer resource_metadata={URL}");
-        assert_eq!(of(&bare), challenge("", &[], URL));
+        assert_eq!(parse(&bare), challenge("", &[], URL));
     }
 
     #[test]
@@ -284,10 +289,13 @@ mod tests {
             format!(r#"Bearer error="{long}", scope="{long}", resource_metadata="https://{long}""#),
             "Bearer error=\"é\", scope=\"\u{80} é\", resource_metadata=\"https://a b\"".to_owned(),
         ] {
-            assert_eq!(of(&field), Challenge::default());
+            assert_eq!(parse(&field), Challenge::default());
         }
         let many: String = (0..1000).map(|n| format!("s{n} ")).collect();
-        assert_eq!(of(&format!("Bearer scope=\"{many}\"")).scopes.len(), MAX_SCOPES);
+        assert_eq!(
+            parse(&format!("Bearer scope=\"{many}\"")).scopes.len(),
+            MAX_SCOPES
+        );
     }
 
     proptest! {
@@ -301,9 +309,9 @@ mod tests {
                 .map(|field| if ours { [b"Bearer error=".as_slice(), &field].concat() } else { field })
                 .filter_map(|field| Some((WWW_AUTHENTICATE, HeaderValue::from_bytes(&field).ok()?)))
                 .collect();
-            if let Some(found) = Challenge::from_headers(&fields) {
-                prop_assert!(found.error.is_none_or(|error| error.len() <= MAX_ERROR_LEN));
-                prop_assert!(found.scopes.iter().all(|scope| scope.bytes().all(|byte| byte.is_ascii_graphic())));
+            if let Some(challenge) = Challenge::from_headers(&fields) {
+                prop_assert!(challenge.error.is_none_or(|error| error.len() <= MAX_ERROR_LEN));
+                prop_assert!(challenge.scopes.iter().all(|scope| scope.bytes().all(|byte| byte.is_ascii_graphic())));
             }
         }
 
@@ -322,9 +330,10 @@ mod tests {
                 format!(r#"scope="{list}""#),
             ];
             parts.rotate_left(first);
-            let found = of(&format!("Basic realm=\"{quoted}\", Bearer {}, Digest qop=\"auth\"", parts.join(", ")));
-            prop_assert_eq!(found.error, Some(error));
-            prop_assert_eq!(found.scopes.into_iter().collect::<std::collections::BTreeSet<_>>(), scopes);
+            let bearer = parts.join(", ");
+            let challenge = parse(&format!("Basic realm=\"{quoted}\", Bearer {bearer}, Digest qop=\"auth\""));
+            prop_assert_eq!(challenge.error, Some(error));
+            prop_assert_eq!(challenge.scopes.into_iter().collect::<std::collections::BTreeSet<_>>(), scopes);
         }
     }
 }

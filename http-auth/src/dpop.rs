@@ -67,8 +67,8 @@ impl ProofKey {
         pem::encode("PRIVATE KEY", self.pkcs8.expose_secret())
     }
 
-    /// The value of the header `DPoP` for one request (RFC 9449 section 4.2): `htu` is `url` without query and
-    /// fragment, `ath` is there where there is an access token, `nonce` where the server demanded one.
+    /// The value of the header `DPoP` for one request (RFC 9449 section 4.2): `htu` is `url` without query
+    /// and fragment, `ath` is there where there is an access token, `nonce` where the server demanded one.
     pub fn proof(
         &self,
         method: &Method,

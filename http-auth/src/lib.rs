@@ -1,11 +1,9 @@
-//! HTTP authentication as OAuth uses it: what a server's challenge says ([`Challenge`]), the proof of possession that a
-//! request carries ([`ProofKey`]), and the JWS and PEM that both sides of a token need ([`jws`], [`pem`]). Small, so
-//! that the sidecar can have it without an HTTP client.
+//! HTTP authentication as OAuth uses it: what a server's challenge says ([`Challenge`]), the proof of
+//! possession that a request carries ([`ProofKey`]), and the JWS and PEM that both sides of a token need
+//! ([`jws`], [`pem`]). Small, so that the sidecar can have it without an HTTP client.
 
 mod challenge;
 mod dpop;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
 pub mod jws;
 pub mod pem;
 

@@ -1,5 +1,5 @@
-//! PEM (RFC 7468): from text to DER and back. Read by hand, so that no copy of a key stays behind in memory, and so
-//! that each of the usual mistakes is told by its name.
+//! PEM (RFC 7468): from text to DER and back. Read by hand, so that no copy of a key stays behind in memory,
+//! and so that each of the usual mistakes has an error that names it.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;

@@ -6,6 +6,7 @@ mod send;
 use std::sync::Arc;
 
 use mcp_auth_http_auth::ProofKey;
+use oauth2::Scope;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::discovery::endpoints::Endpoints;
@@ -13,8 +14,9 @@ use crate::redact::Redactor;
 use crate::ssrf::AddressPolicy;
 use crate::token_check::{self, Expectation};
 use crate::token_request::client_auth;
-use crate::token_request::form::{self, Form, GrantParameters};
-use crate::token_request::response::{self, ExpectedToken};
+use crate::token_request::form;
+use crate::token_request::grant::{GrantParameters, GrantRequest};
+use crate::token_request::response::ExpectedToken;
 use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
@@ -22,10 +24,10 @@ use crate::{
     ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ServerLocation,
     ServerMetadata, TokenRequest, TokenType, token,
 };
-use send::{OutgoingForm, ServerHints};
+use send::{OutgoingRequest, ServerHints, TokenGrant};
 
-/// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones share what
-/// they learn.
+/// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones
+/// share what they learn.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) registration: Registration,
@@ -44,7 +46,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client with the usual limits. Makes no connection yet, but reads the system's certificate authorities.
+    /// A client with the usual limits. Makes no connection yet, but reads the system's certificate
+    /// authorities.
     pub fn new(registration: Registration) -> Result<Self, Error> {
         Self::with_limits(registration, Limits::default())
     }
@@ -88,7 +91,8 @@ impl Client {
         })
     }
 
-    /// Takes the time of assertions, proofs, certificates, metadata and tokens from another clock than the system's.
+    /// Takes the time of assertions, proofs, certificates, metadata and tokens from another clock than the
+    /// system's.
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.discovery = self
             .discovery
@@ -97,52 +101,57 @@ impl Client {
         self
     }
 
-    /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server. For a
-    /// client that takes the place of another of the same registration, such as one with a changed secret: that one
-    /// may have shown its secret to a server that issued nothing, and is as bound to it as after a token.
-    pub fn with_known_issuer_of(mut self, known: &Self) -> Self {
+    /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server.
+    /// For a client that takes the place of another of the same registration, such as one with a changed
+    /// secret: that one may have shown its secret to a server that issued nothing, and is as bound to it as
+    /// after a token.
+    pub fn with_known_issuer_from(mut self, known: &Self) -> Self {
         if let (Some(own), Some(known)) = (&self.discovery, &known.discovery) {
-            self.discovery = Some(Arc::new(own.with_known_issuer_of(known)));
+            self.discovery = Some(Arc::new(own.with_known_issuer_from(known)));
         }
         self
     }
 
-    /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does not wait
-    /// for one. `None`: nothing is discovered yet, or the registration states the endpoints.
+    /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does
+    /// not wait for one. `None`: nothing is discovered yet, or the registration states the endpoints.
     pub fn discovered_server(&self) -> Option<Arc<ServerMetadata>> {
         self.discovery.as_ref()?.cached_server()
     }
 
-    /// Makes one token request; a second one at the most for each of a refused client secret and a demanded nonce.
+    /// Makes one token request; a second one at the most for each of a refused client secret and a demanded
+    /// nonce.
     pub async fn request_token(&self, ask: &TokenRequest) -> Result<IssuedToken, Error> {
         self.rediscover_after(ask.rejections_in_a_row).await;
         let server = self.server().await?;
         let scopes = form::union(self.scopes(&server), &ask.scopes);
         let parameters = self.parameters(&server, &scopes);
-        let (form, redactor) = match &self.registration.grant {
-            Grant::ClientCredentials => (Form::client_credentials(&parameters), self.redactor.clone()),
+        let (request, redactor) = match &self.registration.grant {
+            Grant::ClientCredentials => (
+                GrantRequest::client_credentials(&parameters),
+                self.redactor.clone(),
+            ),
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
                 let assertion = assertions.assertion(server.audience(), limit).await?;
                 (
-                    Form::jwt_bearer(&parameters, &assertion),
+                    GrantRequest::jwt_bearer(&parameters, &assertion),
                     self.redactor.clone().hide_form_value(assertion.expose_secret()),
                 )
             }
         };
-        self.issue(&server, form, redactor, false).await
+        self.issue(&server, request, redactor, false).await
     }
 
     /// Exchanges a user's token for one of the user's own at the MCP server (RFC 8693).
     pub async fn exchange_token(&self, subject_token: &SecretString) -> Result<IssuedToken, Error> {
         let server = self.server().await?;
         let parameters = self.parameters(&server, self.scopes(&server));
-        let form = Form::token_exchange(&parameters, subject_token);
+        let request = GrantRequest::token_exchange(&parameters, subject_token);
         let redactor = self
             .redactor
             .clone()
             .hide_form_value(subject_token.expose_secret());
-        self.issue(&server, form, redactor, true).await
+        self.issue(&server, request, redactor, true).await
     }
 
     /// The server to ask: as the registration states it, or as it is discovered.
@@ -162,7 +171,7 @@ impl Client {
     async fn issue(
         &self,
         server: &Endpoints,
-        form: Form,
+        request: GrantRequest,
         redactor: Redactor,
         by_token_exchange: bool,
     ) -> Result<IssuedToken, Error> {
@@ -170,16 +179,16 @@ impl Client {
             token_type: self.registration.token_type,
             by_token_exchange,
         };
-        let outgoing = OutgoingForm {
+        let outgoing = OutgoingRequest {
             endpoint: server.token_for(&self.registration.authentication),
             endpoints: server,
-            form,
+            request: TokenGrant { request, expected },
             redactor,
             with_proof: true,
         };
-        let read = match self.send_form(outgoing).await {
-            Ok(reply) => reply.read(|answer, redactor| {
-                let issued = response::read(answer, redactor, expected)?;
+        let read = match self.send(outgoing).await {
+            Ok(reply) => reply.read(|response, redactor| {
+                let issued = response.into_token(redactor, expected.token_type);
                 self.check_token(issued, server, redactor)
             }),
             Err(error) => Err(error),
@@ -198,9 +207,9 @@ impl Client {
         })
     }
 
-    /// Compares a token with what it was asked for, and adds what it says of itself. The scopes that are demanded are
-    /// those that the registration states: what the MCP server names beyond them is for the authorization server to
-    /// grant or not.
+    /// Compares a token with what it was asked for, and adds what it says of itself. The scopes that are
+    /// demanded are those that the registration states: what the MCP server names beyond them is for the
+    /// authorization server to grant or not.
     fn check_token(
         &self,
         issued: IssuedToken,
@@ -249,7 +258,7 @@ impl Client {
         }
     }
 
-    fn parameters<'a>(&'a self, server: &'a Endpoints, scopes: &'a [String]) -> GrantParameters<'a> {
+    fn parameters<'a>(&'a self, server: &'a Endpoints, scopes: &'a [Scope]) -> GrantParameters<'a> {
         GrantParameters {
             registration: &self.registration,
             scopes,
@@ -257,8 +266,8 @@ impl Client {
         }
     }
 
-    /// What the MCP server is called in token requests: where the registration names it by its URL, by what its own
-    /// metadata call it, which may be shorter (RFC 9728 section 3.3).
+    /// What the MCP server is called in token requests: where the registration names it by its URL, by what
+    /// its own metadata call it, which may be shorter (RFC 9728 section 3.3).
     fn resource<'a>(&'a self, server: &'a Endpoints) -> Option<&'a str> {
         let stated = self.registration.resource.as_deref()?;
         match &self.registration.server {
@@ -275,7 +284,7 @@ impl Client {
     }
 
     /// Those of the registration, or else those that the MCP server names.
-    fn scopes<'a>(&'a self, server: &'a Endpoints) -> &'a [String] {
+    fn scopes<'a>(&'a self, server: &'a Endpoints) -> &'a [Scope] {
         match server.metadata() {
             Some(metadata) if self.registration.scopes.is_empty() => &metadata.scopes,
             _ => &self.registration.scopes,

@@ -1,8 +1,9 @@
-//! What time it is. Times are wall-clock times, because they end up in statuses and on other machines.
+//! The clock: wall-clock time, and waiting for it. Times are wall-clock times, because they end up in
+//! statuses and on other machines.
 //!
-//! [`Clock::system`] reads the wall clock each time: a token's end is then noticed even after the machine slept,
-//! which a monotonic clock would not count. [`Clock::starting_at`] counts from a given moment on by tokio's
-//! timer, so that under a paused runtime a test decides what time it is and hours pass at once.
+//! [`Clock::system`] reads the wall clock each time: a token's end is then noticed even after the machine
+//! slept, which a monotonic clock would not count. [`Clock::starting_at`] counts from a given moment on by
+//! tokio's timer, so that under a paused runtime a test decides what time it is and hours pass at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -58,8 +59,8 @@ impl Clock {
         }
     }
 
-    /// Sets this clock and its clones forward or back, as somebody may do with the wall clock; the timer goes on.
-    /// The machine's own clock is not touched.
+    /// Sets this clock and its clones forward or back, as an administrator may do with the wall clock; the
+    /// timer goes on. The machine's own clock is not touched.
     pub fn set_by(&self, seconds: i64) {
         if let Some(hands) = &self.hands {
             hands.set_by.fetch_add(seconds, Ordering::Relaxed);
@@ -69,10 +70,10 @@ impl Clock {
     /// Returns once `then` is reached.
     pub async fn sleep_until(&self, then: Timestamp) {
         // Each round either ends the wait or sleeps for at least the timer's granularity.
-        while let Ok(left) = Duration::try_from(then.duration_since(self.now()))
-            && !left.is_zero()
+        while let Ok(remaining) = Duration::try_from(then.duration_since(self.now()))
+            && !remaining.is_zero()
         {
-            tokio::time::sleep(left.min(MAX_SLEEP)).await;
+            tokio::time::sleep(remaining.min(MAX_SLEEP)).await;
         }
     }
 }

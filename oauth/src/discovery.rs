@@ -1,8 +1,8 @@
-//! Discovery of an authorization server: from an issuer to its metadata (RFC 8414, OpenID Connect Discovery 1.0), from an
-//! MCP server to its issuer (RFC 9728).
+//! Discovery of an authorization server: from an issuer to its metadata (RFC 8414, OpenID Connect Discovery
+//! 1.0), from an MCP server to its issuer (RFC 9728).
 //!
-//! [`well_known`] says where things are to be found and [`metadata`] what was found there, both without I/O; [`search`]
-//! goes there in order. [`Discovery`] keeps what came of it.
+//! [`well_known`] says where things are to be found and [`metadata`] what was found there, both without I/O;
+//! [`search`] goes there in order. [`Discovery`] keeps what came of it.
 
 pub(crate) mod endpoints;
 mod error;
@@ -29,7 +29,8 @@ use crate::{Clock, Error, Limits, Registration, ServerLocation};
 /// How long metadata are believed.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// How long metadata whose time is over serve on before they are asked for again, where they could not be had.
+/// How long metadata whose time is over serve on before they are asked for again, where they could not be
+/// had.
 const STALE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Longest search, of several requests.
@@ -114,7 +115,7 @@ impl Discovery {
     }
 
     /// The same with nothing found yet, but for what another one knows of the issuer of the same MCP server.
-    pub(crate) fn with_known_issuer_of(&self, known: &Self) -> Self {
+    pub(crate) fn with_known_issuer_from(&self, known: &Self) -> Self {
         let mut rules = self.rules.clone();
         if self.rules.place.is_same_resource(&known.rules.place) {
             rules.known_issuer = self.known_issuer().or_else(|| known.known_issuer());
@@ -127,8 +128,8 @@ impl Discovery {
         self.published.read().clone()
     }
 
-    /// The authorization server, searched for unless it was found within the hour. Where it cannot be had, the one
-    /// that was found before serves on; where something contradicts it, it does not.
+    /// The authorization server, searched for unless it was found within the hour. Where it cannot be had,
+    /// the one that was found before serves on; where something contradicts it, it does not.
     pub async fn server(&self) -> Result<Arc<ServerMetadata>, Error> {
         let mut cached = self.cached.lock().await;
         let now = self.clock.now();
@@ -139,16 +140,16 @@ impl Discovery {
         {
             return Ok(Arc::clone(&cached.server));
         }
-        let known = cached
+        let known_issuer = cached
             .as_ref()
             .map(|cached| &cached.server.issuer)
             .or(self.rules.known_issuer.as_ref());
-        let found = match timeout(DEADLINE, Search::new(&self.rules, known).run()).await {
-            Ok(found) => found,
+        let outcome = match timeout(DEADLINE, Search::new(&self.rules, known_issuer).run()).await {
+            Ok(outcome) => outcome,
             Err(_) => Err(DiscoveryError::Timeout { limit: DEADLINE }),
         };
         let now = self.clock.now();
-        match (found, &mut *cached) {
+        match (outcome, &mut *cached) {
             (Ok(server), cached) => {
                 let server = Arc::new(server);
                 *self.published.write() = Some(Arc::clone(&server));
@@ -165,7 +166,10 @@ impl Discovery {
                 Err(error.into())
             }
             (Err(error), Some(cached)) if !cached.contradicted => {
-                tracing::warn!(%error, "the authorization server's metadata cannot be had; older ones serve on");
+                tracing::warn!(
+                    %error,
+                    "the authorization server's metadata cannot be had; older ones serve on"
+                );
                 cached.since = now;
                 cached.until = after(now, STALE_LIFETIME);
                 Ok(Arc::clone(&cached.server))
@@ -174,8 +178,8 @@ impl Discovery {
         }
     }
 
-    /// Has the next call of [`Self::server`] search again, for when the server found does not answer as it should.
-    /// What was found within the last minute stays: asking again would find the same.
+    /// Has the next call of [`Self::server`] search again, for when the server found does not answer as it
+    /// should. What was found within the last minute stays: asking again would find the same.
     pub async fn invalidate_unless_fresh(&self) {
         let now = self.clock.now();
         if let Some(cached) = &mut *self.cached.lock().await
@@ -185,8 +189,8 @@ impl Discovery {
         }
     }
 
-    /// Searches anew for the next request, however short a time ago it was found: tokens of the server that was found
-    /// are refused. Whoever calls this keeps a pace of their own.
+    /// Searches anew for the next request, however short a time ago it was found: tokens of the server that
+    /// was found are refused. Whoever calls this keeps a pace of their own.
     pub async fn invalidate(&self) {
         if let Some(cached) = &mut *self.cached.lock().await {
             cached.until = self.clock.now();

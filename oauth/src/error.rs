@@ -1,10 +1,12 @@
-//! Why there is no token, in three forms: a closed reason for metrics, a code for the status, and a message that
-//! says what to check. What a server said is in here only as [`Redactor`](crate::redact::Redactor) let it through.
+//! Errors of a token request, in three forms: a closed reason for metrics, a code for the status, and a
+//! message that says what to check. What a server said is in here only as
+//! [`Redactor`](crate::redact::Redactor) let it through.
 
 use std::fmt;
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
+use oauth2::basic::BasicErrorResponseType;
 
 use crate::discovery::DiscoveryError;
 use crate::retry_after::RetryAfter;
@@ -52,13 +54,13 @@ pub enum Error {
         status: u16,
         retry_after: Option<RetryAfter>,
     },
-    #[error("the token endpoint redirects{}", to_host(host))]
+    #[error("the token endpoint redirects{}", with_host(host))]
     Redirected { status: u16, host: Option<String> },
     #[error("the token endpoint's answer is longer than {limit} bytes")]
     TooLarge { limit: usize },
     #[error(
         "the token endpoint's answer is {shape}{} instead of JSON",
-        of_type(content_type)
+        with_type(content_type)
     )]
     NotJson {
         shape: BodyShape,
@@ -68,7 +70,7 @@ pub enum Error {
     NoAccessToken { problem: &'static str },
     #[error(
         "the token endpoint issued a token{}, which is not a {} token",
-        of_type(token_type),
+        with_type(token_type),
         kind(*expected)
     )]
     UnsupportedTokenType {
@@ -94,29 +96,24 @@ pub struct ErrorResponse {
     pub retry_after: Option<RetryAfter>,
 }
 
-/// An OAuth error code: RFC 6749 sections 4.1.2.1 and 5.2, RFC 7009 section 2.2.1, RFC 8707 section 2, RFC 9449
-/// section 12.2.
+/// An OAuth error code: those of RFC 6749 section 5.2 and any other, and those of RFC 6749 section 4.1.2.1,
+/// RFC 7009 section 2.2.1, RFC 8707 section 2 and RFC 9449 section 12.2.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
-    InvalidRequest,
-    InvalidClient,
-    InvalidGrant,
-    InvalidScope,
+    /// As `Extension` only what no other variant names, in the characters of RFC 6749, and not many of them.
+    Basic(BasicErrorResponseType),
     InvalidTarget,
-    UnauthorizedClient,
-    UnsupportedGrantType,
     AccessDenied,
     ServerError,
     TemporarilyUnavailable,
     UnsupportedTokenType,
     UseDpopNonce,
     InvalidDpopProof,
-    /// Any other; the characters of RFC 6749 only, and not many of them.
-    Other(String),
 }
 
 impl Error {
-    /// Closed set: error codes of the standards as they are, `other_error` for any other, else the kind of failure.
+    /// Closed set: error codes of the standards as they are, `other_error` for any other, else the kind of
+    /// failure.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidUrl { .. } => "InvalidUrl",
@@ -171,12 +168,13 @@ impl Error {
                 "set it to the token endpoint, such as https://auth.example.com/oauth2/token"
             }
             Self::InvalidRevocationUrl { .. } => {
-                "set it to the revocation endpoint, such as https://auth.example.com/oauth2/revoke, or leave it out"
+                "set it to the revocation endpoint, such as https://auth.example.com/oauth2/revoke, or \
+                 leave it out"
             }
             Self::NoClientId => "set clientId or clientIdSecretRef",
             Self::InvalidCertificate { .. } => {
-                "it must name a Secret of type kubernetes.io/tls: in tls.crt the certificate and those that lead to \
-                 its authority, in tls.key its key, unencrypted, both in PEM"
+                "it must name a Secret of type kubernetes.io/tls: in tls.crt the certificate and those that \
+                 lead to its authority, in tls.key its key, unencrypted, both in PEM"
             }
             Self::CertificateExpired { .. } => "renew the certificate in that Secret, and check the clock",
             Self::NoAssertion { .. } => "check what the assertion comes from",
@@ -187,11 +185,14 @@ impl Error {
             Self::Timeout { .. } => "check tokenUrl, network policies and the authorization server's health",
             Self::Connect(fault) => fault.hint(),
             Self::Interrupted => "check the authorization server's health and the proxies before it",
-            Self::Rejected(rejection) if rejection.is_of_client() => ErrorCode::InvalidClient.hint(),
+            Self::Rejected(rejection) if rejection.is_of_client() => {
+                ErrorCode::Basic(BasicErrorResponseType::InvalidClient).hint()
+            }
             Self::Rejected(rejection) => rejection.code.hint(),
             Self::BothSecretsRefused(_) => {
-                "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check clientId and \
-                 the client secrets, and that the client may authenticate by the configured method"
+                "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check \
+                 clientId and the client secrets, and that the client may authenticate by the configured \
+                 method"
             }
             Self::HttpStatus { status, .. } => status_hint(*status),
             Self::Redirected { .. } => "redirects are not followed; set tokenUrl to the final address",
@@ -209,7 +210,8 @@ impl Error {
                 expected: TokenType::DPoP,
                 ..
             } => {
-                "let the authorization server bind this client's tokens by DPoP (RFC 9449), or set tokenType: Bearer"
+                "let the authorization server bind this client's tokens by DPoP (RFC 9449), or set \
+                 tokenType: Bearer"
             }
             Self::ExpiredOnArrival { .. } => "raise the token lifetime at the authorization server",
             Self::TooManyAtOnce => "check the authorization server's health, and try again",
@@ -230,15 +232,16 @@ impl Error {
 
 impl ErrorCode {
     /// `None`: not a code of the standards.
-    pub(crate) fn known(code: &str) -> Option<Self> {
+    pub(crate) fn from_standard(code: &str) -> Option<Self> {
+        use BasicErrorResponseType as Basic;
         Some(match code {
-            "invalid_request" => Self::InvalidRequest,
-            "invalid_client" => Self::InvalidClient,
-            "invalid_grant" => Self::InvalidGrant,
-            "invalid_scope" => Self::InvalidScope,
+            "invalid_request" => Self::Basic(Basic::InvalidRequest),
+            "invalid_client" => Self::Basic(Basic::InvalidClient),
+            "invalid_grant" => Self::Basic(Basic::InvalidGrant),
+            "invalid_scope" => Self::Basic(Basic::InvalidScope),
+            "unauthorized_client" => Self::Basic(Basic::UnauthorizedClient),
+            "unsupported_grant_type" => Self::Basic(Basic::UnsupportedGrantType),
             "invalid_target" => Self::InvalidTarget,
-            "unauthorized_client" => Self::UnauthorizedClient,
-            "unsupported_grant_type" => Self::UnsupportedGrantType,
             "access_denied" => Self::AccessDenied,
             "server_error" => Self::ServerError,
             "temporarily_unavailable" => Self::TemporarilyUnavailable,
@@ -249,60 +252,68 @@ impl ErrorCode {
         })
     }
 
+    pub(crate) fn other(code: impl Into<String>) -> Self {
+        Self::Basic(BasicErrorResponseType::Extension(code.into()))
+    }
+
     pub fn as_str(&self) -> &str {
         match self {
-            Self::Other(code) => code,
-            known => known.reason(),
+            Self::Basic(BasicErrorResponseType::Extension(code)) => code,
+            standard => standard.reason(),
         }
     }
 
     fn reason(&self) -> &'static str {
+        use BasicErrorResponseType as Basic;
         match self {
-            Self::InvalidRequest => "invalid_request",
-            Self::InvalidClient => "invalid_client",
-            Self::InvalidGrant => "invalid_grant",
-            Self::InvalidScope => "invalid_scope",
+            Self::Basic(Basic::InvalidRequest) => "invalid_request",
+            Self::Basic(Basic::InvalidClient) => "invalid_client",
+            Self::Basic(Basic::InvalidGrant) => "invalid_grant",
+            Self::Basic(Basic::InvalidScope) => "invalid_scope",
+            Self::Basic(Basic::UnauthorizedClient) => "unauthorized_client",
+            Self::Basic(Basic::UnsupportedGrantType) => "unsupported_grant_type",
+            Self::Basic(Basic::Extension(_)) => "other_error",
             Self::InvalidTarget => "invalid_target",
-            Self::UnauthorizedClient => "unauthorized_client",
-            Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::AccessDenied => "access_denied",
             Self::ServerError => "server_error",
             Self::TemporarilyUnavailable => "temporarily_unavailable",
             Self::UnsupportedTokenType => "unsupported_token_type",
             Self::UseDpopNonce => "use_dpop_nonce",
             Self::InvalidDpopProof => "invalid_dpop_proof",
-            Self::Other(_) => "other_error",
         }
     }
 
     fn hint(&self) -> &'static str {
+        use BasicErrorResponseType as Basic;
         match self {
-            Self::InvalidRequest => {
+            Self::Basic(Basic::InvalidRequest) => {
                 "check scopes, audience, resource and extraParameters, and that this client may use the grant"
             }
-            Self::InvalidClient => {
-                "check clientId and the client secret, key, certificate or assertion (its issuer, subject and audience), and \
-                 that the client may authenticate by the configured method"
+            Self::Basic(Basic::InvalidClient) => {
+                "check clientId and the client secret, key, certificate or assertion (its issuer, subject \
+                 and audience), and that the client may authenticate by the configured method"
             }
-            Self::InvalidScope => "check that scopes names only what this client may have",
+            Self::Basic(Basic::InvalidScope) => "check that scopes names only what this client may have",
             Self::InvalidTarget => {
                 "check that the authorization server knows this resource; an empty resource sends none"
             }
-            Self::UnauthorizedClient | Self::UnsupportedGrantType => {
-                "allow this client the configured grant (client_credentials, jwt-bearer or token-exchange) at the \
-                 authorization server"
+            Self::Basic(Basic::UnauthorizedClient) | Self::Basic(Basic::UnsupportedGrantType) => {
+                "allow this client the configured grant (client_credentials, jwt-bearer or token-exchange) \
+                 at the authorization server"
             }
-            Self::InvalidGrant => {
+            Self::Basic(Basic::InvalidGrant) => {
                 "check the assertion or subject token (its issuer, audience and expiry), and this client's \
                  registration at the authorization server"
             }
             Self::UseDpopNonce => {
-                "it demands DPoP with a nonce: set tokenType: DPoP; if it is set, check the authorization server's health"
+                "it demands DPoP with a nonce: set tokenType: DPoP; if it is set, check the authorization \
+                 server's health"
             }
             Self::InvalidDpopProof => {
-                "check the clock, and that proxies leave the token endpoint's URL as the authorization server knows it"
+                "check the clock, and that proxies leave the token endpoint's URL as the authorization \
+                 server knows it"
             }
-            Self::UnsupportedTokenType | Self::AccessDenied | Self::Other(_) => {
+            Self::UnsupportedTokenType | Self::AccessDenied | Self::Basic(Basic::Extension(_)) => {
                 "check this client's registration at the authorization server"
             }
             Self::ServerError | Self::TemporarilyUnavailable => "check the authorization server's health",
@@ -311,12 +322,12 @@ impl ErrorCode {
 }
 
 impl ErrorResponse {
-    /// Whether the client is not believed to be who it says. Keycloak says `unauthorized_client` where RFC 6749 says
-    /// `invalid_client`, but by the status that is for this only.
+    /// Whether the client is not believed to be who it says. Keycloak says `unauthorized_client` where RFC
+    /// 6749 says `invalid_client`, but by the status that is for this only.
     pub(crate) fn is_of_client(&self) -> bool {
         match self.code {
-            ErrorCode::InvalidClient => true,
-            ErrorCode::UnauthorizedClient => self.status == 401,
+            ErrorCode::Basic(BasicErrorResponseType::InvalidClient) => true,
+            ErrorCode::Basic(BasicErrorResponseType::UnauthorizedClient) => self.status == 401,
             _ => false,
         }
     }
@@ -353,13 +364,13 @@ fn status_hint(status: u16) -> &'static str {
     }
 }
 
-fn to_host(host: &Option<String>) -> String {
+fn with_host(host: &Option<String>) -> String {
     host.as_ref()
         .map(|host| format!(" to {host}"))
         .unwrap_or_default()
 }
 
-fn of_type(kind: &Option<String>) -> String {
+fn with_type(kind: &Option<String>) -> String {
     kind.as_ref()
         .map(|kind| format!(" of type {kind}"))
         .unwrap_or_default()
@@ -371,7 +382,7 @@ mod tests {
 
     fn rejected(code: &str, description: Option<&str>) -> Error {
         Error::Rejected(ErrorResponse {
-            code: ErrorCode::known(code).unwrap_or(ErrorCode::Other(code.into())),
+            code: ErrorCode::from_standard(code).unwrap_or_else(|| ErrorCode::other(code)),
             description: description.map(Into::into),
             status: 400,
             retry_after: None,
@@ -382,8 +393,9 @@ mod tests {
     fn the_message_says_what_happened_and_what_to_check() {
         assert_eq!(
             rejected("invalid_client", Some("Unknown client")).message(),
-            "the authorization server answered invalid_client (Unknown client): check clientId and the client \
-             secret, key, certificate or assertion (its issuer, subject and audience), and that the client may authenticate by the configured method"
+            "the authorization server answered invalid_client (Unknown client): check clientId and the \
+             client secret, key, certificate or assertion (its issuer, subject and audience), and that the \
+             client may authenticate by the configured method"
         );
         let html = Error::NotJson {
             shape: BodyShape::Html,
@@ -391,8 +403,8 @@ mod tests {
         };
         assert_eq!(
             html.message(),
-            "the token endpoint's answer is an HTML page of type text/html instead of JSON: check that tokenUrl is \
-             the token endpoint itself"
+            "the token endpoint's answer is an HTML page of type text/html instead of JSON: check that \
+             tokenUrl is the token endpoint itself"
         );
     }
 
@@ -400,7 +412,7 @@ mod tests {
     fn a_client_that_is_not_believed_is_told_so_whatever_the_code() {
         let error = |status| {
             Error::Rejected(ErrorResponse {
-                code: ErrorCode::UnauthorizedClient,
+                code: ErrorCode::Basic(BasicErrorResponseType::UnauthorizedClient),
                 description: None,
                 status,
                 retry_after: None,
@@ -436,7 +448,7 @@ mod tests {
             "use_dpop_nonce",
             "invalid_dpop_proof",
         ] {
-            assert_eq!(ErrorCode::known(code).unwrap().as_str(), code);
+            assert_eq!(ErrorCode::from_standard(code).unwrap().as_str(), code);
             assert_eq!(rejected(code, None).reason(), code);
         }
     }

@@ -1,18 +1,20 @@
 //! The OAuth2 machine client: it turns a registration at an authorization server into a token that is always
 //! valid, as far as the server lets it.
 //!
-//! A [`Registration`] says who asks whom for what; [`discovery`] finds the server where it is not stated. [`Client`]
-//! makes one token request ([`token_request`] builds it and reads the answer, [`transport`] carries it, [`ssrf`] says
-//! where it may go). [`TokenSource`] decides when to make one ([`renewal`]) and publishes what came of it as
-//! [`TokenSourceState`]. [`UserTokens`] keeps those of users' own. Nothing here knows Kubernetes or the proxy.
+//! A [`Registration`] says which client asks which server for which token; [`discovery`] finds the server
+//! where it is not stated. [`Client`] makes one token request ([`token_request`] builds it and reads the
+//! answer, [`transport`] carries it, [`ssrf`] says where it may go). [`TokenSource`] decides when to make one
+//! ([`renewal`]) and publishes what came of it as [`TokenSourceState`]. [`UserTokens`] keeps those of users'
+//! own. Nothing here knows Kubernetes or the proxy.
 
 mod client;
 mod clock;
 mod discovery;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
 mod jose;
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/promises/readers.rs"]
+pub mod promises;
 mod redact;
 mod registration;
 mod renewal;
@@ -31,6 +33,8 @@ pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ServerMeta
 pub use error::{Error, ErrorCode, ErrorResponse};
 pub use jose::assertion::{AssertionFuture, AssertionSource, Assertions};
 pub use jose::signing_key::{Algorithm, KeyError, SigningKey};
+pub use oauth2::basic::BasicErrorResponseType;
+pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use registration::{
     ClientAuthentication, ClientCertificate, ClientSecrets, Grant, Registration, ServerLocation,
     TokenExchange,

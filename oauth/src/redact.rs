@@ -1,10 +1,11 @@
-//! Redaction: from a server's words to text that may be repeated, without this client's secrets, in the characters that
-//! RFC 6749 allows for errors, and not much of it. A server may echo what it was sent, and its words end up in statuses
-//! and logs.
+//! Redaction: from a server's words to text that may be repeated, without this client's secrets, in the
+//! characters that RFC 6749 allows for errors, and not much of it. A server may echo what it was sent, and
+//! its words end up in statuses and logs.
 
 use std::collections::HashSet;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use oauth2::ClientSecret;
 use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded::byte_serialize;
 
@@ -19,8 +20,8 @@ pub(crate) struct Redactor {
 
 impl Redactor {
     /// Never repeats a client secret, in all the forms that it is sent in.
-    pub fn hide_client_secret(self, client_id: &str, secret: &SecretString) -> Self {
-        let secret = secret.expose_secret();
+    pub fn hide_client_secret(self, client_id: &str, secret: &ClientSecret) -> Self {
+        let secret = secret.secret();
         let basic = BASE64_STANDARD.encode(format!("{}:{}", encode(client_id), encode(secret)));
         self.hide_form_value(secret).hide(&basic)
     }
@@ -104,7 +105,7 @@ mod tests {
     const SECRET: &str = "p@ss/word+with spaces&more";
 
     fn redactor() -> Redactor {
-        Redactor::default().hide_client_secret("id:1", &SECRET.into())
+        Redactor::default().hide_client_secret("id:1", &ClientSecret::new(SECRET.into()))
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use oauth2::{ClientId, ClientSecret, Scope};
 use secrecy::SecretString;
 
 use crate::jose::assertion::Assertions;
@@ -14,14 +15,14 @@ use crate::token_type::TokenType;
 pub struct Registration {
     pub server: ServerLocation,
     /// `None`: not sent, where an assertion says who asks.
-    pub client_id: Option<String>,
+    pub client_id: Option<ClientId>,
     pub authentication: ClientAuthentication,
     pub grant: Grant,
     pub token_type: TokenType,
     /// Of [`Client::exchange_token`].
     pub token_exchange: TokenExchange,
     /// None: the authorization server's default, or what the MCP server's metadata name.
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
     pub audience: Option<String>,
     /// `resource` (RFC 8707). `None`: not sent.
     pub resource: Option<String>,
@@ -52,7 +53,8 @@ pub enum ServerLocation {
         url: String,
         /// PEM certificates of authorities to trust at the MCP server besides the system's.
         ca_bundle: Option<String>,
-        /// The issuer found before. Another one is an error: credentials of the one are not shown to the other.
+        /// The issuer found before. Another one is an error: credentials of the one are not shown to the
+        /// other.
         known_issuer: Option<String>,
     },
 }
@@ -72,17 +74,18 @@ pub enum ClientAuthentication {
         /// `None`: the issuer where it is known, else the token endpoint.
         audience: Option<String>,
     },
-    /// An assertion that somebody else signs (RFC 7523 section 2.2).
+    /// An assertion that another party signs (RFC 7523 section 2.2).
     Assertion(Assertions),
     /// A TLS client certificate (RFC 8705 section 2).
     Tls(ClientCertificate),
 }
 
-/// A client secret, and the one before or after it, which is tried where the first is refused with `invalid_client`.
+/// A client secret, and the one before or after it, which is tried where the first is refused with
+/// `invalid_client`.
 #[derive(Clone, Debug)]
 pub struct ClientSecrets {
-    pub first: SecretString,
-    pub alternate: Option<SecretString>,
+    pub first: ClientSecret,
+    pub alternate: Option<ClientSecret>,
 }
 
 /// What entitles to a token.
@@ -121,7 +124,7 @@ impl Registration {
                 token_url: token_url.into(),
                 revocation_url: None,
             },
-            client_id: Some(client_id.into()),
+            client_id: Some(ClientId::new(client_id.into())),
             authentication,
             grant: Grant::ClientCredentials,
             token_type: TokenType::Bearer,
@@ -150,7 +153,7 @@ impl Default for TokenExchange {
 impl From<&str> for ClientSecrets {
     fn from(secret: &str) -> Self {
         Self {
-            first: secret.into(),
+            first: ClientSecret::new(secret.to_owned()),
             alternate: None,
         }
     }

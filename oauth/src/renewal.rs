@@ -1,9 +1,10 @@
-//! Renewal: a token that is always at hand: requested when the source starts, renewed ahead of its end, when a server refuses
-//! it or demands more of it, and asked for again after failures. `lifecycle` decides, `task` keeps the one request that may
-//! be under way.
+//! Renewal: a token that is always at hand: requested when the source starts, renewed ahead of its end, when
+//! a server refuses it or demands more of it, and asked for again after failures. `lifecycle` decides, `task`
+//! keeps the one request that may be under way.
 //!
 //! A token serves until it really expires or has a successor, whatever fails meanwhile.
 
+pub(crate) mod backoff;
 pub(crate) mod breaker;
 pub(crate) mod deadline;
 mod lifecycle;
@@ -50,8 +51,8 @@ impl TokenSource {
         self.state.clone()
     }
 
-    /// Requests a new token at once by other means: the secret or the registration changed. A request under way
-    /// is given up. The token in use serves until the new one is there.
+    /// Requests a new token at once by other means: the secret or the registration changed. A request under
+    /// way is given up. The token in use serves until the new one is there.
     pub fn replace(&self, requester: impl TokenRequester) {
         self.send_command(Command::Replace(Arc::new(requester)));
     }
@@ -61,15 +62,17 @@ impl TokenSource {
         self.send_command(Command::SetPolicy(policy));
     }
 
-    /// The resource server answered 401 to the token of this id. If that is the token in use, its successor is requested
-    /// at once, once, however many say so and however late. Where successors are refused as well, the next requests are
-    /// further and further apart; while the authorization server fails, the backoff alone decides.
+    /// The resource server answered 401 to the token of this id. If that is the token in use, its successor
+    /// is requested at once, once, however many say so and however late. Where successors are refused as
+    /// well, the next requests are further and further apart; while the authorization server fails, the
+    /// backoff alone decides.
     pub fn report_rejected(&self, token_id: &str) {
         self.send_command(Command::Rejected(token_id.to_owned()));
     }
 
-    /// A resource server answered 403 and demands these scopes of the token of this id. If that is the token in use,
-    /// one that has them too is requested at once; see [`TokenSourceState::step_up`] for what came of it.
+    /// A resource server answered 403 and demands these scopes of the token of this id. If that is the token
+    /// in use, one that has them too is requested at once; see [`TokenSourceState::step_up`] for what came of
+    /// it.
     pub fn demand_scopes(&self, token_id: &str, scopes: Vec<String>) {
         self.send_command(Command::DemandScopes {
             token_id: token_id.to_owned(),

@@ -30,11 +30,11 @@ impl RetryAfter {
 
     /// How long to wait from now on, within bounds.
     pub(crate) fn wait(self, now: Timestamp) -> Duration {
-        let asked = match self {
+        let requested = match self {
             Self::Delay(delay) => delay,
             Self::Date(date) => Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO),
         };
-        asked.min(MAX_WAIT)
+        requested.min(MAX_WAIT)
     }
 }
 

@@ -1,10 +1,10 @@
-//! SSRF guard: which addresses may be connected to, checked in the resolver itself. The very addresses that a connection
-//! goes to are checked: a name that is checked first and resolved again later could change in between. The resolver is
-//! the system's, and tells a name that does not resolve from other failures by type.
+//! SSRF guard: which addresses may be connected to, checked in the resolver itself. The very addresses that a
+//! connection goes to are checked: a name that is checked first and resolved again later could change in
+//! between. The resolver is the system's, and tells a name that does not resolve from other failures by type.
 //!
-//! URLs that the resource itself states are trusted as far as whoever may write the resource is, so they may lead to
-//! private addresses and even to this machine; link-local ones and those of clouds' metadata services are refused even
-//! then.
+//! URLs that the resource itself states are trusted as far as whoever may write the resource is, so they may
+//! lead to private addresses and even to this machine; link-local ones and those of clouds' metadata services
+//! are refused even then.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// Addresses at which clouds tell whoever asks what the machine may do. AWS, Google Cloud, Alibaba and Azure; the
-/// common one is link-local.
+/// Metadata services of clouds, which hand the machine's credentials to any program on it. AWS, Google Cloud,
+/// Alibaba and Azure; the common one is link-local.
 const METADATA: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
@@ -83,8 +83,8 @@ impl AddressPolicy {
         Self::Discovered { stated, private }
     }
 
-    /// Judges a URL whose host is an address; no resolver is asked for those. A name passes: it is judged when it
-    /// is resolved.
+    /// Judges a URL whose host is an address; no resolver is asked for those. A name passes: it is judged
+    /// when it is resolved.
     pub fn check_url(&self, url: &Url) -> Result<(), ForbiddenAddressError> {
         let scope = self.scope(url.host_str().unwrap_or_default());
         match url.host() {
@@ -116,9 +116,9 @@ impl Resolve for GuardedResolver {
         let scope = self.addresses.scope(name.as_str());
         Box::pin(async move {
             // The port is the caller's to fill in.
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            let resolved = tokio::net::lookup_host((name.as_str(), 0)).await;
             let mut refused = None;
-            let addresses: Vec<_> = found
+            let addresses: Vec<_> = resolved
                 .map_err(|error| UnresolvedHostError(Some(error)))?
                 .filter(|address| match check_address(address.ip(), scope) {
                     Ok(()) => true,
@@ -137,7 +137,8 @@ impl Resolve for GuardedResolver {
     }
 }
 
-/// Whether an address may be connected to. IPv6 addresses that lead to an IPv4 address are judged as that one.
+/// Whether an address may be connected to. IPv6 addresses that lead to an IPv4 address are judged as that
+/// one.
 pub(crate) fn check_address(address: IpAddr, scope: AddressScope) -> Result<(), ForbiddenAddressError> {
     let address = match address {
         IpAddr::V6(address) => embedded_ipv4(address).map_or(IpAddr::V6(address), IpAddr::V4),
@@ -166,7 +167,8 @@ pub(crate) fn check_address(address: IpAddr, scope: AddressScope) -> Result<(), 
     Ok(())
 }
 
-/// The IPv4 address in an IPv6 address: mapped or compatible (RFC 4291 section 2.5.5), translated (RFC 2765 section
+/// The IPv4 address in an IPv6 address: mapped or compatible (RFC 4291 section 2.5.5), translated (RFC 2765
+/// section
 /// 2.1) also by NAT64 (RFC 6052 section 2.1), or tunnelled by 6to4 (RFC 3056 section 2).
 fn embedded_ipv4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let last = |segments: [u16; 8]| {
@@ -177,9 +179,9 @@ fn embedded_ipv4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
         // `::` and `::1` are addresses of their own.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        found @ ([0, 0, 0, 0, 0, 0 | 0xffff, _, _]
+        segments @ ([0, 0, 0, 0, 0, 0 | 0xffff, _, _]
         | [0, 0, 0, 0, 0xffff, 0, _, _]
-        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]) => Some(last(found)),
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]) => Some(last(segments)),
         [0x2002, high, low, ..] => Some(last([0, 0, 0, 0, 0, 0, high, low])),
         _ => None,
     }

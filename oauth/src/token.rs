@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_http_auth::ProofKey;
-use secrecy::SecretString;
+use oauth2::AccessToken;
 
 use crate::clock::after;
 use crate::{ClaimMismatchError, Error, IssuedToken, ServerMetadata, TokenType};
 
-/// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and long
-/// enough to be no burden; the authorization servers in use issue nothing shorter by default.
+/// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and
+/// long enough to be no burden; the authorization servers in use issue nothing shorter by default.
 pub(crate) const ASSUMED_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
-/// Longest life believed. Keeps all arithmetic far from its limits; such a token is renewed years ahead anyway.
+/// Longest life believed. Keeps all arithmetic far from its limits; such a token is renewed years ahead
+/// anyway.
 const MAX_LIFETIME_SECONDS: i64 = 10 * 365 * 24 * 60 * 60;
 
 /// An access token and its life.
@@ -22,7 +23,7 @@ const MAX_LIFETIME_SECONDS: i64 = 10 * 365 * 24 * 60 * 60;
 pub struct Token {
     /// Names this token without telling it: random.
     pub id: String,
-    pub access_token: SecretString,
+    pub access_token: AccessToken,
     pub token_type: TokenType,
     /// The key that a DPoP token is bound to.
     pub proof_key: Option<Arc<ProofKey>>,
@@ -30,18 +31,19 @@ pub struct Token {
     pub certificate_bound: bool,
     pub mismatch: Option<ClaimMismatchError>,
     pub server: Option<Arc<ServerMetadata>>,
-    /// When the request for it was sent, not when the answer came: the server counts from some moment in between,
-    /// so this never overstates the life that is left.
+    /// When the request for it was sent, not when the answer came: the server counts from some moment in
+    /// between, so this never overstates the life that is left.
     pub issued_at: Timestamp,
-    /// `None`: the server does not say. Such a token is renewed regularly and serves until it has a successor.
+    /// `None`: the server does not say. Such a token is renewed regularly and serves until it has a
+    /// successor.
     pub expires_at: Option<Timestamp>,
     /// The scope granted, where the server says so.
     pub scope: Option<String>,
 }
 
 impl Token {
-    /// The token that a request sent at `sent_at` brought by `now`. One that is over by then is an error: it could
-    /// only be used for nothing, and asking again at once would bring the same.
+    /// The token that a request sent at `sent_at` brought by `now`. One that is over by then is an error: it
+    /// could only be used for nothing, and asking again at once would bring the same.
     pub(crate) fn issue(issued: IssuedToken, sent_at: Timestamp, now: Timestamp) -> Result<Self, Error> {
         let expires_in = issued.expires_in;
         let expires_at = expires_in.map(|seconds| {
@@ -57,7 +59,7 @@ impl Token {
         Ok(token)
     }
 
-    /// A token of which somebody else says when it was issued and when it ends.
+    /// A token from elsewhere, with the times of its issue and its end.
     pub fn handed_over(issued: IssuedToken, issued_at: Timestamp, expires_at: Option<Timestamp>) -> Self {
         Self {
             id: format!("{:016x}", rand::random::<u64>()),
@@ -87,9 +89,10 @@ impl Token {
     }
 }
 
-/// The life of a token in seconds: the shorter of the server's word and the token's own, since who verifies the token
-/// goes by the latter. The token's own alone where the server has none or says that the token it issues is over; the
-/// server's word alone where that of the token has come already, which is for the check to judge.
+/// The life of a token in seconds: the shorter of the server's word and the token's own, since who verifies
+/// the token goes by the latter. The token's own alone where the server has none or says that the token it
+/// issues is over; the server's word alone where that of the token has come already, which is for the check
+/// to judge.
 pub(crate) fn life(stated: Option<i64>, own: Option<i64>) -> Option<i64> {
     match (stated, own) {
         (Some(..=0) | None, Some(own)) => Some(own),

@@ -1,14 +1,14 @@
-//! Whether an access token fits what it was asked for, as far as it can be read: a JWT (RFC 9068) is compared, an
-//! opaque token is taken as it is. The signature is the MCP server's to verify.
+//! Token check: whether an access token fits what it was asked for, as far as it can be read: a JWT (RFC
+//! 9068) is compared, an opaque token is taken as it is. The signature is the MCP server's to verify.
 //!
-//! [`check`] is called once on each token that is issued, before anyone gets it: where the answer of the token
-//! endpoint has become an [`IssuedToken`](crate::IssuedToken).
+//! [`check`] is called once on each token that is issued, before anyone gets it: where the answer of the
+//! token endpoint has become an [`IssuedToken`](crate::IssuedToken).
 
 mod claims;
 pub(crate) mod mismatch;
 
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
+use oauth2::{AccessToken, Scope};
 
 pub use claims::{Claims, read};
 pub use mismatch::ClaimMismatchError;
@@ -38,7 +38,7 @@ pub enum TokenCheckMode {
     /// A token that does not fit is an error.
     #[default]
     Enforce,
-    /// It is issued, and the mismatch told with it.
+    /// It is issued, and the mismatch is reported with it.
     Report,
     Off,
 }
@@ -51,7 +51,7 @@ pub struct Expectation {
     /// One of them must be in `aud`, byte for byte: the resource, the audience, and those that are accepted.
     pub audiences: Vec<String>,
     /// All of them must be granted: the ones that were asked for.
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
     /// `cnf.jkt`: the thumbprint of the proof key (RFC 9449 section 6.1).
     pub key_thumbprint: Option<String>,
 }
@@ -65,22 +65,22 @@ pub struct CheckedToken {
     pub mismatch: Option<ClaimMismatchError>,
 }
 
-/// Reads a token, and compares it unless the mode is off. What does not fit is an error where that is enforced.
-/// Nothing that `redactor` keeps back is in the result.
+/// Reads a token, and compares it unless the mode is off. What does not fit is an error where that is
+/// enforced. Nothing that `redactor` keeps back is in the result.
 pub(crate) fn check(
-    token: &SecretString,
+    token: &AccessToken,
     expectation: &Expectation,
     mode: TokenCheckMode,
     redactor: &Redactor,
     now: Timestamp,
 ) -> Result<CheckedToken, Error> {
-    let Some(claims) = read(token.expose_secret()) else {
+    let Some(claims) = read(token.secret()) else {
         return Ok(CheckedToken::default());
     };
     let mismatch = match mode {
         TokenCheckMode::Off => None,
         TokenCheckMode::Enforce | TokenCheckMode::Report => {
-            let redactor = redactor.clone().hide(token.expose_secret());
+            let redactor = redactor.clone().hide(token.secret());
             mismatches(&claims, expectation, &redactor, now)
                 .into_iter()
                 .next()
@@ -156,7 +156,10 @@ fn scope(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Opt
         .collect();
     (!missing.is_empty()).then(|| ClaimMismatchError {
         claim: "scope",
-        expected: format!("{} too", list(missing, redactor)),
+        expected: format!(
+            "{} too",
+            list(missing.into_iter().map(|scope| &**scope), redactor)
+        ),
         found: list(found, redactor),
     })
 }
@@ -240,7 +243,9 @@ mod tests {
         Expectation {
             issuer: Some("https://auth.example.com".into()),
             audiences: vec!["https://tools.example.com/mcp".into(), "urn:tools".into()],
-            scopes: vec!["tools:read".into(), "tools:call".into()],
+            scopes: ["tools:read", "tools:call"]
+                .map(|name| Scope::new(name.into()))
+                .into(),
             key_thumbprint: Some("thumb".into()),
         }
     }
@@ -257,7 +262,7 @@ mod tests {
     fn checked(claim: &str, value: Value) -> Option<ClaimMismatchError> {
         let mut claims = good();
         claims[claim] = value;
-        let token = jwt(&claims).into();
+        let token = AccessToken::new(jwt(&claims));
         let enforced = check(
             &token,
             &expectation(),
@@ -289,13 +294,13 @@ mod tests {
         reported.mismatch
     }
 
-    fn told(claim: &str, value: Value) -> String {
+    fn mismatch_text(claim: &str, value: Value) -> String {
         checked(claim, value).unwrap().to_string()
     }
 
     #[test]
     fn a_token_that_fits_is_taken_and_its_claims_are_known() {
-        let token = jwt(&good()).into();
+        let token = AccessToken::new(jwt(&good()));
         let checked = check(
             &token,
             &expectation(),
@@ -312,7 +317,7 @@ mod tests {
     fn an_opaque_token_is_taken_as_it_is() {
         for token in ["opaque", "a.b.c", "e30.e30", "e30.W10.x"] {
             let checked = check(
-                &token.into(),
+                &AccessToken::new(token.into()),
                 &expectation(),
                 TokenCheckMode::Enforce,
                 &Redactor::default(),
@@ -331,7 +336,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_compared() {
-        let token = jwt(&json!({"iss": "x", "aud": "x", "scope": "x", "cnf": {"jkt": "x"}})).into();
+        let token = AccessToken::new(jwt(
+            &json!({"iss": "x", "aud": "x", "scope": "x", "cnf": {"jkt": "x"}}),
+        ));
         let nothing = Expectation::default();
         let checked = check(
             &token,
@@ -347,29 +354,29 @@ mod tests {
     #[test]
     fn another_issuer_is_told() {
         assert_eq!(
-            told("iss", json!("https://evil.example.com")),
+            mismatch_text("iss", json!("https://evil.example.com")),
             r#"its claim iss is "https://evil.example.com", expected "https://auth.example.com""#
         );
-        assert!(told("iss", json!("https://auth.example.com/")).contains("a slash at the end"));
+        assert!(mismatch_text("iss", json!("https://auth.example.com/")).contains("a slash at the end"));
     }
 
     #[test]
     fn one_audience_of_many_is_enough() {
         assert_eq!(checked("aud", json!(["account", "urn:tools"])), None);
         assert_eq!(
-            told("aud", json!(["account", "other"])),
+            mismatch_text("aud", json!(["account", "other"])),
             r#"its claim aud is "account", "other", expected "https://tools.example.com/mcp", "urn:tools""#
         );
-        assert!(told("aud", json!([])).contains("aud is empty"));
-        assert!(told("aud", json!("https://tools.example.com/mcp/")).contains("a slash at the end"));
-        assert!(told("aud", json!("https://TOOLS.example.com/mcp")).contains("TOOLS"));
+        assert!(mismatch_text("aud", json!([])).contains("aud is empty"));
+        assert!(mismatch_text("aud", json!("https://tools.example.com/mcp/")).contains("a slash at the end"));
+        assert!(mismatch_text("aud", json!("https://TOOLS.example.com/mcp")).contains("TOOLS"));
     }
 
     #[test]
     fn scopes_that_were_asked_for_and_are_not_granted_are_told() {
         assert_eq!(checked("scope", json!(["tools:call", "tools:read"])), None);
         assert_eq!(
-            told("scope", json!("tools:read x")),
+            mismatch_text("scope", json!("tools:read x")),
             r#"its claim scope is "tools:read", "x", expected "tools:call" too"#
         );
     }
@@ -377,11 +384,15 @@ mod tests {
     #[test]
     fn times_are_compared_by_this_machine_s_clock() {
         assert_eq!(checked("exp", json!(NOW + 1)), None);
-        assert!(told("exp", json!(NOW)).contains("exp is over since 0 s"));
-        assert!(told("exp", json!(NOW - 90)).contains("over since 90 s by the clock of this machine"));
+        assert!(mismatch_text("exp", json!(NOW)).contains("exp is over since 0 s"));
+        assert!(
+            mismatch_text("exp", json!(NOW - 90)).contains("over since 90 s by the clock of this machine")
+        );
         for claim in ["iat", "nbf"] {
             assert_eq!(checked(claim, json!(NOW + 60)), None);
-            assert!(told(claim, json!(NOW + 61)).contains("is 61 s ahead of the clock of this machine"));
+            assert!(
+                mismatch_text(claim, json!(NOW + 61)).contains("is 61 s ahead of the clock of this machine")
+            );
         }
         for extreme in [i64::MIN, i64::MAX] {
             let _ = checked("exp", json!(extreme));
@@ -391,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_token_bound_to_another_key_is_told() {
-        assert!(told("cnf", json!({"jkt": "other"})).starts_with("its claim cnf.jkt is \"other\""));
+        assert!(mismatch_text("cnf", json!({"jkt": "other"})).starts_with("its claim cnf.jkt is \"other\""));
     }
 
     #[test]
@@ -418,7 +429,9 @@ mod tests {
         #[test]
         fn a_mismatch_never_tells_the_token(iss in "\\PC{0,80}", aud in "\\PC{0,80}", scope in "\\PC{0,80}") {
             let token = jwt(&json!({"iss": iss, "aud": aud, "scope": scope, "exp": NOW - 1}));
-            let error = check(&token.as_str().into(), &expectation(), TokenCheckMode::Enforce, &Redactor::default(), now());
+            let access_token = AccessToken::new(token.clone());
+            let error =
+                check(&access_token, &expectation(), TokenCheckMode::Enforce, &Redactor::default(), now());
             let seen = format!("{:?}", error.unwrap_err());
             prop_assert!(!seen.contains(&token));
         }

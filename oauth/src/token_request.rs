@@ -1,7 +1,10 @@
-//! One token request, whatever grant it is: what [`TokenSource`](crate::TokenSource) calls when a token is due.
+//! Token requests, whatever the grant: what [`TokenSource`](crate::TokenSource) calls when a token is
+//! due.
 
 pub(crate) mod client_auth;
+pub(crate) mod endpoint_client;
 pub(crate) mod form;
+pub(crate) mod grant;
 pub(crate) mod response;
 
 use std::pin::Pin;
@@ -9,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_http_auth::ProofKey;
-use secrecy::SecretString;
+use oauth2::{AccessToken, Scope};
 
 use crate::discovery::metadata::ServerMetadata;
 use crate::error::Error;
@@ -19,7 +22,8 @@ use crate::token_type::TokenType;
 /// The future of one token request.
 pub type TokenRequestFuture<'a> = Pin<Box<dyn Future<Output = Result<IssuedToken, Error>> + Send + 'a>>;
 
-/// Makes one token request a call. Dropping the future gives the request up, as it is where it takes too long.
+/// Makes one token request a call. Dropping the future gives the request up, as it is where it takes too
+/// long.
 pub trait TokenRequester: Send + Sync + 'static {
     fn request(&self, request: &TokenRequest) -> TokenRequestFuture<'_>;
 }
@@ -28,16 +32,16 @@ pub trait TokenRequester: Send + Sync + 'static {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TokenRequest {
     /// Scopes that an MCP server demanded (step-up), to be added to the registration's.
-    pub scopes: Vec<String>,
-    /// Tokens in a row that the MCP server refused: where they are of a server that was discovered, another one may be
-    /// the right one by now.
+    pub scopes: Vec<Scope>,
+    /// Tokens in a row that the MCP server refused: where they are of a server that was discovered, another
+    /// one may be the right one by now.
     pub rejections_in_a_row: u32,
 }
 
 /// What an authorization server issued (RFC 6749 section 5.1), before it is known when that was.
 #[derive(Clone, Debug)]
 pub struct IssuedToken {
-    pub access_token: SecretString,
+    pub access_token: AccessToken,
     pub token_type: TokenType,
     /// The key that a DPoP token is bound to.
     pub proof_key: Option<Arc<ProofKey>>,
@@ -66,9 +70,9 @@ pub(crate) async fn within<T>(
 
 impl IssuedToken {
     /// A bearer token of which nothing else is known.
-    pub fn bearer(access_token: impl Into<SecretString>) -> Self {
+    pub fn bearer(access_token: impl Into<String>) -> Self {
         Self {
-            access_token: access_token.into(),
+            access_token: AccessToken::new(access_token.into()),
             token_type: TokenType::Bearer,
             proof_key: None,
             expires_in: None,

@@ -1,5 +1,6 @@
-//! HTTP transport to the token endpoint: a built request goes out, a complete answer or a fault comes back. Bounded in
-//! time and size, follows no redirect, and keeps no connection, since hours pass between two requests.
+//! HTTP transport to the token endpoint: a built request goes out, a complete answer or a fault comes back.
+//! Bounded in time and size, follows no redirect, and keeps no connection, since hours pass between two
+//! requests.
 
 pub(crate) mod body_shape;
 pub(crate) mod client_certificate;
@@ -76,8 +77,8 @@ impl Default for Limits {
 }
 
 impl Transport {
-    /// Trusts the authorities of the system and those of `ca_bundle` (PEM), and shows `certificate` to who asks for
-    /// one.
+    /// Trusts the authorities of the system and those of `ca_bundle` (PEM), and shows `certificate` to who
+    /// asks for one.
     pub fn new(
         rules: TransportRules,
         ca_bundle: Option<&str>,
@@ -197,9 +198,9 @@ impl Transport {
 }
 
 fn authorities(pem: &str) -> Result<Vec<reqwest::Certificate>, Error> {
-    let found = reqwest::Certificate::from_pem_bundle(pem.as_bytes());
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
+    let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes());
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) => Err(Error::InvalidCaBundle {
             problem: "holds no certificate",
         }),
@@ -234,8 +235,8 @@ fn connect_fault(error: &(dyn StdError + 'static)) -> Option<ConnectError> {
     (io.kind() == io::ErrorKind::ConnectionRefused).then_some(ConnectError::Refused)
 }
 
-/// The next error inwards. An I/O error gives not the error that it wraps as its source but that one's source, so
-/// the usual way would pass over it.
+/// The next error inwards. An I/O error gives not the error that it wraps as its source but that one's
+/// source, so the usual way would pass over it.
 fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),

@@ -1,5 +1,5 @@
-//! Tokens of users' own (RFC 8693): each is asked for when its user needs it, by one request however many calls wait
-//! for it, and kept until shortly before its end. `cache` decides; this makes the requests.
+//! Tokens of users' own (RFC 8693): each is asked for when its user needs it, by one request however many
+//! calls wait for it, and kept until shortly before its end. `cache` decides; this makes the requests.
 //!
 //! A user without a token gets an error, never anybody else's token.
 
@@ -22,8 +22,8 @@ use cache::{CacheLookup, User, UserTokenCache};
 
 /// Users whose tokens are kept, unless stated otherwise.
 const DEFAULT_CAPACITY: usize = 10_000;
-/// Bytes that are kept of what the authorization server answered. It may be a stranger's, and what it issues must not
-/// fill the memory of all.
+/// Bytes that are kept of what the authorization server answered. It may be a stranger's, and what it issues
+/// must not fill the memory of all.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Requests under way at once. The others wait in line, within their deadline.
 const MAX_CONCURRENT_REQUESTS: usize = 64;
@@ -57,8 +57,8 @@ impl UserTokens {
         Self::with_capacity(DEFAULT_CAPACITY, policy, clock)
     }
 
-    /// Keeps the tokens of this many users, at least one, or of fewer where their tokens are so long that they would
-    /// take more than 32 MiB. The one least recently used goes first.
+    /// Keeps the tokens of this many users, at least one, or of fewer where their tokens are so long that
+    /// they would take more than 32 MiB. The one least recently used goes first.
     pub fn with_capacity(capacity: usize, policy: Policy, clock: Clock) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -71,16 +71,16 @@ impl UserTokens {
         }
     }
 
-    /// The token for the user of this subject token: the one that is there, or the one that `exchange` brings. While a
-    /// failure is fresh it is returned again, without a request. Giving up the wait does not give up the request: others
-    /// may wait for it.
+    /// The token for the user of this subject token: the one that is there, or the one that `exchange`
+    /// brings. While a failure is fresh it is returned again, without a request. Giving up the wait does not
+    /// give up the request: others may wait for it.
     pub async fn get<F>(&self, subject: &SecretString, exchange: impl FnOnce() -> F) -> TokenResult
     where
         F: Future<Output = Result<IssuedToken, Error>> + Send + 'static,
     {
         let user = self.user(subject);
-        let found = self.shared.cache.lock().find(user);
-        let mut waiting = match found {
+        let lookup = self.shared.cache.lock().find(user);
+        let mut waiting = match lookup {
             CacheLookup::Token(token) => return Ok(token),
             CacheLookup::Failure(error) => return Err(error),
             CacheLookup::InFlight(waiting) => waiting,
@@ -102,9 +102,9 @@ impl UserTokens {
         }
     }
 
-    /// The MCP server answered 401 to the user's token of this id. If that is the one that is there, it is dropped, and
-    /// the next [`UserTokens::get`] asks for another. Where successors are refused as well, each stays further and
-    /// further until it is dropped.
+    /// The MCP server answered 401 to the user's token of this id. If that is the one that is there, it is
+    /// dropped, and the next [`UserTokens::get`] asks for another. Where successors are refused as well, each
+    /// stays further and further until it is dropped.
     pub fn report_rejected(&self, subject: &SecretString, token_id: &str) {
         let user = self.user(subject);
         self.shared.cache.lock().reject(user, token_id);

@@ -74,7 +74,7 @@ impl Binding {
 pub fn bearer(token: &Token) -> Credential {
     Credential::Bearer {
         id: token.id.clone(),
-        token: token.access_token.clone(),
+        token: token.access_token.secret().as_str().into(),
         proof_key: token.proof_key.as_ref().map(|key| key.to_pem()),
         expires_at: token.expires_at.map(Timestamp::as_second),
     }

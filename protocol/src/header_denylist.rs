@@ -1,8 +1,9 @@
 //! Headers of a user's request that never say who the user is. The resource's CEL rules refuse them in
-//! `spec.headerPassthrough` and `spec.oauth2.tokenExchange`, and the sidecar refuses them again wherever they come from.
+//! `spec.headerPassthrough` and `spec.oauth2.tokenExchange`, and the sidecar refuses them again wherever they
+//! come from.
 
-/// Names in lower case: credentials and cookies, headers of the connection and of the transport, and where a request came
-/// from, which each proxy states anew.
+/// Names in lower case: credentials and cookies, headers of the connection and of the transport, and where a
+/// request came from, which each proxy states anew.
 pub const DENIED_HEADERS: [&str; 39] = [
     "accept",
     "accept-encoding",

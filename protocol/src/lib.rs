@@ -1,7 +1,7 @@
-//! The contract between operator and sidecar: the messages of the sync stream and of the token exchange ([`sync`]), how
-//! large they may be ([`bounds`]), how long each side waits ([`timeouts`]), why the operator refuses ([`reasons`]), the
-//! injected pod ([`pod`]), and which headers never say who a user is ([`header_denylist`]). Types and constants only;
-//! nothing here does anything.
+//! The contract between operator and sidecar: the messages of the sync stream and of the token exchange
+//! ([`sync`]), how large they may be ([`bounds`]), how long each side waits ([`timeouts`]), why the operator
+//! refuses ([`reasons`]), the injected pod ([`pod`]), and which headers never say who a user is
+//! ([`header_denylist`]). Types and constants only; nothing here does anything.
 
 pub mod bounds;
 pub mod header_denylist;

@@ -1,6 +1,7 @@
-//! Why the operator does not serve a sidecar: a closed set of [`Problem::reason`](crate::sync::Problem::reason), which is
-//! also the label of the operator's metric. A sidecar of another version may not know one of them; it acts on
-//! [`NOT_LEADING`] alone and shows the others.
+//! Why the operator does not serve a sidecar: a closed set of
+//! [`Problem::reason`](crate::sync::Problem::reason), which is also the label of the operator's metric. A
+//! sidecar of another version may not know one of them; it acts on [`NOT_LEADING`] alone and shows the
+//! others.
 
 /// This replica is a follower. A new connection may reach the one that leads.
 pub const NOT_LEADING: &str = "NotLeading";
@@ -31,7 +32,8 @@ pub const NOT_ENTITLED: &str = "NotEntitled";
 pub const OTHER_URL: &str = "OtherUrl";
 /// The resource has no token exchange, or none yet.
 pub const NO_EXCHANGE: &str = "NoExchange";
-/// The authorization server did not answer within [`AUTHORIZATION_SERVER`](crate::timeouts::AUTHORIZATION_SERVER).
+/// The authorization server did not answer within
+/// [`AUTHORIZATION_SERVER`](crate::timeouts::AUTHORIZATION_SERVER).
 pub const EXCHANGE_SLOW: &str = "ExchangeSlow";
 /// The authorization server gave no token.
 pub const EXCHANGE_FAILED: &str = "ExchangeFailed";

@@ -1,7 +1,7 @@
 //! The sync stream: one HTTP/2 `POST` to [`PATH`] for each sidecar, authenticated by its pod-bound
 //! ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
-//! each line: [`Report`] upwards, [`Snapshot`] downwards. An empty line is a heartbeat: downwards, one line at least
-//! comes within [`HEARTBEAT`](crate::timeouts::HEARTBEAT).
+//! each line: [`Report`] upwards, [`Snapshot`] downwards. An empty line is a heartbeat: downwards, one line
+//! at least comes within [`HEARTBEAT`](crate::timeouts::HEARTBEAT).
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -83,17 +83,18 @@ pub struct Route {
     pub headers: Vec<String>,
     #[serde(default)]
     pub user_context: UserContext,
-    /// Where the subject token of the user is found, if tool calls carry a token of the user's own (RFC 8693).
+    /// Where the subject token of the user is found, if tool calls carry a token of the user's own (RFC
+    /// 8693).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Subject>,
-    /// Opaque; changes with what users' tokens are minted for, such as scopes and audience. A token that was got for
-    /// another value is of no use any more. Empty where there is no exchange.
+    /// Opaque; changes with what users' tokens are minted for, such as scopes and audience. A token that was
+    /// got for another value is of no use any more. Empty where there is no exchange.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub minted_for: String,
 }
 
-/// The part of the user context that is exchanged for a token of the user's own. It goes to the operator, and to the
-/// MCP server only if it is among [`Route::cookies`] or [`Route::headers`] too.
+/// The part of the user context that is exchanged for a token of the user's own. It goes to the operator, and
+/// to the MCP server only if it is among [`Route::cookies`] or [`Route::headers`] too.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Subject {
@@ -121,7 +122,8 @@ pub enum UserContext {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Credential {
-    /// `Authorization: Bearer` (RFC 6750), or `Authorization: DPoP` with a proof (RFC 9449) where there is a key.
+    /// `Authorization: Bearer` (RFC 6750), or `Authorization: DPoP` with a proof (RFC 9449) where there is a
+    /// key.
     Bearer {
         /// Names this token in reports without telling it: random, never the same for two tokens.
         #[serde(default)]
@@ -145,8 +147,8 @@ pub enum Credential {
         reason: String,
         /// For people; never holds a secret.
         message: String,
-        /// The operator does not know of any either, as after its own restart: one that the sidecar still has for
-        /// the same URL serves on until it expires.
+        /// The operator does not know of any either, as after its own restart: one that the sidecar still has
+        /// for the same URL serves on until it expires.
         #[serde(default)]
         keep: bool,
     },
@@ -170,13 +172,14 @@ pub struct Report {
     /// What keeps the sidecar from doing its work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
-    /// Tokens in use that an MCP server does not take: at most one for each server, gone once the sidecar has another
-    /// token.
+    /// Tokens in use that an MCP server does not take: at most one for each server, gone once the sidecar has
+    /// another token.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedToken>,
 }
 
-/// A token that an MCP server refused. Asks the operator for a better one; many sidecars that say the same ask once.
+/// A token that an MCP server refused. Asks the operator for a better one; many sidecars that say the same
+/// ask once.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedToken {
@@ -195,8 +198,8 @@ pub enum RefusedBecause {
     InsufficientScope(Vec<String>),
 }
 
-/// Path of the token exchange for a user: a `POST` of [`ExchangeRequest`], authenticated like the stream, answered
-/// by [`Exchanged`], or by a [`Problem`] with another status than 200.
+/// Path of the token exchange for a user: a `POST` of [`ExchangeRequest`], authenticated like the stream,
+/// answered by [`Exchanged`], or by a [`Problem`] with another status than 200.
 pub const EXCHANGE_PATH: &str = "/v1/exchange";
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -365,7 +368,10 @@ mod tests {
         let line = serde_json::to_string(&snapshot()).unwrap();
         assert!(!line.contains('\n'));
         assert!(
-            line.contains(r#""credential":{"kind":"bearer","id":"a7","token":"t0p-s3cret","proofKey":"pr00f-key","expiresAt":1800000000}"#),
+            line.contains(concat!(
+                r#""credential":{"kind":"bearer","id":"a7","token":"t0p-s3cret","#,
+                r#""proofKey":"pr00f-key","expiresAt":1800000000}"#
+            )),
             "{line}"
         );
         assert_eq!(serde_json::from_str::<Snapshot>(&line).unwrap(), snapshot());

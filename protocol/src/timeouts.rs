@@ -1,5 +1,6 @@
-//! How long each side waits for the other. Where one wait contains another, the inner one ends first: only the inner side
-//! knows why there is no answer, and the user should read that and not "no answer". Each pair is compared at compile time.
+//! How long each side waits for the other. Where one wait contains another, the inner one ends first: only
+//! the inner side knows why there is no answer, and the user should read that and not "no answer". Each pair
+//! is compared at compile time.
 //!
 //! A user's call that needs a token of the user's own waits in three places, one inside the other:
 //!
@@ -9,13 +10,14 @@
 //!     operator: the authorization server    7 s  AUTHORIZATION_SERVER
 //! ```
 //!
-//! The two seconds above the request are for a connection to the operator and for finding the replica that leads. The one
-//! second above the authorization server is for the way there and back, and for the TokenReview.
+//! The two seconds above the request are for a connection to the operator and for finding the replica that
+//! leads. The one second above the authorization server is for the way there and back, and for the
+//! TokenReview.
 
 use std::time::Duration;
 
-/// Longest wait of the operator for an authorization server, when a sidecar asks for a user's token. The token request
-/// itself may take longer: it goes on, and whoever asks again finds what it brought.
+/// Longest wait of the operator for an authorization server, when a sidecar asks for a user's token. The
+/// token request itself may take longer: it goes on, and whoever asks again finds what it brought.
 pub const AUTHORIZATION_SERVER: Duration = Duration::from_secs(7);
 
 /// Longest wait of the sidecar from an exchange request to the end of the operator's answer.
@@ -27,10 +29,12 @@ pub const USER_TOKEN: Duration = Duration::from_secs(10);
 /// Longest time between two lines downwards.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// A sidecar that reads nothing for this long reconnects: a heartbeat may be late, and one may be lost with its connection.
+/// A sidecar that reads nothing for this long reconnects: a heartbeat may be late, and one may be lost with
+/// its connection.
 pub const SYNC_SILENCE: Duration = Duration::from_secs(45);
 
-/// Timeout of the sidecar's readiness probe, which the webhook writes into the pod: whole seconds, as Kubernetes has them.
+/// Timeout of the sidecar's readiness probe, which the webhook writes into the pod: whole seconds, as
+/// Kubernetes has them.
 pub const READINESS_PROBE_SECONDS: i32 = 3;
 
 /// Longest wait of the sidecar for LiteLLM's readiness, which that probe waits for.

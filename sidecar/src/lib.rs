@@ -14,9 +14,11 @@
 
 pub mod args;
 pub mod control;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
 mod http;
+// Test code, which needs items that are private to this crate.
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/promises/data_path.rs"]
+pub mod promises;
 pub mod proxy;
 pub mod serve;
 pub mod server;

@@ -89,8 +89,8 @@ async fn no_token_key_proof_or_subject_is_written_anywhere() {
     tools.route.exchange = Some(Subject::Cookie("idp_token".into()));
     tools.credential = credential("service-t0ken-s3cret", &key);
     let limits = Limits {
-        patience: Duration::from_millis(50),
-        probe: Duration::ZERO,
+        token_wait: Duration::from_millis(50),
+        probe_interval: Duration::ZERO,
         ..Limits::default()
     };
     let one = NonZeroUsize::MIN;
@@ -131,7 +131,7 @@ async fn no_token_key_proof_or_subject_is_written_anywhere() {
     assert!(proofs.len() > 8, "each way was gone: {}", proofs.len());
     let written = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(
-        written.contains("token refused") && written.contains("SubjectRefused"),
+        written.contains("token rejected") && written.contains("SubjectRefused"),
         "{written}"
     );
     let pem = key.to_pem();

@@ -141,7 +141,9 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             json!({"oauth2": {
                 "jwtBearer": {"assertionRef": secret_ref},
                 "clientAuthentication": {
-                    "method": "WorkloadIdentity", "clientSecretRef": null, "workloadIdentity": {"assertion": "JwtBearer"},
+                    "method": "WorkloadIdentity",
+                    "clientSecretRef": null,
+                    "workloadIdentity": {"assertion": "JwtBearer"},
                 },
             }}),
             "two assertions for one grant",
@@ -236,7 +238,8 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
     assert!(left.list(&Default::default()).await.unwrap().items.is_empty());
 }
 
-/// The sidecar refuses these whoever lists them; here the user is told at once, in whatever case they are written.
+/// The sidecar refuses these whoever lists them; here the user is told at once, in whatever case they are
+/// written.
 #[tokio::test]
 async fn no_header_that_the_sidecar_refuses_gets_past_admission() {
     let world = World::new("admission-headers", false).await;
@@ -265,9 +268,15 @@ async fn what_can_work_is_taken() {
         json!({"oauth2": {"tokenUrl": null, "issuer": "https://auth.example.com"}}),
         json!({"oauth2": {"tokenUrl": null}}),
         json!({"oauth2": {"revocationUrl": "https://auth.example.com/revoke", "revokeOnDeletion": true}}),
-        json!({"oauth2": {"tokenType": "DPoP", "tokenExchange": {"subjectHeader": "X-Forwarded-Access-Token"}}}),
+        json!({"oauth2": {
+            "tokenType": "DPoP",
+            "tokenExchange": {"subjectHeader": "X-Forwarded-Access-Token"},
+        }}),
         json!({"oauth2": {"tokenCheck": {"mode": "Report", "acceptedAudiences": ["tools"]}}}),
-        json!({"oauth2": {"clientId": null, "clientAuthentication": {"method": "WorkloadIdentity", "clientSecretRef": null}}}),
+        json!({"oauth2": {
+            "clientId": null,
+            "clientAuthentication": {"method": "WorkloadIdentity", "clientSecretRef": null},
+        }}),
         json!({"oauth2": {
             "clientId": null,
             "jwtBearer": {"assertionRef": {"name": "s", "key": "k"}},
@@ -277,7 +286,12 @@ async fn what_can_work_is_taken() {
         json!({"oauth2": {"clientAuthentication": {"method": "ClientSecretPost"}}}),
         json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["__Host-session", "session_id"]}}),
         json!({"headerPassthrough": {"headerNames": ["X-Forwarded-User", "X-Auth-Request-Email"]}}),
-        json!({"headerPassthrough": {"headerNames": ["X-Forwarded-Email", "X-Remote-User", "Accept-Language", "traceparent"]}}),
+        json!({"headerPassthrough": {"headerNames": [
+            "X-Forwarded-Email",
+            "X-Remote-User",
+            "Accept-Language",
+            "traceparent",
+        ]}}),
         json!({"podSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red"]}]}}),
     ];
     for changes in cases {

@@ -196,7 +196,8 @@ async fn an_mcp_server_that_names_another_issuer_gets_no_credentials_for_it() {
 async fn a_discovered_endpoint_at_a_private_address_needs_leave() {
     let world = world("discovery-private").await;
     let mcp = Web::start().await;
-    // By name: what the resource states itself may be anywhere, and the authorization server is at another host.
+    // By name: what the resource states itself may be anywhere, and the authorization server is at another
+    // host.
     let url = format!("{}/mcp", mcp.url.replace("127.0.0.1", "localhost"));
     mcp.answer("/mcp", "401 Unauthorized", "", "");
     mcp.json(

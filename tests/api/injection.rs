@@ -25,7 +25,11 @@ fn container() -> Value {
         "image": "litellm",
         "args": ["--config", "/etc/litellm/config.yaml"],
         "ports": [{"name": "http", "containerPort": 4000}],
-        "volumeMounts": [{"name": "config", "mountPath": "/etc/litellm/config.yaml", "subPath": "config.yaml"}],
+        "volumeMounts": [{
+            "name": "config",
+            "mountPath": "/etc/litellm/config.yaml",
+            "subPath": "config.yaml",
+        }],
     })
 }
 

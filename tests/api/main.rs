@@ -1,5 +1,5 @@
-//! The operator against a real kube-apiserver and real OAuth servers. Pods are objects only: nothing runs them.
-//! `make test-api` starts all that these tests need.
+//! The operator against a real kube-apiserver and real OAuth servers. Pods are objects only: nothing runs
+//! them. `make test-api` starts all that these tests need.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 

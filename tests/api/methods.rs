@@ -1,5 +1,5 @@
-//! Every way to authenticate and every grant, at each real authorization server that has it: resource and Secret in,
-//! token in the sidecar out, and the server's own word for how it was asked.
+//! Every way to authenticate and every grant, at each real authorization server that has it: resource and
+//! Secret in, token in the sidecar out, and the server's own word for how it was asked.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::ResourceExt;

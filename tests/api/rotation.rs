@@ -162,7 +162,8 @@ async fn a_new_signing_key_is_used_from_the_moment_it_is_there() {
     let first = Key::new("ES256", "first").await;
     world.secret("client", "key", &first.private_pem).await;
     oauth::register(&Registration::new(id, Method::PrivateKeyJwt(first))).await;
-    // Nothing but the Secret changes: the key says what it is for, and the server tells its keys apart by trying.
+    // Nothing but the Secret changes: the key says what it is for, and the server tells its keys apart by
+    // trying.
     let authentication =
         json!({"method": "PrivateKeyJwt", "privateKeyJwt": {"keyRef": {"name": "client", "key": "key"}}});
     let (mut sidecar, old) = start(&world, Server::OidcProvider.oauth2(id, authentication)).await;

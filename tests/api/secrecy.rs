@@ -1,5 +1,5 @@
-//! Runs after the other tests against the API server: no secret, key, assertion or token that passed through the
-//! operator may stand in anything it wrote.
+//! Runs after the other tests against the API server: no secret, key, assertion or token that passed through
+//! the operator may stand in anything it wrote.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -14,8 +14,8 @@ use mcp_auth_tests::{oauth, seen, setting};
 /// How a JWT begins in base64: `{"alg":`, `{"typ":`, `{"kid":`, `{"jwk":`.
 const JWT_BEGINNINGS: [&str; 4] = ["eyJhbGci", "eyJ0eXAi", "eyJraWQi", "eyJqd2si"];
 
-/// Everything that must not be seen: the values of all Secrets, and what the other tests noted, which is gone from the
-/// cluster by now or was never in it, such as tokens, proof keys and what users sent.
+/// Everything that must not be seen: the values of all Secrets, and what the other tests noted, which is gone
+/// from the cluster by now or was never in it, such as tokens, proof keys and what users sent.
 async fn secrets(client: &Client) -> BTreeSet<String> {
     let secrets = Api::<Secret>::all(client.clone())
         .list(&ListParams::default())

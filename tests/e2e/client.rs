@@ -49,10 +49,12 @@ pub async fn whoami(litellm: &str, server: &str, cookie: &str) -> Value {
     said["answer"].clone()
 }
 
-/// A request with these header lines and a chat that calls `whoami`, byte for byte; status and body come back.
+/// A request with these header lines and a chat that calls `whoami`, byte for byte; status and body come
+/// back.
 pub async fn raw(litellm: &str, header_lines: &str, tool: Value) -> (u16, String) {
     let place = json!({
-        "type": "mcp", "server_label": "tools", "server_url": "litellm_proxy/mcp/tools", "require_approval": "never",
+        "type": "mcp", "server_label": "tools", "server_url": "litellm_proxy/mcp/tools",
+        "require_approval": "never",
     });
     let mut offered = place;
     mcp_auth_tests::resource::merge(&mut offered, tool);
@@ -62,7 +64,8 @@ pub async fn raw(litellm: &str, header_lines: &str, tool: Value) -> (u16, String
     .to_string();
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: litellm\r\nAuthorization: Bearer API_KEY\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n{header_lines}\r\n{body}",
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\
+         {header_lines}\r\n{body}",
         body.len()
     );
     let arguments = [

@@ -1,5 +1,6 @@
-//! The ground of all tests: the demo's OAuth2 server, MCP server, LLM and client in a namespace of our own, the chart
-//! installed, and one LiteLLM. It is made by the first test that asks for it; the script `tests/e2e/with` clears it.
+//! The ground of all tests: the demo's OAuth2 server, MCP server, LLM and client in a namespace of our own,
+//! the chart installed, and one LiteLLM. It is made by the first test that asks for it; the script
+//! `tests/e2e/with` clears it.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::{Path, PathBuf};

@@ -30,7 +30,8 @@ pub async fn configure() {
     let servers = [("legacy", "tools", "sse", "sse"), ("open", "open", "mcp", "http")];
     let servers = servers.map(|(name, host, path, transport)| {
         format!(
-            "  {name}:\n    url: http://{host}.{NAMESPACE}.svc/{path}\n    transport: {transport}\n    allow_all_keys: true\n"
+            "  {name}:\n    url: http://{host}.{NAMESPACE}.svc/{path}\n    transport: {transport}\n    \
+             allow_all_keys: true\n"
         )
     });
     let text = text + &servers.concat();
@@ -63,8 +64,8 @@ pub fn shape(objects: &[Value], name: &str) -> Value {
     let pod = &mut deployment["spec"]["template"]["spec"];
     let container = &mut pod["containers"][0];
     let key = container["env"][2].clone();
-    // A LiteLLM that starts takes a whole core for half a minute. The servers that it calls have a larger share, and
-    // there is something left on a machine of two cores.
+    // A LiteLLM that starts takes a whole core for half a minute. The servers that it calls have a larger
+    // share, and there is something left on a machine of two cores.
     container["resources"] = json!({
         "requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"cpu": "800m"},
     });
@@ -82,8 +83,14 @@ pub fn shape(objects: &[Value], name: &str) -> Value {
             container["args"] = json!(["proxy", "--port", "4000", "--config", "/etc/litellm/config.yaml"]);
             container["env"] = json!([key]);
             container["securityContext"]["readOnlyRootFilesystem"] = json!(true);
-            container["volumeMounts"] = json!([{"name": "config", "mountPath": "/etc/litellm"}, {"name": "tmp", "mountPath": "/tmp"}]);
-            pod["volumes"] = json!([{"name": "config", "configMap": {"name": "litellm-folder"}}, {"name": "tmp", "emptyDir": {}}]);
+            container["volumeMounts"] = json!([
+                {"name": "config", "mountPath": "/etc/litellm"},
+                {"name": "tmp", "mountPath": "/tmp"},
+            ]);
+            pod["volumes"] = json!([
+                {"name": "config", "configMap": {"name": "litellm-folder"}},
+                {"name": "tmp", "emptyDir": {}},
+            ]);
         }
         "plain" => {
             container["command"] = json!(["litellm", "--config", "/etc/litellm/config.yaml"]);

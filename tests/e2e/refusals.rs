@@ -84,7 +84,10 @@ async fn a_configuration_baked_into_the_image_is_refused_where_people_look() {
 
 /// Sets the policy of both webhooks.
 async fn failure_policy(policy: &str) {
-    let change = |index: u8| json!({"op": "replace", "path": format!("/webhooks/{index}/failurePolicy"), "value": policy});
+    let change = |index: u8| {
+        let path = format!("/webhooks/{index}/failurePolicy");
+        json!({"op": "replace", "path": path, "value": policy})
+    };
     let patch = json!([change(0), change(1)]).to_string();
     let arguments = [
         "patch",

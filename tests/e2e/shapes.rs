@@ -34,7 +34,8 @@ async fn serves_two_users(shape: &str, server: &str) {
     let users = ["ada", "bob"];
     let calls = users.map(async |user| {
         let cookies = format!(
-            "session_id={CRUMB}{user}-session; theme={CRUMB}{user}-theme; tracking={CRUMB}{user}-tracked; token={CRUMB}{user}-ui"
+            "session_id={CRUMB}{user}-session; theme={CRUMB}{user}-theme; \
+             tracking={CRUMB}{user}-tracked; token={CRUMB}{user}-ui"
         );
         whoami(&litellm, server, &cookies).await
     });

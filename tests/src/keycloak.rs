@@ -1,4 +1,5 @@
-//! The second real OAuth server that the script around the tests started (Keycloak), and what tests turn there.
+//! The second real OAuth server that the script around the tests started (Keycloak), and what tests turn
+//! there.
 
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -47,8 +48,8 @@ pub async fn register(registration: &Registration) {
     put_client(client).await;
 }
 
-/// How a client authenticated and what it asked for, the newest first: `type`, and `details` with `client_auth_method`
-/// and `grant_type`.
+/// How a client authenticated and what it asked for, the newest first: `type`, and `details` with
+/// `client_auth_method` and `grant_type`.
 pub async fn events(client: &str) -> Vec<Value> {
     let answer = administer(
         reqwest::Method::GET,

@@ -1,5 +1,5 @@
-//! What the tests against a real control plane share. They know the product by its resource, its protocol and its
-//! programs, never by the insides of operator or sidecar.
+//! What the tests against a real control plane share. They know the product by its resource, its protocol and
+//! its programs, never by the insides of operator or sidecar.
 
 pub mod authority;
 pub mod jwt;

@@ -1,4 +1,5 @@
-//! The first real OAuth server that the script around the tests started (oidc-provider), and what tests turn there.
+//! The first real OAuth server that the script around the tests started (oidc-provider), and what tests turn
+//! there.
 
 use serde_json::{Value, json};
 

@@ -7,7 +7,8 @@ pub struct Registration {
     pub id: String,
     pub method: Method,
     pub grant: Grant,
-    /// URL of the MCP server that its tokens are for. One server takes it from the request, the other has to know.
+    /// URL of the MCP server that its tokens are for. One server takes it from the request, the other has to
+    /// know.
     pub resource: String,
     pub dpop_bound: bool,
     pub certificate_bound: bool,

@@ -10,7 +10,12 @@ pub const SECRET: &str = "tools-oauth";
 pub fn resource(name: &str, server: &str, rest: Value) -> Value {
     let mut spec = json!({"server": {"name": server, "url": format!("https://{name}.example.com/mcp")}});
     merge(&mut spec, rest);
-    json!({"apiVersion": "mcpauth.dev/v1alpha1", "kind": "McpServerAuth", "metadata": {"name": name}, "spec": spec})
+    json!({
+        "apiVersion": "mcpauth.dev/v1alpha1",
+        "kind": "McpServerAuth",
+        "metadata": {"name": name},
+        "spec": spec,
+    })
 }
 
 /// The oauth2 block for a token endpoint in plain http on loopback.

@@ -1,4 +1,5 @@
-//! Secrets and tokens that tests have seen, for the test that looks for them afterwards in all that the operator wrote.
+//! Secrets and tokens that tests have seen, for the test that looks for them afterwards in all that the
+//! operator wrote.
 
 use std::io::Write;
 

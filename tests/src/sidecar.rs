@@ -158,8 +158,8 @@ impl Sidecar {
     }
 }
 
-/// Exchanges a user's token, as the sidecar of this pod does it for a tool call. `refused` names the token that the MCP
-/// server did not take.
+/// Exchanges a user's token, as the sidecar of this pod does it for a tool call. `refused` names the token
+/// that the MCP server did not take.
 pub async fn exchange(
     world: &World,
     pod: &Pod,

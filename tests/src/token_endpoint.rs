@@ -19,7 +19,8 @@ impl TokenEndpoint {
     /// Answers every request with this status line, content type and body.
     pub async fn answering(status: &str, content_type: &str, body: &str) -> Self {
         let answer = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n{body}",
             body.len()
         );
         Self::listening(Some(answer)).await

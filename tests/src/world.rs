@@ -124,8 +124,15 @@ impl World {
     /// A pod that nobody will run, with the labels of LiteLLM.
     pub async fn pod(&self, name: &str, labels: Value) -> Pod {
         let pod = json!({
-            "metadata": {"name": name, "labels": labels, "annotations": {"mcpauth.dev/injected": "by the test"}},
-            "spec": {"serviceAccountName": "default", "containers": [{"name": "litellm", "image": "litellm"}]},
+            "metadata": {
+                "name": name,
+                "labels": labels,
+                "annotations": {"mcpauth.dev/injected": "by the test"},
+            },
+            "spec": {
+                "serviceAccountName": "default",
+                "containers": [{"name": "litellm", "image": "litellm"}],
+            },
         });
         self.create(pod).await.expect("the pod can be created")
     }

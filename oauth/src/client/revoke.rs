@@ -1,10 +1,10 @@
-//! Revocation (RFC 7009): a token that nobody needs any more is told to the server that issued it.
+//! Revocation (RFC 7009): a token that is needed no more, made invalid by the server that issued it.
 
-use secrecy::{ExposeSecret, SecretString};
+use oauth2::AccessToken;
 use serde_json::Value;
 
 use super::Client;
-use super::send::OutgoingForm;
+use super::send::{OutgoingRequest, Revocation};
 use crate::Error;
 use crate::error::{ErrorCode, ErrorResponse};
 use crate::redact::Redactor;
@@ -14,28 +14,26 @@ use crate::transport::Answer;
 
 impl Client {
     /// Revokes a token (RFC 7009). `Ok(false)`: the server offers no revocation, or none for such tokens.
-    pub async fn revoke(&self, access_token: &SecretString) -> Result<bool, Error> {
+    pub async fn revoke(&self, access_token: &AccessToken) -> Result<bool, Error> {
         let server = self.server().await?;
         let Some(endpoint) = server.revocation_for(&self.registration.authentication) else {
             return Ok(false);
         };
-        let outgoing = OutgoingForm {
+        let outgoing = OutgoingRequest {
             endpoint,
             endpoints: &server,
-            form: Form::revocation(access_token),
-            redactor: self
-                .redactor
-                .clone()
-                .hide_form_value(access_token.expose_secret()),
+            request: Revocation(Form::revocation(access_token)),
+            redactor: self.redactor.clone().hide_form_value(access_token.secret()),
             with_proof: false,
         };
-        let (revoked, _) = self.send_form(outgoing).await?.read(read)?;
+        let (revoked, _) = self.send(outgoing).await?.read(|revoked, _| Ok(revoked))?;
         Ok(revoked)
     }
 }
 
-/// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this type.
-fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
+/// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this
+/// type.
+pub(super) fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
     if answer.status.is_redirection() {
         return Err(response::redirected(answer, redactor));
     }

@@ -1,4 +1,4 @@
-//! Sends one form and gets its answer: which client secret is tried first, and what is sent a second time.
+//! Sends one request and gets its answer: which client secret is tried first, and what is sent a second time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,27 +12,48 @@ use crate::discovery::endpoints::Endpoints;
 use crate::error::ErrorCode;
 use crate::redact::Redactor;
 use crate::token_request::client_auth::{self, ClientAuth, SecretChoice};
+use crate::token_request::endpoint_client::{EndpointClient, TokenEndpoint};
 use crate::token_request::form::{self, Form};
-use crate::token_request::response;
-use crate::transport::Answer;
+use crate::token_request::grant::GrantRequest;
+use crate::token_request::response::{ExpectedToken, TokenEndpointResponse};
 
-/// A form on its way to an endpoint.
-pub(crate) struct OutgoingForm<'a> {
+/// A request on its way to an endpoint.
+pub(crate) struct OutgoingRequest<'a, R> {
     pub endpoint: &'a Url,
     pub endpoints: &'a Endpoints,
-    pub form: Form,
-    /// Keeps back what the form holds.
+    pub request: R,
+    /// Keeps back what the request holds.
     pub redactor: Redactor,
     /// Whether a DPoP proof goes with it.
     pub with_proof: bool,
 }
 
+/// What can be sent to an endpoint, more than once where it must be.
+pub(crate) trait EndpointRequest: Sync {
+    type Response: Send;
+
+    fn send(
+        &self,
+        endpoint: &Url,
+        client: &EndpointClient<'_>,
+    ) -> impl Future<Output = Result<Self::Response, Error>> + Send;
+}
+
+/// A request for a token of this kind.
+pub(crate) struct TokenGrant {
+    pub request: GrantRequest,
+    pub expected: ExpectedToken,
+}
+
+/// RFC 7009.
+pub(crate) struct Revocation(pub Form);
+
 /// What came of it.
-pub(crate) struct FormReply {
-    answer: Answer,
+pub(crate) struct EndpointReply<T> {
+    outcome: Result<T, Error>,
     redactor: Redactor,
     secret: SecretChoice,
-    both_refused: bool,
+    names_nonce: bool,
 }
 
 /// What the answers so far taught. Shared by the clones of a client.
@@ -45,8 +66,11 @@ pub(crate) struct ServerHints {
 }
 
 impl Client {
-    /// Sends a form, with the other client secret too where one is refused.
-    pub(crate) async fn send_form(&self, outgoing: OutgoingForm<'_>) -> Result<FormReply, Error> {
+    /// Sends a request, with the other client secret too where one is refused.
+    pub(crate) async fn send<R: EndpointRequest>(
+        &self,
+        outgoing: OutgoingRequest<'_, R>,
+    ) -> Result<EndpointReply<R::Response>, Error> {
         let has_two =
             client_auth::secrets(&self.registration).is_some_and(|secrets| secrets.alternate.is_some());
         let (one, other) = if has_two && self.hints.alternate_taken.load(Ordering::Relaxed) {
@@ -61,12 +85,9 @@ impl Client {
         let second = self.send_with_nonce(&outgoing, other).await?;
         if second.refuses_client() {
             let first = if one == SecretChoice::First { reply } else { second };
-            return Ok(FormReply {
-                both_refused: true,
-                ..first
-            });
+            return Ok(first.of_both_secrets());
         }
-        if second.answer.status.is_success() {
+        if second.outcome.is_ok() {
             self.hints
                 .alternate_taken
                 .store(other == SecretChoice::Alternate, Ordering::Relaxed);
@@ -75,11 +96,11 @@ impl Client {
     }
 
     /// Sends it by one secret, with the nonce too where the server demands one (RFC 9449 section 8).
-    async fn send_with_nonce(
+    async fn send_with_nonce<R: EndpointRequest>(
         &self,
-        outgoing: &OutgoingForm<'_>,
+        outgoing: &OutgoingRequest<'_, R>,
         secret: SecretChoice,
-    ) -> Result<FormReply, Error> {
+    ) -> Result<EndpointReply<R::Response>, Error> {
         let reply = self.send_once(outgoing, secret).await?;
         let demanded = outgoing.with_proof && self.proof_key.is_some() && reply.demands_nonce();
         if demanded {
@@ -90,7 +111,11 @@ impl Client {
     }
 
     /// Each time with an assertion and a proof of its own: a server takes none twice.
-    async fn send_once(&self, outgoing: &OutgoingForm<'_>, secret: SecretChoice) -> Result<FormReply, Error> {
+    async fn send_once<R: EndpointRequest>(
+        &self,
+        outgoing: &OutgoingRequest<'_, R>,
+        secret: SecretChoice,
+    ) -> Result<EndpointReply<R::Response>, Error> {
         let now = self.clock.now();
         if let Some(certificate) = &self.certificate {
             certificate.check(now)?;
@@ -101,7 +126,8 @@ impl Client {
             }
         }
         let limit = self.transport.limits().deadline;
-        let client_auth = ClientAuth::of(&self.registration, outgoing.endpoints, secret, now, limit).await?;
+        let client_auth =
+            ClientAuth::for_request(&self.registration, outgoing.endpoints, secret, now, limit).await?;
         let key = self.proof_key.as_ref().filter(|_| outgoing.with_proof);
         let proof = key.map(|key| {
             let nonce = self.hints.nonce();
@@ -111,42 +137,78 @@ impl Client {
         if let Some(proof) = &proof {
             redactor = redactor.hide(proof);
         }
-        let request = form::build(&outgoing.form, outgoing.endpoint, &client_auth, proof.as_deref())?;
-        let answer = self.transport.send(request).await?;
-        if let Some(nonce) = &answer.dpop_nonce {
+        let client = EndpointClient {
+            transport: &self.transport,
+            client_auth: &client_auth,
+            proof: proof.as_deref(),
+            redactor: &redactor,
+            dpop_nonce: Mutex::default(),
+        };
+        let outcome = outgoing.request.send(outgoing.endpoint, &client).await;
+        let nonce = client.dpop_nonce.into_inner();
+        if let Some(nonce) = &nonce {
             self.hints.remember(nonce);
         }
-        Ok(FormReply {
-            answer,
+        Ok(EndpointReply {
+            outcome,
             redactor,
             secret,
-            both_refused: false,
+            names_nonce: nonce.is_some(),
         })
     }
 }
 
-impl FormReply {
-    /// What `reader` makes of the answer, and whether the alternate secret brought it.
-    pub fn read<T>(
-        self,
-        reader: impl FnOnce(Answer, &Redactor) -> Result<T, Error>,
-    ) -> Result<(T, bool), Error> {
-        match reader(self.answer, &self.redactor) {
-            Ok(read) => Ok((read, self.secret == SecretChoice::Alternate)),
-            Err(Error::Rejected(rejection)) if self.both_refused => Err(Error::BothSecretsRefused(rejection)),
-            Err(error) => Err(error),
+impl EndpointRequest for TokenGrant {
+    type Response = TokenEndpointResponse;
+
+    async fn send(
+        &self,
+        endpoint: &Url,
+        client: &EndpointClient<'_>,
+    ) -> Result<TokenEndpointResponse, Error> {
+        let http = TokenEndpoint {
+            client,
+            expected: self.expected,
+        };
+        self.request.send(endpoint, client.client_auth, &http).await
+    }
+}
+
+impl EndpointRequest for Revocation {
+    type Response = bool;
+
+    async fn send(&self, endpoint: &Url, client: &EndpointClient<'_>) -> Result<bool, Error> {
+        let answer = client
+            .send(form::build(&self.0, endpoint, client.client_auth)?)
+            .await?;
+        super::revoke::read(answer, client.redactor)
+    }
+}
+
+impl<T> EndpointReply<T> {
+    /// What `reader` makes of the response, and whether the alternate secret brought it.
+    pub fn read<U>(self, reader: impl FnOnce(T, &Redactor) -> Result<U, Error>) -> Result<(U, bool), Error> {
+        let read = reader(self.outcome?, &self.redactor)?;
+        Ok((read, self.secret == SecretChoice::Alternate))
+    }
+
+    fn of_both_secrets(mut self) -> Self {
+        if let Err(Error::Rejected(rejection)) = self.outcome {
+            self.outcome = Err(Error::BothSecretsRefused(rejection));
         }
+        self
     }
 
     fn refuses_client(&self) -> bool {
-        response::rejection(&self.answer).is_some_and(|rejection| rejection.is_of_client())
+        matches!(&self.outcome, Err(Error::Rejected(rejection)) if rejection.is_of_client())
     }
 
     /// Whether the server demands a nonce, and names one.
     fn demands_nonce(&self) -> bool {
-        self.answer.dpop_nonce.is_some()
-            && response::rejection(&self.answer)
-                .is_some_and(|rejection| rejection.code == ErrorCode::UseDpopNonce)
+        match &self.outcome {
+            Err(Error::Rejected(rejection)) => self.names_nonce && rejection.code == ErrorCode::UseDpopNonce,
+            _ => false,
+        }
     }
 }
 

@@ -16,7 +16,8 @@ pub(crate) struct Endpoints {
     mtls_token: Option<Url>,
     revocation: Option<Url>,
     mtls_revocation: Option<Url>,
-    /// What assertions are addressed to: the issuer where it is known, else the token endpoint, as it was written.
+    /// What assertions are addressed to: the issuer where it is known, else the token endpoint, as it was
+    /// written.
     audience: String,
     /// Where the server was discovered.
     metadata: Option<Arc<ServerMetadata>>,
@@ -109,6 +110,8 @@ fn revocation_endpoint(text: Option<&str>, allow_http: bool) -> Result<Option<Ur
 
 #[cfg(test)]
 mod tests {
+    use oauth2::TokenUrl;
+
     use super::*;
     use crate::ClientCertificate;
 
@@ -131,7 +134,7 @@ mod tests {
     fn metadata() -> ServerMetadata {
         ServerMetadata {
             issuer: "https://as.example.com".into(),
-            token_endpoint: "https://as.example.com/token".into(),
+            token_endpoint: TokenUrl::new("https://as.example.com/token".into()).unwrap(),
             mtls_token_endpoint: Some("https://mtls.as.example.com/token".into()),
             revocation_endpoint: Some("https://as.example.com/revoke".into()),
             mtls_revocation_endpoint: Some("https://mtls.as.example.com/revoke".into()),

@@ -1,5 +1,5 @@
-//! Why no authorization server was found: what was asked where, and what came of it. What other servers said is in
-//! here only as [`Redactor`] let it through.
+//! Why no authorization server was found: what was asked where, and what came of it. What other servers said
+//! is in here only as [`Redactor`] let it through.
 
 use std::fmt;
 use std::time::Duration;
@@ -93,34 +93,35 @@ impl DiscoveryError {
         match self {
             Self::InvalidUrl { .. } => "set it to a URL such as https://auth.example.com",
             Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_distrusted) => {
-                "if private authorities signed the servers' certificates, set server.tls.caBundle for the MCP server \
-                 and oauth2.caBundle for the authorization server"
+                "if private authorities signed the servers' certificates, set server.tls.caBundle for the \
+                 MCP server and oauth2.caBundle for the authorization server"
             }
             Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_forbidden) => {
-                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or \
-                 state issuer or tokenUrl"
+                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: \
+                 true, or state issuer or tokenUrl"
             }
             Self::NotFound { .. } => {
-                "check issuer, or server.url where the server is to name its authorization server; or state tokenUrl"
+                "check issuer, or server.url where the server is to name its authorization server; or state \
+                 tokenUrl"
             }
             Self::IssuerMismatch { .. } => {
-                "nothing was sent there; state the issuer exactly as its own metadata do, or ask who runs the server \
-                 that names it"
+                "nothing was sent there; state the issuer exactly as its own metadata do, or ask who runs \
+                 the server that names it"
             }
             Self::IssuerChanged { .. } => {
-                "no credentials were sent there; if the change is meant, set oauth2.issuer to the new one and check \
-                 that this client is registered there"
+                "no credentials were sent there; if the change is meant, set oauth2.issuer to the new one \
+                 and check that this client is registered there"
             }
             Self::ResourceMismatch { .. } => {
-                "nothing was sent to the authorization server that they name; set server.url to the resource's own \
-                 address, or state issuer"
+                "nothing was sent to the authorization server that they name; set server.url to the \
+                 resource's own address, or state issuer"
             }
             Self::Timeout { .. } => "check network policies and the health of the servers on the way",
         }
     }
 
-    /// Whether it says that something is otherwise than it was, or than it should be, and not only that nothing is
-    /// known.
+    /// Whether it says that something is otherwise than it was, or than it should be, and not only that
+    /// nothing is known.
     pub(super) fn is_contradiction(&self) -> bool {
         match self {
             Self::IssuerMismatch { .. } | Self::IssuerChanged { .. } | Self::ResourceMismatch { .. } => true,
@@ -130,9 +131,14 @@ impl DiscoveryError {
 }
 
 impl Attempt {
-    /// Whether the server is there and says that it has no such document; whatever else it is, it may have one.
+    /// Whether the server is there and says that it has no such document; whatever else it is, it may have
+    /// one.
     pub(super) fn is_absent(&self) -> bool {
-        matches!(self.outcome, AttemptError::Status(status) if (400..500).contains(&status) && status != 408 && status != 429)
+        match self.outcome {
+            AttemptError::Status(408 | 429) => false,
+            AttemptError::Status(status) => (400..500).contains(&status),
+            _ => false,
+        }
     }
 
     fn is_distrusted(&self) -> bool {

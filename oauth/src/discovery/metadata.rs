@@ -1,7 +1,8 @@
-//! What metadata documents say: of an authorization server (RFC 8414 section 2), of a protected resource (RFC 9728
-//! section 2).
+//! What metadata documents say: of an authorization server (RFC 8414 section 2), of a protected resource (RFC
+//! 9728 section 2).
 
 use mcp_auth_http_auth::valid_scopes;
+use oauth2::{Scope, TokenUrl};
 use serde_json::{Map, Value};
 
 use super::well_known;
@@ -13,8 +14,9 @@ const MAX_ISSUERS: usize = 16;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServerMetadata {
     pub issuer: String,
-    pub token_endpoint: String,
-    /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind tokens to it.
+    pub token_endpoint: TokenUrl,
+    /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind
+    /// tokens to it.
     pub mtls_token_endpoint: Option<String>,
     pub revocation_endpoint: Option<String>,
     /// As [`Self::mtls_token_endpoint`].
@@ -22,7 +24,7 @@ pub struct ServerMetadata {
     /// What the MCP server's metadata call it (RFC 9728): the `resource` of token requests for it.
     pub resource: Option<String>,
     /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
 }
 
 /// What a protected resource says of itself.
@@ -45,8 +47,8 @@ pub(crate) enum MetadataError {
     },
 }
 
-/// Reads an authorization server's metadata. The issuer is compared byte for byte (RFC 8414 section 3.3), which
-/// keeps one server from giving itself out as another.
+/// Reads an authorization server's metadata. The issuer is compared byte for byte (RFC 8414 section 3.3),
+/// which keeps one server from giving itself out as another.
 pub(crate) fn server(
     fields: &Map<String, Value>,
     is_expected: impl Fn(&str) -> bool,
@@ -58,7 +60,7 @@ pub(crate) fn server(
             found: issuer.to_owned(),
         });
     }
-    let endpoint = |text: &str| well_known::parse(text, allow_insecure_http).map(String::from);
+    let endpoint = |text: &str| well_known::parse(text, allow_insecure_http);
     let field = "token_endpoint";
     let token_endpoint =
         endpoint(text(fields, field)?).map_err(|problem| MetadataError::Field { field, problem })?;
@@ -68,12 +70,13 @@ pub(crate) fn server(
         endpoint(text)
             .inspect_err(|problem| tracing::debug!(name, problem, "endpoint left out"))
             .ok()
+            .map(String::from)
     };
     let aliases = fields.get("mtls_endpoint_aliases").and_then(Value::as_object);
     let alias = |name| aliases.and_then(|aliases| optional(aliases, name));
     Ok(ServerMetadata {
         issuer: issuer.to_owned(),
-        token_endpoint,
+        token_endpoint: TokenUrl::from_url(token_endpoint),
         mtls_token_endpoint: alias(field),
         revocation_endpoint: optional(fields, "revocation_endpoint"),
         mtls_revocation_endpoint: alias("revocation_endpoint"),
@@ -140,7 +143,7 @@ mod tests {
 
     #[test]
     fn reads_the_endpoints_of_a_server() {
-        let found = read(json!({
+        let metadata = read(json!({
             "issuer": ISSUER,
             "token_endpoint": "https://auth.example.com/token",
             "revocation_endpoint": "https://auth.example.com/revoke",
@@ -151,10 +154,10 @@ mod tests {
             "scopes_supported": ["openid"],
         }));
         assert_eq!(
-            found,
+            metadata,
             Ok(ServerMetadata {
                 issuer: ISSUER.into(),
-                token_endpoint: "https://auth.example.com/token".into(),
+                token_endpoint: TokenUrl::new("https://auth.example.com/token".into()).unwrap(),
                 mtls_token_endpoint: Some("https://mtls.example.com/token".into()),
                 revocation_endpoint: Some("https://auth.example.com/revoke".into()),
                 mtls_revocation_endpoint: Some("https://mtls.example.com/revoke".into()),
@@ -166,14 +169,17 @@ mod tests {
 
     #[test]
     fn an_issuer_is_compared_byte_for_byte() {
-        for found in [
+        for issuer in [
             "https://auth.example.com/",
             "https://AUTH.example.com",
             "https://auth.example.com:443",
             "https://evil.example.com",
         ] {
-            let document = json!({"issuer": found, "token_endpoint": "https://auth.example.com/token"});
-            assert_eq!(read(document), Err(MetadataError::Issuer { found: found.into() }));
+            let document = json!({"issuer": issuer, "token_endpoint": "https://auth.example.com/token"});
+            assert_eq!(
+                read(document),
+                Err(MetadataError::Issuer { found: issuer.into() })
+            );
         }
     }
 
@@ -186,7 +192,8 @@ mod tests {
             (json!("/token"), "is not an absolute URL"),
             (
                 json!("http://auth.example.com/token"),
-                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set",
+                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is \
+                 not set",
             ),
             (json!("file:///etc/passwd"), "is neither an https nor an http URL"),
         ] {
@@ -197,7 +204,7 @@ mod tests {
 
     #[test]
     fn optional_endpoints_that_cannot_be_used_are_left_out() {
-        let found = read(json!({
+        let metadata = read(json!({
             "issuer": ISSUER,
             "token_endpoint": "https://auth.example.com/token",
             "revocation_endpoint": "http://auth.example.com/revoke",
@@ -205,28 +212,28 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            (found.revocation_endpoint, found.mtls_token_endpoint),
+            (metadata.revocation_endpoint, metadata.mtls_token_endpoint),
             (None, None)
         );
-        let found = read(json!({
+        let metadata = read(json!({
             "issuer": ISSUER,
             "token_endpoint": "https://auth.example.com/token",
             "mtls_endpoint_aliases": {"revocation_endpoint": "http://mtls.example.com/revoke"},
         }))
         .unwrap();
-        assert_eq!(found.mtls_revocation_endpoint, None);
+        assert_eq!(metadata.mtls_revocation_endpoint, None);
     }
 
     #[test]
     fn reads_what_a_resource_says() {
-        let found = read_resource(json!({
+        let metadata = read_resource(json!({
             "resource": "https://tools.example.com/mcp",
             "authorization_servers": [7, ISSUER, "https://other.example.com"],
             "scopes_supported": ["a", "b c", 7, "a"],
         }))
         .unwrap();
-        assert_eq!(found.issuers, [ISSUER, "https://other.example.com"]);
-        assert_eq!(found.scopes, ["a"]);
+        assert_eq!(metadata.issuers, [ISSUER, "https://other.example.com"]);
+        assert_eq!(metadata.scopes, ["a"]);
         let none = Err(problem("authorization_servers", "names none"));
         assert_eq!(read_resource(json!({"resource": "x"})), none);
         assert_eq!(

@@ -1,9 +1,11 @@
-//! The search: asks the places where metadata may be, in order, until they are found. Sends nothing that is worth a secret,
-//! follows no redirect, and goes only where [`AddressPolicy`](crate::ssrf::AddressPolicy) lets it.
+//! The search: asks the places where metadata may be, in order, until they are found. Sends nothing that is
+//! worth a secret, follows no redirect, and goes only where [`AddressPolicy`](crate::ssrf::AddressPolicy)
+//! lets it.
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
 use mcp_auth_http_auth::Challenge;
+use oauth2::{Scope, TokenUrl};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -16,8 +18,9 @@ use crate::ssrf::AddressPolicy;
 use crate::transport::body_shape::BodyShape;
 use crate::transport::{Transport, TransportRules};
 
-/// What the MCP server is asked to get its challenge. Without a session and without effect in every version of the
-/// protocol; `initialize` would open a session that nobody closes, and some servers answer that one without a token.
+/// What the MCP server is asked to get its challenge. Without a session and without effect in every version
+/// of the protocol; `initialize` would open a session that nobody closes, and some servers answer that one
+/// without a token.
 const PROBE_BODY: &str = r#"{"jsonrpc":"2.0","id":"mcp-auth","method":"tools/list","params":{}}"#;
 
 /// Where a search begins.
@@ -55,7 +58,7 @@ pub(super) struct Search<'a> {
 
 /// What the MCP server answers to a request without a token.
 #[derive(Default)]
-struct Answered {
+struct ProbeOutcome {
     unauthorized: bool,
     challenge: Challenge,
 }
@@ -76,7 +79,7 @@ impl SearchStart {
 }
 
 impl SearchRules {
-    /// A bundle of authorities that cannot be used is told before anything is asked.
+    /// A bundle of authorities that cannot be used is an error before any request is made.
     pub fn check_trust(&self) -> Result<(), Error> {
         self.transport(self.place.url(), self.ca_bundle.as_deref())?;
         if let SearchStart::Resource { url, ca_bundle } = &self.place {
@@ -106,31 +109,38 @@ impl<'a> Search<'a> {
 
     pub async fn run(mut self) -> Result<ServerMetadata, DiscoveryError> {
         match &self.rules.place {
-            SearchStart::Issuer { name, url } => self.of_issuer(name, url).await,
-            SearchStart::Resource { url, ca_bundle } => self.of_resource(url, ca_bundle.as_deref()).await,
+            SearchStart::Issuer { name, url } => self.discover_by_issuer(name, url).await,
+            SearchStart::Resource { url, ca_bundle } => {
+                self.discover_by_resource(url, ca_bundle.as_deref()).await
+            }
         }
     }
 
-    async fn of_issuer(&mut self, issuer: &str, url: &Url) -> Result<ServerMetadata, DiscoveryError> {
-        let found = self.server(url, issuer, |found| found == issuer).await?;
-        found.ok_or_else(|| self.not_found("authorization server"))
+    async fn discover_by_issuer(
+        &mut self,
+        issuer: &str,
+        url: &Url,
+    ) -> Result<ServerMetadata, DiscoveryError> {
+        let metadata = self.server(url, issuer, |stated| stated == issuer).await?;
+        metadata.ok_or_else(|| self.not_found("authorization server"))
     }
 
-    async fn of_resource(
+    async fn discover_by_resource(
         &mut self,
         url: &Url,
         ca_bundle: Option<&str>,
     ) -> Result<ServerMetadata, DiscoveryError> {
         let answered = self.probe(url, ca_bundle).await;
         let Some(resource) = self.resource(url, ca_bundle, &answered).await? else {
-            return self.of_origin(url, answered).await;
+            return self.discover_by_origin(url, answered).await;
         };
-        // The resource may offer several servers; the one that this client is registered at is the one to use.
+        // The resource may offer several servers; the one that this client is registered at is the one to
+        // use.
         let issuer = match self.known_issuer {
-            Some(known) if resource.issuers.contains(known) => known,
-            Some(known) => {
+            Some(known_issuer) if resource.issuers.contains(known_issuer) => known_issuer,
+            Some(known_issuer) => {
                 return Err(DiscoveryError::IssuerChanged {
-                    known: name(known),
+                    known: name(known_issuer),
                     found: name(&resource.issuers[0]),
                 });
             }
@@ -138,42 +148,50 @@ impl<'a> Search<'a> {
         };
         let issuer_url = match well_known::parse(issuer, self.rules.allow_insecure_http) {
             Ok(url) if url.query().is_none() => url,
-            unfit => {
-                let problem = unfit.err().unwrap_or("has a query, which an issuer has not");
+            unusable => {
+                let problem = unusable.err().unwrap_or("has a query, which an issuer has not");
                 let field = "authorization_servers";
                 self.failed(issuer, AttemptError::Unusable { field, problem });
                 return Err(self.not_found("authorization server"));
             }
         };
-        let server = self.of_issuer(issuer, &issuer_url).await?;
+        let server = self.discover_by_issuer(issuer, &issuer_url).await?;
         Ok(ServerMetadata {
-            scopes: scopes(answered.challenge, resource.scopes),
+            scopes: scopes(first_named(answered.challenge.scopes, resource.scopes)),
             resource: Some(resource.name),
             ..server
         })
     }
 
-    /// The MCP server is its own authorization server: so says version 2025-03-26 of the protocol, which knows no
-    /// metadata of resources. Without metadata at the server's origin its endpoints have names that are agreed on.
+    /// The MCP server is its own authorization server: so says version 2025-03-26 of the protocol, which
+    /// knows no metadata of resources. Without metadata at the server's origin its endpoints have names that
+    /// are agreed on.
     ///
-    /// Only where the server says that it has no metadata. One that does not answer, or that was known to have another
-    /// authorization server, gets no credentials in this way.
-    async fn of_origin(&mut self, url: &Url, answered: Answered) -> Result<ServerMetadata, DiscoveryError> {
+    /// Only where the server says that it has no metadata. One that does not answer, or that was known to
+    /// have another authorization server, gets no credentials in this way.
+    async fn discover_by_origin(
+        &mut self,
+        url: &Url,
+        answered: ProbeOutcome,
+    ) -> Result<ServerMetadata, DiscoveryError> {
         let origin = well_known::origin(url);
         let spellings = [origin.clone(), format!("{origin}/")];
-        let known = self.known_issuer;
-        let fits = |found: &str| match known {
-            Some(known) => found == known,
-            None => spellings.iter().any(|one| one == found),
+        let known_issuer = self.known_issuer;
+        let is_expected = |stated: &str| match known_issuer {
+            Some(known_issuer) => stated == known_issuer,
+            None => spellings.iter().any(|one| one == stated),
         };
-        let elsewhere = known.is_some_and(|known| !spellings.contains(known));
+        let is_known_elsewhere = known_issuer.is_some_and(|known_issuer| !spellings.contains(known_issuer));
         let knows_metadata = answered.challenge.resource_metadata.is_some();
-        if elsewhere || knows_metadata || !self.attempts.iter().all(Attempt::is_absent) {
+        if is_known_elsewhere || knows_metadata || !self.attempts.iter().all(Attempt::is_absent) {
             return Err(self.not_found("MCP server"));
         }
-        if let Some(server) = self.server(&well_known::at(url, "/"), &origin, fits).await? {
+        if let Some(server) = self
+            .server(&well_known::at(url, "/"), &origin, is_expected)
+            .await?
+        {
             return Ok(ServerMetadata {
-                scopes: answered.challenge.scopes,
+                scopes: scopes(answered.challenge.scopes),
                 ..server
             });
         }
@@ -181,18 +199,19 @@ impl<'a> Search<'a> {
             return Err(self.not_found("MCP server"));
         }
         Ok(ServerMetadata {
-            issuer: known.unwrap_or(&origin).clone(),
-            token_endpoint: well_known::at(url, "/token").into(),
+            issuer: known_issuer.unwrap_or(&origin).clone(),
+            token_endpoint: TokenUrl::from_url(well_known::at(url, "/token")),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
             mtls_revocation_endpoint: None,
             resource: None,
-            scopes: answered.challenge.scopes,
+            scopes: scopes(answered.challenge.scopes),
         })
     }
 
-    /// The challenge of the MCP server. Whatever the answer is, its body is not read: it may be an endless stream.
-    async fn probe(&mut self, url: &Url, ca_bundle: Option<&str>) -> Answered {
+    /// The challenge of the MCP server. Whatever the answer is, its body is not read: it may be an endless
+    /// stream.
+    async fn probe(&mut self, url: &Url, ca_bundle: Option<&str>) -> ProbeOutcome {
         let request = Request::post(url.as_str())
             .header(ACCEPT, "application/json, text/event-stream")
             .header(CONTENT_TYPE, "application/json")
@@ -203,33 +222,34 @@ impl<'a> Search<'a> {
             (_, Err(_)) => unreachable_url(),
         };
         match answer {
-            Ok((status, headers)) => Answered {
+            Ok((status, headers)) => ProbeOutcome {
                 unauthorized: status == StatusCode::UNAUTHORIZED,
                 challenge: Challenge::from_headers(&headers).unwrap_or_default(),
             },
             Err(error) => {
                 self.failed(url.as_str(), outcome(error));
-                Answered::default()
+                ProbeOutcome::default()
             }
         }
     }
 
     /// The resource's metadata, from where its challenge says they are, or else from the well-known places.
     ///
-    /// The challenge may name another host: RFC 9728 binds the document to the resource by what it says, not by where
-    /// it is. So the address must be one that may be asked, and the document must be about this server.
+    /// The challenge may name another host: RFC 9728 binds the document to the resource by what it says, not
+    /// by where it is. So the address must be one that may be asked, and the document must be about this
+    /// server.
     async fn resource(
         &mut self,
         server: &Url,
         ca_bundle: Option<&str>,
-        answered: &Answered,
+        answered: &ProbeOutcome,
     ) -> Result<Option<metadata::Resource>, DiscoveryError> {
-        let mut places = well_known::resource_metadata(server);
+        let mut urls = well_known::resource_metadata(server);
         if let Some(named) = &answered.challenge.resource_metadata {
             match well_known::parse(named, self.rules.allow_insecure_http) {
                 Ok(url) => {
-                    places.retain(|place| *place != url);
-                    places.insert(0, url);
+                    urls.retain(|candidate| *candidate != url);
+                    urls.insert(0, url);
                 }
                 Err(problem) => {
                     let field = "resource_metadata";
@@ -237,38 +257,38 @@ impl<'a> Search<'a> {
                 }
             }
         }
-        for url in places {
+        for url in urls {
             let Some(fields) = self.fetch(&url, ca_bundle).await else {
                 continue;
             };
             match metadata::resource(&fields) {
-                Ok(found) if well_known::covers(&found.name, server) => return Ok(Some(found)),
-                Ok(found) => {
+                Ok(resource) if well_known::covers(&resource.name, server) => return Ok(Some(resource)),
+                Ok(resource) => {
                     return Err(DiscoveryError::ResourceMismatch {
                         url: name(url.as_str()),
-                        found: name(&found.name),
+                        found: name(&resource.name),
                     });
                 }
-                Err(unfit) => self.unfit(&url, unfit),
+                Err(error) => self.reject_metadata(&url, error),
             }
         }
         Ok(None)
     }
 
-    /// The metadata of an authorization server, if it has any. Those of another one end the search: a server that
-    /// says so at one place is not believed at the next.
+    /// The metadata of an authorization server, if it has any. Those of another one end the search: a server
+    /// that says so at one place is not believed at the next.
     async fn server(
         &mut self,
         issuer: &Url,
         expected: &str,
-        fits: impl Fn(&str) -> bool,
+        is_expected: impl Fn(&str) -> bool,
     ) -> Result<Option<ServerMetadata>, DiscoveryError> {
         for url in well_known::server_metadata(issuer) {
             let Some(fields) = self.fetch(&url, self.rules.ca_bundle.as_deref()).await else {
                 continue;
             };
-            match metadata::server(&fields, &fits, self.rules.allow_insecure_http) {
-                Ok(found) => return Ok(Some(found)),
+            match metadata::server(&fields, &is_expected, self.rules.allow_insecure_http) {
+                Ok(metadata) => return Ok(Some(metadata)),
                 Err(MetadataError::Issuer { found }) => {
                     return Err(DiscoveryError::IssuerMismatch {
                         url: name(url.as_str()),
@@ -276,7 +296,7 @@ impl<'a> Search<'a> {
                         found: name(&found),
                     });
                 }
-                Err(unfit) => self.unfit(&url, unfit),
+                Err(error) => self.reject_metadata(&url, error),
             }
         }
         Ok(None)
@@ -300,15 +320,15 @@ impl<'a> Search<'a> {
             Ok(answer) if answer.status != StatusCode::OK => AttemptError::Status(answer.status.as_u16()),
             Ok(answer) => match serde_json::from_slice(&answer.body) {
                 Ok(Value::Object(fields)) => return Some(fields),
-                other => AttemptError::NotJson(BodyShape::of(&answer.body, other.is_ok())),
+                other => AttemptError::NotJson(BodyShape::classify(&answer.body, other.is_ok())),
             },
         };
         self.failed(url.as_str(), outcome);
         None
     }
 
-    fn unfit(&mut self, url: &Url, unfit: MetadataError) {
-        let (field, problem) = match unfit {
+    fn reject_metadata(&mut self, url: &Url, error: MetadataError) {
+        let (field, problem) = match error {
             MetadataError::Field { field, problem } => (field, problem),
             MetadataError::Issuer { .. } => ("issuer", "is another one"),
         };
@@ -328,12 +348,16 @@ impl<'a> Search<'a> {
 }
 
 /// The order of the MCP specification; scopes that the registration states come before both.
-fn scopes(challenge: Challenge, supported: Vec<String>) -> Vec<String> {
-    if challenge.scopes.is_empty() {
+fn first_named(challenged: Vec<String>, supported: Vec<String>) -> Vec<String> {
+    if challenged.is_empty() {
         supported
     } else {
-        challenge.scopes
+        challenged
     }
+}
+
+fn scopes(names: Vec<String>) -> Vec<Scope> {
+    names.into_iter().map(Scope::new).collect()
 }
 
 fn unreachable_url<T>() -> Result<T, Error> {

@@ -16,7 +16,8 @@ pub(crate) fn parse(text: &str, allow_insecure_http: bool) -> Result<Url, &'stat
         "http" if allow_insecure_http => {}
         "http" => {
             return Err(
-                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set",
+                "is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is \
+                 not set",
             );
         }
         _ => return Err("is neither an https nor an http URL"),
@@ -34,18 +35,18 @@ pub(crate) fn parse(text: &str, allow_insecure_http: bool) -> Result<Url, &'stat
     Ok(url)
 }
 
-/// Addresses of an issuer's metadata in the order of the MCP specification: as RFC 8414 section 3.1 says, as that
-/// says for OpenID documents (section 5), and as OpenID Connect Discovery 1.0 section 4 says.
+/// Addresses of an issuer's metadata in the order of the MCP specification: as RFC 8414 section 3.1 says, as
+/// that says for OpenID documents (section 5), and as OpenID Connect Discovery 1.0 section 4 says.
 pub(crate) fn server_metadata(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().trim_end_matches('/');
-    let mut found = vec![
+    let mut urls = vec![
         at(issuer, &format!("/.well-known/oauth-authorization-server{path}")),
         at(issuer, &format!("/.well-known/openid-configuration{path}")),
         at(issuer, &format!("{path}/.well-known/openid-configuration")),
     ];
     // Without a path the last two are one.
-    found.dedup();
-    found
+    urls.dedup();
+    urls
 }
 
 /// Addresses of a resource's metadata (RFC 9728 section 3.1), and then of those of its whole origin.
@@ -54,9 +55,9 @@ pub(crate) fn resource_metadata(resource: &Url) -> Vec<Url> {
     let path = resource.path().trim_end_matches('/');
     let mut own = at(resource, &format!("{WELL_KNOWN}{path}"));
     own.set_query(resource.query());
-    let mut found = vec![own, at(resource, WELL_KNOWN)];
-    found.dedup();
-    found
+    let mut urls = vec![own, at(resource, WELL_KNOWN)];
+    urls.dedup();
+    urls
 }
 
 /// This path at the origin of `url`.
@@ -75,7 +76,8 @@ pub(crate) fn origin(url: &Url) -> String {
 /// Whether `server` is the resource or part of it: at the same origin, at its path or below.
 ///
 /// RFC 9728 section 3.3 wants the two to be identical. MCP servers name the whole origin or a path above the
-/// endpoint too, and are no less the owner of these: whoever answers for an origin answers for the paths in it.
+/// endpoint too, and are no less the owner of these: whoever answers for an origin answers for the paths in
+/// it.
 pub(crate) fn covers(resource: &str, server: &Url) -> bool {
     let Ok(resource) = Url::parse(resource) else {
         return false;

@@ -1,4 +1,5 @@
-//! Assertions: JWTs that say who the client is or what it may (RFC 7523), signed by this client or by somebody else.
+//! Assertions: JWTs that say who the client is or what it may (RFC 7523), signed by this client or by
+//! another party.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,16 +14,18 @@ use tokio::time::timeout;
 
 use crate::{Error, SigningKey};
 
-/// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that differ.
+/// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that
+/// differ.
 const LIFE: i64 = 60;
 
 /// The future of one assertion.
 pub type AssertionFuture<'a> = Pin<Box<dyn Future<Output = Result<SecretString, Error>> + Send + 'a>>;
 
-/// A source of assertions that somebody else signs, such as Kubernetes for a ServiceAccount.
+/// A source of assertions that another party signs, such as Kubernetes for a ServiceAccount.
 pub trait AssertionSource: Send + Sync + 'static {
-    /// An assertion for this audience: the issuer of the authorization server where it is known, else its token
-    /// endpoint. A source with an audience of its own may use that. [`Error::NoAssertion`] where there is none.
+    /// An assertion for this audience: the issuer of the authorization server where it is known, else its
+    /// token endpoint. A source with an audience of its own may use that. [`Error::NoAssertion`] where there
+    /// is none.
     fn assertion<'a>(&'a self, audience: &'a str) -> AssertionFuture<'a>;
 }
 
@@ -60,8 +63,8 @@ impl fmt::Debug for Assertions {
     }
 }
 
-/// The assertion of a client about itself (RFC 7523 section 3). `nbf` is left out: it would only add a way to fail
-/// where clocks differ.
+/// The assertion of a client about itself (RFC 7523 section 3). `nbf` is left out: it would only add a way to
+/// fail where clocks differ.
 pub(crate) fn sign(
     key: &SigningKey,
     client_id: &str,

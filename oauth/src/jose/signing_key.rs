@@ -31,7 +31,7 @@ pub enum Algorithm {
 }
 
 /// What a text held.
-struct Found {
+struct ParsedKey {
     pair: Pair,
     /// The algorithms that the key is good for. The first is the default.
     algorithms: &'static [Algorithm],
@@ -47,22 +47,22 @@ enum Pair {
 }
 
 impl SigningKey {
-    /// Reads PEM (PKCS#8, PKCS#1, SEC1) or a JWK. Without `algorithm` it signs by the one that the JWK names, or else
-    /// by RS256, ES256 or EdDSA, as the key is. `key_id` goes before the JWK's `kid`.
+    /// Reads PEM (PKCS#8, PKCS#1, SEC1) or a JWK. Without `algorithm` it signs by the one that the JWK names,
+    /// or else by RS256, ES256 or EdDSA, as the key is. `key_id` goes before the JWK's `kid`.
     pub fn parse(text: &str, algorithm: Option<Algorithm>, key_id: Option<String>) -> Result<Self, KeyError> {
-        let found = read(text)?;
-        let algorithm = algorithm.or(found.algorithm).unwrap_or(found.algorithms[0]);
-        if !found.algorithms.contains(&algorithm) {
+        let parsed = read(text)?;
+        let algorithm = algorithm.or(parsed.algorithm).unwrap_or(parsed.algorithms[0]);
+        if !parsed.algorithms.contains(&algorithm) {
             return Err(KeyError::AlgorithmMismatch {
                 algorithm,
-                key: found.pair.name(),
-                fitting: found.algorithms,
+                key: parsed.pair.name(),
+                fitting: parsed.algorithms,
             });
         }
         let key = Self {
-            pair: Arc::new(found.pair),
+            pair: Arc::new(parsed.pair),
             algorithm,
-            key_id: key_id.or(found.key_id),
+            key_id: key_id.or(parsed.key_id),
         };
         // Some contradictions in an RSA key come to light only here.
         key.sign(b"")
@@ -125,7 +125,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-impl Found {
+impl ParsedKey {
     fn rsa(pair: RsaKeyPair) -> Self {
         Self::new(Pair::Rsa(Box::new(pair)), &[Algorithm::Rs256, Algorithm::Ps256])
     }
@@ -163,7 +163,7 @@ impl Pair {
     }
 }
 
-fn read(text: &str) -> Result<Found, KeyError> {
+fn read(text: &str) -> Result<ParsedKey, KeyError> {
     let text = text.trim_start_matches('\u{feff}').trim();
     match text.as_bytes().first() {
         None => Err(KeyError::Empty),

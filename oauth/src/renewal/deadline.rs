@@ -1,6 +1,7 @@
-//! A deadline that survives clock changes: a moment to wait for that comes whatever is done to the wall clock. Set
-//! forward, as after the machine slept, the clock reaches it early; set back, it would reach it late or never, and the
-//! timer that was started with the deadline does. A token that ended early costs a request; one that is used after its end, or never renewed, costs calls.
+//! A deadline that survives clock changes: a moment to wait for that comes whatever is done to the wall
+//! clock. Set forward, as after the machine slept, the clock reaches it early; set back, it would reach it
+//! late or never, and the timer that was started with the deadline does. A token that ended early costs a
+//! request; one that is used after its end, or never renewed, costs calls.
 
 use std::time::Duration;
 

@@ -1,10 +1,11 @@
-//! The life of a source's token, decided: what an event makes of the state, and when the next request is due. Knows
-//! the time only as it is told, and makes no request.
+//! The life of a source's token, decided: what an event makes of the state, and when the next request is due.
+//! Takes the time as a parameter, and makes no request.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use oauth2::Scope;
 
 use super::schedule;
 use crate::renewal::breaker::Breaker;
@@ -20,7 +21,7 @@ pub(super) struct TokenLifecycle {
     step_ups: StepUpTracker,
     /// The request under way.
     in_flight: Option<InFlight>,
-    /// When the token in use is renewed if nobody demands it earlier.
+    /// When the token in use is renewed unless a resource server demands it earlier.
     renewal_at: Timestamp,
     /// A client was given that has not brought a token yet.
     unverified: bool,
@@ -59,7 +60,7 @@ impl TokenLifecycle {
         self.rejections.probation_ends_at()
     }
 
-    /// When the token in use is renewed if nobody demands it earlier.
+    /// When the token in use is renewed unless a resource server demands it earlier.
     pub fn renewal_at(&self) -> Timestamp {
         self.renewal_at
     }
@@ -71,7 +72,7 @@ impl TokenLifecycle {
     /// A request is made now, for what this returns.
     pub fn start_request(&mut self, now: Timestamp) -> TokenRequest {
         let ask = TokenRequest {
-            scopes: self.step_ups.ask(),
+            scopes: self.step_ups.ask().into_iter().map(Scope::new).collect(),
             rejections_in_a_row: self.rejections.in_a_row,
         };
         let for_scopes =
@@ -94,12 +95,13 @@ impl TokenLifecycle {
         now: Timestamp,
     ) {
         let in_flight = self.in_flight.take();
-        let (asked, for_scopes) = in_flight.map_or_else(Default::default, |in_flight| {
-            (in_flight.ask.scopes, in_flight.for_scopes)
+        let (requested, for_scopes) = in_flight.map_or_else(Default::default, |in_flight| {
+            let requested: Vec<String> = in_flight.ask.scopes.into_iter().map(String::from).collect();
+            (requested, in_flight.for_scopes)
         });
         match outcome.and_then(|issued| Token::issue(issued, sent_at, now)) {
-            Ok(token) => self.succeed(token, &asked, for_scopes, now),
-            Err(error) => self.fail(error, &asked, now),
+            Ok(token) => self.succeed(token, &requested, for_scopes, now),
+            Err(error) => self.fail(error, &requested, now),
         }
         self.update_state();
     }
@@ -137,7 +139,8 @@ impl TokenLifecycle {
         self.policy = policy;
         let Some(token) = &self.state.token else { return };
         self.renewal_at = schedule::refresh_at(token, &self.policy, now);
-        // While a request is under way its outcome decides, and after a failure the backoff, which has not changed.
+        // While a request is under way its outcome decides, and after a failure the backoff, which has not
+        // changed.
         if self.may_advance() {
             self.state.next_attempt_at = self.next_due_at(now);
         }
@@ -149,7 +152,11 @@ impl TokenLifecycle {
             return false;
         }
         let retry_at = self.rejections.reject(now, self.policy.random);
-        tracing::info!(in_a_row = self.rejections.in_a_row, %retry_at, "token refused by its resource server");
+        tracing::info!(
+            in_a_row = self.rejections.in_a_row,
+            %retry_at,
+            "token refused by its resource server"
+        );
         if self.may_advance() {
             self.state.next_attempt_at = self.next_due_at(now);
         }
@@ -178,15 +185,15 @@ impl TokenLifecycle {
         }
     }
 
-    fn succeed(&mut self, token: Token, asked: &[String], for_scopes: bool, now: Timestamp) {
+    fn succeed(&mut self, token: Token, requested: &[String], for_scopes: bool, now: Timestamp) {
         self.breaker.close();
         self.state.last_error = None;
         let scope = token.scope.as_deref();
-        let step = self.step_ups.compare(asked, scope);
+        let step = self.step_ups.compare(requested, scope);
         let taken = !(matches!(step, GrantOutcome::Short(_)) && for_scopes && self.has_good_token());
-        self.step_ups.answered(asked, scope, taken);
+        self.step_ups.answered(requested, scope, taken);
         self.state.step_up = match step {
-            GrantOutcome::None => self.step_ups.remembered(&self.state.step_up, now),
+            GrantOutcome::None => self.step_ups.last_outcome(&self.state.step_up, now),
             GrantOutcome::Up(step_up) | GrantOutcome::Half(step_up) | GrantOutcome::Short(step_up) => step_up,
         };
         if !taken {
@@ -203,11 +210,11 @@ impl TokenLifecycle {
         tracing::debug!(next_attempt_at = %self.state.next_attempt_at, "token issued");
     }
 
-    fn fail(&mut self, error: Error, asked: &[String], now: Timestamp) {
-        match self.step_ups.failed(asked, &error) {
+    fn fail(&mut self, error: Error, requested: &[String], now: Timestamp) {
+        match self.step_ups.failed(requested, &error) {
             FailureOutcome::Refused(step_up) => {
                 // The server is well, and the token in use is as good as it was.
-                tracing::warn!(reason = error.reason(), scopes = ?asked, "scopes refused");
+                tracing::warn!(reason = error.reason(), scopes = ?requested, "scopes refused");
                 self.breaker.close();
                 self.state.step_up = step_up;
                 self.state.last_error = None;
@@ -248,7 +255,7 @@ impl TokenLifecycle {
             .is_some_and(|token| token.id == token_id)
     }
 
-    /// Whether there is a token that nobody refused.
+    /// Whether there is a token that no resource server refused.
     fn has_good_token(&self) -> bool {
         self.state.token.is_some() && self.rejections.retry_at().is_none()
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     pub refresh_before: RefreshBefore,
-    /// Longest time that one exchange may take, all its requests included: discovery (30 s at the most), and the token
-    /// request (10 s). What takes longer is a failure.
+    /// Longest time that one exchange may take, all its requests included: discovery (30 s at the most), and
+    /// the token request (10 s). What takes longer is a failure.
     pub deadline: Duration,
     /// Random numbers of `0.0..1.0`. A function of its own, so that tests can fix them.
     pub random: fn() -> f64,
@@ -26,8 +26,8 @@ pub enum RefreshBefore {
 /// A value that is neither a duration nor a share.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "refreshBefore {value:?} {problem}: write a duration such as 90s, 5m or 1h30m, or a share of the token's life \
-     from 1% to 99%"
+    "refreshBefore {value:?} {problem}: write a duration such as 90s, 5m or 1h30m, or a share of the \
+     token's life from 1% to 99%"
 )]
 pub struct RefreshBeforeError {
     value: String,

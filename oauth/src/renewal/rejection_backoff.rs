@@ -1,18 +1,18 @@
-//! Rejection backoff: when a token that its resource server rejects (401) gets a successor. The first time at once.
-//! A server that refuses the successor too, and the next one, gets them further and further apart: then it is not
-//! the token that is wrong.
+//! Rejection backoff: when a token that its resource server rejects (401) gets a successor. The first time at
+//! once. A server that refuses the successor too, and the next one, gets them further and further apart: then
+//! it is not the token that is wrong.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::clock::after;
-use crate::renewal::schedule;
+use crate::renewal::{backoff, schedule};
 
 /// Wait before the successor of a token that is itself the successor of a refused one; doubles each time.
 const MIN_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
-/// A token that nobody refused for this long was a good one.
+/// A token that its resource server took for this long was a good one.
 const PROBATION_TIME: Duration = Duration::from_secs(10 * 60);
 
 /// Rejections in a row, of one token after the other.
@@ -32,12 +32,10 @@ impl RejectionBackoff {
             self.reset();
         }
         self.in_a_row = self.in_a_row.saturating_add(1);
-        let doubled = self.in_a_row.saturating_sub(2);
+        let doublings = self.in_a_row.saturating_sub(2);
         let wait = match self.in_a_row {
             1 => Duration::ZERO,
-            _ => MIN_WAIT
-                .saturating_mul(2_u32.saturating_pow(doubled))
-                .min(MAX_WAIT),
+            _ => backoff::exponential(MIN_WAIT, doublings, MAX_WAIT),
         };
         let retry_at = after(now, schedule::with_jitter(wait, random));
         self.retry_at = Some(retry_at);
@@ -70,8 +68,8 @@ impl RejectionBackoff {
         self.probation_ends_at = None;
     }
 
-    /// The token in use is past its probation, or the next one will be asked for in another way: refusals so far say
-    /// nothing any more. Whether the token in use is refused stays as it is.
+    /// The token in use is past its probation, or the next one will be asked for in another way: refusals so
+    /// far say nothing any more. Whether the token in use is refused stays as it is.
     pub fn reset(&mut self) {
         self.in_a_row = 0;
         self.probation_ends_at = None;

@@ -1,16 +1,19 @@
-//! When the next token request is made: a pure decision, after a success from the token's life, after a failure
-//! from the number of failures and what the server asked for.
+//! The renewal schedule: when the next token request is made, a pure decision, after a success from the
+//! token's life, after a failure from the number of failures and what the server asked for.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::clock::after;
+use crate::renewal::backoff;
 use crate::{Policy, RetryAfter, Token};
 
-/// Share of the wait by which a renewal may come earlier, so that tokens issued together are not renewed together.
+/// Share of the wait by which a renewal may come earlier, so that tokens issued together are not renewed
+/// together.
 const JITTER: f64 = 0.1;
-/// Renewals that succeed are at least this far apart where the token's life allows it, whatever was asked for.
+/// Renewals that succeed are at least this far apart where the token's life allows it, whatever was asked
+/// for.
 const MIN_WAIT: Duration = Duration::from_secs(10);
 /// No two requests begin within this time, even for tokens that live no longer.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -18,7 +21,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// No two requests for one token begin within this time, but for those that somebody demanded.
+/// No two requests for one token begin within this time, but for those that a resource server demanded.
 pub(crate) fn earliest_next(now: Timestamp) -> Timestamp {
     after(now, MIN_INTERVAL)
 }
@@ -28,8 +31,8 @@ pub(crate) fn with_jitter(wait: Duration, random: fn() -> f64) -> Duration {
     wait.mul_f64(1.0 - JITTER * random())
 }
 
-/// When a token is renewed: ahead of its end, never after it. A token that seems to come from the future, because
-/// the clock was set back since, is renewed as one that was issued now.
+/// When a token is renewed: ahead of its end, never after it. A token that seems to come from the future,
+/// because the clock was set back since, is renewed as one that was issued now.
 pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Timestamp {
     let life = token.life();
     let wait = life.saturating_sub(policy.refresh_before.span(life));
@@ -38,20 +41,18 @@ pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Time
     after(token.issued_at.min(now), wait.max(shortest).min(life))
 }
 
-/// When the next request is made after `failures` of them in a row: exponential with full jitter, and no earlier
-/// than the server asked for.
+/// When the next request is made after `failures` of them in a row: exponential with full jitter, and no
+/// earlier than the server asked for.
 pub(crate) fn retry_at(
     now: Timestamp,
     failures: u32,
     retry_after: Option<RetryAfter>,
     policy: &Policy,
 ) -> Timestamp {
-    let ceiling = MIN_BACKOFF
-        .saturating_mul(2_u32.saturating_pow(failures))
-        .min(MAX_BACKOFF);
-    let backoff = MIN_BACKOFF + (ceiling - MIN_BACKOFF).mul_f64((policy.random)());
-    let asked = retry_after.map_or(Duration::ZERO, |header| header.wait(now));
-    after(now, backoff.max(asked))
+    let ceiling = backoff::exponential(MIN_BACKOFF, failures, MAX_BACKOFF);
+    let wait = MIN_BACKOFF + (ceiling - MIN_BACKOFF).mul_f64((policy.random)());
+    let requested = retry_after.map_or(Duration::ZERO, |header| header.wait(now));
+    after(now, wait.max(requested))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a token source tells its subscribers: enough for a status, without further decisions.
+//! The state that a token source publishes: enough for a status, without further decisions.
 
 use std::sync::Arc;
 
@@ -11,10 +11,11 @@ use crate::{Circuit, Error, StepUp, Token};
 pub struct TokenSourceState {
     /// The token to use now. `None`: none was issued yet, or the last one has expired without a successor.
     pub token: Option<Arc<Token>>,
-    /// A resource server refused this token. It is told nevertheless until its successor is there: other servers, and
-    /// other calls, may take it.
+    /// A resource server refused this token. It stays published until its successor is there: other
+    /// servers, and other calls, may take it.
     pub rejected: bool,
-    /// Refusals of one token after the other, until one has lived without for ten minutes or to its regular renewal.
+    /// Refusals of one token after the other, until one has lived without for ten minutes or to its regular
+    /// renewal.
     pub rejections_in_a_row: u32,
     /// What became of scopes that a resource server demanded.
     pub step_up: StepUp,

@@ -1,16 +1,18 @@
-//! Scopes that an MCP server demands beyond those of the registration (403, `insufficient_scope`): which of them to
-//! ask for, how often, and what the authorization server made of it. A refusal costs nothing but itself: the token in
-//! use serves on, and renewals go on with what was granted last.
+//! Scopes that an MCP server demands beyond those of the registration (403, `insufficient_scope`): which of
+//! them to ask for, how often, and what the authorization server made of it. A refusal costs nothing but
+//! itself: the token in use serves on, and renewals go on with what was granted last.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use oauth2::basic::BasicErrorResponseType;
 
 use crate::clock::after;
 use crate::{Error, ErrorCode};
 
-/// Most scopes beyond the registration's. More make no sense for a tool, and a token request has to stay small.
+/// Most scopes beyond the registration's. More make no sense for a tool, and a token request has to stay
+/// small.
 const MAX_SCOPES: usize = 32;
 /// Longest scope in bytes; scopes that are URLs are known.
 const MAX_SCOPE_LEN: usize = 256;
@@ -45,8 +47,8 @@ pub enum StepUpError {
     #[error("other scopes were asked for {MAX_STEP_UPS} times within the hour")]
     TooOften,
     #[error(
-        "the MCP server's challenge names scopes that are none by RFC 6749, longer than {MAX_SCOPE_LEN} bytes or more \
-         than {MAX_SCOPES}"
+        "the MCP server's challenge names scopes that are none by RFC 6749, longer than {MAX_SCOPE_LEN} \
+         bytes or more than {MAX_SCOPES}"
     )]
     Malformed,
 }
@@ -71,7 +73,7 @@ type Scopes = BTreeSet<String>;
 pub(crate) struct StepUpTracker {
     granted: Scopes,
     pending: Option<PendingScopes>,
-    asked: Vec<StepUpAttempt>,
+    attempts: Vec<StepUpAttempt>,
 }
 
 #[derive(Debug)]
@@ -123,8 +125,14 @@ pub(crate) enum FailureOutcome {
 }
 
 impl StepUpTracker {
-    /// An MCP server demands these scopes of the token in use, which has those of `has` if the server said so.
-    pub fn demand(&mut self, demanded: &[String], has: Option<&str>, now: Timestamp) -> DemandOutcome {
+    /// An MCP server demands these scopes of the token in use, which has `token_scopes` if the server said
+    /// so.
+    pub fn demand(
+        &mut self,
+        demanded: &[String],
+        token_scopes: Option<&str>,
+        now: Timestamp,
+    ) -> DemandOutcome {
         if demanded.is_empty() {
             return DemandOutcome::Ignore;
         }
@@ -133,32 +141,32 @@ impl StepUpTracker {
         }
         self.forget(now);
         let demanded: Scopes = demanded.iter().cloned().collect();
-        let known = self
+        let covered = self
             .pending
             .as_ref()
             .map_or(&self.granted, |pending| &pending.scopes);
-        let has: BTreeSet<&str> = has.unwrap_or_default().split(' ').collect();
-        if self.pending.is_some() && demanded.is_subset(known) {
+        let token_scopes: BTreeSet<&str> = token_scopes.unwrap_or_default().split(' ').collect();
+        if self.pending.is_some() && demanded.is_subset(covered) {
             return DemandOutcome::Ignore;
         }
-        if demanded.is_subset(known) || demanded.iter().all(|scope| has.contains(scope.as_str())) {
+        if demanded.is_subset(covered) || demanded.iter().all(|scope| token_scopes.contains(scope.as_str())) {
             return refuse(demanded, StepUpError::StillDemanded);
         }
-        let scopes: Scopes = known.union(&demanded).cloned().collect();
+        let scopes: Scopes = covered.union(&demanded).cloned().collect();
         if scopes.len() > MAX_SCOPES {
             return refuse(demanded, StepUpError::Malformed);
         }
         if self
-            .asked
+            .attempts
             .iter()
-            .any(|asked| asked.refused && asked.scopes == scopes)
+            .any(|attempt| attempt.refused && attempt.scopes == scopes)
         {
             return DemandOutcome::Ignore;
         }
-        if self.asked.len() >= MAX_STEP_UPS {
+        if self.attempts.len() >= MAX_STEP_UPS {
             return refuse(demanded, StepUpError::TooOften);
         }
-        self.asked.push(StepUpAttempt {
+        self.attempts.push(StepUpAttempt {
             at: now,
             scopes: scopes.clone(),
             refused: false,
@@ -181,54 +189,57 @@ impl StepUpTracker {
         scopes.iter().cloned().collect()
     }
 
-    /// What a token brings that was issued for these scopes. The server names the scope where it is not the one
-    /// that was asked for (RFC 6749 section 5.1).
-    pub fn compare(&self, asked: &[String], scope: Option<&str>) -> GrantOutcome {
-        if asked.is_empty() {
+    /// What a token brings that was issued for these scopes. The server names the scope where it is not the
+    /// one that was asked for (RFC 6749 section 5.1).
+    pub fn compare(&self, requested: &[String], scope: Option<&str>) -> GrantOutcome {
+        if requested.is_empty() {
             return GrantOutcome::None;
         }
-        let got = got(asked, scope);
-        if got.len() == asked.len() {
-            let scopes = asked.to_vec();
+        let granted = granted_scopes(requested, scope);
+        if granted.len() == requested.len() {
+            let scopes = requested.to_vec();
             return GrantOutcome::Up(StepUp::Granted { scopes });
         }
-        let missing = asked.iter().filter(|scope| !got.contains(*scope)).cloned();
+        let missing = requested
+            .iter()
+            .filter(|scope| !granted.contains(*scope))
+            .cloned();
         let refused = StepUp::Refused {
             scopes: missing.collect(),
             why: StepUpError::NotGranted,
         };
-        match got.is_subset(&self.granted) {
+        match granted.is_subset(&self.granted) {
             true => GrantOutcome::Short(refused),
             false => GrantOutcome::Half(refused),
         }
     }
 
     /// A request for these scopes was answered, with a token of this scope that takes over if `taken`.
-    pub fn answered(&mut self, asked: &[String], scope: Option<&str>, taken: bool) {
-        let got = got(asked, scope);
-        let asked: Scopes = asked.iter().cloned().collect();
-        self.finish(&asked, got != asked);
+    pub fn answered(&mut self, requested: &[String], scope: Option<&str>, taken: bool) {
+        let granted = granted_scopes(requested, scope);
+        let requested: Scopes = requested.iter().cloned().collect();
+        self.finish(&requested, granted != requested);
         if taken {
-            self.granted = got;
+            self.granted = granted;
         }
     }
 
     /// A request for these scopes failed.
-    pub fn failed(&mut self, asked: &[String], error: &Error) -> FailureOutcome {
-        let scopes: Scopes = asked.iter().cloned().collect();
+    pub fn failed(&mut self, requested: &[String], error: &Error) -> FailureOutcome {
+        let scopes: Scopes = requested.iter().cloned().collect();
         let beyond: Vec<_> = scopes.difference(&self.granted).cloned().collect();
-        let told = |scopes: &[String]| StepUp::Refused {
+        let refused = |scopes: &[String]| StepUp::Refused {
             scopes: scopes.to_vec(),
             why: StepUpError::Failed(error.clone()),
         };
         if concerns_scopes(error) && !beyond.is_empty() {
             self.finish(&scopes, true);
-            return FailureOutcome::Refused(told(&beyond));
+            return FailureOutcome::Refused(refused(&beyond));
         }
         if concerns_scopes(error) && !scopes.is_empty() {
             // What was granted once is not any more: back to the registration's own.
             self.granted.clear();
-            return FailureOutcome::Refused(told(asked));
+            return FailureOutcome::Refused(refused(requested));
         }
         match &mut self.pending {
             Some(pending) if !beyond.is_empty() => {
@@ -237,17 +248,17 @@ impl StepUpTracker {
                     return FailureOutcome::Other;
                 }
                 self.pending = None;
-                FailureOutcome::GivenUp(told(&beyond))
+                FailureOutcome::GivenUp(refused(&beyond))
             }
             _ => FailureOutcome::Other,
         }
     }
 
     /// What is left to tell once refusals are too long ago to count.
-    pub fn remembered(&mut self, told: &StepUp, now: Timestamp) -> StepUp {
+    pub fn last_outcome(&mut self, last: &StepUp, now: Timestamp) -> StepUp {
         self.forget(now);
-        match told {
-            StepUp::Refused { .. } if !self.asked.is_empty() => told.clone(),
+        match last {
+            StepUp::Refused { .. } if !self.attempts.is_empty() => last.clone(),
             _ if self.granted.is_empty() => StepUp::None,
             _ => StepUp::Granted {
                 scopes: self.granted.iter().cloned().collect(),
@@ -257,25 +268,29 @@ impl StepUpTracker {
 
     /// Somebody else is asked from now on, or in another way: refusals so far do not count.
     pub fn start_over(&mut self) {
-        self.asked.clear();
+        self.attempts.clear();
         if let Some(pending) = &mut self.pending {
             pending.tries = 0;
         }
     }
 
     /// What was wanted beyond the granted is no longer, unless more was demanded while it was asked for.
-    fn finish(&mut self, asked: &Scopes, refused: bool) {
-        for entry in self.asked.iter_mut().filter(|entry| entry.scopes == *asked) {
-            entry.refused |= refused;
+    fn finish(&mut self, requested: &Scopes, refused: bool) {
+        for attempt in self
+            .attempts
+            .iter_mut()
+            .filter(|attempt| attempt.scopes == *requested)
+        {
+            attempt.refused |= refused;
         }
         if let Some(pending) = &mut self.pending {
             if refused {
                 let granted = &self.granted;
                 pending
                     .scopes
-                    .retain(|scope| granted.contains(scope) || !asked.contains(scope));
+                    .retain(|scope| granted.contains(scope) || !requested.contains(scope));
             }
-            if pending.scopes.is_subset(asked) || pending.scopes.is_subset(&self.granted) {
+            if pending.scopes.is_subset(requested) || pending.scopes.is_subset(&self.granted) {
                 self.pending = None;
             }
         }
@@ -283,14 +298,14 @@ impl StepUpTracker {
 
     fn forget(&mut self, now: Timestamp) {
         // A time that seems to be yet to come was written before the clock was set back.
-        self.asked
-            .retain(|asked| asked.at <= now && now < after(asked.at, ATTEMPT_MEMORY));
+        self.attempts
+            .retain(|attempt| attempt.at <= now && now < after(attempt.at, ATTEMPT_MEMORY));
     }
 }
 
-fn got(asked: &[String], scope: Option<&str>) -> Scopes {
+fn granted_scopes(requested: &[String], scope: Option<&str>) -> Scopes {
     let granted: Option<BTreeSet<&str>> = scope.map(|scope| scope.split(' ').collect());
-    asked
+    requested
         .iter()
         .filter(|scope| {
             granted
@@ -312,17 +327,17 @@ fn is_scope_token(scope: &str) -> bool {
     (1..=MAX_SCOPE_LEN).contains(&scope.len()) && scope.bytes().all(allowed)
 }
 
-/// Whether an error may be about the scopes that were asked for. Servers answer what they do not grant with codes of
-/// many kinds; these few say for certain that it is something else.
+/// Whether an error may be about the scopes that were asked for. Servers answer what they do not grant with
+/// codes of many kinds; these few say for certain that it is something else.
 fn concerns_scopes(error: &Error) -> bool {
     match error {
         Error::Rejected(rejection) => {
             rejection.retry_after.is_none()
                 && !matches!(
                     rejection.code,
-                    ErrorCode::InvalidClient
-                        | ErrorCode::InvalidGrant
-                        | ErrorCode::UnsupportedGrantType
+                    ErrorCode::Basic(BasicErrorResponseType::InvalidClient)
+                        | ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
+                        | ErrorCode::Basic(BasicErrorResponseType::UnsupportedGrantType)
                         | ErrorCode::ServerError
                         | ErrorCode::TemporarilyUnavailable
                 )

@@ -1,5 +1,5 @@
-//! The task of a token source: it makes the request that `lifecycle` decided for, waits for what comes next, and tells
-//! the subscribers.
+//! The task of a token source: it makes the request that `lifecycle` decided for, waits for what comes next,
+//! and tells the subscribers.
 
 use std::sync::Arc;
 
@@ -75,7 +75,8 @@ impl SourceTask {
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let changed = tokio::select! {
-                // In this order: a token that arrives in the moment the old one ends leaves no gap between them.
+                // In this order: a token that arrives in the moment the old one ends leaves no gap between
+                // them.
                 biased;
                 command = commands.recv() => match command {
                     Some(command) => self.handle(command),
@@ -132,8 +133,8 @@ impl SourceTask {
     fn start_request(&mut self) {
         let sent_at = self.clock.now();
         let (request, limit) = (self.lifecycle.start_request(sent_at), self.lifecycle.deadline());
-        // Whatever has passed is spent. Where the clock was set back the next one may be due at the very same time, and must
-        // not be taken for one that has passed already.
+        // Whatever has passed is spent. Where the clock was set back the next one may be due at the very same
+        // time, and must not be taken for one that has passed already.
         self.deadlines.attempt = None;
         self.deadlines.renewal = self
             .deadlines
@@ -169,8 +170,8 @@ impl SourceTask {
     }
 }
 
-/// The outcome of the request under way, and when that was sent: as the clock said then, or as it would have said had
-/// it been set already to what it is now, whichever is earlier. Never, where there is none.
+/// The outcome of the request under way, and when that was sent: as the clock said then, or as it would have
+/// said had it been set already to what it is now, whichever is earlier. Never, where there is none.
 async fn completion(
     in_flight: &mut Option<InFlight>,
     clock: &Clock,

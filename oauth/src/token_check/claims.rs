@@ -1,4 +1,5 @@
-//! The claims of a JWT, read without its key: what a token says of itself, believed by nobody but for comparison.
+//! The claims of a JWT, read without its key: what a token says of itself, used for
+//! comparison alone.
 
 use std::fmt;
 
@@ -8,8 +9,8 @@ use serde_json::{Map, Value};
 /// Longest token that is read; no header carries one as long.
 const MAX_LEN: usize = 64 * 1024;
 
-/// What a JWT access token says (RFC 7519 section 4.1, RFC 8693 section 4.2, RFC 7800 section 3.1). Claims of another
-/// type than the standards give them count as absent.
+/// What a JWT access token says (RFC 7519 section 4.1, RFC 8693 section 4.2, RFC 7800 section 3.1). Claims of
+/// another type than the standards give them count as absent.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Claims {
     pub issuer: Option<String>,

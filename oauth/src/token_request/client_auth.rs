@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use oauth2::{ClientId, ClientSecret};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::discovery::endpoints::Endpoints;
@@ -14,17 +15,17 @@ use crate::registration::{ClientAuthentication, ClientSecrets, Registration};
 /// What a request says of its sender. No `Debug`: it holds secrets.
 pub(crate) enum ClientAuth<'a> {
     /// Nothing, or the name alone: the rest is said elsewhere or by the TLS connection.
-    Id(Option<&'a str>),
+    Id(Option<&'a ClientId>),
     Basic {
-        client_id: &'a str,
-        secret: &'a SecretString,
+        client_id: &'a ClientId,
+        secret: &'a ClientSecret,
     },
     Post {
-        client_id: &'a str,
-        secret: &'a SecretString,
+        client_id: &'a ClientId,
+        secret: &'a ClientSecret,
     },
     Assertion {
-        client_id: Option<&'a str>,
+        client_id: Option<&'a ClientId>,
         assertion: SecretString,
     },
 }
@@ -37,31 +38,31 @@ pub(crate) enum SecretChoice {
 }
 
 impl<'a> ClientAuth<'a> {
-    pub async fn of(
+    pub async fn for_request(
         registration: &'a Registration,
         endpoints: &Endpoints,
         secret: SecretChoice,
         now: Timestamp,
         limit: Duration,
     ) -> Result<Self, Error> {
-        let client_id = registration.client_id.as_deref();
-        let needed = client_id.ok_or(Error::NoClientId);
+        let client_id = registration.client_id.as_ref();
+        let required_id = client_id.ok_or(Error::NoClientId);
         Ok(match &registration.authentication {
             ClientAuthentication::None => Self::Id(client_id),
-            ClientAuthentication::Tls(_) => Self::Id(Some(needed?)),
+            ClientAuthentication::Tls(_) => Self::Id(Some(required_id?)),
             ClientAuthentication::SecretBasic(secrets) => Self::Basic {
-                client_id: needed?,
+                client_id: required_id?,
                 secret: secrets.get(secret),
             },
             ClientAuthentication::SecretPost(secrets) => Self::Post {
-                client_id: needed?,
+                client_id: required_id?,
                 secret: secrets.get(secret),
             },
             ClientAuthentication::PrivateKeyJwt { key, audience } => {
                 let audience = audience.as_deref().unwrap_or(endpoints.audience());
                 Self::Assertion {
                     client_id,
-                    assertion: assertion::sign(key, needed?, audience, now)?,
+                    assertion: assertion::sign(key, required_id?, audience, now)?,
                 }
             }
             ClientAuthentication::Assertion(assertions) => Self::Assertion {
@@ -70,10 +71,18 @@ impl<'a> ClientAuth<'a> {
             },
         })
     }
+
+    /// `None`: the request does not name the client.
+    pub fn client_id(&self) -> Option<&'a ClientId> {
+        match self {
+            Self::Id(client_id) | Self::Assertion { client_id, .. } => *client_id,
+            Self::Basic { client_id, .. } | Self::Post { client_id, .. } => Some(client_id),
+        }
+    }
 }
 
 impl ClientSecrets {
-    fn get(&self, secret: SecretChoice) -> &SecretString {
+    fn get(&self, secret: SecretChoice) -> &ClientSecret {
         match (secret, &self.alternate) {
             (SecretChoice::Alternate, Some(alternate)) => alternate,
             _ => &self.first,
@@ -102,7 +111,7 @@ pub(crate) fn secrets(registration: &Registration) -> Option<&ClientSecrets> {
 
 /// Keeps back what the registration holds of secrets.
 pub(crate) fn redactor(registration: &Registration) -> Redactor {
-    let client_id = registration.client_id.as_deref().unwrap_or_default();
+    let client_id = registration.client_id.as_ref().map_or("", |id| id.as_str());
     let mut redactor = Redactor::default();
     if let Some(secrets) = secrets(registration) {
         for secret in [Some(&secrets.first), secrets.alternate.as_ref()]

@@ -19,7 +19,7 @@ pub enum BodyShape {
 
 impl BodyShape {
     /// What a body looks like of which is known whether it is JSON.
-    pub(crate) fn of(body: &[u8], is_json: bool) -> Self {
+    pub(crate) fn classify(body: &[u8], is_json: bool) -> Self {
         let start: String = String::from_utf8_lossy(&body[..body.len().min(512)])
             .trim_start_matches('\u{feff}')
             .trim_start()

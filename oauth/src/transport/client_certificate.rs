@@ -72,8 +72,8 @@ impl Certificate {
         self.identity.clone()
     }
 
-    /// An error once it has expired: the server would say so less clearly, if at all. One that is not valid yet is
-    /// the server's to judge, by its own clock.
+    /// An error once it has expired: the server would say so less clearly, if at all. One that is not valid
+    /// yet is the server's to judge, by its own clock.
     pub fn check(&self, now: Timestamp) -> Result<(), Error> {
         if self.expires_at <= now {
             return Err(Error::CertificateExpired { at: self.expires_at });

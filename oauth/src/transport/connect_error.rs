@@ -27,18 +27,18 @@ impl ConnectError {
             Self::Dns => "check the host in tokenUrl",
             Self::Refused => "check host and port in tokenUrl, and that the authorization server is up",
             Self::Tls(_) => {
-                "check the host in tokenUrl and the server's certificate, and set caBundle if a private authority \
-                 signed it"
+                "check the host in tokenUrl and the server's certificate, and set caBundle if a private \
+                 authority signed it"
             }
             Self::Forbidden(ForbiddenAddressError::Private) => {
-                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: true, or state \
-                 tokenUrl"
+                "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: \
+                 true, or state tokenUrl"
             }
             Self::Forbidden(_) => "such an address is never connected to; check the host's DNS records",
             Self::ClientCertificate(_) => {
                 "check that the authorization server trusts the authority of the certificate in \
-                 clientAuthentication.certificateRef and knows its subject for this client; without that certificate, \
-                 use the method TlsClientAuth"
+                 clientAuthentication.certificateRef and knows its subject for this client; without that \
+                 certificate, use the method TlsClientAuth"
             }
             Self::Other => "check tokenUrl and network policies",
         }

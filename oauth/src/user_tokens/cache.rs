@@ -1,11 +1,11 @@
-//! User-token cache: what there is for each user, decided: a token, a failure that is still fresh, a request under way, or nothing. No
-//! request is made here.
+//! User-token cache: what there is for each user, decided: a token, a failure that is still fresh, a request
+//! under way, or nothing. No request is made here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use oauth2::basic::BasicErrorResponseType;
 use tokio::sync::watch;
 
 use super::TokenResult;
@@ -32,7 +32,7 @@ pub(super) enum CacheLookup {
     Token(Arc<Token>),
     Failure(Error),
     InFlight(watch::Receiver<Option<TokenResult>>),
-    /// A request is to be made: its number, and whom to tell.
+    /// A request is to be made: its number, and where its outcome is sent.
     Miss(u64, watch::Sender<Option<TokenResult>>),
 }
 
@@ -49,7 +49,7 @@ pub(super) struct UserTokenCache {
     breaker: Breaker,
     /// What opened the circuit, and when it may be tried again.
     circuit_error: Option<(Error, Deadline)>,
-    /// The request that tries whether the server is well again.
+    /// The request that probes whether the server answers again.
     probe: Option<u64>,
     requests: u64,
 }
@@ -72,7 +72,7 @@ struct CachedToken {
     token: Arc<Token>,
     /// When it is requested anew.
     refresh_at: Deadline,
-    /// When it is over. `None`: nobody knows.
+    /// When it is over. `None`: the server does not say.
     expires_at: Option<Deadline>,
     /// The MCP server rejected it: when it is dropped.
     drop_at: Option<Deadline>,
@@ -219,7 +219,7 @@ impl UserTokenCache {
         open.then(|| error.clone())
     }
 
-    /// Makes room for one more user, at the price of whom was not seen for longest.
+    /// Makes room for one more user, by evicting the least recently used one.
     fn evict_for(&mut self, user: &User) -> Result<(), Error> {
         if self.users.contains_key(user) || self.users.len() < self.capacity {
             return Ok(());
@@ -229,8 +229,8 @@ impl UserTokenCache {
         Ok(())
     }
 
-    /// Keeps within the bytes there may be, at the price of whom was not seen for longest. Those with a request under
-    /// way stay: they had room before, so what came to be too much is what has come since.
+    /// Keeps within the bytes there may be, by evicting the least recently used one. Those with a
+    /// request under way stay: they had room before, so what came to be too much is what has come since.
     fn evict_to_budget(&mut self) {
         while self.budget.total() > self.max_bytes {
             let Some(oldest) = self.idle.pop() else { return };
@@ -254,7 +254,8 @@ impl UserTokenCache {
         CacheLookup::Miss(request_id, sender)
     }
 
-    /// What an outcome says of the server. It is well if it answers, and be it that it does not accept a user.
+    /// What an outcome says of the server. It is well if it answers, and be it that it does not accept a
+    /// user.
     fn record_outcome(&mut self, request_id: u64, outcome: &TokenResult) {
         let probed = self.probe.take_if(|probe| *probe == request_id).is_some();
         match outcome {
@@ -319,24 +320,25 @@ fn bytes(token: &Token) -> usize {
         .mismatch
         .as_ref()
         .map_or(0, |mismatch| mismatch.to_string().len());
-    token.access_token.expose_secret().len() + scope + mismatch
+    token.access_token.secret().len() + scope + mismatch
 }
 
-/// Whether an error may be about the user's token rather than about the client or the server: what a single user can
-/// bring about by what is sent as their token must not keep the others from theirs. RFC 8693 section 2.2.2 answers a
-/// token that is not accepted with `invalid_request`; gateways before the server look at it too, and answer by status.
+/// Whether an error may be about the user's token rather than about the client or the server: what a single
+/// user can bring about by what is sent as their token must not keep the others from theirs. RFC 8693 section
+/// 2.2.2 answers a token that is not accepted with `invalid_request`; gateways before the server look at it
+/// too, and answer by status.
 fn is_user_error(error: &Error) -> bool {
     match error {
         Error::Rejected(rejection) => {
             rejection.retry_after.is_none()
                 && matches!(
                     rejection.code,
-                    ErrorCode::InvalidRequest
-                        | ErrorCode::InvalidGrant
-                        | ErrorCode::InvalidScope
+                    ErrorCode::Basic(BasicErrorResponseType::InvalidRequest)
+                        | ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
+                        | ErrorCode::Basic(BasicErrorResponseType::InvalidScope)
                         | ErrorCode::InvalidTarget
                         | ErrorCode::AccessDenied
-                        | ErrorCode::Other(_)
+                        | ErrorCode::Basic(BasicErrorResponseType::Extension(_))
                 )
         }
         Error::HttpStatus {

@@ -6,7 +6,6 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use mcp_auth_oauth::{
     Client, Clock, Error, IssuedToken, Registration, ServerLocation, TokenCheckMode, TokenRequest,
 };
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::server::{Reply, Server};
@@ -39,7 +38,7 @@ async fn the_token_is_asked_for_at_the_endpoint_that_was_discovered() {
     let issued = ask(&client(registration(resource_at(mcp.url("/mcp")))))
         .await
         .unwrap();
-    assert_eq!(issued.access_token.expose_secret(), "t0p");
+    assert_eq!(issued.access_token.secret(), "t0p");
     assert_eq!(issued.server.unwrap().issuer, auth.url(""));
     assert_eq!(auth.requests().last().unwrap(), "POST /token");
 }
@@ -133,11 +132,11 @@ async fn an_endpoint_that_is_gone_is_discovered_anew() {
     auth.json("/new/token", json!({"access_token": "t0p"}));
     // An endpoint that fails is no reason to ask for the metadata with each attempt.
     assert_eq!(ask(&client).await.unwrap_err().reason(), "HttpStatus");
-    let asked = auth.requests();
+    let requests = auth.requests();
     assert_eq!(
-        asked.iter().filter(|line| line.starts_with("GET")).count(),
+        requests.iter().filter(|line| line.starts_with("GET")).count(),
         1,
-        "{asked:?}"
+        "{requests:?}"
     );
     pass(Duration::from_secs(60)).await;
     assert_eq!(ask(&client).await.unwrap_err().reason(), "HttpStatus");

@@ -12,7 +12,7 @@ const PLACES: [&str; 3] = [
     "/tenant/.well-known/openid-configuration",
 ];
 
-async fn of(server: &Server, path: &str) -> Result<ServerMetadata, Error> {
+async fn discover(server: &Server, path: &str) -> Result<ServerMetadata, Error> {
     search(ServerLocation::Issuer(server.url(path))).await
 }
 
@@ -21,9 +21,9 @@ async fn each_place_is_asked_in_order_until_one_answers() {
     for (index, place) in PLACES.iter().enumerate() {
         let server = Server::start().await;
         server.json(place, server.metadata(&server.url("/tenant")));
-        let found = of(&server, "/tenant").await.unwrap();
-        assert_eq!(found.issuer, server.url("/tenant"));
-        assert_eq!(found.token_endpoint, server.url("/token"));
+        let metadata = discover(&server, "/tenant").await.unwrap();
+        assert_eq!(metadata.issuer, server.url("/tenant"));
+        assert_eq!(*metadata.token_endpoint, server.url("/token"));
         let expected: Vec<_> = PLACES[..=index]
             .iter()
             .map(|place| format!("GET {place}"))
@@ -43,7 +43,7 @@ async fn nothing_found_lists_what_each_place_answered() {
         PLACES[1],
         json!({"issuer": server.url("/tenant"), "token_endpoint": "/token"}),
     );
-    let error = of(&server, "/tenant").await.unwrap_err();
+    let error = discover(&server, "/tenant").await.unwrap_err();
     assert_eq!(error.reason(), "DiscoveryFailed");
     assert_eq!(
         error.to_string(),
@@ -63,11 +63,11 @@ async fn metadata_of_another_issuer_end_the_search() {
     let server = Server::start().await;
     server.json(PLACES[0], server.metadata("https://attacker.example.com"));
     server.json(PLACES[1], server.metadata(&server.url("/tenant")));
-    let error = of(&server, "/tenant").await.unwrap_err();
+    let error = discover(&server, "/tenant").await.unwrap_err();
     assert_eq!(error.reason(), "IssuerMismatch");
-    let told = error.message();
-    assert!(told.contains("https://attacker.example.com"), "{told}");
-    assert!(told.contains(&server.url("/tenant")), "{told}");
+    let message = error.message();
+    assert!(message.contains("https://attacker.example.com"), "{message}");
+    assert!(message.contains(&server.url("/tenant")), "{message}");
     assert_eq!(server.requests(), [format!("GET {}", PLACES[0])]);
 }
 
@@ -75,7 +75,7 @@ async fn metadata_of_another_issuer_end_the_search() {
 async fn a_slash_at_the_end_is_another_issuer_and_the_error_says_so() {
     let server = Server::start().await;
     server.json(PLACES[0], server.metadata(&server.url("/tenant")));
-    let error = of(&server, "/tenant/").await.unwrap_err();
+    let error = discover(&server, "/tenant/").await.unwrap_err();
     assert_eq!(error.reason(), "IssuerMismatch");
     assert!(
         error
@@ -97,7 +97,7 @@ async fn a_redirect_is_not_followed() {
         );
         let place = "/.well-known/oauth-authorization-server";
         server.set(place, Reply::Raw(status, location, String::new()));
-        let error = of(&server, "").await.unwrap_err();
+        let error = discover(&server, "").await.unwrap_err();
         assert!(
             error.to_string().contains("a redirect, which is not followed"),
             "{error}"

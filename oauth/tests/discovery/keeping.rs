@@ -31,12 +31,12 @@ async fn scene() -> Scene {
 impl Scene {
     /// The issuer or the reason why there is none, and whether anybody was asked for it.
     async fn ask(&self) -> (String, bool) {
-        let found = self.discovery.server().await;
-        let told = match found {
+        let outcome = self.discovery.server().await;
+        let issuer_or_reason = match outcome {
             Ok(server) => server.issuer.clone(),
             Err(error) => error.reason().to_owned(),
         };
-        (told, !self.mcp.requests().is_empty())
+        (issuer_or_reason, !self.mcp.requests().is_empty())
     }
 
     fn issuer(&self) -> String {

@@ -27,9 +27,12 @@ async fn an_issuer_that_was_discovered_is_not_asked_at_a_private_address() {
         let mcp = Server::naming(&issuer).await;
         let error = search(resource_at(mcp.url("/mcp"))).await.unwrap_err();
         assert_eq!(error.reason(), "DiscoveryFailed");
-        let told = error.message();
-        assert!(told.contains("no connection: its address is private"), "{told}");
-        assert!(told.contains("allowPrivateAddresses: true"), "{told}");
+        let message = error.message();
+        assert!(
+            message.contains("no connection: its address is private"),
+            "{message}"
+        );
+        assert!(message.contains("allowPrivateAddresses: true"), "{message}");
     }
     assert_eq!(auth.requests(), [""; 0]);
 }
@@ -50,8 +53,8 @@ async fn an_issuer_that_is_stated_may_be_at_a_private_address() {
     let auth = Server::start().await;
     let issuer = elsewhere(&auth, "");
     auth.json(SERVER, auth.metadata(&issuer));
-    let found = search(ServerLocation::Issuer(issuer.clone())).await.unwrap();
-    assert_eq!(found.issuer, issuer);
+    let metadata = search(ServerLocation::Issuer(issuer.clone())).await.unwrap();
+    assert_eq!(metadata.issuer, issuer);
 }
 
 #[tokio::test]
@@ -107,11 +110,11 @@ async fn a_server_that_hangs_meets_the_deadline_of_each_request() {
     };
     let issuer = ServerLocation::Issuer(server.url(""));
     let error = search_within(issuer, tight).await.unwrap_err();
-    let told = error.to_string();
+    let message = error.to_string();
     assert_eq!(
-        told.matches("no complete answer within 0.2 s").count(),
+        message.matches("no complete answer within 0.2 s").count(),
         2,
-        "{told}"
+        "{message}"
     );
 }
 

@@ -1,5 +1,5 @@
-//! The search for an authorization server over real sockets: where it looks and in which order, whom it believes,
-//! where it does not go, and how long what it found is kept.
+//! The search for an authorization server over real sockets: where it looks and in which order, whom it
+//! believes, where it does not go, and how long what it found is kept.
 
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
@@ -42,23 +42,23 @@ pub fn discovery(registration: &Registration) -> Discovery {
 
 /// One search with the usual rules, but that http is allowed.
 pub async fn search(server: ServerLocation) -> Result<ServerMetadata, Error> {
-    let found = discovery(&registration(server)).server().await;
-    found.map(|server| (*server).clone())
+    let metadata = discovery(&registration(server)).server().await;
+    metadata.map(|server| (*server).clone())
 }
 
 /// One search with other bounds.
 pub async fn search_within(server: ServerLocation, limits: Limits) -> Result<ServerMetadata, Error> {
     let discovery = Discovery::with_limits(&registration(server), limits, Clock::system());
-    let found = discovery.unwrap().unwrap().server().await;
-    found.map(|server| (*server).clone())
+    let metadata = discovery.unwrap().unwrap().server().await;
+    metadata.map(|server| (*server).clone())
 }
 
 pub fn start() -> Timestamp {
     "2030-01-01T00:00:00Z".parse().unwrap()
 }
 
-/// Moves the clock. It stands still for no longer than that: under a clock that is paused, waiting for a socket counts
-/// as having nothing to do, and timeouts pass at once.
+/// Moves the clock. It stands still for no longer than that: under a clock that is paused, waiting for a
+/// socket counts as having nothing to do, and timeouts pass at once.
 pub async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;

@@ -1,6 +1,6 @@
 //! From an MCP server to its issuer, and on to that one's metadata.
 
-use mcp_auth_oauth::{Clock, Discovery, Error, ServerLocation, ServerMetadata};
+use mcp_auth_oauth::{Clock, Discovery, Error, Scope, ServerLocation, ServerMetadata};
 use serde_json::json;
 
 use crate::server::{Reply, Server};
@@ -10,12 +10,12 @@ const OWN: &str = "/.well-known/oauth-protected-resource/mcp";
 const ROOT: &str = "/.well-known/oauth-protected-resource";
 const SERVER: &str = "/.well-known/oauth-authorization-server";
 
-async fn of(server: &Server) -> Result<ServerMetadata, Error> {
+async fn discover(server: &Server) -> Result<ServerMetadata, Error> {
     search(resource_at(server.url("/mcp"))).await
 }
 
 /// With an issuer that was found before.
-async fn of_known(server: &Server, known: &str) -> Result<ServerMetadata, Error> {
+async fn discover_known(server: &Server, known: &str) -> Result<ServerMetadata, Error> {
     search(ServerLocation::ProtectedResource {
         url: server.url("/mcp"),
         ca_bundle: None,
@@ -24,13 +24,17 @@ async fn of_known(server: &Server, known: &str) -> Result<ServerMetadata, Error>
     .await
 }
 
+fn names(scopes: &[Scope]) -> Vec<&str> {
+    scopes.iter().map(AsRef::as_ref).collect()
+}
+
 #[tokio::test]
 async fn the_place_that_the_challenge_names_is_asked_and_no_other() {
     let auth = Server::authorization_server().await;
     let mcp = Server::naming(&auth.url("")).await;
-    let found = of(&mcp).await.unwrap();
-    assert_eq!(found.issuer, auth.url(""));
-    assert_eq!(found.token_endpoint, auth.url("/token"));
+    let metadata = discover(&mcp).await.unwrap();
+    assert_eq!(metadata.issuer, auth.url(""));
+    assert_eq!(*metadata.token_endpoint, auth.url("/token"));
     assert_eq!(mcp.requests(), ["POST /mcp", "GET /metadata.json"]);
     assert_eq!(auth.requests(), [format!("GET {SERVER}")]);
 }
@@ -42,10 +46,10 @@ async fn without_a_word_in_the_challenge_the_well_known_places_are_asked_in_orde
         let mcp = Server::start().await;
         mcp.unauthorized("Bearer");
         mcp.json(place, mcp.resource(&auth.url("")));
-        assert_eq!(of(&mcp).await.unwrap().issuer, auth.url(""));
-        let asked = mcp.requests();
-        assert_eq!(asked.last(), Some(&format!("GET {place}")), "{asked:?}");
-        assert_eq!(asked[..2], ["POST /mcp".to_owned(), format!("GET {OWN}")]);
+        assert_eq!(discover(&mcp).await.unwrap().issuer, auth.url(""));
+        let requests = mcp.requests();
+        assert_eq!(requests.last(), Some(&format!("GET {place}")), "{requests:?}");
+        assert_eq!(requests[..2], ["POST /mcp".to_owned(), format!("GET {OWN}")]);
     }
 }
 
@@ -56,7 +60,7 @@ async fn a_server_that_answers_without_a_token_is_asked_for_its_metadata_all_the
     // An endless stream, of which only the head is read.
     mcp.set("/mcp", Reply::Endless);
     mcp.json(OWN, mcp.resource(&auth.url("")));
-    assert_eq!(of(&mcp).await.unwrap().issuer, auth.url(""));
+    assert_eq!(discover(&mcp).await.unwrap().issuer, auth.url(""));
 }
 
 #[tokio::test]
@@ -72,7 +76,7 @@ async fn metadata_of_another_resource_are_refused_and_their_server_is_never_aske
             "/metadata.json",
             json!({"resource": resource, "authorization_servers": [auth.url("")]}),
         );
-        let error = of(&mcp).await.unwrap_err();
+        let error = discover(&mcp).await.unwrap_err();
         assert_eq!(error.reason(), "ResourceMismatch");
         assert!(error.message().contains(&resource), "{}", error.message());
     }
@@ -87,7 +91,7 @@ async fn metadata_of_the_whole_origin_are_those_of_the_server() {
         "/metadata.json",
         json!({"resource": mcp.url(""), "authorization_servers": [auth.url("")]}),
     );
-    assert_eq!(of(&mcp).await.unwrap().issuer, auth.url(""));
+    assert_eq!(discover(&mcp).await.unwrap().issuer, auth.url(""));
 }
 
 #[tokio::test]
@@ -99,7 +103,7 @@ async fn metadata_may_be_at_another_host() {
         auth.url("/metadata.json")
     ));
     auth.json("/metadata.json", mcp.resource(&auth.url("")));
-    assert_eq!(of(&mcp).await.unwrap().issuer, auth.url(""));
+    assert_eq!(discover(&mcp).await.unwrap().issuer, auth.url(""));
 }
 
 #[tokio::test]
@@ -110,9 +114,12 @@ async fn scopes_are_the_challenge_s_or_else_the_metadata_s() {
     document["scopes_supported"] = json!(["tools:read", "tools:call"]);
     mcp.json(OWN, document);
     mcp.unauthorized("Bearer");
-    assert_eq!(of(&mcp).await.unwrap().scopes, ["tools:read", "tools:call"]);
+    assert_eq!(
+        names(&discover(&mcp).await.unwrap().scopes),
+        ["tools:read", "tools:call"]
+    );
     mcp.unauthorized("Bearer scope=\"tools:basic\"");
-    assert_eq!(of(&mcp).await.unwrap().scopes, ["tools:basic"]);
+    assert_eq!(names(&discover(&mcp).await.unwrap().scopes), ["tools:basic"]);
 }
 
 #[tokio::test]
@@ -120,12 +127,12 @@ async fn another_issuer_than_the_known_one_is_told_and_never_asked() {
     let before = Server::authorization_server().await;
     let after = Server::authorization_server().await;
     let mcp = Server::naming(&after.url("")).await;
-    let error = of_known(&mcp, &before.url("")).await.unwrap_err();
+    let error = discover_known(&mcp, &before.url("")).await.unwrap_err();
     assert_eq!(error.reason(), "IssuerChanged");
-    let told = error.message();
+    let message = error.message();
     assert!(
-        told.contains(&before.url("")) && told.contains(&after.url("")),
-        "{told}"
+        message.contains(&before.url("")) && message.contains(&after.url("")),
+        "{message}"
     );
     assert_eq!((before.requests(), after.requests()), (vec![], vec![]));
 }
@@ -138,9 +145,9 @@ async fn of_several_issuers_the_known_one_counts_and_else_the_first() {
     let mut document = mcp.resource("");
     document["authorization_servers"] = json!([first.url(""), second.url("")]);
     mcp.json("/metadata.json", document);
-    assert_eq!(of(&mcp).await.unwrap().issuer, first.url(""));
+    assert_eq!(discover(&mcp).await.unwrap().issuer, first.url(""));
     assert_eq!(
-        of_known(&mcp, &second.url("")).await.unwrap().issuer,
+        discover_known(&mcp, &second.url("")).await.unwrap().issuer,
         second.url("")
     );
 }
@@ -151,9 +158,9 @@ async fn an_older_server_has_its_metadata_at_its_own_root() {
         let mcp = Server::start().await;
         mcp.unauthorized("Bearer");
         mcp.json(SERVER, mcp.metadata(&mcp.url(slash)));
-        let found = of(&mcp).await.unwrap();
-        assert_eq!(found.issuer, mcp.url(slash));
-        assert_eq!(found.token_endpoint, mcp.url("/token"));
+        let metadata = discover(&mcp).await.unwrap();
+        assert_eq!(metadata.issuer, mcp.url(slash));
+        assert_eq!(*metadata.token_endpoint, mcp.url("/token"));
     }
 }
 
@@ -161,11 +168,11 @@ async fn an_older_server_has_its_metadata_at_its_own_root() {
 async fn an_older_server_without_any_metadata_has_the_agreed_endpoints() {
     let mcp = Server::start().await;
     mcp.unauthorized("Bearer scope=\"a\"");
-    let found = of(&mcp).await.unwrap();
-    assert_eq!(found.issuer, mcp.url(""));
-    assert_eq!(found.token_endpoint, mcp.url("/token"));
-    assert_eq!(found.revocation_endpoint, None);
-    assert_eq!(found.scopes, ["a"]);
+    let metadata = discover(&mcp).await.unwrap();
+    assert_eq!(metadata.issuer, mcp.url(""));
+    assert_eq!(*metadata.token_endpoint, mcp.url("/token"));
+    assert_eq!(metadata.revocation_endpoint, None);
+    assert_eq!(names(&metadata.scopes), ["a"]);
 }
 
 #[tokio::test]
@@ -173,7 +180,7 @@ async fn agreed_endpoints_are_not_used_unless_the_server_says_that_it_has_nothin
     let mcp = Server::start().await;
     // It asks for no token.
     mcp.json("/mcp", json!({}));
-    assert_eq!(of(&mcp).await.unwrap_err().reason(), "DiscoveryFailed");
+    assert_eq!(discover(&mcp).await.unwrap_err().reason(), "DiscoveryFailed");
     mcp.unauthorized("Bearer");
     for reply in [
         Reply::Raw("503 Service Unavailable", String::new(), String::new()),
@@ -182,16 +189,22 @@ async fn agreed_endpoints_are_not_used_unless_the_server_says_that_it_has_nothin
     ] {
         for place in [OWN, ROOT, SERVER] {
             mcp.set(place, reply.clone());
-            assert_eq!(of(&mcp).await.unwrap_err().reason(), "DiscoveryFailed", "{place}");
+            assert_eq!(
+                discover(&mcp).await.unwrap_err().reason(),
+                "DiscoveryFailed",
+                "{place}"
+            );
             mcp.unset(place);
         }
     }
     // It was known to have another authorization server.
-    let error = of_known(&mcp, "https://auth.example.com").await.unwrap_err();
+    let error = discover_known(&mcp, "https://auth.example.com")
+        .await
+        .unwrap_err();
     assert_eq!(error.reason(), "DiscoveryFailed");
     // It names metadata, which it has not.
     mcp.unauthorized(&format!("Bearer resource_metadata=\"{}\"", mcp.url("/none")));
-    assert_eq!(of(&mcp).await.unwrap_err().reason(), "DiscoveryFailed");
+    assert_eq!(discover(&mcp).await.unwrap_err().reason(), "DiscoveryFailed");
 }
 
 #[tokio::test]
@@ -199,7 +212,7 @@ async fn an_older_server_that_gives_itself_out_as_another_is_refused() {
     let mcp = Server::start().await;
     mcp.unauthorized("Bearer");
     mcp.json(SERVER, mcp.metadata("https://auth.example.com"));
-    assert_eq!(of(&mcp).await.unwrap_err().reason(), "IssuerMismatch");
+    assert_eq!(discover(&mcp).await.unwrap_err().reason(), "IssuerMismatch");
 }
 
 #[tokio::test]
@@ -211,7 +224,7 @@ async fn a_server_that_redirects_is_not_followed() {
         "/mcp",
         Reply::Raw("307 Temporary Redirect", location, String::new()),
     );
-    assert!(of(&mcp).await.is_err());
+    assert!(discover(&mcp).await.is_err());
     assert_eq!(target.requests(), [""; 0]);
 }
 
@@ -224,8 +237,12 @@ async fn a_server_that_is_not_there_is_told_with_all_that_was_tried() {
     let error = search(resource_at(format!("http://127.0.0.1:{port}/mcp")))
         .await
         .unwrap_err();
-    let told = error.to_string();
-    assert_eq!(told.matches("no connection: it was refused").count(), 3, "{told}");
+    let message = error.to_string();
+    assert_eq!(
+        message.matches("no connection: it was refused").count(),
+        3,
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -236,7 +253,8 @@ async fn plain_http_is_not_asked_unless_that_is_allowed() {
     let error = Discovery::new(&registration, Clock::system()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "server.url is plain http, which would show secrets to everyone on the way, and allowInsecureHttp is not set"
+        "server.url is plain http, which would show secrets to everyone on the way, and allowInsecureHttp \
+         is not set"
     );
     assert_eq!(mcp.requests(), [""; 0]);
 }

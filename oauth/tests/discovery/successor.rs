@@ -46,10 +46,10 @@ async fn a_corrected_secret_is_not_shown_to_another_server_than_the_one_that_ref
     assert_eq!(ask(&first).await.unwrap_err().reason(), "invalid_client");
 
     mcp.name(&after.url(""));
-    let second = client(corrected(&registration)).with_known_issuer_of(&first);
+    let second = client(corrected(&registration)).with_known_issuer_from(&first);
     assert_eq!(ask(&second).await.unwrap_err().reason(), "IssuerChanged");
     // Nor by the next, whose predecessor found nothing.
-    let third = client(corrected(&registration)).with_known_issuer_of(&second);
+    let third = client(corrected(&registration)).with_known_issuer_from(&second);
     assert_eq!(ask(&third).await.unwrap_err().reason(), "IssuerChanged");
     assert_eq!(after.requests(), [""; 0]);
 
@@ -73,7 +73,7 @@ async fn what_is_known_of_one_mcp_server_says_nothing_of_another_or_of_a_stated_
         resource_at(elsewhere.url("/mcp")),
         ServerLocation::Issuer(other.url("")),
     ] {
-        let second = client(registration(location)).with_known_issuer_of(&first);
+        let second = client(registration(location)).with_known_issuer_from(&first);
         let issued = ask(&second).await.unwrap();
         assert_eq!(issued.server.unwrap().issuer, other.url(""));
     }
@@ -94,6 +94,6 @@ async fn the_issuer_that_the_registration_states_comes_before_what_the_other_cli
         ca_bundle: None,
         known_issuer: Some(after.url("")),
     };
-    let second = client(registration(location)).with_known_issuer_of(&first);
+    let second = client(registration(location)).with_known_issuer_from(&first);
     assert_eq!(ask(&second).await.unwrap().server.unwrap().issuer, after.url(""));
 }

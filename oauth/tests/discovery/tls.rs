@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use mcp_auth_oauth::{
-    Client, ClientAuthentication, ClientCertificate, Clock, Discovery, Error, Registration, ServerLocation,
+    AccessToken, Client, ClientAuthentication, ClientCertificate, Clock, Discovery, Error, Registration,
+    ServerLocation,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -68,11 +69,11 @@ async fn each_server_is_trusted_by_its_own_authority_and_by_no_other() {
     for (first, second) in [(&mcp_authority, &mcp_authority), (&authority, &authority)] {
         let error = search(&mcp, first, second).await.unwrap_err();
         assert_eq!(error.reason(), "DiscoveryFailed");
-        let told = error.message();
-        assert!(told.contains("no connection: TLS failed"), "{told}");
+        let message = error.message();
+        assert!(message.contains("no connection: TLS failed"), "{message}");
         assert!(
-            told.contains("oauth2.caBundle for the authorization server"),
-            "{told}"
+            message.contains("oauth2.caBundle for the authorization server"),
+            "{message}"
         );
     }
 }
@@ -100,7 +101,10 @@ async fn a_client_with_a_certificate_revokes_tokens_at_the_address_for_such_clie
             ..registration(ServerLocation::Issuer(auth.url("")))
         })
         .unwrap();
-        assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(true));
+        assert_eq!(
+            client.revoke(&AccessToken::new("t0p-s3cret".into())).await,
+            Ok(true)
+        );
         assert_eq!(*auth.requests().last().unwrap(), format!("POST {path}"));
     }
 }
@@ -115,7 +119,10 @@ async fn metadata_that_lead_from_https_to_plain_http_are_refused() {
         mcp.resource(&plain.url("")),
     );
     let error = search(&mcp, &authority, &authority).await.unwrap_err();
-    let told = error.to_string();
-    assert!(told.contains("its authorization_servers is plain http"), "{told}");
+    let message = error.to_string();
+    assert!(
+        message.contains("its authorization_servers is plain http"),
+        "{message}"
+    );
     assert_eq!(plain.requests(), [""; 0]);
 }

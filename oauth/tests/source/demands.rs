@@ -1,7 +1,8 @@
 //! What resource servers say of a token: refused (401), and not enough (403).
 
 use mcp_auth_oauth::{
-    Circuit, Clock, Error, ErrorCode, ErrorResponse, StepUp, StepUpError, TokenSource, TokenSourceState,
+    BasicErrorResponseType, Circuit, Clock, Error, ErrorCode, ErrorResponse, StepUp, StepUpError,
+    TokenSource, TokenSourceState,
 };
 
 use crate::script::{Script, Step, unavailable};
@@ -17,7 +18,7 @@ fn id(state: &TokenSourceState) -> String {
 
 pub fn invalid_scope() -> Error {
     Error::Rejected(ErrorResponse {
-        code: ErrorCode::InvalidScope,
+        code: ErrorCode::Basic(BasicErrorResponseType::InvalidScope),
         description: None,
         status: 400,
         retry_after: None,
@@ -196,7 +197,10 @@ async fn scopes_that_are_demanded_are_asked_for_at_once_and_kept() {
     );
     state(&mut states, |state| serves(state) == Some("three")).await;
     assert_eq!(script.requests(), [0, 50, 50 + 2412]);
-    assert_eq!(script.asked(), [scopes(""), scopes("a b"), scopes("a b")]);
+    assert_eq!(
+        script.requested_scopes(),
+        [scopes(""), scopes("a b"), scopes("a b")]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,7 +233,7 @@ async fn scopes_that_are_refused_leave_the_token_alone_and_are_not_asked_for_aga
     assert_eq!(refused.next_attempt_at, at(2412));
     state(&mut states, |state| serves(state) == Some("two")).await;
     assert_eq!(script.requests(), [0, 0, 2412]);
-    assert_eq!(script.asked(), [scopes(""), scopes("a"), scopes("")]);
+    assert_eq!(script.requested_scopes(), [scopes(""), scopes("a"), scopes("")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,14 +291,14 @@ async fn an_outage_while_scopes_are_asked_for_costs_three_tries_and_not_the_toke
     source.demand_scopes(&id(&one), scopes("a"));
     let two = state(&mut states, |state| serves(state) == Some("two")).await;
     assert_eq!(
-        script.asked(),
+        script.requested_scopes(),
         [scopes(""), scopes("a"), scopes("a"), scopes("a"), scopes("")]
     );
     assert!(matches!(two.step_up, StepUp::Refused { .. }), "{:?}", two.step_up);
     source.demand_scopes(&id(&two), scopes("a"));
     sleep(1).await;
     assert_eq!(
-        script.asked().last(),
+        script.requested_scopes().last(),
         Some(&scopes("a")),
         "nobody has refused them"
     );
@@ -317,7 +321,7 @@ async fn scopes_that_are_granted_no_more_do_not_cost_the_token() {
     source.demand_scopes(&id(&one), scopes("a"));
     let three = state(&mut states, |state| serves(state) == Some("three")).await;
     assert_eq!(script.requests(), [0, 0, 2412, 2413]);
-    assert_eq!(script.asked().last(), Some(&scopes("")));
+    assert_eq!(script.requested_scopes().last(), Some(&scopes("")));
     assert!(matches!(three.step_up, StepUp::Refused { .. }));
 }
 

@@ -114,7 +114,7 @@ async fn scopes_that_are_refused_or_not_granted_do_not_put_off_what_a_new_secret
         let proven = state(&mut states, |state| serves(state) == Some("new")).await;
         assert!(proven.is_verified());
         assert_eq!(new.requests(), requests);
-        assert_eq!(new.asked()[0], ["a"]);
+        assert_eq!(new.requested_scopes()[0], ["a"]);
     }
 }
 
@@ -182,7 +182,8 @@ async fn a_clock_set_back_while_scopes_are_refused_stops_no_renewal() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_set_while_a_request_is_under_way_lengthens_no_life() {
-    // Set forward it seems to have taken longer, as after a sleep of the machine, and the life counts from its start.
+    // Set forward it seems to have taken longer, as after a sleep of the machine, and the life counts from
+    // its start.
     for (by, expected) in [(-24 * 3600, 3590), (1800, 1790)] {
         let clock = Clock::starting_at(start());
         let slow = Step::Issue {
@@ -195,8 +196,8 @@ async fn a_clock_set_while_a_request_is_under_way_lengthens_no_life() {
         sleep(5).await;
         clock.set_by(by);
         let one = state(&mut states, |state| state.token.is_some()).await;
-        let left = one.token.unwrap().expires_at.unwrap().duration_since(clock.now());
-        assert_eq!(left.as_secs(), expected);
+        let remaining = one.token.unwrap().expires_at.unwrap().duration_since(clock.now());
+        assert_eq!(remaining.as_secs(), expected);
     }
 }
 
@@ -227,7 +228,8 @@ async fn a_clock_set_back_by_just_the_backoff_makes_no_hot_loop() {
     );
     let (_source, mut states) = spawn(&script, &clock);
     state(&mut states, |state| state.failures_in_a_row == 1).await;
-    // The alarm for the second attempt rings by its timer, and the third is due when the clock shows the same again.
+    // The alarm for the second attempt rings by its timer, and the third is due when the clock shows the same
+    // again.
     sleep(44).await;
     clock.set_by(-45);
     sleep(60).await;

@@ -15,7 +15,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mcp_auth_oauth::{Clock, IssuedToken, Policy, RetryAfter, Token, TokenSource, TokenSourceState};
 use script::{Script, Step, unavailable};
-use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
 fn start() -> Timestamp {
@@ -57,11 +56,11 @@ fn spawn(script: &Script, clock: &Clock) -> (TokenSource, watch::Receiver<TokenS
 /// The first state that fits, within a day.
 async fn state(
     states: &mut watch::Receiver<TokenSourceState>,
-    fits: impl FnMut(&TokenSourceState) -> bool,
+    is_awaited: impl FnMut(&TokenSourceState) -> bool,
 ) -> TokenSourceState {
     let day = Duration::from_secs(24 * 60 * 60);
-    let found = tokio::time::timeout(day, states.wait_for(fits)).await;
-    found.expect("it comes within a day").unwrap().clone()
+    let state = tokio::time::timeout(day, states.wait_for(is_awaited)).await;
+    state.expect("it comes within a day").unwrap().clone()
 }
 
 async fn sleep(seconds: u64) {
@@ -72,7 +71,7 @@ fn serves(state: &TokenSourceState) -> Option<&str> {
     state
         .token
         .as_ref()
-        .map(|token| token.access_token.expose_secret())
+        .map(|token| token.access_token.secret().as_str())
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    Clock, Error, ErrorCode, ErrorResponse, IssuedToken, Policy, RetryAfter, TokenRequest,
-    TokenRequestFuture, TokenRequester, TokenSource, TokenSourceState,
+    BasicErrorResponseType, Clock, Error, ErrorCode, ErrorResponse, IssuedToken, Policy, RetryAfter,
+    TokenRequest, TokenRequestFuture, TokenRequester, TokenSource, TokenSourceState,
 };
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -88,7 +88,7 @@ impl TokenRequester for Server {
                     ..IssuedToken::bearer("t")
                 }),
                 Mood::Picky => Err(Error::Rejected(ErrorResponse {
-                    code: ErrorCode::InvalidScope,
+                    code: ErrorCode::Basic(BasicErrorResponseType::InvalidScope),
                     description: None,
                     status: 400,
                     retry_after: None,
@@ -167,10 +167,13 @@ fn look(state: &TokenSourceState, seen: &mut Seen, last: &mut Option<String>, cl
     match &state.token {
         Some(token) => {
             seen.entry(token.id.clone()).or_insert_with(|| {
-                let left = token
+                let remaining = token
                     .expires_at
                     .map(|at| at.duration_since(clock.now()).unsigned_abs());
-                (left.map(|left| Instant::now() + left), token.expires_at)
+                (
+                    remaining.map(|remaining| Instant::now() + remaining),
+                    token.expires_at,
+                )
             });
             *last = Some(token.id.clone());
         }
@@ -246,8 +249,8 @@ async fn check(events: Vec<Event>) {
     }
     settle().await;
 
-    // The server is well again: one backoff step, or what it asked for, or the deadline of a request under way and a
-    // step, and there is a good token.
+    // The server is well again: one backoff step, or what it asked for, or the deadline of a request under
+    // way and a step, and there is a good token.
     *server.0.mood.lock().unwrap() = Mood::Well {
         expires_in: Some(3600),
         takes: 0,
@@ -263,8 +266,8 @@ async fn check(events: Vec<Event>) {
     for (nth, from) in requests.iter().enumerate() {
         let within = |at: &&Instant| **at >= *from && **at < *from + Duration::from_secs(10);
         let made = requests[nth..].iter().filter(within).count();
-        // Once a second for tokens that live no longer, and those that something else brought forward: a demand also
-        // brings a request that a request under way had put off.
+        // Once a second for tokens that live no longer, and those that something else brought forward: a
+        // demand also brings a request that a request under way had put off.
         let events = hastened
             .iter()
             .filter(|at| **at + Duration::from_secs(40) > *from && **at < *from + Duration::from_secs(10))
@@ -280,7 +283,8 @@ proptest! {
     fn whatever_happens_there_is_one_request_at_a_time_no_hot_loop_no_lost_token_and_recovery(
         events in prop::collection::vec(event(), 1..40),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(check(events));
     }
 }

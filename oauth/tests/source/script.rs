@@ -37,7 +37,7 @@ struct Inner {
     clock: Clock,
     steps: Mutex<VecDeque<Step>>,
     requests: Mutex<Vec<Timestamp>>,
-    asked: Mutex<Vec<Vec<String>>>,
+    requested_scopes: Mutex<Vec<Vec<String>>>,
     under_way: AtomicUsize,
     most_under_way: AtomicUsize,
 }
@@ -48,7 +48,8 @@ struct UnderWay(Arc<Inner>);
 impl TokenRequester for Script {
     fn request(&self, request: &TokenRequest) -> TokenRequestFuture<'_> {
         let inner = &self.0;
-        inner.asked.lock().unwrap().push(request.scopes.clone());
+        let scopes = request.scopes.iter().cloned().map(String::from);
+        inner.requested_scopes.lock().unwrap().push(scopes.collect());
         inner.requests.lock().unwrap().push(inner.clock.now());
         let step = inner
             .steps
@@ -103,7 +104,7 @@ impl Script {
             clock: clock.clone(),
             steps: Mutex::new(steps.into_iter().collect()),
             requests: Mutex::default(),
-            asked: Mutex::default(),
+            requested_scopes: Mutex::default(),
             under_way: AtomicUsize::new(0),
             most_under_way: AtomicUsize::new(0),
         }))
@@ -121,8 +122,8 @@ impl Script {
     }
 
     /// The scopes that each request asked for.
-    pub fn asked(&self) -> Vec<Vec<String>> {
-        self.0.asked.lock().unwrap().clone()
+    pub fn requested_scopes(&self) -> Vec<Vec<String>> {
+        self.0.requested_scopes.lock().unwrap().clone()
     }
 
     pub fn under_way(&self) -> usize {

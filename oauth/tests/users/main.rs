@@ -1,5 +1,5 @@
-//! Tokens of users over time. No sockets: under a paused clock tokio skips to the next timer whenever nothing else is
-//! ready.
+//! Tokens of users over time. No sockets: under a paused clock tokio skips to the next timer whenever nothing
+//! else is ready.
 
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    BodyShape, Circuit, ClaimMismatchError, Clock, Error, ErrorCode, Policy, RetryAfter, Token, TokenType,
-    UserTokens,
+    BasicErrorResponseType, BodyShape, Circuit, ClaimMismatchError, Clock, Error, ErrorCode, Policy,
+    RetryAfter, Token, TokenType, UserTokens,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use server::{Answer, Server, rejected, unavailable};
 
 fn start() -> Timestamp {
@@ -57,7 +57,7 @@ async fn get(users: &UserTokens, server: &Server, user: &str) -> Result<Arc<Toke
 }
 
 fn text(token: &Token) -> &str {
-    token.access_token.expose_secret()
+    token.access_token.secret()
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,10 +152,16 @@ async fn a_clock_set_back_keeps_no_token_beyond_its_life() {
 async fn a_user_who_is_not_accepted_is_not_asked_for_again_for_half_a_minute_and_disturbs_nobody() {
     let clock = Clock::starting_at(start());
     let (users, server) = (users(&clock), Server::new());
-    server.answers_for("mallory", Answer::Error(rejected(ErrorCode::InvalidGrant)));
+    server.answers_for(
+        "mallory",
+        Answer::Error(rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidGrant))),
+    );
     for _ in 0..30 {
         let refused = get(&users, &server, "mallory").await.unwrap_err();
-        assert_eq!(refused, rejected(ErrorCode::InvalidGrant));
+        assert_eq!(
+            refused,
+            rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidGrant))
+        );
         get(&users, &server, "anna").await.unwrap();
         sleep(1).await;
     }
@@ -240,7 +246,7 @@ async fn what_goes_wrong_with_one_users_token_locks_nobody_out() {
 async fn what_is_wrong_with_the_server_or_the_client_stops_requests_for_all() {
     let mut errors: Vec<_> = [401, 404, 405, 408, 410, 429, 500, 502].map(status).into();
     errors.push(Error::Interrupted);
-    errors.push(rejected(ErrorCode::InvalidClient));
+    errors.push(rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidClient)));
     errors.push(Error::HttpStatus {
         status: 400,
         retry_after: RetryAfter::parse("1"),
@@ -473,7 +479,9 @@ async fn another_client_starts_without_the_failures_of_the_one_before_and_with_i
     let clock = Clock::starting_at(start());
     let (users, server) = (users(&clock), Server::new());
     get(&users, &server, "anna").await.unwrap();
-    server.answers(Answer::Error(rejected(ErrorCode::InvalidClient)));
+    server.answers(Answer::Error(rejected(ErrorCode::Basic(
+        BasicErrorResponseType::InvalidClient,
+    ))));
     for user in ["ben", "carl", "dora", "emil"] {
         get(&users, &server, user).await.unwrap_err();
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mcp_auth_oauth::{Clock, Error, ErrorCode, UserTokens};
+use mcp_auth_oauth::{BasicErrorResponseType, Clock, Error, ErrorCode, UserTokens};
 use proptest::prelude::*;
 use secrecy::SecretString;
 use tokio::task::JoinSet;
@@ -82,7 +82,9 @@ async fn check(events: Vec<Event>, capacity: usize) {
             Event::Life(expires_in) => server.answers(Answer::Token { expires_in }),
             Event::Takes(seconds) => server.takes(seconds),
             Event::Down => server.answers(Answer::Error(unavailable(None))),
-            Event::NoUser => server.answers(Answer::Error(rejected(ErrorCode::InvalidGrant))),
+            Event::NoUser => server.answers(Answer::Error(rejected(ErrorCode::Basic(
+                BasicErrorResponseType::InvalidGrant,
+            )))),
             Event::Malformed => server.answers(Answer::Error(Error::TooLarge { limit: 1 })),
             Event::Hang => server.answers(Answer::Hang),
             Event::Replaced => users.reset_failures(),
@@ -115,7 +117,8 @@ proptest! {
     fn whatever_happens_nobody_gets_anothers_token_or_one_that_is_over_and_all_recover(
         events in prop::collection::vec(event(), 1..60), capacity in 1_usize..10,
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(check(events, capacity));
     }
 }

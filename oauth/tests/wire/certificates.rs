@@ -234,8 +234,8 @@ fn debug_output_never_holds_the_key() {
     let seen = format!("{client:?}");
     let bytes = body.as_bytes();
     // The first bytes of all such keys are the same, and so say nothing.
-    let told = bytes[48..]
+    let leaks = bytes[48..]
         .windows(8)
         .any(|piece| seen.contains(std::str::from_utf8(piece).unwrap()));
-    assert!(!told, "{seen}");
+    assert!(!leaks, "{seen}");
 }

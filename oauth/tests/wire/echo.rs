@@ -1,8 +1,8 @@
 //! A server that says again all it was sent: nothing of it is told, whatever the method and the grant.
 
 use mcp_auth_oauth::{
-    Assertions, Client, ClientAuthentication, ClientSecrets, Error, Grant, Registration, SigningKey,
-    TokenRequest, TokenType,
+    Assertions, Client, ClientAuthentication, ClientSecret, ClientSecrets, Error, Grant, Registration,
+    SigningKey, TokenRequest, TokenType,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -62,10 +62,10 @@ async fn echo(listener: TcpListener, requests: usize, turn: usize) -> Vec<String
             .filter(|(name, _)| !INNOCENT.contains(name))
             .map(|(_, value)| value.trim_start_matches("Basic ").to_owned())
             .collect();
-        let told = &seen[turn % seen.len()];
+        let echoed = &seen[turn % seen.len()];
         let words = serde_json::json!({
-            "error": if turn.is_multiple_of(2) { "invalid_client" } else { told },
-            "error_description": format!("you sent {told}, really"),
+            "error": if turn.is_multiple_of(2) { "invalid_client" } else { echoed },
+            "error_description": format!("you sent {echoed}, really"),
         });
         let answer = server::json("400 Bad Request", &words.to_string());
         stream.write_all(&answer).await.unwrap();
@@ -77,8 +77,8 @@ async fn echo(listener: TcpListener, requests: usize, turn: usize) -> Vec<String
 
 fn methods() -> Vec<ClientAuthentication> {
     let secrets = || ClientSecrets {
-        first: FIRST.into(),
-        alternate: Some(ALTERNATE.into()),
+        first: ClientSecret::new(FIRST.into()),
+        alternate: Some(ClientSecret::new(ALTERNATE.into())),
     };
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
     vec![

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use mcp_auth_oauth::{
-    Assertions, Client, ClientAuthentication, Error, Grant, IssuedToken, Limits, Registration, TokenExchange,
-    TokenRequest, TokenType,
+    Assertions, Client, ClientAuthentication, Error, Grant, IssuedToken, Limits, Registration, Scope,
+    TokenExchange, TokenRequest, TokenType,
 };
-use secrecy::ExposeSecret;
 
 use crate::server::{self, Server, json};
 use crate::{TOKEN, basic};
@@ -35,11 +34,11 @@ async fn exchange(answer: Vec<u8>) -> Result<IssuedToken, Error> {
 async fn scopes_that_are_demanded_are_added_to_those_of_the_registration() {
     let mut server = Server::answering([json("200 OK", TOKEN)]).await;
     let client = client(Registration {
-        scopes: vec!["a".into(), "b".into()],
+        scopes: vec![Scope::new("a".into()), Scope::new("b".into())],
         ..server.registration(basic())
     });
     let ask = TokenRequest {
-        scopes: vec!["b".into(), "c".into()],
+        scopes: vec![Scope::new("b".into()), Scope::new("c".into())],
         ..TokenRequest::default()
     };
     client.request_token(&ask).await.unwrap();
@@ -80,13 +79,13 @@ async fn a_users_token_is_exchanged_with_the_parameters_of_the_registration() {
             subject_token_type: "urn:ietf:params:oauth:token-type:jwt".into(),
             requested_token_type: Some("urn:ietf:params:oauth:token-type:access_token".into()),
         },
-        scopes: vec!["a".into()],
+        scopes: vec![Scope::new("a".into())],
         audience: Some("urn:tools".into()),
         resource: Some("https://tools.example.com/mcp".into()),
         ..server.registration(basic())
     });
     let issued = client.exchange_token(&"subj3ct".into()).await.unwrap();
-    assert_eq!(issued.access_token.expose_secret(), "t0p-s3cret");
+    assert_eq!(issued.access_token.secret(), "t0p-s3cret");
     let (head, form) = server.form().await;
     assert!(server::header(&head, "authorization").is_some());
     let form: Vec<_> = form
@@ -119,7 +118,7 @@ async fn what_is_exchanged_for_counts_where_a_request_can_carry_it() {
         ("n_a", "urn:ietf:params:oauth:token-type:id_token"),
     ] {
         let issued = exchange(answer_of(token_type, issued_token_type)).await.unwrap();
-        assert_eq!(issued.access_token.expose_secret(), "us3r");
+        assert_eq!(issued.access_token.secret(), "us3r");
         assert_eq!(issued.token_type, TokenType::Bearer);
     }
     for (token_type, issued_token_type) in [

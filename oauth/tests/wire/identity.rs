@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, Clock, Error, Registration,
-    SigningKey, TokenRequest,
+    AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, ClientId, Clock, Error,
+    Registration, SigningKey, TokenRequest,
 };
 use serde_json::json;
 
@@ -17,20 +17,20 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 
 /// Writes down what it is asked for.
 struct Source {
-    asked: Mutex<Vec<String>>,
+    audiences: Mutex<Vec<String>>,
     gives: Result<&'static str, Error>,
 }
 
 impl AssertionSource for Source {
     fn assertion<'a>(&'a self, audience: &'a str) -> AssertionFuture<'a> {
-        self.asked.lock().unwrap().push(audience.to_owned());
+        self.audiences.lock().unwrap().push(audience.to_owned());
         Box::pin(async { self.gives.clone().map(Into::into) })
     }
 }
 
 fn source(gives: Result<&'static str, Error>) -> Arc<Source> {
     Arc::new(Source {
-        asked: Mutex::default(),
+        audiences: Mutex::default(),
         gives,
     })
 }
@@ -115,7 +115,7 @@ async fn an_assertion_of_somebody_else_is_asked_for_with_each_request_and_needs_
         assert_eq!(form["client_assertion_type"], JWT_BEARER);
         assert_eq!(form.get("client_id"), None);
     }
-    assert_eq!(*source.asked.lock().unwrap(), [server.url(), server.url()]);
+    assert_eq!(*source.audiences.lock().unwrap(), [server.url(), server.url()]);
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn an_assertion_that_never_comes_meets_the_deadline() {
 #[tokio::test]
 async fn a_client_without_authentication_says_its_name_if_it_has_one() {
     let mut server = server().await;
-    for client_id in [Some("client".to_owned()), None] {
+    for client_id in [Some(ClientId::new("client".into())), None] {
         let registration = Registration {
             client_id: client_id.clone(),
             ..server.registration(ClientAuthentication::None)
@@ -158,7 +158,7 @@ async fn a_client_without_authentication_says_its_name_if_it_has_one() {
         ask(registration).await.unwrap();
         let (head, form) = server.form().await;
         assert_eq!(server::header(&head, "authorization"), None);
-        assert_eq!(form.get("client_id"), client_id.as_ref());
+        assert_eq!(form.get("client_id"), client_id.as_deref());
     }
 }
 

@@ -17,9 +17,9 @@ mod tls;
 use std::time::Duration;
 
 use mcp_auth_oauth::{
-    Client, ClientAuthentication, ConnectError, Error, IssuedToken, Limits, Registration, TokenRequest,
+    Client, ClientAuthentication, ClientId, ConnectError, Error, IssuedToken, Limits, Registration, Scope,
+    TokenRequest,
 };
-use secrecy::ExposeSecret;
 use server::{Server, Step, answer, json};
 
 const SECRET: &str = "s:e/c+r&e=t %-long-enough";
@@ -56,8 +56,8 @@ async fn error_of(step: Step) -> Error {
 async fn the_request_is_what_the_rfc_says_with_the_secret_in_the_header() {
     let mut server = Server::start(Step::Send(json("200 OK", TOKEN))).await;
     let registration = Registration {
-        client_id: Some("client:id".into()),
-        scopes: vec!["tools:read".into(), "tools:call".into()],
+        client_id: Some(ClientId::new("client:id".into())),
+        scopes: vec![Scope::new("tools:read".into()), Scope::new("tools:call".into())],
         audience: Some("urn:tools".into()),
         resource: Some("https://tools.example.com/mcp".into()),
         extra_parameters: [("tenant".into(), "a&b".into())].into(),
@@ -69,7 +69,7 @@ async fn the_request_is_what_the_rfc_says_with_the_secret_in_the_header() {
         .request_token(&TokenRequest::default())
         .await
         .unwrap();
-    assert_eq!(issued.access_token.expose_secret(), "t0p-s3cret");
+    assert_eq!(issued.access_token.secret(), "t0p-s3cret");
 
     let request = server.request().await;
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
@@ -292,15 +292,15 @@ async fn error_at(url: &str) -> Error {
 async fn what_the_server_echoes_of_the_secret_is_not_told() {
     let encoded = "s%3Ae%2Fc%2Br%26e%3Dt+%25-long-enough";
     let header = "Y2xpZW50OnMlM0FlJTJGYyUyQnIlMjZlJTNEdCslMjUtbG9uZy1lbm91Z2g=";
-    for told in [SECRET, encoded, header] {
+    for echoed in [SECRET, encoded, header] {
         for body in [
-            format!(r#"{{"error":"invalid_client","error_description":"no such secret: {told}"}}"#),
-            format!(r#"{{"error":"{told}","error_description":"{told}"}}"#),
-            format!(r#"{{"access_token":"t","token_type":"{told}"}}"#),
-            told.to_owned(),
+            format!(r#"{{"error":"invalid_client","error_description":"no such secret: {echoed}"}}"#),
+            format!(r#"{{"error":"{echoed}","error_description":"{echoed}"}}"#),
+            format!(r#"{{"access_token":"t","token_type":"{echoed}"}}"#),
+            echoed.to_owned(),
         ] {
             for status in ["200 OK", "400 Bad Request"] {
-                let headers = format!("content-type: {told}\r\n");
+                let headers = format!("content-type: {echoed}\r\n");
                 let error = error_of(Step::Send(answer(status, &headers, &body))).await;
                 let seen = format!(
                     "{error:?} {error} {} {} {}",
@@ -308,7 +308,7 @@ async fn what_the_server_echoes_of_the_secret_is_not_told() {
                     error.code(),
                     error.reason()
                 );
-                assert!(!seen.contains(told), "{seen}");
+                assert!(!seen.contains(echoed), "{seen}");
             }
         }
     }

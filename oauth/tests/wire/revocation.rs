@@ -1,7 +1,8 @@
 //! Revocation: what is asked, and what each answer means.
 
 use mcp_auth_oauth::{
-    Client, ClientAuthentication, ClientSecrets, Error, Registration, ServerLocation, TokenType,
+    AccessToken, Client, ClientAuthentication, ClientSecret, ClientSecrets, Error, Registration,
+    ServerLocation, TokenType,
 };
 
 use crate::basic;
@@ -23,7 +24,7 @@ fn client(server: &Server, authentication: ClientAuthentication, token_type: Tok
 async fn revoke(answer: Vec<u8>) -> Result<bool, Error> {
     let server = Server::answering([answer]).await;
     client(&server, basic(), TokenType::Bearer)
-        .revoke(&"t0p-s3cret".into())
+        .revoke(&AccessToken::new("t0p-s3cret".into()))
         .await
 }
 
@@ -32,7 +33,10 @@ async fn a_token_is_revoked_with_the_clients_own_authentication() {
     let mut server = Server::answering([answer("200 OK", "", "")]).await;
     for token_type in [TokenType::Bearer, TokenType::DPoP] {
         let client = client(&server, basic(), token_type);
-        assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(true));
+        assert_eq!(
+            client.revoke(&AccessToken::new("t0p-s3cret".into())).await,
+            Ok(true)
+        );
         let (head, form) = server.form().await;
         assert!(head.starts_with("POST /revoke HTTP/1.1"), "{head}");
         assert!(header(&head, "authorization").unwrap().starts_with("Basic "));
@@ -47,7 +51,10 @@ async fn a_token_is_revoked_with_the_clients_own_authentication() {
 async fn a_server_without_revocation_is_asked_nothing() {
     let server = Server::answering([answer("200 OK", "", "")]).await;
     let client = server.client(basic(), mcp_auth_oauth::Limits::default());
-    assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(false));
+    assert_eq!(
+        client.revoke(&AccessToken::new("t0p-s3cret".into())).await,
+        Ok(false)
+    );
     assert_eq!(server.connections(), 0);
 }
 
@@ -86,14 +93,17 @@ async fn the_alternate_secret_revokes_too() {
     let refused = json("401 Unauthorized", r#"{"error":"invalid_client"}"#);
     let server = Server::answering([refused, answer("200 OK", "", "")]).await;
     let secrets = ClientSecrets {
-        first: "first-s3cret".into(),
-        alternate: Some("alternate-s3cret".into()),
+        first: ClientSecret::new("first-s3cret".into()),
+        alternate: Some(ClientSecret::new("alternate-s3cret".into())),
     };
     let client = client(
         &server,
         ClientAuthentication::SecretPost(secrets),
         TokenType::Bearer,
     );
-    assert_eq!(client.revoke(&"t0p-s3cret".into()).await, Ok(true));
+    assert_eq!(
+        client.revoke(&AccessToken::new("t0p-s3cret".into())).await,
+        Ok(true)
+    );
     assert_eq!(server.connections(), 2);
 }

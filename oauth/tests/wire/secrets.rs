@@ -1,7 +1,9 @@
 //! Two client secrets: which is tried, which is remembered, and what is told where neither is taken.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use mcp_auth_oauth::{Client, ClientAuthentication, ClientSecrets, Error, IssuedToken, Limits, TokenRequest};
+use mcp_auth_oauth::{
+    Client, ClientAuthentication, ClientSecret, ClientSecrets, Error, IssuedToken, Limits, TokenRequest,
+};
 
 use crate::TOKEN;
 use crate::server::{self, Server, answer, json};
@@ -23,8 +25,8 @@ fn refused_too() -> Vec<u8> {
 
 fn two() -> ClientSecrets {
     ClientSecrets {
-        first: "first-s3cret".into(),
-        alternate: Some("alternate-s3cret".into()),
+        first: ClientSecret::new("first-s3cret".into()),
+        alternate: Some(ClientSecret::new("alternate-s3cret".into())),
     }
 }
 
@@ -81,8 +83,8 @@ async fn a_client_that_is_not_believed_counts_as_refused_in_keycloaks_words_too(
 
 #[tokio::test]
 async fn neither_secret_is_told_by_the_answer_to_either() {
-    for told in ["first-s3cret", "alternate-s3cret", "an-innocent-word"] {
-        let body = format!(r#"{{"error":"invalid_scope","error_description":"you sent {told}"}}"#);
+    for echoed in ["first-s3cret", "alternate-s3cret", "an-innocent-word"] {
+        let body = format!(r#"{{"error":"invalid_scope","error_description":"you sent {echoed}"}}"#);
         let echo = json("400 Bad Request", &body);
         let server = Server::answering([refused(), echo.clone(), echo]).await;
         let client = basic(&server);
@@ -90,7 +92,7 @@ async fn neither_secret_is_told_by_the_answer_to_either() {
             let error = ask(&client).await.unwrap_err();
             assert_eq!(error.code(), "invalid_scope");
             let seen = format!("{error:?} {}", error.message());
-            assert_eq!(seen.contains(told), !told.ends_with("s3cret"), "{seen}");
+            assert_eq!(seen.contains(echoed), !echoed.ends_with("s3cret"), "{seen}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A token endpoint on loopback that does what it is told, faults included, which a real one cannot be made to do.
+//! A token endpoint on loopback that does what it is told, faults included, which a real one cannot be made
+//! to do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,8 +57,9 @@ impl Server {
                 tokio::spawn(async move {
                     match acceptor {
                         None => serve(stream, step, seen).await,
-                        // A handshake that breaks off is what some tests are about. What the client has sent by
-                        // then is read to its end, or else the connection's reset would overtake the server's alert.
+                        // A handshake that breaks off is what some tests are about. What the client has sent
+                        // by then is read to its end, or else the connection's reset would overtake the
+                        // server's alert.
                         Some(acceptor) => match acceptor.accept(stream).into_fallible().await {
                             Ok(stream) => serve(stream, step, seen).await,
                             Err((_, mut stream)) => {
@@ -129,8 +131,8 @@ pub fn json(status: &str, body: &str) -> Vec<u8> {
 /// The value of a header, by its name in lower case.
 pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
-        let (found, value) = line.split_once(": ")?;
-        found.eq_ignore_ascii_case(name).then_some(value)
+        let (field, value) = line.split_once(": ")?;
+        field.eq_ignore_ascii_case(name).then_some(value)
     })
 }
 

@@ -89,7 +89,7 @@ impl Live {
         }
         if self.fingerprint != asking.fingerprint {
             // The same client with another secret: what there is serves until the new one works.
-            let client = client(asking.registration)?.with_known_issuer_of(&self.client);
+            let client = client(asking.registration)?.with_known_issuer_from(&self.client);
             self.source.replace(client.clone());
             match (&self.exchanger, asking.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
@@ -154,7 +154,7 @@ impl Live {
             last_error: last_error(&state),
             server: server.map(|server| Server {
                 issuer: server.issuer.clone(),
-                token_endpoint: server.token_endpoint.clone(),
+                token_endpoint: server.token_endpoint.to_string(),
             }),
             refused: state.rejections_in_a_row >= REFUSALS,
             scopes_refused: match &state.step_up {

@@ -213,9 +213,7 @@ impl Sources {
 
     fn given(&self, key: &Key, token: SecretString, before: Option<SourceKind>) -> SourceKind {
         let same = |kind: &SourceKind| match kind {
-            SourceKind::Given { token: known, .. } => {
-                known.access_token.expose_secret() == token.expose_secret()
-            }
+            SourceKind::Given { token: known, .. } => known.access_token.secret() == token.expose_secret(),
             _ => false,
         };
         if let Some(known) = before.filter(same) {
@@ -224,7 +222,11 @@ impl Sources {
         let claims = oauth::read_claims(token.expose_secret());
         let end = claims.and_then(|claims| claims.expires_at);
         let expires_at = end.and_then(|end| Timestamp::from_second(end).ok());
-        let token = oauth::Token::handed_over(IssuedToken::bearer(token), self.clock.now(), expires_at);
+        let token = oauth::Token::handed_over(
+            IssuedToken::bearer(token.expose_secret()),
+            self.clock.now(),
+            expires_at,
+        );
         SourceKind::Given {
             _expired: expires_at.map(|at| self.at(key.clone(), at)),
             token: Arc::new(token),

@@ -347,7 +347,7 @@ fn insecure(found: &Found<'_>) -> String {
         .as_ref()
         .and_then(|oauth2| oauth2.token_url.as_deref());
     let discovered = found.token.server.as_ref();
-    let token_url = stated.or(discovered.map(|server| &*server.token_endpoint));
+    let token_url = stated.or(discovered.map(|server| server.token_endpoint.as_str()));
     let endpoint = token_url.filter(|url| plain(url)).map(|_| "the token endpoint");
     match (server, endpoint) {
         (None, None) => String::new(),

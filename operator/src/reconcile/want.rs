@@ -5,8 +5,9 @@ use mcp_auth_crds::{
     WorkloadAssertion, reasons,
 };
 use mcp_auth_oauth::{
-    self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, ClientSecrets, Grant,
-    Policy, RefreshBefore, Registration, ServerLocation, SigningKey, TokenCheck, TokenExchange,
+    self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
+    ClientSecrets, Grant, Policy, RefreshBefore, Registration, Scope, ServerLocation, SigningKey, TokenCheck,
+    TokenExchange,
 };
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -131,6 +132,7 @@ where
         Some(id) => Some(id.expose_secret().to_owned()),
         None => oauth2.client_id.clone(),
     };
+    let client_id = client_id.map(ClientId::new);
     let resource = oauth2.resource.clone().unwrap_or_else(|| spec.server.url.clone());
     let refresh_before = oauth2.refresh_before.parse::<RefreshBefore>();
     let refresh_before =
@@ -151,7 +153,7 @@ where
                 subject_token_type: exchange.subject_token_type.clone(),
                 requested_token_type: exchange.requested_token_type.clone(),
             }),
-        scopes: oauth2.scopes.clone(),
+        scopes: oauth2.scopes.iter().cloned().map(Scope::new).collect(),
         audience: oauth2.audience.clone(),
         resource: Some(resource).filter(|resource| !resource.is_empty()),
         extra_parameters: oauth2.extra_parameters.clone(),
@@ -209,8 +211,13 @@ where
         Ok(ClientSecrets {
             first: known
                 .word(fields::CLIENT_SECRET)?
+                .map(client_secret)
                 .ok_or_else(|| unset(fields::CLIENT_SECRET))?,
-            alternate: known.word(fields::ALTERNATE_SECRET).ok().flatten(),
+            alternate: known
+                .word(fields::ALTERNATE_SECRET)
+                .ok()
+                .flatten()
+                .map(client_secret),
         })
     };
     Ok(match authentication.method {
@@ -245,6 +252,10 @@ where
             WorkloadAssertion::JwtBearer => ClientAuthentication::None,
         },
     })
+}
+
+fn client_secret(word: SecretString) -> ClientSecret {
+    ClientSecret::new(word.expose_secret().to_owned())
 }
 
 fn grant<W>(oauth2: &OAuth2, known: &Known<'_, W>) -> Result<Grant, Blocked>

@@ -1,5 +1,5 @@
-//! Why the sidecar answers a request itself, and by which reason, status and JSON-RPC code. [`respond`](super::respond)
-//! makes the answers.
+//! Why the sidecar answers a request itself, and by which reason, status and JSON-RPC code.
+//! [`respond`](super::respond) makes the answers.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,18 +7,20 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::http::framing::FramingError;
-use crate::proxy::user_context::TooLarge;
+use crate::proxy::user_context::ContextTooLargeError;
 
-/// Why a request is not answered by the other side. `resource` is the name of the `McpServerAuth`; messages hold
+/// Why the sidecar answers a request itself. `resource` is the name of the `McpServerAuth`; messages hold
 /// nothing of the request and no secret.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum ProxyError {
     #[error(
-        "no MCP server of this name is set up for this pod; create an McpServerAuth with this spec.server.name that selects the pod, or correct the URL"
+        "no MCP server of this name is set up for this pod; create an McpServerAuth with this \
+         spec.server.name that selects the pod, or correct the URL"
     )]
     UnknownServer,
     #[error(
-        "McpServerAuth {resource}: this path is outside of spec.server.url; requests are passed on only to that path and below"
+        "McpServerAuth {resource}: this path is outside of spec.server.url; requests are passed on only to \
+         that path and below"
     )]
     PathNotServed { resource: Box<str> },
     #[error("McpServerAuth {resource} cannot be used: {message}")]
@@ -30,15 +32,19 @@ pub enum Refusal {
         message: Box<str>,
     },
     #[error(
-        "McpServerAuth {resource}: the token has expired and no new one has come; see its status, and whether the operator runs"
+        "McpServerAuth {resource}: the token has expired and no new one has come; see its status, and \
+         whether the operator runs"
     )]
     TokenExpired { resource: Box<str> },
     #[error(
-        "McpServerAuth {resource} demands user context for tool calls, and this call carries none of the cookies and headers that it passes on or exchanges; sign in, and send them with the request to LiteLLM"
+        "McpServerAuth {resource} demands user context for tool calls, and this call carries none of the \
+         cookies and headers that it passes on or exchanges; sign in, and send them with the request to \
+         LiteLLM"
     )]
     UserContextRequired { resource: Box<str> },
     #[error(
-        "McpServerAuth {resource}: the MCP server cannot be reached: {why}; check spec.server.url, DNS, network policies and spec.server.tls"
+        "McpServerAuth {resource}: the MCP server cannot be reached: {why}; check spec.server.url, DNS, \
+         network policies and spec.server.tls"
     )]
     ServerUnreachable { resource: Box<str>, why: Box<str> },
     #[error("McpServerAuth {resource}: the MCP server gave no answer: {why}")]
@@ -46,30 +52,34 @@ pub enum Refusal {
     #[error("McpServerAuth {resource}: the MCP server gave no answer in time")]
     ServerTimeout { resource: Box<str> },
     #[error(
-        "McpServerAuth {resource}: the MCP server refused {whose} token ({status}){renewal}; check scopes, audience and resource in spec.oauth2 against what the server expects"
+        "McpServerAuth {resource}: the MCP server rejected {owner} token ({status}){renewal}; check scopes, \
+         audience and resource in spec.oauth2 against what the server expects"
     )]
     TokenRefused {
         resource: Box<str>,
-        whose: Whose,
+        owner: TokenOwner,
         status: u16,
-        renewal: Renewal,
+        renewal: RenewalOutcome,
     },
     #[error(
-        "McpServerAuth {resource}: the MCP server demands {} for this call, which {whose} token has not{}; let the authorization server grant them to this client, and add them to spec.oauth2.scopes",
-        list(scopes),
-        declined.as_deref().map(no_other).unwrap_or_default()
+        "McpServerAuth {resource}: the MCP server demands {} for this call, which {owner} token has not{}; \
+         let the authorization server grant them to this client, and add them to spec.oauth2.scopes",
+        scope_list(scopes),
+        declined.as_deref().map(declined_clause).unwrap_or_default()
     )]
     InsufficientScope {
         resource: Box<str>,
-        whose: Whose,
+        owner: TokenOwner,
         scopes: Vec<String>,
-        /// What the operator says of them, if it does.
+        /// The operator's answer about these scopes, if it has declined them.
         declined: Option<Box<str>>,
     },
     #[error("McpServerAuth {resource}: {why}, and the call cannot be repeated by itself; try again")]
-    NotRepeated { resource: Box<str>, why: NotRepeated },
+    NotRepeated { resource: Box<str>, why: ReplayError },
     #[error(
-        "McpServerAuth {resource}: there is no token for this user ({why}): {message}; if it is the user's session that has ended, sign in again, else see spec.oauth2.tokenExchange and the client's registration"
+        "McpServerAuth {resource}: there is no token for this user ({why}): {message}; if it is the user's \
+         session that has ended, sign in again, else see spec.oauth2.tokenExchange and the client's \
+         registration"
     )]
     ExchangeFailed {
         resource: Box<str>,
@@ -79,11 +89,13 @@ pub enum Refusal {
     #[error("McpServerAuth {resource}: too many calls wait for a token already; see its status")]
     TooManyWaiting { resource: Box<str> },
     #[error(
-        "a request to this port must name it by localhost, 127.0.0.1 or [::1] in its Host header; by any other name, only those come here who were led astray"
+        "a request to this port must name it by localhost, 127.0.0.1 or [::1] in its Host header; any other \
+         name may be an attack by DNS rebinding"
     )]
     HostNotAllowed,
     #[error(
-        "McpServerAuth {resource}: the MCP server redirects to another origin, which never gets the token; set spec.server.url to where it redirects to"
+        "McpServerAuth {resource}: the MCP server redirects to another origin, which never gets the token; \
+         set spec.server.url to where it redirects to"
     )]
     RedirectRefused { resource: Box<str> },
     #[error("McpServerAuth {resource}: the answer of the MCP server cannot be passed on: {why}")]
@@ -95,51 +107,53 @@ pub enum Refusal {
     #[error("LiteLLM closed the connection without an answer")]
     LiteLlmFailed,
     #[error(
-        "{0}; delete cookies of this site, or allow fewer of them in spec.cookiePassthrough and spec.headerPassthrough"
+        "{0}; delete cookies of this site, or allow fewer of them in spec.cookiePassthrough and \
+         spec.headerPassthrough"
     )]
-    ContextTooLarge(#[from] TooLarge),
+    ContextTooLarge(#[from] ContextTooLargeError),
     #[error("the method is not supported")]
     MethodNotSupported,
     #[error("the request can be understood in more than one way: {0}")]
     RequestAmbiguous(#[from] FramingError),
 }
 
-/// Reasons of the parser, which answers by itself, before there is a request.
+/// Reasons of the HTTP parser, which answers before there is a request.
 pub const REQUEST_MALFORMED: &str = "request_malformed";
 pub const HEADERS_TOO_LARGE: &str = "headers_too_large";
 
-/// Whose token it is.
+/// The owner of a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Whose {
+pub enum TokenOwner {
     Service,
     User,
 }
 
-/// What came of asking for another token.
+/// The outcome of requesting another token.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Renewal {
-    /// Another would not help.
-    NotAsked,
-    /// None has come.
-    NoneCame { within: Duration },
-    /// The operator says that there is no better one for now, and why.
+pub enum RenewalOutcome {
+    /// Another token would not help.
+    NotRequested,
+    /// No other token has come in time.
+    TimedOut { within: Duration },
+    /// The operator has no better token for now; `message` says why.
     Declined { message: Box<str> },
-    /// The server refused that one too.
-    RefusedToo,
-    /// The server has refused another one too to the same user, whose cookies or headers it may be about.
-    RefusedToUser,
+    /// The server rejected the other token too.
+    RejectedToo,
+    /// The server rejected the other token too with the same user, so it may reject the user's cookies or
+    /// headers.
+    RejectedForUser,
 }
 
-/// Why a call that should be repeated is not.
+/// Why a request that should be sent again is not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum NotRepeated {
-    #[error("the MCP server did not take the token, another is on its way")]
+pub enum ReplayError {
+    #[error("the MCP server rejected the token, another is requested")]
     Streamed,
     #[error("the resource was changed while the call waited for a token")]
     RouteChanged,
 }
 
-impl fmt::Display for Whose {
+impl fmt::Display for TokenOwner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Service => "the service",
@@ -148,29 +162,30 @@ impl fmt::Display for Whose {
     }
 }
 
-impl fmt::Display for Renewal {
+impl fmt::Display for RenewalOutcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAsked => Ok(()),
-            Self::NoneCame { within } => {
+            Self::NotRequested => Ok(()),
+            Self::TimedOut { within } => {
                 write!(formatter, ", and no other has come within {} s", within.as_secs())
             }
-            Self::Declined { message } => formatter.write_str(&no_other(message)),
-            Self::RefusedToo => formatter.write_str(", and the one renewed for it as well"),
-            Self::RefusedToUser => formatter.write_str(
-                ", as it did another one to the same user: it may be the user's cookies or headers that it does not take, so sign in again where they come from",
+            Self::Declined { message } => formatter.write_str(&declined_clause(message)),
+            Self::RejectedToo => formatter.write_str(", and the one that replaced it as well"),
+            Self::RejectedForUser => formatter.write_str(
+                ", and another one with the same user: it may be the user's cookies or headers that it \
+                 rejects, so sign in again where they come from",
             ),
         }
     }
 }
 
-/// `message` is the operator's.
-fn no_other(message: &str) -> String {
+/// `message` comes from the operator.
+fn declined_clause(message: &str) -> String {
     format!(", and the operator has no other: {message}")
 }
 
-/// As many of the scopes as a message can bear, without anything that is no scope (RFC 6749 section 3.3).
-fn list(scopes: &[String]) -> String {
+/// The first eight scopes, without anything that is no scope (RFC 6749 section 3.3).
+fn scope_list(scopes: &[String]) -> String {
     let plain = |scope: &&String| {
         !scope.is_empty() && scope.len() <= 128 && scope.bytes().all(|byte| byte.is_ascii_graphic())
     };
@@ -183,22 +198,22 @@ fn list(scopes: &[String]) -> String {
     }
 }
 
-impl Refusal {
-    /// Closed set: the label in metrics and logs.
+impl ProxyError {
+    /// One of a closed set: the label in metrics and logs.
     pub fn reason(&self) -> &'static str {
-        self.facts().0
+        self.reason_status_code().0
     }
 
     pub fn status(&self) -> StatusCode {
-        self.facts().1
+        self.reason_status_code().1
     }
 
     /// In the range that JSON-RPC leaves to servers, clear of what MCP has taken of it. 0: never JSON-RPC.
     pub fn code(&self) -> i32 {
-        self.facts().2
+        self.reason_status_code().2
     }
 
-    fn facts(&self) -> (&'static str, StatusCode, i32) {
+    fn reason_status_code(&self) -> (&'static str, StatusCode, i32) {
         match self {
             Self::UnknownServer => ("unknown_server", StatusCode::NOT_FOUND, -32050),
             Self::PathNotServed { .. } => ("path_not_served", StatusCode::NOT_FOUND, -32051),
@@ -238,7 +253,7 @@ mod tests {
     #[test]
     fn scopes_are_named_within_bounds_and_only_what_is_a_scope() {
         let text =
-            |scopes: &[&str]| list(&scopes.iter().map(|scope| (*scope).to_owned()).collect::<Vec<_>>());
+            |scopes: &[&str]| scope_list(&scopes.iter().map(|scope| (*scope).to_owned()).collect::<Vec<_>>());
         assert_eq!(text(&["tools:call"]), "the scope tools:call");
         assert_eq!(text(&["a", "b"]), "the scopes a b");
         assert_eq!(text(&["a\nb", "c"]), "the scopes c and 1 more");

@@ -1,5 +1,5 @@
-//! From users to LiteLLM. A request passes as it is, except that its allow-listed cookies and headers go along a
-//! second time, sealed, in the one header that LiteLLM forwards to MCP servers.
+//! The inbound half, from users to LiteLLM. A request passes as it is, except that its allow-listed cookies
+//! and headers are also sealed into the one header that LiteLLM forwards to MCP servers.
 
 mod tunnel;
 
@@ -20,21 +20,21 @@ use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{Cause, Target};
 use crate::proxy::clock::unix_now;
-use crate::proxy::error::Refusal;
+use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
 use crate::proxy::respond::problem;
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::Routes;
 use crate::proxy::user_context::seal::Sealer;
-use crate::proxy::user_context::{Context, TooLarge, gather};
+use crate::proxy::user_context::{Context, ContextTooLargeError, gather};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
-/// Below LiteLLM's `SERVER_ROOT_PATH`.
-const LISTS_BY_SERVER: [&str; 2] = ["/mcp-rest/tools/list", "/v1/messages"];
+/// Paths, below LiteLLM's `SERVER_ROOT_PATH`, at which it lists tools with headers for one server each.
+const LIST_PATHS: [&str; 2] = ["/mcp-rest/tools/list", "/v1/messages"];
 
 /// The half on the port LiteLLM used to own.
 pub struct Inbound {
@@ -70,23 +70,23 @@ impl Inbound {
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         let method = request.method().clone();
-        // HTTP/2 has no such header; it is the connection that says it there.
+        // HTTP/2 has no `Connection` header; there the connection itself is drained by GOAWAY.
         let closable = request.version() != Version::HTTP_2;
-        // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
+        // Boxed: else each connection would keep room for the whole future even while it is idle.
         let mut response = match Box::pin(self.forward(worker, peer, request)).await {
             Ok(response) => {
                 tracing::debug!(half = "inbound", %method, status = response.status().as_u16(), "answered");
                 response
             }
-            Err(refusal) => {
-                self.metrics.refused(Half::Inbound, refusal.reason());
-                let status = refusal.status().as_u16();
-                tracing::warn!(half = "inbound", %method, reason = refusal.reason(), status, "request refused");
-                problem(&refusal)
+            Err(error) => {
+                self.metrics.count_error(Half::Inbound, error.reason());
+                let status = error.status().as_u16();
+                tracing::warn!(half = "inbound", %method, reason = error.reason(), status, "request refused");
+                problem(&error)
             }
         };
         self.metrics.answered(Half::Inbound, response.status());
-        // A connection that changes its protocol says so in the same header, and ends with the tunnel.
+        // A WebSocket's answer needs `Connection: upgrade` here, and its connection ends with the tunnel.
         if closable && self.drain.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response
                 .headers_mut()
@@ -99,14 +99,14 @@ impl Inbound {
         self.drain.is_draining()
     }
 
-    /// Returns when the time is over in which clients could find another pod.
+    /// Returns when the drain has lasted long enough for clients to find another pod.
     pub(crate) async fn drained(&self) {
         self.drain.ended().await;
     }
 
-    /// The parser has refused a request, which nobody else has seen.
-    pub(crate) fn refused_unread(&self, reason: &'static str) {
-        self.metrics.refused(Half::Inbound, reason);
+    /// Counts a request that the parser answered with an error before it got here.
+    pub(crate) fn count_unparsed(&self, reason: &'static str) {
+        self.metrics.count_error(Half::Inbound, reason);
     }
 
     pub(crate) fn sweep(&self, worker: usize) {
@@ -118,28 +118,28 @@ impl Inbound {
         worker: usize,
         peer: IpAddr,
         mut request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Refusal> {
+    ) -> Result<Response<ResponseBody>, ProxyError> {
         if request.method() == Method::CONNECT {
-            return Err(Refusal::MethodNotSupported);
+            return Err(ProxyError::MethodNotSupported);
         }
         framing::check(&request)?;
         let websocket = hop_by_hop::wants_websocket(request.headers());
-        target_form(&mut request, &self.litellm.host);
-        let by_server = lists_by_server(request.uri().path());
+        to_origin_form(&mut request, &self.litellm.host);
+        let lists_by_server_header = is_list_path(request.uri().path());
         let headers = request.headers_mut();
-        // Before anything goes: what says who the user is counts even if `Connection` names it.
+        // Before hop-by-hop headers are removed: a user's header counts even if `Connection` names it.
         let context = self.context(headers)?;
-        hop_by_hop::strip_request(headers, is_ours);
+        hop_by_hop::strip_request(headers, is_forgeable);
         if let Some(context) = context {
             let sealed = self.sealer.seal(&context, unix_now());
-            if by_server {
-                for name in self.routes.table().contexts() {
+            if lists_by_server_header {
+                for name in self.routes.table().context_headers() {
                     headers.insert(name, sealed.clone());
                 }
             }
             headers.insert(CONTEXT, sealed);
         }
-        forwarded(headers, peer);
+        set_forwarded_headers(headers, peer);
         if websocket {
             return tunnel::open(&self.litellm, request).await;
         }
@@ -153,10 +153,10 @@ impl Inbound {
             .litellm
             .send(worker, request.map(wrap))
             .await
-            .map_err(|error| refusal(&error.cause))?;
+            .map_err(|error| litellm_error(&error.cause))?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched || !framing::one_length(response.headers()) {
-            return Err(Refusal::LiteLlmFailed);
+            return Err(ProxyError::LiteLlmFailed);
         }
         let mut response = response.map(ResponseBody::Stream);
         hop_by_hop::strip_response(response.headers_mut(), |_| false);
@@ -164,7 +164,7 @@ impl Inbound {
         Ok(response)
     }
 
-    fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, TooLarge> {
+    fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, ContextTooLargeError> {
         let gathered = gather(headers, self.routes.table().allowed());
         match gathered {
             Ok(gathered) => {
@@ -179,16 +179,16 @@ impl Inbound {
     }
 }
 
-fn refusal(cause: &Cause) -> Refusal {
+fn litellm_error(cause: &Cause) -> ProxyError {
     match cause {
-        Cause::Dial(_) => Refusal::LiteLlmUnreachable,
-        Cause::Http(error) if is_of_body(error) => Refusal::BodyUnreadable,
-        Cause::Http(_) | Cause::Timeout => Refusal::LiteLlmFailed,
+        Cause::Dial(_) => ProxyError::LiteLlmUnreachable,
+        Cause::Http(error) if is_of_body(error) => ProxyError::BodyUnreadable,
+        Cause::Http(_) | Cause::Timeout => ProxyError::LiteLlmFailed,
     }
 }
 
-/// Sends the request in origin form. A request in absolute form states its host there (RFC 9112 section 3.2.2).
-fn target_form(request: &mut Request<Incoming>, default_host: &HeaderValue) {
+/// Turns the request target into origin form. In absolute form it states the host (RFC 9112 section 3.2.2).
+fn to_origin_form(request: &mut Request<Incoming>, default_host: &HeaderValue) {
     *request.version_mut() = Version::HTTP_11;
     if let Some(authority) = request.uri().authority() {
         let host = authority.as_str().rsplit('@').next().unwrap_or_default();
@@ -202,21 +202,22 @@ fn target_form(request: &mut Request<Incoming>, default_host: &HeaderValue) {
     }
 }
 
-/// Whether LiteLLM lists tools for this request without the headers that `extra_headers` names, but with those of
-/// `x-mcp-SERVER-HEADER` (LiteLLM 1.109.1). Nowhere else are they used: they count as the client's own authentication.
-fn lists_by_server(path: &str) -> bool {
-    LISTS_BY_SERVER.iter().any(|end| path.ends_with(end))
+/// Whether LiteLLM lists tools for this request without the headers that `extra_headers` names, but with
+/// those of `x-mcp-SERVER-HEADER` (LiteLLM 1.109.1). These are set nowhere else, since LiteLLM takes them for
+/// the client's own authentication.
+fn is_list_path(path: &str) -> bool {
+    LIST_PATHS.iter().any(|end| path.ends_with(end))
 }
 
-/// A header by which a client could speak in our name: our own, and LiteLLM's `x-mcp-SERVER-HEADER`, which it sends to
-/// that server as HEADER.
-fn is_ours(name: &str) -> bool {
+/// Whether a client could forge a user context by this header: the sidecar's own `mcpauth-` headers, and
+/// LiteLLM's `x-mcp-SERVER-HEADER`, which it sends to that server as HEADER.
+fn is_forgeable(name: &str) -> bool {
     name.starts_with("mcpauth-") || name.starts_with("x-mcp-") && name.contains("mcpauth-")
 }
 
-/// LiteLLM's server believes these headers from loopback. What the client says of itself stays in front of the
-/// address that really connected, so it is never taken for ours.
-fn forwarded(headers: &mut HeaderMap, peer: IpAddr) {
+/// Sets the `X-Forwarded-` headers, which LiteLLM's server trusts from loopback. Addresses that the client
+/// states stay in front of the address that connected, so that the last one is always the sidecar's.
+fn set_forwarded_headers(headers: &mut HeaderMap, peer: IpAddr) {
     let peer = peer.to_canonical().to_string();
     let before: usize = headers
         .get_all(X_FORWARDED_FOR)
@@ -242,7 +243,7 @@ fn forwarded(headers: &mut HeaderMap, peer: IpAddr) {
     }
 }
 
-/// LiteLLM reads a body as JSON unless it is a form, whatever its type and encoding are said to be.
+/// LiteLLM reads a body as JSON unless it is a form, whatever type and encoding the request states.
 fn may_be_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (types.next(), types.next()) else {
@@ -284,7 +285,7 @@ mod tests {
             ("x-mcp-tools-other", "5"),
             ("x-mcpauth-context", "6"),
         ]);
-        hop_by_hop::remove(&mut map, is_ours);
+        hop_by_hop::remove(&mut map, is_forgeable);
         assert_eq!(
             map,
             headers(&[("x-mcp-tools-other", "5"), ("x-mcpauth-context", "6")])
@@ -298,7 +299,7 @@ mod tests {
             ("x-forwarded-for", "2.2.2.2"),
             ("host", "h:4000"),
         ]);
-        forwarded(&mut map, "::ffff:10.0.0.9".parse().unwrap());
+        set_forwarded_headers(&mut map, "::ffff:10.0.0.9".parse().unwrap());
         let expected = [
             ("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.0.0.9"),
             ("host", "h:4000"),
@@ -314,7 +315,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "llm.example.com"),
         ]);
-        forwarded(&mut map, "10.0.0.9".parse().unwrap());
+        set_forwarded_headers(&mut map, "10.0.0.9".parse().unwrap());
         assert_eq!(map["x-forwarded-proto"], "https");
         assert_eq!(map["x-forwarded-host"], "llm.example.com");
     }

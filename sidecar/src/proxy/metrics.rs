@@ -2,15 +2,17 @@
 //!
 //! | metric | labels | counts |
 //! |---|---|---|
-//! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by whom and of which class |
-//! | `refused_total` | `half`, `reason` ([`Refusal::reason`](crate::proxy::error::Refusal::reason)) | answers of our own making |
-//! | `contexts_total` | `result` | requests, by what became of their user context |
+//! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by half and class of status |
+//! | `refused_total` | `half`, `reason` ([`ProxyError::reason`]) | answers that the sidecar made itself |
+//! | `contexts_total` | `result` | requests, by the outcome of their user context |
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
-//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (`unauthorized`, `insufficient_scope`) | answers of MCP servers that refuse a token |
-//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`: a step-up, `dpop_nonce`) | requests sent again |
-//! | `exchanges_total` | `result` (`issued`, `failed`) | tokens asked for a user |
+//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (first two of `replays_total`) | rejected tokens |
+//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`) | requests sent again |
+//! | `exchanges_total` | `result` (`issued`, `failed`) | token exchanges for a user |
 //! | `waiting` | | requests that wait for a token now |
+//!
+//! [`ProxyError::reason`]: crate::proxy::error::ProxyError::reason
 
 use std::sync::Arc;
 
@@ -21,17 +23,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::proxy::error::Whose;
+use crate::proxy::error::TokenOwner;
 use crate::proxy::user_context::Gathered;
 
-/// The two directions.
+/// The half of the sidecar that took the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Half {
     Inbound,
     Outbound,
 }
 
-/// What became of the user context of a request.
+/// The outcome of a request's user context.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ContextResult {
     /// Inbound: there was one, and it went on sealed.
@@ -44,21 +46,22 @@ pub enum ContextResult {
     Forged,
     /// Outbound: too old.
     Expired,
-    /// Outbound: no value of ours.
+    /// Outbound: not in the form that the sidecar writes.
     Malformed,
-    /// Inbound: above the limit, refused.
+    /// Inbound: above the limit, answered with an error.
     TooLarge,
 }
 
-/// Why a token was refused, or a request sent again.
+/// Why a token was rejected, or a request sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Why {
+pub enum RetryCause {
     Unauthorized,
     InsufficientScope,
     DpopNonce,
 }
 
-/// Cheap to clone. What each request counts is looked up once, here, so that counting is one atomic addition.
+/// Cheap to clone. The counters of every request are looked up once, here, so that counting is one atomic
+/// addition.
 #[derive(Clone)]
 pub struct Metrics(Arc<Counters>);
 
@@ -67,7 +70,7 @@ struct Counters {
     contexts: [Counter; ContextResult::ALL.len()],
     duplicates: Counter,
     malformed: Counter,
-    refused: Family<RefusedLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
     tokens_refused: Family<TokenRefusedLabels, Counter>,
     replays: Family<ReplayLabels, Counter>,
@@ -98,7 +101,7 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct RefusedLabels {
+struct ErrorLabels {
     half: &'static str,
     reason: &'static str,
 }
@@ -126,7 +129,7 @@ impl Metrics {
         let requests = Family::<RequestLabels, Counter>::default();
         let contexts = Family::<ContextLabels, Counter>::default();
         let dropped = Family::<DroppedLabels, Counter>::default();
-        let refused = Family::<RefusedLabels, Counter>::default();
+        let errors = Family::<ErrorLabels, Counter>::default();
         let connects = Family::<ServerLabels, Counter>::default();
         let tokens_refused = Family::<TokenRefusedLabels, Counter>::default();
         let replays = Family::<ReplayLabels, Counter>::default();
@@ -134,16 +137,16 @@ impl Metrics {
         let waiting = Gauge::default();
         registry.register(
             "tokens_refused",
-            "Answers of MCP servers that refuse a token, by whose and why",
+            "Answers of MCP servers that reject a token, by its owner and the cause",
             tokens_refused.clone(),
         );
-        registry.register("replays", "Requests sent again, by why", replays.clone());
+        registry.register("replays", "Requests sent again, by cause", replays.clone());
         registry.register(
             "exchanges",
-            "Tokens asked for a user, by what came of it",
+            "Token exchanges for a user, by result",
             exchanges.clone(),
         );
-        registry.register("waiting", "Requests that wait for a token", waiting.clone());
+        registry.register("waiting", "Requests that wait for a token now", waiting.clone());
         registry.register(
             "requests",
             "Requests answered, by half and class of status",
@@ -152,11 +155,11 @@ impl Metrics {
         registry.register(
             "refused",
             "Requests answered by the sidecar itself, by reason",
-            refused.clone(),
+            errors.clone(),
         );
         registry.register(
             "contexts",
-            "Requests by what became of their user context",
+            "Requests, by the outcome of their user context",
             contexts.clone(),
         );
         registry.register(
@@ -182,7 +185,7 @@ impl Metrics {
             }),
             duplicates: dropped("duplicate"),
             malformed: dropped("malformed"),
-            refused,
+            errors,
             connects,
             tokens_refused,
             replays,
@@ -196,10 +199,10 @@ impl Metrics {
         self.0.requests[half as usize][class].inc();
     }
 
-    pub(crate) fn refused(&self, half: Half, reason: &'static str) {
+    pub(crate) fn count_error(&self, half: Half, reason: &'static str) {
         self.0
-            .refused
-            .get_or_create(&RefusedLabels {
+            .errors
+            .get_or_create(&ErrorLabels {
                 half: half.as_str(),
                 reason,
             })
@@ -225,10 +228,10 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn token_refused(&self, whose: Whose, why: Why) {
-        let whose = match whose {
-            Whose::Service => "service",
-            Whose::User => "user",
+    pub(crate) fn token_rejected(&self, owner: TokenOwner, why: RetryCause) {
+        let whose = match owner {
+            TokenOwner::Service => "service",
+            TokenOwner::User => "user",
         };
         let labels = TokenRefusedLabels {
             whose,
@@ -237,7 +240,7 @@ impl Metrics {
         self.0.tokens_refused.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn replayed(&self, why: Why) {
+    pub(crate) fn replayed(&self, why: RetryCause) {
         let labels = ReplayLabels { why: why.as_str() };
         self.0.replays.get_or_create(&labels).inc();
     }
@@ -268,7 +271,7 @@ impl Half {
     }
 }
 
-impl Why {
+impl RetryCause {
     fn as_str(self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
@@ -315,7 +318,7 @@ mod tests {
             (0..=times).for_each(|_| metrics.context(result));
         }
         metrics.answered(Half::Outbound, StatusCode::NOT_FOUND);
-        metrics.refused(Half::Outbound, "unknown_server");
+        metrics.count_error(Half::Outbound, "unknown_server");
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [

@@ -1,26 +1,27 @@
-//! From LiteLLM's MCP client to MCP servers: takes requests that know where they are ([`host`]), finds the server that
-//! one names ([`path`]), authenticates the request to it ([`headers`], [`tokens`]), sends it, once more if the server
-//! refuses the token ([`call`], [`verdict`], [`objection`]), and passes the answer on ([`accept`]). LiteLLM takes us for
-//! the server, so nothing of an answer may lead it past us: no challenge, no redirect ([`location`]), no endpoint
-//! ([`endpoint`]).
+//! The outbound half, from LiteLLM's MCP client to MCP servers. It takes requests whose host is loopback
+//! ([`loopback_host`]), finds the server that the path names ([`path`]), authenticates the request to it
+//! ([`headers`], [`token_selection`]), sends it, once more if the server rejects the token
+//! ([`replayable_request`], [`auth_outcome`], [`token_rejection`]), and passes the answer on ([`response`]).
+//! LiteLLM takes the sidecar for the server, so nothing in an answer may lead it around the sidecar: no
+//! challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
 
-mod accept;
-mod call;
-mod doubts;
+mod auth_outcome;
 pub(crate) mod endpoint;
+mod error;
 pub(crate) mod headers;
-mod host;
 mod limits;
 mod location;
+mod loopback_host;
 mod message;
-mod objection;
 pub(crate) mod path;
-mod tokens;
-mod users;
-mod verdict;
-mod waiting;
+mod replayable_request;
+mod response;
+mod suspect_users;
+mod token_rejection;
+mod token_selection;
+mod user_tokens;
+mod wait_limit;
 
-use std::error::Error;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -34,54 +35,47 @@ use secrecy::SecretString;
 
 use crate::control::exchange_client::TokenExchanger;
 use crate::http::framing;
-use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
-use crate::http::upstream::{Cause, SendError};
 use crate::proxy::clock::unix_now;
-use crate::proxy::error::{NotRepeated, Refusal};
-use crate::proxy::metrics::{ContextResult, Half, Metrics, Why};
+use crate::proxy::error::{ProxyError, ReplayError};
+use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
 use crate::proxy::respond::{json_rpc, problem};
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{Routes, Server, Usable};
+use crate::proxy::routes::{McpServer, Routes, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
-use accept::accept;
-use call::Call;
+use auth_outcome::{AuthOutcome, auth_outcome};
+use error::{OutboundError, request_id, send_error};
 use headers::UserPart;
 pub use limits::Limits;
-use objection::Objection;
-use tokens::{Chosen, Tokens};
-use verdict::{Verdict, verdict};
+use replayable_request::ReplayableRequest;
+use response::prepare_response;
+use token_rejection::TokenRejection;
+use token_selection::{SelectedToken, TokenSelector};
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
 /// The half on loopback.
 pub struct Outbound {
     routes: Routes,
-    tokens: Tokens,
+    token_selector: TokenSelector,
     sealer: Arc<Sealer>,
     metrics: Metrics,
 }
 
-/// A refusal, and the request's body if it can still be read for the identifier of the message.
-struct Refused {
-    refusal: Refusal,
-    body: Option<RequestBody>,
-}
-
-/// How the server answered, as far as it is of the token.
-// There is one a request and it moves once: a box would cost more than its size.
+/// How the server answered, as far as the token is concerned.
+// There is one for each request and it moves once: a box would cost more than its size.
 #[expect(clippy::large_enum_variant)]
-enum Answer {
-    /// It is for the client.
-    Passes(Response<ResponseBody>),
-    Refused(Objection),
-    /// The same token with the nonce that came along.
-    NonceDemanded,
+enum ServerAnswer {
+    /// The token was accepted; the answer is for the client.
+    Accepted(Response<ResponseBody>),
+    Rejected(TokenRejection),
+    /// The same token is to be sent again, in a proof with the nonce that came along.
+    NonceRequired,
 }
 
 impl Outbound {
-    /// `sealer` is shared with the inbound half; `exchange` gets users' own tokens.
+    /// `sealer` is shared with the inbound half; `exchange` requests users' own tokens.
     pub fn new(
         routes: Routes,
         sealer: Arc<Sealer>,
@@ -89,38 +83,40 @@ impl Outbound {
         limits: Limits,
         metrics: Metrics,
     ) -> Self {
-        let tokens = Tokens::new(routes.clone(), exchange, limits, metrics.clone());
+        let token_selector = TokenSelector::new(routes.clone(), exchange, limits, metrics.clone());
         Self {
             routes,
-            tokens,
+            token_selector,
             sealer,
             metrics,
         }
     }
 
     pub(crate) async fn answer(&self, worker: usize, request: Request<Incoming>) -> Response<ResponseBody> {
-        let posted = request.method() == Method::POST;
-        let (name, _) = path::split(request.uri().path());
+        let is_post = request.method() == Method::POST;
+        let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
         let answer = match &server {
-            _ if !host::is_loopback(request.uri(), request.headers()) => Err(Refused::with(
-                Refusal::HostNotAllowed,
-                RequestBody::stream(request.into_body()),
-            )),
+            _ if !loopback_host::is_loopback(request.uri(), request.headers()) => {
+                Err(OutboundError::with_body(
+                    ProxyError::HostNotAllowed,
+                    RequestBody::stream(request.into_body()),
+                ))
+            }
             Some(server) => match framing::check(&request) {
-                // In a place of its own: a connection keeps room for the whole answer even while it has nothing to do.
+                // Boxed: else each connection would keep room for the whole future even while it is idle.
                 Ok(()) => Box::pin(self.forward(worker, server, request)).await,
-                Err(ambiguous) => Err(Refused::with(
+                Err(ambiguous) => Err(OutboundError::with_body(
                     ambiguous.into(),
                     RequestBody::stream(request.into_body()),
                 )),
             },
-            None => Err(Refused::with(
-                Refusal::UnknownServer,
+            None => Err(OutboundError::with_body(
+                ProxyError::UnknownServer,
                 RequestBody::stream(request.into_body()),
             )),
         };
-        // Only a configured name is told on: the path's own words are the client's.
+        // Only a configured name is logged: what else the path says comes from the client.
         let server = server.as_ref().map(|server| &*server.name);
         let response = match answer {
             Ok(response) => {
@@ -132,14 +128,14 @@ impl Outbound {
                 );
                 response
             }
-            Err(refused) => {
-                let refusal = &refused.refusal;
-                self.metrics.refused(Half::Outbound, refusal.reason());
-                let status = refusal.status().as_u16();
-                tracing::warn!(half = "outbound", server, reason = refusal.reason(), status, %refusal, "request refused");
-                match posted {
-                    true => json_rpc(refusal, request_id(refused.body).await),
-                    false => problem(refusal),
+            Err(OutboundError { error, body }) => {
+                self.metrics.count_error(Half::Outbound, error.reason());
+                let status = error.status().as_u16();
+                let reason = error.reason();
+                tracing::warn!(half = "outbound", server, reason, status, %error, "request refused");
+                match is_post {
+                    true => json_rpc(&error, request_id(body).await),
+                    false => problem(&error),
                 }
             }
         };
@@ -147,15 +143,15 @@ impl Outbound {
         response
     }
 
-    /// The parser has refused a request, which nobody else has seen.
-    pub(crate) fn refused_unread(&self, reason: &'static str) {
-        self.metrics.refused(Half::Outbound, reason);
+    /// Counts a request that the parser answered with an error before it got here.
+    pub(crate) fn count_unparsed(&self, reason: &'static str) {
+        self.metrics.count_error(Half::Outbound, reason);
     }
 
     pub(crate) fn sweep(&self, worker: usize) {
         self.routes.sweep(worker);
         if worker == 0 {
-            self.tokens.sweep();
+            self.token_selector.sweep();
         }
     }
 
@@ -166,110 +162,136 @@ impl Outbound {
     async fn forward(
         &self,
         worker: usize,
-        server: &Arc<Server>,
+        server: &Arc<McpServer>,
         request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Refused> {
-        let (usable, path) = match lead(server, request.method(), request.uri()) {
-            Ok(led) => led,
-            Err(refusal) => return Err(Refused::with(refusal, RequestBody::stream(request.into_body()))),
+    ) -> Result<Response<ResponseBody>, OutboundError> {
+        let (usable, path) = match route_request(server, request.method(), request.uri()) {
+            Ok(route) => route,
+            Err(error) => {
+                return Err(OutboundError::with_body(
+                    error,
+                    RequestBody::stream(request.into_body()),
+                ));
+            }
         };
         let context = self.context(request.headers(), unix_now());
-        let user = UserPart::of(context.as_ref(), &usable.allowed);
+        let user = UserPart::from_context(context.as_ref(), &usable.allowed);
         let subject = match subject(server, usable, context.as_ref()) {
             Ok(subject) => subject,
-            Err(refusal) => return Err(Refused::with(refusal, RequestBody::stream(request.into_body()))),
+            Err(error) => {
+                return Err(OutboundError::with_body(
+                    error,
+                    RequestBody::stream(request.into_body()),
+                ));
+            }
         };
-        let nobody = subject.is_none()
+        let lacks_user = subject.is_none()
             && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
-        let mut call = Call::hold(server, usable, request, path, user, nobody).await?;
-        let mut chosen = match self.tokens.first(server, usable, subject).await {
-            Ok(chosen) => chosen,
-            Err(refusal) => return Err(Refused::of(refusal, call)),
+        let mut replayable = ReplayableRequest::new(server, usable, request, path, user, lacks_user).await?;
+        let mut selected = match self.token_selector.select(server, usable, subject).await {
+            Ok(selected) => selected,
+            Err(error) => return Err(OutboundError::new(error, replayable.into_body())),
         };
-        let (mut before, mut nonce_given) = (None, false);
-        // Three times at the most: with a nonce, and with another token.
+        let (mut previous, mut nonce_given) = (None, false);
+        // The request is sent three times at most: once more with a nonce, and once more with another token.
         loop {
-            let sent = match self.send(worker, &mut call, &chosen).await {
-                Ok(sent) => sent,
-                // A body that was kept still tells which message the error answers.
-                Err(Refused { refusal, body: None }) => return Err(Refused::of(refusal, call)),
-                Err(refused) => return Err(refused),
-            };
-            let objection = match sent {
-                Answer::Passes(response) => return Ok(response),
-                Answer::Refused(objection) => objection,
-                // The token may well be good, so nobody is asked for another.
-                Answer::NonceDemanded if nonce_given => {
-                    let status = StatusCode::UNAUTHORIZED;
-                    return Err(Refused::of(chosen.not_taken(status), call));
+            let answer = match self.send(worker, &mut replayable, &selected).await {
+                Ok(answer) => answer,
+                // The body that was kept still holds the identifier for the error.
+                Err(OutboundError { error, body: None }) => {
+                    return Err(OutboundError::new(error, replayable.into_body()));
                 }
-                Answer::NonceDemanded => {
-                    if !call.repeats() {
-                        let refusal = Refusal::NotRepeated {
+                Err(error) => return Err(error),
+            };
+            let rejection = match answer {
+                ServerAnswer::Accepted(response) => return Ok(response),
+                ServerAnswer::Rejected(rejection) => rejection,
+                // The token may well be good, so no other is requested from the operator.
+                ServerAnswer::NonceRequired if nonce_given => {
+                    let status = StatusCode::UNAUTHORIZED;
+                    return Err(OutboundError::new(
+                        selected.to_error(status),
+                        replayable.into_body(),
+                    ));
+                }
+                ServerAnswer::NonceRequired => {
+                    if !replayable.is_replayable() {
+                        let error = ProxyError::NotRepeated {
                             resource: server.resource.clone(),
-                            why: NotRepeated::Streamed,
+                            why: ReplayError::Streamed,
                         };
-                        return Err(Refused::of(refusal, call));
+                        return Err(OutboundError::new(error, replayable.into_body()));
                     }
                     nonce_given = true;
-                    self.metrics.replayed(Why::DpopNonce);
+                    self.metrics.replayed(RetryCause::DpopNonce);
                     continue;
                 }
             };
-            chosen = match self
-                .tokens
-                .instead(chosen, call.user(), &objection, call.repeats(), before.as_ref())
+            selected = match self
+                .token_selector
+                .replace_rejected(
+                    selected,
+                    replayable.user(),
+                    &rejection,
+                    replayable.is_replayable(),
+                    previous.as_ref(),
+                )
                 .await
             {
-                Ok(chosen) => chosen,
-                Err(refusal) => return Err(Refused::of(refusal, call)),
+                Ok(selected) => selected,
+                Err(error) => return Err(OutboundError::new(error, replayable.into_body())),
             };
-            self.metrics.replayed(objection.why());
-            before = Some(objection);
+            self.metrics.replayed(rejection.cause());
+            previous = Some(rejection);
         }
     }
 
-    /// Sends the call once.
-    async fn send(&self, worker: usize, call: &mut Call, chosen: &Chosen) -> Result<Answer, Refused> {
-        let server = &chosen.server;
+    /// Sends the request once.
+    async fn send(
+        &self,
+        worker: usize,
+        replayable: &mut ReplayableRequest,
+        selected: &SelectedToken,
+    ) -> Result<ServerAnswer, OutboundError> {
+        let server = &selected.server;
         let usable = server.require_usable()?;
-        let request = call
-            .request(usable, &chosen.token)
-            .ok_or(Refusal::BodyUnreadable)?;
-        let sent = usable.target.send(worker, request).await;
-        let response = sent.map_err(|error| unanswered(server, *error))?;
-        if chosen.token.is_bound()
-            && let Some(nonce) = verdict::nonce(response.headers())
+        let request = replayable
+            .request(usable, &selected.token)
+            .ok_or(ProxyError::BodyUnreadable)?;
+        let answer = usable.target.send(worker, request).await;
+        let response = answer.map_err(|error| send_error(server, *error))?;
+        if selected.token.is_bound()
+            && let Some(nonce) = auth_outcome::nonce(response.headers())
         {
             usable.target.set_nonce(nonce.to_owned());
         }
-        match verdict(response.status(), response.headers(), chosen.token.is_bound()) {
-            Verdict::Taken => {
+        match auth_outcome(response.status(), response.headers(), selected.token.is_bound()) {
+            AuthOutcome::Accepted => {
                 if !response.status().is_server_error() {
-                    self.tokens.taken(chosen);
+                    self.token_selector.record_accepted(selected);
                 }
-                let getting = call.method() == Method::GET;
-                let accepted = accept(server, usable, call.path(), getting, response)?;
-                Ok(Answer::Passes(accepted))
+                let is_get = replayable.method() == Method::GET;
+                let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
+                Ok(ServerAnswer::Accepted(response))
             }
-            Verdict::Unauthorized => Ok(Answer::Refused(Objection::Unauthorized)),
-            Verdict::InsufficientScope(scopes) => {
-                // It is valid, only not for this call.
-                self.tokens.taken(chosen);
-                Ok(Answer::Refused(Objection::InsufficientScope(scopes)))
+            AuthOutcome::Unauthorized => Ok(ServerAnswer::Rejected(TokenRejection::Unauthorized)),
+            AuthOutcome::InsufficientScope(scopes) => {
+                // The token is valid, though not for this request.
+                self.token_selector.record_accepted(selected);
+                Ok(ServerAnswer::Rejected(TokenRejection::InsufficientScope(scopes)))
             }
-            Verdict::NonceDemanded => Ok(Answer::NonceDemanded),
-            Verdict::Challenged => Err(chosen.not_taken(StatusCode::FORBIDDEN).into()),
+            AuthOutcome::NonceRequired => Ok(ServerAnswer::NonceRequired),
+            AuthOutcome::OtherChallenge => Err(selected.to_error(StatusCode::FORBIDDEN).into()),
         }
     }
 
-    /// The user context that the request carries. Whatever is wrong with it, the request has none: a session of
-    /// LiteLLM's may well outlive it.
+    /// The user context that the request carries. Whatever is wrong with it, the request has none: a session
+    /// of LiteLLM's may well outlive it.
     fn context(&self, headers: &HeaderMap, now: i64) -> Option<Context> {
         let mut values = headers.get_all(CONTEXT).iter();
         let (result, context) = match values.next() {
             None => (ContextResult::None, None),
-            // Two that differ: which of them is the user's is unknown.
+            // Of two values that differ, the user's is unknown.
             Some(first) if values.any(|other| other != first) => (ContextResult::Forged, None),
             Some(first) => match self.sealer.open(first, now) {
                 Ok(context) => (ContextResult::Opened, Some(context)),
@@ -283,50 +305,31 @@ impl Outbound {
     }
 }
 
-impl Refused {
-    fn with(refusal: Refusal, body: RequestBody) -> Self {
-        Self {
-            refusal,
-            body: Some(body),
-        }
-    }
-
-    fn of(refusal: Refusal, call: Call) -> Self {
-        Self {
-            refusal,
-            body: call.into_body(),
-        }
-    }
-}
-
-/// The body has been sent, or there is none.
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self { refusal, body: None }
-    }
-}
-
-/// Whether the server may be asked at all, and for what.
-fn lead<'a>(server: &'a Server, method: &Method, uri: &Uri) -> Result<(&'a Usable, PathAndQuery), Refusal> {
+/// The server that the request goes to, and path and query at it; an error where the request may not be sent.
+fn route_request<'a>(
+    server: &'a McpServer,
+    method: &Method,
+    uri: &Uri,
+) -> Result<(&'a UsableServer, PathAndQuery), ProxyError> {
     if method == Method::CONNECT {
-        return Err(Refusal::MethodNotSupported);
+        return Err(ProxyError::MethodNotSupported);
     }
     let usable = server.require_usable()?;
-    let (_, path) = path::split(uri.path());
-    match path::lead(usable, path, uri.query()) {
+    let (_, path) = path::split_server(uri.path());
+    match path::target_path(usable, path, uri.query()) {
         Some(path) => Ok((usable, path)),
-        None => Err(Refusal::PathNotServed {
+        None => Err(ProxyError::PathNotServed {
             resource: server.resource.clone(),
         }),
     }
 }
 
-/// What of the user is exchanged for a token. An empty value is none.
+/// The cookie or header of the user that is exchanged for a token. An empty value counts as none.
 fn subject(
-    server: &Server,
-    usable: &Usable,
+    server: &McpServer,
+    usable: &UsableServer,
     context: Option<&Context>,
-) -> Result<Option<SecretString>, Refusal> {
+) -> Result<Option<SecretString>, ProxyError> {
     let value = usable.exchange.as_ref().zip(context);
     let value = value.and_then(|(subject, context)| context.value(subject));
     let Some(value) = value.filter(|value| !value.is_empty()) else {
@@ -334,7 +337,7 @@ fn subject(
     };
     match std::str::from_utf8(value) {
         Ok(text) => Ok(Some(text.into())),
-        Err(_) => Err(Refusal::ExchangeFailed {
+        Err(_) => Err(ProxyError::ExchangeFailed {
             resource: server.resource.clone(),
             why: "SubjectInvalid".into(),
             message: "the cookie or header that is exchanged is no text".into(),
@@ -342,44 +345,15 @@ fn subject(
     }
 }
 
-fn unanswered(server: &Server, error: SendError) -> Refused {
-    let resource = server.resource.clone();
-    let SendError { cause, unsent } = error;
-    let why = match cause.source() {
-        Some(source) => format!("{cause}: {source}").into(),
-        None => cause.to_string().into(),
-    };
-    let refusal = match cause {
-        Cause::Dial(_) => Refusal::ServerUnreachable { resource, why },
-        Cause::Http(error) if is_of_body(&error) => Refusal::BodyUnreadable,
-        Cause::Http(_) => Refusal::ServerFailed { resource, why },
-        Cause::Timeout => Refusal::ServerTimeout { resource },
-    };
-    Refused {
-        refusal,
-        body: unsent.map(Request::into_body),
-    }
-}
-
-/// The identifier of the message in a body that was not sent.
-async fn request_id(body: Option<RequestBody>) -> serde_json::Value {
-    let bytes = match body {
-        Some(RequestBody::Whole(bytes)) => bytes,
-        Some(RequestBody::Stream(body)) => message::read(body.into_inner()).await.bytes().cloned(),
-        Some(RequestBody::Resumed { .. } | RequestBody::Filtered(_)) | None => None,
-    };
-    bytes.map_or(serde_json::Value::Null, |bytes| message::request_id(&bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::routes::State;
+    use crate::proxy::routes::ServerState;
     use mcp_auth_protocol::sync::{self, Transport};
     use prometheus_client::registry::Registry;
     use tokio::sync::watch;
 
-    pub(super) fn server(url: &str, transport: Transport) -> Arc<Server> {
+    pub(super) fn server(url: &str, transport: Transport) -> Arc<McpServer> {
         let routes = Routes::new(
             NonZeroUsize::MIN,
             Metrics::new(&mut Registry::default()),
@@ -415,10 +389,10 @@ mod tests {
         routes.table().server("tools").unwrap().clone()
     }
 
-    pub(super) fn usable<T>(url: &str, transport: Transport, then: impl FnOnce(&Usable) -> T) -> T {
+    pub(super) fn usable<T>(url: &str, transport: Transport, then: impl FnOnce(&UsableServer) -> T) -> T {
         match &server(url, transport).state {
-            State::Usable(usable) => then(usable),
-            State::Unusable(unusable) => panic!("{unusable}"),
+            ServerState::Usable(usable) => then(usable),
+            ServerState::Unusable(unusable) => panic!("{unusable}"),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The one place where errors become answers.
 //!
 //! A POST to the outbound half is JSON-RPC and gets a JSON-RPC error; everything else gets a problem document
-//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: it is what LiteLLM tells its operator
-//! of a listing that failed, and a load test or a dashboard sees what happened. The price is that LiteLLM tells the
-//! user of a failed call the status and not the message. 401 is never among them: it would send LiteLLM into an
+//! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: LiteLLM reports the status of
+//! a listing that failed, and a load test or a dashboard counts it. The price is that LiteLLM shows the user
+//! of a failed call the status and not the message. 401 is never among them: it would send LiteLLM into an
 //! OAuth flow against localhost.
 //!
 //! `docs/errors.md` has the table of them all, which a test compares, and what LiteLLM makes of them.
@@ -13,51 +13,51 @@ use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::proxy::error::Refusal;
+use crate::proxy::error::ProxyError;
 use crate::proxy::response_body::ResponseBody;
 
 /// The identifier that a JSON-RPC error is for; `null` where it is unknown.
 pub type RequestId = Value;
 
 /// A problem document. `type` is left out, which means `about:blank`: the title says no more than the status.
-pub fn problem(refusal: &Refusal) -> Response<ResponseBody> {
-    let status = refusal.status();
+pub fn problem(error: &ProxyError) -> Response<ResponseBody> {
+    let status = error.status();
     let body = json!({
         "title": status.canonical_reason(),
         "status": status.as_u16(),
-        "detail": refusal.to_string(),
-        "reason": refusal.reason(),
+        "detail": error.to_string(),
+        "reason": error.reason(),
     });
-    answer(refusal, "application/problem+json", &body)
+    answer(error, "application/problem+json", &body)
 }
 
 /// A JSON-RPC error.
-pub fn json_rpc(refusal: &Refusal, id: RequestId) -> Response<ResponseBody> {
+pub fn json_rpc(error: &ProxyError, id: RequestId) -> Response<ResponseBody> {
     let body = json!({
         "jsonrpc": "2.0",
         "id": id,
         "error": {
-            "code": refusal.code(),
-            "message": refusal.to_string(),
-            "data": { "reason": refusal.reason() },
+            "code": error.code(),
+            "message": error.to_string(),
+            "data": { "reason": error.reason() },
         },
     });
-    answer(refusal, "application/json", &body)
+    answer(error, "application/json", &body)
 }
 
-fn answer(refusal: &Refusal, content_type: &'static str, body: &Value) -> Response<ResponseBody> {
+fn answer(error: &ProxyError, content_type: &'static str, body: &Value) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole(Some(Bytes::from(body.to_string()))));
-    *response.status_mut() = refusal.status();
+    *response.status_mut() = error.status();
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    // What follows on the connection may be another part of the same ambiguity.
-    if matches!(refusal, Refusal::RequestAmbiguous(_)) {
+    // The bytes that follow on the connection may be part of the ambiguous request.
+    if matches!(error, ProxyError::RequestAmbiguous(_)) {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
+    if error.status() == StatusCode::SERVICE_UNAVAILABLE {
         response
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -73,108 +73,112 @@ mod tests {
 
     use super::*;
     use crate::http::framing::FramingError;
-    use crate::proxy::error::{NotRepeated, Renewal, Whose};
-    use crate::proxy::user_context::TooLarge;
+    use crate::proxy::error::{RenewalOutcome, ReplayError, TokenOwner};
+    use crate::proxy::user_context::ContextTooLargeError;
 
-    /// One of each. A new refusal does not compile without an arm in [`half`]; it belongs here as well.
-    fn every() -> Vec<Refusal> {
+    /// One of each. A new error does not compile without an arm in [`half`]; it belongs here as well.
+    fn one_of_each() -> Vec<ProxyError> {
         let resource = || Box::<str>::from("tools");
         let text = || Box::<str>::from("why");
         vec![
-            Refusal::UnknownServer,
-            Refusal::PathNotServed { resource: resource() },
-            Refusal::RouteUnusable {
+            ProxyError::UnknownServer,
+            ProxyError::PathNotServed { resource: resource() },
+            ProxyError::RouteUnusable {
                 resource: resource(),
                 message: text(),
             },
-            Refusal::TokenUnavailable {
+            ProxyError::TokenUnavailable {
                 resource: resource(),
                 why: text(),
                 message: text(),
             },
-            Refusal::TokenExpired { resource: resource() },
-            Refusal::UserContextRequired { resource: resource() },
-            Refusal::ServerUnreachable {
+            ProxyError::TokenExpired { resource: resource() },
+            ProxyError::UserContextRequired { resource: resource() },
+            ProxyError::ServerUnreachable {
                 resource: resource(),
                 why: text(),
             },
-            Refusal::ServerFailed {
+            ProxyError::ServerFailed {
                 resource: resource(),
                 why: text(),
             },
-            Refusal::ServerTimeout { resource: resource() },
-            Refusal::TokenRefused {
+            ProxyError::ServerTimeout { resource: resource() },
+            ProxyError::TokenRefused {
                 resource: resource(),
-                whose: Whose::Service,
+                owner: TokenOwner::Service,
                 status: 401,
-                renewal: Renewal::NotAsked,
+                renewal: RenewalOutcome::NotRequested,
             },
-            Refusal::RedirectRefused { resource: resource() },
-            Refusal::AnswerUnusable {
+            ProxyError::RedirectRefused { resource: resource() },
+            ProxyError::AnswerUnusable {
                 resource: resource(),
                 why: "why",
             },
-            Refusal::BodyUnreadable,
-            Refusal::InsufficientScope {
+            ProxyError::BodyUnreadable,
+            ProxyError::InsufficientScope {
                 resource: resource(),
-                whose: Whose::Service,
+                owner: TokenOwner::Service,
                 scopes: Vec::new(),
                 declined: None,
             },
-            Refusal::NotRepeated {
+            ProxyError::NotRepeated {
                 resource: resource(),
-                why: NotRepeated::Streamed,
+                why: ReplayError::Streamed,
             },
-            Refusal::ExchangeFailed {
+            ProxyError::ExchangeFailed {
                 resource: resource(),
                 why: text(),
                 message: text(),
             },
-            Refusal::TooManyWaiting { resource: resource() },
-            Refusal::HostNotAllowed,
-            Refusal::RequestAmbiguous(FramingError::HostMissing),
-            Refusal::LiteLlmUnreachable,
-            Refusal::LiteLlmFailed,
-            Refusal::ContextTooLarge(TooLarge { bytes: 9000 }),
-            Refusal::MethodNotSupported,
+            ProxyError::TooManyWaiting { resource: resource() },
+            ProxyError::HostNotAllowed,
+            ProxyError::RequestAmbiguous(FramingError::HostMissing),
+            ProxyError::LiteLlmUnreachable,
+            ProxyError::LiteLlmFailed,
+            ProxyError::ContextTooLarge(ContextTooLargeError { bytes: 9000 }),
+            ProxyError::MethodNotSupported,
         ]
     }
 
-    fn half(refusal: &Refusal) -> &'static str {
-        match refusal {
-            Refusal::UnknownServer
-            | Refusal::PathNotServed { .. }
-            | Refusal::RouteUnusable { .. }
-            | Refusal::TokenUnavailable { .. }
-            | Refusal::TokenExpired { .. }
-            | Refusal::UserContextRequired { .. }
-            | Refusal::ServerUnreachable { .. }
-            | Refusal::ServerFailed { .. }
-            | Refusal::ServerTimeout { .. }
-            | Refusal::TokenRefused { .. }
-            | Refusal::RedirectRefused { .. }
-            | Refusal::AnswerUnusable { .. }
-            | Refusal::InsufficientScope { .. }
-            | Refusal::NotRepeated { .. }
-            | Refusal::ExchangeFailed { .. }
-            | Refusal::TooManyWaiting { .. }
-            | Refusal::HostNotAllowed => "outbound",
-            Refusal::LiteLlmUnreachable | Refusal::LiteLlmFailed | Refusal::ContextTooLarge(_) => "inbound",
-            Refusal::BodyUnreadable | Refusal::RequestAmbiguous(_) | Refusal::MethodNotSupported => "both",
+    fn half(error: &ProxyError) -> &'static str {
+        match error {
+            ProxyError::UnknownServer
+            | ProxyError::PathNotServed { .. }
+            | ProxyError::RouteUnusable { .. }
+            | ProxyError::TokenUnavailable { .. }
+            | ProxyError::TokenExpired { .. }
+            | ProxyError::UserContextRequired { .. }
+            | ProxyError::ServerUnreachable { .. }
+            | ProxyError::ServerFailed { .. }
+            | ProxyError::ServerTimeout { .. }
+            | ProxyError::TokenRefused { .. }
+            | ProxyError::RedirectRefused { .. }
+            | ProxyError::AnswerUnusable { .. }
+            | ProxyError::InsufficientScope { .. }
+            | ProxyError::NotRepeated { .. }
+            | ProxyError::ExchangeFailed { .. }
+            | ProxyError::TooManyWaiting { .. }
+            | ProxyError::HostNotAllowed => "outbound",
+            ProxyError::LiteLlmUnreachable | ProxyError::LiteLlmFailed | ProxyError::ContextTooLarge(_) => {
+                "inbound"
+            }
+            ProxyError::BodyUnreadable | ProxyError::RequestAmbiguous(_) | ProxyError::MethodNotSupported => {
+                "both"
+            }
         }
     }
 
     #[test]
-    fn every_refusal_is_in_the_table_of_errors_as_it_is_answered_and_no_other_is() {
-        let expected: Vec<String> = every()
+    fn every_error_is_in_the_table_of_errors_as_it_is_answered_and_no_other_is() {
+        let expected: Vec<String> = one_of_each()
             .iter()
-            .map(|refusal| {
-                let code = match refusal.code() {
+            .map(|error| {
+                let code = match error.code() {
                     0 => String::new(),
                     code => format!(" {code}"),
                 };
-                let (reason, status) = (refusal.reason(), refusal.status().as_u16());
-                format!("| `{reason}` | {} | {status} |{code} |", half(refusal))
+                let (reason, status) = (error.reason(), error.status().as_u16());
+                format!("| `{reason}` | {} | {status} |{code} |", half(error))
             })
             .collect();
         let rows: Vec<&str> = include_str!("../../../docs/errors.md")
@@ -186,34 +190,38 @@ mod tests {
                 row.starts_with(expected.as_str()),
                 "{row} should begin with {expected}"
             );
-            let told = row[expected.len()..]
+            let columns = row[expected.len()..]
                 .split('|')
                 .filter(|cell| !cell.trim().is_empty());
-            assert_eq!(told.count(), 2, "{row} should tell what it means and what to do");
+            assert_eq!(
+                columns.count(),
+                2,
+                "{row} should say what it means and what to do"
+            );
         }
         assert_eq!(
             rows.len(),
             expected.len(),
-            "docs/errors.md has a row for each refusal, in this order"
+            "docs/errors.md has a row for each error, in this order"
         );
     }
 
     #[test]
-    fn no_two_refusals_have_the_same_reason_or_code() {
-        let every = every();
-        let reasons: HashSet<_> = every.iter().map(Refusal::reason).collect();
-        assert_eq!(reasons.len(), every.len());
-        let codes: Vec<_> = every
+    fn no_two_errors_have_the_same_reason_or_code() {
+        let one_of_each = one_of_each();
+        let reasons: HashSet<_> = one_of_each.iter().map(ProxyError::reason).collect();
+        assert_eq!(reasons.len(), one_of_each.len());
+        let codes: Vec<_> = one_of_each
             .iter()
-            .map(Refusal::code)
+            .map(ProxyError::code)
             .filter(|code| *code != 0)
             .collect();
         assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
     }
 
     #[test]
-    fn no_refusal_is_a_401() {
-        assert!(every().iter().all(|refusal| refusal.status() != 401));
+    fn no_error_is_a_401() {
+        assert!(one_of_each().iter().all(|error| error.status() != 401));
     }
 
     async fn text(response: Response<ResponseBody>) -> Value {
@@ -224,7 +232,7 @@ mod tests {
     #[tokio::test]
     async fn a_json_rpc_error_carries_id_code_and_the_name_of_the_resource() {
         let response = json_rpc(
-            &Refusal::TokenExpired {
+            &ProxyError::TokenExpired {
                 resource: "tools".into(),
             },
             json!("a-7"),
@@ -244,7 +252,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_says_which_limit() {
-        let response = problem(&TooLarge { bytes: 9000 }.into());
+        let response = problem(&ContextTooLargeError { bytes: 9000 }.into());
         assert_eq!(response.status(), 431);
         let detail = text(response).await["detail"].to_string();
         assert!(detail.contains("9000") && detail.contains("8192"), "{detail}");

@@ -1,5 +1,5 @@
-//! Response bodies towards the client: each kind is one variant, so that a hop costs no allocation and no virtual call
-//! a frame.
+//! Response bodies towards the client: each kind is one variant, so that a hop costs no allocation and no
+//! virtual call a frame.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,13 +16,13 @@ use crate::proxy::outbound::endpoint::EndpointRewriter;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub enum ResponseBody {
-    /// Our own answer.
+    /// An answer of the sidecar itself.
     Whole(Option<Bytes>),
-    /// As it comes from the other side.
+    /// Passed on as it comes, without an idle timeout.
     Stream(Lease),
-    /// As it comes from the other side, which may not fall silent.
-    IdleTimeout(IdleTimeout<Lease>),
-    /// As it comes from a connection of its own.
+    /// Passed on as it comes, with an idle timeout.
+    WithIdleTimeout(IdleTimeout<Lease>),
+    /// Passed on from a connection of its own.
     Direct(Incoming),
     /// An event stream whose `endpoint` event is rewritten.
     Rewritten(Box<Rewritten>),
@@ -35,8 +35,8 @@ pub struct Rewritten {
 }
 
 impl ResponseBody {
-    pub fn awaited(body: Lease) -> Self {
-        Self::IdleTimeout(IdleTimeout::new(body, RESPONSE_IDLE_TIMEOUT))
+    pub fn with_idle_timeout(body: Lease) -> Self {
+        Self::WithIdleTimeout(IdleTimeout::new(body, RESPONSE_IDLE_TIMEOUT))
     }
 
     pub fn rewritten(body: Lease, rewriter: EndpointRewriter) -> Self {
@@ -59,7 +59,7 @@ impl Body for ResponseBody {
         let frame = match self.get_mut() {
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
-            Self::IdleTimeout(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
+            Self::WithIdleTimeout(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
             Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Rewritten(rewritten) => return rewritten.poll_frame(cx),
         };
@@ -70,7 +70,7 @@ impl Body for ResponseBody {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Stream(lease) => lease.is_end_stream(),
-            Self::IdleTimeout(lease) => lease.is_end_stream(),
+            Self::WithIdleTimeout(lease) => lease.is_end_stream(),
             Self::Direct(body) => body.is_end_stream(),
             Self::Rewritten(rewritten) => rewritten.ended,
         }
@@ -80,7 +80,7 @@ impl Body for ResponseBody {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream(lease) => lease.size_hint(),
-            Self::IdleTimeout(lease) => lease.size_hint(),
+            Self::WithIdleTimeout(lease) => lease.size_hint(),
             Self::Direct(body) => body.size_hint(),
             Self::Rewritten(_) => SizeHint::default(),
         }
@@ -97,7 +97,7 @@ impl Rewritten {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => self.rewriter.pass(chunk),
-                    // An event stream has no trailers that anybody reads.
+                    // Clients of an event stream read no trailers.
                     Err(_) => continue,
                 },
                 None => {
@@ -105,7 +105,7 @@ impl Rewritten {
                     self.rewriter.finish()
                 }
             };
-            self.ended |= self.rewriter.has_refused();
+            self.ended |= self.rewriter.has_rejected();
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }

@@ -1,8 +1,8 @@
-//! The user context: what of a user's request may reach MCP servers.
+//! The user context: the allow-listed cookies and headers of a user's request, which may reach MCP servers.
 //!
-//! [`gather`] turns the headers of a request into a [`Context`], with [`cookies`] and [`headers`] deciding what
-//! belongs to it; [`seal`] turns it into an opaque header value and back. A context holds the names allowed for
-//! any server; the outbound half picks those of its server.
+//! [`gather`] turns the headers of a request into a [`Context`], with [`cookies`] and [`headers`] deciding
+//! what belongs to it; [`seal`] turns it into an opaque header value and back. A context holds the names
+//! allowed for any server; the outbound half picks those of its server.
 
 mod cookies;
 mod headers;
@@ -19,7 +19,7 @@ pub const LIMIT: usize = 8 * 1024;
 
 /// Names of cookies and headers that may be passed on.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Allowed {
+pub struct Allowlist {
     /// Sorted, for the search. Compared byte for byte.
     cookies: Box<[Box<[u8]>]>,
     /// Sorted, so that equal requests give equal contexts.
@@ -33,7 +33,7 @@ pub struct Context {
     encoded: Vec<u8>,
 }
 
-/// What was found in a request.
+/// The user context of a request, and how many names were left out of it.
 #[derive(Debug, Default, PartialEq)]
 pub struct Gathered {
     /// `None` where the request carries nothing that is allowed.
@@ -47,18 +47,19 @@ pub struct Gathered {
 /// The allowed cookies and headers of a request are longer than [`LIMIT`].
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("the cookies and headers passed on to MCP servers are {bytes} bytes, more than the {LIMIT} possible")]
-pub struct TooLarge {
+pub struct ContextTooLargeError {
     pub bytes: usize,
 }
 
 type Pair<'a> = (&'a [u8], &'a [u8]);
 
-impl Allowed {
+impl Allowlist {
     pub fn new<'a>(
         cookies: impl IntoIterator<Item = &'a str>,
         headers: impl IntoIterator<Item = HeaderName>,
     ) -> Self {
-        // A cookie without a name is nobody's: browsers send `=name=value` for one that only looks named.
+        // A cookie without a name is never allowed: browsers send `=name=value` for one that only looks
+        // named.
         let cookies = cookies.into_iter().filter(|name| !name.is_empty());
         let mut cookies: Vec<Box<[u8]>> = cookies.map(|name| name.as_bytes().into()).collect();
         cookies.sort_unstable();
@@ -73,7 +74,7 @@ impl Allowed {
     }
 
     /// Everything that any of `all` allows.
-    pub fn union<'a>(all: impl Iterator<Item = &'a Allowed> + Clone) -> Self {
+    pub fn union<'a>(all: impl Iterator<Item = &'a Allowlist> + Clone) -> Self {
         let mut cookies: Vec<Box<[u8]>> = all.clone().flat_map(|one| one.cookies.iter().cloned()).collect();
         cookies.sort_unstable();
         cookies.dedup();
@@ -100,24 +101,24 @@ impl Allowed {
 }
 
 /// The context of a request. Never shortens one: half a context could speak for another user.
-pub fn gather(headers: &HeaderMap, allowed: &Allowed) -> Result<Gathered, TooLarge> {
+pub fn gather(headers: &HeaderMap, allowed: &Allowlist) -> Result<Gathered, ContextTooLargeError> {
     let cookies = cookies::filter(headers, allowed);
-    let identity = headers::filter(headers, allowed);
+    let user_headers = headers::filter(headers, allowed);
     let bytes = cookies
         .pairs
         .iter()
-        .chain(&identity.pairs)
+        .chain(&user_headers.pairs)
         .map(|(name, value)| name.len() + value.len())
         .sum();
     if bytes > LIMIT {
-        return Err(TooLarge { bytes });
+        return Err(ContextTooLargeError { bytes });
     }
-    let context = (!cookies.pairs.is_empty() || !identity.pairs.is_empty())
-        .then(|| Context::encode(cookies.pairs, identity.pairs));
+    let context = (!cookies.pairs.is_empty() || !user_headers.pairs.is_empty())
+        .then(|| Context::encode(cookies.pairs, user_headers.pairs));
     Ok(Gathered {
         context,
-        duplicates: cookies.duplicates + identity.duplicates,
-        malformed: cookies.malformed + identity.malformed,
+        duplicates: cookies.duplicates + user_headers.duplicates,
+        malformed: cookies.malformed + user_headers.malformed,
     })
 }
 
@@ -158,21 +159,24 @@ impl Context {
         Some(Self { encoded })
     }
 
-    /// Bytes that it takes, which no header made of it is longer than.
+    /// Its length in bytes; no header made of it is longer.
     pub fn size(&self) -> usize {
         self.encoded.len()
     }
 
     /// Names and values, by name.
     pub fn cookies(&self) -> impl Iterator<Item = Pair<'_>> {
-        pairs(&self.encoded).map(|(found, _)| found).into_iter().flatten()
+        pairs(&self.encoded)
+            .map(|(section, _)| section)
+            .into_iter()
+            .flatten()
     }
 
     /// Value of a cookie, or of a header by its name in lower case.
-    pub fn value(&self, of: &Subject) -> Option<&[u8]> {
-        let pair = match of {
-            Subject::Cookie(name) => self.cookies().find(|(found, _)| *found == name.as_bytes()),
-            Subject::Header(name) => self.headers().find(|(found, _)| *found == name.as_bytes()),
+    pub fn value(&self, subject: &Subject) -> Option<&[u8]> {
+        let pair = match subject {
+            Subject::Cookie(name) => self.cookies().find(|(stated, _)| *stated == name.as_bytes()),
+            Subject::Header(name) => self.headers().find(|(stated, _)| *stated == name.as_bytes()),
         };
         pair.map(|(_, value)| value)
     }
@@ -180,7 +184,7 @@ impl Context {
     /// Names in lower case and values, by name.
     pub fn headers(&self) -> impl Iterator<Item = Pair<'_>> {
         let headers = pairs(&self.encoded).and_then(|(_, rest)| pairs(rest));
-        headers.map(|(found, _)| found).into_iter().flatten()
+        headers.map(|(section, _)| section).into_iter().flatten()
     }
 }
 
@@ -195,10 +199,10 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Pairs of one section. Made only of bytes that hold as many pairs as they say.
+/// Pairs of one section; constructed only from bytes that hold as many pairs as their count states.
 #[derive(Clone, Copy)]
 struct Pairs<'a> {
-    left: usize,
+    remaining: usize,
     bytes: &'a [u8],
 }
 
@@ -206,7 +210,7 @@ impl<'a> Iterator for Pairs<'a> {
     type Item = Pair<'a>;
 
     fn next(&mut self) -> Option<Pair<'a>> {
-        self.left = self.left.checked_sub(1)?;
+        self.remaining = self.remaining.checked_sub(1)?;
         let (name, rest) = sized(self.bytes)?;
         let (value, rest) = sized(rest)?;
         self.bytes = rest;
@@ -221,7 +225,13 @@ fn pairs(bytes: &[u8]) -> Option<(Pairs<'_>, &[u8])> {
     for _ in 0..2 * count {
         rest = sized(rest)?.1;
     }
-    Some((Pairs { left: count, bytes }, rest))
+    Some((
+        Pairs {
+            remaining: count,
+            bytes,
+        },
+        rest,
+    ))
 }
 
 fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -239,8 +249,8 @@ fn push_length(encoded: &mut Vec<u8>, length: usize) {
     encoded.extend_from_slice(&length.to_be_bytes());
 }
 
-/// C0 controls and DEL, which servers never set in a cookie (RFC 6265bis section 4.1.1) and no identity holds. Among them
-/// are CR, LF and NUL, by which one header could become two.
+/// C0 controls and DEL, which servers never set in a cookie (RFC 6265bis section 4.1.1) and no user name
+/// holds. Among them are CR, LF and NUL, by which one header could become two.
 fn has_controls(value: &[u8]) -> bool {
     value.iter().any(u8::is_ascii_control)
 }
@@ -250,8 +260,8 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn allowed() -> Allowed {
-        Allowed::new(
+    fn allowed() -> Allowlist {
+        Allowlist::new(
             ["session_id", "csrf"],
             [HeaderName::from_static("x-forwarded-user")],
         )
@@ -291,12 +301,12 @@ mod tests {
     }
 
     #[test]
-    fn a_context_above_the_limit_is_refused_and_one_at_it_is_not() {
-        let of = |length: usize| request(&[("cookie", &format!("csrf={}", "v".repeat(length - 4)))]);
-        assert!(gather(&of(LIMIT), &allowed()).unwrap().context.is_some());
+    fn a_context_above_the_limit_is_an_error_and_one_at_it_is_not() {
+        let with_length = |length: usize| request(&[("cookie", &format!("csrf={}", "v".repeat(length - 4)))]);
+        assert!(gather(&with_length(LIMIT), &allowed()).unwrap().context.is_some());
         assert_eq!(
-            gather(&of(LIMIT + 1), &allowed()),
-            Err(TooLarge { bytes: LIMIT + 1 })
+            gather(&with_length(LIMIT + 1), &allowed()),
+            Err(ContextTooLargeError { bytes: LIMIT + 1 })
         );
     }
 

@@ -111,7 +111,7 @@ async fn http1(
     };
     if let Err(error) = ended {
         if let Some(reason) = unread(&error) {
-            half.refused_unread(reason);
+            half.count_unparsed(reason);
         }
         // Mostly a client that went away. Its request went away with it.
         tracing::debug!(worker, %error, "connection ended early");

@@ -19,10 +19,10 @@ pub enum Half {
 }
 
 impl Half {
-    pub fn refused_unread(&self, reason: &'static str) {
+    pub fn count_unparsed(&self, reason: &'static str) {
         match self {
-            Self::Inbound(inbound) => inbound.refused_unread(reason),
-            Self::Outbound(outbound) => outbound.refused_unread(reason),
+            Self::Inbound(inbound) => inbound.count_unparsed(reason),
+            Self::Outbound(outbound) => outbound.count_unparsed(reason),
         }
     }
 

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use mcp_auth_protocol::sync::UserContext;
 use mcp_auth_sidecar::proxy::user_context::seal::EPOCH_SECONDS;
-use mcp_auth_sidecar::proxy::user_context::{Allowed, gather};
+use mcp_auth_sidecar::proxy::user_context::{Allowlist, gather};
 
 use crate::scene::{Scripted, Sidecar, json, listed, nobody, post, raw, send, server, whole};
 
@@ -13,7 +13,7 @@ const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call"}"#;
 /// What the sidecar gave a user some epochs ago.
 fn sealed(sidecar: &Sidecar, cookie: &str, epochs_ago: i64) -> HeaderValue {
     let headers = HeaderMap::from_iter([(http::header::COOKIE, HeaderValue::from_str(cookie).unwrap())]);
-    let gathered = gather(&headers, &Allowed::new(["session_id"], [])).unwrap();
+    let gathered = gather(&headers, &Allowlist::new(["session_id"], [])).unwrap();
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()

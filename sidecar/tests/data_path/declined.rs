@@ -104,7 +104,7 @@ async fn the_server_taking_the_token_again_is_noticed_all_the_same() {
     .await;
     let server = declined(tools(&upstream, "old"), "old", RefusedBecause::Unauthorized);
     let limits = Limits {
-        probe: Duration::from_millis(50),
+        probe_interval: Duration::from_millis(50),
         ..PATIENT
     };
     let sidecar = Sidecar::limited(&[server], limits).await;

@@ -31,7 +31,7 @@ impl World {
         tools.route.exchange = Some(Subject::Cookie("idp_token".into()));
         change(&mut tools);
         let limits = Limits {
-            exchange: Duration::from_secs(3_600),
+            exchange_timeout: Duration::from_secs(3_600),
             ..Limits::default()
         };
         let one = NonZeroUsize::MIN;

@@ -116,7 +116,7 @@ async fn a_challenge_never_reaches_litellm() {
     })
     .await;
     let impatient = Limits {
-        patience: Duration::ZERO,
+        token_wait: Duration::ZERO,
         ..Limits::default()
     };
     let url = format!("http://{}/mcp", upstream.address);

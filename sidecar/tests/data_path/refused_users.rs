@@ -142,7 +142,7 @@ async fn where_no_token_was_ever_taken_it_is_not_the_user_and_each_token_is_repo
     let refused = world.call(&ada);
     assert_eq!(world.sidecar.refused().await, [unauthorized("old")]);
     world.sidecar.routes.apply(&[tools(&upstream, "new")]);
-    tells(refused.await.unwrap(), "the one renewed for it as well").await;
+    tells(refused.await.unwrap(), "the one that replaced it as well").await;
     assert_eq!(world.sidecar.refused().await, [unauthorized("new")]);
 }
 

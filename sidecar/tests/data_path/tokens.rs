@@ -20,17 +20,17 @@ pub const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call","par
 
 /// So short that what never comes is noticed, and yet long enough for all that does.
 const IMPATIENT: Limits = Limits {
-    patience: Duration::from_millis(300),
-    probe: Duration::from_millis(100),
-    exchange: Duration::from_secs(10),
-    waiting: 1_000,
-    users: 10_000,
+    token_wait: Duration::from_millis(300),
+    probe_interval: Duration::from_millis(100),
+    exchange_timeout: Duration::from_secs(10),
+    max_waiting: 1_000,
+    max_users: 10_000,
 };
 
 /// Nobody waits so long in these tests: what is answered was answered because something happened.
 pub const PATIENT: Limits = Limits {
-    patience: Duration::from_secs(3_600),
-    probe: Duration::from_secs(3_600),
+    token_wait: Duration::from_secs(3_600),
+    probe_interval: Duration::from_secs(3_600),
     ..IMPATIENT
 };
 
@@ -300,7 +300,7 @@ async fn a_body_that_is_too_long_or_streamed_is_not_sent_again_but_the_token_is_
 async fn so_many_wait_and_those_beyond_are_answered_at_once() {
     let upstream = takes_only("new").await;
     let limits = Limits {
-        waiting: 3,
+        max_waiting: 3,
         ..PATIENT
     };
     let sidecar = Sidecar::limited(&[tools(&upstream, "old")], limits).await;

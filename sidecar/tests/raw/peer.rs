@@ -237,7 +237,7 @@ impl Upstream {
                 script.answer.take()
             };
             let target = message.head.split(' ').nth(1).unwrap_or_default();
-            let user = target.split_once("for=").map_or("nobody", |(_, user)| user);
+            let user = target.split_once("for=").map_or("no user", |(_, user)| user);
             let body = format!("for {user}");
             let ordinary = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             let (answer, then) = answer.unwrap_or((ordinary.into_bytes(), Then::Stays));

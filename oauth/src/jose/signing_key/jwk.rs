@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
 use super::pem::rejected_rsa;
-use super::{Algorithm, Found, KeyError};
+use super::{Algorithm, KeyError, ParsedKey};
 
 /// Some write the padding that RFC 7515 section 2 leaves out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -23,7 +23,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Bytes of a number of P-256, and of a key of Ed25519.
 const WIDTH: usize = 32;
 
-/// All numbers are secrets here, the public ones too: it costs nothing, and text in a wrong member is no leak.
+/// All numbers are secrets here, the public ones too: it costs nothing, and text in a wrong member is no
+/// leak.
 #[derive(Deserialize)]
 struct Jwk {
     kty: Option<String>,
@@ -49,7 +50,7 @@ struct Jwk {
 
 type Bytes = Zeroizing<Vec<u8>>;
 
-pub(super) fn read(text: &str) -> Result<Found, KeyError> {
+pub(super) fn read(text: &str) -> Result<ParsedKey, KeyError> {
     let jwk: Jwk = serde_json::from_str(text).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => KeyError::WrongJsonType,
         _ => KeyError::BrokenJson,
@@ -67,7 +68,7 @@ pub(super) fn read(text: &str) -> Result<Found, KeyError> {
         ),
         None => None,
     };
-    let found = match jwk.kty.as_deref() {
+    let key = match jwk.kty.as_deref() {
         Some("RSA") => jwk.rsa()?,
         Some("EC") => jwk.ec()?,
         Some("OKP") => jwk.okp()?,
@@ -79,15 +80,15 @@ pub(super) fn read(text: &str) -> Result<Found, KeyError> {
         Some(_) => return Err(invalid("kty", "is none of RSA, EC and OKP")),
         None => return Err(invalid("kty", "is missing")),
     };
-    Ok(Found {
+    Ok(ParsedKey {
         algorithm,
         key_id: jwk.kid,
-        ..found
+        ..key
     })
 }
 
 impl Jwk {
-    fn rsa(&self) -> Result<Found, KeyError> {
+    fn rsa(&self) -> Result<ParsedKey, KeyError> {
         if self.d.is_none() {
             return Err(KeyError::Public);
         }
@@ -108,11 +109,11 @@ impl Jwk {
             qInv: number("qi", &self.qi)?,
         };
         RsaKeyPair::from_components(&components)
-            .map(Found::rsa)
+            .map(ParsedKey::rsa)
             .map_err(rejected_rsa)
     }
 
-    fn ec(&self) -> Result<Found, KeyError> {
+    fn ec(&self) -> Result<ParsedKey, KeyError> {
         if self.d.is_none() {
             return Err(KeyError::Public);
         }
@@ -124,19 +125,19 @@ impl Jwk {
             Some(_) => return Err(KeyError::WrongCurve { found: "another" }),
             None => return Err(invalid("crv", "is missing")),
         }
-        let (x, y) = (of_width("x", &self.x)?, of_width("y", &self.y)?);
+        let (x, y) = (coordinate("x", &self.x)?, coordinate("y", &self.y)?);
         let point = [&[4][..], &x, &y].concat();
         EcdsaKeyPair::from_private_key_and_public_key(
             &ECDSA_P256_SHA256_FIXED_SIGNING,
-            &of_width("d", &self.d)?,
+            &coordinate("d", &self.d)?,
             &point,
             &SystemRandom::new(),
         )
-        .map(Found::ec)
+        .map(ParsedKey::ec)
         .map_err(|_| KeyError::Malformed { key: "EC" })
     }
 
-    fn okp(&self) -> Result<Found, KeyError> {
+    fn okp(&self) -> Result<ParsedKey, KeyError> {
         match self.crv.as_deref() {
             Some("Ed25519") => {}
             Some("Ed448") => {
@@ -157,7 +158,7 @@ impl Jwk {
         }
         let (seed, public) = (number("d", &self.d)?, number("x", &self.x)?);
         Ed25519KeyPair::from_seed_and_public_key(&seed, &public)
-            .map(Found::ed)
+            .map(ParsedKey::ed)
             .map_err(|_| KeyError::Malformed { key: "Ed25519" })
     }
 }
@@ -180,7 +181,7 @@ fn number(member: &'static str, value: &Option<SecretString>) -> Result<Bytes, K
 }
 
 /// Libraries that count numbers without their leading zeros are forgiven.
-fn of_width(member: &'static str, value: &Option<SecretString>) -> Result<Bytes, KeyError> {
+fn coordinate(member: &'static str, value: &Option<SecretString>) -> Result<Bytes, KeyError> {
     let bytes = without_zeros(&number(member, value)?);
     let Some(missing) = WIDTH.checked_sub(bytes.len()) else {
         return Err(invalid(member, "is longer than a number of P-256"));

@@ -1,5 +1,6 @@
-//! Private keys in PEM (RFC 7468): PKCS#8 (RFC 5958), PKCS#1 (RFC 8017) and SEC1 (RFC 5915). Read by hand, so that
-//! no copy of a key stays behind in memory, and so that each of the usual mistakes is told by its name.
+//! Private keys in PEM (RFC 7468): PKCS#8 (RFC 5958), PKCS#1 (RFC 8017) and SEC1 (RFC 5915). Read by hand, so
+//! that no copy of a key stays behind in memory, and so that each of the usual mistakes has an error that
+//! names it.
 
 use mcp_auth_http_auth::pem::PemSection;
 use p256::elliptic_curve::sec1::ToSec1Point;
@@ -10,7 +11,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyP
 use sec1::{EcParameters, EcPrivateKey};
 use zeroize::Zeroizing;
 
-use super::{Found, KeyError};
+use super::{KeyError, ParsedKey};
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
@@ -18,7 +19,7 @@ const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 
-pub(super) fn read(text: &str) -> Result<Found, KeyError> {
+pub(super) fn read(text: &str) -> Result<ParsedKey, KeyError> {
     let sections = PemSection::all(text)?;
     let keys: Vec<_> = sections
         .iter()
@@ -34,12 +35,12 @@ pub(super) fn read(text: &str) -> Result<Found, KeyError> {
     }
 }
 
-fn private_key(section: &PemSection<'_>) -> Result<Found, KeyError> {
+fn private_key(section: &PemSection<'_>) -> Result<ParsedKey, KeyError> {
     match section.label {
         "ENCRYPTED PRIVATE KEY" => Err(KeyError::Encrypted),
         _ if section.is_encrypted() => Err(KeyError::Encrypted),
         "PRIVATE KEY" => pkcs8(&section.decode()?),
-        "RSA PRIVATE KEY" => rsa(&section.decode()?).map(Found::rsa),
+        "RSA PRIVATE KEY" => rsa(&section.decode()?).map(ParsedKey::rsa),
         "EC PRIVATE KEY" => ec(&section.decode()?, None),
         "DSA PRIVATE KEY" => Err(KeyError::Unsupported { found: "a DSA key" }),
         "OPENSSH PRIVATE KEY" => Err(KeyError::Unsupported {
@@ -52,24 +53,24 @@ fn private_key(section: &PemSection<'_>) -> Result<Found, KeyError> {
 }
 
 fn no_private_key(label: &str) -> KeyError {
-    let found = match label {
+    let shape = match label {
         _ if label.ends_with("PUBLIC KEY") => return KeyError::Public,
         "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => "a certificate",
         "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => "a certificate request",
         "EC PARAMETERS" | "DH PARAMETERS" => "key parameters alone",
         _ => "PEM of another kind",
     };
-    KeyError::NoKey { found }
+    KeyError::NoKey { found: shape }
 }
 
-fn pkcs8(der: &[u8]) -> Result<Found, KeyError> {
+fn pkcs8(der: &[u8]) -> Result<ParsedKey, KeyError> {
     let info = PrivateKeyInfoRef::try_from(der).map_err(|_| KeyError::Malformed { key: "PKCS#8" })?;
     match info.algorithm.oid {
-        RSA => rsa(info.private_key.as_bytes()).map(Found::rsa),
-        RSA_PSS => rsa(info.private_key.as_bytes()).map(Found::rsa_pss),
+        RSA => rsa(info.private_key.as_bytes()).map(ParsedKey::rsa),
+        RSA_PSS => rsa(info.private_key.as_bytes()).map(ParsedKey::rsa_pss),
         EC => ec(info.private_key.as_bytes(), info.algorithm.parameters_oid().ok()),
         ED25519 => Ed25519KeyPair::from_pkcs8_maybe_unchecked(der)
-            .map(Found::ed)
+            .map(ParsedKey::ed)
             .map_err(|_| KeyError::Malformed { key: "Ed25519" }),
         other => Err(KeyError::Unsupported {
             found: match other.to_string().as_str() {
@@ -94,8 +95,9 @@ pub(super) fn rejected_rsa(rejected: KeyRejected) -> KeyError {
     }
 }
 
-/// Reads SEC1. In PKCS#8 the curve is named outside. The public key is computed: what Java writes does not hold it.
-fn ec(der: &[u8], outer_curve: Option<ObjectIdentifier>) -> Result<Found, KeyError> {
+/// Reads SEC1. In PKCS#8 the curve is named outside. The public key is computed: what Java writes does not
+/// hold it.
+fn ec(der: &[u8], outer_curve: Option<ObjectIdentifier>) -> Result<ParsedKey, KeyError> {
     let malformed = KeyError::Malformed { key: "EC" };
     let Ok(key) = EcPrivateKey::try_from(der) else {
         return Err(malformed);
@@ -124,7 +126,7 @@ fn ec(der: &[u8], outer_curve: Option<ObjectIdentifier>) -> Result<Found, KeyErr
         public.as_bytes(),
         &SystemRandom::new(),
     )
-    .map(Found::ec)
+    .map(ParsedKey::ec)
     .map_err(|_| malformed)
 }
 

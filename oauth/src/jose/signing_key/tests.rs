@@ -125,8 +125,8 @@ fn an_algorithm_that_does_not_fit_is_told_with_those_that_do() {
     let error = SigningKey::parse(RSA, Some(Algorithm::Es256), None).unwrap_err();
     assert_eq!(
         error.message(),
-        "the algorithm ES256 does not fit: it is an RSA key: set algorithm to RS256 or PS256, leave it out, or use \
-         another key"
+        "the algorithm ES256 does not fit: it is an RSA key: set algorithm to RS256 or PS256, leave it out, \
+         or use another key"
     );
 }
 
@@ -339,13 +339,13 @@ fn neither_debug_output_nor_any_error_repeats_the_key() {
                 seen += &format!("{error:?} {}", error.message());
             }
         }
-        let told = text
+        let leaked = text
             .lines()
             .filter(|line| !line.contains("-----"))
             .flat_map(|line| line.as_bytes().windows(16))
             .map(|piece| std::str::from_utf8(piece).unwrap())
             .find(|piece| !piece.contains(' ') && seen.contains(piece));
-        assert_eq!(told, None);
+        assert_eq!(leaked, None);
     }
 }
 

@@ -26,10 +26,10 @@ fn rejected(code: ErrorCode) -> Error {
 
 /// Asks for what is to be asked for, and takes what comes.
 fn answer(tracker: &mut StepUpTracker, scope: Option<&str>) -> GrantOutcome {
-    let asked = tracker.ask();
-    let step = tracker.compare(&asked, scope);
+    let requested = tracker.ask();
+    let step = tracker.compare(&requested, scope);
     let taken = !matches!(step, GrantOutcome::Short(_));
-    tracker.answered(&asked, scope, taken);
+    tracker.answered(&requested, scope, taken);
     step
 }
 
@@ -65,12 +65,15 @@ fn what_is_on_its_way_is_not_asked_for_again_and_what_is_there_is_told() {
 fn a_refused_union_is_asked_for_again_after_an_hour_and_not_before() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let refused = tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope));
+    let refused = tracker.failed(
+        &tracker.ask(),
+        &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
+    );
     assert_eq!(
         refused,
         FailureOutcome::Refused(StepUp::Refused {
             scopes: scopes("a"),
-            why: StepUpError::Failed(rejected(ErrorCode::InvalidScope))
+            why: StepUpError::Failed(rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)))
         })
     );
     assert!(tracker.ask().is_empty() && !tracker.is_pending());
@@ -82,7 +85,10 @@ fn a_refused_union_is_asked_for_again_after_an_hour_and_not_before() {
 fn a_refused_scope_does_not_spoil_the_ones_demanded_later() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope));
+    tracker.failed(
+        &tracker.ask(),
+        &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
+    );
     demand(&mut tracker, "b", 0);
     assert_eq!(tracker.ask(), ["b"]);
 }
@@ -125,17 +131,20 @@ fn a_token_without_the_scopes_is_a_refusal_and_one_with_some_is_half_a_step() {
 fn what_is_demanded_while_less_is_asked_for_is_asked_for_next() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let asked = tracker.ask();
+    let requested = tracker.ask();
     demand(&mut tracker, "b", 0);
-    tracker.answered(&asked, None, true);
+    tracker.answered(&requested, None, true);
     assert!(tracker.is_pending());
     assert_eq!(tracker.ask(), ["a", "b"]);
 
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let asked = tracker.ask();
+    let requested = tracker.ask();
     demand(&mut tracker, "b", 0);
-    tracker.failed(&asked, &rejected(ErrorCode::InvalidScope));
+    tracker.failed(
+        &requested,
+        &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
+    );
     assert_eq!((tracker.is_pending(), tracker.ask()), (true, scopes("b")));
 }
 
@@ -143,7 +152,10 @@ fn what_is_demanded_while_less_is_asked_for_is_asked_for_next() {
 fn failures_of_other_kinds_are_tried_again_twice_and_then_give_way_to_regular_renewals() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    for error in [Error::Interrupted, rejected(ErrorCode::InvalidClient)] {
+    for error in [
+        Error::Interrupted,
+        rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidClient)),
+    ] {
         assert_eq!(tracker.failed(&tracker.ask(), &error), FailureOutcome::Other);
         assert!(tracker.is_pending());
     }
@@ -170,7 +182,10 @@ fn scopes_that_are_granted_no_more_leave_the_registrations_own() {
         FailureOutcome::Other
     );
     assert_eq!(tracker.ask(), ["a"]);
-    let miss = tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope));
+    let miss = tracker.failed(
+        &tracker.ask(),
+        &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
+    );
     assert!(matches!(miss, FailureOutcome::Refused(_)));
     assert!(tracker.ask().is_empty());
 }
@@ -179,12 +194,14 @@ fn scopes_that_are_granted_no_more_leave_the_registrations_own() {
 fn a_refusal_is_told_for_an_hour() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let FailureOutcome::Refused(told) = tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope))
-    else {
+    let FailureOutcome::Refused(refused) = tracker.failed(
+        &tracker.ask(),
+        &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
+    ) else {
         panic!("the server refused them");
     };
-    assert_eq!(tracker.remembered(&told, at(3599)), told);
-    assert_eq!(tracker.remembered(&told, at(3600)), StepUp::None);
+    assert_eq!(tracker.last_outcome(&refused, at(3599)), refused);
+    assert_eq!(tracker.last_outcome(&refused, at(3600)), StepUp::None);
 }
 
 #[test]
@@ -220,7 +237,10 @@ proptest! {
                     }
                 }
                 3 => { answer(&mut tracker, Some(&text)); }
-                4 => { tracker.failed(&tracker.ask(), &rejected(ErrorCode::InvalidScope)); }
+                4 => {
+                    let code = ErrorCode::Basic(BasicErrorResponseType::InvalidScope);
+                    tracker.failed(&tracker.ask(), &rejected(code));
+                }
                 _ => { tracker.failed(&tracker.ask(), &Error::Interrupted); }
             }
             prop_assert!(tracker.ask().len() <= MAX_SCOPES);

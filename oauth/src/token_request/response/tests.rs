@@ -1,17 +1,23 @@
 //! What each answer is read as, and that none of them is repeated.
 
 use http::StatusCode;
+use oauth2::basic::BasicErrorResponseType;
+use oauth2::{ClientSecret, TokenResponse};
 use proptest::prelude::*;
-use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::*;
-use crate::RetryAfter;
+use crate::{IssuedToken, RetryAfter};
 
 const SECRET: &str = "cl1ent-s3cret-of-ours";
 
 fn redactor() -> Redactor {
-    Redactor::default().hide_client_secret("client", &SECRET.into())
+    Redactor::default().hide_client_secret("client", &ClientSecret::new(SECRET.into()))
+}
+
+fn read(answer: Answer, redactor: &Redactor, expected: ExpectedToken) -> Result<IssuedToken, Error> {
+    let accepted = accept(answer, redactor, expected)?;
+    Ok(parse(accepted.body())?.into_token(redactor, expected.token_type))
 }
 
 const BEARER: ExpectedToken = ExpectedToken {
@@ -50,7 +56,7 @@ fn reads_a_complete_token_response() {
         json!({"access_token": "t0p", "token_type": "Bearer", "expires_in": 3600, "scope": "a b", "more": {}}),
     )
     .unwrap();
-    assert_eq!(issued.access_token.expose_secret(), "t0p");
+    assert_eq!(issued.access_token.secret(), "t0p");
     assert_eq!(issued.expires_in, Some(3600));
     assert_eq!(issued.scope.as_deref(), Some("a b"));
 }
@@ -127,9 +133,9 @@ fn a_token_that_is_too_long_for_any_header_is_none_and_the_error_says_so() {
     assert!(read_json(200, json!({"access_token": "t".repeat(16 * 1024)})).is_ok());
     let error = read_json(200, json!({"access_token": "t".repeat(16 * 1024 + 1)})).unwrap_err();
     assert_eq!(error.reason(), "NoAccessToken");
-    let told = error.message();
-    assert!(told.contains("longer than 16 KiB"), "{told}");
-    assert!(!told.contains("tttt"), "{told}");
+    let message = error.message();
+    assert!(message.contains("longer than 16 KiB"), "{message}");
+    assert!(!message.contains("tttt"), "{message}");
 }
 
 #[test]
@@ -140,7 +146,7 @@ fn an_oauth_error_is_read_whatever_the_status() {
         assert_eq!(
             error,
             Error::Rejected(ErrorResponse {
-                code: ErrorCode::InvalidClient,
+                code: ErrorCode::Basic(BasicErrorResponseType::InvalidClient),
                 description: Some("Unknown 'client'".into()),
                 status,
                 retry_after: None,
@@ -174,14 +180,14 @@ fn the_errors_of_gateways_count_by_their_status() {
 #[test]
 fn retry_after_is_kept_with_the_error() {
     for body in ["", r#"{"error": "temporarily_unavailable"}"#] {
-        let asked = RetryAfter::parse("7");
+        let retry_after_header = RetryAfter::parse("7");
         let answer = Answer {
-            retry_after: asked,
+            retry_after: retry_after_header,
             ..answer(503, body)
         };
         assert_eq!(
             read(answer, &redactor(), BEARER).unwrap_err().retry_after(),
-            asked
+            retry_after_header
         );
     }
 }
@@ -221,20 +227,20 @@ fn json_of_another_content_type_is_read_all_the_same() {
 #[test]
 fn nothing_repeats_the_secret_or_the_token_wherever_the_server_puts_them() {
     const TOKEN: &str = "t0ken-of-the-server";
-    for told in [SECRET, TOKEN] {
-        let words = format!("you sent {told}, really");
+    for echoed in [SECRET, TOKEN] {
+        let words = format!("you sent {echoed}, really");
         for body in [
             json!({"access_token": TOKEN, "token_type": words}),
             json!({"access_token": TOKEN, "scope": words}),
-            json!({"access_token": TOKEN, "scope": [told]}),
+            json!({"access_token": TOKEN, "scope": [echoed]}),
         ] {
             let seen = format!("{:?}", read_json(200, body));
-            assert!(!seen.contains(told), "{seen}");
+            assert!(!seen.contains(echoed), "{seen}");
         }
-        let body = json!({"access_token": TOKEN, "error": told, "error_description": words});
+        let body = json!({"access_token": TOKEN, "error": echoed, "error_description": words});
         let error = read_json(400, body).unwrap_err();
         let seen = format!("{error:?} {} {}", error.message(), error.code());
-        assert!(!seen.contains(told), "{seen}");
+        assert!(!seen.contains(echoed), "{seen}");
     }
     let html = Answer {
         content_type: Some(SECRET.into()),
@@ -289,8 +295,22 @@ proptest! {
         }
         if let Ok(issued) = read_json(status, body) {
             prop_assert!((200..300).contains(&status));
-            let token = issued.access_token.expose_secret();
+            let token = issued.access_token.secret();
             prop_assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
         }
     }
+}
+
+/// As another program would read it through the oauth2 crate.
+#[test]
+fn the_response_is_one_of_the_oauth2_crate_and_tells_its_token_to_nobody_else() {
+    let body =
+        json!({"access_token": "t0p-s3cret", "token_type": "DPoP", "expires_in": "-5", "scope": "a b"});
+    let response = parse(body.to_string().as_bytes()).unwrap();
+    assert_eq!(response.access_token().secret(), "t0p-s3cret");
+    assert_eq!(response.token_type().as_ref(), "DPoP");
+    assert_eq!(response.expires_in(), Some(std::time::Duration::ZERO));
+    assert_eq!(response.scopes().unwrap().len(), 2);
+    assert!(!format!("{response:?}").contains("t0p-s3cret"));
+    assert!(serde_json::to_string(&response).is_err());
 }

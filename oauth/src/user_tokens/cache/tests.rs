@@ -34,12 +34,12 @@ fn event() -> impl Strategy<Value = Event> {
 impl UserTokenCache {
     /// The bytes kept, counted one by one.
     fn bytes(&self) -> usize {
-        let of = |entry: &UserEntry| {
-            let token = entry.token.as_ref().map_or(0, |held| bytes(&held.token));
+        let entry_bytes = |entry: &UserEntry| {
+            let token = entry.token.as_ref().map_or(0, |cached| bytes(&cached.token));
             let failed = entry.failed.as_ref();
             token + failed.map_or(0, |failed| failed.error.to_string().len())
         };
-        self.users.values().map(of).sum()
+        self.users.values().map(entry_bytes).sum()
     }
 }
 
@@ -76,7 +76,7 @@ async fn check(events: Vec<Event>) {
                     .users
                     .get(&[name; 32])
                     .and_then(|entry| entry.token.as_ref())
-                    .map(|held| held.token.id.clone());
+                    .map(|cached| cached.token.id.clone());
                 cache.reject([name; 32], &id.unwrap_or_default());
             }
             Event::Forgive => cache.reset_failures(),
@@ -94,7 +94,8 @@ async fn check(events: Vec<Event>) {
 proptest! {
     #[test]
     fn whatever_happens_no_more_is_kept_than_may_be(events in prop::collection::vec(event(), 1..100)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(check(events));
     }
 }

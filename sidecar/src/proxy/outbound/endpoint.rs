@@ -1,49 +1,52 @@
-//! Rewrites the `endpoint` event of a legacy SSE stream, by which the server says where messages go: LiteLLM must
-//! send them through us. Everything else of the stream passes byte for byte.
+//! Rewrites the `endpoint` event of a legacy SSE stream, by which the server says where messages go, so that
+//! LiteLLM sends them through the sidecar. Everything else in the stream passes byte for byte.
 //!
-//! Clients act on an event only at the blank line that ends it, so an unfinished event may be held back without
-//! anybody waiting for it. One that grows long passes in pieces, and ends the stream if it turns out to be an `endpoint`
-//! event after all: taken as it stands, its path would be one of ours, and so that of whatever server it names.
+//! Clients act on an event only at the blank line that ends it, so buffering an unfinished event delays no
+//! client. An event that grows long passes in pieces, and ends the stream if it turns out to be an `endpoint`
+//! event after all: the client would resolve its path at the sidecar, where it could name another server.
+
+mod event;
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::location::relocate;
-use crate::proxy::routes::{Server, State};
+use super::location::rewrite_location;
+use crate::proxy::routes::{McpServer, ServerState};
+use event::{claims_endpoint, content, endpoint_data, field, lines};
 
-/// Longest event that is looked at whole.
-const MAX_HELD: usize = 16 * 1024;
+/// Longest event that is buffered whole.
+const MAX_BUFFERED_BYTES: usize = 16 * 1024;
 
-/// How much of a long event is looked at again with what follows: more than `event: endpoint` between two line ends.
-const OVERLAP: usize = 32;
+/// How much of a long event is searched again with the next chunk: more than `event: endpoint` between two
+/// line ends.
+const OVERLAP_BYTES: usize = 32;
 
-/// What the client gets instead of an endpoint at another origin.
-const REFUSED: &[u8] = b"event: error\ndata: the MCP server names an endpoint at another origin\n\n";
+/// Sent to the client instead of an endpoint at another origin.
+const OTHER_ORIGIN_EVENT: &[u8] =
+    b"event: error\ndata: the MCP server names an endpoint at another origin\n\n";
 
-/// What the client gets instead of an endpoint that not all clients would read in the same way.
-const UNCLEAR: &[u8] =
+/// Sent to the client instead of an endpoint that not all clients would read in the same way.
+const UNCLEAR_EVENT: &[u8] =
     b"event: error\ndata: the MCP server names an endpoint in an event that is too long or not clear\n\n";
 
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-
 pub struct EndpointRewriter {
-    server: Arc<Server>,
+    server: Arc<McpServer>,
     /// Path and query that the stream is the answer to.
     requested: Box<str>,
     /// The event that has not ended yet.
-    held: BytesMut,
-    /// How far `held` has been searched for its end.
-    seen: usize,
-    line: Line,
-    /// The event was too long, and its beginning has passed.
-    passing: bool,
-    refused: bool,
+    buffered: BytesMut,
+    /// How far `buffered` has been searched for its end.
+    scanned: usize,
+    line: LinePosition,
+    /// The event was too long to buffer, and its beginning has been passed on.
+    is_streaming: bool,
+    rejected: bool,
 }
 
 /// Where the next byte stands in its line.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Line {
+enum LinePosition {
     #[default]
     Start,
     /// After a CR, which ended the line; an LF would still belong to it.
@@ -55,110 +58,113 @@ enum Line {
 }
 
 impl EndpointRewriter {
-    pub fn new(server: Arc<Server>, requested: &str) -> Self {
+    pub fn new(server: Arc<McpServer>, requested: &str) -> Self {
         Self {
             server,
             requested: requested.into(),
-            held: BytesMut::new(),
-            seen: 0,
-            line: Line::Start,
-            passing: false,
-            refused: false,
+            buffered: BytesMut::new(),
+            scanned: 0,
+            line: LinePosition::Start,
+            is_streaming: false,
+            rejected: false,
         }
     }
 
-    /// The next chunk: what is to be sent now, which may be nothing.
+    /// Takes the next chunk and returns the bytes to send now, which may be none.
     pub fn pass(&mut self, chunk: Bytes) -> Bytes {
-        if self.refused {
+        if self.rejected {
             return Bytes::new();
         }
-        self.held.extend_from_slice(&chunk);
+        self.buffered.extend_from_slice(&chunk);
         let mut out = BytesMut::new();
         while let Some(end) = self.end_of_event() {
-            let event = self.held.split_to(end);
-            self.seen = 0;
-            let begun = std::mem::take(&mut self.passing);
-            let whole = !begun && event.len() <= MAX_HELD;
-            match endpoint(&event).filter(|_| whole) {
-                None if claims_endpoint(&event, begun) => {
-                    return self.refuse(out, if begun { b"" } else { UNCLEAR });
+            let event = self.buffered.split_to(end);
+            self.scanned = 0;
+            let is_continuation = std::mem::take(&mut self.is_streaming);
+            let whole = !is_continuation && event.len() <= MAX_BUFFERED_BYTES;
+            match endpoint_data(&event).filter(|_| whole) {
+                None if claims_endpoint(&event, is_continuation) => {
+                    return self.reject(out, if is_continuation { b"" } else { UNCLEAR_EVENT });
                 }
                 None => out.unsplit(event),
-                Some(named) => match self.rewrite(&event, &named) {
+                Some(endpoint_url) => match self.rewrite(&event, &endpoint_url) {
                     Some(rewritten) => out.extend_from_slice(&rewritten),
-                    None => return self.refuse(out, REFUSED),
+                    None => return self.reject(out, OTHER_ORIGIN_EVENT),
                 },
             }
         }
-        if self.passing || self.held.len() > MAX_HELD {
-            let begun = std::mem::replace(&mut self.passing, true);
-            if claims_endpoint(&self.held, begun) {
-                return self.refuse(out, if begun { b"" } else { UNCLEAR });
+        if self.is_streaming || self.buffered.len() > MAX_BUFFERED_BYTES {
+            let is_continuation = std::mem::replace(&mut self.is_streaming, true);
+            if claims_endpoint(&self.buffered, is_continuation) {
+                return self.reject(out, if is_continuation { b"" } else { UNCLEAR_EVENT });
             }
-            let passed = self.held.len().saturating_sub(OVERLAP);
-            out.unsplit(self.held.split_to(passed));
-            self.seen = self.held.len();
+            let passed = self.buffered.len().saturating_sub(OVERLAP_BYTES);
+            out.unsplit(self.buffered.split_to(passed));
+            self.scanned = self.buffered.len();
         }
         out.freeze()
     }
 
-    /// What is left when the stream ends. Clients discard an unfinished event, but not all of them if it ends with CR.
+    /// The bytes that are still buffered when the stream ends. Clients discard an unfinished event, but not
+    /// all of them if it ends with CR.
     pub fn finish(&mut self) -> Bytes {
-        let mut left = self.held.split();
-        left.extend_from_slice(b"\n");
-        if claims_endpoint(&left, self.passing) {
+        let mut rest = self.buffered.split();
+        rest.extend_from_slice(b"\n");
+        if claims_endpoint(&rest, self.is_streaming) {
             return Bytes::new();
         }
-        left.truncate(left.len() - 1);
-        left.freeze()
+        rest.truncate(rest.len() - 1);
+        rest.freeze()
     }
 
-    /// The server named an endpoint that nobody can use: the stream is of no use any more.
-    pub fn has_refused(&self) -> bool {
-        self.refused
+    /// The server named an endpoint that cannot be used, so the stream has ended.
+    pub fn has_rejected(&self) -> bool {
+        self.rejected
     }
 
-    /// The position after the blank line that ends the event at the beginning of `held`.
+    /// The position after the blank line that ends the event at the beginning of `buffered`.
     fn end_of_event(&mut self) -> Option<usize> {
-        while let Some(byte) = self.held.get(self.seen) {
-            self.seen += 1;
+        while let Some(byte) = self.buffered.get(self.scanned) {
+            self.scanned += 1;
             let (line, ended) = match (self.line, byte) {
-                (Line::Within | Line::AfterCr, b'\n') => (Line::Start, false),
-                (Line::Within, b'\r') => (Line::AfterCr, false),
-                (Line::Start | Line::AfterEvent, b'\n') => (Line::Start, true),
-                (Line::Start | Line::AfterCr | Line::AfterEvent, b'\r') => (Line::AfterEvent, true),
-                (_, _) => (Line::Within, false),
+                (LinePosition::Within | LinePosition::AfterCr, b'\n') => (LinePosition::Start, false),
+                (LinePosition::Within, b'\r') => (LinePosition::AfterCr, false),
+                (LinePosition::Start | LinePosition::AfterEvent, b'\n') => (LinePosition::Start, true),
+                (LinePosition::Start | LinePosition::AfterCr | LinePosition::AfterEvent, b'\r') => {
+                    (LinePosition::AfterEvent, true)
+                }
+                (_, _) => (LinePosition::Within, false),
             };
             self.line = line;
             if ended {
-                return Some(self.seen);
+                return Some(self.scanned);
             }
         }
         None
     }
 
-    /// Ends the stream, which is of no use any more.
-    fn refuse(&mut self, mut out: BytesMut, instead: &'static [u8]) -> Bytes {
-        self.refused = true;
-        self.held.clear();
+    /// Ends the stream after `out`, with the event `instead`.
+    fn reject(&mut self, mut out: BytesMut, instead: &'static [u8]) -> Bytes {
+        self.rejected = true;
+        self.buffered.clear();
         out.extend_from_slice(instead);
         out.freeze()
     }
 
-    fn rewrite(&self, event: &[u8], named: &str) -> Option<BytesMut> {
-        let State::Usable(usable) = &self.server.state else {
+    fn rewrite(&self, event: &[u8], endpoint_url: &str) -> Option<BytesMut> {
+        let ServerState::Usable(usable) = &self.server.state else {
             return None;
         };
-        let here = relocate(&self.server.name, usable, &self.requested, named)?;
-        let mut out = BytesMut::with_capacity(event.len() + here.len());
+        let location = rewrite_location(&self.server.name, usable, &self.requested, endpoint_url)?;
+        let mut out = BytesMut::with_capacity(event.len() + location.len());
         let mut written = false;
         for line in lines(event) {
             if field(line).is_some_and(|(name, _)| name == b"data") {
-                // A comment instead of a line too many: without it, a CR before it and an LF after it would be one end of a
-                // line, and the event would go on.
+                // A comment replaces each further data line: if the line were removed, a CR before it and an
+                // LF after it would become one line end, and the event would go on.
                 match std::mem::replace(&mut written, true) {
                     true => out.extend_from_slice(b":"),
-                    false => out.extend_from_slice(format!("data: {here}").as_bytes()),
+                    false => out.extend_from_slice(format!("data: {location}").as_bytes()),
                 }
                 out.extend_from_slice(&line[content(line).len()..]);
             } else {
@@ -169,98 +175,13 @@ impl EndpointRewriter {
     }
 }
 
-/// The data of the event, if it is an `endpoint` event.
-fn endpoint(event: &[u8]) -> Option<String> {
-    let mut kind: &[u8] = b"";
-    let mut data: Option<Vec<u8>> = None;
-    for (name, value) in lines(event).filter_map(field) {
-        match name {
-            b"event" => kind = value,
-            b"data" => match &mut data {
-                None => data = Some(value.to_vec()),
-                Some(data) => {
-                    data.push(b'\n');
-                    data.extend_from_slice(value);
-                }
-            },
-            _ => {}
-        }
-    }
-    if kind != b"endpoint" {
-        return None;
-    }
-    Some(String::from_utf8_lossy(&data?).into_owned())
-}
-
-/// Whether any client could take one of these lines for `event: endpoint`. Old ones also end lines at characters at which
-/// the specification does not, and a byte order mark may stand at the beginning. `begun`: it is not the beginning of an
-/// event.
-fn claims_endpoint(lines: &[u8], begun: bool) -> bool {
-    const ENDS: [&[u8]; 11] = [
-        b"\n",
-        b"\r",
-        b"\x0b",
-        b"\x0c",
-        b"\x1c",
-        b"\x1d",
-        b"\x1e",
-        "\u{85}".as_bytes(),
-        "\u{2028}".as_bytes(),
-        "\u{2029}".as_bytes(),
-        BYTE_ORDER_MARK,
-    ];
-    memchr::memmem::find_iter(lines, b"endpoint").any(|at| {
-        let (before, after) = (&lines[..at], &lines[at + b"endpoint".len()..]);
-        let before = before.strip_suffix(b" ").unwrap_or(before);
-        let Some(before) = before.strip_suffix(b"event:") else {
-            return false;
-        };
-        let begins = before.is_empty() && !begun || ENDS.iter().any(|end| before.ends_with(end));
-        begins && ENDS.iter().any(|end| after.starts_with(end))
-    })
-}
-
-/// Name and value of a line (HTML section 9.2.6): one space after the colon is not part of the value.
-fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let line = content(line);
-    // It is none of the text where it stands at the beginning, and never begins a field elsewhere.
-    let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-    if line.is_empty() {
-        return None;
-    }
-    let colon = memchr::memchr(b':', line).unwrap_or(line.len());
-    let value = line.get(colon + 1..).unwrap_or_default();
-    Some((&line[..colon], value.strip_prefix(b" ").unwrap_or(value)))
-}
-
-/// Lines, each with its end.
-fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = event;
-    std::iter::from_fn(move || {
-        let end = match memchr::memchr2(b'\r', b'\n', rest) {
-            None if rest.is_empty() => return None,
-            None => rest.len(),
-            Some(at) if rest[at] == b'\r' && rest.get(at + 1) == Some(&b'\n') => at + 2,
-            Some(at) => at + 1,
-        };
-        let (line, after) = rest.split_at(end);
-        rest = after;
-        Some(line)
-    })
-}
-
-fn content(line: &[u8]) -> &[u8] {
-    let end = memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len());
-    &line[..end]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::proxy::outbound::tests::server;
     use mcp_auth_protocol::sync::Transport;
 
-    fn tools() -> Arc<Server> {
+    fn tools() -> Arc<McpServer> {
         server("https://tools.example.com/sse", Transport::Sse)
     }
 
@@ -268,7 +189,7 @@ mod tests {
         EndpointRewriter::new(tools(), "/sse")
     }
 
-    fn rewritten(server: &Arc<Server>, chunks: &[&[u8]]) -> String {
+    fn rewritten(server: &Arc<McpServer>, chunks: &[&[u8]]) -> String {
         let mut rewriter = EndpointRewriter::new(server.clone(), "/sse");
         let mut out = Vec::new();
         for chunk in chunks {
@@ -324,12 +245,15 @@ mod tests {
     #[test]
     fn absolute_and_relative_endpoints_of_the_same_origin_lead_through_us() {
         let tools = tools();
-        for (named, expected) in [
+        for (endpoint_url, expected) in [
             ("https://tools.example.com/messages?s=1", "/tools/messages?s=1"),
             ("messages?s=1", "/tools/messages?s=1"),
             ("?s=1", "/tools/sse?s=1"),
         ] {
-            let out = rewritten(&tools, &[format!("data:{named}\nevent:endpoint\n\n").as_bytes()]);
+            let out = rewritten(
+                &tools,
+                &[format!("data:{endpoint_url}\nevent:endpoint\n\n").as_bytes()],
+            );
             assert_eq!(out, format!("data: {expected}\nevent:endpoint\n\n"));
         }
     }
@@ -340,8 +264,8 @@ mod tests {
         let out = rewriter.pass(Bytes::from_static(
             b"data: first\n\nevent: endpoint\ndata: https://evil.example.com/m\n\ndata: later\n\n",
         ));
-        assert_eq!(out, [b"data: first\n\n", REFUSED].concat());
-        assert!(rewriter.has_refused());
+        assert_eq!(out, [b"data: first\n\n", OTHER_ORIGIN_EVENT].concat());
+        assert!(rewriter.has_rejected());
         assert!(rewriter.pass(Bytes::from_static(b"data: more\n\n")).is_empty());
     }
 
@@ -367,11 +291,11 @@ mod tests {
     #[test]
     fn long_events_pass_in_pieces_and_the_next_endpoint_is_found() {
         let mut rewriter = rewriter();
-        let long = Bytes::from(vec![b'x'; MAX_HELD + 1]);
-        assert_eq!(rewriter.pass(long.clone()), long.slice(OVERLAP..));
+        let long = Bytes::from(vec![b'x'; MAX_BUFFERED_BYTES + 1]);
+        assert_eq!(rewriter.pass(long.clone()), long.slice(OVERLAP_BYTES..));
         assert_eq!(rewriter.pass(Bytes::from_static(b"more")), "xxxx");
         let out = rewriter.pass(Bytes::from_static(b"\n\nevent: endpoint\ndata: /m\n\n"));
-        let rest = "x".repeat(OVERLAP - 4);
+        let rest = "x".repeat(OVERLAP_BYTES - 4);
         assert_eq!(out, format!("{rest}more\n\nevent: endpoint\ndata: /tools/m\n\n"));
     }
 
@@ -389,25 +313,25 @@ mod tests {
 
     #[test]
     fn an_endpoint_hidden_in_a_long_event_ends_the_stream_however_it_is_cut() {
-        let comment = format!(": {}\n", "x".repeat(MAX_HELD));
+        let comment = format!(": {}\n", "x".repeat(MAX_BUFFERED_BYTES));
         for event in [
             format!("{comment}event: endpoint\ndata: /other/mcp\n\n"),
             format!("data: /other/mcp\nevent:endpoint\n{comment}\n"),
             format!("event: endpoint\r{comment}data: /other/mcp\n\n"),
         ] {
-            for size in [1, 7, 1000, MAX_HELD, event.len()] {
+            for size in [1, 7, 1000, MAX_BUFFERED_BYTES, event.len()] {
                 let mut rewriter = rewriter();
                 let mut out = Vec::new();
                 for chunk in event.as_bytes().chunks(size) {
                     out.extend_from_slice(&rewriter.pass(Bytes::copy_from_slice(chunk)));
                 }
-                assert!(rewriter.has_refused(), "cut at {size}");
+                assert!(rewriter.has_rejected(), "cut at {size}");
                 assert!(!String::from_utf8(out).unwrap().contains("endpoint\n"));
             }
         }
         let harmless = format!(
             "data: {} event: endpoint, says the manual\n\n",
-            "x".repeat(MAX_HELD)
+            "x".repeat(MAX_BUFFERED_BYTES)
         );
         assert_eq!(rewritten(&tools(), &[harmless.as_bytes()]), harmless);
     }
@@ -422,10 +346,10 @@ mod tests {
             let mut rewriter = rewriter();
             assert_eq!(
                 rewriter.pass(Bytes::copy_from_slice(event.as_bytes())),
-                UNCLEAR,
+                UNCLEAR_EVENT,
                 "{event:?}"
             );
-            assert!(rewriter.has_refused());
+            assert!(rewriter.has_rejected());
         }
         let marked = "\u{feff}event: endpoint\ndata: /m\n\n";
         assert_eq!(

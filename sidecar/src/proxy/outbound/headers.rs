@@ -1,16 +1,17 @@
-//! The headers of a request to an MCP server: what LiteLLM sent, without anything that is not meant for the
-//! server, and with our own credential and this server's part of the user context.
+//! The headers of a request to an MCP server: those that LiteLLM sent, without those that are not meant for
+//! the server, and with this server's part of the user context. The credential is added by the access token.
 
 use http::header::{ACCEPT_ENCODING, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use mcp_auth_protocol::sync::{Subject, Transport};
 
 use crate::http::hop_by_hop;
-use crate::proxy::routes::Usable;
-use crate::proxy::user_context::{Allowed, Context};
+use crate::proxy::routes::UsableServer;
+use crate::proxy::user_context::{Allowlist, Context};
 
-/// Credentials for LiteLLM, where the request came from, and what speaks in our name. The length tells most names apart.
+/// Credentials for LiteLLM, the origin of the request, and the sidecar's own headers. Compared by length
+/// first.
 fn is_not_for_servers(name: &str) -> bool {
-    let named = match name.len() {
+    let is_listed = match name.len() {
         4 => name == "dpop",
         6 => name == "cookie",
         7 => name == "api-key",
@@ -22,10 +23,10 @@ fn is_not_for_servers(name: &str) -> bool {
         25 => name == "ocp-apim-subscription-key",
         _ => false,
     };
-    named || name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
+    is_listed || name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
 }
 
-/// This server's part of a context, ready to send.
+/// This server's part of a user context, ready to send.
 #[derive(Debug, Default, Hash, PartialEq)]
 pub struct UserPart {
     cookie: Option<HeaderValue>,
@@ -33,7 +34,7 @@ pub struct UserPart {
 }
 
 impl UserPart {
-    pub fn of(context: Option<&Context>, allowed: &Allowed) -> Self {
+    pub fn from_context(context: Option<&Context>, allowed: &Allowlist) -> Self {
         let Some(context) = context else {
             return Self::default();
         };
@@ -50,7 +51,7 @@ impl UserPart {
         for name in allowed.headers() {
             let value = context
                 .headers()
-                .find(|(found, _)| *found == name.as_str().as_bytes());
+                .find(|(header, _)| *header == name.as_str().as_bytes());
             if let Some(value) = value.and_then(|(_, value)| sensitive(value.to_vec())) {
                 headers.push((name.clone(), value));
             }
@@ -66,9 +67,9 @@ impl UserPart {
     }
 }
 
-/// Of the request on its way to `server`: all but those that authenticate.
-pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
-    hop_by_hop::strip_request(headers, |name| is_unwanted(name, server));
+/// Prepares the headers of a request to `server`, but for those that authenticate.
+pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &UserPart) {
+    hop_by_hop::strip_request(headers, |name| is_dropped(name, server));
     headers.insert(HOST, server.target.host.clone());
     if let Some(cookie) = &user.cookie {
         headers.insert(COOKIE, cookie.clone());
@@ -82,9 +83,9 @@ pub fn prepare(headers: &mut HeaderMap, server: &Usable, user: &UserPart) {
     }
 }
 
-/// What must not come from LiteLLM: what is not for servers, and what is ours to state. A name that says the same with `_`
-/// for `-` is the same to many servers (CGI, WSGI).
-fn is_unwanted(name: &str, server: &Usable) -> bool {
+/// Headers that must not come from LiteLLM: those that are not for servers, and those that only the sidecar
+/// may set. Many servers (CGI, WSGI) take `_` in a name for `-`.
+fn is_dropped(name: &str, server: &UsableServer) -> bool {
     let exchanged = match &server.exchange {
         Some(Subject::Header(name)) => Some(name.as_str()),
         Some(Subject::Cookie(_)) | None => None,
@@ -93,25 +94,26 @@ fn is_unwanted(name: &str, server: &Usable) -> bool {
     if is_not_for_servers(name) || server.allowed.header(name.as_bytes()) || exchanged == Some(name) {
         return true;
     }
-    // Almost no name has any.
+    // Almost no name holds a `_`.
     if memchr::memchr(b'_', name.as_bytes()).is_none() {
         return false;
     }
-    let dashed = |text: &str| text.replace('_', "-");
-    let meant = dashed(name);
+    let with_dashes = |text: &str| text.replace('_', "-");
+    let canonical = with_dashes(name);
     let allowed = server.allowed.headers().iter().map(HeaderName::as_str);
-    is_not_for_servers(&meant) || allowed.chain(exchanged).any(|ours| dashed(ours) == meant)
+    is_not_for_servers(&canonical) || allowed.chain(exchanged).any(|own| with_dashes(own) == canonical)
 }
 
-/// Of the answer on its way to LiteLLM, which must not keep cookies of the server nor be asked to authenticate.
-pub fn clean(headers: &mut HeaderMap) {
+/// Removes from an answer the headers that must not reach LiteLLM: it must neither keep cookies of the server
+/// nor try to authenticate.
+pub fn strip_response(headers: &mut HeaderMap) {
     hop_by_hop::strip_response(headers, |name| {
         name == "set-cookie" || name == "www-authenticate" || name == "dpop-nonce"
     });
 }
 
 fn sensitive(value: Vec<u8>) -> Option<HeaderValue> {
-    // Cannot fail for a context, which holds no control characters.
+    // Cannot fail: a context holds no control characters.
     let mut value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)).ok()?;
     value.set_sensitive(true);
     Some(value)
@@ -136,7 +138,7 @@ mod tests {
             ("cookie", "session_id=S-a; csrf=c; token=ui"),
             ("x-forwarded-user", "ada"),
         ]);
-        let union = Allowed::new(
+        let union = Allowlist::new(
             ["session_id", "csrf", "other"],
             [HeaderName::from_static("x-forwarded-user")],
         );
@@ -166,8 +168,8 @@ mod tests {
             "https://tools.example.com:8443/mcp",
             Transport::StreamableHttp,
             |server| {
-                let part = UserPart::of(context.as_ref(), &server.allowed);
-                prepare(&mut headers, server, &part);
+                let part = UserPart::from_context(context.as_ref(), &server.allowed);
+                prepare_request(&mut headers, server, &part);
             },
         );
         let expected = map(&[
@@ -196,7 +198,7 @@ mod tests {
             "https://tools.example.com/mcp",
             Transport::StreamableHttp,
             |server| {
-                prepare(&mut headers, server, &UserPart::default());
+                prepare_request(&mut headers, server, &UserPart::default());
             },
         );
         assert_eq!(headers, map(&[("x_team_id", "7"), ("host", "tools.example.com")]));
@@ -204,11 +206,11 @@ mod tests {
 
     #[test]
     fn a_context_for_other_servers_is_none_for_this_one() {
-        let context = gather(&map(&[("cookie", "csrf=c")]), &Allowed::new(["csrf"], []))
+        let context = gather(&map(&[("cookie", "csrf=c")]), &Allowlist::new(["csrf"], []))
             .unwrap()
             .context;
-        assert!(UserPart::of(context.as_ref(), &Allowed::new(["session_id"], [])).is_empty());
-        assert!(UserPart::of(None, &Allowed::new(["session_id"], [])).is_empty());
+        assert!(UserPart::from_context(context.as_ref(), &Allowlist::new(["session_id"], [])).is_empty());
+        assert!(UserPart::from_context(None, &Allowlist::new(["session_id"], [])).is_empty());
     }
 
     #[test]
@@ -221,7 +223,7 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("mcp-session-id", "s"),
         ]);
-        clean(&mut headers);
+        strip_response(&mut headers);
         assert_eq!(headers, map(&[("mcp-session-id", "s")]));
     }
 }

@@ -6,26 +6,28 @@ use mcp_auth_protocol::timeouts::USER_TOKEN;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Longest wait for another token after the server refused one, or knowing that it does.
-    pub patience: Duration,
-    /// How long a refusal holds before one request finds out whether the server takes the token again.
-    pub probe: Duration,
-    /// Longest time that an exchange for a user may take.
-    pub exchange: Duration,
+    /// Longest wait for another token after the server has rejected one, in this request or in an earlier
+    /// one.
+    pub token_wait: Duration,
+    /// How long requests wait after a rejection before one of them probes whether the server accepts the
+    /// token again.
+    pub probe_interval: Duration,
+    /// Longest time that a token exchange for a user may take.
+    pub exchange_timeout: Duration,
     /// Requests that wait at the same time; those beyond are answered at once.
-    pub waiting: usize,
+    pub max_waiting: usize,
     /// Users whose tokens are kept.
-    pub users: usize,
+    pub max_users: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            patience: Duration::from_secs(10),
-            probe: Duration::from_secs(1),
-            exchange: USER_TOKEN,
-            waiting: 1_000,
-            users: 10_000,
+            token_wait: Duration::from_secs(10),
+            probe_interval: Duration::from_secs(1),
+            exchange_timeout: USER_TOKEN,
+            max_waiting: 1_000,
+            max_users: 10_000,
         }
     }
 }

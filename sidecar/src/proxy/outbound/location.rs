@@ -1,32 +1,37 @@
-//! Turns an address that an MCP server names into one at the outbound listener.
+//! Rewrites a URL that an MCP server names into one at the outbound listener.
 
 use url::Url;
 
-use crate::proxy::routes::Usable;
+use crate::proxy::routes::UsableServer;
 
-/// `/{server}` and the path that `reference` means, seen from `requested`, the path and query it was an answer to.
-/// `None` if it means another origin: LiteLLM would go there without us.
+/// `/{server}` and the path that `reference` means relative to `requested`, path and query of the request.
+/// `None` if it means another origin: LiteLLM would go there around the sidecar.
 ///
-/// The same host by plain `http` counts as the same origin: servers behind something that ends TLS often say so,
-/// and only the path is used.
-pub fn relocate(name: &str, server: &Usable, requested: &str, reference: &str) -> Option<String> {
+/// The same host by plain `http` counts as the same origin: servers behind something that ends TLS often say
+/// so, and only the path is used.
+pub fn rewrite_location(
+    name: &str,
+    server: &UsableServer,
+    requested: &str,
+    reference: &str,
+) -> Option<String> {
     let base = server.url.join(requested).ok()?;
-    let meant = base.join(reference).ok()?;
-    let same = meant.origin() == server.url.origin() || is_downgrade(&server.url, &meant);
-    let plain = meant.username().is_empty() && meant.password().is_none();
+    let resolved = base.join(reference).ok()?;
+    let same = resolved.origin() == server.url.origin() || is_downgrade(&server.url, &resolved);
+    let plain = resolved.username().is_empty() && resolved.password().is_none();
     (same && plain).then(|| {
         format!(
             "/{name}{}",
-            &meant[url::Position::BeforePath..url::Position::AfterQuery]
+            &resolved[url::Position::BeforePath..url::Position::AfterQuery]
         )
     })
 }
 
-fn is_downgrade(server: &Url, meant: &Url) -> bool {
+fn is_downgrade(server: &Url, resolved: &Url) -> bool {
     server.scheme() == "https"
-        && meant.scheme() == "http"
-        && server.host() == meant.host()
-        && (meant.port() == server.port() || meant.port() == Some(443))
+        && resolved.scheme() == "http"
+        && server.host() == resolved.host()
+        && (resolved.port() == server.port() || resolved.port() == Some(443))
 }
 
 #[cfg(test)]
@@ -35,11 +40,11 @@ mod tests {
     use crate::proxy::outbound::tests::usable;
     use mcp_auth_protocol::sync::Transport;
 
-    fn relocated(reference: &str) -> Option<String> {
+    fn rewritten(reference: &str) -> Option<String> {
         usable(
             "https://tools.example.com/a/mcp",
             Transport::StreamableHttp,
-            |server| relocate("tools", server, "/a/mcp?x=1", reference),
+            |server| rewrite_location("tools", server, "/a/mcp?x=1", reference),
         )
     }
 
@@ -54,7 +59,7 @@ mod tests {
             ("http://tools.example.com/a/mcp/", "/tools/a/mcp/"),
             ("../../../x", "/tools/x"),
         ] {
-            assert_eq!(relocated(reference).as_deref(), Some(expected), "{reference}");
+            assert_eq!(rewritten(reference).as_deref(), Some(expected), "{reference}");
         }
     }
 
@@ -71,7 +76,7 @@ mod tests {
             "\\\\evil.example.com\\x",
             "http://",
         ] {
-            assert_eq!(relocated(reference), None, "{reference}");
+            assert_eq!(rewritten(reference), None, "{reference}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reads as much of a JSON-RPC request as a decision needs: the method, and the identifier for an error.
+//! JSON-RPC message: reads of a request's body the method, and the identifier for an error.
 
 use std::time::Duration;
 
@@ -11,76 +11,70 @@ use tokio::time::timeout;
 
 use crate::http::request_body::RequestBody;
 
-/// Longest body that is looked into.
-pub const MAX_BODY: usize = 64 * 1024;
+/// Longest body that is read as a message.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 const TOOL_CALL: &str = "tools/call";
 
-/// A body as far as it was read.
-pub enum Read {
+/// A body, as far as it has been read.
+pub enum BodyRead {
     Whole(Bytes),
-    /// Longer than [`MAX_BODY`].
+    /// Longer than [`MAX_BODY_BYTES`].
     Beginning {
         first: Bytes,
         rest: Incoming,
     },
-    /// The client went away, or sent no valid body.
+    /// The client went away, or sent an invalid body.
     Failed,
 }
 
 #[derive(Default, Deserialize)]
-struct Message {
+struct JsonRpcMessage {
     #[serde(default)]
     method: Option<String>,
     #[serde(default)]
     id: Value,
 }
 
-/// Longest time that a short body may take.
+/// Longest time that a client may take to send a short body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads up to [`MAX_BODY`].
-pub async fn read(body: Incoming) -> Read {
-    timeout(READ_TIMEOUT, read_on(body)).await.unwrap_or(Read::Failed)
+/// Reads up to [`MAX_BODY_BYTES`].
+pub async fn read(body: Incoming) -> BodyRead {
+    timeout(READ_TIMEOUT, read_frames(body))
+        .await
+        .unwrap_or(BodyRead::Failed)
 }
 
-async fn read_on(mut body: Incoming) -> Read {
+async fn read_frames(mut body: Incoming) -> BodyRead {
     let stated = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if stated > MAX_BODY {
-        return Read::Beginning {
+    if stated > MAX_BODY_BYTES {
+        return BodyRead::Beginning {
             first: Bytes::new(),
             rest: body,
         };
     }
     let mut whole = Bytes::new();
-    let mut several = BytesMut::new();
+    let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return Read::Failed };
+        let Ok(frame) = frame else { return BodyRead::Failed };
         let Ok(chunk) = frame.into_data() else { continue };
-        // Nearly always there is one chunk, which needs no copy.
-        if whole.is_empty() && several.is_empty() {
+        // Nearly always there is a single chunk, which needs no copy.
+        if whole.is_empty() && joined.is_empty() {
             whole = chunk;
         } else {
-            several.extend_from_slice(&std::mem::take(&mut whole));
-            several.extend_from_slice(&chunk);
+            joined.extend_from_slice(&std::mem::take(&mut whole));
+            joined.extend_from_slice(&chunk);
         }
-        if whole.len() + several.len() > MAX_BODY {
-            let first = if several.is_empty() {
-                whole
-            } else {
-                several.freeze()
-            };
-            return Read::Beginning { first, rest: body };
+        if whole.len() + joined.len() > MAX_BODY_BYTES {
+            let first = if joined.is_empty() { whole } else { joined.freeze() };
+            return BodyRead::Beginning { first, rest: body };
         }
     }
-    Read::Whole(if several.is_empty() {
-        whole
-    } else {
-        several.freeze()
-    })
+    BodyRead::Whole(if joined.is_empty() { whole } else { joined.freeze() })
 }
 
-impl Read {
+impl BodyRead {
     pub fn bytes(&self) -> Option<&Bytes> {
         match self {
             Self::Whole(bytes) => Some(bytes),
@@ -98,20 +92,23 @@ impl Read {
     }
 }
 
-/// Whether the body may call a tool: all that is not plainly one message with another method may, among it
-/// batches, repeated fields and bodies too long to look into.
+/// Whether the body may call a tool. Everything may that is not plainly one message with another method, such
+/// as batches, repeated fields and bodies too long to read.
 pub fn may_call_a_tool(body: Option<&Bytes>) -> bool {
     let Some(body) = body else { return true };
-    match serde_json::from_slice::<Message>(body) {
+    match serde_json::from_slice::<JsonRpcMessage>(body) {
         // Without a method it is the answer to a request of the server.
         Ok(message) => message.method.as_deref() == Some(TOOL_CALL),
         Err(_) => true,
     }
 }
 
-/// The identifier to answer with: `null` where there is none that JSON-RPC allows.
+/// The message's identifier; `null` where there is none that JSON-RPC allows.
 pub fn request_id(body: &Bytes) -> Value {
-    match serde_json::from_slice::<Message>(body).unwrap_or_default().id {
+    match serde_json::from_slice::<JsonRpcMessage>(body)
+        .unwrap_or_default()
+        .id
+    {
         id @ (Value::String(_) | Value::Number(_)) => id,
         _ => Value::Null,
     }

@@ -1,22 +1,22 @@
-//! Where the path of a request to the outbound listener leads: `/{server}` and then the path at the server.
+//! Path of a request to the outbound listener: `/{server}`, and then the path at the server.
 
 use http::uri::PathAndQuery;
 use mcp_auth_protocol::sync::Transport;
 
-use crate::proxy::routes::Usable;
+use crate::proxy::routes::UsableServer;
 
-/// The server's name, and the path at the server: empty or with a slash in front.
-pub fn split(path: &str) -> (&str, &str) {
+/// Splits into the server's name and the path at the server, which is empty or begins with a slash.
+pub fn split_server(path: &str) -> (&str, &str) {
     let path = path.strip_prefix('/').unwrap_or(path);
     path.split_at(path.find('/').unwrap_or(path.len()))
 }
 
-/// What to ask the server for: `None` for what is not served.
+/// Path and query at the server; `None` for a path that is not served.
 ///
 /// With streamable HTTP that is the URL's own path and what lies below it. With SSE it is all of the origin,
-/// because the server names the path for messages itself. Never `.well-known`: LiteLLM looks there for the OAuth
-/// metadata of what it takes for the server, and must find none.
-pub fn lead(server: &Usable, path: &str, query: Option<&str>) -> Option<PathAndQuery> {
+/// because the server names the path for messages itself. Never `.well-known`: LiteLLM looks there for the
+/// OAuth metadata of what it takes for the server, and must find none.
+pub fn target_path(server: &UsableServer, path: &str, query: Option<&str>) -> Option<PathAndQuery> {
     let own = server.endpoint.path();
     let path = if path.is_empty() { "/" } else { path };
     let below = match path.strip_prefix(own) {
@@ -28,7 +28,7 @@ pub fn lead(server: &Usable, path: &str, query: Option<&str>) -> Option<PathAndQ
         _ if server.transport == Transport::Sse => path,
         _ => return None,
     };
-    if !below.split('/').all(is_plain) {
+    if !below.split('/').all(is_plain_segment) {
         return None;
     }
     match query {
@@ -37,9 +37,9 @@ pub fn lead(server: &Usable, path: &str, query: Option<&str>) -> Option<PathAndQ
     }
 }
 
-/// Whether every server takes the segment for a name. Not so: `.` and `..` in any spelling and with parameters
-/// after `;`, and slashes, backslashes and NUL in disguise.
-fn is_plain(segment: &str) -> bool {
+/// Whether every server takes the segment for a name. Servers do not for `.` and `..` in any spelling and
+/// with parameters after `;`, nor for encoded slashes, backslashes and NUL.
+fn is_plain_segment(segment: &str) -> bool {
     if segment
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
@@ -79,29 +79,29 @@ mod tests {
     use super::*;
     use crate::proxy::outbound::tests::usable;
 
-    fn leads(url: &str, transport: Transport, request: &str) -> Option<String> {
+    fn target(url: &str, transport: Transport, request: &str) -> Option<String> {
         let (path, query) = match request.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (request, None),
         };
-        let (server, path) = split(path);
+        let (server, path) = split_server(path);
         assert_eq!(server, "tools");
         usable(url, transport, |server| {
-            lead(server, path, query).map(|path| path.to_string())
+            target_path(server, path, query).map(|path| path.to_string())
         })
     }
 
     fn streamable(url: &str, request: &str) -> Option<String> {
-        leads(url, Transport::StreamableHttp, request)
+        target(url, Transport::StreamableHttp, request)
     }
 
     #[test]
     fn the_first_segment_is_the_server() {
-        assert_eq!(split("/tools/mcp/x"), ("tools", "/mcp/x"));
-        assert_eq!(split("/tools"), ("tools", ""));
-        assert_eq!(split("/"), ("", ""));
-        assert_eq!(split("//mcp"), ("", "/mcp"));
-        assert_eq!(split("*"), ("*", ""));
+        assert_eq!(split_server("/tools/mcp/x"), ("tools", "/mcp/x"));
+        assert_eq!(split_server("/tools"), ("tools", ""));
+        assert_eq!(split_server("/"), ("", ""));
+        assert_eq!(split_server("//mcp"), ("", "/mcp"));
+        assert_eq!(split_server("*"), ("*", ""));
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
                 "{tail}"
             );
             assert_eq!(
-                leads("http://x/sse", Transport::Sse, &format!("/tools/{tail}")),
+                target("http://x/sse", Transport::Sse, &format!("/tools/{tail}")),
                 None,
                 "{tail}"
             );
@@ -173,14 +173,14 @@ mod tests {
                 "/tools/mcp/%2Ewell-known/x",
             ] {
                 assert_eq!(streamable(url, path), None, "{url} {path}");
-                assert_eq!(leads(url, Transport::Sse, path), None, "{url} {path}");
+                assert_eq!(target(url, Transport::Sse, path), None, "{url} {path}");
             }
         }
     }
 
     #[test]
     fn with_sse_all_of_the_origin_is_served() {
-        let path = leads("http://x/sse", Transport::Sse, "/tools/messages/?session_id=1");
+        let path = target("http://x/sse", Transport::Sse, "/tools/messages/?session_id=1");
         assert_eq!(path.as_deref(), Some("/messages/?session_id=1"));
     }
 }

@@ -1,14 +1,15 @@
-//! The allow-listed identity headers of a request.
+//! The allow-listed headers of a request that name its user.
 
 use http::HeaderMap;
 
-use super::cookies::{Filtered, trim};
-use super::{Allowed, has_controls};
+use super::cookies::{FilteredPairs, trim};
+use super::{Allowlist, has_controls};
 
-/// Headers whose name is allowed. One that is stated more than once says nothing reliable and is left out; so is
-/// an empty one, which names nobody. HTTP/2 brings spaces around a value that HTTP/1.1 takes for none.
-pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowed) -> Filtered<'a> {
-    let mut filtered = Filtered::default();
+/// Headers whose name is allowed. One that is stated more than once is ambiguous and left out; so is an empty
+/// one, which names no user. HTTP/2 may carry spaces around a value, which HTTP/1.1 does not count as part of
+/// it.
+pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowlist) -> FilteredPairs<'a> {
+    let mut filtered = FilteredPairs::default();
     for name in allowed.headers() {
         let mut values = headers.get_all(name).iter();
         let Some(value) = values.next() else { continue };
@@ -59,7 +60,7 @@ mod tests {
             "x-space",
             "x-absent",
         ];
-        let allowed = Allowed::new([], names.map(HeaderName::from_static));
+        let allowed = Allowlist::new([], names.map(HeaderName::from_static));
         let filtered = filter(&headers, &allowed);
         assert_eq!(
             filtered.pairs,
@@ -71,7 +72,7 @@ mod tests {
         assert_eq!((filtered.duplicates, filtered.malformed), (1, 1));
     }
 
-    /// Easily taken for one another, by servers if not by us.
+    /// Names that a server may take for one another.
     const NAMES: [&str; 5] = ["x-user", "x_user", "x-user2", "x-forwarded-user", "x-roles"];
 
     proptest! {
@@ -82,13 +83,15 @@ mod tests {
         ) {
             let mut headers = HeaderMap::new();
             for (name, value) in &stated {
-                headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+                let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+                headers.append(HeaderName::from_static(name), value);
             }
-            let names = Allowed::new([], allowed.iter().copied().map(HeaderName::from_static));
+            let names = Allowlist::new([], allowed.iter().copied().map(HeaderName::from_static));
             let filtered = filter(&headers, &names);
-            let mut expected = Filtered::default();
+            let mut expected = FilteredPairs::default();
             for name in &allowed {
-                let values: Vec<&str> = stated.iter().filter(|(of, _)| of == name).map(|(_, value)| value.trim()).collect();
+                let values: Vec<&str> = stated.iter().filter(|(stated, _)| stated == name)
+                    .map(|(_, value)| value.trim()).collect();
                 match values.as_slice() {
                     [] | [""] => {}
                     [one] if one.contains('\t') => expected.malformed += 1,

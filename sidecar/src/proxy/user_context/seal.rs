@@ -1,10 +1,11 @@
 //! Seals a [`Context`] into an opaque header value and opens it again.
 //!
-//! The value is deterministic: LiteLLM keeps one session to an MCP server for each set of headers, so the same
-//! user must get the same value again. AES-256-GCM-SIV (RFC 8452) is made for that: with one nonce for all, equal
-//! contexts give equal values and nothing else shows. The nonce is the hour, so values change with it and age: a session
-//! that keeps the value it began with has its user for one to two hours. A user's next request brings the new one.
-//! The key is random and never leaves the process; values of an earlier process are worth nothing.
+//! The value is deterministic: LiteLLM keeps one session to an MCP server for each set of headers, so the
+//! same user must get the same value again. AES-256-GCM-SIV (RFC 8452) is made for that: with one nonce for
+//! all, equal contexts give equal values, and that is all that can be seen of them. The nonce is the hour, so
+//! values change with it and age: a session that keeps the value it began with has its user for one to two
+//! hours. A user's next request brings the new one. The key is random and never leaves the process; values of
+//! an earlier process are worth nothing.
 //!
 //! Form: the version `1`, then in base64url without padding: the lowest byte of the hour, ciphertext, tag.
 
@@ -16,13 +17,13 @@ use http::HeaderValue;
 
 use super::Context;
 
-/// How long values stay equal, in seconds. One is accepted in the epoch it was made in and in the next; and in the one
-/// before, which it can be again when the clock is set back.
+/// How long values stay equal, in seconds. A value is accepted in the epoch it was sealed in and in the next,
+/// and in the one before, for a clock that was set back.
 pub const EPOCH_SECONDS: i64 = 60 * 60;
 
 const VERSION: u8 = b'1';
-/// Bytes of the tag and of the epoch.
-const AROUND: usize = 16 + 1;
+/// Bytes of the tag and of the epoch, beside the ciphertext.
+const OVERHEAD: usize = 16 + 1;
 /// Bound to every value, so that the key can never be used for anything else.
 const PURPOSE: &[u8] = b"mcpauth-context";
 
@@ -63,12 +64,12 @@ impl Sealer {
     /// `now` in Unix seconds.
     pub fn seal(&self, context: &Context, now: i64) -> HeaderValue {
         let epoch = epoch(now);
-        let mut sealed = Vec::with_capacity(context.encoded.len() + AROUND);
+        let mut sealed = Vec::with_capacity(context.encoded.len() + OVERHEAD);
         sealed.extend_from_slice(&context.encoded);
         self.cipher
             .encrypt_in_place(&nonce(epoch), PURPOSE, &mut sealed as &mut dyn Buffer)
             .expect("a context is far shorter than the cipher's limit");
-        // The byte before the ciphertext says which of the last epochs it is of, so that opening never guesses.
+        // The byte before the ciphertext states the epoch, so that opening needs one attempt.
         sealed.insert(0, epoch.to_be_bytes()[7]);
         let mut text = String::with_capacity(2 + sealed.len() * 4 / 3 + 2);
         text.push(char::from(VERSION));
@@ -88,7 +89,7 @@ impl Sealer {
         if plain.is_empty() {
             return Err(OpenError::Malformed);
         }
-        // From here on it is the ciphertext, and then what was sealed.
+        // What remains is the ciphertext, which is decrypted in place.
         let lowest = plain.remove(0);
         let latest = epoch(now) + 1;
         let age = u64::from(latest.to_be_bytes()[7].wrapping_sub(lowest));
@@ -272,7 +273,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_context_comes_back(cookie in prop::collection::vec(0x20u8..0x7f, 0..400), now in 0i64..1 << 40) {
+        fn any_context_comes_back(
+            cookie in prop::collection::vec(0x20u8..0x7f, 0..400),
+            now in 0i64..1 << 40,
+        ) {
             let sealer = Sealer::new();
             let sealed = sealer.seal(&context(&cookie), now);
             prop_assert_eq!(sealer.open(&sealed, now), Ok(context(&cookie)));

@@ -8,7 +8,7 @@ pub fn add_to(rows: &mut Rows) {
         "a length",
         Half::In,
         b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 2\r\n\r\n{}".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "POST /first HTTP/1.1; host: llm; content-length: 2; {}",
     );
     rows.add(
@@ -16,16 +16,16 @@ pub fn add_to(rows: &mut Rows) {
         Half::In,
         b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
             .to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}",
     );
-    rows.add("length, then chunks (CL.TE)", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}");
-    rows.add("chunks, then length (TE.CL)", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}");
+    rows.add("length, then chunks (CL.TE)", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}");
+    rows.add("chunks, then length (TE.CL)", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}");
     rows.add(
         "two lengths that agree",
         Half::In,
         b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "POST /first HTTP/1.1; host: llm; content-length: 2; {}",
     );
     rows.add(
@@ -108,7 +108,7 @@ pub fn add_to(rows: &mut Rows) {
         Half::In,
         b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding:\t chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
             .to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}",
     );
     rows.add(
@@ -194,7 +194,7 @@ pub fn add_to(rows: &mut Rows) {
         Half::In,
         b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n"
             .to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}",
     );
     rows.add(
@@ -216,8 +216,8 @@ pub fn add_to(rows: &mut Rows) {
         "400 body_unreadable; closed",
         NOTHING,
     );
-    rows.add("trailers that frame and authenticate", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for nobody; open", "POST /first HTTP/1.1; host: llm; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: chunked; {}");
-    rows.add("a request behind the last chunk of a CL.TE", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for nobody; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked");
+    rows.add("trailers that frame and authenticate", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for no user; open", "POST /first HTTP/1.1; host: llm; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: chunked; {}");
+    rows.add("a request behind the last chunk of a CL.TE", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for no user; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked");
     rows.add(
         "a bare CR in a value",
         Half::In,
@@ -285,14 +285,14 @@ pub fn add_to(rows: &mut Rows) {
         "a value that is not ASCII",
         Half::In,
         b"GET /first HTTP/1.1\r\nHost: llm\r\nX-A: \xc3\xa4\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /first HTTP/1.1; host: llm; x-a: \\xc3\\xa4",
     );
     rows.add(
         "lines that end in LF",
         Half::In,
         b"GET /first HTTP/1.1\nHost: llm\n\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /first HTTP/1.1; host: llm",
     );
     rows.add(
@@ -327,7 +327,7 @@ pub fn add_to(rows: &mut Rows) {
         "HTTP/1.0",
         Half::In,
         b"GET /first HTTP/1.0\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; closed",
+        "200 for no user; closed",
         "GET /first HTTP/1.1; host: llm",
     );
     rows.add(
@@ -372,12 +372,12 @@ pub fn add_to(rows: &mut Rows) {
         "400 request_ambiguous; closed",
         NOTHING,
     );
-    rows.add("two requests at once", Half::In, b"GET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 1\r\n\r\nGET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for nobody, 200 for nobody; open", "GET /first HTTP/1.1; host: llm; x-pipelined: 1 and GET /first HTTP/1.1; host: llm; x-pipelined: 2");
+    rows.add("two requests at once", Half::In, b"GET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 1\r\n\r\nGET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for no user, 200 for no user; open", "GET /first HTTP/1.1; host: llm; x-pipelined: 1 and GET /first HTTP/1.1; host: llm; x-pipelined: 2");
     rows.add(
         "a fragment",
         Half::In,
         b"GET /first#x HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /first HTTP/1.1; host: llm",
     );
     rows.add(

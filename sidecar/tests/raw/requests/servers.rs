@@ -8,18 +8,18 @@ pub fn add_to(rows: &mut Rows) {
         "a length",
         Half::Out,
         b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "POST /mcp HTTP/1.1; content-length: 2; {}",
     );
-    rows.add("chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
-    rows.add("length, then chunks (CL.TE)", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
-    rows.add("chunks, then length (TE.CL)", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("length, then chunks (CL.TE)", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("chunks, then length (TE.CL)", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
     rows.add(
         "two lengths that agree",
         Half::Out,
         b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}"
             .to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "POST /mcp HTTP/1.1; content-length: 2; {}",
     );
     rows.add(
@@ -85,7 +85,7 @@ pub fn add_to(rows: &mut Rows) {
     rows.add("identity, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
     rows.add("gzip, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
     rows.add("chunks twice", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
-    rows.add("chunks after a tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\t chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("chunks after a tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\t chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
     rows.add("chunks after a vertical tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\x0bchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
     rows.add("a space before the colon", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
     rows.add("chunks in HTTP/1.0", Half::Out, b"POST /tools/mcp HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
@@ -104,7 +104,7 @@ pub fn add_to(rows: &mut Rows) {
     );
     rows.add("a chunk that ends in LF", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
     rows.add("a chunk size that ends in LF", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
-    rows.add("a chunk with an extension", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add("a chunk with an extension", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
     rows.add("LF in a chunk extension", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a\nb\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
     rows.add(
         "a chunk extension of 1 MB",
@@ -117,8 +117,8 @@ pub fn add_to(rows: &mut Rows) {
         "400 body_unreadable; closed",
         NOTHING,
     );
-    rows.add("trailers that frame and authenticate", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for nobody; open", "POST /mcp HTTP/1.1; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: chunked; {}");
-    rows.add("a request behind the last chunk of a CL.TE", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for nobody; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked");
+    rows.add("trailers that frame and authenticate", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for no user; open", "POST /mcp HTTP/1.1; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: chunked; {}");
+    rows.add("a request behind the last chunk of a CL.TE", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for no user; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked");
     rows.add(
         "a bare CR in a value",
         Half::Out,
@@ -186,14 +186,14 @@ pub fn add_to(rows: &mut Rows) {
         "a value that is not ASCII",
         Half::Out,
         b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-A: \xc3\xa4\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /mcp HTTP/1.1; x-a: \\xc3\\xa4",
     );
     rows.add(
         "lines that end in LF",
         Half::Out,
         b"GET /tools/mcp HTTP/1.1\nHost: localhost\n\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /mcp HTTP/1.1",
     );
     rows.add(
@@ -228,7 +228,7 @@ pub fn add_to(rows: &mut Rows) {
         "HTTP/1.0",
         Half::Out,
         b"GET /tools/mcp HTTP/1.0\r\nHost: localhost\r\n\r\n".to_vec(),
-        "200 for nobody; closed",
+        "200 for no user; closed",
         "GET /mcp HTTP/1.1",
     );
     rows.add(
@@ -273,12 +273,12 @@ pub fn add_to(rows: &mut Rows) {
         "400 request_ambiguous; closed",
         NOTHING,
     );
-    rows.add("two requests at once", Half::Out, b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 1\r\n\r\nGET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for nobody, 200 for nobody; open", "GET /mcp HTTP/1.1; x-pipelined: 1 and GET /mcp HTTP/1.1; x-pipelined: 2");
+    rows.add("two requests at once", Half::Out, b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 1\r\n\r\nGET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for no user, 200 for no user; open", "GET /mcp HTTP/1.1; x-pipelined: 1 and GET /mcp HTTP/1.1; x-pipelined: 2");
     rows.add(
         "a fragment",
         Half::Out,
         b"GET /tools/mcp#x HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /mcp HTTP/1.1",
     );
     rows.add(

@@ -8,7 +8,7 @@ pub fn add_to(rows: &mut Rows) {
         "99 headers",
         Half::In,
         many(98),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /a HTTP/1.1; host: llm; x-many: 1; x-many: 1; x-many: 1; ... (1104 bytes)",
     );
     rows.add("101 headers", Half::In, many(100), "431; closed", NOTHING);
@@ -16,77 +16,77 @@ pub fn add_to(rows: &mut Rows) {
         "a path that LiteLLM judges",
         Half::In,
         b"GET /a/../b HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /a/../b HTTP/1.1; host: llm",
     );
     rows.add(
         "a path that LiteLLM judges",
         Half::In,
         b"GET /a/%2e%2e/b HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /a/%2e%2e/b HTTP/1.1; host: llm",
     );
     rows.add(
         "a path that LiteLLM judges",
         Half::In,
         b"GET /a%2fb HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /a%2fb HTTP/1.1; host: llm",
     );
     rows.add(
         "a path that LiteLLM judges",
         Half::In,
         b"GET /a%5cb HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /a%5cb HTTP/1.1; host: llm",
     );
     rows.add(
         "a path that LiteLLM judges",
         Half::In,
         b"GET /a\\b HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /a\\b HTTP/1.1; host: llm",
     );
     rows.add(
         "a path that LiteLLM judges",
         Half::In,
         b"GET //a HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET //a HTTP/1.1; host: llm",
     );
     rows.add(
         "a path that LiteLLM judges",
         Half::In,
         b"GET /a//b HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /a//b HTTP/1.1; host: llm",
     );
     rows.add(
         "a path that LiteLLM judges",
         Half::In,
         b"GET /%00 HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /%00 HTTP/1.1; host: llm",
     );
     rows.add(
         "a path that LiteLLM judges",
         Half::In,
         b"GET /%zz HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /%zz HTTP/1.1; host: llm",
     );
     rows.add(
         "absolute form",
         Half::In,
         b"GET http://other/first HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /first HTTP/1.1; host: other",
     );
     rows.add(
         "asterisk form",
         Half::In,
         b"OPTIONS * HTTP/1.1\r\nHost: llm\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "OPTIONS * HTTP/1.1; host: llm",
     );
     rows.add(
@@ -184,7 +184,7 @@ pub fn add_to(rows: &mut Rows) {
         "absolute form, this host",
         Half::Out,
         b"GET http://localhost/tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
-        "200 for nobody; open",
+        "200 for no user; open",
         "GET /mcp HTTP/1.1",
     );
     rows.add(

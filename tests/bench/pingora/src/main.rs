@@ -1,5 +1,5 @@
-//! The sidecar's outbound job on pingora: `pingora-peer PORT CONFIGURATION` and the ports of the upstreams, in the order
-//! of [`Forward`]. The first segment of the path says which upstream.
+//! The sidecar's outbound job on pingora: `pingora-peer PORT CONFIGURATION` and the ports of the upstreams,
+//! in the order of [`Forward`]. The first segment of the path says which upstream.
 
 use std::error::Error;
 

@@ -16,7 +16,8 @@ pub fn sleep_until(nanoseconds_then: u64) {
     }
 }
 
-/// Has this thread, and those it starts, wake up when they asked for it rather than some 50 microseconds later.
+/// Has this thread, and those it starts, wake up when they asked for it rather than some 50 microseconds
+/// later.
 pub fn be_punctual() {
     // Where it cannot be had, every proxy is measured that much slower.
     let _ = std::fs::write("/proc/self/timerslack_ns", "1");

@@ -1,5 +1,5 @@
-//! `rig`: what stands around the proxies of the benchmark. Each command is one process, so that each can be put on a
-//! processor of its own choice and its cost be told apart.
+//! `rig`: what stands around the proxies of the benchmark. Each command is one process, so that each can be
+//! put on a processor of its own choice and its cost be told apart.
 
 mod certificates;
 mod clock;

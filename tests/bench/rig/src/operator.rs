@@ -1,5 +1,5 @@
-//! The operator, as far as a sidecar sees it: one snapshot of a file's servers, and, if asked for, another token every
-//! so often. Tokens here are no secrets.
+//! The operator, as far as a sidecar sees it: one snapshot of a file's servers, and, if asked for, another
+//! token every so often. Tokens here are no secrets.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Stands in for LiteLLM between the sidecar's halves: reads a request whole and sends it on, with the headers that
-//! LiteLLM would pass, over kept connections. Paths that end in `echo` it answers itself.
+//! Stands in for LiteLLM between the sidecar's halves: reads a request whole and sends it on, with the
+//! headers that LiteLLM would pass, over kept connections. Paths that end in `echo` it answers itself.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

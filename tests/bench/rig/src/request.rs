@@ -1,7 +1,11 @@
-//! The request that all proxies get: what LiteLLM's MCP client sends, with a user's cookies and, for the sidecar, the
-//! user context that its inbound half has sealed.
+//! The request that all proxies get: what LiteLLM's MCP client sends, with a user's cookies and, for the
+//! sidecar, the user context that its inbound half has sealed.
 
-pub const CALL: &[u8] = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"search_documents","arguments":{"query":"quarterly revenue","limit":10}}}"#;
+pub const CALL: &[u8] = concat!(
+    r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":"#,
+    r#"{"name":"search_documents","arguments":{"query":"quarterly revenue","limit":10}}}"#
+)
+.as_bytes();
 
 /// The head of a request with `length` bytes of body, or of a GET.
 pub fn head(authority: &str, path: &str, length: Option<usize>, context: Option<&str>) -> Vec<u8> {
@@ -13,7 +17,8 @@ pub fn head(authority: &str, path: &str, length: Option<usize>, context: Option<
          Accept: application/json, text/event-stream\r\n\
          Accept-Encoding: identity\r\n\
          Connection: keep-alive\r\n\
-         Cookie: sid=0123456789abcdef0123456789abcdef; theme=dark; csrf=fedcba9876543210; _ga=GA1.2.1234567890.1234567890\r\n\
+         Cookie: sid=0123456789abcdef0123456789abcdef; theme=dark; csrf=fedcba9876543210; \
+         _ga=GA1.2.1234567890.1234567890\r\n\
          Mcp-Session-Id: 6f1b0c1e-5a5c-4f43-9b6e-1f5f8a0d9c11\r\n\
          Mcp-Protocol-Version: 2025-06-18\r\n\
          X-Litellm-Api-Key: sk-of-the-user\r\n"

@@ -39,7 +39,13 @@ pub struct Args {
 
 const BIG: usize = 10 * 1024 * 1024;
 const EVENT_PERIOD_MS: u64 = 50;
-const ANSWER: &[u8] = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs. How vexingly quick daft zebras jump! Sphinx of black quartz, judge my vow. 0123456789 abcdefghijklmnopqrstuvwxyz"}],"isError":false},"_m":"xxxx"}"#;
+const ANSWER: &[u8] = concat!(
+    r#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"#,
+    r#""The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs. "#,
+    "How vexingly quick daft zebras jump! Sphinx of black quartz, judge my vow. ",
+    r#"0123456789 abcdefghijklmnopqrstuvwxyz"}],"isError":false},"_m":"xxxx"}"#
+)
+.as_bytes();
 
 static TEN_MEGABYTES: LazyLock<Bytes> = LazyLock::new(|| {
     (0..BIG)
@@ -114,7 +120,8 @@ fn events() -> Response<Body> {
     let events = futures::stream::unfold(ticks, async |mut ticks| {
         ticks.tick().await;
         let event = format!(
-            "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{{\"t\":{},\"progress\":0.5,\"message\":\"step of a long running tool call\"}}}}\n\n",
+            "event: message\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\
+             \"params\":{{\"t\":{},\"progress\":0.5,\"message\":\"step of a long running tool call\"}}}}\n\n",
             nanoseconds()
         );
         Some((Ok(Frame::data(Bytes::from(event))), ticks))

@@ -1,5 +1,6 @@
-//! What an hour brings, as fast as it goes: many users, some requests that fail, servers that do not exist, and clients
-//! that go away before their answer. A request goes through inbound half, stand-in and outbound half.
+//! What an hour brings, as fast as it goes: many users, some requests that fail, servers that do not exist,
+//! and clients that go away before their answer. A request goes through inbound half, stand-in and outbound
+//! half.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -105,7 +106,8 @@ fn request(authority: &str, path: &str, user: Option<usize>) -> Vec<u8> {
         format!("Cookie: sid=session-{user:08}-0123456789abcdef; theme=dark; csrf=fedcba9876543210\r\n")
     });
     let mut request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {authority}\r\n{cookie}Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nHost: {authority}\r\n{cookie}Accept: application/json, text/event-stream\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         CALL.len()
     )
     .into_bytes();

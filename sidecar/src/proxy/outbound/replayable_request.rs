@@ -1,0 +1,141 @@
+//! Replayable request: a request to an MCP server in a form that can be sent again with another token.
+//!
+//! A body of a stated length of up to [`message::MAX_BODY_BYTES`] is read before it is sent, and kept; nearly
+//! all MCP messages are that short, and LiteLLM states their length. Everything else is streamed and sent
+//! once: reading a body without a stated length first could delay it for as long as its client keeps it open.
+
+use bytes::Bytes;
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderMap, Method, Request, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::error::OutboundError;
+use super::headers;
+use super::message::{self, BodyRead};
+use crate::http::request_body::RequestBody;
+use crate::proxy::error::ProxyError;
+use crate::proxy::routes::access_token::AccessToken;
+use crate::proxy::routes::{McpServer, UsableServer};
+
+/// A request without its credentials, and its body as long as it is kept.
+pub struct ReplayableRequest {
+    method: Method,
+    path: PathAndQuery,
+    /// Without those that authenticate.
+    headers: HeaderMap,
+    user: headers::UserPart,
+    body: ReplayableBody,
+}
+
+enum ReplayableBody {
+    Whole(Option<Bytes>),
+    /// `None` once it has been sent.
+    Streamed(Option<RequestBody>),
+}
+
+impl ReplayableRequest {
+    /// `path` is the path at the server, and `user` the user's cookies and headers for it. With `lacks_user`
+    /// a tool call is an error: the server demands a user, and the request has none.
+    pub async fn new(
+        server: &McpServer,
+        usable: &UsableServer,
+        request: Request<Incoming>,
+        path: PathAndQuery,
+        user: headers::UserPart,
+        lacks_user: bool,
+    ) -> Result<Self, OutboundError> {
+        let (parts, body) = request.into_parts();
+        let reads_method = lacks_user && parts.method == Method::POST;
+        let body = match reads_method || is_short(&body) {
+            true => read_body(server, body, reads_method).await?,
+            false => ReplayableBody::Streamed(Some(RequestBody::stream(body))),
+        };
+        let mut headers = parts.headers;
+        headers::prepare_request(&mut headers, usable, &user);
+        Ok(Self {
+            method: parts.method,
+            path,
+            headers,
+            user,
+            body,
+        })
+    }
+
+    pub fn path(&self) -> &PathAndQuery {
+        &self.path
+    }
+
+    /// The user's cookies and headers for the server.
+    pub fn user(&self) -> &headers::UserPart {
+        &self.user
+    }
+
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Whether it can be sent again.
+    pub fn is_replayable(&self) -> bool {
+        matches!(self.body, ReplayableBody::Whole(_))
+    }
+
+    /// The request with `token`. `None` if it has been sent and cannot be sent again.
+    pub fn request(&mut self, usable: &UsableServer, token: &AccessToken) -> Option<Request<RequestBody>> {
+        let (mut headers, body) = match &mut self.body {
+            ReplayableBody::Whole(bytes) => (self.headers.clone(), RequestBody::Whole(bytes.clone())),
+            ReplayableBody::Streamed(body) => (std::mem::take(&mut self.headers), body.take()?),
+        };
+        let nonce = token.is_bound().then(|| usable.target.nonce()).flatten();
+        let nonce = nonce.as_ref().map(|nonce| nonce.as_str());
+        token.authorize(&mut headers, &self.method, &usable.url, &self.path, nonce);
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from(self.path.clone());
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = headers;
+        Some(request)
+    }
+
+    /// The body, to read the identifier of its message from: `None` if it was streamed already.
+    pub fn into_body(self) -> Option<RequestBody> {
+        match self.body {
+            ReplayableBody::Whole(bytes) => Some(RequestBody::Whole(bytes)),
+            ReplayableBody::Streamed(body) => body,
+        }
+    }
+}
+
+fn is_short(body: &Incoming) -> bool {
+    let stated = body.size_hint().exact();
+    stated.is_some_and(|bytes| bytes <= message::MAX_BODY_BYTES as u64)
+}
+
+async fn read_body(
+    server: &McpServer,
+    body: Incoming,
+    lacks_user: bool,
+) -> Result<ReplayableBody, OutboundError> {
+    if body.is_end_stream() && !lacks_user {
+        return Ok(ReplayableBody::Whole(None));
+    }
+    let read = message::read(body).await;
+    let may_call_tool = lacks_user && message::may_call_a_tool(read.bytes());
+    let body = match read {
+        BodyRead::Failed => return Err(ProxyError::BodyUnreadable.into()),
+        BodyRead::Whole(bytes) => ReplayableBody::Whole((!bytes.is_empty()).then_some(bytes)),
+        longer => ReplayableBody::Streamed(longer.into_body()),
+    };
+    match may_call_tool {
+        false => Ok(body),
+        true => Err(OutboundError {
+            error: ProxyError::UserContextRequired {
+                resource: server.resource.clone(),
+            },
+            body: match body {
+                ReplayableBody::Whole(bytes) => Some(RequestBody::Whole(bytes)),
+                ReplayableBody::Streamed(body) => body,
+            },
+        }),
+    }
+}

@@ -1,0 +1,384 @@
+//! One MCP server of the routing table: the operator's route and credential, checked and prepared for
+//! requests.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue};
+use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
+use mcp_auth_protocol::sync::{
+    self, ClientCertificate, Declined, Problem, Route, Subject, Transport, UserContext,
+};
+use rustls_pki_types::ServerName;
+use url::{Host, Url};
+
+use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
+use crate::http::connect::{Peer, Tls};
+use crate::http::tls::{TlsConfigError, TlsConfigs};
+use crate::http::upstream::Target;
+use crate::proxy::error::ProxyError;
+use crate::proxy::metrics::Metrics;
+use crate::proxy::user_context::Allowlist;
+
+/// Longest wait for the headers of an answer: tools may run for minutes before they send anything.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The cookie of LiteLLM's own session in its user interface.
+const LITELLM_COOKIE: &str = "token";
+
+pub struct McpServer {
+    /// First path segment on the outbound listener.
+    pub name: Box<str>,
+    /// Name of the `McpServerAuth`, for messages.
+    pub resource: Box<str>,
+    pub state: ServerState,
+}
+
+pub enum ServerState {
+    Usable(Box<UsableServer>),
+    /// The route cannot be used, so requests are answered with the reason.
+    Unusable(RouteError),
+}
+
+/// Everything a request needs.
+pub struct UsableServer {
+    pub url: Url,
+    /// `url` exactly as the operator wrote it, which identifies it by that text.
+    pub stated_url: Box<str>,
+    /// Path and query of `url`, ready to send: most requests go exactly there.
+    pub endpoint: PathAndQuery,
+    pub transport: Transport,
+    pub user_context: UserContext,
+    /// Cookies and headers of a user that go to the server.
+    pub allowed: Allowlist,
+    /// The cookie or header of a user that is exchanged for a token of the user's own.
+    pub exchange: Option<Subject>,
+    /// Opaque identity of what users' tokens are minted for.
+    pub minted_for: Box<str>,
+    pub credential: ServiceCredential,
+    declined: Option<Declined>,
+    pub(crate) target: Arc<Target>,
+    /// The allowed names and the subject of the exchange, which the inbound half seals.
+    sealed: Allowlist,
+    ca_bundle: Option<Box<str>>,
+    client_certificate: Option<ClientCertificate>,
+}
+
+#[derive(Clone)]
+pub enum ServiceCredential {
+    Token(Arc<AccessToken>),
+    Unavailable {
+        reason: Box<str>,
+        message: Box<str>,
+        keep: bool,
+    },
+}
+
+/// Why a route cannot be used. Messages name the field, never its value where that may be a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    #[error(
+        "the URL is not an absolute http or https URL without user name and fragment, such as \
+         https://tools.example.com/mcp"
+    )]
+    Url,
+    #[error("{0}")]
+    CaBundle(TlsConfigError),
+    #[error("spec.server.tls.clientCertificate: {0}")]
+    ClientCertificate(TlsConfigError),
+    #[error(
+        "header {0:?} cannot be passed on: it is a credential, belongs to the connection or the transport, \
+         or is no header name"
+    )]
+    Header(String),
+    #[error("the cookie `token` is LiteLLM's own session and is never passed on")]
+    Cookie,
+    #[error("{0}")]
+    Token(#[from] InvalidTokenError),
+}
+
+impl RouteError {
+    /// One of a closed set, in CamelCase as in [`Problem`].
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Url => "InvalidUrl",
+            Self::CaBundle(_) => "InvalidCaBundle",
+            Self::ClientCertificate(_) => "InvalidClientCertificate",
+            Self::Header(_) => "InvalidHeaderName",
+            Self::Cookie => "InvalidCookieName",
+            Self::Token(_) => "InvalidToken",
+        }
+    }
+}
+
+/// Path, and query if there is one, by which LiteLLM reaches a server through the outbound listener: `None`
+/// where the URL cannot be used.
+pub fn outbound_path(route: &Route) -> Option<String> {
+    let url = parse_url(&route.url)?;
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    Some(format!("/{}{}{query}", route.server, url.path()))
+}
+
+impl From<TlsConfigError> for RouteError {
+    fn from(error: TlsConfigError) -> Self {
+        match error {
+            TlsConfigError::ClientCertificate(_) => Self::ClientCertificate(error),
+            _ => Self::CaBundle(error),
+        }
+    }
+}
+
+impl McpServer {
+    /// `before` is the server of this name in the current table.
+    pub(super) fn build(
+        server: &sync::Server,
+        before: Option<&McpServer>,
+        trust: &TlsConfigs,
+        metrics: &Metrics,
+        workers: usize,
+    ) -> Self {
+        let before = before.and_then(McpServer::usable);
+        let state = match build_usable(server, before, trust, metrics, workers) {
+            Ok(usable) => ServerState::Usable(Box::new(usable)),
+            Err(unusable) => ServerState::Unusable(unusable),
+        };
+        let route = &server.route;
+        Self {
+            name: route.server.as_str().into(),
+            resource: route.resource.as_str().into(),
+            state,
+        }
+    }
+
+    pub(super) fn problem(&self) -> Option<Problem> {
+        match &self.state {
+            ServerState::Usable(_) => None,
+            ServerState::Unusable(unusable) => Some(Problem {
+                reason: unusable.reason().into(),
+                message: format!("McpServerAuth {}: {unusable}", self.resource),
+                server: Some(self.name.as_ref().to_owned()),
+            }),
+        }
+    }
+
+    pub(super) fn sealed(&self) -> Option<&Allowlist> {
+        self.usable().map(|usable| &usable.sealed)
+    }
+
+    pub(super) fn sweep(&self, worker: usize) {
+        if let Some(usable) = self.usable() {
+            usable.target.sweep(worker);
+        }
+    }
+
+    pub fn usable(&self) -> Option<&UsableServer> {
+        match &self.state {
+            ServerState::Usable(usable) => Some(usable),
+            ServerState::Unusable(_) => None,
+        }
+    }
+
+    /// The usable server, or the error for a request to one that cannot be used.
+    pub fn require_usable(&self) -> Result<&UsableServer, ProxyError> {
+        match &self.state {
+            ServerState::Usable(usable) => Ok(usable),
+            ServerState::Unusable(unusable) => Err(ProxyError::RouteUnusable {
+                resource: self.resource.clone(),
+                message: unusable.to_string().into(),
+            }),
+        }
+    }
+}
+
+impl UsableServer {
+    /// The service's token, if there is one.
+    pub fn token(&self) -> Option<&Arc<AccessToken>> {
+        match &self.credential {
+            ServiceCredential::Token(token) => Some(token),
+            ServiceCredential::Unavailable { .. } => None,
+        }
+    }
+
+    /// The operator's answer to a rejection of [`UsableServer::token`]: it has no better token for now.
+    pub fn declined(&self) -> Option<&Declined> {
+        let token = self.token()?;
+        let declined = self.declined.as_ref();
+        declined.filter(|declined| *declined.token == *token.id)
+    }
+}
+
+fn build_usable(
+    server: &sync::Server,
+    before: Option<&UsableServer>,
+    trust: &TlsConfigs,
+    metrics: &Metrics,
+    workers: usize,
+) -> Result<UsableServer, RouteError> {
+    let route = &server.route;
+    let url = parse_url(&route.url).ok_or(RouteError::Url)?;
+    let endpoint = url[url::Position::BeforePath..url::Position::AfterQuery]
+        .parse()
+        .map_err(|_| RouteError::Url)?;
+    let (allowed, sealed) = allowed(route)?;
+    let credential = match credential(&server.credential, before, &url)? {
+        ServiceCredential::Unavailable { keep: true, .. }
+            if let Some(kept_credential) = kept_credential(before, &url) =>
+        {
+            kept_credential
+        }
+        credential => credential,
+    };
+    let mut ca_bundle = route.ca_bundle.as_deref();
+    let mut client_certificate = server.client_certificate.as_ref();
+    // An operator that does not know the credential yet has not looked up the CA bundle and client
+    // certificate either.
+    if let sync::Credential::Unavailable { keep: true, .. } = server.credential
+        && let Some(before) = before.filter(|before| before.url == url)
+        && (ca_bundle, client_certificate) == (None, None)
+    {
+        ca_bundle = before.ca_bundle.as_deref();
+        client_certificate = before.client_certificate.as_ref();
+    }
+    let unchanged = |before: &&UsableServer| {
+        before.url.origin() == url.origin()
+            && before.ca_bundle.as_deref() == ca_bundle
+            && before.client_certificate.as_ref() == client_certificate
+    };
+    let target = match before.filter(unchanged) {
+        Some(before) => before.target.clone(),
+        None => {
+            let config = || trust.config(ca_bundle, client_certificate);
+            Arc::new(target(&url, &route.server, config, metrics, workers)?)
+        }
+    };
+    Ok(UsableServer {
+        url,
+        stated_url: route.url.as_str().into(),
+        endpoint,
+        transport: route.transport,
+        user_context: route.user_context,
+        allowed,
+        exchange: route.exchange.clone(),
+        minted_for: route.minted_for.as_str().into(),
+        credential,
+        declined: server.declined.clone(),
+        target,
+        sealed,
+        ca_bundle: ca_bundle.map(Into::into),
+        client_certificate: client_certificate.cloned(),
+    })
+}
+
+/// The token in use, if it is for exactly this URL. Each request checks whether it has expired.
+fn kept_credential(before: Option<&UsableServer>, url: &Url) -> Option<ServiceCredential> {
+    let before = before.filter(|before| before.url == *url)?;
+    before.token().cloned().map(ServiceCredential::Token)
+}
+
+fn parse_url(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain).then_some(url)
+}
+
+/// The names that go to the server, and those that are sealed: the same and the subject of the exchange.
+fn allowed(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
+    let headers: Vec<HeaderName> = route
+        .headers
+        .iter()
+        .map(allowed_header)
+        .collect::<Result<_, _>>()?;
+    let cookies = || route.cookies.iter().map(String::as_str);
+    let (subject_cookie, subject_header) = match &route.exchange {
+        Some(Subject::Cookie(name)) => (Some(name.as_str()), None),
+        Some(Subject::Header(name)) => (None, Some(allowed_header(name)?)),
+        None => (None, None),
+    };
+    if cookies().chain(subject_cookie).any(|name| name == LITELLM_COOKIE) {
+        return Err(RouteError::Cookie);
+    }
+    let sealed = Allowlist::new(
+        cookies().chain(subject_cookie),
+        headers.iter().cloned().chain(subject_header),
+    );
+    Ok((Allowlist::new(cookies(), headers), sealed))
+}
+
+fn allowed_header(text: &String) -> Result<HeaderName, RouteError> {
+    let name = HeaderName::try_from(text).map_err(|_| RouteError::Header(text.clone()))?;
+    let is_denied = DENIED_HEADERS.contains(&name.as_str())
+        || DENIED_PREFIXES
+            .iter()
+            .any(|beginning| name.as_str().starts_with(beginning));
+    match is_denied {
+        true => Err(RouteError::Header(text.clone())),
+        false => Ok(name),
+    }
+}
+
+fn credential(
+    credential: &sync::Credential,
+    before: Option<&UsableServer>,
+    url: &Url,
+) -> Result<ServiceCredential, RouteError> {
+    if let Some(token) = AccessToken::from_credential(credential)? {
+        let before = before.filter(|before| before.url == *url);
+        let token = reuse_if_same(before.and_then(UsableServer::token), token);
+        return Ok(ServiceCredential::Token(token));
+    }
+    match credential {
+        sync::Credential::Unavailable {
+            reason,
+            message,
+            keep,
+        } => Ok(ServiceCredential::Unavailable {
+            reason: reason.as_str().into(),
+            message: message.as_str().into(),
+            keep: *keep,
+        }),
+        sync::Credential::Bearer { .. } => Err(RouteError::Token(InvalidTokenError::Characters)),
+    }
+}
+
+fn target(
+    url: &Url,
+    server: &str,
+    config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TlsConfigError>,
+    metrics: &Metrics,
+    workers: usize,
+) -> Result<Target, RouteError> {
+    let port = url.port_or_known_default().ok_or(RouteError::Url)?;
+    let host = url.host().ok_or(RouteError::Url)?;
+    let name = match &host {
+        Host::Domain(name) => ServerName::try_from((*name).to_owned()).map_err(|_| RouteError::Url)?,
+        Host::Ipv4(address) => ServerName::from(IpAddr::from(*address)),
+        Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
+    };
+    let peer = match host {
+        Host::Domain(name) => Peer::Name(name.into(), port),
+        Host::Ipv4(address) => Peer::Address((address, port).into()),
+        Host::Ipv6(address) => Peer::Address((address, port).into()),
+    };
+    let tls = match url.scheme() {
+        "https" => Some(Tls {
+            connector: config()?.into(),
+            name,
+        }),
+        _ => None,
+    };
+    let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
+    let authority = HeaderValue::from_str(authority).map_err(|_| RouteError::Url)?;
+    Ok(Target::new(
+        peer,
+        tls,
+        authority,
+        Some(ANSWER_TIMEOUT),
+        metrics.connects(server),
+        workers,
+    ))
+}
+
+#[cfg(test)]
+mod tests;
