@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { changedLines, tables, withTables } from "./document.mjs";
 import { difference, judge } from "./judge.mjs";
 import { open, save } from "./kubernetes.mjs";
-import { startReference, startSidecar, stopAll } from "./processes.mjs";
+import { LIMIT, startReference, startSidecar, stopAll } from "./processes.mjs";
 import { list, runClient, runServer } from "./suite.mjs";
 
 const NEWEST = "2026-07-28";
@@ -137,12 +137,12 @@ function resource(name, url) {
 
 async function served(url) {
   let status;
-  for (let attempt = 0; attempt < 200; attempt += 1) {
+  for (const end = Date.now() + LIMIT * 1000; Date.now() < end; ) {
     ({ status } = await fetch(url, { method: "OPTIONS" }));
     if (status !== 404 && status < 500) return;
     await sleep(100);
   }
-  throw new Error(`the sidecar does not serve ${url} within 20 s: ${status}`);
+  throw new Error(`the sidecar does not serve ${url} within ${LIMIT} s: ${status}`);
 }
 
 function asDocumented(now) {

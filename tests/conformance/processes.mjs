@@ -7,6 +7,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
+/** The bound, in seconds, of all that a run waits for: only a run that fails takes so long. */
+export const LIMIT = 300;
+
 const running = [];
 
 /** The sidecar of a pod that only the API server knows. Resolves to the URL that LiteLLM would call. */
@@ -77,14 +80,14 @@ async function start(name, probe, folder, program, flags, environment) {
     running.splice(running.indexOf(child), 1);
   });
   running.push(child);
-  for (let attempt = 0; attempt < 300 && !failed; attempt += 1) {
+  for (const end = Date.now() + LIMIT * 1000; Date.now() < end && !failed; ) {
     const answer = await fetch(probe).catch(() => undefined);
     await answer?.body?.cancel();
     // Whatever the server says to a request that is none: it is there.
     if (answer && (answer.ok || !probe.endsWith("/startup"))) return;
     await sleep(100);
   }
-  throw new Error(`${name} does not run: ${failed ?? "no answer within 30 s"}; see ${join(folder, `${name}.log`)}`);
+  throw new Error(`${name} does not run: ${failed ?? `no answer within ${LIMIT} s`}; see ${join(folder, `${name}.log`)}`);
 }
 
 function freePort() {

@@ -3,6 +3,7 @@
 import { spawn } from "node:child_process";
 import { mkdirSync, readFileSync, readdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { LIMIT } from "./processes.mjs";
 
 const packages = process.env.MCPAUTH_CONFORMANCE_PACKAGES;
 const program = join(packages ?? "", "node_modules/@modelcontextprotocol/conformance/dist/index.js");
@@ -27,7 +28,7 @@ export async function runClient(name, version, folder, environment) {
   mkdirSync(folder, { recursive: true });
   // The suite hands the command to a shell, which finds the words that may hold blanks.
   const command = '"$MCPAUTH_CONFORMANCE_PACKAGES/node" "$MCPAUTH_CONFORMANCE_CLIENT"';
-  const flags = ["client", "--command", command, "--scenario", name, "--timeout", "60000"];
+  const flags = ["client", "--command", command, "--scenario", name, "--timeout", String(LIMIT * 1000)];
   // Extensions are on no specification's timeline: by force they run with each.
   const result = await run([...flags, "--spec-version", version, "--force", "-o", folder], environment);
   const [found] = checksBelow(folder);

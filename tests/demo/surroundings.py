@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from terminal import Broken, run
+from terminal import LIMIT, Broken, run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
@@ -79,5 +79,5 @@ def install_operator() -> None:
         repository, tag = setting(f"MCPAUTH_TEST_{name.upper()}_IMAGE").rsplit(":", 1)
         images += ["--set", f"{name}.image.repository={repository},{name}.image.tag={tag}"]
     chart = str(REPOSITORY / "charts" / "mcp-auth")
-    where = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"]
+    where = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", f"{LIMIT}s"]
     run("helm", "install", RELEASE, chart, *where, *images)

@@ -10,6 +10,10 @@ BOLD, DIM, GREEN, RED, CYAN, PLAIN = (
 )
 
 
+# The bound, in seconds, of all that the demo waits for: only one that fails takes so long.
+LIMIT = 300
+
+
 class Broken(Exception):
     """What was promised is not so."""
 
@@ -46,11 +50,11 @@ def run(*command: str, text: str | None = None, show: bool = False, may_fail: bo
     return result.stdout
 
 
-def until(promise: str, ask, seconds: int = 120):
+def until(promise: str, ask):
     """Asks once a second until there is an answer, and returns it."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + LIMIT
     while not (answer := ask()):
         if time.monotonic() > end:
-            raise Broken(f"not within {seconds} s: {promise}")
+            raise Broken(f"not within {LIMIT} s: {promise}")
         time.sleep(1)
     return answer

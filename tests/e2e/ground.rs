@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
 use mcp_auth_tests::setting;
-use mcp_auth_tests::wait::until;
+use mcp_auth_tests::wait::{KUBECTL_LIMIT, until};
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -57,8 +57,8 @@ pub async fn manifest(name: &str) -> Vec<Value> {
         .replace("demo.svc", &format!("{NAMESPACE}.svc"))
         .replace("namespace: demo", &format!("namespace: {NAMESPACE}"))
         .replace("name: demo\n", &format!("name: {NAMESPACE}\n"))
-        // Tokens outlive an operator that is away for one test.
-        .replace("\"lifetime\": 30", "\"lifetime\": 120");
+        // Tokens outlive an operator that is away for one test, on a slow machine too.
+        .replace("\"lifetime\": 30", "\"lifetime\": 600");
     parse(&text).await
 }
 
@@ -83,7 +83,7 @@ async fn scale_operator(replicas: u8) {
         )
         .await;
     } else {
-        let status = ["rollout", "status", OPERATOR, "--timeout=120s"];
+        let status = ["rollout", "status", OPERATOR, KUBECTL_LIMIT];
         run("kubectl", &[&place[..], &status].concat(), "").await.ok();
         webhook_answers().await;
     }
@@ -129,13 +129,13 @@ async fn make() {
     resources().await;
     for name in ["oauth", "tools", "llm", "client", "open"] {
         let deployment = format!("deploy/{name}");
-        kubectl(&["rollout", "status", &deployment, "--timeout=180s"])
+        kubectl(&["rollout", "status", &deployment, KUBECTL_LIMIT])
             .await
             .ok();
     }
     for name in ["tools", "legacy"] {
         let resource = format!("msa/{name}");
-        kubectl(&["wait", &resource, "--for=condition=TokenIssued", "--timeout=120s"])
+        kubectl(&["wait", &resource, "--for=condition=TokenIssued", KUBECTL_LIMIT])
             .await
             .ok();
     }
@@ -159,7 +159,7 @@ async fn install() {
         OPERATOR_NAMESPACE,
         "--create-namespace",
         "--wait",
-        "--timeout=3m",
+        KUBECTL_LIMIT,
         // A share as large as that of the servers that the tests rely on.
         "--set",
         "operator.resources.requests.cpu=100m",

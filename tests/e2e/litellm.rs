@@ -1,6 +1,7 @@
 //! LiteLLM in the shapes that charts and people give it, all made from the demo's one.
 
 use futures::future::join_all;
+use mcp_auth_tests::wait::KUBECTL_LIMIT;
 use serde_json::{Value, json};
 
 use crate::command::{apply, kubectl};
@@ -54,7 +55,7 @@ pub async fn deploy(names: &[&str]) {
 
 pub async fn ready(name: &str) {
     let deployment = format!("deploy/{name}");
-    let said = kubectl(&["rollout", "status", &deployment, "--timeout=300s"]).await;
+    let said = kubectl(&["rollout", "status", &deployment, KUBECTL_LIMIT]).await;
     assert!(said.success, "{name} gets ready: {}{}", said.out, said.err);
 }
 

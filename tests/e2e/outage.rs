@@ -1,6 +1,6 @@
 //! The operator is away: users go on, new pods of LiteLLM start, and nothing is called without a token.
 
-use mcp_auth_tests::wait::until;
+use mcp_auth_tests::wait::{KUBECTL_LIMIT, until};
 use serde_json::{Value, json};
 
 use crate::client::{client, url, whoami};
@@ -59,7 +59,7 @@ async fn litellm_starts_without_the_operator_and_finds_its_tools_when_the_operat
     without_operator(async {
         apply(&[orphan]).await;
         // Twenty seconds of waiting for the operator at most, and LiteLLM's own time.
-        kubectl(&["wait", "pod/orphan", "--for=condition=Ready", "--timeout=180s"])
+        kubectl(&["wait", "pod/orphan", "--for=condition=Ready", KUBECTL_LIMIT])
             .await
             .ok();
         let said = kubectl(&[

@@ -1,6 +1,6 @@
 //! Pods that are not to be injected, and pods that cannot be.
 
-use mcp_auth_tests::wait::until;
+use mcp_auth_tests::wait::{KUBECTL_LIMIT, until};
 use serde_json::{Value, json};
 
 use crate::command::{apply, get, kubectl, run};
@@ -118,7 +118,7 @@ async fn a_job_with_the_labels_of_litellm_never_waits_for_the_operator_and_never
         let place = format!("job/{name}");
         kubectl(&["delete", &place, "--ignore-not-found"]).await.ok();
         apply(&[job(name)]).await;
-        kubectl(&["wait", &place, "--for=condition=Complete", "--timeout=60s"])
+        kubectl(&["wait", &place, "--for=condition=Complete", KUBECTL_LIMIT])
             .await
             .ok();
         let pods = pods(name).await;

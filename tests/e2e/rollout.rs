@@ -7,6 +7,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::SignedDuration;
 use kube::runtime::wait::await_condition;
+use mcp_auth_tests::wait::KUBECTL_LIMIT;
 use mcp_auth_tests::world::World;
 use serde_json::Value;
 
@@ -67,7 +68,7 @@ async fn a_rollout_under_constant_load_loses_no_call_and_no_stream() {
         // An old pod may still be on its way out, and calls with it.
         for pod in &old {
             let name = pod["metadata"]["name"].as_str().expect("it has a name");
-            kubectl(&["wait", "--for=delete", &format!("pod/{name}"), "--timeout=300s"])
+            kubectl(&["wait", "--for=delete", &format!("pod/{name}"), KUBECTL_LIMIT])
                 .await
                 .ok();
         }

@@ -4,7 +4,7 @@ import base64
 import json
 import subprocess
 
-from processes import Broken
+from processes import LIMIT, Broken
 
 NAMESPACE = "loopback"
 CLIENT = "litellm"
@@ -12,7 +12,7 @@ CLIENT = "litellm"
 
 def kubectl(*arguments: str, text: str | None = None) -> str:
     command = ["kubectl", *arguments]
-    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT)
     if result.returncode:
         raise Broken(f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}")
     return result.stdout
@@ -54,7 +54,7 @@ def prepare(servers: dict[str, str], pods: list[str], **passthrough) -> None:
         resource(servers["mcp"], servers["token"], **passthrough),
         *(of_kind("v1", "Pod", name, metadata=metadata, spec=spec) for name in pods),
     )
-    condition = ["--for=condition=TokenIssued", "--timeout=30s"]
+    condition = ["--for=condition=TokenIssued", f"--timeout={LIMIT}s"]
     kubectl("wait", "msa/tools", "--namespace", NAMESPACE, *condition)
 
 

@@ -7,8 +7,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-# In seconds. On a busy machine eight LiteLLMs that start at the same time take minutes.
-START_PATIENCE = 600
+# The bound, in seconds, of all that a run waits for: only a run that fails takes so long. On a busy machine eight
+# LiteLLMs that start at the same time take minutes.
+LIMIT = 600
 
 
 class Broken(Exception):
@@ -45,7 +46,7 @@ class Processes:
     def until_up(self, name: str, url: str) -> None:
         """Asks until the program answers at this URL with 200."""
         process = next(process for known, process in self.running if known == name)
-        end = time.monotonic() + START_PATIENCE
+        end = time.monotonic() + LIMIT
         while time.monotonic() < end and process.poll() is None:
             try:
                 with urllib.request.urlopen(url, timeout=5):

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -22,7 +23,7 @@ import kubernetes
 from ground import KEY, Ground, litellm_config, local, setting
 from litellm_calls import Failure, browser
 from matrix import STARTUP, Row, problems, render, row, unequal
-from processes import Broken, Processes
+from processes import LIMIT, Broken, Processes
 from users import PASSTHROUGH, USERS, call_of, own_cookies
 from ways import WAYS, take
 
@@ -35,8 +36,6 @@ CANNOT = {
     ("1.80.17", "/v1/messages"): "status 500",
     ("1.80.17", "/v1/messages, streamed"): "status 500",
 }
-# How often the server is looked at until start-up discovery has come.
-ATTEMPTS = 150
 
 
 class Matrix:
@@ -90,7 +89,8 @@ class Matrix:
 
     async def discovery(self, session: aiohttp.ClientSession, server: str) -> list[dict]:
         arrived: list[dict] = []
-        for _ in range(ATTEMPTS):
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
             arrived += await taken(session, server)
             if any(each["rpc"] == "tools/list" for each in arrived):
                 return arrived
