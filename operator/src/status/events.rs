@@ -5,7 +5,7 @@ use kube::runtime::events::{Event, EventType};
 use mcp_auth_crds::{McpServerAuthStatus, conditions, reasons};
 
 /// Longest note Kubernetes takes, in bytes.
-const LONGEST_NOTE: usize = 1024;
+const MAX_NOTE: usize = 1024;
 
 /// The events of a status that follows another.
 pub fn events(before: Option<&McpServerAuthStatus>, after: &McpServerAuthStatus) -> Vec<Event> {
@@ -42,7 +42,7 @@ fn find<'a>(status: &'a McpServerAuthStatus, type_: &str) -> Option<&'a Conditio
 
 fn event(condition: &Condition) -> Event {
     let fine = condition.status == "True" && !reasons::WARNINGS.contains(&condition.reason.as_str());
-    let end = condition.message.floor_char_boundary(LONGEST_NOTE);
+    let end = condition.message.floor_char_boundary(MAX_NOTE);
     Event {
         type_: if fine {
             EventType::Normal
