@@ -4,8 +4,8 @@ use mcp_auth_crds::{ClientAuthentication, McpServerAuth, McpServerAuthSpec, OAut
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-/// What a credential was minted for: the server's URL, the authorization server and what was asked of it, but
-/// not how the client proved who it is: a token is as good after its client's key has changed. A token is
+/// What a credential was minted for: the server's URL, the authorization server and what was requested of it,
+/// but not how the client proved who it is: a token is as good after its client's key has changed. A token is
 /// never handed out for another identity than its own, so that a changed URL cannot be sent the token of the
 /// old one.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -48,7 +48,7 @@ pub enum DesiredSource {
     Secret(SecretString),
 }
 
-/// How an authorization server is asked.
+/// The client configuration: how tokens are requested of an authorization server.
 #[derive(Clone, Debug)]
 pub struct ClientConfiguration {
     pub registration: Registration,
@@ -83,7 +83,7 @@ struct Source {
 }
 
 enum SourceKind {
-    /// There is no token, and nobody is asked for one.
+    /// There is no token, and none is requested.
     None,
     OAuth2(Box<ActiveSource>),
     Secret(SecretToken),
@@ -220,7 +220,7 @@ impl TokenSources {
         }
     }
 
-    /// The references lead nowhere any more: the token in use serves on, and no new one is asked for with a
+    /// The references lead nowhere any more: the token in use serves on, and no new one is requested with a
     /// secret that somebody has taken away.
     fn orphan(&self, kind: SourceKind) -> Option<OrphanedToken> {
         let orphaned = match kind {

@@ -22,7 +22,7 @@ use crate::token_sources::{ClientConfiguration, Desired, DesiredSource};
 /// What is known besides the spec.
 pub struct Inputs<'a, W> {
     /// The references of the spec, each with what was known of it when it was looked at. Once: an object that
-    /// changes between two looks would be asked with in one state and remembered in the other, and the change
+    /// changes between two looks would be used in one state and remembered in the other, and the change
     /// be lost.
     pub references: &'a [(Reference, Lookup)],
     /// The operator's identity for this audience, where the resource's namespace may act as the operator.

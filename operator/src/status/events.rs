@@ -10,12 +10,12 @@ const MAX_NOTE: usize = 1024;
 /// The events of a status that follows another.
 pub fn events(before: Option<&McpServerAuthStatus>, after: &McpServerAuthStatus) -> Vec<Event> {
     // Ready only sums up the others, except where nothing else is judged.
-    let told = [
+    let judged = [
         conditions::TOKEN_ISSUED,
         conditions::SECRETS_RESOLVED,
         conditions::SIDECARS_SYNCED,
     ];
-    let changed = told.iter().filter_map(|type_| {
+    let changed = judged.iter().filter_map(|type_| {
         let now = find(after, type_)?;
         let was = before.and_then(|status| find(status, type_));
         let same = was.is_some_and(|was| (&was.status, &was.reason) == (&now.status, &now.reason));

@@ -36,7 +36,7 @@ fn first_unknown(parts: &Parts<'_>) -> Option<ConditionDraft> {
     first_that(parts, |part| part.holds.is_none())
 }
 
-/// A renewal that fails while the token serves is told, but LiteLLM still reaches the server.
+/// A renewal that fails while the token serves is a warning: LiteLLM still reaches the server.
 fn first_warning(parts: &Parts<'_>) -> Option<ConditionDraft> {
     first_that(parts, |part| reasons::WARNINGS.contains(&part.reason.as_str()))
 }

@@ -1,4 +1,4 @@
-//! A user's own token, for a sidecar that asks: whose pod calls is told as for the stream, and only servers
+//! A user's own token, for a sidecar that asks: the pod is authenticated as for the stream, and only servers
 //! that the pod is entitled to are answered for.
 
 use std::sync::Arc;

@@ -92,7 +92,7 @@ async fn serve(
     let _connected = sync.metrics.sidecar_connected();
     info!(version = first.version, "sidecar connected");
     // What could not be passed on is passed on with a later heartbeat.
-    let mut untold = pass_on(&sync, &pod, first.refused.clone()).await;
+    let mut not_passed_on = pass_on(&sync, &pod, first.refused.clone()).await;
     entry.reported(first);
     let mut reports = pin!(reports);
     let mut changes = sync.changes.subscribe(&pod.namespace);
@@ -122,7 +122,7 @@ async fn serve(
             }
             report = reports.next() => match report {
                 Some(Ok(report)) => {
-                    untold = pass_on(&sync, &pod, report.refused.clone()).await;
+                    not_passed_on = pass_on(&sync, &pod, report.refused.clone()).await;
                     entry.reported(report);
                     tokio::time::sleep(BETWEEN_REPORTS).await;
                 }
@@ -135,7 +135,7 @@ async fn serve(
             _ = heartbeat.tick() => {
                 if !entry.is_current() { break "the pod has a newer connection" }
                 if !deliver(&lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
-                untold = pass_on(&sync, &pod, untold).await;
+                not_passed_on = pass_on(&sync, &pod, not_passed_on).await;
                 // The authority may have changed, which nobody announces.
                 changes.mark_changed();
             }
@@ -151,8 +151,8 @@ async fn lost(leads: &mut watch::Receiver<bool>) {
     let _ = leads.wait_for(|leads| !leads).await;
 }
 
-/// Tells the token sources of the tokens that this pod's servers refused, as far as the pod has a right to them.
-/// Returns what could not be told, because nobody knew whose pod it is.
+/// Tells the token sources of the tokens that this pod's servers refused, as far as the pod has a right to
+/// them. Returns those that could not be passed on, because the pod could not be looked up.
 async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<RefusedToken> {
     if refused.is_empty() {
         return refused;

@@ -1,4 +1,4 @@
-//! The token source of one OAuth2 client at work, and the way it was last told to ask.
+//! The active token source of one OAuth2 client, and the client configuration that it has now.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::references::fields;
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::user_token_exchanger::UserTokenExchanger;
 
-/// What is kept of scopes that are not asked for.
+/// What is kept of demanded scopes that are not requested.
 const MAX_SCOPES: usize = 32;
 const MAX_SCOPE_BYTES: usize = 256;
 /// How many rejections of fresh tokens in a row are a problem of its own.
@@ -32,7 +32,7 @@ pub struct ActiveSource {
     revoke: bool,
     step_up: bool,
     /// Scopes demanded of the token of this identifier while `stepUp` is false.
-    not_asked: Option<(String, Vec<String>)>,
+    not_requested: Option<(String, Vec<String>)>,
     /// Requests that the metrics know of.
     counted: u64,
     /// Calls `on_change` whenever the token does.
@@ -40,7 +40,7 @@ pub struct ActiveSource {
 }
 
 impl ActiveSource {
-    /// Starts to ask; `token` serves until there is a new one.
+    /// Starts to request tokens; `token` serves until there is a new one.
     pub fn start(
         configuration: ClientConfiguration,
         token: Option<Arc<oauth::Token>>,
@@ -81,12 +81,13 @@ impl ActiveSource {
             clock: clock.clone(),
             revoke: revoke_on_deletion,
             step_up,
-            not_asked: None,
+            not_requested: None,
             counted: 0,
         })
     }
 
-    /// Asks in a changed way from now on. What cannot be asked in that way goes on as before.
+    /// Requests by another configuration from now on. Where no client can be made of it, it goes on as
+    /// before.
     pub fn change(&mut self, configuration: ClientConfiguration) -> Result<(), NotServedError> {
         self.revoke = configuration.revoke_on_deletion;
         self.step_up = configuration.step_up;
@@ -122,7 +123,7 @@ impl ActiveSource {
             RefusedBecause::InsufficientScope(scopes) => {
                 let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
                 let scopes = scopes.take(MAX_SCOPES).cloned().collect();
-                self.not_asked = Some((request.token.clone(), scopes));
+                self.not_requested = Some((request.token.clone(), scopes));
             }
         }
     }
@@ -140,7 +141,7 @@ impl ActiveSource {
         Some((*self.revoker()?, self.token()?))
     }
 
-    /// Token requests since this was last asked.
+    /// Token requests since the last call.
     pub fn new_requests(&mut self) -> u64 {
         let requests = self.source.subscribe().borrow().requests;
         let new = requests.saturating_sub(self.counted);
@@ -196,7 +197,7 @@ impl ActiveSource {
             let why_not = RefusedBecause::InsufficientScope(scopes.clone());
             return Some(declined(why_not, why.to_string()));
         }
-        let (_, scopes) = self.not_asked.as_ref().filter(|(id, _)| *id == token.id)?;
+        let (_, scopes) = self.not_requested.as_ref().filter(|(id, _)| *id == token.id)?;
         let message = "spec.oauth2.stepUp is false".to_owned();
         Some(declined(
             RefusedBecause::InsufficientScope(scopes.clone()),

@@ -1,4 +1,4 @@
-//! A token whose Secret was taken away: no new one is asked for, and what there is serves until it expires.
+//! A token whose Secret was taken away: no new one is requested, and it serves until it expires.
 
 use std::sync::Arc;
 
