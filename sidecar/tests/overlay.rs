@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mcp_auth_protocol::sync::Route;
-use mcp_auth_sidecar::control::litellm_config::resolve::resolve;
+use mcp_auth_sidecar::control::litellm_config::tag_resolution::resolve_tag;
 use mcp_auth_sidecar::control::litellm_config::{Input, Overlay, render};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -89,7 +89,7 @@ fn takes_plain_scalars_for_what_pyyaml_takes_them_for() {
         let strategy = proptest::string::string_regex(pattern).unwrap();
         for _ in 0..2000 {
             let text = strategy.new_tree(&mut runner).unwrap().current();
-            scalars.push(serde_json::json!({"text": text, "kind": resolve(&text).as_str()}));
+            scalars.push(serde_json::json!({"text": text, "kind": resolve_tag(&text).as_str()}));
         }
     }
     check(&serde_json::json!({"cases": [], "scalars": scalars}));
