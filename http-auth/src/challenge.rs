@@ -212,8 +212,9 @@ mod tests {
     #[test]
     fn reads_all_that_it_is_to_know() {
         let field = format!(
-            r#"Bearer realm="mcp, \"tools\"", error="insufficient_scope", {scope}, resource_metadata="{URL}""#,
+            r#"Bearer realm="mcp, \"tools\"", error="insufficient_scope", {scope}, {metadata}"#,
             scope = r#"scope="a:read  b:call a:read""#,
+            metadata = format_args!(r#"resource_metadata="{URL}""#),
         );
         assert_eq!(
             parse(&field),

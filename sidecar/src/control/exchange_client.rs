@@ -1,5 +1,5 @@
-//! Asks the operator to exchange what a user sent for a token of the user's own (RFC 8693). The operator holds the
-//! client's credentials, so it is the one that asks the authorization server.
+//! Asks the operator to exchange what a user sent for a token of the user's own (RFC 8693). The operator
+//! holds the client's credentials, so it is the one that asks the authorization server.
 
 mod shared_connection;
 
@@ -23,8 +23,8 @@ use tokio::time::{sleep, timeout};
 use crate::control::sync_client::{Connection, Connector, Endpoint, OperatorCa, SyncError, bearer};
 use shared_connection::SharedConnection;
 
-/// Before each further connection that is tried. Of two replicas the leading one is missed by all of them once in
-/// 256 times.
+/// Before each further connection that is tried. Of two replicas the leading one is missed by all of them
+/// once in 256 times.
 const RETRY_DELAYS: [Duration; 7] = [
     Duration::ZERO,
     Duration::from_millis(50),
@@ -53,8 +53,8 @@ pub trait TokenExchanger: Send + Sync + 'static {
     fn exchange(&self, request: UserTokenRequest) -> UserTokenResponse;
 }
 
-/// The operator, over an HTTP/2 connection of its own: opened when it is first needed, kept while it lasts and leads
-/// to the replica that leads.
+/// The operator, over an HTTP/2 connection of its own: opened when it is first needed, kept while it lasts
+/// and leads to the replica that leads.
 pub struct OperatorTokenExchanger<D>(Arc<ExchangeClient<D>>);
 
 struct ExchangeClient<D> {
@@ -114,8 +114,8 @@ impl<D: Connector + 'static> TokenExchanger for OperatorTokenExchanger<D> {
 }
 
 impl<D: Connector + 'static> ExchangeClient<D> {
-    /// Asks again on a new connection where this one was closed, or leads to a replica that does not lead: to ask
-    /// again does no harm.
+    /// Asks again on a new connection where this one was closed, or leads to a replica that does not lead: to
+    /// ask again does no harm.
     async fn request_token(&self, request: UserTokenRequest) -> Result<Credential, Problem> {
         let body = ExchangeRequest {
             pod: self.pod.clone(),
