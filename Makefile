@@ -59,7 +59,7 @@ instructions: ## instructions of one request by callgrind, against the committed
 fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
 	@fuzz/run $(TEST)
 
-check: ## format, lints, dependencies, generated files, chart
+check: ## format, lints, dependencies, rooms, documents, generated files, chart
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@tests/dependencies/run

@@ -5,14 +5,17 @@ use std::time::Duration;
 use kube::runtime::watcher;
 
 /// Longest wait for one answer. The client has none of its own, since watches have to last.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The answer, or an error when the API server keeps silent.
 pub async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    match tokio::time::timeout(DEADLINE, call).await {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(answer) => answer,
         Err(_) => {
-            let silence = format!("the API server did not answer within {} s", DEADLINE.as_secs());
+            let silence = format!(
+                "the API server did not answer within {} s",
+                CALL_TIMEOUT.as_secs()
+            );
             Err(kube::Error::Service(silence.into()))
         }
     }

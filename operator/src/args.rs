@@ -30,7 +30,8 @@ pub struct Args {
     #[arg(long, env = "POD_SERVICE_ACCOUNT", default_value = "mcp-auth-operator")]
     pub service_account: String,
 
-    /// Namespace whose resources may act by the operator's identity (WorkloadIdentity); repeatable. None: no namespace.
+    /// Namespace whose resources may act by the operator's identity (WorkloadIdentity); repeatable. None: no
+    /// namespace.
     #[arg(long = "workload-identity-namespace")]
     pub workload_identity_namespaces: Vec<String>,
 
@@ -62,7 +63,8 @@ pub struct Args {
     #[arg(long, default_value = "mcp-auth-operator")]
     pub lease: String,
 
-    /// Longest life of a sidecar's stream in seconds. The sidecar then connects again, with a fresh identity token.
+    /// Longest life of a sidecar's stream in seconds. The sidecar then connects again, with a fresh identity
+    /// token.
     #[arg(long, default_value_t = 1800)]
     pub longest_stream_seconds: u64,
 

@@ -1,8 +1,9 @@
 //! Says that something of a namespace changed, to whoever serves that namespace's sidecars.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// One counter for each namespace. Cheap to clone; all clones are the same.
@@ -20,7 +21,7 @@ impl Changes {
     }
 
     fn with<T>(&self, namespace: &str, act: impl FnOnce(&watch::Sender<u64>) -> T) -> T {
-        let mut counters = self.0.lock().expect("nothing panics while it holds the lock");
+        let mut counters = self.0.lock();
         act(counters
             .entry(namespace.to_owned())
             .or_insert_with(|| watch::Sender::new(0)))

@@ -1,132 +1,84 @@
-//! The credentials in use, in memory only: reconcile publishes them, sync hands them out.
+//! The credentials in use, in memory only: token sources publish them, sync hands them out, and the status
+//! tells of them.
+
+mod state;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use jiff::Timestamp;
-use mcp_auth_crds::{ClientAuthentication, McpServerAuth, reasons};
-use mcp_auth_oauth::Token;
-use mcp_auth_protocol::sync::{ClientCertificate, Credential, Declined};
-use sha2::{Digest, Sha256};
+use mcp_auth_crds::McpServerAuth;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
 use crate::changes::Changes;
-use crate::key::Key;
+use crate::credential_identity::CredentialIdentity;
+use crate::resource_ref::ResourceRef;
+use crate::user_token_exchanger::UserTokenExchanger;
 
-/// What the sidecars get of one resource besides its route.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Issued {
-    pub binding: Binding,
-    pub credential: Credential,
-    /// PEM certificates to trust at the MCP server besides the platform's.
-    pub ca_bundle: Option<String>,
-    /// Shown to the MCP server.
-    pub client_certificate: Option<ClientCertificate>,
-    /// What was demanded of the token and is not to be had.
-    pub declined: Option<Declined>,
-}
-
-impl Issued {
-    /// Nothing for now.
-    fn pending(binding: Binding) -> Self {
-        let message = "the operator has not yet obtained a token for this version of the resource";
-        Self {
-            binding,
-            credential: Credential::Unavailable {
-                reason: reasons::PENDING.into(),
-                message: message.into(),
-                keep: true,
-            },
-            ca_bundle: None,
-            client_certificate: None,
-            declined: None,
-        }
-    }
-}
-
-/// What a credential was obtained for: the server's URL, the authorization server and what was asked of it, but not how
-/// the client proved who it is: a token is as good after its client's key has changed. A token is never handed out for another binding than its own, so that a changed URL
-/// cannot be sent the token of the old one.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Binding(String);
-
-impl Binding {
-    pub fn of(resource: &McpServerAuth) -> Self {
-        let spec = &resource.spec;
-        let mut oauth2 = spec.oauth2.clone();
-        if let Some(oauth2) = &mut oauth2 {
-            oauth2.client_authentication = ClientAuthentication::none();
-            oauth2.refresh_before = String::new();
-            oauth2.revoke_on_deletion = false;
-            oauth2.step_up = false;
-        }
-        let parts = (&spec.server.url, &spec.server.tls, oauth2, &spec.bearer_token);
-        Self(serde_json::to_string(&parts).expect("a spec is plain values"))
-    }
-
-    /// A short text that differs for different bindings.
-    pub fn digest(&self) -> String {
-        let digest: [u8; 32] = Sha256::digest(&self.0).into();
-        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-/// What a sidecar is given of a token.
-pub fn bearer(token: &Token) -> Credential {
-    Credential::Bearer {
-        id: token.id.clone(),
-        token: token.access_token.secret().as_str().into(),
-        proof_key: token.proof_key.as_ref().map(|key| key.to_pem()),
-        expires_at: token.expires_at.map(Timestamp::as_second),
-    }
-}
+pub use state::{
+    CredentialState, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot, bearer,
+};
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Credentials {
-    issued: Arc<Mutex<HashMap<Key, Issued>>>,
+    states: Arc<Mutex<HashMap<ResourceRef, CredentialState>>>,
+    /// For sync: what sidecars are given changed.
     changes: Changes,
+    /// For the status: each resource that it is to be looked at for.
+    status_due: mpsc::UnboundedSender<ResourceRef>,
 }
 
 impl Credentials {
-    pub fn new(changes: Changes) -> Self {
+    pub fn new(changes: Changes, status_due: mpsc::UnboundedSender<ResourceRef>) -> Self {
         Self {
-            issued: Arc::default(),
+            states: Arc::default(),
             changes,
+            status_due,
         }
     }
 
-    pub fn publish(&self, key: &Key, issued: Issued) {
-        let before = self.lock().insert(key.clone(), issued.clone());
-        if before.as_ref() != Some(&issued) {
-            self.changes.announce(&key.namespace);
+    pub fn publish(&self, resource: &ResourceRef, state: CredentialState) {
+        let before = self.states.lock().insert(resource.clone(), state.clone());
+        let before = before.as_ref();
+        if !before.is_some_and(|before| before.is_same_for_sidecars(&state)) {
+            self.changes.announce(&resource.namespace);
+        }
+        if !before.is_some_and(|before| before.is_same_for_status(&state)) {
+            // Without a receiver the operator is stopping.
+            let _ = self.status_due.send(resource.clone());
         }
     }
 
-    pub fn withdraw(&self, key: &Key) {
-        if self.lock().remove(key).is_some() {
-            self.changes.announce(&key.namespace);
+    pub fn withdraw(&self, resource: &ResourceRef) {
+        if self.states.lock().remove(resource).is_some() {
+            self.changes.announce(&resource.namespace);
         }
     }
 
-    /// What there is for a resource as it is now.
-    pub fn of(&self, resource: &McpServerAuth) -> Issued {
-        let binding = Binding::of(resource);
-        let issued = self.lock();
-        let issued = issued.get(&Key::from(resource)).cloned();
-        issued
-            .filter(|issued| issued.binding == binding)
-            .unwrap_or_else(|| Issued::pending(binding))
+    /// What was published for a resource as it is now.
+    pub fn published(&self, resource: &McpServerAuth) -> Option<CredentialState> {
+        let identity = CredentialIdentity::of(resource);
+        let state = self.states.lock().get(&ResourceRef::from(resource)).cloned();
+        state.filter(|state| state.identity == identity)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Issued>> {
-        self.issued
-            .lock()
-            .expect("nothing panics while it holds the lock")
+    /// What sidecars are given for a resource as it is now.
+    pub fn get(&self, resource: &McpServerAuth) -> CredentialState {
+        let pending = || CredentialState::pending(CredentialIdentity::of(resource));
+        self.published(resource).unwrap_or_else(pending)
+    }
+
+    /// How users get tokens of their own for a resource as it is now.
+    pub fn exchanger(&self, resource: &McpServerAuth) -> Option<Arc<UserTokenExchanger>> {
+        self.published(resource)?.exchanger
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use mcp_auth_protocol::sync::Credential;
+
     use super::*;
 
     fn resource(url: &str, cookie: &str) -> McpServerAuth {
@@ -154,28 +106,25 @@ mod tests {
 
     #[test]
     fn a_token_is_never_handed_out_for_another_url() {
-        let credentials = Credentials::new(Changes::default());
+        let credentials = Credentials::new(Changes::default(), mpsc::unbounded_channel().0);
         let before = resource("https://tools.example.com/mcp", "session_id");
         let bearer = credential();
-        let issued = Issued {
-            binding: Binding::of(&before),
+        let issued = CredentialState {
             credential: bearer.clone(),
-            ca_bundle: None,
-            client_certificate: None,
-            declined: None,
+            ..CredentialState::pending(CredentialIdentity::of(&before))
         };
-        credentials.publish(&Key::from(&before), issued);
-        assert_eq!(credentials.of(&before).credential, bearer);
+        credentials.publish(&ResourceRef::from(&before), issued);
+        assert_eq!(credentials.get(&before).credential, bearer);
 
         let moved = resource("https://elsewhere.example.com/mcp", "session_id");
         assert!(matches!(
-            credentials.of(&moved).credential,
+            credentials.get(&moved).credential,
             Credential::Unavailable { .. }
         ));
 
         let other_cookie = resource("https://tools.example.com/mcp", "theme");
         assert_eq!(
-            credentials.of(&other_cookie).credential,
+            credentials.get(&other_cookie).credential,
             bearer,
             "cookies have nothing to do with the token"
         );
@@ -184,22 +133,19 @@ mod tests {
     #[test]
     fn a_change_is_announced_once_to_its_namespace_only() {
         let changes = Changes::default();
-        let credentials = Credentials::new(changes.clone());
+        let credentials = Credentials::new(changes.clone(), mpsc::unbounded_channel().0);
         let (mut here, mut there) = (changes.subscribe("apps"), changes.subscribe("other"));
         here.mark_unchanged();
         there.mark_unchanged();
         let resource = resource("https://tools.example.com/mcp", "session_id");
-        let issued = Issued {
-            binding: Binding::of(&resource),
+        let issued = CredentialState {
             credential: credential(),
-            ca_bundle: None,
-            client_certificate: None,
-            declined: None,
+            ..CredentialState::pending(CredentialIdentity::of(&resource))
         };
-        credentials.publish(&Key::from(&resource), issued.clone());
+        credentials.publish(&ResourceRef::from(&resource), issued.clone());
         assert!(here.has_changed().unwrap());
         here.mark_unchanged();
-        credentials.publish(&Key::from(&resource), issued);
+        credentials.publish(&ResourceRef::from(&resource), issued);
         assert!(!here.has_changed().unwrap(), "the same again is no change");
         assert!(!there.has_changed().unwrap());
     }

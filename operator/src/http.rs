@@ -29,8 +29,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Requests still running this long after the stop are cut off: streams to sidecars never end by themselves,
 /// and they come back to another replica.
 const DRAIN: Duration = Duration::from_secs(3);
-/// After the word to close, connections are still taken for this long: the API server goes on calling a webhook
-/// until every node has heard that its pod is not ready.
+/// After the word to close, connections are still taken for this long: the API server goes on calling a
+/// webhook until every node has heard that its pod is not ready.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Serves over TLS until `stop` says so.

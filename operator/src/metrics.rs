@@ -6,8 +6,8 @@
 //! | `sync_refusals_total` | `reason` | sidecars that were not served |
 //! | `sidecars` | – | sidecars connected now |
 //! | `token_requests_total` | `namespace`, `name` | requests to token endpoints |
-//! | `token_refusals_total` | `namespace`, `name` | reports of sidecars that an MCP server refused the token |
-//! | `circuit_open` | `namespace`, `name` | 1 while nothing is asked because the authorization server is ill |
+//! | `token_refusals_total` | `namespace`, `name` | sidecars' reports of a rejected token |
+//! | `circuit_open` | `namespace`, `name` | 1 while the circuit breaker lets no token request out |
 //! | `user_exchanges_total` | `outcome` | requests of sidecars for a user's own token |
 //! | `token_expiry_timestamp_seconds` | `namespace`, `name` | end of the token in use, Unix time |
 //! | `ready` | `namespace`, `name` | 1 where the resource's condition Ready is true, else 0 |
@@ -23,7 +23,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::key::Key;
+use crate::resource_ref::ResourceRef;
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -60,8 +60,8 @@ struct Resource {
     name: String,
 }
 
-impl From<&Key> for Resource {
-    fn from(key: &Key) -> Self {
+impl From<&ResourceRef> for Resource {
+    fn from(key: &ResourceRef) -> Self {
         Self {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
@@ -125,7 +125,7 @@ impl Default for Metrics {
         );
         registry.register(
             "circuit_open",
-            "Whether nothing is asked because the authorization server is ill",
+            "Whether the circuit breaker lets no token request out",
             inner.circuit_open.clone(),
         );
         registry.register(
@@ -189,7 +189,7 @@ impl Metrics {
         self.0.leader.set(leads.into());
     }
 
-    pub fn resource(&self, key: &Key, ready: bool, expires_at: Option<i64>) {
+    pub fn resource(&self, key: &ResourceRef, ready: bool, expires_at: Option<i64>) {
         self.0.ready.get_or_create(&key.into()).set(ready.into());
         match expires_at {
             Some(at) => drop(self.0.token_expiry.get_or_create(&key.into()).set(at as f64)),
@@ -197,15 +197,15 @@ impl Metrics {
         }
     }
 
-    pub fn token_requested(&self, key: &Key, times: u64) {
+    pub fn token_requested(&self, key: &ResourceRef, times: u64) {
         self.0.token_requests.get_or_create(&key.into()).inc_by(times);
     }
 
-    pub fn token_refused(&self, key: &Key) {
+    pub fn token_refused(&self, key: &ResourceRef) {
         self.0.token_refusals.get_or_create(&key.into()).inc();
     }
 
-    pub fn circuit(&self, key: &Key, open: bool) {
+    pub fn circuit(&self, key: &ResourceRef, open: bool) {
         self.0.circuit_open.get_or_create(&key.into()).set(open.into());
     }
 
@@ -219,7 +219,7 @@ impl Metrics {
     }
 
     /// Forgets a deleted resource.
-    pub fn forget(&self, key: &Key) {
+    pub fn forget(&self, key: &ResourceRef) {
         self.0.ready.remove(&key.into());
         self.0.token_expiry.remove(&key.into());
         self.0.token_requests.remove(&key.into());

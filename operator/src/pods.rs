@@ -2,7 +2,7 @@
 //! from the moment a namespace has its first resource.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -10,6 +10,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::warn;
@@ -59,10 +60,7 @@ impl Pods {
 
     /// Watches exactly these namespaces from now on.
     pub fn watch(&self, namespaces: &[String]) {
-        let mut watched = self
-            .watched
-            .lock()
-            .expect("nothing panics while it holds the lock");
+        let mut watched = self.watched.lock();
         watched.retain(|namespace, _| namespaces.contains(namespace));
         for namespace in namespaces {
             watched
@@ -94,10 +92,7 @@ impl Pods {
     }
 
     fn store(&self, namespace: &str) -> Option<Store<PodMeta>> {
-        let watched = self
-            .watched
-            .lock()
-            .expect("nothing panics while it holds the lock");
+        let watched = self.watched.lock();
         watched.get(namespace).map(|watched| watched.store.clone())
     }
 
@@ -169,8 +164,8 @@ fn matters(event: &watcher::Event<PodMeta>, before: &Store<PodMeta>) -> bool {
     }
 }
 
-/// Whether a selected pod ought to have a sidecar. A Job's pod never gets one, neither does one that the webhook
-/// looked at and found to be no LiteLLM.
+/// Whether a selected pod ought to have a sidecar. A Job's pod never gets one, neither does one that the
+/// webhook looked at and found to be no LiteLLM.
 pub fn ought_to_be_injected(pod: &PodMeta) -> bool {
     let of_a_job = pod.owner_references().iter().any(|owner| owner.kind == "Job");
     let opted_out = pod

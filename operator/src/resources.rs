@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use futures::StreamExt;
 use futures::stream::{self, BoxStream, SelectAll};
-use futures::{Stream, StreamExt};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event};
@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::api_server::is_forbidden;
 use crate::changes::Changes;
-use crate::key::Key;
+use crate::resource_ref::ResourceRef;
 
 /// The resources that the watch has stored. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -25,8 +25,8 @@ pub struct Resources(Store<McpServerAuth>);
 /// What changed in the store.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ResourceEvent {
-    Changed(Key),
-    Deleted(Key),
+    Changed(ResourceRef),
+    Deleted(ResourceRef),
     /// The store holds every resource there is.
     Listed,
 }
@@ -105,14 +105,6 @@ impl ResourceWatch {
         }
     }
 
-    /// The changes as a stream that never ends.
-    pub fn into_stream(self) -> impl Stream<Item = ResourceEvent> + Send {
-        stream::unfold(self, |mut watch| async {
-            let event = watch.next().await;
-            Some((event, watch))
-        })
-    }
-
     fn apply(&mut self, index: usize, event: watcher::Result<Event<McpServerAuth>>) {
         let events = match event {
             Ok(event) => self.store.apply(index, event),
@@ -145,9 +137,9 @@ struct MergedStore {
 /// What one watch has shown.
 #[derive(Default)]
 struct WatchState {
-    revisions: HashMap<Key, Revision>,
+    revisions: HashMap<ResourceRef, Revision>,
     /// While it lists: the resources that the list has shown so far.
-    listing: HashSet<Key>,
+    listing: HashSet<ResourceRef>,
     listed: bool,
 }
 
@@ -178,12 +170,12 @@ impl MergedStore {
                 Vec::new()
             }
             Event::InitApply(resource) => {
-                state.listing.insert(Key::from(&resource));
+                state.listing.insert(ResourceRef::from(&resource));
                 self.store(index, resource)
             }
             Event::Apply(resource) => self.store(index, resource),
             Event::Delete(resource) => {
-                let key = Key::from(&resource);
+                let key = ResourceRef::from(&resource);
                 state.revisions.remove(&key);
                 self.writer.apply_watcher_event(&Event::Delete(resource));
                 vec![ResourceEvent::Deleted(key)]
@@ -195,7 +187,7 @@ impl MergedStore {
                     .keys()
                     .filter(|key| !state.listing.contains(key))
                     .cloned();
-                let deleted: Vec<Key> = deleted.collect();
+                let deleted: Vec<ResourceRef> = deleted.collect();
                 let store = self.writer.as_reader();
                 for key in &deleted {
                     state.revisions.remove(key);
@@ -221,7 +213,7 @@ impl MergedStore {
 
     /// Stores a resource. A change of its status alone, which only the operator writes, is no event.
     fn store(&mut self, index: usize, resource: McpServerAuth) -> Vec<ResourceEvent> {
-        let key = Key::from(&resource);
+        let key = ResourceRef::from(&resource);
         let revision = Revision {
             uid: resource.metadata.uid.clone(),
             generation: resource.metadata.generation.unwrap_or_default(),
@@ -257,8 +249,8 @@ mod tests {
         .unwrap()
     }
 
-    fn key(namespace: &str, name: &str) -> Key {
-        Key {
+    fn key(namespace: &str, name: &str) -> ResourceRef {
+        ResourceRef {
             namespace: namespace.into(),
             name: name.into(),
         }

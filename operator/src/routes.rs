@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, TokenExchange, Transport, UserContext};
 use mcp_auth_protocol::sync;
 
-use crate::credentials::Binding;
+use crate::credential_identity::CredentialIdentity;
 
 /// The route of a resource. It holds no secret, so that it may stand in a pod's environment.
 pub fn route(resource: &McpServerAuth) -> sync::Route {
@@ -37,7 +37,7 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
         },
         exchange: oauth2.and_then(|oauth2| subject_token(oauth2.token_exchange.as_ref()?)),
         minted_for: match exchanges {
-            true => Binding::of(resource).digest(),
+            true => CredentialIdentity::of(resource).digest(),
             false => String::new(),
         },
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kube::Client;
 use mcp_auth_oauth::Clock;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info};
 
@@ -14,18 +14,20 @@ use crate::args::{Args, LogFormat};
 use crate::certificates::{self, Certificates, keep_webhook_ca_bundle};
 use crate::changes::Changes;
 use crate::credentials::Credentials;
-use crate::demands::Demands;
-use crate::exchanges::Exchanges;
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::reconcile::{self, Reconciler, Triggers};
+use crate::reconcile::{Reconciler, Triggers};
 use crate::references::References;
+use crate::resource_ref::ResourceRef;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
 use crate::sidecars::Sidecars;
+use crate::status::{self, StatusWriter};
 use crate::sync::{self, Sync};
+use crate::token_refresh_requests::TokenRefreshRequests;
+use crate::token_sources::TokenSources;
 use crate::workload::Workload;
 
 /// Longest time the release of the lease may take.
@@ -55,27 +57,33 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Metrics::default();
     let changes = Changes::default();
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
-    let credentials = Credentials::new(changes.clone());
+    let (status_due, statuses_due) = mpsc::unbounded_channel();
+    let credentials = Credentials::new(changes.clone(), status_due.clone());
     let (references, references_changed) = References::new(client.clone());
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone());
     let (sidecars, sidecars_changed) = Sidecars::new();
-    let (demands, demanded) = Demands::new();
-    let exchanges = Exchanges::default();
+    let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
     let workload = Workload::new(
         client.clone(),
         args.namespace.clone(),
         args.service_account.clone(),
         args.workload_identity_namespaces.clone(),
     );
-    let (reconciler, tokens_changed) = Reconciler::new(
+    let clock = Clock::system();
+    let reconciler = Reconciler {
+        resources: resources.clone(),
+        references,
+        workload,
+        pods: pods.clone(),
+        token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
+        metrics: metrics.clone(),
+        status_due,
+    };
+    let status_writer = StatusWriter::new(
         client.clone(),
         &args.identity,
-        Clock::system(),
-        resources.clone(),
+        clock,
         credentials.clone(),
-        exchanges.clone(),
-        workload,
-        references,
         pods.clone(),
         sidecars.clone(),
         metrics.clone(),
@@ -84,8 +92,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         references: references_changed,
         pods: pods_changed,
         sidecars: sidecars_changed,
-        tokens: tokens_changed,
-        demands: demanded,
+        token_refresh_requests: refresh_requested,
     };
 
     let (elected, election) =
@@ -106,10 +113,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         client: client.clone(),
         leads,
         certificates: certificates.clone(),
-        resources,
+        resources: resources.clone(),
         credentials,
-        exchanges,
-        demands,
+        token_refresh_requests,
         changes,
         pods,
         sidecars,
@@ -144,6 +150,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         reconciler,
         resource_watch,
         triggers,
+        status_writer,
+        resources,
+        statuses_due,
         set_listed,
         metrics,
     };
@@ -156,7 +165,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(ended) = tasks.join_next() => ended.context("a task failed").and_then(|ended| ended),
     };
     info!("stopping");
-    // First the lease is released, so that the next leader starts at once. Streams end, and sidecars come back to it.
+    // First the lease is released, so that the next leader starts at once. Streams end, and sidecars come
+    // back to it.
     leading.abort();
     lead.send_replace(false);
     if tokio::time::timeout(RELEASE, election).await.is_err() {
@@ -180,12 +190,15 @@ struct Work {
     reconciler: Reconciler,
     resource_watch: ResourceWatch,
     triggers: Triggers,
+    status_writer: StatusWriter,
+    resources: Resources,
+    statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
     set_listed: watch::Sender<bool>,
     metrics: Metrics,
 }
 
-/// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles them
-/// while this replica leads. A lead that is lost ends the process: it has no state worth keeping.
+/// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles
+/// them while this replica leads. A lead that is lost ends the process: it has no state worth keeping.
 async fn follow_election(
     mut elected: watch::Receiver<bool>,
     lead: watch::Sender<bool>,
@@ -195,6 +208,9 @@ async fn follow_election(
         reconciler,
         mut resource_watch,
         triggers,
+        status_writer,
+        resources,
+        statuses_due,
         set_listed,
         metrics,
     } = work;
@@ -214,7 +230,8 @@ async fn follow_election(
     metrics.leads(true);
     lead.send_replace(true);
     tokio::select! {
-        () = reconcile::run(reconciler, resource_watch, triggers) => anyhow::bail!("reconciling ended"),
+        () = reconciler.run(resource_watch, triggers) => anyhow::bail!("reconciling ended"),
+        () = status::run(status_writer, resources, statuses_due) => anyhow::bail!("writing statuses ended"),
         _ = elected.wait_for(|leads| !leads) => anyhow::bail!("this replica no longer leads"),
     }
 }

@@ -1,19 +1,20 @@
-//! The sidecars that are connected, and what each last reported: sync writes it, reconcile reads it.
+//! The sidecars that are connected, and what each last reported: sync writes it, the status tells of it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_protocol::sync::{Problem, Report};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// A sidecar that served before is not behind while a newer snapshot is on its way to it.
 pub const GRACE: Duration = Duration::from_secs(10);
 /// What is kept of a report; a sidecar with more to say has said enough.
-const MOST_SERVERS: usize = 256;
-const MOST_PROBLEMS: usize = 16;
-const LONGEST_TEXT: usize = 512;
+const MAX_SERVERS: usize = 256;
+const MAX_PROBLEMS: usize = 16;
+const MAX_TEXT_BYTES: usize = 512;
 
 /// One connected sidecar.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,7 +48,7 @@ pub struct Sidecars {
 }
 
 /// The right to write one sidecar's entry, which goes when this is dropped.
-pub struct Entry {
+pub struct SidecarEntry {
     sidecars: Sidecars,
     uid: String,
     connection: u64,
@@ -68,18 +69,18 @@ impl Sidecars {
 
     /// Enters a sidecar. A newer connection of the same pod takes the entry over, and the older one's writes
     /// and end then do nothing: it may be half dead and end long after.
-    pub fn enter(&self, uid: &str, namespace: &str, name: &str) -> Entry {
+    pub fn enter(&self, uid: &str, namespace: &str, name: &str) -> SidecarEntry {
         let sidecar = Sidecar {
             namespace: namespace.into(),
             name: name.into(),
             ..Sidecar::default()
         };
-        let mut connected = self.lock();
+        let mut connected = self.connected.lock();
         let connection = connected.get(uid).map_or(0, |(connection, _)| connection + 1);
         connected.insert(uid.to_owned(), (connection, sidecar));
         drop(connected);
         self.announce(namespace);
-        Entry {
+        SidecarEntry {
             sidecars: self.clone(),
             uid: uid.to_owned(),
             connection,
@@ -87,22 +88,16 @@ impl Sidecars {
     }
 
     pub fn get(&self, uid: &str) -> Option<Sidecar> {
-        self.lock().get(uid).map(|(_, sidecar)| sidecar.clone())
+        self.connected.lock().get(uid).map(|(_, sidecar)| sidecar.clone())
     }
 
     fn announce(&self, namespace: &str) {
         // Without a receiver this replica does not lead, and nobody wants to know.
         let _ = self.changed.send(namespace.to_owned());
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (u64, Sidecar)>> {
-        self.connected
-            .lock()
-            .expect("nothing panics while it holds the lock")
-    }
 }
 
-impl Entry {
+impl SidecarEntry {
     pub fn sent(&self, revision: &str) {
         self.modify(|sidecar| {
             sidecar.sent = Some(revision.to_owned());
@@ -112,18 +107,18 @@ impl Entry {
 
     /// Whether no newer connection of the same pod has taken the entry over.
     pub fn is_current(&self) -> bool {
-        let connected = self.sidecars.lock();
+        let connected = self.sidecars.connected.lock();
         connected
             .get(&self.uid)
             .is_some_and(|(connection, _)| *connection == self.connection)
     }
 
     pub fn reported(&self, mut report: Report) {
-        report.restart_needed_for.truncate(MOST_SERVERS);
-        report.problems.truncate(MOST_PROBLEMS);
+        report.restart_needed_for.truncate(MAX_SERVERS);
+        report.problems.truncate(MAX_PROBLEMS);
         for problem in &mut report.problems {
             for text in [&mut problem.reason, &mut problem.message] {
-                text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+                text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
             }
         }
 
@@ -135,7 +130,7 @@ impl Entry {
     }
 
     fn modify(&self, change: impl FnOnce(&mut Sidecar)) {
-        let mut connected = self.sidecars.lock();
+        let mut connected = self.sidecars.connected.lock();
         let Some((connection, sidecar)) = connected.get_mut(&self.uid) else {
             return;
         };
@@ -152,9 +147,9 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for SidecarEntry {
     fn drop(&mut self) {
-        let mut connected = self.sidecars.lock();
+        let mut connected = self.sidecars.connected.lock();
         if connected
             .get(&self.uid)
             .is_some_and(|(connection, _)| *connection == self.connection)

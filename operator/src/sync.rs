@@ -1,10 +1,11 @@
-//! Streams routes and tokens to the sidecars: [`authenticate`] tells whose pod calls, [`stream`] keeps it up to
-//! date with what [`crate::routes`] entitles that pod to, and nothing else, and [`exchange`] gets users' own tokens.
+//! Streams routes and tokens to the sidecars: [`authenticate`] tells whose pod calls, [`stream`] keeps it up
+//! to date with what [`crate::routes`] entitles that pod to, and nothing else, and [`exchange`] gets users'
+//! own tokens.
 
 mod authenticate;
+mod error;
 mod exchange;
 mod lines;
-mod refusal;
 mod stream;
 
 use std::time::Duration;
@@ -18,14 +19,13 @@ use tokio::sync::watch;
 use crate::certificates::Certificates;
 use crate::changes::Changes;
 use crate::credentials::Credentials;
-use crate::demands::Demands;
-use crate::exchanges::Exchanges;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
+use crate::token_refresh_requests::TokenRefreshRequests;
 
-use refusal::Refusal;
+use error::SyncError;
 
 /// What the endpoint works with.
 #[derive(Clone)]
@@ -35,8 +35,7 @@ pub struct Sync {
     pub certificates: Certificates,
     pub resources: Resources,
     pub credentials: Credentials,
-    pub exchanges: Exchanges,
-    pub demands: Demands,
+    pub token_refresh_requests: TokenRefreshRequests,
     pub changes: Changes,
     pub pods: Pods,
     pub sidecars: Sidecars,

@@ -1,8 +1,8 @@
 //! The operator's own Kubernetes identity, as an assertion for authorization servers that trust the cluster
-//! (workload identity, RFC 7523). Each assertion is a short-lived ServiceAccount token, made by TokenRequest for one
-//! audience, so that no audience has to be known when the operator is installed. The audience is somebody else's to
-//! choose, and a token that the API server itself takes would make the operator of whoever gets it: those are not let
-//! out.
+//! (workload identity, RFC 7523). Each assertion is a short-lived ServiceAccount token, made by TokenRequest
+//! for one audience, so that no audience has to be known when the operator is installed. The audience is
+//! somebody else's to choose, and a token that the API server itself takes would make the operator of whoever
+//! gets it: those are not let out.
 
 use std::sync::Arc;
 
@@ -50,8 +50,8 @@ impl Workload {
         }
     }
 
-    /// The operator's identity for a resource of this namespace; nothing where it may not act as the operator:
-    /// whoever can write a resource there could else have tokens that were meant for the operator.
+    /// The operator's identity for a resource of this namespace; nothing where it may not act as the
+    /// operator: whoever can write a resource there could else have tokens that were meant for the operator.
     pub fn assertions(&self, namespace: &str, audience: Option<String>) -> Option<Assertions> {
         let allowed = self.allowed.iter().any(|allowed| allowed == namespace);
         allowed.then(|| {
@@ -119,8 +119,8 @@ impl AssertionSource for Source {
 fn refused(error: &Error, service_account: &str) -> String {
     match error {
         Error::Api(status) if status.code == 403 => format!(
-            "the operator may not request tokens for its ServiceAccount {service_account}: set workloadIdentity.namespaces \
-             in the chart, or allow it to create serviceaccounts/token"
+            "the operator may not request tokens for its ServiceAccount {service_account}: set \
+             workloadIdentity.namespaces in the chart, or allow it to create serviceaccounts/token"
         ),
         other => format!("the API server made no token for ServiceAccount {service_account}: {other}"),
     }

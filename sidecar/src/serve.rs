@@ -20,13 +20,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::args::Serve;
-use crate::control::controller::{Control, DataPath, Metrics, Places, report};
+use crate::control::controller::{ControlSettings, Controller, DataPath, Metrics, report};
 use crate::control::drain::Drain;
-use crate::control::exchange_client::{self, AtOperator, Exchange};
+use crate::control::exchange_client::{self, OperatorTokenExchanger, TokenExchanger};
 use crate::control::litellm::Litellm;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
-use crate::control::sync_client::{Follow, OperatorCa, Tcp, Timing};
+use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
 use crate::proxy::inbound::Inbound;
 use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
@@ -36,10 +36,10 @@ use crate::server::{Sockets, Workers};
 
 /// A pod's sidecar is given a fraction of a processor, and one worker fills a whole one.
 const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
-/// Between two looks at LiteLLM.
-const LOOK: Duration = Duration::from_secs(1);
-/// Looks between two readings of the user's configuration, which may change while LiteLLM's container restarts.
-const LOOKS_PER_READING: u32 = 5;
+/// Between two probes of LiteLLM.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Probes between two readings of the user's configuration, which may change while LiteLLM's container restarts.
+const PROBES_PER_CONFIG_READ: u32 = 5;
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn serve(args: Serve) -> anyhow::Result<()> {
@@ -84,7 +84,7 @@ async fn run(args: Serve) -> Infallible {
     let litellm = litellm.map(|address| Litellm {
         address,
         ours: inbound.into_iter().chain([outbound, health]).collect(),
-        patience: LITELLM_READINESS,
+        timeout: LITELLM_READINESS,
         proc_net: PathBuf::from("/proc/net"),
     });
     let pod = Pod {
@@ -94,13 +94,13 @@ async fn run(args: Serve) -> Infallible {
     };
     let reports = watch::Sender::new(report(pod.clone()));
     let operator_ca = OperatorCa::new(&operator_ca);
-    let exchange = AtOperator::new(
+    let exchange = OperatorTokenExchanger::new(
         operator.clone(),
         operator_ca.clone(),
         token_file.clone(),
         pod,
         exchange_client::Timing::default(),
-        Tcp,
+        TcpConnector,
     );
     let data_path = start_data_path(Wiring {
         inbound: inbound.zip(litellm.as_ref().map(|litellm| litellm.address)),
@@ -120,40 +120,40 @@ async fn run(args: Serve) -> Infallible {
     };
     tokio::spawn(probes::serve(health, Arc::new(answers)));
 
-    let places = Places {
+    let settings = ControlSettings {
         original: original_config,
         overlay,
         outbound,
         inbound: inbound.is_some(),
     };
-    let control = RefCell::new(Control::new(
-        places,
+    let control = RefCell::new(Controller::new(
+        settings,
         routes.0,
         data_path,
         reports.clone(),
         metrics,
     ));
     let authenticated = Notify::new();
-    let follow = Follow {
+    let sync_client = SyncClient {
         endpoint: operator,
         operator_ca,
         token_file,
         timing: Timing::default(),
-        dial: Tcp,
+        connector: TcpConnector,
     };
-    let following = follow.run(&reports, |snapshot| {
+    let syncing = sync_client.run(&reports, |snapshot| {
         let mut control = control.borrow_mut();
         control.take_over(snapshot);
         if control.is_authenticated() {
             authenticated.notify_one();
         }
     });
-    let caring = async {
-        release(&control, &authenticated, start_timeout).await;
+    let watching_litellm = async {
+        release_start(&control, &authenticated, start_timeout).await;
         started.set();
-        care(&control, litellm.as_ref()).await
+        watch_litellm(&control, litellm.as_ref()).await
     };
-    tokio::join!(following, caring).0
+    tokio::join!(syncing, watching_litellm).0
 }
 
 /// What the data path is started with.
@@ -163,7 +163,7 @@ pub struct Wiring<'a> {
     pub outbound: SocketAddr,
     pub drain: Drain,
     pub reports: watch::Sender<Report>,
-    pub exchange: Arc<dyn Exchange>,
+    pub exchange: Arc<dyn TokenExchanger>,
     pub registry: &'a mut Registry,
 }
 
@@ -205,8 +205,8 @@ impl DataPath for Routes {
 }
 
 /// Waits for tokens, but not for longer than LiteLLM's start may be held up, and puts the overlay in place.
-async fn release<P: DataPath>(
-    control: &RefCell<Control<P>>,
+async fn release_start<P: DataPath>(
+    control: &RefCell<Controller<P>>,
     authenticated: &Notify,
     start_timeout: Duration,
 ) {
@@ -221,20 +221,23 @@ async fn release<P: DataPath>(
         if in_place {
             return;
         }
-        sleep(LOOK).await;
+        sleep(PROBE_INTERVAL).await;
     }
 }
 
 /// Keeps an eye on LiteLLM and on the user's configuration.
-async fn care<P: DataPath>(control: &RefCell<Control<P>>, litellm: Option<&Litellm>) -> Infallible {
-    let mut ticks = interval(LOOK);
+async fn watch_litellm<P: DataPath>(
+    control: &RefCell<Controller<P>>,
+    litellm: Option<&Litellm>,
+) -> Infallible {
+    let mut ticks = interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        for _ in 0..LOOKS_PER_READING {
+        for _ in 0..PROBES_PER_CONFIG_READ {
             ticks.tick().await;
             if let Some(litellm) = litellm {
-                let look = litellm.look().await;
-                control.borrow_mut().observe(&look);
+                let result = litellm.probe().await;
+                control.borrow_mut().observe(&result);
             }
         }
         control.borrow_mut().render();

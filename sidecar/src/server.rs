@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::http::connect::{bound_untaken, keepalive};
+use crate::http::connect::{keepalive, set_unacknowledged_timeout};
 use crate::proxy::inbound::Inbound;
 use crate::proxy::outbound::Outbound;
 pub use bounds::Bounds;
@@ -185,7 +185,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     // Accepted connections inherit these, which saves system calls for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
-    bound_untaken(&socket)?;
+    set_unacknowledged_timeout(&socket)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -310,7 +310,7 @@ mod tests {
         listener.set_nonblocking(false).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let bound = socket2::SockRef::from(&accepted).tcp_user_timeout().unwrap();
-        assert_eq!(bound, Some(crate::http::connect::UNTAKEN_TIMEOUT));
+        assert_eq!(bound, Some(crate::http::connect::UNACKNOWLEDGED_TIMEOUT));
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! Golden files of the overlay: each folder in `tests/overlay` is a configuration, `expected.snap` beside it what
-//! becomes of it. A new folder needs no new code; `INSTA_UPDATE=always cargo test` writes what it became, to be
-//! read before it is committed. The same folders are then read with PyYAML, which has the last word.
+//! Golden files of the overlay: each folder in `tests/overlay` is a configuration, `expected.snap` beside it
+//! what becomes of it. A new folder needs no new code; `INSTA_UPDATE=always cargo test` writes what it
+//! became, to be read before it is committed. The same folders are then read with PyYAML, which has the last
+//! word.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mcp_auth_protocol::sync::Route;
-use mcp_auth_sidecar::control::litellm_config::resolve::resolve;
+use mcp_auth_sidecar::control::litellm_config::tag_resolution::resolve_tag;
 use mcp_auth_sidecar::control::litellm_config::{Input, Overlay, render};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -41,7 +42,8 @@ fn becomes_what_is_expected() {
             prepend_module_to_snapshot => false,
             omit_expression => true,
         }, {
-            insta::assert_snapshot!("expected", text.replace(&format!("{}", case.folder.display()), "FOLDER"));
+            let folder = case.folder.display().to_string();
+            insta::assert_snapshot!("expected", text.replace(&folder, "FOLDER"));
         });
     }
 }
@@ -75,8 +77,11 @@ fn takes_plain_scalars_for_what_pyyaml_takes_them_for() {
         "[-+]?[0-9_.:]{1,8}([eE][-+]?[0-9]{0,3})?",
         "[-+]?0[bxo]?[0-9a-fA-F_]{0,5}",
         "[-+]?[0-9_]{1,3}(:[0-9]{1,2}){1,3}(\\.[0-9_]{0,2})?",
-        "[0-9]{3,5}-[0-9]{1,2}-[0-9]{1,2}(([Tt]|[ \t]{1,2})[0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(\\.[0-9]{0,2})?( ?(Z|[-+][0-9]{1,2}(:[0-9]{1,2})?))?)?",
-        "(yes|Yes|yES|no|NO|on|On|off|OFF|true|TRUE|tRUE|False|y|n|null|Null|nULL|~|<<|<|=|==|nan|\\.nan|\\.NaN|[-+]?\\.(inf|Inf|INF|iNF))",
+        "[0-9]{3,5}-[0-9]{1,2}-[0-9]{1,2}\
+         (([Tt]|[ \t]{1,2})[0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(\\.[0-9]{0,2})?\
+         ( ?(Z|[-+][0-9]{1,2}(:[0-9]{1,2})?))?)?",
+        "(yes|Yes|yES|no|NO|on|On|off|OFF|true|TRUE|tRUE|False|y|n|\
+         null|Null|nULL|~|<<|<|=|==|nan|\\.nan|\\.NaN|[-+]?\\.(inf|Inf|INF|iNF))",
         "[-+.:_~=<0-9a-zA-Z]{0,4}",
     ];
     let mut scalars = Vec::new();
@@ -84,7 +89,7 @@ fn takes_plain_scalars_for_what_pyyaml_takes_them_for() {
         let strategy = proptest::string::string_regex(pattern).unwrap();
         for _ in 0..2000 {
             let text = strategy.new_tree(&mut runner).unwrap().current();
-            scalars.push(serde_json::json!({"text": text, "kind": resolve(&text).as_str()}));
+            scalars.push(serde_json::json!({"text": text, "kind": resolve_tag(&text).as_str()}));
         }
     }
     check(&serde_json::json!({"cases": [], "scalars": scalars}));
@@ -95,8 +100,11 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
     let mut runner = TestRunner::deterministic();
     let folder = tempfile::tempdir().unwrap();
     let text = proptest::string::string_regex("[ -~\\n\\t\u{e9}\u{2028}\u{feff}\u{1f600}]{0,20}").unwrap();
-    let plain =
-        proptest::string::string_regex("[-+.:_~=<0-9a-zA-Z/@é]{1,6}( [-+.:_~=<0-9a-zA-Z/@é]{1,3})?").unwrap();
+    let plain = proptest::string::string_regex(concat!(
+        "[-+.:_~=<0-9a-zA-Z/@é]{1,6}",
+        "( [-+.:_~=<0-9a-zA-Z/@é]{1,3})?"
+    ))
+    .unwrap();
     let mut described = Vec::new();
     for number in 0..100 {
         let mut original = String::from("mcp_servers:\n  other:\n");
@@ -132,7 +140,8 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
         overlay.write().unwrap();
         assert_eq!(overlay.problems, [], "{original}");
         described.push(serde_json::json!({
-            "name": format!("text {number}"), "original": config, "overlay": path, "usable": true, "outbound": OUTBOUND,
+            "name": format!("text {number}"), "original": config, "overlay": path,
+            "usable": true, "outbound": OUTBOUND,
             "routes": [], "managed": [],
         }));
     }

@@ -1,5 +1,5 @@
-//! The binary as the kubelet sees it, without an operator: LiteLLM may start all the same, and nothing but a signal
-//! ends the process.
+//! The binary as the kubelet sees it, without an operator: LiteLLM may start all the same, and nothing but a
+//! signal ends the process.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
@@ -11,7 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-const ROUTES: &str = r#"[{"resource":"tools","server":"tools","url":"https://tools.example.com/mcp","transport":"StreamableHttp"}]"#;
+const ROUTES: &str = concat!(
+    r#"[{"resource":"tools","server":"tools","url":"https://tools.example.com/mcp","#,
+    r#""transport":"StreamableHttp"}]"#
+);
 
 struct Sidecar {
     child: Child,

@@ -1,14 +1,16 @@
-//! One watch for each object that a resource refers to, shared by all that refer to it and ended with the last.
+//! One watch for each object that a resource refers to, shared by all that refer to it and ended with the
+//! last.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
 use secrecy::SecretSlice;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -17,7 +19,7 @@ use tracing::warn;
 
 use super::{Kind, Reference};
 use crate::api_server::is_forbidden;
-use crate::key::Key;
+use crate::resource_ref::ResourceRef;
 
 /// What is known of an object.
 #[derive(Clone, Debug)]
@@ -41,12 +43,12 @@ type Object = (Kind, String, String);
 pub struct References {
     client: Client,
     watched: Arc<Mutex<HashMap<Object, Watched>>>,
-    changed: mpsc::UnboundedSender<Key>,
+    changed: mpsc::UnboundedSender<ResourceRef>,
 }
 
 struct Watched {
     lookup: Lookup,
-    users: Vec<Key>,
+    users: Vec<ResourceRef>,
     task: AbortHandle,
 }
 
@@ -58,7 +60,7 @@ impl Drop for Watched {
 
 impl References {
     /// The receiver gets each resource that refers to an object that changed.
-    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<Key>) {
+    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<ResourceRef>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         (
             Self {
@@ -71,10 +73,10 @@ impl References {
     }
 
     /// Makes `references` all that the resource `key` refers to. No references: the resource is gone.
-    pub fn set(&self, key: &Key, references: &[Reference]) {
+    pub fn set(&self, key: &ResourceRef, references: &[Reference]) {
         let object = |reference: &Reference| (reference.kind, key.namespace.clone(), reference.name.clone());
         let wanted: Vec<Object> = references.iter().map(object).collect();
-        let mut watched = self.lock();
+        let mut watched = self.watched.lock();
         watched.retain(|object, entry| {
             if !wanted.contains(object) {
                 entry.users.retain(|user| user != key);
@@ -93,7 +95,8 @@ impl References {
 
     pub fn get(&self, namespace: &str, reference: &Reference) -> Lookup {
         let object = (reference.kind, namespace.to_owned(), reference.name.clone());
-        self.lock()
+        self.watched
+            .lock()
             .get(&object)
             .map_or(Lookup::Unknown, |entry| entry.lookup.clone())
     }
@@ -144,9 +147,10 @@ impl References {
     }
 
     fn record(&self, object: &Object, lookup: Lookup) {
-        let users = match self.lock().get_mut(object) {
+        let users = match self.watched.lock().get_mut(object) {
             Some(entry) => {
-                // What was read stays good while the API server refuses for a moment, as it does when it starts.
+                // What was read stays good while the API server refuses for a moment, as it does when it
+                // starts.
                 if matches!((&entry.lookup, &lookup), (Lookup::Found(_), Lookup::Forbidden)) {
                     return;
                 }
@@ -159,12 +163,6 @@ impl References {
             // Without a receiver this replica does not lead, and nobody wants to know.
             let _ = self.changed.send(user);
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Object, Watched>> {
-        self.watched
-            .lock()
-            .expect("nothing panics while it holds the lock")
     }
 }
 

@@ -1,4 +1,5 @@
-//! Whose pod calls: asked of the API server by TokenReview, so that a token of a deleted pod is worth nothing.
+//! Whose pod calls: asked of the API server by TokenReview, so that a token of a deleted pod is worth
+//! nothing.
 
 use axum::http::{HeaderMap, header};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
@@ -7,7 +8,7 @@ use kube::api::{Api, PostParams};
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::Pod;
 
-use super::Refusal;
+use super::SyncError;
 use crate::api_server::within;
 
 /// Keys of the extra user info of a token that is bound to a pod (Kubernetes: "Managing Service Accounts").
@@ -16,8 +17,8 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// The pod that the request's bearer token is bound to.
-pub async fn authenticate(client: &Client, headers: &HeaderMap) -> Result<Pod, Refusal> {
-    let token = bearer(headers).ok_or(Refusal::NoToken)?;
+pub async fn authenticate(client: &Client, headers: &HeaderMap) -> Result<Pod, SyncError> {
+    let token = bearer(headers).ok_or(SyncError::NoToken)?;
     let review = TokenReview {
         spec: TokenReviewSpec {
             token: Some(token.to_owned()),
@@ -27,12 +28,12 @@ pub async fn authenticate(client: &Client, headers: &HeaderMap) -> Result<Pod, R
     };
     let reviews = Api::<TokenReview>::all(client.clone());
     let answer = within(reviews.create(&PostParams::default(), &review)).await;
-    let answer = answer.map_err(|error| Refusal::ApiServer(without_token(&error.to_string(), token)))?;
+    let answer = answer.map_err(|error| SyncError::ApiServer(without_token(&error.to_string(), token)))?;
     identify(answer.status.unwrap_or_default(), token)
 }
 
 /// What the pod itself claims must be what its token says: a mix-up is an error of whoever set it up.
-pub fn agree(claimed: &Pod, bound: &Pod) -> Result<(), Refusal> {
+pub fn agree(claimed: &Pod, bound: &Pod) -> Result<(), SyncError> {
     if claimed == bound {
         return Ok(());
     }
@@ -42,7 +43,7 @@ pub fn agree(claimed: &Pod, bound: &Pod) -> Result<(), Refusal> {
         let (namespace, name, uid) = (short(&pod.namespace), short(&pod.name), short(&pod.uid));
         format!("{namespace}/{name} (uid {uid})")
     };
-    Err(Refusal::OtherPod {
+    Err(SyncError::OtherPod {
         claimed: show(claimed),
         bound: show(bound),
     })
@@ -60,23 +61,24 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .filter(|token| !token.is_empty())
 }
 
-fn identify(review: TokenReviewStatus, token: &str) -> Result<Pod, Refusal> {
+fn identify(review: TokenReviewStatus, token: &str) -> Result<Pod, SyncError> {
     if review.authenticated != Some(true) {
         let error = without_token(review.error.as_deref().unwrap_or("it is not valid"), token);
         // The API server reports a token for other audiences as an error that lists both.
         return Err(match error.contains("audience") {
-            true => Refusal::WrongAudience(AUDIENCE),
-            false => Refusal::InvalidToken(error),
+            true => SyncError::WrongAudience(AUDIENCE),
+            false => SyncError::InvalidToken(error),
         });
     }
-    // An authenticator that knows no audiences leaves the list empty: then nothing says that the token is for us.
+    // An authenticator that knows no audiences leaves the list empty: then nothing says that the token is for
+    // us.
     if !review
         .audiences
         .iter()
         .flatten()
         .any(|audience| audience == AUDIENCE)
     {
-        return Err(Refusal::WrongAudience(AUDIENCE));
+        return Err(SyncError::WrongAudience(AUDIENCE));
     }
     let user = review.user.unwrap_or_default();
     let account = user
@@ -99,7 +101,7 @@ fn identify(review: TokenReviewStatus, token: &str) -> Result<Pod, Refusal> {
             name,
             uid,
         }),
-        _ => Err(Refusal::NotBoundToPod),
+        _ => Err(SyncError::NotBoundToPod),
     }
 }
 
@@ -146,15 +148,15 @@ mod tests {
     #[test]
     fn a_token_that_is_not_bound_to_a_pod_is_refused() {
         let unbound = review("system:serviceaccount:apps:default", &[AUDIENCE], &[]);
-        assert_eq!(identify(unbound, "t"), Err(Refusal::NotBoundToPod));
+        assert_eq!(identify(unbound, "t"), Err(SyncError::NotBoundToPod));
         let person = review("alice", &[AUDIENCE], BOUND);
-        assert_eq!(identify(person, "t"), Err(Refusal::NotBoundToPod));
+        assert_eq!(identify(person, "t"), Err(SyncError::NotBoundToPod));
     }
 
     #[test]
     fn a_token_without_our_audience_is_refused_even_if_authenticated() {
         let other = review("system:serviceaccount:apps:default", &[], BOUND);
-        assert_eq!(identify(other, "t"), Err(Refusal::WrongAudience(AUDIENCE)));
+        assert_eq!(identify(other, "t"), Err(SyncError::WrongAudience(AUDIENCE)));
     }
 
     #[test]
@@ -165,7 +167,7 @@ mod tests {
         };
         assert_eq!(
             identify(review, "s3cret"),
-            Err(Refusal::InvalidToken("bad: [token]".into()))
+            Err(SyncError::InvalidToken("bad: [token]".into()))
         );
     }
 

@@ -1,5 +1,5 @@
-//! A user's own token, for a sidecar that asks: whose pod calls is told as for the stream, and only servers that the
-//! pod is entitled to are answered for.
+//! A user's own token, for a sidecar that asks: the pod is authenticated as for the stream, and only servers
+//! that the pod is entitled to are answered for.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
 use tracing::warn;
 
 use super::authenticate::{agree, authenticate};
-use super::{Refusal, Sync};
+use super::{Sync, SyncError};
 use crate::credentials::bearer;
 use crate::entitlement::entitled;
 use crate::metrics::Exchange;
@@ -26,35 +26,35 @@ pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
             sync.metrics.exchanged(Exchange::Issued);
             Json(exchanged).into_response()
         }
-        Err(refusal) => {
-            warn!(reason = refusal.reason(), error = %refusal, "a user's token was not exchanged");
+        Err(error) => {
+            warn!(reason = error.reason(), %error, "a user's token was not exchanged");
             sync.metrics.exchanged(Exchange::Failed);
-            refusal.into_response()
+            error.into_response()
         }
     }
 }
 
-async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, Refusal> {
+async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, SyncError> {
     if !*sync.leads.borrow() {
-        return Err(Refusal::NotLeading);
+        return Err(SyncError::NotLeading);
     }
     let (head, body) = request.into_parts();
     let pod = authenticate(&sync.client, &head.headers).await?;
     let body = Limited::new(body, MAX_EXCHANGE_REQUEST_BYTES).collect().await;
-    let body = body.map_err(|_| Refusal::NoExchangeRequest("it is too long, or broke off"))?;
+    let body = body.map_err(|_| SyncError::NoExchangeRequest("it is too long, or broke off"))?;
     let asked = parse(&body.to_bytes())?;
     agree(&asked.pod, &pod)?;
     let resource = server(sync, &pod, &asked.server).await?;
     if asked.url != resource.spec.server.url {
-        return Err(Refusal::OtherUrl);
+        return Err(SyncError::OtherUrl);
     }
-    let exchanger = sync.exchanges.of(&resource);
-    let exchanger = exchanger.ok_or_else(|| Refusal::NoExchange(asked.server.clone()))?;
+    let exchanger = sync.credentials.exchanger(&resource);
+    let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(asked.server.clone()))?;
     let token = exchanger.token(&asked.subject_token, asked.refused.as_deref());
     // The request itself goes on, and whoever asks again finds what it brings.
     let token = tokio::time::timeout(AUTHORIZATION_SERVER, token).await;
-    let token = token.map_err(|_| Refusal::ExchangeSlow(AUTHORIZATION_SERVER.as_secs()))?;
-    let token = token.map_err(|error| Refusal::ExchangeFailed {
+    let token = token.map_err(|_| SyncError::ExchangeSlow(AUTHORIZATION_SERVER.as_secs()))?;
+    let token = token.map_err(|error| SyncError::ExchangeFailed {
         code: error.code().to_owned(),
         message: error.message(),
     })?;
@@ -64,9 +64,9 @@ async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, Refusal> {
 }
 
 /// What serde says of a failure may quote the request, which holds a token. So only its kind is told.
-fn parse(body: &Bytes) -> Result<ExchangeRequest, Refusal> {
+fn parse(body: &Bytes) -> Result<ExchangeRequest, SyncError> {
     serde_json::from_slice(body).map_err(|error| {
-        Refusal::NoExchangeRequest(match error.classify() {
+        SyncError::NoExchangeRequest(match error.classify() {
             serde_json::error::Category::Data => "a field is missing or of another type",
             _ => "it is no JSON",
         })
@@ -74,12 +74,12 @@ fn parse(body: &Bytes) -> Result<ExchangeRequest, Refusal> {
 }
 
 /// The resource that the pod reaches this server by.
-async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<Arc<McpServerAuth>, Refusal> {
+async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<Arc<McpServerAuth>, SyncError> {
     let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
-    let labels = labels.map_err(|error| Refusal::ApiServer(error.to_string()))?;
-    let labels = labels.ok_or_else(|| Refusal::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
+    let labels = labels.map_err(|error| SyncError::ApiServer(error.to_string()))?;
+    let labels = labels.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
     entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
         .into_iter()
         .find(|resource| resource.spec.server.name == server)
-        .ok_or_else(|| Refusal::NotEntitled(server.chars().take(64).collect()))
+        .ok_or_else(|| SyncError::NotEntitled(server.chars().take(64).collect()))
 }

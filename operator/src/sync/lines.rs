@@ -1,10 +1,15 @@
 //! Reads a request body as lines of JSON.
 
-use axum::body::{Body, Bytes};
-use futures::{Stream, StreamExt};
+use std::io;
+
+use axum::body::Body;
+use bytes::BytesMut;
+use futures::{Stream, TryStreamExt};
 use mcp_auth_protocol::bounds::MAX_REPORT_BYTES;
 use mcp_auth_protocol::sync::Report;
 use thiserror::Error;
+use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
 
 #[derive(Debug, Error)]
 pub enum LineError {
@@ -13,39 +18,51 @@ pub enum LineError {
     #[error("a line is not a report: {0}")]
     NotAReport(serde_json::Error),
     #[error("the connection broke: {0}")]
-    Broken(axum::Error),
+    Broken(#[from] io::Error),
+}
+
+impl From<LinesCodecError> for LineError {
+    fn from(error: LinesCodecError) -> Self {
+        match error {
+            LinesCodecError::MaxLineLengthExceeded => Self::TooLong,
+            LinesCodecError::Io(error) => Self::Broken(error),
+        }
+    }
 }
 
 /// The reports of a body, as they arrive. Ends at the first error.
 pub fn reports(body: Body) -> impl Stream<Item = Result<Report, LineError>> + Send {
-    let state = (body.into_data_stream(), Vec::new(), Bytes::new());
-    futures::stream::try_unfold(state, |(mut chunks, mut line, mut chunk)| async move {
-        loop {
-            let end = chunk.iter().position(|byte| *byte == b'\n');
-            let part = chunk.split_to(end.unwrap_or(chunk.len()));
-            if line.len() + part.len() > MAX_REPORT_BYTES {
-                return Err(LineError::TooLong);
-            }
-            line.extend_from_slice(&part);
-            if end.is_some() {
-                let _newline = chunk.split_to(1);
-                if !line.is_empty() {
-                    let report = serde_json::from_slice(&line).map_err(LineError::NotAReport)?;
-                    line.clear();
-                    return Ok(Some((report, (chunks, line, chunk))));
-                }
-                continue;
-            }
-            match chunks.next().await {
-                Some(next) => chunk = next.map_err(LineError::Broken)?,
-                None => return Ok(None),
+    let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    FramedRead::new(
+        bytes,
+        ReportDecoder(LinesCodec::new_with_max_length(MAX_REPORT_BYTES)),
+    )
+}
+
+/// One report a line; empty lines between them are heartbeats.
+struct ReportDecoder(LinesCodec);
+
+impl Decoder for ReportDecoder {
+    type Item = Report;
+    type Error = LineError;
+
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Report>, LineError> {
+        while let Some(line) = self.0.decode(buffer)? {
+            if !line.is_empty() {
+                return serde_json::from_str(&line)
+                    .map(Some)
+                    .map_err(LineError::NotAReport);
             }
         }
-    })
+        Ok(None)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Bytes;
+    use futures::StreamExt;
+
     use super::*;
 
     async fn read(chunks: &[&str]) -> Vec<Result<Option<String>, String>> {
@@ -88,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn garbage_ends_the_stream_with_an_error() {
+    async fn what_is_no_json_ends_the_stream_with_an_error() {
         let read = read(&["{]\n", &line("1")]).await;
         assert_eq!(read.len(), 1);
         assert!(

@@ -17,17 +17,17 @@ use tracing::{Instrument, info, info_span, warn};
 
 use super::authenticate::{agree, authenticate};
 use super::lines::{LineError, reports};
-use super::{Refusal, Sync};
-use crate::demands::Demand;
+use super::{Sync, SyncError};
 use crate::entitlement::entitled;
-use crate::key::Key;
+use crate::resource_ref::ResourceRef;
 use crate::routes::route;
-use crate::sidecars::Entry;
+use crate::sidecars::SidecarEntry;
+use crate::token_refresh_requests::TokenRefreshRequest;
 
 /// A sidecar that does not say who it is within this time is none.
 const FIRST_REPORT: Duration = Duration::from_secs(10);
 /// A sidecar that takes nothing for this long is gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Faster ones wait: each may cause work for every resource of the namespace.
 const BETWEEN_REPORTS: Duration = Duration::from_millis(200);
 /// Changes within this time of one another, such as ten tokens renewed at once, become one line.
@@ -36,17 +36,17 @@ const GATHER: Duration = Duration::from_millis(20);
 pub async fn open(State(sync): State<Sync>, request: Request) -> Response {
     match accept(sync.clone(), request).await {
         Ok(response) => response,
-        Err(refusal) => {
-            warn!(reason = refusal.reason(), error = %refusal, "a sidecar was refused");
-            sync.metrics.sync_refused(refusal.reason());
-            refusal.into_response()
+        Err(error) => {
+            warn!(reason = error.reason(), %error, "a sidecar was refused");
+            sync.metrics.sync_refused(error.reason());
+            error.into_response()
         }
     }
 }
 
-async fn accept(sync: Sync, request: Request) -> Result<Response, Refusal> {
+async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
     if !*sync.leads.borrow() {
-        return Err(Refusal::NotLeading);
+        return Err(SyncError::NotLeading);
     }
     let (head, body) = request.into_parts();
     let pod = authenticate(&sync.client, &head.headers).await?;
@@ -54,10 +54,10 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, Refusal> {
     let first = tokio::time::timeout(FIRST_REPORT, reports.next()).await;
     let first = match first {
         Ok(Some(Ok(report))) => report,
-        Ok(Some(Err(error))) => return Err(Refusal::NoReport(error.to_string())),
-        Ok(None) => return Err(Refusal::NoReport("the body is empty".into())),
+        Ok(Some(Err(error))) => return Err(SyncError::NoReport(error.to_string())),
+        Ok(None) => return Err(SyncError::NoReport("the body is empty".into())),
         Err(_) => {
-            return Err(Refusal::NoReport(format!(
+            return Err(SyncError::NoReport(format!(
                 "none came within {} s",
                 FIRST_REPORT.as_secs()
             )));
@@ -65,10 +65,11 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, Refusal> {
     };
     agree(&first.pod, &pod)?;
     let found = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
-    let found = found.map_err(|error| Refusal::ApiServer(error.to_string()))?;
-    found.ok_or_else(|| Refusal::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
+    let found = found.map_err(|error| SyncError::ApiServer(error.to_string()))?;
+    found.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
 
-    // One line may wait while the connection is slow; the next is made when it has gone, from the newest state.
+    // One line may wait while the connection is slow; the next is made when it has gone, from the newest
+    // state.
     let (lines, receiver) = mpsc::channel(1);
     let span = info_span!("sidecar", namespace = pod.namespace, pod = pod.name);
     tokio::spawn(serve(sync, pod, first, reports, lines).instrument(span));
@@ -91,7 +92,7 @@ async fn serve(
     let _connected = sync.metrics.sidecar_connected();
     info!(version = first.version, "sidecar connected");
     // What could not be passed on is passed on with a later heartbeat.
-    let mut untold = pass_on(&sync, &pod, first.refused.clone()).await;
+    let mut not_passed_on = pass_on(&sync, &pod, first.refused.clone()).await;
     entry.reported(first);
     let mut reports = pin!(reports);
     let mut changes = sync.changes.subscribe(&pod.namespace);
@@ -121,17 +122,20 @@ async fn serve(
             }
             report = reports.next() => match report {
                 Some(Ok(report)) => {
-                    untold = pass_on(&sync, &pod, report.refused.clone()).await;
+                    not_passed_on = pass_on(&sync, &pod, report.refused.clone()).await;
                     entry.reported(report);
                     tokio::time::sleep(BETWEEN_REPORTS).await;
                 }
-                Some(Err(error)) => { warn!(%error, "a report could not be read"); break "a report could not be read" }
+                Some(Err(error)) => {
+                    warn!(%error, "a report could not be read");
+                    break "a report could not be read"
+                }
                 None => break "the sidecar went away",
             },
             _ = heartbeat.tick() => {
                 if !entry.is_current() { break "the pod has a newer connection" }
                 if !deliver(&lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
-                untold = pass_on(&sync, &pod, untold).await;
+                not_passed_on = pass_on(&sync, &pod, not_passed_on).await;
                 // The authority may have changed, which nobody announces.
                 changes.mark_changed();
             }
@@ -147,8 +151,8 @@ async fn lost(leads: &mut watch::Receiver<bool>) {
     let _ = leads.wait_for(|leads| !leads).await;
 }
 
-/// Tells reconcile of the tokens that this pod's servers refused, as far as the pod has a right to them. Returns what
-/// could not be told, because nobody knew whose pod it is.
+/// Tells the token sources of the tokens that this pod's servers refused, as far as the pod has a right to
+/// them. Returns those that could not be passed on, because the pod could not be looked up.
 async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<RefusedToken> {
     if refused.is_empty() {
         return refused;
@@ -165,8 +169,8 @@ async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<Refu
         // One for each server: whoever says more has said enough.
         let of_server = |refused: &&RefusedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
-            sync.demands.make(Demand {
-                key: Key::from(&*resource),
+            sync.token_refresh_requests.send(TokenRefreshRequest {
+                resource: ResourceRef::from(&*resource),
                 token: refused.token.clone(),
                 why: refused.why.clone(),
             });
@@ -186,20 +190,20 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
     let servers = entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
         .into_iter()
         .map(|resource| {
-            let issued = sync.credentials.of(&resource);
+            let state = sync.credentials.get(&resource);
             let mut route = route(&resource);
-            route.ca_bundle = issued.ca_bundle;
+            route.ca_bundle = state.tls.ca_bundle;
             Server {
                 route,
-                credential: issued.credential,
-                client_certificate: issued.client_certificate,
-                declined: issued.declined,
+                credential: state.credential,
+                client_certificate: state.tls.client_certificate,
+                declined: state.declined,
             }
         });
     Ok(Some((servers.collect(), sync.certificates.authority())))
 }
 
-async fn send(entry: &Entry, lines: &mpsc::Sender<Bytes>, (servers, authority): &Content) -> bool {
+async fn send(entry: &SidecarEntry, lines: &mpsc::Sender<Bytes>, (servers, authority): &Content) -> bool {
     let snapshot = Snapshot {
         revision: revision(),
         operator_ca: authority.clone(),
@@ -213,7 +217,10 @@ async fn send(entry: &Entry, lines: &mpsc::Sender<Bytes>, (servers, authority): 
 
 /// False if the sidecar is gone, or takes nothing any more.
 async fn deliver(lines: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
-    matches!(tokio::time::timeout(PATIENCE, lines.send(line)).await, Ok(Ok(())))
+    matches!(
+        tokio::time::timeout(SEND_TIMEOUT, lines.send(line)).await,
+        Ok(Ok(()))
+    )
 }
 
 /// Never the same again, of whichever stream and replica: an echo of an old one must not pass for the newest.

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::control::litellm::Look;
+use crate::control::litellm::ProbeResult;
 use crate::control::litellm_config::restart::{Loaded, Restart};
 use crate::control::litellm_config::write::write;
 use crate::control::litellm_config::{Input, Overlay, render};
@@ -24,7 +24,7 @@ pub trait DataPath {
 
 /// Where things are.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct ControlSettings {
     /// LiteLLM's own configuration, if it has a file.
     pub original: Option<PathBuf>,
     pub overlay: PathBuf,
@@ -33,8 +33,8 @@ pub struct Places {
     pub inbound: bool,
 }
 
-pub struct Control<P> {
-    places: Places,
+pub struct Controller<P> {
+    settings: ControlSettings,
     data_path: P,
     routes: Vec<Route>,
     /// Whether a snapshot has come and gives every route a credential.
@@ -90,10 +90,10 @@ impl Metrics {
     }
 }
 
-impl<P: DataPath> Control<P> {
+impl<P: DataPath> Controller<P> {
     /// Begins with the routes known at admission, for which there is no credential yet.
     pub fn new(
-        places: Places,
+        settings: ControlSettings,
         routes: Vec<Route>,
         data_path: P,
         reports: watch::Sender<Report>,
@@ -110,10 +110,10 @@ impl<P: DataPath> Control<P> {
             },
         };
         let route_problems = data_path.apply(&routes.iter().map(pending).collect::<Vec<_>>());
-        tell(&[], &route_problems);
-        let loaded = read_loaded(&places);
+        log_changes(&[], &route_problems);
+        let loaded = read_loaded(&settings);
         Self {
-            places,
+            settings,
             data_path,
             authenticated: false,
             routes,
@@ -131,7 +131,7 @@ impl<P: DataPath> Control<P> {
     pub fn take_over(&mut self, snapshot: Snapshot) {
         self.metrics.snapshots.inc();
         let problems = self.data_path.apply(&snapshot.servers);
-        tell(&self.route_problems, &problems);
+        log_changes(&self.route_problems, &problems);
         self.route_problems = problems;
         let is_bearer = |server: &Server| matches!(server.credential, Credential::Bearer { .. });
         self.authenticated = snapshot.servers.iter().all(is_bearer);
@@ -150,14 +150,14 @@ impl<P: DataPath> Control<P> {
     /// Renders the overlay from the user's configuration as it is now and writes it. True if LiteLLM can read it.
     pub fn render(&mut self) -> bool {
         let overlay = render(&Input {
-            original: self.places.original.as_deref(),
-            overlay: &self.places.overlay,
+            original: self.settings.original.as_deref(),
+            overlay: &self.settings.overlay,
             routes: &self.routes,
-            outbound: self.places.outbound,
+            outbound: self.settings.outbound,
         });
         let mut problems = overlay.problems.clone();
         let in_place =
-            match self.put(overlay) {
+            match self.write_overlay(overlay) {
                 Ok(()) => true,
                 Err(error) => {
                     problems.push(Problem {
@@ -165,13 +165,13 @@ impl<P: DataPath> Control<P> {
                     message: format!(
                         "{} cannot be written ({}); LiteLLM goes on with what stands there. Check the volume \
                          mounted at its folder",
-                        self.places.overlay.display(),
+                        self.settings.overlay.display(),
                         error.kind()
                     ), server: None });
                     false
                 }
             };
-        tell(&self.overlay_problems, &problems);
+        log_changes(&self.overlay_problems, &problems);
         self.overlay_problems = problems;
         self.publish();
         in_place
@@ -179,35 +179,35 @@ impl<P: DataPath> Control<P> {
 
     /// Takes note of what was seen of LiteLLM, whose address is known. Whether it can be reached past the sidecar
     /// matters only where users are to pass through it.
-    pub fn observe(&mut self, look: &Look) {
+    pub fn observe(&mut self, result: &ProbeResult) {
         self.metrics
             .litellm_ready
-            .set(i64::from(matches!(look, Look::Ready { .. })));
-        let loaded = self.restart.observe(look.into()).cloned();
+            .set(i64::from(matches!(result, ProbeResult::Ready { .. })));
+        let loaded = self.restart.observe(result.into()).cloned();
         if let Some(loaded) = loaded {
             info!("LiteLLM is ready");
-            write_loaded(&self.places, &loaded);
+            write_loaded(&self.settings, &loaded);
         }
-        let problem = match look {
-            Look::Down(why) if matches!(why.reason, "UndeclaredListener" | "PortTaken") => {
+        let problem = match result {
+            ProbeResult::Down(why) if matches!(why.reason, "UndeclaredListener" | "PortTaken") => {
                 Some(Problem { reason: why.reason.into(), message: why.message.clone(), server: None })
             }
-            Look::Ready { exposed: true, .. } if self.places.inbound => Some(Problem {
+            ProbeResult::Ready { exposed: true, .. } if self.settings.inbound => Some(Problem {
                 reason: "LiteLlmExposed".into(),
                 message: "LiteLLM listens on all addresses, so that it can be reached past the sidecar and without \
                           user context. Check that nothing overrides its --host"
                     .into(), server: None }),
             _ => None,
         };
-        tell(self.litellm_problem.as_slice(), problem.as_slice());
+        log_changes(self.litellm_problem.as_slice(), problem.as_slice());
         self.litellm_problem = problem;
         self.publish();
     }
 
-    fn put(&mut self, overlay: Overlay) -> io::Result<()> {
+    fn write_overlay(&mut self, overlay: Overlay) -> io::Result<()> {
         if overlay.write()? {
             let servers = overlay.servers.len();
-            info!(overlay = %self.places.overlay.display(), servers, "wrote LiteLLM's overlay");
+            info!(overlay = %self.settings.overlay.display(), servers, "wrote LiteLLM's overlay");
         }
         if self
             .overlay
@@ -233,10 +233,10 @@ impl<P: DataPath> Control<P> {
             .problems
             .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
         self.reports.send_if_modified(|report| {
-            let news = report.restart_needed_for != restart_needed_for || report.problems != problems;
+            let is_changed = report.restart_needed_for != restart_needed_for || report.problems != problems;
             report.restart_needed_for = restart_needed_for;
             report.problems = problems;
-            news
+            is_changed
         });
     }
 }
@@ -251,7 +251,7 @@ pub fn report(pod: Pod) -> Report {
 }
 
 /// Logs what has come and what has gone.
-fn tell(before: &[Problem], now: &[Problem]) {
+fn log_changes(before: &[Problem], now: &[Problem]) {
     for problem in now.iter().filter(|problem| !before.contains(problem)) {
         warn!(reason = problem.reason, "{}", problem.message);
     }
@@ -260,18 +260,18 @@ fn tell(before: &[Problem], now: &[Problem]) {
     }
 }
 
-fn loaded_file(places: &Places) -> PathBuf {
-    places.overlay.with_file_name("loaded.json")
+fn loaded_file(settings: &ControlSettings) -> PathBuf {
+    settings.overlay.with_file_name("loaded.json")
 }
 
 /// What an earlier process of the sidecar knew; whatever is wrong with the file, the next start of LiteLLM is seen.
-fn read_loaded(places: &Places) -> Option<Loaded> {
-    serde_json::from_slice(&std::fs::read(loaded_file(places)).ok()?).ok()
+fn read_loaded(settings: &ControlSettings) -> Option<Loaded> {
+    serde_json::from_slice(&std::fs::read(loaded_file(settings)).ok()?).ok()
 }
 
-fn write_loaded(places: &Places, loaded: &Loaded) {
+fn write_loaded(settings: &ControlSettings, loaded: &Loaded) {
     let text = serde_json::to_string(loaded).expect("numbers and strings are JSON");
-    if let Err(error) = write(&loaded_file(places), &text) {
+    if let Err(error) = write(&loaded_file(settings), &text) {
         warn!(%error, "a restart of the sidecar will forget what LiteLLM has read");
     }
 }
@@ -307,7 +307,7 @@ mod tests {
         folder: tempfile::TempDir,
         applied: Applied,
         reports: watch::Receiver<Report>,
-        control: Control<Applied>,
+        control: Controller<Applied>,
     }
 
     fn route(server: &str) -> Route {
@@ -356,14 +356,14 @@ mod tests {
         folder: &std::path::Path,
         applied: Applied,
         reports: watch::Sender<Report>,
-    ) -> Control<Applied> {
-        let places = Places {
+    ) -> Controller<Applied> {
+        let settings = ControlSettings {
             original: Some(folder.join("config.yaml")),
             overlay: folder.join("overlay.yaml"),
             outbound: "127.0.0.1:16481".parse().unwrap(),
             inbound: true,
         };
-        Control::new(places, vec![route("a")], applied, reports, Metrics::default())
+        Controller::new(settings, vec![route("a")], applied, reports, Metrics::default())
     }
 
     fn pod() -> Pod {
@@ -394,7 +394,7 @@ mod tests {
         }
     }
 
-    const READY: Look = Look::Ready {
+    const READY: ProbeResult = ProbeResult::Ready {
         listener: 7,
         exposed: false,
     };
@@ -437,7 +437,7 @@ mod tests {
         pod.control.observe(&READY);
         assert_eq!(pod.report().restart_needed_for, ["b"]);
 
-        pod.control.observe(&Look::Ready {
+        pod.control.observe(&ProbeResult::Ready {
             listener: 8,
             exposed: false,
         });
@@ -459,9 +459,9 @@ mod tests {
             reason: "UndeclaredListener",
             message: "0.0.0.0:19131".into(),
         };
-        pod.control.observe(&Look::Down(why));
+        pod.control.observe(&ProbeResult::Down(why));
         assert_eq!(pod.report().problems[0].reason, "UndeclaredListener");
-        pod.control.observe(&Look::Ready {
+        pod.control.observe(&ProbeResult::Ready {
             listener: 7,
             exposed: true,
         });

@@ -1,7 +1,7 @@
 //! Asks the operator to exchange what a user sent for a token of the user's own (RFC 8693). The operator holds the
 //! client's credentials, so it is the one that asks the authorization server.
 
-mod link;
+mod shared_connection;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -20,12 +20,12 @@ use mcp_auth_protocol::timeouts::EXCHANGE_RESPONSE;
 use secrecy::SecretString;
 use tokio::time::{sleep, timeout};
 
-use crate::control::sync_client::{Connection, Dial, Endpoint, FollowError, OperatorCa, bearer};
-use link::Link;
+use crate::control::sync_client::{Connection, Connector, Endpoint, OperatorCa, SyncError, bearer};
+use shared_connection::SharedConnection;
 
 /// Before each further connection that is tried. Of two replicas the leading one is missed by all of them once in
 /// 256 times.
-const PAUSES: [Duration; 7] = [
+const RETRY_DELAYS: [Duration; 7] = [
     Duration::ZERO,
     Duration::from_millis(50),
     Duration::from_millis(100),
@@ -36,7 +36,7 @@ const PAUSES: [Duration; 7] = [
 ];
 
 /// For whom a token is asked for.
-pub struct Ask {
+pub struct UserTokenRequest {
     /// LiteLLM's name of the server.
     pub server: Box<str>,
     /// The URL that it is for, as the operator states it.
@@ -46,22 +46,22 @@ pub struct Ask {
     pub refused: Option<Box<str>>,
 }
 
-pub type Answer = Pin<Box<dyn Future<Output = Result<Credential, Problem>> + Send>>;
+pub type UserTokenResponse = Pin<Box<dyn Future<Output = Result<Credential, Problem>> + Send>>;
 
 /// A seam between the data path, which asks, and the operator, which tests replace.
-pub trait Exchange: Send + Sync + 'static {
-    fn exchange(&self, ask: Ask) -> Answer;
+pub trait TokenExchanger: Send + Sync + 'static {
+    fn exchange(&self, request: UserTokenRequest) -> UserTokenResponse;
 }
 
 /// The operator, over an HTTP/2 connection of its own: opened when it is first needed, kept while it lasts and leads
 /// to the replica that leads.
-pub struct AtOperator<D>(Arc<Inner<D>>);
+pub struct OperatorTokenExchanger<D>(Arc<ExchangeClient<D>>);
 
-struct Inner<D> {
+struct ExchangeClient<D> {
     token_file: PathBuf,
     pod: Pod,
     timing: Timing,
-    link: Arc<Link<D>>,
+    connection: Arc<SharedConnection<D>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,75 +81,75 @@ impl Default for Timing {
     }
 }
 
-/// What the operator said.
-struct Said {
+/// What the operator response.
+struct OperatorResponse {
     status: StatusCode,
     body: Bytes,
 }
 
-impl<D: Dial + 'static> AtOperator<D> {
+impl<D: Connector + 'static> OperatorTokenExchanger<D> {
     pub fn new(
         endpoint: Endpoint,
         operator_ca: OperatorCa,
         token_file: PathBuf,
         pod: Pod,
         timing: Timing,
-        dial: D,
+        connector: D,
     ) -> Self {
-        let link = Link::new(endpoint, operator_ca, timing.connect, dial);
-        Self(Arc::new(Inner {
+        let connection = SharedConnection::new(endpoint, operator_ca, timing.connect, connector);
+        Self(Arc::new(ExchangeClient {
             token_file,
             pod,
             timing,
-            link: Arc::new(link),
+            connection: Arc::new(connection),
         }))
     }
 }
 
-impl<D: Dial + 'static> Exchange for AtOperator<D> {
-    fn exchange(&self, ask: Ask) -> Answer {
-        let inner = self.0.clone();
-        Box::pin(async move { inner.ask(ask).await })
+impl<D: Connector + 'static> TokenExchanger for OperatorTokenExchanger<D> {
+    fn exchange(&self, request: UserTokenRequest) -> UserTokenResponse {
+        let client = self.0.clone();
+        Box::pin(async move { client.request_token(request).await })
     }
 }
 
-impl<D: Dial + 'static> Inner<D> {
+impl<D: Connector + 'static> ExchangeClient<D> {
     /// Asks again on a new connection where this one was closed, or leads to a replica that does not lead: to ask
     /// again does no harm.
-    async fn ask(&self, ask: Ask) -> Result<Credential, Problem> {
+    async fn request_token(&self, request: UserTokenRequest) -> Result<Credential, Problem> {
         let body = ExchangeRequest {
             pod: self.pod.clone(),
-            server: ask.server.into(),
-            url: ask.url.into(),
-            subject_token: ask.subject,
-            refused: ask.refused.map(Into::into),
+            server: request.server.into(),
+            url: request.url.into(),
+            subject_token: request.subject,
+            refused: request.refused.map(Into::into),
         };
         let body = serde_json::to_vec(&body).expect("a request is strings");
         let body = Bytes::from(body);
-        let mut pauses = PAUSES.into_iter();
+        let mut delays = RETRY_DELAYS.into_iter();
         loop {
-            let connection = self.link.connection().await?;
+            let connection = self.connection.connection().await?;
             let answered = self.send(&connection, body.clone()).await;
-            let elsewhere = match &answered {
-                Ok(said) => said.is_not_leading(),
-                Err(error) => matches!(error, FollowError::Http(_)),
+            let is_elsewhere = match &answered {
+                Ok(response) => response.is_not_leading(),
+                Err(error) => matches!(error, SyncError::Http(_)),
             };
-            if elsewhere {
-                self.link.leave(&connection);
-                if let Some(pause) = pauses.next() {
-                    sleep(pause).await;
+            if is_elsewhere {
+                self.connection.retire(&connection);
+                if let Some(delay) = delays.next() {
+                    sleep(delay).await;
                     continue;
                 }
             }
-            let said = answered.map_err(|error| error.to_problem())?;
-            return read(said.status, &said.body);
+            let response = answered.map_err(|error| error.to_problem())?;
+            return read(response.status, &response.body);
         }
     }
 
-    async fn send(&self, connection: &Connection, body: Bytes) -> Result<Said, FollowError> {
+    async fn send(&self, connection: &Connection, body: Bytes) -> Result<OperatorResponse, SyncError> {
         let mut request = Request::new(BodyExt::boxed_unsync(Full::new(body)));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.link.endpoint.uri(EXCHANGE_PATH);
+        *request.uri_mut() = self.connection.endpoint.uri(EXCHANGE_PATH);
         let headers = request.headers_mut();
         headers.insert(AUTHORIZATION, bearer(&self.token_file)?);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -163,21 +163,21 @@ impl<D: Dial + 'static> Inner<D> {
             {
                 Ok(body) => body.to_bytes(),
                 Err(error) => match error.downcast::<hyper::Error>() {
-                    Ok(broken) => return Err(FollowError::Http(*broken)),
+                    Ok(broken) => return Err(SyncError::Http(*broken)),
                     // An answer as long as that is none.
                     Err(_) => Bytes::new(),
                 },
             };
-            Ok(Said { status, body })
+            Ok(OperatorResponse { status, body })
         };
         let seconds = self.timing.answer.as_secs();
         timeout(self.timing.answer, answer)
             .await
-            .unwrap_or(Err(FollowError::Silent { seconds }))
+            .unwrap_or(Err(SyncError::Silent { seconds }))
     }
 }
 
-impl Said {
+impl OperatorResponse {
     fn is_not_leading(&self) -> bool {
         let problem = || serde_json::from_slice::<Problem>(&self.body).ok();
         self.status == StatusCode::SERVICE_UNAVAILABLE
@@ -188,8 +188,8 @@ impl Said {
 /// What serde says of a failure may quote the answer, which holds a token. So it is not told.
 fn read(status: StatusCode, answer: &[u8]) -> Result<Credential, Problem> {
     if status != StatusCode::OK {
-        let said = serde_json::from_slice::<Problem>(answer).ok();
-        return Err(said.unwrap_or_else(|| {
+        let response = serde_json::from_slice::<Problem>(answer).ok();
+        return Err(response.unwrap_or_else(|| {
             let message = format!("the operator refuses with {status} and does not say why");
             Problem::new("OperatorRefused", message)
         }));

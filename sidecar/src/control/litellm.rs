@@ -1,4 +1,4 @@
-//! Looks whether LiteLLM runs where the sidecar expects it: a listening socket on its port, and 200 from its own
+//! LiteLLM's own readiness: probes whether it runs where the sidecar expects it: a listening socket on its port, and 200 from its own
 //! readiness endpoint there.
 
 use std::net::SocketAddr;
@@ -17,12 +17,12 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::control::litellm_config::restart::Seen;
+use crate::control::litellm_config::restart::LitellmState;
 use crate::control::proc_net::{Socket, View, sockets, view};
 
-const PATH: &str = "/health/readiness";
+const READINESS_PATH: &str = "/health/readiness";
 /// Stands for the socket's number where the system does not tell it.
-const UNKNOWN: u64 = 0;
+const UNKNOWN_INODE: u64 = 0;
 
 /// LiteLLM, as it is to be in this pod.
 #[derive(Clone, Debug)]
@@ -31,14 +31,14 @@ pub struct Litellm {
     /// What the sidecar itself listens on.
     pub ours: Vec<SocketAddr>,
     /// Longest time for an answer; shorter than the timeout of the probe that asks us.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// `/proc/net`.
     pub proc_net: PathBuf,
 }
 
-/// The result of one look.
+/// The result of one probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Look {
+pub enum ProbeResult {
     Ready {
         /// The number of its listening socket.
         listener: u64,
@@ -58,43 +58,43 @@ pub struct NotReady {
 }
 
 impl Litellm {
-    pub async fn look(&self) -> Look {
+    pub async fn probe(&self) -> ProbeResult {
         let (listener, exposed) = match sockets(&self.proc_net) {
-            None => (UNKNOWN, false),
+            None => (UNKNOWN_INODE, false),
             Some(sockets) => {
                 let View { litellm, undeclared } = view(&sockets, self.address, &self.ours);
                 match litellm {
                     Some(socket) => (socket.inode, socket.address.ip().is_unspecified()),
-                    None => return Look::Down(self.absent(&undeclared)),
+                    None => return ProbeResult::Down(self.not_listening(&undeclared)),
                 }
             }
         };
-        match timeout(self.patience, self.ask()).await {
-            Ok(Ok(StatusCode::OK)) => Look::Ready { listener, exposed },
-            _ if exposed => Look::Down(self.taken()),
-            Ok(Ok(status)) => Look::NotReady(NotReady {
+        match timeout(self.timeout, self.request_readiness()).await {
+            Ok(Ok(StatusCode::OK)) => ProbeResult::Ready { listener, exposed },
+            _ if exposed => ProbeResult::Down(self.port_taken()),
+            Ok(Ok(status)) => ProbeResult::NotReady(NotReady {
                 reason: "LiteLlmNotReady",
-                message: format!("LiteLLM answers {PATH} with {status}"),
+                message: format!("LiteLLM answers {READINESS_PATH} with {status}"),
             }),
             Ok(Err(error)) => {
                 let not_ready = NotReady {
                     reason: "LiteLlmNotAnswering",
                     message: format!("LiteLLM on {}: {error}", self.address),
                 };
-                if listener == UNKNOWN {
-                    Look::Down(not_ready)
+                if listener == UNKNOWN_INODE {
+                    ProbeResult::Down(not_ready)
                 } else {
-                    Look::NotReady(not_ready)
+                    ProbeResult::NotReady(not_ready)
                 }
             }
-            Err(_) => Look::NotReady(NotReady {
+            Err(_) => ProbeResult::NotReady(NotReady {
                 reason: "LiteLlmNotAnswering",
-                message: format!("LiteLLM on {} gives no answer to {PATH}", self.address),
+                message: format!("LiteLLM on {} gives no answer to {READINESS_PATH}", self.address),
             }),
         }
     }
 
-    fn absent(&self, undeclared: &[Socket]) -> NotReady {
+    fn not_listening(&self, undeclared: &[Socket]) -> NotReady {
         let address = self.address;
         if undeclared.is_empty() {
             return NotReady {
@@ -102,7 +102,7 @@ impl Litellm {
                 message: format!("nobody listens on {address} yet"),
             };
         }
-        let found = undeclared
+        let listeners = undeclared
             .iter()
             .map(|socket| format!("{} (user {})", socket.address, socket.uid));
         NotReady {
@@ -110,29 +110,29 @@ impl Litellm {
             message: format!(
                 "nobody listens on {address}, where LiteLLM was told to, but there is {}. LiteLLM takes a random \
                  port when its own is taken. Check that nothing overrides --host and --port of LiteLLM",
-                found.collect::<Vec<_>>().join(", ")
+                listeners.collect::<Vec<_>>().join(", ")
             ),
         }
     }
 
     /// LiteLLM was told to listen on one address only. Whoever listens on all of them and does not answer as LiteLLM
     /// does is somebody else, until shown to be LiteLLM with other arguments.
-    fn taken(&self) -> NotReady {
+    fn port_taken(&self) -> NotReady {
         NotReady {
             reason: "PortTaken",
             message: format!(
                 "port {port}, where LiteLLM was told to listen, is held on all addresses by a process that does not \
-                 answer {PATH}: another container of the pod, whose ports should be declared so that LiteLLM gets \
+                 answer {READINESS_PATH}: another container of the pod, whose ports should be declared so that LiteLLM gets \
                  another one, or LiteLLM itself, if something overrides its --host",
                 port = self.address.port()
             ),
         }
     }
 
-    async fn ask(&self) -> Result<StatusCode, anyhow::Error> {
+    async fn request_readiness(&self) -> Result<StatusCode, anyhow::Error> {
         let stream = TcpStream::connect(self.address).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::get(PATH)
+        let request = Request::get(READINESS_PATH)
             .header(HOST, self.address.to_string())
             .body(Empty::<Bytes>::new())?;
         let answer = pin!(sender.send_request(request));
@@ -149,12 +149,12 @@ impl Litellm {
     }
 }
 
-impl From<&Look> for Seen {
-    fn from(look: &Look) -> Self {
-        match look {
-            Look::Ready { listener, .. } => Self::Ready { listener: *listener },
-            Look::NotReady(_) => Self::Starting,
-            Look::Down(_) => Self::Down,
+impl From<&ProbeResult> for LitellmState {
+    fn from(result: &ProbeResult) -> Self {
+        match result {
+            ProbeResult::Ready { listener, .. } => Self::Ready { listener: *listener },
+            ProbeResult::NotReady(_) => Self::Starting,
+            ProbeResult::Down(_) => Self::Down,
         }
     }
 }
@@ -170,7 +170,7 @@ mod tests {
         Litellm {
             address,
             ours: vec![],
-            patience: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
             proc_net: "/proc/net".into(),
         }
     }
@@ -190,37 +190,37 @@ mod tests {
         address
     }
 
-    fn reason(look: Look) -> &'static str {
-        match look {
-            Look::Ready { .. } => "ready",
-            Look::NotReady(why) | Look::Down(why) => why.reason,
+    fn reason(result: ProbeResult) -> &'static str {
+        match result {
+            ProbeResult::Ready { .. } => "ready",
+            ProbeResult::NotReady(why) | ProbeResult::Down(why) => why.reason,
         }
     }
 
     #[tokio::test]
     async fn is_ready_when_it_says_so_and_keeps_its_socket() {
         let litellm = litellm(answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await);
-        let first = litellm.look().await;
+        let first = litellm.probe().await;
         assert!(
-            matches!(first, Look::Ready { listener, exposed: false } if listener > 0),
+            matches!(first, ProbeResult::Ready { listener, exposed: false } if listener > 0),
             "{first:?}"
         );
-        assert_eq!(litellm.look().await, first);
+        assert_eq!(litellm.probe().await, first);
     }
 
     #[tokio::test]
     async fn is_not_ready_when_it_says_otherwise_or_nothing() {
         let unavailable = answering("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
-        assert_eq!(reason(litellm(unavailable).look().await), "LiteLlmNotReady");
+        assert_eq!(reason(litellm(unavailable).probe().await), "LiteLlmNotReady");
         let closing = answering("").await;
-        assert_eq!(reason(litellm(closing).look().await), "LiteLlmNotAnswering");
+        assert_eq!(reason(litellm(closing).probe().await), "LiteLlmNotAnswering");
     }
 
     #[tokio::test(start_paused = true)]
     async fn does_not_wait_for_an_answer_for_ever() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let look = litellm(listener.local_addr().unwrap()).look().await;
-        assert_eq!(reason(look), "LiteLlmNotAnswering");
+        let result = litellm(listener.local_addr().unwrap()).probe().await;
+        assert_eq!(reason(result), "LiteLlmNotAnswering");
     }
 
     #[tokio::test]
@@ -230,7 +230,7 @@ mod tests {
         std::fs::write(folder.path().join("tcp"), table).unwrap();
         let mut litellm = litellm("127.0.0.1:16480".parse().unwrap());
         litellm.proc_net = folder.path().to_owned();
-        let Look::Down(why) = litellm.look().await else {
+        let ProbeResult::Down(why) = litellm.probe().await else {
             panic!()
         };
         assert_eq!(why.reason, "UndeclaredListener");
@@ -240,7 +240,7 @@ mod tests {
             why.message
         );
         litellm.ours = vec!["0.0.0.0:19131".parse().unwrap()];
-        assert_eq!(reason(litellm.look().await), "LiteLlmNotListening");
+        assert_eq!(reason(litellm.probe().await), "LiteLlmNotListening");
     }
 
     #[tokio::test]
@@ -252,7 +252,7 @@ mod tests {
         std::fs::write(folder.path().join("tcp"), table).unwrap();
         let mut litellm = litellm(address);
         litellm.proc_net = folder.path().to_owned();
-        let Look::Down(why) = litellm.look().await else {
+        let ProbeResult::Down(why) = litellm.probe().await else {
             panic!()
         };
         assert_eq!(why.reason, "PortTaken");
@@ -264,9 +264,9 @@ mod tests {
         let mut litellm = litellm(answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await);
         litellm.proc_net = "/does/not/exist".into();
         assert_eq!(
-            litellm.look().await,
-            Look::Ready {
-                listener: UNKNOWN,
+            litellm.probe().await,
+            ProbeResult::Ready {
+                listener: UNKNOWN_INODE,
                 exposed: false
             }
         );

@@ -2,7 +2,7 @@
 //!
 //! LiteLLM merges `include`d files and replaces every mapping as a whole, so the overlay holds the complete
 //! `mcp_servers` and nothing else. [`config`] finds out what LiteLLM would make of the user's files, [`entry`]
-//! rewrites one server, [`identity`] keeps its id, [`emit`] writes the text, [`write`](mod@write) puts it in place
+//! rewrites one server, [`inputs`] keeps its id, [`emit`] writes the text, [`write`](mod@write) puts it in place
 //! and [`restart`] tells which servers LiteLLM has not read yet.
 //!
 //! What is copied must mean the same to PyYAML afterwards. A YAML library that loads and dumps would decide on the
@@ -13,11 +13,11 @@ pub mod config;
 pub mod emit;
 pub mod entry;
 pub mod error;
-pub mod identity;
 pub mod node;
 pub mod parse;
-pub mod resolve;
 pub mod restart;
+pub mod server_id;
+pub mod tag_resolution;
 pub mod write;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,7 +30,7 @@ use mcp_auth_protocol::sync::{Problem, Route};
 
 use config::Config;
 use entry::Address;
-use error::{ConfigError, Unusable};
+use error::{ConfigError, ConfigFileError};
 use node::{Budget, Mapping, Node};
 
 /// What the overlay is made from.
@@ -65,7 +65,7 @@ pub fn render(input: &Input<'_>) -> Overlay {
     let mut budget = Budget::default();
     let mut problems = Vec::new();
     let rendered = read(input, &mut budget).and_then(|config| {
-        let in_original = |error| Unusable {
+        let in_original = |error| ConfigFileError {
             path: input.original.unwrap_or(input.overlay).to_owned(),
             error,
         };
@@ -77,7 +77,7 @@ pub fn render(input: &Input<'_>) -> Overlay {
                 text(merged.clone(), paths.get(level + 1), &mut Budget::default()).map_err(in_original)?;
             Ok((path.clone(), text))
         });
-        Ok((files.collect::<Result<Vec<_>, Unusable>>()?, servers))
+        Ok((files.collect::<Result<Vec<_>, ConfigFileError>>()?, servers))
     });
     match rendered {
         Ok((files, servers)) => Overlay {
@@ -108,7 +108,7 @@ impl Overlay {
     }
 }
 
-fn read(input: &Input<'_>, budget: &mut Budget) -> Result<Config, Unusable> {
+fn read(input: &Input<'_>, budget: &mut Budget) -> Result<Config, ConfigFileError> {
     input.original.map_or_else(
         || Ok(Config::default()),
         |original| config::read(original, budget),
@@ -145,7 +145,7 @@ fn merge(
                     None => pairs.push((Node::text(&route.server), managed.node)),
                 }
             }
-            Err(entry::Unmanageable::Config(error)) => return Err(error),
+            Err(entry::EntryError::Config(error)) => return Err(error),
             Err(error) => {
                 problems.push(Problem {
                     reason: error.reason().to_owned(),

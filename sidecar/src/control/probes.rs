@@ -19,12 +19,12 @@ use tokio::net::TcpListener;
 use tracing::{debug, info};
 
 use crate::control::drain::Drain;
-use crate::control::litellm::{Litellm, Look, NotReady};
+use crate::control::litellm::{Litellm, NotReady, ProbeResult};
 use crate::control::proc_net::bind;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the end of draining until the pod is taken for one that stays. By then LiteLLM has gone, or is back.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+const DRAIN_RESET_AFTER: Duration = Duration::from_secs(120);
 const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -101,8 +101,8 @@ impl Health {
             health::DRAIN => self.drain().await,
             health::METRICS => self.metrics(),
             path => {
-                let known = [health::STARTUP, health::READY, health::DRAIN, health::METRICS];
-                let text = format!("no {path}; there is {}\n", known.join(", "));
+                let paths = [health::STARTUP, health::READY, health::DRAIN, health::METRICS];
+                let text = format!("no {path}; there is {}\n", paths.join(", "));
                 respond(StatusCode::NOT_FOUND, "text/plain", text)
             }
         }
@@ -122,16 +122,16 @@ impl Health {
         if !self.started.is_set() {
             return self.startup();
         }
-        let look = match &self.litellm {
-            Some(litellm) => litellm.look().await,
-            None => Look::Ready {
+        let result = match &self.litellm {
+            Some(litellm) => litellm.probe().await,
+            None => ProbeResult::Ready {
                 listener: 0,
                 exposed: false,
             },
         };
-        match look {
-            Look::Ready { .. } => respond(StatusCode::OK, JSON, r#"{"ready":true}"#),
-            Look::NotReady(why) | Look::Down(why) => unavailable(&why),
+        match result {
+            ProbeResult::Ready { .. } => respond(StatusCode::OK, JSON, r#"{"ready":true}"#),
+            ProbeResult::NotReady(why) | ProbeResult::Down(why) => unavailable(&why),
         }
     }
 
@@ -148,7 +148,7 @@ impl Health {
         self.drain.end();
         let drain = self.drain.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(FORGOTTEN_AFTER).await;
+            tokio::time::sleep(DRAIN_RESET_AFTER).await;
             drain.forget();
         });
         respond(StatusCode::OK, JSON, r#"{"drained":true}"#)
@@ -231,7 +231,7 @@ mod tests {
         let health = health(Some(Litellm {
             address,
             ours: vec![],
-            patience: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
             proc_net: "/proc/net".into(),
         }));
         health.started.set();
@@ -266,7 +266,7 @@ mod tests {
         }
         assert_eq!(began.elapsed(), Duration::from_secs(5));
         assert!(health.drain.is_draining(), "still");
-        tokio::time::sleep(2 * FORGOTTEN_AFTER).await;
+        tokio::time::sleep(2 * DRAIN_RESET_AFTER).await;
         assert!(
             !health.drain.is_draining(),
             "only LiteLLM's container was restarted"

@@ -101,7 +101,7 @@ pub async fn bind(what: &str, address: SocketAddr) -> TcpListener {
 /// Calls `listen` every second until it succeeds. To exit instead would not free the port, and would have the
 /// kubelet restart LiteLLM, whose probes pass through the sidecar.
 pub async fn retry<T>(what: &str, address: SocketAddr, listen: impl Fn() -> io::Result<T>) -> T {
-    let mut told = None;
+    let mut last_logged = None;
     loop {
         let error = match listen() {
             Ok(listener) => {
@@ -110,8 +110,8 @@ pub async fn retry<T>(what: &str, address: SocketAddr, listen: impl Fn() -> io::
             }
             Err(error) => error,
         };
-        if told != Some(error.kind()) {
-            told = Some(error.kind());
+        if last_logged != Some(error.kind()) {
+            last_logged = Some(error.kind());
             let holder = holder(&error, address);
             error!(%address, %error, "{what} cannot listen and tries again every second{holder}");
         }

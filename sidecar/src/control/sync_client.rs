@@ -1,18 +1,17 @@
 //! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of this
 //! sidecar. It never gives up: without the operator the sidecar goes on with what it has.
 //!
-//! [`connect`] opens a connection, [`lines`] cuts the stream into lines, [`backoff`] decides how long to wait.
+//! [`connect`] opens a connection, [`backoff`] decides how long to wait.
 
 mod backoff;
 mod connect;
 mod error;
-mod lines;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -24,24 +23,24 @@ use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
 use mcp_auth_protocol::timeouts::SYNC_SILENCE;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::codec::{Decoder, LinesCodec};
 use tracing::{debug, info, warn};
 
 use backoff::Backoff;
 pub(crate) use connect::Connection;
-use connect::trust;
-pub use connect::{Dial, Endpoint, OperatorCa, Tcp};
-pub use error::FollowError;
-use lines::Lines;
+use connect::operator_tls_config;
+pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
+pub use error::SyncError;
 
 /// How the operator is reached, and as whom.
 #[derive(Clone, Debug)]
-pub struct Follow<D> {
+pub struct SyncClient<D> {
     pub endpoint: Endpoint,
     pub operator_ca: OperatorCa,
     /// The projected ServiceAccount token. The kubelet replaces it, so it is read for each connection.
     pub token_file: PathBuf,
     pub timing: Timing,
-    pub dial: D,
+    pub connector: D,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,23 +64,23 @@ impl Default for Timing {
 }
 
 /// What outlives a connection.
-struct State<'a, A> {
+struct SyncState<'a, A> {
     operator_ca: OperatorCa,
     backoff: Backoff,
     /// The failure last logged, so that each is told once and not with every attempt.
-    told: Option<String>,
+    last_logged: Option<String>,
     reports: &'a watch::Sender<Report>,
     apply: A,
 }
 
-impl<D: Dial> Follow<D> {
+impl<D: Connector> SyncClient<D> {
     /// Follows for ever. `apply` takes a snapshot over, with whatever it has to say put into `reports`; what stands
     /// there goes up whenever it changes, along with the revision, which is entered here.
     pub async fn run(self, reports: &watch::Sender<Report>, apply: impl FnMut(Snapshot)) -> Infallible {
-        let mut state = State {
+        let mut state = SyncState {
             operator_ca: self.operator_ca.clone(),
             backoff: Backoff::new(self.timing.backoff),
-            told: None,
+            last_logged: None,
             reports,
             apply,
         };
@@ -89,51 +88,57 @@ impl<D: Dial> Follow<D> {
             let Err(error) = self.stream(&mut state).await;
             let wait = state.backoff.next(rand::random());
             let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            let (reason, told) = (error.reason(), error.to_string());
-            if state.told.as_ref() == Some(&told) {
+            let (reason, message) = (error.reason(), error.to_string());
+            if state.last_logged.as_ref() == Some(&message) {
                 debug!(
                     reason,
-                    error = told,
+                    error = message,
                     retry_in_ms = milliseconds,
                     "still without the operator"
                 );
             } else {
                 warn!(
                     reason,
-                    error = told,
+                    error = message,
                     retry_in_ms = milliseconds,
                     "not connected to the operator; going on with what is known"
                 );
-                state.told = Some(told);
+                state.last_logged = Some(message);
             }
             tokio::time::sleep(wait).await;
         }
     }
 
-    async fn stream(&self, state: &mut State<'_, impl FnMut(Snapshot)>) -> Result<Infallible, FollowError> {
+    async fn stream(&self, state: &mut SyncState<'_, impl FnMut(Snapshot)>) -> Result<Infallible, SyncError> {
         let request = self.request(state.reports)?;
         let operator_ca = state.operator_ca.get();
         let address = self.endpoint.to_string();
         let mut connection = timeout(
             self.timing.connect,
-            Connection::open(&self.dial, &self.endpoint, &operator_ca, None),
+            Connection::open(&self.connector, &self.endpoint, &operator_ca, None),
         )
         .await
-        .map_err(|_| FollowError::ConnectTimeout {
+        .map_err(|_| SyncError::ConnectTimeout {
             address,
             seconds: self.timing.connect.as_secs(),
         })??;
-        let response = self.heard(connection.sender.send_request(request)).await??;
+        let response = self
+            .within_silence(connection.sender.send_request(request))
+            .await??;
         if response.status() != StatusCode::OK {
-            return Err(self.refusal(response).await);
+            return Err(self.refused(response).await);
         }
         let mut body = response.into_body();
-        let mut lines = Lines::new(MAX_SNAPSHOT_BYTES);
+        let mut lines = LinesCodec::new_with_max_length(MAX_SNAPSHOT_BYTES);
+        let mut buffer = BytesMut::new();
         loop {
-            let frame = self.heard(body.frame()).await?.ok_or(FollowError::Ended)??;
+            let frame = self
+                .within_silence(body.frame())
+                .await?
+                .ok_or(SyncError::Ended)??;
             let Ok(data) = frame.into_data() else { continue };
-            lines.push(&data);
-            while let Some(line) = lines.next().map_err(|_| FollowError::LineTooLong)? {
+            buffer.extend_from_slice(&data);
+            while let Some(line) = lines.decode(&mut buffer)? {
                 if !line.is_empty() {
                     take_over(parse(&line)?, state);
                 }
@@ -144,9 +149,9 @@ impl<D: Dial> Follow<D> {
     fn request(
         &self,
         reports: &watch::Sender<Report>,
-    ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, FollowError> {
+    ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, SyncError> {
         let bearer = bearer(&self.token_file)?;
-        let mut request = Request::new(upwards(reports.subscribe()));
+        let mut request = Request::new(report_lines(reports.subscribe()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri(sync::PATH);
         request.headers_mut().insert(AUTHORIZATION, bearer);
@@ -156,17 +161,17 @@ impl<D: Dial> Follow<D> {
         Ok(request)
     }
 
-    async fn heard<T>(&self, what: impl Future<Output = T>) -> Result<T, FollowError> {
+    async fn within_silence<T>(&self, what: impl Future<Output = T>) -> Result<T, SyncError> {
         let silence = self.timing.silence;
-        timeout(silence, what).await.map_err(|_| FollowError::Silent {
+        timeout(silence, what).await.map_err(|_| SyncError::Silent {
             seconds: silence.as_secs(),
         })
     }
 
-    async fn refusal(&self, response: Response<Incoming>) -> FollowError {
+    async fn refused(&self, response: Response<Incoming>) -> SyncError {
         let status = response.status();
         let body = self
-            .heard(Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect())
+            .within_silence(Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect())
             .await;
         let problem = body
             .ok()
@@ -177,14 +182,14 @@ impl<D: Dial> Follow<D> {
                 message: "it does not say why".into(),
                 server: None,
             });
-        FollowError::Refused { status, problem }
+        SyncError::Refused { status, problem }
     }
 }
 
 /// Who we are to the operator.
-pub(crate) fn bearer(token_file: &Path) -> Result<HeaderValue, FollowError> {
+pub(crate) fn bearer(token_file: &Path) -> Result<HeaderValue, SyncError> {
     let path = || token_file.to_owned();
-    let token = std::fs::read_to_string(token_file).map_err(|error| FollowError::TokenUnreadable {
+    let token = std::fs::read_to_string(token_file).map_err(|error| SyncError::TokenUnreadable {
         path: path(),
         kind: error.kind(),
     })?;
@@ -192,18 +197,18 @@ pub(crate) fn bearer(token_file: &Path) -> Result<HeaderValue, FollowError> {
     let mut bearer = HeaderValue::from_str(&format!("Bearer {token}"))
         .ok()
         .filter(|_| !token.is_empty())
-        .ok_or_else(|| FollowError::TokenInvalid { path: path() })?;
+        .ok_or_else(|| SyncError::TokenInvalid { path: path() })?;
     bearer.set_sensitive(true);
     Ok(bearer)
 }
 
-fn take_over(snapshot: Snapshot, state: &mut State<'_, impl FnMut(Snapshot)>) {
+fn take_over(snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapshot)>) {
     state.backoff.reset();
-    if state.told.take().is_some() {
+    if state.last_logged.take().is_some() {
         info!(revision = snapshot.revision, "connected to the operator again");
     }
     if !snapshot.operator_ca.trim().is_empty() {
-        match trust(&snapshot.operator_ca) {
+        match operator_tls_config(&snapshot.operator_ca) {
             Ok(_) => state.operator_ca.replace(&snapshot.operator_ca),
             Err(error) => warn!(reason = error.reason(), %error, "keeping the certificates known so far"),
         }
@@ -212,24 +217,24 @@ fn take_over(snapshot: Snapshot, state: &mut State<'_, impl FnMut(Snapshot)>) {
     (state.apply)(snapshot);
     state.reports.send_if_modified(|report| {
         let applied = Some(revision);
-        let news = report.applied != applied;
+        let is_changed = report.applied != applied;
         report.applied = applied;
-        news
+        is_changed
     });
 }
 
 /// What serde says of a failure may quote the line, which holds tokens. So only its kind is told.
-fn parse(line: &[u8]) -> Result<Snapshot, FollowError> {
-    serde_json::from_slice(line).map_err(|error| {
-        FollowError::NotASnapshot(match error.classify() {
+fn parse(line: &str) -> Result<Snapshot, SyncError> {
+    serde_json::from_str(line).map_err(|error| {
+        SyncError::NotASnapshot(match error.classify() {
             serde_json::error::Category::Data => "a field is missing or of another type",
             _ => "no JSON",
         })
     })
 }
 
-/// The body upwards: the report as it stands, and then each that differs from the one before.
-fn upwards(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible> {
+/// The body report_lines: the report as it stands, and then each that differs from the one before.
+fn report_lines(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible> {
     let lines = stream::unfold((reports, None::<Report>), |(mut reports, sent)| async move {
         loop {
             let report = reports.borrow_and_update().clone();

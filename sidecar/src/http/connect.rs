@@ -32,7 +32,7 @@ pub struct Tls {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub enum ConnectError {
     #[error("the host name does not resolve")]
     Resolve(#[source] io::Error),
     #[error("no connection could be opened")]
@@ -50,7 +50,7 @@ pub enum Io {
 }
 
 /// The name, TCP and TLS; [`Io::is_http2`] tells which protocol was agreed on.
-pub async fn dial(peer: &Peer, tls: Option<&Tls>) -> Result<Io, DialError> {
+pub async fn connect(peer: &Peer, tls: Option<&Tls>) -> Result<Io, ConnectError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let opened = async {
         let stream = open(peer, deadline).await?;
@@ -61,47 +61,47 @@ pub async fn dial(peer: &Peer, tls: Option<&Tls>) -> Result<Io, DialError> {
                     .connector
                     .connect(tls.name.clone(), stream)
                     .await
-                    .map_err(DialError::Tls)?;
+                    .map_err(ConnectError::Tls)?;
                 Ok(Io::Tls(Box::new(stream)))
             }
         }
     };
     timeout_at(deadline, opened)
         .await
-        .unwrap_or(Err(DialError::Timeout))
+        .unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn open(peer: &Peer, deadline: Instant) -> Result<TcpStream, DialError> {
+async fn open(peer: &Peer, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let addresses = match peer {
         Peer::Address(address) => vec![*address],
         Peer::Name(name, port) => {
-            let found = tokio::net::lookup_host((&**name, *port))
+            let addresses = tokio::net::lookup_host((&**name, *port))
                 .await
-                .map_err(DialError::Resolve)?;
-            found.collect()
+                .map_err(ConnectError::Resolve)?;
+            addresses.collect()
         }
     };
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for (index, address) in addresses.iter().enumerate() {
         // An address that swallows packets must not use up the time of those after it.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let share = remaining / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
         match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                prepare(&stream).map_err(DialError::Connect)?;
+                prepare(&stream).map_err(ConnectError::Connect)?;
                 return Ok(stream);
             }
             Ok(Err(error)) => failed = error,
             Err(_) => failed = io::ErrorKind::TimedOut.into(),
         }
     }
-    Err(DialError::Connect(failed))
+    Err(ConnectError::Connect(failed))
 }
 
 /// Longest time that the other side of a connection may leave what it was sent unacknowledged, or untaken: who reads
 /// nothing holds memory here. The kernel keeps this time (RFC 5482), and it is also the one after which keep-alive gives
 /// a silent peer up.
-pub const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(120);
+pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Streams may be silent for hours: keep-alive tells a silent peer from one that is gone.
 pub fn keepalive() -> TcpKeepalive {
@@ -112,9 +112,9 @@ pub fn keepalive() -> TcpKeepalive {
 }
 
 /// Other systems than Linux have no such bound.
-pub fn bound_untaken(socket: &Socket) -> io::Result<()> {
+pub fn set_unacknowledged_timeout(socket: &Socket) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNTAKEN_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))?;
     #[cfg(not(target_os = "linux"))]
     let _ = socket;
     Ok(())
@@ -123,7 +123,7 @@ pub fn bound_untaken(socket: &Socket) -> io::Result<()> {
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    bound_untaken(&socket)?;
+    set_unacknowledged_timeout(&socket)?;
     socket.set_tcp_keepalive(&keepalive())
 }
 

@@ -42,9 +42,9 @@ fn has(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
 /// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them once takes
 /// less than asking the map for each name that might be there.
 pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    let mut found = Vec::with_capacity(8);
-    found.extend(headers.keys().filter(|name| unwanted(name.as_str())).cloned());
-    for name in &found {
+    let mut present = Vec::with_capacity(8);
+    present.extend(headers.keys().filter(|name| unwanted(name.as_str())).cloned());
+    for name in &present {
         headers.remove(name);
     }
 }

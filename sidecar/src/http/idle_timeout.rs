@@ -11,16 +11,17 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Longest silence in the middle of a request's body.
-pub const REQUEST_SILENCE: Duration = Duration::from_secs(60);
-/// Longest silence in the middle of an MCP server's answer that is no event stream.
-pub const ANSWER_SILENCE: Duration = Duration::from_secs(300);
+/// Longest timer in the middle of a request's body.
+pub const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest timer in the middle of an MCP server's answer that is no event stream.
+pub const RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-pub struct Awaited<B> {
+/// Wraps a body, and fails it after a silence of `timeout`.
+pub struct IdleTimeout<B> {
     body: B,
-    longest: Duration,
+    timeout: Duration,
     /// Made when there is first something to wait for, which many bodies never have.
-    silence: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
@@ -30,15 +31,15 @@ pub enum BodyError {
     #[error("the body broke off, or is malformed")]
     Broken(#[from] hyper::Error),
     #[error("nothing of the body came for {} seconds", .0.as_secs())]
-    Silent(Duration),
+    IdleTimeout(Duration),
 }
 
-impl<B> Awaited<B> {
-    pub fn new(body: B, longest: Duration) -> Self {
+impl<B> IdleTimeout<B> {
+    pub fn new(body: B, timeout: Duration) -> Self {
         Self {
             body,
-            longest,
-            silence: None,
+            timeout,
+            timer: None,
             waiting: false,
         }
     }
@@ -47,20 +48,20 @@ impl<B> Awaited<B> {
         self.body
     }
 
-    fn silence(&mut self) -> Pin<&mut Sleep> {
-        let longest = self.longest;
-        let fresh = self.silence.is_none();
-        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(longest)));
-        // Only a silence that begins now: the time in which nobody asked is not the peer's.
+    fn timer(&mut self) -> Pin<&mut Sleep> {
+        let timeout = self.timeout;
+        let fresh = self.timer.is_none();
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        // Only a timer that begins now: the time in which nobody asked is not the peer's.
         if !self.waiting && !fresh {
-            silence.as_mut().reset(Instant::now() + longest);
+            timer.as_mut().reset(Instant::now() + timeout);
         }
         self.waiting = true;
-        silence.as_mut()
+        timer.as_mut()
     }
 }
 
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Awaited<B> {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for IdleTimeout<B> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -73,8 +74,8 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Awaited<B> {
             this.waiting = false;
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
         }
-        match this.silence().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::Silent(this.longest)))),
+        match this.timer().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::IdleTimeout(this.timeout)))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -88,7 +89,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Awaited<B> {
     }
 }
 
-/// Whether an exchange failed because of the body that was sent in it.
+/// Whether a request failed because of its own body.
 pub fn is_of_body(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
@@ -125,10 +126,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_is_given_up_and_one_that_drips_is_not() {
         let (sender, parts) = mpsc::unbounded_channel();
-        let mut body = Awaited::new(Parts(parts), REQUEST_SILENCE);
+        let mut body = IdleTimeout::new(Parts(parts), REQUEST_IDLE_TIMEOUT);
         let dripping = tokio::spawn(async move {
             for _ in 0..100 {
-                tokio::time::sleep(REQUEST_SILENCE - Duration::from_secs(1)).await;
+                tokio::time::sleep(REQUEST_IDLE_TIMEOUT - Duration::from_secs(1)).await;
                 sender.send(Bytes::from_static(b"x")).unwrap();
             }
             sender
@@ -138,20 +139,20 @@ mod tests {
         }
         let _sender = dripping.await.unwrap();
         let begun = Instant::now();
-        assert!(matches!(body.frame().await, Some(Err(BodyError::Silent(_)))));
-        assert_eq!(begun.elapsed(), REQUEST_SILENCE);
+        assert!(matches!(body.frame().await, Some(Err(BodyError::IdleTimeout(_)))));
+        assert_eq!(begun.elapsed(), REQUEST_IDLE_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_in_which_nobody_asked_is_not_the_peers() {
         let (sender, parts) = mpsc::unbounded_channel();
-        let mut body = Awaited::new(Parts(parts), REQUEST_SILENCE);
-        let asked = tokio::time::timeout(Duration::from_secs(1), body.frame());
-        assert!(asked.await.is_err(), "the silence has begun");
+        let mut body = IdleTimeout::new(Parts(parts), REQUEST_IDLE_TIMEOUT);
+        let frame = tokio::time::timeout(Duration::from_secs(1), body.frame());
+        assert!(frame.await.is_err(), "the timer has begun");
         sender.send(Bytes::from_static(b"x")).unwrap();
         assert!(body.frame().await.unwrap().is_ok());
-        tokio::time::advance(10 * REQUEST_SILENCE).await;
-        let asked = tokio::time::timeout(Duration::from_secs(1), body.frame());
-        assert!(asked.await.is_err(), "a new one has, and is not over");
+        tokio::time::advance(10 * REQUEST_IDLE_TIMEOUT).await;
+        let frame = tokio::time::timeout(Duration::from_secs(1), body.frame());
+        assert!(frame.await.is_err(), "a new one has, and is not over");
     }
 }

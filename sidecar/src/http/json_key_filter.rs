@@ -2,7 +2,7 @@
 //! to the MCP server, instead of the real header of that name, and `x-mcp-SERVER-HEADER` among them to that server as
 //! HEADER. A body must not be able to name ours in either way.
 //!
-//! Only the last letter of the key changes, so the length of the body stays and nothing is held back except, at
+//! Only the last letter of the key changes, so the length of the body stays and nothing is withheld back except, at
 //! times, a single byte. Values are never touched: a user may write about the header. Text that is not JSON
 //! passes; LiteLLM does not read headers from it.
 
@@ -21,29 +21,29 @@ const MAX_DEPTH: usize = 8 * 1024;
 /// Where in the JSON text the next byte stands. One for each body.
 #[derive(Debug, Default)]
 pub struct KeyFilter {
-    place: Place,
+    position: Position,
     /// The next string would be a key.
     key_next: bool,
     nesting: Nesting,
     /// The last byte of a chunk, whose fate the first byte of the next chunk decides.
-    held: Option<u8>,
+    withheld: Option<u8>,
     /// There was a chunk before.
     begun: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum Place {
+enum Position {
     #[default]
     Between,
     /// In a string that needs no comparison.
     Text { escaped: bool },
     /// In a key that may yet turn out to be the name.
-    Key { seen: Seen, escape: Escape },
+    Key { matched: KeyMatch, escape: Escape },
 }
 
 /// What there is of a key so far, and how many characters of that.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Seen {
+enum KeyMatch {
     /// The beginning of the name, and nothing else.
     Name(usize),
     /// The beginning of [`FOR_SERVER`].
@@ -72,28 +72,28 @@ struct Nesting {
 }
 
 impl KeyFilter {
-    /// The next chunk of the body: what is to be sent of it, after the byte held back from the one before.
+    /// The next chunk of the body: what is to be sent of it, after the byte withheld back from the one before.
     pub fn pass(&mut self, mut chunk: Bytes) -> (Option<u8>, Bytes) {
         if chunk.is_empty() {
             return (None, chunk);
         }
         self.begun = true;
-        let mut before = self.held.take();
+        let mut before = self.withheld.take();
         let mut renamed = Vec::new();
         self.scan(&chunk, |end| match end.checked_sub(1) {
             Some(last) => renamed.push(last),
             None => before = before.map(other),
         });
         if !renamed.is_empty() {
-            // In place where nobody else holds the chunk, which is how it comes from a connection.
+            // In position where nobody else holds the chunk, which is how it comes from a connection.
             let mut changed = BytesMut::from(chunk);
             for last in renamed {
                 changed[last] = other(changed[last]);
             }
             chunk = changed.freeze();
         }
-        if matches!(self.place, Place::Key { seen, .. } if seen.is_name()) {
-            self.held = chunk.last().copied();
+        if matches!(self.position, Position::Key { matched, .. } if matched.is_name()) {
+            self.withheld = chunk.last().copied();
             chunk.truncate(chunk.len() - 1);
         }
         (before, chunk)
@@ -108,44 +108,44 @@ impl KeyFilter {
         }
     }
 
-    /// The byte still held back at the end of the body.
+    /// The byte still withheld back at the end of the body.
     pub fn finish(&mut self) -> Option<u8> {
-        self.held.take()
+        self.withheld.take()
     }
 
     pub fn is_holding(&self) -> bool {
-        self.held.is_some()
+        self.withheld.is_some()
     }
 
-    /// Calls `found` with the position of the closing quote of each key that is the name.
-    fn scan(&mut self, chunk: &[u8], mut found: impl FnMut(usize)) {
+    /// Calls `on_match` with the position of the closing quote of each key that is the name.
+    fn scan(&mut self, chunk: &[u8], mut on_match: impl FnMut(usize)) {
         let mut at = 0;
         while at < chunk.len() {
-            match self.place {
-                Place::Text { escaped: true } => {
-                    self.place = Place::Text { escaped: false };
+            match self.position {
+                Position::Text { escaped: true } => {
+                    self.position = Position::Text { escaped: false };
                     at += 1;
                 }
-                Place::Text { escaped: false } => match memchr2(b'"', b'\\', &chunk[at..]) {
+                Position::Text { escaped: false } => match memchr2(b'"', b'\\', &chunk[at..]) {
                     Some(ahead) => {
                         at += ahead + 1;
-                        self.place = if chunk[at - 1] == b'"' {
-                            Place::Between
+                        self.position = if chunk[at - 1] == b'"' {
+                            Position::Between
                         } else {
-                            Place::Text { escaped: true }
+                            Position::Text { escaped: true }
                         };
                     }
                     None => return,
                 },
-                Place::Key { seen, escape } => {
+                Position::Key { matched, escape } => {
                     let byte = chunk[at];
-                    if byte == b'"' && matches!(escape, Escape::None | Escape::Ended) && seen.is_name() {
-                        found(at);
+                    if byte == b'"' && matches!(escape, Escape::None | Escape::Ended) && matched.is_name() {
+                        on_match(at);
                     }
-                    self.place = follow(seen, escape, byte);
+                    self.position = next_in_key(matched, escape, byte);
                     at += 1;
                 }
-                Place::Between => {
+                Position::Between => {
                     self.between(chunk[at]);
                     at += 1;
                 }
@@ -156,12 +156,12 @@ impl KeyFilter {
     fn between(&mut self, byte: u8) {
         match byte {
             b'"' => {
-                self.place = match self.key_next {
-                    true => Place::Key {
-                        seen: Seen::Name(0),
+                self.position = match self.key_next {
+                    true => Position::Key {
+                        matched: KeyMatch::Name(0),
                         escape: Escape::None,
                     },
-                    false => Place::Text { escaped: false },
+                    false => Position::Text { escaped: false },
                 };
                 self.key_next = false;
             }
@@ -211,27 +211,27 @@ impl Nesting {
 }
 
 /// Where a key goes on after one more byte.
-fn follow(seen: Seen, escape: Escape, byte: u8) -> Place {
+fn next_in_key(matched: KeyMatch, escape: Escape, byte: u8) -> Position {
     match (escape, byte) {
-        (Escape::None | Escape::Ended, b'"') => Place::Between,
-        (Escape::None | Escape::Ended, b'\\') => Place::Key {
-            seen,
+        (Escape::None | Escape::Ended, b'"') => Position::Between,
+        (Escape::None | Escape::Ended, b'\\') => Position::Key {
+            matched,
             escape: Escape::Begun,
         },
-        (Escape::None | Escape::Ended, _) => compare(seen, byte.into(), Escape::None),
-        (Escape::Begun, b'u') => Place::Key {
-            seen,
+        (Escape::None | Escape::Ended, _) => compare(matched, byte.into(), Escape::None),
+        (Escape::Begun, b'u') => Position::Key {
+            matched,
             escape: Escape::Hex { digits: 0, value: 0 },
         },
         // No other escape stands for a character of the name.
-        (Escape::Begun, _) => compare(seen, u16::MAX, Escape::None),
+        (Escape::Begun, _) => compare(matched, u16::MAX, Escape::None),
         (Escape::Hex { digits, value }, _) => match char::from(byte).to_digit(16) {
             Some(digit) => {
                 let value = value << 4 | digit as u16;
                 match digits {
-                    3 => compare(seen, value, Escape::Ended),
-                    _ => Place::Key {
-                        seen,
+                    3 => compare(matched, value, Escape::Ended),
+                    _ => Position::Key {
+                        matched,
                         escape: Escape::Hex {
                             digits: digits + 1,
                             value,
@@ -240,22 +240,22 @@ fn follow(seen: Seen, escape: Escape, byte: u8) -> Place {
                 }
             }
             // Not JSON. A quote ends the string all the same, as it would without the escape.
-            None if byte == b'"' => Place::Between,
-            None => Place::Text {
+            None if byte == b'"' => Position::Between,
+            None => Position::Text {
                 escaped: byte == b'\\',
             },
         },
     }
 }
 
-fn compare(seen: Seen, character: u16, escape: Escape) -> Place {
-    match seen.and(character) {
-        Some(seen) => Place::Key { seen, escape },
-        None => Place::Text { escaped: false },
+fn compare(matched: KeyMatch, character: u16, escape: Escape) -> Position {
+    match matched.and(character) {
+        Some(matched) => Position::Key { matched, escape },
+        None => Position::Text { escaped: false },
     }
 }
 
-impl Seen {
+impl KeyMatch {
     fn is_name(self) -> bool {
         matches!(self, Self::Name(matched) | Self::NameForServer(matched) if matched == NAME.len())
     }

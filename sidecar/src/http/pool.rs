@@ -5,11 +5,12 @@
 //! ever taken by the pool's own worker, so nobody waits for it.
 
 mod error;
-mod heard;
+mod first_read_notifier;
 pub mod shared;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::http::connect::Io;
 use crate::http::request_body::RequestBody;
-pub use error::ExchangeError;
+pub use error::RequestError;
 use shared::{Shared, Stream};
 
 /// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s; a
@@ -54,11 +55,11 @@ pub struct Connection {
 /// An answer's body together with what it comes over.
 pub struct Lease {
     body: Incoming,
-    over: Over,
+    source: LeasedFrom,
     ended: bool,
 }
 
-enum Over {
+enum LeasedFrom {
     /// Goes back to its pool after a whole body, and is closed otherwise.
     Own {
         connection: Option<Connection>,
@@ -105,7 +106,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 }
 
@@ -120,10 +121,10 @@ impl Connection {
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub async fn exchange(
+    pub async fn send_request(
         mut self,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Self), Box<ExchangeError>> {
+    ) -> Result<(Response<Incoming>, Self), Box<RequestError>> {
         let answer = {
             let mut answer = std::pin::pin!(self.sender.try_send_request(request));
             std::future::poll_fn(|cx| {
@@ -138,7 +139,7 @@ impl Connection {
             Ok(response) => Ok((response, self)),
             Err(mut failed) => {
                 let unsent = failed.take_message();
-                Err(Box::new(ExchangeError {
+                Err(Box::new(RequestError {
                     error: failed.into_error(),
                     unsent,
                 }))
@@ -161,7 +162,7 @@ impl Lease {
     pub fn new(body: Incoming, connection: Connection, home: Arc<Pool>) -> Self {
         Self {
             body,
-            over: Over::Own {
+            source: LeasedFrom::Own {
                 connection: Some(connection),
                 home,
             },
@@ -172,7 +173,7 @@ impl Lease {
     pub fn shared(body: Incoming, stream: Stream) -> Self {
         Self {
             body,
-            over: Over::Shared { _stream: stream },
+            source: LeasedFrom::Shared { _stream: stream },
             ended: false,
         }
     }
@@ -190,10 +191,10 @@ impl Body for Lease {
         // The body first: that it is wanted is what makes the connection read on.
         let mut frame = Pin::new(&mut this.body).poll_frame(cx);
         if frame.is_pending()
-            && let Over::Own {
+            && let LeasedFrom::Own {
                 connection: Some(connection),
                 ..
-            } = &mut this.over
+            } = &mut this.source
             && !connection.closed
         {
             connection.closed = connection.driver.as_mut().poll(cx).is_ready();
@@ -215,7 +216,7 @@ impl Body for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if (self.ended || self.body.is_end_stream())
-            && let Over::Own { connection, home } = &mut self.over
+            && let LeasedFrom::Own { connection, home } = &mut self.source
             && let Some(connection) = connection.take()
         {
             home.put(connection);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::http::idle_timeout::{Awaited, BodyError, REQUEST_SILENCE};
+use crate::http::idle_timeout::{BodyError, IdleTimeout, REQUEST_IDLE_TIMEOUT};
 use crate::http::json_key_filter::KeyFilter;
 use crate::http::trailers;
 
@@ -16,38 +16,38 @@ pub enum RequestBody {
     /// In memory, sent once.
     Whole(Option<Bytes>),
     /// As it comes from the client.
-    Stream(Awaited<Incoming>),
+    Stream(IdleTimeout<Incoming>),
     /// A beginning that had to be read, then the rest as it comes.
     Resumed {
         first: Option<Bytes>,
-        rest: Awaited<Incoming>,
+        rest: IdleTimeout<Incoming>,
     },
     /// As it comes, without our header's name as a JSON key.
     Filtered(Box<Filtered>),
 }
 
 pub struct Filtered {
-    body: Awaited<Incoming>,
+    body: IdleTimeout<Incoming>,
     filter: KeyFilter,
     next: Option<Frame<Bytes>>,
 }
 
 impl RequestBody {
     pub fn stream(body: Incoming) -> Self {
-        Self::Stream(Awaited::new(body, REQUEST_SILENCE))
+        Self::Stream(IdleTimeout::new(body, REQUEST_IDLE_TIMEOUT))
     }
 
     /// `first` was read before.
     pub fn resumed(first: Bytes, rest: Incoming) -> Self {
         Self::Resumed {
             first: (!first.is_empty()).then_some(first),
-            rest: Awaited::new(rest, REQUEST_SILENCE),
+            rest: IdleTimeout::new(rest, REQUEST_IDLE_TIMEOUT),
         }
     }
 
     pub fn filtered(body: Incoming) -> Self {
         Self::Filtered(Box::new(Filtered {
-            body: Awaited::new(body, REQUEST_SILENCE),
+            body: IdleTimeout::new(body, REQUEST_IDLE_TIMEOUT),
             filter: KeyFilter::default(),
             next: None,
         }))
@@ -92,8 +92,8 @@ impl Body for RequestBody {
             Self::Resumed { first, rest } => longer(rest.size_hint(), length(first.as_ref())),
             Self::Filtered(filtered) => {
                 let next = filtered.next.as_ref().and_then(|frame| frame.data_ref());
-                let held = u64::from(filtered.filter.is_holding());
-                longer(filtered.body.size_hint(), length(next) + held)
+                let withheld = u64::from(filtered.filter.is_holding());
+                longer(filtered.body.size_hint(), length(next) + withheld)
             }
         }
     }
@@ -105,7 +105,7 @@ impl Filtered {
             if let Some(frame) = self.next.take() {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            let held = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let withheld = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => match self.filter.finish() {
                     Some(byte) => Some(byte),
@@ -126,7 +126,7 @@ impl Filtered {
                     }
                 },
             };
-            if let Some(byte) = held {
+            if let Some(byte) = withheld {
                 return Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&[byte])))));
             }
         }

@@ -14,14 +14,14 @@ pub const HTTP2: &[u8] = b"h2";
 
 /// Reads the platform's roots once, and only when a route with TLS needs them.
 #[derive(Default)]
-pub struct Trust {
+pub struct TlsConfigs {
     platform: OnceLock<RootCertStore>,
     /// Most routes have neither CA bundle nor client certificate and share this.
     plain: OnceLock<Arc<ClientConfig>>,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub enum TlsConfigError {
     #[error("the CA bundle is not PEM")]
     NotPem,
     #[error("the CA bundle holds no certificate")]
@@ -29,12 +29,12 @@ pub enum TrustError {
     #[error("certificate {position} of the CA bundle is not usable as an authority")]
     NotAnAuthority { position: usize },
     #[error("{0}")]
-    ClientCertificate(#[from] InvalidPair),
+    ClientCertificate(#[from] ClientCertificateError),
 }
 
 /// Why a client certificate and its key cannot be shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum InvalidPair {
+pub enum ClientCertificateError {
     #[error("tls.crt holds no certificate in PEM")]
     Chain,
     #[error("tls.key holds no private key in PEM of the forms PKCS#8, PKCS#1 and SEC1")]
@@ -47,14 +47,14 @@ pub enum InvalidPair {
     Unsupported,
 }
 
-impl Trust {
+impl TlsConfigs {
     /// For a server whose certificate is verified against the platform's roots and, if any, `ca_bundle`, and that
     /// is shown `client_certificate`, if any.
     pub fn config(
         &self,
         ca_bundle: Option<&str>,
         client_certificate: Option<&ClientCertificate>,
-    ) -> Result<Arc<ClientConfig>, TrustError> {
+    ) -> Result<Arc<ClientConfig>, TlsConfigError> {
         let platform = self.platform.get_or_init(platform_roots);
         if ca_bundle.is_none() && client_certificate.is_none() {
             let plain = self
@@ -64,7 +64,7 @@ impl Trust {
         }
         let mut roots = platform.clone();
         if let Some(pem) = ca_bundle {
-            add(&mut roots, pem)?;
+            add_ca_bundle(&mut roots, pem)?;
         }
         let config = match client_certificate {
             None => without_client_auth(roots),
@@ -76,53 +76,56 @@ impl Trust {
 
 fn platform_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (added, ignored) = roots.add_parsable_certificates(found.certs);
-    if added == 0 || !found.errors.is_empty() {
+    let native = rustls_native_certs::load_native_certs();
+    let (added, ignored) = roots.add_parsable_certificates(native.certs);
+    if added == 0 || !native.errors.is_empty() {
         // Not fatal: every route may bring its own CA bundle.
         tracing::warn!(
             added,
             ignored,
-            errors = found.errors.len(),
+            errors = native.errors.len(),
             "platform certificates incomplete"
         );
     }
     roots
 }
 
-fn add(roots: &mut RootCertStore, pem: &str) -> Result<(), TrustError> {
+fn add_ca_bundle(roots: &mut RootCertStore, pem: &str) -> Result<(), TlsConfigError> {
     let mut position = 0;
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         position += 1;
-        let certificate = certificate.map_err(|_| TrustError::NotPem)?;
+        let certificate = certificate.map_err(|_| TlsConfigError::NotPem)?;
         roots
             .add(certificate)
-            .map_err(|_| TrustError::NotAnAuthority { position })?;
+            .map_err(|_| TlsConfigError::NotAnAuthority { position })?;
     }
     if position == 0 {
-        Err(TrustError::Empty)
+        Err(TlsConfigError::Empty)
     } else {
         Ok(())
     }
 }
 
 fn without_client_auth(roots: RootCertStore) -> ClientConfig {
-    over_http(builder(roots).with_no_client_auth())
+    with_alpn(builder(roots).with_no_client_auth())
 }
 
-fn with_client_auth(roots: RootCertStore, pair: &ClientCertificate) -> Result<ClientConfig, InvalidPair> {
+fn with_client_auth(
+    roots: RootCertStore,
+    pair: &ClientCertificate,
+) -> Result<ClientConfig, ClientCertificateError> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pair.chain.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|_| InvalidPair::Chain)?;
+        .map_err(|_| ClientCertificateError::Chain)?;
     if chain.is_empty() {
-        return Err(InvalidPair::Chain);
+        return Err(ClientCertificateError::Chain);
     }
-    let key =
-        PrivateKeyDer::from_pem_slice(pair.key.expose_secret().as_bytes()).map_err(|_| InvalidPair::Key)?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.expose_secret().as_bytes())
+        .map_err(|_| ClientCertificateError::Key)?;
     let config = builder(roots).with_client_auth_cert(chain, key);
-    config.map(over_http).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => InvalidPair::Mismatch,
-        _ => InvalidPair::Unsupported,
+    config.map(with_alpn).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => ClientCertificateError::Mismatch,
+        _ => ClientCertificateError::Unsupported,
     })
 }
 
@@ -135,7 +138,7 @@ fn builder(roots: RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert>
 }
 
 /// The server takes its choice; one that knows no ALPN speaks HTTP/1.1.
-fn over_http(mut config: ClientConfig) -> ClientConfig {
+fn with_alpn(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     config
 }
@@ -146,7 +149,11 @@ mod tests {
 
     #[test]
     fn a_bundle_that_cannot_be_used_says_why() {
-        let error = |pem: &str| add(&mut RootCertStore::empty(), pem).unwrap_err().to_string();
+        let error = |pem: &str| {
+            add_ca_bundle(&mut RootCertStore::empty(), pem)
+                .unwrap_err()
+                .to_string()
+        };
         assert_eq!(
             error("no certificate at all"),
             "the CA bundle holds no certificate"
@@ -183,15 +190,18 @@ mod tests {
             key: key.to_owned().into(),
         };
         let key = good.key.expose_secret();
-        assert_eq!(error(&with("", key)), InvalidPair::Chain);
-        assert_eq!(error(&with("no PEM", key)), InvalidPair::Chain);
-        assert_eq!(error(&with(&good.chain, &good.chain)), InvalidPair::Key);
-        assert_eq!(error(&with(&good.chain, "")), InvalidPair::Key);
+        assert_eq!(error(&with("", key)), ClientCertificateError::Chain);
+        assert_eq!(error(&with("no PEM", key)), ClientCertificateError::Chain);
+        assert_eq!(
+            error(&with(&good.chain, &good.chain)),
+            ClientCertificateError::Key
+        );
+        assert_eq!(error(&with(&good.chain, "")), ClientCertificateError::Key);
         assert_eq!(
             error(&with(&good.chain, pair().key.expose_secret())),
-            InvalidPair::Mismatch
+            ClientCertificateError::Mismatch
         );
-        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert_eq!(error(&with(garbage, key)), InvalidPair::Unsupported);
+        let not_pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(error(&with(not_pem, key)), ClientCertificateError::Unsupported);
     }
 }

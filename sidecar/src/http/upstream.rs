@@ -12,13 +12,13 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::http::connect::{CONNECT_TIMEOUT, DialError, Io, Peer, Tls, dial};
-use crate::http::pool::shared::{Failure, Multiplexed, Stream};
-use crate::http::pool::{Connection, ExchangeError, Lease, Pool};
+use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Io, Peer, Tls, connect};
+use crate::http::pool::shared::{Multiplexed, Stream, StreamFailure};
+use crate::http::pool::{Connection, Lease, Pool, RequestError};
 use crate::http::request_body::RequestBody;
 
-/// How often a request is sent that the other side says it did not process.
-const TRIES: usize = 3;
+/// Most attempts at a request that the other side says it did not process.
+const MAX_ATTEMPTS: usize = 3;
 
 pub struct Target {
     peer: Peer,
@@ -52,9 +52,9 @@ enum Opened {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     #[error(transparent)]
-    Dial(#[from] DialError),
+    Dial(#[from] ConnectError),
     #[error("the connection ended before an answer")]
-    Exchange(#[from] hyper::Error),
+    Http(#[from] hyper::Error),
     #[error("no answer in time")]
     Timeout,
 }
@@ -122,16 +122,16 @@ impl Target {
         }
         if let Some(connection) = pool.take() {
             let spare = is_repeatable(&request).then(|| copy(&request)).flatten();
-            match self.exchange(worker, connection, request).await {
+            match self.send_on(worker, connection, request).await {
                 Err(error) => match (error.cause, error.unsent.or(spare)) {
-                    (Cause::Exchange(_), Some(again)) => request = again,
+                    (Cause::Http(_), Some(again)) => request = again,
                     (cause, unsent) => return Err(Box::new(SendError { cause, unsent })),
                 },
                 answered => return answered,
             }
         }
         match Box::pin(self.open(worker)).await {
-            Ok(Opened::Own(connection)) => self.exchange(worker, connection, request).await,
+            Ok(Opened::Own(connection)) => self.send_on(worker, connection, request).await,
             Ok(Opened::Shared(shared, fresh)) => {
                 Box::pin(self.multiplex(worker, shared, !fresh, request)).await
             }
@@ -143,9 +143,9 @@ impl Target {
     }
 
     /// A new connection.
-    pub async fn connect(&self) -> Result<Io, DialError> {
+    pub async fn connect(&self) -> Result<Io, ConnectError> {
         self.connects.inc();
-        dial(&self.peer, self.tls.as_ref()).await
+        connect(&self.peer, self.tls.as_ref()).await
     }
 
     /// Closes a worker's connections that nobody needs any more.
@@ -160,7 +160,7 @@ impl Target {
         let mut turn = None;
         if self.tls.is_some() && shared.may_be_shared() {
             let mine = timeout_at(Instant::now() + CONNECT_TIMEOUT, shared.opening.lock()).await;
-            turn = Some(mine.map_err(|_| DialError::Timeout)?);
+            turn = Some(mine.map_err(|_| ConnectError::Timeout)?);
             if let Some(taken) = shared.take() {
                 return Ok(Opened::Shared(taken, false));
             }
@@ -180,13 +180,15 @@ impl Target {
         Ok(opened)
     }
 
-    async fn exchange(
+    async fn send_on(
         &self,
         worker: usize,
         connection: Connection,
         request: Request<RequestBody>,
     ) -> Result<Response<Lease>, Box<SendError>> {
-        let (response, connection) = self.in_time(connection.exchange(request)).await?;
+        let (response, connection) = self
+            .within_answer_timeout(connection.send_request(request))
+            .await?;
         let home = self.pools[worker].clone();
         Ok(response.map(|body| Lease::new(body, connection, home)))
     }
@@ -200,22 +202,25 @@ impl Target {
         mut request: Request<RequestBody>,
     ) -> Result<Response<Lease>, Box<SendError>> {
         let pool = &self.pools[worker];
-        let mut tries = 1;
+        let mut attempts = 1;
         loop {
             let (mut connection, stream) = shared;
             let spare = copy(&request);
             let safe = is_repeatable(&request);
             self.to_http2(&mut request);
-            let error = match self.in_time(connection.exchange(request, stream)).await {
+            let error = match self
+                .within_answer_timeout(connection.send_request(request, stream))
+                .await
+            {
                 Ok((response, stream)) => return Ok(response.map(|body| Lease::shared(body, stream))),
                 Err(error) => *error,
             };
             let SendError { cause, unsent } = error;
-            let Cause::Exchange(failed) = &cause else {
+            let Cause::Http(failed) = &cause else {
                 return Err(Box::new(SendError { cause, unsent }));
             };
-            let failure = Failure::of(failed);
-            if failure != Failure::Reset {
+            let failure = StreamFailure::classify(failed);
+            if failure != StreamFailure::Reset {
                 pool.shared.retire(&connection);
             }
             let again = match (unsent, failure) {
@@ -223,22 +228,22 @@ impl Target {
                     self.to_http1(&mut unsent);
                     Some(unsent)
                 }
-                (None, Failure::Unprocessed) => spare,
-                (None, Failure::Connection) if kept && safe => spare,
+                (None, StreamFailure::Unprocessed) => spare,
+                (None, StreamFailure::Connection) if kept && safe => spare,
                 (None, _) => None,
             };
             request = match again {
-                Some(again) if tries < TRIES => again,
+                Some(again) if attempts < MAX_ATTEMPTS => again,
                 unsent => return Err(Box::new(SendError { cause, unsent })),
             };
-            tries += 1;
+            attempts += 1;
             shared = match self.open(worker).await {
                 Ok(Opened::Shared(next, fresh)) => {
                     kept = !fresh;
                     next
                 }
                 // It has changed its mind, or another server has taken its place.
-                Ok(Opened::Own(connection)) => return self.exchange(worker, connection, request).await,
+                Ok(Opened::Own(connection)) => return self.send_on(worker, connection, request).await,
                 Err(cause) => {
                     let unsent = Some(request);
                     return Err(Box::new(SendError { cause, unsent }));
@@ -247,13 +252,13 @@ impl Target {
         }
     }
 
-    async fn in_time<T>(
+    async fn within_answer_timeout<T>(
         &self,
-        exchange: impl Future<Output = Result<T, Box<ExchangeError>>>,
+        sending: impl Future<Output = Result<T, Box<RequestError>>>,
     ) -> Result<T, Box<SendError>> {
         let answer = match self.answer_timeout {
-            None => exchange.await,
-            Some(longest) => match timeout(longest, exchange).await {
+            None => sending.await,
+            Some(limit) => match timeout(limit, sending).await {
                 Ok(answer) => answer,
                 Err(_) => {
                     return Err(Box::new(SendError {
@@ -264,9 +269,9 @@ impl Target {
             },
         };
         answer.map_err(|failed| {
-            let ExchangeError { error, unsent } = *failed;
+            let RequestError { error, unsent } = *failed;
             Box::new(SendError {
-                cause: Cause::Exchange(error),
+                cause: Cause::Http(error),
                 unsent,
             })
         })

@@ -182,8 +182,8 @@ impl Inbound {
 fn litellm_error(cause: &Cause) -> ProxyError {
     match cause {
         Cause::Dial(_) => ProxyError::LiteLlmUnreachable,
-        Cause::Exchange(error) if is_of_body(error) => ProxyError::BodyUnreadable,
-        Cause::Exchange(_) | Cause::Timeout => ProxyError::LiteLlmFailed,
+        Cause::Http(error) if is_of_body(error) => ProxyError::BodyUnreadable,
+        Cause::Http(_) | Cause::Timeout => ProxyError::LiteLlmFailed,
     }
 }
 

@@ -33,7 +33,7 @@ use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::UserContext;
 use secrecy::SecretString;
 
-use crate::control::exchange_client::Exchange;
+use crate::control::exchange_client::TokenExchanger;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
 use crate::proxy::clock::unix_now;
@@ -79,7 +79,7 @@ impl Outbound {
     pub fn new(
         routes: Routes,
         sealer: Arc<Sealer>,
-        exchange: Arc<dyn Exchange>,
+        exchange: Arc<dyn TokenExchanger>,
         limits: Limits,
         metrics: Metrics,
     ) -> Self {

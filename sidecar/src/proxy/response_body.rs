@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::http::idle_timeout::{ANSWER_SILENCE, Awaited};
+use crate::http::idle_timeout::{IdleTimeout, RESPONSE_IDLE_TIMEOUT};
 use crate::http::pool::Lease;
 use crate::http::trailers;
 use crate::proxy::outbound::endpoint::EndpointRewriter;
@@ -21,7 +21,7 @@ pub enum ResponseBody {
     /// Passed on as it comes, without an idle timeout.
     Stream(Lease),
     /// Passed on as it comes, with an idle timeout.
-    WithIdleTimeout(Awaited<Lease>),
+    WithIdleTimeout(IdleTimeout<Lease>),
     /// Passed on from a connection of its own.
     Direct(Incoming),
     /// An event stream whose `endpoint` event is rewritten.
@@ -36,7 +36,7 @@ pub struct Rewritten {
 
 impl ResponseBody {
     pub fn with_idle_timeout(body: Lease) -> Self {
-        Self::WithIdleTimeout(Awaited::new(body, ANSWER_SILENCE))
+        Self::WithIdleTimeout(IdleTimeout::new(body, RESPONSE_IDLE_TIMEOUT))
     }
 
     pub fn rewritten(body: Lease, rewriter: EndpointRewriter) -> Self {

@@ -19,7 +19,7 @@ use mcp_auth_protocol::sync::{self, RefusedBecause, Report};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::http::tls::Trust;
+use crate::http::tls::TlsConfigs;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::Allowlist;
 
@@ -36,7 +36,7 @@ struct RoutesInner {
     table: ArcSwap<RouteTable>,
     workers: NonZeroUsize,
     metrics: Metrics,
-    trust: Trust,
+    trust: TlsConfigs,
     rejections: RejectionReports,
     /// Notifies the requests that wait for a token whenever they should look again.
     changes: watch::Sender<()>,
@@ -63,7 +63,7 @@ impl Routes {
             table: ArcSwap::default(),
             workers,
             metrics,
-            trust: Trust::default(),
+            trust: TlsConfigs::default(),
             rejections: RejectionReports::new(reports),
             changes: watch::Sender::new(()),
             writer: Mutex::default(),

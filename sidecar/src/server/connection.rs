@@ -21,8 +21,8 @@ use crate::proxy::error::{HEADERS_TOO_LARGE, REQUEST_MALFORMED};
 /// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Between two looks at a beginning that came in pieces: at first, and in the end.
-const PIECES_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(640);
+const FIRST_PEEK_DELAY: Duration = Duration::from_millis(5);
+const MAX_PEEK_DELAY: Duration = Duration::from_millis(640);
 
 #[derive(Debug, Eq, PartialEq)]
 enum Protocol {
@@ -56,20 +56,20 @@ pub(super) async fn connection(
 /// HTTP/1.1 nothing. `None` if the client has gone.
 async fn protocol(stream: &TcpStream) -> Option<Protocol> {
     let mut begun = [0; PREFACE.len()];
-    let mut pause = PIECES_PAUSE;
+    let mut delay = FIRST_PEEK_DELAY;
     loop {
         let read = stream.peek(&mut begun).await.ok().filter(|read| *read > 0)?;
-        match decide(&begun[..read]) {
+        match detect(&begun[..read]) {
             Some(protocol) => return Some(protocol),
             // The socket counts as readable all the time.
-            None => sleep(pause).await,
+            None => sleep(delay).await,
         }
-        pause = (2 * pause).min(LONGEST_PAUSE);
+        delay = (2 * delay).min(MAX_PEEK_DELAY);
     }
 }
 
 /// `None` as long as it may become either. Methods of HTTP/1.1 begin with a P as well.
-fn decide(begun: &[u8]) -> Option<Protocol> {
+fn detect(begun: &[u8]) -> Option<Protocol> {
     if !PREFACE.starts_with(begun) {
         Some(Protocol::Http1)
     } else if begun.len() == PREFACE.len() {
@@ -87,9 +87,9 @@ async fn http1(
     half: Half,
     mut stopped: watch::Receiver<Option<Duration>>,
 ) {
-    let asked = AtomicBool::new(false);
+    let has_request = AtomicBool::new(false);
     let service = service_fn(|request| {
-        asked.store(true, Ordering::Relaxed);
+        has_request.store(true, Ordering::Relaxed);
         let half = half.clone();
         async move { Ok::<_, Infallible>(half.answer(worker, peer, request).await) }
     });
@@ -100,7 +100,7 @@ async fn http1(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let leaving = half.leaving(&mut stopped, || asked.load(Ordering::Relaxed));
+    let leaving = half.leaving(&mut stopped, || has_request.load(Ordering::Relaxed));
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
@@ -136,14 +136,14 @@ mod tests {
     #[test]
     fn only_the_whole_preface_is_http2_and_only_a_part_of_it_is_waited_for() {
         for end in 1..PREFACE.len() {
-            assert_eq!(decide(&PREFACE[..end]), None);
+            assert_eq!(detect(&PREFACE[..end]), None);
             let mut other = PREFACE[..=end].to_vec();
             other[end] = b'x';
-            assert_eq!(decide(&other), Some(Protocol::Http1));
+            assert_eq!(detect(&other), Some(Protocol::Http1));
         }
-        assert_eq!(decide(PREFACE), Some(Protocol::Http2));
+        assert_eq!(detect(PREFACE), Some(Protocol::Http2));
         for begun in ["G", "POST / HTTP/1.1", "PUT", "\x16\x03\x01"] {
-            assert_eq!(decide(begun.as_bytes()), Some(Protocol::Http1), "{begun}");
+            assert_eq!(detect(begun.as_bytes()), Some(Protocol::Http1), "{begun}");
         }
     }
 }

@@ -49,18 +49,18 @@ impl Half {
 
     /// Returns when a connection is to take no more requests: at the end, and before that when the time to drain is over.
     /// LiteLLM is told to go next, and a client that keeps a connection without using it would send its next request to
-    /// a pod that cannot answer any more. Where nothing was `asked` yet a request may be under way, and its answer closes.
+    /// a pod that cannot answer any more. Where nothing was `has_request` yet a request may be under way, and its answer closes.
     pub async fn leaving(
         &self,
         stopped: &mut watch::Receiver<Option<Duration>>,
-        asked: impl FnOnce() -> bool,
+        has_request: impl FnOnce() -> bool,
     ) {
         let drained = async {
             match self {
                 Self::Inbound(inbound) => inbound.drained().await,
                 Self::Outbound(_) => std::future::pending().await,
             }
-            if !asked() {
+            if !has_request() {
                 std::future::pending().await
             }
         };

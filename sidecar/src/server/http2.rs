@@ -27,17 +27,17 @@ const MAX_STREAMS: u32 = 256;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// What of an answer is held for a client that does not take it; as many times as there are requests.
-const STREAM_HELD: usize = 64 * 1024;
+const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// Requests that a client has given up before their answer, less those that were answered: with more, it is out for
 /// the work that they make and not for answers (rapid reset, CVE-2023-44487).
-const MAX_GIVEN_UP: usize = 1_000;
+const MAX_RESETS: usize = 1_000;
 /// A client that is gone without a word is noticed after both. One that only waits for the next event is not disturbed.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the requests of a connection tell it.
+/// What the requests of a connection signal to it.
 #[derive(Default)]
-struct Told {
+struct ConnectionEvents {
     given_up: AtomicUsize,
     too_many: Notify,
     far_too_many: Notify,
@@ -45,7 +45,7 @@ struct Told {
 }
 
 /// A request that has no answer yet.
-struct Unanswered<'a>(Option<&'a Told>);
+struct Unanswered<'a>(Option<&'a ConnectionEvents>);
 
 pub(super) async fn serve(
     worker: usize,
@@ -54,16 +54,16 @@ pub(super) async fn serve(
     half: Half,
     mut stopped: watch::Receiver<Option<Duration>>,
 ) {
-    let told = Arc::new(Told::default());
+    let events = Arc::new(ConnectionEvents::default());
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (half, told) = (half.clone(), told.clone());
+        let (half, events) = (half.clone(), events.clone());
         async move {
-            let unanswered = Unanswered(Some(&told));
+            let unanswered = Unanswered(Some(&events));
             as_http1(&mut request);
             let response = half.answer(worker, peer, request).await;
             unanswered.answered();
             if half.is_draining() {
-                told.drain.notify_one();
+                events.drain.notify_one();
             }
             Ok::<_, Infallible>(response)
         }
@@ -74,7 +74,7 @@ pub(super) async fn serve(
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS)
-        .max_send_buf_size(STREAM_HELD)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .serve_connection(TokioIo::new(stream), service);
@@ -83,9 +83,9 @@ pub(super) async fn serve(
         tokio::select! {
             // What is on its way meanwhile may be sent again by its client: GOAWAY says what was not processed.
             () = half.leaving(&mut stopped, || true) => {}
-            () = told.drain.notified() => {}
+            () = events.drain.notified() => {}
             // Those who share the connection, behind an ingress, get their answers.
-            () = told.too_many.notified() => {
+            () = events.too_many.notified() => {
                 tracing::warn!(worker, "connection taken leave of: its client keeps giving up its requests");
             }
         }
@@ -105,7 +105,7 @@ pub(super) async fn serve(
         ended = served => if let Err(error) = ended {
             tracing::debug!(worker, %error, "connection ended early");
         },
-        () = told.far_too_many.notified() => {
+        () = events.far_too_many.notified() => {
             tracing::warn!(worker, "connection cut: its client goes on giving up its requests");
         }
     }
@@ -146,10 +146,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 impl Unanswered<'_> {
     fn answered(mut self) {
-        if let Some(told) = self.0.take() {
+        if let Some(events) = self.0.take() {
             let fewer = |given_up: usize| given_up.checked_sub(1);
             // None to take away from is as good.
-            let _ = told
+            let _ = events
                 .given_up
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
         }
@@ -158,11 +158,11 @@ impl Unanswered<'_> {
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        let Some(told) = self.0 else { return };
-        match told.given_up.fetch_add(1, Ordering::Relaxed) {
-            MAX_GIVEN_UP => told.too_many.notify_one(),
+        let Some(events) = self.0 else { return };
+        match events.given_up.fetch_add(1, Ordering::Relaxed) {
+            MAX_RESETS => events.too_many.notify_one(),
             // It does not heed that it is to open another connection.
-            given_up if given_up >= 2 * MAX_GIVEN_UP => told.far_too_many.notify_one(),
+            given_up if given_up >= 2 * MAX_RESETS => events.far_too_many.notify_one(),
             _ => {}
         }
     }

@@ -53,8 +53,8 @@ async fn a_connection_that_was_closed_while_it_waited_is_replaced() {
     }
 }
 
-/// The connection closes after the request was sent on it and before an answer: what is safe to repeat is, once,
-/// and a POST never is.
+/// The connection closes after the request was sent on it and before an answer: what is safe to repeat is,
+/// once, and a POST never is.
 #[tokio::test]
 async fn only_a_safe_request_is_sent_a_second_time() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -153,7 +153,10 @@ async fn discovery_carries_nobody_whatever_litellm_was_told_to_send() {
 async fn a_body_cannot_name_our_header_for_one_server_either() {
     let litellm = Scripted::echo().await;
     let sidecar = Sidecar::start(litellm.address, &[server("http://127.0.0.1:9/mcp")]);
-    let body = r#"{"tools":[{"headers":{"x-mcp-tools-mcpauth-context":"forged","x-mcp-tools-authorization":"Bearer x"}}]}"#;
+    let body = concat!(
+        r#"{"tools":[{"headers":{"x-mcp-tools-mcpauth-context":"forged","#,
+        r#""x-mcp-tools-authorization":"Bearer x"}}]}"#
+    );
     let request = Request::post("/v1/responses").header("content-type", "application/json");
     let answer = send(sidecar.inbound, request, whole(body)).await;
     let arrived = answer.into_body().collect().await.unwrap().to_bytes();

@@ -234,7 +234,8 @@ async fn the_sidecar_ends_after_the_requests_that_have_begun() {
         .unwrap();
 }
 
-/// CVE-2023-44487: each request is begun and given up, so that no bound on concurrent streams is ever reached.
+/// CVE-2023-44487: each request is begun and given up, so that no bound on concurrent streams is ever
+/// reached.
 #[tokio::test]
 async fn a_client_that_keeps_giving_up_its_requests_is_cut_off_and_others_are_served() {
     let (gate, litellm) = gated().await;

@@ -1,4 +1,5 @@
-//! Requests to the outbound listener by a name that is not loopback's, as those of a page that was led to it are.
+//! Requests to the outbound listener by a name that is not loopback's, as those of a page that was led to it
+//! are.
 
 use crate::scene::{Scripted, Sidecar, nobody, raw, server};
 

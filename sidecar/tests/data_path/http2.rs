@@ -202,7 +202,8 @@ impl Framed {
         }
     }
 
-    /// The next connection, after its settings were exchanged and its first request arrived, with its stream's number.
+    /// The next connection, after its settings were exchanged and its first request arrived, with its
+    /// stream's number.
     async fn next(&self) -> (TlsStream<TcpStream>, u32) {
         let accepted = timeout(PATIENCE, self.listener.accept()).await;
         let (stream, _) = accepted.expect("a connection in time").unwrap();

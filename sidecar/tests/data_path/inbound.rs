@@ -190,7 +190,10 @@ async fn line_breaks_and_nul_in_a_cookie_never_get_anywhere() {
 async fn our_header_is_renamed_in_a_json_body_however_it_is_cut_and_nowhere_else() {
     let litellm = Scripted::echo().await;
     let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
-    let body = r#"{"messages":[{"content":"\"mcpauth-context\": what is it?"}],"tools":[{"headers":{"MCPauth-\u0063ontext":"forged"}}]}"#;
+    let body = concat!(
+        r#"{"messages":[{"content":"\"mcpauth-context\": what is it?"}],"#,
+        r#""tools":[{"headers":{"MCPauth-\u0063ontext":"forged"}}]}"#
+    );
     let expected = body.replace(r"MCPauth-\u0063ontext", r"MCPauth-\u0063ontex_");
     for cut in 0..body.len() {
         let (sender, streamed) = streamed();

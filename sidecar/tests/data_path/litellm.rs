@@ -98,7 +98,8 @@ async fn litellm_learns_who_asked_and_how() {
     }
 }
 
-/// A chunk goes to LiteLLM when it comes, and one of the answer to the user: neither waits for the end of the other.
+/// A chunk goes to LiteLLM when it comes, and one of the answer to the user: neither waits for the end of the
+/// other.
 #[tokio::test]
 async fn request_and_answer_stream_at_the_same_time() {
     let litellm = Scripted::start(async |request: Request<Incoming>| {
@@ -139,12 +140,14 @@ impl hyper::body::Body for Shared {
     }
 }
 
-const HANDSHAKE: &str = "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+const HANDSHAKE: &str = "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// The first messages may come in one piece with the handshake, on both sides; and one side may end before the other.
+/// The first messages may come in one piece with the handshake, on both sides; and one side may end before
+/// the other.
 #[tokio::test]
 async fn a_websocket_loses_nothing_of_its_beginning_nor_of_its_end() {
     let litellm = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -221,7 +224,8 @@ async fn a_websocket_ends_on_both_sides_when_its_client_is_gone() {
 async fn another_protocol_is_not_switched_to() {
     let litellm = Scripted::echo().await;
     let sidecar = Sidecar::start(litellm.address, &[]);
-    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n\
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\n\
+        Upgrade: h2c\r\n\
         HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n";
     let answer = raw(sidecar.inbound, request.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");

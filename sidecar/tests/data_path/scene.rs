@@ -18,7 +18,7 @@ use mcp_auth_protocol::sync::{
     Credential, Problem, RefusedToken, Report, Route, Server, Transport, UserContext,
 };
 use mcp_auth_sidecar::control::drain::Drain;
-use mcp_auth_sidecar::control::exchange_client::{Answer, Ask, Exchange};
+use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::metrics::Metrics;
 use mcp_auth_sidecar::proxy::outbound::{Limits, Outbound};
@@ -54,7 +54,7 @@ pub struct Operator {
     rule: Rule,
 }
 
-type Rule = Arc<dyn Fn(Asked) -> Answer + Send + Sync>;
+type Rule = Arc<dyn Fn(Asked) -> UserTokenResponse + Send + Sync>;
 
 /// What the operator was asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -195,8 +195,8 @@ impl Default for Operator {
     }
 }
 
-impl Exchange for Operator {
-    fn exchange(&self, ask: Ask) -> Answer {
+impl TokenExchanger for Operator {
+    fn exchange(&self, ask: UserTokenRequest) -> UserTokenResponse {
         let asked = Asked {
             server: ask.server.into(),
             url: ask.url.into(),

@@ -192,8 +192,8 @@ async fn ten_megabytes_pass_both_ways() {
     assert!(bytes(answer).await == large);
 }
 
-/// The server has had the whole request and not answered, or is in the middle of its answer: in both cases it sees
-/// the connection close when the client goes.
+/// The server has had the whole request and not answered, or is in the middle of its answer: in both cases it
+/// sees the connection close when the client goes.
 #[tokio::test]
 async fn when_the_client_goes_the_connection_to_the_server_closes() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();

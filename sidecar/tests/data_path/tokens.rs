@@ -1,4 +1,5 @@
-//! Tokens that the MCP server refuses: reported once, waited for within bounds, and the request sent once more.
+//! Tokens that the MCP server refuses: reported once, waited for within bounds, and the request sent once
+//! more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -13,8 +13,8 @@ use tokio::sync::OnceCell;
 
 use crate::scene::{Body, Scripted, Sidecar, bytes, send, server, whole};
 
-/// A LiteLLM that calls the tool of the server in the request's path, as the real one does: with the context header
-/// and with headers of its own.
+/// A LiteLLM that calls the tool of the server in the request's path, as the real one does: with the context
+/// header and with headers of its own.
 struct LiteLlm {
     scripted: Scripted,
     outbound: Arc<OnceCell<SocketAddr>>,

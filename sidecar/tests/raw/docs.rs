@@ -27,7 +27,8 @@ fn the_documented_table_is_this_one() {
 
 fn render() -> String {
     let mut text = String::from(
-        "\n### From clients\n\n| Case | Half | Sent | The client gets | The server sees |\n|---|---|---|---|---|\n",
+        "\n### From clients\n\n| Case | Half | Sent | The client gets | The server sees |\n\
+         |---|---|---|---|---|\n",
     );
     for row in &crate::requests::rows() {
         let Row { name, half, gets, .. } = row;

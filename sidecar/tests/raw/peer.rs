@@ -1,4 +1,5 @@
-//! The two ends, which speak bytes: a client that takes answers apart itself, and a server that keeps what it saw.
+//! The two ends, which speak bytes: a client that takes answers apart itself, and a server that keeps what it
+//! saw.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};

@@ -23,8 +23,8 @@ pub struct Row {
     pub sent: Vec<u8>,
     /// What the server answers; `None` is an ordinary answer.
     pub answer: Option<(Vec<u8>, Then)>,
-    /// What the client gets: for each answer its status, and our reason if it is ours; and whether the connection
-    /// goes on, which the answer to another request proves.
+    /// What the client gets: for each answer its status, and our reason if it is ours; and whether the
+    /// connection goes on, which the answer to another request proves.
     pub gets: &'static str,
     /// What the server sees: each request with all but what every request has.
     pub sees: &'static str,
@@ -32,8 +32,8 @@ pub struct Row {
 
 pub const NOTHING: &str = "nothing";
 
-/// Sends the row, and afterwards what tells whether anything of it is left: another request on the same connection,
-/// and one of another user. Returns what was got and what was seen.
+/// Sends the row, and afterwards what tells whether anything of it is left: another request on the same
+/// connection, and one of another user. Returns what was got and what was seen.
 pub async fn run(row: &Row, sidecar: &Sidecar, upstream: &Upstream) -> (String, String) {
     let address = match row.half {
         Half::In => sidecar.inbound,

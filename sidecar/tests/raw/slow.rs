@@ -95,8 +95,8 @@ async fn connections_beyond_the_bound_wait_and_the_other_half_goes_on() {
     workers.stop(Duration::ZERO);
 }
 
-/// Whatever the server goes on sending, the sidecar holds only so much of it for a client that reads none; and when the
-/// client goes, the server hears of it.
+/// Whatever the server goes on sending, the sidecar holds only so much of it for a client that reads none;
+/// and when the client goes, the server hears of it.
 #[tokio::test]
 async fn a_client_that_reads_nothing_stops_the_server_and_fills_no_memory() {
     const MOST: usize = 64 << 20;

@@ -17,7 +17,7 @@ struct World {
     pipes: mpsc::UnboundedReceiver<(Instant, DuplexStream)>,
     ca: OperatorCa,
     token_file: tempfile::NamedTempFile,
-    at_operator: Arc<AtOperator<Pipes>>,
+    at_operator: Arc<OperatorTokenExchanger<Pipes>>,
 }
 
 impl World {
@@ -32,7 +32,7 @@ impl World {
             name: "litellm-0".into(),
             uid: "u1".into(),
         };
-        let at_operator = AtOperator::new(
+        let at_operator = OperatorTokenExchanger::new(
             "https://operator.test:8443".parse().unwrap(),
             ca.clone(),
             token_file.path().to_owned(),
@@ -56,7 +56,7 @@ impl World {
     }
 
     fn ask(&self) -> JoinHandle<Result<Credential, Problem>> {
-        let ask = Ask {
+        let ask = UserTokenRequest {
             server: "tools".into(),
             url: "https://Tools.example.com".into(),
             subject: "ada-s3cret".into(),
@@ -193,7 +193,7 @@ async fn where_no_replica_leads_that_is_said_in_the_end() {
     let mut world = World::new();
     let asking = world.ask();
     let mut left = Vec::new();
-    for _ in 0..=PAUSES.len() {
+    for _ in 0..=RETRY_DELAYS.len() {
         let pipe = world.pipe().await;
         let mut calls = serve(&world.authority, pipe).await;
         let (_request, answer) = calls.recv().await.unwrap();
@@ -318,7 +318,7 @@ async fn an_operator_that_cannot_be_reached_is_a_problem() {
     assert_eq!(asking.await.unwrap().unwrap_err().reason, "OperatorUnreachable");
     drop(silent);
     drop(world.pipes);
-    let asking = tokio::spawn(world.at_operator.exchange(Ask {
+    let asking = tokio::spawn(world.at_operator.exchange(UserTokenRequest {
         server: "tools".into(),
         url: "https://Tools.example.com".into(),
         subject: "ada".into(),

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::{ConfigError, MAX_BYTES, MAX_FILES, Unusable};
+use super::error::{ConfigError, ConfigFileError, MAX_BYTES, MAX_FILES};
 use super::node::{Budget, Mapping, Node};
 use super::parse::parse;
 
@@ -38,7 +38,7 @@ struct Pending {
 }
 
 /// Reads the configuration whose root file is `original`.
-pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, Unusable> {
+pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileError> {
     let root = absolute(original);
     let mut merged = Config::default();
     let mut seen = HashSet::from([root.clone()]);
@@ -53,12 +53,12 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, Unusable> {
         declared_in,
     }) = pending.pop_front()
     {
-        let about = |error| Unusable {
+        let about = |error| ConfigFileError {
             path: path.clone(),
             error,
         };
         let text = read_text(&path).map_err(|error| match error {
-            ConfigError::NotFound if path != root => Unusable {
+            ConfigError::NotFound if path != root => ConfigFileError {
                 path: declared_in,
                 error: ConfigError::IncludeNotFound(path.clone()),
             },
@@ -104,7 +104,7 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, Unusable> {
         .as_ref()
         .is_some_and(|servers| servers.as_mapping().is_none())
     {
-        return Err(Unusable {
+        return Err(ConfigFileError {
             path: root,
             error: ConfigError::ServersNotMapping,
         });
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     /// Files in a new folder; the first is the root.
-    fn read_files(files: &[(&str, &str)]) -> Result<Config, Unusable> {
+    fn read_files(files: &[(&str, &str)]) -> Result<Config, ConfigFileError> {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let path = folder.path().join(name);

@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use super::error::ConfigError;
 use super::node::{Budget, Mapping, Node, Scalar};
-use super::resolve::may_be_other_than_string;
+use super::tag_resolution::may_be_other_than_string;
 
 /// Levels in block style: `mcp_servers`, a server, a setting of it.
 const BLOCK_LEVELS: usize = 3;

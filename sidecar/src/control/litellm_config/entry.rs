@@ -9,8 +9,8 @@ use mcp_auth_protocol::sync::{Problem, Route, Transport};
 use url::Url;
 
 use super::error::ConfigError;
-use super::identity::Identity;
 use super::node::{Budget, Node, Pair};
+use super::server_id::ServerIdInputs;
 
 /// Where LiteLLM finds a managed server. A change of it takes effect only when LiteLLM starts again.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -28,7 +28,7 @@ pub struct Managed {
 
 /// An entry that cannot be led through the sidecar and stays as the user wrote it.
 #[derive(Debug, thiserror::Error)]
-pub enum Unmanageable {
+pub enum EntryError {
     #[error("mcp_servers.{0} is no mapping; it stays as it is. Give it at least a url, or remove it")]
     NotMapping(String),
     #[error(
@@ -51,7 +51,7 @@ pub enum Unmanageable {
     Config(#[from] ConfigError),
 }
 
-impl Unmanageable {
+impl EntryError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotMapping(_) | Self::ExtraHeaders(_) => "ServerInvalid",
@@ -65,7 +65,7 @@ impl Unmanageable {
 
 /// What LiteLLM would authenticate with, all names that `load_servers_from_config` in
 /// `litellm/proxy/mcp_server/mcp_server_manager.py` (1.109.1) reads for it. `env_vars` stays: static headers use it.
-const AUTHENTICATION: [&str; 39] = [
+const AUTHENTICATION_KEYS: [&str; 39] = [
     "audience",
     "auth_type",
     "auth_value",
@@ -107,11 +107,11 @@ const AUTHENTICATION: [&str; 39] = [
     "upstream_token_header",
 ];
 /// Written anew.
-const OURS: [&str; 4] = ["url", "transport", "extra_headers", "server_id"];
+const MANAGED_KEYS: [&str; 4] = ["url", "transport", "extra_headers", "server_id"];
 
 /// Where `route` is found behind the sidecar's outbound listener.
-pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, Unmanageable> {
-    let unusable = || Unmanageable::Url(route.resource.clone());
+pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, EntryError> {
+    let unusable = || EntryError::Url(route.resource.clone());
     let url = Url::parse(&route.url).map_err(|_| unusable())?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(unusable());
@@ -130,11 +130,11 @@ pub fn manage(
     address: &Address,
     mapped_alias: Option<&str>,
     budget: &mut Budget,
-) -> Result<Managed, Unmanageable> {
+) -> Result<Managed, EntryError> {
     let name = &route.server;
     let Some(original) = original.filter(|node| !node.is_null()) else {
         // The hash is over the real URL, so that grants outlive another port of the sidecar.
-        let identity = Identity {
+        let inputs = ServerIdInputs {
             name,
             url: &route.url,
             transport: Some(&address.transport),
@@ -144,14 +144,14 @@ pub fn manage(
         let node = entry(
             address,
             vec![Node::text(CONTEXT_HEADER)],
-            Some(identity.server_id()),
+            Some(inputs.server_id()),
             Vec::new(),
         );
         return Ok(Managed { node, problem: None });
     };
     let mapping = original
         .as_mapping()
-        .ok_or_else(|| Unmanageable::NotMapping(name.clone()))?;
+        .ok_or_else(|| EntryError::NotMapping(name.clone()))?;
     let settings = mapping.flatten(budget)?;
     let get = |key: &str| {
         settings
@@ -161,17 +161,17 @@ pub fn manage(
     };
     let is_set = |key: &str| get(key).is_some_and(|value| !value.is_empty());
     if is_set("command") || get("transport").and_then(Node::as_str) == Some("stdio") {
-        return Err(Unmanageable::Stdio(name.clone()));
+        return Err(EntryError::Stdio(name.clone()));
     }
     if is_set("spec_path") {
-        return Err(Unmanageable::OpenApi(name.clone()));
+        return Err(EntryError::OpenApi(name.clone()));
     }
     let extra_headers = match get("extra_headers").filter(|value| !value.is_null()) {
         None => vec![Node::text(CONTEXT_HEADER)],
         Some(value) => extra_headers(
             value
                 .as_sequence()
-                .ok_or_else(|| Unmanageable::ExtraHeaders(name.clone()))?,
+                .ok_or_else(|| EntryError::ExtraHeaders(name.clone()))?,
         ),
     };
     let (server_id, problem) = match get("server_id").filter(|value| !value.is_null()) {
@@ -186,7 +186,7 @@ pub fn manage(
         .iter()
         .filter(|(key, value)| match key.as_str() {
             Some("server_id") => !pinned_by_us && !value.is_null(),
-            Some(key) => !OURS.contains(&key) && !AUTHENTICATION.contains(&key),
+            Some(key) => !MANAGED_KEYS.contains(&key) && !AUTHENTICATION_KEYS.contains(&key),
             None => true,
         })
         .map(|(key, value)| {
@@ -225,7 +225,7 @@ fn server_id<'a>(
     get: &impl Fn(&str) -> Option<&'a Node>,
     mapped_alias: Option<&str>,
 ) -> Result<String, Problem> {
-    let known = |key: &str| match get(key).filter(|value| !value.is_null()) {
+    let literal = |key: &str| match get(key).filter(|value| !value.is_null()) {
         None => Ok(None),
         Some(value) => match value.as_str() {
             Some(text) if !text.starts_with("os.environ/") => Ok(Some(text)),
@@ -245,14 +245,14 @@ fn server_id<'a>(
             }),
         },
     };
-    let identity = Identity {
+    let inputs = ServerIdInputs {
         name,
-        url: known("url")?.unwrap_or_default(),
-        transport: known("transport")?,
-        auth_type: known("auth_type")?,
-        alias: known("alias")?.or(mapped_alias),
+        url: literal("url")?.unwrap_or_default(),
+        transport: literal("transport")?,
+        auth_type: literal("auth_type")?,
+        alias: literal("alias")?.or(mapped_alias),
     };
-    Ok(identity.server_id())
+    Ok(inputs.server_id())
 }
 
 /// The user's, without `Authorization`, which would carry the client's key for LiteLLM, and with ours once.

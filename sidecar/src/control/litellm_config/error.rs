@@ -10,7 +10,7 @@ pub const MAX_FILES: usize = 100;
 /// Why the configuration cannot be used, and the file it is about.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {error}", path.display())]
-pub struct Unusable {
+pub struct ConfigFileError {
     pub path: PathBuf,
     pub error: ConfigError,
 }

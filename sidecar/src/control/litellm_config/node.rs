@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::error::ConfigError;
-use super::resolve::{Kind, resolve};
+use super::tag_resolution::{Kind, resolve_tag};
 
 /// Prefix of the tags that PyYAML's safe loader knows.
 const CORE: &str = "tag:yaml.org,2002:";
@@ -126,7 +126,7 @@ impl Scalar {
     /// `None` for a tag of which only PyYAML knows what becomes of it.
     pub fn kind(&self) -> Option<Kind> {
         match &self.tag {
-            None if self.plain => Some(resolve(&self.text)),
+            None if self.plain => Some(resolve_tag(&self.text)),
             None => Some(Kind::Str),
             Some(tag) => match tag.strip_prefix(CORE)? {
                 "str" => Some(Kind::Str),
@@ -149,13 +149,13 @@ impl Mapping {
     /// are, for the loader to compare.
     pub fn flatten(&self, budget: &mut Budget) -> Result<Vec<Pair>, ConfigError> {
         let mut flat: Vec<Pair> = Vec::new();
-        let mut places: HashMap<String, usize> = HashMap::new();
+        let mut settings: HashMap<String, usize> = HashMap::new();
         for (key, value) in self.merged(budget)? {
-            match key.as_key().and_then(|name| places.get(name)) {
+            match key.as_key().and_then(|name| settings.get(name)) {
                 Some(&place) => flat[place].1 = value,
                 None => {
                     if let Some(name) = key.as_key() {
-                        places.insert(name.to_owned(), flat.len());
+                        settings.insert(name.to_owned(), flat.len());
                     }
                     flat.push((key, value));
                 }

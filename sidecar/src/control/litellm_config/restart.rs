@@ -14,7 +14,7 @@ use super::entry::Address;
 
 /// What was seen of LiteLLM.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Seen {
+pub enum LitellmState {
     /// Nobody listens on its port.
     Down,
     /// It listens, and does not say that it is ready.
@@ -61,14 +61,14 @@ impl Restart {
     }
 
     /// What LiteLLM has read, if this is news.
-    pub fn observe(&mut self, seen: Seen) -> Option<&Loaded> {
+    pub fn observe(&mut self, seen: LitellmState) -> Option<&Loaded> {
         let listener = match seen {
-            Seen::Down => {
+            LitellmState::Down => {
                 self.alive = false;
                 return None;
             }
-            Seen::Starting => return None,
-            Seen::Ready { listener } => listener,
+            LitellmState::Starting => return None,
+            LitellmState::Ready { listener } => listener,
         };
         let same = self.alive
             && self
@@ -118,8 +118,8 @@ mod tests {
     fn up(first: &[&str]) -> Restart {
         let mut restart = Restart::default();
         restart.overlay_written(servers(first));
-        restart.observe(Seen::Down);
-        restart.observe(Seen::Ready { listener: 1 });
+        restart.observe(LitellmState::Down);
+        restart.observe(LitellmState::Ready { listener: 1 });
         restart
     }
 
@@ -140,9 +140,9 @@ mod tests {
         let mut restart = up(&["a"]);
         restart.overlay_written(servers(&["a", "b"]));
         assert_eq!(restart.needed_for(), ["b"]);
-        restart.observe(Seen::Ready { listener: 1 });
+        restart.observe(LitellmState::Ready { listener: 1 });
         assert_eq!(restart.needed_for(), ["b"]);
-        restart.observe(Seen::Ready { listener: 2 });
+        restart.observe(LitellmState::Ready { listener: 2 });
         assert!(
             restart.needed_for().is_empty(),
             "another socket is another process, even if nobody saw it go"
@@ -153,8 +153,8 @@ mod tests {
     fn readiness_that_comes_and_goes_is_no_restart() {
         let mut restart = up(&["a"]);
         restart.overlay_written(servers(&["a", "b"]));
-        restart.observe(Seen::Starting);
-        assert_eq!(restart.observe(Seen::Ready { listener: 1 }), None);
+        restart.observe(LitellmState::Starting);
+        assert_eq!(restart.observe(LitellmState::Ready { listener: 1 }), None);
         assert_eq!(restart.needed_for(), ["b"]);
     }
 
@@ -182,9 +182,9 @@ mod tests {
     #[test]
     fn what_changes_while_litellm_starts_is_not_taken_for_read() {
         let mut restart = up(&["a"]);
-        restart.observe(Seen::Down);
+        restart.observe(LitellmState::Down);
         restart.overlay_written(servers(&["a", "b"]));
-        restart.observe(Seen::Ready { listener: 2 });
+        restart.observe(LitellmState::Ready { listener: 2 });
         assert_eq!(restart.needed_for(), ["b"]);
     }
 
@@ -192,9 +192,9 @@ mod tests {
     fn the_same_socket_number_after_a_gap_is_another_process() {
         let mut restart = up(&["a"]);
         restart.overlay_written(servers(&["a", "b"]));
-        restart.observe(Seen::Ready { listener: 1 });
-        restart.observe(Seen::Down);
-        assert!(restart.observe(Seen::Ready { listener: 1 }).is_some());
+        restart.observe(LitellmState::Ready { listener: 1 });
+        restart.observe(LitellmState::Down);
+        assert!(restart.observe(LitellmState::Ready { listener: 1 }).is_some());
         assert!(restart.needed_for().is_empty());
     }
 
@@ -202,12 +202,15 @@ mod tests {
     fn a_restart_of_the_sidecar_forgets_nothing() {
         let mut earlier = Restart::default();
         earlier.overlay_written(servers(&["a"]));
-        let loaded = earlier.observe(Seen::Ready { listener: 7 }).cloned().unwrap();
+        let loaded = earlier
+            .observe(LitellmState::Ready { listener: 7 })
+            .cloned()
+            .unwrap();
         let kept: Loaded = serde_json::from_str(&serde_json::to_string(&loaded).unwrap()).unwrap();
 
         let mut restart = Restart::resume(Some(kept));
         restart.overlay_written(servers(&["a", "b"]));
-        assert_eq!(restart.observe(Seen::Ready { listener: 7 }), None);
+        assert_eq!(restart.observe(LitellmState::Ready { listener: 7 }), None);
         assert_eq!(restart.needed_for(), ["b"]);
     }
 }

@@ -6,15 +6,15 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
-    longest: Duration,
+    max: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub fn new((first, longest): (Duration, Duration)) -> Self {
+    pub fn new((first, max): (Duration, Duration)) -> Self {
         Self {
             first,
-            longest,
+            max,
             next: first,
         }
     }
@@ -22,7 +22,7 @@ impl Backoff {
     /// `chance` is between 0 and 1.
     pub fn next(&mut self, chance: f64) -> Duration {
         let full = self.next;
-        self.next = (full * 2).min(self.longest);
+        self.next = (full * 2).min(self.max);
         full.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
     }
 

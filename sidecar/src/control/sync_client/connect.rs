@@ -1,10 +1,11 @@
 //! A connection to the operator: TLS that trusts the operator's own authority and no other, and HTTP/2 on it.
 
+use parking_lot::RwLock;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use super::error::FollowError;
+use super::error::SyncError;
 
 const HTTPS_PORT: u16 = 443;
 
@@ -37,21 +38,21 @@ pub struct Endpoint {
 #[error(
     "must be https://HOST or https://HOST:PORT and nothing more, such as https://mcp-auth.mcp-auth.svc:8443"
 )]
-pub struct NoEndpoint;
+pub struct EndpointError;
 
 /// PEM certificates to verify the operator by, until a snapshot says otherwise. All clones are one.
 #[derive(Clone, Debug)]
 pub struct OperatorCa(Arc<RwLock<Arc<str>>>);
 
 /// How bytes get to the operator. A seam for tests, which have no network.
-pub trait Dial: Send + Sync {
+pub trait Connector: Send + Sync {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    fn dial(&self, endpoint: &Endpoint) -> impl Future<Output = io::Result<Self::Io>> + Send;
+    fn connect(&self, endpoint: &Endpoint) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Tcp;
+pub struct TcpConnector;
 
 /// Closed when dropped.
 pub struct Connection {
@@ -65,11 +66,11 @@ impl OperatorCa {
     }
 
     pub fn get(&self) -> Arc<str> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().clone()
     }
 
     pub fn replace(&self, pem: &str) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = pem.into();
+        *self.0.write() = pem.into();
     }
 }
 
@@ -94,15 +95,15 @@ impl Endpoint {
 }
 
 impl FromStr for Endpoint {
-    type Err = NoEndpoint;
+    type Err = EndpointError;
 
-    fn from_str(text: &str) -> Result<Self, NoEndpoint> {
-        let uri: Uri = text.parse().map_err(|_| NoEndpoint)?;
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let uri: Uri = text.parse().map_err(|_| EndpointError)?;
         let bare = uri.scheme() == Some(&Scheme::HTTPS) && uri.path() == "/" && uri.query().is_none();
         let authority = uri
             .authority()
             .filter(|authority| bare && !authority.as_str().contains('@'));
-        let authority = authority.ok_or(NoEndpoint)?.clone();
+        let authority = authority.ok_or(EndpointError)?.clone();
         let host = authority
             .host()
             .trim_start_matches('[')
@@ -110,7 +111,7 @@ impl FromStr for Endpoint {
             .to_owned();
         Ok(Self {
             authority,
-            name: ServerName::try_from(host).map_err(|_| NoEndpoint)?,
+            name: ServerName::try_from(host).map_err(|_| EndpointError)?,
         })
     }
 }
@@ -121,10 +122,10 @@ impl fmt::Display for Endpoint {
     }
 }
 
-impl Dial for Tcp {
+impl Connector for TcpConnector {
     type Io = TcpStream;
 
-    async fn dial(&self, endpoint: &Endpoint) -> io::Result<TcpStream> {
+    async fn connect(&self, endpoint: &Endpoint) -> io::Result<TcpStream> {
         let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
@@ -134,24 +135,24 @@ impl Dial for Tcp {
 impl Connection {
     /// `ping`: how long a request waits until the peer is asked whether it lives, and how long it may take to say so.
     pub async fn open(
-        dial: &impl Dial,
+        connector: &impl Connector,
         endpoint: &Endpoint,
         operator_ca: &str,
         ping: Option<Duration>,
-    ) -> Result<Self, FollowError> {
-        let trust = trust(operator_ca)?;
+    ) -> Result<Self, SyncError> {
+        let tls_config = operator_tls_config(operator_ca)?;
         let address = endpoint.to_string();
-        let io = dial
-            .dial(endpoint)
+        let io = connector
+            .connect(endpoint)
             .await
-            .map_err(|error| FollowError::Unreachable {
+            .map_err(|error| SyncError::Unreachable {
                 address: address.clone(),
                 error,
             })?;
-        let tls = TlsConnector::from(trust)
+        let tls = TlsConnector::from(tls_config)
             .connect(endpoint.name.clone(), io)
             .await
-            .map_err(|error| FollowError::Tls { address, error })?;
+            .map_err(|error| SyncError::Tls { address, error })?;
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).keep_alive_interval(ping);
         if let Some(ping) = ping {
@@ -173,8 +174,8 @@ impl Drop for Connection {
 }
 
 /// What verifies the operator by these PEM certificates and by nothing else.
-pub fn trust(operator_ca: &str) -> Result<Arc<ClientConfig>, FollowError> {
-    let invalid = |error: &dyn fmt::Display| FollowError::OperatorCaInvalid(error.to_string());
+pub fn operator_tls_config(operator_ca: &str) -> Result<Arc<ClientConfig>, SyncError> {
+    let invalid = |error: &dyn fmt::Display| SyncError::OperatorCaInvalid(error.to_string());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(operator_ca.as_bytes()) {
         roots
@@ -225,8 +226,11 @@ mod tests {
 
     #[test]
     fn no_certificates_are_no_trust() {
-        assert_eq!(trust("").unwrap_err().reason(), "OperatorCaInvalid");
-        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert_eq!(trust(garbage).unwrap_err().reason(), "OperatorCaInvalid");
+        assert_eq!(operator_tls_config("").unwrap_err().reason(), "OperatorCaInvalid");
+        let not_pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(
+            operator_tls_config(not_pem).unwrap_err().reason(),
+            "OperatorCaInvalid"
+        );
     }
 }

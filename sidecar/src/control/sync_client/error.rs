@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use http::StatusCode;
 use mcp_auth_protocol::bounds::MAX_SNAPSHOT_BYTES;
 use mcp_auth_protocol::sync::Problem;
+use tokio_util::codec::LinesCodecError;
 
 /// Why a stream ended or did not begin.
 #[derive(Debug, thiserror::Error)]
-pub enum FollowError {
+pub enum SyncError {
     #[error("the token file {path} cannot be read ({kind}); it is mounted by the injection webhook", path = path.display())]
     TokenUnreadable { path: PathBuf, kind: io::ErrorKind },
     #[error("the token file {path} holds no token", path = path.display())]
@@ -38,7 +39,17 @@ pub enum FollowError {
     Http(#[from] hyper::Error),
 }
 
-impl FollowError {
+impl From<LinesCodecError> for SyncError {
+    fn from(error: LinesCodecError) -> Self {
+        match error {
+            LinesCodecError::MaxLineLengthExceeded => Self::LineTooLong,
+            // The codec does no input or output of its own: only the text can be wrong.
+            LinesCodecError::Io(_) => Self::NotASnapshot("no UTF-8 text"),
+        }
+    }
+}
+
+impl SyncError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TokenUnreadable { .. } | Self::TokenInvalid { .. } => "TokenUnreadable",

@@ -268,6 +268,6 @@ async fn speaks_over_tcp() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let endpoint: Endpoint = format!("https://{address}").parse().unwrap();
-    let (dialled, accepted) = tokio::join!(Tcp.dial(&endpoint), listener.accept());
-    assert_eq!(dialled.unwrap().local_addr().unwrap(), accepted.unwrap().1);
+    let (connected, accepted) = tokio::join!(TcpConnector.connect(&endpoint), listener.accept());
+    assert_eq!(connected.unwrap().local_addr().unwrap(), accepted.unwrap().1);
 }

@@ -5,7 +5,7 @@ use http::Request;
 use crate::http::request_body::RequestBody;
 
 /// Why a request got no answer.
-pub struct ExchangeError {
+pub struct RequestError {
     pub error: hyper::Error,
     /// The request, if no byte of it was sent.
     pub unsent: Option<Request<RequestBody>>,

@@ -4,11 +4,12 @@
 //! Unlike those of HTTP/1.1 they are driven by tasks of their own, on the worker's runtime: none of the requests that
 //! share one could do it for the others. A request that is dropped resets its stream, and only that.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::error::ExchangeError;
-use super::heard::Heard;
+use super::error::RequestError;
+use super::first_read_notifier::FirstReadNotifier;
 use crate::http::request_body::RequestBody;
 
 /// Longest time a connection is kept without a request. Servers that close theirs earlier say so with GOAWAY, so that
@@ -38,7 +39,7 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 /// The same for all together, so that a few slow clients do not hold up the others.
 const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 /// Longest headers of an answer, all together.
-const MAX_HEADERS: u32 = 128 * 1024;
+const MAX_RESPONSE_HEADERS_BYTES: u32 = 128 * 1024;
 
 /// A worker's HTTP/2 connections to one target.
 #[derive(Default)]
@@ -53,13 +54,13 @@ pub struct Shared {
 /// A connection, and one of its streams taken.
 pub struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
-    state: Arc<State>,
+    state: Arc<ConnectionState>,
 }
 
 /// One of a connection's streams, free again when this is dropped.
-pub struct Stream(Arc<State>);
+pub struct Stream(Arc<ConnectionState>);
 
-struct State {
+struct ConnectionState {
     streams: AtomicUsize,
     /// As the other side has it, as of the newest request.
     limit: AtomicUsize,
@@ -91,24 +92,24 @@ impl Shared {
     where
         T: Read + Write + Send + Unpin + 'static,
     {
-        let (hear, mut heard) = oneshot::channel();
+        let (notify, mut first_read) = oneshot::channel();
         let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEADERS)
-            .handshake(Heard::new(io, hear))
+            .max_header_list_size(MAX_RESPONSE_HEADERS_BYTES)
+            .handshake(FirstReadNotifier::new(io, notify))
             .await?;
         let settings = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(ended),
-            Poll::Pending => Pin::new(&mut heard).poll(cx).map(|_| Ok(())),
+            Poll::Pending => Pin::new(&mut first_read).poll(cx).map(|_| Ok(())),
         });
         if let Ok(ended) = timeout(SETTINGS_TIMEOUT, settings).await {
             ended?;
         }
-        let state = Arc::new(State {
+        let state = Arc::new(ConnectionState {
             streams: AtomicUsize::new(0),
             limit: AtomicUsize::new(connection.current_max_send_streams()),
             used: Mutex::new(Instant::now()),
@@ -147,23 +148,23 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Multiplexed>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock()
     }
 }
 
 impl Multiplexed {
     /// Sends a request and waits for the head of its answer. `stream` is given back with it.
-    pub async fn exchange(
+    pub async fn send_request(
         &mut self,
         request: Request<RequestBody>,
         stream: Stream,
-    ) -> Result<(Response<Incoming>, Stream), Box<ExchangeError>> {
+    ) -> Result<(Response<Incoming>, Stream), Box<RequestError>> {
         match self.sender.try_send_request(request).await {
             Ok(response) => Ok((response, stream)),
             Err(mut failed) => {
                 let unsent = failed.take_message();
                 let error = failed.into_error();
-                Err(Box::new(ExchangeError { error, unsent }))
+                Err(Box::new(RequestError { error, unsent }))
             }
         }
     }
@@ -182,9 +183,9 @@ impl Multiplexed {
     }
 }
 
-impl State {
+impl ConnectionState {
     fn used(&self) -> MutexGuard<'_, Instant> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock()
     }
 }
 
@@ -197,7 +198,7 @@ impl Drop for Stream {
 
 /// What the other side said of a request that it did not answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Failure {
+pub enum StreamFailure {
     /// It has certainly not processed it (RFC 9113 section 8.7).
     Unprocessed,
     /// It gave up this request, and may have processed it.
@@ -206,8 +207,8 @@ pub enum Failure {
     Connection,
 }
 
-impl Failure {
-    pub fn of(error: &hyper::Error) -> Self {
+impl StreamFailure {
+    pub fn classify(error: &hyper::Error) -> Self {
         let error = error
             .source()
             .and_then(|source| source.downcast_ref::<h2::Error>());
@@ -266,11 +267,11 @@ mod tests {
         let before = Instant::now();
         let request = Request::post("https://localhost/mcp");
         let request = request.body(RequestBody::Whole(None)).unwrap();
-        let Err(failed) = connection.exchange(request, stream).await else {
+        let Err(failed) = connection.send_request(request, stream).await else {
             panic!("it cannot have answered");
         };
         assert_eq!(before.elapsed(), PING_INTERVAL + PING_TIMEOUT);
-        assert_eq!(Failure::of(&failed.error), Failure::Connection);
+        assert_eq!(StreamFailure::classify(&failed.error), StreamFailure::Connection);
         drop(connection);
         tokio::task::yield_now().await;
         assert!(shared.take().is_none());

@@ -47,8 +47,8 @@ pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
     };
     let error = match cause {
         Cause::Dial(_) => ProxyError::ServerUnreachable { resource, why },
-        Cause::Exchange(error) if is_of_body(&error) => ProxyError::BodyUnreadable,
-        Cause::Exchange(_) => ProxyError::ServerFailed { resource, why },
+        Cause::Http(error) if is_of_body(&error) => ProxyError::BodyUnreadable,
+        Cause::Http(_) => ProxyError::ServerFailed { resource, why },
         Cause::Timeout => ProxyError::ServerTimeout { resource },
     };
     OutboundError {

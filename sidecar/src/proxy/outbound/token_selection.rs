@@ -15,7 +15,7 @@ use super::suspect_users::{SuspectUsers, UserPartDigest};
 use super::token_rejection::TokenRejection;
 use super::user_tokens::{UserKey, UserTokens};
 use super::wait_limit::WaitLimit;
-use crate::control::exchange_client::Exchange;
+use crate::control::exchange_client::TokenExchanger;
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::{ProxyError, RenewalOutcome, ReplayError, TokenOwner};
 use crate::proxy::metrics::Metrics;
@@ -46,7 +46,7 @@ enum TokenSource {
 }
 
 impl TokenSelector {
-    pub fn new(routes: Routes, exchange: Arc<dyn Exchange>, limits: Limits, metrics: Metrics) -> Self {
+    pub fn new(routes: Routes, exchange: Arc<dyn TokenExchanger>, limits: Limits, metrics: Metrics) -> Self {
         Self {
             routes,
             user_tokens: UserTokens::new(exchange, limits, metrics.clone()),

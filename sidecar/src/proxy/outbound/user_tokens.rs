@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::limits::Limits;
 use super::wait_limit::WaitLimit;
-use crate::control::exchange_client::{Ask, Exchange};
+use crate::control::exchange_client::{TokenExchanger, UserTokenRequest};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::Metrics;
@@ -39,7 +39,7 @@ pub struct UserKey([u8; 32]);
 pub struct UserTokens(Arc<UserTokensInner>);
 
 struct UserTokensInner {
-    exchange: Arc<dyn Exchange>,
+    exchange: Arc<dyn TokenExchanger>,
     /// Random, so that a [`UserKey`] means nothing outside of this process.
     key: [u8; 32],
     entries: Mutex<HashMap<UserKey, UserTokenEntry>>,
@@ -82,7 +82,7 @@ struct StartedExchange {
 }
 
 impl UserTokens {
-    pub fn new(exchange: Arc<dyn Exchange>, limits: Limits, metrics: Metrics) -> Self {
+    pub fn new(exchange: Arc<dyn TokenExchanger>, limits: Limits, metrics: Metrics) -> Self {
         Self(Arc::new(UserTokensInner {
             exchange,
             key: rand::random(),
@@ -132,7 +132,7 @@ impl UserTokens {
         };
         let _permit = wait_limit.acquire(&server.resource)?;
         if let Some(started) = started {
-            let request = Ask {
+            let request = UserTokenRequest {
                 server: server.name.clone(),
                 url: usable.stated_url.clone(),
                 subject: subject.clone(),
@@ -209,7 +209,7 @@ impl UserTokensInner {
     async fn exchange(
         self: Arc<Self>,
         user: UserKey,
-        request: Ask,
+        request: UserTokenRequest,
         done: watch::Sender<Option<ExchangeResult>>,
     ) {
         let rejected = request.refused.clone();

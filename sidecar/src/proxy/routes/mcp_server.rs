@@ -16,7 +16,7 @@ use url::{Host, Url};
 
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
 use crate::http::connect::{Peer, Tls};
-use crate::http::tls::{Trust, TrustError};
+use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
 use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::Metrics;
@@ -85,9 +85,9 @@ pub enum RouteError {
     )]
     Url,
     #[error("{0}")]
-    CaBundle(TrustError),
+    CaBundle(TlsConfigError),
     #[error("spec.server.tls.clientCertificate: {0}")]
-    ClientCertificate(TrustError),
+    ClientCertificate(TlsConfigError),
     #[error(
         "header {0:?} cannot be passed on: it is a credential, belongs to the connection or the transport, \
          or is no header name"
@@ -121,10 +121,10 @@ pub fn outbound_path(route: &Route) -> Option<String> {
     Some(format!("/{}{}{query}", route.server, url.path()))
 }
 
-impl From<TrustError> for RouteError {
-    fn from(error: TrustError) -> Self {
+impl From<TlsConfigError> for RouteError {
+    fn from(error: TlsConfigError) -> Self {
         match error {
-            TrustError::ClientCertificate(_) => Self::ClientCertificate(error),
+            TlsConfigError::ClientCertificate(_) => Self::ClientCertificate(error),
             _ => Self::CaBundle(error),
         }
     }
@@ -135,7 +135,7 @@ impl McpServer {
     pub(super) fn build(
         server: &sync::Server,
         before: Option<&McpServer>,
-        trust: &Trust,
+        trust: &TlsConfigs,
         metrics: &Metrics,
         workers: usize,
     ) -> Self {
@@ -212,7 +212,7 @@ impl UsableServer {
 fn build_usable(
     server: &sync::Server,
     before: Option<&UsableServer>,
-    trust: &Trust,
+    trust: &TlsConfigs,
     metrics: &Metrics,
     workers: usize,
 ) -> Result<UsableServer, RouteError> {
@@ -345,7 +345,7 @@ fn credential(
 fn target(
     url: &Url,
     server: &str,
-    config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TrustError>,
+    config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TlsConfigError>,
     metrics: &Metrics,
     workers: usize,
 ) -> Result<Target, RouteError> {

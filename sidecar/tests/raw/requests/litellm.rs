@@ -19,8 +19,24 @@ pub fn add_to(rows: &mut Rows) {
         "200 for no user; open",
         "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}",
     );
-    rows.add("length, then chunks (CL.TE)", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}");
-    rows.add("chunks, then length (TE.CL)", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}");
+    rows.add(
+        "length, then chunks (CL.TE)",
+        Half::In,
+        b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\
+         {}\r\n0\r\n\r\n"
+            .to_vec(),
+        "200 for no user; closed",
+        "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}",
+    );
+    rows.add(
+        "chunks, then length (TE.CL)",
+        Half::In,
+        b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\n\
+         {}\r\n0\r\n\r\n"
+            .to_vec(),
+        "200 for no user; closed",
+        "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked; {}",
+    );
     rows.add(
         "two lengths that agree",
         Half::In,
@@ -92,8 +108,24 @@ pub fn add_to(rows: &mut Rows) {
         "400; closed",
         NOTHING,
     );
-    rows.add("chunks, then identity", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked, identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
-    rows.add("identity, then chunks", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
+    rows.add(
+        "chunks, then identity",
+        Half::In,
+        b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked, identity\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "identity, then chunks",
+        Half::In,
+        b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400 request_ambiguous; closed",
+        NOTHING,
+    );
     rows.add(
         "gzip, then chunks",
         Half::In,
@@ -102,7 +134,15 @@ pub fn add_to(rows: &mut Rows) {
         "400 request_ambiguous; closed",
         NOTHING,
     );
-    rows.add("chunks twice", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
+    rows.add(
+        "chunks twice",
+        Half::In,
+        b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: \
+         chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+            .to_vec(),
+        "400 request_ambiguous; closed",
+        NOTHING,
+    );
     rows.add(
         "chunks after a tab",
         Half::In,
@@ -151,7 +191,15 @@ pub fn add_to(rows: &mut Rows) {
         "400 body_unreadable; closed",
         NOTHING,
     );
-    rows.add("a chunk size that overflows", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add(
+        "a chunk size that overflows",
+        Half::In,
+        b"POST /first HTTP/1.1\r\nHost: llm\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
     rows.add(
         "a chunk size with 0x",
         Half::In,
@@ -216,8 +264,26 @@ pub fn add_to(rows: &mut Rows) {
         "400 body_unreadable; closed",
         NOTHING,
     );
-    rows.add("trailers that frame and authenticate", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for no user; open", "POST /first HTTP/1.1; host: llm; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: chunked; {}");
-    rows.add("a request behind the last chunk of a CL.TE", Half::In, b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for no user; closed", "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked");
+    rows.add(
+        "trailers that frame and authenticate",
+        Half::In,
+        b"POST /first HTTP/1.1\r\nHost: llm\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\n\
+         Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\n\
+         Mcpauth-Context: x\r\n\r\n"
+            .to_vec(),
+        "200 for no user; open",
+        "POST /first HTTP/1.1; host: llm; trailer: Content-Length, Authorization, Mcpauth-Context; \
+         transfer-encoding: chunked; {}",
+    );
+    rows.add(
+        "a request behind the last chunk of a CL.TE",
+        Half::In,
+        b"POST /first HTTP/1.1\r\nHost: llm\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n\
+         0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y"
+            .to_vec(),
+        "200 for no user; closed",
+        "POST /first HTTP/1.1; host: llm; transfer-encoding: chunked",
+    );
     rows.add(
         "a bare CR in a value",
         Half::In,
@@ -372,7 +438,15 @@ pub fn add_to(rows: &mut Rows) {
         "400 request_ambiguous; closed",
         NOTHING,
     );
-    rows.add("two requests at once", Half::In, b"GET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 1\r\n\r\nGET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for no user, 200 for no user; open", "GET /first HTTP/1.1; host: llm; x-pipelined: 1 and GET /first HTTP/1.1; host: llm; x-pipelined: 2");
+    rows.add(
+        "two requests at once",
+        Half::In,
+        b"GET /first HTTP/1.1\r\nHost: llm\r\nX-Pipelined: 1\r\n\r\nGET /first HTTP/1.1\r\nHost: llm\r\n\
+         X-Pipelined: 2\r\n\r\n"
+            .to_vec(),
+        "200 for no user, 200 for no user; open",
+        "GET /first HTTP/1.1; host: llm; x-pipelined: 1 and GET /first HTTP/1.1; host: llm; x-pipelined: 2",
+    );
     rows.add(
         "a fragment",
         Half::In,

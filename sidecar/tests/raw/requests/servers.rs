@@ -11,9 +11,33 @@ pub fn add_to(rows: &mut Rows) {
         "200 for no user; open",
         "POST /mcp HTTP/1.1; content-length: 2; {}",
     );
-    rows.add("chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
-    rows.add("length, then chunks (CL.TE)", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
-    rows.add("chunks, then length (TE.CL)", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
+    rows.add(
+        "chunks",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "200 for no user; open",
+        "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}",
+    );
+    rows.add(
+        "length, then chunks (CL.TE)",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: \
+         chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+            .to_vec(),
+        "200 for no user; closed",
+        "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}",
+    );
+    rows.add(
+        "chunks, then length (TE.CL)",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: \
+         3\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+            .to_vec(),
+        "200 for no user; closed",
+        "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}",
+    );
     rows.add(
         "two lengths that agree",
         Half::Out,
@@ -80,20 +104,132 @@ pub fn add_to(rows: &mut Rows) {
         "400; closed",
         NOTHING,
     );
-    rows.add("an unknown coding", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
-    rows.add("chunks, then identity", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
-    rows.add("identity, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
-    rows.add("gzip, then chunks", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
-    rows.add("chunks twice", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 request_ambiguous; closed", NOTHING);
-    rows.add("chunks after a tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\t chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
-    rows.add("chunks after a vertical tab", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\x0bchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
-    rows.add("a space before the colon", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
-    rows.add("chunks in HTTP/1.0", Half::Out, b"POST /tools/mcp HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_vec(), "400; closed", NOTHING);
-    rows.add("a chunk size that is no number", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
-    rows.add("a chunk size that is negative", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
-    rows.add("a chunk size that overflows", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
-    rows.add("a chunk size with 0x", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
-    rows.add("a chunk size that is empty", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add(
+        "an unknown coding",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "chunks, then identity",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n2\r\n\
+         {}\r\n0\r\n\r\n"
+            .to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "identity, then chunks",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\n\
+         {}\r\n0\r\n\r\n"
+            .to_vec(),
+        "400 request_ambiguous; closed",
+        NOTHING,
+    );
+    rows.add(
+        "gzip, then chunks",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400 request_ambiguous; closed",
+        NOTHING,
+    );
+    rows.add(
+        "chunks twice",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: \
+         chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+            .to_vec(),
+        "400 request_ambiguous; closed",
+        NOTHING,
+    );
+    rows.add(
+        "chunks after a tab",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\t chunked\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "200 for no user; open",
+        "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}",
+    );
+    rows.add(
+        "chunks after a vertical tab",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\x0bchunked\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a space before the colon",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "chunks in HTTP/1.0",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a chunk size that is no number",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a chunk size that is negative",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a chunk size that overflows",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+         fffffffffffffffff\r\n{}\r\n0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a chunk size with 0x",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a chunk size that is empty",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
     rows.add(
         "a chunk without CRLF after it",
         Half::Out,
@@ -102,10 +238,42 @@ pub fn add_to(rows: &mut Rows) {
         "400 body_unreadable; closed",
         NOTHING,
     );
-    rows.add("a chunk that ends in LF", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
-    rows.add("a chunk size that ends in LF", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
-    rows.add("a chunk with an extension", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n".to_vec(), "200 for no user; open", "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}");
-    rows.add("LF in a chunk extension", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a\nb\r\n{}\r\n0\r\n\r\n".to_vec(), "400 body_unreadable; closed", NOTHING);
+    rows.add(
+        "a chunk that ends in LF",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+          \r\n2\r\n{}\n0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a chunk size that ends in LF",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+          \r\n2\n{}\r\n0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
+    rows.add(
+        "a chunk with an extension",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "200 for no user; open",
+        "POST /mcp HTTP/1.1; transfer-encoding: chunked; {}",
+    );
+    rows.add(
+        "LF in a chunk extension",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2;a\nb\r\n{}\r\n\
+         0\r\n\r\n"
+            .to_vec(),
+        "400 body_unreadable; closed",
+        NOTHING,
+    );
     rows.add(
         "a chunk extension of 1 MB",
         Half::Out,
@@ -117,8 +285,26 @@ pub fn add_to(rows: &mut Rows) {
         "400 body_unreadable; closed",
         NOTHING,
     );
-    rows.add("trailers that frame and authenticate", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTrailer: Content-Length, Authorization, Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\nAuthorization: x\r\nMcpauth-Context: x\r\n\r\n".to_vec(), "200 for no user; open", "POST /mcp HTTP/1.1; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: chunked; {}");
-    rows.add("a request behind the last chunk of a CL.TE", Half::Out, b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y".to_vec(), "200 for no user; closed", "POST /mcp HTTP/1.1; transfer-encoding: chunked");
+    rows.add(
+        "trailers that frame and authenticate",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nTrailer: Content-Length, Authorization, \
+         Mcpauth-Context\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 9\r\n\
+         Authorization: x\r\nMcpauth-Context: x\r\n\r\n"
+            .to_vec(),
+        "200 for no user; open",
+        "POST /mcp HTTP/1.1; trailer: Content-Length, Authorization, Mcpauth-Context; transfer-encoding: \
+         chunked; {}",
+    );
+    rows.add(
+        "a request behind the last chunk of a CL.TE",
+        Half::Out,
+        b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\nTransfer-Encoding: \
+         chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nX: y"
+            .to_vec(),
+        "200 for no user; closed",
+        "POST /mcp HTTP/1.1; transfer-encoding: chunked",
+    );
     rows.add(
         "a bare CR in a value",
         Half::Out,
@@ -273,7 +459,15 @@ pub fn add_to(rows: &mut Rows) {
         "400 request_ambiguous; closed",
         NOTHING,
     );
-    rows.add("two requests at once", Half::Out, b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 1\r\n\r\nGET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 2\r\n\r\n".to_vec(), "200 for no user, 200 for no user; open", "GET /mcp HTTP/1.1; x-pipelined: 1 and GET /mcp HTTP/1.1; x-pipelined: 2");
+    rows.add(
+        "two requests at once",
+        Half::Out,
+        b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nX-Pipelined: 1\r\n\r\nGET /tools/mcp HTTP/1.1\r\n\
+         Host: localhost\r\nX-Pipelined: 2\r\n\r\n"
+            .to_vec(),
+        "200 for no user, 200 for no user; open",
+        "GET /mcp HTTP/1.1; x-pipelined: 1 and GET /mcp HTTP/1.1; x-pipelined: 2",
+    );
     rows.add(
         "a fragment",
         Half::Out,

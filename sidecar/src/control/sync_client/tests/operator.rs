@@ -37,7 +37,7 @@ pub struct Operator {
     pub reports: watch::Sender<Report>,
     pub applied: Arc<Mutex<Vec<Snapshot>>>,
     pub token_file: tempfile::NamedTempFile,
-    follower: JoinHandle<Infallible>,
+    sync_task: JoinHandle<Infallible>,
 }
 
 /// One request of the sidecar.
@@ -46,7 +46,7 @@ pub struct Call {
     pub request: Request<Incoming>,
     answer: oneshot::Sender<Answer>,
     server: JoinHandle<()>,
-    up: Lines,
+    up: (LinesCodec, BytesMut),
 }
 
 impl Authority {
@@ -82,10 +82,10 @@ impl Pipes {
     }
 }
 
-impl Dial for Pipes {
+impl Connector for Pipes {
     type Io = DuplexStream;
 
-    async fn dial(&self, _: &Endpoint) -> io::Result<DuplexStream> {
+    async fn connect(&self, _: &Endpoint) -> io::Result<DuplexStream> {
         let (near, far) = tokio::io::duplex(64 * 1024);
         self.0
             .send((Instant::now(), far))
@@ -98,13 +98,13 @@ impl Operator {
     pub fn followed_with(operator_ca: &str) -> Self {
         let mut token_file = tempfile::NamedTempFile::new().unwrap();
         writeln!(token_file, "first-identity").unwrap();
-        let (dial, pipes) = Pipes::new();
-        let follow = Follow {
+        let (connector, pipes) = Pipes::new();
+        let sync_client = SyncClient {
             endpoint: "https://operator.test:8443".parse().unwrap(),
             operator_ca: OperatorCa::new(operator_ca),
             token_file: token_file.path().to_owned(),
             timing: Timing::default(),
-            dial,
+            connector,
         };
         let reports = watch::Sender::new(Report {
             version: "1.2.3".into(),
@@ -112,8 +112,8 @@ impl Operator {
         });
         let applied = Arc::new(Mutex::new(Vec::new()));
         let (to, taken) = (reports.clone(), applied.clone());
-        let follower = tokio::spawn(async move {
-            follow
+        let sync_task = tokio::spawn(async move {
+            sync_client
                 .run(&to, |snapshot| taken.lock().unwrap().push(snapshot))
                 .await
         });
@@ -122,7 +122,7 @@ impl Operator {
             reports,
             applied,
             token_file,
-            follower,
+            sync_task,
         }
     }
 
@@ -141,7 +141,7 @@ impl Operator {
             request,
             answer,
             server,
-            up: Lines::new(1024 * 1024),
+            up: (LinesCodec::new(), BytesMut::new()),
         }
     }
 
@@ -202,7 +202,7 @@ pub async fn serve(authority: &Authority, pipe: DuplexStream) -> Calls {
 
 impl Drop for Operator {
     fn drop(&mut self) {
-        self.follower.abort();
+        self.sync_task.abort();
     }
 }
 
@@ -210,7 +210,7 @@ impl Drop for Operator {
 pub struct Stream {
     down: Down,
     body: Incoming,
-    up: Lines,
+    up: (LinesCodec, BytesMut),
     server: JoinHandle<()>,
 }
 
@@ -259,11 +259,12 @@ impl Stream {
 
     pub async fn report(&mut self) -> Report {
         loop {
-            if let Some(line) = self.up.next().unwrap() {
-                return serde_json::from_slice(&line).unwrap();
+            let (codec, buffer) = &mut self.up;
+            if let Some(line) = codec.decode(buffer).unwrap() {
+                return serde_json::from_str(&line).unwrap();
             }
             let frame = self.body.frame().await.unwrap().unwrap();
-            self.up.push(frame.data_ref().unwrap());
+            buffer.extend_from_slice(frame.data_ref().unwrap());
         }
     }
 

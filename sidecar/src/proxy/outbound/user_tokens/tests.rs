@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::control::exchange_client::Answer;
+use crate::control::exchange_client::UserTokenResponse;
 use crate::proxy::outbound::tests::server;
 
 /// An operator that answers after a second, with a token whose id counts the exchanges, or with a failure.
@@ -26,8 +26,8 @@ struct World {
 
 struct SharedOperator(Arc<SlowOperator>);
 
-impl Exchange for SharedOperator {
-    fn exchange(&self, _: Ask) -> Answer {
+impl TokenExchanger for SharedOperator {
+    fn exchange(&self, _: UserTokenRequest) -> UserTokenResponse {
         let number = self.0.exchanges.fetch_add(1, Ordering::SeqCst);
         let (fails, end) = (self.0.fails, unix_now() + self.0.lifetime);
         Box::pin(async move {

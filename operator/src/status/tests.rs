@@ -1,4 +1,9 @@
+use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_protocol::sync::Problem;
+
 use super::*;
+use crate::credentials::{DiscoveredServer, LastError, TokenInUse};
+use crate::not_served::{NotServedError, NotServedReason};
 
 fn resource(url: &str) -> McpServerAuth {
     serde_json::from_value(serde_json::json!({
@@ -31,22 +36,42 @@ fn synced() -> Sidecar {
     }
 }
 
+/// What was found, where everything is as it should be.
+struct Found<'a> {
+    resource: &'a McpServerAuth,
+    problem: Option<NotServedError>,
+    token: TokenSnapshot,
+    pods: Option<Vec<SelectedPod>>,
+}
+
 fn good(resource: &McpServerAuth) -> Found<'_> {
-    let held = Held {
+    let in_use = TokenInUse {
         issued_at: Some(now()),
         expires_at: Some("2026-11-23T13:00:00Z".parse().unwrap()),
-        ..Held::default()
+        ..TokenInUse::default()
     };
     Found {
         resource,
-        refused: None,
-        references: Ok(()),
-        token: Token {
-            held: Some(held),
-            ..Token::default()
+        problem: None,
+        token: TokenSnapshot {
+            in_use: Some(in_use),
+            ..TokenSnapshot::default()
         },
         pods: Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(synced()))]),
     }
+}
+
+fn status(found: &Found<'_>, now: Timestamp) -> McpServerAuthStatus {
+    let issuance = Issuance {
+        problem: found.problem.clone(),
+        token: found.token.clone(),
+    };
+    let inputs = StatusInputs {
+        resource: found.resource,
+        issuance: &issuance,
+        pods: found.pods.clone(),
+    };
+    super::status(&inputs, now)
 }
 
 fn of(status: &McpServerAuthStatus, type_: &str) -> (String, String, String) {
@@ -93,9 +118,9 @@ fn ready_takes_over_the_first_reason_that_is_not() {
     assert_eq!(ready(&found), pair("False", reasons::PODS_NOT_INJECTED));
     found.pods = None;
     assert_eq!(ready(&found), pair("Unknown", reasons::PENDING));
-    found.references = Err(Blocked::new(reasons::SECRET_NOT_FOUND, "gone"));
+    found.problem = Some(NotServedError::new(NotServedReason::SecretNotFound, "gone"));
     assert_eq!(ready(&found), pair("False", reasons::SECRET_NOT_FOUND));
-    found.refused = Some(Blocked::new(reasons::CONFLICT, "another"));
+    found.problem = Some(NotServedError::new(NotServedReason::Conflict, "another"));
     assert_eq!(ready(&found), pair("False", reasons::CONFLICT));
 }
 
@@ -110,7 +135,7 @@ fn a_failed_renewal_is_told_while_the_token_serves() {
         message: "check the secret".into(),
     });
     assert_eq!(ready(&found), pair("True", reasons::RENEWAL_FAILED));
-    found.token.held = None;
+    found.token.in_use = None;
     assert_eq!(ready(&found), pair("False", reasons::REQUEST_FAILED));
 }
 
@@ -157,9 +182,9 @@ fn plain_http_is_never_silent() {
 fn what_wants_attention_is_told_while_the_token_serves() {
     let resource = resource("https://tools.example.com/mcp");
     let mut found = good(&resource);
-    found.token.held.as_mut().unwrap().by_alternate_secret = true;
+    found.token.in_use.as_mut().unwrap().by_alternate_secret = true;
     assert_eq!(ready(&found), pair("True", reasons::ALTERNATE_SECRET_IN_USE));
-    found.token.held.as_mut().unwrap().mismatch = Some("its claim aud is a, expected b".into());
+    found.token.in_use.as_mut().unwrap().mismatch = Some("its claim aud is a, expected b".into());
     assert_eq!(ready(&found), pair("True", reasons::TOKEN_MISMATCH));
     found.token.scopes_refused = Some("tools:write".into());
     let (_, reason, message) = of(&status(&found, now()), conditions::TOKEN_ISSUED);
@@ -171,7 +196,7 @@ fn what_wants_attention_is_told_while_the_token_serves() {
 fn a_token_that_the_server_keeps_refusing_is_not_ready() {
     let resource = resource("https://tools.example.com/mcp");
     let mut found = good(&resource);
-    found.token.refused = true;
+    found.token.rejected = true;
     assert_eq!(ready(&found), pair("False", reasons::TOKEN_REFUSED));
 }
 
@@ -184,7 +209,7 @@ fn the_issuer_found_is_remembered_for_this_server_and_no_other() {
     }});
     resource.spec.oauth2 = serde_json::from_value(oauth2).unwrap();
     let mut found = good(&resource);
-    found.token.server = Some(Server {
+    found.token.server = Some(DiscoveredServer {
         issuer: "https://auth.example.com".into(),
         token_endpoint: "https://auth.example.com/token".into(),
     });

@@ -5,17 +5,17 @@ use kube::runtime::events::{Event, EventType};
 use mcp_auth_crds::{McpServerAuthStatus, conditions, reasons};
 
 /// Longest note Kubernetes takes, in bytes.
-const LONGEST_NOTE: usize = 1024;
+const MAX_NOTE: usize = 1024;
 
 /// The events of a status that follows another.
 pub fn events(before: Option<&McpServerAuthStatus>, after: &McpServerAuthStatus) -> Vec<Event> {
     // Ready only sums up the others, except where nothing else is judged.
-    let told = [
+    let judged = [
         conditions::TOKEN_ISSUED,
         conditions::SECRETS_RESOLVED,
         conditions::SIDECARS_SYNCED,
     ];
-    let changed = told.iter().filter_map(|type_| {
+    let changed = judged.iter().filter_map(|type_| {
         let now = find(after, type_)?;
         let was = before.and_then(|status| find(status, type_));
         let same = was.is_some_and(|was| (&was.status, &was.reason) == (&now.status, &now.reason));
@@ -42,7 +42,7 @@ fn find<'a>(status: &'a McpServerAuthStatus, type_: &str) -> Option<&'a Conditio
 
 fn event(condition: &Condition) -> Event {
     let fine = condition.status == "True" && !reasons::WARNINGS.contains(&condition.reason.as_str());
-    let end = condition.message.floor_char_boundary(LONGEST_NOTE);
+    let end = condition.message.floor_char_boundary(MAX_NOTE);
     Event {
         type_: if fine {
             EventType::Normal

@@ -1,4 +1,4 @@
-//! A connection that tells when the first bytes came from the other side.
+//! First-read notifier: wraps a connection, and tells a channel once the first bytes have come from the other side.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,33 +7,36 @@ use std::task::{Context, Poll, ready};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::sync::oneshot;
 
-pub struct Heard<T> {
+pub struct FirstReadNotifier<T> {
     io: T,
-    tell: Option<oneshot::Sender<()>>,
+    notify: Option<oneshot::Sender<()>>,
 }
 
-impl<T> Heard<T> {
-    pub fn new(io: T, tell: oneshot::Sender<()>) -> Self {
-        Self { io, tell: Some(tell) }
+impl<T> FirstReadNotifier<T> {
+    pub fn new(io: T, notify: oneshot::Sender<()>) -> Self {
+        Self {
+            io,
+            notify: Some(notify),
+        }
     }
 }
 
-impl<T: Read + Unpin> Read for Heard<T> {
+impl<T: Read + Unpin> Read for FirstReadNotifier<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let read = ready!(Pin::new(&mut self.io).poll_read(cx, buffer));
-        if let Some(tell) = self.tell.take() {
-            // Whoever asked may have lost patience.
-            let _ = tell.send(());
+        if let Some(notify) = self.notify.take() {
+            // The receiver may have timed out.
+            let _ = notify.send(());
         }
         Poll::Ready(read)
     }
 }
 
-impl<T: Write + Unpin> Write for Heard<T> {
+impl<T: Write + Unpin> Write for FirstReadNotifier<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }

@@ -1,28 +1,13 @@
-//! From references to values: a pure function of what the watches have found.
+//! Resolves references: from keys of Secrets and ConfigMaps to their values, a pure function of what the
+//! watches found.
 
-use mcp_auth_crds::reasons;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Kind, Lookup, Reference};
 
-/// What keeps a resource from being served, as condition reason and message.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Blocked {
-    pub reason: &'static str,
-    pub message: String,
-}
-
-impl Blocked {
-    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-        }
-    }
-}
-
 /// The text that a reference leads to, without the line end that `echo` and editors leave behind it.
-pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, Blocked> {
+pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, NotServedError> {
     let Reference {
         field,
         kind,
@@ -32,21 +17,21 @@ pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, B
     let object = format!("{} {name}", kind.as_str());
     let data = match lookup {
         Lookup::Unknown => {
-            return Err(Blocked::new(
-                reasons::PENDING,
+            return Err(NotServedError::new(
+                NotServedReason::Pending,
                 format!("{object}, named by {field}, is being read"),
             ));
         }
         Lookup::NotFound => {
             let message = format!("{object}, named by {field}, does not exist in this namespace: create it");
-            return Err(Blocked::new(not_found(*kind), message));
+            return Err(NotServedError::new(not_found(*kind), message));
         }
         Lookup::Forbidden => {
             let message = format!(
-                "the operator may not read {object}, named by {field}: its namespace is not among the operator's, \
-                 or its role was changed"
+                "the operator may not read {object}, named by {field}: its namespace is not among the \
+                 operator's, or its role was changed"
             );
-            return Err(Blocked::new(reasons::FORBIDDEN, message));
+            return Err(NotServedError::new(NotServedReason::Forbidden, message));
         }
         Lookup::Found(data) => data,
     };
@@ -58,7 +43,7 @@ pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, B
             format!("the keys {}", keys.join(", "))
         };
         let message = format!("{object}, named by {field}, has no key {key:?}: it has {has}");
-        return Err(Blocked::new(key_not_found(*kind), message));
+        return Err(NotServedError::new(key_not_found(*kind), message));
     };
     let value = value.expose_secret();
     let invalid = |what: &str| {
@@ -66,7 +51,7 @@ pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, B
             "key {key:?} of {object}, named by {field}, {what} ({} bytes)",
             value.len()
         );
-        Err(Blocked::new(invalid(*kind), message))
+        Err(NotServedError::new(invalid(*kind), message))
     };
     match std::str::from_utf8(value).map(|text| text.trim_end_matches(['\r', '\n'])) {
         Ok("") => invalid("is empty"),
@@ -76,41 +61,41 @@ pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, B
 }
 
 /// The same for what goes into a header or a form as one word.
-pub fn resolve_word(reference: &Reference, lookup: &Lookup) -> Result<SecretString, Blocked> {
+pub fn resolve_word(reference: &Reference, lookup: &Lookup) -> Result<SecretString, NotServedError> {
     let text = resolve(reference, lookup)?;
     if text.expose_secret().chars().all(|char| matches!(char, ' '..='~')) {
         return Ok(text);
     }
     let message = format!(
-        "key {:?} of {} {}, named by {}, holds control characters or characters beyond ASCII ({} bytes): it may \
-         have been encoded twice, or be the wrong key (RFC 6749 appendix A)",
+        "key {:?} of {} {}, named by {}, holds control characters or characters beyond ASCII ({} bytes): it \
+         may have been encoded twice, or be the wrong key (RFC 6749 appendix A)",
         reference.key,
         reference.kind.as_str(),
         reference.name,
         reference.field,
         text.expose_secret().len(),
     );
-    Err(Blocked::new(invalid(reference.kind), message))
+    Err(NotServedError::new(invalid(reference.kind), message))
 }
 
-fn not_found(kind: Kind) -> &'static str {
+fn not_found(kind: Kind) -> NotServedReason {
     match kind {
-        Kind::Secret => reasons::SECRET_NOT_FOUND,
-        Kind::ConfigMap => reasons::CONFIG_MAP_NOT_FOUND,
+        Kind::Secret => NotServedReason::SecretNotFound,
+        Kind::ConfigMap => NotServedReason::ConfigMapNotFound,
     }
 }
 
-fn key_not_found(kind: Kind) -> &'static str {
+fn key_not_found(kind: Kind) -> NotServedReason {
     match kind {
-        Kind::Secret => reasons::SECRET_KEY_NOT_FOUND,
-        Kind::ConfigMap => reasons::CONFIG_MAP_KEY_NOT_FOUND,
+        Kind::Secret => NotServedReason::SecretKeyNotFound,
+        Kind::ConfigMap => NotServedReason::ConfigMapKeyNotFound,
     }
 }
 
-fn invalid(kind: Kind) -> &'static str {
+fn invalid(kind: Kind) -> NotServedReason {
     match kind {
-        Kind::Secret => reasons::SECRET_INVALID,
-        Kind::ConfigMap => reasons::CONFIG_MAP_INVALID,
+        Kind::Secret => NotServedReason::SecretInvalid,
+        Kind::ConfigMap => NotServedReason::ConfigMapInvalid,
     }
 }
 
@@ -141,17 +126,17 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_field() {
-        let blocked = resolve(&reference(), &Lookup::NotFound).unwrap_err();
-        assert_eq!(blocked.reason, "SecretNotFound");
+        let error = resolve(&reference(), &Lookup::NotFound).unwrap_err();
+        assert_eq!(error.reason(), "SecretNotFound");
         assert_eq!(
-            blocked.message,
+            error.message(),
             "Secret oauth, named by spec.f, does not exist in this namespace: create it"
         );
 
-        let blocked = resolve(&reference(), &found("Secret", b"x")).unwrap_err();
-        assert_eq!(blocked.reason, "SecretKeyNotFound");
+        let error = resolve(&reference(), &found("Secret", b"x")).unwrap_err();
+        assert_eq!(error.reason(), "SecretKeyNotFound");
         assert_eq!(
-            blocked.message,
+            error.message(),
             r#"Secret oauth, named by spec.f, has no key "secret": it has the keys Secret"#
         );
     }
@@ -159,17 +144,17 @@ mod tests {
     #[test]
     fn a_value_that_cannot_be_one_is_told_by_its_shape_only() {
         for value in [&b"p\xC3\xA4ss-s3cret"[..], b"two\nlines", b"\xFF\xFE", b"", b"\n"] {
-            let blocked = resolve_word(&reference(), &found("secret", value)).unwrap_err();
-            assert_eq!(blocked.reason, "SecretInvalid");
+            let error = resolve_word(&reference(), &found("secret", value)).unwrap_err();
+            assert_eq!(error.reason(), "SecretInvalid");
             assert!(
-                blocked.message.contains(&format!("({} bytes)", value.len())),
+                error.message().contains(&format!("({} bytes)", value.len())),
                 "{}",
-                blocked.message
+                error.message()
             );
             assert!(
-                !blocked.message.contains("s3cret\"") && !blocked.message.contains("two"),
+                !error.message().contains("s3cret\"") && !error.message().contains("two"),
                 "{}",
-                blocked.message
+                error.message()
             );
         }
     }

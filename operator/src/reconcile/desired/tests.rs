@@ -49,28 +49,28 @@ fn decide(
     spec: &McpServerAuthSpec,
     look: impl Fn(&Reference) -> Lookup,
     workload: impl Fn(Option<String>) -> Option<Assertions>,
-) -> Result<Wanted, Blocked> {
+) -> Result<Desired, NotServedError> {
     let references: Vec<_> = needed(spec)
         .into_iter()
         .map(|reference| (reference.clone(), look(&reference)))
         .collect();
-    let known = Known {
+    let inputs = Inputs {
         references: &references,
         workload,
         known_issuer: Some("https://known.example.com".into()),
     };
-    want(spec, &known)
+    desired(spec, &inputs)
 }
 
-fn asked(spec: &McpServerAuthSpec, secret: &'static str) -> Asking {
+fn configuration(spec: &McpServerAuthSpec, secret: &'static str) -> ClientConfiguration {
     match decide(spec, holding(secret), anybody).unwrap().source {
-        Want::OAuth2(asking) => *asking,
-        Want::Given(_) => panic!("not a given token"),
+        DesiredSource::OAuth2(configuration) => *configuration,
+        DesiredSource::Secret(_) => panic!("not a given token"),
     }
 }
 
 fn registration(spec: &McpServerAuthSpec) -> Registration {
-    asked(spec, "s3cret\n").registration
+    configuration(spec, "s3cret\n").registration
 }
 
 #[test]
@@ -90,25 +90,25 @@ fn the_resource_parameter_is_the_servers_url_unless_the_spec_says_otherwise() {
 #[test]
 fn the_first_reference_that_leads_nowhere_blocks() {
     let spec = spec(basic());
-    let blocked = decide(&spec, |_| Lookup::NotFound, nobody).unwrap_err();
-    assert_eq!(blocked.reason, "SecretNotFound");
-    assert!(blocked.message.contains("clientSecretRef"), "{}", blocked.message);
+    let error = decide(&spec, |_| Lookup::NotFound, nobody).unwrap_err();
+    assert_eq!(error.reason(), "SecretNotFound");
+    assert!(error.message().contains("clientSecretRef"), "{}", error.message());
 }
 
 #[test]
 fn a_changed_secret_asks_in_another_way_and_a_changed_renewal_does_not() {
     let before = spec(basic());
-    let one = asked(&before, "one").fingerprint;
-    assert_eq!(asked(&before, "one").fingerprint, one);
-    assert_ne!(asked(&before, "two").fingerprint, one);
+    let one = configuration(&before, "one").request_digest;
+    assert_eq!(configuration(&before, "one").request_digest, one);
+    assert_ne!(configuration(&before, "two").request_digest, one);
     let mut renewed = before.clone();
     let oauth2 = renewed.oauth2.as_mut().unwrap();
     oauth2.refresh_before = "5m".into();
     oauth2.revoke_on_deletion = true;
-    assert_eq!(asked(&renewed, "one").fingerprint, one);
+    assert_eq!(configuration(&renewed, "one").request_digest, one);
     let mut scoped = before;
     scoped.oauth2.as_mut().unwrap().scopes = vec!["tools:call".into()];
-    assert_ne!(asked(&scoped, "one").fingerprint, one);
+    assert_ne!(configuration(&scoped, "one").request_digest, one);
 }
 
 #[test]
@@ -147,12 +147,12 @@ fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
 fn a_namespace_that_was_not_allowed_to_cannot_act_as_the_operator() {
     for assertion in ["ClientAssertion", "JwtBearer"] {
         let spec = spec(by_workload(json!({"assertion": assertion})));
-        let blocked = decide(&spec, holding("x"), nobody).unwrap_err();
-        assert_eq!(blocked.reason, "Forbidden");
+        let error = decide(&spec, holding("x"), nobody).unwrap_err();
+        assert_eq!(error.reason(), "Forbidden");
         assert!(
-            blocked.message.contains("workloadIdentity.namespaces"),
+            error.message().contains("workloadIdentity.namespaces"),
             "{}",
-            blocked.message
+            error.message()
         );
     }
 }
@@ -165,16 +165,16 @@ fn the_second_of_two_secrets_may_come_and_go() {
         let values = [("secret".to_owned(), b"s3cret".to_vec().into())];
         Lookup::Found(Arc::new(values.into()))
     };
-    let wanted = decide(&spec(oauth2.clone()), without, nobody).unwrap();
-    let Want::OAuth2(asking) = wanted.source else {
+    let desired = decide(&spec(oauth2.clone()), without, nobody).unwrap();
+    let DesiredSource::OAuth2(without) = desired.source else {
         panic!("not a given token");
     };
-    let ClientAuthentication::SecretBasic(secrets) = &asking.registration.authentication else {
+    let ClientAuthentication::SecretBasic(secrets) = &without.registration.authentication else {
         panic!("another method");
     };
     assert!(secrets.alternate.is_none());
-    let with = asked(&spec(oauth2), "s3cret").fingerprint;
-    assert_ne!(asking.fingerprint, with, "it is tried once it is there");
+    let with = configuration(&spec(oauth2), "s3cret").request_digest;
+    assert_ne!(without.request_digest, with, "it is tried once it is there");
 }
 
 #[test]
@@ -187,23 +187,23 @@ fn a_private_key_that_is_none_names_its_field_and_not_its_text() {
             "privateKeyJwt": {"keyRef": {"name": "keys", "key": "key.pem"}},
         },
     });
-    let blocked = decide(&spec(oauth2), holding("n0-key-at-all"), nobody).unwrap_err();
-    assert_eq!(blocked.reason, "SecretInvalid");
+    let error = decide(&spec(oauth2), holding("n0-key-at-all"), nobody).unwrap_err();
+    assert_eq!(error.reason(), "SecretInvalid");
     for part in ["privateKeyJwt.keyRef", "Secret keys", "\"key.pem\""] {
-        assert!(blocked.message.contains(part), "{}", blocked.message);
+        assert!(error.message().contains(part), "{}", error.message());
     }
-    assert!(!blocked.message.contains("n0-key"), "{}", blocked.message);
+    assert!(!error.message().contains("n0-key"), "{}", error.message());
 }
 
 #[test]
 fn a_refresh_before_that_cannot_be_read_names_its_field() {
     let mut spec = spec(basic());
     spec.oauth2.as_mut().unwrap().refresh_before = "soon".into();
-    let blocked = decide(&spec, holding("s3cret"), nobody).unwrap_err();
-    assert_eq!(blocked.reason, "InvalidSpec");
+    let error = decide(&spec, holding("s3cret"), nobody).unwrap_err();
+    assert_eq!(error.reason(), "InvalidSpec");
     assert!(
-        blocked.message.contains("\"soon\" is not a duration"),
+        error.message().contains("\"soon\" is not a duration"),
         "{}",
-        blocked.message
+        error.message()
     );
 }

@@ -8,7 +8,7 @@ use mcp_auth_protocol::sync::Problem;
 use thiserror::Error;
 
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
-pub enum Refusal {
+pub enum SyncError {
     #[error("the request has no bearer token: send the ServiceAccount token of the pod")]
     NoToken,
     #[error("the API server does not accept the token: {0}")]
@@ -47,7 +47,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl SyncError {
     /// One of [`reasons`]; the label in the metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for SyncError {
     fn into_response(self) -> Response {
         let problem = Problem::new(self.reason(), self.to_string());
         (self.status(), Json(problem)).into_response()

@@ -20,7 +20,7 @@ const DEFAULT_TRANSPORT: &str = "MCPTransport.http";
 
 /// What the id is computed from, with LiteLLM's defaults in place of what is absent.
 #[derive(Clone, Copy, Debug)]
-pub struct Identity<'a> {
+pub struct ServerIdInputs<'a> {
     pub name: &'a str,
     /// Empty if absent.
     pub url: &'a str,
@@ -30,7 +30,7 @@ pub struct Identity<'a> {
     pub alias: Option<&'a str>,
 }
 
-impl Identity<'_> {
+impl ServerIdInputs<'_> {
     pub fn server_id(&self) -> String {
         let transport = self.transport.unwrap_or(DEFAULT_TRANSPORT);
         let auth_type = self.auth_type.unwrap_or_default();
@@ -55,7 +55,7 @@ mod tests {
     /// Computed with LiteLLM 1.109.1's own function under Python 3.13.
     #[test]
     fn equals_what_litellm_computes() {
-        let bare = Identity {
+        let bare = ServerIdInputs {
             name: "tools",
             url: "https://tools.example.com/mcp",
             transport: None,
@@ -63,7 +63,7 @@ mod tests {
             alias: None,
         };
         assert_eq!(bare.server_id(), "c0bdeff783bd0730697de850ae917fa6");
-        let full = Identity {
+        let full = ServerIdInputs {
             transport: Some("sse"),
             auth_type: Some("oauth2"),
             alias: Some("t"),

@@ -1,57 +1,29 @@
-//! How the token of a resource is to be had: a pure function of the spec and of what its references lead to.
+//! The desired token source of a resource: a pure function of the spec and of what its references lead to.
 
 use mcp_auth_crds::{
     ClientAuthenticationMethod, McpServerAuthSpec, OAuth2, SignatureAlgorithm, TokenCheckMode, TokenType,
-    WorkloadAssertion, reasons,
+    WorkloadAssertion,
 };
 use mcp_auth_oauth::{
     self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
     ClientSecrets, Grant, Policy, RefreshBefore, Registration, Scope, ServerLocation, SigningKey, TokenCheck,
     TokenExchange,
 };
+use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 
-use super::resolve::{Blocked, resolve, resolve_word};
+use super::references::{resolve, resolve_word};
+use crate::credential_identity::RequestDigest;
+use crate::credentials::ServerTls;
+use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields};
-
-/// Where the token comes from.
-#[derive(Clone, Debug)]
-pub enum Want {
-    OAuth2(Box<Asking>),
-    /// It is in a Secret.
-    Given(SecretString),
-}
-
-/// How an authorization server is asked.
-#[derive(Clone, Debug)]
-pub struct Asking {
-    pub registration: Registration,
-    pub policy: Policy,
-    /// Equal where a token source would ask in the same way.
-    pub fingerprint: Fingerprint,
-    /// Whether users get tokens of their own.
-    pub exchanges: bool,
-    pub revoke_on_deletion: bool,
-    pub step_up: bool,
-}
-
-/// A digest of everything that a registration was made of, secrets included.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Fingerprint([u8; 32]);
-
-/// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP server.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    pub source: Want,
-    pub server_ca: Option<String>,
-    pub client_certificate: Option<ClientCertificate>,
-}
+use crate::token_sources::{ClientConfiguration, Desired, DesiredSource};
 
 /// What is known besides the spec.
-pub struct Known<'a, W> {
-    /// The references of the spec, each with what was known of it when it was looked at. Once: an object that changes
-    /// between two looks would be asked with in one state and remembered in the other, and the change be lost.
+pub struct Inputs<'a, W> {
+    /// The references of the spec, each with what was known of it when it was looked at. Once: an object that
+    /// changes between two looks would be used in one state and remembered in the other, and the change
+    /// be lost.
     pub references: &'a [(Reference, Lookup)],
     /// The operator's identity for this audience, where the resource's namespace may act as the operator.
     pub workload: W,
@@ -59,7 +31,7 @@ pub struct Known<'a, W> {
     pub known_issuer: Option<String>,
 }
 
-impl<W> Known<'_, W>
+impl<W> Inputs<'_, W>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
@@ -70,24 +42,24 @@ where
     }
 
     /// Any text, such as PEM.
-    fn text(&self, field: &str) -> Result<Option<SecretString>, Blocked> {
+    fn text(&self, field: &str) -> Result<Option<SecretString>, NotServedError> {
         self.find(field)
             .map(|(reference, found)| resolve(reference, found))
             .transpose()
     }
 
     /// What goes into a header or a form as one word.
-    fn word(&self, field: &str) -> Result<Option<SecretString>, Blocked> {
+    fn word(&self, field: &str) -> Result<Option<SecretString>, NotServedError> {
         self.find(field)
             .map(|(reference, found)| resolve_word(reference, found))
             .transpose()
     }
 
-    fn pem(&self, field: &str) -> Result<Option<String>, Blocked> {
+    fn pem(&self, field: &str) -> Result<Option<String>, NotServedError> {
         Ok(self.text(field)?.map(|pem| pem.expose_secret().to_owned()))
     }
 
-    fn pair(&self, certificate: &str, key: &str) -> Result<Option<ClientCertificate>, Blocked> {
+    fn pair(&self, certificate: &str, key: &str) -> Result<Option<ClientCertificate>, NotServedError> {
         Ok(match (self.pem(certificate)?, self.text(key)?) {
             (Some(chain), Some(key)) => Some(ClientCertificate { chain, key }),
             _ => None,
@@ -95,40 +67,50 @@ where
     }
 }
 
-pub fn want<W>(spec: &McpServerAuthSpec, known: &Known<'_, W>) -> Result<Wanted, Blocked>
+pub fn desired<W>(spec: &McpServerAuthSpec, inputs: &Inputs<'_, W>) -> Result<Desired, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
-    let server_ca = known.pem(fields::SERVER_CA)?;
-    let client_certificate = known.pair(fields::SERVER_CERTIFICATE, fields::SERVER_KEY)?;
-    let source = match known.word(fields::BEARER_TOKEN)? {
-        Some(token) => Want::Given(token),
+    let ca_bundle = inputs.pem(fields::SERVER_CA)?;
+    let shown = inputs.pair(fields::SERVER_CERTIFICATE, fields::SERVER_KEY)?;
+    let source = match inputs.word(fields::BEARER_TOKEN)? {
+        Some(token) => DesiredSource::Secret(token),
         None => {
             let oauth2 = spec
                 .oauth2
                 .as_ref()
                 .ok_or_else(|| invalid("spec has neither oauth2 nor bearerToken".into()))?;
-            Want::OAuth2(Box::new(asking(spec, oauth2, server_ca.clone(), known)?))
+            DesiredSource::OAuth2(Box::new(client_configuration(
+                spec,
+                oauth2,
+                ca_bundle.clone(),
+                inputs,
+            )?))
         }
     };
-    Ok(Wanted {
+    Ok(Desired {
         source,
-        server_ca,
-        client_certificate,
+        tls: ServerTls {
+            ca_bundle,
+            client_certificate: shown.map(|pair| sync::ClientCertificate {
+                chain: pair.chain,
+                key: pair.key,
+            }),
+        },
     })
 }
 
-fn asking<W>(
+fn client_configuration<W>(
     spec: &McpServerAuthSpec,
     oauth2: &OAuth2,
     server_ca: Option<String>,
-    known: &Known<'_, W>,
-) -> Result<Asking, Blocked>
+    inputs: &Inputs<'_, W>,
+) -> Result<ClientConfiguration, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
-    let ca_bundle = known.pem(fields::TOKEN_ENDPOINT_CA)?;
-    let client_id = match known.word(fields::CLIENT_ID)? {
+    let ca_bundle = inputs.pem(fields::TOKEN_ENDPOINT_CA)?;
+    let client_id = match inputs.word(fields::CLIENT_ID)? {
         Some(id) => Some(id.expose_secret().to_owned()),
         None => oauth2.client_id.clone(),
     };
@@ -138,10 +120,10 @@ where
     let refresh_before =
         refresh_before.map_err(|error| invalid(format!("spec.oauth2.refreshBefore: {error}")))?;
     let registration = Registration {
-        server: location(spec, oauth2, server_ca, known.known_issuer.clone()),
+        server: location(spec, oauth2, server_ca, inputs.known_issuer.clone()),
         client_id,
-        authentication: authentication(oauth2, known)?,
-        grant: grant(oauth2, known)?,
+        authentication: authentication(oauth2, inputs)?,
+        grant: grant(oauth2, inputs)?,
         token_type: match oauth2.token_type {
             TokenType::Bearer => oauth::TokenType::Bearer,
             TokenType::DPoP => oauth::TokenType::DPoP,
@@ -169,13 +151,13 @@ where
         allow_insecure_http: oauth2.allow_insecure_http,
         allow_private_addresses: oauth2.allow_private_addresses,
     };
-    Ok(Asking {
+    Ok(ClientConfiguration {
         registration,
         policy: Policy {
             refresh_before,
             ..Policy::default()
         },
-        fingerprint: fingerprint(spec, oauth2, known)?,
+        request_digest: request_digest(spec, oauth2, inputs)?,
         exchanges: oauth2.token_exchange.is_some(),
         revoke_on_deletion: oauth2.revoke_on_deletion,
         step_up: oauth2.step_up,
@@ -202,18 +184,18 @@ fn location(
     }
 }
 
-fn authentication<W>(oauth2: &OAuth2, known: &Known<'_, W>) -> Result<ClientAuthentication, Blocked>
+fn authentication<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<ClientAuthentication, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let authentication = &oauth2.client_authentication;
-    let secrets = || -> Result<ClientSecrets, Blocked> {
+    let secrets = || -> Result<ClientSecrets, NotServedError> {
         Ok(ClientSecrets {
-            first: known
+            first: inputs
                 .word(fields::CLIENT_SECRET)?
                 .map(client_secret)
                 .ok_or_else(|| unset(fields::CLIENT_SECRET))?,
-            alternate: known
+            alternate: inputs
                 .word(fields::ALTERNATE_SECRET)
                 .ok()
                 .flatten()
@@ -227,7 +209,7 @@ where
         ClientAuthenticationMethod::PrivateKeyJwt => {
             let jwt = authentication.private_key_jwt.as_ref();
             let jwt = jwt.ok_or_else(|| unset("spec.oauth2.clientAuthentication.privateKeyJwt"))?;
-            let text = known.text(fields::PRIVATE_KEY)?;
+            let text = inputs.text(fields::PRIVATE_KEY)?;
             let text = text.ok_or_else(|| unset(fields::PRIVATE_KEY))?;
             let algorithm = jwt.algorithm.map(algorithm);
             let key = SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone());
@@ -235,20 +217,20 @@ where
                 key: key.map_err(|error| {
                     let message = format!(
                         "{}: {}",
-                        named(known.find(fields::PRIVATE_KEY).map(|(reference, _)| reference)),
+                        named(inputs.find(fields::PRIVATE_KEY).map(|(reference, _)| reference)),
                         error.message()
                     );
-                    Blocked::new(reasons::SECRET_INVALID, message)
+                    NotServedError::new(NotServedReason::SecretInvalid, message)
                 })?,
                 audience: jwt.audience.clone(),
             }
         }
         ClientAuthenticationMethod::TlsClientAuth => {
-            let pair = known.pair(fields::CERTIFICATE, fields::CERTIFICATE_KEY)?;
+            let pair = inputs.pair(fields::CERTIFICATE, fields::CERTIFICATE_KEY)?;
             ClientAuthentication::Tls(pair.ok_or_else(|| unset(fields::CERTIFICATE))?)
         }
         ClientAuthenticationMethod::WorkloadIdentity => match workload_assertion(oauth2) {
-            WorkloadAssertion::ClientAssertion => ClientAuthentication::Assertion(workload(oauth2, known)?),
+            WorkloadAssertion::ClientAssertion => ClientAuthentication::Assertion(workload(oauth2, inputs)?),
             WorkloadAssertion::JwtBearer => ClientAuthentication::None,
         },
     })
@@ -258,17 +240,17 @@ fn client_secret(word: SecretString) -> ClientSecret {
     ClientSecret::new(word.expose_secret().to_owned())
 }
 
-fn grant<W>(oauth2: &OAuth2, known: &Known<'_, W>) -> Result<Grant, Blocked>
+fn grant<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Grant, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
-    if let Some(assertion) = known.word(fields::ASSERTION)? {
+    if let Some(assertion) = inputs.word(fields::ASSERTION)? {
         return Ok(Grant::JwtBearer(Assertions::Given(assertion)));
     }
     let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
         && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;
     Ok(match by_workload {
-        true => Grant::JwtBearer(workload(oauth2, known)?),
+        true => Grant::JwtBearer(workload(oauth2, inputs)?),
         false => Grant::ClientCredentials,
     })
 }
@@ -278,15 +260,15 @@ fn workload_assertion(oauth2: &OAuth2) -> WorkloadAssertion {
     workload.map(|workload| workload.assertion).unwrap_or_default()
 }
 
-fn workload<W>(oauth2: &OAuth2, known: &Known<'_, W>) -> Result<Assertions, Blocked>
+fn workload<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Assertions, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let workload = oauth2.client_authentication.workload_identity.as_ref();
-    (known.workload)(workload.and_then(|workload| workload.audience.clone())).ok_or_else(|| {
-        let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act as the \
-                       operator: whoever installed mcp-auth can add it to workloadIdentity.namespaces";
-        Blocked::new(reasons::FORBIDDEN, message)
+    (inputs.workload)(workload.and_then(|workload| workload.audience.clone())).ok_or_else(|| {
+        let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act \
+                       as the operator: whoever installed mcp-auth can add it to workloadIdentity.namespaces";
+        NotServedError::new(NotServedReason::Forbidden, message)
     })
 }
 
@@ -299,44 +281,35 @@ fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
     }
 }
 
-/// What a token request depends on: the server, all of `oauth2` but when and how long its token is kept, and the
-/// values of the references, but for the certificate that only the MCP server is shown. The issuer that was discovered is not among it: it comes of the same registration.
-fn fingerprint<W>(
+/// The digest of the token request. The certificate that only the MCP server is shown is no part of it.
+fn request_digest<W>(
     spec: &McpServerAuthSpec,
     oauth2: &OAuth2,
-    known: &Known<'_, W>,
-) -> Result<Fingerprint, Blocked>
+    inputs: &Inputs<'_, W>,
+) -> Result<RequestDigest, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
-    let mut oauth2 = oauth2.clone();
-    oauth2.refresh_before = String::new();
-    oauth2.revoke_on_deletion = false;
-    oauth2.step_up = false;
-    let parts = (&spec.server.url, oauth2);
-    let mut digest = Sha256::new();
-    digest.update(serde_json::to_vec(&parts).expect("a spec is plain values"));
     let of_server = [fields::SERVER_CERTIFICATE, fields::SERVER_KEY];
-    let references = known.references.iter();
-    for (reference, found) in references.filter(|(reference, _)| !of_server.contains(&reference.field)) {
+    let references = inputs.references.iter();
+    let references = references.filter(|(reference, _)| !of_server.contains(&reference.field));
+    let values = references.map(|(reference, found)| {
         let value = match resolve(reference, found) {
             // The second of two secrets may come and go.
             Err(_) if reference.field == fields::ALTERNATE_SECRET => SecretString::default(),
             value => value?,
         };
-        let value = value.expose_secret().as_bytes();
-        digest.update(reference.field);
-        digest.update(value.len().to_be_bytes());
-        digest.update(value);
-    }
-    Ok(Fingerprint(digest.finalize().into()))
+        Ok((reference.field, value))
+    });
+    let values = values.collect::<Result<Vec<_>, NotServedError>>()?;
+    Ok(RequestDigest::new(spec, oauth2, &values))
 }
 
-fn invalid(message: String) -> Blocked {
-    Blocked::new(reasons::INVALID_SPEC, message)
+fn invalid(message: String) -> NotServedError {
+    NotServedError::new(NotServedReason::InvalidSpec, message)
 }
 
-fn unset(field: &str) -> Blocked {
+fn unset(field: &str) -> NotServedError {
     invalid(format!("{field} is not set"))
 }
 

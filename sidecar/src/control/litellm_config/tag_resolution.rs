@@ -34,7 +34,7 @@ impl Kind {
 }
 
 /// The type of a plain scalar without tag.
-pub fn resolve(text: &str) -> Kind {
+pub fn resolve_tag(text: &str) -> Kind {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
         "<<" => Kind::Merge,
@@ -276,7 +276,7 @@ mod tests {
             ),
         ] {
             for text in texts {
-                assert_eq!(resolve(text), kind, "{text:?}");
+                assert_eq!(resolve_tag(text), kind, "{text:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A token source at work, and what it was last told.
+//! The active token source of one OAuth2 client, and the client configuration that it has now.
 
 use std::sync::Arc;
 
@@ -7,56 +7,56 @@ use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{self as oauth, Circuit, Clock, DiscoveryError, Policy, StepUp, TokenSource};
 use mcp_auth_protocol::sync::{Declined, RefusedBecause};
 
-use super::obtained::{Obtained, held};
-use super::resolve::Blocked;
-use super::sources::{Extras, Relay};
-use super::status::{LastError, Server, Token};
-use super::want::{Asking, Fingerprint};
-use crate::credentials::bearer;
-use crate::demands::Demand;
-use crate::exchanges::Exchanger;
+use super::snapshot::{SourceSnapshot, in_use};
+use super::{ClientConfiguration, Task};
+use crate::credential_identity::RequestDigest;
+use crate::credentials::{DiscoveredServer, LastError, TokenSnapshot, bearer};
+use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::fields;
+use crate::token_refresh_requests::TokenRefreshRequest;
+use crate::user_token_exchanger::UserTokenExchanger;
 
-/// What is kept of scopes that are not asked for.
-const MOST_SCOPES: usize = 32;
-const LONGEST_SCOPE: usize = 256;
-/// How many refusals of fresh tokens in a row are a problem of its own.
-const REFUSALS: u32 = 2;
+/// What is kept of demanded scopes that are not requested.
+const MAX_SCOPES: usize = 32;
+const MAX_SCOPE_BYTES: usize = 256;
+/// How many rejections of fresh tokens in a row are a problem of its own.
+const REJECTIONS_TO_REPORT: u32 = 2;
 
-pub struct Live {
-    fingerprint: Fingerprint,
+pub struct ActiveSource {
+    request_digest: RequestDigest,
     policy: Policy,
     client: oauth::Client,
     source: TokenSource,
     clock: Clock,
-    exchanger: Option<Arc<Exchanger>>,
+    exchanger: Option<Arc<UserTokenExchanger>>,
     revoke: bool,
     step_up: bool,
     /// Scopes demanded of the token of this identifier while `stepUp` is false.
-    not_asked: Option<(String, Vec<String>)>,
+    not_requested: Option<(String, Vec<String>)>,
     /// Requests that the metrics know of.
     counted: u64,
-    _relay: Relay,
+    /// Calls `on_change` whenever the token does.
+    _changes: Task,
 }
 
-impl Live {
-    /// Starts to ask; `left` serves until there is a new token.
+impl ActiveSource {
+    /// Starts to request tokens; `token` serves until there is a new one.
     pub fn start(
-        asking: Asking,
-        left: Option<Arc<oauth::Token>>,
+        configuration: ClientConfiguration,
+        token: Option<Arc<oauth::Token>>,
         clock: &Clock,
-        relay: impl FnOnce(&TokenSource) -> Relay,
-    ) -> Result<Self, Blocked> {
-        let Asking {
+        on_change: impl Fn() + Send + 'static,
+    ) -> Result<Self, NotServedError> {
+        let ClientConfiguration {
             registration,
             policy,
-            fingerprint,
+            request_digest,
             exchanges,
             revoke_on_deletion,
             step_up,
-        } = asking;
+        } = configuration;
         let client = client(registration)?;
-        let source = match left {
+        let source = match token {
             Some(token) => {
                 let source = TokenSource::resume(client.clone(), policy, clock.clone(), token);
                 source.replace(client.clone());
@@ -64,76 +64,84 @@ impl Live {
             }
             None => TokenSource::spawn(client.clone(), policy, clock.clone()),
         };
+        let mut states = source.subscribe();
+        let changes = Task::spawn(async move {
+            while states.changed().await.is_ok() {
+                on_change();
+            }
+        });
+        let exchanger = || UserTokenExchanger::new(client.clone(), policy, clock.clone());
         Ok(Self {
-            fingerprint,
+            request_digest,
             policy,
-            exchanger: exchanges.then(|| Arc::new(Exchanger::new(client.clone(), policy, clock.clone()))),
-            _relay: relay(&source),
+            exchanger: exchanges.then(|| Arc::new(exchanger())),
+            _changes: changes,
             client,
             source,
             clock: clock.clone(),
             revoke: revoke_on_deletion,
             step_up,
-            not_asked: None,
+            not_requested: None,
             counted: 0,
         })
     }
 
-    /// Asks in a changed way from now on. What cannot be asked in that way goes on as before.
-    pub fn change(&mut self, asking: Asking) -> Result<(), Blocked> {
-        self.revoke = asking.revoke_on_deletion;
-        self.step_up = asking.step_up;
-        if self.policy.refresh_before != asking.policy.refresh_before {
-            self.source.set_policy(asking.policy);
-            self.policy = asking.policy;
+    /// Requests by another configuration from now on. Where no client can be made of it, it goes on as
+    /// before.
+    pub fn change(&mut self, configuration: ClientConfiguration) -> Result<(), NotServedError> {
+        self.revoke = configuration.revoke_on_deletion;
+        self.step_up = configuration.step_up;
+        if self.policy.refresh_before != configuration.policy.refresh_before {
+            self.source.set_policy(configuration.policy);
+            self.policy = configuration.policy;
         }
-        if self.fingerprint != asking.fingerprint {
+        if self.request_digest != configuration.request_digest {
             // The same client with another secret: what there is serves until the new one works.
-            let client = client(asking.registration)?.with_known_issuer_from(&self.client);
+            let client = client(configuration.registration)?.with_known_issuer_from(&self.client);
             self.source.replace(client.clone());
-            match (&self.exchanger, asking.exchanges) {
+            match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
-                    let exchanger = Exchanger::new(client.clone(), self.policy, self.clock.clone());
+                    let exchanger = UserTokenExchanger::new(client.clone(), self.policy, self.clock.clone());
                     self.exchanger = Some(Arc::new(exchanger));
                 }
                 (_, false) => self.exchanger = None,
             }
             self.client = client;
-            self.fingerprint = asking.fingerprint;
+            self.request_digest = configuration.request_digest;
         }
         Ok(())
     }
 
-    /// Asks for a better token than the one that an MCP server refused.
-    pub fn demand(&mut self, demand: &Demand) {
-        match &demand.why {
-            RefusedBecause::Unauthorized => self.source.report_rejected(&demand.token),
+    /// Asks for a better token than the one that an MCP server rejected.
+    pub fn request_refresh(&mut self, request: &TokenRefreshRequest) {
+        match &request.why {
+            RefusedBecause::Unauthorized => self.source.report_rejected(&request.token),
             RefusedBecause::InsufficientScope(scopes) if self.step_up => {
-                self.source.demand_scopes(&demand.token, scopes.clone());
+                self.source.demand_scopes(&request.token, scopes.clone());
             }
             RefusedBecause::InsufficientScope(scopes) => {
-                let scopes = scopes.iter().filter(|scope| scope.len() <= LONGEST_SCOPE);
-                let scopes = scopes.take(MOST_SCOPES).cloned().collect();
-                self.not_asked = Some((demand.token.clone(), scopes));
+                let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
+                let scopes = scopes.take(MAX_SCOPES).cloned().collect();
+                self.not_requested = Some((request.token.clone(), scopes));
             }
         }
-    }
-
-    pub fn client(&self) -> &oauth::Client {
-        &self.client
     }
 
     pub fn token(&self) -> Option<Arc<oauth::Token>> {
         self.source.subscribe().borrow().token.clone()
     }
 
-    /// Whether the token is revoked when the resource is deleted.
-    pub fn revokes(&self) -> bool {
-        self.revoke
+    /// The client that revokes the token when the resource is deleted, if that is wished for.
+    pub fn revoker(&self) -> Option<Box<oauth::Client>> {
+        self.revoke.then(|| Box::new(self.client.clone()))
     }
 
-    /// Token requests since this was last asked.
+    pub fn revocation(&self) -> Option<(oauth::Client, Arc<oauth::Token>)> {
+        Some((*self.revoker()?, self.token()?))
+    }
+
+    /// Token requests since the last call.
     pub fn new_requests(&mut self) -> u64 {
         let requests = self.source.subscribe().borrow().requests;
         let new = requests.saturating_sub(self.counted);
@@ -141,33 +149,29 @@ impl Live {
         new
     }
 
-    /// The state for the status, and the credential it makes.
-    pub fn describe(&self, now: Timestamp, extras: Extras, problem: Option<Blocked>) -> Obtained {
+    pub fn snapshot(&self, now: Timestamp) -> SourceSnapshot {
         let state = self.source.subscribe().borrow().clone();
         // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
         let of_token = state.token.as_ref().and_then(|token| token.server.clone());
         let server = of_token.or_else(|| self.client.discovered_server());
-        let token = Token {
-            held: state.token.as_deref().map(held),
-            // In the past it means that the request is under way.
-            next_attempt_at: Some(state.next_attempt_at).filter(|at| *at > now),
+        let token = TokenSnapshot {
+            in_use: state.token.as_deref().map(in_use),
+            next_attempt_at: Some(state.next_attempt_at),
             last_error: last_error(&state),
-            server: server.map(|server| Server {
+            server: server.map(|server| DiscoveredServer {
                 issuer: server.issuer.clone(),
                 token_endpoint: server.token_endpoint.to_string(),
             }),
-            refused: state.rejections_in_a_row >= REFUSALS,
+            rejected: state.rejections_in_a_row >= REJECTIONS_TO_REPORT,
             scopes_refused: match &state.step_up {
                 StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
                 StepUp::None | StepUp::Granted { .. } => None,
             },
-            pauses: matches!(state.circuit, Circuit::Open { .. }),
+            circuit_open: matches!(state.circuit, Circuit::Open { .. }),
         };
-        Obtained {
-            references: problem.map_or(Ok(()), Err),
+        SourceSnapshot {
             token,
             credential: state.token.as_deref().map(bearer),
-            extras,
             declined: self.declined(&state, now),
             exchanger: self.exchanger.clone(),
         }
@@ -193,7 +197,7 @@ impl Live {
             let why_not = RefusedBecause::InsufficientScope(scopes.clone());
             return Some(declined(why_not, why.to_string()));
         }
-        let (_, scopes) = self.not_asked.as_ref().filter(|(id, _)| *id == token.id)?;
+        let (_, scopes) = self.not_requested.as_ref().filter(|(id, _)| *id == token.id)?;
         let message = "spec.oauth2.stepUp is false".to_owned();
         Some(declined(
             RefusedBecause::InsufficientScope(scopes.clone()),
@@ -222,13 +226,13 @@ fn condition(error: &oauth::Error) -> &'static str {
     }
 }
 
-fn client(registration: oauth::Registration) -> Result<oauth::Client, Blocked> {
+fn client(registration: oauth::Registration) -> Result<oauth::Client, NotServedError> {
     oauth::Client::new(registration).map_err(|error| {
         let (reason, field) = match error {
-            oauth::Error::InvalidCaBundle { .. } => (reasons::INVALID_SPEC, fields::TOKEN_ENDPOINT_CA),
-            oauth::Error::InvalidCertificate { .. } => (reasons::SECRET_INVALID, fields::CERTIFICATE),
-            _ => (reasons::INVALID_SPEC, "spec.oauth2"),
+            oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, fields::TOKEN_ENDPOINT_CA),
+            oauth::Error::InvalidCertificate { .. } => (NotServedReason::SecretInvalid, fields::CERTIFICATE),
+            _ => (NotServedReason::InvalidSpec, "spec.oauth2"),
         };
-        Blocked::new(reason, format!("{field}: {}", error.message()))
+        NotServedError::new(reason, format!("{field}: {}", error.message()))
     })
 }

@@ -5,12 +5,12 @@ use kube::runtime::reflector::ObjectRef;
 use mcp_auth_crds::McpServerAuth;
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Key {
+pub struct ResourceRef {
     pub namespace: String,
     pub name: String,
 }
 
-impl From<&McpServerAuth> for Key {
+impl From<&McpServerAuth> for ResourceRef {
     fn from(resource: &McpServerAuth) -> Self {
         Self {
             namespace: resource.namespace().unwrap_or_default(),
@@ -19,8 +19,8 @@ impl From<&McpServerAuth> for Key {
     }
 }
 
-impl From<&Key> for ObjectRef<McpServerAuth> {
-    fn from(key: &Key) -> Self {
+impl From<&ResourceRef> for ObjectRef<McpServerAuth> {
+    fn from(key: &ResourceRef) -> Self {
         ObjectRef::new(&key.name).within(&key.namespace)
     }
 }

@@ -1,0 +1,75 @@
+//! `Ready`: false at the first condition that is false, unknown at the first that is unknown.
+
+use mcp_auth_crds::{conditions, reasons};
+
+use super::{ConditionDraft, StatusInputs};
+
+/// What Ready is judged by.
+pub(super) struct Parts<'a> {
+    pub inputs: &'a StatusInputs<'a>,
+    pub conditions: [&'a ConditionDraft; 3],
+}
+
+pub(super) const CHECKS: &[for<'a> fn(&Parts<'a>) -> Option<ConditionDraft>] =
+    &[conflict, first_false, first_unknown, first_warning, ready];
+
+fn draft(holds: impl Into<Option<bool>>, reason: &str, message: impl Into<String>) -> Option<ConditionDraft> {
+    Some(ConditionDraft::new(
+        conditions::READY,
+        holds.into(),
+        reason,
+        message,
+    ))
+}
+
+fn conflict(parts: &Parts<'_>) -> Option<ConditionDraft> {
+    let problem = parts.inputs.issuance.problem.as_ref();
+    let conflict = problem.filter(|problem| problem.is_conflict())?;
+    draft(false, conflict.reason(), conflict.message())
+}
+
+fn first_false(parts: &Parts<'_>) -> Option<ConditionDraft> {
+    first_that(parts, |part| part.holds == Some(false))
+}
+
+fn first_unknown(parts: &Parts<'_>) -> Option<ConditionDraft> {
+    first_that(parts, |part| part.holds.is_none())
+}
+
+/// A renewal that fails while the token serves is a warning: LiteLLM still reaches the server.
+fn first_warning(parts: &Parts<'_>) -> Option<ConditionDraft> {
+    first_that(parts, |part| reasons::WARNINGS.contains(&part.reason.as_str()))
+}
+
+fn ready(parts: &Parts<'_>) -> Option<ConditionDraft> {
+    let message = format!(
+        "LiteLLM reaches {} with a valid token{}",
+        parts.inputs.resource.spec.server.name,
+        insecure(parts.inputs)
+    );
+    draft(true, reasons::READY, message)
+}
+
+fn first_that(parts: &Parts<'_>, matches: impl Fn(&ConditionDraft) -> bool) -> Option<ConditionDraft> {
+    let part = parts.conditions.iter().find(|part| matches(part))?;
+    draft(part.holds, &part.reason, part.message.clone())
+}
+
+/// Plain HTTP is never silent.
+fn insecure(inputs: &StatusInputs<'_>) -> String {
+    let spec = &inputs.resource.spec;
+    let plain = |url: &str| url.starts_with("http://");
+    let server = plain(&spec.server.url).then_some("the MCP server");
+    let stated = spec
+        .oauth2
+        .as_ref()
+        .and_then(|oauth2| oauth2.token_url.as_deref());
+    let discovered = inputs.issuance.token.server.as_ref();
+    let token_url = stated.or(discovered.map(|server| server.token_endpoint.as_str()));
+    let endpoint = token_url.filter(|url| plain(url)).map(|_| "the token endpoint");
+    match (server, endpoint) {
+        (None, None) => String::new(),
+        (Some(one), None) | (None, Some(one)) => format!("; {one} is reached over plain http, as allowed"),
+        (Some(one), Some(other)) => format!("; {one} and {other} are reached over plain http, as allowed"),
+    }
+}

@@ -1,0 +1,198 @@
+//! The status step: reads what was published for a resource and its pods, writes the status, and tells of
+//! what changed by events.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::{self, Action, applier};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client, Resource, ResourceExt};
+use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
+use mcp_auth_oauth::Clock;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tracing::{instrument, warn};
+
+use super::events::events;
+use super::{SelectedPod, StatusInputs, status};
+use crate::api_server::within;
+use crate::credentials::Credentials;
+use crate::entitlement::selects;
+use crate::metrics::Metrics;
+use crate::pods::{Pods, ought_to_be_injected};
+use crate::resource_ref::ResourceRef;
+use crate::resources::Resources;
+use crate::sidecars::{GRACE, Sidecar, Sidecars};
+
+/// Field manager of the status.
+const MANAGER: &str = "mcp-auth-operator";
+/// Statuses that are written at once.
+const CONCURRENCY: u16 = 16;
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// What the status is made of and written with.
+pub struct StatusWriter {
+    client: Client,
+    clock: Clock,
+    credentials: Credentials,
+    pods: Pods,
+    sidecars: Sidecars,
+    metrics: Metrics,
+    recorder: Recorder,
+    failures: Mutex<HashMap<ResourceRef, u32>>,
+}
+
+#[derive(Debug, Error)]
+enum StatusError {
+    #[error("the status could not be written: {0}")]
+    Write(#[source] kube::Error),
+}
+
+impl StatusError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Write(_) => "Status",
+        }
+    }
+}
+
+/// Writes the status of each resource that is due, for as long as it is polled.
+pub async fn run(writer: StatusWriter, resources: Resources, mut due: mpsc::UnboundedReceiver<ResourceRef>) {
+    let due = stream::poll_fn(move |context| due.poll_recv(context));
+    let done = applier(
+        |resource: Arc<McpServerAuth>, writer: Arc<StatusWriter>| {
+            async move { writer.write_status(&resource).await }.boxed()
+        },
+        |resource, error, writer| writer.retry(&ResourceRef::from(&*resource), error),
+        Arc::new(writer),
+        resources.store(),
+        due.map(|resource| Ok::<_, Infallible>(ObjectRef::from(&resource))),
+        controller::Config::default().concurrency(CONCURRENCY),
+    );
+    // Errors have been dealt with by `retry`; one about an object that is gone is none.
+    done.for_each(|_| std::future::ready(())).await;
+}
+
+impl StatusWriter {
+    pub fn new(
+        client: Client,
+        identity: &str,
+        clock: Clock,
+        credentials: Credentials,
+        pods: Pods,
+        sidecars: Sidecars,
+        metrics: Metrics,
+    ) -> Self {
+        let reporter = Reporter {
+            controller: "mcp-auth-operator".into(),
+            instance: Some(identity.to_owned()),
+        };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            clock,
+            credentials,
+            pods,
+            sidecars,
+            metrics,
+            failures: Mutex::default(),
+        }
+    }
+
+    #[instrument(skip_all, fields(namespace = resource.namespace(), name = resource.name_any()))]
+    async fn write_status(&self, resource: &McpServerAuth) -> Result<Action, StatusError> {
+        let key = ResourceRef::from(resource);
+        let state = self.credentials.published(resource);
+        // The resource has changed: once that is reconciled, its status is due again.
+        let Some(state) = state.filter(|state| state.generation == resource.metadata.generation) else {
+            return Ok(Action::await_change());
+        };
+        let inputs = StatusInputs {
+            resource,
+            issuance: &state.issuance,
+            pods: self.selected_pods(resource, &key),
+        };
+        let fresh = status(&inputs, self.clock.now());
+        // Whoever may yet be taking the newest snapshot over is looked at once more.
+        let is_taking_over =
+            |(_, sidecar): &SelectedPod| sidecar.as_ref().is_some_and(Sidecar::is_taking_over);
+        let again = inputs.pods.iter().flatten().any(is_taking_over);
+        self.write(resource, &key, fresh).await?;
+        self.failures.lock().remove(&key);
+        Ok(if again {
+            Action::requeue(GRACE)
+        } else {
+            Action::await_change()
+        })
+    }
+
+    fn selected_pods(&self, resource: &McpServerAuth, key: &ResourceRef) -> Option<Vec<SelectedPod>> {
+        let pods = self.pods.of(&key.namespace)?.into_iter();
+        let selected = pods
+            .filter(|pod| ought_to_be_injected(pod))
+            .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()));
+        let with_sidecar = selected.map(|pod| {
+            let sidecar = pod.uid().and_then(|uid| self.sidecars.get(&uid));
+            (pod, sidecar)
+        });
+        Some(with_sidecar.collect())
+    }
+
+    async fn write(
+        &self,
+        resource: &McpServerAuth,
+        key: &ResourceRef,
+        fresh: McpServerAuthStatus,
+    ) -> Result<(), StatusError> {
+        let is_ready =
+            |condition: &Condition| condition.type_ == conditions::READY && condition.status == "True";
+        let ready = fresh.conditions.iter().any(is_ready);
+        let expires_at = fresh.token.as_ref().and_then(|token| token.expires_at.as_ref());
+        self.metrics
+            .resource(key, ready, expires_at.map(|time| time.0.as_second()));
+        if resource.status.as_ref() == Some(&fresh) {
+            return Ok(());
+        }
+        let api = Api::<McpServerAuth>::namespaced(self.client.clone(), &key.namespace);
+        let patch = serde_json::json!({
+            "apiVersion": McpServerAuth::api_version(&()),
+            "kind": McpServerAuth::kind(&()),
+            "status": fresh,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        match within(api.patch_status(&key.name, &params, &Patch::Apply(&patch))).await {
+            Ok(_) => {}
+            // Deleted meanwhile.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(error) => return Err(StatusError::Write(error)),
+        }
+        for event in events(resource.status.as_ref(), &fresh) {
+            if let Err(error) = within(self.recorder.publish(&event, &resource.object_ref(&()))).await {
+                warn!(%error, reason = event.reason, "an event could not be written");
+            }
+        }
+        Ok(())
+    }
+
+    fn retry(&self, key: &ResourceRef, error: &StatusError) -> Action {
+        self.metrics.reconcile_failed(error.reason());
+        let mut failures = self.failures.lock();
+        let count = failures
+            .entry(key.clone())
+            .and_modify(|count| *count += 1)
+            .or_insert(0);
+        let wait = FIRST_RETRY
+            .saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX))
+            .min(MAX_RETRY);
+        warn!(namespace = key.namespace, name = key.name, reason = error.reason(), %error, "trying again");
+        Action::requeue(wait)
+    }
+}

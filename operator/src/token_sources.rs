@@ -1,0 +1,286 @@
+//! The token sources: one for each resource, kept in step with what the resource and its Secrets say, and
+//! never at the price of a token that still serves.
+//!
+//! Whenever the token of a source changes, by a renewal, a rejection or its end, its whole
+//! [`CredentialState`] is published straight into [`Credentials`].
+
+mod active_source;
+mod orphaned_token;
+mod revocation;
+mod secret_token;
+mod snapshot;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_oauth::{Clock, Policy, Registration};
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use tokio::task::AbortHandle;
+
+use crate::credential_identity::{CredentialIdentity, RequestDigest};
+use crate::credentials::{CredentialState, Credentials, Issuance, ServerTls};
+use crate::metrics::Metrics;
+use crate::not_served::NotServedError;
+use crate::resource_ref::ResourceRef;
+use crate::status::unavailable;
+use crate::token_refresh_requests::TokenRefreshRequest;
+use active_source::ActiveSource;
+use orphaned_token::OrphanedToken;
+use secret_token::SecretToken;
+use snapshot::SourceSnapshot;
+
+/// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP
+/// server.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    pub source: DesiredSource,
+    pub tls: ServerTls,
+}
+
+/// Where the token comes from.
+#[derive(Clone, Debug)]
+pub enum DesiredSource {
+    OAuth2(Box<ClientConfiguration>),
+    /// It is in a Secret.
+    Secret(SecretString),
+}
+
+/// The client configuration: how tokens are requested of an authorization server.
+#[derive(Clone, Debug)]
+pub struct ClientConfiguration {
+    pub registration: Registration,
+    pub policy: Policy,
+    /// Equal where a token source would ask in the same way.
+    pub request_digest: RequestDigest,
+    /// Whether users get tokens of their own.
+    pub exchanges: bool,
+    pub revoke_on_deletion: bool,
+    pub step_up: bool,
+}
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct TokenSources {
+    clock: Clock,
+    metrics: Metrics,
+    credentials: Credentials,
+    sources: Arc<Mutex<HashMap<ResourceRef, Source>>>,
+}
+
+/// Where the token of a resource comes from, as it is now.
+struct Source {
+    identity: CredentialIdentity,
+    generation: Option<i64>,
+    tls: ServerTls,
+    /// What keeps it from being as the spec says.
+    problem: Option<NotServedError>,
+    kind: SourceKind,
+    /// Publishes once more when the token changes by itself.
+    timer: Option<Task>,
+}
+
+enum SourceKind {
+    /// There is no token, and none is requested.
+    None,
+    OAuth2(Box<ActiveSource>),
+    Secret(SecretToken),
+    Orphaned(OrphanedToken),
+}
+
+/// A task that ends when this is dropped.
+struct Task(AbortHandle);
+
+impl Task {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task).abort_handle())
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl TokenSources {
+    pub fn new(clock: Clock, metrics: Metrics, credentials: Credentials) -> Self {
+        Self {
+            clock,
+            metrics,
+            credentials,
+            sources: Arc::default(),
+        }
+    }
+
+    /// Gets the token of a resource as it is desired from now on: starts a source, changes it, keeps it, or
+    /// stops it. Whatever it has is published before this returns.
+    pub fn apply(&self, resource: &McpServerAuth, desired: Result<Desired, NotServedError>) {
+        let key = ResourceRef::from(resource);
+        let identity = CredentialIdentity::of(resource);
+        let mut sources = self.sources.lock();
+        let before = sources.remove(&key).filter(|before| before.identity == identity);
+        let (before, tls_before) = match before {
+            Some(before) => (before.kind, before.tls),
+            None => (SourceKind::None, ServerTls::default()),
+        };
+        let (kind, tls, problem) = match desired {
+            // Sidecars may go on using its token, so it is not revoked.
+            Err(error) if error.is_conflict() => (SourceKind::None, ServerTls::default(), Some(error)),
+            Err(error) => match self.orphan(before) {
+                Some(orphaned) => (SourceKind::Orphaned(orphaned), tls_before, Some(error)),
+                None => (SourceKind::None, ServerTls::default(), Some(error)),
+            },
+            Ok(Desired { source, tls }) => match self.follow(&key, before, source) {
+                (SourceKind::None, problem) => (SourceKind::None, ServerTls::default(), problem),
+                (kind, problem) => (kind, tls, problem),
+            },
+        };
+        let mut source = Source {
+            identity,
+            generation: resource.metadata.generation,
+            tls,
+            problem,
+            kind,
+            timer: None,
+        };
+        self.publish_source(&key, &mut source);
+        sources.insert(key, source);
+    }
+
+    /// Ends the source of a resource that was deleted, and revokes its token if that was wished for.
+    pub fn remove(&self, resource: &ResourceRef) {
+        let source = self.sources.lock().remove(resource);
+        self.credentials.withdraw(resource);
+        let revocation = match source.map(|source| source.kind) {
+            Some(SourceKind::OAuth2(active)) => active.revocation(),
+            // The Secret went first, as with `kubectl delete -f` of both.
+            Some(SourceKind::Orphaned(orphaned)) => orphaned.into_revocation(),
+            Some(SourceKind::None | SourceKind::Secret(_)) | None => None,
+        };
+        if let Some((client, token)) = revocation {
+            tokio::spawn(revocation::revoke(resource.clone(), client, token));
+        }
+    }
+
+    /// Asks for a better token than the one that an MCP server rejected.
+    pub fn request_refresh(&self, request: &TokenRefreshRequest) {
+        self.metrics.token_refused(&request.resource);
+        let mut sources = self.sources.lock();
+        let Some(source) = sources.get_mut(&request.resource) else {
+            return;
+        };
+        match &mut source.kind {
+            SourceKind::None => return,
+            SourceKind::OAuth2(active) => active.request_refresh(request),
+            SourceKind::Secret(secret) => secret.request_refresh(request, self.clock.now()),
+            SourceKind::Orphaned(orphaned) => orphaned.request_refresh(request),
+        }
+        self.publish_source(&request.resource, source);
+    }
+
+    /// The source as the spec says, and what keeps it from being wholly so.
+    fn follow(
+        &self,
+        key: &ResourceRef,
+        before: SourceKind,
+        desired: DesiredSource,
+    ) -> (SourceKind, Option<NotServedError>) {
+        match (desired, before) {
+            (DesiredSource::Secret(text), SourceKind::Secret(secret)) if secret.is(&text) => {
+                (SourceKind::Secret(secret), None)
+            }
+            (DesiredSource::Secret(text), _) => {
+                let secret = SecretToken::new(&text, self.clock.now());
+                (SourceKind::Secret(secret), None)
+            }
+            (DesiredSource::OAuth2(configuration), SourceKind::OAuth2(mut active)) => {
+                let problem = active.change(*configuration).err();
+                (SourceKind::OAuth2(active), problem)
+            }
+            (DesiredSource::OAuth2(configuration), before) => {
+                // A token of before serves until the Secret that came back has brought a new one.
+                let token = match before {
+                    SourceKind::Orphaned(orphaned) if !orphaned.is_expired(self.clock.now()) => {
+                        Some(orphaned.into_token())
+                    }
+                    _ => None,
+                };
+                let on_change = {
+                    let (sources, key) = (self.clone(), key.clone());
+                    move || sources.publish(&key)
+                };
+                match ActiveSource::start(*configuration, token, &self.clock, on_change) {
+                    Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
+                    Err(error) => (SourceKind::None, Some(error)),
+                }
+            }
+        }
+    }
+
+    /// The references lead nowhere any more: the token in use serves on, and no new one is requested with a
+    /// secret that somebody has taken away.
+    fn orphan(&self, kind: SourceKind) -> Option<OrphanedToken> {
+        let orphaned = match kind {
+            SourceKind::None => return None,
+            SourceKind::OAuth2(active) => OrphanedToken::new(active.token()?, active.revoker()),
+            SourceKind::Secret(secret) => OrphanedToken::new(secret.token(), None),
+            SourceKind::Orphaned(orphaned) => orphaned,
+        };
+        (!orphaned.is_expired(self.clock.now())).then_some(orphaned)
+    }
+
+    /// Publishes what a source has now, if it still is one.
+    fn publish(&self, resource: &ResourceRef) {
+        // Held until it is published, so that nothing older is published after it.
+        if let Some(source) = self.sources.lock().get_mut(resource) {
+            self.publish_source(resource, source);
+        }
+    }
+
+    fn publish_source(&self, resource: &ResourceRef, source: &mut Source) {
+        let now = self.clock.now();
+        if matches!(&source.kind, SourceKind::Orphaned(orphaned) if orphaned.is_expired(now)) {
+            source.kind = SourceKind::None;
+            source.tls = ServerTls::default();
+        }
+        let (snapshot, next_change) = match &mut source.kind {
+            SourceKind::None => (SourceSnapshot::default(), None),
+            SourceKind::OAuth2(active) => {
+                self.metrics.token_requested(resource, active.new_requests());
+                (active.snapshot(now), None)
+            }
+            SourceKind::Secret(secret) => (secret.snapshot(now), secret.next_change(now)),
+            SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
+        };
+        source.timer = next_change.map(|at| self.publish_at(resource, at));
+        self.metrics.circuit(resource, snapshot.token.circuit_open);
+        let issuance = Issuance {
+            problem: source.problem.clone(),
+            token: snapshot.token,
+        };
+        let state = CredentialState {
+            identity: source.identity.clone(),
+            generation: source.generation,
+            credential: snapshot.credential.unwrap_or_else(|| unavailable(&issuance)),
+            tls: source.tls.clone(),
+            declined: snapshot.declined,
+            exchanger: snapshot.exchanger,
+            issuance,
+        };
+        self.credentials.publish(resource, state);
+    }
+
+    fn publish_at(&self, resource: &ResourceRef, at: Timestamp) -> Task {
+        let (sources, resource) = (self.clone(), resource.clone());
+        Task::spawn(async move {
+            sources.clock.sleep_until(at).await;
+            sources.publish(&resource);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
