@@ -68,7 +68,7 @@ pub fn shape(objects: &[Value], name: &str) -> Value {
     // A LiteLLM that starts takes a whole core for half a minute. The servers that it calls have a larger
     // share, and there is something left on a machine of two cores.
     container["resources"] = json!({
-        "requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"cpu": "800m"},
+        "requests": {"cpu": "25m", "memory": "512Mi"}, "limits": {"cpu": "800m"},
     });
     let config_path = json!({"name": "CONFIG_FILE_PATH", "value": "/etc/litellm/config.yaml"});
     let file = json!([{"name": "config", "mountPath": "/etc/litellm/config.yaml", "subPath": "config.yaml"}]);

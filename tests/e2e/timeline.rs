@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use mcp_auth_tests::world::World;
@@ -25,7 +25,7 @@ pub struct Timeline {
 /// One container that turned ready or unready, or was started again; or one pod that has to end.
 #[derive(Clone)]
 struct Change {
-    seconds: f32,
+    at: Timestamp,
     text: String,
     /// The sidecar turned unready in a pod that stays, and whose LiteLLM is ready.
     sidecar_alone_unready: bool,
@@ -33,7 +33,7 @@ struct Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:6.1} s  {}", self.seconds, self.text)
+        write!(formatter, "{}  {}", self.at.strftime("%H:%M:%S"), self.text)
     }
 }
 
@@ -72,7 +72,6 @@ impl Drop for Timeline {
 }
 
 async fn record(pods: Api<Pod>, changes: Arc<Mutex<Vec<Change>>>) {
-    let begun = Instant::now();
     let mut before: BTreeMap<String, Seen> = BTreeMap::new();
     let mut stream = watcher(pods, watcher::Config::default())
         .default_backoff()
@@ -84,11 +83,7 @@ async fn record(pods: Api<Pod>, changes: Arc<Mutex<Vec<Change>>>) {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let now = seen(&pod);
         if let Some(earlier) = before.insert(name.clone(), now.clone()) {
-            let seconds = begun.elapsed().as_secs_f32();
-            changes
-                .lock()
-                .await
-                .extend(differences(&name, &earlier, &now, seconds));
+            changes.lock().await.extend(differences(&name, &earlier, &now));
         }
     }
 }
@@ -107,7 +102,7 @@ fn seen(pod: &Pod) -> Seen {
     }
 }
 
-fn differences(name: &str, earlier: &Seen, now: &Seen, seconds: f32) -> Vec<Change> {
+fn differences(name: &str, earlier: &Seen, now: &Seen) -> Vec<Change> {
     let mut texts = Vec::new();
     if now.ending && !earlier.ending {
         texts.push((format!("{name} has to end"), false));
@@ -127,8 +122,9 @@ fn differences(name: &str, earlier: &Seen, now: &Seen, seconds: f32) -> Vec<Chan
             texts.push((format!("{name}: {container} was started again"), false));
         }
     }
+    let at = Timestamp::now();
     let change = |(text, sidecar_alone_unready)| Change {
-        seconds,
+        at,
         text,
         sidecar_alone_unready,
     };

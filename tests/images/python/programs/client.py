@@ -46,12 +46,19 @@ async def call_tool(options: argparse.Namespace) -> dict:
 async def load(options: argparse.Namespace) -> dict:
     """Goes on until the file appears or the time is over; then every call still running is waited for."""
     failures, credentials = Counter(), Counter()
+    failed_at = []
     began = time.monotonic()
     running: set[asyncio.Task] = set()
     sent = 0
 
     async def one_call(number: int) -> None:
         session_cookie = f"load-{number}"
+        sent_at = time.time()
+
+        def failed(why: str) -> None:
+            failures[why] += 1
+            failed_at.append(f"{clock(sent_at)} to {clock(time.time())}: {why}")
+
         call = Call(server=options.server, cookies={"session_id": session_cookie})
         text = None
         try:
@@ -60,14 +67,14 @@ async def load(options: argparse.Namespace) -> dict:
             answer = json.loads(text)
             credentials[answer["credential"]] += 1
             if answer["cookies"].get("session_id") != session_cookie:
-                failures["answered for another user"] += 1
+                failed("answered for another user")
         except Failure as failure:
-            failures[str(failure)] += 1
+            failed(str(failure))
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            failures[type(error).__name__] += 1
+            failed(type(error).__name__)
         except (ValueError, KeyError, TypeError):
             # LiteLLM's own words instead of the tool's, such as that the MCP server did not answer.
-            failures[f"the answer is not the tool's: {str(text)[:120]}"] += 1
+            failed(f"the answer is not the tool's: {str(text)[:120]}")
 
     async with browser() as session:
         while time.monotonic() - began < options.seconds and not (options.until and options.until.exists()):
@@ -81,6 +88,7 @@ async def load(options: argparse.Namespace) -> dict:
         "sent": sent,
         "failed": failures.total(),
         "failures": dict(failures),
+        "failed_at": failed_at,
         "credentials": dict(credentials),
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -103,6 +111,10 @@ async def stream(options: argparse.Namespace) -> dict:
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             result["failure"] = f"{type(error).__name__}: {error}"
     return result | {"pieces": len(arrivals), "first": min(arrivals, default=None), "last": max(arrivals, default=None)}
+
+
+def clock(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(seconds))
 
 
 def call_of(options: argparse.Namespace) -> Call:
