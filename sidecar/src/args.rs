@@ -1,4 +1,5 @@
-//! The command line. Each flag of `serve` is also an environment variable, by which the injection webhook sets it.
+//! The command line. Each flag of `serve` is also an environment variable, by which the injection webhook
+//! sets it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -63,7 +64,13 @@ pub struct Serve {
     pub operator: Endpoint,
 
     /// PEM certificates to verify the operator by.
-    #[arg(long, env = env::OPERATOR_CA, value_name = "PEM", hide_env_values = true, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        env = env::OPERATOR_CA,
+        value_name = "PEM",
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
     pub operator_ca: String,
 
     /// File with the ServiceAccount token that the operator knows this pod by.

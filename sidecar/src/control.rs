@@ -1,5 +1,5 @@
-//! What runs beside the data path: learns routes and credentials from the operator, configures LiteLLM and looks after
-//! it, and answers Kubernetes.
+//! What runs beside the data path: learns routes and credentials from the operator, configures LiteLLM and
+//! looks after it, and answers Kubernetes.
 
 pub mod controller;
 pub mod drain;

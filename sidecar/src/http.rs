@@ -1,5 +1,5 @@
-//! HTTP towards other servers: connections and their pools, and what every message that passes is subject to on either
-//! side. Nothing here knows of routes or user context.
+//! HTTP towards other servers: connections and their pools, and what every message that passes is subject to
+//! on either side. Nothing here knows of routes or user context.
 
 pub mod connect;
 pub mod framing;

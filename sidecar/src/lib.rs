@@ -1,14 +1,14 @@
 //! The sidecar beside LiteLLM, room by room:
 //!
 //! - [`server`]: accepts connections on worker threads of its own and hands their requests to the data path.
-//! - [`proxy`]: the data path, two hops of a user's request. [`inbound`](proxy::inbound), on the port LiteLLM used to
-//!   own, seals the allow-listed cookies and headers of a request into one opaque header
-//!   ([`user_context`](proxy::user_context)) and passes the request on to LiteLLM. [`outbound`](proxy::outbound), on
-//!   loopback for LiteLLM's MCP client, opens that header, authenticates the request to the MCP server it names
-//!   ([`routes`](proxy::routes)) and passes it on.
+//! - [`proxy`]: the data path, two hops of a user's request. [`inbound`](proxy::inbound), on the port LiteLLM
+//!   used to own, seals the allow-listed cookies and headers of a request into one opaque header
+//!   ([`user_context`](proxy::user_context)) and passes the request on to LiteLLM.
+//!   [`outbound`](proxy::outbound), on loopback for LiteLLM's MCP client, opens that header, authenticates
+//!   the request to the MCP server it names ([`routes`](proxy::routes)) and passes it on.
 //! - `http`: pooled connections to LiteLLM and MCP servers.
-//! - [`control`]: learns routes and credentials from the operator, writes LiteLLM's configuration, and answers
-//!   Kubernetes.
+//! - [`control`]: learns routes and credentials from the operator, writes LiteLLM's configuration, and
+//!   answers Kubernetes.
 //!
 //! [`serve`] puts it all together from [`args`].
 

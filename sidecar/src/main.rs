@@ -14,7 +14,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    // Targets and levels are all that is documented, and need none of the regular expressions of an `EnvFilter`.
+    // Targets and levels are all that is documented, and need none of the regular expressions of an
+    // `EnvFilter`.
     let filter = std::env::var(LOG).ok().and_then(|text| text.parse().ok());
     let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
     let log = tracing_subscriber::registry().with(filter);

@@ -1,6 +1,6 @@
-//! The sidecar in a pod: from its arguments to everything that runs, until SIGTERM. A native sidecar gets it only
-//! after LiteLLM has ended, so there is nothing left to wait for by then. Nothing else ends the process: repeated
-//! exits would have the kubelet kill a healthy LiteLLM, whose probes pass through here.
+//! The sidecar in a pod: from its arguments to everything that runs, until SIGTERM. A native sidecar gets it
+//! only after LiteLLM has ended, so there is nothing left to wait for by then. Nothing else ends the process:
+//! repeated exits would have the kubelet kill a healthy LiteLLM, whose probes pass through here.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -38,7 +38,8 @@ use crate::server::{Sockets, Workers};
 const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
 /// Between two probes of LiteLLM.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Probes between two readings of the user's configuration, which may change while LiteLLM's container restarts.
+/// Probes between two readings of the user's configuration, which may change while LiteLLM's container
+/// restarts.
 const PROBES_PER_CONFIG_READ: u32 = 5;
 
 /// Runs until SIGTERM or SIGINT.
@@ -158,7 +159,8 @@ async fn run(args: Serve) -> Infallible {
 
 /// What the data path is started with.
 pub struct Wiring<'a> {
-    /// Where users' requests come in, and LiteLLM's own address; absent where only the outbound half is wanted.
+    /// Where users' requests come in, and LiteLLM's own address; absent where only the outbound half is
+    /// wanted.
     pub inbound: Option<(SocketAddr, SocketAddr)>,
     pub outbound: SocketAddr,
     pub drain: Drain,
@@ -167,8 +169,8 @@ pub struct Wiring<'a> {
     pub registry: &'a mut Registry,
 }
 
-/// Starts both halves of the data path, which listen as soon as their ports are free. The only place where control
-/// and data path meet; what is returned takes over routes and credentials from then on.
+/// Starts both halves of the data path, which listen as soon as their ports are free. The only place where
+/// control and data path meet; what is returned takes over routes and credentials from then on.
 fn start_data_path(wiring: Wiring<'_>) -> Routes {
     let Wiring {
         inbound,

@@ -1,6 +1,6 @@
-//! Sockets and threads. Each worker is a thread with a runtime of its own, which takes connections of both halves
-//! and serves them to the end: a request is never handed from one thread to another. What becomes of a connection is up
-//! to [`connection`].
+//! Sockets and threads. Each worker is a thread with a runtime of its own, which takes connections of both
+//! halves and serves them to the end: a request is never handed from one thread to another. What becomes of a
+//! connection is up to [`connection`].
 
 mod bounds;
 mod connection;
@@ -58,8 +58,8 @@ struct Halves {
 }
 
 impl Sockets {
-    /// `inbound` is left out where only the outbound half is wanted. An address of `[::]` takes IPv4 as well, and
-    /// is `0.0.0.0` where there is no IPv6. Port 0 is any free one.
+    /// `inbound` is left out where only the outbound half is wanted. An address of `[::]` takes IPv4 as well,
+    /// and is `0.0.0.0` where there is no IPv6. Port 0 is any free one.
     pub fn bind(
         inbound: Option<SocketAddr>,
         outbound: SocketAddr,
@@ -99,8 +99,8 @@ impl Sockets {
 }
 
 impl Workers {
-    /// One thread for each worker that `sockets` were bound for. That number must be the one the routes were made
-    /// for: they keep connections for each.
+    /// One thread for each worker that `sockets` were bound for. That number must be the one the routes were
+    /// made for: they keep connections for each.
     pub fn start(
         sockets: Sockets,
         inbound: Option<Arc<Inbound>>,
@@ -140,8 +140,8 @@ impl Workers {
         Ok(Self { threads, stop })
     }
 
-    /// Takes no new connections, lets requests that have begun come to their end for as long as `grace`, and then
-    /// ends.
+    /// Takes no new connections, lets requests that have begun come to their end for as long as `grace`, and
+    /// then ends.
     pub fn stop(&self, grace: Duration) {
         self.stop.send_replace(Some(grace));
     }

@@ -1,5 +1,5 @@
-//! What became of the namespace's containers while a test ran, as the kubelet told the API server: so that a test
-//! that fails can say whether the ground gave way or the product did.
+//! What became of the namespace's containers while a test ran, as the kubelet told the API server: so that a
+//! test that fails can say whether the ground gave way or the product did.
 
 use std::collections::BTreeMap;
 use std::fmt;

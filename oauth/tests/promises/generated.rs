@@ -143,7 +143,8 @@ proptest! {
     #[test]
     fn any_metadata_are_read(body in document(), expected in text(), allow_insecure_http: bool) {
         if let Ok(Value::Object(fields)) = serde_json::from_slice(&body) {
-            if let Ok(metadata) = metadata::server(&fields, |issuer| issuer == expected, allow_insecure_http) {
+            let is_expected = |issuer: &str| issuer == expected;
+            if let Ok(metadata) = metadata::server(&fields, is_expected, allow_insecure_http) {
                 prop_assert!(metadata.issuer == expected);
                 prop_assert!(allow_insecure_http || metadata.token_endpoint.starts_with("https://"));
             }

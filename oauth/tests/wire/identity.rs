@@ -78,7 +78,8 @@ async fn a_private_key_signs_an_assertion_for_the_token_endpoint_and_each_reques
         assert_eq!(
             claims,
             json!({
-                "iss": "client", "sub": "client", "aud": server.url(), "iat": NOW, "exp": NOW + 60, "jti": null,
+                "iss": "client", "sub": "client", "aud": server.url(),
+                "iat": NOW, "exp": NOW + 60, "jti": null,
             })
         );
     }

@@ -112,15 +112,18 @@ fn without_token(error: &str, token: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn review(username: &str, audiences: &[&str], extra: &[(&str, &str)]) -> TokenReviewStatus {
+        let extra: BTreeMap<_, _> = extra.iter().map(|(key, value)| (*key, [*value])).collect();
         serde_json::from_value(serde_json::json!({
             "authenticated": true,
             "audiences": audiences,
             "user": {
                 "username": username,
-                "extra": extra.iter().map(|(k, v)| ((*k).to_owned(), vec![*v])).collect::<std::collections::BTreeMap<_, _>>(),
+                "extra": extra,
             },
         }))
         .unwrap()

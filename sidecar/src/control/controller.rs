@@ -1,5 +1,6 @@
-//! What the sidecar knows and what follows from it: a snapshot becomes the data path's routes, LiteLLM's overlay and
-//! the next report. It does no waiting; [`serve`](crate::serve) calls it when something has happened.
+//! What the sidecar knows and what follows from it: a snapshot becomes the data path's routes, LiteLLM's
+//! overlay and the next report. It does no waiting; [`serve`](crate::serve) calls it when something has
+//! happened.
 
 use std::io;
 use std::net::SocketAddr;
@@ -147,7 +148,8 @@ impl<P: DataPath> Controller<P> {
         self.authenticated
     }
 
-    /// Renders the overlay from the user's configuration as it is now and writes it. True if LiteLLM can read it.
+    /// Renders the overlay from the user's configuration as it is now and writes it. True if LiteLLM can read
+    /// it.
     pub fn render(&mut self) -> bool {
         let overlay = render(&Input {
             original: self.settings.original.as_deref(),
@@ -177,8 +179,8 @@ impl<P: DataPath> Controller<P> {
         in_place
     }
 
-    /// Takes note of what was seen of LiteLLM, whose address is known. Whether it can be reached past the sidecar
-    /// matters only where users are to pass through it.
+    /// Takes note of what was seen of LiteLLM, whose address is known. Whether it can be reached past the
+    /// sidecar matters only where users are to pass through it.
     pub fn observe(&mut self, result: &ProbeResult) {
         self.metrics
             .litellm_ready
@@ -190,13 +192,19 @@ impl<P: DataPath> Controller<P> {
         }
         let problem = match result {
             ProbeResult::Down(why) if matches!(why.reason, "UndeclaredListener" | "PortTaken") => {
-                Some(Problem { reason: why.reason.into(), message: why.message.clone(), server: None })
+                Some(Problem {
+                    reason: why.reason.into(),
+                    message: why.message.clone(),
+                    server: None,
+                })
             }
             ProbeResult::Ready { exposed: true, .. } if self.settings.inbound => Some(Problem {
                 reason: "LiteLlmExposed".into(),
-                message: "LiteLLM listens on all addresses, so that it can be reached past the sidecar and without \
-                          user context. Check that nothing overrides its --host"
-                    .into(), server: None }),
+                message: "LiteLLM listens on all addresses, so that it can be reached past the sidecar and \
+                    without user context. Check that nothing overrides its --host"
+                    .into(),
+                server: None,
+            }),
             _ => None,
         };
         log_changes(self.litellm_problem.as_slice(), problem.as_slice());
@@ -264,7 +272,8 @@ fn loaded_file(settings: &ControlSettings) -> PathBuf {
     settings.overlay.with_file_name("loaded.json")
 }
 
-/// What an earlier process of the sidecar knew; whatever is wrong with the file, the next start of LiteLLM is seen.
+/// What an earlier process of the sidecar knew; whatever is wrong with the file, the next start of LiteLLM is
+/// seen.
 fn read_loaded(settings: &ControlSettings) -> Option<Loaded> {
     serde_json::from_slice(&std::fs::read(loaded_file(settings)).ok()?).ok()
 }
@@ -321,7 +330,7 @@ mod tests {
             headers: vec![],
             user_context: UserContext::Optional,
             exchange: None,
-            minted_for: String::new(),
+            credential_identity: String::new(),
         }
     }
 

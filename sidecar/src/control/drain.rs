@@ -1,9 +1,11 @@
-//! Whether the pod is about to leave. From then on answers to users close their connection, so that clients find another
-//! pod before this one is gone; and when the time for that is over, connections that nobody has used are closed.
+//! Whether the pod is about to leave. From then on answers to users close their connection, so that clients
+//! find another pod before this one is gone; and when the time for that is over, connections that nobody has
+//! used are closed.
 
 use tokio::sync::watch;
 
-/// Shared by the drain hook, which begins and ends it, and the inbound half and its connections, which go by it.
+/// Shared by the drain hook, which begins and ends it, and the inbound half and its connections, which go by
+/// it.
 #[derive(Clone, Debug, Default)]
 pub struct Drain(watch::Sender<Phase>);
 

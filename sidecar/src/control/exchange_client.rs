@@ -1,5 +1,5 @@
-//! Asks the operator to exchange what a user sent for a token of the user's own (RFC 8693). The operator holds the
-//! client's credentials, so it is the one that asks the authorization server.
+//! Asks the operator to exchange what a user sent for a token of the user's own (RFC 8693). The operator
+//! holds the client's credentials, so it is the one that asks the authorization server.
 
 mod shared_connection;
 
@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_RESPONSE_BYTES;
 use mcp_auth_protocol::reasons::NOT_LEADING;
-use mcp_auth_protocol::sync::{Credential, EXCHANGE_PATH, ExchangeRequest, Exchanged, Pod, Problem};
+use mcp_auth_protocol::sync::{Credential, EXCHANGE_PATH, ExchangeRequest, ExchangeResponse, Pod, Problem};
 use mcp_auth_protocol::timeouts::EXCHANGE_RESPONSE;
 use secrecy::SecretString;
 use tokio::time::{sleep, timeout};
@@ -23,8 +23,8 @@ use tokio::time::{sleep, timeout};
 use crate::control::sync_client::{Connection, Connector, Endpoint, OperatorCa, SyncError, bearer};
 use shared_connection::SharedConnection;
 
-/// Before each further connection that is tried. Of two replicas the leading one is missed by all of them once in
-/// 256 times.
+/// Before each further connection that is tried. Of two replicas the leading one is missed by all of them
+/// once in 256 times.
 const RETRY_DELAYS: [Duration; 7] = [
     Duration::ZERO,
     Duration::from_millis(50),
@@ -53,8 +53,8 @@ pub trait TokenExchanger: Send + Sync + 'static {
     fn exchange(&self, request: UserTokenRequest) -> UserTokenResponse;
 }
 
-/// The operator, over an HTTP/2 connection of its own: opened when it is first needed, kept while it lasts and leads
-/// to the replica that leads.
+/// The operator, over an HTTP/2 connection of its own: opened when it is first needed, kept while it lasts
+/// and leads to the replica that leads.
 pub struct OperatorTokenExchanger<D>(Arc<ExchangeClient<D>>);
 
 struct ExchangeClient<D> {
@@ -114,8 +114,8 @@ impl<D: Connector + 'static> TokenExchanger for OperatorTokenExchanger<D> {
 }
 
 impl<D: Connector + 'static> ExchangeClient<D> {
-    /// Asks again on a new connection where this one was closed, or leads to a replica that does not lead: to ask
-    /// again does no harm.
+    /// Asks again on a new connection where this one was closed, or leads to a replica that does not lead: to
+    /// ask again does no harm.
     async fn request_token(&self, request: UserTokenRequest) -> Result<Credential, Problem> {
         let body = ExchangeRequest {
             pod: self.pod.clone(),
@@ -194,8 +194,8 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Credential, Problem> {
             Problem::new("OperatorRefused", message)
         }));
     }
-    match serde_json::from_slice::<Exchanged>(answer) {
-        Ok(Exchanged {
+    match serde_json::from_slice::<ExchangeResponse>(answer) {
+        Ok(ExchangeResponse {
             credential: credential @ Credential::Bearer { .. },
         }) => Ok(credential),
         _ => Err(Problem::new(

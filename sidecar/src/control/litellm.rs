@@ -1,5 +1,5 @@
-//! LiteLLM's own readiness: probes whether it runs where the sidecar expects it: a listening socket on its port, and 200 from its own
-//! readiness endpoint there.
+//! LiteLLM's own readiness: probes whether it runs where the sidecar expects it: a listening socket on its
+//! port, and 200 from its own readiness endpoint there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -108,22 +108,24 @@ impl Litellm {
         NotReady {
             reason: "UndeclaredListener",
             message: format!(
-                "nobody listens on {address}, where LiteLLM was told to, but there is {}. LiteLLM takes a random \
-                 port when its own is taken. Check that nothing overrides --host and --port of LiteLLM",
+                "nobody listens on {address}, where LiteLLM was told to, but there is {}. LiteLLM takes a \
+                 random port when its own is taken. Check that nothing overrides --host and --port of \
+                 LiteLLM",
                 listeners.collect::<Vec<_>>().join(", ")
             ),
         }
     }
 
-    /// LiteLLM was told to listen on one address only. Whoever listens on all of them and does not answer as LiteLLM
-    /// does is somebody else, until shown to be LiteLLM with other arguments.
+    /// LiteLLM was told to listen on one address only. Whoever listens on all of them and does not answer as
+    /// LiteLLM does is somebody else, until shown to be LiteLLM with other arguments.
     fn port_taken(&self) -> NotReady {
         NotReady {
             reason: "PortTaken",
             message: format!(
-                "port {port}, where LiteLLM was told to listen, is held on all addresses by a process that does not \
-                 answer {READINESS_PATH}: another container of the pod, whose ports should be declared so that LiteLLM gets \
-                 another one, or LiteLLM itself, if something overrides its --host",
+                "port {port}, where LiteLLM was told to listen, is held on all addresses by a process that \
+                 does not answer {READINESS_PATH}: another container of the pod, whose ports should be \
+                 declared so that LiteLLM gets another one, or LiteLLM itself, if something overrides its \
+                 --host",
                 port = self.address.port()
             ),
         }
@@ -136,8 +138,8 @@ impl Litellm {
             .header(HOST, self.address.to_string())
             .body(Empty::<Bytes>::new())?;
         let answer = pin!(sender.send_request(request));
-        // The connection is driven only until the head of the answer is there, and closed by being dropped. It may
-        // end by itself first, with the answer given.
+        // The connection is driven only until the head of the answer is there, and closed by being dropped.
+        // It may end by itself first, with the answer given.
         let answer = match select(answer, connection).await {
             Either::Left((answer, _)) => answer,
             Either::Right((ended, answer)) => {

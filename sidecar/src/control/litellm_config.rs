@@ -1,13 +1,14 @@
 //! LiteLLM's overlay configuration: the user's `mcp_servers`, with the managed ones led through the sidecar.
 //!
 //! LiteLLM merges `include`d files and replaces every mapping as a whole, so the overlay holds the complete
-//! `mcp_servers` and nothing else. [`config`] finds out what LiteLLM would make of the user's files, [`entry`]
-//! rewrites one server, [`inputs`] keeps its id, [`emit`] writes the text, [`write`](mod@write) puts it in place
-//! and [`restart`] tells which servers LiteLLM has not read yet.
+//! `mcp_servers` and nothing else. [`config`] finds out what LiteLLM would make of the user's files,
+//! [`entry`] rewrites one server, [`inputs`] keeps its id, [`emit`] writes the text, [`write`](mod@write)
+//! puts it in place and [`restart`] tells which servers LiteLLM has not read yet.
 //!
-//! What is copied must mean the same to PyYAML afterwards. A YAML library that loads and dumps would decide on the
-//! type of `yes`, `0123` or `12:30:45` by its own rules on the way in. So nothing is loaded: [`parse`](mod@parse)
-//! keeps each scalar with its style and tag, and `emit` writes it so that PyYAML decides as it would have before.
+//! What is copied must mean the same to PyYAML afterwards. A YAML library that loads and dumps would decide
+//! on the type of `yes`, `0123` or `12:30:45` by its own rules on the way in. So nothing is loaded:
+//! [`parse`](mod@parse) keeps each scalar with its style and tag, and `emit` writes it so that PyYAML decides
+//! as it would have before.
 
 pub mod config;
 pub mod emit;
@@ -55,12 +56,14 @@ pub struct Overlay {
     pub problems: Vec<Problem>,
 }
 
-/// Renders the overlay. It never fails: where the user's configuration cannot be used, the overlay is empty, so
-/// that LiteLLM runs as it would without us, and a problem says why. To guess would lose servers of the user.
+/// Renders the overlay. It never fails: where the user's configuration cannot be used, the overlay is empty,
+/// so that LiteLLM runs as it would without us, and a problem says why. To guess would lose servers of the
+/// user.
 ///
-/// LiteLLM merges breadth first (see [`config`]): the original's own includes come after the overlay, and their
-/// `mcp_servers` would replace ours. So the overlay includes a copy of itself, which includes another, until there
-/// is one as deep as the deepest file of the user. Each is the last of its level, and the last of all is ours.
+/// LiteLLM merges breadth first (see [`config`]): the original's own includes come after the overlay, and
+/// their `mcp_servers` would replace ours. So the overlay includes a copy of itself, which includes another,
+/// until there is one as deep as the deepest file of the user. Each is the last of its level, and the last of
+/// all is ours.
 pub fn render(input: &Input<'_>) -> Overlay {
     let mut budget = Budget::default();
     let mut problems = Vec::new();
@@ -158,7 +161,8 @@ fn merge(
     Ok(Node::mapping(pairs))
 }
 
-/// Server to alias, from `litellm_settings.mcp_aliases`, which maps the other way round. The first one counts.
+/// Server to alias, from `litellm_settings.mcp_aliases`, which maps the other way round. The first one
+/// counts.
 fn mapped_aliases(config: &Config, budget: &mut Budget) -> Result<HashMap<String, String>, ConfigError> {
     let mut aliases = HashMap::new();
     let Some(settings) = config

@@ -1,5 +1,6 @@
-//! The health port: what the kubelet asks, LiteLLM's drain hook, and the metrics. Whoever reaches the pod reaches
-//! it, so nothing here changes anything, except that `/drain` has answers close their connection from then on.
+//! The health port: what the kubelet asks, LiteLLM's drain hook, and the metrics. Whoever reaches the pod
+//! reaches it, so nothing here changes anything, except that `/drain` has answers close their connection from
+//! then on.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Who listens in this network namespace, from `/proc/net/tcp` and `tcp6`. All containers of a pod share it, so the
-//! sidecar sees LiteLLM's socket there, and one that LiteLLM was not supposed to open: it falls back to a random
-//! port on all addresses, in silence, when its own port is taken.
+//! Who listens in this network namespace, from `/proc/net/tcp` and `tcp6`. All containers of a pod share it,
+//! so the sidecar sees LiteLLM's socket there, and one that LiteLLM was not supposed to open: it falls back
+//! to a random port on all addresses, in silence, when its own port is taken.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -42,8 +42,8 @@ pub fn sockets(proc_net: &Path) -> Option<Vec<Socket>> {
     Some(parse(&v4).into_iter().chain(parse(&v6)).collect())
 }
 
-/// The beginning of a table: listening sockets come first. To list the others takes the kernel milliseconds, and it is
-/// asked once a second.
+/// The beginning of a table: listening sockets come first. To list the others takes the kernel milliseconds,
+/// and it is asked once a second.
 fn read(path: &Path) -> io::Result<String> {
     let mut lines = BufReader::with_capacity(READ_AT_ONCE, File::open(path)?);
     let mut table = String::new();
@@ -130,8 +130,8 @@ fn holder(error: &io::Error, address: SocketAddr) -> String {
     });
     match socket {
         Some(Socket { address, uid, .. }) => format!(
-            "; a process of user {uid} in this pod holds {address}: LiteLLM, if it was not moved to its new port, \
-             or another container"
+            "; a process of user {uid} in this pod holds {address}: LiteLLM, if it was not moved to its new \
+             port, or another container"
         ),
         None => "; another process in this pod holds the port".to_owned(),
     }

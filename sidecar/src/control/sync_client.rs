@@ -1,5 +1,5 @@
-//! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of this
-//! sidecar. It never gives up: without the operator the sidecar goes on with what it has.
+//! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of
+//! this sidecar. It never gives up: without the operator the sidecar goes on with what it has.
 //!
 //! [`connect`] opens a connection, [`backoff`] decides how long to wait.
 
@@ -74,8 +74,8 @@ struct SyncState<'a, A> {
 }
 
 impl<D: Connector> SyncClient<D> {
-    /// Follows for ever. `apply` takes a snapshot over, with whatever it has to say put into `reports`; what stands
-    /// there goes up whenever it changes, along with the revision, which is entered here.
+    /// Follows for ever. `apply` takes a snapshot over, with whatever it has to say put into `reports`; what
+    /// stands there goes up whenever it changes, along with the revision, which is entered here.
     pub async fn run(self, reports: &watch::Sender<Report>, apply: impl FnMut(Snapshot)) -> Infallible {
         let mut state = SyncState {
             operator_ca: self.operator_ca.clone(),

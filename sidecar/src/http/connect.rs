@@ -98,9 +98,9 @@ async fn open(peer: &Peer, deadline: Instant) -> Result<TcpStream, ConnectError>
     Err(ConnectError::Connect(failed))
 }
 
-/// Longest time that the other side of a connection may leave what it was sent unacknowledged, or untaken: who reads
-/// nothing holds memory here. The kernel keeps this time (RFC 5482), and it is also the one after which keep-alive gives
-/// a silent peer up.
+/// Longest time that the other side of a connection may leave what it was sent unacknowledged, or untaken:
+/// who reads nothing holds memory here. The kernel keeps this time (RFC 5482), and it is also the one after
+/// which keep-alive gives a silent peer up.
 pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Streams may be silent for hours: keep-alive tells a silent peer from one that is gone.
@@ -128,8 +128,8 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 impl Io {
-    /// Whether TLS negotiated HTTP/2. Nothing else makes a server speak it: without TLS there is nobody to ask, and a
-    /// server of HTTP/1.1 might take the question for a request.
+    /// Whether TLS negotiated HTTP/2. Nothing else makes a server speak it: without TLS there is nobody to
+    /// ask, and a server of HTTP/1.1 might take the question for a request.
     pub fn is_http2(&self) -> bool {
         match self {
             Self::Plain(_) => false,

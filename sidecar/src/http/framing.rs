@@ -1,5 +1,6 @@
-//! Whether a request can be understood in one way only. The parser refuses most of what is ambiguous; this is the rest
-//! (RFC 9112 sections 3.2 and 6.1), refused so that LiteLLM's server never has to guess what we did not.
+//! Whether a request can be understood in one way only. The parser refuses most of what is ambiguous; this is
+//! the rest (RFC 9112 sections 3.2 and 6.1), refused so that LiteLLM's server never has to guess what we did
+//! not.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{Request, Version};
@@ -24,8 +25,8 @@ pub fn check<B>(request: &Request<B>) -> Result<(), FramingError> {
     only_chunked(request.headers())
 }
 
-/// Of an answer, before its hop-by-hop headers go. The parser takes a list of lengths that agree, which not every client
-/// does, and a length beside chunks, which we would pass on alone.
+/// Of an answer, before its hop-by-hop headers go. The parser takes a list of lengths that agree, which not
+/// every client does, and a length beside chunks, which we would pass on alone.
 pub fn one_length(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {

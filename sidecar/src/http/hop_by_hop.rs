@@ -2,8 +2,8 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Of a request, and what else is `unwanted` there. `Expect` goes too: the connection to the client has already answered
-/// it.
+/// Of a request, and what else is `unwanted` there. `Expect` goes too: the connection to the client has
+/// already answered it.
 pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     // A body of unknown length stays one: without the header, hyper would send a GET's as empty.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
@@ -39,8 +39,8 @@ fn has(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
         .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-/// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them once takes
-/// less than asking the map for each name that might be there.
+/// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them
+/// once takes less than asking the map for each name that might be there.
 pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     let mut present = Vec::with_capacity(8);
     present.extend(headers.keys().filter(|name| unwanted(name.as_str())).cloned());
@@ -49,8 +49,8 @@ pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether the header is for one connection only, whatever `Connection` says. `Trailer` is not: it announces what follows
-/// the body, which is passed on. The length tells most names apart.
+/// Whether the header is for one connection only, whatever `Connection` says. `Trailer` is not: it announces
+/// what follows the body, which is passed on. The length tells most names apart.
 #[inline]
 fn is_hop_by_hop(name: &str) -> bool {
     match name.len() {
@@ -67,8 +67,8 @@ fn is_hop_by_hop(name: &str) -> bool {
 
 /// Removes the headers that `Connection` names, and the `unwanted` ones.
 fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    // Most requests have one Connection field with nothing but keep-alive or close in it, or none: then nothing
-    // is collected here.
+    // Most requests have one Connection field with nothing but keep-alive or close in it, or none: then
+    // nothing is collected here.
     let mut named: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
         for token in value.as_bytes().split(|byte| *byte == b',') {
@@ -89,8 +89,8 @@ fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     remove(headers, |name| is_hop_by_hop(name) || unwanted(name));
 }
 
-/// What no connection may be said to keep for itself (RFC 9110 section 7.6.1): by leaving it out, a client could make
-/// another request of its own, or hide what an ingress says of it.
+/// What no connection may be said to keep for itself (RFC 9110 section 7.6.1): by leaving it out, a client
+/// could make another request of its own, or hide what an ingress says of it.
 fn is_for_the_end(name: &str) -> bool {
     matches!(
         name,

@@ -1,10 +1,10 @@
-//! Renames one key in a JSON text that streams by: LiteLLM sends the `headers` of a tool in a chat request's body
-//! to the MCP server, instead of the real header of that name, and `x-mcp-SERVER-HEADER` among them to that server as
-//! HEADER. A body must not be able to name ours in either way.
+//! Renames one key in a JSON text that streams by: LiteLLM sends the `headers` of a tool in a chat request's
+//! body to the MCP server, instead of the real header of that name, and `x-mcp-SERVER-HEADER` among them to
+//! that server as HEADER. A body must not be able to name ours in either way.
 //!
-//! Only the last letter of the key changes, so the length of the body stays and nothing is withheld back except, at
-//! times, a single byte. Values are never touched: a user may write about the header. Text that is not JSON
-//! passes; LiteLLM does not read headers from it.
+//! Only the last letter of the key changes, so the length of the body stays and nothing is withheld back
+//! except, at times, a single byte. Values are never touched: a user may write about the header. Text that is
+//! not JSON passes; LiteLLM does not read headers from it.
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr2, memchr2_iter};
@@ -72,7 +72,8 @@ struct Nesting {
 }
 
 impl KeyFilter {
-    /// The next chunk of the body: what is to be sent of it, after the byte withheld back from the one before.
+    /// The next chunk of the body: what is to be sent of it, after the byte withheld back from the one
+    /// before.
     pub fn pass(&mut self, mut chunk: Bytes) -> (Option<u8>, Bytes) {
         if chunk.is_empty() {
             return (None, chunk);
@@ -99,8 +100,8 @@ impl KeyFilter {
         (before, chunk)
     }
 
-    /// The same with the last chunk. Most bodies are a single one that nowhere says the name: they are not looked at
-    /// letter by letter, since nobody needs to know any more where in the text they end.
+    /// The same with the last chunk. Most bodies are a single one that nowhere says the name: they are not
+    /// looked at letter by letter, since nobody needs to know any more where in the text they end.
     pub fn pass_last(&mut self, chunk: Bytes) -> (Option<u8>, Bytes) {
         match self.begun || may_say_the_name(&chunk) {
             true => self.pass(chunk),
@@ -279,7 +280,8 @@ impl KeyMatch {
     }
 }
 
-/// Another last byte of the name: for `t` or `T`, and for the last digit of their escapes `\u0074` and `\u0054`.
+/// Another last byte of the name: for `t` or `T`, and for the last digit of their escapes `\u0074` and
+/// `\u0054`.
 fn other(last: u8) -> u8 {
     if last == b'4' { b'f' } else { b'_' }
 }
@@ -365,7 +367,10 @@ mod tests {
     #[test]
     fn values_and_longer_or_shorter_keys_stay() {
         for input in [
-            r#"{"a":"mcpauth-context","b":["mcpauth-context","mcpauth-context",{"c":"\"mcpauth-context\":"}]}"#,
+            concat!(
+                r#"{"a":"mcpauth-context","b":["mcpauth-context","mcpauth-context","#,
+                r#"{"c":"\"mcpauth-context\":"}]}"#
+            ),
             r#"{"mcpauth-contexts":1,"xmcpauth-context":2,"mcpauth-contex":3,"mcpauth-context ":4,"":5}"#,
             r#"{"mcpauth-context\u0020":1,"mcpauth-context\"":2,"\\mcpauth-context":3,"mcpauth\/context":4}"#,
             r#"["mcpauth-context"]"#,
@@ -410,7 +415,11 @@ mod tests {
 
     #[test]
     fn every_way_to_cut_the_text_in_three_gives_the_same() {
-        let input = br#"[{"mcpauth-context":"mcpauth-context"},{"\u006Dcpauth-contex\u0074" :{"x-mcp-a-mcpauth-context":["mcpauth-context"]}}]"#;
+        let input = concat!(
+            r#"[{"mcpauth-context":"mcpauth-context"},{"\u006Dcpauth-contex\u0074" :"#,
+            r#"{"x-mcp-a-mcpauth-context":["mcpauth-context"]}}]"#
+        )
+        .as_bytes();
         let expected = filtered(&[input]);
         assert_ne!(expected, input);
         for first in 0..=input.len() {
@@ -524,10 +533,16 @@ mod tests {
         at.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
     }
 
+    fn cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
+        prop::collection::vec(any::<prop::sample::Index>(), 0..6)
+    }
+
     proptest! {
         #[test]
-        fn agrees_with_a_real_parser(value in json_text(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
-            for text in [serde_json::to_vec(&value).unwrap(), serde_json::to_vec_pretty(&value).unwrap(), escaped(&value).into_bytes()] {
+        fn agrees_with_a_real_parser(value in json_text(), cuts in cuts()) {
+            let compact = serde_json::to_vec(&value).unwrap();
+            let pretty = serde_json::to_vec_pretty(&value).unwrap();
+            for text in [compact, pretty, escaped(&value).into_bytes()] {
                 let out = filtered(&cut(&text, &cuts));
                 prop_assert_eq!(out.len(), text.len());
                 prop_assert_eq!(plain(serde_json::from_slice(&out).unwrap()), renamed(value.clone()));
@@ -535,7 +550,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_keep_their_length(bytes in prop::collection::vec(any::<u8>(), 0..200), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+        fn any_bytes_keep_their_length(bytes in prop::collection::vec(any::<u8>(), 0..200), cuts in cuts()) {
             prop_assert_eq!(filtered(&cut(&bytes, &cuts)).len(), bytes.len());
         }
     }

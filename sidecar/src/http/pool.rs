@@ -1,8 +1,9 @@
-//! Connections kept for the next request, one pool for each worker and target. Those of HTTP/2 are in [`shared`].
+//! Connections kept for the next request, one pool for each worker and target. Those of HTTP/2 are in
+//! [`shared`].
 //!
-//! An HTTP/1.1 connection is driven by the request that uses it, not by a task of its own: that saves a wake-up and a
-//! hand-over in each direction, and a request that is dropped closes its connection at once. The lock is only
-//! ever taken by the pool's own worker, so nobody waits for it.
+//! An HTTP/1.1 connection is driven by the request that uses it, not by a task of its own: that saves a
+//! wake-up and a hand-over in each direction, and a request that is dropped closes its connection at once.
+//! The lock is only ever taken by the pool's own worker, so nobody waits for it.
 
 mod error;
 mod first_read_notifier;
@@ -27,8 +28,8 @@ use crate::http::request_body::RequestBody;
 pub use error::RequestError;
 use shared::{Shared, Stream};
 
-/// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s; a
-/// request sent at that moment would be lost.
+/// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s;
+/// a request sent at that moment would be lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Connections that wait, for each worker and target.
 const MAX_IDLE: usize = 256;

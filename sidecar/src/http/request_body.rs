@@ -1,5 +1,5 @@
-//! Request bodies towards LiteLLM or an MCP server: each kind is one variant, so that a hop costs no allocation and no
-//! virtual call a frame.
+//! Request bodies towards LiteLLM or an MCP server: each kind is one variant, so that a hop costs no
+//! allocation and no virtual call a frame.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

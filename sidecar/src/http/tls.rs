@@ -48,8 +48,8 @@ pub enum ClientCertificateError {
 }
 
 impl TlsConfigs {
-    /// For a server whose certificate is verified against the platform's roots and, if any, `ca_bundle`, and that
-    /// is shown `client_certificate`, if any.
+    /// For a server whose certificate is verified against the platform's roots and, if any, `ca_bundle`, and
+    /// that is shown `client_certificate`, if any.
     pub fn config(
         &self,
         ca_bundle: Option<&str>,

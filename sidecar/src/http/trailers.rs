@@ -1,5 +1,6 @@
-//! What may follow a body. A trailer may be merged into the headers by who reads it, long after they were checked, so none
-//! passes that frames, routes or authenticates a message (RFC 9110 section 6.5.1), or speaks in a proxy's name or ours.
+//! What may follow a body. A trailer may be merged into the headers by who reads it, long after they were
+//! checked, so none passes that frames, routes or authenticates a message (RFC 9110 section 6.5.1), or speaks
+//! in a proxy's name or ours.
 
 use std::borrow::Cow;
 

@@ -104,9 +104,9 @@ impl Target {
         )
     }
 
-    /// Sends a request over a kept connection, or a new one. A request is sent twice only if the kept connection
-    /// turns out to be closed before any of it was sent, if the other side says that it has not processed it, or if
-    /// it is safe to repeat (RFC 9110 section 9.2.2).
+    /// Sends a request over a kept connection, or a new one. A request is sent twice only if the kept
+    /// connection turns out to be closed before any of it was sent, if the other side says that it has not
+    /// processed it, or if it is safe to repeat (RFC 9110 section 9.2.2).
     pub async fn send(
         &self,
         worker: usize,
@@ -153,8 +153,8 @@ impl Target {
         self.pools[worker].sweep();
     }
 
-    /// A connection of the protocol that the other side chooses. Where that may be HTTP/2, one is opened at a time,
-    /// and those who wait for it share it.
+    /// A connection of the protocol that the other side chooses. Where that may be HTTP/2, one is opened at a
+    /// time, and those who wait for it share it.
     async fn open(&self, worker: usize) -> Result<Opened, Cause> {
         let shared = &self.pools[worker].shared;
         let mut turn = None;
@@ -277,7 +277,8 @@ impl Target {
         })
     }
 
-    /// The host is part of the target there (RFC 9113 section 8.3.1), and nothing belongs to the connection alone.
+    /// The host is part of the target there (RFC 9113 section 8.3.1), and nothing belongs to the connection
+    /// alone.
     fn to_http2(&self, request: &mut Request<RequestBody>) {
         request.headers_mut().remove(header::CONNECTION);
         request.headers_mut().remove(header::TRANSFER_ENCODING);

@@ -7,7 +7,7 @@
 //! | `contexts_total` | `result` | requests, by the outcome of their user context |
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
-//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (first two of `replays_total`) | rejected tokens |
+//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (never `dpop_nonce`) | rejected tokens |
 //! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`) | requests sent again |
 //! | `exchanges_total` | `result` (`issued`, `failed`) | token exchanges for a user |
 //! | `waiting` | | requests that wait for a token now |

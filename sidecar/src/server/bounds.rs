@@ -10,8 +10,8 @@ pub(super) const MAX_HEADERS: u32 = 128 * 1024;
 pub struct Bounds {
     /// Longest time from a connection, or from the answer before, to the end of a request's headers.
     pub headers: Duration,
-    /// Connections of one half on one worker at the same time. Those beyond wait in the kernel until others end, so
-    /// that memory and file descriptors have a bound, and neither half can use up the other's.
+    /// Connections of one half on one worker at the same time. Those beyond wait in the kernel until others
+    /// end, so that memory and file descriptors have a bound, and neither half can use up the other's.
     pub connections: usize,
 }
 

@@ -1,4 +1,5 @@
-//! One accepted connection, served to its end: over HTTP/1.1, or over HTTP/2 if that is how the client begins.
+//! One accepted connection, served to its end: over HTTP/1.1, or over HTTP/2 if that is how the client
+//! begins.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -52,8 +53,8 @@ pub(super) async fn connection(
     }
 }
 
-/// What the client begins with, which stays in the socket: that costs one system call a connection, and the requests of
-/// HTTP/1.1 nothing. `None` if the client has gone.
+/// What the client begins with, which stays in the socket: that costs one system call a connection, and the
+/// requests of HTTP/1.1 nothing. `None` if the client has gone.
 async fn protocol(stream: &TcpStream) -> Option<Protocol> {
     let mut begun = [0; PREFACE.len()];
     let mut delay = FIRST_PEEK_DELAY;

@@ -1,5 +1,5 @@
-//! Clients that speak HTTP/2 without TLS. Their requests are made what they would be over HTTP/1.1, so that the halves
-//! need not know the difference.
+//! Clients that speak HTTP/2 without TLS. Their requests are made what they would be over HTTP/1.1, so that
+//! the halves need not know the difference.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -28,10 +28,11 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// What of an answer is held for a client that does not take it; as many times as there are requests.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
-/// Requests that a client has given up before their answer, less those that were answered: with more, it is out for
-/// the work that they make and not for answers (rapid reset, CVE-2023-44487).
+/// Requests that a client has given up before their answer, less those that were answered: with more, it is
+/// out for the work that they make and not for answers (rapid reset, CVE-2023-44487).
 const MAX_RESETS: usize = 1_000;
-/// A client that is gone without a word is noticed after both. One that only waits for the next event is not disturbed.
+/// A client that is gone without a word is noticed after both. One that only waits for the next event is not
+/// disturbed.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -81,7 +82,8 @@ pub(super) async fn serve(
     let mut connection = pin!(connection);
     let leaving = async {
         tokio::select! {
-            // What is on its way meanwhile may be sent again by its client: GOAWAY says what was not processed.
+            // What is on its way meanwhile may be sent again by its client: GOAWAY says what was not
+            // processed.
             () = half.leaving(&mut stopped, || true) => {}
             () = events.drain.notified() => {}
             // Those who share the connection, behind an ingress, get their answers.
@@ -127,7 +129,8 @@ fn as_http1(request: &mut Request<Incoming>) {
     }
 }
 
-/// Clients of HTTP/2 may send each cookie for itself, which those of HTTP/1.1 may not (RFC 9113 section 8.2.3).
+/// Clients of HTTP/2 may send each cookie for itself, which those of HTTP/1.1 may not (RFC 9113 section
+/// 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {

@@ -53,7 +53,13 @@ fn life(expires_in: Value) -> Option<i64> {
 fn reads_a_complete_token_response() {
     let issued = read_json(
         200,
-        json!({"access_token": "t0p", "token_type": "Bearer", "expires_in": 3600, "scope": "a b", "more": {}}),
+        json!({
+            "access_token": "t0p",
+            "token_type": "Bearer",
+            "expires_in": 3600,
+            "scope": "a b",
+            "more": {},
+        }),
     )
     .unwrap();
     assert_eq!(issued.access_token.secret(), "t0p");

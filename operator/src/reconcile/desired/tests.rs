@@ -135,7 +135,8 @@ fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
     let client = registration(&spec(by_workload(json!({"audience": "idp"}))));
     assert!(matches!(
         client.authentication,
-        ClientAuthentication::Assertion(Assertions::Given(assertion)) if assertion.expose_secret() == "for idp"
+        ClientAuthentication::Assertion(Assertions::Given(assertion))
+            if assertion.expose_secret() == "for idp"
     ));
     assert!(matches!(client.grant, Grant::ClientCredentials));
     let grant = registration(&spec(by_workload(json!({"assertion": "JwtBearer"}))));

@@ -1,5 +1,5 @@
-//! The one HTTP/2 connection that all exchanges share, and the one attempt to open it: whoever comes meanwhile waits
-//! for that attempt, and shares its failure.
+//! The one HTTP/2 connection that all exchanges share, and the one attempt to open it: whoever comes
+//! meanwhile waits for that attempt, and shares its failure.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use crate::control::sync_client::{Connection, Connector, Endpoint, OperatorCa, SyncError};
 
-/// A peer that is gone without a word is found out after twice this, while anybody waits for an answer. How long it
-/// takes to answer says nothing: other exchanges run on the same connection.
+/// A peer that is gone without a word is found out after twice this, while anybody waits for an answer. How
+/// long it takes to answer says nothing: other exchanges run on the same connection.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 
 pub struct SharedConnection<D> {

@@ -93,7 +93,8 @@ async fn asks_as_this_pod_and_over_one_connection() {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let expected = serde_json::json!({
             "pod": {"namespace": "apps", "name": "litellm-0", "uid": "u1"},
-            "server": "tools", "url": "https://Tools.example.com", "subjectToken": "ada-s3cret", "refused": "7",
+            "server": "tools", "url": "https://Tools.example.com",
+            "subjectToken": "ada-s3cret", "refused": "7",
         });
         assert_eq!(
             serde_json::from_slice::<serde_json::Value>(&body).unwrap(),

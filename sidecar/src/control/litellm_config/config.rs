@@ -5,9 +5,9 @@
 //! - A later file counts more. Lists are appended to each other, every other value is replaced as a whole.
 //! - A path is looked up beside the file that states it, then beside the root file. A file is merged once.
 //!
-//! From the first rule follows what [`Config::depth`] is for. The root file is our wrapper, which includes the
-//! original and then the overlay, so an include of the original comes *after* the overlay and its `mcp_servers`
-//! would win. The overlay therefore goes down just as deep; see [`render`](super::render).
+//! From the first rule follows what [`Config::depth`] is for. The root file is our wrapper, which includes
+//! the original and then the overlay, so an include of the original comes *after* the overlay and its
+//! `mcp_servers` would win. The overlay therefore goes down just as deep; see [`render`](super::render).
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;

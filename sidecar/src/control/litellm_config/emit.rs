@@ -1,10 +1,10 @@
 //! [`Node`]s to YAML text that PyYAML, or any other YAML parser, reads as the same.
 //!
-//! Three forms are enough. A plain scalar that might be anything but a string is copied letter by letter, so that
-//! whatever decides on its type decides as before; every other scalar is a string and is written in double quotes,
-//! in ASCII with escapes, where no rule of any version of YAML can touch it; a tag is written in full. Collections
-//! are in flow style, except for the outer levels, which people look at. Aliases are written out, because an anchor
-//! may stand in a part of the file that is not copied.
+//! Three forms are enough. A plain scalar that might be anything but a string is copied letter by letter, so
+//! that whatever decides on its type decides as before; every other scalar is a string and is written in
+//! double quotes, in ASCII with escapes, where no rule of any version of YAML can touch it; a tag is written
+//! in full. Collections are in flow style, except for the outer levels, which people look at. Aliases are
+//! written out, because an anchor may stand in a part of the file that is not copied.
 
 use std::fmt::Write;
 
@@ -167,8 +167,8 @@ fn is_simple(key: &Node) -> bool {
     matches!(key, Node::Scalar(Scalar { text, tag: None, .. }) if text.len() <= MAX_SIMPLE_KEY)
 }
 
-/// Whether these characters, all of the set in [`may_be_other_than_string`], are a plain scalar anywhere. What is
-/// not is a string in any case.
+/// Whether these characters, all of the set in [`may_be_other_than_string`], are a plain scalar anywhere.
+/// What is not is a string in any case.
 fn may_stand_plain(text: &str) -> bool {
     let colon_ends = |(at, _): (usize, _)| matches!(text.as_bytes().get(at + 1), None | Some(b' ' | b'\t'));
     let dash_is_indicator = text == "-" || text.starts_with("- ") || text.starts_with("-\t");

@@ -1,5 +1,6 @@
-//! One managed server: the user's entry to the one that leads through the sidecar. All of the user's settings stay,
-//! except the address and whatever would have LiteLLM authenticate by itself, which is the sidecar's now.
+//! One managed server: the user's entry to the one that leads through the sidecar. All of the user's settings
+//! stay, except the address and whatever would have LiteLLM authenticate by itself, which is the sidecar's
+//! now.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,13 +33,14 @@ pub enum EntryError {
     #[error("mcp_servers.{0} is no mapping; it stays as it is. Give it at least a url, or remove it")]
     NotMapping(String),
     #[error(
-        "mcp_servers.{0} runs a command (transport stdio); it stays as it is, because there is no HTTP request to \
-         authenticate. Give it the url of an HTTP server, or choose another server.name in the McpServerAuth"
+        "mcp_servers.{0} runs a command (transport stdio); it stays as it is, because there is no HTTP \
+         request to authenticate. Give it the url of an HTTP server, or choose another server.name in the \
+         McpServerAuth"
     )]
     Stdio(String),
     #[error(
-        "mcp_servers.{0} is made from an OpenAPI document (spec_path); it stays as it is, because its requests \
-         go to the API and not to an MCP server. Choose another server.name in the McpServerAuth"
+        "mcp_servers.{0} is made from an OpenAPI document (spec_path); it stays as it is, because its \
+         requests go to the API and not to an MCP server. Choose another server.name in the McpServerAuth"
     )]
     OpenApi(String),
     #[error(
@@ -64,7 +66,8 @@ impl EntryError {
 }
 
 /// What LiteLLM would authenticate with, all names that `load_servers_from_config` in
-/// `litellm/proxy/mcp_server/mcp_server_manager.py` (1.109.1) reads for it. `env_vars` stays: static headers use it.
+/// `litellm/proxy/mcp_server/mcp_server_manager.py` (1.109.1) reads for it. `env_vars` stays: static headers
+/// use it.
 const AUTHENTICATION_KEYS: [&str; 39] = [
     "audience",
     "auth_type",
@@ -232,9 +235,9 @@ fn server_id<'a>(
             text => Err(Problem {
                 reason: "ServerIdUnknown".into(),
                 message: format!(
-                    "mcp_servers.{name}.{key} {}, so the server_id that LiteLLM computes from it is not known, and \
-                     keys or teams that were granted this server by id lose it. Set mcp_servers.{name}.server_id to \
-                     the id that LiteLLM shows for it today",
+                    "mcp_servers.{name}.{key} {}, so the server_id that LiteLLM computes from it is not \
+                     known, and keys or teams that were granted this server by id lose it. Set \
+                     mcp_servers.{name}.server_id to the id that LiteLLM shows for it today",
                     if text.is_some() {
                         "comes from LiteLLM's environment"
                     } else {

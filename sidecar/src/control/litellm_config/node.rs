@@ -1,6 +1,6 @@
-//! A YAML document as a tree that forgets nothing of what PyYAML looks at: whether a scalar is plain, and its tag.
-//! An alias shares the node of its anchor, so a small document stays small here however much it would expand to;
-//! whoever walks it pays from a [`Budget`].
+//! A YAML document as a tree that forgets nothing of what PyYAML looks at: whether a scalar is plain, and its
+//! tag. An alias shares the node of its anchor, so a small document stays small here however much it would
+//! expand to; whoever walks it pays from a [`Budget`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub struct Mapping {
 
 pub type Pair = (Arc<Node>, Arc<Node>);
 
-/// How many nodes may still be visited. Aliases and merges in layers of ten make a few hundred bytes stand for
-/// billions of nodes.
+/// How many nodes may still be visited. Aliases and merges in layers of ten make a few hundred bytes stand
+/// for billions of nodes.
 #[derive(Debug)]
 pub struct Budget(usize);
 
@@ -144,9 +144,9 @@ impl Scalar {
 }
 
 impl Mapping {
-    /// The mapping as the safe loader constructs it: what `<<` takes over comes first, its first mapping counting
-    /// most, and of equal keys the last value wins at the first one's place. Keys that are no strings stay as they
-    /// are, for the loader to compare.
+    /// The mapping as the safe loader constructs it: what `<<` takes over comes first, its first mapping
+    /// counting most, and of equal keys the last value wins at the first one's place. Keys that are no
+    /// strings stay as they are, for the loader to compare.
     pub fn flatten(&self, budget: &mut Budget) -> Result<Vec<Pair>, ConfigError> {
         let mut flat: Vec<Pair> = Vec::new();
         let mut settings: HashMap<String, usize> = HashMap::new();

@@ -1,5 +1,5 @@
-//! YAML text to [`Node`]s. The parser knows YAML 1.2; this file takes its events only, which say how a scalar was
-//! written, and leaves its meaning to [`resolve`](super::resolve), which is that of YAML 1.1.
+//! YAML text to [`Node`]s. The parser knows YAML 1.2; this file takes its events only, which say how a scalar
+//! was written, and leaves its meaning to [`resolve`](super::resolve), which is that of YAML 1.1.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,17 +27,21 @@ enum Content {
     },
 }
 
-/// The one document of `text`, `None` if there is none. Several documents are refused, as PyYAML's `safe_load`
-/// refuses them.
+/// The one document of `text`, `None` if there is none. Several documents are refused, as PyYAML's
+/// `safe_load` refuses them.
 pub fn parse(text: &str) -> Result<Option<Arc<Node>>, ConfigError> {
-    // A line break in YAML 1.1, a letter like any other in YAML 1.2. PyYAML makes the first of the three a \n.
+    // A line break in YAML 1.1, a letter like any other in YAML 1.2. PyYAML makes the first of the three a
+    // \n.
     let text = text.replace('\u{85}', "\n");
     if let Some(at) = text.find(['\u{2028}', '\u{2029}']) {
         let line = text[..at].matches('\n').count() + 1;
         return Err(ConfigError::Syntax {
             line,
             column: 0,
-            what: "a Unicode line separator, which YAML 1.1 takes for a line break; remove it or write it as an escape".into(),
+            what:
+                "a Unicode line separator, which YAML 1.1 takes for a line break; remove it or write it as \
+                an escape"
+                    .into(),
         });
     }
 

@@ -1,10 +1,10 @@
-//! Which servers LiteLLM does not know of yet. It reads its configuration at start only, so an entry that came or
-//! changed later needs a restart of LiteLLM, which the operator can tell or do.
+//! Which servers LiteLLM does not know of yet. It reads its configuration at start only, so an entry that
+//! came or changed later needs a restart of LiteLLM, which the operator can tell or do.
 //!
-//! A start is known by LiteLLM's listening socket, which is a new one in each life of the process; readiness alone
-//! would not do, since it also comes and goes with LiteLLM's database. When exactly LiteLLM reads its files before
-//! it gets ready is not known, so it is taken to have read only what stood in every overlay since it was last seen
-//! to be another process.
+//! A start is known by LiteLLM's listening socket, which is a new one in each life of the process; readiness
+//! alone would not do, since it also comes and goes with LiteLLM's database. When exactly LiteLLM reads its
+//! files before it gets ready is not known, so it is taken to have read only what stood in every overlay
+//! since it was last seen to be another process.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +23,8 @@ pub enum LitellmState {
     Ready { listener: u64 },
 }
 
-/// The managed servers that LiteLLM has read, and by which socket its process is known. Outlives a restart of the
-/// sidecar in a file beside the overlay.
+/// The managed servers that LiteLLM has read, and by which socket its process is known. Outlives a restart of
+/// the sidecar in a file beside the overlay.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Loaded {
     listener: u64,

@@ -1,9 +1,9 @@
-//! The `server_id` LiteLLM gives a server of its configuration. Keys and teams are granted servers by this id, and
-//! it is a hash over the URL among others: with the URL of the sidecar in its place, every grant would silently
-//! stop matching. So the id of the *original* entry is computed here and pinned.
+//! The `server_id` LiteLLM gives a server of its configuration. Keys and teams are granted servers by this
+//! id, and it is a hash over the URL among others: with the URL of the sidecar in its place, every grant
+//! would silently stop matching. So the id of the *original* entry is computed here and pinned.
 //!
-//! `MCPServerManager._generate_stable_server_id` in `litellm/proxy/mcp_server/mcp_server_manager.py` (1.109.1; the
-//! same in 1.80.17 under `litellm/proxy/_experimental/mcp_server/`):
+//! `MCPServerManager._generate_stable_server_id` in `litellm/proxy/mcp_server/mcp_server_manager.py`
+//! (1.109.1; the same in 1.80.17 under `litellm/proxy/_experimental/mcp_server/`):
 //!
 //! ```text
 //! sha256(f"{server_name}|{url}|{transport}|{auth_type or ''}|{alias or ''}").hexdigest()[:32]
@@ -13,8 +13,8 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-/// What LiteLLM writes into the hash for an entry without `transport`. The default is a member of
-/// `class MCPTransport(str, Enum)`, and from Python 3.11 on an f-string renders such a member by its qualified name.
+/// What LiteLLM writes into the hash for an entry without `transport`. The default is a member of `class
+/// MCPTransport(str, Enum)`, and from Python 3.11 on an f-string renders such a member by its qualified name.
 /// LiteLLM's images run 3.13. Under Python 3.10 it would be `http`.
 const DEFAULT_TRANSPORT: &str = "MCPTransport.http";
 

@@ -1,7 +1,7 @@
-//! What PyYAML takes a plain scalar for. It follows YAML 1.1, where `yes` and `off` are booleans, `0123` is octal
-//! and `12:30:45` is a number in base sixty, so neither YAML 1.2 nor JSON rules would do. The patterns are those
-//! of `yaml/resolver.py` in PyYAML 6, which has been stable for years; `tests/overlay_pyyaml.rs` compares this file
-//! with the installed one.
+//! What PyYAML takes a plain scalar for. It follows YAML 1.1, where `yes` and `off` are booleans, `0123` is
+//! octal and `12:30:45` is a number in base sixty, so neither YAML 1.2 nor JSON rules would do. The patterns
+//! are those of `yaml/resolver.py` in PyYAML 6, which has been stable for years; `tests/overlay_pyyaml.rs`
+//! compares this file with the installed one.
 
 /// Type of a scalar.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -167,8 +167,8 @@ fn unsigned(text: &str) -> &str {
     text.strip_prefix(['+', '-']).unwrap_or(text)
 }
 
-/// Splits `190:20:30` at the first colon: `Some(true)` if what follows is groups below sixty, `None` if it is not,
-/// `Some(false)` if there is no colon.
+/// Splits `190:20:30` at the first colon: `Some(true)` if what follows is groups below sixty, `None` if it is
+/// not, `Some(false)` if there is no colon.
 fn sexagesimal(text: &str) -> (&str, Option<bool>) {
     let Some((head, groups)) = text.split_once(':') else {
         return (text, Some(false));

@@ -1,5 +1,5 @@
-//! Puts the overlay where LiteLLM reads it. LiteLLM may read at any moment, so a file is replaced by a rename and
-//! never seen half written, and LiteLLM may run as any user, so the mode is set whatever the umask says.
+//! Puts the overlay where LiteLLM reads it. LiteLLM may read at any moment, so a file is replaced by a rename
+//! and never seen half written, and LiteLLM may run as any user, so the mode is set whatever the umask says.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};

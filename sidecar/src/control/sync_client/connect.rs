@@ -133,7 +133,8 @@ impl Connector for TcpConnector {
 }
 
 impl Connection {
-    /// `ping`: how long a request waits until the peer is asked whether it lives, and how long it may take to say so.
+    /// `ping`: how long a request waits until the peer is asked whether it lives, and how long it may take to
+    /// say so.
     pub async fn open(
         connector: &impl Connector,
         endpoint: &Endpoint,

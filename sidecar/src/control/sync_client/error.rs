@@ -11,7 +11,10 @@ use tokio_util::codec::LinesCodecError;
 /// Why a stream ended or did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
-    #[error("the token file {path} cannot be read ({kind}); it is mounted by the injection webhook", path = path.display())]
+    #[error(
+        "the token file {path} cannot be read ({kind}); it is mounted by the injection webhook",
+        path = path.display()
+    )]
     TokenUnreadable { path: PathBuf, kind: io::ErrorKind },
     #[error("the token file {path} holds no token", path = path.display())]
     TokenInvalid { path: PathBuf },
@@ -32,7 +35,8 @@ pub enum SyncError {
     #[error("the operator sent a line longer than {} bytes", MAX_SNAPSHOT_BYTES)]
     LineTooLong,
     #[error(
-        "the operator sent a line that is no snapshot ({0}); sidecar and operator may be of different versions"
+        "the operator sent a line that is no snapshot ({0}); sidecar and operator may be of different \
+         versions"
     )]
     NotASnapshot(&'static str),
     #[error("HTTP/2 with the operator failed: {0}")]

@@ -1,4 +1,5 @@
-//! First-read notifier: wraps a connection, and tells a channel once the first bytes have come from the other side.
+//! First-read notifier: wraps a connection, and tells a channel once the first bytes have come from the other
+//! side.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,8 +1,9 @@
-//! HTTP/2 connections, which carry many requests at once: one for each worker and target, another only while the other
-//! side takes no more streams on it.
+//! HTTP/2 connections, which carry many requests at once: one for each worker and target, another only while
+//! the other side takes no more streams on it.
 //!
-//! Unlike those of HTTP/1.1 they are driven by tasks of their own, on the worker's runtime: none of the requests that
-//! share one could do it for the others. A request that is dropped resets its stream, and only that.
+//! Unlike those of HTTP/1.1 they are driven by tasks of their own, on the worker's runtime: none of the
+//! requests that share one could do it for the others. A request that is dropped resets its stream, and only
+//! that.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::error::Error;
@@ -25,14 +26,15 @@ use super::error::RequestError;
 use super::first_read_notifier::FirstReadNotifier;
 use crate::http::request_body::RequestBody;
 
-/// Longest time a connection is kept without a request. Servers that close theirs earlier say so with GOAWAY, so that
-/// a request on its way at that moment is known not to have been processed.
+/// Longest time a connection is kept without a request. Servers that close theirs earlier say so with GOAWAY,
+/// so that a request on its way at that moment is known not to have been processed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// With requests under way, the other side is asked for a sign of life this often ...
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// ... and has this long to give it. Streams may be silent for hours, and their server gone meanwhile.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for the other side's settings, which say how many streams it takes. They come with the first flight.
+/// Longest wait for the other side's settings, which say how many streams it takes. They come with the first
+/// flight.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 /// What an answer may have under way to a client that reads slowly: a long answer over a long way needs it.
 const STREAM_WINDOW: u32 = 1024 * 1024;

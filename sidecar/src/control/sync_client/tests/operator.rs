@@ -1,5 +1,5 @@
-//! An operator made of a TLS and an HTTP/2 server over a pipe in memory. What it does is decided step by step by the
-//! test. Also a log that keeps what is written to it.
+//! An operator made of a TLS and an HTTP/2 server over a pipe in memory. What it does is decided step by step
+//! by the test. Also a log that keeps what is written to it.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -288,7 +288,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 headers: vec![],
                 user_context: UserContext::Optional,
                 exchange: None,
-                minted_for: String::new(),
+                credential_identity: String::new(),
             },
             client_certificate: None,
             declined: None,
