@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 pub struct CredentialIdentity(String);
 
 impl CredentialIdentity {
-    pub fn of(resource: &McpServerAuth) -> Self {
+    pub fn for_resource(resource: &McpServerAuth) -> Self {
         let spec = &resource.spec;
         let oauth2 = spec.oauth2.as_ref().map(|oauth2| OAuth2 {
             client_authentication: ClientAuthentication::none(),

@@ -70,7 +70,7 @@ impl Pods {
     }
 
     /// The living pods of a namespace, once they have been listed.
-    pub fn of(&self, namespace: &str) -> Option<Vec<Arc<PodMeta>>> {
+    pub fn in_namespace(&self, namespace: &str) -> Option<Vec<Arc<PodMeta>>> {
         let store = self.store(namespace)?;
         store.is_ready_now().then(|| store.state())
     }
@@ -78,10 +78,10 @@ impl Pods {
     /// Labels of the pod with this name and uid. Asks the API server where the watch has not seen it yet, as
     /// right after its creation.
     pub async fn labels(&self, namespace: &str, name: &str, uid: &str) -> kube::Result<Option<Labels>> {
-        let known = self
+        let watched = self
             .store(namespace)
             .and_then(|store| store.get(&ObjectRef::new(name).within(namespace)));
-        if let Some(pod) = known.filter(|pod| pod.uid().as_deref() == Some(uid)) {
+        if let Some(pod) = watched.filter(|pod| pod.uid().as_deref() == Some(uid)) {
             return Ok(Some(pod.labels().clone()));
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
@@ -157,8 +157,8 @@ fn matters(event: &watcher::Event<PodMeta>, before: &Store<PodMeta>) -> bool {
     match event {
         watcher::Event::Delete(_) | watcher::Event::InitDone => true,
         watcher::Event::Apply(pod) => {
-            let known = before.get(&ObjectRef::from_obj(pod));
-            known.is_none_or(|known| read(&known) != read(pod))
+            let previous = before.get(&ObjectRef::from_obj(pod));
+            previous.is_none_or(|previous| read(&previous) != read(pod))
         }
         watcher::Event::Init | watcher::Event::InitApply(_) => false,
     }

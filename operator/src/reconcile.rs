@@ -134,8 +134,8 @@ impl Reconciler {
         let references = needed(&resource.spec);
         self.references.set(key, &references);
         let references = references.into_iter().map(|reference| {
-            let found = self.references.get(&key.namespace, &reference);
-            (reference, found)
+            let lookup = self.references.get(&key.namespace, &reference);
+            (reference, lookup)
         });
         let inputs = Inputs {
             references: &references.collect::<Vec<_>>(),
@@ -148,7 +148,7 @@ impl Reconciler {
     /// The older resource that is served instead, whatever the references of this one hold.
     fn conflict(&self, resource: &McpServerAuth) -> Option<NotServedError> {
         let namespace = resource.namespace().unwrap_or_default();
-        let pods = self.pods.of(&namespace).unwrap_or_default();
+        let pods = self.pods.in_namespace(&namespace).unwrap_or_default();
         let pods = pods.iter().filter(|pod| ought_to_be_injected(pod));
         let labels: Vec<_> = pods.map(|pod| pod.labels().clone()).collect();
         let neighbours = self.resources.in_namespace(&namespace);

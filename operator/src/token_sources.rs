@@ -119,7 +119,7 @@ impl TokenSources {
     /// stops it. Whatever it has is published before this returns.
     pub fn apply(&self, resource: &McpServerAuth, desired: Result<Desired, NotServedError>) {
         let key = ResourceRef::from(resource);
-        let identity = CredentialIdentity::of(resource);
+        let identity = CredentialIdentity::for_resource(resource);
         let mut sources = self.sources.lock();
         let before = sources.remove(&key).filter(|before| before.identity == identity);
         let (before, tls_before) = match before {

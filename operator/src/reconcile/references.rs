@@ -114,13 +114,13 @@ mod tests {
         }
     }
 
-    fn found(key: &str, value: &[u8]) -> Lookup {
+    fn present(key: &str, value: &[u8]) -> Lookup {
         Lookup::Found(Arc::new([(key.to_owned(), value.to_vec().into())].into()))
     }
 
     #[test]
     fn a_line_end_after_the_value_does_not_belong_to_it() {
-        let value = resolve_word(&reference(), &found("secret", b"s3cret\r\n")).unwrap();
+        let value = resolve_word(&reference(), &present("secret", b"s3cret\r\n")).unwrap();
         assert_eq!(value.expose_secret(), "s3cret");
     }
 
@@ -133,7 +133,7 @@ mod tests {
             "Secret oauth, named by spec.f, does not exist in this namespace: create it"
         );
 
-        let error = resolve(&reference(), &found("Secret", b"x")).unwrap_err();
+        let error = resolve(&reference(), &present("Secret", b"x")).unwrap_err();
         assert_eq!(error.reason(), "SecretKeyNotFound");
         assert_eq!(
             error.message(),
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_value_that_cannot_be_one_is_told_by_its_shape_only() {
         for value in [&b"p\xC3\xA4ss-s3cret"[..], b"two\nlines", b"\xFF\xFE", b"", b"\n"] {
-            let error = resolve_word(&reference(), &found("secret", value)).unwrap_err();
+            let error = resolve_word(&reference(), &present("secret", value)).unwrap_err();
             assert_eq!(error.reason(), "SecretInvalid");
             assert!(
                 error.message().contains(&format!("({} bytes)", value.len())),

@@ -135,7 +135,7 @@ impl StatusWriter {
     }
 
     fn selected_pods(&self, resource: &McpServerAuth, key: &ResourceRef) -> Option<Vec<SelectedPod>> {
-        let pods = self.pods.of(&key.namespace)?.into_iter();
+        let pods = self.pods.in_namespace(&key.namespace)?.into_iter();
         let selected = pods
             .filter(|pod| ought_to_be_injected(pod))
             .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()));

@@ -42,15 +42,18 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     let pod = authenticate(&sync.client, &head.headers).await?;
     let body = Limited::new(body, MAX_EXCHANGE_REQUEST_BYTES).collect().await;
     let body = body.map_err(|_| SyncError::NoExchangeRequest("it is too long, or broke off"))?;
-    let asked = parse(&body.to_bytes())?;
-    agree(&asked.pod, &pod)?;
-    let resource = server(sync, &pod, &asked.server).await?;
-    if asked.url != resource.spec.server.url {
+    let exchange_request = parse(&body.to_bytes())?;
+    agree(&exchange_request.pod, &pod)?;
+    let resource = server(sync, &pod, &exchange_request.server).await?;
+    if exchange_request.url != resource.spec.server.url {
         return Err(SyncError::OtherUrl);
     }
     let exchanger = sync.credentials.exchanger(&resource);
-    let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(asked.server.clone()))?;
-    let token = exchanger.token(&asked.subject_token, asked.refused.as_deref());
+    let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(exchange_request.server.clone()))?;
+    let token = exchanger.token(
+        &exchange_request.subject_token,
+        exchange_request.refused.as_deref(),
+    );
     // The request itself goes on, and whoever asks again finds what it brings.
     let token = tokio::time::timeout(AUTHORIZATION_SERVER, token).await;
     let token = token.map_err(|_| SyncError::ExchangeSlow(AUTHORIZATION_SERVER.as_secs()))?;

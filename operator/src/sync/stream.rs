@@ -64,9 +64,9 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
         }
     };
     agree(&first.pod, &pod)?;
-    let found = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
-    let found = found.map_err(|error| SyncError::ApiServer(error.to_string()))?;
-    found.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
+    let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
+    let labels = labels.map_err(|error| SyncError::ApiServer(error.to_string()))?;
+    labels.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
 
     // One line may wait while the connection is slow; the next is made when it has gone, from the newest
     // state.
