@@ -36,7 +36,7 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
             UserContext::Required => sync::UserContext::Required,
         },
         exchange: oauth2.and_then(|oauth2| subject_token(oauth2.token_exchange.as_ref()?)),
-        minted_for: match exchanges {
+        credential_identity: match exchanges {
             true => CredentialIdentity::of(resource).digest(),
             false => String::new(),
         },
@@ -44,10 +44,13 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
 }
 
 /// Where a user's request carries the subject token of the token exchange (RFC 8693).
-fn subject_token(exchange: &TokenExchange) -> Option<sync::Subject> {
-    let cookie = exchange.subject_cookie.clone().map(sync::Subject::Cookie);
+fn subject_token(exchange: &TokenExchange) -> Option<sync::SubjectTokenSource> {
+    let cookie = exchange
+        .subject_cookie
+        .clone()
+        .map(sync::SubjectTokenSource::Cookie);
     let header = exchange.subject_header.as_ref();
-    cookie.or_else(|| header.map(|name| sync::Subject::Header(name.to_ascii_lowercase())))
+    cookie.or_else(|| header.map(|name| sync::SubjectTokenSource::Header(name.to_ascii_lowercase())))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Token refresh requests of sidecars, from sync to the token sources: an MCP server rejected a token, or
 //! demands scopes that it lacks.
 
-use mcp_auth_protocol::sync::RefusedBecause;
+use mcp_auth_protocol::sync::RejectionCause;
 use tokio::sync::mpsc;
 
 use crate::resource_ref::ResourceRef;
@@ -13,7 +13,7 @@ pub struct TokenRefreshRequest {
     pub resource: ResourceRef,
     /// Identifier of the rejected token.
     pub token: String,
-    pub why: RefusedBecause,
+    pub why: RejectionCause,
 }
 
 /// Cheap to clone; all clones are the same.

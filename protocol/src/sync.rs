@@ -33,19 +33,19 @@ pub struct Server {
     /// Shown to the MCP server in the TLS handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<ClientCertificate>,
-    /// The token in use was refused, and there is no better one for now: nobody need wait for it.
+    /// The token in use was rejected, and there is no better one for now: no call need wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub declined: Option<Declined>,
+    pub declined: Option<DeclinedRefresh>,
 }
 
-/// The operator's answer to a [`RefusedToken`] that it can do nothing about now.
+/// The operator's answer to a [`RejectedToken`] that it can do nothing about now.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Declined {
+pub struct DeclinedRefresh {
     /// Identifier of the token that stays in use.
     pub token: String,
     /// What was demanded. Scopes: none of these, and of no greater set, is granted.
-    pub why: RefusedBecause,
+    pub why: RejectionCause,
     /// For people; never holds a secret.
     pub message: String,
 }
@@ -86,18 +86,18 @@ pub struct Route {
     /// Where the subject token of the user is found, if tool calls carry a token of the user's own (RFC
     /// 8693).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exchange: Option<Subject>,
+    pub exchange: Option<SubjectTokenSource>,
     /// Opaque; changes with what users' tokens are minted for, such as scopes and audience. A token that was
     /// got for another value is of no use any more. Empty where there is no exchange.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub minted_for: String,
+    #[serde(default, rename = "mintedFor", skip_serializing_if = "String::is_empty")]
+    pub credential_identity: String,
 }
 
 /// The part of the user context that is exchanged for a token of the user's own. It goes to the operator, and
 /// to the MCP server only if it is among [`Route::cookies`] or [`Route::headers`] too.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Subject {
+pub enum SubjectTokenSource {
     /// Name of a cookie, compared byte for byte.
     Cookie(String),
     /// Name of a header in lower case.
@@ -172,26 +172,26 @@ pub struct Report {
     /// What keeps the sidecar from doing its work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
-    /// Tokens in use that an MCP server does not take: at most one for each server, gone once the sidecar has
+    /// Tokens in use that an MCP server rejects: at most one for each server, gone once the sidecar has
     /// another token.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refused: Vec<RefusedToken>,
+    pub refused: Vec<RejectedToken>,
 }
 
-/// A token that an MCP server refused. Asks the operator for a better one; many sidecars that say the same
-/// ask once.
+/// A token that an MCP server rejected: the operator is to request a better one, once for all sidecars that
+/// say the same.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RefusedToken {
+pub struct RejectedToken {
     pub server: String,
     /// [`Credential::Bearer::id`].
     pub token: String,
-    pub why: RefusedBecause,
+    pub why: RejectionCause,
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum RefusedBecause {
+pub enum RejectionCause {
     /// 401, in any form but one.
     Unauthorized,
     /// 403 with `insufficient_scope` (RFC 6750 section 3.1), and the scopes that the challenge names.
@@ -199,7 +199,7 @@ pub enum RefusedBecause {
 }
 
 /// Path of the token exchange for a user: a `POST` of [`ExchangeRequest`], authenticated like the stream,
-/// answered by [`Exchanged`], or by a [`Problem`] with another status than 200.
+/// answered by [`ExchangeResponse`], or by a [`Problem`] with another status than 200.
 pub const EXCHANGE_PATH: &str = "/v1/exchange";
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -213,7 +213,7 @@ pub struct ExchangeRequest {
     pub url: String,
     #[serde(serialize_with = "expose")]
     pub subject_token: SecretString,
-    /// The user's token that the MCP server refused, if that is why another one is asked for.
+    /// The user's token that the MCP server rejected, if that is why another one is requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
@@ -221,7 +221,7 @@ pub struct ExchangeRequest {
 /// The user's own token.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Exchanged {
+pub struct ExchangeResponse {
     /// Always [`Credential::Bearer`].
     pub credential: Credential,
 }
@@ -257,8 +257,8 @@ impl Problem {
         }
     }
 
-    /// The same problem of one server only.
-    pub fn of(self, server: impl Into<String>) -> Self {
+    /// The same problem, of one server only.
+    pub fn for_server(self, server: impl Into<String>) -> Self {
         Self {
             server: Some(server.into()),
             ..self
@@ -329,6 +329,8 @@ fn expose<S: serde::Serializer>(token: &SecretString, serializer: S) -> Result<S
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn snapshot() -> Snapshot {
@@ -346,7 +348,7 @@ mod tests {
                     headers: vec![],
                     user_context: UserContext::Optional,
                     exchange: None,
-                    minted_for: String::new(),
+                    credential_identity: String::new(),
                 },
                 credential: Credential::Bearer {
                     id: "a7".into(),
@@ -383,5 +385,50 @@ mod tests {
         for secret in ["t0p-s3cret", "pr00f-key", "tls-k3y"] {
             assert!(!seen.contains(secret), "{seen}");
         }
+    }
+
+    /// Sidecars and operators of different versions meet during an upgrade.
+    #[test]
+    fn names_on_the_wire_stay_what_they_are() {
+        let mut server = snapshot().servers.remove(0);
+        server.route.exchange = Some(SubjectTokenSource::Cookie("session".into()));
+        server.route.credential_identity = "i1".into();
+        server.declined = Some(DeclinedRefresh {
+            token: "a7".into(),
+            why: RejectionCause::InsufficientScope(vec!["write".into()]),
+            message: "no".into(),
+        });
+        let server = serde_json::to_value(server).unwrap();
+        assert_eq!(server["exchange"], json!({"cookie": "session"}));
+        assert_eq!(server["mintedFor"], "i1");
+        assert_eq!(server["clientCertificate"]["chain"], "PEM");
+        let why = json!({"insufficientScope": ["write"]});
+        assert_eq!(
+            server["declined"],
+            json!({"token": "a7", "why": why, "message": "no"})
+        );
+
+        let report = Report {
+            applied: Some("7".into()),
+            restart_needed_for: vec!["new".into()],
+            problems: vec![Problem::new("PortTaken", "by another").for_server("tools")],
+            refused: vec![RejectedToken {
+                server: "tools".into(),
+                token: "a7".into(),
+                why: RejectionCause::Unauthorized,
+            }],
+            ..Report::default()
+        };
+        assert_eq!(
+            serde_json::to_value(report).unwrap(),
+            json!({
+                "pod": {"namespace": "", "name": "", "uid": ""},
+                "version": "",
+                "applied": "7",
+                "restartNeededFor": ["new"],
+                "problems": [{"reason": "PortTaken", "message": "by another", "server": "tools"}],
+                "refused": [{"server": "tools", "token": "a7", "why": "unauthorized"}],
+            })
+        );
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use mcp_auth_http_auth::ProofKey;
-use mcp_auth_protocol::sync::{Credential, Problem, Subject};
+use mcp_auth_protocol::sync::{Credential, Problem, SubjectTokenSource};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use secrecy::ExposeSecret;
 
@@ -86,7 +86,7 @@ async fn no_token_key_proof_or_subject_is_written_anywhere() {
     });
     let key = ProofKey::generate();
     let mut tools = server(&format!("http://{}/mcp", upstream.address));
-    tools.route.exchange = Some(Subject::Cookie("idp_token".into()));
+    tools.route.exchange = Some(SubjectTokenSource::Cookie("idp_token".into()));
     tools.credential = credential("service-t0ken-s3cret", &key);
     let limits = Limits {
         token_wait: Duration::from_millis(50),

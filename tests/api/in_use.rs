@@ -1,7 +1,7 @@
 //! What sidecars say of tokens in use: an MCP server that refuses one, or demands more scopes.
 
 use mcp_auth_crds::{conditions, reasons};
-use mcp_auth_protocol::sync::{RefusedBecause, RefusedToken};
+use mcp_auth_protocol::sync::{RejectedToken, RejectionCause};
 use mcp_auth_tests::registration::{Method, Registration};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
@@ -49,13 +49,13 @@ async fn start<const COUNT: usize>(
 }
 
 /// Says that the MCP server does not take the token in use.
-async fn refuse(world: &World, sidecar: &mut Sidecar, why: RefusedBecause) {
+async fn refuse(world: &World, sidecar: &mut Sidecar, why: RejectionCause) {
     let refused = in_use(world, why).await;
     sidecar.say(|report| report.refused = vec![refused]);
 }
 
 /// A report that the MCP server does not take the token in use.
-async fn in_use(world: &World, why: RefusedBecause) -> RefusedToken {
+async fn in_use(world: &World, why: RejectionCause) -> RejectedToken {
     // A stream of its own tells the identifier of the token without waiting for a change.
     let pod = world
         .api::<k8s_openapi::api::core::v1::Pod>()
@@ -80,7 +80,7 @@ async fn a_token_that_two_sidecars_see_refused_is_renewed_once_for_all() {
     let (world, mut sidecars, old) = start::<3>(id, json!({}), json!({})).await;
     let [first, second, third] = &mut sidecars;
     assert_eq!(oauth::issued(id).await, 1);
-    let refused = in_use(&world, RefusedBecause::Unauthorized).await;
+    let refused = in_use(&world, RejectionCause::Unauthorized).await;
     for sidecar in [&mut *second, &mut *third] {
         sidecar.say(|report| report.refused = vec![refused.clone()]);
     }
@@ -102,7 +102,7 @@ async fn scopes_that_the_mcp_server_demands_are_asked_for_besides_the_configured
     let (world, mut sidecars, old) = start::<1>(id, json!({}), scopes).await;
     let [sidecar] = &mut sidecars;
     assert_eq!(jwt::claims(&old)["scope"], "tools:call");
-    let demanded = RefusedBecause::InsufficientScope(vec!["tools:admin".into()]);
+    let demanded = RejectionCause::InsufficientScope(vec!["tools:admin".into()]);
     refuse(&world, sidecar, demanded).await;
     let new = next(sidecar, &old).await;
     let scope = jwt::claims(&new)["scope"].as_str().unwrap().to_owned();
@@ -122,7 +122,7 @@ async fn scopes_that_are_not_granted_are_told_and_the_token_in_use_serves_on() {
     let registered = json!({"scope": "tools:call"});
     let (world, mut sidecars, old) = start::<1>(id, registered, json!({"scopes": ["tools:call"]})).await;
     let [sidecar] = &mut sidecars;
-    let demanded = RefusedBecause::InsufficientScope(vec!["tools:admin".into()]);
+    let demanded = RejectionCause::InsufficientScope(vec!["tools:admin".into()]);
     refuse(&world, sidecar, demanded).await;
     let status = world
         .condition(
@@ -149,10 +149,10 @@ async fn no_scopes_are_added_where_that_is_turned_off() {
     let spec = json!({"scopes": ["tools:call"], "stepUp": false});
     let (world, mut sidecars, old) = start::<1>(id, json!({}), spec).await;
     let [sidecar] = &mut sidecars;
-    let demanded = RefusedBecause::InsufficientScope(vec!["tools:admin".into()]);
+    let demanded = RejectionCause::InsufficientScope(vec!["tools:admin".into()]);
     refuse(&world, sidecar, demanded).await;
     // A refusal comes after it on the same stream, and has been heard when its renewal is there.
-    refuse(&world, sidecar, RefusedBecause::Unauthorized).await;
+    refuse(&world, sidecar, RejectionCause::Unauthorized).await;
     let new = next(sidecar, &old).await;
     assert_eq!(jwt::claims(&new)["scope"], "tools:call");
     let asked = oauth::requests(id).await;
@@ -168,7 +168,7 @@ async fn an_ill_server_is_left_in_peace_while_the_token_in_use_serves() {
     let (world, mut sidecars, old) = start::<1>(id, json!({}), json!({})).await;
     let [sidecar] = &mut sidecars;
     oauth::fail(id, json!({"status": 503, "retryAfter": 3600})).await;
-    refuse(&world, sidecar, RefusedBecause::Unauthorized).await;
+    refuse(&world, sidecar, RejectionCause::Unauthorized).await;
     let status = world
         .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::RENEWAL_FAILED)
         .await;

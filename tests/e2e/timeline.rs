@@ -27,8 +27,16 @@ pub struct Timeline {
 struct Change {
     at: Timestamp,
     text: String,
-    /// The sidecar turned unready in a pod that stays, and whose LiteLLM is ready.
-    sidecar_alone_unready: bool,
+    speaks_for: Option<Fault>,
+}
+
+/// Whose fault it is that calls are lost after a change.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    /// A server of the tests turned unready, and with that left its Service.
+    Ground,
+    /// A sidecar turned unready in a pod that stays, and whose LiteLLM is ready.
+    Product,
 }
 
 impl fmt::Display for Change {
@@ -52,16 +60,24 @@ impl Timeline {
         Self { changes, watching }
     }
 
-    /// All changes, a line each, under a line that says whose fault they speak for.
+    /// All changes, a line each, after whose fault they speak for and how busy the machine is.
     pub async fn account(&self) -> String {
         let changes = self.changes.lock().await;
-        let verdict = if changes.iter().any(|change| change.sidecar_alone_unready) {
+        let speak_for = |fault| changes.iter().any(|change| change.speaks_for == Some(fault));
+        let verdict = if speak_for(Fault::Product) {
             "the product: a sidecar's readiness took a pod out whose LiteLLM was ready"
+        } else if speak_for(Fault::Ground) {
+            "the ground: a server that LiteLLM relies on turned unready"
         } else {
-            "no sidecar turned unready beside a ready LiteLLM; look for a server of the ground that did"
+            "all servers stayed ready and no sidecar took a LiteLLM out; look at the sidecars' logs"
         };
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let lines: Vec<String> = changes.iter().map(Change::to_string).collect();
-        format!("{verdict}\n{}", lines.join("\n"))
+        format!(
+            "{verdict}\nload of the machine: {}\n{}",
+            load.trim(),
+            lines.join("\n")
+        )
     }
 }
 
@@ -105,28 +121,31 @@ fn seen(pod: &Pod) -> Seen {
 fn differences(name: &str, earlier: &Seen, now: &Seen) -> Vec<Change> {
     let mut texts = Vec::new();
     if now.ending && !earlier.ending {
-        texts.push((format!("{name} has to end"), false));
+        texts.push((format!("{name} has to end"), None));
     }
     let others_ready = now
         .containers
         .iter()
         .all(|(container, (ready, _))| container == SIDECAR || *ready);
+    let of_the_ground = !now.containers.contains_key(SIDECAR);
     for (container, (ready, starts)) in &now.containers {
         let (was_ready, earlier_starts) = earlier.containers.get(container).copied().unwrap_or_default();
         if *ready != was_ready {
             let state = if *ready { "ready" } else { "unready" };
-            let alone = container == SIDECAR && !ready && others_ready && !now.ending;
-            texts.push((format!("{name}: {container} turned {state}"), alone));
+            let fault = if *ready || now.ending {
+                None
+            } else if container == SIDECAR && others_ready {
+                Some(Fault::Product)
+            } else {
+                of_the_ground.then_some(Fault::Ground)
+            };
+            texts.push((format!("{name}: {container} turned {state}"), fault));
         }
         if *starts > earlier_starts {
-            texts.push((format!("{name}: {container} was started again"), false));
+            texts.push((format!("{name}: {container} was started again"), None));
         }
     }
     let at = Timestamp::now();
-    let change = |(text, sidecar_alone_unready)| Change {
-        at,
-        text,
-        sidecar_alone_unready,
-    };
+    let change = |(text, speaks_for)| Change { at, text, speaks_for };
     texts.into_iter().map(change).collect()
 }

@@ -7,7 +7,8 @@ use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::{
-    self, Credential, ExchangeRequest, Exchanged, Problem, RefusedBecause, RefusedToken, Report, Snapshot,
+    self, Credential, ExchangeRequest, ExchangeResponse, Problem, RejectedToken, RejectionCause, Report,
+    Snapshot,
 };
 use reqwest::Certificate;
 use secrecy::ExposeSecret;
@@ -179,7 +180,7 @@ pub async fn exchange(
     let url = format!("{}{}", setting("MCPAUTH_TEST_OPERATOR"), sync::EXCHANGE_PATH);
     let token = token(world, AUDIENCE, Some(pod)).await;
     let request = client(world).await.post(url).bearer_auth(token).json(&request);
-    let exchanged: Exchanged = served(request).await?.json().await.expect("a credential");
+    let exchanged: ExchangeResponse = served(request).await?.json().await.expect("a credential");
     if let Some(token) = token_of(&exchanged.credential) {
         seen::note(&token);
     }
@@ -187,11 +188,11 @@ pub async fn exchange(
 }
 
 /// A report that the MCP server does not take the token in use.
-pub fn refused(snapshot: &Snapshot, server: &str, why: RefusedBecause) -> RefusedToken {
+pub fn refused(snapshot: &Snapshot, server: &str, why: RejectionCause) -> RejectedToken {
     let Some(Credential::Bearer { id, .. }) = credential(snapshot, server) else {
         panic!("there is no token for {server}");
     };
-    RefusedToken {
+    RejectedToken {
         server: server.to_owned(),
         token: id.clone(),
         why,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::Token;
-use mcp_auth_protocol::sync::{ClientCertificate, Credential, Declined};
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
 
 use crate::credential_identity::CredentialIdentity;
 use crate::not_served::NotServedError;
@@ -21,7 +21,7 @@ pub struct CredentialState {
     pub credential: Credential,
     pub tls: ServerTls,
     /// What was demanded of the token and is not to be had.
-    pub declined: Option<Declined>,
+    pub declined: Option<DeclinedRefresh>,
     /// `None`: users get no tokens of their own.
     pub exchanger: Option<Arc<UserTokenExchanger>>,
     pub issuance: Issuance,

@@ -144,7 +144,7 @@ fn a_problem_of_another_server_is_not_this_ones() {
     let resource = resource("https://tools.example.com/mcp");
     let mut found = good(&resource);
     let mut sidecar = synced();
-    sidecar.problems = vec![Problem::new("InvalidCaBundle", "bad").of("other")];
+    sidecar.problems = vec![Problem::new("InvalidCaBundle", "bad").for_server("other")];
     found.pods = Some(vec![(
         pod("a", Some("mcpauth.dev/injected")),
         Some(sidecar.clone()),

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
-use mcp_auth_protocol::sync::{ExchangeRequest, Exchanged, Pod};
+use mcp_auth_protocol::sync::{ExchangeRequest, ExchangeResponse, Pod};
 use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
 use tracing::warn;
 
@@ -34,7 +34,7 @@ pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
     }
 }
 
-async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, SyncError> {
+async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncError> {
     if !*sync.leads.borrow() {
         return Err(SyncError::NotLeading);
     }
@@ -58,7 +58,7 @@ async fn answer(sync: &Sync, request: Request) -> Result<Exchanged, SyncError> {
         code: error.code().to_owned(),
         message: error.message(),
     })?;
-    Ok(Exchanged {
+    Ok(ExchangeResponse {
         credential: bearer(&token),
     })
 }

@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
-use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RefusedToken, Report, Server, Snapshot};
+use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RejectedToken, Report, Server, Snapshot};
 use mcp_auth_protocol::timeouts::HEARTBEAT;
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, info, info_span, warn};
@@ -153,7 +153,7 @@ async fn lost(leads: &mut watch::Receiver<bool>) {
 
 /// Tells the token sources of the tokens that this pod's servers refused, as far as the pod has a right to
 /// them. Returns those that could not be passed on, because the pod could not be looked up.
-async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<RefusedToken> {
+async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>) -> Vec<RejectedToken> {
     if refused.is_empty() {
         return refused;
     }
@@ -167,7 +167,7 @@ async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RefusedToken>) -> Vec<Refu
     };
     for resource in entitled(&sync.resources.in_namespace(&pod.namespace), &labels) {
         // One for each server: whoever says more has said enough.
-        let of_server = |refused: &&RefusedToken| refused.server == resource.spec.server.name;
+        let of_server = |refused: &&RejectedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
             sync.token_refresh_requests.send(TokenRefreshRequest {
                 resource: ResourceRef::from(&*resource),

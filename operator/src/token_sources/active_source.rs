@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{self as oauth, Circuit, Clock, DiscoveryError, Policy, StepUp, TokenSource};
-use mcp_auth_protocol::sync::{Declined, RefusedBecause};
+use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
 use super::{ClientConfiguration, Task};
@@ -116,11 +116,11 @@ impl ActiveSource {
     /// Asks for a better token than the one that an MCP server rejected.
     pub fn request_refresh(&mut self, request: &TokenRefreshRequest) {
         match &request.why {
-            RefusedBecause::Unauthorized => self.source.report_rejected(&request.token),
-            RefusedBecause::InsufficientScope(scopes) if self.step_up => {
+            RejectionCause::Unauthorized => self.source.report_rejected(&request.token),
+            RejectionCause::InsufficientScope(scopes) if self.step_up => {
                 self.source.demand_scopes(&request.token, scopes.clone());
             }
-            RefusedBecause::InsufficientScope(scopes) => {
+            RejectionCause::InsufficientScope(scopes) => {
                 let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
                 let scopes = scopes.take(MAX_SCOPES).cloned().collect();
                 self.not_requested = Some((request.token.clone(), scopes));
@@ -178,9 +178,9 @@ impl ActiveSource {
     }
 
     /// What was demanded of the token in use and is not to be had now.
-    fn declined(&self, state: &oauth::TokenSourceState, now: Timestamp) -> Option<Declined> {
+    fn declined(&self, state: &oauth::TokenSourceState, now: Timestamp) -> Option<DeclinedRefresh> {
         let token = state.token.as_ref()?;
-        let declined = |why, message| Declined {
+        let declined = |why, message| DeclinedRefresh {
             token: token.id.clone(),
             why,
             message,
@@ -191,16 +191,16 @@ impl ActiveSource {
                 Some(failure) => failure.error.message(),
                 None => "tokens that were just issued are refused too".to_owned(),
             };
-            return Some(declined(RefusedBecause::Unauthorized, message));
+            return Some(declined(RejectionCause::Unauthorized, message));
         }
         if let StepUp::Refused { scopes, why } = &state.step_up {
-            let why_not = RefusedBecause::InsufficientScope(scopes.clone());
+            let why_not = RejectionCause::InsufficientScope(scopes.clone());
             return Some(declined(why_not, why.to_string()));
         }
         let (_, scopes) = self.not_requested.as_ref().filter(|(id, _)| *id == token.id)?;
         let message = "spec.oauth2.stepUp is false".to_owned();
         Some(declined(
-            RefusedBecause::InsufficientScope(scopes.clone()),
+            RejectionCause::InsufficientScope(scopes.clone()),
             message,
         ))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_oauth as oauth;
-use mcp_auth_protocol::sync::RefusedBecause;
+use mcp_auth_protocol::sync::RejectionCause;
 
 use super::snapshot::{SourceSnapshot, declined, in_use};
 use crate::credentials::{TokenSnapshot, bearer};
@@ -40,7 +40,7 @@ impl OrphanedToken {
     }
 
     pub fn request_refresh(&mut self, request: &TokenRefreshRequest) {
-        if request.token == self.token.id && request.why == RefusedBecause::Unauthorized {
+        if request.token == self.token.id && request.why == RejectionCause::Unauthorized {
             self.rejected = true;
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{self as oauth, IssuedToken};
-use mcp_auth_protocol::sync::RefusedBecause;
+use mcp_auth_protocol::sync::RejectionCause;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::snapshot::{SourceSnapshot, declined, in_use};
@@ -42,7 +42,7 @@ impl SecretToken {
     }
 
     pub fn request_refresh(&mut self, request: &TokenRefreshRequest, now: Timestamp) {
-        if request.token == self.token.id && request.why == RefusedBecause::Unauthorized {
+        if request.token == self.token.id && request.why == RejectionCause::Unauthorized {
             self.rejected_until = Some(now + REJECTION);
         }
     }

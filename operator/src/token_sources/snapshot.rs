@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mcp_auth_oauth as oauth;
-use mcp_auth_protocol::sync::{Credential, Declined, RefusedBecause};
+use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
 use crate::credentials::{TokenInUse, TokenSnapshot};
 use crate::user_token_exchanger::UserTokenExchanger;
@@ -15,15 +15,15 @@ pub struct SourceSnapshot {
     pub token: TokenSnapshot,
     pub credential: Option<Credential>,
     /// What sidecars demanded of the token and is not to be had.
-    pub declined: Option<Declined>,
+    pub declined: Option<DeclinedRefresh>,
     pub exchanger: Option<Arc<UserTokenExchanger>>,
 }
 
 /// Says that there is no better token than this one.
-pub fn declined(token: &oauth::Token, message: &str) -> Declined {
-    Declined {
+pub fn declined(token: &oauth::Token, message: &str) -> DeclinedRefresh {
+    DeclinedRefresh {
         token: token.id.clone(),
-        why: RefusedBecause::Unauthorized,
+        why: RejectionCause::Unauthorized,
         message: message.to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 use jiff::SignedDuration;
 use mcp_auth_crds::reasons;
-use mcp_auth_protocol::sync::{Credential, RefusedBecause};
+use mcp_auth_protocol::sync::{Credential, RejectionCause};
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
@@ -102,7 +102,7 @@ async fn a_rejection_is_published_at_once_and_counts_for_a_time() {
     operator.sources.request_refresh(&TokenRefreshRequest {
         resource: ResourceRef::from(&resource()),
         token: token.clone(),
-        why: RefusedBecause::Unauthorized,
+        why: RejectionCause::Unauthorized,
     });
     operator.status_due.recv().await.unwrap();
     let rejected = operator.credentials.get(&resource());

@@ -98,7 +98,7 @@ pub fn route(server: &str) -> Route {
         headers: vec![],
         user_context: UserContext::Optional,
         exchange: None,
-        minted_for: String::new(),
+        credential_identity: String::new(),
     }
 }
 

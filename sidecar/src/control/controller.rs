@@ -330,7 +330,7 @@ mod tests {
             headers: vec![],
             user_context: UserContext::Optional,
             exchange: None,
-            minted_for: String::new(),
+            credential_identity: String::new(),
         }
     }
 

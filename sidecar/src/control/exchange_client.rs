@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_RESPONSE_BYTES;
 use mcp_auth_protocol::reasons::NOT_LEADING;
-use mcp_auth_protocol::sync::{Credential, EXCHANGE_PATH, ExchangeRequest, Exchanged, Pod, Problem};
+use mcp_auth_protocol::sync::{Credential, EXCHANGE_PATH, ExchangeRequest, ExchangeResponse, Pod, Problem};
 use mcp_auth_protocol::timeouts::EXCHANGE_RESPONSE;
 use secrecy::SecretString;
 use tokio::time::{sleep, timeout};
@@ -194,8 +194,8 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Credential, Problem> {
             Problem::new("OperatorRefused", message)
         }));
     }
-    match serde_json::from_slice::<Exchanged>(answer) {
-        Ok(Exchanged {
+    match serde_json::from_slice::<ExchangeResponse>(answer) {
+        Ok(ExchangeResponse {
             credential: credential @ Credential::Bearer { .. },
         }) => Ok(credential),
         _ => Err(Problem::new(

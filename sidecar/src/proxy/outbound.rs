@@ -369,7 +369,7 @@ mod tests {
             headers: vec!["x-forwarded-user".into()],
             user_context: UserContext::Optional,
             exchange: None,
-            minted_for: String::new(),
+            credential_identity: String::new(),
         };
         let credential = sync::Credential::Bearer {
             id: String::new(),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderName;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
-use mcp_auth_protocol::sync::{self, RefusedBecause, Report};
+use mcp_auth_protocol::sync::{self, RejectionCause, Report};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -123,7 +123,7 @@ impl Routes {
         &self,
         server: &str,
         token: &Arc<AccessToken>,
-        why: RefusedBecause,
+        why: RejectionCause,
     ) -> RenewalProspect {
         self.0
             .rejections

@@ -11,7 +11,7 @@ pub mod seal;
 use std::fmt;
 
 use http::{HeaderMap, HeaderName};
-use mcp_auth_protocol::sync::Subject;
+use mcp_auth_protocol::sync::SubjectTokenSource;
 
 /// Longest context, in bytes of names and values together. It travels in one header, which LiteLLM's server
 /// bounds at 64 KiB together with all others.
@@ -173,10 +173,10 @@ impl Context {
     }
 
     /// Value of a cookie, or of a header by its name in lower case.
-    pub fn value(&self, subject: &Subject) -> Option<&[u8]> {
+    pub fn value(&self, subject: &SubjectTokenSource) -> Option<&[u8]> {
         let pair = match subject {
-            Subject::Cookie(name) => self.cookies().find(|(stated, _)| *stated == name.as_bytes()),
-            Subject::Header(name) => self.headers().find(|(stated, _)| *stated == name.as_bytes()),
+            SubjectTokenSource::Cookie(name) => self.cookies().find(|(stated, _)| *stated == name.as_bytes()),
+            SubjectTokenSource::Header(name) => self.headers().find(|(stated, _)| *stated == name.as_bytes()),
         };
         pair.map(|(_, value)| value)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use mcp_auth_protocol::sync::{Declined, RefusedBecause, Server};
+use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause, Server};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use serde_json::Value;
 
@@ -15,8 +15,8 @@ use crate::tokens::{CALL, PATIENT, challenge, is_error, takes_only, tools, unaut
 
 const SAID: &str = "tokens that were just issued are refused as well";
 
-fn declined(mut server: Server, token: &str, why: RefusedBecause) -> Server {
-    server.declined = Some(Declined {
+fn declined(mut server: Server, token: &str, why: RejectionCause) -> Server {
+    server.declined = Some(DeclinedRefresh {
         token: token.into(),
         why,
         message: SAID.into(),
@@ -24,8 +24,8 @@ fn declined(mut server: Server, token: &str, why: RefusedBecause) -> Server {
     server
 }
 
-fn scopes(names: &[&str]) -> RefusedBecause {
-    RefusedBecause::InsufficientScope(names.iter().map(|name| (*name).to_owned()).collect())
+fn scopes(names: &[&str]) -> RejectionCause {
+    RejectionCause::InsufficientScope(names.iter().map(|name| (*name).to_owned()).collect())
 }
 
 fn tells(body: &Value, code: i32, part: &str) -> bool {
@@ -43,7 +43,7 @@ async fn those_who_wait_are_told_at_once_and_those_who_come_later_do_not_wait() 
     sidecar.refused().await;
     let waiting: Vec<_> = (0..20).map(|_| call()).chain([first]).collect();
     sidecar.waiting(21).await;
-    let server = declined(tools(&upstream, "old"), "old", RefusedBecause::Unauthorized);
+    let server = declined(tools(&upstream, "old"), "old", RejectionCause::Unauthorized);
     sidecar.routes.apply(&[server]);
     for call in waiting.into_iter().chain([call()]) {
         let answer = call.await.unwrap();
@@ -65,7 +65,7 @@ async fn those_who_wait_are_told_at_once_and_those_who_come_later_do_not_wait() 
 #[tokio::test]
 async fn a_token_that_was_declined_before_is_tried_and_its_refusal_answered_at_once() {
     let upstream = takes_only("new").await;
-    let server = declined(tools(&upstream, "old"), "old", RefusedBecause::Unauthorized);
+    let server = declined(tools(&upstream, "old"), "old", RejectionCause::Unauthorized);
     for streams in [false, true] {
         let before = upstream.seen().len();
         let sidecar = Sidecar::limited(std::slice::from_ref(&server), PATIENT).await;
@@ -102,7 +102,7 @@ async fn the_server_taking_the_token_again_is_noticed_all_the_same() {
         }
     })
     .await;
-    let server = declined(tools(&upstream, "old"), "old", RefusedBecause::Unauthorized);
+    let server = declined(tools(&upstream, "old"), "old", RejectionCause::Unauthorized);
     let limits = Limits {
         probe_interval: Duration::from_millis(50),
         ..PATIENT
@@ -135,7 +135,7 @@ async fn what_is_declined_of_another_token_or_for_another_reason_wakes_nobody() 
     let mut calls = vec![call()];
     sidecar.refused().await;
     for (token, why) in [
-        ("older", RefusedBecause::Unauthorized),
+        ("older", RejectionCause::Unauthorized),
         ("old", scopes(&["admin"])),
     ] {
         sidecar
@@ -145,7 +145,7 @@ async fn what_is_declined_of_another_token_or_for_another_reason_wakes_nobody() 
         sidecar.waiting(calls.len() as u64).await;
     }
     // The newer token may be good, whatever was said of the one before.
-    let server = declined(tools(&upstream, "new"), "old", RefusedBecause::Unauthorized);
+    let server = declined(tools(&upstream, "new"), "old", RejectionCause::Unauthorized);
     sidecar.routes.apply(&[server]);
     for call in calls {
         assert_eq!(call.await.unwrap(), StatusCode::OK);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use mcp_auth_protocol::sync::{Credential, Problem, RefusedBecause, Server, Subject};
+use mcp_auth_protocol::sync::{Credential, Problem, RejectionCause, Server, SubjectTokenSource};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -28,7 +28,7 @@ impl World {
     async fn with(operator: Operator, upstream: Scripted, change: impl FnOnce(&mut Server)) -> Self {
         let litellm = Scripted::echo().await;
         let mut tools = server(&format!("http://{}/mcp", upstream.address));
-        tools.route.exchange = Some(Subject::Cookie("idp_token".into()));
+        tools.route.exchange = Some(SubjectTokenSource::Cookie("idp_token".into()));
         change(&mut tools);
         let limits = Limits {
             exchange_timeout: Duration::from_secs(3_600),
@@ -132,7 +132,7 @@ async fn a_subject_that_is_allowed_too_goes_to_the_server_as_well() {
 #[tokio::test]
 async fn a_header_is_a_subject_too_and_litellms_own_copy_of_it_never_passes() {
     let world = World::with(token_of_each_user(), whoami().await, |tools| {
-        tools.route.exchange = Some(Subject::Header("x-idp-token".into()));
+        tools.route.exchange = Some(SubjectTokenSource::Header("x-idp-token".into()));
     })
     .await;
     let request = Request::get("/").header("x-idp-token", "ada");
@@ -329,7 +329,7 @@ async fn scopes_that_a_users_token_has_not_are_named_and_not_asked_for_in_the_se
     assert_eq!(body["error"]["code"], -32063);
     let asks = |report: &mcp_auth_protocol::sync::Report| {
         let scopes =
-            |refused: &mcp_auth_protocol::sync::RefusedToken| refused.why != RefusedBecause::Unauthorized;
+            |refused: &mcp_auth_protocol::sync::RejectedToken| refused.why != RejectionCause::Unauthorized;
         report.refused.iter().any(scopes)
     };
     assert!(!asks(&world.sidecar.reports.borrow()));
@@ -342,7 +342,7 @@ async fn a_token_for_one_url_is_not_used_for_another() {
     bytes(world.call(&ada).await).await;
     let moved_to = format!("HTTP://{}/mcp/", world.upstream.address);
     let mut moved = server(&moved_to);
-    moved.route.exchange = Some(Subject::Cookie("idp_token".into()));
+    moved.route.exchange = Some(SubjectTokenSource::Cookie("idp_token".into()));
     world.sidecar.routes.apply(&[moved]);
     let request = Request::post("/tools/mcp/").header("mcpauth-context", ada);
     bytes(send(world.sidecar.outbound, request, whole(CALL)).await).await;
@@ -359,14 +359,14 @@ async fn a_token_for_one_url_is_not_used_for_another() {
 #[tokio::test]
 async fn a_token_that_was_minted_for_something_else_is_not_used_any_more() {
     let world = World::with(token_of_each_user(), whoami().await, |tools| {
-        tools.route.minted_for = "read".into();
+        tools.route.credential_identity = "read".into();
     })
     .await;
     let ada = world.context("idp_token=ada").await;
-    for (minted_for, times) in [("read", 1), ("read write", 2), ("read write", 2)] {
+    for (credential_identity, times) in [("read", 1), ("read write", 2), ("read write", 2)] {
         let mut tools = server(&format!("http://{}/mcp", world.upstream.address));
-        tools.route.exchange = Some(Subject::Cookie("idp_token".into()));
-        tools.route.minted_for = minted_for.into();
+        tools.route.exchange = Some(SubjectTokenSource::Cookie("idp_token".into()));
+        tools.route.credential_identity = credential_identity.into();
         world.sidecar.routes.apply(&[tools]);
         assert_eq!(bytes(world.call(&ada).await).await, "Bearer token-of-ada;");
         assert_eq!(world.operator.asked(), vec![world.asked("ada", None); times]);

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use mcp_auth_protocol::sync::{Declined, RefusedBecause, Server};
+use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause, Server};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -62,9 +62,9 @@ async fn minds_sessions() -> Scripted {
 }
 
 fn declined(mut server: Server, token: &str) -> Server {
-    server.declined = Some(Declined {
+    server.declined = Some(DeclinedRefresh {
         token: token.into(),
-        why: RefusedBecause::Unauthorized,
+        why: RejectionCause::Unauthorized,
         message: SAID.into(),
     });
     server

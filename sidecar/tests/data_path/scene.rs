@@ -15,7 +15,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mcp_auth_protocol::sync::{
-    Credential, Problem, RefusedToken, Report, Route, Server, Transport, UserContext,
+    Credential, Problem, RejectedToken, Report, Route, Server, Transport, UserContext,
 };
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
@@ -140,7 +140,7 @@ impl Sidecar {
     }
 
     /// The tokens that are reported as refused, once there are any.
-    pub async fn refused(&self) -> Vec<RefusedToken> {
+    pub async fn refused(&self) -> Vec<RejectedToken> {
         let mut reports = self.reports.clone();
         let seen = reports.wait_for(|report| !report.refused.is_empty());
         let seen = tokio::time::timeout(PATIENCE, seen)
@@ -310,7 +310,7 @@ pub fn server(url: &str) -> Server {
             headers: vec!["x-forwarded-user".into()],
             user_context: UserContext::Optional,
             exchange: None,
-            minted_for: String::new(),
+            credential_identity: String::new(),
         },
         client_certificate: None,
         declined: None,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use mcp_auth_protocol::sync::{Credential, RefusedBecause, RefusedToken, Server, Subject, UserContext};
+use mcp_auth_protocol::sync::{
+    Credential, RejectedToken, RejectionCause, Server, SubjectTokenSource, UserContext,
+};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -61,11 +63,11 @@ pub fn tools(upstream: &Scripted, token: &str) -> Server {
     tools
 }
 
-pub fn unauthorized(token: &str) -> RefusedToken {
-    RefusedToken {
+pub fn unauthorized(token: &str) -> RejectedToken {
+    RejectedToken {
         server: "tools".into(),
         token: token.into(),
-        why: RefusedBecause::Unauthorized,
+        why: RejectionCause::Unauthorized,
     }
 }
 
@@ -236,8 +238,8 @@ async fn a_token_that_another_request_got_is_used_without_waiting() {
 async fn a_call_that_waited_is_not_repeated_where_the_route_demands_something_else_by_now() {
     let changes: [fn(&mut Server); 3] = [
         |tools| tools.route.user_context = UserContext::Required,
-        |tools| tools.route.exchange = Some(Subject::Cookie("idp_token".into())),
-        |tools| tools.route.minted_for = "read".into(),
+        |tools| tools.route.exchange = Some(SubjectTokenSource::Cookie("idp_token".into())),
+        |tools| tools.route.credential_identity = "read".into(),
     ];
     for change in changes {
         let upstream = takes_only("new").await;
@@ -362,10 +364,10 @@ async fn more_scopes_are_asked_for_once_and_the_call_sent_again() {
     let sidecar = Sidecar::limited(&[tools(&upstream, "old")], PATIENT).await;
     let outbound = sidecar.outbound;
     let call = tokio::spawn(async move { post(outbound, "/tools/mcp", CALL).await.status() });
-    let expected = RefusedToken {
+    let expected = RejectedToken {
         server: "tools".into(),
         token: "old".into(),
-        why: RefusedBecause::InsufficientScope(vec!["tools:write".into(), "files".into()]),
+        why: RejectionCause::InsufficientScope(vec!["tools:write".into(), "files".into()]),
     };
     assert_eq!(sidecar.refused().await, [expected]);
     sidecar.routes.apply(&[tools(&upstream, "more")]);
@@ -432,7 +434,7 @@ async fn scopes_that_only_the_next_token_lacks_are_asked_for_and_not_given_up() 
         is_error(&json(first.await.unwrap()).await, -32063),
         "one retry and no more"
     );
-    let expected = RefusedBecause::InsufficientScope(vec!["files".into()]);
+    let expected = RejectionCause::InsufficientScope(vec!["files".into()]);
     assert_eq!(sidecar.refused().await[0].why, expected);
     let second = call();
     sidecar.waiting(1).await;

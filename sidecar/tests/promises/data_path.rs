@@ -42,7 +42,7 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
         headers: vec!["x-forwarded-user".into()],
         user_context: UserContext::Optional,
         exchange: None,
-        minted_for: String::new(),
+        credential_identity: String::new(),
     };
     let credential = sync::Credential::Unavailable {
         reason: "None".into(),

@@ -2,7 +2,7 @@
 //! the server, and with this server's part of the user context. The credential is added by the access token.
 
 use http::header::{ACCEPT_ENCODING, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
-use mcp_auth_protocol::sync::{Subject, Transport};
+use mcp_auth_protocol::sync::{SubjectTokenSource, Transport};
 
 use crate::http::hop_by_hop;
 use crate::proxy::routes::UsableServer;
@@ -87,8 +87,8 @@ pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &Us
 /// may set. Many servers (CGI, WSGI) take `_` in a name for `-`.
 fn is_dropped(name: &str, server: &UsableServer) -> bool {
     let exchanged = match &server.exchange {
-        Some(Subject::Header(name)) => Some(name.as_str()),
-        Some(Subject::Cookie(_)) | None => None,
+        Some(SubjectTokenSource::Header(name)) => Some(name.as_str()),
+        Some(SubjectTokenSource::Cookie(_)) | None => None,
     };
     // LiteLLM would pass on a header of that name that a request's body or an `x-mcp-` header states.
     if is_not_for_servers(name) || server.allowed.header(name.as_bytes()) || exchanged == Some(name) {

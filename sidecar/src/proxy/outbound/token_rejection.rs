@@ -1,6 +1,6 @@
 //! Token rejection: why an MCP server rejected a token, turned into the error that the client gets.
 
-use mcp_auth_protocol::sync::RefusedBecause;
+use mcp_auth_protocol::sync::RejectionCause;
 
 use crate::proxy::error::{ProxyError, RenewalOutcome, TokenOwner};
 use crate::proxy::metrics::RetryCause;
@@ -70,10 +70,10 @@ impl TokenRejection {
     }
 
     /// One declined scope is enough: the server demands all of them.
-    fn is_declined_by(&self, declined: &RefusedBecause) -> bool {
+    fn is_declined_by(&self, declined: &RejectionCause) -> bool {
         match (self, declined) {
-            (Self::Unauthorized, RefusedBecause::Unauthorized) => true,
-            (Self::InsufficientScope(demanded), RefusedBecause::InsufficientScope(declined)) => {
+            (Self::Unauthorized, RejectionCause::Unauthorized) => true,
+            (Self::InsufficientScope(demanded), RejectionCause::InsufficientScope(declined)) => {
                 // A server may demand more scope without naming any.
                 demanded.is_empty() && declined.is_empty()
                     || demanded.iter().any(|scope| declined.contains(scope))
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn one_declined_scope_is_enough_and_another_reason_is_not() {
         let rejection = |names: &[&str]| TokenRejection::InsufficientScope(scopes(names));
-        let declined = |names: &[&str]| RefusedBecause::InsufficientScope(scopes(names));
+        let declined = |names: &[&str]| RejectionCause::InsufficientScope(scopes(names));
         assert!(rejection(&["a", "b"]).is_declined_by(&declined(&["b", "c"])));
         assert!(!rejection(&["a"]).is_declined_by(&declined(&["b"])));
         assert!(rejection(&[]).is_declined_by(&declined(&[])));
@@ -102,8 +102,8 @@ mod tests {
             !rejection(&["a"]).is_declined_by(&declined(&[]))
                 && !rejection(&[]).is_declined_by(&declined(&["a"]))
         );
-        assert!(TokenRejection::Unauthorized.is_declined_by(&RefusedBecause::Unauthorized));
+        assert!(TokenRejection::Unauthorized.is_declined_by(&RejectionCause::Unauthorized));
         assert!(!TokenRejection::Unauthorized.is_declined_by(&declined(&["a"])));
-        assert!(!rejection(&["a"]).is_declined_by(&RefusedBecause::Unauthorized));
+        assert!(!rejection(&["a"]).is_declined_by(&RejectionCause::Unauthorized));
     }
 }

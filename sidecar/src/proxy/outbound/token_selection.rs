@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use mcp_auth_protocol::sync::RefusedBecause;
+use mcp_auth_protocol::sync::RejectionCause;
 use secrecy::SecretString;
 use tokio::time::{Instant, timeout_at};
 
@@ -288,9 +288,9 @@ impl TokenSelector {
                 if user_digest.is_none() {
                     selected.token.record_rejected(self.limits.probe_interval);
                 }
-                RefusedBecause::Unauthorized
+                RejectionCause::Unauthorized
             }
-            TokenRejection::InsufficientScope(scopes) => RefusedBecause::InsufficientScope(scopes.clone()),
+            TokenRejection::InsufficientScope(scopes) => RejectionCause::InsufficientScope(scopes.clone()),
         };
         self.routes
             .report_rejection(&selected.server.name, &selected.token, why)
@@ -354,7 +354,8 @@ fn is_same_route(before: &McpServer, now: &McpServer) -> bool {
     match (before.usable(), now.usable()) {
         (Some(before), Some(now)) => {
             let allows = before.allowed == now.allowed && before.user_context == now.user_context;
-            let exchanges = before.exchange == now.exchange && before.minted_for == now.minted_for;
+            let exchanges =
+                before.exchange == now.exchange && before.credential_identity == now.credential_identity;
             before.url == now.url && before.transport == now.transport && allows && exchanges
         }
         // The caller then answers with why the route cannot be used.

@@ -98,7 +98,7 @@ impl UserTokens {
         let parts = [
             &*server.name,
             usable.url.as_str(),
-            &*usable.minted_for,
+            &*usable.credential_identity,
             subject.expose_secret(),
         ];
         for part in parts {

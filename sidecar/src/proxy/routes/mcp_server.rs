@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_protocol::sync::{
-    self, ClientCertificate, Declined, Problem, Route, Subject, Transport, UserContext,
+    self, ClientCertificate, DeclinedRefresh, Problem, Route, SubjectTokenSource, Transport, UserContext,
 };
 use rustls_pki_types::ServerName;
 use url::{Host, Url};
@@ -54,11 +54,11 @@ pub struct UsableServer {
     /// Cookies and headers of a user that go to the server.
     pub allowed: Allowlist,
     /// The cookie or header of a user that is exchanged for a token of the user's own.
-    pub exchange: Option<Subject>,
+    pub exchange: Option<SubjectTokenSource>,
     /// Opaque identity of what users' tokens are minted for.
-    pub minted_for: Box<str>,
+    pub credential_identity: Box<str>,
     pub credential: ServiceCredential,
-    declined: Option<Declined>,
+    declined: Option<DeclinedRefresh>,
     pub(crate) target: Arc<Target>,
     /// The allowed names and the subject of the exchange, which the inbound half seals.
     sealed: Allowlist,
@@ -202,7 +202,7 @@ impl UsableServer {
     }
 
     /// The operator's answer to a rejection of [`UsableServer::token`]: it has no better token for now.
-    pub fn declined(&self) -> Option<&Declined> {
+    pub fn declined(&self) -> Option<&DeclinedRefresh> {
         let token = self.token()?;
         let declined = self.declined.as_ref();
         declined.filter(|declined| *declined.token == *token.id)
@@ -261,7 +261,7 @@ fn build_usable(
         user_context: route.user_context,
         allowed,
         exchange: route.exchange.clone(),
-        minted_for: route.minted_for.as_str().into(),
+        credential_identity: route.credential_identity.as_str().into(),
         credential,
         declined: server.declined.clone(),
         target,
@@ -292,8 +292,8 @@ fn allowed(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
         .collect::<Result<_, _>>()?;
     let cookies = || route.cookies.iter().map(String::as_str);
     let (subject_cookie, subject_header) = match &route.exchange {
-        Some(Subject::Cookie(name)) => (Some(name.as_str()), None),
-        Some(Subject::Header(name)) => (None, Some(allowed_header(name)?)),
+        Some(SubjectTokenSource::Cookie(name)) => (Some(name.as_str()), None),
+        Some(SubjectTokenSource::Header(name)) => (None, Some(allowed_header(name)?)),
         None => (None, None),
     };
     if cookies().chain(subject_cookie).any(|name| name == LITELLM_COOKIE) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mcp_auth_protocol::sync::{RefusedBecause, RefusedToken, Report};
+use mcp_auth_protocol::sync::{RejectedToken, RejectionCause, Report};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ pub struct RejectionReports {
 
 struct ReportedRejection {
     token: Arc<AccessToken>,
-    why: RefusedBecause,
+    why: RejectionCause,
     /// Demanded scopes that no other token has come with: waiting for them again would be in vain. `None`
     /// until there was such a demand.
     denied_scopes: Option<Vec<String>>,
@@ -50,7 +50,7 @@ impl RejectionReports {
         &self,
         server: &str,
         token: &Arc<AccessToken>,
-        why: RefusedBecause,
+        why: RejectionCause,
         in_use: impl FnOnce() -> bool,
     ) -> RenewalProspect {
         let mut entries = self.entries.lock();
@@ -75,14 +75,14 @@ impl RejectionReports {
             }
         };
         let is_known_denied = match (&why, &entry.denied_scopes) {
-            (RefusedBecause::InsufficientScope(scopes), Some(denied)) => {
+            (RejectionCause::InsufficientScope(scopes), Some(denied)) => {
                 scopes.iter().all(|scope| denied.contains(scope))
             }
             _ => false,
         };
         if self.publish(&entries) {
             // Without the scopes, which are text of the server's.
-            let unauthorized = why == RefusedBecause::Unauthorized;
+            let unauthorized = why == RejectionCause::Unauthorized;
             tracing::warn!(
                 server,
                 unauthorized,
@@ -127,7 +127,7 @@ impl RejectionReports {
 
     /// Puts the rejections into the report. True if that changed it.
     fn publish(&self, entries: &BTreeMap<Box<str>, ReportedRejection>) -> bool {
-        let rejected = entries.iter().map(|(server, entry)| RefusedToken {
+        let rejected = entries.iter().map(|(server, entry)| RejectedToken {
             server: server.as_ref().to_owned(),
             token: entry.token.id.as_ref().to_owned(),
             why: entry.why.clone(),
@@ -145,11 +145,11 @@ impl RejectionReports {
 }
 
 /// A token that the server does not accept at all outweighs demands for scopes, which add up.
-fn merge(recorded: &mut RefusedBecause, why: &RefusedBecause) {
+fn merge(recorded: &mut RejectionCause, why: &RejectionCause) {
     match (&mut *recorded, why) {
-        (RefusedBecause::Unauthorized, _) => {}
-        (_, RefusedBecause::Unauthorized) => *recorded = RefusedBecause::Unauthorized,
-        (RefusedBecause::InsufficientScope(recorded), RefusedBecause::InsufficientScope(more)) => {
+        (RejectionCause::Unauthorized, _) => {}
+        (_, RejectionCause::Unauthorized) => *recorded = RejectionCause::Unauthorized,
+        (RejectionCause::InsufficientScope(recorded), RejectionCause::InsufficientScope(more)) => {
             add(recorded, more)
         }
     }
@@ -163,13 +163,13 @@ fn add(recorded: &mut Vec<String>, more: &[String]) {
     }
 }
 
-fn bounded(why: RefusedBecause) -> RefusedBecause {
+fn bounded(why: RejectionCause) -> RejectionCause {
     match why {
-        RefusedBecause::Unauthorized => why,
-        RefusedBecause::InsufficientScope(mut scopes) => {
+        RejectionCause::Unauthorized => why,
+        RejectionCause::InsufficientScope(mut scopes) => {
             scopes.retain(|scope| scope.len() <= MAX_SCOPE_BYTES);
             scopes.truncate(MAX_SCOPES);
-            RefusedBecause::InsufficientScope(scopes)
+            RejectionCause::InsufficientScope(scopes)
         }
     }
 }
@@ -189,8 +189,8 @@ mod tests {
         Arc::new(AccessToken::from_credential(&credential).unwrap().unwrap())
     }
 
-    fn scopes(names: &[&str]) -> RefusedBecause {
-        RefusedBecause::InsufficientScope(names.iter().map(|name| (*name).to_owned()).collect())
+    fn scopes(names: &[&str]) -> RejectionCause {
+        RejectionCause::InsufficientScope(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
     fn rejection_reports() -> (RejectionReports, watch::Receiver<Report>) {
@@ -204,19 +204,19 @@ mod tests {
         let (reports_of, mut reports) = rejection_reports();
         let a = token("a");
         for _ in 0..100 {
-            reports_of.record("tools", &a, RefusedBecause::Unauthorized, || true);
+            reports_of.record("tools", &a, RejectionCause::Unauthorized, || true);
         }
-        let expected = RefusedToken {
+        let expected = RejectedToken {
             server: "tools".into(),
             token: "a".into(),
-            why: RefusedBecause::Unauthorized,
+            why: RejectionCause::Unauthorized,
         };
         assert_eq!(reports.borrow_and_update().refused, [expected]);
         reports_of.retain(|_, token| Arc::ptr_eq(token, &a));
         assert!(!reports.has_changed().unwrap(), "nothing is news");
         reports_of.retain(|_, _| false);
         assert_eq!(reports.borrow_and_update().refused, []);
-        reports_of.record("tools", &a, RefusedBecause::Unauthorized, || false);
+        reports_of.record("tools", &a, RejectionCause::Unauthorized, || false);
         assert!(!reports.has_changed().unwrap(), "another is in use already");
     }
 
@@ -228,9 +228,9 @@ mod tests {
         reports_of.record("tools", &a, scopes(&["read"]), || true);
         reports_of.record("tools", &a, scopes(&["write", "read", &"x".repeat(300)]), || true);
         assert_eq!(why(), scopes(&["read", "write"]));
-        reports_of.record("tools", &a, RefusedBecause::Unauthorized, || true);
+        reports_of.record("tools", &a, RejectionCause::Unauthorized, || true);
         reports_of.record("tools", &a, scopes(&["more"]), || true);
-        assert_eq!(why(), RefusedBecause::Unauthorized);
+        assert_eq!(why(), RejectionCause::Unauthorized);
     }
 
     #[test]

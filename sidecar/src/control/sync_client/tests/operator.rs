@@ -288,7 +288,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 headers: vec![],
                 user_context: UserContext::Optional,
                 exchange: None,
-                minted_for: String::new(),
+                credential_identity: String::new(),
             },
             client_certificate: None,
             declined: None,

@@ -16,7 +16,7 @@ fn server(url: &str) -> sync::Server {
             headers: vec!["x-forwarded-user".into()],
             user_context: UserContext::Optional,
             exchange: None,
-            minted_for: String::new(),
+            credential_identity: String::new(),
         },
         client_certificate: None,
         declined: None,
