@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kube::Client;
+use kube::{Client, Config};
 use mcp_auth_oauth::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -44,9 +44,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         "starting"
     );
     let settings = read_settings(&args)?;
-    let client = Client::try_default()
-        .await
-        .context("configuring the Kubernetes client")?;
+    let client_config = Config::infer().await.context("finding the API server")?;
+    let client = Client::try_from(client_config.clone()).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
         namespace: args.namespace.clone(),
         secret: args.certificate_secret.clone(),
@@ -96,7 +95,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
 
     let (elected, election) =
-        leader::take_part(client.clone(), &args.namespace, &args.lease, &args.identity).await?;
+        leader::take_part(client_config, &args.namespace, &args.lease, &args.identity).await?;
     // The lease is released when its receiver goes, so whoever else wants to know hears it from here.
     let (lead, leads) = watch::channel(false);
     let (close, closed) = watch::channel(false);

@@ -81,7 +81,7 @@ impl Default for Timing {
     }
 }
 
-/// What the operator response.
+/// What the operator answered.
 struct OperatorResponse {
     status: StatusCode,
     body: Bytes,

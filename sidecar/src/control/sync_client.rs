@@ -233,7 +233,7 @@ fn parse(line: &str) -> Result<Snapshot, SyncError> {
     })
 }
 
-/// The body report_lines: the report as it stands, and then each that differs from the one before.
+/// The body of the request: the report as it stands, and then each that differs from the one before.
 fn report_lines(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible> {
     let lines = stream::unfold((reports, None::<Report>), |(mut reports, sent)| async move {
         loop {

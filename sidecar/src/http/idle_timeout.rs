@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Longest timer in the middle of a request's body.
+/// Longest silence in the middle of a request's body.
 pub const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest timer in the middle of an MCP server's answer that is no event stream.
+/// Longest silence in the middle of an MCP server's answer that is no event stream.
 pub const RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Wraps a body, and fails it after a silence of `timeout`.
@@ -52,7 +52,7 @@ impl<B> IdleTimeout<B> {
         let timeout = self.timeout;
         let fresh = self.timer.is_none();
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        // Only a timer that begins now: the time in which nobody asked is not the peer's.
+        // The timer starts anew: time in which the body was not polled does not count against the peer.
         if !self.waiting && !fresh {
             timer.as_mut().reset(Instant::now() + timeout);
         }

@@ -2,7 +2,7 @@
 //! body to the MCP server, instead of the real header of that name, and `x-mcp-SERVER-HEADER` among them to
 //! that server as HEADER. A body must not be able to name ours in either way.
 //!
-//! Only the last letter of the key changes, so the length of the body stays and nothing is withheld back
+//! Only the last letter of the key changes, so the length of the body stays and nothing is withheld
 //! except, at times, a single byte. Values are never touched: a user may write about the header. Text that is
 //! not JSON passes; LiteLLM does not read headers from it.
 
@@ -72,7 +72,7 @@ struct Nesting {
 }
 
 impl KeyFilter {
-    /// The next chunk of the body: what is to be sent of it, after the byte withheld back from the one
+    /// The next chunk of the body: what is to be sent of it, after the byte withheld from the one
     /// before.
     pub fn pass(&mut self, mut chunk: Bytes) -> (Option<u8>, Bytes) {
         if chunk.is_empty() {
@@ -86,7 +86,7 @@ impl KeyFilter {
             None => before = before.map(other),
         });
         if !renamed.is_empty() {
-            // In position where nobody else holds the chunk, which is how it comes from a connection.
+            // In place where nothing else holds the chunk, which is how it comes from a connection.
             let mut changed = BytesMut::from(chunk);
             for last in renamed {
                 changed[last] = other(changed[last]);
@@ -109,7 +109,7 @@ impl KeyFilter {
         }
     }
 
-    /// The byte still withheld back at the end of the body.
+    /// The byte still withheld at the end of the body.
     pub fn finish(&mut self) -> Option<u8> {
         self.withheld.take()
     }

@@ -52,7 +52,7 @@ enum Opened {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     #[error(transparent)]
-    Dial(#[from] ConnectError),
+    Connect(#[from] ConnectError),
     #[error("the connection ended before an answer")]
     Http(#[from] hyper::Error),
     #[error("no answer in time")]

@@ -181,7 +181,7 @@ impl Inbound {
 
 fn litellm_error(cause: &Cause) -> ProxyError {
     match cause {
-        Cause::Dial(_) => ProxyError::LiteLlmUnreachable,
+        Cause::Connect(_) => ProxyError::LiteLlmUnreachable,
         Cause::Http(error) if is_of_body(error) => ProxyError::BodyUnreadable,
         Cause::Http(_) | Cause::Timeout => ProxyError::LiteLlmFailed,
     }

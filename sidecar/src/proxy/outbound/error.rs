@@ -46,7 +46,7 @@ pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
         None => cause.to_string().into(),
     };
     let error = match cause {
-        Cause::Dial(_) => ProxyError::ServerUnreachable { resource, why },
+        Cause::Connect(_) => ProxyError::ServerUnreachable { resource, why },
         Cause::Http(error) if is_of_body(&error) => ProxyError::BodyUnreadable,
         Cause::Http(_) => ProxyError::ServerFailed { resource, why },
         Cause::Timeout => ProxyError::ServerTimeout { resource },
