@@ -1,5 +1,5 @@
-//! LiteLLM's readiness: whether it has a listening socket where the sidecar expects one, and answers 200 at its
-//! readiness endpoint there.
+//! LiteLLM's readiness: whether it has a listening socket where the sidecar expects one, and answers 200 at
+//! its readiness endpoint there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
