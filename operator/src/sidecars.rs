@@ -92,7 +92,7 @@ impl Sidecars {
     }
 
     fn announce(&self, namespace: &str) {
-        // Without a receiver this replica does not lead, and nobody wants to know.
+        // Without a receiver this replica does not lead, and the change is of no interest.
         let _ = self.changed.send(namespace.to_owned());
     }
 }

@@ -160,7 +160,7 @@ impl References {
             None => return,
         };
         for user in users {
-            // Without a receiver this replica does not lead, and nobody wants to know.
+            // Without a receiver this replica does not lead, and the change is of no interest.
             let _ = self.changed.send(user);
         }
     }

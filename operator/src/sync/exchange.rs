@@ -66,7 +66,7 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     })
 }
 
-/// What serde says of a failure may quote the request, which holds a token. So only its kind is told.
+/// What serde says of a failure may quote the request, which holds a token. So only its kind is reported.
 fn parse(body: &Bytes) -> Result<ExchangeRequest, SyncError> {
     serde_json::from_slice(body).map_err(|error| {
         SyncError::NoExchangeRequest(match error.classify() {

@@ -223,7 +223,7 @@ fn take_over(snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapshot)>
     });
 }
 
-/// What serde says of a failure may quote the line, which holds tokens. So only its kind is told.
+/// What serde says of a failure may quote the line, which holds tokens. So only its kind is reported.
 fn parse(line: &str) -> Result<Snapshot, SyncError> {
     serde_json::from_str(line).map_err(|error| {
         SyncError::NotASnapshot(match error.classify() {

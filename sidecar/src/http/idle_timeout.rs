@@ -1,6 +1,6 @@
 //! A body whose next part may be waited for, but not for ever: a peer that has stopped in the middle of a
 //! message would hold a connection on each side of us. Event streams are not among them, which may be silent
-//! for hours; that their peer lives is told by TCP.
+//! for hours; TCP tells whether their peer lives.
 
 use std::future::Future;
 use std::pin::Pin;
