@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Longest timer in the middle of a request's body.
+/// Longest silence in the middle of a request's body.
 pub const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest timer in the middle of an MCP server's answer that is no event stream.
+/// Longest silence in the middle of an MCP server's answer that is no event stream.
 pub const RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Wraps a body, and fails it after a silence of `timeout`.
