@@ -267,7 +267,7 @@ where
     let workload = oauth2.client_authentication.workload_identity.as_ref();
     (inputs.workload)(workload.and_then(|workload| workload.audience.clone())).ok_or_else(|| {
         let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act \
-                       as the operator: an administrator of mcp-auth can add it to workloadIdentity.namespaces";
+                       as the operator: administrators of mcp-auth can add it to workloadIdentity.namespaces";
         NotServedError::new(NotServedReason::Forbidden, message)
     })
 }
