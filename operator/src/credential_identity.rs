@@ -1,4 +1,5 @@
-//! What a credential was minted for, and which request would mint it: both leave the same fields out.
+//! Credential identity: what a credential was minted for; and the digest of the request that would mint it.
+//! Both leave the same fields out.
 
 use mcp_auth_crds::{ClientAuthentication, McpServerAuth, McpServerAuthSpec, OAuth2};
 use secrecy::{ExposeSecret, SecretString};

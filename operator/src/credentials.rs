@@ -58,9 +58,9 @@ impl Credentials {
 
     /// What was published for a resource as it is now.
     pub fn published(&self, resource: &McpServerAuth) -> Option<CredentialState> {
-        let identity = CredentialIdentity::for_resource(resource);
+        let credential_identity = CredentialIdentity::for_resource(resource);
         let state = self.states.lock().get(&ResourceRef::from(resource)).cloned();
-        state.filter(|state| state.identity == identity)
+        state.filter(|state| state.credential_identity == credential_identity)
     }
 
     /// What sidecars are given for a resource as it is now.

@@ -1,6 +1,6 @@
-//! What the sidecar knows and what follows from it: a snapshot becomes the data path's routes, LiteLLM's
-//! overlay and the next report. It does no waiting; [`serve`](crate::serve) calls it when something has
-//! happened.
+//! The controller: what the sidecar knows and what follows from it: a snapshot becomes the data path's
+//! routes, LiteLLM's overlay and the next report. It does no waiting; [`serve`](crate::serve) calls it when
+//! something has happened.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub trait DataPath {
     fn apply(&self, servers: &[Server]) -> Vec<Problem>;
 }
 
-/// Where things are.
+/// Paths and addresses that the controller works with.
 #[derive(Clone, Debug)]
 pub struct ControlSettings {
     /// LiteLLM's own configuration, if it has a file.
@@ -179,7 +179,7 @@ impl<P: DataPath> Controller<P> {
         in_place
     }
 
-    /// Takes note of what was seen of LiteLLM, whose address is known. Whether it can be reached past the
+    /// Takes over the result of a probe of LiteLLM. Whether it can be reached past the
     /// sidecar matters only where users are to pass through it.
     pub fn observe(&mut self, result: &ProbeResult) {
         self.metrics
