@@ -26,7 +26,7 @@ pub fn certificate(name: &str) -> Certificate {
     of(certificate.pem(), &key)
 }
 
-/// A new client certificate with this common name that nobody but itself signed.
+/// A new client certificate with this common name that is signed by its own key only.
 pub fn self_signed(name: &str) -> Certificate {
     let key = KeyPair::generate().expect("a key");
     let certificate = params(name).self_signed(&key).expect("a certificate");

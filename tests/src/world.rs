@@ -46,7 +46,7 @@ impl World {
             .create(&PostParams::default(), &object)
             .await
             .expect("the namespace is new");
-        // Without a controller manager nobody else makes it.
+        // Without a controller manager no other program makes it.
         let account = world
             .create::<ServiceAccount>(json!({"metadata": {"name": "default"}}))
             .await;
@@ -121,7 +121,7 @@ impl World {
             .expect("it was there");
     }
 
-    /// A pod that nobody will run, with the labels of LiteLLM.
+    /// A pod that no kubelet runs, with the labels of LiteLLM.
     pub async fn pod(&self, name: &str, labels: Value) -> Pod {
         let pod = json!({
             "metadata": {
