@@ -35,9 +35,9 @@ mod tests {
     #[test]
     fn the_yaml_is_generated_from_these_types() {
         for path in COPIES {
-            let found =
+            let written =
                 std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default();
-            assert!(found == crd_yaml(), "crds/{path} is stale: run `make generate`");
+            assert!(written == crd_yaml(), "crds/{path} is stale: run `make generate`");
         }
     }
 }

@@ -148,11 +148,11 @@ fn key(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Optio
 }
 
 fn scope(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Option<ClaimMismatchError> {
-    let found = claims.scopes.as_ref()?;
+    let granted = claims.scopes.as_ref()?;
     let missing: Vec<_> = expectation
         .scopes
         .iter()
-        .filter(|scope| !found.contains(scope))
+        .filter(|scope| !granted.contains(scope))
         .collect();
     (!missing.is_empty()).then(|| ClaimMismatchError {
         claim: "scope",
@@ -160,7 +160,7 @@ fn scope(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Opt
             "{} too",
             list(missing.into_iter().map(|scope| &**scope), redactor)
         ),
-        found: list(found, redactor),
+        found: list(granted, redactor),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Calls of the API server: their deadline, and how its refusal looks.
+//! Requests to the API server: their deadline, and whether one was forbidden.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use kube::runtime::watcher;
 /// Longest wait for one answer. The client has none of its own, since watches have to last.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The answer, or an error when the API server keeps silent.
-pub async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+/// The answer, or an error if the API server does not answer in time.
+pub async fn with_deadline<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(answer) => answer,
         Err(_) => {

@@ -1,4 +1,5 @@
-//! Says that something of a namespace changed, to whoever serves that namespace's sidecars.
+//! Change notifications: wakes the streams of a namespace's sidecars when something of the namespace
+//! changed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,15 +13,15 @@ pub struct Changes(Arc<Mutex<HashMap<String, watch::Sender<u64>>>>);
 
 impl Changes {
     pub fn announce(&self, namespace: &str) {
-        self.with(namespace, |counter| counter.send_modify(|count| *count += 1));
+        self.with_counter(namespace, |counter| counter.send_modify(|count| *count += 1));
     }
 
     /// A receiver that has not seen what came before.
     pub fn subscribe(&self, namespace: &str) -> watch::Receiver<u64> {
-        self.with(namespace, |counter| counter.subscribe())
+        self.with_counter(namespace, |counter| counter.subscribe())
     }
 
-    fn with<T>(&self, namespace: &str, act: impl FnOnce(&watch::Sender<u64>) -> T) -> T {
+    fn with_counter<T>(&self, namespace: &str, act: impl FnOnce(&watch::Sender<u64>) -> T) -> T {
         let mut counters = self.0.lock();
         act(counters
             .entry(namespace.to_owned())

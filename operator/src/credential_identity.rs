@@ -1,4 +1,5 @@
-//! What a credential was minted for, and which request would mint it: both leave the same fields out.
+//! Credential identity: what a credential was minted for; and the digest of the request that would mint it.
+//! Both leave the same fields out.
 
 use mcp_auth_crds::{ClientAuthentication, McpServerAuth, McpServerAuthSpec, OAuth2};
 use secrecy::{ExposeSecret, SecretString};
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 pub struct CredentialIdentity(String);
 
 impl CredentialIdentity {
-    pub fn of(resource: &McpServerAuth) -> Self {
+    pub fn for_resource(resource: &McpServerAuth) -> Self {
         let spec = &resource.spec;
         let oauth2 = spec.oauth2.as_ref().map(|oauth2| OAuth2 {
             client_authentication: ClientAuthentication::none(),

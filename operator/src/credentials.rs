@@ -58,14 +58,14 @@ impl Credentials {
 
     /// What was published for a resource as it is now.
     pub fn published(&self, resource: &McpServerAuth) -> Option<CredentialState> {
-        let identity = CredentialIdentity::of(resource);
+        let credential_identity = CredentialIdentity::for_resource(resource);
         let state = self.states.lock().get(&ResourceRef::from(resource)).cloned();
-        state.filter(|state| state.identity == identity)
+        state.filter(|state| state.credential_identity == credential_identity)
     }
 
     /// What sidecars are given for a resource as it is now.
     pub fn get(&self, resource: &McpServerAuth) -> CredentialState {
-        let pending = || CredentialState::pending(CredentialIdentity::of(resource));
+        let pending = || CredentialState::pending(CredentialIdentity::for_resource(resource));
         self.published(resource).unwrap_or_else(pending)
     }
 
@@ -111,7 +111,7 @@ mod tests {
         let bearer = credential();
         let issued = CredentialState {
             credential: bearer.clone(),
-            ..CredentialState::pending(CredentialIdentity::of(&before))
+            ..CredentialState::pending(CredentialIdentity::for_resource(&before))
         };
         credentials.publish(&ResourceRef::from(&before), issued);
         assert_eq!(credentials.get(&before).credential, bearer);
@@ -140,7 +140,7 @@ mod tests {
         let resource = resource("https://tools.example.com/mcp", "session_id");
         let issued = CredentialState {
             credential: credential(),
-            ..CredentialState::pending(CredentialIdentity::of(&resource))
+            ..CredentialState::pending(CredentialIdentity::for_resource(&resource))
         };
         credentials.publish(&ResourceRef::from(&resource), issued.clone());
         assert!(here.has_changed().unwrap());

@@ -14,13 +14,13 @@ use crate::api_server::CALL_TIMEOUT;
 const DURATION_SECONDS: u64 = 15;
 /// The leader renews this many seconds before the end.
 const GRACE_SECONDS: u64 = 5;
-/// Longest silence of the API server in a call about the lease, so that a renewal that gets no answer is tried again
-/// before the lease ends.
+/// Longest silence of the API server in a call about the lease, so that a renewal that gets no answer is
+/// tried again before the lease ends.
 const READ_TIMEOUT: Duration = Duration::from_secs(GRACE_SECONDS - 1);
 
 /// Takes part in the election. The receiver tells whether this replica leads; dropping all receivers releases
-/// the lease, and the task then ends. The election has a client of its own, since it alone watches nothing and can
-/// have a deadline for each answer.
+/// the lease, and the task then ends. The election has a client of its own, since it alone watches nothing
+/// and can have a deadline for each answer.
 pub async fn take_part(
     mut config: Config,
     namespace: &str,

@@ -27,51 +27,51 @@ use crate::resource_ref::ResourceRef;
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
+pub struct Metrics(Arc<MetricFamilies>);
 
-struct Inner {
+struct MetricFamilies {
     registry: Registry,
-    admission_reviews: Family<Outcome, Counter>,
-    sync_refusals: Family<Reason, Counter>,
+    admission_reviews: Family<OutcomeLabels, Counter>,
+    sync_refusals: Family<ReasonLabels, Counter>,
     sidecars: Gauge,
-    token_requests: Family<Resource, Counter>,
-    token_refusals: Family<Resource, Counter>,
-    circuit_open: Family<Resource, Gauge>,
-    user_exchanges: Family<Outcome, Counter>,
-    token_expiry: Family<Resource, Gauge<f64, AtomicU64>>,
-    ready: Family<Resource, Gauge>,
-    reconcile_errors: Family<Reason, Counter>,
+    token_requests: Family<ResourceLabels, Counter>,
+    token_refusals: Family<ResourceLabels, Counter>,
+    circuit_open: Family<ResourceLabels, Gauge>,
+    user_exchanges: Family<OutcomeLabels, Counter>,
+    token_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
+    ready: Family<ResourceLabels, Gauge>,
+    reconcile_errors: Family<ReasonLabels, Counter>,
     leader: Gauge,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct Outcome {
+struct OutcomeLabels {
     outcome: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct Reason {
+struct ReasonLabels {
     reason: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct Resource {
+struct ResourceLabels {
     namespace: String,
     name: String,
 }
 
-impl From<&ResourceRef> for Resource {
-    fn from(key: &ResourceRef) -> Self {
+impl From<&ResourceRef> for ResourceLabels {
+    fn from(resource_ref: &ResourceRef) -> Self {
         Self {
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
+            namespace: resource_ref.namespace.clone(),
+            name: resource_ref.name.clone(),
         }
     }
 }
 
 /// How a request for a user's token ended.
 #[derive(Clone, Copy, Debug)]
-pub enum Exchange {
+pub enum ExchangeOutcome {
     Issued,
     Failed,
 }
@@ -88,7 +88,7 @@ impl Drop for Connected {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("mcpauth_operator");
-        let inner = Inner {
+        let families = MetricFamilies {
             admission_reviews: Family::default(),
             sync_refusals: Family::default(),
             sidecars: Gauge::default(),
@@ -105,52 +105,52 @@ impl Default for Metrics {
         registry.register(
             "admission_reviews",
             "Pods looked at by the webhook",
-            inner.admission_reviews.clone(),
+            families.admission_reviews.clone(),
         );
         registry.register(
             "sync_refusals",
             "Sidecars that were not served",
-            inner.sync_refusals.clone(),
+            families.sync_refusals.clone(),
         );
-        registry.register("sidecars", "Sidecars connected now", inner.sidecars.clone());
+        registry.register("sidecars", "Sidecars connected now", families.sidecars.clone());
         registry.register(
             "token_requests",
             "Requests to token endpoints",
-            inner.token_requests.clone(),
+            families.token_requests.clone(),
         );
         registry.register(
             "token_refusals",
             "Reports of sidecars that an MCP server refused the token",
-            inner.token_refusals.clone(),
+            families.token_refusals.clone(),
         );
         registry.register(
             "circuit_open",
             "Whether the circuit breaker lets no token request out",
-            inner.circuit_open.clone(),
+            families.circuit_open.clone(),
         );
         registry.register(
             "user_exchanges",
             "Requests of sidecars for a user's own token",
-            inner.user_exchanges.clone(),
+            families.user_exchanges.clone(),
         );
         registry.register_with_unit(
             "token_expiry_timestamp",
             "End of the token in use, Unix time",
             Unit::Seconds,
-            inner.token_expiry.clone(),
+            families.token_expiry.clone(),
         );
         registry.register(
             "ready",
             "Whether the resource's condition Ready is true",
-            inner.ready.clone(),
+            families.ready.clone(),
         );
         registry.register(
             "reconcile_errors",
             "Reconciliations that could not be finished",
-            inner.reconcile_errors.clone(),
+            families.reconcile_errors.clone(),
         );
-        registry.register("leader", "Whether this replica leads", inner.leader.clone());
-        Self(Arc::new(Inner { registry, ..inner }))
+        registry.register("leader", "Whether this replica leads", families.leader.clone());
+        Self(Arc::new(MetricFamilies { registry, ..families }))
     }
 }
 
@@ -166,14 +166,14 @@ impl Metrics {
     pub fn reviewed(&self, outcome: &str) {
         self.0
             .admission_reviews
-            .get_or_create(&Outcome {
+            .get_or_create(&OutcomeLabels {
                 outcome: outcome.to_owned(),
             })
             .inc();
     }
 
     pub fn sync_refused(&self, reason: &'static str) {
-        self.0.sync_refusals.get_or_create(&Reason { reason }).inc();
+        self.0.sync_refusals.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub fn sidecar_connected(&self) -> Connected {
@@ -182,48 +182,65 @@ impl Metrics {
     }
 
     pub fn reconcile_failed(&self, reason: &'static str) {
-        self.0.reconcile_errors.get_or_create(&Reason { reason }).inc();
+        self.0
+            .reconcile_errors
+            .get_or_create(&ReasonLabels { reason })
+            .inc();
     }
 
     pub fn leads(&self, leads: bool) {
         self.0.leader.set(leads.into());
     }
 
-    pub fn resource(&self, key: &ResourceRef, ready: bool, expires_at: Option<i64>) {
-        self.0.ready.get_or_create(&key.into()).set(ready.into());
+    pub fn set_resource(&self, resource_ref: &ResourceRef, ready: bool, expires_at: Option<i64>) {
+        self.0.ready.get_or_create(&resource_ref.into()).set(ready.into());
         match expires_at {
-            Some(at) => drop(self.0.token_expiry.get_or_create(&key.into()).set(at as f64)),
-            None => drop(self.0.token_expiry.remove(&key.into())),
+            Some(at) => drop(
+                self.0
+                    .token_expiry
+                    .get_or_create(&resource_ref.into())
+                    .set(at as f64),
+            ),
+            None => drop(self.0.token_expiry.remove(&resource_ref.into())),
         }
     }
 
-    pub fn token_requested(&self, key: &ResourceRef, times: u64) {
-        self.0.token_requests.get_or_create(&key.into()).inc_by(times);
+    pub fn token_requested(&self, resource_ref: &ResourceRef, times: u64) {
+        self.0
+            .token_requests
+            .get_or_create(&resource_ref.into())
+            .inc_by(times);
     }
 
-    pub fn token_refused(&self, key: &ResourceRef) {
-        self.0.token_refusals.get_or_create(&key.into()).inc();
+    pub fn token_refused(&self, resource_ref: &ResourceRef) {
+        self.0.token_refusals.get_or_create(&resource_ref.into()).inc();
     }
 
-    pub fn circuit(&self, key: &ResourceRef, open: bool) {
-        self.0.circuit_open.get_or_create(&key.into()).set(open.into());
+    pub fn set_circuit_open(&self, resource_ref: &ResourceRef, open: bool) {
+        self.0
+            .circuit_open
+            .get_or_create(&resource_ref.into())
+            .set(open.into());
     }
 
-    pub fn exchanged(&self, outcome: Exchange) {
+    pub fn exchanged(&self, outcome: ExchangeOutcome) {
         let outcome = match outcome {
-            Exchange::Issued => "issued",
-            Exchange::Failed => "failed",
+            ExchangeOutcome::Issued => "issued",
+            ExchangeOutcome::Failed => "failed",
         };
         let outcome = outcome.to_owned();
-        self.0.user_exchanges.get_or_create(&Outcome { outcome }).inc();
+        self.0
+            .user_exchanges
+            .get_or_create(&OutcomeLabels { outcome })
+            .inc();
     }
 
     /// Forgets a deleted resource.
-    pub fn forget(&self, key: &ResourceRef) {
-        self.0.ready.remove(&key.into());
-        self.0.token_expiry.remove(&key.into());
-        self.0.token_requests.remove(&key.into());
-        self.0.token_refusals.remove(&key.into());
-        self.0.circuit_open.remove(&key.into());
+    pub fn forget(&self, resource_ref: &ResourceRef) {
+        self.0.ready.remove(&resource_ref.into());
+        self.0.token_expiry.remove(&resource_ref.into());
+        self.0.token_requests.remove(&resource_ref.into());
+        self.0.token_refusals.remove(&resource_ref.into());
+        self.0.circuit_open.remove(&resource_ref.into());
     }
 }

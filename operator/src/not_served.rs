@@ -59,7 +59,7 @@ impl NotServedError {
         self.kind == NotServedReason::Conflict
     }
 
-    /// Whether nobody knows yet.
+    /// Whether it is not known yet, since a reference is still being read.
     pub fn is_pending(&self) -> bool {
         self.kind == NotServedReason::Pending
     }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::warn;
 
-use crate::api_server::within;
+use crate::api_server::with_deadline;
 use crate::changes::Changes;
 use crate::entitlement::Labels;
 use crate::inject::annotations;
@@ -70,7 +70,7 @@ impl Pods {
     }
 
     /// The living pods of a namespace, once they have been listed.
-    pub fn of(&self, namespace: &str) -> Option<Vec<Arc<PodMeta>>> {
+    pub fn in_namespace(&self, namespace: &str) -> Option<Vec<Arc<PodMeta>>> {
         let store = self.store(namespace)?;
         store.is_ready_now().then(|| store.state())
     }
@@ -78,14 +78,14 @@ impl Pods {
     /// Labels of the pod with this name and uid. Asks the API server where the watch has not seen it yet, as
     /// right after its creation.
     pub async fn labels(&self, namespace: &str, name: &str, uid: &str) -> kube::Result<Option<Labels>> {
-        let known = self
+        let stored = self
             .store(namespace)
             .and_then(|store| store.get(&ObjectRef::new(name).within(namespace)));
-        if let Some(pod) = known.filter(|pod| pod.uid().as_deref() == Some(uid)) {
+        if let Some(pod) = stored.filter(|pod| pod.uid().as_deref() == Some(uid)) {
             return Ok(Some(pod.labels().clone()));
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
-        let pod = within(pods.get_metadata_opt(name)).await?;
+        let pod = with_deadline(pods.get_metadata_opt(name)).await?;
         Ok(pod
             .filter(|pod| pod.uid().as_deref() == Some(uid))
             .map(|pod| pod.labels().clone()))
@@ -102,7 +102,7 @@ impl Pods {
         // A pod that has ended needs nothing, and its metadata alone would not tell that it has.
         let config = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
         let mut events = watcher(api, config).default_backoff().modify(prune).boxed();
-        let (changed, changes, before) = (self.changed.clone(), self.changes.clone(), store.clone());
+        let (changed, changes, stored_pods) = (self.changed.clone(), self.changes.clone(), store.clone());
         let task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 let event = match event {
@@ -112,10 +112,10 @@ impl Pods {
                         continue;
                     }
                 };
-                let matters = matters(&event, &before);
+                let is_relevant = is_relevant(&event, &stored_pods);
                 writer.apply_watcher_event(&event);
                 // Only now does the store say what they are to read there.
-                if matters {
+                if is_relevant {
                     changes.announce(&namespace);
                     // Without a receiver the operator is stopping.
                     let _ = changed.send(namespace.clone());
@@ -141,8 +141,8 @@ impl ReadyNow for Store<PodMeta> {
 }
 
 /// Whether an event changes anything that is read here. Most do not: a pod's status changes all the time.
-fn matters(event: &watcher::Event<PodMeta>, before: &Store<PodMeta>) -> bool {
-    let read = |pod: &PodMeta| {
+fn is_relevant(event: &watcher::Event<PodMeta>, stored_pods: &Store<PodMeta>) -> bool {
+    let relevant_fields = |pod: &PodMeta| {
         let metadata = &pod.metadata;
         let ending = metadata.deletion_timestamp.is_some();
         let owners = metadata.owner_references.clone();
@@ -157,8 +157,8 @@ fn matters(event: &watcher::Event<PodMeta>, before: &Store<PodMeta>) -> bool {
     match event {
         watcher::Event::Delete(_) | watcher::Event::InitDone => true,
         watcher::Event::Apply(pod) => {
-            let known = before.get(&ObjectRef::from_obj(pod));
-            known.is_none_or(|known| read(&known) != read(pod))
+            let stored = stored_pods.get(&ObjectRef::from_obj(pod));
+            stored.is_none_or(|stored| relevant_fields(&stored) != relevant_fields(pod))
         }
         watcher::Event::Init | watcher::Event::InitApply(_) => false,
     }
@@ -167,14 +167,14 @@ fn matters(event: &watcher::Event<PodMeta>, before: &Store<PodMeta>) -> bool {
 /// Whether a selected pod ought to have a sidecar. A Job's pod never gets one, neither does one that the
 /// webhook looked at and found to be no LiteLLM.
 pub fn ought_to_be_injected(pod: &PodMeta) -> bool {
-    let of_a_job = pod.owner_references().iter().any(|owner| owner.kind == "Job");
+    let is_job_pod = pod.owner_references().iter().any(|owner| owner.kind == "Job");
     let opted_out = pod
         .labels()
         .get(annotations::INJECT_LABEL)
         .is_some_and(|value| value == "false");
     let terminating = pod.metadata.deletion_timestamp.is_some();
-    let passed_over = pod.annotations().contains_key(annotations::SKIPPED);
-    !(of_a_job || opted_out || terminating || passed_over)
+    let skipped = pod.annotations().contains_key(annotations::SKIPPED);
+    !(is_job_pod || opted_out || terminating || skipped)
 }
 
 /// Whether the pod has our sidecar.
@@ -185,10 +185,10 @@ pub fn is_injected(pod: &PodMeta) -> bool {
 /// Keeps what is read here; managed fields and other annotations are most of a pod's metadata.
 fn prune(pod: &mut PodMeta) {
     pod.metadata.managed_fields = None;
-    let ours = |key: &String| key == annotations::INJECTED || key == annotations::SKIPPED;
-    let kept: BTreeMap<_, _> = std::mem::take(pod.annotations_mut())
+    let is_ours = |key: &String| key == annotations::INJECTED || key == annotations::SKIPPED;
+    let retained: BTreeMap<_, _> = std::mem::take(pod.annotations_mut())
         .into_iter()
-        .filter(|(key, _)| ours(key))
+        .filter(|(key, _)| is_ours(key))
         .collect();
-    *pod.annotations_mut() = kept;
+    *pod.annotations_mut() = retained;
 }

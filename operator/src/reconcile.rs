@@ -46,14 +46,15 @@ pub struct Triggers {
     pub token_refresh_requests: mpsc::UnboundedReceiver<TokenRefreshRequest>,
 }
 
-/// What is due: gathered while events arrive, so that many events about one resource are one reconciliation.
+/// The work queue: gathered while events arrive, so that many events about one resource are one
+/// reconciliation.
 #[derive(Default)]
-struct Due {
+struct ReconcileQueue {
     resources: BTreeSet<ResourceRef>,
     namespaces: BTreeSet<String>,
 }
 
-impl Due {
+impl ReconcileQueue {
     fn is_empty(&self) -> bool {
         self.resources.is_empty() && self.namespaces.is_empty()
     }
@@ -68,8 +69,8 @@ impl Reconciler {
             mut sidecars,
             mut token_refresh_requests,
         } = triggers;
-        let mut due = Due::default();
-        due.namespaces.extend(self.resources.namespaces());
+        let mut queue = ReconcileQueue::default();
+        queue.namespaces.extend(self.resources.namespaces());
         self.watch_pods();
         loop {
             tokio::select! {
@@ -77,69 +78,78 @@ impl Reconciler {
                     // A new or changed resource can end or begin a conflict with any of its neighbours.
                     ResourceEvent::Changed(resource) => {
                         self.watch_pods();
-                        due.namespaces.insert(resource.namespace);
+                        queue.namespaces.insert(resource.namespace);
                     }
                     ResourceEvent::Deleted(resource) => {
                         self.forget(&resource);
                         self.watch_pods();
-                        due.namespaces.insert(resource.namespace);
+                        queue.namespaces.insert(resource.namespace);
                     }
                     ResourceEvent::Listed => {}
                 },
-                Some(resource) = references.recv() => drop(due.resources.insert(resource)),
-                Some(namespace) = pods.recv() => drop(due.namespaces.insert(namespace)),
+                Some(resource) = references.recv() => drop(queue.resources.insert(resource)),
+                Some(namespace) = pods.recv() => drop(queue.namespaces.insert(namespace)),
                 Some(namespace) = sidecars.recv() => self.status_due_in(&namespace),
                 Some(request) = token_refresh_requests.recv() => self.token_sources.request_refresh(&request),
                 // Whatever is ready goes first.
-                () = tokio::task::yield_now(), if !due.is_empty() => {
-                    self.reconcile_all(std::mem::take(&mut due));
+                () = tokio::task::yield_now(), if !queue.is_empty() => {
+                    self.reconcile_all(std::mem::take(&mut queue));
                 }
             }
         }
     }
 
-    fn reconcile_all(&self, due: Due) {
-        let of_namespaces = due
+    fn reconcile_all(&self, queue: ReconcileQueue) {
+        let of_namespaces = queue
             .namespaces
             .iter()
             .flat_map(|namespace| self.resources.in_namespace(namespace));
-        let mut all: HashMap<ResourceRef, Arc<McpServerAuth>> = of_namespaces
+        let mut queued: HashMap<ResourceRef, Arc<McpServerAuth>> = of_namespaces
             .map(|resource| (ResourceRef::from(&*resource), resource))
             .collect();
-        for resource in due.resources {
-            if let Some(found) = self.resources.store().get(&ObjectRef::from(&resource)) {
-                all.insert(resource, found);
+        for resource in queue.resources {
+            if let Some(stored) = self.resources.store().get(&ObjectRef::from(&resource)) {
+                queued.insert(resource, stored);
             }
         }
-        for (key, resource) in all {
-            self.reconcile(&key, &resource);
-            self.status_due(key);
+        for (resource_ref, resource) in queued {
+            self.reconcile(&resource_ref, &resource);
+            self.status_due(resource_ref);
         }
     }
 
-    fn reconcile(&self, key: &ResourceRef, resource: &McpServerAuth) {
-        let _span = debug_span!("reconcile", namespace = key.namespace, name = key.name).entered();
+    fn reconcile(&self, resource_ref: &ResourceRef, resource: &McpServerAuth) {
+        let _span = debug_span!(
+            "reconcile",
+            namespace = resource_ref.namespace,
+            name = resource_ref.name
+        )
+        .entered();
         let desired = match self.conflict(resource) {
             Some(conflict) => {
-                self.references.set(key, &[]);
+                self.references.set(resource_ref, &[]);
                 Err(conflict)
             }
-            None => self.desired(key, resource),
+            None => self.desired(resource_ref, resource),
         };
         self.token_sources.apply(resource, desired);
     }
 
     /// Looks the references up, each once, and derives what they and the spec desire.
-    fn desired(&self, key: &ResourceRef, resource: &McpServerAuth) -> Result<Desired, NotServedError> {
+    fn desired(
+        &self,
+        resource_ref: &ResourceRef,
+        resource: &McpServerAuth,
+    ) -> Result<Desired, NotServedError> {
         let references = needed(&resource.spec);
-        self.references.set(key, &references);
+        self.references.set(resource_ref, &references);
         let references = references.into_iter().map(|reference| {
-            let found = self.references.get(&key.namespace, &reference);
-            (reference, found)
+            let lookup = self.references.get(&resource_ref.namespace, &reference);
+            (reference, lookup)
         });
         let inputs = Inputs {
             references: &references.collect::<Vec<_>>(),
-            workload: |audience| self.workload.assertions(&key.namespace, audience),
+            workload: |audience| self.workload.assertions(&resource_ref.namespace, audience),
             known_issuer: known_server(resource).map(|server| server.issuer.clone()),
         };
         desired(&resource.spec, &inputs)
@@ -148,7 +158,7 @@ impl Reconciler {
     /// The older resource that is served instead, whatever the references of this one hold.
     fn conflict(&self, resource: &McpServerAuth) -> Option<NotServedError> {
         let namespace = resource.namespace().unwrap_or_default();
-        let pods = self.pods.of(&namespace).unwrap_or_default();
+        let pods = self.pods.in_namespace(&namespace).unwrap_or_default();
         let pods = pods.iter().filter(|pod| ought_to_be_injected(pod));
         let labels: Vec<_> = pods.map(|pod| pod.labels().clone()).collect();
         let neighbours = self.resources.in_namespace(&namespace);

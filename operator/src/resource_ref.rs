@@ -1,4 +1,4 @@
-//! The name of a resource.
+//! Resource reference: namespace and name of a resource.
 
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -20,7 +20,7 @@ impl From<&McpServerAuth> for ResourceRef {
 }
 
 impl From<&ResourceRef> for ObjectRef<McpServerAuth> {
-    fn from(key: &ResourceRef) -> Self {
-        ObjectRef::new(&key.name).within(&key.namespace)
+    fn from(resource_ref: &ResourceRef) -> Self {
+        ObjectRef::new(&resource_ref.name).within(&resource_ref.namespace)
     }
 }

@@ -119,8 +119,8 @@ impl ResourceWatch {
             }
         };
         for event in &events {
-            if let ResourceEvent::Changed(key) | ResourceEvent::Deleted(key) = event {
-                self.changes.announce(&key.namespace);
+            if let ResourceEvent::Changed(resource_ref) | ResourceEvent::Deleted(resource_ref) = event {
+                self.changes.announce(&resource_ref.namespace);
             }
         }
         self.pending.extend(events);
@@ -175,23 +175,23 @@ impl MergedStore {
             }
             Event::Apply(resource) => self.store(index, resource),
             Event::Delete(resource) => {
-                let key = ResourceRef::from(&resource);
-                state.revisions.remove(&key);
+                let resource_ref = ResourceRef::from(&resource);
+                state.revisions.remove(&resource_ref);
                 self.writer.apply_watcher_event(&Event::Delete(resource));
-                vec![ResourceEvent::Deleted(key)]
+                vec![ResourceEvent::Deleted(resource_ref)]
             }
             Event::InitDone => {
                 // What was deleted while the watch was down has no event of its own.
                 let deleted = state
                     .revisions
                     .keys()
-                    .filter(|key| !state.listing.contains(key))
+                    .filter(|resource_ref| !state.listing.contains(resource_ref))
                     .cloned();
                 let deleted: Vec<ResourceRef> = deleted.collect();
                 let store = self.writer.as_reader();
-                for key in &deleted {
-                    state.revisions.remove(key);
-                    if let Some(resource) = store.get(&key.into()) {
+                for resource_ref in &deleted {
+                    state.revisions.remove(resource_ref);
+                    if let Some(resource) = store.get(&resource_ref.into()) {
                         self.writer
                             .apply_watcher_event(&Event::Delete((*resource).clone()));
                     }
@@ -213,21 +213,24 @@ impl MergedStore {
 
     /// Stores a resource. A change of its status alone, which only the operator writes, is no event.
     fn store(&mut self, index: usize, resource: McpServerAuth) -> Vec<ResourceEvent> {
-        let key = ResourceRef::from(&resource);
+        let resource_ref = ResourceRef::from(&resource);
         let revision = Revision {
             uid: resource.metadata.uid.clone(),
             generation: resource.metadata.generation.unwrap_or_default(),
         };
         let previous = self.watches[index]
             .revisions
-            .insert(key.clone(), revision.clone());
+            .insert(resource_ref.clone(), revision.clone());
         self.writer.apply_watcher_event(&Event::Apply(resource));
         match previous {
             Some(previous) if previous == revision => Vec::new(),
             Some(previous) if previous.uid != revision.uid => {
-                vec![ResourceEvent::Deleted(key.clone()), ResourceEvent::Changed(key)]
+                vec![
+                    ResourceEvent::Deleted(resource_ref.clone()),
+                    ResourceEvent::Changed(resource_ref),
+                ]
             }
-            _ => vec![ResourceEvent::Changed(key)],
+            _ => vec![ResourceEvent::Changed(resource_ref)],
         }
     }
 }
@@ -249,7 +252,7 @@ mod tests {
         .unwrap()
     }
 
-    fn key(namespace: &str, name: &str) -> ResourceRef {
+    fn resource_ref(namespace: &str, name: &str) -> ResourceRef {
         ResourceRef {
             namespace: namespace.into(),
             name: name.into(),
@@ -264,7 +267,7 @@ mod tests {
         store.apply(0, Event::Init);
         assert_eq!(
             store.apply(0, Event::InitApply(resource("a", "x", 1))),
-            [ResourceEvent::Changed(key("a", "x"))]
+            [ResourceEvent::Changed(resource_ref("a", "x"))]
         );
         assert!(
             store.apply(0, Event::InitDone).is_empty(),
@@ -280,7 +283,10 @@ mod tests {
         assert_eq!(stored_in("b"), 1, "nothing is lost while it lists");
         assert_eq!(
             store.apply(1, Event::InitDone),
-            [ResourceEvent::Deleted(key("b", "y")), ResourceEvent::Listed]
+            [
+                ResourceEvent::Deleted(resource_ref("b", "y")),
+                ResourceEvent::Listed
+            ]
         );
         assert_eq!((stored_in("a"), stored_in("b")), (1, 0));
     }

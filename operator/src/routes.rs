@@ -37,7 +37,7 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
         },
         exchange: oauth2.and_then(|oauth2| subject_token(oauth2.token_exchange.as_ref()?)),
         credential_identity: match exchanges {
-            true => CredentialIdentity::of(resource).digest(),
+            true => CredentialIdentity::for_resource(resource).digest(),
             false => String::new(),
         },
     }

@@ -31,9 +31,9 @@ use crate::token_sources::TokenSources;
 use crate::workload::Workload;
 
 /// Longest time the release of the lease may take.
-const RELEASE: Duration = Duration::from_secs(5);
+const LEASE_RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time until the listener has closed.
-const CLOSE: Duration = Duration::from_secs(15);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs until SIGTERM or SIGINT, or until something that all depends on has failed.
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -96,7 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let (elected, election) =
         leader::take_part(client_config, &args.namespace, &args.lease, &args.identity).await?;
-    // The lease is released when its receiver goes, so whoever else wants to know hears it from here.
+    // The lease is released when its receiver is dropped, so all others subscribe to this channel.
     let (lead, leads) = watch::channel(false);
     let (close, closed) = watch::channel(false);
     let (set_listed, listed) = watch::channel(false);
@@ -145,7 +145,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
     let trust = keep_webhook_ca_bundle(client, args.webhook_configuration, certificates, set_trusted);
     tasks.spawn(forever(trust));
-    let work = Work {
+    let leader_tasks = LeaderTasks {
         reconciler,
         resource_watch,
         triggers,
@@ -155,27 +155,30 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         set_listed,
         metrics,
     };
-    let leading = tasks.spawn(follow_election(elected, lead.clone(), work));
+    let leading = tasks.spawn(follow_election(elected, lead.clone(), leader_tasks));
 
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let ended = tokio::select! {
+    let result = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
-        Some(ended) = tasks.join_next() => ended.context("a task failed").and_then(|ended| ended),
+        Some(result) = tasks.join_next() => result.context("a task failed").and_then(|result| result),
     };
     info!("stopping");
     // First the lease is released, so that the next leader starts at once. Streams end, and sidecars come
     // back to it.
     leading.abort();
     lead.send_replace(false);
-    if tokio::time::timeout(RELEASE, election).await.is_err() {
+    if tokio::time::timeout(LEASE_RELEASE_TIMEOUT, election)
+        .await
+        .is_err()
+    {
         error!("the lease was not released in time; it runs out by itself");
     }
-    // Reviews still arrive until everybody has heard that this replica is not ready any more.
+    // Reviews still arrive until every node knows that this replica is not ready any more.
     close.send_replace(true);
-    drop(tokio::time::timeout(CLOSE, until_finished(serving)).await);
+    drop(tokio::time::timeout(CLOSE_TIMEOUT, until_finished(serving)).await);
     tasks.shutdown().await;
-    ended
+    result
 }
 
 async fn until_finished(task: AbortHandle) {
@@ -185,7 +188,7 @@ async fn until_finished(task: AbortHandle) {
 }
 
 /// What the leader does.
-struct Work {
+struct LeaderTasks {
     reconciler: Reconciler,
     resource_watch: ResourceWatch,
     triggers: Triggers,
@@ -201,9 +204,9 @@ struct Work {
 async fn follow_election(
     mut elected: watch::Receiver<bool>,
     lead: watch::Sender<bool>,
-    work: Work,
+    leader_tasks: LeaderTasks,
 ) -> anyhow::Result<()> {
-    let Work {
+    let LeaderTasks {
         reconciler,
         mut resource_watch,
         triggers,
@@ -212,7 +215,7 @@ async fn follow_election(
         statuses_due,
         set_listed,
         metrics,
-    } = work;
+    } = leader_tasks;
     let listed = set_listed.subscribe();
     // A leader that does not know every resource yet would tell sidecars that they are entitled to nothing.
     while !(*elected.borrow_and_update() && *listed.borrow()) {

@@ -22,7 +22,7 @@ pub struct Sidecar {
     pub namespace: String,
     pub name: String,
     /// Revision of the last snapshot sent on the stream.
-    pub sent: Option<String>,
+    pub sent_revision: Option<String>,
     pub sent_at: Option<Instant>,
     pub applied: Option<String>,
     pub restart_needed_for: Vec<String>,
@@ -32,11 +32,11 @@ pub struct Sidecar {
 impl Sidecar {
     /// Whether it uses the newest snapshot, or may yet be taking it over.
     pub fn is_up_to_date(&self) -> bool {
-        self.applied.is_some() && (self.sent == self.applied || self.is_taking_over())
+        self.applied.is_some() && (self.sent_revision == self.applied || self.is_taking_over())
     }
 
     pub fn is_taking_over(&self) -> bool {
-        self.sent != self.applied && self.sent_at.is_some_and(|at| at.elapsed() < GRACE)
+        self.sent_revision != self.applied && self.sent_at.is_some_and(|at| at.elapsed() < GRACE)
     }
 }
 
@@ -92,15 +92,15 @@ impl Sidecars {
     }
 
     fn announce(&self, namespace: &str) {
-        // Without a receiver this replica does not lead, and nobody wants to know.
+        // Without a receiver this replica does not lead, and no task writes statuses.
         let _ = self.changed.send(namespace.to_owned());
     }
 }
 
 impl SidecarEntry {
-    pub fn sent(&self, revision: &str) {
+    pub fn record_sent(&self, revision: &str) {
         self.modify(|sidecar| {
-            sidecar.sent = Some(revision.to_owned());
+            sidecar.sent_revision = Some(revision.to_owned());
             sidecar.sent_at = Some(Instant::now());
         });
     }
@@ -113,7 +113,7 @@ impl SidecarEntry {
             .is_some_and(|(connection, _)| *connection == self.connection)
     }
 
-    pub fn reported(&self, mut report: Report) {
+    pub fn record_report(&self, mut report: Report) {
         report.restart_needed_for.truncate(MAX_SERVERS);
         report.problems.truncate(MAX_PROBLEMS);
         for problem in &mut report.problems {
@@ -170,13 +170,13 @@ mod tests {
         let (sidecars, _changed) = Sidecars::new();
         let entry = sidecars.enter("uid", "apps", "litellm-0");
         assert!(!sidecars.get("uid").unwrap().is_up_to_date());
-        entry.sent("1");
-        entry.reported(Report {
+        entry.record_sent("1");
+        entry.record_report(Report {
             applied: Some("1".into()),
             ..Report::default()
         });
         assert!(sidecars.get("uid").unwrap().is_up_to_date());
-        entry.sent("2");
+        entry.record_sent("2");
         assert!(
             sidecars.get("uid").unwrap().is_up_to_date(),
             "it may be taking it over"
@@ -190,10 +190,10 @@ mod tests {
         let (sidecars, _changed) = Sidecars::new();
         let old = sidecars.enter("uid", "apps", "litellm-0");
         let new = sidecars.enter("uid", "apps", "litellm-0");
-        new.sent("1");
-        old.sent("0");
+        new.record_sent("1");
+        old.record_sent("0");
         drop(old);
-        assert_eq!(sidecars.get("uid").unwrap().sent.as_deref(), Some("1"));
+        assert_eq!(sidecars.get("uid").unwrap().sent_revision.as_deref(), Some("1"));
         drop(new);
         assert!(sidecars.get("uid").is_none());
     }

@@ -60,22 +60,22 @@ impl ConditionDraft {
 type Check<I> = fn(&I) -> Option<ConditionDraft>;
 
 /// The draft of the first check that says something. The last one of each list always does.
-fn judge<I>(checks: &[Check<I>], inputs: &I) -> ConditionDraft {
+fn first_draft<I>(checks: &[Check<I>], inputs: &I) -> ConditionDraft {
     let mut drafts = checks.iter().filter_map(|check| check(inputs));
     drafts.next().expect("the last check of a list always decides")
 }
 
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
-    let secrets = judge(secrets_resolved::CHECKS, inputs.issuance);
-    let token = judge(token_issued::CHECKS, inputs.issuance);
-    let (sidecars, counts) = sidecars_synced::judge_pods(inputs);
-    let parts = ready::Parts {
+    let secrets = first_draft(secrets_resolved::CHECKS, inputs.issuance);
+    let token = first_draft(token_issued::CHECKS, inputs.issuance);
+    let (sidecars, counts) = sidecars_synced::check_pods(inputs);
+    let ready_inputs = ready::ReadyInputs {
         inputs,
         conditions: [&secrets, &token, &sidecars],
     };
-    let ready = judge(ready::CHECKS, &parts);
-    let before = inputs.resource.status.as_ref();
-    let before = before.map(|status| &status.conditions[..]).unwrap_or_default();
+    let ready = first_draft(ready::CHECKS, &ready_inputs);
+    let previous = inputs.resource.status.as_ref();
+    let previous = previous.map(|status| &status.conditions[..]).unwrap_or_default();
     let generation = inputs.resource.metadata.generation;
     let conditions = [ready, secrets, token, sidecars];
     let token = token_status(&inputs.issuance.token, now);
@@ -83,7 +83,7 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
         observed_generation: generation,
         conditions: conditions
             .into_iter()
-            .map(|draft| since(draft, before, generation, now))
+            .map(|draft| with_transition_time(draft, previous, generation, now))
             .collect(),
         token: Some(token).filter(|status| *status != TokenStatus::default()),
         authorization_server: authorization_server::authorization_server(inputs),
@@ -92,13 +92,18 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
 }
 
 /// The condition with the time since when its status holds.
-fn since(draft: ConditionDraft, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Condition {
+fn with_transition_time(
+    draft: ConditionDraft,
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
     let status = match draft.holds {
         Some(true) => "True",
         Some(false) => "False",
         None => "Unknown",
     };
-    let same = before
+    let unchanged = previous
         .iter()
         .find(|condition| condition.type_ == draft.type_ && condition.status == status);
     Condition {
@@ -107,7 +112,7 @@ fn since(draft: ConditionDraft, before: &[Condition], generation: Option<i64>, n
         reason: draft.reason,
         message: draft.message,
         observed_generation: generation,
-        last_transition_time: same.map_or(Time(seconds(now)), |condition| {
+        last_transition_time: unchanged.map_or(Time(seconds(now)), |condition| {
             condition.last_transition_time.clone()
         }),
     }

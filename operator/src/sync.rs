@@ -1,6 +1,6 @@
 //! Streams routes and tokens to the sidecars: [`authenticate`] tells whose pod calls, [`stream`] keeps it up
-//! to date with what [`crate::routes`] entitles that pod to, and nothing else, and [`exchange`] gets users'
-//! own tokens.
+//! to date with what [`crate::entitlement`] entitles that pod to, and nothing else, and [`exchange`] gets
+//! users' own tokens.
 
 mod authenticate;
 mod error;

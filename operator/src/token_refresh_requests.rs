@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::resource_ref::ResourceRef;
 
-/// One sidecar's word on the token in use. Many that say the same are one request in the end: the token
+/// One sidecar's report on the token in use. Many that say the same are one request in the end: the token
 /// source looks at the token's identifier.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenRefreshRequest {

@@ -71,14 +71,14 @@ pub struct TokenSources {
 
 /// Where the token of a resource comes from, as it is now.
 struct Source {
-    identity: CredentialIdentity,
+    credential_identity: CredentialIdentity,
     generation: Option<i64>,
     tls: ServerTls,
     /// What keeps it from being as the spec says.
     problem: Option<NotServedError>,
     kind: SourceKind,
     /// Publishes once more when the token changes by itself.
-    timer: Option<Task>,
+    timer: Option<AbortOnDrop>,
 }
 
 enum SourceKind {
@@ -90,15 +90,15 @@ enum SourceKind {
 }
 
 /// A task that ends when this is dropped.
-struct Task(AbortHandle);
+struct AbortOnDrop(AbortHandle);
 
-impl Task {
+impl AbortOnDrop {
     fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(task).abort_handle())
     }
 }
 
-impl Drop for Task {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -117,36 +117,38 @@ impl TokenSources {
     /// Gets the token of a resource as it is desired from now on: starts a source, changes it, keeps it, or
     /// stops it. Whatever it has is published before this returns.
     pub fn apply(&self, resource: &McpServerAuth, desired: Result<Desired, NotServedError>) {
-        let key = ResourceRef::from(resource);
-        let identity = CredentialIdentity::of(resource);
+        let resource_ref = ResourceRef::from(resource);
+        let credential_identity = CredentialIdentity::for_resource(resource);
         let mut sources = self.sources.lock();
-        let before = sources.remove(&key).filter(|before| before.identity == identity);
-        let (before, tls_before) = match before {
-            Some(before) => (before.kind, before.tls),
+        let previous = sources
+            .remove(&resource_ref)
+            .filter(|previous| previous.credential_identity == credential_identity);
+        let (previous, previous_tls) = match previous {
+            Some(previous) => (previous.kind, previous.tls),
             None => (SourceKind::None, ServerTls::default()),
         };
         let (kind, tls, problem) = match desired {
             // Sidecars may go on using its token, so it is not revoked.
             Err(error) if error.is_conflict() => (SourceKind::None, ServerTls::default(), Some(error)),
-            Err(error) => match self.orphan(before) {
-                Some(orphaned) => (SourceKind::Orphaned(orphaned), tls_before, Some(error)),
+            Err(error) => match self.orphan(previous) {
+                Some(orphaned) => (SourceKind::Orphaned(orphaned), previous_tls, Some(error)),
                 None => (SourceKind::None, ServerTls::default(), Some(error)),
             },
-            Ok(Desired { source, tls }) => match self.follow(&key, before, source) {
+            Ok(Desired { source, tls }) => match self.change_source(&resource_ref, previous, source) {
                 (SourceKind::None, problem) => (SourceKind::None, ServerTls::default(), problem),
                 (kind, problem) => (kind, tls, problem),
             },
         };
         let mut source = Source {
-            identity,
+            credential_identity,
             generation: resource.metadata.generation,
             tls,
             problem,
             kind,
             timer: None,
         };
-        self.publish_source(&key, &mut source);
-        sources.insert(key, source);
+        self.publish_source(&resource_ref, &mut source);
+        sources.insert(resource_ref, source);
     }
 
     /// Ends the source of a resource that was deleted, and revokes its token if that was wished for.
@@ -180,15 +182,15 @@ impl TokenSources {
         self.publish_source(&request.resource, source);
     }
 
-    /// The source as the spec says, and what keeps it from being wholly so.
-    fn follow(
+    /// The source as the spec desires it, and the problem that prevents that.
+    fn change_source(
         &self,
-        key: &ResourceRef,
-        before: SourceKind,
+        resource_ref: &ResourceRef,
+        previous: SourceKind,
         desired: DesiredSource,
     ) -> (SourceKind, Option<NotServedError>) {
-        match (desired, before) {
-            (DesiredSource::Secret(text), SourceKind::Secret(secret)) if secret.is(&text) => {
+        match (desired, previous) {
+            (DesiredSource::Secret(text), SourceKind::Secret(secret)) if secret.holds(&text) => {
                 (SourceKind::Secret(secret), None)
             }
             (DesiredSource::Secret(text), _) => {
@@ -199,15 +201,15 @@ impl TokenSources {
                 let problem = active.change(*configuration).err();
                 (SourceKind::OAuth2(active), problem)
             }
-            (DesiredSource::OAuth2(configuration), before) => {
-                // A token of before serves until the Secret that came back has brought a new one.
-                let token = match before {
+            (DesiredSource::OAuth2(configuration), previous) => {
+                // The orphaned token serves until the Secret that came back has brought a new one.
+                let token = match previous {
                     SourceKind::Orphaned(orphaned) if !orphaned.is_expired(self.clock.now()) => {
                         Some(orphaned.into_token())
                     }
                     _ => None,
                 };
-                match ActiveSource::start(*configuration, token, &self.clock, self.publisher(key)) {
+                match ActiveSource::start(*configuration, token, &self.clock, self.publisher(resource_ref)) {
                     Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
                     Err(error) => (SourceKind::None, Some(error)),
                 }
@@ -215,8 +217,8 @@ impl TokenSources {
         }
     }
 
-    /// The references lead nowhere any more: the token in use serves on, and no new one is requested with a
-    /// secret that somebody has taken away.
+    /// The references do not resolve any more: the token in use serves on, and no new one is requested with a
+    /// secret that was deleted.
     fn orphan(&self, kind: SourceKind) -> Option<OrphanedToken> {
         let orphaned = match kind {
             SourceKind::None => return None,
@@ -251,13 +253,14 @@ impl TokenSources {
             SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
         };
         source.timer = next_change.map(|at| self.publish_at(resource, at));
-        self.metrics.circuit(resource, snapshot.token.circuit_open);
+        self.metrics
+            .set_circuit_open(resource, snapshot.token.circuit_open);
         let issuance = Issuance {
             problem: source.problem.clone(),
             token: snapshot.token,
         };
         let state = CredentialState {
-            identity: source.identity.clone(),
+            credential_identity: source.credential_identity.clone(),
             generation: source.generation,
             credential: snapshot.credential.unwrap_or_else(|| unavailable(&issuance)),
             tls: source.tls.clone(),
@@ -268,9 +271,9 @@ impl TokenSources {
         self.credentials.publish(resource, state);
     }
 
-    fn publish_at(&self, resource: &ResourceRef, at: Timestamp) -> Task {
+    fn publish_at(&self, resource: &ResourceRef, at: Timestamp) -> AbortOnDrop {
         let (clock, publish) = (self.clock.clone(), self.publisher(resource));
-        Task::spawn(async move {
+        AbortOnDrop::spawn(async move {
             clock.sleep_until(at).await;
             publish();
         })

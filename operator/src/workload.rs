@@ -1,8 +1,8 @@
 //! The operator's own Kubernetes identity, as an assertion for authorization servers that trust the cluster
 //! (workload identity, RFC 7523). Each assertion is a short-lived ServiceAccount token, made by TokenRequest
 //! for one audience, so that no audience has to be known when the operator is installed. The audience is
-//! somebody else's to choose, and a token that the API server itself takes would make the operator of whoever
-//! gets it: those are not let out.
+//! chosen by a resource's author, and a token that the API server itself accepts would let its receiver act
+//! as the operator: such tokens are never sent.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use kube::{Client, Error};
 use mcp_auth_oauth::{self as oauth, AssertionFuture, AssertionSource, Assertions};
 use secrecy::SecretString;
 
-use crate::api_server::within;
+use crate::api_server::with_deadline;
 
 /// The shortest life that Kubernetes gives a token: an assertion is used at once.
 const LIFE_SECONDS: i64 = 600;
@@ -25,7 +25,7 @@ pub struct Workload {
     namespace: String,
     service_account: String,
     /// Namespaces whose resources may act as the operator.
-    allowed: Arc<[String]>,
+    allowed_namespaces: Arc<[String]>,
 }
 
 /// Assertions for one resource.
@@ -40,21 +40,21 @@ impl Workload {
         client: Client,
         namespace: String,
         service_account: String,
-        allowed: impl Into<Arc<[String]>>,
+        allowed_namespaces: impl Into<Arc<[String]>>,
     ) -> Self {
         Self {
             client,
             namespace,
             service_account,
-            allowed: allowed.into(),
+            allowed_namespaces: allowed_namespaces.into(),
         }
     }
 
     /// The operator's identity for a resource of this namespace; nothing where it may not act as the
     /// operator: whoever can write a resource there could else have tokens that were meant for the operator.
     pub fn assertions(&self, namespace: &str, audience: Option<String>) -> Option<Assertions> {
-        let allowed = self.allowed.iter().any(|allowed| allowed == namespace);
-        allowed.then(|| {
+        let is_allowed = self.allowed_namespaces.iter().any(|allowed| allowed == namespace);
+        is_allowed.then(|| {
             Assertions::From(Arc::new(Source {
                 workload: self.clone(),
                 audience,
@@ -72,11 +72,14 @@ impl Workload {
             ..TokenRequest::default()
         };
         let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), &self.namespace);
-        let answer =
-            within(accounts.create_token_request(&self.service_account, &PostParams::default(), &request))
-                .await;
+        let answer = with_deadline(accounts.create_token_request(
+            &self.service_account,
+            &PostParams::default(),
+            &request,
+        ))
+        .await;
         let failed = |problem: String| oauth::Error::NoAssertion { problem };
-        let answer = answer.map_err(|error| failed(refused(&error, &self.service_account)))?;
+        let answer = answer.map_err(|error| failed(refusal_message(&error, &self.service_account)))?;
         let token = answer.status.map(|status| status.token);
         let token = token.ok_or_else(|| failed("the API server answered without a token".into()))?;
         if self.is_taken_by_the_api_server(&token).await.map_err(|error| {
@@ -102,7 +105,7 @@ impl Workload {
             ..TokenReview::default()
         };
         let reviews = Api::<TokenReview>::all(self.client.clone());
-        let answer = within(reviews.create(&PostParams::default(), &review)).await?;
+        let answer = with_deadline(reviews.create(&PostParams::default(), &review)).await?;
         let status = answer.status.unwrap_or_default();
         Ok(status.authenticated.unwrap_or(false))
     }
@@ -115,8 +118,8 @@ impl AssertionSource for Source {
     }
 }
 
-/// What the API server said. It has been sent no secret, and an error holds no token.
-fn refused(error: &Error, service_account: &str) -> String {
+/// Why the API server made no token. The request held no secret, and an error holds no token.
+fn refusal_message(error: &Error, service_account: &str) -> String {
     match error {
         Error::Api(status) if status.code == 403 => format!(
             "the operator may not request tokens for its ServiceAccount {service_account}: set \

@@ -1,6 +1,6 @@
-//! Sockets and threads. Each worker is a thread with a runtime of its own, which takes connections of both
-//! halves and serves them to the end: a request is never handed from one thread to another. What becomes of a
-//! connection is up to [`connection`].
+//! Listeners and worker threads. Each worker is a thread with a runtime of its own, which takes connections
+//! of both halves and serves them to the end: a request is never handed from one thread to another. What
+//! becomes of a connection is up to [`connection`].
 
 mod bounds;
 mod connection;
@@ -27,7 +27,7 @@ use connection::connection;
 use half::Half;
 
 const BACKLOG: i32 = 4096;
-/// Between two looks for connections that nobody needs any more.
+/// Between two sweeps of idle connections.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// After an error of accept, which mostly means that there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -263,13 +263,13 @@ async fn accept(
     };
     let free = Arc::new(Semaphore::new(bounds.connections));
     loop {
-        let place = free.clone().acquire_owned().await;
+        let permit = free.clone().acquire_owned().await;
         match socket.accept().await {
             Ok((stream, peer)) => {
                 let (half, stopped, open) = (half.clone(), stopped.clone(), open.clone());
                 tokio::spawn(async move {
                     connection(worker, bounds, stream, peer.ip(), half, stopped).await;
-                    drop((open, place));
+                    drop((open, permit));
                 });
             }
             Err(error) => {

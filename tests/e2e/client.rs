@@ -10,8 +10,8 @@ const RAW: &str = "
 import os, socket, sys, urllib.parse
 url = urllib.parse.urlsplit(sys.argv[1])
 request = sys.stdin.buffer.read().replace(b'API_KEY', os.environ['LITELLM_API_KEY'].encode())
-with socket.create_connection((url.hostname, url.port), 60) as connection:
-    connection.settimeout(60)
+with socket.create_connection((url.hostname, url.port), 300) as connection:
+    connection.settimeout(300)
     connection.sendall(request)
     answer = b''
     while piece := connection.recv(65536):

@@ -14,7 +14,7 @@ message = {"jsonrpc": "2.0", "id": 7, "method": "tools/list", "params": {}}
 headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 request = urllib.request.Request("http://127.0.0.1:16481/tools/mcp", json.dumps(message).encode(), headers)
 try:
-    answer = urllib.request.urlopen(request, timeout=30)
+    answer = urllib.request.urlopen(request, timeout=300)
 except urllib.error.HTTPError as error:
     answer = error
 print(json.dumps({"status": answer.status, "body": answer.read().decode()}))

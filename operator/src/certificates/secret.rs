@@ -11,7 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use tracing::info;
 
 use super::issue::{CertificateMaterial, Renewal, new_authority, new_serving, renewal_due};
-use crate::api_server::within;
+use crate::api_server::with_deadline;
 
 const AUTHORITY: &str = "ca.crt";
 const AUTHORITY_KEY: &str = "ca.key";
@@ -35,7 +35,7 @@ pub(super) async fn renew_if_due(client: &Client, config: &Config) -> anyhow::Re
     let api = Api::<Secret>::namespaced(client.clone(), &config.namespace);
     for _ in 0..MAX_ATTEMPTS {
         let now = Timestamp::now();
-        let existing = within(api.get_opt(&config.secret))
+        let existing = with_deadline(api.get_opt(&config.secret))
             .await
             .context("reading the certificates' Secret")?;
         let current = existing.as_ref().and_then(read_material);
@@ -50,13 +50,13 @@ pub(super) async fn renew_if_due(client: &Client, config: &Config) -> anyhow::Re
         };
         let mut secret = secret_with(config, &renewed);
         let written = match existing {
-            None => within(api.create(&PostParams::default(), &secret)).await,
+            None => with_deadline(api.create(&PostParams::default(), &secret)).await,
             Some(existing) => {
                 // The resource version makes the API server refuse this when another replica was faster.
                 secret.metadata.resource_version = existing.resource_version();
                 secret.metadata.labels = existing.metadata.labels;
                 secret.metadata.annotations = existing.metadata.annotations;
-                within(api.replace(&config.secret, &PostParams::default(), &secret)).await
+                with_deadline(api.replace(&config.secret, &PostParams::default(), &secret)).await
             }
         };
         match written {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::serving::Certificates;
-use crate::api_server::within;
+use crate::api_server::with_deadline;
 
 /// How soon a webhook configuration that could not be changed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ pub async fn keep_webhook_ca_bundle(
             trusted.send_replace(true);
             continue;
         };
-        match within(api.patch(&name, &PatchParams::default(), &Patch::Json::<()>(patch))).await {
+        match with_deadline(api.patch(&name, &PatchParams::default(), &Patch::Json::<()>(patch))).await {
             Ok(_) => info!(configuration = name, "the API server now trusts the webhook"),
             Err(error) => {
                 warn!(%error, configuration = name, "the webhook configuration could not be changed")

@@ -15,7 +15,7 @@ use crate::user_token_exchanger::UserTokenExchanger;
 /// What a token source publishes, whole, whenever anything of it changes.
 #[derive(Clone)]
 pub struct CredentialState {
-    pub identity: CredentialIdentity,
+    pub credential_identity: CredentialIdentity,
     /// The `metadata.generation` of the resource that this was made of.
     pub generation: Option<i64>,
     pub credential: Credential,
@@ -69,7 +69,7 @@ pub struct DiscoveredServer {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenInUse {
-    /// Unknown of a token that somebody else minted.
+    /// Unknown of a token that another program minted.
     pub issued_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
     /// As in [`mcp_auth_crds::TokenStatus::type`].
@@ -92,10 +92,10 @@ pub struct LastError {
 
 impl CredentialState {
     /// Of a resource whose token source has not published anything yet.
-    pub fn pending(identity: CredentialIdentity) -> Self {
+    pub fn pending(credential_identity: CredentialIdentity) -> Self {
         let message = "the operator has not yet obtained a token for this version of the resource";
         Self {
-            identity,
+            credential_identity,
             generation: None,
             credential: Credential::Unavailable {
                 reason: reasons::PENDING.into(),
@@ -111,7 +111,7 @@ impl CredentialState {
 
     /// Whether sidecars are given the same.
     pub fn is_same_for_sidecars(&self, other: &Self) -> bool {
-        self.identity == other.identity
+        self.credential_identity == other.credential_identity
             && self.credential == other.credential
             && self.tls == other.tls
             && self.declined == other.declined

@@ -5,23 +5,23 @@ use k8s_openapi::api::core::v1::Container;
 use super::environment::Environment;
 
 /// The words of command and arguments, `None` where one depends on a hidden value.
-pub(super) fn words(container: &Container, environment: &Environment) -> Vec<Option<String>> {
+pub(super) fn command_words(container: &Container, environment: &Environment) -> Vec<Option<String>> {
     [
-        environment.words(container.command.as_ref()),
-        environment.words(container.args.as_ref()),
+        environment.expand_all(container.command.as_ref()),
+        environment.expand_all(container.args.as_ref()),
     ]
     .concat()
 }
 
 /// Value of the last of these options, `Some(None)` if it is hidden.
-pub(super) fn flag(words: &[Option<String>], names: &[&str]) -> Option<Option<String>> {
+pub(super) fn flag(command_words: &[Option<String>], names: &[&str]) -> Option<Option<String>> {
     let mut value = None;
-    for (index, word) in words.iter().enumerate() {
+    for (index, word) in command_words.iter().enumerate() {
         let Some(word) = word else {
             continue;
         };
         if names.contains(&word.as_str()) {
-            value = words.get(index + 1).cloned().or(value);
+            value = command_words.get(index + 1).cloned().or(value);
         } else if let Some((name, inline_value)) = word.split_once('=')
             && name.starts_with("--")
             && names.contains(&name)

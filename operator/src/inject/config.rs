@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::command_line::{flag, words};
+use super::command_line::{command_words, flag};
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
@@ -23,7 +23,7 @@ pub(super) fn original_config_path(
         VariableValue::Hidden => return Err(hidden("the variable CONFIG_FILE_PATH")),
         // LiteLLM takes an empty one for none.
         VariableValue::Literal(path) if !path.is_empty() => path,
-        _ => match flag(&words(container, environment), &["--config", "-c"]) {
+        _ => match flag(&command_words(container, environment), &["--config", "-c"]) {
             None => return Ok(None),
             Some(None) => return Err(hidden("the argument --config")),
             Some(Some(path)) => path,

@@ -59,7 +59,7 @@ impl Environment {
     }
 
     /// Command and arguments, each `None` where it depends on something hidden.
-    pub fn words(&self, list: Option<&Vec<String>>) -> Vec<Option<String>> {
+    pub fn expand_all(&self, list: Option<&Vec<String>>) -> Vec<Option<String>> {
         list.into_iter()
             .flatten()
             .map(|word| expand(word, &self.values))
@@ -134,7 +134,7 @@ mod tests {
             VariableValue::Literal("a$b$(DIR)$/etc$(DIR$".into())
         );
         assert!(environment.has_hidden_names);
-        let words = environment.words(Some(&vec!["$(FILE)".into(), "$(NONE)".into()]));
+        let words = environment.expand_all(Some(&vec!["$(FILE)".into(), "$(NONE)".into()]));
         assert_eq!(words, [Some("/etc/c.yaml".to_owned()), None]);
     }
 

@@ -57,20 +57,20 @@ pub(super) fn may_start_without_sidecar(pod: &Pod) -> Result<bool, InjectionErro
 }
 
 pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
-    let port = read(pod, PORT, "a number from 1 to 65535", |text| {
+    let port = parse_annotation(pod, PORT, "a number from 1 to 65535", |text| {
         text.parse::<u16>().ok().filter(|port| *port > 0)
     })?;
-    let outbound_only = read(pod, INBOUND, "`enabled` or `disabled`", |text| match text {
+    let outbound_only = parse_annotation(pod, INBOUND, "`enabled` or `disabled`", |text| match text {
         "enabled" => Some(false),
         "disabled" => Some(true),
         _ => None,
     })?;
-    let start_timeout_seconds = read(pod, START_TIMEOUT, "a number from 0 to 600", |text| {
+    let start_timeout_seconds = parse_annotation(pod, START_TIMEOUT, "a number from 0 to 600", |text| {
         text.parse::<u32>()
             .ok()
             .filter(|seconds| *seconds <= MAX_START_TIMEOUT_SECONDS)
     })?;
-    let config_path = read(
+    let config_path = parse_annotation(
         pod,
         CONFIG_PATH,
         "an absolute path without `..` that ends in .yaml or .yml",
@@ -85,7 +85,7 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
     })
 }
 
-fn read<T>(
+fn parse_annotation<T>(
     pod: &Pod,
     key: &'static str,
     allowed: &'static str,

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{CONFIG_FOLDER, health};
 
 use super::annotations::{self, annotation};
-use super::command_line::{flag, words};
+use super::command_line::{command_words, flag};
 use super::environment::{Environment, VariableValue};
 use super::operations::Operations;
 use super::plan::Plan;
@@ -32,11 +32,11 @@ pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings)
     let target = &spec.containers[plan.target];
     let index = plan.target.to_string();
 
-    let mut written = vec![(annotations::WRAPPER, wrapper::content(plan.original.as_deref()))];
+    let mut added_annotations = vec![(annotations::WRAPPER, wrapper::content(plan.original.as_deref()))];
     if plan.previous.is_none() || annotation(pod, annotations::INJECTED).is_none() {
-        written.push((annotations::INJECTED, settings.operator.version.clone()));
+        added_annotations.push((annotations::INJECTED, settings.operator.version.clone()));
     }
-    operations.annotate(pod, &written);
+    operations.annotate(pod, &added_annotations);
     if annotation(pod, annotations::SKIPPED).is_some() {
         operations.remove(&["metadata", "annotations", annotations::SKIPPED]);
     }
@@ -47,13 +47,16 @@ pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings)
         .filter(|new| !volumes.iter().any(|volume| volume.name == new.name));
     operations.append(&["spec", "volumes"], spec.volumes.is_some(), missing);
 
-    let ours = sidecar::container(plan, settings);
+    let desired_sidecar = sidecar::container(plan, settings);
     match &plan.previous {
         None if spec.init_containers.is_some() => {
-            operations.add(&["spec", "initContainers", &plan.position.to_string()], ours);
+            operations.add(
+                &["spec", "initContainers", &plan.position.to_string()],
+                desired_sidecar,
+            );
         }
-        None => operations.add(&["spec", "initContainers"], [ours]),
-        Some(previous) => update_sidecar(&mut operations, spec, previous, &ours),
+        None => operations.add(&["spec", "initContainers"], [desired_sidecar]),
+        Some(previous) => update_sidecar(&mut operations, spec, previous, &desired_sidecar),
     }
 
     if plan.ports.inbound.is_some() {
@@ -77,7 +80,7 @@ fn update_sidecar(
     operations: &mut Operations,
     spec: &PodSpec,
     previous: &PreviousInjection,
-    ours: &Container,
+    desired_sidecar: &Container,
 ) {
     let index = previous.index.to_string();
     let path = ["spec", "initContainers", &index];
@@ -90,7 +93,7 @@ fn update_sidecar(
     };
     let entries = present.env.as_deref().unwrap_or_default();
     let mut missing = Vec::new();
-    for variable in ours.env.iter().flatten() {
+    for variable in desired_sidecar.env.iter().flatten() {
         let indexes = entry_indexes(entries, &variable.name);
         for index in &indexes {
             // The API server adds defaults to a reference to a field, so that only its presence can be
@@ -108,13 +111,13 @@ fn update_sidecar(
         operations,
         &path,
         present,
-        ours.volume_mounts.clone().unwrap_or_default(),
+        desired_sidecar.volume_mounts.clone().unwrap_or_default(),
     );
 }
 
 /// Moves LiteLLM to loopback. Appended arguments override the ones before them, and the image's.
 fn move_litellm(operations: &mut Operations, target: &Container, index: &str, port: u16) {
-    let words = words(target, &Environment::from_container(target));
+    let words = command_words(target, &Environment::from_container(target));
     let port = port.to_string();
     let has = |name, value: &str| flag(&words, &[name]).flatten().as_deref() == Some(value);
     if has("--host", "127.0.0.1") && has("--port", &port) {

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use mcp_auth_protocol::sync::Route;
 
-use super::command_line::words;
+use super::command_line::command_words;
 use super::config::original_config_path;
 use super::environment::Environment;
 use super::error::InjectionError;
@@ -153,7 +153,7 @@ fn check_can_move_litellm(
             what: format!("the variable {variable}"),
         });
     }
-    let words = words(container, environment);
+    let words = command_words(container, environment);
     let argument = words
         .iter()
         .flatten()

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec};
 use mcp_auth_protocol::pod::{HEALTH_PORT, LITELLM_PORT, OUTBOUND_PORT};
 
-use super::command_line::{flag, words};
+use super::command_line::{command_words, flag};
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::options::PodOptions;
@@ -84,7 +84,7 @@ fn litellm_port(
 ) -> Result<u16, InjectionError> {
     let ports: Vec<(Option<&str>, u16)> = declared_ports(container).collect();
     // What LiteLLM really listens on counts more than what the list says, which Kubernetes never checks.
-    let argument = flag(&words(container, environment), &["--port"])
+    let argument = flag(&command_words(container, environment), &["--port"])
         .flatten()
         .and_then(|port| port.parse().ok());
     // Not every way of starting LiteLLM heeds the variable: it only chooses among what is declared.
@@ -123,7 +123,7 @@ fn litellm_port(
 
 /// The address that the sidecar takes over: no wider than LiteLLM's own, and of the same family.
 fn listen_address(container: &Container, environment: &Environment) -> IpAddr {
-    let argument = flag(&words(container, environment), &["--host"]).flatten();
+    let argument = flag(&command_words(container, environment), &["--host"]).flatten();
     let host = argument.or(match environment.get("HOST") {
         VariableValue::Literal(host) => Some(host),
         VariableValue::Absent | VariableValue::Hidden => None,

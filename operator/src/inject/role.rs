@@ -48,8 +48,8 @@ pub(super) fn role(container: &Container, environment: &Environment) -> Role {
     {
         return Role::Other;
     }
-    let command = environment.words(container.command.as_ref());
-    let arguments = environment.words(container.args.as_ref());
+    let command = environment.expand_all(container.command.as_ref());
+    let arguments = environment.expand_all(container.args.as_ref());
     if command.is_empty() {
         return entrypoint(&arguments, environment);
     }

@@ -151,7 +151,7 @@ fn is_other_component(pod: &Pod, container: &Container) -> bool {
 }
 
 fn names_configuration(container: &Container, environment: &Environment) -> bool {
-    let arguments = environment.words(container.args.as_ref());
+    let arguments = environment.expand_all(container.args.as_ref());
     environment.get("CONFIG_FILE_PATH") != VariableValue::Absent
         || flag(&arguments, &["--config", "-c"])
             .flatten()

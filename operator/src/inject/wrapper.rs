@@ -119,13 +119,16 @@ pub(super) fn place_wrapper(
             },
         }
     } else {
-        let beside = match inside.rsplit_once('/') {
+        let wrapper_path = match inside.rsplit_once('/') {
             Some((folder, _)) => format!("{folder}/{WRAPPER_FILE}"),
             None => WRAPPER_FILE.to_owned(),
         };
         match projected(volume)?.filter(|_| sub_path.is_empty()) {
             Some(mut sources) => {
-                sources.sources.get_or_insert_default().push(projection(&beside));
+                sources
+                    .sources
+                    .get_or_insert_default()
+                    .push(projection(&wrapper_path));
                 Placement::Folder {
                     mount_path: serving.mount_path.clone(),
                     volume: sources,
@@ -180,7 +183,7 @@ fn inside<'a>(mount: &VolumeMount, path: &'a str) -> &'a str {
 
 /// The serving mount, and other YAML files mounted beside: the original may include them.
 fn originals(serving: &VolumeMount, original: &str, mounts: &[VolumeMount]) -> Vec<VolumeMount> {
-    let beside = mounts.iter().filter(|mount| {
+    let siblings = mounts.iter().filter(|mount| {
         mount.mount_path != serving.mount_path
             && is_yaml(&mount.mount_path)
             && folder(&mount.mount_path) == folder(original)
@@ -193,7 +196,7 @@ fn originals(serving: &VolumeMount, original: &str, mounts: &[VolumeMount]) -> V
         read_only: Some(true),
         ..VolumeMount::default()
     };
-    std::iter::once(serving).chain(beside).map(read_only).collect()
+    std::iter::once(serving).chain(siblings).map(read_only).collect()
 }
 
 /// The volume's files as sources of a projected volume; `None` if it is of another kind.

@@ -12,7 +12,7 @@ use mcp_auth_oauth::{
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::references::{resolve, resolve_word};
+use super::references::{resolve_printable, resolve_reference};
 use crate::credential_identity::RequestDigest;
 use crate::credentials::ServerTls;
 use crate::not_served::{NotServedError, NotServedReason};
@@ -44,14 +44,14 @@ where
     /// Any text, such as PEM.
     fn text(&self, field: &str) -> Result<Option<SecretString>, NotServedError> {
         self.find(field)
-            .map(|(reference, found)| resolve(reference, found))
+            .map(|(reference, lookup)| resolve_reference(reference, lookup))
             .transpose()
     }
 
-    /// What goes into a header or a form as one word.
-    fn word(&self, field: &str) -> Result<Option<SecretString>, NotServedError> {
+    /// A value that goes into a header or a form: printable ASCII.
+    fn printable(&self, field: &str) -> Result<Option<SecretString>, NotServedError> {
         self.find(field)
-            .map(|(reference, found)| resolve_word(reference, found))
+            .map(|(reference, lookup)| resolve_printable(reference, lookup))
             .transpose()
     }
 
@@ -73,7 +73,7 @@ where
 {
     let ca_bundle = inputs.pem(fields::SERVER_CA)?;
     let shown = inputs.pair(fields::SERVER_CERTIFICATE, fields::SERVER_KEY)?;
-    let source = match inputs.word(fields::BEARER_TOKEN)? {
+    let source = match inputs.printable(fields::BEARER_TOKEN)? {
         Some(token) => DesiredSource::Secret(token),
         None => {
             let oauth2 = spec
@@ -110,7 +110,7 @@ where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let ca_bundle = inputs.pem(fields::TOKEN_ENDPOINT_CA)?;
-    let client_id = match inputs.word(fields::CLIENT_ID)? {
+    let client_id = match inputs.printable(fields::CLIENT_ID)? {
         Some(id) => Some(id.expose_secret().to_owned()),
         None => oauth2.client_id.clone(),
     };
@@ -192,11 +192,11 @@ where
     let secrets = || -> Result<ClientSecrets, NotServedError> {
         Ok(ClientSecrets {
             first: inputs
-                .word(fields::CLIENT_SECRET)?
+                .printable(fields::CLIENT_SECRET)?
                 .map(client_secret)
                 .ok_or_else(|| unset(fields::CLIENT_SECRET))?,
             alternate: inputs
-                .word(fields::ALTERNATE_SECRET)
+                .printable(fields::ALTERNATE_SECRET)
                 .ok()
                 .flatten()
                 .map(client_secret),
@@ -217,7 +217,7 @@ where
                 key: key.map_err(|error| {
                     let message = format!(
                         "{}: {}",
-                        named(inputs.find(fields::PRIVATE_KEY).map(|(reference, _)| reference)),
+                        describe_reference(inputs.find(fields::PRIVATE_KEY).map(|(reference, _)| reference)),
                         error.message()
                     );
                     NotServedError::new(NotServedReason::SecretInvalid, message)
@@ -244,7 +244,7 @@ fn grant<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Grant, NotServedE
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
-    if let Some(assertion) = inputs.word(fields::ASSERTION)? {
+    if let Some(assertion) = inputs.printable(fields::ASSERTION)? {
         return Ok(Grant::JwtBearer(Assertions::Given(assertion)));
     }
     let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
@@ -267,7 +267,7 @@ where
     let workload = oauth2.client_authentication.workload_identity.as_ref();
     (inputs.workload)(workload.and_then(|workload| workload.audience.clone())).ok_or_else(|| {
         let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act \
-                       as the operator: whoever installed mcp-auth can add it to workloadIdentity.namespaces";
+                       as the operator: administrators of mcp-auth can add it to workloadIdentity.namespaces";
         NotServedError::new(NotServedReason::Forbidden, message)
     })
 }
@@ -293,8 +293,8 @@ where
     let of_server = [fields::SERVER_CERTIFICATE, fields::SERVER_KEY];
     let references = inputs.references.iter();
     let references = references.filter(|(reference, _)| !of_server.contains(&reference.field));
-    let values = references.map(|(reference, found)| {
-        let value = match resolve(reference, found) {
+    let values = references.map(|(reference, lookup)| {
+        let value = match resolve_reference(reference, lookup) {
             // The second of two secrets may come and go.
             Err(_) if reference.field == fields::ALTERNATE_SECRET => SecretString::default(),
             value => value?,
@@ -314,7 +314,7 @@ fn unset(field: &str) -> NotServedError {
 }
 
 /// A key of a Secret, as a message begins with it.
-fn named(reference: Option<&Reference>) -> String {
+fn describe_reference(reference: Option<&Reference>) -> String {
     match reference {
         Some(Reference { field, name, key, .. }) => {
             format!("key {key:?} of Secret {name}, named by {field}")

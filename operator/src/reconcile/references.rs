@@ -7,7 +7,7 @@ use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Kind, Lookup, Reference};
 
 /// The text that a reference leads to, without the line end that `echo` and editors leave behind it.
-pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, NotServedError> {
+pub fn resolve_reference(reference: &Reference, lookup: &Lookup) -> Result<SecretString, NotServedError> {
     let Reference {
         field,
         kind,
@@ -60,9 +60,9 @@ pub fn resolve(reference: &Reference, lookup: &Lookup) -> Result<SecretString, N
     }
 }
 
-/// The same for what goes into a header or a form as one word.
-pub fn resolve_word(reference: &Reference, lookup: &Lookup) -> Result<SecretString, NotServedError> {
-    let text = resolve(reference, lookup)?;
+/// The same for a value that goes into a header or a form, which must be printable ASCII.
+pub fn resolve_printable(reference: &Reference, lookup: &Lookup) -> Result<SecretString, NotServedError> {
+    let text = resolve_reference(reference, lookup)?;
     if text.expose_secret().chars().all(|char| matches!(char, ' '..='~')) {
         return Ok(text);
     }
@@ -114,26 +114,26 @@ mod tests {
         }
     }
 
-    fn found(key: &str, value: &[u8]) -> Lookup {
+    fn lookup_of(key: &str, value: &[u8]) -> Lookup {
         Lookup::Found(Arc::new([(key.to_owned(), value.to_vec().into())].into()))
     }
 
     #[test]
     fn a_line_end_after_the_value_does_not_belong_to_it() {
-        let value = resolve_word(&reference(), &found("secret", b"s3cret\r\n")).unwrap();
+        let value = resolve_printable(&reference(), &lookup_of("secret", b"s3cret\r\n")).unwrap();
         assert_eq!(value.expose_secret(), "s3cret");
     }
 
     #[test]
     fn what_is_missing_is_named_with_its_field() {
-        let error = resolve(&reference(), &Lookup::NotFound).unwrap_err();
+        let error = resolve_reference(&reference(), &Lookup::NotFound).unwrap_err();
         assert_eq!(error.reason(), "SecretNotFound");
         assert_eq!(
             error.message(),
             "Secret oauth, named by spec.f, does not exist in this namespace: create it"
         );
 
-        let error = resolve(&reference(), &found("Secret", b"x")).unwrap_err();
+        let error = resolve_reference(&reference(), &lookup_of("Secret", b"x")).unwrap_err();
         assert_eq!(error.reason(), "SecretKeyNotFound");
         assert_eq!(
             error.message(),
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_value_that_cannot_be_one_is_told_by_its_shape_only() {
         for value in [&b"p\xC3\xA4ss-s3cret"[..], b"two\nlines", b"\xFF\xFE", b"", b"\n"] {
-            let error = resolve_word(&reference(), &found("secret", value)).unwrap_err();
+            let error = resolve_printable(&reference(), &lookup_of("secret", value)).unwrap_err();
             assert_eq!(error.reason(), "SecretInvalid");
             assert!(
                 error.message().contains(&format!("({} bytes)", value.len())),

@@ -1,4 +1,4 @@
-//! What a spec refers to.
+//! The references of a spec: keys of Secrets and ConfigMaps.
 
 use mcp_auth_crds::{CaBundle, KeyRef, McpServerAuthSpec, SecretName};
 
@@ -110,8 +110,8 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
                 oauth2.jwt_bearer.as_ref().map(|grant| &grant.assertion_ref),
             ),
         ];
-        let named = keys.into_iter().filter_map(|(field, key)| Some((field, key?)));
-        references.extend(named.map(|(field, key)| Reference::secret(field, key)));
+        let stated = keys.into_iter().filter_map(|(field, key)| Some((field, key?)));
+        references.extend(stated.map(|(field, key)| Reference::secret(field, key)));
         let pair = authentication.certificate_ref.as_ref();
         references.extend(
             pair.into_iter().flat_map(|pair| {

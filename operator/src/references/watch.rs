@@ -35,7 +35,7 @@ pub enum Lookup {
 /// The values of an object, by key.
 pub type Data = BTreeMap<String, SecretSlice<u8>>;
 
-/// An object's identity: its kind, namespace and name.
+/// Names an object: kind, namespace and name.
 type Object = (Kind, String, String);
 
 /// Cheap to clone; all clones are the same.
@@ -72,23 +72,29 @@ impl References {
         )
     }
 
-    /// Makes `references` all that the resource `key` refers to. No references: the resource is gone.
-    pub fn set(&self, key: &ResourceRef, references: &[Reference]) {
-        let object = |reference: &Reference| (reference.kind, key.namespace.clone(), reference.name.clone());
-        let wanted: Vec<Object> = references.iter().map(object).collect();
+    /// Makes `references` all that the resource refers to. No references: the resource is gone.
+    pub fn set(&self, resource_ref: &ResourceRef, references: &[Reference]) {
+        let object = |reference: &Reference| {
+            (
+                reference.kind,
+                resource_ref.namespace.clone(),
+                reference.name.clone(),
+            )
+        };
+        let referenced: Vec<Object> = references.iter().map(object).collect();
         let mut watched = self.watched.lock();
         watched.retain(|object, entry| {
-            if !wanted.contains(object) {
-                entry.users.retain(|user| user != key);
+            if !referenced.contains(object) {
+                entry.users.retain(|user| user != resource_ref);
             }
             !entry.users.is_empty()
         });
-        for object in wanted {
+        for object in referenced {
             let entry = watched
                 .entry(object.clone())
                 .or_insert_with(|| self.start(object));
-            if !entry.users.contains(key) {
-                entry.users.push(key.clone());
+            if !entry.users.contains(resource_ref) {
+                entry.users.push(resource_ref.clone());
             }
         }
     }
@@ -104,8 +110,8 @@ impl References {
     fn start(&self, object: Object) -> Watched {
         let references = self.clone();
         let task = match object.0 {
-            Kind::Secret => tokio::spawn(references.follow::<Secret>(object)),
-            Kind::ConfigMap => tokio::spawn(references.follow::<ConfigMap>(object)),
+            Kind::Secret => tokio::spawn(references.watch_object::<Secret>(object)),
+            Kind::ConfigMap => tokio::spawn(references.watch_object::<ConfigMap>(object)),
         };
         Watched {
             lookup: Lookup::Unknown,
@@ -114,7 +120,7 @@ impl References {
         }
     }
 
-    async fn follow<K>(self, object: Object)
+    async fn watch_object<K>(self, object: Object)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Values,
         K: Clone + Debug + DeserializeOwned + Send + 'static,
@@ -123,18 +129,18 @@ impl References {
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let mut events = watcher(api, config).default_backoff().boxed();
-        let mut seen = false;
+        let mut exists = false;
         while let Some(event) = events.next().await {
             let lookup = match event {
                 Ok(watcher::Event::Init) => {
-                    seen = false;
+                    exists = false;
                     continue;
                 }
                 Ok(watcher::Event::InitApply(found) | watcher::Event::Apply(found)) => {
-                    seen = true;
+                    exists = true;
                     Lookup::Found(Arc::new(found.values()))
                 }
-                Ok(watcher::Event::InitDone) if seen => continue,
+                Ok(watcher::Event::InitDone) if exists => continue,
                 Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Lookup::NotFound,
                 Err(error) if is_forbidden(&error) => Lookup::Forbidden,
                 Err(error) => {
@@ -160,7 +166,7 @@ impl References {
             None => return,
         };
         for user in users {
-            // Without a receiver this replica does not lead, and nobody wants to know.
+            // Without a receiver this replica does not lead, and no task reconciles.
             let _ = self.changed.send(user);
         }
     }

@@ -25,6 +25,6 @@ pub fn authorization_server(inputs: &StatusInputs<'_>) -> Option<AuthorizationSe
 
 /// The authorization server of an earlier status, if that spoke of the same MCP server.
 pub fn known_server(resource: &McpServerAuth) -> Option<&AuthorizationServerStatus> {
-    let known = resource.status.as_ref()?.authorization_server.as_ref()?;
-    (known.resource == resource.spec.server.url).then_some(known)
+    let remembered = resource.status.as_ref()?.authorization_server.as_ref()?;
+    (remembered.resource == resource.spec.server.url).then_some(remembered)
 }

@@ -1,4 +1,4 @@
-//! Events for `kubectl describe`: one whenever a condition changes its mind.
+//! Events for `kubectl describe`: one whenever status or reason of a condition change.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
@@ -10,23 +10,25 @@ const MAX_NOTE: usize = 1024;
 /// The events of a status that follows another.
 pub fn events(before: Option<&McpServerAuthStatus>, after: &McpServerAuthStatus) -> Vec<Event> {
     // Ready only sums up the others, except where nothing else is judged.
-    let judged = [
+    let condition_types = [
         conditions::TOKEN_ISSUED,
         conditions::SECRETS_RESOLVED,
         conditions::SIDECARS_SYNCED,
     ];
-    let changed = judged.iter().filter_map(|type_| {
-        let now = find(after, type_)?;
-        let was = before.and_then(|status| find(status, type_));
-        let same = was.is_some_and(|was| (&was.status, &was.reason) == (&now.status, &now.reason));
-        (!same).then_some(now)
+    let changed = condition_types.iter().filter_map(|type_| {
+        let current = find(after, type_)?;
+        let previous = before.and_then(|status| find(status, type_));
+        let is_same = previous.is_some_and(|previous| {
+            (&previous.status, &previous.reason) == (&current.status, &current.reason)
+        });
+        (!is_same).then_some(current)
     });
-    let mut seen: Vec<&str> = Vec::new();
+    let mut messages: Vec<&str> = Vec::new();
     let mut events = Vec::new();
     for condition in changed.filter(|condition| condition.status != "Unknown") {
         // A missing Secret fails the token too, for the same reason: once is enough.
-        if !seen.contains(&condition.message.as_str()) {
-            seen.push(&condition.message);
+        if !messages.contains(&condition.message.as_str()) {
+            messages.push(&condition.message);
             events.push(event(condition));
         }
     }
@@ -41,10 +43,10 @@ fn find<'a>(status: &'a McpServerAuthStatus, type_: &str) -> Option<&'a Conditio
 }
 
 fn event(condition: &Condition) -> Event {
-    let fine = condition.status == "True" && !reasons::WARNINGS.contains(&condition.reason.as_str());
+    let is_normal = condition.status == "True" && !reasons::WARNINGS.contains(&condition.reason.as_str());
     let end = condition.message.floor_char_boundary(MAX_NOTE);
     Event {
-        type_: if fine {
+        type_: if is_normal {
             EventType::Normal
         } else {
             EventType::Warning

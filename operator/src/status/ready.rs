@@ -5,12 +5,12 @@ use mcp_auth_crds::{conditions, reasons};
 use super::{ConditionDraft, StatusInputs};
 
 /// What Ready is judged by.
-pub(super) struct Parts<'a> {
+pub(super) struct ReadyInputs<'a> {
     pub inputs: &'a StatusInputs<'a>,
     pub conditions: [&'a ConditionDraft; 3],
 }
 
-pub(super) const CHECKS: &[for<'a> fn(&Parts<'a>) -> Option<ConditionDraft>] =
+pub(super) const CHECKS: &[for<'a> fn(&ReadyInputs<'a>) -> Option<ConditionDraft>] =
     &[conflict, first_false, first_unknown, first_warning, ready];
 
 fn draft(holds: impl Into<Option<bool>>, reason: &str, message: impl Into<String>) -> Option<ConditionDraft> {
@@ -22,37 +22,45 @@ fn draft(holds: impl Into<Option<bool>>, reason: &str, message: impl Into<String
     ))
 }
 
-fn conflict(parts: &Parts<'_>) -> Option<ConditionDraft> {
-    let problem = parts.inputs.issuance.problem.as_ref();
+fn conflict(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
+    let problem = ready_inputs.inputs.issuance.problem.as_ref();
     let conflict = problem.filter(|problem| problem.is_conflict())?;
     draft(false, conflict.reason(), conflict.message())
 }
 
-fn first_false(parts: &Parts<'_>) -> Option<ConditionDraft> {
-    first_that(parts, |part| part.holds == Some(false))
+fn first_false(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
+    first_matching(ready_inputs, |condition| condition.holds == Some(false))
 }
 
-fn first_unknown(parts: &Parts<'_>) -> Option<ConditionDraft> {
-    first_that(parts, |part| part.holds.is_none())
+fn first_unknown(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
+    first_matching(ready_inputs, |condition| condition.holds.is_none())
 }
 
 /// A renewal that fails while the token serves is a warning: LiteLLM still reaches the server.
-fn first_warning(parts: &Parts<'_>) -> Option<ConditionDraft> {
-    first_that(parts, |part| reasons::WARNINGS.contains(&part.reason.as_str()))
+fn first_warning(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
+    first_matching(ready_inputs, |condition| {
+        reasons::WARNINGS.contains(&condition.reason.as_str())
+    })
 }
 
-fn ready(parts: &Parts<'_>) -> Option<ConditionDraft> {
+fn ready(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
     let message = format!(
         "LiteLLM reaches {} with a valid token{}",
-        parts.inputs.resource.spec.server.name,
-        insecure(parts.inputs)
+        ready_inputs.inputs.resource.spec.server.name,
+        insecure(ready_inputs.inputs)
     );
     draft(true, reasons::READY, message)
 }
 
-fn first_that(parts: &Parts<'_>, matches: impl Fn(&ConditionDraft) -> bool) -> Option<ConditionDraft> {
-    let part = parts.conditions.iter().find(|part| matches(part))?;
-    draft(part.holds, &part.reason, part.message.clone())
+fn first_matching(
+    ready_inputs: &ReadyInputs<'_>,
+    matches: impl Fn(&ConditionDraft) -> bool,
+) -> Option<ConditionDraft> {
+    let condition = ready_inputs
+        .conditions
+        .iter()
+        .find(|condition| matches(condition))?;
+    draft(condition.holds, &condition.reason, condition.message.clone())
 }
 
 /// Plain HTTP is never silent.
@@ -69,7 +77,11 @@ fn insecure(inputs: &StatusInputs<'_>) -> String {
     let endpoint = token_url.filter(|url| plain(url)).map(|_| "the token endpoint");
     match (server, endpoint) {
         (None, None) => String::new(),
-        (Some(one), None) | (None, Some(one)) => format!("; {one} is reached over plain http, as allowed"),
-        (Some(one), Some(other)) => format!("; {one} and {other} are reached over plain http, as allowed"),
+        (Some(first), None) | (None, Some(first)) => {
+            format!("; {first} is reached over plain http, as allowed")
+        }
+        (Some(first), Some(second)) => {
+            format!("; {first} and {second} are reached over plain http, as allowed")
+        }
     }
 }

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
 use mcp_auth_protocol::sync::Problem;
 
-use super::{ConditionDraft, SelectedPod, StatusInputs, judge};
+use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
 use crate::pods;
 use crate::sidecars::Sidecar;
 
@@ -15,7 +15,7 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     none_selected,
     not_injected,
     sidecar_problem,
-    behind,
+    not_up_to_date,
     restart_needed,
     synced,
 ];
@@ -26,7 +26,7 @@ struct Selection<'a> {
     pods: &'a [SelectedPod],
 }
 
-pub(super) fn judge_pods(inputs: &StatusInputs<'_>) -> (ConditionDraft, Option<SidecarsStatus>) {
+pub(super) fn check_pods(inputs: &StatusInputs<'_>) -> (ConditionDraft, Option<SidecarsStatus>) {
     let Some(pods) = &inputs.pods else {
         let message = "the selected pods are being listed";
         let unlisted = ConditionDraft::new(conditions::SIDECARS_SYNCED, None, reasons::PENDING, message);
@@ -38,7 +38,7 @@ pub(super) fn judge_pods(inputs: &StatusInputs<'_>) -> (ConditionDraft, Option<S
         total: i32::try_from(total).unwrap_or(i32::MAX),
         summary: format!("{up_to_date}/{total}"),
     };
-    (judge(CHECKS, &Selection { inputs, pods }), Some(counts))
+    (first_draft(CHECKS, &Selection { inputs, pods }), Some(counts))
 }
 
 impl Selection<'_> {
@@ -99,7 +99,7 @@ fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::SIDECAR_PROBLEM, message)
 }
 
-fn behind(selection: &Selection<'_>) -> Option<ConditionDraft> {
+fn not_up_to_date(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let pods = selection.list(|pod| !is_up_to_date(pod))?;
     draft(
         false,
@@ -131,17 +131,17 @@ fn is_up_to_date((_, sidecar): &&SelectedPod) -> bool {
 
 /// The first problem of the whole pod or of this server: one server's fault is not another's.
 fn concerning<'a>(sidecar: &'a Sidecar, server: &str) -> Option<&'a Problem> {
-    let concerns = |problem: &&Problem| problem.server.as_deref().is_none_or(|of| of == server);
+    let concerns = |problem: &&Problem| problem.server.as_deref().is_none_or(|name| name == server);
     sidecar.problems.iter().find(concerns)
 }
 
 fn list(names: &[String]) -> String {
-    let (named, rest) = names.split_at(names.len().min(MAX_NAMED));
+    let (listed, rest) = names.split_at(names.len().min(MAX_NAMED));
     let pods = if names.len() == 1 { "pod" } else { "pods" };
     let more = if rest.is_empty() {
         String::new()
     } else {
         format!(" and {} more", rest.len())
     };
-    format!("{pods} {}{more}", named.join(", "))
+    format!("{pods} {}{more}", listed.join(", "))
 }

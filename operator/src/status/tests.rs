@@ -30,27 +30,27 @@ fn pod(name: &str, annotation: Option<&str>) -> Arc<PodMeta> {
 
 fn synced() -> Sidecar {
     Sidecar {
-        sent: Some("1".into()),
+        sent_revision: Some("1".into()),
         applied: Some("1".into()),
         ..Sidecar::default()
     }
 }
 
 /// What was found, where everything is as it should be.
-struct Found<'a> {
+struct Scenario<'a> {
     resource: &'a McpServerAuth,
     problem: Option<NotServedError>,
     token: TokenSnapshot,
     pods: Option<Vec<SelectedPod>>,
 }
 
-fn good(resource: &McpServerAuth) -> Found<'_> {
+fn good(resource: &McpServerAuth) -> Scenario<'_> {
     let in_use = TokenInUse {
         issued_at: Some(now()),
         expires_at: Some("2026-11-23T13:00:00Z".parse().unwrap()),
         ..TokenInUse::default()
     };
-    Found {
+    Scenario {
         resource,
         problem: None,
         token: TokenSnapshot {
@@ -61,20 +61,20 @@ fn good(resource: &McpServerAuth) -> Found<'_> {
     }
 }
 
-fn status(found: &Found<'_>, now: Timestamp) -> McpServerAuthStatus {
+fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
     let issuance = Issuance {
-        problem: found.problem.clone(),
-        token: found.token.clone(),
+        problem: scenario.problem.clone(),
+        token: scenario.token.clone(),
     };
     let inputs = StatusInputs {
-        resource: found.resource,
+        resource: scenario.resource,
         issuance: &issuance,
-        pods: found.pods.clone(),
+        pods: scenario.pods.clone(),
     };
     super::status(&inputs, now)
 }
 
-fn of(status: &McpServerAuthStatus, type_: &str) -> (String, String, String) {
+fn condition(status: &McpServerAuthStatus, type_: &str) -> (String, String, String) {
     let condition = status
         .conditions
         .iter()
@@ -87,8 +87,8 @@ fn of(status: &McpServerAuthStatus, type_: &str) -> (String, String, String) {
     )
 }
 
-fn ready(found: &Found<'_>) -> (String, String) {
-    let (status, reason, _) = of(&status(found, now()), conditions::READY);
+fn ready(scenario: &Scenario<'_>) -> (String, String) {
+    let (status, reason, _) = condition(&status(scenario, now()), conditions::READY);
     (status, reason)
 }
 
@@ -113,46 +113,46 @@ fn ready_is_true_when_everything_is() {
 #[test]
 fn ready_takes_over_the_first_reason_that_is_not() {
     let resource = resource("https://tools.example.com/mcp");
-    let mut found = good(&resource);
-    found.pods = Some(vec![(pod("a", None), None)]);
-    assert_eq!(ready(&found), pair("False", reasons::PODS_NOT_INJECTED));
-    found.pods = None;
-    assert_eq!(ready(&found), pair("Unknown", reasons::PENDING));
-    found.problem = Some(NotServedError::new(NotServedReason::SecretNotFound, "gone"));
-    assert_eq!(ready(&found), pair("False", reasons::SECRET_NOT_FOUND));
-    found.problem = Some(NotServedError::new(NotServedReason::Conflict, "another"));
-    assert_eq!(ready(&found), pair("False", reasons::CONFLICT));
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![(pod("a", None), None)]);
+    assert_eq!(ready(&scenario), pair("False", reasons::PODS_NOT_INJECTED));
+    scenario.pods = None;
+    assert_eq!(ready(&scenario), pair("Unknown", reasons::PENDING));
+    scenario.problem = Some(NotServedError::new(NotServedReason::SecretNotFound, "gone"));
+    assert_eq!(ready(&scenario), pair("False", reasons::SECRET_NOT_FOUND));
+    scenario.problem = Some(NotServedError::new(NotServedReason::Conflict, "another"));
+    assert_eq!(ready(&scenario), pair("False", reasons::CONFLICT));
 }
 
 #[test]
 fn a_failed_renewal_is_told_while_the_token_serves() {
     let resource = resource("https://tools.example.com/mcp");
-    let mut found = good(&resource);
-    found.token.last_error = Some(LastError {
+    let mut scenario = good(&resource);
+    scenario.token.last_error = Some(LastError {
         at: now(),
         reason: "invalid_client".into(),
         condition: reasons::REQUEST_FAILED,
         message: "check the secret".into(),
     });
-    assert_eq!(ready(&found), pair("True", reasons::RENEWAL_FAILED));
-    found.token.in_use = None;
-    assert_eq!(ready(&found), pair("False", reasons::REQUEST_FAILED));
+    assert_eq!(ready(&scenario), pair("True", reasons::RENEWAL_FAILED));
+    scenario.token.in_use = None;
+    assert_eq!(ready(&scenario), pair("False", reasons::REQUEST_FAILED));
 }
 
 #[test]
 fn a_problem_of_another_server_is_not_this_ones() {
     let resource = resource("https://tools.example.com/mcp");
-    let mut found = good(&resource);
+    let mut scenario = good(&resource);
     let mut sidecar = synced();
     sidecar.problems = vec![Problem::new("InvalidCaBundle", "bad").for_server("other")];
-    found.pods = Some(vec![(
+    scenario.pods = Some(vec![(
         pod("a", Some("mcpauth.dev/injected")),
         Some(sidecar.clone()),
     )]);
-    assert_eq!(ready(&found), pair("True", reasons::READY));
+    assert_eq!(ready(&scenario), pair("True", reasons::READY));
     sidecar.problems = vec![Problem::new("ConfigNotYaml", "bad")];
-    found.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
-    assert_eq!(ready(&found), pair("False", reasons::SIDECAR_PROBLEM));
+    scenario.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    assert_eq!(ready(&scenario), pair("False", reasons::SIDECAR_PROBLEM));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
 #[test]
 fn plain_http_is_never_silent() {
     let resource = resource("http://tools.apps.svc/mcp");
-    let (_, _, message) = of(&status(&good(&resource), now()), conditions::READY);
+    let (_, _, message) = condition(&status(&good(&resource), now()), conditions::READY);
     assert!(
         message.contains("the MCP server is reached over plain http"),
         "{message}"
@@ -181,13 +181,13 @@ fn plain_http_is_never_silent() {
 #[test]
 fn what_wants_attention_is_told_while_the_token_serves() {
     let resource = resource("https://tools.example.com/mcp");
-    let mut found = good(&resource);
-    found.token.in_use.as_mut().unwrap().by_alternate_secret = true;
-    assert_eq!(ready(&found), pair("True", reasons::ALTERNATE_SECRET_IN_USE));
-    found.token.in_use.as_mut().unwrap().mismatch = Some("its claim aud is a, expected b".into());
-    assert_eq!(ready(&found), pair("True", reasons::TOKEN_MISMATCH));
-    found.token.scopes_refused = Some("tools:write".into());
-    let (_, reason, message) = of(&status(&found, now()), conditions::TOKEN_ISSUED);
+    let mut scenario = good(&resource);
+    scenario.token.in_use.as_mut().unwrap().by_alternate_secret = true;
+    assert_eq!(ready(&scenario), pair("True", reasons::ALTERNATE_SECRET_IN_USE));
+    scenario.token.in_use.as_mut().unwrap().mismatch = Some("its claim aud is a, expected b".into());
+    assert_eq!(ready(&scenario), pair("True", reasons::TOKEN_MISMATCH));
+    scenario.token.scopes_refused = Some("tools:write".into());
+    let (_, reason, message) = condition(&status(&scenario, now()), conditions::TOKEN_ISSUED);
     assert_eq!(reason, reasons::INSUFFICIENT_SCOPE);
     assert!(message.contains("tools:write"), "{message}");
 }
@@ -195,9 +195,9 @@ fn what_wants_attention_is_told_while_the_token_serves() {
 #[test]
 fn a_token_that_the_server_keeps_refusing_is_not_ready() {
     let resource = resource("https://tools.example.com/mcp");
-    let mut found = good(&resource);
-    found.token.rejected = true;
-    assert_eq!(ready(&found), pair("False", reasons::TOKEN_REFUSED));
+    let mut scenario = good(&resource);
+    scenario.token.rejected = true;
+    assert_eq!(ready(&scenario), pair("False", reasons::TOKEN_REFUSED));
 }
 
 #[test]
@@ -208,12 +208,12 @@ fn the_issuer_found_is_remembered_for_this_server_and_no_other() {
         "method": "ClientSecretPost", "clientSecretRef": {"name": "a", "key": "b"},
     }});
     resource.spec.oauth2 = serde_json::from_value(oauth2).unwrap();
-    let mut found = good(&resource);
-    found.token.server = Some(DiscoveredServer {
+    let mut scenario = good(&resource);
+    scenario.token.server = Some(DiscoveredServer {
         issuer: "https://auth.example.com".into(),
         token_endpoint: "https://auth.example.com/token".into(),
     });
-    let first = status(&found, now());
+    let first = status(&scenario, now());
     let mut later = resource.clone();
     later.status = Some(first);
     // The operator was restarted, and has not discovered anything yet.

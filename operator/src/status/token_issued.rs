@@ -3,7 +3,7 @@
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_protocol::sync::Credential;
 
-use super::{Check, ConditionDraft, judge, seconds};
+use super::{Check, ConditionDraft, first_draft, seconds};
 use crate::credentials::{Issuance, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
@@ -19,10 +19,10 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     first_request_under_way,
 ];
 
-/// What sidecars are told where there is no token. A resource in conflict serves nobody; otherwise a token
-/// that this operator does not know of, because it was restarted, is still good.
+/// What sidecars get where there is no token. With `keep` they go on with a token that this operator does not
+/// know of, because it was restarted; not where the resource is in conflict.
 pub fn unavailable(issuance: &Issuance) -> Credential {
-    let ConditionDraft { reason, message, .. } = judge(CHECKS, issuance);
+    let ConditionDraft { reason, message, .. } = first_draft(CHECKS, issuance);
     let is_conflict = issuance
         .problem
         .as_ref()

@@ -22,7 +22,7 @@ use tracing::{instrument, warn};
 
 use super::events::events;
 use super::{SelectedPod, StatusInputs, status};
-use crate::api_server::within;
+use crate::api_server::with_deadline;
 use crate::credentials::Credentials;
 use crate::entitlement::selects;
 use crate::metrics::Metrics;
@@ -67,7 +67,7 @@ impl StatusError {
 /// Writes the status of each resource that is due, for as long as it is polled.
 pub async fn run(writer: StatusWriter, resources: Resources, mut due: mpsc::UnboundedReceiver<ResourceRef>) {
     let due = stream::poll_fn(move |context| due.poll_recv(context));
-    let done = applier(
+    let results = applier(
         |resource: Arc<McpServerAuth>, writer: Arc<StatusWriter>| {
             async move { writer.write_status(&resource).await }.boxed()
         },
@@ -78,7 +78,7 @@ pub async fn run(writer: StatusWriter, resources: Resources, mut due: mpsc::Unbo
         controller::Config::default().concurrency(CONCURRENCY),
     );
     // Errors have been dealt with by `retry`; one about an object that is gone is none.
-    done.for_each(|_| std::future::ready(())).await;
+    results.for_each(|_| std::future::ready(())).await;
 }
 
 impl StatusWriter {
@@ -109,7 +109,7 @@ impl StatusWriter {
 
     #[instrument(skip_all, fields(namespace = resource.namespace(), name = resource.name_any()))]
     async fn write_status(&self, resource: &McpServerAuth) -> Result<Action, StatusError> {
-        let key = ResourceRef::from(resource);
+        let resource_ref = ResourceRef::from(resource);
         let state = self.credentials.published(resource);
         // The resource has changed: once that is reconciled, its status is due again.
         let Some(state) = state.filter(|state| state.generation == resource.metadata.generation) else {
@@ -118,24 +118,28 @@ impl StatusWriter {
         let inputs = StatusInputs {
             resource,
             issuance: &state.issuance,
-            pods: self.selected_pods(resource, &key),
+            pods: self.selected_pods(resource, &resource_ref),
         };
-        let fresh = status(&inputs, self.clock.now());
-        // Whoever may yet be taking the newest snapshot over is looked at once more.
+        let new_status = status(&inputs, self.clock.now());
+        // Sidecars that may still be applying the newest snapshot are checked once more.
         let is_taking_over =
             |(_, sidecar): &SelectedPod| sidecar.as_ref().is_some_and(Sidecar::is_taking_over);
-        let again = inputs.pods.iter().flatten().any(is_taking_over);
-        self.write(resource, &key, fresh).await?;
-        self.failures.lock().remove(&key);
-        Ok(if again {
+        let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
+        self.write(resource, &resource_ref, new_status).await?;
+        self.failures.lock().remove(&resource_ref);
+        Ok(if needs_requeue {
             Action::requeue(GRACE)
         } else {
             Action::await_change()
         })
     }
 
-    fn selected_pods(&self, resource: &McpServerAuth, key: &ResourceRef) -> Option<Vec<SelectedPod>> {
-        let pods = self.pods.of(&key.namespace)?.into_iter();
+    fn selected_pods(
+        &self,
+        resource: &McpServerAuth,
+        resource_ref: &ResourceRef,
+    ) -> Option<Vec<SelectedPod>> {
+        let pods = self.pods.in_namespace(&resource_ref.namespace)?.into_iter();
         let selected = pods
             .filter(|pod| ought_to_be_injected(pod))
             .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()));
@@ -149,50 +153,55 @@ impl StatusWriter {
     async fn write(
         &self,
         resource: &McpServerAuth,
-        key: &ResourceRef,
-        fresh: McpServerAuthStatus,
+        resource_ref: &ResourceRef,
+        new_status: McpServerAuthStatus,
     ) -> Result<(), StatusError> {
         let is_ready =
             |condition: &Condition| condition.type_ == conditions::READY && condition.status == "True";
-        let ready = fresh.conditions.iter().any(is_ready);
-        let expires_at = fresh.token.as_ref().and_then(|token| token.expires_at.as_ref());
+        let ready = new_status.conditions.iter().any(is_ready);
+        let expires_at = new_status
+            .token
+            .as_ref()
+            .and_then(|token| token.expires_at.as_ref());
         self.metrics
-            .resource(key, ready, expires_at.map(|time| time.0.as_second()));
-        if resource.status.as_ref() == Some(&fresh) {
+            .set_resource(resource_ref, ready, expires_at.map(|time| time.0.as_second()));
+        if resource.status.as_ref() == Some(&new_status) {
             return Ok(());
         }
-        let api = Api::<McpServerAuth>::namespaced(self.client.clone(), &key.namespace);
+        let api = Api::<McpServerAuth>::namespaced(self.client.clone(), &resource_ref.namespace);
         let patch = serde_json::json!({
             "apiVersion": McpServerAuth::api_version(&()),
             "kind": McpServerAuth::kind(&()),
-            "status": fresh,
+            "status": new_status,
         });
         let params = PatchParams::apply(MANAGER).force();
-        match within(api.patch_status(&key.name, &params, &Patch::Apply(&patch))).await {
+        match with_deadline(api.patch_status(&resource_ref.name, &params, &Patch::Apply(&patch))).await {
             Ok(_) => {}
             // Deleted meanwhile.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(error) => return Err(StatusError::Write(error)),
         }
-        for event in events(resource.status.as_ref(), &fresh) {
-            if let Err(error) = within(self.recorder.publish(&event, &resource.object_ref(&()))).await {
+        for event in events(resource.status.as_ref(), &new_status) {
+            if let Err(error) = with_deadline(self.recorder.publish(&event, &resource.object_ref(&()))).await
+            {
                 warn!(%error, reason = event.reason, "an event could not be written");
             }
         }
         Ok(())
     }
 
-    fn retry(&self, key: &ResourceRef, error: &StatusError) -> Action {
+    fn retry(&self, resource_ref: &ResourceRef, error: &StatusError) -> Action {
         self.metrics.reconcile_failed(error.reason());
         let mut failures = self.failures.lock();
         let count = failures
-            .entry(key.clone())
+            .entry(resource_ref.clone())
             .and_modify(|count| *count += 1)
             .or_insert(0);
         let wait = FIRST_RETRY
             .saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX))
             .min(MAX_RETRY);
-        warn!(namespace = key.namespace, name = key.name, reason = error.reason(), %error, "trying again");
+        let ResourceRef { namespace, name } = resource_ref;
+        warn!(namespace, name, reason = error.reason(), %error, "trying again");
         Action::requeue(wait)
     }
 }

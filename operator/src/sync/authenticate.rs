@@ -1,5 +1,5 @@
-//! Whose pod calls: asked of the API server by TokenReview, so that a token of a deleted pod is worth
-//! nothing.
+//! Authenticates a sidecar: from its ServiceAccount token to its pod, by TokenReview, so that a token of a
+//! deleted pod is worth nothing.
 
 use axum::http::{HeaderMap, header};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
@@ -9,7 +9,7 @@ use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::Pod;
 
 use super::SyncError;
-use crate::api_server::within;
+use crate::api_server::with_deadline;
 
 /// Keys of the extra user info of a token that is bound to a pod (Kubernetes: "Managing Service Accounts").
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -27,17 +27,17 @@ pub async fn authenticate(client: &Client, headers: &HeaderMap) -> Result<Pod, S
         ..TokenReview::default()
     };
     let reviews = Api::<TokenReview>::all(client.clone());
-    let answer = within(reviews.create(&PostParams::default(), &review)).await;
+    let answer = with_deadline(reviews.create(&PostParams::default(), &review)).await;
     let answer = answer.map_err(|error| SyncError::ApiServer(without_token(&error.to_string(), token)))?;
     identify(answer.status.unwrap_or_default(), token)
 }
 
-/// What the pod itself claims must be what its token says: a mix-up is an error of whoever set it up.
+/// What the pod itself claims must be what its token says: a mix-up is an error in the configuration.
 pub fn agree(claimed: &Pod, bound: &Pod) -> Result<(), SyncError> {
     if claimed == bound {
         return Ok(());
     }
-    // What is claimed is anybody's text: no name of Kubernetes is longer.
+    // The claimed names may be any text: no name of Kubernetes is longer.
     let short = |text: &str| text.chars().take(253).collect::<String>();
     let show = |pod: &Pod| {
         let (namespace, name, uid) = (short(&pod.namespace), short(&pod.name), short(&pod.uid));

@@ -1,4 +1,4 @@
-//! Why a sidecar is not served, and the one place where that becomes an HTTP answer.
+//! Sync errors: why a sidecar is not served, and the one place where that becomes an HTTP answer.
 
 use axum::Json;
 use axum::http::StatusCode;

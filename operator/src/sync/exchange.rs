@@ -18,17 +18,17 @@ use super::authenticate::{agree, authenticate};
 use super::{Sync, SyncError};
 use crate::credentials::bearer;
 use crate::entitlement::entitled;
-use crate::metrics::Exchange;
+use crate::metrics::ExchangeOutcome;
 
 pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
     match answer(&sync, request).await {
         Ok(exchanged) => {
-            sync.metrics.exchanged(Exchange::Issued);
+            sync.metrics.exchanged(ExchangeOutcome::Issued);
             Json(exchanged).into_response()
         }
         Err(error) => {
             warn!(reason = error.reason(), %error, "a user's token was not exchanged");
-            sync.metrics.exchanged(Exchange::Failed);
+            sync.metrics.exchanged(ExchangeOutcome::Failed);
             error.into_response()
         }
     }
@@ -42,16 +42,19 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     let pod = authenticate(&sync.client, &head.headers).await?;
     let body = Limited::new(body, MAX_EXCHANGE_REQUEST_BYTES).collect().await;
     let body = body.map_err(|_| SyncError::NoExchangeRequest("it is too long, or broke off"))?;
-    let asked = parse(&body.to_bytes())?;
-    agree(&asked.pod, &pod)?;
-    let resource = server(sync, &pod, &asked.server).await?;
-    if asked.url != resource.spec.server.url {
+    let exchange_request = parse(&body.to_bytes())?;
+    agree(&exchange_request.pod, &pod)?;
+    let resource = server(sync, &pod, &exchange_request.server).await?;
+    if exchange_request.url != resource.spec.server.url {
         return Err(SyncError::OtherUrl);
     }
     let exchanger = sync.credentials.exchanger(&resource);
-    let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(asked.server.clone()))?;
-    let token = exchanger.token(&asked.subject_token, asked.refused.as_deref());
-    // The request itself goes on, and whoever asks again finds what it brings.
+    let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(exchange_request.server.clone()))?;
+    let token = exchanger.token(
+        &exchange_request.subject_token,
+        exchange_request.refused.as_deref(),
+    );
+    // The request itself goes on, and a later request of the sidecar finds its result.
     let token = tokio::time::timeout(AUTHORIZATION_SERVER, token).await;
     let token = token.map_err(|_| SyncError::ExchangeSlow(AUTHORIZATION_SERVER.as_secs()))?;
     let token = token.map_err(|error| SyncError::ExchangeFailed {
@@ -63,7 +66,7 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     })
 }
 
-/// What serde says of a failure may quote the request, which holds a token. So only its kind is told.
+/// A serde error may quote the request, which holds a token, so only its kind is repeated.
 fn parse(body: &Bytes) -> Result<ExchangeRequest, SyncError> {
     serde_json::from_slice(body).map_err(|error| {
         SyncError::NoExchangeRequest(match error.classify() {

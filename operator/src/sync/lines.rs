@@ -56,6 +56,15 @@ impl Decoder for ReportDecoder {
         }
         Ok(None)
     }
+
+    /// A line that the end of the body cuts off is no report.
+    fn decode_eof(&mut self, buffer: &mut BytesMut) -> Result<Option<Report>, LineError> {
+        let report = self.decode(buffer)?;
+        if report.is_none() {
+            buffer.clear();
+        }
+        Ok(report)
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +102,14 @@ mod tests {
             let read = read(&[a, b]).await;
             assert_eq!(read, [Ok(Some("1".into())), Ok(Some("2".into()))], "cut at {cut}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_the_end_of_the_body_cuts_off_is_left_out() {
+        let whole = line("1");
+        let cut = &whole[..whole.len() / 2];
+        assert_eq!(read(&[&whole, cut]).await, [Ok(Some("1".into()))]);
+        assert_eq!(read(&[cut]).await, []);
     }
 
     #[tokio::test]

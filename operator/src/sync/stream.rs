@@ -24,14 +24,14 @@ use crate::routes::route;
 use crate::sidecars::SidecarEntry;
 use crate::token_refresh_requests::TokenRefreshRequest;
 
-/// A sidecar that does not say who it is within this time is none.
-const FIRST_REPORT: Duration = Duration::from_secs(10);
-/// A sidecar that takes nothing for this long is gone.
+/// A sidecar that sends no first report within this time is disconnected.
+const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A sidecar that reads nothing for this long is disconnected.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Faster ones wait: each may cause work for every resource of the namespace.
-const BETWEEN_REPORTS: Duration = Duration::from_millis(200);
+const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(200);
 /// Changes within this time of one another, such as ten tokens renewed at once, become one line.
-const GATHER: Duration = Duration::from_millis(20);
+const DEBOUNCE: Duration = Duration::from_millis(20);
 
 pub async fn open(State(sync): State<Sync>, request: Request) -> Response {
     match accept(sync.clone(), request).await {
@@ -51,7 +51,7 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
     let (head, body) = request.into_parts();
     let pod = authenticate(&sync.client, &head.headers).await?;
     let mut reports = Box::pin(reports(body));
-    let first = tokio::time::timeout(FIRST_REPORT, reports.next()).await;
+    let first = tokio::time::timeout(FIRST_REPORT_TIMEOUT, reports.next()).await;
     let first = match first {
         Ok(Some(Ok(report))) => report,
         Ok(Some(Err(error))) => return Err(SyncError::NoReport(error.to_string())),
@@ -59,14 +59,14 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
         Err(_) => {
             return Err(SyncError::NoReport(format!(
                 "none came within {} s",
-                FIRST_REPORT.as_secs()
+                FIRST_REPORT_TIMEOUT.as_secs()
             )));
         }
     };
     agree(&first.pod, &pod)?;
-    let found = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
-    let found = found.map_err(|error| SyncError::ApiServer(error.to_string()))?;
-    found.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
+    let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
+    let labels = labels.map_err(|error| SyncError::ApiServer(error.to_string()))?;
+    labels.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
 
     // One line may wait while the connection is slow; the next is made when it has gone, from the newest
     // state.
@@ -92,26 +92,26 @@ async fn serve(
     let _connected = sync.metrics.sidecar_connected();
     info!(version = first.version, "sidecar connected");
     // What could not be passed on is passed on with a later heartbeat.
-    let mut not_passed_on = pass_on(&sync, &pod, first.refused.clone()).await;
-    entry.reported(first);
+    let mut not_forwarded = forward_rejections(&sync, &pod, first.refused.clone()).await;
+    entry.record_report(first);
     let mut reports = pin!(reports);
     let mut changes = sync.changes.subscribe(&pod.namespace);
     changes.mark_changed();
     let mut leads = sync.leads.clone();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut time_is_up = pin!(tokio::time::sleep(sync.longest_stream));
-    let mut sent = None;
+    let mut sent_content = None;
     let why = loop {
         tokio::select! {
             changed = changes.changed() => {
                 if changed.is_err() { break "the operator is stopping" }
-                tokio::time::sleep(GATHER).await;
+                tokio::time::sleep(DEBOUNCE).await;
                 changes.mark_unchanged();
                 match state(&sync, &pod).await {
-                    Ok(Some(state)) if sent.as_ref() == Some(&state) => {}
+                    Ok(Some(state)) if sent_content.as_ref() == Some(&state) => {}
                     Ok(Some(state)) => {
                         if !send(&entry, &lines, &state).await { break "the sidecar went away" }
-                        sent = Some(state);
+                        sent_content = Some(state);
                     }
                     Ok(None) => break "the pod is gone",
                     Err(error) => {
@@ -122,9 +122,9 @@ async fn serve(
             }
             report = reports.next() => match report {
                 Some(Ok(report)) => {
-                    not_passed_on = pass_on(&sync, &pod, report.refused.clone()).await;
-                    entry.reported(report);
-                    tokio::time::sleep(BETWEEN_REPORTS).await;
+                    not_forwarded = forward_rejections(&sync, &pod, report.refused.clone()).await;
+                    entry.record_report(report);
+                    tokio::time::sleep(MIN_REPORT_INTERVAL).await;
                 }
                 Some(Err(error)) => {
                     warn!(%error, "a report could not be read");
@@ -135,25 +135,25 @@ async fn serve(
             _ = heartbeat.tick() => {
                 if !entry.is_current() { break "the pod has a newer connection" }
                 if !deliver(&lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
-                not_passed_on = pass_on(&sync, &pod, not_passed_on).await;
-                // The authority may have changed, which nobody announces.
+                not_forwarded = forward_rejections(&sync, &pod, not_forwarded).await;
+                // The authority may have changed, of which there is no notification.
                 changes.mark_changed();
             }
-            () = lost(&mut leads) => break "this replica does not lead any more",
+            () = leadership_lost(&mut leads) => break "this replica does not lead any more",
             () = &mut time_is_up => break "the stream is renewed",
         }
     };
     info!(why, "sidecar disconnected");
 }
 
-async fn lost(leads: &mut watch::Receiver<bool>) {
+async fn leadership_lost(leads: &mut watch::Receiver<bool>) {
     // An error means that the election has ended, and with it the lead.
     let _ = leads.wait_for(|leads| !leads).await;
 }
 
 /// Tells the token sources of the tokens that this pod's servers refused, as far as the pod has a right to
 /// them. Returns those that could not be passed on, because the pod could not be looked up.
-async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>) -> Vec<RejectedToken> {
+async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>) -> Vec<RejectedToken> {
     if refused.is_empty() {
         return refused;
     }
@@ -166,7 +166,7 @@ async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>) -> Vec<Rej
         }
     };
     for resource in entitled(&sync.resources.in_namespace(&pod.namespace), &labels) {
-        // One for each server: whoever says more has said enough.
+        // One for each server: more are ignored.
         let of_server = |refused: &&RejectedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
             sync.token_refresh_requests.send(TokenRefreshRequest {
@@ -179,11 +179,11 @@ async fn pass_on(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>) -> Vec<Rej
     Vec::new()
 }
 
-/// What a snapshot says.
-type Content = (Vec<Server>, String);
+/// Servers and CA bundle of a snapshot.
+type SnapshotContent = (Vec<Server>, String);
 
 /// What the pod is entitled to now, and the authority; nothing if the pod is gone.
-async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
+async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<SnapshotContent>> {
     let Some(labels) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await? else {
         return Ok(None);
     };
@@ -203,7 +203,11 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<Content>> {
     Ok(Some((servers.collect(), sync.certificates.authority())))
 }
 
-async fn send(entry: &SidecarEntry, lines: &mpsc::Sender<Bytes>, (servers, authority): &Content) -> bool {
+async fn send(
+    entry: &SidecarEntry,
+    lines: &mpsc::Sender<Bytes>,
+    (servers, authority): &SnapshotContent,
+) -> bool {
     let snapshot = Snapshot {
         revision: revision(),
         operator_ca: authority.clone(),
@@ -211,11 +215,11 @@ async fn send(entry: &SidecarEntry, lines: &mpsc::Sender<Bytes>, (servers, autho
     };
     let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
     line.push(b'\n');
-    entry.sent(&snapshot.revision);
+    entry.record_sent(&snapshot.revision);
     deliver(lines, line.into()).await
 }
 
-/// False if the sidecar is gone, or takes nothing any more.
+/// False if the sidecar has disconnected, or reads nothing any more.
 async fn deliver(lines: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
     matches!(
         tokio::time::timeout(SEND_TIMEOUT, lines.send(line)).await,

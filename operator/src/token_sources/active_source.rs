@@ -8,7 +8,7 @@ use mcp_auth_oauth::{self as oauth, Circuit, Clock, DiscoveryError, Policy, Step
 use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
-use super::{ClientConfiguration, Task};
+use super::{AbortOnDrop, ClientConfiguration};
 use crate::credential_identity::RequestDigest;
 use crate::credentials::{DiscoveredServer, LastError, TokenSnapshot, bearer};
 use crate::not_served::{NotServedError, NotServedReason};
@@ -36,7 +36,7 @@ pub struct ActiveSource {
     /// Requests that the metrics know of.
     counted: u64,
     /// Calls `on_change` whenever the token does.
-    _changes: Task,
+    _changes: AbortOnDrop,
 }
 
 impl ActiveSource {
@@ -65,7 +65,7 @@ impl ActiveSource {
             None => TokenSource::spawn(client.clone(), policy, clock.clone()),
         };
         let mut states = source.subscribe();
-        let changes = Task::spawn(async move {
+        let changes = AbortOnDrop::spawn(async move {
             while states.changed().await.is_ok() {
                 on_change();
             }

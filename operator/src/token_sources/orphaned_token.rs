@@ -1,4 +1,4 @@
-//! A token whose Secret was taken away: no new one is requested, and it serves until it expires.
+//! An orphaned token, whose Secret was deleted: no new one is requested, and it serves until it expires.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The token that a Secret holds: somebody else mints it, and a JWT says until when it is good for something.
+//! A token that another program mints and keeps in a Secret. Where it is a JWT, it states its expiry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use super::snapshot::{SourceSnapshot, declined, in_use};
 use crate::credentials::{LastError, TokenInUse, TokenSnapshot, bearer};
 use crate::token_refresh_requests::TokenRefreshRequest;
 
-/// How long the rejection of such a token counts: nobody says when a server takes it again.
-const REJECTION: Duration = Duration::from_secs(10 * 60);
+/// How long the rejection of such a token counts: no event says that a server accepts it again.
+const REJECTION_TTL: Duration = Duration::from_secs(10 * 60);
 
 pub struct SecretToken {
     token: Arc<oauth::Token>,
@@ -33,7 +33,7 @@ impl SecretToken {
         }
     }
 
-    pub fn is(&self, text: &SecretString) -> bool {
+    pub fn holds(&self, text: &SecretString) -> bool {
         self.token.access_token.secret() == text.expose_secret()
     }
 
@@ -43,7 +43,7 @@ impl SecretToken {
 
     pub fn request_refresh(&mut self, request: &TokenRefreshRequest, now: Timestamp) {
         if request.token == self.token.id && request.why == RejectionCause::Unauthorized {
-            self.rejected_until = Some(now + REJECTION);
+            self.rejected_until = Some(now + REJECTION_TTL);
         }
     }
 
@@ -65,7 +65,7 @@ impl SecretToken {
         SourceSnapshot {
             token: TokenSnapshot {
                 in_use: Some(TokenInUse {
-                    // When it was minted is known to somebody else.
+                    // Only the program that minted it knows when.
                     issued_at: None,
                     ..in_use(&self.token)
                 }),

@@ -1,6 +1,6 @@
-//! What the sidecar knows and what follows from it: a snapshot becomes the data path's routes, LiteLLM's
-//! overlay and the next report. It does no waiting; [`serve`](crate::serve) calls it when something has
-//! happened.
+//! The controller: what the sidecar knows and what follows from it: a snapshot becomes the data path's
+//! routes, LiteLLM's overlay and the next report. It does no waiting; [`serve`](crate::serve) calls it when
+//! something has happened.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub trait DataPath {
     fn apply(&self, servers: &[Server]) -> Vec<Problem>;
 }
 
-/// Where things are.
+/// Paths and addresses that the controller works with.
 #[derive(Clone, Debug)]
 pub struct ControlSettings {
     /// LiteLLM's own configuration, if it has a file.
@@ -179,7 +179,7 @@ impl<P: DataPath> Controller<P> {
         in_place
     }
 
-    /// Takes note of what was seen of LiteLLM, whose address is known. Whether it can be reached past the
+    /// Takes over the result of a probe of LiteLLM. Whether it can be reached past the
     /// sidecar matters only where users are to pass through it.
     pub fn observe(&mut self, result: &ProbeResult) {
         self.metrics
@@ -286,208 +286,4 @@ fn write_loaded(settings: &ControlSettings, loaded: &Loaded) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-    use std::fs;
-    use std::rc::Rc;
-
-    use mcp_auth_protocol::sync::{Transport, UserContext};
-
-    use super::*;
-    use crate::control::litellm::NotReady;
-
-    #[derive(Clone, Default)]
-    struct Applied(Rc<RefCell<Vec<Vec<Server>>>>);
-
-    impl DataPath for Applied {
-        fn apply(&self, servers: &[Server]) -> Vec<Problem> {
-            self.0.borrow_mut().push(servers.to_vec());
-            let unusable = servers.iter().filter(|server| server.route.server == "unusable");
-            let problem = |_| Problem {
-                reason: "InvalidCaBundle".into(),
-                message: "unusable".into(),
-                server: None,
-            };
-            unusable.map(problem).collect()
-        }
-    }
-
-    struct Pod {
-        folder: tempfile::TempDir,
-        applied: Applied,
-        reports: watch::Receiver<Report>,
-        control: Controller<Applied>,
-    }
-
-    fn route(server: &str) -> Route {
-        Route {
-            resource: server.into(),
-            server: server.into(),
-            url: format!("https://{server}.example.com/mcp"),
-            transport: Transport::StreamableHttp,
-            ca_bundle: None,
-            cookies: vec![],
-            headers: vec![],
-            user_context: UserContext::Optional,
-            exchange: None,
-            credential_identity: String::new(),
-        }
-    }
-
-    fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
-        let server = |&(name, bearer): &(&str, bool)| Server {
-            route: route(name),
-            client_certificate: None,
-            declined: None,
-            credential: if bearer {
-                Credential::Bearer {
-                    id: String::new(),
-                    token: "t".into(),
-                    proof_key: None,
-                    expires_at: None,
-                }
-            } else {
-                Credential::Unavailable {
-                    reason: "TokenRequestFailed".into(),
-                    message: "no".into(),
-                    keep: false,
-                }
-            },
-        };
-        Snapshot {
-            revision: "1".into(),
-            operator_ca: String::new(),
-            servers: servers.iter().map(server).collect(),
-        }
-    }
-
-    fn control(
-        folder: &std::path::Path,
-        applied: Applied,
-        reports: watch::Sender<Report>,
-    ) -> Controller<Applied> {
-        let settings = ControlSettings {
-            original: Some(folder.join("config.yaml")),
-            overlay: folder.join("overlay.yaml"),
-            outbound: "127.0.0.1:16481".parse().unwrap(),
-            inbound: true,
-        };
-        Controller::new(settings, vec![route("a")], applied, reports, Metrics::default())
-    }
-
-    fn pod() -> Pod {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(
-            folder.path().join("config.yaml"),
-            "mcp_servers: {other: {url: http://o}}",
-        )
-        .unwrap();
-        let applied = Applied::default();
-        let sender = watch::Sender::new(Report::default());
-        let reports = sender.subscribe();
-        Pod {
-            control: control(folder.path(), applied.clone(), sender),
-            folder,
-            applied,
-            reports,
-        }
-    }
-
-    impl Pod {
-        fn overlay(&self) -> String {
-            fs::read_to_string(self.folder.path().join("overlay.yaml")).unwrap()
-        }
-
-        fn report(&self) -> Report {
-            self.reports.borrow().clone()
-        }
-    }
-
-    const READY: ProbeResult = ProbeResult::Ready {
-        listener: 7,
-        exposed: false,
-    };
-
-    #[test]
-    fn routes_of_the_admission_answer_with_an_error_until_credentials_come() {
-        let mut pod = pod();
-        let applied = pod.applied.0.borrow()[0].clone();
-        assert_eq!(applied[0].route, route("a"));
-        assert!(
-            matches!(&applied[0].credential, Credential::Unavailable { reason, .. } if reason == "Pending")
-        );
-        assert!(!pod.control.is_authenticated());
-        pod.control.take_over(snapshot(&[("a", true), ("b", false)]));
-        assert!(!pod.control.is_authenticated());
-        pod.control.take_over(snapshot(&[("a", true), ("b", true)]));
-        assert!(pod.control.is_authenticated());
-        assert!(
-            !pod.folder.path().join("overlay.yaml").exists(),
-            "LiteLLM's start is not released by a snapshot"
-        );
-    }
-
-    #[test]
-    fn a_later_snapshot_is_rendered_and_needs_a_restart() {
-        let mut pod = pod();
-        assert!(pod.control.render());
-        assert!(pod.overlay().contains("/a/mcp") && pod.overlay().contains("other"));
-        pod.control.observe(&READY);
-        pod.control.take_over(snapshot(&[("a", true), ("b", true)]));
-        assert!(pod.overlay().contains("/b/mcp"));
-        assert_eq!(pod.report().restart_needed_for, ["b"]);
-
-        // The sidecar alone starts again.
-        let sender = watch::Sender::new(Report::default());
-        pod.reports = sender.subscribe();
-        pod.control = control(pod.folder.path(), Applied::default(), sender);
-        pod.control.take_over(snapshot(&[("a", true), ("b", true)]));
-        pod.control.render();
-        pod.control.observe(&READY);
-        assert_eq!(pod.report().restart_needed_for, ["b"]);
-
-        pod.control.observe(&ProbeResult::Ready {
-            listener: 8,
-            exposed: false,
-        });
-        assert!(pod.report().restart_needed_for.is_empty());
-    }
-
-    #[test]
-    fn problems_come_and_go_with_their_cause() {
-        let mut pod = pod();
-        fs::write(pod.folder.path().join("config.yaml"), "mcp_servers: [").unwrap();
-        assert!(pod.control.render(), "LiteLLM starts all the same");
-        assert_eq!(pod.overlay(), "{}\n");
-        assert_eq!(pod.report().problems[0].reason, "ConfigNotYaml");
-        fs::write(pod.folder.path().join("config.yaml"), "{}").unwrap();
-        pod.control.render();
-        assert!(pod.report().problems.is_empty());
-
-        let why = NotReady {
-            reason: "UndeclaredListener",
-            message: "0.0.0.0:19131".into(),
-        };
-        pod.control.observe(&ProbeResult::Down(why));
-        assert_eq!(pod.report().problems[0].reason, "UndeclaredListener");
-        pod.control.observe(&ProbeResult::Ready {
-            listener: 7,
-            exposed: true,
-        });
-        assert_eq!(pod.report().problems[0].reason, "LiteLlmExposed");
-        pod.control.observe(&READY);
-        assert!(pod.report().problems.is_empty());
-    }
-
-    #[test]
-    fn an_overlay_that_cannot_be_written_is_tried_again() {
-        let mut pod = pod();
-        let folder = pod.folder.path().join("overlay.yaml");
-        fs::create_dir(&folder).unwrap();
-        assert!(!pod.control.render());
-        assert_eq!(pod.report().problems[0].reason, "OverlayNotWritable");
-        fs::remove_dir(&folder).unwrap();
-        assert!(pod.control.render());
-        assert!(pod.report().problems.is_empty());
-    }
-}
+mod tests;

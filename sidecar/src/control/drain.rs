@@ -1,6 +1,6 @@
-//! Whether the pod is about to leave. From then on answers to users close their connection, so that clients
-//! find another pod before this one is gone; and when the time for that is over, connections that nobody has
-//! used are closed.
+//! Connection draining: whether the pod is about to end. From then on answers to users close their
+//! connection, so that clients find another pod before this one is gone; and when the time for that is over,
+//! idle connections are closed.
 
 use tokio::sync::watch;
 
@@ -42,7 +42,7 @@ impl Drain {
     }
 
     /// Returns when it has ended.
-    pub async fn ended(&self) {
+    pub async fn wait_for_end(&self) {
         let mut phase = self.0.subscribe();
         // An error would mean that there is no sender left, and there is this one.
         let _ = phase.wait_for(|phase| *phase == Phase::Over).await;

@@ -1,5 +1,6 @@
-//! Asks the operator to exchange what a user sent for a token of the user's own (RFC 8693). The operator
-//! holds the client's credentials, so it is the one that asks the authorization server.
+//! Token exchange client: requests a user's own token (RFC 8693) from the operator, in exchange for the
+//! subject token that the user sent. The operator holds the client's credentials, so it is the one that asks
+//! the authorization server.
 
 mod shared_connection;
 
@@ -35,7 +36,7 @@ const RETRY_DELAYS: [Duration; 7] = [
     Duration::from_millis(1_600),
 ];
 
-/// For whom a token is asked for.
+/// One token exchange to request from the operator.
 pub struct UserTokenRequest {
     /// LiteLLM's name of the server.
     pub server: Box<str>,
@@ -81,7 +82,7 @@ impl Default for Timing {
     }
 }
 
-/// What the operator response.
+/// What the operator answered, not parsed yet.
 struct OperatorResponse {
     status: StatusCode,
     body: Bytes,
@@ -142,7 +143,7 @@ impl<D: Connector + 'static> ExchangeClient<D> {
                 }
             }
             let response = answered.map_err(|error| error.to_problem())?;
-            return read(response.status, &response.body);
+            return read_credential(response.status, &response.body);
         }
     }
 
@@ -185,8 +186,8 @@ impl OperatorResponse {
     }
 }
 
-/// What serde says of a failure may quote the answer, which holds a token. So it is not told.
-fn read(status: StatusCode, answer: &[u8]) -> Result<Credential, Problem> {
+/// A serde error may quote the answer, which holds a token, so it is not repeated.
+fn read_credential(status: StatusCode, answer: &[u8]) -> Result<Credential, Problem> {
     if status != StatusCode::OK {
         let response = serde_json::from_slice::<Problem>(answer).ok();
         return Err(response.unwrap_or_else(|| {

@@ -1,5 +1,5 @@
-//! LiteLLM's own readiness: probes whether it runs where the sidecar expects it: a listening socket on its
-//! port, and 200 from its own readiness endpoint there.
+//! LiteLLM's own readiness, probed: whether it runs where the sidecar expects it, by a listening socket on
+//! its port and 200 from its own readiness endpoint there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -99,7 +99,7 @@ impl Litellm {
         if undeclared.is_empty() {
             return NotReady {
                 reason: "LiteLlmNotListening",
-                message: format!("nobody listens on {address} yet"),
+                message: format!("no process listens on {address} yet"),
             };
         }
         let listeners = undeclared
@@ -108,7 +108,7 @@ impl Litellm {
         NotReady {
             reason: "UndeclaredListener",
             message: format!(
-                "nobody listens on {address}, where LiteLLM was told to, but there is {}. LiteLLM takes a \
+                "no process listens on {address}, where LiteLLM should, but there is {}. LiteLLM takes a \
                  random port when its own is taken. Check that nothing overrides --host and --port of \
                  LiteLLM",
                 listeners.collect::<Vec<_>>().join(", ")
@@ -116,13 +116,14 @@ impl Litellm {
         }
     }
 
-    /// LiteLLM was told to listen on one address only. Whoever listens on all of them and does not answer as
-    /// LiteLLM does is somebody else, until shown to be LiteLLM with other arguments.
+    /// Injection has LiteLLM listen on one address only. A process that listens on all of them and does not
+    /// answer as LiteLLM does counts as another program, until it turns out to be LiteLLM with other
+    /// arguments.
     fn port_taken(&self) -> NotReady {
         NotReady {
             reason: "PortTaken",
             message: format!(
-                "port {port}, where LiteLLM was told to listen, is held on all addresses by a process that \
+                "port {port}, where LiteLLM should listen, is held on all addresses by a process that \
                  does not answer {READINESS_PATH}: another container of the pod, whose ports should be \
                  declared so that LiteLLM gets another one, or LiteLLM itself, if something overrides its \
                  --host",

@@ -2,7 +2,7 @@
 //!
 //! LiteLLM merges `include`d files and replaces every mapping as a whole, so the overlay holds the complete
 //! `mcp_servers` and nothing else. [`config`] finds out what LiteLLM would make of the user's files,
-//! [`entry`] rewrites one server, [`inputs`] keeps its id, [`emit`] writes the text, [`write`](mod@write)
+//! [`entry`] rewrites one server, [`server_id`] keeps its id, [`emit`] writes the text, [`write`](mod@write)
 //! puts it in place and [`restart`] tells which servers LiteLLM has not read yet.
 //!
 //! What is copied must mean the same to PyYAML afterwards. A YAML library that loads and dumps would decide
@@ -132,10 +132,10 @@ fn merge(
     };
     let aliases = mapped_aliases(config, budget)?;
     for route in input.routes {
-        let place = pairs
+        let position = pairs
             .iter()
             .position(|(key, _)| key.as_str() == Some(&route.server));
-        let original = place.map(|place| &*pairs[place].1);
+        let original = position.map(|position| &*pairs[position].1);
         let alias = aliases.get(&route.server).map(String::as_str);
         let managed = entry::address(route, input.outbound)
             .and_then(|address| Ok((entry::manage(original, route, &address, alias, budget)?, address)));
@@ -143,8 +143,8 @@ fn merge(
             Ok((managed, address)) => {
                 problems.extend(managed.problem);
                 servers.insert(route.server.clone(), address);
-                match place {
-                    Some(place) => pairs[place].1 = managed.node,
+                match position {
+                    Some(position) => pairs[position].1 = managed.node,
                     None => pairs.push((Node::text(&route.server), managed.node)),
                 }
             }

@@ -1,6 +1,6 @@
-//! The health port: what the kubelet asks, LiteLLM's drain hook, and the metrics. Whoever reaches the pod
-//! reaches it, so nothing here changes anything, except that `/drain` has answers close their connection from
-//! then on.
+//! The health port: the kubelet's probes, LiteLLM's drain hook, and the metrics. Every client that reaches
+//! the pod reaches it, so nothing here changes anything, except that `/drain` has answers close their
+//! connection from then on.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -136,7 +136,7 @@ impl Health {
         }
     }
 
-    /// LiteLLM gets its SIGTERM only when its hook has been answered, so by then nobody is to come any more.
+    /// LiteLLM gets its SIGTERM only when its hook has been answered, so by then no new request should come.
     async fn drain(&self) -> Response<Full<Bytes>> {
         if !self.drain.is_draining() {
             info!(

@@ -1,6 +1,6 @@
-//! Who listens in this network namespace, from `/proc/net/tcp` and `tcp6`. All containers of a pod share it,
-//! so the sidecar sees LiteLLM's socket there, and one that LiteLLM was not supposed to open: it falls back
-//! to a random port on all addresses, in silence, when its own port is taken.
+//! Listening sockets of this network namespace, from `/proc/net/tcp` and `tcp6`. All containers of a pod
+//! share it, so the sidecar sees LiteLLM's socket there, and one that LiteLLM was not supposed to open: it
+//! falls back to a random port on all addresses, in silence, when its own port is taken.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -62,7 +62,7 @@ pub fn parse(table: &str) -> Vec<Socket> {
     table.lines().skip(1).filter_map(parse_line).collect()
 }
 
-/// Decides which socket is LiteLLM's and which ones nobody has declared.
+/// Decides which socket is LiteLLM's and which ones no container has declared.
 pub fn view(sockets: &[Socket], litellm: SocketAddr, ours: &[SocketAddr]) -> View {
     let is_litellm = |socket: &&Socket| {
         socket.address.port() == litellm.port()
@@ -151,16 +151,16 @@ fn parse_line(line: &str) -> Option<Socket> {
 
 /// The kernel prints each 32 bits of an address as a number in the machine's byte order.
 fn parse_ip(hexadecimal: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        let digits = hexadecimal.get(8 * at..8 * at + 8)?;
+    let address_word = |index: usize| {
+        let digits = hexadecimal.get(8 * index..8 * index + 8)?;
         u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
     };
     match hexadecimal.len() {
-        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        8 => Some(Ipv4Addr::from(address_word(0)?).into()),
         32 => {
             let mut bytes = [0; 16];
-            for (at, chunk) in bytes.chunks_exact_mut(4).enumerate() {
-                chunk.copy_from_slice(&word(at)?);
+            for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&address_word(index)?);
             }
             Some(Ipv6Addr::from(bytes).into())
         }

@@ -126,7 +126,7 @@ impl<D: Connector> SyncClient<D> {
             .within_silence(connection.sender.send_request(request))
             .await??;
         if response.status() != StatusCode::OK {
-            return Err(self.refused(response).await);
+            return Err(self.read_refusal(response).await);
         }
         let mut body = response.into_body();
         let mut lines = LinesCodec::new_with_max_length(MAX_SNAPSHOT_BYTES);
@@ -168,7 +168,7 @@ impl<D: Connector> SyncClient<D> {
         })
     }
 
-    async fn refused(&self, response: Response<Incoming>) -> SyncError {
+    async fn read_refusal(&self, response: Response<Incoming>) -> SyncError {
         let status = response.status();
         let body = self
             .within_silence(Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect())
@@ -223,7 +223,7 @@ fn take_over(snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapshot)>
     });
 }
 
-/// What serde says of a failure may quote the line, which holds tokens. So only its kind is told.
+/// A serde error may quote the line, which holds tokens, so only its kind is repeated.
 fn parse(line: &str) -> Result<Snapshot, SyncError> {
     serde_json::from_str(line).map_err(|error| {
         SyncError::NotASnapshot(match error.classify() {
@@ -233,7 +233,8 @@ fn parse(line: &str) -> Result<Snapshot, SyncError> {
     })
 }
 
-/// The body report_lines: the report as it stands, and then each that differs from the one before.
+/// The body of the request, as lines: the report as it stands, and then each that differs from the one
+/// before.
 fn report_lines(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible> {
     let lines = stream::unfold((reports, None::<Report>), |(mut reports, sent)| async move {
         loop {

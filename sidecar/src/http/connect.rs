@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::http::tls::HTTP2;
 
-/// For the name, the connection and the TLS handshake together.
+/// For name resolution, the TCP connection and the TLS handshake together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where to connect to.
@@ -25,7 +25,7 @@ pub enum Peer {
     Name(Box<str>, u16),
 }
 
-/// With what identity the other side must prove itself.
+/// How the other side is verified: by a certificate for this name.
 pub struct Tls {
     pub connector: TlsConnector,
     pub name: ServerName<'static>,
@@ -52,8 +52,8 @@ pub enum Io {
 /// The name, TCP and TLS; [`Io::is_http2`] tells which protocol was agreed on.
 pub async fn connect(peer: &Peer, tls: Option<&Tls>) -> Result<Io, ConnectError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
-    let opened = async {
-        let stream = open(peer, deadline).await?;
+    let connecting = async {
+        let stream = connect_tcp(peer, deadline).await?;
         match tls {
             None => Ok(Io::Plain(stream)),
             Some(tls) => {
@@ -66,12 +66,12 @@ pub async fn connect(peer: &Peer, tls: Option<&Tls>) -> Result<Io, ConnectError>
             }
         }
     };
-    timeout_at(deadline, opened)
+    timeout_at(deadline, connecting)
         .await
         .unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn open(peer: &Peer, deadline: Instant) -> Result<TcpStream, ConnectError> {
+async fn connect_tcp(peer: &Peer, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let addresses = match peer {
         Peer::Address(address) => vec![*address],
         Peer::Name(name, port) => {
@@ -98,9 +98,9 @@ async fn open(peer: &Peer, deadline: Instant) -> Result<TcpStream, ConnectError>
     Err(ConnectError::Connect(failed))
 }
 
-/// Longest time that the other side of a connection may leave what it was sent unacknowledged, or untaken:
-/// who reads nothing holds memory here. The kernel keeps this time (RFC 5482), and it is also the one after
-/// which keep-alive gives a silent peer up.
+/// Longest time that the other side of a connection may leave sent data unacknowledged, or its receive window
+/// closed: a peer that reads nothing holds memory here. The kernel keeps this time (RFC 5482), and it is also
+/// the one after which keep-alive gives a silent peer up.
 pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Streams may be silent for hours: keep-alive tells a silent peer from one that is gone.
@@ -128,7 +128,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 impl Io {
-    /// Whether TLS negotiated HTTP/2. Nothing else makes a server speak it: without TLS there is nobody to
+    /// Whether TLS negotiated HTTP/2. Nothing else makes a server speak it: without TLS there is no ALPN to
     /// ask, and a server of HTTP/1.1 might take the question for a request.
     pub fn is_http2(&self) -> bool {
         match self {

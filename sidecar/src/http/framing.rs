@@ -1,6 +1,6 @@
-//! Whether a request can be understood in one way only. The parser refuses most of what is ambiguous; this is
-//! the rest (RFC 9112 sections 3.2 and 6.1), refused so that LiteLLM's server never has to guess what we did
-//! not.
+//! Request smuggling guard: whether a request can be understood in one way only. The parser refuses most of
+//! what is ambiguous; this is the rest (RFC 9112 sections 3.2 and 6.1), refused so that LiteLLM's server
+//! never has to guess what we did not.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{Request, Version};

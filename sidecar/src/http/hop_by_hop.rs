@@ -1,14 +1,14 @@
-//! Removes what is meant for one connection only (RFC 9110 section 7.6.1).
+//! Hop-by-hop headers: removed, since they are meant for one connection only (RFC 9110 section 7.6.1).
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Of a request, and what else is `unwanted` there. `Expect` goes too: the connection to the client has
-/// already answered it.
+/// Removes those of a request, and headers that are `unwanted` there. `Expect` goes too: the connection to
+/// the client has already answered it.
 pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     // A body of unknown length stays one: without the header, hyper would send a GET's as empty.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    // We pass trailers on, so whoever takes them may be sent some (RFC 9110 section 10.1.4).
-    let trailers = headers.contains_key(header::TE) && has(headers, header::TE, "trailers");
+    // We pass trailers on, so a client that takes them may be sent some (RFC 9110 section 10.1.4).
+    let trailers = headers.contains_key(header::TE) && has_token(headers, header::TE, "trailers");
     strip(headers, |name| name == "expect" || unwanted(name));
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -19,24 +19,24 @@ pub fn strip_request(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     }
 }
 
-/// Of an answer, and what else is `unwanted` there.
+/// Removes those of an answer, and headers that are `unwanted` there.
 pub fn strip_response(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     strip(headers, unwanted);
 }
 
 /// Whether the client asks for a WebSocket (RFC 6455 section 4.1). No other protocol is passed through.
 pub fn wants_websocket(headers: &HeaderMap) -> bool {
-    has(headers, header::UPGRADE, "websocket") && has(headers, header::CONNECTION, "upgrade")
+    has_token(headers, header::UPGRADE, "websocket") && has_token(headers, header::CONNECTION, "upgrade")
 }
 
-/// Whether a list of tokens has this one.
-fn has(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+/// Whether a header that is a list of tokens has this one.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|part| part.trim().eq_ignore_ascii_case(token))
+        .any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
 /// Removes every header whose name is `unwanted`. A message has a dozen names, so looking at each of them
@@ -69,36 +69,36 @@ fn is_hop_by_hop(name: &str) -> bool {
 fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     // Most requests have one Connection field with nothing but keep-alive or close in it, or none: then
     // nothing is collected here.
-    let mut named: Vec<HeaderName> = Vec::new();
+    let mut connection_options: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
         for token in value.as_bytes().split(|byte| *byte == b',') {
             let token = token.trim_ascii();
-            if token.is_empty() || is_plain(token) {
+            if token.is_empty() || is_persistence_option(token) {
                 continue;
             }
             if let Ok(name) = HeaderName::from_bytes(token)
-                && !is_for_the_end(name.as_str())
+                && !is_end_to_end(name.as_str())
             {
-                named.push(name);
+                connection_options.push(name);
             }
         }
     }
-    for name in &named {
+    for name in &connection_options {
         headers.remove(name);
     }
     remove(headers, |name| is_hop_by_hop(name) || unwanted(name));
 }
 
-/// What no connection may be said to keep for itself (RFC 9110 section 7.6.1): by leaving it out, a client
-/// could make another request of its own, or hide what an ingress says of it.
-fn is_for_the_end(name: &str) -> bool {
+/// End-to-end headers, which `Connection` must not name (RFC 9110 section 7.6.1): by having one removed, a
+/// client could turn its request into another one, or hide what an ingress says of it.
+fn is_end_to_end(name: &str) -> bool {
     matches!(
         name,
         "host" | "content-length" | "content-type" | "authorization" | "cookie" | "forwarded"
     ) || name.starts_with("x-forwarded-")
 }
 
-fn is_plain(token: &[u8]) -> bool {
+fn is_persistence_option(token: &[u8]) -> bool {
     token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close")
 }
 

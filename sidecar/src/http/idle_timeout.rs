@@ -1,6 +1,6 @@
-//! A body whose next part may be waited for, but not for ever: a peer that has stopped in the middle of a
-//! message would hold a connection on each side of us. Event streams are not among them, which may be silent
-//! for hours; that their peer lives is told by TCP.
+//! Idle timeout: fails a body whose next part does not come in time. A peer that has stopped in the middle
+//! of a message would hold a connection on each side of us. Event streams have none, since they may be silent
+//! for hours; TCP keep-alive detects a dead peer there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Longest timer in the middle of a request's body.
+/// Longest silence in the middle of a request's body.
 pub const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest timer in the middle of an MCP server's answer that is no event stream.
+/// Longest silence in the middle of an MCP server's answer that is no event stream.
 pub const RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Wraps a body, and fails it after a silence of `timeout`.
@@ -52,7 +52,7 @@ impl<B> IdleTimeout<B> {
         let timeout = self.timeout;
         let fresh = self.timer.is_none();
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        // Only a timer that begins now: the time in which nobody asked is not the peer's.
+        // Only a timer that begins now: the time in which the body was not polled is not the peer's.
         if !self.waiting && !fresh {
             timer.as_mut().reset(Instant::now() + timeout);
         }

@@ -2,7 +2,7 @@
 //! body to the MCP server, instead of the real header of that name, and `x-mcp-SERVER-HEADER` among them to
 //! that server as HEADER. A body must not be able to name ours in either way.
 //!
-//! Only the last letter of the key changes, so the length of the body stays and nothing is withheld back
+//! Only the last letter of the key changes, so the length of the body stays and nothing is held back
 //! except, at times, a single byte. Values are never touched: a user may write about the header. Text that is
 //! not JSON passes; LiteLLM does not read headers from it.
 
@@ -13,8 +13,9 @@ use memchr::{memchr2, memchr2_iter};
 const NAME: &[u8] = mcp_auth_protocol::pod::CONTEXT_HEADER.as_bytes();
 /// Where in the name its hyphen stands, which is rarer in texts than its letters are.
 const HYPHEN: usize = "mcpauth".len();
-/// What LiteLLM has before the name of a server and of a header. Begins with another letter than the name.
-const FOR_SERVER: &[u8] = b"x-mcp-";
+/// The prefix by which LiteLLM forwards a header to one server: `x-mcp-SERVER-HEADER`. Begins with another
+/// letter than the name.
+const SERVER_PREFIX: &[u8] = b"x-mcp-";
 /// Levels of nesting that are kept track of. LiteLLM's parsers give up earlier.
 const MAX_DEPTH: usize = 8 * 1024;
 
@@ -28,7 +29,7 @@ pub struct KeyFilter {
     /// The last byte of a chunk, whose fate the first byte of the next chunk decides.
     withheld: Option<u8>,
     /// There was a chunk before.
-    begun: bool,
+    has_started: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,9 +47,9 @@ enum Position {
 enum KeyMatch {
     /// The beginning of the name, and nothing else.
     Name(usize),
-    /// The beginning of [`FOR_SERVER`].
+    /// The beginning of [`SERVER_PREFIX`].
     ForServer(usize),
-    /// [`FOR_SERVER`], then anything, and at its end the beginning of the name.
+    /// [`SERVER_PREFIX`], then anything, and at its end the beginning of the name.
     NameForServer(usize),
 }
 
@@ -72,24 +73,24 @@ struct Nesting {
 }
 
 impl KeyFilter {
-    /// The next chunk of the body: what is to be sent of it, after the byte withheld back from the one
+    /// The next chunk of the body: what is to be sent of it, after the byte held back from the one
     /// before.
     pub fn pass(&mut self, mut chunk: Bytes) -> (Option<u8>, Bytes) {
         if chunk.is_empty() {
             return (None, chunk);
         }
-        self.begun = true;
-        let mut before = self.withheld.take();
+        self.has_started = true;
+        let mut withheld = self.withheld.take();
         let mut renamed = Vec::new();
         self.scan(&chunk, |end| match end.checked_sub(1) {
             Some(last) => renamed.push(last),
-            None => before = before.map(other),
+            None => withheld = withheld.map(replace_last_letter),
         });
         if !renamed.is_empty() {
-            // In position where nobody else holds the chunk, which is how it comes from a connection.
+            // In place, where nothing else refers to the chunk, as when it has just come from a connection.
             let mut changed = BytesMut::from(chunk);
             for last in renamed {
-                changed[last] = other(changed[last]);
+                changed[last] = replace_last_letter(changed[last]);
             }
             chunk = changed.freeze();
         }
@@ -97,19 +98,19 @@ impl KeyFilter {
             self.withheld = chunk.last().copied();
             chunk.truncate(chunk.len() - 1);
         }
-        (before, chunk)
+        (withheld, chunk)
     }
 
     /// The same with the last chunk. Most bodies are a single one that nowhere says the name: they are not
-    /// looked at letter by letter, since nobody needs to know any more where in the text they end.
+    /// looked at letter by letter, since no chunk follows that would need the position.
     pub fn pass_last(&mut self, chunk: Bytes) -> (Option<u8>, Bytes) {
-        match self.begun || may_say_the_name(&chunk) {
+        match self.has_started || may_contain_name(&chunk) {
             true => self.pass(chunk),
             false => (None, chunk),
         }
     }
 
-    /// The byte still withheld back at the end of the body.
+    /// The byte still held back at the end of the body.
     pub fn finish(&mut self) -> Option<u8> {
         self.withheld.take()
     }
@@ -147,14 +148,14 @@ impl KeyFilter {
                     at += 1;
                 }
                 Position::Between => {
-                    self.between(chunk[at]);
+                    self.next_between(chunk[at]);
                     at += 1;
                 }
             }
         }
     }
 
-    fn between(&mut self, byte: u8) {
+    fn next_between(&mut self, byte: u8) {
         match byte {
             b'"' => {
                 self.position = match self.key_next {
@@ -250,7 +251,7 @@ fn next_in_key(matched: KeyMatch, escape: Escape, byte: u8) -> Position {
 }
 
 fn compare(matched: KeyMatch, character: u16, escape: Escape) -> Position {
-    match matched.and(character) {
+    match matched.with_character(character) {
         Some(matched) => Position::Key { matched, escape },
         None => Position::Text { escaped: false },
     }
@@ -262,16 +263,16 @@ impl KeyMatch {
     }
 
     /// With one more character. `None`: it cannot become the name any more.
-    fn and(self, character: u16) -> Option<Self> {
-        let is =
+    fn with_character(self, character: u16) -> Option<Self> {
+        let is_character =
             |expected: &u8| u8::try_from(character).is_ok_and(|found| found.eq_ignore_ascii_case(expected));
-        let next = |word: &[u8], matched: usize| word.get(matched).is_some_and(is);
+        let next = |word: &[u8], matched: usize| word.get(matched).is_some_and(is_character);
         match self {
             Self::Name(matched) if next(NAME, matched) => Some(Self::Name(matched + 1)),
-            Self::Name(0) if next(FOR_SERVER, 0) => Some(Self::ForServer(1)),
+            Self::Name(0) if next(SERVER_PREFIX, 0) => Some(Self::ForServer(1)),
             Self::Name(_) => None,
-            Self::ForServer(matched) if !next(FOR_SERVER, matched) => None,
-            Self::ForServer(matched) if matched + 1 == FOR_SERVER.len() => Some(Self::NameForServer(0)),
+            Self::ForServer(matched) if !next(SERVER_PREFIX, matched) => None,
+            Self::ForServer(matched) if matched + 1 == SERVER_PREFIX.len() => Some(Self::NameForServer(0)),
             Self::ForServer(matched) => Some(Self::ForServer(matched + 1)),
             Self::NameForServer(matched) if next(NAME, matched) => Some(Self::NameForServer(matched + 1)),
             // Its first letter occurs but once in the name: what does not go on can only begin again.
@@ -282,15 +283,15 @@ impl KeyMatch {
 
 /// Another last byte of the name: for `t` or `T`, and for the last digit of their escapes `\u0074` and
 /// `\u0054`.
-fn other(last: u8) -> u8 {
+fn replace_last_letter(last: u8) -> u8 {
     if last == b'4' { b'f' } else { b'_' }
 }
 
 /// Whether the name is there as it is, in any case, or may be there by escapes.
-fn may_say_the_name(text: &[u8]) -> bool {
+fn may_contain_name(text: &[u8]) -> bool {
     let (head, _) = NAME.split_at(HYPHEN);
-    let named = |at: usize| at >= HYPHEN && text[at - HYPHEN..at].eq_ignore_ascii_case(head);
-    memchr2_iter(b'-', b'\\', text).any(|at| text[at] == b'\\' || named(at))
+    let follows_head = |at: usize| at >= HYPHEN && text[at - HYPHEN..at].eq_ignore_ascii_case(head);
+    memchr2_iter(b'-', b'\\', text).any(|at| text[at] == b'\\' || follows_head(at))
 }
 
 #[cfg(test)]

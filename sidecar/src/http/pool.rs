@@ -1,9 +1,9 @@
-//! Connections kept for the next request, one pool for each worker and target. Those of HTTP/2 are in
-//! [`shared`].
+//! Connection pool: connections kept for the next request, one pool for each worker and target. Those of
+//! HTTP/2 are in [`shared`].
 //!
 //! An HTTP/1.1 connection is driven by the request that uses it, not by a task of its own: that saves a
 //! wake-up and a hand-over in each direction, and a request that is dropped closes its connection at once.
-//! The lock is only ever taken by the pool's own worker, so nobody waits for it.
+//! The lock is only ever taken by the pool's own worker, so no thread waits for it.
 
 mod error;
 mod first_read_notifier;
@@ -43,7 +43,7 @@ pub struct Pool {
 
 struct Idle {
     connection: Connection,
-    since: Instant,
+    idle_since: Instant,
 }
 
 /// An HTTP/1.1 connection that carries one request at a time.
@@ -57,7 +57,7 @@ pub struct Connection {
 pub struct Lease {
     body: Incoming,
     source: LeasedFrom,
-    ended: bool,
+    is_complete: bool,
 }
 
 enum LeasedFrom {
@@ -75,7 +75,7 @@ impl Pool {
     pub fn take(&self) -> Option<Connection> {
         let mut idle = self.lock();
         while let Some(mut last) = idle.pop() {
-            if last.since.elapsed() >= IDLE_TIMEOUT {
+            if last.idle_since.elapsed() >= IDLE_TIMEOUT {
                 // All others have waited longer.
                 idle.clear();
                 return None;
@@ -90,7 +90,7 @@ impl Pool {
     /// Closes what has waited too long or was closed by the other side.
     pub fn sweep(&self) {
         self.lock()
-            .retain_mut(|idle| idle.since.elapsed() < IDLE_TIMEOUT && idle.connection.is_usable());
+            .retain_mut(|idle| idle.idle_since.elapsed() < IDLE_TIMEOUT && idle.connection.is_usable());
         self.shared.sweep();
     }
 
@@ -100,7 +100,7 @@ impl Pool {
             if idle.len() < MAX_IDLE {
                 idle.push(Idle {
                     connection,
-                    since: Instant::now(),
+                    idle_since: Instant::now(),
                 });
             }
         }
@@ -167,7 +167,7 @@ impl Lease {
                 connection: Some(connection),
                 home,
             },
-            ended: false,
+            is_complete: false,
         }
     }
 
@@ -175,7 +175,7 @@ impl Lease {
         Self {
             body,
             source: LeasedFrom::Shared { _stream: stream },
-            ended: false,
+            is_complete: false,
         }
     }
 }
@@ -201,7 +201,7 @@ impl Body for Lease {
             connection.closed = connection.driver.as_mut().poll(cx).is_ready();
             frame = Pin::new(&mut this.body).poll_frame(cx);
         }
-        this.ended |= matches!(frame, Poll::Ready(None));
+        this.is_complete |= matches!(frame, Poll::Ready(None));
         frame
     }
 
@@ -216,7 +216,7 @@ impl Body for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if (self.ended || self.body.is_end_stream())
+        if (self.is_complete || self.body.is_end_stream())
             && let LeasedFrom::Own { connection, home } = &mut self.source
             && let Some(connection) = connection.take()
         {

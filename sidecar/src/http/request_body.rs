@@ -71,7 +71,7 @@ impl Body for RequestBody {
             },
             Self::Filtered(filtered) => filtered.poll_frame(cx),
         };
-        frame.map_ok(trailers::passed)
+        frame.map_ok(trailers::strip_forbidden)
     }
 
     fn is_end_stream(&self) -> bool {

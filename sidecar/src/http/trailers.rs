@@ -1,5 +1,5 @@
-//! What may follow a body. A trailer may be merged into the headers by who reads it, long after they were
-//! checked, so none passes that frames, routes or authenticates a message (RFC 9110 section 6.5.1), or speaks
+//! Trailers, filtered: a server may merge them into the headers long after those were checked, so none
+//! passes that frames, routes or authenticates a message (RFC 9110 section 6.5.1), or speaks
 //! in a proxy's name or ours.
 
 use std::borrow::Cow;
@@ -10,12 +10,12 @@ use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 
 use crate::http::hop_by_hop;
 
-/// Besides what never says who a user is. LiteLLM sends `x-mcp-SERVER-HEADER` to that server as HEADER.
-const BEGINNINGS: [&str; 2] = ["x-forwarded-", "x-mcp-"];
-const NAMES: [&str; 4] = ["cache-control", "dpop-nonce", "location", "retry-after"];
+/// In addition to the header denylist. LiteLLM sends `x-mcp-SERVER-HEADER` to that server as HEADER.
+const FORBIDDEN_PREFIXES: [&str; 2] = ["x-forwarded-", "x-mcp-"];
+const FORBIDDEN_NAMES: [&str; 4] = ["cache-control", "dpop-nonce", "location", "retry-after"];
 
-/// The frame as it is passed on.
-pub fn passed(frame: Frame<Bytes>) -> Frame<Bytes> {
+/// The frame without trailers that must not pass.
+pub fn strip_forbidden(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
             hop_by_hop::remove(&mut trailers, is_forbidden);
@@ -32,11 +32,11 @@ fn is_forbidden(name: &str) -> bool {
         false => Cow::Borrowed(name),
     };
     DENIED_HEADERS.contains(&&*name)
-        || NAMES.contains(&&*name)
+        || FORBIDDEN_NAMES.contains(&&*name)
         || DENIED_PREFIXES
             .iter()
-            .chain(&BEGINNINGS)
-            .any(|begun| name.starts_with(begun))
+            .chain(&FORBIDDEN_PREFIXES)
+            .any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -64,9 +64,9 @@ mod tests {
         ];
         let named = |name: &&'static str| (HeaderName::from_static(name), HeaderValue::from_static("v"));
         let sent: HeaderMap = names.iter().map(named).collect();
-        let got = passed(Frame::trailers(sent)).into_trailers().unwrap();
-        assert_eq!(got, names[..2].iter().map(named).collect());
-        let data = passed(Frame::data(Bytes::from_static(b"x"))).into_data();
+        let received = strip_forbidden(Frame::trailers(sent)).into_trailers().unwrap();
+        assert_eq!(received, names[..2].iter().map(named).collect());
+        let data = strip_forbidden(Frame::data(Bytes::from_static(b"x"))).into_data();
         assert_eq!(data.unwrap(), "x");
     }
 }

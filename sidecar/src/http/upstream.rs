@@ -1,4 +1,4 @@
-//! One place that requests are sent to: LiteLLM, or the origin of an MCP server. Holds its connections.
+//! Upstream: LiteLLM, or the origin of an MCP server, with its connection pools.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,21 +38,21 @@ pub struct Target {
 
 /// A request that got no answer.
 pub struct SendError {
-    pub cause: Cause,
+    pub cause: UpstreamError,
     /// The request, if no byte of it was sent.
     pub unsent: Option<Request<RequestBody>>,
 }
 
-enum Opened {
+enum OpenedConnection {
     Own(Connection),
     /// And whether it is new.
     Shared((Multiplexed, Stream), bool),
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
+pub enum UpstreamError {
     #[error(transparent)]
-    Dial(#[from] ConnectError),
+    Connect(#[from] ConnectError),
     #[error("the connection ended before an answer")]
     Http(#[from] hyper::Error),
     #[error("no answer in time")]
@@ -124,15 +124,15 @@ impl Target {
             let spare = is_repeatable(&request).then(|| copy(&request)).flatten();
             match self.send_on(worker, connection, request).await {
                 Err(error) => match (error.cause, error.unsent.or(spare)) {
-                    (Cause::Http(_), Some(again)) => request = again,
+                    (UpstreamError::Http(_), Some(again)) => request = again,
                     (cause, unsent) => return Err(Box::new(SendError { cause, unsent })),
                 },
                 answered => return answered,
             }
         }
         match Box::pin(self.open(worker)).await {
-            Ok(Opened::Own(connection)) => self.send_on(worker, connection, request).await,
-            Ok(Opened::Shared(shared, fresh)) => {
+            Ok(OpenedConnection::Own(connection)) => self.send_on(worker, connection, request).await,
+            Ok(OpenedConnection::Shared(shared, fresh)) => {
                 Box::pin(self.multiplex(worker, shared, !fresh, request)).await
             }
             Err(cause) => Err(Box::new(SendError {
@@ -148,36 +148,36 @@ impl Target {
         connect(&self.peer, self.tls.as_ref()).await
     }
 
-    /// Closes a worker's connections that nobody needs any more.
+    /// Closes a worker's connections that were idle for long.
     pub fn sweep(&self, worker: usize) {
         self.pools[worker].sweep();
     }
 
     /// A connection of the protocol that the other side chooses. Where that may be HTTP/2, one is opened at a
-    /// time, and those who wait for it share it.
-    async fn open(&self, worker: usize) -> Result<Opened, Cause> {
+    /// time, and the requests that wait for it share it.
+    async fn open(&self, worker: usize) -> Result<OpenedConnection, UpstreamError> {
         let shared = &self.pools[worker].shared;
-        let mut turn = None;
+        let mut opening_lock = None;
         if self.tls.is_some() && shared.may_be_shared() {
-            let mine = timeout_at(Instant::now() + CONNECT_TIMEOUT, shared.opening.lock()).await;
-            turn = Some(mine.map_err(|_| ConnectError::Timeout)?);
-            if let Some(taken) = shared.take() {
-                return Ok(Opened::Shared(taken, false));
+            let lock = timeout_at(Instant::now() + CONNECT_TIMEOUT, shared.opening.lock()).await;
+            opening_lock = Some(lock.map_err(|_| ConnectError::Timeout)?);
+            if let Some(free_stream) = shared.take() {
+                return Ok(OpenedConnection::Shared(free_stream, false));
             }
             if !shared.may_be_shared() {
-                turn = None;
+                opening_lock = None;
             }
         }
         let io = self.connect().await?;
-        let opened = if io.is_http2() {
+        let connection = if io.is_http2() {
             shared.negotiated(true);
-            Opened::Shared(shared.open(TokioIo::new(io)).await?, true)
+            OpenedConnection::Shared(shared.open(TokioIo::new(io)).await?, true)
         } else {
             shared.negotiated(false);
-            Opened::Own(Connection::open(io).await?)
+            OpenedConnection::Own(Connection::open(io).await?)
         };
-        drop(turn);
-        Ok(opened)
+        drop(opening_lock);
+        Ok(connection)
     }
 
     async fn send_on(
@@ -216,7 +216,7 @@ impl Target {
                 Err(error) => *error,
             };
             let SendError { cause, unsent } = error;
-            let Cause::Http(failed) = &cause else {
+            let UpstreamError::Http(failed) = &cause else {
                 return Err(Box::new(SendError { cause, unsent }));
             };
             let failure = StreamFailure::classify(failed);
@@ -238,12 +238,14 @@ impl Target {
             };
             attempts += 1;
             shared = match self.open(worker).await {
-                Ok(Opened::Shared(next, fresh)) => {
+                Ok(OpenedConnection::Shared(next, fresh)) => {
                     kept = !fresh;
                     next
                 }
                 // It has changed its mind, or another server has taken its place.
-                Ok(Opened::Own(connection)) => return self.send_on(worker, connection, request).await,
+                Ok(OpenedConnection::Own(connection)) => {
+                    return self.send_on(worker, connection, request).await;
+                }
                 Err(cause) => {
                     let unsent = Some(request);
                     return Err(Box::new(SendError { cause, unsent }));
@@ -262,7 +264,7 @@ impl Target {
                 Ok(answer) => answer,
                 Err(_) => {
                     return Err(Box::new(SendError {
-                        cause: Cause::Timeout,
+                        cause: UpstreamError::Timeout,
                         unsent: None,
                     }));
                 }
@@ -271,7 +273,7 @@ impl Target {
         answer.map_err(|failed| {
             let RequestError { error, unsent } = *failed;
             Box::new(SendError {
-                cause: Cause::Http(error),
+                cause: UpstreamError::Http(error),
                 unsent,
             })
         })

@@ -1,4 +1,4 @@
-//! Why the sidecar answers a request itself, and by which reason, status and JSON-RPC code.
+//! Proxy errors: why the sidecar answers a request itself, and by which reason, status and JSON-RPC code.
 //! [`respond`](super::respond) makes the answers.
 
 use std::fmt;
@@ -189,8 +189,8 @@ fn scope_list(scopes: &[String]) -> String {
     let plain = |scope: &&String| {
         !scope.is_empty() && scope.len() <= 128 && scope.bytes().all(|byte| byte.is_ascii_graphic())
     };
-    let named: Vec<_> = scopes.iter().filter(plain).take(8).map(String::as_str).collect();
-    match (named.as_slice(), scopes.len() - named.len()) {
+    let shown: Vec<_> = scopes.iter().filter(plain).take(8).map(String::as_str).collect();
+    match (shown.as_slice(), scopes.len() - shown.len()) {
         ([], _) => "scopes that it does not name".to_owned(),
         ([one], 0) => format!("the scope {one}"),
         (several, 0) => format!("the scopes {}", several.join(" ")),

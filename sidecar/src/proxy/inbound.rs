@@ -18,7 +18,7 @@ use crate::http::framing;
 use crate::http::hop_by_hop;
 use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
-use crate::http::upstream::{Cause, Target};
+use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
@@ -101,7 +101,7 @@ impl Inbound {
 
     /// Returns when the drain has lasted long enough for clients to find another pod.
     pub(crate) async fn drained(&self) {
-        self.drain.ended().await;
+        self.drain.wait_for_end().await;
     }
 
     /// Counts a request that the parser answered with an error before it got here.
@@ -168,7 +168,7 @@ impl Inbound {
         let gathered = gather(headers, self.routes.table().allowed());
         match gathered {
             Ok(gathered) => {
-                self.metrics.gathered(&gathered);
+                self.metrics.count_gathered(&gathered);
                 Ok(gathered.context)
             }
             Err(too_large) => {
@@ -179,11 +179,11 @@ impl Inbound {
     }
 }
 
-fn litellm_error(cause: &Cause) -> ProxyError {
+fn litellm_error(cause: &UpstreamError) -> ProxyError {
     match cause {
-        Cause::Dial(_) => ProxyError::LiteLlmUnreachable,
-        Cause::Http(error) if is_of_body(error) => ProxyError::BodyUnreadable,
-        Cause::Http(_) | Cause::Timeout => ProxyError::LiteLlmFailed,
+        UpstreamError::Connect(_) => ProxyError::LiteLlmUnreachable,
+        UpstreamError::Http(error) if is_of_body(error) => ProxyError::BodyUnreadable,
+        UpstreamError::Http(_) | UpstreamError::Timeout => ProxyError::LiteLlmFailed,
     }
 }
 
@@ -219,12 +219,12 @@ fn is_forgeable(name: &str) -> bool {
 /// states stay in front of the address that connected, so that the last one is always the sidecar's.
 fn set_forwarded_headers(headers: &mut HeaderMap, peer: IpAddr) {
     let peer = peer.to_canonical().to_string();
-    let before: usize = headers
+    let stated_length: usize = headers
         .get_all(X_FORWARDED_FOR)
         .iter()
         .map(|value| value.len() + 2)
         .sum();
-    let mut addresses = Vec::with_capacity(before + peer.len());
+    let mut addresses = Vec::with_capacity(stated_length + peer.len());
     for value in headers.get_all(X_FORWARDED_FOR) {
         addresses.extend_from_slice(value.as_bytes());
         addresses.extend_from_slice(b", ");

@@ -213,7 +213,7 @@ impl Metrics {
         self.0.contexts[result as usize].inc();
     }
 
-    pub(crate) fn gathered(&self, gathered: &Gathered) {
+    pub(crate) fn count_gathered(&self, gathered: &Gathered) {
         let sealed = gathered.context.is_some();
         self.context(if sealed {
             ContextResult::Sealed

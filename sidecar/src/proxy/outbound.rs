@@ -79,11 +79,11 @@ impl Outbound {
     pub fn new(
         routes: Routes,
         sealer: Arc<Sealer>,
-        exchange: Arc<dyn TokenExchanger>,
+        exchanger: Arc<dyn TokenExchanger>,
         limits: Limits,
         metrics: Metrics,
     ) -> Self {
-        let token_selector = TokenSelector::new(routes.clone(), exchange, limits, metrics.clone());
+        let token_selector = TokenSelector::new(routes.clone(), exchanger, limits, metrics.clone());
         Self {
             routes,
             token_selector,

@@ -1,4 +1,4 @@
-//! The one place where errors become answers.
+//! Error responses: the one place where errors become answers.
 //!
 //! A POST to the outbound half is JSON-RPC and gets a JSON-RPC error; everything else gets a problem document
 //! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: LiteLLM reports the status of

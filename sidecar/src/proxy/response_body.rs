@@ -31,7 +31,7 @@ pub enum ResponseBody {
 pub struct Rewritten {
     body: Lease,
     rewriter: EndpointRewriter,
-    ended: bool,
+    is_complete: bool,
 }
 
 impl ResponseBody {
@@ -43,7 +43,7 @@ impl ResponseBody {
         Self::Rewritten(Box::new(Rewritten {
             body,
             rewriter,
-            ended: false,
+            is_complete: false,
         }))
     }
 }
@@ -63,7 +63,7 @@ impl Body for ResponseBody {
             Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Rewritten(rewritten) => return rewritten.poll_frame(cx),
         };
-        frame.map_ok(trailers::passed)
+        frame.map_ok(trailers::strip_forbidden)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -72,7 +72,7 @@ impl Body for ResponseBody {
             Self::Stream(lease) => lease.is_end_stream(),
             Self::WithIdleTimeout(lease) => lease.is_end_stream(),
             Self::Direct(body) => body.is_end_stream(),
-            Self::Rewritten(rewritten) => rewritten.ended,
+            Self::Rewritten(rewritten) => rewritten.is_complete,
         }
     }
 
@@ -90,7 +90,7 @@ impl Body for ResponseBody {
 impl Rewritten {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
-            if self.ended {
+            if self.is_complete {
                 return Poll::Ready(None);
             }
             let out = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
@@ -101,11 +101,11 @@ impl Rewritten {
                     Err(_) => continue,
                 },
                 None => {
-                    self.ended = true;
+                    self.is_complete = true;
                     self.rewriter.finish()
                 }
             };
-            self.ended |= self.rewriter.has_rejected();
+            self.is_complete |= self.rewriter.has_rejected();
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }

@@ -77,10 +77,10 @@ impl Routes {
         let _writer = self.0.writer.lock();
         let previous = self.0.table.load();
         let build = |server: &sync::Server| {
-            let before = previous.server(&server.route.server).map(Arc::as_ref);
+            let previous_server = previous.server(&server.route.server).map(Arc::as_ref);
             let built = McpServer::build(
                 server,
-                before,
+                previous_server,
                 &self.0.trust,
                 &self.0.metrics,
                 self.0.workers.get(),

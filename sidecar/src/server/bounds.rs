@@ -1,4 +1,4 @@
-//! What clients may take of the sidecar.
+//! Bounds of what clients may take of the sidecar: size of headers, time, connections.
 
 use std::time::Duration;
 

@@ -53,14 +53,18 @@ pub(super) async fn connection(
     }
 }
 
-/// What the client begins with, which stays in the socket: that costs one system call a connection, and the
-/// requests of HTTP/1.1 nothing. `None` if the client has gone.
+/// The protocol, by the first bytes, which stay in the socket: peeking costs one system call a connection,
+/// and the requests of HTTP/1.1 nothing. `None` if the client has gone.
 async fn protocol(stream: &TcpStream) -> Option<Protocol> {
-    let mut begun = [0; PREFACE.len()];
+    let mut first_bytes = [0; PREFACE.len()];
     let mut delay = FIRST_PEEK_DELAY;
     loop {
-        let read = stream.peek(&mut begun).await.ok().filter(|read| *read > 0)?;
-        match detect(&begun[..read]) {
+        let read = stream
+            .peek(&mut first_bytes)
+            .await
+            .ok()
+            .filter(|read| *read > 0)?;
+        match detect(&first_bytes[..read]) {
             Some(protocol) => return Some(protocol),
             // The socket counts as readable all the time.
             None => sleep(delay).await,
@@ -70,10 +74,10 @@ async fn protocol(stream: &TcpStream) -> Option<Protocol> {
 }
 
 /// `None` as long as it may become either. Methods of HTTP/1.1 begin with a P as well.
-fn detect(begun: &[u8]) -> Option<Protocol> {
-    if !PREFACE.starts_with(begun) {
+fn detect(first_bytes: &[u8]) -> Option<Protocol> {
+    if !PREFACE.starts_with(first_bytes) {
         Some(Protocol::Http1)
-    } else if begun.len() == PREFACE.len() {
+    } else if first_bytes.len() == PREFACE.len() {
         Some(Protocol::Http2)
     } else {
         None
@@ -102,16 +106,16 @@ async fn http1(
         .with_upgrades();
     let mut connection = pin!(connection);
     let leaving = half.leaving(&mut stopped, || has_request.load(Ordering::Relaxed));
-    let ended = tokio::select! {
+    let result = tokio::select! {
         biased;
-        ended = connection.as_mut() => ended,
+        result = connection.as_mut() => result,
         () = leaving => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
-    if let Err(error) = ended {
-        if let Some(reason) = unread(&error) {
+    if let Err(error) = result {
+        if let Some(reason) = parse_failure(&error) {
             half.count_unparsed(reason);
         }
         // Mostly a client that went away. Its request went away with it.
@@ -119,8 +123,8 @@ async fn http1(
     }
 }
 
-/// Why the parser has answered by itself, if it has.
-fn unread(error: &hyper::Error) -> Option<&'static str> {
+/// The reason for which the parser has answered by itself, if it has.
+fn parse_failure(error: &hyper::Error) -> Option<&'static str> {
     if error.is_parse_too_large() {
         Some(HEADERS_TOO_LARGE)
     } else if error.is_parse() {
@@ -143,8 +147,12 @@ mod tests {
             assert_eq!(detect(&other), Some(Protocol::Http1));
         }
         assert_eq!(detect(PREFACE), Some(Protocol::Http2));
-        for begun in ["G", "POST / HTTP/1.1", "PUT", "\x16\x03\x01"] {
-            assert_eq!(detect(begun.as_bytes()), Some(Protocol::Http1), "{begun}");
+        for first_bytes in ["G", "POST / HTTP/1.1", "PUT", "\x16\x03\x01"] {
+            assert_eq!(
+                detect(first_bytes.as_bytes()),
+                Some(Protocol::Http1),
+                "{first_bytes}"
+            );
         }
     }
 }

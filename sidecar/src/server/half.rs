@@ -48,9 +48,9 @@ impl Half {
     }
 
     /// Returns when a connection is to take no more requests: at the end, and before that when the time to
-    /// drain is over. LiteLLM is told to go next, and a client that keeps a connection without using it would
-    /// send its next request to a pod that cannot answer any more. Where nothing was `has_request` yet a
-    /// request may be under way, and its answer closes.
+    /// drain is over. LiteLLM gets its SIGTERM next, and a client that keeps a connection without using it
+    /// would send its next request to a pod that cannot answer any more. Where `has_request` is not true yet,
+    /// a request may be under way, and its answer closes the connection.
     pub async fn leaving(
         &self,
         stopped: &mut watch::Receiver<Option<Duration>>,

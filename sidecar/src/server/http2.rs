@@ -31,17 +31,17 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// Requests that a client has given up before their answer, less those that were answered: with more, it is
 /// out for the work that they make and not for answers (rapid reset, CVE-2023-44487).
 const MAX_RESETS: usize = 1_000;
-/// A client that is gone without a word is noticed after both. One that only waits for the next event is not
-/// disturbed.
+/// A client that vanished without closing its connection is detected after both. One that only waits for the
+/// next event is not disturbed.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the requests of a connection signal to it.
 #[derive(Default)]
 struct ConnectionEvents {
-    given_up: AtomicUsize,
-    too_many: Notify,
-    far_too_many: Notify,
+    resets: AtomicUsize,
+    too_many_resets: Notify,
+    far_too_many_resets: Notify,
     drain: Notify,
 }
 
@@ -86,16 +86,16 @@ pub(super) async fn serve(
             // processed.
             () = half.leaving(&mut stopped, || true) => {}
             () = events.drain.notified() => {}
-            // Those who share the connection, behind an ingress, get their answers.
-            () = events.too_many.notified() => {
-                tracing::warn!(worker, "connection taken leave of: its client keeps giving up its requests");
+            // Other clients that share the connection, behind an ingress, get their answers.
+            () = events.too_many_resets.notified() => {
+                tracing::warn!(worker, "connection closes gracefully: its client keeps resetting requests");
             }
         }
     };
     let served = async {
         tokio::select! {
             biased;
-            ended = connection.as_mut() => ended,
+            result = connection.as_mut() => result,
             () = leaving => {
                 // GOAWAY: no new requests, and those that have begun come to their end.
                 connection.as_mut().graceful_shutdown();
@@ -104,11 +104,11 @@ pub(super) async fn serve(
         }
     };
     tokio::select! {
-        ended = served => if let Err(error) = ended {
+        result = served => if let Err(error) = result {
             tracing::debug!(worker, %error, "connection ended early");
         },
-        () = events.far_too_many.notified() => {
-            tracing::warn!(worker, "connection cut: its client goes on giving up its requests");
+        () = events.far_too_many_resets.notified() => {
+            tracing::warn!(worker, "connection cut: its client goes on resetting its requests");
         }
     }
 }
@@ -150,10 +150,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 impl Unanswered<'_> {
     fn answered(mut self) {
         if let Some(events) = self.0.take() {
-            let fewer = |given_up: usize| given_up.checked_sub(1);
+            let fewer = |resets: usize| resets.checked_sub(1);
             // None to take away from is as good.
             let _ = events
-                .given_up
+                .resets
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
         }
     }
@@ -162,10 +162,10 @@ impl Unanswered<'_> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let Some(events) = self.0 else { return };
-        match events.given_up.fetch_add(1, Ordering::Relaxed) {
-            MAX_RESETS => events.too_many.notify_one(),
-            // It does not heed that it is to open another connection.
-            given_up if given_up >= 2 * MAX_RESETS => events.far_too_many.notify_one(),
+        match events.resets.fetch_add(1, Ordering::Relaxed) {
+            MAX_RESETS => events.too_many_resets.notify_one(),
+            // The client ignores GOAWAY.
+            resets if resets >= 2 * MAX_RESETS => events.far_too_many_resets.notify_one(),
             _ => {}
         }
     }

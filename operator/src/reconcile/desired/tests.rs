@@ -36,23 +36,23 @@ fn holding(secret: &'static str) -> impl Fn(&Reference) -> Lookup {
 }
 
 /// Everybody may act as the operator, for whatever audience.
-fn anybody(audience: Option<String>) -> Option<Assertions> {
+fn some_assertions(audience: Option<String>) -> Option<Assertions> {
     let assertion = format!("for {}", audience.unwrap_or_default());
     Some(Assertions::Given(assertion.into()))
 }
 
-fn nobody(_: Option<String>) -> Option<Assertions> {
+fn no_assertions(_: Option<String>) -> Option<Assertions> {
     None
 }
 
 fn decide(
     spec: &McpServerAuthSpec,
-    look: impl Fn(&Reference) -> Lookup,
+    lookup: impl Fn(&Reference) -> Lookup,
     workload: impl Fn(Option<String>) -> Option<Assertions>,
 ) -> Result<Desired, NotServedError> {
     let references: Vec<_> = needed(spec)
         .into_iter()
-        .map(|reference| (reference.clone(), look(&reference)))
+        .map(|reference| (reference.clone(), lookup(&reference)))
         .collect();
     let inputs = Inputs {
         references: &references,
@@ -63,7 +63,7 @@ fn decide(
 }
 
 fn configuration(spec: &McpServerAuthSpec, secret: &'static str) -> ClientConfiguration {
-    match decide(spec, holding(secret), anybody).unwrap().source {
+    match decide(spec, holding(secret), some_assertions).unwrap().source {
         DesiredSource::OAuth2(configuration) => *configuration,
         DesiredSource::Secret(_) => panic!("not a given token"),
     }
@@ -90,7 +90,7 @@ fn the_resource_parameter_is_the_servers_url_unless_the_spec_says_otherwise() {
 #[test]
 fn the_first_reference_that_leads_nowhere_blocks() {
     let spec = spec(basic());
-    let error = decide(&spec, |_| Lookup::NotFound, nobody).unwrap_err();
+    let error = decide(&spec, |_| Lookup::NotFound, no_assertions).unwrap_err();
     assert_eq!(error.reason(), "SecretNotFound");
     assert!(error.message().contains("clientSecretRef"), "{}", error.message());
 }
@@ -148,7 +148,7 @@ fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
 fn a_namespace_that_was_not_allowed_to_cannot_act_as_the_operator() {
     for assertion in ["ClientAssertion", "JwtBearer"] {
         let spec = spec(by_workload(json!({"assertion": assertion})));
-        let error = decide(&spec, holding("x"), nobody).unwrap_err();
+        let error = decide(&spec, holding("x"), no_assertions).unwrap_err();
         assert_eq!(error.reason(), "Forbidden");
         assert!(
             error.message().contains("workloadIdentity.namespaces"),
@@ -166,7 +166,7 @@ fn the_second_of_two_secrets_may_come_and_go() {
         let values = [("secret".to_owned(), b"s3cret".to_vec().into())];
         Lookup::Found(Arc::new(values.into()))
     };
-    let desired = decide(&spec(oauth2.clone()), without, nobody).unwrap();
+    let desired = decide(&spec(oauth2.clone()), without, no_assertions).unwrap();
     let DesiredSource::OAuth2(without) = desired.source else {
         panic!("not a given token");
     };
@@ -188,7 +188,7 @@ fn a_private_key_that_is_none_names_its_field_and_not_its_text() {
             "privateKeyJwt": {"keyRef": {"name": "keys", "key": "key.pem"}},
         },
     });
-    let error = decide(&spec(oauth2), holding("n0-key-at-all"), nobody).unwrap_err();
+    let error = decide(&spec(oauth2), holding("n0-key-at-all"), no_assertions).unwrap_err();
     assert_eq!(error.reason(), "SecretInvalid");
     for part in ["privateKeyJwt.keyRef", "Secret keys", "\"key.pem\""] {
         assert!(error.message().contains(part), "{}", error.message());
@@ -200,7 +200,7 @@ fn a_private_key_that_is_none_names_its_field_and_not_its_text() {
 fn a_refresh_before_that_cannot_be_read_names_its_field() {
     let mut spec = spec(basic());
     spec.oauth2.as_mut().unwrap().refresh_before = "soon".into();
-    let error = decide(&spec, holding("s3cret"), nobody).unwrap_err();
+    let error = decide(&spec, holding("s3cret"), no_assertions).unwrap_err();
     assert_eq!(error.reason(), "InvalidSpec");
     assert!(
         error.message().contains("\"soon\" is not a duration"),

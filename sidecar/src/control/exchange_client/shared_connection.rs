@@ -1,5 +1,5 @@
-//! The one HTTP/2 connection that all exchanges share, and the one attempt to open it: whoever comes
-//! meanwhile waits for that attempt, and shares its failure.
+//! Shared connection: the one HTTP/2 connection that all token exchanges use, and the one attempt to open it:
+//! an exchange that begins meanwhile waits for that attempt, and shares its failure.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use crate::control::sync_client::{Connection, Connector, Endpoint, OperatorCa, SyncError};
 
-/// A peer that is gone without a word is found out after twice this, while anybody waits for an answer. How
-/// long it takes to answer says nothing: other exchanges run on the same connection.
+/// A peer that vanished without closing the connection is detected after twice this, while an answer is
+/// awaited. A slow answer says nothing about the peer: other exchanges run on the same connection.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 
 pub struct SharedConnection<D> {
@@ -49,7 +49,7 @@ impl<D: Connector + 'static> SharedConnection<D> {
         self.opening().await
     }
 
-    /// Nobody begins anything on this connection any more. What runs on it goes on.
+    /// No request begins on this connection any more. Those under way go on.
     pub fn retire(&self, retired: &Arc<Connection>) {
         let mut current = self.lock();
         let opened = current.as_ref().and_then(|current| current.opening.peek());
@@ -61,14 +61,14 @@ impl<D: Connector + 'static> SharedConnection<D> {
     fn opening(self: &Arc<Self>) -> ConnectAttempt {
         let trusted = self.operator_ca.get();
         let mut current = self.lock();
-        if let Some(known) = &*current
-            && known.trusted == trusted
-            && known.is_usable()
+        if let Some(connection) = &*current
+            && connection.trusted == trusted
+            && connection.is_usable()
         {
-            return known.opening.clone();
+            return connection.opening.clone();
         }
         let opening = open(self.clone(), trusted.clone()).boxed().shared();
-        // It is not to stand still when who began it goes away.
+        // A task drives it on when the exchange that began it is dropped.
         tokio::spawn(opening.clone());
         *current = Some(CurrentConnection {
             opening: opening.clone(),

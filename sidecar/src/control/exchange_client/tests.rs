@@ -166,13 +166,13 @@ async fn a_lost_connection_is_opened_again() {
 async fn a_replica_that_does_not_lead_is_left_for_the_one_that_does() {
     let mut world = World::new();
     let asking = world.ask();
-    let mut left = Vec::new();
+    let mut followers = Vec::new();
     for _ in 0..3 {
         let pipe = world.pipe().await;
         let mut calls = serve(&world.authority, pipe).await;
         let (_request, answer) = calls.recv().await.unwrap();
         answer(503, not_leading());
-        left.push(calls);
+        followers.push(calls);
     }
     let pipe = world.pipe().await;
     let mut calls = serve(&world.authority, pipe).await;
@@ -193,13 +193,13 @@ async fn a_replica_that_does_not_lead_is_left_for_the_one_that_does() {
 async fn where_no_replica_leads_that_is_said_in_the_end() {
     let mut world = World::new();
     let asking = world.ask();
-    let mut left = Vec::new();
+    let mut followers = Vec::new();
     for _ in 0..=RETRY_DELAYS.len() {
         let pipe = world.pipe().await;
         let mut calls = serve(&world.authority, pipe).await;
         let (_request, answer) = calls.recv().await.unwrap();
         answer(503, not_leading());
-        left.push(calls);
+        followers.push(calls);
     }
     assert_eq!(asking.await.unwrap().unwrap_err().reason, "NotLeading");
     assert!(world.pipes.try_recv().is_err(), "it is not tried for ever");

@@ -1,4 +1,4 @@
-//! The user's configuration to what LiteLLM makes of it: the file and everything it includes, merged as
+//! Reads the user's configuration as LiteLLM would: the file and everything it includes, merged as
 //! `litellm/proxy/common_utils/config_includes.py` (1.109.1) merges them.
 //!
 //! - Breadth first: a file's own includes come after everything that stands in the queue already.
@@ -41,7 +41,7 @@ struct Pending {
 pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileError> {
     let root = absolute(original);
     let mut merged = Config::default();
-    let mut seen = HashSet::from([root.clone()]);
+    let mut visited = HashSet::from([root.clone()]);
     let mut pending = VecDeque::from([Pending {
         path: root.clone(),
         depth: 0,
@@ -53,7 +53,7 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileEr
         declared_in,
     }) = pending.pop_front()
     {
-        let about = |error| ConfigFileError {
+        let file_error = |error| ConfigFileError {
             path: path.clone(),
             error,
         };
@@ -62,9 +62,9 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileEr
                 path: declared_in,
                 error: ConfigError::IncludeNotFound(path.clone()),
             },
-            error => about(error),
+            error => file_error(error),
         })?;
-        let Some(document) = parse(&text).map_err(about)? else {
+        let Some(document) = parse(&text).map_err(file_error)? else {
             continue;
         };
         if document.is_empty() {
@@ -72,19 +72,19 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileEr
         }
         let top = document
             .as_mapping()
-            .ok_or_else(|| about(ConfigError::NotMapping))?;
+            .ok_or_else(|| file_error(ConfigError::NotMapping))?;
         merged.depth = merged.depth.max(depth);
         merge(
             &mut merged.servers,
-            top.get("mcp_servers", budget).map_err(about)?,
+            top.get("mcp_servers", budget).map_err(file_error)?,
         );
         merge(
             &mut merged.settings,
-            top.get("litellm_settings", budget).map_err(about)?,
+            top.get("litellm_settings", budget).map_err(file_error)?,
         );
-        for include in includes(top, budget).map_err(about)? {
+        for include in includes(top, budget).map_err(file_error)? {
             let next = locate(&include, &path, &root);
-            if seen.insert(next.clone()) {
+            if visited.insert(next.clone()) {
                 pending.push_back(Pending {
                     path: next,
                     depth: depth + 1,
@@ -92,8 +92,8 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileEr
                 });
             }
         }
-        if seen.len() > MAX_FILES {
-            return Err(about(ConfigError::TooManyFiles));
+        if visited.len() > MAX_FILES {
+            return Err(file_error(ConfigError::TooManyFiles));
         }
     }
     if merged.servers.as_ref().is_some_and(|servers| servers.is_empty()) {
@@ -138,12 +138,12 @@ fn includes(top: &Mapping, budget: &mut Budget) -> Result<Vec<String>, ConfigErr
 }
 
 fn locate(include: &str, declared_in: &Path, root: &Path) -> PathBuf {
-    let beside = |file: &Path| absolute(&file.parent().unwrap_or(Path::new("/")).join(include));
-    let declared = beside(declared_in);
+    let locate_beside = |file: &Path| absolute(&file.parent().unwrap_or(Path::new("/")).join(include));
+    let declared = locate_beside(declared_in);
     if declared.exists() {
         return declared;
     }
-    let fallback = beside(root);
+    let fallback = locate_beside(root);
     if fallback.exists() { fallback } else { declared }
 }
 

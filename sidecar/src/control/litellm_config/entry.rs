@@ -1,6 +1,6 @@
-//! One managed server: the user's entry to the one that leads through the sidecar. All of the user's settings
-//! stay, except the address and whatever would have LiteLLM authenticate by itself, which is the sidecar's
-//! now.
+//! Rewrites the entry of one managed server: from the user's to one that leads through the sidecar. All of
+//! the user's settings stay, except the address and whatever would have LiteLLM authenticate by itself, which
+//! is the sidecar's now.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -260,13 +260,13 @@ fn server_id<'a>(
 
 /// The user's, without `Authorization`, which would carry the client's key for LiteLLM, and with ours once.
 fn extra_headers(names: &[Arc<Node>]) -> Vec<Arc<Node>> {
-    let is = |node: &Node, name: &str| {
+    let is_name = |node: &Node, name: &str| {
         node.as_str()
             .is_some_and(|text| text.trim().eq_ignore_ascii_case(name))
     };
     let mut kept: Vec<_> = names
         .iter()
-        .filter(|name| !is(name, "authorization") && !is(name, CONTEXT_HEADER))
+        .filter(|name| !is_name(name, "authorization") && !is_name(name, CONTEXT_HEADER))
         .cloned()
         .collect();
     kept.push(Node::text(CONTEXT_HEADER));

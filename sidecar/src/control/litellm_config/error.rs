@@ -1,4 +1,4 @@
-//! Why the user's configuration cannot be used.
+//! Configuration errors: why the user's configuration cannot be used.
 
 use std::io;
 use std::path::PathBuf;

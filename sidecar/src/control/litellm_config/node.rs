@@ -1,6 +1,6 @@
 //! A YAML document as a tree that forgets nothing of what PyYAML looks at: whether a scalar is plain, and its
 //! tag. An alias shares the node of its anchor, so a small document stays small here however much it would
-//! expand to; whoever walks it pays from a [`Budget`].
+//! expand to; code that walks it spends a [`Budget`].
 
 use std::collections::HashMap;
 use std::sync::Arc;

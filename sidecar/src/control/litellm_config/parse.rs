@@ -1,5 +1,6 @@
 //! YAML text to [`Node`]s. The parser knows YAML 1.2; this file takes its events only, which say how a scalar
-//! was written, and leaves its meaning to [`resolve`](super::resolve), which is that of YAML 1.1.
+//! was written, and leaves its meaning to [`tag_resolution`](super::tag_resolution), which is that of YAML
+//! 1.1.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::node::{Mapping, Node, Pair, Scalar};
 const MAX_DEPTH: usize = 64;
 
 /// A collection whose end has not been read.
-struct Open {
+struct OpenCollection {
     anchor: usize,
     tag: Option<String>,
     content: Content,
@@ -46,7 +47,7 @@ pub fn parse(text: &str) -> Result<Option<Arc<Node>>, ConfigError> {
     }
 
     let mut anchors: HashMap<usize, Arc<Node>> = HashMap::new();
-    let mut open: Vec<Open> = Vec::new();
+    let mut open_collections: Vec<OpenCollection> = Vec::new();
     let mut root = None;
     for event in Parser::new_from_str(&text) {
         let (event, span) = event.map_err(|error| ConfigError::Syntax {
@@ -82,12 +83,12 @@ pub fn parse(text: &str) -> Result<Option<Arc<Node>>, ConfigError> {
                 )
             }
             Event::SequenceStart(anchor, tag) => {
-                open.push(Open {
+                open_collections.push(OpenCollection {
                     anchor,
                     tag: full_tag(tag.as_deref()).0,
                     content: Content::Sequence(Vec::new()),
                 });
-                if open.len() > MAX_DEPTH {
+                if open_collections.len() > MAX_DEPTH {
                     return Err(syntax("nesting deeper than 64 levels"));
                 }
                 continue;
@@ -97,30 +98,41 @@ pub fn parse(text: &str) -> Result<Option<Arc<Node>>, ConfigError> {
                     pairs: Vec::new(),
                     key: None,
                 };
-                open.push(Open {
+                open_collections.push(OpenCollection {
                     anchor,
                     tag: full_tag(tag.as_deref()).0,
                     content,
                 });
-                if open.len() > MAX_DEPTH {
+                if open_collections.len() > MAX_DEPTH {
                     return Err(syntax("nesting deeper than 64 levels"));
                 }
                 continue;
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                let done = open.pop().expect("the parser ends only collections it has begun");
-                let node = match done.content {
-                    Content::Sequence(items) => Node::Sequence { tag: done.tag, items },
-                    Content::Mapping { pairs, .. } => Node::Mapping(Mapping { tag: done.tag, pairs }),
+                let collection = open_collections
+                    .pop()
+                    .expect("the parser ends only collections it has begun");
+                let node = match collection.content {
+                    Content::Sequence(items) => Node::Sequence {
+                        tag: collection.tag,
+                        items,
+                    },
+                    Content::Mapping { pairs, .. } => Node::Mapping(Mapping {
+                        tag: collection.tag,
+                        pairs,
+                    }),
                 };
-                (done.anchor, Arc::new(node))
+                (collection.anchor, Arc::new(node))
             }
             _ => continue,
         };
         if anchor > 0 {
             anchors.insert(anchor, node.clone());
         }
-        match open.last_mut().map(|open| &mut open.content) {
+        match open_collections
+            .last_mut()
+            .map(|open_collections| &mut open_collections.content)
+        {
             None => root = Some(node),
             Some(Content::Sequence(items)) => items.push(node),
             Some(Content::Mapping { pairs, key }) => match key.take() {
@@ -146,7 +158,7 @@ fn full_tag(tag: Option<&Tag>) -> (Option<String>, bool) {
 mod tests {
     use super::*;
 
-    fn refusal(text: &str) -> String {
+    fn parse_error(text: &str) -> String {
         parse(text).unwrap_err().to_string()
     }
 
@@ -178,17 +190,17 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_stand_for() {
-        assert!(refusal("a: 1\n---\nb: 2\n").contains("second document"));
-        assert!(refusal("&a [*a]").contains("inside its own anchor"));
-        assert!(refusal(&format!("{}{}", "[".repeat(65), "]".repeat(65))).contains("nesting deeper"));
-        refusal(&"[".repeat(100_000));
-        assert!(refusal("a: [").contains("line"));
-        assert!(refusal("a: x\u{2028}y").contains("line 1"));
+        assert!(parse_error("a: 1\n---\nb: 2\n").contains("second document"));
+        assert!(parse_error("&a [*a]").contains("inside its own anchor"));
+        assert!(parse_error(&format!("{}{}", "[".repeat(65), "]".repeat(65))).contains("nesting deeper"));
+        parse_error(&"[".repeat(100_000));
+        assert!(parse_error("a: [").contains("line"));
+        assert!(parse_error("a: x\u{2028}y").contains("line 1"));
     }
 
     #[test]
     fn a_refusal_quotes_nothing_of_the_file() {
-        assert!(!refusal("key: 's3cret\nother: {").contains("s3cret"));
+        assert!(!parse_error("key: 's3cret\nother: {").contains("s3cret"));
     }
 
     #[test]

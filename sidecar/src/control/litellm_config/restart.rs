@@ -1,5 +1,5 @@
-//! Which servers LiteLLM does not know of yet. It reads its configuration at start only, so an entry that
-//! came or changed later needs a restart of LiteLLM, which the operator can tell or do.
+//! Restart detection: which servers LiteLLM does not know of yet. It reads its configuration at start only,
+//! so an entry that came or changed later needs a restart of LiteLLM, which the status then asks for.
 //!
 //! A start is known by LiteLLM's listening socket, which is a new one in each life of the process; readiness
 //! alone would not do, since it also comes and goes with LiteLLM's database. When exactly LiteLLM reads its
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Address;
 
-/// What was seen of LiteLLM.
+/// The state of LiteLLM, as one probe found it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LitellmState {
-    /// Nobody listens on its port.
+    /// No process listens on its port.
     Down,
     /// It listens, and does not say that it is ready.
     Starting,
@@ -60,9 +60,9 @@ impl Restart {
         self.current = servers;
     }
 
-    /// What LiteLLM has read, if this is news.
-    pub fn observe(&mut self, seen: LitellmState) -> Option<&Loaded> {
-        let listener = match seen {
+    /// What LiteLLM has read, if that has changed.
+    pub fn observe(&mut self, state: LitellmState) -> Option<&Loaded> {
+        let listener = match state {
             LitellmState::Down => {
                 self.alive = false;
                 return None;
@@ -70,13 +70,13 @@ impl Restart {
             LitellmState::Starting => return None,
             LitellmState::Ready { listener } => listener,
         };
-        let same = self.alive
+        let is_same_process = self.alive
             && self
                 .loaded
                 .as_ref()
                 .is_some_and(|loaded| loaded.listener == listener);
         let constant = self.constant.replace(self.current.clone());
-        if same {
+        if is_same_process {
             return None;
         }
         self.alive = true;

@@ -1,7 +1,7 @@
-//! What PyYAML takes a plain scalar for. It follows YAML 1.1, where `yes` and `off` are booleans, `0123` is
-//! octal and `12:30:45` is a number in base sixty, so neither YAML 1.2 nor JSON rules would do. The patterns
-//! are those of `yaml/resolver.py` in PyYAML 6, which has been stable for years; `tests/overlay_pyyaml.rs`
-//! compares this file with the installed one.
+//! Tag resolution: the type that PyYAML gives a plain scalar. It follows YAML 1.1, where `yes` and `off` are
+//! booleans, `0123` is octal and `12:30:45` is a number in base sixty, so neither YAML 1.2 nor JSON rules
+//! would do. The patterns are those of `yaml/resolver.py` in PyYAML 6, which has been stable for years;
+//! `tests/overlay_pyyaml.rs` compares this file with the installed one.
 
 /// Type of a scalar.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,7 +49,7 @@ pub fn resolve_tag(text: &str) -> Kind {
 }
 
 /// Whether a plain scalar of this text can be anything but a string, in any version of YAML: a superset of
-/// [`resolve`], for writing. Such a text is written as it stands and so means what it meant.
+/// [`resolve_tag`], for writing. Such a text is written as it stands and so means what it meant.
 pub fn may_be_other_than_string(text: &str) -> bool {
     text.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"_+-.:~=< \t".contains(&byte))

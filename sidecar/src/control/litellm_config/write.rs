@@ -17,12 +17,12 @@ pub fn write(path: &Path, text: &str) -> io::Result<bool> {
         .file_name()
         .ok_or(io::ErrorKind::InvalidInput)?
         .to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.new"));
-    let mut file = File::create(&beside)?;
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    let mut file = File::create(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.set_permissions(Permissions::from_mode(MODE))?;
     drop(file);
-    fs::rename(&beside, path)?;
+    fs::rename(&temporary, path)?;
     Ok(true)
 }
 

@@ -1,5 +1,5 @@
-//! How long to wait before the next attempt: twice as long each time, up to a limit, and each time some part
-//! less by chance, so that a fleet of sidecars does not come back at the same moment.
+//! Exponential backoff with jitter: the wait before the next attempt, twice as long each time, up to a limit,
+//! and each time some part less by chance, so that a fleet of sidecars does not come back at the same moment.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Why there is no stream from the operator, or no answer.
+//! Sync errors: why there is no stream from the operator, or no answer.
 
 use std::io;
 use std::path::PathBuf;

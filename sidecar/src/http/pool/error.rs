@@ -1,4 +1,4 @@
-//! What is left of a request whose connection failed.
+//! The error of a request whose connection failed, with the request where it was not sent.
 
 use http::Request;
 

@@ -47,10 +47,10 @@ const MAX_RESPONSE_HEADERS_BYTES: u32 = 128 * 1024;
 #[derive(Default)]
 pub struct Shared {
     connections: Mutex<Vec<Multiplexed>>,
-    /// Held by whoever opens a connection, so that those who come meanwhile share it.
+    /// Held by the request that opens a connection, so that requests that come meanwhile share it.
     pub opening: tokio::sync::Mutex<()>,
     /// The newest connection turned out to be HTTP/1.1, so there is nothing to wait for.
-    unshared: AtomicBool,
+    is_http1: AtomicBool,
 }
 
 /// A connection, and one of its streams taken.
@@ -66,7 +66,7 @@ struct ConnectionState {
     streams: AtomicUsize,
     /// As the other side has it, as of the newest request.
     limit: AtomicUsize,
-    used: Mutex<Instant>,
+    last_used: Mutex<Instant>,
 }
 
 impl Shared {
@@ -79,14 +79,14 @@ impl Shared {
         Some(free.begin())
     }
 
-    /// Whether a connection that somebody else opens may be shared.
+    /// Whether a connection that another request opens may be shared.
     pub fn may_be_shared(&self) -> bool {
-        !self.unshared.load(Ordering::Relaxed)
+        !self.is_http1.load(Ordering::Relaxed)
     }
 
     /// What the newest connection negotiated.
     pub fn negotiated(&self, http2: bool) {
-        self.unshared.store(!http2, Ordering::Relaxed);
+        self.is_http1.store(!http2, Ordering::Relaxed);
     }
 
     /// Speaks HTTP/2 over `io`, for this request and those that come.
@@ -105,33 +105,33 @@ impl Shared {
             .handshake(FirstReadNotifier::new(io, notify))
             .await?;
         let settings = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Ready(outcome) => Poll::Ready(outcome),
             Poll::Pending => Pin::new(&mut first_read).poll(cx).map(|_| Ok(())),
         });
-        if let Ok(ended) = timeout(SETTINGS_TIMEOUT, settings).await {
-            ended?;
+        if let Ok(outcome) = timeout(SETTINGS_TIMEOUT, settings).await {
+            outcome?;
         }
         let state = Arc::new(ConnectionState {
             streams: AtomicUsize::new(0),
             limit: AtomicUsize::new(connection.current_max_send_streams()),
-            used: Mutex::new(Instant::now()),
+            last_used: Mutex::new(Instant::now()),
         });
         let driven = state.clone();
         tokio::spawn(async move {
-            let ended = poll_fn(|cx| {
+            let outcome = poll_fn(|cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
                 let limit = connection.current_max_send_streams();
                 driven.limit.store(limit, Ordering::Relaxed);
                 polled
             });
-            if let Err(error) = ended.await {
+            if let Err(error) = outcome.await {
                 tracing::debug!(%error, "HTTP/2 connection ended");
             }
         });
         let connection = Multiplexed { sender, state };
-        let begun = connection.begin();
+        let multiplexed = connection.begin();
         self.lock().push(connection);
-        Ok(begun)
+        Ok(multiplexed)
     }
 
     /// Gives it no more requests. Those under way come to their end.
@@ -140,12 +140,12 @@ impl Shared {
             .retain(|kept| !Arc::ptr_eq(&kept.state, &connection.state));
     }
 
-    /// Closes what nobody has used for long, or the other side has closed.
+    /// Closes connections that were idle for long, or that the other side has closed.
     pub fn sweep(&self) {
         self.lock().retain(|connection| {
             let state = &connection.state;
             let in_use = state.streams.load(Ordering::Relaxed) > 0;
-            !connection.sender.is_closed() && (in_use || state.used().elapsed() < IDLE_TIMEOUT)
+            !connection.sender.is_closed() && (in_use || state.last_used().elapsed() < IDLE_TIMEOUT)
         });
     }
 
@@ -186,19 +186,19 @@ impl Multiplexed {
 }
 
 impl ConnectionState {
-    fn used(&self) -> MutexGuard<'_, Instant> {
-        self.used.lock()
+    fn last_used(&self) -> MutexGuard<'_, Instant> {
+        self.last_used.lock()
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        *self.0.used() = Instant::now();
+        *self.0.last_used() = Instant::now();
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What the other side said of a request that it did not answer.
+/// Whether the other side processed a request that it did not answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StreamFailure {
     /// It has certainly not processed it (RFC 9113 section 8.7).
@@ -242,8 +242,8 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
         theirs.write_all(begins).await.unwrap();
         let shared = Shared::default();
-        let begun = shared.open(TokioIo::new(ours)).await.unwrap();
-        (shared, begun, theirs)
+        let multiplexed = shared.open(TokioIo::new(ours)).await.unwrap();
+        (shared, multiplexed, theirs)
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,18 +29,18 @@ pub enum AuthOutcome {
 pub fn auth_outcome(status: StatusCode, headers: &HeaderMap, has_proof: bool) -> AuthOutcome {
     let challenged = headers.contains_key(WWW_AUTHENTICATE);
     let challenge = || challenged.then(|| Challenge::from_headers(headers)).flatten();
-    let says = |challenge: &Challenge, error: &str| challenge.error.as_deref() == Some(error);
+    let has_error = |challenge: &Challenge, error: &str| challenge.error.as_deref() == Some(error);
     match status {
         StatusCode::UNAUTHORIZED => match challenge() {
             Some(challenge)
-                if has_proof && says(&challenge, "use_dpop_nonce") && nonce(headers).is_some() =>
+                if has_proof && has_error(&challenge, "use_dpop_nonce") && nonce(headers).is_some() =>
             {
                 AuthOutcome::NonceRequired
             }
             _ => AuthOutcome::Unauthorized,
         },
         StatusCode::FORBIDDEN if challenged => match challenge() {
-            Some(challenge) if says(&challenge, "insufficient_scope") => {
+            Some(challenge) if has_error(&challenge, "insufficient_scope") => {
                 AuthOutcome::InsufficientScope(challenge.scopes)
             }
             _ => AuthOutcome::OtherChallenge,

@@ -76,33 +76,33 @@ impl EndpointRewriter {
             return Bytes::new();
         }
         self.buffered.extend_from_slice(&chunk);
-        let mut out = BytesMut::new();
+        let mut output = BytesMut::new();
         while let Some(end) = self.end_of_event() {
             let event = self.buffered.split_to(end);
             self.scanned = 0;
             let is_continuation = std::mem::take(&mut self.is_streaming);
-            let whole = !is_continuation && event.len() <= MAX_BUFFERED_BYTES;
-            match endpoint_data(&event).filter(|_| whole) {
+            let is_complete = !is_continuation && event.len() <= MAX_BUFFERED_BYTES;
+            match endpoint_data(&event).filter(|_| is_complete) {
                 None if claims_endpoint(&event, is_continuation) => {
-                    return self.reject(out, if is_continuation { b"" } else { UNCLEAR_EVENT });
+                    return self.reject(output, if is_continuation { b"" } else { UNCLEAR_EVENT });
                 }
-                None => out.unsplit(event),
+                None => output.unsplit(event),
                 Some(endpoint_url) => match self.rewrite(&event, &endpoint_url) {
-                    Some(rewritten) => out.extend_from_slice(&rewritten),
-                    None => return self.reject(out, OTHER_ORIGIN_EVENT),
+                    Some(rewritten) => output.extend_from_slice(&rewritten),
+                    None => return self.reject(output, OTHER_ORIGIN_EVENT),
                 },
             }
         }
         if self.is_streaming || self.buffered.len() > MAX_BUFFERED_BYTES {
             let is_continuation = std::mem::replace(&mut self.is_streaming, true);
             if claims_endpoint(&self.buffered, is_continuation) {
-                return self.reject(out, if is_continuation { b"" } else { UNCLEAR_EVENT });
+                return self.reject(output, if is_continuation { b"" } else { UNCLEAR_EVENT });
             }
-            let passed = self.buffered.len().saturating_sub(OVERLAP_BYTES);
-            out.unsplit(self.buffered.split_to(passed));
+            let passing = self.buffered.len().saturating_sub(OVERLAP_BYTES);
+            output.unsplit(self.buffered.split_to(passing));
             self.scanned = self.buffered.len();
         }
-        out.freeze()
+        output.freeze()
     }
 
     /// The bytes that are still buffered when the stream ends. Clients discard an unfinished event, but not
@@ -143,12 +143,12 @@ impl EndpointRewriter {
         None
     }
 
-    /// Ends the stream after `out`, with the event `instead`.
-    fn reject(&mut self, mut out: BytesMut, instead: &'static [u8]) -> Bytes {
+    /// Ends the stream after `output`, with the event `instead`.
+    fn reject(&mut self, mut output: BytesMut, instead: &'static [u8]) -> Bytes {
         self.rejected = true;
         self.buffered.clear();
-        out.extend_from_slice(instead);
-        out.freeze()
+        output.extend_from_slice(instead);
+        output.freeze()
     }
 
     fn rewrite(&self, event: &[u8], endpoint_url: &str) -> Option<BytesMut> {
@@ -156,22 +156,22 @@ impl EndpointRewriter {
             return None;
         };
         let location = rewrite_location(&self.server.name, usable, &self.requested, endpoint_url)?;
-        let mut out = BytesMut::with_capacity(event.len() + location.len());
-        let mut written = false;
+        let mut output = BytesMut::with_capacity(event.len() + location.len());
+        let mut has_data = false;
         for line in lines(event) {
             if field(line).is_some_and(|(name, _)| name == b"data") {
                 // A comment replaces each further data line: if the line were removed, a CR before it and an
                 // LF after it would become one line end, and the event would go on.
-                match std::mem::replace(&mut written, true) {
-                    true => out.extend_from_slice(b":"),
-                    false => out.extend_from_slice(format!("data: {location}").as_bytes()),
+                match std::mem::replace(&mut has_data, true) {
+                    true => output.extend_from_slice(b":"),
+                    false => output.extend_from_slice(format!("data: {location}").as_bytes()),
                 }
-                out.extend_from_slice(&line[content(line).len()..]);
+                output.extend_from_slice(&line[content(line).len()..]);
             } else {
-                out.extend_from_slice(line);
+                output.extend_from_slice(line);
             }
         }
-        Some(out)
+        Some(output)
     }
 }
 
@@ -191,12 +191,12 @@ mod tests {
 
     fn rewritten(server: &Arc<McpServer>, chunks: &[&[u8]]) -> String {
         let mut rewriter = EndpointRewriter::new(server.clone(), "/sse");
-        let mut out = Vec::new();
+        let mut output = Vec::new();
         for chunk in chunks {
-            out.extend(rewriter.pass(Bytes::copy_from_slice(chunk)));
+            output.extend(rewriter.pass(Bytes::copy_from_slice(chunk)));
         }
-        out.extend(rewriter.finish());
-        String::from_utf8(out).unwrap()
+        output.extend(rewriter.finish());
+        String::from_utf8(output).unwrap()
     }
 
     #[test]
@@ -250,21 +250,21 @@ mod tests {
             ("messages?s=1", "/tools/messages?s=1"),
             ("?s=1", "/tools/sse?s=1"),
         ] {
-            let out = rewritten(
+            let output = rewritten(
                 &tools,
                 &[format!("data:{endpoint_url}\nevent:endpoint\n\n").as_bytes()],
             );
-            assert_eq!(out, format!("data: {expected}\nevent:endpoint\n\n"));
+            assert_eq!(output, format!("data: {expected}\nevent:endpoint\n\n"));
         }
     }
 
     #[test]
     fn an_endpoint_at_another_origin_ends_the_stream_and_is_not_shown() {
         let mut rewriter = rewriter();
-        let out = rewriter.pass(Bytes::from_static(
+        let output = rewriter.pass(Bytes::from_static(
             b"data: first\n\nevent: endpoint\ndata: https://evil.example.com/m\n\ndata: later\n\n",
         ));
-        assert_eq!(out, [b"data: first\n\n", OTHER_ORIGIN_EVENT].concat());
+        assert_eq!(output, [b"data: first\n\n", OTHER_ORIGIN_EVENT].concat());
         assert!(rewriter.has_rejected());
         assert!(rewriter.pass(Bytes::from_static(b"data: more\n\n")).is_empty());
     }
@@ -294,19 +294,22 @@ mod tests {
         let long = Bytes::from(vec![b'x'; MAX_BUFFERED_BYTES + 1]);
         assert_eq!(rewriter.pass(long.clone()), long.slice(OVERLAP_BYTES..));
         assert_eq!(rewriter.pass(Bytes::from_static(b"more")), "xxxx");
-        let out = rewriter.pass(Bytes::from_static(b"\n\nevent: endpoint\ndata: /m\n\n"));
+        let output = rewriter.pass(Bytes::from_static(b"\n\nevent: endpoint\ndata: /m\n\n"));
         let rest = "x".repeat(OVERLAP_BYTES - 4);
-        assert_eq!(out, format!("{rest}more\n\nevent: endpoint\ndata: /tools/m\n\n"));
+        assert_eq!(
+            output,
+            format!("{rest}more\n\nevent: endpoint\ndata: /tools/m\n\n")
+        );
     }
 
     #[test]
     fn an_endpoint_of_several_lines_ends_where_it_ended() {
-        let out = rewritten(
+        let output = rewritten(
             &tools(),
             &[b"event: endpoint\rdata: /m\rdata: x\n\ndata: ../../other/mcp\n\n"],
         );
         assert_eq!(
-            out,
+            output,
             "event: endpoint\rdata: /tools/mx\r:\n\ndata: ../../other/mcp\n\n"
         );
     }
@@ -321,12 +324,12 @@ mod tests {
         ] {
             for size in [1, 7, 1000, MAX_BUFFERED_BYTES, event.len()] {
                 let mut rewriter = rewriter();
-                let mut out = Vec::new();
+                let mut output = Vec::new();
                 for chunk in event.as_bytes().chunks(size) {
-                    out.extend_from_slice(&rewriter.pass(Bytes::copy_from_slice(chunk)));
+                    output.extend_from_slice(&rewriter.pass(Bytes::copy_from_slice(chunk)));
                 }
                 assert!(rewriter.has_rejected(), "cut at {size}");
-                assert!(!String::from_utf8(out).unwrap().contains("endpoint\n"));
+                assert!(!String::from_utf8(output).unwrap().contains("endpoint\n"));
             }
         }
         let harmless = format!(

@@ -8,7 +8,7 @@ use http::Request;
 use super::message;
 use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
-use crate::http::upstream::{Cause, SendError};
+use crate::http::upstream::{SendError, UpstreamError};
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::McpServer;
 
@@ -46,10 +46,10 @@ pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
         None => cause.to_string().into(),
     };
     let error = match cause {
-        Cause::Dial(_) => ProxyError::ServerUnreachable { resource, why },
-        Cause::Http(error) if is_of_body(&error) => ProxyError::BodyUnreadable,
-        Cause::Http(_) => ProxyError::ServerFailed { resource, why },
-        Cause::Timeout => ProxyError::ServerTimeout { resource },
+        UpstreamError::Connect(_) => ProxyError::ServerUnreachable { resource, why },
+        UpstreamError::Http(error) if is_of_body(&error) => ProxyError::BodyUnreadable,
+        UpstreamError::Http(_) => ProxyError::ServerFailed { resource, why },
+        UpstreamError::Timeout => ProxyError::ServerTimeout { resource },
     };
     OutboundError {
         error,

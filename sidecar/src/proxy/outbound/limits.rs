@@ -1,4 +1,4 @@
-//! How long and how many requests wait for a token.
+//! Limits: how long and how many requests wait for a token.
 
 use std::time::Duration;
 

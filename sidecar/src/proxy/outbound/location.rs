@@ -17,9 +17,9 @@ pub fn rewrite_location(
 ) -> Option<String> {
     let base = server.url.join(requested).ok()?;
     let resolved = base.join(reference).ok()?;
-    let same = resolved.origin() == server.url.origin() || is_downgrade(&server.url, &resolved);
-    let plain = resolved.username().is_empty() && resolved.password().is_none();
-    (same && plain).then(|| {
+    let is_same_origin = resolved.origin() == server.url.origin() || is_downgrade(&server.url, &resolved);
+    let has_no_userinfo = resolved.username().is_empty() && resolved.password().is_none();
+    (is_same_origin && has_no_userinfo).then(|| {
         format!(
             "/{name}{}",
             &resolved[url::Position::BeforePath..url::Position::AfterQuery]

@@ -54,24 +54,32 @@ async fn read_frames(mut body: Incoming) -> BodyRead {
             rest: body,
         };
     }
-    let mut whole = Bytes::new();
+    let mut single = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return BodyRead::Failed };
         let Ok(chunk) = frame.into_data() else { continue };
         // Nearly always there is a single chunk, which needs no copy.
-        if whole.is_empty() && joined.is_empty() {
-            whole = chunk;
+        if single.is_empty() && joined.is_empty() {
+            single = chunk;
         } else {
-            joined.extend_from_slice(&std::mem::take(&mut whole));
+            joined.extend_from_slice(&std::mem::take(&mut single));
             joined.extend_from_slice(&chunk);
         }
-        if whole.len() + joined.len() > MAX_BODY_BYTES {
-            let first = if joined.is_empty() { whole } else { joined.freeze() };
+        if single.len() + joined.len() > MAX_BODY_BYTES {
+            let first = if joined.is_empty() {
+                single
+            } else {
+                joined.freeze()
+            };
             return BodyRead::Beginning { first, rest: body };
         }
     }
-    BodyRead::Whole(if joined.is_empty() { whole } else { joined.freeze() })
+    BodyRead::Whole(if joined.is_empty() {
+        single
+    } else {
+        joined.freeze()
+    })
 }
 
 impl BodyRead {

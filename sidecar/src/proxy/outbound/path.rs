@@ -17,18 +17,20 @@ pub fn split_server(path: &str) -> (&str, &str) {
 /// because the server names the path for messages itself. Never `.well-known`: LiteLLM looks there for the
 /// OAuth metadata of what it takes for the server, and must find none.
 pub fn target_path(server: &UsableServer, path: &str, query: Option<&str>) -> Option<PathAndQuery> {
-    let own = server.endpoint.path();
+    let endpoint_path = server.endpoint.path();
     let path = if path.is_empty() { "/" } else { path };
-    let below = match path.strip_prefix(own) {
+    let below_endpoint = match path.strip_prefix(endpoint_path) {
         Some("") if query.is_none() || query == server.endpoint.query() => {
             return Some(server.endpoint.clone());
         }
         Some("") => "",
-        Some(below) if own.ends_with('/') || below.starts_with('/') => below,
+        Some(below_endpoint) if endpoint_path.ends_with('/') || below_endpoint.starts_with('/') => {
+            below_endpoint
+        }
         _ if server.transport == Transport::Sse => path,
         _ => return None,
     };
-    if !below.split('/').all(is_plain_segment) {
+    if !below_endpoint.split('/').all(is_plain_segment) {
         return None;
     }
     match query {

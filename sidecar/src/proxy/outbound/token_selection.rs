@@ -46,10 +46,10 @@ enum TokenSource {
 }
 
 impl TokenSelector {
-    pub fn new(routes: Routes, exchange: Arc<dyn TokenExchanger>, limits: Limits, metrics: Metrics) -> Self {
+    pub fn new(routes: Routes, exchanger: Arc<dyn TokenExchanger>, limits: Limits, metrics: Metrics) -> Self {
         Self {
             routes,
-            user_tokens: UserTokens::new(exchange, limits, metrics.clone()),
+            user_tokens: UserTokens::new(exchanger, limits, metrics.clone()),
             suspect_users: SuspectUsers::new(limits.max_users),
             wait_limit: WaitLimit::new(limits.max_waiting, metrics.clone()),
             limits,
@@ -93,7 +93,7 @@ impl TokenSelector {
         user: &UserPart,
         rejection: &TokenRejection,
         is_replayable: bool,
-        before: Option<&TokenRejection>,
+        earlier_rejection: Option<&TokenRejection>,
     ) -> Result<SelectedToken, ProxyError> {
         let owner = selected.owner();
         self.metrics.token_rejected(owner, rejection.cause());
@@ -109,7 +109,7 @@ impl TokenSelector {
                 TokenRejection::InsufficientScope(_) => Err(final_error(RenewalOutcome::NotRequested)),
                 TokenRejection::Unauthorized => {
                     self.user_tokens.mark_rejected(user, &selected.token);
-                    match (before.is_some(), is_replayable) {
+                    match (earlier_rejection.is_some(), is_replayable) {
                         (true, _) => Err(final_error(RenewalOutcome::RejectedToo)),
                         (false, false) => Err(not_replayable()),
                         (false, true) => {
@@ -126,7 +126,7 @@ impl TokenSelector {
             .usable()
             .and_then(|usable| self.suspect_users.digest(&selected.server, usable, user));
         if let (Some(user_digest), TokenRejection::Unauthorized) = (user_digest, rejection) {
-            let rejected_again = matches!(before, Some(TokenRejection::Unauthorized));
+            let rejected_again = matches!(earlier_rejection, Some(TokenRejection::Unauthorized));
             if rejected_again {
                 self.suspect_users.confirm(user_digest);
             } else if selected.token.was_accepted() {
@@ -142,9 +142,9 @@ impl TokenSelector {
         if let Some(error) = self.declined_error(&selected, rejection) {
             return Err(error);
         }
-        if let Some(before) = before {
+        if let Some(earlier_rejection) = earlier_rejection {
             // Scopes that were not requested from the operator before may yet be granted.
-            if before.covers(rejection) {
+            if earlier_rejection.covers(rejection) {
                 self.record_denied(&selected, rejection);
             }
             return Err(final_error(RenewalOutcome::RejectedToo));
@@ -349,14 +349,14 @@ fn service_token(server: &McpServer) -> Result<Arc<AccessToken>, ProxyError> {
     }
 }
 
-/// Whether a request that was prepared for the route as it was `before` may go by the route as it is `now`.
-fn is_same_route(before: &McpServer, now: &McpServer) -> bool {
-    match (before.usable(), now.usable()) {
-        (Some(before), Some(now)) => {
-            let allows = before.allowed == now.allowed && before.user_context == now.user_context;
-            let exchanges =
-                before.exchange == now.exchange && before.credential_identity == now.credential_identity;
-            before.url == now.url && before.transport == now.transport && allows && exchanges
+/// Whether a request that was prepared for one route may be sent by the route that is current by now.
+fn is_same_route(prepared: &McpServer, current: &McpServer) -> bool {
+    match (prepared.usable(), current.usable()) {
+        (Some(prepared), Some(current)) => {
+            let allows = prepared.allowed == current.allowed && prepared.user_context == current.user_context;
+            let exchanges = prepared.exchange == current.exchange
+                && prepared.credential_identity == current.credential_identity;
+            prepared.url == current.url && prepared.transport == current.transport && allows && exchanges
         }
         // The caller then answers with why the route cannot be used.
         (_, None) => true,

@@ -39,7 +39,7 @@ pub struct UserKey([u8; 32]);
 pub struct UserTokens(Arc<UserTokensInner>);
 
 struct UserTokensInner {
-    exchange: Arc<dyn TokenExchanger>,
+    exchanger: Arc<dyn TokenExchanger>,
     /// Random, so that a [`UserKey`] means nothing outside of this process.
     key: [u8; 32],
     entries: Mutex<HashMap<UserKey, UserTokenEntry>>,
@@ -76,15 +76,15 @@ enum CacheLookup {
 }
 
 struct StartedExchange {
-    done: watch::Sender<Option<ExchangeResult>>,
+    sender: watch::Sender<Option<ExchangeResult>>,
     /// The token that the new one is to replace.
     rejected: Option<Arc<AccessToken>>,
 }
 
 impl UserTokens {
-    pub fn new(exchange: Arc<dyn TokenExchanger>, limits: Limits, metrics: Metrics) -> Self {
+    pub fn new(exchanger: Arc<dyn TokenExchanger>, limits: Limits, metrics: Metrics) -> Self {
         Self(Arc::new(UserTokensInner {
-            exchange,
+            exchanger,
             key: rand::random(),
             entries: Mutex::default(),
             permits: Semaphore::new(MAX_CONCURRENT_EXCHANGES),
@@ -139,7 +139,7 @@ impl UserTokens {
                 refused: started.rejected.as_ref().map(|token| token.id.clone()),
             };
             // A task of its own, so that it does not end when the client of this request goes away.
-            tokio::spawn(self.0.clone().exchange(user, request, started.done));
+            tokio::spawn(self.0.clone().exchange(user, request, started.sender));
         }
         let outcome = match in_flight.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone(),
@@ -196,10 +196,10 @@ impl UserTokensInner {
                 return CacheLookup::Full;
             }
         }
-        let (done, in_flight) = watch::channel(None);
+        let (sender, in_flight) = watch::channel(None);
         entries.insert(user, UserTokenEntry::InFlight(in_flight.clone()));
         let started = StartedExchange {
-            done,
+            sender,
             rejected: replaced,
         };
         CacheLookup::InFlight(in_flight, Some(started))
@@ -210,13 +210,13 @@ impl UserTokensInner {
         self: Arc<Self>,
         user: UserKey,
         request: UserTokenRequest,
-        done: watch::Sender<Option<ExchangeResult>>,
+        sender: watch::Sender<Option<ExchangeResult>>,
     ) {
         let rejected = request.refused.clone();
         let exchange = async {
             // The semaphore is never closed.
             let _permit = self.permits.acquire().await;
-            self.exchange.exchange(request).await
+            self.exchanger.exchange(request).await
         };
         let answer = timeout(self.limits.exchange_timeout, exchange).await;
         let answer = answer.unwrap_or_else(|_| Err(timeout_problem(self.limits.exchange_timeout)));
@@ -257,7 +257,7 @@ impl UserTokensInner {
             }
         };
         self.entries.lock().insert(user, entry);
-        done.send_replace(Some(outcome));
+        sender.send_replace(Some(outcome));
     }
 }
 
@@ -284,9 +284,9 @@ fn sweep(entries: &mut HashMap<UserKey, UserTokenEntry>, now: i64) {
 /// Removes the expired entries or, where there are none, the least recently used tenth: so many at once that
 /// not every new user makes the whole map be searched.
 fn evict(entries: &mut HashMap<UserKey, UserTokenEntry>, now: i64) {
-    let before = entries.len();
+    let entry_count = entries.len();
     sweep(entries, now);
-    if entries.len() < before {
+    if entries.len() < entry_count {
         return;
     }
     let mut ready: Vec<_> = entries

@@ -195,17 +195,17 @@ impl AcceptanceState {
     }
 }
 
-/// The token in use so far, if `new` is the same, so that it keeps its standing.
-pub fn reuse_if_same(before: Option<&Arc<AccessToken>>, new: AccessToken) -> Arc<AccessToken> {
-    match before {
-        Some(before) if before.is_same(&new) => before.clone(),
+/// The token in use so far, if `new` is the same, so that it keeps its acceptance state.
+pub fn reuse_if_same(previous: Option<&Arc<AccessToken>>, new: AccessToken) -> Arc<AccessToken> {
+    match previous {
+        Some(previous) if previous.is_same(&new) => previous.clone(),
         _ => Arc::new(new),
     }
 }
 
 fn authorization(bound: bool, token: &SecretString) -> Result<HeaderValue, InvalidTokenError> {
     let token = token.expose_secret();
-    // The characters of RFC 6750 section 2.1 and any other visible one: not everybody keeps to it.
+    // The characters of RFC 6750 section 2.1 and any other visible one: some servers issue others.
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(InvalidTokenError::Characters);
     }
@@ -273,13 +273,13 @@ mod tests {
 
     #[test]
     fn only_the_very_same_token_keeps_its_acceptance_state() {
-        let before = Arc::new(token("a", "t"));
+        let previous = Arc::new(token("a", "t"));
         assert!(Arc::ptr_eq(
-            &before,
-            &reuse_if_same(Some(&before), token("a", "t"))
+            &previous,
+            &reuse_if_same(Some(&previous), token("a", "t"))
         ));
         for other in [token("b", "t"), token("a", "u")] {
-            assert!(!Arc::ptr_eq(&before, &reuse_if_same(Some(&before), other)));
+            assert!(!Arc::ptr_eq(&previous, &reuse_if_same(Some(&previous), other)));
         }
     }
 

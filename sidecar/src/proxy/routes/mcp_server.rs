@@ -131,16 +131,16 @@ impl From<TlsConfigError> for RouteError {
 }
 
 impl McpServer {
-    /// `before` is the server of this name in the current table.
+    /// `previous` is the server of this name in the current table.
     pub(super) fn build(
         server: &sync::Server,
-        before: Option<&McpServer>,
+        previous: Option<&McpServer>,
         trust: &TlsConfigs,
         metrics: &Metrics,
         workers: usize,
     ) -> Self {
-        let before = before.and_then(McpServer::usable);
-        let state = match build_usable(server, before, trust, metrics, workers) {
+        let previous = previous.and_then(McpServer::usable);
+        let state = match build_usable(server, previous, trust, metrics, workers) {
             Ok(usable) => ServerState::Usable(Box::new(usable)),
             Err(unusable) => ServerState::Unusable(unusable),
         };
@@ -211,7 +211,7 @@ impl UsableServer {
 
 fn build_usable(
     server: &sync::Server,
-    before: Option<&UsableServer>,
+    previous: Option<&UsableServer>,
     trust: &TlsConfigs,
     metrics: &Metrics,
     workers: usize,
@@ -221,10 +221,10 @@ fn build_usable(
     let endpoint = url[url::Position::BeforePath..url::Position::AfterQuery]
         .parse()
         .map_err(|_| RouteError::Url)?;
-    let (allowed, sealed) = allowed(route)?;
-    let credential = match credential(&server.credential, before, &url)? {
+    let (allowed, sealed) = allowlists(route)?;
+    let credential = match credential(&server.credential, previous, &url)? {
         ServiceCredential::Unavailable { keep: true, .. }
-            if let Some(kept_credential) = kept_credential(before, &url) =>
+            if let Some(kept_credential) = kept_credential(previous, &url) =>
         {
             kept_credential
         }
@@ -235,19 +235,19 @@ fn build_usable(
     // An operator that does not know the credential yet has not looked up the CA bundle and client
     // certificate either.
     if let sync::Credential::Unavailable { keep: true, .. } = server.credential
-        && let Some(before) = before.filter(|before| before.url == url)
+        && let Some(previous) = previous.filter(|previous| previous.url == url)
         && (ca_bundle, client_certificate) == (None, None)
     {
-        ca_bundle = before.ca_bundle.as_deref();
-        client_certificate = before.client_certificate.as_ref();
+        ca_bundle = previous.ca_bundle.as_deref();
+        client_certificate = previous.client_certificate.as_ref();
     }
-    let unchanged = |before: &&UsableServer| {
-        before.url.origin() == url.origin()
-            && before.ca_bundle.as_deref() == ca_bundle
-            && before.client_certificate.as_ref() == client_certificate
+    let unchanged = |previous: &&UsableServer| {
+        previous.url.origin() == url.origin()
+            && previous.ca_bundle.as_deref() == ca_bundle
+            && previous.client_certificate.as_ref() == client_certificate
     };
-    let target = match before.filter(unchanged) {
-        Some(before) => before.target.clone(),
+    let target = match previous.filter(unchanged) {
+        Some(previous) => previous.target.clone(),
         None => {
             let config = || trust.config(ca_bundle, client_certificate);
             Arc::new(target(&url, &route.server, config, metrics, workers)?)
@@ -272,9 +272,9 @@ fn build_usable(
 }
 
 /// The token in use, if it is for exactly this URL. Each request checks whether it has expired.
-fn kept_credential(before: Option<&UsableServer>, url: &Url) -> Option<ServiceCredential> {
-    let before = before.filter(|before| before.url == *url)?;
-    before.token().cloned().map(ServiceCredential::Token)
+fn kept_credential(previous: Option<&UsableServer>, url: &Url) -> Option<ServiceCredential> {
+    let previous = previous.filter(|previous| previous.url == *url)?;
+    previous.token().cloned().map(ServiceCredential::Token)
 }
 
 fn parse_url(text: &str) -> Option<Url> {
@@ -284,7 +284,7 @@ fn parse_url(text: &str) -> Option<Url> {
 }
 
 /// The names that go to the server, and those that are sealed: the same and the subject of the exchange.
-fn allowed(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
+fn allowlists(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
     let headers: Vec<HeaderName> = route
         .headers
         .iter()
@@ -320,12 +320,12 @@ fn allowed_header(text: &String) -> Result<HeaderName, RouteError> {
 
 fn credential(
     credential: &sync::Credential,
-    before: Option<&UsableServer>,
+    previous: Option<&UsableServer>,
     url: &Url,
 ) -> Result<ServiceCredential, RouteError> {
     if let Some(token) = AccessToken::from_credential(credential)? {
-        let before = before.filter(|before| before.url == *url);
-        let token = reuse_if_same(before.and_then(UsableServer::token), token);
+        let previous = previous.filter(|previous| previous.url == *url);
+        let token = reuse_if_same(previous.and_then(UsableServer::token), token);
         return Ok(ServiceCredential::Token(token));
     }
     match credential {

@@ -45,11 +45,11 @@ class JwtVerifier(TokenVerifier):
     def claims(self, token: str) -> dict:
         if self.keys is None:
             metadata_url = f"{self.issuer}/.well-known/openid-configuration"
-            with urllib.request.urlopen(metadata_url, timeout=10) as answer:
+            with urllib.request.urlopen(metadata_url, timeout=60) as answer:
                 metadata = json.load(answer)
             if metadata["issuer"] != self.issuer:
                 raise ValueError("the issuer's metadata speaks of another issuer")
-            self.keys = jwt.PyJWKClient(metadata["jwks_uri"], timeout=10)
+            self.keys = jwt.PyJWKClient(metadata["jwks_uri"], timeout=60)
         if jwt.get_unverified_header(token).get("typ", "").lower() != "at+jwt":
             raise jwt.InvalidTokenError("not an access token (RFC 9068)")
         return jwt.decode(
