@@ -2,15 +2,20 @@
 
 use oauth2::AccessToken;
 use serde_json::Value;
+use url::Url;
 
 use super::Client;
-use super::send::{OutgoingRequest, Revocation};
+use super::send::{EndpointRequest, OutgoingRequest};
 use crate::Error;
 use crate::error::{ErrorCode, ErrorResponse};
 use crate::redact::Redactor;
-use crate::token_request::form::Form;
+use crate::token_request::endpoint_client::EndpointClient;
+use crate::token_request::form::{self, Form};
 use crate::token_request::response;
 use crate::transport::Answer;
+
+/// A revocation request (RFC 7009 section 2.1). Its response: whether the token is revoked.
+struct Revocation(Form);
 
 impl Client {
     /// Revokes a token (RFC 7009). `Ok(false)`: the server offers no revocation, or none for such tokens.
@@ -31,9 +36,18 @@ impl Client {
     }
 }
 
+impl EndpointRequest for Revocation {
+    type Response = bool;
+
+    async fn send(&self, endpoint: &Url, client: &EndpointClient<'_>) -> Result<bool, Error> {
+        let request = form::build(&self.0, endpoint, client.client_auth)?;
+        read(client.send(request).await?, client.redactor)
+    }
+}
+
 /// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this
 /// type.
-pub(super) fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
+fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
     if answer.status.is_redirection() {
         return Err(response::redirected(answer, redactor));
     }

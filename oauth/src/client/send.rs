@@ -13,7 +13,6 @@ use crate::error::ErrorCode;
 use crate::redact::Redactor;
 use crate::token_request::client_auth::{self, ClientAuth, SecretChoice};
 use crate::token_request::endpoint_client::{EndpointClient, TokenEndpoint};
-use crate::token_request::form::{self, Form};
 use crate::token_request::grant::GrantRequest;
 use crate::token_request::response::{ExpectedToken, TokenEndpointResponse};
 
@@ -44,9 +43,6 @@ pub(crate) struct TokenGrant {
     pub request: GrantRequest,
     pub expected: ExpectedToken,
 }
-
-/// RFC 7009.
-pub(crate) struct Revocation(pub Form);
 
 /// What came of it.
 pub(crate) struct EndpointReply<T> {
@@ -171,17 +167,6 @@ impl EndpointRequest for TokenGrant {
             expected: self.expected,
         };
         self.request.send(endpoint, client.client_auth, &http).await
-    }
-}
-
-impl EndpointRequest for Revocation {
-    type Response = bool;
-
-    async fn send(&self, endpoint: &Url, client: &EndpointClient<'_>) -> Result<bool, Error> {
-        let answer = client
-            .send(form::build(&self.0, endpoint, client.client_auth)?)
-            .await?;
-        super::revoke::read(answer, client.redactor)
     }
 }
 
