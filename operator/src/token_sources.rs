@@ -61,8 +61,7 @@ pub struct ClientConfiguration {
     pub step_up: bool,
 }
 
-/// Cheap to clone; all clones are the same.
-#[derive(Clone)]
+/// Dropping it ends all sources, and the requests under way.
 pub struct TokenSources {
     clock: Clock,
     metrics: Metrics,
@@ -169,11 +168,11 @@ impl TokenSources {
 
     /// Asks for a better token than the one that an MCP server rejected.
     pub fn request_refresh(&self, request: &TokenRefreshRequest) {
-        self.metrics.token_refused(&request.resource);
         let mut sources = self.sources.lock();
         let Some(source) = sources.get_mut(&request.resource) else {
             return;
         };
+        self.metrics.token_refused(&request.resource);
         match &mut source.kind {
             SourceKind::None => return,
             SourceKind::OAuth2(active) => active.request_refresh(request),
@@ -210,11 +209,7 @@ impl TokenSources {
                     }
                     _ => None,
                 };
-                let on_change = {
-                    let (sources, resource_ref) = (self.clone(), resource_ref.clone());
-                    move || sources.publish(&resource_ref)
-                };
-                match ActiveSource::start(*configuration, token, &self.clock, on_change) {
+                match ActiveSource::start(*configuration, token, &self.clock, self.publisher(resource_ref)) {
                     Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
                     Err(error) => (SourceKind::None, Some(error)),
                 }
@@ -277,11 +272,30 @@ impl TokenSources {
     }
 
     fn publish_at(&self, resource: &ResourceRef, at: Timestamp) -> AbortOnDrop {
-        let (sources, resource) = (self.clone(), resource.clone());
+        let (clock, publish) = (self.clock.clone(), self.publisher(resource));
         AbortOnDrop::spawn(async move {
-            sources.clock.sleep_until(at).await;
-            sources.publish(&resource);
+            clock.sleep_until(at).await;
+            publish();
         })
+    }
+
+    /// Publishes what a source has, when its task says so. It does not keep the sources alive: a replica that
+    /// no longer leads drops them, and must request no token any more.
+    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + 'static {
+        let sources = Arc::downgrade(&self.sources);
+        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
+        let (credentials, resource) = (self.credentials.clone(), resource.clone());
+        move || {
+            if let Some(sources) = sources.upgrade() {
+                let sources = Self {
+                    clock: clock.clone(),
+                    metrics: metrics.clone(),
+                    credentials: credentials.clone(),
+                    sources,
+                };
+                sources.publish(&resource);
+            }
+        }
     }
 }
 

@@ -14,19 +14,8 @@ use crate::token_request::form::{self, Form};
 use crate::token_request::response;
 use crate::transport::Answer;
 
-/// A request for revocation.
+/// A revocation request (RFC 7009 section 2.1). Its response: whether the token is revoked.
 struct Revocation(Form);
-
-impl EndpointRequest for Revocation {
-    type Response = bool;
-
-    async fn send(&self, endpoint: &Url, client: &EndpointClient<'_>) -> Result<bool, Error> {
-        let answer = client
-            .send(form::build(&self.0, endpoint, client.client_auth)?)
-            .await?;
-        read(answer, client.redactor)
-    }
-}
 
 impl Client {
     /// Revokes a token (RFC 7009). `Ok(false)`: the server offers no revocation, or none for such tokens.
@@ -47,6 +36,15 @@ impl Client {
     }
 }
 
+impl EndpointRequest for Revocation {
+    type Response = bool;
+
+    async fn send(&self, endpoint: &Url, client: &EndpointClient<'_>) -> Result<bool, Error> {
+        let request = form::build(&self.0, endpoint, client.client_auth)?;
+        read(client.send(request).await?, client.redactor)
+    }
+}
+
 /// Reads an answer to a revocation (RFC 7009 section 2.2). `false`: the server does not revoke tokens of this
 /// type.
 fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
@@ -54,7 +52,7 @@ fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
         return Err(response::redirected(answer, redactor));
     }
     let error = match serde_json::from_slice(&answer.body) {
-        Ok(Value::Object(fields)) => response::refusal(&answer, &fields, redactor),
+        Ok(Value::Object(fields)) => response::error_response(&answer, &fields, redactor),
         _ => None,
     };
     match error {

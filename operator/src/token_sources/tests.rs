@@ -1,5 +1,6 @@
 use jiff::SignedDuration;
-use mcp_auth_crds::reasons;
+use mcp_auth_crds::{OAuth2, reasons};
+use mcp_auth_oauth as oauth;
 use mcp_auth_protocol::sync::{Credential, RejectionCause};
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -54,6 +55,35 @@ fn secret(text: &str) -> Desired {
             ca_bundle: Some("pem".into()),
             client_certificate: None,
         },
+    }
+}
+
+/// Tokens are requested where no server listens.
+fn client_credentials() -> Desired {
+    let url = "http://127.0.0.1:1/token";
+    let oauth2: OAuth2 = serde_json::from_value(json!({
+        "tokenUrl": url,
+        "clientId": "litellm",
+        "clientAuthentication": {
+            "method": "ClientSecretBasic",
+            "clientSecretRef": {"name": "oauth", "key": "secret"},
+        },
+    }))
+    .unwrap();
+    let secret = oauth::ClientAuthentication::SecretBasic("t0p-s3cret".into());
+    Desired {
+        source: DesiredSource::OAuth2(Box::new(ClientConfiguration {
+            registration: Registration {
+                allow_insecure_http: true,
+                ..Registration::new(url, "litellm", secret)
+            },
+            policy: Policy::default(),
+            request_digest: RequestDigest::new(&resource().spec, &oauth2, &[]),
+            exchanges: false,
+            revoke_on_deletion: false,
+            step_up: true,
+        })),
+        tls: ServerTls::default(),
     }
 }
 
@@ -149,4 +179,35 @@ async fn a_resource_that_was_deleted_leaves_nothing_behind() {
     operator.sources.remove(&ResourceRef::from(&resource()));
     assert!(operator.credentials.published(&resource()).is_none());
     assert!(operator.sources.sources.lock().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_of_a_token_request_is_published_without_a_reconciliation() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut operator = operator();
+    operator.sources.apply(&resource(), Ok(client_credentials()));
+    let state = operator.credentials.get(&resource());
+    assert_eq!(unavailability(&state), (reasons::PENDING, true));
+    loop {
+        operator.status_due.recv().await.unwrap();
+        let state = operator.credentials.get(&resource());
+        if state.issuance.token.last_error.is_some() {
+            assert_eq!(unavailability(&state), (reasons::REQUEST_FAILED, true));
+            return;
+        }
+    }
+}
+
+/// A replica that no longer leads drops them before its process ends.
+#[tokio::test(start_paused = true)]
+async fn no_source_outlives_the_token_sources() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let operator = operator();
+    operator.sources.apply(&resource(), Ok(expiring()));
+    let mut other = resource();
+    other.metadata.name = Some("other".into());
+    operator.sources.apply(&other, Ok(client_credentials()));
+    let sources = Arc::downgrade(&operator.sources.sources);
+    drop(operator.sources);
+    assert!(sources.upgrade().is_none());
 }
