@@ -53,7 +53,7 @@ pub const RESTART_NEEDED: &str = "RestartNeeded";
 /// A sidecar reports a problem of its own.
 pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 
-/// Reasons of a condition that is true and all the same wants somebody's attention.
+/// Reasons of a condition that is true and all the same needs attention.
 pub const WARNINGS: [&str; 6] = [
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,

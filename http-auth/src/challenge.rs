@@ -79,7 +79,7 @@ pub fn valid_scopes<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
 fn read(field: &[u8], all: &mut Vec<Challenge>) {
     let mut reader = Reader(&field[..field.len().min(MAX_FIELD_LEN)]);
     // Whether parameters are those of the last of `all`; others belong to a scheme that is not ours.
-    let mut ours = false;
+    let mut is_supported_scheme = false;
     while !reader.0.is_empty() {
         reader.skip(|byte| is_space(byte) || byte == b',');
         let word = reader.take(is_token);
@@ -93,12 +93,12 @@ fn read(field: &[u8], all: &mut Vec<Challenge>) {
             reader.0 = &reader.0[1..];
             reader.skip(is_space);
             let value = reader.value();
-            if ours && let Some(challenge) = all.last_mut() {
+            if is_supported_scheme && let Some(challenge) = all.last_mut() {
                 challenge.set(word, &value);
             }
         } else {
-            ours = word.eq_ignore_ascii_case(b"bearer") || word.eq_ignore_ascii_case(b"dpop");
-            if ours {
+            is_supported_scheme = word.eq_ignore_ascii_case(b"bearer") || word.eq_ignore_ascii_case(b"dpop");
+            if is_supported_scheme {
                 all.push(Challenge::default());
             }
             if spaced {
@@ -145,12 +145,12 @@ impl<'a> Reader<'a> {
 
     /// Credentials such as `abc==`, which stand in the place of parameters. `a=b` is a parameter.
     fn skip_token68(&mut self) {
-        let before = self.0;
+        let parameters = self.0;
         let some = self.skip(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte));
         self.skip(|byte| byte == b'=');
         self.skip(is_space);
         if !some || !matches!(self.0.first(), None | Some(b',')) {
-            self.0 = before;
+            self.0 = parameters;
         }
     }
 }

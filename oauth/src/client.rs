@@ -120,10 +120,10 @@ impl Client {
 
     /// Makes one token request; a second one at the most for each of a refused client secret and a demanded
     /// nonce.
-    pub async fn request_token(&self, ask: &TokenRequest) -> Result<IssuedToken, Error> {
-        self.rediscover_after(ask.rejections_in_a_row).await;
+    pub async fn request_token(&self, token_request: &TokenRequest) -> Result<IssuedToken, Error> {
+        self.rediscover_after(token_request.rejections_in_a_row).await;
         let server = self.server().await?;
-        let scopes = form::union(self.scopes(&server), &ask.scopes);
+        let scopes = form::union(self.scopes(&server), &token_request.scopes);
         let parameters = self.parameters(&server, &scopes);
         let (request, redactor) = match &self.registration.grant {
             Grant::ClientCredentials => (

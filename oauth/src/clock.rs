@@ -18,12 +18,12 @@ pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(30);
 /// A source of the current time.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    hands: Option<Arc<Hands>>,
+    simulated: Option<Arc<SimulatedTime>>,
 }
 
-/// What makes a clock independent of the machine's.
+/// A clock independent of the machine's, for tests.
 #[derive(Debug)]
-struct Hands {
+struct SimulatedTime {
     wall: Timestamp,
     started: Instant,
     /// Seconds by which it was set since.
@@ -33,13 +33,13 @@ struct Hands {
 impl Clock {
     /// The machine's wall clock.
     pub fn system() -> Self {
-        Self { hands: None }
+        Self { simulated: None }
     }
 
     /// A clock that shows `now` at this moment and goes as tokio's timer goes.
     pub fn starting_at(now: Timestamp) -> Self {
         Self {
-            hands: Some(Arc::new(Hands {
+            simulated: Some(Arc::new(SimulatedTime {
                 wall: now,
                 started: Instant::now(),
                 set_by: AtomicI64::new(0),
@@ -48,11 +48,11 @@ impl Clock {
     }
 
     pub fn now(&self) -> Timestamp {
-        match &self.hands {
+        match &self.simulated {
             None => Timestamp::now(),
-            Some(hands) => {
-                let set_by = SignedDuration::from_secs(hands.set_by.load(Ordering::Relaxed));
-                after(hands.wall, hands.started.elapsed())
+            Some(simulated) => {
+                let set_by = SignedDuration::from_secs(simulated.set_by.load(Ordering::Relaxed));
+                time_after(simulated.wall, simulated.started.elapsed())
                     .saturating_add(set_by)
                     .expect("a duration holds no calendar units")
             }
@@ -62,8 +62,8 @@ impl Clock {
     /// Sets this clock and its clones forward or back, as an administrator may do with the wall clock; the
     /// timer goes on. The machine's own clock is not touched.
     pub fn set_by(&self, seconds: i64) {
-        if let Some(hands) = &self.hands {
-            hands.set_by.fetch_add(seconds, Ordering::Relaxed);
+        if let Some(simulated) = &self.simulated {
+            simulated.set_by.fetch_add(seconds, Ordering::Relaxed);
         }
     }
 
@@ -79,13 +79,13 @@ impl Clock {
 }
 
 /// `span` before `at`, or the beginning of time where that is nearer.
-pub(crate) fn before(at: Timestamp, span: Duration) -> Timestamp {
+pub(crate) fn time_before(at: Timestamp, span: Duration) -> Timestamp {
     at.saturating_sub(span)
         .expect("a duration holds no calendar units")
 }
 
 /// `span` after `at`, or the end of time where that is nearer.
-pub(crate) fn after(at: Timestamp, span: Duration) -> Timestamp {
+pub(crate) fn time_after(at: Timestamp, span: Duration) -> Timestamp {
     at.saturating_add(span)
         .expect("a duration holds no calendar units")
 }
@@ -98,7 +98,7 @@ mod tests {
     async fn sleeps_to_the_very_moment() {
         let start: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
         let clock = Clock::starting_at(start);
-        let then = after(start, Duration::from_secs(3600));
+        let then = time_after(start, Duration::from_secs(3600));
         clock.sleep_until(then).await;
         assert_eq!(clock.now(), then);
     }
@@ -117,11 +117,11 @@ mod tests {
         let clock = Clock::starting_at(start);
         tokio::time::sleep(Duration::from_secs(60)).await;
         clock.set_by(-3600);
-        assert_eq!(clock.clone().now(), before(start, Duration::from_secs(3540)));
+        assert_eq!(clock.clone().now(), time_before(start, Duration::from_secs(3540)));
     }
 
     #[test]
     fn time_ends_where_timestamps_end() {
-        assert_eq!(after(Timestamp::MAX, Duration::MAX), Timestamp::MAX);
+        assert_eq!(time_after(Timestamp::MAX, Duration::MAX), Timestamp::MAX);
     }
 }

@@ -22,19 +22,19 @@ pub use error::{Attempt, AttemptError, DiscoveryError};
 pub use metadata::ServerMetadata;
 use search::{Search, SearchRules, SearchStart};
 
-use crate::clock::after;
+use crate::clock::time_after;
 use crate::ssrf::AddressPolicy;
 use crate::{Clock, Error, Limits, Registration, ServerLocation};
 
-/// How long metadata are believed.
-const LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// How long metadata are used without a new search.
+const CACHE_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// How long metadata whose time is over serve on before they are asked for again, where they could not be
 /// had.
-const STALE_LIFETIME: Duration = Duration::from_secs(60);
+const STALE_TTL: Duration = Duration::from_secs(60);
 
 /// Longest search, of several requests.
-const DEADLINE: Duration = Duration::from_secs(30);
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Finds the authorization server of a registration, and keeps what it found for an hour.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct Discovery {
     clock: Clock,
     /// Locked while a search is under way, so that there is one at a time.
     cached: Mutex<Option<CachedServer>>,
-    /// The server of `cached`, for those who do not wait for a search.
+    /// The server of `cached`, for readers that do not wait for a search.
     published: RwLock<Option<Arc<ServerMetadata>>>,
 }
 
@@ -72,7 +72,7 @@ impl Discovery {
             well_known::parse(text, registration.allow_insecure_http)
                 .map_err(|problem| Error::Discovery(DiscoveryError::InvalidUrl { field, problem }))
         };
-        let (place, known_issuer) = match &registration.server {
+        let (start, known_issuer) = match &registration.server {
             ServerLocation::Endpoints { .. } => return Ok(None),
             ServerLocation::Issuer(issuer) => {
                 let url = parse("issuer", issuer)?;
@@ -98,8 +98,8 @@ impl Discovery {
             }
         };
         let rules = SearchRules {
-            addresses: AddressPolicy::discovered([place.url()], registration.allow_private_addresses),
-            place,
+            addresses: AddressPolicy::discovered([start.url()], registration.allow_private_addresses),
+            start,
             known_issuer,
             ca_bundle: registration.ca_bundle.clone(),
             allow_insecure_http: registration.allow_insecure_http,
@@ -117,7 +117,7 @@ impl Discovery {
     /// The same with nothing found yet, but for what another one knows of the issuer of the same MCP server.
     pub(crate) fn with_known_issuer_from(&self, known: &Self) -> Self {
         let mut rules = self.rules.clone();
-        if self.rules.place.is_same_resource(&known.rules.place) {
+        if self.rules.start.is_same_resource(&known.rules.start) {
             rules.known_issuer = self.known_issuer().or_else(|| known.known_issuer());
         }
         Self::from_rules(rules, self.clock.clone())
@@ -144,9 +144,11 @@ impl Discovery {
             .as_ref()
             .map(|cached| &cached.server.issuer)
             .or(self.rules.known_issuer.as_ref());
-        let outcome = match timeout(DEADLINE, Search::new(&self.rules, known_issuer).run()).await {
+        let outcome = match timeout(SEARCH_TIMEOUT, Search::new(&self.rules, known_issuer).run()).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(DiscoveryError::Timeout { limit: DEADLINE }),
+            Err(_) => Err(DiscoveryError::Timeout {
+                limit: SEARCH_TIMEOUT,
+            }),
         };
         let now = self.clock.now();
         match (outcome, &mut *cached) {
@@ -156,7 +158,7 @@ impl Discovery {
                 *cached = Some(CachedServer {
                     server: Arc::clone(&server),
                     since: now,
-                    until: after(now, LIFETIME),
+                    until: time_after(now, CACHE_TTL),
                     contradicted: false,
                 });
                 Ok(server)
@@ -171,7 +173,7 @@ impl Discovery {
                     "the authorization server's metadata cannot be had; older ones serve on"
                 );
                 cached.since = now;
-                cached.until = after(now, STALE_LIFETIME);
+                cached.until = time_after(now, STALE_TTL);
                 Ok(Arc::clone(&cached.server))
             }
             (Err(error), _) => Err(error.into()),
@@ -183,7 +185,7 @@ impl Discovery {
     pub async fn invalidate_unless_fresh(&self) {
         let now = self.clock.now();
         if let Some(cached) = &mut *self.cached.lock().await
-            && after(cached.since, STALE_LIFETIME) <= now
+            && time_after(cached.since, STALE_TTL) <= now
         {
             cached.until = now;
         }

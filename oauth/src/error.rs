@@ -252,7 +252,7 @@ impl ErrorCode {
         })
     }
 
-    pub(crate) fn other(code: impl Into<String>) -> Self {
+    pub(crate) fn extension(code: impl Into<String>) -> Self {
         Self::Basic(BasicErrorResponseType::Extension(code.into()))
     }
 
@@ -382,7 +382,7 @@ mod tests {
 
     fn rejected(code: &str, description: Option<&str>) -> Error {
         Error::Rejected(ErrorResponse {
-            code: ErrorCode::from_standard(code).unwrap_or_else(|| ErrorCode::other(code)),
+            code: ErrorCode::from_standard(code).unwrap_or_else(|| ErrorCode::extension(code)),
             description: description.map(Into::into),
             status: 400,
             retry_after: None,

@@ -47,20 +47,20 @@ impl Redactor {
     }
 
     /// At most `most` characters of `words`, or nothing where they hold a secret or say nothing.
-    pub fn redact(&self, words: &str, most: usize) -> Option<String> {
-        let words = words.trim();
-        let text: String = words.chars().take(most).map(printable).collect();
+    pub fn redact(&self, server_text: &str, max_chars: usize) -> Option<String> {
+        let server_text = server_text.trim();
+        let text: String = server_text.chars().take(max_chars).map(printable).collect();
         // Looks beyond the cut as far as a secret can reach, and no further: the answer may be long.
         let longest = self
             .secrets
             .iter()
             .map(|secret| secret.expose_secret().len())
             .max();
-        let seen: String = words
+        let searched: String = server_text
             .chars()
-            .take(most.saturating_add(longest.unwrap_or(0)))
+            .take(max_chars.saturating_add(longest.unwrap_or(0)))
             .collect();
-        let leaks = self.holds_secret(&seen) || self.holds_secret(&text);
+        let leaks = self.holds_secret(&searched) || self.holds_secret(&text);
         (!leaks && !text.is_empty()).then_some(text)
     }
 

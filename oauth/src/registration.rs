@@ -1,4 +1,4 @@
-//! A client's registration: what an authorization server knows the client by, and what is asked of it.
+//! Client registration: how an authorization server knows the client, and what the client requests of it.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
 use crate::token_type::TokenType;
 
-/// What an authorization server knows this client by, and what is asked of it.
+/// How an authorization server knows this client, and what the client requests of it.
 #[derive(Clone, Debug)]
 pub struct Registration {
     pub server: ServerLocation,
-    /// `None`: not sent, where an assertion says who asks.
+    /// `None`: not sent, where an assertion names the client.
     pub client_id: Option<ClientId>,
     pub authentication: ClientAuthentication,
     pub grant: Grant,
@@ -59,7 +59,7 @@ pub enum ServerLocation {
     },
 }
 
-/// How the client proves who it is.
+/// How the client authenticates.
 #[derive(Clone, Debug)]
 pub enum ClientAuthentication {
     /// Not at all: the grant's assertion says it.
@@ -88,7 +88,7 @@ pub struct ClientSecrets {
     pub alternate: Option<ClientSecret>,
 }
 
-/// What entitles to a token.
+/// The grant type.
 #[derive(Clone, Debug)]
 pub enum Grant {
     /// RFC 6749 section 4.4.

@@ -1,6 +1,6 @@
-//! Renewal: a token that is always at hand: requested when the source starts, renewed ahead of its end, when
-//! a server refuses it or demands more of it, and asked for again after failures. `lifecycle` decides, `task`
-//! keeps the one request that may be under way.
+//! Token renewal: keeps a token that is always valid: requested when the source starts, renewed ahead of its
+//! end, when a server refuses it or demands more of it, and asked for again after failures. `lifecycle`
+//! decides, `task` keeps the one request that may be under way.
 //!
 //! A token serves until it really expires or has a successor, whatever fails meanwhile.
 

@@ -1,4 +1,4 @@
-//! `Retry-After` (RFC 9110 section 10.2.3): when a server wants to be asked again.
+//! `Retry-After` (RFC 9110 section 10.2.3): when a server allows the next request.
 
 use std::time::{Duration, SystemTime};
 

@@ -2,7 +2,7 @@
 //! connection goes to are checked: a name that is checked first and resolved again later could change in
 //! between. The resolver is the system's, and tells a name that does not resolve from other failures by type.
 //!
-//! URLs that the resource itself states are trusted as far as whoever may write the resource is, so they may
+//! URLs that the resource itself states are trusted as far as the authors of resources are, so they may
 //! lead to private addresses and even to this machine; link-local ones and those of clouds' metadata services
 //! are refused even then.
 
@@ -15,7 +15,7 @@ use url::{Host, Url};
 
 /// Metadata services of clouds, which hand the machine's credentials to any program on it. AWS, Google Cloud,
 /// Alibaba and Azure; the common one is link-local.
-const METADATA: [IpAddr; 4] = [
+const METADATA_SERVICES: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
@@ -144,7 +144,7 @@ pub(crate) fn check_address(address: IpAddr, scope: AddressScope) -> Result<(), 
         IpAddr::V6(address) => embedded_ipv4(address).map_or(IpAddr::V6(address), IpAddr::V4),
         v4 => v4,
     };
-    if METADATA.contains(&address) {
+    if METADATA_SERVICES.contains(&address) {
         return Err(ForbiddenAddressError::Metadata);
     }
     if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    fn judged(address: &str, scope: AddressScope) -> Result<(), ForbiddenAddressError> {
+    fn check(address: &str, scope: AddressScope) -> Result<(), ForbiddenAddressError> {
         check_address(address.parse().unwrap(), scope)
     }
 
@@ -237,7 +237,7 @@ mod tests {
             ("ff02::1", ForbiddenAddressError::Multicast),
         ] {
             for scope in [AddressScope::Private, AddressScope::Public] {
-                assert_eq!(judged(address, scope), Err(forbidden), "{address}");
+                assert_eq!(check(address, scope), Err(forbidden), "{address}");
             }
         }
     }
@@ -264,9 +264,9 @@ mod tests {
             "2001:db8::1",
             "64:ff9b:1::1",
         ] {
-            assert_eq!(judged(address, AddressScope::Private), Ok(()), "{address}");
+            assert_eq!(check(address, AddressScope::Private), Ok(()), "{address}");
             assert_eq!(
-                judged(address, AddressScope::Public),
+                check(address, AddressScope::Public),
                 Err(ForbiddenAddressError::Private),
                 "{address}"
             );
@@ -283,7 +283,7 @@ mod tests {
             "198.20.0.1",
             "2606:4700::1111",
         ] {
-            assert_eq!(judged(address, AddressScope::Public), Ok(()), "{address}");
+            assert_eq!(check(address, AddressScope::Public), Ok(()), "{address}");
         }
     }
 
@@ -297,19 +297,19 @@ mod tests {
             "2002:a9fe:a9fe::1",
         ] {
             assert_eq!(
-                judged(disguise, AddressScope::Private),
+                check(disguise, AddressScope::Private),
                 Err(ForbiddenAddressError::LinkLocal),
                 "{disguise}"
             );
         }
         for disguise in ["::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"] {
             assert_eq!(
-                judged(disguise, AddressScope::Public),
+                check(disguise, AddressScope::Public),
                 Err(ForbiddenAddressError::Private),
                 "{disguise}"
             );
         }
-        assert_eq!(judged("::ffff:1.1.1.1", AddressScope::Public), Ok(()));
+        assert_eq!(check("::ffff:1.1.1.1", AddressScope::Public), Ok(()));
     }
 
     #[test]

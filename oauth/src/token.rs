@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use mcp_auth_http_auth::ProofKey;
 use oauth2::AccessToken;
 
-use crate::clock::after;
+use crate::clock::time_after;
 use crate::{ClaimMismatchError, Error, IssuedToken, ServerMetadata, TokenType};
 
 /// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and
@@ -48,7 +48,7 @@ impl Token {
         let expires_in = issued.expires_in;
         let expires_at = expires_in.map(|seconds| {
             let life = u64::try_from(seconds.min(MAX_LIFETIME_SECONDS)).unwrap_or(0);
-            after(sent_at, Duration::from_secs(life))
+            time_after(sent_at, Duration::from_secs(life))
         });
         let token = Self::handed_over(issued, sent_at, expires_at);
         if token.is_expired(now) {

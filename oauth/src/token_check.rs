@@ -1,5 +1,6 @@
-//! Token check: whether an access token fits what it was asked for, as far as it can be read: a JWT (RFC
-//! 9068) is compared, an opaque token is taken as it is. The signature is the MCP server's to verify.
+//! Token check: whether an access token fits the request that it was issued for, as far as it can be read: a
+//! JWT (RFC 9068) is compared, an opaque token is taken as it is. The signature is the MCP server's to
+//! verify.
 //!
 //! [`check`] is called once on each token that is issued, before anyone gets it: where the answer of the
 //! token endpoint has become an [`IssuedToken`](crate::IssuedToken).
@@ -106,9 +107,9 @@ pub(crate) fn mismatches(
         issuer(claims, expectation, redactor),
         audience(claims, expectation, redactor),
         key(claims, expectation, redactor),
-        over(claims, now),
-        ahead("nbf", claims.not_before, now),
-        ahead("iat", claims.issued_at, now),
+        expired(claims, now),
+        in_the_future("nbf", claims.not_before, now),
+        in_the_future("iat", claims.issued_at, now),
         scope(claims, expectation, redactor),
     ]
     .into_iter()
@@ -121,7 +122,7 @@ fn issuer(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Op
     (found != expected).then(|| ClaimMismatchError {
         claim: "iss",
         expected: list([expected], redactor),
-        found: list([found], redactor) + note([found], [expected]),
+        found: list([found], redactor) + slash_hint([found], [expected]),
     })
 }
 
@@ -131,7 +132,7 @@ fn audience(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> 
     (!fits).then(|| ClaimMismatchError {
         claim: "aud",
         expected: list(expected, redactor),
-        found: list(found, redactor) + note(found, expected),
+        found: list(found, redactor) + slash_hint(found, expected),
     })
 }
 
@@ -164,7 +165,7 @@ fn scope(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Opt
     })
 }
 
-fn over(claims: &Claims, now: Timestamp) -> Option<ClaimMismatchError> {
+fn expired(claims: &Claims, now: Timestamp) -> Option<ClaimMismatchError> {
     let since = now.as_second().saturating_sub(claims.expires_at?);
     (since >= 0).then(|| ClaimMismatchError {
         claim: "exp",
@@ -173,25 +174,25 @@ fn over(claims: &Claims, now: Timestamp) -> Option<ClaimMismatchError> {
     })
 }
 
-fn ahead(claim: &'static str, time: Option<i64>, now: Timestamp) -> Option<ClaimMismatchError> {
-    let ahead = time?.saturating_sub(now.as_second());
-    (ahead > MAX_CLOCK_SKEW).then(|| ClaimMismatchError {
+fn in_the_future(claim: &'static str, time: Option<i64>, now: Timestamp) -> Option<ClaimMismatchError> {
+    let in_the_future = time?.saturating_sub(now.as_second());
+    (in_the_future > MAX_CLOCK_SKEW).then(|| ClaimMismatchError {
         claim,
         expected: format!("no more than {MAX_CLOCK_SKEW} s ahead"),
-        found: format!("{ahead} s ahead of the clock of this machine"),
+        found: format!("{in_the_future} s ahead of the clock of this machine"),
     })
 }
 
 /// Not accepted, since the comparison is byte for byte everywhere, but the likeliest slip of all.
-fn note<'a>(
+fn slash_hint<'a>(
     found: impl IntoIterator<Item = &'a String>,
     expected: impl IntoIterator<Item = &'a String> + Clone,
 ) -> &'static str {
     let bare = |text: &'a String| text.strip_suffix('/').unwrap_or(text);
-    let alike = found
+    let differs_by_slash = found
         .into_iter()
         .any(|found| expected.clone().into_iter().any(|one| bare(one) == bare(found)));
-    if alike {
+    if differs_by_slash {
         " (a slash at the end makes the difference)"
     } else {
         ""
@@ -201,7 +202,7 @@ fn note<'a>(
 /// Some of the values, each bounded and quoted.
 fn list<'a>(values: impl IntoIterator<Item = &'a String>, redactor: &Redactor) -> String {
     let values: Vec<_> = values.into_iter().collect();
-    let mut words: Vec<_> = values
+    let mut shown: Vec<_> = values
         .iter()
         .take(MAX_LISTED_VALUES)
         // Looking for secrets takes time by the length of the words; what is cut off needs none.
@@ -212,11 +213,11 @@ fn list<'a>(values: impl IntoIterator<Item = &'a String>, redactor: &Redactor) -
         })
         .collect();
     match values.len().checked_sub(MAX_LISTED_VALUES) {
-        _ if words.is_empty() => return "empty".to_owned(),
-        Some(more) if more > 0 => words.push(format!("{more} more")),
+        _ if shown.is_empty() => return "empty".to_owned(),
+        Some(more) if more > 0 => shown.push(format!("{more} more")),
         _ => {}
     }
-    words.join(", ")
+    shown.join(", ")
 }
 
 /// Enough of a value to find a secret across the cut.

@@ -60,7 +60,7 @@ pub struct IssuedToken {
 }
 
 /// The outcome of a token request that may take this long.
-pub(crate) async fn within<T>(
+pub(crate) async fn with_deadline<T>(
     limit: Duration,
     request: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {

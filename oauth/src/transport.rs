@@ -104,7 +104,7 @@ impl Transport {
             builder.tls_certs_only(authorities)
         };
         let builder = match certificate {
-            Some(certificate) => builder.identity(certificate.identity()),
+            Some(certificate) => builder.identity(certificate.tls_identity()),
             None => builder,
         };
         let http = builder.build().map_err(|_| match ca_bundle {

@@ -1,7 +1,7 @@
-//! Tokens of users' own (RFC 8693): each is asked for when its user needs it, by one request however many
-//! calls wait for it, and kept until shortly before its end. `cache` decides; this makes the requests.
+//! Users' own tokens (RFC 8693): each is requested when its user needs it, once however many calls wait for
+//! it (single flight), and kept until shortly before its end. `cache` decides; this makes the requests.
 //!
-//! A user without a token gets an error, never anybody else's token.
+//! A user without a token gets an error, never another user's token.
 
 mod byte_budget;
 mod cache;
@@ -15,15 +15,15 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
 
-use crate::clock::before;
-use crate::token_request::within;
+use crate::clock::time_before;
+use crate::token_request::with_deadline;
 use crate::{Circuit, Clock, Error, IssuedToken, Policy, Token};
 use cache::{CacheLookup, User, UserTokenCache};
 
 /// Users whose tokens are kept, unless stated otherwise.
 const DEFAULT_CAPACITY: usize = 10_000;
-/// Bytes that are kept of what the authorization server answered. It may be a stranger's, and what it issues
-/// must not fill the memory of all.
+/// Bytes of cached tokens and errors. The authorization server is not ours, and what it issues must not fill
+/// the operator's memory.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Requests under way at once. The others wait in line, within their deadline.
 const MAX_CONCURRENT_REQUESTS: usize = 64;
@@ -147,9 +147,9 @@ impl InFlightGuard {
             let (sent_at, timer) = (shared.clock.now(), tokio::time::Instant::now());
             let issued = exchange.await?;
             let now = shared.clock.now();
-            Token::issue(issued, sent_at.min(before(now, timer.elapsed())), now)
+            Token::issue(issued, sent_at.min(time_before(now, timer.elapsed())), now)
         };
-        let outcome = within(shared.policy.deadline, queued).await;
+        let outcome = with_deadline(shared.policy.deadline, queued).await;
         self.finish_request(outcome.map(Arc::new));
     }
 

@@ -209,7 +209,7 @@ pub struct ExchangeRequest {
     pub pod: Pod,
     /// [`Route::server`].
     pub server: String,
-    /// [`Route::url`]: a token for any other URL is of no use to who asks.
+    /// [`Route::url`]: a token for any other URL is of no use to the sidecar.
     pub url: String,
     #[serde(serialize_with = "expose")]
     pub subject_token: SecretString,

@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 /// Longest wait of the operator for an authorization server, when a sidecar asks for a user's token. The
-/// token request itself may take longer: it goes on, and whoever asks again finds what it brought.
+/// token request itself may take longer: it goes on, and a later request of the sidecar finds its result.
 pub const AUTHORIZATION_SERVER: Duration = Duration::from_secs(7);
 
 /// Longest wait of the sidecar from an exchange request to the end of the operator's answer.

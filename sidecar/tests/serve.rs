@@ -66,7 +66,7 @@ impl Sidecar {
         }
     }
 
-    /// Status and body, or nothing while nobody listens.
+    /// Status and body, or nothing while no socket listens.
     fn get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.health).ok()?;
         write!(

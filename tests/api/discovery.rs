@@ -84,7 +84,7 @@ async fn the_mcp_server_s_challenge_leads_to_the_authorization_server() {
     let pod = world
         .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
         .await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     let snapshot = sidecar
         .until(|snapshot| bearer(snapshot, "tools").is_some())
         .await;
@@ -125,7 +125,11 @@ async fn metadata_of_another_issuer_are_refused_and_both_are_named() {
         said.contains("https://elsewhere.example.com") && said.contains(&web.url),
         "{said}"
     );
-    assert!(!web.asked().contains(&"/token".to_owned()), "{:?}", web.asked());
+    assert!(
+        !web.requested_paths().contains(&"/token".to_owned()),
+        "{:?}",
+        web.requested_paths()
+    );
 }
 
 #[tokio::test]
@@ -149,7 +153,7 @@ async fn the_metadata_of_rfc_8414_are_looked_for_first_and_those_of_openid_next(
         appended,
         "/token",
     ];
-    assert_eq!(web.asked(), expected);
+    assert_eq!(web.requested_paths(), expected);
 }
 
 #[tokio::test]
@@ -186,9 +190,9 @@ async fn an_mcp_server_that_names_another_issuer_gets_no_credentials_for_it() {
     );
     assert_eq!(status.authorization_server.unwrap().issuer, oauth::issuer());
     assert!(
-        !other.asked().contains(&"/token".to_owned()),
+        !other.requested_paths().contains(&"/token".to_owned()),
         "{:?}",
-        other.asked()
+        other.requested_paths()
     );
 }
 

@@ -60,7 +60,7 @@ async fn two_users_have_a_token_of_their_own_each_and_none_has_the_service_s() {
     for server in Server::all() {
         let id = format!("exchange-users-{}", server.name());
         let (world, pod) = start(server, &id).await;
-        let mut sidecar = Sidecar::of(&world, &pod).await;
+        let mut sidecar = Sidecar::in_pod(&world, &pod).await;
         let snapshot = sidecar
             .until(|snapshot| bearer(snapshot, "tools").is_some())
             .await;

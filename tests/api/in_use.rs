@@ -35,7 +35,7 @@ async fn start<const COUNT: usize>(
     for index in 0..COUNT {
         let labels = json!({"app.kubernetes.io/name": "litellm"});
         let pod = world.pod(&format!("litellm-{index}"), labels).await;
-        sidecars.push(Sidecar::of(&world, &pod).await);
+        sidecars.push(Sidecar::in_pod(&world, &pod).await);
     }
     let mut sidecars: [Sidecar; COUNT] = sidecars.try_into().ok().unwrap();
     let mut token = None;
@@ -62,7 +62,7 @@ async fn in_use(world: &World, why: RejectionCause) -> RejectedToken {
         .get("litellm-0")
         .await
         .unwrap();
-    let snapshot = Sidecar::of(world, &pod).await.next().await.unwrap();
+    let snapshot = Sidecar::in_pod(world, &pod).await.next().await.unwrap();
     refused(&snapshot, "tools", why)
 }
 
@@ -137,7 +137,7 @@ async fn scopes_that_are_not_granted_are_told_and_the_token_in_use_serves_on() {
     let pod = world
         .pod("litellm-9", json!({"app.kubernetes.io/name": "litellm"}))
         .await;
-    let mut late = Sidecar::of(&world, &pod).await;
+    let mut late = Sidecar::in_pod(&world, &pod).await;
     let snapshot = late.until(|snapshot| bearer(snapshot, "tools").is_some()).await;
     let scope = jwt::claims(&bearer(&snapshot, "tools").unwrap())["scope"].clone();
     assert_eq!(scope, jwt::claims(&old)["scope"]);
@@ -183,7 +183,7 @@ async fn an_ill_server_is_left_in_peace_while_the_token_in_use_serves() {
     let pod = world
         .pod("litellm-9", json!({"app.kubernetes.io/name": "litellm"}))
         .await;
-    let snapshot = Sidecar::of(&world, &pod).await.next().await.unwrap();
+    let snapshot = Sidecar::in_pod(&world, &pod).await.next().await.unwrap();
     assert_eq!(bearer(&snapshot, "tools").as_deref(), Some(&*old));
     assert_eq!(
         oauth::requests(id).await.len(),

@@ -32,7 +32,7 @@ async fn world(namespace: &str) -> (World, Sidecar, String) {
     let pod = world
         .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
         .await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     let snapshot = sidecar
         .until(|snapshot| bearer(snapshot, "neighbour").is_some())
         .await;

@@ -72,7 +72,7 @@ async fn arrived(world: &World, name: &str) -> Obtained {
     let pod = world
         .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
         .await;
-    let mut sidecar = Sidecar::of(world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(world, &pod).await;
     let snapshot = sidecar
         .until(|snapshot| credential(snapshot, name).and_then(token_of).is_some())
         .await;
@@ -267,7 +267,7 @@ async fn an_assertion_that_something_else_keeps_in_a_secret_is_the_grant() {
 /// The operator's own ServiceAccount, as the cluster's tokens name it.
 async fn operator() -> String {
     let namespace = setting("MCPAUTH_TEST_OPERATOR_NAMESPACE");
-    let world = World::of(&namespace).await;
+    let world = World::in_namespace(&namespace).await;
     let accounts: Api<ServiceAccount> = world.api();
     let accounts = accounts.list(&Default::default()).await.unwrap();
     let names = accounts.iter().map(ResourceExt::name_any);
@@ -282,7 +282,7 @@ async fn the_cluster_vouches_for_the_operator_where_the_namespace_is_allowed_to_
     let subject = operator().await;
     let pod = json!({"app.kubernetes.io/name": "litellm"});
     let pod = world.pod("litellm-0", pod).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     for (server, name, assertion, method, grant) in [
         (
             Server::OidcProvider,

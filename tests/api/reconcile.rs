@@ -29,7 +29,7 @@ async fn a_resource_and_a_secret_become_a_token_in_the_sidecar() {
     let world = world("reconcile-happy").await;
     world.apply(&tools()).await.unwrap();
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     let snapshot = sidecar
         .until(|snapshot| bearer(snapshot, "tools").is_some())
         .await;
@@ -124,7 +124,7 @@ async fn a_broken_new_secret_keeps_the_old_token_and_a_good_one_brings_a_new() {
     let world = world("reconcile-rotation").await;
     world.apply(&tools()).await.unwrap();
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     let old = bearer(&sidecar.until(|s| bearer(s, "tools").is_some()).await, "tools").unwrap();
 
     world.secret(SECRET, "client-secret", "wr0ng-s3cret").await;
@@ -135,7 +135,7 @@ async fn a_broken_new_secret_keeps_the_old_token_and_a_good_one_brings_a_new() {
         message(&status, conditions::TOKEN_ISSUED).contains("still serves until"),
         "{status:#?}"
     );
-    let mut again = Sidecar::of(&world, &pod).await;
+    let mut again = Sidecar::in_pod(&world, &pod).await;
     assert_eq!(
         bearer(&again.next().await.unwrap(), "tools").as_deref(),
         Some(&*old),
@@ -171,7 +171,7 @@ async fn a_secret_that_is_taken_away_ends_renewal_and_not_the_token_in_use() {
     let token = status.token.unwrap();
     assert!(token.expires_at.is_some() && token.next_refresh_at.is_none());
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     assert!(bearer(&sidecar.next().await.unwrap(), "tools").is_some());
 }
 
@@ -267,7 +267,7 @@ async fn two_resources_for_the_same_server_and_pods_leave_the_older_alone() {
         .await;
 
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     let snapshot = sidecar.next().await.unwrap();
     assert_eq!(snapshot.servers.len(), 1);
     assert_eq!(snapshot.servers[0].route.resource, "first");
@@ -301,7 +301,7 @@ async fn a_resource_that_is_wrong_does_not_disturb_its_neighbours() {
         .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
         .await;
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     let good = bearer(&sidecar.until(|s| bearer(s, "tools").is_some()).await, "tools");
 
     let mut wrong = resource("wrong", "wrong", oauth2(&oauth::token_url()));
@@ -354,7 +354,7 @@ async fn pods_without_sidecar_and_pods_that_need_a_restart_are_named() {
     world.delete::<k8s_openapi::api::core::v1::Pod>("plain-0").await;
 
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     let revision = sidecar.until(|s| bearer(s, "tools").is_some()).await.revision;
     sidecar.say(|report| {
         report.applied = Some(revision);
@@ -380,7 +380,7 @@ async fn a_given_bearer_token_is_taken_over_the_moment_it_changes() {
     let given = json!({"bearerToken": {"secretKeyRef": {"name": "minted-elsewhere", "key": "token"}}});
     world.apply(&resource("tools", "tools", given)).await.unwrap();
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     sidecar
         .until(|snapshot| bearer(snapshot, "tools").as_deref() == Some("first-t0ken"))
         .await;
@@ -404,7 +404,7 @@ async fn a_token_is_never_sent_to_a_changed_url() {
     let world = world("reconcile-moved").await;
     world.apply(&tools()).await.unwrap();
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     let old = bearer(&sidecar.until(|s| bearer(s, "tools").is_some()).await, "tools").unwrap();
     let mut moved = tools();
     moved["spec"]["server"]["url"] = json!("https://elsewhere.example.com/mcp");
@@ -428,7 +428,7 @@ async fn a_deleted_resource_is_withdrawn_from_the_sidecars() {
     let world = world("reconcile-deleted").await;
     world.apply(&tools()).await.unwrap();
     let pod = world.pod("litellm-0", litellm()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     sidecar
         .until(|snapshot| bearer(snapshot, "tools").is_some())
         .await;

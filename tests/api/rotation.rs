@@ -34,7 +34,7 @@ async fn start(world: &World, spec: Value) -> (Sidecar, String) {
     let pod = world
         .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
         .await;
-    let mut sidecar = Sidecar::of(world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(world, &pod).await;
     let snapshot = sidecar
         .until(|snapshot| bearer(snapshot, "tools").is_some())
         .await;
@@ -89,7 +89,7 @@ async fn a_broken_new_secret_keeps_the_old_token_serving_and_is_told() {
         let pod = world
             .pod("litellm-1", json!({"app.kubernetes.io/name": "litellm"}))
             .await;
-        let mut late = Sidecar::of(&world, &pod).await;
+        let mut late = Sidecar::in_pod(&world, &pod).await;
         let snapshot = late.next().await.unwrap();
         assert_eq!(bearer(&snapshot, "tools").as_deref(), Some(&*old));
 

@@ -39,7 +39,7 @@ async fn a_pod_gets_what_selects_it_in_its_own_namespace_and_nothing_else() {
     there.apply(&given("for-red", red())).await.unwrap();
 
     let pod = here.pod("litellm-0", red()).await;
-    let mut sidecar = Sidecar::of(&here, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&here, &pod).await;
     let snapshot = sidecar
         .until(|snapshot| bearer(snapshot, "for_red").is_some())
         .await;
@@ -53,7 +53,7 @@ async fn changed_labels_change_what_a_running_pod_gets() {
     world.secret("token", "token", "t0ken").await;
     world.apply(&given("for-red", red())).await.unwrap();
     let pod = world.pod("litellm-0", red()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     sidecar
         .until(|snapshot| bearer(snapshot, "for_red").is_some())
         .await;
@@ -129,7 +129,7 @@ async fn the_stream_of_a_deleted_pod_ends() {
     world.secret("token", "token", "t0ken").await;
     world.apply(&given("for-red", red())).await.unwrap();
     let pod = world.pod("litellm-0", red()).await;
-    let mut sidecar = Sidecar::of(&world, &pod).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
     sidecar
         .until(|snapshot| bearer(snapshot, "for_red").is_some())
         .await;

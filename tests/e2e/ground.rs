@@ -42,7 +42,7 @@ static ATTEMPTED: AtomicBool = AtomicBool::new(false);
 
 /// The ground, made at the first call, and its API.
 pub async fn ground() -> World {
-    let world = World::of(NAMESPACE).await;
+    let world = World::in_namespace(NAMESPACE).await;
     MADE.get_or_init(make).await;
     world
 }

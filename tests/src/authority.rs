@@ -13,24 +13,24 @@ pub struct Certificate {
 
 /// PEM of the authority's own certificate.
 pub fn bundle() -> String {
-    read("ca.crt")
+    read_setting_file("ca.crt")
 }
 
 /// A new client certificate with this common name, signed by the authority.
 pub fn certificate(name: &str) -> Certificate {
-    let authority = KeyPair::from_pem(&read("ca.key")).expect("the authority's key");
+    let authority = KeyPair::from_pem(&read_setting_file("ca.key")).expect("the authority's key");
     let issuer = Issuer::from_ca_cert_pem(&bundle(), authority).expect("the authority's certificate");
     let key = KeyPair::generate().expect("a key");
     let params = params(name);
     let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-    of(certificate.pem(), &key)
+    noted_certificate(certificate.pem(), &key)
 }
 
-/// A new client certificate with this common name that nobody but itself signed.
+/// A new client certificate with this common name that is signed by its own key only.
 pub fn self_signed(name: &str) -> Certificate {
     let key = KeyPair::generate().expect("a key");
     let certificate = params(name).self_signed(&key).expect("a certificate");
-    of(certificate.pem(), &key)
+    noted_certificate(certificate.pem(), &key)
 }
 
 fn params(name: &str) -> CertificateParams {
@@ -41,13 +41,13 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-fn of(chain: String, key: &KeyPair) -> Certificate {
+fn noted_certificate(chain: String, key: &KeyPair) -> Certificate {
     let key = key.serialize_pem();
     seen::note(&key);
     Certificate { chain, key }
 }
 
-fn read(file: &str) -> String {
+fn read_setting_file(file: &str) -> String {
     let path = format!("{}/{file}", setting("MCPAUTH_TEST_AUTHORITY"));
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }

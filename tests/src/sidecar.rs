@@ -83,7 +83,7 @@ pub async fn authority(world: &World) -> Certificate {
 
 impl Sidecar {
     /// Connects as the sidecar of this pod.
-    pub async fn of(world: &World, pod: &Pod) -> Self {
+    pub async fn in_pod(world: &World, pod: &Pod) -> Self {
         let token = token(world, AUDIENCE, Some(pod)).await;
         Self::connect(world, Some(&token), report(pod))
             .await
@@ -203,8 +203,8 @@ pub fn refused(snapshot: &Snapshot, server: &str, why: RejectionCause) -> Reject
 pub fn credential<'a>(snapshot: &'a Snapshot, server: &str) -> Option<&'a Credential> {
     let mut servers = snapshot.servers.iter();
     servers
-        .find(|found| found.route.server == server)
-        .map(|found| &found.credential)
+        .find(|served| served.route.server == server)
+        .map(|served| &served.credential)
 }
 
 /// The bearer token for a server, if there is one.

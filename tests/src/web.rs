@@ -20,7 +20,7 @@ pub struct Web {
 #[derive(Default)]
 struct Script {
     answers: HashMap<String, String>,
-    asked: Vec<String>,
+    requested_paths: Vec<String>,
 }
 
 impl Drop for Web {
@@ -65,11 +65,11 @@ impl Web {
     }
 
     /// Paths asked for so far, in order.
-    pub fn asked(&self) -> Vec<String> {
+    pub fn requested_paths(&self) -> Vec<String> {
         self.script
             .lock()
             .expect("no test panics meanwhile")
-            .asked
+            .requested_paths
             .clone()
     }
 }
@@ -86,7 +86,7 @@ async fn answer(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
     let answer = {
         let mut script = script.lock().expect("no test panics meanwhile");
-        script.asked.push(path.clone());
+        script.requested_paths.push(path.clone());
         script.answers.get(&path).cloned()
     };
     let answer = answer.unwrap_or_else(|| "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".into());

@@ -19,8 +19,8 @@ pub struct World {
 }
 
 impl World {
-    /// A namespace that is or will be made by others.
-    pub async fn of(namespace: &str) -> Self {
+    /// A namespace that exists, or that the caller makes.
+    pub async fn in_namespace(namespace: &str) -> Self {
         // Another test of the process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::try_default()
@@ -34,7 +34,7 @@ impl World {
 
     /// Makes a namespace with this name, opted in to injection or not.
     pub async fn new(namespace: &str, injection: bool) -> Self {
-        let world = Self::of(namespace).await;
+        let world = Self::in_namespace(namespace).await;
         let labels = if injection {
             json!({"mcpauth.dev/injection": "enabled"})
         } else {
@@ -46,7 +46,7 @@ impl World {
             .create(&PostParams::default(), &object)
             .await
             .expect("the namespace is new");
-        // Without a controller manager nobody else makes it.
+        // Without a controller manager no other program makes it.
         let account = world
             .create::<ServiceAccount>(json!({"metadata": {"name": "default"}}))
             .await;
@@ -121,7 +121,7 @@ impl World {
             .expect("it was there");
     }
 
-    /// A pod that nobody will run, with the labels of LiteLLM.
+    /// A pod that no kubelet runs, with the labels of LiteLLM.
     pub async fn pod(&self, name: &str, labels: Value) -> Pod {
         let pod = json!({
             "metadata": {

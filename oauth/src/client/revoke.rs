@@ -52,7 +52,7 @@ fn read(answer: Answer, redactor: &Redactor) -> Result<bool, Error> {
         return Err(response::redirected(answer, redactor));
     }
     let error = match serde_json::from_slice(&answer.body) {
-        Ok(Value::Object(fields)) => response::refusal(&answer, &fields, redactor),
+        Ok(Value::Object(fields)) => response::error_response(&answer, &fields, redactor),
         _ => None,
     };
     match error {

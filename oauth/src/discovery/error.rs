@@ -1,4 +1,4 @@
-//! Why no authorization server was found: what was asked where, and what came of it. What other servers said
+//! Discovery errors: why no authorization server was found, by the requests made. What other servers said
 //! is in here only as [`Redactor`] let it through.
 
 use std::fmt;

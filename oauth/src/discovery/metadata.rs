@@ -88,7 +88,7 @@ pub(crate) fn server(
 /// Reads a protected resource's metadata. Whose they are is not compared here.
 pub(crate) fn resource(fields: &Map<String, Value>) -> Result<Resource, MetadataError> {
     let name = text(fields, "resource")?.to_owned();
-    let issuers: Vec<_> = words(fields, "authorization_servers")
+    let issuers: Vec<_> = strings(fields, "authorization_servers")
         .take(MAX_ISSUERS)
         .map(str::to_owned)
         .collect();
@@ -98,7 +98,7 @@ pub(crate) fn resource(fields: &Map<String, Value>) -> Result<Resource, Metadata
             problem: "names none",
         });
     }
-    let scopes = valid_scopes(words(fields, "scopes_supported"));
+    let scopes = valid_scopes(strings(fields, "scopes_supported"));
     Ok(Resource {
         name,
         issuers,
@@ -116,7 +116,7 @@ fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<&'a s
     Err(MetadataError::Field { field, problem })
 }
 
-fn words<'a>(fields: &'a Map<String, Value>, field: &str) -> impl Iterator<Item = &'a str> {
+fn strings<'a>(fields: &'a Map<String, Value>, field: &str) -> impl Iterator<Item = &'a str> {
     let values = fields.get(field).and_then(Value::as_array);
     values.into_iter().flatten().filter_map(Value::as_str)
 }

@@ -1,6 +1,5 @@
-//! The search: asks the places where metadata may be, in order, until they are found. Sends nothing that is
-//! worth a secret, follows no redirect, and goes only where [`AddressPolicy`](crate::ssrf::AddressPolicy)
-//! lets it.
+//! Metadata search: requests the well-known URLs in order until metadata are found. Sends no secret, follows
+//! no redirect, and goes only where [`AddressPolicy`](crate::ssrf::AddressPolicy) lets it.
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
@@ -18,9 +17,9 @@ use crate::ssrf::AddressPolicy;
 use crate::transport::body_shape::BodyShape;
 use crate::transport::{Transport, TransportRules};
 
-/// What the MCP server is asked to get its challenge. Without a session and without effect in every version
-/// of the protocol; `initialize` would open a session that nobody closes, and some servers answer that one
-/// without a token.
+/// The request that makes the MCP server send its challenge. Without a session and without effect in every
+/// version of the protocol; `initialize` would open a session that is never closed, and some servers answer
+/// that one without a token.
 const PROBE_BODY: &str = r#"{"jsonrpc":"2.0","id":"mcp-auth","method":"tools/list","params":{}}"#;
 
 /// Where a search begins.
@@ -41,7 +40,7 @@ pub(super) enum SearchStart {
 /// What a search keeps to.
 #[derive(Clone, Debug)]
 pub(super) struct SearchRules {
-    pub place: SearchStart,
+    pub start: SearchStart,
     pub known_issuer: Option<String>,
     /// For the authorization server.
     pub ca_bundle: Option<String>,
@@ -81,8 +80,8 @@ impl SearchStart {
 impl SearchRules {
     /// A bundle of authorities that cannot be used is an error before any request is made.
     pub fn check_trust(&self) -> Result<(), Error> {
-        self.transport(self.place.url(), self.ca_bundle.as_deref())?;
-        if let SearchStart::Resource { url, ca_bundle } = &self.place {
+        self.transport(self.start.url(), self.ca_bundle.as_deref())?;
+        if let SearchStart::Resource { url, ca_bundle } = &self.start {
             self.transport(url, ca_bundle.as_deref())?;
         }
         Ok(())
@@ -108,7 +107,7 @@ impl<'a> Search<'a> {
     }
 
     pub async fn run(mut self) -> Result<ServerMetadata, DiscoveryError> {
-        match &self.rules.place {
+        match &self.rules.start {
             SearchStart::Issuer { name, url } => self.discover_by_issuer(name, url).await,
             SearchStart::Resource { url, ca_bundle } => {
                 self.discover_by_resource(url, ca_bundle.as_deref()).await
@@ -187,7 +186,7 @@ impl<'a> Search<'a> {
             return Err(self.not_found("MCP server"));
         }
         if let Some(server) = self
-            .server(&well_known::at(url, "/"), &origin, is_expected)
+            .server(&well_known::with_path(url, "/"), &origin, is_expected)
             .await?
         {
             return Ok(ServerMetadata {
@@ -200,7 +199,7 @@ impl<'a> Search<'a> {
         }
         Ok(ServerMetadata {
             issuer: known_issuer.unwrap_or(&origin).clone(),
-            token_endpoint: TokenUrl::from_url(well_known::at(url, "/token")),
+            token_endpoint: TokenUrl::from_url(well_known::with_path(url, "/token")),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
             mtls_revocation_endpoint: None,

@@ -40,9 +40,9 @@ pub(crate) fn parse(text: &str, allow_insecure_http: bool) -> Result<Url, &'stat
 pub(crate) fn server_metadata(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().trim_end_matches('/');
     let mut urls = vec![
-        at(issuer, &format!("/.well-known/oauth-authorization-server{path}")),
-        at(issuer, &format!("/.well-known/openid-configuration{path}")),
-        at(issuer, &format!("{path}/.well-known/openid-configuration")),
+        with_path(issuer, &format!("/.well-known/oauth-authorization-server{path}")),
+        with_path(issuer, &format!("/.well-known/openid-configuration{path}")),
+        with_path(issuer, &format!("{path}/.well-known/openid-configuration")),
     ];
     // Without a path the last two are one.
     urls.dedup();
@@ -53,15 +53,15 @@ pub(crate) fn server_metadata(issuer: &Url) -> Vec<Url> {
 pub(crate) fn resource_metadata(resource: &Url) -> Vec<Url> {
     const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
     let path = resource.path().trim_end_matches('/');
-    let mut own = at(resource, &format!("{WELL_KNOWN}{path}"));
+    let mut own = with_path(resource, &format!("{WELL_KNOWN}{path}"));
     own.set_query(resource.query());
-    let mut urls = vec![own, at(resource, WELL_KNOWN)];
+    let mut urls = vec![own, with_path(resource, WELL_KNOWN)];
     urls.dedup();
     urls
 }
 
 /// This path at the origin of `url`.
-pub(crate) fn at(url: &Url, path: &str) -> Url {
+pub(crate) fn with_path(url: &Url, path: &str) -> Url {
     let mut url = url.clone();
     url.set_path(path);
     url.set_query(None);
@@ -76,19 +76,18 @@ pub(crate) fn origin(url: &Url) -> String {
 /// Whether `server` is the resource or part of it: at the same origin, at its path or below.
 ///
 /// RFC 9728 section 3.3 wants the two to be identical. MCP servers name the whole origin or a path above the
-/// endpoint too, and are no less the owner of these: whoever answers for an origin answers for the paths in
-/// it.
+/// endpoint too, and these belong to them no less: the owner of an origin owns the paths in it.
 pub(crate) fn covers(resource: &str, server: &Url) -> bool {
     let Ok(resource) = Url::parse(resource) else {
         return false;
     };
     let above = resource.path().trim_end_matches('/');
     let below = server.path().trim_end_matches('/');
-    let within = below
+    let is_below = below
         .strip_prefix(above)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     resource.origin() == server.origin()
-        && within
+        && is_below
         && resource.fragment().is_none()
         && (resource.query().is_none() || resource.query() == server.query())
 }

@@ -16,7 +16,7 @@ use crate::{Error, SigningKey};
 
 /// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that
 /// differ.
-const LIFE: i64 = 60;
+const LIFETIME_SECONDS: i64 = 60;
 
 /// The future of one assertion.
 pub type AssertionFuture<'a> = Pin<Box<dyn Future<Output = Result<SecretString, Error>> + Send + 'a>>;
@@ -81,7 +81,7 @@ pub(crate) fn sign(
         "sub": client_id,
         "aud": audience,
         "iat": now,
-        "exp": now.saturating_add(LIFE),
+        "exp": now.saturating_add(LIFETIME_SECONDS),
         "jti": jws::random_jti(),
     });
     jws::sign_compact(

@@ -108,7 +108,7 @@ impl Algorithm {
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
+    fn from_name(name: &str) -> Option<Self> {
         [Self::Rs256, Self::Ps256, Self::Es256, Self::EdDsa]
             .into_iter()
             .find(|algorithm| algorithm.as_str() == name)

@@ -7,7 +7,7 @@ use super::schedule;
 use crate::{Error, Policy};
 
 /// Failures in a row that open the circuit.
-const OPENS_AFTER: u32 = 3;
+const FAILURE_THRESHOLD: u32 = 3;
 
 /// Whether requests are made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -33,7 +33,7 @@ impl Breaker {
     pub fn failed(&mut self, now: Timestamp, error: &Error, policy: &Policy) -> Timestamp {
         self.failures = self.failures.saturating_add(1);
         let until = schedule::retry_at(now, self.failures, error.retry_after(), policy);
-        self.circuit = if self.failures >= OPENS_AFTER || error.retry_after().is_some() {
+        self.circuit = if self.failures >= FAILURE_THRESHOLD || error.retry_after().is_some() {
             Circuit::Open { until }
         } else {
             Circuit::Closed

@@ -49,7 +49,7 @@ impl Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::after;
+    use crate::clock::time_after;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -60,17 +60,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn passes_at_its_moment_and_not_before() {
         let clock = Clock::starting_at(start());
-        let deadline = Deadline::at(after(start(), HOUR), &clock);
+        let deadline = Deadline::at(time_after(start(), HOUR), &clock);
         assert!(!deadline.has_passed(&clock));
         deadline.wait(&clock).await;
-        assert_eq!(clock.now(), after(start(), HOUR));
+        assert_eq!(clock.now(), time_after(start(), HOUR));
         assert!(deadline.has_passed(&clock));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_set_back_does_not_delay_it() {
         let clock = Clock::starting_at(start());
-        let deadline = Deadline::at(after(start(), HOUR), &clock);
+        let deadline = Deadline::at(time_after(start(), HOUR), &clock);
         let began = Instant::now();
         clock.set_by(-365 * 24 * 3600);
         deadline.wait(&clock).await;
@@ -80,7 +80,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_clock_set_forward_brings_it_at_the_next_look() {
         let clock = Clock::starting_at(start());
-        let deadline = Deadline::at(after(start(), HOUR), &clock);
+        let deadline = Deadline::at(time_after(start(), HOUR), &clock);
         let began = Instant::now();
         let waiting = async {
             tokio::time::sleep(Duration::from_secs(60)).await;

@@ -1,4 +1,4 @@
-//! The life of a source's token, decided: what an event makes of the state, and when the next request is due.
+//! Token lifecycle: what an event makes of the state, and when the next request is due.
 //! Takes the time as a parameter, and makes no request.
 
 use std::sync::Arc;
@@ -20,15 +20,15 @@ pub(super) struct TokenLifecycle {
     rejections: RejectionBackoff,
     step_ups: StepUpTracker,
     /// The request under way.
-    in_flight: Option<InFlight>,
+    in_flight: Option<PendingRequest>,
     /// When the token in use is renewed unless a resource server demands it earlier.
     renewal_at: Timestamp,
     /// A client was given that has not brought a token yet.
     unverified: bool,
 }
 
-struct InFlight {
-    ask: TokenRequest,
+struct PendingRequest {
+    token_request: TokenRequest,
     /// It is made for scopes alone: the token in use is good otherwise.
     for_scopes: bool,
 }
@@ -71,20 +71,25 @@ impl TokenLifecycle {
 
     /// A request is made now, for what this returns.
     pub fn start_request(&mut self, now: Timestamp) -> TokenRequest {
-        let ask = TokenRequest {
-            scopes: self.step_ups.ask().into_iter().map(Scope::new).collect(),
+        let token_request = TokenRequest {
+            scopes: self
+                .step_ups
+                .scopes_to_request()
+                .into_iter()
+                .map(Scope::new)
+                .collect(),
             rejections_in_a_row: self.rejections.in_a_row,
         };
         let for_scopes =
             self.step_ups.is_pending() && self.has_good_token() && !self.unverified && now < self.renewal_at;
-        self.in_flight = Some(InFlight {
-            ask: ask.clone(),
+        self.in_flight = Some(PendingRequest {
+            token_request: token_request.clone(),
             for_scopes,
         });
         self.state.requests += 1;
         self.breaker.probe();
         self.update_state();
-        ask
+        token_request
     }
 
     /// The request that was sent at this time came to its end.
@@ -96,7 +101,12 @@ impl TokenLifecycle {
     ) {
         let in_flight = self.in_flight.take();
         let (requested, for_scopes) = in_flight.map_or_else(Default::default, |in_flight| {
-            let requested: Vec<String> = in_flight.ask.scopes.into_iter().map(String::from).collect();
+            let requested: Vec<String> = in_flight
+                .token_request
+                .scopes
+                .into_iter()
+                .map(String::from)
+                .collect();
             (requested, in_flight.for_scopes)
         });
         match outcome.and_then(|issued| Token::issue(issued, sent_at, now)) {
@@ -190,13 +200,13 @@ impl TokenLifecycle {
         self.state.last_error = None;
         let scope = token.scope.as_deref();
         let step = self.step_ups.compare(requested, scope);
-        let taken = !(matches!(step, GrantOutcome::Short(_)) && for_scopes && self.has_good_token());
-        self.step_ups.answered(requested, scope, taken);
+        let accepted = !(matches!(step, GrantOutcome::Short(_)) && for_scopes && self.has_good_token());
+        self.step_ups.record_grant(requested, scope, accepted);
         self.state.step_up = match step {
             GrantOutcome::None => self.step_ups.last_outcome(&self.state.step_up, now),
             GrantOutcome::Up(step_up) | GrantOutcome::Half(step_up) | GrantOutcome::Short(step_up) => step_up,
         };
-        if !taken {
+        if !accepted {
             self.state.next_attempt_at = self.next_due_at(now).max(schedule::earliest_next(now));
             return;
         }

@@ -71,7 +71,7 @@ impl FromStr for RefreshBefore {
             None => duration(value).map(Self::Duration),
         };
         parsed.map_err(|problem| RefreshBeforeError {
-            // Whoever wrote it must recognise it; nobody needs all of it.
+            // Its author must recognise the value; a part of it is enough for that.
             value: value.chars().take(32).collect(),
             problem,
         })
@@ -79,7 +79,7 @@ impl FromStr for RefreshBefore {
 }
 
 fn share(percent: &str) -> Result<RefreshBefore, &'static str> {
-    match whole(percent) {
+    match parse_digits(percent) {
         Some(percent @ 1..=99) => Ok(RefreshBefore::Share(percent as u8)),
         Some(_) => Err("is out of range"),
         None => Err("is not a share"),
@@ -91,13 +91,13 @@ fn duration(value: &str) -> Result<Duration, &'static str> {
     let mut rest = value;
     let mut seconds = 0_u64;
     for (unit, length) in [('h', 3600), ('m', 60), ('s', 1)] {
-        if let Some((number, after)) = rest.split_once(unit) {
-            let number = whole(number).ok_or("is not a duration")?;
+        if let Some((number, following)) = rest.split_once(unit) {
+            let number = parse_digits(number).ok_or("is not a duration")?;
             seconds = number
                 .checked_mul(length)
                 .and_then(|more| seconds.checked_add(more))
                 .ok_or("is out of range")?;
-            rest = after;
+            rest = following;
         }
     }
     match (rest, seconds) {
@@ -109,7 +109,7 @@ fn duration(value: &str) -> Result<Duration, &'static str> {
 }
 
 /// Digits alone; the standard parser would also take a sign.
-fn whole(digits: &str) -> Option<u64> {
+fn parse_digits(digits: &str) -> Option<u64> {
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     if plain { digits.parse().ok() } else { None }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::clock::after;
+use crate::clock::time_after;
 use crate::renewal::{backoff, schedule};
 
 /// Wait before the successor of a token that is itself the successor of a refused one; doubles each time.
@@ -37,7 +37,7 @@ impl RejectionBackoff {
             1 => Duration::ZERO,
             _ => backoff::exponential(MIN_WAIT, doublings, MAX_WAIT),
         };
-        let retry_at = after(now, schedule::with_jitter(wait, random));
+        let retry_at = time_after(now, schedule::with_jitter(wait, random));
         self.retry_at = Some(retry_at);
         self.probation_ends_at = None;
         retry_at
@@ -59,7 +59,7 @@ impl RejectionBackoff {
             self.reset();
         }
         self.retry_at = None;
-        self.probation_ends_at = (self.in_a_row > 0).then(|| after(now, PROBATION_TIME));
+        self.probation_ends_at = (self.in_a_row > 0).then(|| time_after(now, PROBATION_TIME));
     }
 
     /// The token in use is gone, without a successor.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::clock::after;
+use crate::clock::time_after;
 use crate::renewal::backoff;
 use crate::{Policy, RetryAfter, Token};
 
@@ -23,7 +23,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// No two requests for one token begin within this time, but for those that a resource server demanded.
 pub(crate) fn earliest_next(now: Timestamp) -> Timestamp {
-    after(now, MIN_INTERVAL)
+    time_after(now, MIN_INTERVAL)
 }
 
 /// A wait, shortened at random by a tenth at the most, so that what began together does not go on together.
@@ -38,7 +38,7 @@ pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Time
     let wait = life.saturating_sub(policy.refresh_before.span(life));
     let wait = with_jitter(wait, policy.random);
     let shortest = MIN_WAIT.min(life / 2).max(MIN_INTERVAL);
-    after(token.issued_at.min(now), wait.max(shortest).min(life))
+    time_after(token.issued_at.min(now), wait.max(shortest).min(life))
 }
 
 /// When the next request is made after `failures` of them in a row: exponential with full jitter, and no
@@ -52,7 +52,7 @@ pub(crate) fn retry_at(
     let ceiling = backoff::exponential(MIN_BACKOFF, failures, MAX_BACKOFF);
     let wait = MIN_BACKOFF + (ceiling - MIN_BACKOFF).mul_f64((policy.random)());
     let requested = retry_after.map_or(Duration::ZERO, |header| header.wait(now));
-    after(now, wait.max(requested))
+    time_after(now, wait.max(requested))
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
 
     fn token(life: Option<u64>) -> Token {
         let mut token = Token::issue(IssuedToken::bearer("t"), now(), now()).unwrap();
-        token.expires_at = life.map(|life| after(now(), Duration::from_secs(life)));
+        token.expires_at = life.map(|life| time_after(now(), Duration::from_secs(life)));
         token
     }
 
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_token_that_was_handed_over_with_less_than_a_second_is_renewed_by_its_end() {
         let mut token = token(Some(0));
-        token.expires_at = Some(after(now(), Duration::from_millis(300)));
+        token.expires_at = Some(time_after(now(), Duration::from_millis(300)));
         assert_eq!(
             refresh_at(&token, &policy("33%", || 0.0), now()),
             token.expires_at.unwrap()
@@ -144,9 +144,9 @@ mod tests {
     fn a_token_from_the_future_is_renewed_as_if_it_were_of_now() {
         let token = token(Some(3600));
         let year = Duration::from_secs(365 * 24 * 3600);
-        let set_back = crate::clock::before(now(), year);
+        let set_back = crate::clock::time_before(now(), year);
         let at = refresh_at(&token, &policy("33%", || 0.0), set_back);
-        assert_eq!(at, after(set_back, Duration::from_secs(2412)));
+        assert_eq!(at, time_after(set_back, Duration::from_secs(2412)));
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn waits_as_long_as_the_server_asks_in_seconds_or_by_date() {
         assert_eq!(retried_after(1, Some("120"), || 0.0), 120_000);
-        let date = httpdate::fmt_http_date(SystemTime::from(after(now(), Duration::from_secs(90))));
+        let date = httpdate::fmt_http_date(SystemTime::from(time_after(now(), Duration::from_secs(90))));
         assert_eq!(retried_after(1, Some(&date), || 0.0), 90_000);
     }
 
@@ -209,7 +209,7 @@ mod tests {
                 let policy = Policy { refresh_before, random, ..Policy::default() };
                 let at = refresh_at(&token, &policy, now());
                 prop_assert!(at <= token.expires_at.unwrap());
-                prop_assert!(at >= after(now(), MIN_INTERVAL));
+                prop_assert!(at >= time_after(now(), MIN_INTERVAL));
             }
         }
     }

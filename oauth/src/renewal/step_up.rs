@@ -1,6 +1,7 @@
-//! Scopes that an MCP server demands beyond those of the registration (403, `insufficient_scope`): which of
-//! them to ask for, how often, and what the authorization server made of it. A refusal costs nothing but
-//! itself: the token in use serves on, and renewals go on with what was granted last.
+//! Step-up authorization: scopes that an MCP server demands beyond those of the registration (403,
+//! `insufficient_scope`): which of them to ask for, how often, and what the authorization server made of it.
+//! A refusal costs nothing but itself: the token in use serves on, and renewals go on with what was granted
+//! last.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use oauth2::basic::BasicErrorResponseType;
 
-use crate::clock::after;
+use crate::clock::time_after;
 use crate::{Error, ErrorCode};
 
 /// Most scopes beyond the registration's. More make no sense for a tool, and a token request has to stay
@@ -181,7 +182,7 @@ impl StepUpTracker {
     }
 
     /// The scopes that the next request asks for besides the registration's.
-    pub fn ask(&self) -> Vec<String> {
+    pub fn scopes_to_request(&self) -> Vec<String> {
         let scopes = self
             .pending
             .as_ref()
@@ -214,12 +215,12 @@ impl StepUpTracker {
         }
     }
 
-    /// A request for these scopes was answered, with a token of this scope that takes over if `taken`.
-    pub fn answered(&mut self, requested: &[String], scope: Option<&str>, taken: bool) {
+    /// A request for these scopes was answered, with a token of this scope that takes over if `accepted`.
+    pub fn record_grant(&mut self, requested: &[String], scope: Option<&str>, accepted: bool) {
         let granted = granted_scopes(requested, scope);
         let requested: Scopes = requested.iter().cloned().collect();
         self.finish(&requested, granted != requested);
-        if taken {
+        if accepted {
             self.granted = granted;
         }
     }
@@ -227,14 +228,14 @@ impl StepUpTracker {
     /// A request for these scopes failed.
     pub fn failed(&mut self, requested: &[String], error: &Error) -> FailureOutcome {
         let scopes: Scopes = requested.iter().cloned().collect();
-        let beyond: Vec<_> = scopes.difference(&self.granted).cloned().collect();
+        let additional: Vec<_> = scopes.difference(&self.granted).cloned().collect();
         let refused = |scopes: &[String]| StepUp::Refused {
             scopes: scopes.to_vec(),
             why: StepUpError::Failed(error.clone()),
         };
-        if concerns_scopes(error) && !beyond.is_empty() {
+        if concerns_scopes(error) && !additional.is_empty() {
             self.finish(&scopes, true);
-            return FailureOutcome::Refused(refused(&beyond));
+            return FailureOutcome::Refused(refused(&additional));
         }
         if concerns_scopes(error) && !scopes.is_empty() {
             // What was granted once is not any more: back to the registration's own.
@@ -242,13 +243,13 @@ impl StepUpTracker {
             return FailureOutcome::Refused(refused(requested));
         }
         match &mut self.pending {
-            Some(pending) if !beyond.is_empty() => {
+            Some(pending) if !additional.is_empty() => {
                 pending.tries += 1;
                 if pending.tries < MAX_TRIES {
                     return FailureOutcome::Other;
                 }
                 self.pending = None;
-                FailureOutcome::GivenUp(refused(&beyond))
+                FailureOutcome::GivenUp(refused(&additional))
             }
             _ => FailureOutcome::Other,
         }
@@ -299,7 +300,7 @@ impl StepUpTracker {
     fn forget(&mut self, now: Timestamp) {
         // A time that seems to be yet to come was written before the clock was set back.
         self.attempts
-            .retain(|attempt| attempt.at <= now && now < after(attempt.at, ATTEMPT_MEMORY));
+            .retain(|attempt| attempt.at <= now && now < time_after(attempt.at, ATTEMPT_MEMORY));
     }
 }
 

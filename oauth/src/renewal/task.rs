@@ -8,9 +8,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::lifecycle::TokenLifecycle;
-use crate::clock::before;
+use crate::clock::time_before;
 use crate::renewal::deadline::Deadline;
-use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester, within};
+use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester, with_deadline};
 use crate::{Clock, Error, Policy, TokenSourceState};
 
 /// What the handle tells its task.
@@ -25,13 +25,13 @@ pub(super) struct SourceTask {
     requester: Arc<dyn TokenRequester>,
     clock: Clock,
     lifecycle: TokenLifecycle,
-    in_flight: Option<InFlight>,
+    in_flight: Option<RunningRequest>,
     deadlines: Deadlines,
     state: watch::Sender<TokenSourceState>,
 }
 
 /// The request under way.
-struct InFlight {
+struct RunningRequest {
     sent_at: Timestamp,
     timer: Instant,
     outcome: TokenRequestFuture<'static>,
@@ -141,10 +141,10 @@ impl SourceTask {
             .renewal
             .filter(|deadline| !deadline.has_passed(&self.clock));
         let requester = Arc::clone(&self.requester);
-        self.in_flight = Some(InFlight {
+        self.in_flight = Some(RunningRequest {
             sent_at,
             timer: Instant::now(),
-            outcome: Box::pin(async move { within(limit, requester.request(&request)).await }),
+            outcome: Box::pin(async move { with_deadline(limit, requester.request(&request)).await }),
         });
     }
 
@@ -173,13 +173,13 @@ impl SourceTask {
 /// The outcome of the request under way, and when that was sent: as the clock said then, or as it would have
 /// said had it been set already to what it is now, whichever is earlier. Never, where there is none.
 async fn completion(
-    in_flight: &mut Option<InFlight>,
+    in_flight: &mut Option<RunningRequest>,
     clock: &Clock,
 ) -> (Timestamp, Result<IssuedToken, Error>) {
     match in_flight {
         Some(in_flight) => {
             let outcome = in_flight.outcome.as_mut().await;
-            let sent_at = before(clock.now(), in_flight.timer.elapsed());
+            let sent_at = time_before(clock.now(), in_flight.timer.elapsed());
             (in_flight.sent_at.min(sent_at), outcome)
         }
         None => std::future::pending().await,

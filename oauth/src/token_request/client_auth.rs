@@ -1,4 +1,4 @@
-//! Who asks: from the registration's client authentication to what one request carries of it.
+//! Client authentication: from the method in the registration to what one request carries of it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::jose::assertion;
 use crate::redact::Redactor;
 use crate::registration::{ClientAuthentication, ClientSecrets, Registration};
 
-/// What a request says of its sender. No `Debug`: it holds secrets.
+/// The client authentication of one request. No `Debug`: it holds secrets.
 pub(crate) enum ClientAuth<'a> {
     /// Nothing, or the name alone: the rest is said elsewhere or by the TLS connection.
     Id(Option<&'a ClientId>),
@@ -90,7 +90,7 @@ impl ClientSecrets {
     }
 }
 
-/// Refuses a registration without the client's name where it is needed.
+/// Refuses a registration without a client identifier where one is needed.
 pub(crate) fn check(registration: &Registration) -> Result<(), Error> {
     match &registration.authentication {
         ClientAuthentication::None | ClientAuthentication::Assertion(_) => Ok(()),
@@ -99,7 +99,7 @@ pub(crate) fn check(registration: &Registration) -> Result<(), Error> {
     }
 }
 
-/// The client secrets; `None` where the client has no such thing.
+/// The client secrets; `None` where the method uses none.
 pub(crate) fn secrets(registration: &Registration) -> Option<&ClientSecrets> {
     match &registration.authentication {
         ClientAuthentication::SecretBasic(secrets) | ClientAuthentication::SecretPost(secrets) => {
@@ -109,7 +109,7 @@ pub(crate) fn secrets(registration: &Registration) -> Option<&ClientSecrets> {
     }
 }
 
-/// Keeps back what the registration holds of secrets.
+/// Redacts the secrets of the registration.
 pub(crate) fn redactor(registration: &Registration) -> Redactor {
     let client_id = registration.client_id.as_ref().map_or("", |id| id.as_str());
     let mut redactor = Redactor::default();
@@ -124,7 +124,7 @@ pub(crate) fn redactor(registration: &Registration) -> Redactor {
     redactor
 }
 
-/// Keeps back what this request says besides.
+/// Redacts what this request carries besides.
 pub(crate) fn with_request_secrets(client_auth: &ClientAuth<'_>, redactor: Redactor) -> Redactor {
     match client_auth {
         ClientAuth::Assertion { assertion, .. } => redactor.hide_form_value(assertion.expose_secret()),

@@ -39,15 +39,15 @@ impl Form {
     /// RFC 7009 section 2.1.
     pub fn revocation(token: &AccessToken) -> Self {
         Self(Vec::new())
-            .with("token", token.secret())
-            .with("token_type_hint", "access_token")
+            .with_parameter("token", token.secret())
+            .with_parameter("token_type_hint", "access_token")
     }
 
     pub fn grant(grant_type: &str) -> Self {
-        Self(Vec::new()).with("grant_type", grant_type)
+        Self(Vec::new()).with_parameter("grant_type", grant_type)
     }
 
-    pub fn with(mut self, name: &str, value: &str) -> Self {
+    pub fn with_parameter(mut self, name: &str, value: &str) -> Self {
         self.0.push((name.to_owned(), value.to_owned()));
         self
     }

@@ -1,4 +1,4 @@
-//! What a token is asked for by: client credentials, which the oauth2 crate builds the request of, and beside
+//! Grants: client credentials, which the oauth2 crate builds the request of, and beside
 //! it, in the same shape, the grants that it does not know.
 
 use oauth2::basic::{BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse};
@@ -54,7 +54,7 @@ impl GrantRequest {
     /// RFC 7523 section 2.1.
     pub fn jwt_bearer(parameters: &GrantParameters<'_>, assertion: &SecretString) -> Self {
         let form = Form::grant("urn:ietf:params:oauth:grant-type:jwt-bearer")
-            .with("assertion", assertion.expose_secret());
+            .with_parameter("assertion", assertion.expose_secret());
         Self::Extension(parameters.add_to(form))
     }
 
@@ -62,10 +62,10 @@ impl GrantRequest {
     pub fn token_exchange(parameters: &GrantParameters<'_>, subject_token: &SecretString) -> Self {
         let exchange = &parameters.registration.token_exchange;
         let mut form = Form::grant("urn:ietf:params:oauth:grant-type:token-exchange")
-            .with("subject_token", subject_token.expose_secret())
-            .with("subject_token_type", &exchange.subject_token_type);
+            .with_parameter("subject_token", subject_token.expose_secret())
+            .with_parameter("subject_token_type", &exchange.subject_token_type);
         if let Some(kind) = &exchange.requested_token_type {
-            form = form.with("requested_token_type", kind);
+            form = form.with_parameter("requested_token_type", kind);
         }
         Self::Extension(parameters.add_to(form))
     }
@@ -133,10 +133,10 @@ impl GrantParameters<'_> {
     fn add_to(&self, mut form: Form) -> Form {
         if !self.scopes.is_empty() {
             let names: Vec<&str> = self.scopes.iter().map(AsRef::as_ref).collect();
-            form = form.with("scope", &names.join(" "));
+            form = form.with_parameter("scope", &names.join(" "));
         }
         for (name, value) in self.beyond_scope() {
-            form = form.with(&name, &value);
+            form = form.with_parameter(&name, &value);
         }
         form
     }

@@ -1,5 +1,6 @@
-//! What an answer of the token endpoint means: a token, or why there is none. Reads generously, since servers
-//! differ: any 2xx status, any content type with JSON in it, `expires_in` as a number or text.
+//! Token response: from an answer of the token endpoint to a token, or to why there is none. Reads
+//! generously, since servers differ: any 2xx status, any content type with JSON in it, `expires_in` as a
+//! number or text.
 
 pub(crate) mod token_endpoint_response;
 
@@ -33,7 +34,7 @@ const NAMED_OTHERWISE: [&str; 3] = [
     "urn:ietf:params:oauth:token-type:id_token",
 ];
 
-/// What was asked for.
+/// The token that was requested.
 #[derive(Clone, Copy)]
 pub(crate) struct ExpectedToken {
     pub token_type: TokenType,
@@ -67,7 +68,7 @@ pub(crate) fn accept(
             });
         }
     };
-    if let Some(error) = refusal(&answer, &fields, redactor) {
+    if let Some(error) = error_response(&answer, &fields, redactor) {
         return Err(error);
     }
     if !status.is_success() {
@@ -107,22 +108,28 @@ pub(crate) fn redirected(answer: Answer, redactor: &Redactor) -> Error {
 
 /// An OAuth error, which some servers send with status 200. Gateways and frameworks too answer with a field
 /// `error`, such as `Service Unavailable`; there the status says more.
-pub(crate) fn refusal(answer: &Answer, fields: &Map<String, Value>, redactor: &Redactor) -> Option<Error> {
+pub(crate) fn error_response(
+    answer: &Answer,
+    fields: &Map<String, Value>,
+    redactor: &Redactor,
+) -> Option<Error> {
     let text = |name| fields.get(name).and_then(Value::as_str);
-    let sent = text("error")?;
+    let code_text = text("error")?;
     if answer.status.is_success() && text("access_token").is_some_and(|token| !token.is_empty()) {
         return None;
     }
     let token = text("access_token").unwrap_or_default();
     let redactor = redactor.clone().hide(token);
-    let code = match ErrorCode::from_standard(sent) {
+    let code = match ErrorCode::from_standard(code_text) {
         Some(code) => code,
-        None if !answer.status.is_success() && (answer.status.is_server_error() || sent.contains(' ')) => {
+        None if !answer.status.is_success()
+            && (answer.status.is_server_error() || code_text.contains(' ')) =>
+        {
             return None;
         }
-        None => ErrorCode::other(
+        None => ErrorCode::extension(
             redactor
-                .redact(sent, MAX_CODE_CHARS)
+                .redact(code_text, MAX_CODE_CHARS)
                 .unwrap_or_else(|| "unknown".into()),
         ),
     };

@@ -1,4 +1,4 @@
-//! What a body looks like that is not the JSON that was to be there.
+//! Body shape: what a body looks like that is not the expected JSON.
 
 /// What an answer that is not JSON looks like. A closed set: the answer itself may hold anything.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

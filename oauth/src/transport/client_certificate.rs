@@ -1,4 +1,4 @@
-//! The TLS client certificate (RFC 8705): from PEM to what the handshake shows, judged before it is shown.
+//! The TLS client certificate (RFC 8705): from PEM to what the handshake presents, checked before that.
 
 use std::fmt;
 
@@ -18,14 +18,14 @@ use crate::{ClientCertificate, Error};
 /// A certificate whose key belongs to it.
 #[derive(Clone)]
 pub(crate) struct Certificate {
-    identity: Identity,
+    tls_identity: Identity,
     expires_at: Timestamp,
 }
 
 impl Certificate {
-    pub fn read(given: &ClientCertificate) -> Result<Self, Error> {
+    pub fn read(pem_texts: &ClientCertificate) -> Result<Self, Error> {
         let invalid = |problem| Error::InvalidCertificate { problem };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(given.chain.as_bytes())
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(pem_texts.chain.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|_| invalid("holds a chain that is no PEM"))?;
         let Some(leaf) = chain.first() else {
@@ -36,7 +36,7 @@ impl Certificate {
         let expires_at =
             Timestamp::from_second(parsed.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
 
-        let text = given.key.expose_secret();
+        let text = pem_texts.key.expose_secret();
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
             invalid(if text.contains("ENCRYPTED") {
                 "holds an encrypted key"
@@ -49,14 +49,14 @@ impl Certificate {
             PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
             _ => "PRIVATE KEY",
         };
-        // Only what was judged here is shown, whatever else the texts hold.
-        let mut both = Zeroizing::new(Vec::new());
-        both.extend_from_slice(pem::encode(label, key.secret_der()).expose_secret().as_bytes());
+        // Only what was checked here is presented, whatever else the texts hold.
+        let mut bundle = Zeroizing::new(Vec::new());
+        bundle.extend_from_slice(pem::encode(label, key.secret_der()).expose_secret().as_bytes());
         for certificate in &chain {
-            both.extend_from_slice(pem::encode("CERTIFICATE", certificate).expose_secret().as_bytes());
+            bundle.extend_from_slice(pem::encode("CERTIFICATE", certificate).expose_secret().as_bytes());
         }
-        let identity =
-            Identity::from_pem(&both).map_err(|_| invalid("holds a chain and a key that cannot be read"))?;
+        let tls_identity = Identity::from_pem(&bundle)
+            .map_err(|_| invalid("holds a chain and a key that cannot be read"))?;
         CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
             invalid(match error {
                 rustls::Error::InconsistentKeys(_) => {
@@ -65,11 +65,14 @@ impl Certificate {
                 _ => "holds a key that TLS cannot sign with",
             })
         })?;
-        Ok(Self { identity, expires_at })
+        Ok(Self {
+            tls_identity,
+            expires_at,
+        })
     }
 
-    pub fn identity(&self) -> Identity {
-        self.identity.clone()
+    pub fn tls_identity(&self) -> Identity {
+        self.tls_identity.clone()
     }
 
     /// An error once it has expired: the server would say so less clearly, if at all. One that is not valid

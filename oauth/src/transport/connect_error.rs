@@ -1,8 +1,8 @@
-//! Why no connection came about.
+//! Connect errors: why no connection was established.
 
 use crate::ssrf::ForbiddenAddressError;
 
-/// Why no connection came about.
+/// Why no connection was established.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ConnectError {
     #[error("its host name does not resolve")]

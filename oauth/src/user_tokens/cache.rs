@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::TokenResult;
 use super::byte_budget::{BudgetShare, ByteBudget};
 use super::lru::{LruOrder, LruPosition};
-use crate::clock::{after, before};
+use crate::clock::{time_after, time_before};
 use crate::renewal::breaker::Breaker;
 use crate::renewal::deadline::Deadline;
 use crate::renewal::rejection_backoff::RejectionBackoff;
@@ -170,7 +170,7 @@ impl UserTokenCache {
             Err(error) => {
                 entry.failures = entry.failures.saturating_add(1);
                 let until = match is_user_error(&error) {
-                    true => after(now, REJECTION_CACHE_TIME),
+                    true => time_after(now, REJECTION_CACHE_TIME),
                     false => schedule::retry_at(now, entry.failures, error.retry_after(), &self.policy),
                 };
                 entry.failed = Some(CachedFailure {
@@ -300,8 +300,8 @@ impl UserEntry {
 impl CachedToken {
     fn new(token: Arc<Token>, clock: &Clock, budget: &ByteBudget) -> Self {
         let refresh_at = match token.expires_at {
-            Some(end) => before(end, (token.life() / 10).min(MAX_MARGIN)),
-            None => after(clock.now(), MAX_UNKNOWN_LIFETIME),
+            Some(end) => time_before(end, (token.life() / 10).min(MAX_MARGIN)),
+            None => time_after(clock.now(), MAX_UNKNOWN_LIFETIME),
         };
         Self {
             refresh_at: Deadline::at(refresh_at, clock),

@@ -1,4 +1,4 @@
-//! TLS client certificates, shown to an MCP server that lets nobody in without one.
+//! TLS client certificates, shown to an MCP server that requires one.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 
-use crate::scene::{Sidecar, bytes, json, nobody, post, server, whole};
+use crate::scene::{Sidecar, bytes, json, post, server, unused_address, whole};
 
 /// An authority that both sides trust, and a server that says whose certificate it was shown.
 struct Mutual {
@@ -104,7 +104,7 @@ impl Mutual {
 async fn the_certificate_is_shown_and_a_new_one_needs_no_restart() {
     let mutual = Mutual::start().await;
     let ((first, first_seen), (second, second_seen)) = (mutual.pair("first"), mutual.pair("second"));
-    let sidecar = Sidecar::start(nobody().await, &[mutual.tools(Some(first))]);
+    let sidecar = Sidecar::start(unused_address().await, &[mutual.tools(Some(first))]);
     let ask = async || bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await;
     assert_eq!(ask().await, first_seen);
     assert_eq!(ask().await, first_seen);
@@ -120,7 +120,7 @@ async fn the_certificate_is_shown_and_a_new_one_needs_no_restart() {
 async fn an_operator_that_was_restarted_leaves_tls_as_it_was_with_the_token() {
     let mutual = Mutual::start().await;
     let (pair, seen) = mutual.pair("first");
-    let sidecar = Sidecar::start(nobody().await, &[mutual.tools(Some(pair))]);
+    let sidecar = Sidecar::start(unused_address().await, &[mutual.tools(Some(pair))]);
     let mut restarted = mutual.tools(None);
     restarted.route.ca_bundle = None;
     restarted.credential = Credential::Unavailable {
@@ -138,7 +138,7 @@ async fn an_operator_that_was_restarted_leaves_tls_as_it_was_with_the_token() {
 #[tokio::test]
 async fn without_the_certificate_the_server_lets_nobody_in() {
     let mutual = Mutual::start().await;
-    let sidecar = Sidecar::start(nobody().await, &[mutual.tools(None)]);
+    let sidecar = Sidecar::start(unused_address().await, &[mutual.tools(None)]);
     let answer = post(sidecar.outbound, "/tools/mcp", "{}").await;
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     assert_eq!(mutual.connections.load(Ordering::SeqCst), 0);
@@ -149,7 +149,7 @@ async fn a_pair_that_does_not_fit_is_a_problem_that_names_the_field_and_shows_no
     let mutual = Mutual::start().await;
     let (mut pair, _) = mutual.pair("first");
     pair.key = mutual.pair("second").0.key;
-    let sidecar = Sidecar::start(nobody().await, &[]);
+    let sidecar = Sidecar::start(unused_address().await, &[]);
     let problems = sidecar.routes.apply(&[mutual.tools(Some(pair))]);
     assert_eq!(problems[0].reason, "InvalidClientCertificate");
     assert!(

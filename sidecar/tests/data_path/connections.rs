@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::scene::{
-    PATIENCE, Scripted, Sidecar, bytes, get, json, nobody, post, raw, read_head, send, server, streamed,
-    until, whole,
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, post, raw, read_head, send, server, streamed, until,
+    unused_address, whole,
 };
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -134,7 +134,7 @@ async fn a_server_with_a_private_authority_is_reached_by_its_ca_bundle_and_not_w
     for host in ["127.0.0.1", "localhost"] {
         let mut tools = server(&format!("https://{host}:{port}/mcp"));
         tools.route.ca_bundle = Some(key.cert.pem());
-        let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&tools));
+        let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&tools));
         assert_eq!(
             bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await,
             "Bearer service-token"
@@ -168,7 +168,7 @@ async fn a_request_that_has_begun_is_answered_before_the_sidecar_ends() {
     has_begun.await.unwrap();
     let mut idle = TcpStream::connect(sidecar.inbound).await.unwrap();
     idle.write_all(b"GET /").await.unwrap();
-    sidecar.stop(PATIENCE);
+    sidecar.stop(TEST_TIMEOUT);
     let inbound = sidecar.inbound;
     // Its end shows that the sidecar has taken note.
     while TcpStream::connect(inbound).await.is_ok() {
@@ -177,7 +177,7 @@ async fn a_request_that_has_begun_is_answered_before_the_sidecar_ends() {
     go_on.send(()).unwrap();
     assert_eq!(bytes(answer.await.unwrap()).await, "late");
     drop(idle);
-    timeout(PATIENCE, tokio::task::spawn_blocking(move || sidecar.join()))
+    timeout(TEST_TIMEOUT, tokio::task::spawn_blocking(move || sidecar.join()))
         .await
         .expect("an end in time")
         .unwrap();
@@ -185,11 +185,11 @@ async fn a_request_that_has_begun_is_answered_before_the_sidecar_ends() {
 
 #[tokio::test]
 async fn what_is_no_http_is_closed() {
-    let sidecar = Sidecar::start(nobody().await, &[]);
+    let sidecar = Sidecar::start(unused_address().await, &[]);
     let mut stream = TcpStream::connect(sidecar.inbound).await.unwrap();
     stream.write_all(b"\x16\x03\x01 no HTTP\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut answer))
+    timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer))
         .await
         .expect("an end in time")
         .unwrap();

@@ -6,7 +6,7 @@ use mcp_auth_protocol::sync::UserContext;
 use mcp_auth_sidecar::proxy::user_context::seal::EPOCH_SECONDS;
 use mcp_auth_sidecar::proxy::user_context::{Allowlist, gather};
 
-use crate::scene::{Scripted, Sidecar, json, listed, nobody, post, raw, send, server, whole};
+use crate::scene::{Scripted, Sidecar, json, listed, post, raw, send, server, unused_address, whole};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call"}"#;
 
@@ -35,7 +35,7 @@ async fn a_session_older_than_its_context_has_no_user_any_more_and_is_told_so_wh
     let mut strict = server(&url);
     strict.route.server = "strict".into();
     strict.route.user_context = UserContext::Required;
-    let sidecar = Sidecar::start(nobody().await, &[server(&url), strict]);
+    let sidecar = Sidecar::start(unused_address().await, &[server(&url), strict]);
 
     let young = sealed(&sidecar, "session_id=S-a", 1);
     // Two epochs ago, and three, so that an hour that ends meanwhile changes nothing.
@@ -119,7 +119,7 @@ async fn several_cookie_fields_are_one_to_the_server_and_blank_identities_are_no
 async fn discovery_carries_nobody_whatever_litellm_was_told_to_send() {
     let upstream = Scripted::echo().await;
     let sidecar = Sidecar::start(
-        nobody().await,
+        unused_address().await,
         &[server(&format!("http://{}/mcp", upstream.address))],
     );
     // As LiteLLM asks at its start, and as it asks for a user whose `x-mcp-tools-...` headers it sends along.

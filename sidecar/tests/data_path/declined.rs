@@ -1,4 +1,4 @@
-//! Refused tokens for which the operator has nothing better: nobody waits for what will not come.
+//! Refused tokens for which the operator has nothing better: no request waits for a token that will not come.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause, Server};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use serde_json::Value;
 
-use crate::scene::{PATIENCE, Scripted, Sidecar, json, post, send, streamed, whole};
+use crate::scene::{Scripted, Sidecar, TEST_TIMEOUT, json, post, send, streamed, whole};
 use crate::tokens::{CALL, PATIENT, challenge, is_error, takes_only, tools, unauthorized};
 
 const SAID: &str = "tokens that were just issued are refused as well";
@@ -119,7 +119,7 @@ async fn the_server_taking_the_token_again_is_noticed_all_the_same() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, recovered)
+    tokio::time::timeout(TEST_TIMEOUT, recovered)
         .await
         .expect("one of the calls finds out");
     assert_eq!(post(outbound, "/tools/mcp", CALL).await.status(), StatusCode::OK);

@@ -14,7 +14,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::scene::{
-    PATIENCE, Scripted, Sidecar, bytes, json, listed, nobody, read_head, server, streamed, until, whole,
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, json, listed, read_head, server, streamed, until, unused_address,
+    whole,
 };
 use crate::wires::{absolute, ask, http2};
 
@@ -120,7 +121,7 @@ async fn gated() -> (Arc<Semaphore>, Scripted) {
 async fn the_outbound_listener_takes_no_other_host_for_its_own() {
     let upstream = Scripted::echo().await;
     let sidecar = Sidecar::start(
-        nobody().await,
+        unused_address().await,
         &[server(&format!("http://{}/mcp", upstream.address))],
     );
     let mut sender = http2(sidecar.outbound).await;
@@ -146,7 +147,7 @@ async fn the_outbound_listener_takes_no_other_host_for_its_own() {
 
 #[tokio::test]
 async fn a_tunnel_is_not_opened() {
-    let sidecar = Sidecar::start(nobody().await, &[]);
+    let sidecar = Sidecar::start(unused_address().await, &[]);
     for address in [sidecar.inbound, sidecar.outbound] {
         let mut sender = http2(address).await;
         let request = Request::connect("localhost:80").body(whole("")).unwrap();
@@ -162,7 +163,7 @@ async fn a_tunnel_is_not_opened() {
 
 #[tokio::test]
 async fn an_error_of_ours_looks_the_same() {
-    let sidecar = Sidecar::start(nobody().await, &[]);
+    let sidecar = Sidecar::start(unused_address().await, &[]);
     let answer = ask(
         Version::HTTP_2,
         sidecar.outbound,
@@ -203,11 +204,11 @@ async fn while_draining_the_connection_is_taken_leave_of_and_what_has_begun_ends
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, taken_leave_of)
+    timeout(TEST_TIMEOUT, taken_leave_of)
         .await
         .expect("no request in time");
     before_sender.send("the rest".into()).unwrap();
-    let frame = timeout(PATIENCE, before.body_mut().frame()).await.unwrap();
+    let frame = timeout(TEST_TIMEOUT, before.body_mut().frame()).await.unwrap();
     assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "the rest");
     drop(before_sender);
     assert_eq!(bytes(before).await, "");
@@ -220,7 +221,7 @@ async fn the_sidecar_ends_after_the_requests_that_have_begun() {
     let mut sender = http2(sidecar.inbound).await;
     let begun = tokio::spawn(sender.send_request(absolute(Request::get("/late"), "localhost", whole(""))));
     until(|| litellm.seen().len() == 1).await;
-    sidecar.stop(PATIENCE);
+    sidecar.stop(TEST_TIMEOUT);
     let inbound = sidecar.inbound;
     // Its end shows that the sidecar has taken note.
     while TcpStream::connect(inbound).await.is_ok() {
@@ -228,7 +229,7 @@ async fn the_sidecar_ends_after_the_requests_that_have_begun() {
     }
     gate.add_permits(1);
     assert_eq!(bytes(begun.await.unwrap().unwrap()).await, "/late");
-    timeout(PATIENCE, tokio::task::spawn_blocking(move || sidecar.join()))
+    timeout(TEST_TIMEOUT, tokio::task::spawn_blocking(move || sidecar.join()))
         .await
         .expect("an end in time")
         .unwrap();
@@ -300,7 +301,7 @@ async fn a_beginning_that_comes_in_pieces_is_told_apart() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let mut head = [0; 9];
-    timeout(PATIENCE, client.read_exact(&mut head))
+    timeout(TEST_TIMEOUT, client.read_exact(&mut head))
         .await
         .unwrap()
         .unwrap();

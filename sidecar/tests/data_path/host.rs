@@ -1,14 +1,14 @@
 //! Requests to the outbound listener by a name that is not loopback's, as those of a page that was led to it
 //! are.
 
-use crate::scene::{Scripted, Sidecar, nobody, raw, server};
+use crate::scene::{Scripted, Sidecar, raw, server, unused_address};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call","params":{"name":"x"}}"#;
 
 async fn scene() -> (Scripted, Sidecar) {
     let upstream = Scripted::echo().await;
     let tools = server(&format!("http://{}/mcp", upstream.address));
-    let sidecar = Sidecar::start(nobody().await, &[tools]);
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
     (upstream, sidecar)
 }
 

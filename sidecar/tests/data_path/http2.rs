@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use crate::scene::{
-    Body, PATIENCE, Sidecar, bytes, get, json, listed, nobody, post, send, streamed, until, whole,
+    Body, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, post, send, streamed, until, unused_address, whole,
 };
 use crate::wires::{Options, Secure, acceptor, secure_tools};
 
@@ -28,7 +28,7 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
 #[tokio::test]
 async fn a_server_that_has_http2_gets_it_and_one_connection_carries_all() {
     let upstream = Secure::start(Options::default(), echo).await;
-    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
     let asked = (0..50).map(|_| async { bytes(post(sidecar.outbound, "/tools/mcp?x=1", "{}").await).await });
     for body in join_all(asked).await {
         assert_eq!(body, "{}");
@@ -58,7 +58,7 @@ async fn a_server_that_has_only_http1_gets_that() {
         ..Options::default()
     };
     let upstream = Secure::start(only, echo).await;
-    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
     for _ in 0..3 {
         bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await;
     }
@@ -85,7 +85,7 @@ async fn another_connection_is_opened_only_when_the_first_takes_no_more_streams(
         std::future::ready(Response::new(body))
     })
     .await;
-    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
     let answers = join_all((0..25).map(|_| get(sidecar.outbound, "/tools/mcp"))).await;
     assert_eq!(upstream.connections(), 3);
     let mut kept = Vec::new();
@@ -95,7 +95,7 @@ async fn another_connection_is_opened_only_when_the_first_takes_no_more_streams(
         kept.push(sender);
     }
     for mut answer in answers {
-        let frame = timeout(PATIENCE, answer.body_mut().frame()).await.unwrap();
+        let frame = timeout(TEST_TIMEOUT, answer.body_mut().frame()).await.unwrap();
         assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "data: {}\n\n");
         // The client goes, and makes room.
         drop(answer);
@@ -108,7 +108,7 @@ async fn another_connection_is_opened_only_when_the_first_takes_no_more_streams(
 #[tokio::test]
 async fn ten_megabytes_pass_both_ways_and_a_client_that_does_not_read_holds_up_nobody() {
     let upstream = Secure::start(Options::default(), echo).await;
-    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
     let large: Bytes = (0..10 * 1024 * 1024u32)
         .map(|at| (at % 251) as u8)
         .collect::<Vec<u8>>()
@@ -147,14 +147,14 @@ async fn when_the_client_goes_its_stream_is_reset_at_once() {
         }
     })
     .await;
-    let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+    let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
     let mut goes_on = get(sidecar.outbound, "/tools/mcp").await;
     let goes_on_sender = senders.recv().await.unwrap();
 
     let answered = get(sidecar.outbound, "/tools/mcp").await;
     let answered_sender = senders.recv().await.unwrap();
     drop(answered);
-    timeout(PATIENCE, answered_sender.closed())
+    timeout(TEST_TIMEOUT, answered_sender.closed())
         .await
         .expect("the server sees the end");
 
@@ -165,12 +165,12 @@ async fn when_the_client_goes_its_stream_is_reset_at_once() {
         .unwrap();
     let silent = waiting.recv().await.unwrap();
     drop(client);
-    timeout(PATIENCE, silent.closed())
+    timeout(TEST_TIMEOUT, silent.closed())
         .await
         .expect("the server sees the end before an answer, too");
 
     goes_on_sender.send("still here".into()).unwrap();
-    let frame = timeout(PATIENCE, goes_on.body_mut().frame()).await.unwrap();
+    let frame = timeout(TEST_TIMEOUT, goes_on.body_mut().frame()).await.unwrap();
     assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "still here");
     assert_eq!(upstream.connections(), 1);
 }
@@ -205,7 +205,7 @@ impl Framed {
     /// The next connection, after its settings were exchanged and its first request arrived, with its
     /// stream's number.
     async fn next(&self) -> (TlsStream<TcpStream>, u32) {
-        let accepted = timeout(PATIENCE, self.listener.accept()).await;
+        let accepted = timeout(TEST_TIMEOUT, self.listener.accept()).await;
         let (stream, _) = accepted.expect("a connection in time").unwrap();
         let mut stream = self.acceptor.accept(stream).await.unwrap();
         let mut preface = [0; 24];
@@ -238,7 +238,7 @@ async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), kind: u8, flags: u8
 async fn next_request(stream: &mut (impl AsyncRead + Unpin)) -> u32 {
     loop {
         let mut head = [0; 9];
-        timeout(PATIENCE, stream.read_exact(&mut head))
+        timeout(TEST_TIMEOUT, stream.read_exact(&mut head))
             .await
             .expect("a frame in time")
             .unwrap();
@@ -270,7 +270,7 @@ async fn no_content(stream: &mut (impl AsyncWrite + Unpin), id: u32) {
 async fn a_request_that_was_certainly_not_processed_is_sent_again_on_another_connection() {
     for goes_away in [true, false] {
         let upstream = Framed::start().await;
-        let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+        let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&upstream.tools));
         let answer = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
         let (mut first, id) = upstream.next().await;
         match goes_away {
@@ -297,7 +297,7 @@ async fn a_request_that_may_have_been_processed_is_not_sent_again() {
     }
     for end in [End::Reset, End::GoAway, End::Close] {
         let upstream = Framed::start().await;
-        let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+        let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&upstream.tools));
         let answer = tokio::spawn(post(sidecar.outbound, "/tools/mcp", r#"{"id":7}"#));
         let (mut stream, id) = upstream.next().await;
         match end {
@@ -321,7 +321,7 @@ async fn a_request_that_may_have_been_processed_is_not_sent_again() {
 async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     for whole_connection in [true, false] {
         let upstream = Framed::start().await;
-        let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+        let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&upstream.tools));
         let answer = tokio::spawn(get(sidecar.outbound, "/tools/mcp"));
         let (mut stream, id) = upstream.next().await;
         // `:status: 200`, and no end.
@@ -339,7 +339,7 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
                 Some(stream)
             }
         };
-        let ended = timeout(PATIENCE, answer.into_body().collect()).await;
+        let ended = timeout(TEST_TIMEOUT, answer.into_body().collect()).await;
         assert!(ended.unwrap().is_err(), "it must not look whole");
         drop(kept);
     }
@@ -348,7 +348,7 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
 #[tokio::test]
 async fn streams_that_goaway_spares_come_to_their_end() {
     let upstream = Framed::start().await;
-    let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+    let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&upstream.tools));
     let spared = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
     let (mut first, id) = upstream.next().await;
     goaway(&mut first, id).await;
@@ -364,7 +364,7 @@ async fn streams_that_goaway_spares_come_to_their_end() {
 #[tokio::test]
 async fn a_server_that_refuses_again_and_again_is_not_asked_for_ever() {
     let upstream = Framed::start().await;
-    let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&upstream.tools));
+    let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&upstream.tools));
     let answer = tokio::spawn(post(sidecar.outbound, "/tools/mcp", "{}"));
     for _ in 0..3 {
         let (mut stream, id) = upstream.next().await;

@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::scene::{
-    PATIENCE, Scripted, Sidecar, bytes, get, json, listed, nobody, raw, read_head, send, server, streamed,
-    whole,
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, raw, read_head, send, server, streamed,
+    unused_address, whole,
 };
 
 const SERVER: &str = "http://127.0.0.1:9/mcp";
@@ -280,7 +280,7 @@ async fn a_refused_websocket_is_an_ordinary_answer() {
 
 #[tokio::test]
 async fn no_litellm_is_a_503_that_says_when_to_come_again() {
-    let sidecar = Sidecar::start(nobody().await, &[]);
+    let sidecar = Sidecar::start(unused_address().await, &[]);
     let answer = get(sidecar.inbound, "/v1/models").await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.headers()["retry-after"], "1");
@@ -330,7 +330,7 @@ async fn when_draining_ends_a_kept_connection_that_is_not_used_is_closed_and_not
     sidecar.drain.begin();
     sidecar.drain.end();
     let mut rest = Vec::new();
-    tokio::time::timeout(PATIENCE, idle.read_to_end(&mut rest))
+    tokio::time::timeout(TEST_TIMEOUT, idle.read_to_end(&mut rest))
         .await
         .expect("it is closed unasked")
         .unwrap();

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::scene::{
-    PATIENCE, Scripted, Sidecar, bytes, listed, raw, read_head, send, server, streamed, whole,
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, listed, raw, read_head, send, server, streamed, whole,
 };
 use crate::wires::{BOTH, ask};
 
@@ -116,7 +116,7 @@ async fn request_and_answer_stream_at_the_same_time() {
         let request = Request::post("/v1/audio/transcriptions");
         let mut answer = ask(version, sidecar.inbound, request, body).await;
         for expected in ["first", "second", "third"] {
-            let frame = timeout(PATIENCE, http_body_util::BodyExt::frame(answer.body_mut()))
+            let frame = timeout(TEST_TIMEOUT, http_body_util::BodyExt::frame(answer.body_mut()))
                 .await
                 .expect("a chunk in time");
             assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), expected);
@@ -173,12 +173,12 @@ async fn a_websocket_loses_nothing_of_its_beginning_nor_of_its_end() {
         "{head}"
     );
     let mut early = [0; 19];
-    timeout(PATIENCE, client.read_exact(&mut early))
+    timeout(TEST_TIMEOUT, client.read_exact(&mut early))
         .await
         .unwrap()
         .unwrap();
     assert_eq!(&early, b"early of the server");
-    timeout(PATIENCE, server.read_exact(&mut early))
+    timeout(TEST_TIMEOUT, server.read_exact(&mut early))
         .await
         .unwrap()
         .unwrap();
@@ -186,14 +186,14 @@ async fn a_websocket_loses_nothing_of_its_beginning_nor_of_its_end() {
 
     client.shutdown().await.unwrap();
     let mut rest = Vec::new();
-    timeout(PATIENCE, server.read_to_end(&mut rest))
+    timeout(TEST_TIMEOUT, server.read_to_end(&mut rest))
         .await
         .unwrap()
         .unwrap();
     assert!(rest.is_empty());
     server.write_all(b"still something to say").await.unwrap();
     drop(server);
-    timeout(PATIENCE, client.read_to_end(&mut rest))
+    timeout(TEST_TIMEOUT, client.read_to_end(&mut rest))
         .await
         .unwrap()
         .unwrap();
@@ -212,7 +212,7 @@ async fn a_websocket_ends_on_both_sides_when_its_client_is_gone() {
     read_head(&mut client).await;
     drop(client);
     let mut rest = Vec::new();
-    timeout(PATIENCE, server.read_to_end(&mut rest))
+    timeout(TEST_TIMEOUT, server.read_to_end(&mut rest))
         .await
         .unwrap()
         .unwrap();

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::scene::{
-    Body, PATIENCE, Scripted, Sidecar, bytes, get, listed, nobody, raw, read_head, server, streamed, whole,
+    Body, Scripted, Sidecar, TEST_TIMEOUT, bytes, get, listed, raw, read_head, server, streamed,
+    unused_address, whole,
 };
 use crate::wires::{BOTH, Secure, ask};
 
@@ -53,7 +54,9 @@ async fn events(version: Version) -> (Secure, Streams) {
 }
 
 async fn next(body: &mut Incoming) -> Bytes {
-    let frame = timeout(PATIENCE, body.frame()).await.expect("an event in time");
+    let frame = timeout(TEST_TIMEOUT, body.frame())
+        .await
+        .expect("an event in time");
     frame.expect("the stream goes on").unwrap().into_data().unwrap()
 }
 
@@ -98,7 +101,7 @@ async fn headers_of_every_era_pass_both_ways() {
             answer.body(whole("{}")).unwrap()
         })
         .await;
-        let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+        let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
         for version in BOTH {
             let mut request = Request::post("/tools/mcp");
             for (name, value) in ours {
@@ -126,7 +129,7 @@ async fn headers_of_every_era_pass_both_ways() {
 async fn a_notification_is_accepted_and_a_session_deleted() {
     for upstream_version in BOTH {
         let (upstream, _streams) = events(upstream_version).await;
-        let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+        let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
         for version in BOTH {
             for request in [Request::post("/tools/mcp"), Request::delete("/tools/mcp")] {
                 let request = request.header("mcp-session-id", "S-1");
@@ -149,7 +152,7 @@ async fn a_notification_is_accepted_and_a_session_deleted() {
 async fn a_call_may_report_progress_and_ask_the_user_and_be_resumed() {
     for upstream_version in BOTH {
         let (upstream, mut streams) = events(upstream_version).await;
-        let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+        let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
         for version in BOTH {
             let call = Request::post("/tools/mcp").header("streams", "yes");
             let mut answer = ask(version, sidecar.outbound, call, whole("{}")).await;
@@ -170,7 +173,7 @@ async fn a_call_may_report_progress_and_ask_the_user_and_be_resumed() {
             sender.send("data: {\"result\":{}}\n\n".into()).unwrap();
             assert_eq!(next(answer.body_mut()).await, "data: {\"result\":{}}\n\n");
             drop(answer);
-            timeout(PATIENCE, sender.closed())
+            timeout(TEST_TIMEOUT, sender.closed())
                 .await
                 .expect("the server sees that the client has gone");
 
@@ -193,7 +196,7 @@ async fn the_older_event_stream_and_its_messages_pass() {
         let (upstream, mut streams) = events(upstream_version).await;
         let mut tools = upstream.tools();
         tools.route.transport = Transport::Sse;
-        let sidecar = Sidecar::start(nobody().await, &[tools]);
+        let sidecar = Sidecar::start(unused_address().await, &[tools]);
         for version in BOTH {
             let mut stream = ask(version, sidecar.outbound, Request::get("/tools/mcp"), whole("")).await;
             let sender = streams.recv().await.unwrap();
@@ -236,7 +239,7 @@ async fn a_call_without_an_answer_yet_ends_with_its_client() {
             }
         })
         .await;
-        let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+        let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
         for version in BOTH {
             let address = sidecar.outbound;
             let call = async move { ask(version, address, Request::post("/tools/mcp"), whole("{}")).await };
@@ -244,7 +247,7 @@ async fn a_call_without_an_answer_yet_ends_with_its_client() {
             let ends = calls.recv().await.unwrap();
             // For HTTP/1.1 the connection is driven by another task, which ends with the last handle to it.
             call.abort();
-            timeout(PATIENCE, ends.closed())
+            timeout(TEST_TIMEOUT, ends.closed())
                 .await
                 .expect("the server sees the end");
         }
@@ -255,7 +258,7 @@ async fn a_call_without_an_answer_yet_ends_with_its_client() {
 async fn two_hundred_streams_stand_at_a_time() {
     for upstream_version in BOTH {
         let (upstream, mut streams) = events(upstream_version).await;
-        let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+        let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
         // Twenty are opened at a time: on a busy machine more handshakes would outlast the connect timeout.
         let opened = stream::iter(0..200).map(|_| get(sidecar.outbound, "/tools/mcp"));
         let answers: Vec<_> = opened.buffered(20).collect().await;
@@ -300,7 +303,7 @@ async fn encoded_and_large_bodies_pass_both_ways_untouched() {
     ];
     for upstream_version in BOTH {
         let upstream = Secure::speaking(upstream_version, echo).await;
-        let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+        let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
         for version in BOTH {
             for (encoding, body) in &bodies {
                 let request = Request::post("/tools/mcp")
@@ -333,7 +336,7 @@ async fn trailers_pass_both_ways() {
                 .unwrap()
         })
         .await;
-        let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+        let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
         for version in BOTH {
             let request = Request::post("/tools/mcp")
                 .header("te", "trailers")
@@ -345,7 +348,7 @@ async fn trailers_pass_both_ways() {
                 with_trailers("{}", &[("x-sum", "up"), ("mcpauth-context", "forged")]),
             )
             .await;
-            let got = timeout(PATIENCE, answer.into_body().collect())
+            let got = timeout(TEST_TIMEOUT, answer.into_body().collect())
                 .await
                 .unwrap()
                 .unwrap();
@@ -371,7 +374,7 @@ async fn answers_without_a_body_have_none() {
             }
         })
         .await;
-        let sidecar = Sidecar::start(nobody().await, &[upstream.tools()]);
+        let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
         for version in BOTH {
             for (method, status) in [("HEAD", 200), ("GET", 204), ("GET", 304), ("HEAD", 304)] {
                 let request = Request::builder()

@@ -6,13 +6,13 @@ use http::{Request, Response, StatusCode};
 use mcp_auth_protocol::sync::{Credential, Transport};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 
-use crate::scene::{Scripted, Sidecar, bytes, get, json, listed, nobody, post, send, server, whole};
+use crate::scene::{Scripted, Sidecar, bytes, get, json, listed, post, send, server, unused_address, whole};
 
 #[tokio::test]
 async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
     let upstream = Scripted::echo().await;
     let sidecar = Sidecar::start(
-        nobody().await,
+        unused_address().await,
         &[server(&format!("http://{}/a/mcp", upstream.address))],
     );
     let request = Request::post("/tools/a/mcp?x=1")
@@ -50,7 +50,7 @@ async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
 async fn a_renewed_token_is_used_from_the_next_request_on_over_the_same_connection() {
     let upstream = Scripted::echo().await;
     let mut tools = server(&format!("http://{}/mcp", upstream.address));
-    let sidecar = Sidecar::start(nobody().await, std::slice::from_ref(&tools));
+    let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&tools));
     bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await;
     tools.credential = Credential::Bearer {
         id: String::new(),
@@ -88,7 +88,7 @@ async fn cookies_of_the_server_stay_with_us_and_everything_else_comes_back() {
     })
     .await;
     let sidecar = Sidecar::start(
-        nobody().await,
+        unused_address().await,
         &[server(&format!("http://{}/mcp", upstream.address))],
     );
     let answer = post(sidecar.outbound, "/tools/mcp", "{}").await;
@@ -142,7 +142,7 @@ async fn a_403_without_challenge_is_the_servers_own_word() {
     let upstream =
         Scripted::start(async |_| Response::builder().status(403).body(whole("not you")).unwrap()).await;
     let sidecar = Sidecar::start(
-        nobody().await,
+        unused_address().await,
         &[server(&format!("http://{}/mcp", upstream.address))],
     );
     let answer = post(sidecar.outbound, "/tools/mcp", "{}").await;
@@ -162,7 +162,7 @@ async fn a_redirect_leads_back_to_us_or_nowhere() {
     })
     .await;
     let origin = format!("http://{}", upstream.address);
-    let sidecar = Sidecar::start(nobody().await, &[server(&format!("{origin}/mcp"))]);
+    let sidecar = Sidecar::start(unused_address().await, &[server(&format!("{origin}/mcp"))]);
     let redirect = |location: String| {
         let request = Request::post("/tools/mcp").header("x-location", location);
         send(sidecar.outbound, request, whole("{}"))
@@ -183,7 +183,7 @@ async fn with_sse_messages_go_to_the_path_the_server_named() {
     let upstream = Scripted::echo().await;
     let mut tools = server(&format!("http://{}/sse", upstream.address));
     tools.route.transport = Transport::Sse;
-    let sidecar = Sidecar::start(nobody().await, &[tools]);
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
     assert_eq!(
         post(sidecar.outbound, "/tools/messages/?session_id=1", "{}")
             .await

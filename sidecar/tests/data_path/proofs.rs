@@ -9,7 +9,7 @@ use mcp_auth_protocol::sync::{Credential, Server};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::scene::{Body, Scripted, Seen, Sidecar, nobody, post, send, server, whole};
+use crate::scene::{Body, Scripted, Seen, Sidecar, post, send, server, unused_address, whole};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call"}"#;
 
@@ -56,7 +56,7 @@ fn nonce_demanded(nonce: &str) -> Response<Body> {
 async fn each_request_carries_a_proof_of_its_own_for_the_servers_own_url() {
     let upstream = Scripted::echo().await;
     let url = format!("http://{}/mcp?tenant=1", upstream.address);
-    let sidecar = Sidecar::start(nobody().await, &[tools(&url)]);
+    let sidecar = Sidecar::start(unused_address().await, &[tools(&url)]);
     for _ in 0..2 {
         let request = Request::post("/tools/mcp?tenant=1").header("dpop", "the-clients-own");
         let answer = send(sidecar.outbound, request, whole(CALL)).await;
@@ -79,7 +79,7 @@ async fn each_request_carries_a_proof_of_its_own_for_the_servers_own_url() {
 async fn without_a_bound_token_there_is_no_proof_not_even_the_clients() {
     let upstream = Scripted::echo().await;
     let url = format!("http://{}/mcp", upstream.address);
-    let sidecar = Sidecar::start(nobody().await, &[server(&url)]);
+    let sidecar = Sidecar::start(unused_address().await, &[server(&url)]);
     let request = Request::post("/tools/mcp").header("dpop", "the-clients-own");
     send(sidecar.outbound, request, whole(CALL)).await;
     assert!(!upstream.only().headers.contains_key("dpop"));
@@ -89,7 +89,7 @@ async fn without_a_bound_token_there_is_no_proof_not_even_the_clients() {
 async fn a_nonce_that_is_demanded_is_used_at_once_and_the_newest_from_then_on() {
     let upstream = demands_a_nonce().await;
     let url = format!("http://{}/mcp", upstream.address);
-    let sidecar = Sidecar::start(nobody().await, &[tools(&url)]);
+    let sidecar = Sidecar::start(unused_address().await, &[tools(&url)]);
     for _ in 0..2 {
         let answer = post(sidecar.outbound, "/tools/mcp", CALL).await;
         assert_eq!(answer.status(), StatusCode::OK);
@@ -112,7 +112,7 @@ async fn a_nonce_that_is_demanded_is_used_at_once_and_the_newest_from_then_on() 
 async fn a_server_that_never_has_enough_nonces_is_asked_twice() {
     let upstream = Scripted::start(async |_| nonce_demanded("again")).await;
     let url = format!("http://{}/mcp", upstream.address);
-    let sidecar = Sidecar::start(nobody().await, &[tools(&url)]);
+    let sidecar = Sidecar::start(unused_address().await, &[tools(&url)]);
     let answer = post(sidecar.outbound, "/tools/mcp", CALL).await;
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     assert_eq!(upstream.seen().len(), 2);

@@ -4,7 +4,7 @@ use http::{Request, StatusCode};
 use mcp_auth_protocol::sync::{Credential, Server, UserContext};
 use serde_json::Value;
 
-use crate::scene::{Scripted, Sidecar, get, json, nobody, post, read_head, send, server, whole};
+use crate::scene::{Scripted, Sidecar, get, json, post, read_head, send, server, unused_address, whole};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call","params":{"name":"x"}}"#;
 
@@ -13,7 +13,7 @@ async fn refused(change: impl Fn(&mut Server), path: &str) -> (StatusCode, Value
     let upstream = Scripted::echo().await;
     let mut tools = server(&format!("http://{}/mcp", upstream.address));
     change(&mut tools);
-    let sidecar = Sidecar::start(nobody().await, &[tools]);
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
     let answer = post(sidecar.outbound, path, CALL).await;
     assert_eq!(upstream.connections(), 0);
     assert_eq!(answer.headers()["content-type"], "application/json");
@@ -73,7 +73,7 @@ async fn unknown_servers_and_other_paths_are_not_found() {
 async fn oauth_probing_gets_a_plain_404() {
     let upstream = Scripted::echo().await;
     let sidecar = Sidecar::start(
-        nobody().await,
+        unused_address().await,
         &[server(&format!("http://{}/mcp", upstream.address))],
     );
     for path in [
@@ -91,7 +91,7 @@ async fn oauth_probing_gets_a_plain_404() {
 
 #[tokio::test]
 async fn a_route_that_cannot_be_used_answers_with_its_problem() {
-    let sidecar = Sidecar::start(nobody().await, &[]);
+    let sidecar = Sidecar::start(unused_address().await, &[]);
     let mut tools = server("https://127.0.0.1:9/mcp");
     tools.route.ca_bundle = Some("no PEM".into());
     let problems = sidecar.routes.apply(&[tools]);
@@ -109,8 +109,8 @@ async fn a_route_that_cannot_be_used_answers_with_its_problem() {
 #[tokio::test]
 async fn a_server_that_cannot_be_reached_answers_the_message_by_its_id() {
     let sidecar = Sidecar::start(
-        nobody().await,
-        &[server(&format!("http://{}/mcp", nobody().await))],
+        unused_address().await,
+        &[server(&format!("http://{}/mcp", unused_address().await))],
     );
     let answer = post(sidecar.outbound, "/tools/mcp", CALL).await;
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
@@ -130,7 +130,10 @@ async fn a_server_that_hangs_up_answers_the_message_by_its_id() {
             read_head(&mut stream).await;
         }
     });
-    let sidecar = Sidecar::start(nobody().await, &[server(&format!("http://{address}/mcp"))]);
+    let sidecar = Sidecar::start(
+        unused_address().await,
+        &[server(&format!("http://{address}/mcp"))],
+    );
     let answer = post(sidecar.outbound, "/tools/mcp", CALL).await;
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     let body = json(answer).await;
@@ -145,7 +148,7 @@ async fn where_a_user_is_required_only_tool_calls_need_one() {
     let upstream = Scripted::echo().await;
     let mut tools = server(&format!("http://{}/mcp", upstream.address));
     tools.route.user_context = UserContext::Required;
-    let sidecar = Sidecar::start(nobody().await, &[tools]);
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
     let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
     let answer = post(sidecar.outbound, "/tools/mcp", list).await;
     assert_eq!(answer.status(), StatusCode::OK);

@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 pub type Body = BoxBody<Bytes, Infallible>;
 
 /// Nothing in these tests takes nearly as long; it only keeps a failing test from hanging.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Sidecar {
     pub inbound: SocketAddr,
@@ -92,7 +92,7 @@ impl Sidecar {
     /// With bounds of the test's own.
     pub async fn limited(servers: &[Server], limits: Limits) -> Self {
         let one = NonZeroUsize::MIN;
-        Self::with(nobody().await, servers, one, Operator::default(), limits)
+        Self::with(unused_address().await, servers, one, Operator::default(), limits)
     }
 
     pub fn with(
@@ -143,7 +143,7 @@ impl Sidecar {
     pub async fn refused(&self) -> Vec<RejectedToken> {
         let mut reports = self.reports.clone();
         let seen = reports.wait_for(|report| !report.refused.is_empty());
-        let seen = tokio::time::timeout(PATIENCE, seen)
+        let seen = tokio::time::timeout(TEST_TIMEOUT, seen)
             .await
             .expect("a report in time");
         seen.unwrap().refused.clone()
@@ -283,13 +283,13 @@ pub async fn until(holds: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, looking)
+    tokio::time::timeout(TEST_TIMEOUT, looking)
         .await
         .expect("it holds in time");
 }
 
-/// An address where nobody listens.
-pub async fn nobody() -> SocketAddr {
+/// A loopback address at which no socket listens.
+pub async fn unused_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .unwrap()
@@ -372,7 +372,7 @@ pub async fn send(address: SocketAddr, request: http::request::Builder, body: Bo
         .unwrap();
     tokio::spawn(connection.with_upgrades());
     let request = request.header("host", address.to_string()).body(body).unwrap();
-    tokio::time::timeout(PATIENCE, sender.send_request(request))
+    tokio::time::timeout(TEST_TIMEOUT, sender.send_request(request))
         .await
         .expect("an answer in time")
         .unwrap()
@@ -388,7 +388,7 @@ pub async fn post(address: SocketAddr, path: &str, body: &'static str) -> Respon
 }
 
 pub async fn bytes(response: Response<Incoming>) -> Bytes {
-    tokio::time::timeout(PATIENCE, response.into_body().collect())
+    tokio::time::timeout(TEST_TIMEOUT, response.into_body().collect())
         .await
         .expect("a body in time")
         .unwrap()
@@ -404,7 +404,7 @@ pub async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+    tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer))
         .await
         .expect("an end in time")
         .unwrap();
@@ -416,7 +416,7 @@ pub async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(
-            tokio::time::timeout(PATIENCE, stream.read_u8())
+            tokio::time::timeout(TEST_TIMEOUT, stream.read_u8())
                 .await
                 .expect("headers in time")
                 .unwrap(),

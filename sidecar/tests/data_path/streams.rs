@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::scene::{
-    PATIENCE, Scripted, Sidecar, bytes, get, json, nobody, read_head, send, server, streamed, whole,
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, read_head, send, server, streamed, unused_address,
+    whole,
 };
 
 /// A server whose event streams the test writes: each request hands over the sending end.
@@ -36,7 +37,9 @@ fn sse(address: SocketAddr) -> Server {
 }
 
 async fn next(body: &mut Incoming) -> Bytes {
-    let frame = timeout(PATIENCE, body.frame()).await.expect("an event in time");
+    let frame = timeout(TEST_TIMEOUT, body.frame())
+        .await
+        .expect("an event in time");
     frame.expect("the stream goes on").unwrap().into_data().unwrap()
 }
 
@@ -63,7 +66,7 @@ async fn events_are_passed_on_one_by_one_both_halves() {
         }
         drop(sender);
         assert!(
-            timeout(PATIENCE, answer.body_mut().frame())
+            timeout(TEST_TIMEOUT, answer.body_mut().frame())
                 .await
                 .unwrap()
                 .is_none(),
@@ -75,7 +78,7 @@ async fn events_are_passed_on_one_by_one_both_halves() {
 #[tokio::test]
 async fn the_endpoint_event_leads_through_us() {
     let (upstream, mut streams) = events().await;
-    let sidecar = Sidecar::start(nobody().await, &[sse(upstream.address)]);
+    let sidecar = Sidecar::start(unused_address().await, &[sse(upstream.address)]);
     for named in [
         "/messages/?session_id=1".to_owned(),
         format!("http://{}/messages/?session_id=1", upstream.address),
@@ -104,7 +107,7 @@ async fn the_endpoint_event_leads_through_us() {
 #[tokio::test]
 async fn an_endpoint_at_another_origin_ends_the_stream() {
     let (upstream, mut streams) = events().await;
-    let sidecar = Sidecar::start(nobody().await, &[sse(upstream.address)]);
+    let sidecar = Sidecar::start(unused_address().await, &[sse(upstream.address)]);
     let answer = get(sidecar.outbound, "/tools/sse").await;
     let sender = streams.recv().await.unwrap();
     sender
@@ -115,7 +118,7 @@ async fn an_endpoint_at_another_origin_ends_the_stream() {
         text.starts_with("event: error\n") && !text.contains("evil"),
         "{text}"
     );
-    timeout(PATIENCE, sender.closed())
+    timeout(TEST_TIMEOUT, sender.closed())
         .await
         .expect("the server sees that nobody listens");
 }
@@ -149,7 +152,7 @@ async fn an_event_stream_that_could_be_read_in_another_way_is_an_error_and_not_p
             async { answer }
         })
         .await;
-        let sidecar = Sidecar::start(nobody().await, &[sse(upstream.address)]);
+        let sidecar = Sidecar::start(unused_address().await, &[sse(upstream.address)]);
         let answer = get(sidecar.outbound, "/tools/sse").await;
         assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{lines:?}");
         assert_eq!(json(answer).await["reason"], "answer_unusable", "{lines:?}");
@@ -163,7 +166,7 @@ async fn an_event_stream_is_in_utf_8_for_whoever_reads_it() {
         answer.body(whole("event: endpoint\ndata: /m\n\n")).unwrap()
     })
     .await;
-    let sidecar = Sidecar::start(nobody().await, &[sse(upstream.address)]);
+    let sidecar = Sidecar::start(unused_address().await, &[sse(upstream.address)]);
     let answer = get(sidecar.outbound, "/tools/sse").await;
     assert_eq!(
         answer.headers()["content-type"],
@@ -176,7 +179,7 @@ async fn an_event_stream_is_in_utf_8_for_whoever_reads_it() {
 async fn ten_megabytes_pass_both_ways() {
     let upstream = Scripted::echo().await;
     let sidecar = Sidecar::start(
-        nobody().await,
+        unused_address().await,
         &[server(&format!("http://{}/mcp", upstream.address))],
     );
     let large: Bytes = (0..10 * 1024 * 1024u32)
@@ -216,7 +219,7 @@ async fn when_the_client_goes_the_connection_to_the_server_closes() {
                 read_head(&mut client).await;
             }
             drop(client);
-            let end = timeout(PATIENCE, server.read_u8())
+            let end = timeout(TEST_TIMEOUT, server.read_u8())
                 .await
                 .expect("the end in time");
             assert!(end.is_err(), "nothing but the end comes");
@@ -228,7 +231,7 @@ async fn when_the_client_goes_the_connection_to_the_server_closes() {
 async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/mcp", upstream.local_addr().unwrap());
-    let sidecar = Sidecar::start(nobody().await, &[server(&url)]);
+    let sidecar = Sidecar::start(unused_address().await, &[server(&url)]);
     let asked = tokio::spawn(get(sidecar.outbound, "/tools/mcp"));
     let (mut server, _) = upstream.accept().await.unwrap();
     read_head(&mut server).await;
@@ -240,7 +243,7 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     assert_eq!(answer.status(), StatusCode::OK);
     drop(server);
     assert!(
-        timeout(PATIENCE, answer.into_body().collect())
+        timeout(TEST_TIMEOUT, answer.into_body().collect())
             .await
             .unwrap()
             .is_err(),

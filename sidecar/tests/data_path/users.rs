@@ -144,13 +144,13 @@ async fn a_context_of_another_process_is_none() {
         bytes(send(sidecar.outbound, request, whole("{}")).await).await
     };
     let known = "Bearer service-token;session_id=S-a;";
-    let nobody = "Bearer service-token;;";
+    let without_user = "Bearer service-token;;";
     assert_eq!(ask(&first, &[&context]).await, known);
     assert_eq!(ask(&first, &[&context, &context]).await, known);
     assert_eq!(
         ask(&first, &[&context, &http::HeaderValue::from_static("1AAAA")]).await,
-        nobody
+        without_user
     );
     let second = Sidecar::start(litellm.address, &[server(&url)]);
-    assert_eq!(ask(&second, &[&context]).await, nobody);
+    assert_eq!(ask(&second, &[&context]).await, without_user);
 }

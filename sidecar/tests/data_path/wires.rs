@@ -15,7 +15,7 @@ use mcp_auth_protocol::sync::Server;
 use rustls_pki_types::PrivateKeyDer;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::scene::{Body, PATIENCE, Seen, send, server};
+use crate::scene::{Body, Seen, TEST_TIMEOUT, send, server};
 
 /// Each of the two ways to speak HTTP, for tests of what must be the same in both.
 pub const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
@@ -180,7 +180,7 @@ pub async fn ask(
     }
     let mut sender = http2(address).await;
     let request = absolute(request, &address.to_string(), body);
-    tokio::time::timeout(PATIENCE, sender.send_request(request))
+    tokio::time::timeout(TEST_TIMEOUT, sender.send_request(request))
         .await
         .expect("an answer in time")
         .unwrap()

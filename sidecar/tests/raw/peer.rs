@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::row::{NOTHING, Then};
-use crate::scene::PATIENCE;
+use crate::scene::TEST_TIMEOUT;
 
 /// What is read ahead of being taken apart.
 struct Buffered {
@@ -54,7 +54,7 @@ impl Buffered {
 
     /// Whether more came. A reset is an end.
     async fn more(&mut self) -> bool {
-        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await;
+        let read = timeout(TEST_TIMEOUT, self.stream.read_buf(&mut self.read)).await;
         matches!(read.expect("bytes or an end in time"), Ok(number) if number > 0)
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::peer::{Client, Upstream};
-use crate::scene::{Operator, PATIENCE, read_head, server};
+use crate::scene::{Operator, TEST_TIMEOUT, read_head, server};
 
 /// A sidecar before `upstream`, which is LiteLLM as well: its workers, and where its two halves listen.
 fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
@@ -60,7 +60,7 @@ async fn headers_that_drip_are_given_up() {
         });
         let mut got = Vec::new();
         // A reset is an end as well.
-        let _ = timeout(PATIENCE, reading.read_to_end(&mut got))
+        let _ = timeout(TEST_TIMEOUT, reading.read_to_end(&mut got))
             .await
             .expect("an end in time");
         dripping.abort();
@@ -87,7 +87,7 @@ async fn connections_beyond_the_bound_wait_and_the_other_half_goes_on() {
     assert_eq!(other.as_deref(), Some("200 for other"));
     assert!(!upstream.seen().contains("late"), "it waits");
     drop(first);
-    let answer = timeout(PATIENCE, waiting)
+    let answer = timeout(TEST_TIMEOUT, waiting)
         .await
         .expect("its turn in time")
         .unwrap();
@@ -120,7 +120,7 @@ async fn a_client_that_reads_nothing_stops_the_server_and_fills_no_memory() {
         assert!(written < MOST, "{written} bytes went somewhere");
         drop(client);
         let hearing = async { while server.write(&part).await.is_ok() {} };
-        timeout(PATIENCE, hearing).await.expect("an end in time");
+        timeout(TEST_TIMEOUT, hearing).await.expect("an end in time");
         workers.stop(Duration::ZERO);
     }
 }

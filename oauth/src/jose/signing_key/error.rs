@@ -1,4 +1,5 @@
-//! Why a text is no private key to sign with. Says what was found, and nothing of the text itself.
+//! Key errors: why a text is no private key to sign with. Says what was found, and nothing of the text
+//! itself.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

@@ -63,7 +63,7 @@ pub(super) fn read(text: &str) -> Result<ParsedKey, KeyError> {
     }
     let algorithm = match jwk.alg.as_deref() {
         Some(name) => Some(
-            Algorithm::named(name)
+            Algorithm::from_name(name)
                 .ok_or_else(|| invalid("alg", "is none of RS256, PS256, ES256 and EdDSA"))?,
         ),
         None => None,

@@ -26,10 +26,10 @@ fn rejected(code: ErrorCode) -> Error {
 
 /// Asks for what is to be asked for, and takes what comes.
 fn answer(tracker: &mut StepUpTracker, scope: Option<&str>) -> GrantOutcome {
-    let requested = tracker.ask();
+    let requested = tracker.scopes_to_request();
     let step = tracker.compare(&requested, scope);
-    let taken = !matches!(step, GrantOutcome::Short(_));
-    tracker.answered(&requested, scope, taken);
+    let accepted = !matches!(step, GrantOutcome::Short(_));
+    tracker.record_grant(&requested, scope, accepted);
     step
 }
 
@@ -43,10 +43,14 @@ fn asks_for_the_union_of_what_was_granted_and_what_is_demanded() {
     assert_eq!(demand(&mut tracker, "b", 0), DemandOutcome::RequestToken);
     assert_eq!(answer(&mut tracker, None), granted("b"));
     assert_eq!(demand(&mut tracker, "a", 1), DemandOutcome::RequestToken);
-    assert_eq!(tracker.ask(), ["a", "b"]);
+    assert_eq!(tracker.scopes_to_request(), ["a", "b"]);
     assert_eq!(answer(&mut tracker, Some("x a b")), granted("a b"));
     assert!(!tracker.is_pending());
-    assert_eq!(tracker.ask(), ["a", "b"], "renewals ask for them too");
+    assert_eq!(
+        tracker.scopes_to_request(),
+        ["a", "b"],
+        "renewals ask for them too"
+    );
 }
 
 #[test]
@@ -66,7 +70,7 @@ fn a_refused_union_is_asked_for_again_after_an_hour_and_not_before() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
     let refused = tracker.failed(
-        &tracker.ask(),
+        &tracker.scopes_to_request(),
         &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
     );
     assert_eq!(
@@ -76,7 +80,7 @@ fn a_refused_union_is_asked_for_again_after_an_hour_and_not_before() {
             why: StepUpError::Failed(rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)))
         })
     );
-    assert!(tracker.ask().is_empty() && !tracker.is_pending());
+    assert!(tracker.scopes_to_request().is_empty() && !tracker.is_pending());
     assert_eq!(demand(&mut tracker, "a", 3599), DemandOutcome::Ignore);
     assert_eq!(demand(&mut tracker, "a", 3600), DemandOutcome::RequestToken);
 }
@@ -86,11 +90,11 @@ fn a_refused_scope_does_not_spoil_the_ones_demanded_later() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
     tracker.failed(
-        &tracker.ask(),
+        &tracker.scopes_to_request(),
         &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
     );
     demand(&mut tracker, "b", 0);
-    assert_eq!(tracker.ask(), ["b"]);
+    assert_eq!(tracker.scopes_to_request(), ["b"]);
 }
 
 #[test]
@@ -105,7 +109,7 @@ fn three_requests_an_hour_and_no_more() {
         refuse(scopes("d"), StepUpError::TooOften)
     );
     assert_eq!(demand(&mut tracker, "d", 3600), DemandOutcome::RequestToken);
-    assert_eq!(tracker.ask(), ["a", "b", "c", "d"]);
+    assert_eq!(tracker.scopes_to_request(), ["a", "b", "c", "d"]);
 }
 
 #[test]
@@ -117,35 +121,38 @@ fn a_token_without_the_scopes_is_a_refusal_and_one_with_some_is_half_a_step() {
         why: StepUpError::NotGranted,
     };
     assert_eq!(
-        tracker.compare(&tracker.ask(), Some("tools")),
+        tracker.compare(&tracker.scopes_to_request(), Some("tools")),
         GrantOutcome::Short(missing("a b"))
     );
     assert_eq!(
         answer(&mut tracker, Some("tools b")),
         GrantOutcome::Half(missing("a"))
     );
-    assert_eq!(tracker.ask(), ["b"]);
+    assert_eq!(tracker.scopes_to_request(), ["b"]);
 }
 
 #[test]
 fn what_is_demanded_while_less_is_asked_for_is_asked_for_next() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let requested = tracker.ask();
+    let requested = tracker.scopes_to_request();
     demand(&mut tracker, "b", 0);
-    tracker.answered(&requested, None, true);
+    tracker.record_grant(&requested, None, true);
     assert!(tracker.is_pending());
-    assert_eq!(tracker.ask(), ["a", "b"]);
+    assert_eq!(tracker.scopes_to_request(), ["a", "b"]);
 
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
-    let requested = tracker.ask();
+    let requested = tracker.scopes_to_request();
     demand(&mut tracker, "b", 0);
     tracker.failed(
         &requested,
         &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
     );
-    assert_eq!((tracker.is_pending(), tracker.ask()), (true, scopes("b")));
+    assert_eq!(
+        (tracker.is_pending(), tracker.scopes_to_request()),
+        (true, scopes("b"))
+    );
 }
 
 #[test]
@@ -156,15 +163,18 @@ fn failures_of_other_kinds_are_tried_again_twice_and_then_give_way_to_regular_re
         Error::Interrupted,
         rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidClient)),
     ] {
-        assert_eq!(tracker.failed(&tracker.ask(), &error), FailureOutcome::Other);
+        assert_eq!(
+            tracker.failed(&tracker.scopes_to_request(), &error),
+            FailureOutcome::Other
+        );
         assert!(tracker.is_pending());
     }
-    let given_up = tracker.failed(&tracker.ask(), &Error::Interrupted);
+    let given_up = tracker.failed(&tracker.scopes_to_request(), &Error::Interrupted);
     assert!(matches!(
         given_up,
         FailureOutcome::GivenUp(StepUp::Refused { .. })
     ));
-    assert!(tracker.ask().is_empty());
+    assert!(tracker.scopes_to_request().is_empty());
     assert_eq!(
         demand(&mut tracker, "a", 1),
         DemandOutcome::RequestToken,
@@ -178,16 +188,16 @@ fn scopes_that_are_granted_no_more_leave_the_registrations_own() {
     demand(&mut tracker, "a", 0);
     answer(&mut tracker, None);
     assert_eq!(
-        tracker.failed(&tracker.ask(), &Error::Interrupted),
+        tracker.failed(&tracker.scopes_to_request(), &Error::Interrupted),
         FailureOutcome::Other
     );
-    assert_eq!(tracker.ask(), ["a"]);
+    assert_eq!(tracker.scopes_to_request(), ["a"]);
     let miss = tracker.failed(
-        &tracker.ask(),
+        &tracker.scopes_to_request(),
         &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
     );
     assert!(matches!(miss, FailureOutcome::Refused(_)));
-    assert!(tracker.ask().is_empty());
+    assert!(tracker.scopes_to_request().is_empty());
 }
 
 #[test]
@@ -195,7 +205,7 @@ fn a_refusal_is_told_for_an_hour() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);
     let FailureOutcome::Refused(refused) = tracker.failed(
-        &tracker.ask(),
+        &tracker.scopes_to_request(),
         &rejected(ErrorCode::Basic(BasicErrorResponseType::InvalidScope)),
     ) else {
         panic!("the server refused them");
@@ -239,11 +249,11 @@ proptest! {
                 3 => { answer(&mut tracker, Some(&text)); }
                 4 => {
                     let code = ErrorCode::Basic(BasicErrorResponseType::InvalidScope);
-                    tracker.failed(&tracker.ask(), &rejected(code));
+                    tracker.failed(&tracker.scopes_to_request(), &rejected(code));
                 }
-                _ => { tracker.failed(&tracker.ask(), &Error::Interrupted); }
+                _ => { tracker.failed(&tracker.scopes_to_request(), &Error::Interrupted); }
             }
-            prop_assert!(tracker.ask().len() <= MAX_SCOPES);
+            prop_assert!(tracker.scopes_to_request().len() <= MAX_SCOPES);
             prop_assert!(asks.iter().filter(|at| now - **at < 3600).count() <= MAX_STEP_UPS);
         }
     }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 /// Nothing in a benchmark takes as long; it only keeps a broken proxy from hanging it.
-const PATIENCE: Duration = Duration::from_secs(15);
+const IO_TIMEOUT: Duration = Duration::from_secs(15);
 const CHUNK: usize = 256 * 1024;
 
 pub struct Connection {
@@ -25,8 +25,8 @@ impl Connection {
     pub fn open(authority: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(authority)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(IO_TIMEOUT))?;
+        stream.set_write_timeout(Some(IO_TIMEOUT))?;
         Ok(Self {
             stream,
             chunk: vec![0; CHUNK],
