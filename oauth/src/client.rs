@@ -105,9 +105,9 @@ impl Client {
     /// For a client that takes the place of another of the same registration, such as one with a changed
     /// secret: that one may have shown its secret to a server that issued nothing, and is as bound to it as
     /// after a token.
-    pub fn with_known_issuer_from(mut self, known: &Self) -> Self {
-        if let (Some(own), Some(known)) = (&self.discovery, &known.discovery) {
-            self.discovery = Some(Arc::new(own.with_known_issuer_from(known)));
+    pub fn with_known_issuer_from(mut self, earlier: &Self) -> Self {
+        if let (Some(discovery), Some(earlier)) = (&self.discovery, &earlier.discovery) {
+            self.discovery = Some(Arc::new(discovery.with_known_issuer_from(earlier)));
         }
         self
     }

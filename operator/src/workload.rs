@@ -51,7 +51,7 @@ impl Workload {
     }
 
     /// The operator's identity for a resource of this namespace; nothing where it may not act as the
-    /// operator: whoever can write a resource there could else have tokens that were meant for the operator.
+    /// operator: an author of resources there could else have tokens that were meant for the operator.
     pub fn assertions(&self, namespace: &str, audience: Option<String>) -> Option<Assertions> {
         let is_allowed = self.allowed_namespaces.iter().any(|allowed| allowed == namespace);
         is_allowed.then(|| {

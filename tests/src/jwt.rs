@@ -29,8 +29,8 @@ pub fn unsigned(claims: &Value) -> String {
 /// Whether the `aud` claim is or holds this value.
 pub fn is_for(claims: &Value, audience: &str) -> bool {
     match &claims["aud"] {
-        Value::String(found) => found == audience,
-        Value::Array(found) => found.iter().any(|found| found == audience),
+        Value::String(value) => value == audience,
+        Value::Array(values) => values.iter().any(|value| value == audience),
         _ => false,
     }
 }

@@ -142,15 +142,17 @@ fn audience(included: Value) -> Value {
 
 async fn put_client(client: Value) {
     let id = client["clientId"].as_str().expect("an identifier").to_owned();
-    let found = administer(
+    let search_results = administer(
         reqwest::Method::GET,
         &format!("/clients?clientId={id}"),
         json!(null),
     )
     .await;
-    match found[0]["id"].as_str() {
+    match search_results[0]["id"].as_str() {
         None => administer(reqwest::Method::POST, "/clients", client).await,
-        Some(known) => administer(reqwest::Method::PUT, &format!("/clients/{known}"), client).await,
+        Some(existing_id) => {
+            administer(reqwest::Method::PUT, &format!("/clients/{existing_id}"), client).await
+        }
     };
 }
 
@@ -159,13 +161,13 @@ async fn user(name: &str, more: Value) {
     // Tests run side by side, and each sees to it that its users are there: one at a time.
     static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = ONE_AT_A_TIME.lock().await;
-    let found = administer(
+    let search_results = administer(
         reqwest::Method::GET,
         &format!("/users?exact=true&username={name}"),
         json!(null),
     )
     .await;
-    if found[0]["id"].is_string() {
+    if search_results[0]["id"].is_string() {
         return;
     }
     let mut user = json!({

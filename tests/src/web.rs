@@ -30,7 +30,7 @@ impl Drop for Web {
 }
 
 impl Web {
-    /// Answers 404 until it is told otherwise.
+    /// Answers 404 on every path without a scripted answer.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("it listens"));

@@ -142,7 +142,9 @@ impl World {
         let resources = self.api::<McpServerAuth>().list(&ListParams::default()).await;
         let resources = resources.expect("resources can be listed").items.into_iter();
         let mut servers = resources.map(|resource| resource.spec.server);
-        servers.find(|found| found.name == server).map(|found| found.url)
+        servers
+            .find(|candidate| candidate.name == server)
+            .map(|candidate| candidate.url)
     }
 
     pub async fn status(&self, name: &str) -> McpServerAuthStatus {

@@ -178,6 +178,43 @@ async fn a_line_that_is_no_snapshot_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endless_line_ends_the_stream_before_it_fills_the_memory() {
+    let authority = Authority::new();
+    let mut operator = Operator::followed_with(&authority.pem);
+    let mut stream = operator.call(&authority).await.accept();
+    stream.report().await;
+    let endless = async {
+        for _ in 0..64 {
+            if !stream.send_part(vec![b'x'; 1024 * 1024]).await {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        _ = operator.call(&authority) => {}
+        () = endless => panic!("64 MiB of one line were taken"),
+    }
+    assert!(operator.revisions().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_may_arrive_in_pieces_and_two_at_once() {
+    let authority = Authority::new();
+    let mut operator = Operator::followed_with(&authority.pem);
+    let mut stream = operator.call(&authority).await.accept();
+    stream.report().await;
+    let [first, second] = ["r1", "r2"].map(|revision| {
+        let snapshot = operator::snapshot(revision, "");
+        serde_json::to_string(&snapshot).unwrap()
+    });
+    let (begin, end) = first.split_at(first.len() / 2);
+    assert!(stream.send_part(begin.into()).await);
+    assert!(stream.send_part(format!("{end}\n\n{second}\n").into()).await);
+    while stream.report().await.applied.as_deref() != Some("r2") {}
+    assert_eq!(operator.revisions(), ["r1", "r2"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_is_told_once_and_again_when_it_changes() {
     let log = Log::default();
     let _guard = log.capture();

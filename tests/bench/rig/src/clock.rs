@@ -10,9 +10,9 @@ pub fn nanoseconds() -> u64 {
 
 /// Blocks this thread.
 pub fn sleep_until(nanoseconds_then: u64) {
-    let left = nanoseconds_then.saturating_sub(nanoseconds());
-    if left > 0 {
-        std::thread::sleep(Duration::from_nanos(left));
+    let remaining = nanoseconds_then.saturating_sub(nanoseconds());
+    if remaining > 0 {
+        std::thread::sleep(Duration::from_nanos(remaining));
     }
 }
 

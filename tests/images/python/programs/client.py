@@ -110,7 +110,9 @@ async def stream(options: argparse.Namespace) -> dict:
                         arrivals.append(time.time())
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             result["failure"] = f"{type(error).__name__}: {error}"
-    return result | {"pieces": len(arrivals), "first": min(arrivals, default=None), "last": max(arrivals, default=None)}
+    first, last = min(arrivals, default=None), max(arrivals, default=None)
+    between = sum(first + 1 < at < last - 1 for at in arrivals)
+    return result | {"pieces": len(arrivals), "first": first, "last": last, "between": between, "ended": time.time()}
 
 
 def clock(seconds: float) -> str:

@@ -246,10 +246,15 @@ impl Call {
 
 impl Stream {
     pub async fn send(&self, line: &str) {
-        self.down
-            .send(Ok(Frame::data(Bytes::from(format!("{line}\n")))))
-            .await
-            .unwrap();
+        assert!(
+            self.send_part(format!("{line}\n").into()).await,
+            "the stream goes on"
+        );
+    }
+
+    /// Some bytes, whether they end a line or not. False once the sidecar has ended the stream.
+    pub async fn send_part(&self, bytes: Vec<u8>) -> bool {
+        self.down.send(Ok(Frame::data(Bytes::from(bytes)))).await.is_ok()
     }
 
     pub async fn snapshot(&self, revision: &str, operator_ca: &str) {

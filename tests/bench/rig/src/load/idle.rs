@@ -25,7 +25,7 @@ pub fn run(args: &Args, context: Option<&str>) -> anyhow::Result<()> {
         open.push(connection);
     }
     say(&json!({"connections": open.len(), "failed": failed}))?;
-    // Nothing is ever said there; it ends when whoever started us has seen enough.
+    // No request is ever sent there; it ends with a line, or the end, of standard input.
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
 }

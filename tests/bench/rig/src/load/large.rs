@@ -26,8 +26,8 @@ pub fn run(args: &Args, context: Option<&str>) -> anyhow::Result<Value> {
     let length = args.up.then_some(LENGTH);
     let mut request = request::head(&args.target.authority, &args.target.path, length, context);
     request.resize(request.len() + length.unwrap_or_default(), b'x');
-    let begun = Instant::now();
-    let end = begun + Duration::from_secs(args.seconds);
+    let started = Instant::now();
+    let end = started + Duration::from_secs(args.seconds);
     let (mut number, mut failed) = (0_usize, 0_usize);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.connections)
@@ -44,7 +44,7 @@ pub fn run(args: &Args, context: Option<&str>) -> anyhow::Result<Value> {
         }
     });
     let megabytes = (number * LENGTH) as f64 / 1e6;
-    let rate = megabytes / begun.elapsed().as_secs_f64();
+    let rate = megabytes / started.elapsed().as_secs_f64();
     Ok(json!({"bodies": number, "failed": failed, "megabytes": megabytes, "megabytes_per_second": rate}))
 }
 
