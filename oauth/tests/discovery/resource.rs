@@ -230,9 +230,10 @@ async fn a_server_that_redirects_is_not_followed() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_told_with_all_that_was_tried() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    // Bound, so that nothing else gets the port, and never listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
     let _ = Server::start().await;
     let error = search(resource_at(format!("http://127.0.0.1:{port}/mcp")))
         .await

@@ -256,9 +256,10 @@ async fn an_answer_of_exactly_the_limit_is_read() {
 
 #[tokio::test]
 async fn a_closed_port_is_a_refused_connection() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    // Bound, so that nothing else gets the port, and never listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
     assert_eq!(
         error_at(&format!("http://127.0.0.1:{port}/token")).await,
         Error::Connect(ConnectError::Refused)

@@ -191,7 +191,7 @@ mod tests {
     use http_body_util::BodyExt;
     use prometheus_client::metrics::counter::Counter;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpSocket, TcpStream};
 
     use super::*;
 
@@ -226,9 +226,10 @@ mod tests {
 
     #[tokio::test]
     async fn says_why_it_is_not_ready() {
-        let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = holder.local_addr().unwrap();
-        drop(holder);
+        // Bound, so that nothing else gets the port, and never listening.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
         let health = health(Some(Litellm {
             address,
             ours: vec![],

@@ -28,7 +28,7 @@ use mcp_auth_sidecar::server::{Sockets, Workers};
 use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 pub type Body = BoxBody<Bytes, Infallible>;
@@ -288,13 +288,14 @@ pub async fn until(holds: impl Fn() -> bool) {
         .expect("it holds in time");
 }
 
-/// A loopback address at which no socket listens.
+/// An address on which nothing listens. The socket stays bound while the process lives, so that no other test gets
+/// the port.
 pub async fn unused_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// The server `tools` at `url`, with the cookie `session_id` and the header `x-forwarded-user`.
