@@ -1,4 +1,4 @@
-//! Challenges that nobody would write: those that fuzzing found once, and generated ones.
+//! Challenges that no server sends on purpose: those that fuzzing found once, and generated ones.
 
 #[path = "promises/challenge.rs"]
 mod promises;

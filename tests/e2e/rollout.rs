@@ -29,7 +29,7 @@ const MAX_STREAMS: usize = 60;
 /// A pod that had to end, and the streams that were begun there.
 struct Ended {
     name: String,
-    /// When the API server was told to end it, in Unix seconds. The API rounds down to whole ones.
+    /// When its deletion was requested of the API server, in Unix seconds. The API rounds down to whole ones.
     at: f64,
     streams: Vec<Value>,
 }

@@ -64,7 +64,7 @@ impl Timeline {
     pub async fn account(&self) -> String {
         let changes = self.changes.lock().await;
         let speak_for = |fault| changes.iter().any(|change| change.speaks_for == Some(fault));
-        let verdict = if speak_for(Fault::Product) {
+        let cause = if speak_for(Fault::Product) {
             "the product: a sidecar's readiness took a pod out whose LiteLLM was ready"
         } else if speak_for(Fault::Ground) {
             "the ground: a server that LiteLLM relies on turned unready"
@@ -74,7 +74,7 @@ impl Timeline {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let lines: Vec<String> = changes.iter().map(Change::to_string).collect();
         format!(
-            "{verdict}\nload of the machine: {}\n{}",
+            "{cause}\nload of the machine: {}\n{}",
             load.trim(),
             lines.join("\n")
         )
@@ -106,10 +106,12 @@ async fn record(pods: Api<Pod>, changes: Arc<Mutex<Vec<Change>>>) {
 
 fn seen(pod: &Pod) -> Seen {
     let status = pod.status.as_ref();
-    let of = |list: Option<&Vec<ContainerStatus>>| list.cloned().unwrap_or_default();
-    let containers = of(status.and_then(|status| status.init_container_statuses.as_ref()))
+    let statuses = |list: Option<&Vec<ContainerStatus>>| list.cloned().unwrap_or_default();
+    let containers = statuses(status.and_then(|status| status.init_container_statuses.as_ref()))
         .into_iter()
-        .chain(of(status.and_then(|status| status.container_statuses.as_ref())))
+        .chain(statuses(
+            status.and_then(|status| status.container_statuses.as_ref()),
+        ))
         .map(|container| (container.name, (container.ready, container.restart_count)))
         .collect();
     Seen {
