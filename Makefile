@@ -12,10 +12,13 @@ in_cluster := tests/cluster/with
 # Whoever installs the chart says where its images are.
 images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
-.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage bench soak instructions fuzz check generate images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down test test-unit test-api conformance surfaces e2e outage bench soak instructions fuzz check generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+try: ## LiteLLM without mcp-auth and with it on this machine, in four steps that prove what they say; no cluster
+	@tests/try/run
 
 demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in five steps that prove what they say
 	@settings=$$(tests/images/all); eval "$$settings"; $(in_cluster) tests/demo/run

@@ -6,7 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from terminal import LIMIT, Broken, run
+from promises import Stand
+from terminal import LIMIT, Broken, note, run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
@@ -44,24 +45,37 @@ def kubectl(*arguments: str, **how) -> str:
     return run("kubectl", "--namespace", NAMESPACE, *arguments, **how)
 
 
-def client(*arguments: str) -> dict:
-    """The user's program in the cluster: one command, one answer in JSON, which may tell of a failure."""
-    out = kubectl("exec", "deploy/client", "--", "python3", "/programs/client.py", *arguments, may_fail=True)
-    if not out.strip():
-        raise Broken(f"the client printed nothing for: {' '.join(arguments)}")
-    return json.loads(out)
+class Cluster(Stand):
+    """What the manifests put into the cluster."""
 
+    issuer = "http://oauth.demo.svc"
+    mcp_url = "http://tools.demo.svc/mcp"
+    first_secret = "the-first-secret-of-litellm-b3f1c0"
+    stop_file = "/tmp/stop"
 
-def start_load(*arguments: str) -> subprocess.Popen:
-    command = ["kubectl", "--namespace", NAMESPACE, "exec", "deploy/client", "--"]
-    command += ["python3", "/programs/client.py", "load", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def client(self, *arguments: str) -> dict:
+        out = kubectl("exec", "deploy/client", "--", "python3", "/programs/client.py", *arguments, may_fail=True)
+        if not out.strip():
+            raise Broken(f"the client printed nothing for: {' '.join(arguments)}")
+        return json.loads(out)
 
+    def start_load(self, *arguments: str) -> subprocess.Popen:
+        kubectl("exec", "deploy/client", "--", "rm", "-f", self.stop_file)
+        command = ["kubectl", "--namespace", NAMESPACE, "exec", "deploy/client", "--"]
+        command += ["python3", "/programs/client.py", "load", *arguments, "--until", self.stop_file]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-def oauth(method: str, path: str, body: dict | None = None) -> dict:
-    """Asks the OAuth2 server's administration."""
-    arguments = [method, path] + ([json.dumps(body)] if body is not None else [])
-    return json.loads(kubectl("exec", "deploy/oauth", "--", "./node", "admin.mjs", *arguments))
+    def end_load(self) -> None:
+        kubectl("exec", "deploy/client", "--", "touch", self.stop_file)
+
+    def oauth(self, method: str, path: str, body: dict | None = None) -> dict:
+        arguments = [method, path] + ([json.dumps(body)] if body is not None else [])
+        return json.loads(kubectl("exec", "deploy/oauth", "--", "./node", "admin.mjs", *arguments))
+
+    def store_secret(self, secret: str) -> None:
+        patch = json.dumps({"stringData": {"client-secret": secret}})
+        kubectl("patch", "secret/tools-oauth", "--patch", patch)
+        note("kubectl patch secret/tools-oauth: the new one")
 
 
 def remove() -> None:

@@ -24,12 +24,14 @@ class Ground:
         self.folder = processes.folder
         self.next_port = int(os.environ.get("MCPAUTH_TEST_PORT", "16443")) + OPERATOR_PORTS
 
-    def servers(self, name: str, program: Path | None = None) -> dict[str, str]:
-        """An authorization server, and an MCP server that takes its tokens: `program`, or the tests' usual one."""
+    def servers(self, name: str, program: Path | None = None, lifetime: int = 60) -> dict[str, str]:
+        """An authorization server whose tokens live for `lifetime` seconds, and an MCP server that takes them:
+        `program`, or the tests' usual one.
+        """
         port, admin, mcp = self.port(), self.port(), self.port()
         issuer, url = local(port), local(mcp)
         secret = secrets.token_hex(16)
-        configuration = {"issuer": issuer, "port": port, "adminPort": admin, "lifetime": 60}
+        configuration = {"issuer": issuer, "port": port, "adminPort": admin, "lifetime": lifetime}
         configuration["clients"] = [{"id": kubernetes.CLIENT, "secret": secret}]
         oauth = Path(setting("MCPAUTH_LOOPBACK_OAUTH_SERVER"))
         file = self.write(f"{name}-oauth.json", json.dumps(configuration))
@@ -39,7 +41,18 @@ class Ground:
         self.processes.start(f"{name}-mcp", [setting("MCPAUTH_TEST_PYTHON"), str(program), *where])
         self.processes.until_up(f"{name}-oauth", f"{issuer}/healthz")
         self.processes.until_up(f"{name}-mcp", f"{url}/healthz")
-        return {"token": f"{issuer}/token", "admin": local(admin), "mcp": f"{url}/mcp", "secret": secret}
+        admin_url = local(admin)
+        return {"issuer": issuer, "token": f"{issuer}/token", "admin": admin_url, "mcp": f"{url}/mcp", "secret": secret}
+
+    def model(self) -> dict:
+        """A stand-in for the LLM provider, as an entry of LiteLLM's `model_list` called `stub`."""
+        port = self.port()
+        program = f"{setting('MCPAUTH_TEST_PROGRAMS')}/llm.py"
+        where = ["--host", "127.0.0.1", "--port", str(port)]
+        self.processes.start("llm", [setting("MCPAUTH_TEST_PYTHON"), program, *where])
+        self.processes.until_up("llm", f"{local(port)}/healthz")
+        params = {"model": "openai/stub", "api_base": f"{local(port)}/v1", "api_key": "none"}
+        return {"model_name": "stub", "litellm_params": params}
 
     def injected_litellm(self, pod: str, config: dict, packages: str | None = None) -> str:
         """LiteLLM beside a sidecar; its URL, as users see it. `kubernetes.prepare` must know the pod."""

@@ -20,7 +20,7 @@ sys.path += [str(TESTS / "loopback"), os.environ["MCPAUTH_TEST_PROGRAMS"]]
 
 import aiohttp
 import kubernetes
-from ground import KEY, Ground, litellm_config, local, setting
+from ground import KEY, Ground, litellm_config, setting
 from litellm_calls import Failure, browser
 from matrix import STARTUP, Row, problems, render, row, unequal
 from processes import LIMIT, Broken, Processes
@@ -45,7 +45,7 @@ class Matrix:
 
     def of_versions(self, packages: dict[str, str | None]) -> dict[str, list[Row]]:
         servers = self.ground.servers("tools", TESTS / "surfaces" / "recording_server.py")
-        model = self.model()
+        model = self.ground.model()
         pods = {version: f"litellm-{number}" for number, version in enumerate(packages)}
         kubernetes.prepare(servers, list(pods.values()), **PASSTHROUGH)
         found = {}
@@ -58,15 +58,6 @@ class Matrix:
             self.version = version
             found[version] = asyncio.run(self.of_all_ways(servers["mcp"].removesuffix("/mcp")))
         return found
-
-    def model(self) -> dict:
-        port = self.ground.port()
-        program = f"{setting('MCPAUTH_TEST_PROGRAMS')}/llm.py"
-        where = ["--host", "127.0.0.1", "--port", str(port)]
-        self.ground.processes.start("llm", [setting("MCPAUTH_TEST_PYTHON"), program, *where])
-        self.ground.processes.until_up("llm", f"{local(port)}/healthz")
-        params = {"model": "openai/stub", "api_base": f"{local(port)}/v1", "api_key": "none"}
-        return {"model_name": "stub", "litellm_params": params}
 
     async def of_all_ways(self, server: str) -> list[Row]:
         async with browser() as session:

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""What mcp-auth does for a LiteLLM on one machine, in four steps that each prove what they say: LiteLLM, the OAuth2
+server and the MCP server are real. Needs what `make try` prepares; leaves nothing running.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path += [str(TESTS / "demo"), str(TESTS / "loopback")]
+
+import processes
+from ground import FROM_ITS_PACKAGE, KEY, LITELLM, Ground, local, setting
+from promises import ALLOWED, CLIENT, Stand, discovers_tools, follows_a_rotation, is_refused, keeps_users_apart
+from terminal import BOLD, DIM, GREEN, LIMIT, PLAIN, RED, Broken, note, shown, step
+
+# Of tokens, in seconds: short, so that one sees a renewal.
+LIFETIME = 12
+CONFIGURATION = """\
+model_list: [{model}]
+general_settings: {{master_key: os.environ/MASTER_KEY}}
+mcp_servers:
+  tools:
+    url: {url}
+    transport: http
+    allow_all_keys: true
+"""
+AUTH = """\
+    auth:
+      cookie_passthrough:
+        enabled: true
+        cookie_names: [{cookies}]
+"""
+
+
+class OneMachine(Stand):
+    """LiteLLM at `litellm_url`, and what the servers print and keep in `folder`."""
+
+    def __init__(self, folder: Path, servers: dict[str, str], litellm_url: str) -> None:
+        self.folder = folder
+        self.servers = servers
+        self.litellm_url = litellm_url
+        self.issuer, self.mcp_url, self.first_secret = servers["issuer"], servers["mcp"], servers["secret"]
+        self.secret_file = folder / "client-secret"
+        self.stop_file = folder / "stop-load"
+
+    def client(self, *arguments: str) -> dict:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=LIMIT)
+        if not out.strip():
+            raise Broken(f"the client printed nothing for: {' '.join(arguments)}\n{err}")
+        return json.loads(out)
+
+    def start_load(self, *arguments: str) -> subprocess.Popen:
+        return self.start("load", *arguments, "--until", str(self.stop_file))
+
+    def end_load(self) -> None:
+        self.stop_file.touch()
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        command = [setting("MCPAUTH_TEST_PYTHON"), f"{setting('MCPAUTH_TEST_PROGRAMS')}/client.py", *arguments]
+        environment = os.environ | {"LITELLM_URL": self.litellm_url, "LITELLM_API_KEY": KEY}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def oauth(self, method: str, path: str, body: dict | None = None) -> dict:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self.servers["admin"] + path, data=data, method=method)
+        with urllib.request.urlopen(request, timeout=LIMIT) as answer:
+            return json.loads(answer.read())
+
+    def store_secret(self, secret: str) -> None:
+        write_secret(self.secret_file, secret)
+        note(f"the new one is in the file {self.secret_file.name}")
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """Whole or not at all, as secret stores write files."""
+    new = path.with_suffix(".new")
+    new.write_text(secret)
+    new.chmod(0o600)
+    new.replace(path)
+
+
+class Try:
+    def __init__(self, running: processes.Processes) -> None:
+        self.folder = running.folder
+        self.running = running
+        self.ground = Ground(running)
+        self.servers = self.ground.servers("tools", lifetime=LIFETIME)
+        self.model = json.dumps(self.ground.model())
+        litellm = self.ground.write("litellm", f'#!/bin/sh\nexec {setting("MCPAUTH_TEST_PYTHON")} {LITELLM} "$@"\n')
+        litellm.chmod(0o700)
+
+    def configuration(self, name: str, auth: str = "") -> Path:
+        return self.ground.write(name, CONFIGURATION.format(model=self.model, url=self.servers["mcp"]) + auth)
+
+    def start(self, name: str, *command: str, **environment: str) -> str:
+        """Starts LiteLLM by this command and returns its URL, at which it does not answer yet."""
+        port = self.ground.port()
+        path = f"{self.folder}:{Path(setting('MCPAUTH_TRY_PROGRAM')).parent}:{os.environ['PATH']}"
+        known = {"PATH": path, "MASTER_KEY": KEY} | FROM_ITS_PACKAGE
+        self.running.start(name, [*command, "--host", "127.0.0.1", "--port", str(port)], known | environment)
+        return local(port)
+
+    def run(self) -> None:
+        cookies = ", ".join(ALLOWED)
+        before = self.configuration("before.yaml")
+        config = self.configuration("config.yaml", AUTH.format(cookies=cookies))
+        write_secret(self.folder / "client-secret", self.servers["secret"])
+        settings = {
+            "MCP_OAUTH2_TOKEN_URL": self.servers["token"],
+            "MCP_OAUTH2_CLIENT_ID": CLIENT,
+            "MCP_OAUTH2_CLIENT_SECRET_FILE": str(self.folder / "client-secret"),
+        }
+        # Both at once: LiteLLM takes its time to start.
+        open_url = self.start("litellm-before", "litellm", "--config", str(before))
+        command = ["mcp-auth", "exec", "--", "litellm", "--config", str(config)]
+        url = self.start("litellm", *command, **settings)
+
+        step(1, "Before: LiteLLM and an MCP server that wants to know who calls")
+        shown(before.read_text().split("\n", 1)[1])
+        note(f"{BOLD}${PLAIN} litellm --config before.yaml")
+        self.running.until_up("litellm-before", f"{open_url}/health/readiness")
+        is_refused(OneMachine(self.folder, self.servers, open_url))
+
+        step(2, "After: LiteLLM is started by mcp-auth, and its tools are there, though nobody has logged in")
+        for name, value in settings.items():
+            note(f"{BOLD}${PLAIN} export {name}={value}")
+        note(f"{BOLD}${PLAIN} mcp-auth exec -- litellm --config config.yaml")
+        note(f"{DIM}config.yaml is before.yaml and, in its entry `tools`:{PLAIN}")
+        shown(AUTH.format(cookies=cookies))
+        self.running.until_up("litellm", f"{url}/health/readiness")
+        stand = OneMachine(self.folder, self.servers, url)
+        discovers_tools(stand)
+
+        step(3, "Two users call the same tool, three ways")
+        keeps_users_apart(stand)
+
+        step(4, "The client secret is rotated while calls go on")
+        follows_a_rotation(stand)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    folder = Path(tempfile.mkdtemp(prefix="mcp-auth-try."))
+    try:
+        with processes.Processes(folder) as running:
+            Try(running).run()
+    except (Broken, processes.Broken, subprocess.TimeoutExpired) as broken:
+        sys.exit(f"\n{RED}✗ {broken}{PLAIN}\nThe logs are in {folder}.")
+    shutil.rmtree(folder)
+    print(f"\n{BOLD}{GREEN}All as promised.{PLAIN} README.md says how to use it for your LiteLLM; `make demo` shows it on Kubernetes.")
+
+
+if __name__ == "__main__":
+    main()
