@@ -4,6 +4,7 @@
 //! - `annotations` and `options`: what users ask for.
 //! - `target` and `role`: which container LiteLLM runs in.
 //! - `config` and `wrapper`: where its configuration is, and how it comes to read the overlay as well.
+//! - `trusted_proxies`: whom LiteLLM believes about a client's address.
 //! - `ports`: which ports. `plan`: all of it together, or an `error`.
 //! - `sidecar`, `variables` and `patch`: what is written. `reserved`: the names that are used for it.
 //!
@@ -29,6 +30,7 @@ mod role;
 mod settings;
 mod sidecar;
 mod target;
+mod trusted_proxies;
 mod variables;
 mod warnings;
 mod wrapper;

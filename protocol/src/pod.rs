@@ -11,6 +11,9 @@ pub mod env {
     pub const HEALTH: &str = "MCPAUTH_HEALTH";
     /// Loopback `ADDRESS:PORT` that LiteLLM was moved to.
     pub const LITELLM: &str = "MCPAUTH_LITELLM";
+    /// LiteLLM's own `FORWARDED_ALLOW_IPS`: the addresses and networks, separated by commas, whose `X-Forwarded-`
+    /// headers it trusts.
+    pub const FORWARDED_ALLOW_IPS: &str = "MCPAUTH_FORWARDED_ALLOW_IPS";
     /// The routes known at admission, a JSON array of [`Route`](crate::sync::Route). They hold no secret.
     pub const ROUTES: &str = "MCPAUTH_ROUTES";
     /// Path of LiteLLM's own configuration file; absent where it has none (configuration in its database).
@@ -32,6 +35,9 @@ pub mod env {
     /// Time in whole seconds that the drain hook takes.
     pub const DRAIN_SECONDS: &str = "MCPAUTH_DRAIN_SECONDS";
 }
+
+/// What uvicorn trusts where `FORWARDED_ALLOW_IPS` is not set.
+pub const DEFAULT_FORWARDED_ALLOW_IPS: &str = "127.0.0.1,::1";
 
 /// Audience of the token a sidecar presents to the operator.
 pub const AUDIENCE: &str = "mcp-auth-operator";

@@ -7,10 +7,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use mcp_auth_protocol::pod::env;
+use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
 use mcp_auth_protocol::sync::Route;
 
 use crate::control::sync_client::Endpoint;
+use crate::proxy::inbound::client_address::TrustedProxies;
 
 /// What is logged, such as `info` or `mcp_auth_sidecar=debug`.
 pub const LOG: &str = "MCPAUTH_LOG";
@@ -46,6 +47,12 @@ pub struct Serve {
     /// Loopback ADDRESS:PORT that LiteLLM was moved to; needed with --inbound.
     #[arg(long, env = env::LITELLM)]
     pub litellm: Option<SocketAddr>,
+
+    /// Proxies in front of this pod whose `X-Forwarded-` headers LiteLLM's server is to trust: addresses and networks
+    /// separated by commas, or `*`.
+    #[arg(long, env = env::FORWARDED_ALLOW_IPS, value_name = "ADDRESSES",
+          default_value = DEFAULT_FORWARDED_ALLOW_IPS)]
+    pub forwarded_allow_ips: TrustedProxies,
 
     /// JSON array of the routes known at admission.
     #[arg(long, env = env::ROUTES, default_value = "[]", hide_env_values = true)]

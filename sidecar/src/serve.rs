@@ -28,6 +28,7 @@ use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
 use crate::proxy::inbound::Inbound;
+use crate::proxy::inbound::client_address::TrustedProxies;
 use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
 use crate::proxy::routes::Routes;
@@ -66,6 +67,7 @@ async fn run(args: Serve) -> Infallible {
         outbound,
         health,
         litellm,
+        forwarded_allow_ips,
         routes,
         original_config,
         overlay,
@@ -105,6 +107,7 @@ async fn run(args: Serve) -> Infallible {
     );
     let data_path = start_data_path(Wiring {
         inbound: inbound.zip(litellm.as_ref().map(|litellm| litellm.address)),
+        trusted_proxies: forwarded_allow_ips,
         outbound,
         drain: drain.clone(),
         reports: reports.clone(),
@@ -162,6 +165,7 @@ pub struct Wiring<'a> {
     /// Where users' requests come in, and LiteLLM's own address; absent where only the outbound half is
     /// wanted.
     pub inbound: Option<(SocketAddr, SocketAddr)>,
+    pub trusted_proxies: TrustedProxies,
     pub outbound: SocketAddr,
     pub drain: Drain,
     pub reports: watch::Sender<Report>,
@@ -174,6 +178,7 @@ pub struct Wiring<'a> {
 fn start_data_path(wiring: Wiring<'_>) -> Routes {
     let Wiring {
         inbound,
+        trusted_proxies,
         outbound,
         drain,
         reports,
@@ -185,8 +190,10 @@ fn start_data_path(wiring: Wiring<'_>) -> Routes {
     let sealer = Arc::new(Sealer::new());
     let limits = Limits::default();
     let outbound_half = Outbound::new(routes.clone(), sealer.clone(), exchange, limits, metrics.clone());
-    let inbound_half =
-        inbound.map(|(_, litellm)| Arc::new(Inbound::new(litellm, routes.clone(), sealer, metrics, drain)));
+    let inbound_half = inbound.map(|(_, litellm)| {
+        let routes = routes.clone();
+        Arc::new(Inbound::new(litellm, trusted_proxies, routes, sealer, metrics, drain))
+    });
     tokio::spawn(async move {
         let listen = inbound.map(|(listen, _)| listen);
         let bind = || Sockets::bind(listen, outbound, WORKERS);

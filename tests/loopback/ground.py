@@ -56,9 +56,18 @@ class Ground:
 
     def injected_litellm(self, pod: str, config: dict, packages: str | None = None) -> str:
         """LiteLLM beside a sidecar; its URL, as users see it. `kubernetes.prepare` must know the pod."""
-        inbound, outbound, health, litellm = (self.port() for _ in range(4))
+        litellm = self.port()
         original = self.write(f"{pod}.yaml", json.dumps(config))
-        overlay = self.folder / f"{pod}-overlay.yaml"
+        inbound = self.sidecar(pod, litellm, original)
+        wrapper = self.write(f"{pod}-wrapper.yaml", f"include: {json.dumps([str(original), str(self.overlay(pod))])}\n")
+        self.litellm(pod, litellm, wrapper, packages=packages)
+        return local(inbound)
+
+    def sidecar(self, pod: str, litellm: int, original: Path, settings: dict[str, str] | None = None) -> int:
+        """A sidecar in front of a LiteLLM at this port; its port, as users see it. `kubernetes.prepare` must know the
+        pod.
+        """
+        inbound, outbound, health = (self.port() for _ in range(3))
         token = self.write(f"{pod}-token", kubernetes.identity(pod))
         environment = {
             "MCPAUTH_INBOUND": f"127.0.0.1:{inbound}",
@@ -66,7 +75,7 @@ class Ground:
             "MCPAUTH_HEALTH": f"127.0.0.1:{health}",
             "MCPAUTH_LITELLM": f"127.0.0.1:{litellm}",
             "MCPAUTH_ORIGINAL_CONFIG": str(original),
-            "MCPAUTH_OVERLAY": str(overlay),
+            "MCPAUTH_OVERLAY": str(self.overlay(pod)),
             "MCPAUTH_OPERATOR": setting("MCPAUTH_TEST_OPERATOR"),
             "MCPAUTH_OPERATOR_CA": kubernetes.authority(setting("MCPAUTH_TEST_OPERATOR_NAMESPACE")),
             "MCPAUTH_TOKEN_FILE": str(token),
@@ -75,11 +84,13 @@ class Ground:
             "MCPAUTH_POD_UID": kubernetes.uid(pod),
             "MCPAUTH_DRAIN_SECONDS": "0",
         }
-        self.processes.start(f"{pod}-sidecar", [setting("MCPAUTH_LOOPBACK_SIDECAR"), "serve"], environment)
+        command = [setting("MCPAUTH_LOOPBACK_SIDECAR"), "serve"]
+        self.processes.start(f"{pod}-sidecar", command, environment | (settings or {}))
         self.processes.until_up(f"{pod}-sidecar", f"{local(health)}/startup")
-        wrapper = self.write(f"{pod}-wrapper.yaml", f"include: {json.dumps([str(original), str(overlay)])}\n")
-        self.litellm(pod, litellm, wrapper, packages=packages)
-        return local(inbound)
+        return inbound
+
+    def overlay(self, pod: str) -> Path:
+        return self.folder / f"{pod}-overlay.yaml"
 
     def litellm(
         self,

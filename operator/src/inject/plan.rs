@@ -1,6 +1,6 @@
 //! The plan of an injection: everything that is decided about a pod before its patch is written.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
 use mcp_auth_protocol::sync::Route;
 
 use super::command_line::command_words;
@@ -14,6 +14,7 @@ use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
 use super::role::Role;
 use super::settings::Settings;
 use super::target::Target;
+use super::trusted_proxies;
 use super::wrapper::{self, Wrapper};
 
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(super) struct Plan {
     /// The routes as JSON.
     pub routes: String,
     pub start_timeout_seconds: u32,
+    /// The proxies that LiteLLM trusts, for the sidecar.
+    pub forwarded_allow_ips: Option<EnvVar>,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
     /// The pod's own user is root, which our container must not be.
@@ -85,6 +88,10 @@ pub(super) fn plan(
         start_timeout_seconds: options
             .start_timeout_seconds
             .unwrap_or(settings.start_timeout_seconds),
+        forwarded_allow_ips: match &previous {
+            Some(previous) => previous.forwarded_allow_ips.clone(),
+            None => trusted_proxies::sidecar_variable(container),
+        },
         runs_as_root: spec
             .security_context
             .as_ref()

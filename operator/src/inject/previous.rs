@@ -2,7 +2,7 @@
 //! other webhooks have changed the pod, and a pod template may hold a copy of an injected pod: both must come
 //! out as after one injection.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, VolumeMount};
 use mcp_auth_protocol::pod::env;
 
 use super::environment::{Environment, VariableValue};
@@ -19,6 +19,8 @@ pub(super) struct PreviousInjection {
     pub health: Option<u16>,
     /// Path of LiteLLM's own configuration.
     pub original: Option<String>,
+    /// The sidecar's variable of this name.
+    pub forwarded_allow_ips: Option<EnvVar>,
     mounts: Vec<VolumeMount>,
 }
 
@@ -41,6 +43,12 @@ impl PreviousInjection {
             outbound: port(env::OUTBOUND),
             health: port(env::HEALTH),
             original: text(env::ORIGINAL_CONFIG),
+            forwarded_allow_ips: containers[index]
+                .env
+                .iter()
+                .flatten()
+                .find(|entry| entry.name == env::FORWARDED_ALLOW_IPS)
+                .cloned(),
             mounts: containers[index].volume_mounts.clone().unwrap_or_default(),
         })
     }

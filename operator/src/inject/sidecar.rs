@@ -122,6 +122,7 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
     if let Some(inbound) = ports.inbound {
         variables.push(literal(env::INBOUND, &inbound.to_string()));
         variables.push(literal(env::LITELLM, &format!("127.0.0.1:{}", ports.litellm)));
+        variables.extend(plan.forwarded_allow_ips.clone());
     }
     variables.push(literal(env::OUTBOUND, &format!("127.0.0.1:{}", ports.outbound)));
     variables.push(literal(env::HEALTH, &ports.health.to_string()));

@@ -1,11 +1,13 @@
 //! The variables that injection sets in LiteLLM's environment.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
+use mcp_auth_protocol::pod::DEFAULT_FORWARDED_ALLOW_IPS;
 
 use super::config::CONFIG_FILE_PATH;
-use super::environment::escape;
+use super::environment::{Environment, escape};
 use super::operations::Operations;
 use super::plan::Plan;
+use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 use super::wrapper::Placement;
 
 /// LiteLLM's client would send calls to the outbound listener through a proxy otherwise.
@@ -23,6 +25,11 @@ pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, 
         // other values.
         variables.replace("HOST", "127.0.0.1");
         variables.replace("PORT", &plan.ports.litellm.to_string());
+        let has_list = variables.extend(FORWARDED_ALLOW_IPS, trusted_proxies::with_loopback);
+        // One from `envFrom` without loopback would make every client the sidecar's own address.
+        if !has_list && Environment::from_container(target).has_hidden_names {
+            variables.add(FORWARDED_ALLOW_IPS, DEFAULT_FORWARDED_ALLOW_IPS.to_owned());
+        }
     }
     if !variables.replace(CONFIG_FILE_PATH, &plan.wrapper.path) {
         variables.add(CONFIG_FILE_PATH, escape(&plan.wrapper.path));

@@ -8,6 +8,7 @@ use super::environment::{Environment, VariableValue};
 use super::plan::Plan;
 use super::role::Role;
 use super::settings::Settings;
+use super::trusted_proxies::FORWARDED_ALLOW_IPS;
 
 pub(super) fn warnings(
     pod: &Pod,
@@ -51,6 +52,16 @@ pub(super) fn warnings(
                     .to_owned(),
             );
         }
+    }
+    if is_first
+        && is_moved
+        && environment.has_hidden_names
+        && environment.get(FORWARDED_ALLOW_IPS) == VariableValue::Absent
+    {
+        warnings.push(format!(
+            "a {FORWARDED_ALLOW_IPS} from envFrom is hidden by the one that injection adds: list it in `env` if there is \
+             one"
+        ));
     }
     let is_own_program = matches!(plan.role, Role::Program | Role::Shell { .. } | Role::Other);
     if is_first && is_own_program && plan.original.is_none() {

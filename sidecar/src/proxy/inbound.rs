@@ -1,6 +1,7 @@
 //! The inbound half, from users to LiteLLM. A request passes as it is, except that its allow-listed cookies
 //! and headers are also sealed into the one header that LiteLLM forwards to MCP servers.
 
+pub mod client_address;
 mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use crate::http::request_body::RequestBody;
 use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
+use crate::proxy::inbound::client_address::TrustedProxies;
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
 use crate::proxy::respond::problem;
 use crate::proxy::response_body::ResponseBody;
@@ -28,9 +30,6 @@ use crate::proxy::routes::Routes;
 use crate::proxy::user_context::seal::Sealer;
 use crate::proxy::user_context::{Context, ContextTooLargeError, gather};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
 /// Paths, below LiteLLM's `SERVER_ROOT_PATH`, at which it lists tools with headers for one server each.
@@ -39,6 +38,7 @@ const LIST_PATHS: [&str; 2] = ["/mcp-rest/tools/list", "/v1/messages"];
 /// The half on the port LiteLLM used to own.
 pub struct Inbound {
     litellm: Target,
+    trusted_proxies: TrustedProxies,
     routes: Routes,
     sealer: Arc<Sealer>,
     metrics: Metrics,
@@ -46,9 +46,11 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// `litellm` is the loopback address LiteLLM was moved to; `sealer` is shared with the outbound half.
+    /// `litellm` is the loopback address LiteLLM was moved to; `trusted_proxies` are those whose `X-Forwarded-`
+    /// headers its server trusts; `sealer` is shared with the outbound half.
     pub fn new(
         litellm: SocketAddr,
+        trusted_proxies: TrustedProxies,
         routes: Routes,
         sealer: Arc<Sealer>,
         metrics: Metrics,
@@ -56,6 +58,7 @@ impl Inbound {
     ) -> Self {
         Self {
             litellm: Target::litellm(litellm, routes.workers().get()),
+            trusted_proxies,
             routes,
             sealer,
             metrics,
@@ -139,7 +142,7 @@ impl Inbound {
             }
             headers.insert(CONTEXT, sealed);
         }
-        set_forwarded_headers(headers, peer);
+        client_address::set(headers, peer, &self.trusted_proxies);
         if websocket {
             return tunnel::open(&self.litellm, request).await;
         }
@@ -215,34 +218,6 @@ fn is_forgeable(name: &str) -> bool {
     name.starts_with("mcpauth-") || name.starts_with("x-mcp-") && name.contains("mcpauth-")
 }
 
-/// Sets the `X-Forwarded-` headers, which LiteLLM's server trusts from loopback. Addresses that the client
-/// states stay in front of the address that connected, so that the last one is always the sidecar's.
-fn set_forwarded_headers(headers: &mut HeaderMap, peer: IpAddr) {
-    let peer = peer.to_canonical().to_string();
-    let stated_length: usize = headers
-        .get_all(X_FORWARDED_FOR)
-        .iter()
-        .map(|value| value.len() + 2)
-        .sum();
-    let mut addresses = Vec::with_capacity(stated_length + peer.len());
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        addresses.extend_from_slice(value.as_bytes());
-        addresses.extend_from_slice(b", ");
-    }
-    addresses.extend_from_slice(peer.as_bytes());
-    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(addresses)) {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = headers.get(header::HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
-    }
-}
-
 /// LiteLLM reads a body as JSON unless it is a form, whatever type and encoding the request states.
 fn may_be_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
@@ -290,34 +265,6 @@ mod tests {
             map,
             headers(&[("x-mcp-tools-other", "5"), ("x-mcpauth-context", "6")])
         );
-    }
-
-    #[test]
-    fn what_the_client_says_of_itself_stays_in_front_of_its_address() {
-        let mut map = headers(&[
-            ("x-forwarded-for", "1.1.1.1"),
-            ("x-forwarded-for", "2.2.2.2"),
-            ("host", "h:4000"),
-        ]);
-        set_forwarded_headers(&mut map, "::ffff:10.0.0.9".parse().unwrap());
-        let expected = [
-            ("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.0.0.9"),
-            ("host", "h:4000"),
-            ("x-forwarded-proto", "http"),
-            ("x-forwarded-host", "h:4000"),
-        ];
-        assert_eq!(map, headers(&expected));
-    }
-
-    #[test]
-    fn what_a_front_proxy_has_set_stays() {
-        let mut map = headers(&[
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-host", "llm.example.com"),
-        ]);
-        set_forwarded_headers(&mut map, "10.0.0.9".parse().unwrap());
-        assert_eq!(map["x-forwarded-proto"], "https");
-        assert_eq!(map["x-forwarded-host"], "llm.example.com");
     }
 
     #[test]

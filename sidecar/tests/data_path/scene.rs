@@ -20,6 +20,7 @@ use mcp_auth_protocol::sync::{
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
+use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics::Metrics;
 use mcp_auth_sidecar::proxy::outbound::{Limits, Outbound};
 use mcp_auth_sidecar::proxy::routes::Routes;
@@ -114,6 +115,7 @@ impl Sidecar {
         let (inbound, outbound) = (sockets.inbound().unwrap(), sockets.outbound());
         let in_half = Inbound::new(
             litellm,
+            TrustedProxies::default(),
             routes.clone(),
             sealer.clone(),
             metrics.clone(),

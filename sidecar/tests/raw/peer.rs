@@ -263,11 +263,10 @@ impl Upstream {
             format!("host: {}", self.address),
             "authorization: Bearer service-token".to_owned(),
             "x-forwarded-for: 127.0.0.1".to_owned(),
-            "x-forwarded-proto: http".to_owned(),
         ];
         for line in lines {
             let ours = expected.iter().any(|expected| expected == line);
-            if !ours && !line.starts_with("x-forwarded-host: ") {
+            if !ours {
                 shape.push_str(&format!("; {line}"));
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::proxy::inbound::Inbound;
+use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics::Metrics;
 use mcp_auth_sidecar::proxy::outbound::{Limits, Outbound};
 use mcp_auth_sidecar::proxy::routes::Routes;
@@ -32,7 +33,14 @@ fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
     let sockets = Sockets::bind(Some(any), any, NonZeroUsize::MIN).unwrap();
     let addresses = [sockets.inbound().unwrap(), sockets.outbound()];
     let drain = Drain::default();
-    let inbound = Inbound::new(upstream, routes.clone(), sealer.clone(), metrics.clone(), drain);
+    let inbound = Inbound::new(
+        upstream,
+        TrustedProxies::default(),
+        routes.clone(),
+        sealer.clone(),
+        metrics.clone(),
+        drain,
+    );
     let operator = Arc::new(Operator::default());
     let outbound = Outbound::new(routes, sealer, operator, Limits::default(), metrics);
     let workers =

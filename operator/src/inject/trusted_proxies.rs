@@ -1,0 +1,79 @@
+//! `FORWARDED_ALLOW_IPS`, the proxies whose `X-Forwarded-` headers LiteLLM's server (uvicorn) trusts. From behind
+//! the sidecar it has to trust loopback as well, and the sidecar applies the list to who connects to it.
+
+use k8s_openapi::api::core::v1::{Container, EnvVar};
+use mcp_auth_protocol::pod::env;
+
+use super::environment::{Environment, VariableValue, escape};
+use super::variables::entry_indexes;
+
+pub(super) const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
+const LOOPBACK: &str = "127.0.0.1";
+
+/// The list of LiteLLM's container as a variable of the sidecar's. `None` where it is not set, or where the pod does
+/// not show it.
+pub(super) fn sidecar_variable(container: &Container) -> Option<EnvVar> {
+    let entries = container.env.as_deref().unwrap_or_default();
+    // The last one is what the process sees.
+    let entry = &entries[entry_indexes(entries, FORWARDED_ALLOW_IPS).pop()?];
+    let name = env::FORWARDED_ALLOW_IPS.to_owned();
+    if entry.value_from.is_some() {
+        return Some(EnvVar { name, ..entry.clone() });
+    }
+    match Environment::from_container(container).get(FORWARDED_ALLOW_IPS) {
+        VariableValue::Literal(value) => Some(EnvVar {
+            name,
+            value: Some(escape(&value)),
+            value_from: None,
+        }),
+        VariableValue::Absent | VariableValue::Hidden => None,
+    }
+}
+
+/// A list with loopback; `None` if it is in it.
+pub(super) fn with_loopback(list: &str) -> Option<String> {
+    let parts: Vec<&str> = list.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts == ["*"] || parts.contains(&LOOPBACK) {
+        return None;
+    }
+    Some([&parts[..], &[LOOPBACK]].concat().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(env: &str) -> Container {
+        serde_saphyr::from_str(&format!("{{name: litellm, env: {env}}}")).unwrap()
+    }
+
+    #[test]
+    fn loopback_is_added_to_a_list_that_lacks_it() {
+        assert_eq!(with_loopback("10.0.0.0/8").as_deref(), Some("10.0.0.0/8,127.0.0.1"));
+        assert_eq!(with_loopback("").as_deref(), Some("127.0.0.1"));
+        assert_eq!(
+            with_loopback("$(FORWARDED_ALLOW_IPS)").as_deref(),
+            Some("$(FORWARDED_ALLOW_IPS),127.0.0.1")
+        );
+        for complete in ["*", "10.0.0.9, 127.0.0.1"] {
+            assert_eq!(with_loopback(complete), None);
+        }
+    }
+
+    #[test]
+    fn the_sidecar_gets_what_litellm_was_given() {
+        let variable = |env| sidecar_variable(&container(env));
+        assert_eq!(variable("[]"), None);
+        let literal = "[{name: NET, value: 10.0.0.0/8}, {name: FORWARDED_ALLOW_IPS, value: $(NET)}]";
+        let EnvVar { name, value, .. } = variable(literal).unwrap();
+        assert_eq!(
+            (name.as_str(), value.as_deref()),
+            ("MCPAUTH_FORWARDED_ALLOW_IPS", Some("10.0.0.0/8"))
+        );
+        let from_key = "[{name: FORWARDED_ALLOW_IPS, valueFrom: {configMapKeyRef: {name: net, key: proxies}}}]";
+        let EnvVar { name, value_from, .. } = variable(from_key).unwrap();
+        assert_eq!(name, "MCPAUTH_FORWARDED_ALLOW_IPS");
+        assert_eq!(value_from.unwrap().config_map_key_ref.unwrap().key, "proxies");
+        assert_eq!(variable("[{name: FORWARDED_ALLOW_IPS, value: $(HIDDEN)}]"), None);
+    }
+}
