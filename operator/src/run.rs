@@ -45,7 +45,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     );
     let settings = read_settings(&args)?;
     let client_config = Config::infer().await.context("finding the API server")?;
-    let client = Client::try_from(client_config.clone()).context("configuring the Kubernetes client")?;
+    let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
         namespace: args.namespace.clone(),
         secret: args.certificate_secret.clone(),
@@ -94,8 +94,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         token_refresh_requests: refresh_requested,
     };
 
-    let (elected, election) =
-        leader::take_part(client_config, &args.namespace, &args.lease, &args.identity).await?;
+    let candidate = leader::Candidate {
+        client: client.clone(),
+        namespace: args.namespace.clone(),
+        lease: args.lease.clone(),
+        identity: args.identity.clone(),
+        timing: leader::Timing::default(),
+    };
+    let (elected, election) = candidate.take_part();
     // The lease is released when its receiver is dropped, so all others subscribe to this channel.
     let (lead, leads) = watch::channel(false);
     let (close, closed) = watch::channel(false);
