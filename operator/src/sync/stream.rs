@@ -212,6 +212,7 @@ async fn send(
         revision: revision(),
         operator_ca: authority.clone(),
         servers: servers.clone(),
+        unreadable: Vec::new(),
     };
     let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
     line.push(b'\n');
