@@ -17,15 +17,16 @@ use crate::credentials::Credentials;
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader;
+use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::reconcile::{Reconciler, Triggers};
+use crate::reconcile::{self, Reconciler, Triggers};
 use crate::references::References;
 use crate::resource_ref::ResourceRef;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
 use crate::sidecars::Sidecars;
 use crate::status::{self, StatusWriter};
-use crate::sync::{self, Sync};
+use crate::sync::{self, Authenticator, Sync};
 use crate::token_refresh_requests::TokenRefreshRequests;
 use crate::token_sources::TokenSources;
 use crate::workload::Workload;
@@ -54,6 +55,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let certificates = Certificates::load(&client, &certificate_config).await?;
 
     let metrics = Metrics::default();
+    let liveness = Liveness::default();
     let changes = Changes::default();
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
@@ -76,6 +78,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pods: pods.clone(),
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
         metrics: metrics.clone(),
+        liveness: liveness.clone(),
         status_due,
     };
     let status_writer = StatusWriter::new(
@@ -115,7 +118,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
     };
     let sync = Sync {
-        client: client.clone(),
+        authenticator: Authenticator::new(client.clone()),
         leads,
         certificates: certificates.clone(),
         resources: resources.clone(),
@@ -139,17 +142,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
     let health = Health {
         metrics: metrics.clone(),
+        liveness: liveness.clone(),
         listed,
         trusted,
         closed,
     };
     tasks.spawn(serve_health(args.listen_health, health));
-    tasks.spawn(forever(
-        certificates
-            .clone()
-            .keep_renewed(client.clone(), certificate_config),
-    ));
-    let trust = keep_webhook_ca_bundle(client, args.webhook_configuration, certificates, set_trusted);
+    tasks.spawn(forever(certificates.clone().keep_renewed(
+        client.clone(),
+        certificate_config,
+        liveness.clone(),
+    )));
+    let trust = keep_webhook_ca_bundle(
+        client,
+        args.webhook_configuration,
+        certificates,
+        set_trusted,
+        liveness.clone(),
+    );
     tasks.spawn(forever(trust));
     let leader_tasks = LeaderTasks {
         reconciler,
@@ -160,6 +170,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         statuses_due,
         set_listed,
         metrics,
+        liveness,
     };
     let leading = tasks.spawn(follow_election(elected, lead.clone(), leader_tasks));
 
@@ -203,6 +214,7 @@ struct LeaderTasks {
     statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
     set_listed: watch::Sender<bool>,
     metrics: Metrics,
+    liveness: Liveness,
 }
 
 /// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles
@@ -221,8 +233,10 @@ async fn follow_election(
         statuses_due,
         set_listed,
         metrics,
+        liveness,
     } = leader_tasks;
     let listed = set_listed.subscribe();
+    let mut ticks = tokio::time::interval(BEAT_INTERVAL);
     // A leader that does not know every resource yet would tell sidecars that they are entitled to nothing.
     while !(*elected.borrow_and_update() && *listed.borrow()) {
         tokio::select! {
@@ -232,7 +246,9 @@ async fn follow_election(
                     set_listed.send_replace(true);
                 }
             }
+            _ = ticks.tick() => {}
         }
+        liveness.beat(reconcile::TASK);
     }
     info!("this replica leads");
     metrics.leads(true);
