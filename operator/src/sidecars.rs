@@ -166,7 +166,7 @@ impl SidecarEntry {
         };
         let before = entry.sidecar.clone();
         change(&mut entry.sidecar);
-        let namespace = (entry.sidecar != before).then(|| before.namespace);
+        let namespace = (entry.sidecar != before).then_some(before.namespace);
         drop(known);
         if let Some(namespace) = namespace {
             self.sidecars.announce(&namespace);
