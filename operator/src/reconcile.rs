@@ -12,6 +12,7 @@ use futures::FutureExt;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, sleep_until};
 use tracing::debug_span;
@@ -45,6 +46,8 @@ pub struct Reconciler {
     pub workload: Workload,
     pub pods: Pods,
     pub token_sources: TokenSources,
+    /// The operator's own, for resources that name none.
+    pub egress_proxy: Option<EgressProxy>,
     pub metrics: Metrics,
     pub liveness: Liveness,
     /// For the status: each resource that it is to be looked at for.
@@ -232,6 +235,7 @@ impl Reconciler {
             references: &references.collect::<Vec<_>>(),
             workload: |audience| self.workload.assertions(&resource_ref.namespace, audience),
             known_issuer: known_server(resource).map(|server| server.issuer.clone()),
+            egress_proxy: self.egress_proxy.clone(),
         };
         desired(&resource.spec, &inputs)
     }

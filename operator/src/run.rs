@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
-use mcp_auth_oauth::Clock;
+use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info};
@@ -45,6 +45,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         "starting"
     );
     let settings = read_settings(&args)?;
+    let egress_proxy = egress_proxy().context("reading the egress proxy from the environment")?;
+    if let Some(proxy) = &egress_proxy {
+        info!(?proxy, "authorization servers are reached by a proxy");
+    }
     let client_config = Config::infer().await.context("finding the API server")?;
     let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
@@ -77,6 +81,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         workload,
         pods: pods.clone(),
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
+        egress_proxy,
         metrics: metrics.clone(),
         liveness: liveness.clone(),
         status_due,
@@ -196,6 +201,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     drop(tokio::time::timeout(CLOSE_TIMEOUT, until_finished(serving)).await);
     tasks.shutdown().await;
     result
+}
+
+/// By the variables that most programs read, in either case.
+fn egress_proxy() -> Result<Option<EgressProxy>, EgressProxyError> {
+    let variable = |name: &str| {
+        let lower = name.to_ascii_lowercase();
+        std::env::var(name).or_else(|_| std::env::var(lower)).ok()
+    };
+    let (https, http) = (variable("HTTPS_PROXY"), variable("HTTP_PROXY"));
+    EgressProxy::from_environment(https.as_deref(), http.as_deref(), variable("NO_PROXY").as_deref())
 }
 
 async fn until_finished(task: AbortHandle) {

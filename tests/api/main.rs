@@ -11,6 +11,7 @@ mod in_use;
 mod injection;
 mod malformed;
 mod methods;
+mod proxies;
 mod reconcile;
 mod rotation;
 mod sync;
