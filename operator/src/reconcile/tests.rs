@@ -49,6 +49,7 @@ async fn endless_events_put_no_reconciliation_off() {
         pods,
         token_sources: TokenSources::new(Clock::system(), Metrics::default(), credentials),
         metrics: Metrics::default(),
+        egress_proxy: None,
         liveness: Liveness::default(),
         status_due,
     };
