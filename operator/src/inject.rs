@@ -6,6 +6,7 @@
 //! - `config` and `wrapper`: where its configuration is, and how it comes to read the overlay as well.
 //! - `ports`: which ports. `plan`: all of it together, or an `error`.
 //! - `sidecar`, `variables` and `patch`: what is written. `reserved`: the names that are used for it.
+//! - `settings` and `resources`: what every sidecar gets, checked when the operator starts.
 //!
 //! All of them look through a previous injection (`previous`), so that injecting twice is injecting once.
 //! `docs/injection.md` tells users about it.
@@ -24,6 +25,7 @@ mod plan;
 mod ports;
 mod previous;
 mod reserved;
+mod resources;
 mod review;
 mod role;
 mod settings;
@@ -36,4 +38,4 @@ mod wrapper;
 pub use decision::{Decision, SkipReason, decide};
 pub use error::InjectionError;
 pub use review::{AUDIT_KEY, review};
-pub use settings::{OperatorEndpoint, Settings};
+pub use settings::{OperatorEndpoint, Settings, SettingsError};

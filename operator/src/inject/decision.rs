@@ -42,6 +42,16 @@ pub enum SkipReason {
 }
 
 impl Decision {
+    /// What becomes of the pod, in one word. Closed set.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Skip { .. } => "skipped",
+            Self::Inject { .. } => "injected",
+            Self::AllowWithoutSidecar(_) => "left alone",
+            Self::Deny(_) => "refused",
+        }
+    }
+
     /// Closed set, for metrics and audit.
     pub fn reason(&self) -> &'static str {
         match self {
