@@ -117,13 +117,13 @@ fn add_pod(
         Decision::Skip { patch, .. } => Some(patch),
         Decision::Inject { patch, warnings } => {
             for warning in warnings {
-                line(format!("warning: {warning}"))?;
+                line(format!("warning: {}: {}", warning.reason, warning.message))?;
             }
             Some(patch)
         }
-        Decision::AllowWithoutSidecar(error) => {
+        Decision::AllowWithoutSidecar { error, patch } => {
             line(format!("message: {error}"))?;
-            None
+            Some(patch)
         }
         Decision::Deny(error) => {
             line(format!("message: {error}"))?;
