@@ -319,8 +319,12 @@ impl Target {
 
 /// Whether the other side closed the connection, rather than answering with something that is no answer.
 fn has_ended(cause: &UpstreamError) -> bool {
-    let UpstreamError::Http(error) = cause else { return false };
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let UpstreamError::Http(error) = cause else {
+        return false;
+    };
+    let io = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
     let is_reset = io.is_some_and(|io| {
         matches!(
             io.kind(),

@@ -110,7 +110,10 @@ async fn a_message_that_only_reads_is_sent_again_when_a_kept_connection_ends() {
             assert_eq!(read_message(&mut server).await, message);
             server.write_all(OK).await.unwrap();
             assert_eq!(bytes(second.await.unwrap()).await, "ok");
-            assert_eq!(sidecar.metric("replays_total{why=\"connection_ended\"}"), 1);
+            assert_eq!(
+                sidecar.metric(r#"mcpauth_sidecar_replays_total{why="connection_ended"}"#),
+                1
+            );
         } else {
             let answer = second.await.unwrap();
             assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
@@ -121,7 +124,9 @@ async fn a_message_that_only_reads_is_sent_again_when_a_kept_connection_ends() {
 
 async fn read_message(stream: &mut TcpStream) -> String {
     let head = read_head(stream).await.to_lowercase();
-    let (_, length) = head.split_once("content-length: ").expect("the sidecar states it");
+    let (_, length) = head
+        .split_once("content-length: ")
+        .expect("the sidecar states it");
     let length = length.lines().next().unwrap().parse().unwrap();
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.unwrap();
