@@ -64,8 +64,6 @@ pub struct Outbound {
 }
 
 /// How the server answered, as far as the token is concerned.
-// There is one for each request and it moves once: a box would cost more than its size.
-#[expect(clippy::large_enum_variant)]
 enum ServerAnswer {
     /// The token was accepted; the answer is for the client.
     Accepted(Response<ResponseBody>),
