@@ -34,7 +34,7 @@ impl Sidecar {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (health, operator, litellm) = (free(), free(), free());
         let address = health.local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth"))
+        let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth-sidecar"))
             .arg("serve")
             .env("MCPAUTH_OUTBOUND", "127.0.0.1:0")
             .env("MCPAUTH_HEALTH", address.to_string())
