@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -78,7 +78,7 @@ async fn run(args: Serve) -> Infallible {
         uid: pod_uid,
     };
     let reports = watch::Sender::new(report(pod.clone()));
-    let operator_ca = OperatorCa::new(&operator_ca);
+    let operator_ca = OperatorCa::resume(&operator_ca, overlay.parent().unwrap_or(Path::new(".")));
     let exchange = OperatorTokenExchanger::new(
         operator.clone(),
         operator_ca.clone(),
