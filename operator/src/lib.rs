@@ -12,6 +12,7 @@ mod connection_bounds;
 mod entitlement;
 mod http;
 pub mod inject;
+mod inject_command;
 mod leader;
 mod liveness;
 mod metrics;
@@ -25,5 +26,6 @@ mod status;
 mod sync;
 mod workload;
 
-pub use args::Args;
+pub use args::{Args, Command};
+pub use inject_command::inject as run_inject;
 pub use run::run;
