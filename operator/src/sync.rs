@@ -7,30 +7,29 @@ mod error;
 mod exchange;
 mod lines;
 mod stream;
+mod token_claims;
 
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use kube::Client;
+use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests};
 use mcp_auth_protocol::sync::{EXCHANGE_PATH, PATH};
 use tokio::sync::watch;
 
 use crate::certificates::Certificates;
-use crate::changes::Changes;
-use crate::credentials::Credentials;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
-use crate::token_refresh_requests::TokenRefreshRequests;
 
+pub use authenticate::Authenticator;
 use error::SyncError;
 
 /// What the endpoint works with.
 #[derive(Clone)]
 pub struct Sync {
-    pub client: Client,
+    pub authenticator: Authenticator,
     pub leads: watch::Receiver<bool>,
     pub certificates: Certificates,
     pub resources: Resources,

@@ -18,7 +18,10 @@ pub(super) fn sidecar_variable(container: &Container) -> Option<EnvVar> {
     let entry = &entries[entry_indexes(entries, FORWARDED_ALLOW_IPS).pop()?];
     let name = env::FORWARDED_ALLOW_IPS.to_owned();
     if entry.value_from.is_some() {
-        return Some(EnvVar { name, ..entry.clone() });
+        return Some(EnvVar {
+            name,
+            ..entry.clone()
+        });
     }
     match Environment::from_container(container).get(FORWARDED_ALLOW_IPS) {
         VariableValue::Literal(value) => Some(EnvVar {
@@ -32,7 +35,11 @@ pub(super) fn sidecar_variable(container: &Container) -> Option<EnvVar> {
 
 /// A list with loopback; `None` if it is in it.
 pub(super) fn with_loopback(list: &str) -> Option<String> {
-    let parts: Vec<&str> = list.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = list
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect();
     if parts == ["*"] || parts.contains(&LOOPBACK) {
         return None;
     }
@@ -49,7 +56,10 @@ mod tests {
 
     #[test]
     fn loopback_is_added_to_a_list_that_lacks_it() {
-        assert_eq!(with_loopback("10.0.0.0/8").as_deref(), Some("10.0.0.0/8,127.0.0.1"));
+        assert_eq!(
+            with_loopback("10.0.0.0/8").as_deref(),
+            Some("10.0.0.0/8,127.0.0.1")
+        );
         assert_eq!(with_loopback("").as_deref(), Some("127.0.0.1"));
         assert_eq!(
             with_loopback("$(FORWARDED_ALLOW_IPS)").as_deref(),
@@ -70,7 +80,8 @@ mod tests {
             (name.as_str(), value.as_deref()),
             ("MCPAUTH_FORWARDED_ALLOW_IPS", Some("10.0.0.0/8"))
         );
-        let from_key = "[{name: FORWARDED_ALLOW_IPS, valueFrom: {configMapKeyRef: {name: net, key: proxies}}}]";
+        let from_key =
+            "[{name: FORWARDED_ALLOW_IPS, valueFrom: {configMapKeyRef: {name: net, key: proxies}}}]";
         let EnvVar { name, value_from, .. } = variable(from_key).unwrap();
         assert_eq!(name, "MCPAUTH_FORWARDED_ALLOW_IPS");
         assert_eq!(value_from.unwrap().config_map_key_ref.unwrap().key, "proxies");

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 use mcp_auth_protocol::pod::DEFAULT_FORWARDED_ALLOW_IPS;
 
-use super::config::CONFIG_FILE_PATH;
+use super::config::{CONFIG_FILE_PATH, WrapperOption};
 use super::environment::{Environment, escape};
 use super::operations::Operations;
 use super::plan::Plan;
@@ -14,6 +14,7 @@ use super::wrapper::Placement;
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
 
 pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, plan: &Plan) {
+    let environment = Environment::from_container(target);
     let mut variables = Variables {
         operations,
         path: ["spec", "containers", index, "env"],
@@ -27,11 +28,13 @@ pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, 
         variables.replace("PORT", &plan.ports.litellm.to_string());
         let has_list = variables.extend(FORWARDED_ALLOW_IPS, trusted_proxies::with_loopback);
         // One from `envFrom` without loopback would make every client the sidecar's own address.
-        if !has_list && Environment::from_container(target).has_hidden_names {
+        if !has_list && Environment::from_container(target).may_come_from_env_from(FORWARDED_ALLOW_IPS) {
             variables.add(FORWARDED_ALLOW_IPS, DEFAULT_FORWARDED_ALLOW_IPS.to_owned());
         }
     }
-    if !variables.replace(CONFIG_FILE_PATH, &plan.wrapper.path) {
+    if plan.wrapper_option == WrapperOption::Variable
+        && !variables.replace(CONFIG_FILE_PATH, &plan.wrapper.path)
+    {
         variables.add(CONFIG_FILE_PATH, escape(&plan.wrapper.path));
     }
     if let Placement::FileElsewhere {
@@ -49,8 +52,15 @@ pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, 
     let has_lower = variables.extend("no_proxy", with_loopback);
     // Python reads only one of the two, so that adding the other one would hide a list of the user's.
     if !has_upper && !has_lower {
-        variables.add("NO_PROXY", LOOPBACK.join(","));
-        variables.add("no_proxy", LOOPBACK.join(","));
+        let is_hidden = |name: &&str| environment.may_come_from_env_from(name);
+        // The kubelet expands each to what `envFrom` sets, or leaves it as it stands: a name that no host has.
+        let hidden = ["NO_PROXY", "no_proxy"].into_iter().filter(is_hidden);
+        let list: Vec<String> = hidden
+            .map(|name| format!("$({name})"))
+            .chain(LOOPBACK.into_iter().map(str::to_owned))
+            .collect();
+        variables.add("NO_PROXY", list.join(","));
+        variables.add("no_proxy", list.join(","));
     }
     let Variables {
         operations,

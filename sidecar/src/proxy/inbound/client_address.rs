@@ -70,7 +70,10 @@ impl TrustedProxies {
         let client = if self.all {
             first
         } else {
-            let untrusted = stated.iter().rev().find(|stated| !self.contains(without_port(stated)));
+            let untrusted = stated
+                .iter()
+                .rev()
+                .find(|stated| !self.contains(without_port(stated)));
             untrusted.copied().unwrap_or(first)
         };
         (!client.is_empty()).then_some(client)

@@ -1,0 +1,64 @@
+//! Credential identity: what a credential was minted for; and the digest of the request that would mint it.
+//! Both leave the same fields out.
+
+use mcp_auth_crds::{ClientAuthentication, McpServerAuth, McpServerAuthSpec, OAuth2};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+/// What a credential was minted for: the server's URL, the authorization server and what was requested of it,
+/// but not how the client proved who it is: a token is as good after its client's key has changed. A token is
+/// never handed out for another identity than its own, so that a changed URL cannot be sent the token of the
+/// old one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CredentialIdentity(String);
+
+impl CredentialIdentity {
+    pub fn for_resource(resource: &McpServerAuth) -> Self {
+        let spec = &resource.spec;
+        let oauth2 = spec.oauth2.as_ref().map(|oauth2| OAuth2 {
+            client_authentication: ClientAuthentication::none(),
+            ..request_fields(oauth2)
+        });
+        let parts = (&spec.server.url, &spec.server.tls, oauth2, &spec.bearer_token);
+        Self(serde_json::to_string(&parts).expect("a spec is plain values"))
+    }
+
+    /// A short text that differs for different identities: the sync protocol's `mintedFor`.
+    pub fn digest(&self) -> String {
+        let digest: [u8; 32] = Sha256::digest(&self.0).into();
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A digest of everything that a token request depends on: the server, the egress proxy, all of `oauth2` but when and how long
+/// its token is kept, and the values of the references, secrets included. The issuer that was discovered is
+/// not among it: it comes of the same registration.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RequestDigest([u8; 32]);
+
+impl RequestDigest {
+    /// `values` are those of the references, each with the field that names it.
+    pub fn new(spec: &McpServerAuthSpec, oauth2: &OAuth2, values: &[(&str, SecretString)]) -> Self {
+        let parts = (&spec.server.url, &spec.egress_proxy, request_fields(oauth2));
+        let mut digest = Sha256::new();
+        digest.update(serde_json::to_vec(&parts).expect("a spec is plain values"));
+        for (field, value) in values {
+            let value = value.expose_secret().as_bytes();
+            digest.update(field);
+            digest.update(value.len().to_be_bytes());
+            digest.update(value);
+        }
+        Self(digest.finalize().into())
+    }
+}
+
+/// The one list of fields that change what is done with a token, and not which token it is.
+fn request_fields(oauth2: &OAuth2) -> OAuth2 {
+    OAuth2 {
+        refresh_before: String::new(),
+        assumed_lifetime: String::new(),
+        revoke_on_deletion: false,
+        step_up: false,
+        ..oauth2.clone()
+    }
+}

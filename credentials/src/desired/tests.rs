@@ -1,0 +1,249 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::references::needed;
+
+fn spec(oauth2: Value) -> McpServerAuthSpec {
+    let server = json!({"name": "tools", "url": "https://tools.example.com/mcp"});
+    serde_json::from_value(json!({"server": server, "oauth2": oauth2})).unwrap()
+}
+
+fn basic() -> Value {
+    json!({
+        "tokenUrl": "https://auth.example.com/token",
+        "clientId": "litellm",
+        "clientAuthentication": {
+            "method": "ClientSecretBasic",
+            "clientSecretRef": {"name": "oauth", "key": "secret"},
+        },
+    })
+}
+
+fn by_workload(workload: Value) -> Value {
+    json!({
+        "tokenUrl": "https://auth.example.com/token",
+        "clientAuthentication": {"method": "WorkloadIdentity", "workloadIdentity": workload},
+    })
+}
+
+fn holding(secret: &'static str) -> impl Fn(&Reference) -> Lookup {
+    move |reference| {
+        let value = secret.as_bytes().to_vec().into();
+        Lookup::Found(Arc::new([(reference.key.clone(), value)].into()))
+    }
+}
+
+/// Everybody may act as the operator, for whatever audience.
+fn some_assertions(audience: Option<String>) -> Option<Assertions> {
+    let assertion = format!("for {}", audience.unwrap_or_default());
+    Some(Assertions::Given(GivenAssertion::new(assertion.into())))
+}
+
+fn no_assertions(_: Option<String>) -> Option<Assertions> {
+    None
+}
+
+fn decide(
+    spec: &McpServerAuthSpec,
+    lookup: impl Fn(&Reference) -> Lookup,
+    workload: impl Fn(Option<String>) -> Option<Assertions>,
+) -> Result<Desired, NotServedError> {
+    let references: Vec<_> = needed(spec)
+        .into_iter()
+        .map(|reference| (reference.clone(), lookup(&reference)))
+        .collect();
+    let inputs = Inputs {
+        references: &references,
+        workload,
+        known_issuer: Some("https://known.example.com".into()),
+        egress_proxy: None,
+    };
+    desired(spec, &inputs)
+}
+
+fn configuration(spec: &McpServerAuthSpec, secret: &'static str) -> ClientConfiguration {
+    match decide(spec, holding(secret), some_assertions).unwrap().source {
+        DesiredSource::OAuth2(configuration) => *configuration,
+        DesiredSource::Secret(_) => panic!("not a given token"),
+    }
+}
+
+fn registration(spec: &McpServerAuthSpec) -> Registration {
+    configuration(spec, "s3cret\n").registration
+}
+
+#[test]
+fn the_resource_parameter_is_the_servers_url_unless_the_spec_says_otherwise() {
+    assert_eq!(
+        registration(&spec(basic())).resource.as_deref(),
+        Some("https://tools.example.com/mcp")
+    );
+    let mut other = basic();
+    other["resource"] = json!("urn:tools");
+    assert_eq!(registration(&spec(other)).resource.as_deref(), Some("urn:tools"));
+    let mut none = basic();
+    none["resource"] = json!("");
+    assert_eq!(registration(&spec(none)).resource, None);
+}
+
+#[test]
+fn the_first_reference_that_leads_nowhere_blocks() {
+    let spec = spec(basic());
+    let error = decide(&spec, |_| Lookup::NotFound, no_assertions).unwrap_err();
+    assert_eq!(error.reason(), "SecretNotFound");
+    assert!(error.message().contains("clientSecretRef"), "{}", error.message());
+}
+
+#[test]
+fn a_changed_secret_asks_in_another_way_and_a_changed_renewal_does_not() {
+    let before = spec(basic());
+    let one = configuration(&before, "one").request_digest;
+    assert_eq!(configuration(&before, "one").request_digest, one);
+    assert_ne!(configuration(&before, "two").request_digest, one);
+    let mut renewed = before.clone();
+    let oauth2 = renewed.oauth2.as_mut().unwrap();
+    oauth2.refresh_before = "5m".into();
+    oauth2.revoke_on_deletion = true;
+    assert_eq!(configuration(&renewed, "one").request_digest, one);
+    let mut scoped = before;
+    scoped.oauth2.as_mut().unwrap().scopes = vec!["tools:call".into()];
+    assert_ne!(configuration(&scoped, "one").request_digest, one);
+}
+
+#[test]
+fn a_proxy_is_the_resource_s_own_with_the_credentials_of_its_secret_and_a_change_of_either_asks_anew() {
+    let mut direct = spec(basic());
+    assert!(registration(&direct).egress_proxy.is_none());
+    let digest = |spec: &McpServerAuthSpec, secret| configuration(spec, secret).request_digest;
+    let without = digest(&direct, "s3cret");
+    direct.egress_proxy = Some(EgressProxy {
+        url: "http://proxy.example.com:3128".into(),
+        credentials_ref: None,
+        no_proxy: vec![],
+    });
+    assert_ne!(digest(&direct, "s3cret"), without);
+    let mut known = direct.clone();
+    known.egress_proxy.as_mut().unwrap().credentials_ref =
+        Some(mcp_auth_crds::SecretName { name: "proxy".into() });
+    let proxy = registration(&known).egress_proxy.unwrap();
+    let shown = format!("{proxy:?}");
+    assert!(
+        shown.contains("proxy.example.com:3128") && !shown.contains("s3cret"),
+        "{shown}"
+    );
+    assert_ne!(digest(&known, "s3cret"), digest(&known, "another"));
+}
+
+#[test]
+fn a_user_name_that_no_proxy_can_be_told_is_an_invalid_spec() {
+    let mut resource = spec(basic());
+    resource.egress_proxy = Some(EgressProxy {
+        url: "http://proxy.example.com:3128".into(),
+        credentials_ref: Some(mcp_auth_crds::SecretName { name: "proxy".into() }),
+        no_proxy: vec![],
+    });
+    let error = decide(&resource, holding("user:s3cret"), no_assertions).unwrap_err();
+    assert_eq!(error.reason(), "InvalidSpec");
+    assert!(error.message().contains("colon"), "{}", error.message());
+    assert!(!error.message().contains("s3cret"), "{}", error.message());
+}
+
+#[test]
+fn the_authorization_server_is_stated_or_found_by_issuer_or_by_the_mcp_server() {
+    let mut oauth2 = basic();
+    assert!(matches!(
+        registration(&spec(oauth2.clone())).server,
+        ServerLocation::Endpoints { .. }
+    ));
+    oauth2.as_object_mut().unwrap().remove("tokenUrl");
+    let expected = ServerLocation::ProtectedResource {
+        url: "https://tools.example.com/mcp".into(),
+        ca_bundle: None,
+        known_issuer: Some("https://known.example.com".into()),
+    };
+    assert_eq!(registration(&spec(oauth2.clone())).server, expected);
+    oauth2["issuer"] = json!("https://auth.example.com");
+    let expected = ServerLocation::Issuer("https://auth.example.com".into());
+    assert_eq!(registration(&spec(oauth2)).server, expected);
+}
+
+#[test]
+fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
+    let client = registration(&spec(by_workload(json!({"audience": "idp"}))));
+    assert!(matches!(
+        client.authentication,
+        ClientAuthentication::Assertion(Assertions::Given(assertion))
+            if assertion.expose_secret() == "for idp"
+    ));
+    assert!(matches!(client.grant, Grant::ClientCredentials));
+    let grant = registration(&spec(by_workload(json!({"assertion": "JwtBearer"}))));
+    assert!(matches!(grant.authentication, ClientAuthentication::None));
+    assert!(matches!(grant.grant, Grant::JwtBearer(_)));
+}
+
+#[test]
+fn a_namespace_that_was_not_allowed_to_cannot_act_as_the_operator() {
+    for assertion in ["ClientAssertion", "JwtBearer"] {
+        let spec = spec(by_workload(json!({"assertion": assertion})));
+        let error = decide(&spec, holding("x"), no_assertions).unwrap_err();
+        assert_eq!(error.reason(), "Forbidden");
+        assert!(
+            error.message().contains("workloadIdentity.namespaces"),
+            "{}",
+            error.message()
+        );
+    }
+}
+
+#[test]
+fn the_second_of_two_secrets_may_come_and_go() {
+    let mut oauth2 = basic();
+    oauth2["clientAuthentication"]["alternateClientSecretRef"] = json!({"name": "oauth", "key": "next"});
+    let without = |_: &Reference| {
+        let values = [("secret".to_owned(), b"s3cret".to_vec().into())];
+        Lookup::Found(Arc::new(values.into()))
+    };
+    let desired = decide(&spec(oauth2.clone()), without, no_assertions).unwrap();
+    let DesiredSource::OAuth2(without) = desired.source else {
+        panic!("not a given token");
+    };
+    let ClientAuthentication::SecretBasic(secrets) = &without.registration.authentication else {
+        panic!("another method");
+    };
+    assert!(secrets.alternate.is_none());
+    let with = configuration(&spec(oauth2), "s3cret").request_digest;
+    assert_ne!(without.request_digest, with, "it is tried once it is there");
+}
+
+#[test]
+fn a_private_key_that_is_none_names_its_field_and_not_its_text() {
+    let oauth2 = json!({
+        "tokenUrl": "https://auth.example.com/token",
+        "clientId": "litellm",
+        "clientAuthentication": {
+            "method": "PrivateKeyJwt",
+            "privateKeyJwt": {"keyRef": {"name": "keys", "key": "key.pem"}},
+        },
+    });
+    let error = decide(&spec(oauth2), holding("n0-key-at-all"), no_assertions).unwrap_err();
+    assert_eq!(error.reason(), "SecretInvalid");
+    for part in ["privateKeyJwt.keyRef", "Secret keys", "\"key.pem\""] {
+        assert!(error.message().contains(part), "{}", error.message());
+    }
+    assert!(!error.message().contains("n0-key"), "{}", error.message());
+}
+
+#[test]
+fn a_refresh_before_that_cannot_be_read_names_its_field() {
+    let mut spec = spec(basic());
+    spec.oauth2.as_mut().unwrap().refresh_before = "soon".into();
+    let error = decide(&spec, holding("s3cret"), no_assertions).unwrap_err();
+    assert_eq!(error.reason(), "InvalidSpec");
+    assert!(
+        error.message().contains("\"soon\" is not a duration"),
+        "{}",
+        error.message()
+    );
+}
