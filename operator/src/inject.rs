@@ -35,5 +35,6 @@ mod wrapper;
 
 pub use decision::{Decision, SkipReason, decide};
 pub use error::InjectionError;
+pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};
 pub use settings::{OperatorEndpoint, Settings};

@@ -32,4 +32,8 @@ mod user_token_exchanger;
 mod workload;
 
 pub use args::Args;
+pub use entitlement::{Labels, entitled, selects};
+pub use pods::{PodMeta, is_injected, ought_to_be_injected};
+pub use references::{Kind as ReferenceKind, Reference, fields as reference_fields, needed as needed_references};
+pub use routes::route;
 pub use run::run;
