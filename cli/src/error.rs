@@ -1,9 +1,9 @@
 //! Errors that end a command, each with its exit code.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kube::config::{InferConfigError, KubeconfigError};
-use mcp_auth_sidecar::control::litellm_config::error::ConfigFileError;
 use thiserror::Error;
 
 use crate::exit_code::ExitStatus;
@@ -57,8 +57,8 @@ pub enum CliError {
     },
     #[error("the API server refuses to {action}: {cause}")]
     Api { action: String, cause: String },
-    #[error(transparent)]
-    LiteLlmConfiguration(#[from] ConfigFileError),
+    #[error("{}: {problem}", path.display())]
+    LiteLlmConfiguration { path: PathBuf, problem: String },
     #[error("the output cannot be written: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -74,7 +74,7 @@ impl CliError {
             | Self::Api { .. } => ExitStatus::ClusterUnusable,
             Self::NotAuthenticated { .. } | Self::Forbidden { .. } => ExitStatus::NotAllowed,
             Self::NotInstalled { .. } | Self::OtherVersion { .. } => ExitStatus::NotInstalled,
-            Self::NotFound { .. } | Self::LiteLlmConfiguration(_) => ExitStatus::NotFound,
+            Self::NotFound { .. } | Self::LiteLlmConfiguration { .. } => ExitStatus::NotFound,
             Self::Output(_) => ExitStatus::OutputFailed,
         }
     }

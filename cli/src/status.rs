@@ -81,3 +81,6 @@ async fn watch(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,7 @@ pub fn render(report: &Report) -> String {
         })
         .collect();
     let mut text = table(&["RESULT", "CHECK", "OF", "WHAT WAS FOUND"], &rows);
+    let mut advice = String::new();
     let warnings = report
         .findings
         .iter()
@@ -32,8 +33,12 @@ pub fn render(report: &Report) -> String {
     for warning in warnings {
         if let Some(way_out) = &warning.way_out {
             let about = paint(&format!("{} {}", warning.check, warning.subject), WARNING);
-            let _ = write!(text, "\n{about}: {}", clean(way_out));
+            let _ = writeln!(advice, "{about}: {}", clean(way_out));
         }
+    }
+    if !advice.is_empty() {
+        text.push('\n');
+        text.push_str(&advice);
     }
     text.push('\n');
     match report.first_fault() {

@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, conditions, reasons};
+use mcp_auth_operator::reference_fields;
 
 use crate::doctor::facts::{AuthorizationServerOutcome, Facts, Lookup, ReferenceFacts};
 use crate::doctor::finding::Finding;
@@ -62,7 +63,15 @@ fn reference(facts: &ReferenceFacts) -> Finding {
     let (field, name, key) = (facts.reference.field, &facts.reference.name, &facts.reference.key);
     let kind = facts.reference.kind.as_str();
     let namespace = &facts.namespace;
+    let is_second_of_two = field == reference_fields::ALTERNATE_SECRET;
     match &facts.keys {
+        // The second of two secrets may come and go.
+        Lookup::Missing if is_second_of_two => {
+            Finding::passed(check, subject, format!("{kind} {name}, the second of two, is not there"))
+        }
+        Lookup::Found(keys) if is_second_of_two && !keys.contains_key(key) => {
+            Finding::passed(check, subject, format!("{kind} {name} lacks the second secret"))
+        }
         Lookup::Unknown(why) => Finding::not_checked(check, subject, format!("{kind} {name}: {why}")),
         Lookup::Missing => Finding::fault(
             check,

@@ -23,6 +23,7 @@ fn pod() -> Pod {
             "labels": {"mcpauth.dev/inject": "true"},
         },
         "spec": {
+            "serviceAccountName": "default",
             "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
                 "name": "litellm",
