@@ -90,10 +90,15 @@ impl Cluster {
             return Ok(ApiGroup::Missing);
         };
         let versions: Vec<String> = group.versions.into_iter().map(|found| found.version).collect();
-        Ok(match versions.iter().any(|version| *version == McpServerAuth::version(&())) {
-            true => ApiGroup::Served,
-            false => ApiGroup::OtherVersions(versions.join(", ")),
-        })
+        Ok(
+            match versions
+                .iter()
+                .any(|version| *version == McpServerAuth::version(&()))
+            {
+                true => ApiGroup::Served,
+                false => ApiGroup::OtherVersions(versions.join(", ")),
+            },
+        )
     }
 
     /// The answer of the API server within a bound. `action` completes "you may not".
@@ -166,7 +171,9 @@ async fn load_config(options: &ClusterOptions) -> Result<Config, CliError> {
 /// The last cause of an error: the outer ones only say that there is one.
 fn innermost(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.last().map_or_else(|| error.to_string(), ToString::to_string)
+    causes
+        .last()
+        .map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Seconds from `now` until `at`, negative if it is over.

@@ -10,7 +10,9 @@ use crate::exit_code::ExitStatus;
 
 #[derive(Debug, Error)]
 pub enum CliError {
-    #[error("the kubeconfig cannot be used: {0}; name another with --kubeconfig, or a context with --context")]
+    #[error(
+        "the kubeconfig cannot be used: {0}; name another with --kubeconfig, or a context with --context"
+    )]
     Kubeconfig(#[from] KubeconfigError),
     #[error("no cluster is configured: {0}; name a kubeconfig with --kubeconfig or KUBECONFIG")]
     NoCluster(#[from] InferConfigError),

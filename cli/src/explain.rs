@@ -131,7 +131,10 @@ pub async fn namespace_labels(
 pub async fn webhooks(cluster: &Cluster) -> Result<Option<Vec<MutatingWebhookConfiguration>>, CliError> {
     let api = Api::<MutatingWebhookConfiguration>::all(cluster.client.clone());
     let params = ListParams::default();
-    match cluster.answer("list webhook configurations", api.list(&params)).await {
+    match cluster
+        .answer("list webhook configurations", api.list(&params))
+        .await
+    {
         Ok(found) => Ok(Some(injecting_webhooks(found.items))),
         Err(CliError::Forbidden { .. }) => Ok(None),
         Err(error) => Err(error),
@@ -162,7 +165,11 @@ pub fn explain(pod: &Pod, surroundings: &Surroundings<'_>) -> Explanation {
         .collect();
     let decision = decide(pod, &namespace, &routes, &settings());
     let (sidecar, reason, way_out) = match is_injected(&pod_meta(pod)) {
-        true => (PodState::Injected, "the webhook injected it when the pod was created".to_owned(), None),
+        true => (
+            PodState::Injected,
+            "the webhook injected it when the pod was created".to_owned(),
+            None,
+        ),
         false => without_sidecar(pod, &namespace, &decision, surroundings),
     };
     Explanation {
@@ -201,7 +208,11 @@ fn without_sidecar(
         (Webhook::Found(webhook), Some(labels)) => webhook_scope(webhook, labels, pod.labels()),
         (Webhook::Unknown, Some(labels)) => match labels.get(INJECTION_LABEL).map(String::as_str) {
             Some("enabled") => WebhookScope::Selected,
-            _ if pod.labels().get("mcpauth.dev/inject").is_some_and(|value| value == "true") => {
+            _ if pod
+                .labels()
+                .get("mcpauth.dev/inject")
+                .is_some_and(|value| value == "true") =>
+            {
                 WebhookScope::Selected
             }
             _ => WebhookScope::NotSelected,
@@ -248,7 +259,10 @@ fn skipped(reason: SkipReason) -> (&'static str, Option<&'static str>) {
         SkipReason::Job => ("it belongs to a Job, which never serves LiteLLM's API", None),
         SkipReason::RunsToCompletion => ("its restartPolicy is not Always, so it is meant to end", None),
         SkipReason::HelmHook => ("it is a hook of Helm", None),
-        SkipReason::StaticPod => ("it is a static pod of the kubelet, which has no ServiceAccount", None),
+        SkipReason::StaticPod => (
+            "it is a static pod of the kubelet, which has no ServiceAccount",
+            None,
+        ),
         SkipReason::NotSelected => (
             "no McpServerAuth of the namespace selects it",
             Some(
@@ -265,7 +279,10 @@ fn skipped(reason: SkipReason) -> (&'static str, Option<&'static str>) {
 
 /// How the workload that the pod belongs to is restarted.
 fn restart_command(pod: &Pod, namespace: &str) -> String {
-    let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+    let owner = pod
+        .owner_references()
+        .iter()
+        .find(|owner| owner.controller == Some(true));
     let hash = pod.labels().get("pod-template-hash");
     match owner.map(|owner| (owner.kind.as_str(), owner.name.as_str())) {
         Some(("ReplicaSet", name)) => {
@@ -274,7 +291,10 @@ fn restart_command(pod: &Pod, namespace: &str) -> String {
             format!("kubectl rollout restart deployment/{deployment} -n {namespace}")
         }
         Some((kind @ ("StatefulSet" | "DaemonSet"), name)) => {
-            format!("kubectl rollout restart {}/{name} -n {namespace}", kind.to_lowercase())
+            format!(
+                "kubectl rollout restart {}/{name} -n {namespace}",
+                kind.to_lowercase()
+            )
         }
         _ => format!("create the pod {} anew", pod.name_any()),
     }

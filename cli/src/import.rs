@@ -76,7 +76,9 @@ fn import(
     let mut names = BTreeSet::new();
     for (key, value) in servers.flatten(budget)? {
         let Some(server) = key.as_str() else {
-            import.warnings.push("a key of mcp_servers is no text; it is left out".to_owned());
+            import
+                .warnings
+                .push("a key of mcp_servers is no text; it is left out".to_owned());
             continue;
         };
         let settings = match value.as_mapping() {
@@ -121,8 +123,11 @@ fn documents(imported: &Imported, namespace: Option<&str>) -> Vec<String> {
         None => json!({"name": name}),
     };
     let secret = imported.secret.as_ref().map(|secret| {
-        let empty: serde_json::Map<String, Value> =
-            secret.keys.iter().map(|key| (key.name.to_owned(), json!(""))).collect();
+        let empty: serde_json::Map<String, Value> = secret
+            .keys
+            .iter()
+            .map(|key| (key.name.to_owned(), json!("")))
+            .collect();
         let lines: Vec<String> = secret
             .keys
             .iter()

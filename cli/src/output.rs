@@ -59,7 +59,10 @@ pub fn table(headings: &[&str], rows: &[Vec<Cell>]) -> String {
     let all = || std::iter::once(&headings).chain(rows);
     let width = |column: usize| {
         let cells = all().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.text.chars().count()).max().unwrap_or_default()
+        cells
+            .map(|cell| cell.text.chars().count())
+            .max()
+            .unwrap_or_default()
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     let mut text = String::new();
@@ -115,7 +118,11 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_whatever_the_colours() {
         let rows = [
-            vec![Cell::styled("True", GOOD), Cell::from("a-long-name"), Cell::from("x")],
+            vec![
+                Cell::styled("True", GOOD),
+                Cell::from("a-long-name"),
+                Cell::from("x"),
+            ],
             vec![Cell::styled("Unknown", UNKNOWN), Cell::from("b"), Cell::from("y")],
         ];
         let expected = "READY     NAME          LAST\nTrue      a-long-name   x\nUnknown   b             y\n";
@@ -130,7 +137,13 @@ mod tests {
 
     #[test]
     fn letters_count_and_not_bytes() {
-        let rows = [vec![Cell::from("\u{fc}\u{fc}"), Cell::from("x")], vec![Cell::from("ab"), Cell::from("y")]];
-        assert_eq!(plain(&table(&["N", "V"], &rows)), "N    V\n\u{fc}\u{fc}   x\nab   y\n");
+        let rows = [
+            vec![Cell::from("\u{fc}\u{fc}"), Cell::from("x")],
+            vec![Cell::from("ab"), Cell::from("y")],
+        ];
+        assert_eq!(
+            plain(&table(&["N", "V"], &rows)),
+            "N    V\n\u{fc}\u{fc}   x\nab   y\n"
+        );
     }
 }

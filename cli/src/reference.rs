@@ -21,7 +21,10 @@ pub fn markdown() -> String {
 fn section(command: &Command, path: &str, text: &mut String) {
     let help = command.clone().bin_name(path).render_long_help().to_string();
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-    text.push_str(&format!("### `{path}`\n\n```\n{}\n```\n\n", lines.join("\n").trim_end()));
+    text.push_str(&format!(
+        "### `{path}`\n\n```\n{}\n```\n\n",
+        lines.join("\n").trim_end()
+    ));
     let commands = command.get_subcommands();
     for subcommand in commands.filter(|subcommand| subcommand.get_name() != "help") {
         section(subcommand, &format!("{path} {}", subcommand.get_name()), text);

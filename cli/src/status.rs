@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use report::{PodState, condition};
 use report::StatusReport;
+pub use report::{PodState, condition};
 
 use crate::args::{Format, StatusArgs};
 use crate::cluster::{Cluster, ClusterOptions};
@@ -57,7 +57,9 @@ async fn watch(
     let redraws = format.is_none() && std::io::stdout().is_terminal();
     let mut printed: Option<StatusReport> = None;
     loop {
-        let changed = printed.as_ref().is_none_or(|printed| !report.says_the_same(printed));
+        let changed = printed
+            .as_ref()
+            .is_none_or(|printed| !report.says_the_same(printed));
         if redraws || changed {
             let separator = match (redraws, &printed, format) {
                 (true, _, _) => CLEAR,

@@ -34,6 +34,8 @@ mod workload;
 pub use args::Args;
 pub use entitlement::{Labels, entitled, selects};
 pub use pods::{PodMeta, is_injected, ought_to_be_injected};
-pub use references::{Kind as ReferenceKind, Reference, fields as reference_fields, needed as needed_references};
+pub use references::{
+    Kind as ReferenceKind, Reference, fields as reference_fields, needed as needed_references,
+};
 pub use routes::route;
 pub use run::run;

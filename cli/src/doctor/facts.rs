@@ -138,7 +138,9 @@ impl Facts {
             Lookup::Found(deployment) => deployment.metadata.labels.as_ref(),
             Lookup::Missing | Lookup::Unknown(_) => None,
         };
-        let of_webhook = self.webhook().and_then(|webhook| webhook.metadata.labels.as_ref());
+        let of_webhook = self
+            .webhook()
+            .and_then(|webhook| webhook.metadata.labels.as_ref());
         let labels = of_deployment.or(of_webhook)?;
         labels.get("app.kubernetes.io/version").cloned()
     }

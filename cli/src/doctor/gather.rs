@@ -15,9 +15,7 @@ use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_operator::{
-    ReferenceKind, entitled, is_injected, needed_references, ought_to_be_injected,
-};
+use mcp_auth_operator::{ReferenceKind, entitled, is_injected, needed_references, ought_to_be_injected};
 use serde::de::DeserializeOwned;
 use url::Url;
 
@@ -76,7 +74,9 @@ pub async fn gather(cluster: &Cluster, scope: &Scope, args: &DoctorArgs) -> Resu
         inventory,
     };
     for name in names {
-        facts.namespaces.push(namespace(cluster, &facts, name, args).await?);
+        facts
+            .namespaces
+            .push(namespace(cluster, &facts, name, args).await?);
     }
     facts.uninjected = uninjected(cluster, &facts).await?;
     Ok(facts)
@@ -153,13 +153,19 @@ impl OperatorLocation {
         K: Clone + std::fmt::Debug + DeserializeOwned,
     {
         let Some(namespace) = &self.namespace else {
-            return Ok(Lookup::Unknown("the operator's namespace is not known".to_owned()));
+            return Ok(Lookup::Unknown(
+                "the operator's namespace is not known".to_owned(),
+            ));
         };
         let api = Api::<K>::namespaced(cluster.client.clone(), namespace);
         let action = format!("list {what} in the namespace {namespace}");
         let params = ListParams::default().labels(&self.labels);
         Ok(match known(cluster.answer(&action, api.list(&params)).await)? {
-            Lookup::Found(found) => found.items.into_iter().next().map_or(Lookup::Missing, Lookup::Found),
+            Lookup::Found(found) => found
+                .items
+                .into_iter()
+                .next()
+                .map_or(Lookup::Missing, Lookup::Found),
             Lookup::Missing => Lookup::Missing,
             Lookup::Unknown(why) => Lookup::Unknown(why),
         })
@@ -182,7 +188,9 @@ impl OperatorLocation {
             ));
         };
         let Some(host) = webhook.and_then(host) else {
-            return Ok(Lookup::Unknown("the webhook configuration leads nowhere".to_owned()));
+            return Ok(Lookup::Unknown(
+                "the webhook configuration leads nowhere".to_owned(),
+            ));
         };
         let name = certificate_secret(deployment);
         let api = Api::<Secret>::namespaced(cluster.client.clone(), namespace);
@@ -246,9 +254,7 @@ async fn namespace(
         (true, _, _) => WebhookCall::NotMade("--skip-webhook-call".to_owned()),
         (false, None, _) => WebhookCall::NotMade("there is no webhook configuration to call by".to_owned()),
         (false, Some(_), Lookup::Missing) => WebhookCall::NotMade("there is no such namespace".to_owned()),
-        (false, Some(webhook), labels) => {
-            webhook_call::webhook_call(cluster, webhook, &name, labels).await?
-        }
+        (false, Some(webhook), labels) => webhook_call::webhook_call(cluster, webhook, &name, labels).await?,
     };
     Ok(NamespaceFacts {
         name,

@@ -46,8 +46,14 @@ pub struct SidecarContainer {
 
 pub fn container(pod: &Pod) -> Option<SidecarContainer> {
     let container = sidecar(pod)?;
-    let statuses = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
-    let status = statuses.into_iter().flatten().find(|status| status.name == SIDECAR);
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.init_container_statuses.as_ref());
+    let status = statuses
+        .into_iter()
+        .flatten()
+        .find(|status| status.name == SIDECAR);
     let waiting = status.and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
     Some(SidecarContainer {
         version: pod.annotations().get(annotations::INJECTED).cloned(),
@@ -82,5 +88,9 @@ fn sidecar(pod: &Pod) -> Option<&Container> {
 
 fn variable(container: &Container, name: &str) -> Option<String> {
     let variables = container.env.as_deref()?;
-    variables.iter().find(|variable| variable.name == name)?.value.clone()
+    variables
+        .iter()
+        .find(|variable| variable.name == name)?
+        .value
+        .clone()
 }

@@ -77,7 +77,10 @@ fn explained(pod: &Pod, opted_in: bool) -> Explanation {
 fn a_namespace_that_has_not_opted_in_is_named_with_the_commands_that_mend_it() {
     let explanation = explained(&pod(|_| {}), false);
     assert_eq!(explanation.sidecar, PodState::Missing);
-    assert_eq!(explanation.reason, "the namespace llm has not opted in to injection");
+    assert_eq!(
+        explanation.reason,
+        "the namespace llm has not opted in to injection"
+    );
     assert_eq!(
         explanation.way_out.as_deref(),
         Some(
@@ -91,7 +94,10 @@ fn a_namespace_that_has_not_opted_in_is_named_with_the_commands_that_mend_it() {
 fn a_pod_that_asks_for_the_sidecar_itself_needs_no_opted_in_namespace() {
     let asks = pod(|pod| pod["metadata"]["labels"]["mcpauth.dev/inject"] = json!("true"));
     let explanation = explained(&asks, false);
-    assert!(explanation.reason.contains("if it were created now"), "{explanation:?}");
+    assert!(
+        explanation.reason.contains("if it were created now"),
+        "{explanation:?}"
+    );
 }
 
 #[test]
@@ -108,10 +114,19 @@ fn a_pod_that_is_older_than_the_opting_in_is_to_be_restarted() {
 #[test]
 fn a_pod_that_cannot_be_injected_is_explained_as_the_webhook_would() {
     let shell = pod(|pod| pod["spec"]["containers"][0]["ports"] = json!([]));
-    let shell = Pod { spec: shell.spec.map(|mut spec| { spec.containers[0].args = None; spec }), ..shell };
+    let shell = Pod {
+        spec: shell.spec.map(|mut spec| {
+            spec.containers[0].args = None;
+            spec
+        }),
+        ..shell
+    };
     let explanation = explained(&shell, true);
     assert_eq!(explanation.sidecar, PodState::Missing);
-    assert!(explanation.reason.starts_with("it cannot be injected: "), "{explanation:?}");
+    assert!(
+        explanation.reason.starts_with("it cannot be injected: "),
+        "{explanation:?}"
+    );
     assert!(explanation.reason.contains("mcpauth.dev/port"), "{explanation:?}");
 }
 

@@ -14,7 +14,12 @@ pub fn render(explanation: &Explanation) -> String {
     };
     let name = format!("{}/{}", explanation.namespace, explanation.pod);
     let mut text = format!("{} {}\n", paint(&name, HEADING), paint(state, style));
-    let _ = writeln!(text, "Why: {} ({})", clean(&explanation.reason), explanation.decision);
+    let _ = writeln!(
+        text,
+        "Why: {} ({})",
+        clean(&explanation.reason),
+        explanation.decision
+    );
     if let Some(way_out) = &explanation.way_out {
         let _ = writeln!(text, "Way out: {}", clean(way_out));
     }
@@ -96,7 +101,15 @@ fn servers(servers: &[ExplainedServer]) -> String {
         })
         .collect();
     table(
-        &["SERVER", "RESOURCE", "READY", "KNOWN AT START", "COOKIES", "HEADERS", "URL"],
+        &[
+            "SERVER",
+            "RESOURCE",
+            "READY",
+            "KNOWN AT START",
+            "COOKIES",
+            "HEADERS",
+            "URL",
+        ],
         &rows,
     )
 }

@@ -174,7 +174,9 @@ impl<'a> Entry<'a> {
                 Literal::Text(url) => {
                     if url.starts_with("http://") {
                         oauth2.insert("allowInsecureHttp".to_owned(), json!(true));
-                        self.warn(format!("its {key} is plain http, by which the secret is readable on the way"));
+                        self.warn(format!(
+                            "its {key} is plain http, by which the secret is readable on the way"
+                        ));
                     }
                     oauth2.insert(field.to_owned(), json!(url));
                 }
@@ -267,8 +269,15 @@ impl<'a> Entry<'a> {
 
     /// Cookies and headers of users that LiteLLM passes on.
     fn extra_headers(&mut self, spec: &mut Map<String, Value>) {
-        let listed = self.get("extra_headers").and_then(Node::as_sequence).unwrap_or_default();
-        let names: Vec<&str> = listed.iter().filter_map(|name| name.as_str()).map(str::trim).collect();
+        let listed = self
+            .get("extra_headers")
+            .and_then(Node::as_sequence)
+            .unwrap_or_default();
+        let names: Vec<&str> = listed
+            .iter()
+            .filter_map(|name| name.as_str())
+            .map(str::trim)
+            .collect();
         let mut passed_on = Vec::new();
         for name in names {
             let lower = name.to_ascii_lowercase();
@@ -305,7 +314,10 @@ impl<'a> Entry<'a> {
     fn secret_ref(&mut self, key: &'static str, setting: &str) -> Value {
         let variable = self.text(setting).and_then(|text| text.strip_prefix(ENVIRONMENT));
         let origin = match variable {
-            Some(variable) => format!("{setting}, in LiteLLM's environment {}", crate::output::clean(variable)),
+            Some(variable) => format!(
+                "{setting}, in LiteLLM's environment {}",
+                crate::output::clean(variable)
+            ),
             None => format!("{setting}, in LiteLLM's configuration"),
         };
         self.secret_keys.push(SecretKey { name: key, origin });
@@ -318,7 +330,9 @@ impl<'a> Entry<'a> {
 
     fn get(&self, key: &str) -> Option<&'a Node> {
         let mut settings = self.settings.iter();
-        settings.find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| &**value)
+        settings
+            .find(|(name, _)| name.as_str() == Some(key))
+            .map(|(_, value)| &**value)
     }
 
     fn is_set(&self, key: &str) -> bool {
@@ -334,7 +348,9 @@ impl<'a> Entry<'a> {
             None => Literal::Absent,
             Some(value) => match value.as_str() {
                 None => Literal::Unknown("is no text"),
-                Some(text) if text.contains(ENVIRONMENT) => Literal::Unknown("comes from LiteLLM's environment"),
+                Some(text) if text.contains(ENVIRONMENT) => {
+                    Literal::Unknown("comes from LiteLLM's environment")
+                }
                 Some(text) => Literal::Text(text),
             },
         }

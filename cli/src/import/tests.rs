@@ -50,7 +50,9 @@ fn no_secret_of_the_configuration_is_carried_over() {
 #[test]
 fn two_servers_whose_names_differ_in_letters_that_kubernetes_lacks_get_two_names() {
     let entry = "{url: 'https://a.example.com', auth_type: bearer_token, auth_value: x}";
-    let import = import_text(&format!("mcp_servers:\n  My_Tools: {entry}\n  my_tools: {entry}\n"));
+    let import = import_text(&format!(
+        "mcp_servers:\n  My_Tools: {entry}\n  my_tools: {entry}\n"
+    ));
     let names: Vec<_> = resources(&import)
         .into_iter()
         .map(|resource| resource.metadata.name.unwrap())

@@ -88,7 +88,10 @@ pub enum PodState {
 
 impl StatusReport {
     pub fn new(inventory: &Inventory, now: Timestamp) -> Self {
-        let readable = inventory.resources.iter().map(|resource| ServerStatus::new(resource, now));
+        let readable = inventory
+            .resources
+            .iter()
+            .map(|resource| ServerStatus::new(resource, now));
         let unreadable = inventory.unreadable.iter().map(|unreadable| ServerStatus {
             namespace: unreadable.namespace.clone(),
             name: unreadable.name.clone(),
@@ -120,7 +123,11 @@ impl StatusReport {
     pub fn says_the_same(&self, other: &Self) -> bool {
         let timeless = |report: &Self| {
             let mut report = report.clone();
-            for token in report.servers.iter_mut().filter_map(|server| server.token.as_mut()) {
+            for token in report
+                .servers
+                .iter_mut()
+                .filter_map(|server| server.token.as_mut())
+            {
                 token.expires_in_seconds = None;
             }
             report
@@ -133,15 +140,16 @@ impl ServerStatus {
     fn new(resource: &McpServerAuth, now: Timestamp) -> Self {
         let status = resource.status.as_ref();
         let ready = condition(resource, conditions::READY);
-        let needs_attention = |ready: &&Condition| {
-            ready.status != "True" || reasons::WARNINGS.contains(&ready.reason.as_str())
-        };
+        let needs_attention =
+            |ready: &&Condition| ready.status != "True" || reasons::WARNINGS.contains(&ready.reason.as_str());
         let message = match ready {
             None => Some(
                 "no operator has looked at it: either none is running, or it does not serve this namespace"
                     .to_owned(),
             ),
-            Some(ready) => Some(ready).filter(needs_attention).map(|ready| ready.message.clone()),
+            Some(ready) => Some(ready)
+                .filter(needs_attention)
+                .map(|ready| ready.message.clone()),
         };
         Self {
             namespace: resource.namespace().unwrap_or_default(),

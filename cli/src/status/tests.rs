@@ -31,7 +31,10 @@ fn pod(name: &str, metadata: Value) -> mcp_auth_operator::PodMeta {
     let mut pod = json!({"metadata": {
         "name": name, "namespace": "llm", "labels": {"app.kubernetes.io/name": "litellm"},
     }});
-    pod["metadata"].as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
+    pod["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .extend(metadata.as_object().unwrap().clone());
     serde_json::from_value(pod).unwrap()
 }
 
@@ -50,7 +53,10 @@ fn inventory() -> Inventory {
                 "files",
                 json!({"conditions": ready("False", "SecretNotFound", "Secret token does not exist: create it")}),
             ),
-            resource("mail", json!({"conditions": [], "token": {"expiresAt": "2026-11-30T23:00:00Z"}})),
+            resource(
+                "mail",
+                json!({"conditions": [], "token": {"expiresAt": "2026-11-30T23:00:00Z"}}),
+            ),
         ],
         unreadable: vec![Unreadable {
             namespace: "llm".to_owned(),
@@ -58,9 +64,15 @@ fn inventory() -> Inventory {
             problem: "missing field `server`".to_owned(),
         }],
         pods: Some(vec![
-            pod("litellm-a", json!({"annotations": {"mcpauth.dev/injected": "0.1.0"}})),
+            pod(
+                "litellm-a",
+                json!({"annotations": {"mcpauth.dev/injected": "0.1.0"}}),
+            ),
             pod("litellm-b", json!({})),
-            pod("litellm-c", json!({"annotations": {"mcpauth.dev/skipped": "NotLiteLlm"}})),
+            pod(
+                "litellm-c",
+                json!({"annotations": {"mcpauth.dev/skipped": "NotLiteLlm"}}),
+            ),
             pod("web", json!({"labels": {"app": "web"}})),
         ]),
     }

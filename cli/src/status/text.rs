@@ -52,7 +52,14 @@ fn servers(servers: &[ServerStatus]) -> String {
         })
         .collect();
     let headings = [
-        "NAMESPACE", "NAME", "SERVER", "READY", "REASON", "TOKEN", "EXPIRES IN", "SIDECARS",
+        "NAMESPACE",
+        "NAME",
+        "SERVER",
+        "READY",
+        "REASON",
+        "TOKEN",
+        "EXPIRES IN",
+        "SIDECARS",
     ];
     table(&headings, &rows)
 }

@@ -51,7 +51,10 @@ pub fn certificates(facts: &Facts) -> Vec<Finding> {
             return vec![Finding::fault(
                 CHECK,
                 subject,
-                format!("tls.crt of the Secret holds no certificate in PEM ({} bytes)", found.serving.len()),
+                format!(
+                    "tls.crt of the Secret holds no certificate in PEM ({} bytes)",
+                    found.serving.len()
+                ),
                 "delete the Secret: the operator makes a new one when it starts",
             )];
         }
@@ -82,13 +85,18 @@ pub fn certificates(facts: &Facts) -> Vec<Finding> {
         let message = format!("the serving certificate has {days} days left, and should have been renewed");
         return vec![Finding::warning(CHECK, subject, message, CHECKED_EVERY_MINUTE)];
     }
-    let message = format!("valid for {} by the webhook's caBundle, for another {days} days", found.host);
+    let message = format!(
+        "valid for {} by the webhook's caBundle, for another {days} days",
+        found.host
+    );
     vec![Finding::passed(CHECK, subject, message)]
 }
 
 /// At least one certificate.
 fn read_chain(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .ok()?;
     Some(chain).filter(|chain| !chain.is_empty())
 }
 

@@ -64,7 +64,9 @@ pub fn definition(facts: &Facts) -> Vec<Finding> {
 
 fn not_established(definition: &CustomResourceDefinition) -> Option<String> {
     let conditions = definition.status.as_ref()?.conditions.as_ref()?;
-    let established = conditions.iter().find(|condition| condition.type_ == "Established")?;
+    let established = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Established")?;
     (established.status != "True").then(|| established.message.clone().unwrap_or_default())
 }
 
@@ -76,7 +78,9 @@ fn missing_fields(definition: &CustomResourceDefinition) -> (Vec<String>, usize)
     // The first level that is missing says it all.
     let missing: Vec<String> = missing
         .filter(|field| {
-            let parent = field.rsplit_once('.').map(|(parent, _)| parent.trim_end_matches("[]"));
+            let parent = field
+                .rsplit_once('.')
+                .map(|(parent, _)| parent.trim_end_matches("[]"));
             parent.is_none_or(|parent| there.contains(parent) || !known.contains(parent))
         })
         .cloned()
@@ -86,7 +90,11 @@ fn missing_fields(definition: &CustomResourceDefinition) -> (Vec<String>, usize)
 
 fn fields(definition: &CustomResourceDefinition) -> BTreeSet<String> {
     let mut fields = BTreeSet::new();
-    let version = definition.spec.versions.iter().find(|version| version.name == "v1alpha1");
+    let version = definition
+        .spec
+        .versions
+        .iter()
+        .find(|version| version.name == "v1alpha1");
     let schema = version.and_then(|version| version.schema.as_ref()?.open_api_v3_schema.as_ref());
     if let Some(schema) = schema {
         collect_fields(schema, "", &mut fields);
@@ -196,9 +204,15 @@ pub fn operator(facts: &Facts) -> Vec<Finding> {
         Lookup::Found(deployment) => deployment,
     };
     let subject = format!("{namespace}/{}", deployment.name_any());
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let wanted = deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
     let status = deployment.status.as_ref();
-    let available = status.and_then(|status| status.available_replicas).unwrap_or_default();
+    let available = status
+        .and_then(|status| status.available_replicas)
+        .unwrap_or_default();
     if available >= 1 {
         let message = format!("{available} of {wanted} replicas are available");
         return vec![match available >= wanted {
@@ -211,9 +225,13 @@ pub fn operator(facts: &Facts) -> Vec<Finding> {
             ),
         }];
     }
-    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let conditions = status
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
     let messages = conditions.iter().filter(|condition| condition.status != "True");
-    let messages: Vec<String> = messages.filter_map(|condition| condition.message.clone()).collect();
+    let messages: Vec<String> = messages
+        .filter_map(|condition| condition.message.clone())
+        .collect();
     let message = match messages.is_empty() {
         true => "no replica is available".to_owned(),
         false => format!("no replica is available: {}", messages.join(" ")),
@@ -247,7 +265,9 @@ pub fn versions(facts: &Facts) -> Vec<Finding> {
     vec![Finding::warning(
         check,
         "operator",
-        format!("the operator is {installed}, {relation} this program ({ours}): it may lack what is told here"),
+        format!(
+            "the operator is {installed}, {relation} this program ({ours}): it may lack what is told here"
+        ),
         "use the kubectl-mcp_auth of the same version, or upgrade the chart",
     )]
 }

@@ -23,9 +23,8 @@ fn opted_in_one(facts: &Facts, namespace: &NamespaceFacts) -> Finding {
         }
         Lookup::Unknown(why) => return Finding::not_checked(check, name, why),
     };
-    let way_out = format!(
-        "kubectl label namespace {name} {INJECTION_LABEL}=enabled, and restart LiteLLM's Deployment"
-    );
+    let way_out =
+        format!("kubectl label namespace {name} {INJECTION_LABEL}=enabled, and restart LiteLLM's Deployment");
     match labels.get(INJECTION_LABEL).map(String::as_str) {
         Some("enabled") => {
             let scope = facts

@@ -37,7 +37,10 @@ pub fn injected(facts: &Facts) -> Vec<Finding> {
                     check,
                     subject,
                     "it runs without the sidecar",
-                    format!("kubectl mcp-auth explain {} -n {} says why", pod.name, pod.namespace),
+                    format!(
+                        "kubectl mcp-auth explain {} -n {} says why",
+                        pod.name, pod.namespace
+                    ),
                 ),
             }
         })

@@ -66,9 +66,11 @@ fn reference(facts: &ReferenceFacts) -> Finding {
     let is_second_of_two = field == reference_fields::ALTERNATE_SECRET;
     match &facts.keys {
         // The second of two secrets may come and go.
-        Lookup::Missing if is_second_of_two => {
-            Finding::passed(check, subject, format!("{kind} {name}, the second of two, is not there"))
-        }
+        Lookup::Missing if is_second_of_two => Finding::passed(
+            check,
+            subject,
+            format!("{kind} {name}, the second of two, is not there"),
+        ),
         Lookup::Found(keys) if is_second_of_two && !keys.contains_key(key) => {
             Finding::passed(check, subject, format!("{kind} {name} lacks the second secret"))
         }
@@ -78,7 +80,9 @@ fn reference(facts: &ReferenceFacts) -> Finding {
             subject,
             format!("{kind} {name}, named by {field}, does not exist"),
             match kind {
-                "Secret" => format!("kubectl create secret generic {name} -n {namespace} --from-file={key}=FILE"),
+                "Secret" => {
+                    format!("kubectl create secret generic {name} -n {namespace} --from-file={key}=FILE")
+                }
                 _ => format!("kubectl create configmap {name} -n {namespace} --from-file={key}=FILE"),
             },
         ),
@@ -136,7 +140,10 @@ pub fn authorization_server(facts: &Facts) -> Vec<Finding> {
             AuthorizationServerOutcome::Answers => {
                 Finding::passed(check, subject, format!("{} answers, seen from here", server.url))
             }
-            AuthorizationServerOutcome::Metadata { issuer, token_endpoint } => {
+            AuthorizationServerOutcome::Metadata {
+                issuer,
+                token_endpoint,
+            } => {
                 let message =
                     format!("{issuer} says that its token endpoint is {token_endpoint}, seen from here");
                 Finding::passed(check, subject, message)
@@ -150,7 +157,10 @@ pub fn authorization_server(facts: &Facts) -> Vec<Finding> {
             AuthorizationServerOutcome::Unreachable(message) => Finding::warning(
                 check,
                 subject,
-                format!("{} does not answer as it should, seen from here: {message}", server.url),
+                format!(
+                    "{} does not answer as it should, seen from here: {message}",
+                    server.url
+                ),
                 "the operator may reach it all the same: the check `token` says. A name such as \
                  keycloak.auth.svc is known inside of the cluster only",
             ),
@@ -188,5 +198,9 @@ fn judge(check: &'static str, resource: &McpServerAuth, condition: &Condition) -
 }
 
 fn subject(resource: &McpServerAuth) -> String {
-    format!("{}/{}", resource.namespace().unwrap_or_default(), resource.name_any())
+    format!(
+        "{}/{}",
+        resource.namespace().unwrap_or_default(),
+        resource.name_any()
+    )
 }

@@ -106,10 +106,30 @@ fn resource(conditions: &[(&str, &str, &str, &str)]) -> McpServerAuth {
 
 fn ready() -> McpServerAuth {
     resource(&[
-        ("Ready", "True", "Ready", "LiteLLM reaches tools with a valid token"),
-        ("SecretsResolved", "True", "Resolved", "every referenced Secret and ConfigMap has been read"),
-        ("TokenIssued", "True", "Issued", "the token in use is valid until 2026-12-01T01:00:00Z"),
-        ("SidecarsSynced", "True", "Synced", "1 of 1 sidecars are up to date"),
+        (
+            "Ready",
+            "True",
+            "Ready",
+            "LiteLLM reaches tools with a valid token",
+        ),
+        (
+            "SecretsResolved",
+            "True",
+            "Resolved",
+            "every referenced Secret and ConfigMap has been read",
+        ),
+        (
+            "TokenIssued",
+            "True",
+            "Issued",
+            "the token in use is valid until 2026-12-01T01:00:00Z",
+        ),
+        (
+            "SidecarsSynced",
+            "True",
+            "Synced",
+            "1 of 1 sidecars are up to date",
+        ),
     ])
 }
 
@@ -126,8 +146,15 @@ fn pod(annotations: Value) -> PodMeta {
 }
 
 fn opted_in_labels() -> Lookup<BTreeMap<String, String>> {
-    let labels = [("mcpauth.dev/injection", "enabled"), ("kubernetes.io/metadata.name", "llm")];
-    Lookup::Found(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into())
+    let labels = [
+        ("mcpauth.dev/injection", "enabled"),
+        ("kubernetes.io/metadata.name", "llm"),
+    ];
+    Lookup::Found(
+        labels
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+    )
 }
 
 /// An installation at which nothing is wrong.
@@ -160,7 +187,9 @@ fn healthy() -> Facts {
         inventory: Inventory {
             resources: vec![Arc::new(resource)],
             unreadable: Vec::new(),
-            pods: Some(vec![pod(json!({"mcpauth.dev/injected": env!("CARGO_PKG_VERSION")}))]),
+            pods: Some(vec![pod(
+                json!({"mcpauth.dev/injected": env!("CARGO_PKG_VERSION")}),
+            )]),
         },
         references: vec![ReferenceFacts {
             namespace: "llm".to_owned(),
@@ -181,7 +210,10 @@ fn healthy() -> Facts {
 fn set_resource(facts: &mut Facts, type_: &str, status: &str, reason: &str, message: &str) {
     let mut changed = ready();
     let conditions = &mut changed.status.as_mut().unwrap().conditions;
-    let condition = conditions.iter_mut().find(|condition| condition.type_ == type_).unwrap();
+    let condition = conditions
+        .iter_mut()
+        .find(|condition| condition.type_ == type_)
+        .unwrap();
     (condition.status, condition.reason, condition.message) = (status.into(), reason.into(), message.into());
     facts.inventory.resources = vec![Arc::new(changed)];
 }
@@ -209,10 +241,16 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         facts.webhooks = Lookup::Missing;
         facts.deployment = Lookup::Missing;
     }),
-    ("another version of the resource", "CustomResourceDefinition", |facts| {
-        facts.api_group = ApiGroup::OtherVersions("v1".to_owned());
+    (
+        "another version of the resource",
+        "CustomResourceDefinition",
+        |facts| {
+            facts.api_group = ApiGroup::OtherVersions("v1".to_owned());
+        },
+    ),
+    ("no webhook configuration", "webhook configuration", |facts| {
+        facts.webhooks = Lookup::Missing
     }),
-    ("no webhook configuration", "webhook configuration", |facts| facts.webhooks = Lookup::Missing),
     ("a webhook without caBundle", "webhook configuration", |facts| {
         facts.webhooks = Lookup::Found(vec![webhook("")]);
     }),
@@ -261,7 +299,9 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         unobserved.status = None;
         facts.inventory.resources = vec![Arc::new(unobserved)];
     }),
-    ("a missing Secret", "Secrets", |facts| facts.references[0].keys = Lookup::Missing),
+    ("a missing Secret", "Secrets", |facts| {
+        facts.references[0].keys = Lookup::Missing
+    }),
     ("a missing key", "Secrets", |facts| {
         facts.references[0].keys = Lookup::Found([("secret".to_owned(), 32)].into());
     }),
@@ -274,7 +314,8 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
     }),
     ("another issuer", "authorization server", |facts| {
         let message = "the metadata name the issuer https://other.example.com";
-        facts.authorization_servers[0].outcome = AuthorizationServerOutcome::Contradiction(message.to_owned());
+        facts.authorization_servers[0].outcome =
+            AuthorizationServerOutcome::Contradiction(message.to_owned());
     }),
     ("a token for another server", "token's claims", |facts| {
         let message = "the MCP server answers 401 to tokens that were just issued";
@@ -293,12 +334,17 @@ fn the_first_fault_is_named_with_its_way_out() {
         let mut facts = healthy();
         damage(&mut facts);
         let report = Report::new(all(&facts));
-        let fault = report.first_fault().unwrap_or_else(|| panic!("{what} is a fault"));
+        let fault = report
+            .first_fault()
+            .unwrap_or_else(|| panic!("{what} is a fault"));
         assert_eq!(fault.check, *check, "{what}: {fault:?}");
         let way_out = fault.way_out.as_deref().unwrap_or_default();
         assert!(!way_out.is_empty(), "{what} has a way out");
         assert!(!report.healthy);
-        told.push_str(&format!("{what}\n  {}: {}\n  {way_out}\n", fault.subject, fault.message));
+        told.push_str(&format!(
+            "{what}\n  {}: {}\n  {way_out}\n",
+            fault.subject, fault.message
+        ));
     }
     insta::assert_snapshot!(told);
 }
@@ -308,12 +354,19 @@ fn a_definition_that_lacks_a_field_is_older_and_the_field_is_named() {
     let mut facts = healthy();
     let mut definition = serde_json::to_value(McpServerAuth::crd()).unwrap();
     let spec = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    spec["properties"].as_object_mut().unwrap().remove("headerPassthrough");
+    spec["properties"]
+        .as_object_mut()
+        .unwrap()
+        .remove("headerPassthrough");
     facts.definition = Lookup::Found(serde_json::from_value(definition).unwrap());
     let report = Report::new(all(&facts));
     let finding = &report.findings[0];
     assert_eq!(finding.outcome, Outcome::Warning);
-    assert!(finding.message.contains("lacks spec.headerPassthrough,"), "{}", finding.message);
+    assert!(
+        finding.message.contains("lacks spec.headerPassthrough,"),
+        "{}",
+        finding.message
+    );
     assert!(report.healthy, "it serves all the same");
 }
 
@@ -326,9 +379,17 @@ fn an_older_operator_is_called_older() {
     let labels = deployment.metadata.labels.as_mut().unwrap();
     labels.insert("app.kubernetes.io/version".to_owned(), "0.0.9".to_owned());
     let report = Report::new(all(&facts));
-    let finding = report.findings.iter().find(|finding| finding.check == "version").unwrap();
+    let finding = report
+        .findings
+        .iter()
+        .find(|finding| finding.check == "version")
+        .unwrap();
     assert_eq!(finding.outcome, Outcome::Warning);
-    assert!(finding.message.contains("0.0.9, older than this program"), "{}", finding.message);
+    assert!(
+        finding.message.contains("0.0.9, older than this program"),
+        "{}",
+        finding.message
+    );
 }
 
 #[test]
@@ -361,5 +422,10 @@ fn an_authorization_server_that_only_the_cluster_reaches_is_no_fault() {
     facts.authorization_servers[0].outcome = AuthorizationServerOutcome::Unreachable(message);
     let report = Report::new(all(&facts));
     assert!(report.healthy);
-    assert!(report.findings.iter().any(|finding| finding.outcome == Outcome::Warning));
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|finding| finding.outcome == Outcome::Warning)
+    );
 }

@@ -50,7 +50,11 @@ pub async fn authorization_servers(
     Ok(facts.collect().await)
 }
 
-async fn question(cluster: &Cluster, resource: &McpServerAuth, oauth2: &OAuth2) -> Result<Question, CliError> {
+async fn question(
+    cluster: &Cluster,
+    resource: &McpServerAuth,
+    oauth2: &OAuth2,
+) -> Result<Question, CliError> {
     let namespace = resource.namespace().unwrap_or_default();
     let location = match (&oauth2.token_url, &oauth2.issuer) {
         (Some(token_url), _) => ServerLocation::Endpoints {
@@ -126,10 +130,7 @@ async fn ask(question: Question) -> AuthorizationServerFacts {
 /// A GET, which a token endpoint refuses (RFC 6749 section 3.2 demands POST), and by that it answers.
 async fn token_endpoint(url: &str, ca_bundle: Option<&str>) -> AuthorizationServerOutcome {
     let unreachable = |error: reqwest::Error| {
-        let causes = std::iter::successors(
-            Some(&error as &dyn std::error::Error),
-            |error| error.source(),
-        );
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         let innermost = causes.last().map(ToString::to_string).unwrap_or_default();
         AuthorizationServerOutcome::Unreachable(innermost)
     };

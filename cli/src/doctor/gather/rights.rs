@@ -57,13 +57,22 @@ pub async fn rights(
         wanted.push(ResourceAttributes {
             name: Some(webhook.name_any()),
             ..attributes(
-                &("patch", "admissionregistration.k8s.io", "mutatingwebhookconfigurations", ""),
+                &(
+                    "patch",
+                    "admissionregistration.k8s.io",
+                    "mutatingwebhookconfigurations",
+                    "",
+                ),
                 None,
             )
         });
     }
     for namespace in namespaces {
-        wanted.extend(NAMESPACE_RULES.iter().map(|rule| attributes(rule, Some(namespace))));
+        wanted.extend(
+            NAMESPACE_RULES
+                .iter()
+                .map(|rule| attributes(rule, Some(namespace))),
+        );
     }
     let mut rights = Vec::new();
     for attributes in wanted {
@@ -84,12 +93,17 @@ async fn service_account(
     deployment: &Lookup<Deployment>,
 ) -> Result<Lookup<String>, CliError> {
     if let Lookup::Found(deployment) = deployment {
-        let pod = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+        let pod = deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.template.spec.as_ref());
         if let Some(name) = pod.and_then(|pod| pod.service_account_name.clone()) {
             return Ok(Lookup::Found(name));
         }
     }
-    let found = operator.find::<ServiceAccount>(cluster, "ServiceAccounts").await?;
+    let found = operator
+        .find::<ServiceAccount>(cluster, "ServiceAccounts")
+        .await?;
     Ok(map(found, |account| account.name_any()))
 }
 
@@ -104,17 +118,16 @@ fn attributes(&(verb, group, resource, subresource): &Rule, namespace: Option<&s
     }
 }
 
-async fn review(
-    cluster: &Cluster,
-    user: &str,
-    attributes: ResourceAttributes,
-) -> Result<Right, CliError> {
+async fn review(cluster: &Cluster, user: &str, attributes: ResourceAttributes) -> Result<Right, CliError> {
     let action = describe(&attributes);
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(user.to_owned()),
             // As the API server adds them to a ServiceAccount's requests.
-            groups: Some(vec!["system:serviceaccounts".to_owned(), "system:authenticated".to_owned()]),
+            groups: Some(vec![
+                "system:serviceaccounts".to_owned(),
+                "system:authenticated".to_owned(),
+            ]),
             resource_attributes: Some(attributes),
             ..SubjectAccessReviewSpec::default()
         },
@@ -126,7 +139,9 @@ async fn review(
     let answer = known(cluster.answer("ask for the operator's rights", answer).await)?;
     Ok(Right {
         action,
-        allowed: map(answer, |review| review.status.is_some_and(|status| status.allowed)),
+        allowed: map(answer, |review| {
+            review.status.is_some_and(|status| status.allowed)
+        }),
     })
 }
 
@@ -135,9 +150,17 @@ fn describe(attributes: &ResourceAttributes) -> String {
     let verb = attributes.verb.as_deref().unwrap_or_default();
     let resource = attributes.resource.as_deref().unwrap_or_default();
     let subresource = attributes.subresource.as_ref();
-    let subresource = subresource.map(|subresource| format!("/{subresource}")).unwrap_or_default();
-    let name = attributes.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let subresource = subresource
+        .map(|subresource| format!("/{subresource}"))
+        .unwrap_or_default();
+    let name = attributes
+        .name
+        .as_ref()
+        .map(|name| format!(" {name}"))
+        .unwrap_or_default();
     let place = attributes.namespace.as_ref();
-    let place = place.map(|namespace| format!(" in the namespace {namespace}")).unwrap_or_default();
+    let place = place
+        .map(|namespace| format!(" in the namespace {namespace}"))
+        .unwrap_or_default();
     format!("{verb} {resource}{subresource}{name}{place}")
 }
