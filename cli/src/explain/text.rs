@@ -46,7 +46,7 @@ fn sidecar(container: &SidecarContainer) -> String {
     };
     let version = container.version.as_deref().unwrap_or("unknown");
     let mut text = format!(
-        "Sidecar: {}, version {}, {} restarts\n",
+        "Sidecar: {}, version {}, restarts: {}\n",
         clean(&state),
         clean(version),
         container.restarts

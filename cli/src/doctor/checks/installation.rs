@@ -45,9 +45,9 @@ pub fn definition(facts: &Facts) -> Vec<Finding> {
             "kubectl describe crd mcpserverauths.mcpauth.dev says which names are taken",
         );
     }
-    let (missing, total) = missing_fields(definition);
+    let missing = missing_fields(definition);
     if missing.is_empty() {
-        let message = format!("v1alpha1 is served, with all {total} fields that this program knows");
+        let message = "v1alpha1 is served, with every field that this program knows";
         return vec![Finding::passed(check, DEFINITION, message)];
     }
     vec![Finding::warning(
@@ -70,13 +70,13 @@ fn not_established(definition: &CustomResourceDefinition) -> Option<String> {
     (established.status != "True").then(|| established.message.clone().unwrap_or_default())
 }
 
-/// Paths of fields that this program knows and the definition does not, and how many it knows.
-fn missing_fields(definition: &CustomResourceDefinition) -> (Vec<String>, usize) {
+/// Paths of fields that this program knows and the definition does not.
+fn missing_fields(definition: &CustomResourceDefinition) -> Vec<String> {
     let there = fields(definition);
     let known = fields(&McpServerAuth::crd());
     let missing = known.difference(&there);
     // The first level that is missing says it all.
-    let missing: Vec<String> = missing
+    missing
         .filter(|field| {
             let parent = field
                 .rsplit_once('.')
@@ -84,8 +84,7 @@ fn missing_fields(definition: &CustomResourceDefinition) -> (Vec<String>, usize)
             parent.is_none_or(|parent| there.contains(parent) || !known.contains(parent))
         })
         .cloned()
-        .collect();
-    (missing, known.len())
+        .collect()
 }
 
 fn fields(definition: &CustomResourceDefinition) -> BTreeSet<String> {
@@ -305,7 +304,10 @@ pub fn rights(facts: &Facts) -> Vec<Finding> {
     } else if let Some(why) = unknown {
         findings.push(Finding::not_checked(check, "RBAC", why));
     } else if !facts.rights.is_empty() {
-        let message = format!("it has the {} rights that it needs", facts.rights.len());
+        let message = format!(
+            "it has what it needs ({} rights were asked for)",
+            facts.rights.len()
+        );
         findings.push(Finding::passed(check, "RBAC", message));
     }
     findings

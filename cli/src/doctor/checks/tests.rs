@@ -18,6 +18,7 @@ use crate::doctor::finding::{Outcome, Report};
 use crate::doctor::render;
 use crate::inventory::{Inventory, Unreadable};
 
+const VERSION: &str = "1.2.3";
 const HOST: &str = "mcp-auth-operator.mcp-auth-system.svc";
 
 /// Authority and serving certificate in PEM, the latter valid until that day of January 2027.
@@ -36,7 +37,7 @@ fn certificates(last_day: u8) -> (String, String) {
 
 fn webhook(bundle: &str) -> MutatingWebhookConfiguration {
     serde_json::from_value(json!({
-        "metadata": {"name": "mcp-auth", "labels": {"app.kubernetes.io/version": env!("CARGO_PKG_VERSION")}},
+        "metadata": {"name": "mcp-auth", "labels": {"app.kubernetes.io/version": VERSION}},
         "webhooks": [{
             "name": "namespace.inject.mcpauth.dev",
             "admissionReviewVersions": ["v1"],
@@ -59,7 +60,7 @@ fn deployment(available: i32) -> Deployment {
     serde_json::from_value(json!({
         "metadata": {
             "name": "mcp-auth-operator",
-            "labels": {"app.kubernetes.io/version": env!("CARGO_PKG_VERSION")},
+            "labels": {"app.kubernetes.io/version": VERSION},
         },
         "spec": {"replicas": 2, "selector": {}, "template": {}},
         "status": {
@@ -164,7 +165,7 @@ fn healthy() -> Facts {
     let reference = needed_references(&resource.spec).remove(0);
     Facts {
         now: "2026-12-01T00:00:00Z".parse::<Timestamp>().unwrap(),
-        version: env!("CARGO_PKG_VERSION"),
+        version: VERSION,
         api_group: ApiGroup::Served,
         definition: Lookup::Found(McpServerAuth::crd()),
         webhooks: Lookup::Found(vec![webhook(&authority)]),
@@ -187,9 +188,7 @@ fn healthy() -> Facts {
         inventory: Inventory {
             resources: vec![Arc::new(resource)],
             unreadable: Vec::new(),
-            pods: Some(vec![pod(
-                json!({"mcpauth.dev/injected": env!("CARGO_PKG_VERSION")}),
-            )]),
+            pods: Some(vec![pod(json!({"mcpauth.dev/injected": VERSION}))]),
         },
         references: vec![ReferenceFacts {
             namespace: "llm".to_owned(),

@@ -1,7 +1,6 @@
 //! Asks authorization servers for their metadata, and token endpoints whether they answer: from the machine
 //! that this program runs on, with no credentials.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -9,8 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt};
 use mcp_auth_crds::{CaBundle, McpServerAuth, OAuth2};
 use mcp_auth_oauth::{
-    ClientAuthentication, Clock, Discovery, DiscoveryError, Error, Grant, Limits, Registration,
-    ServerLocation, TokenCheck, TokenExchange, TokenType,
+    ClientAuthentication, Clock, Discovery, DiscoveryError, Error, Limits, Registration, ServerLocation,
 };
 
 use super::get;
@@ -191,17 +189,9 @@ fn registration(question: &Question) -> Registration {
     Registration {
         server: question.location.clone(),
         client_id: None,
-        authentication: ClientAuthentication::None,
-        grant: Grant::ClientCredentials,
-        token_type: TokenType::Bearer,
-        token_exchange: TokenExchange::default(),
-        scopes: Vec::new(),
-        audience: None,
-        resource: None,
-        extra_parameters: BTreeMap::new(),
-        check: TokenCheck::default(),
         ca_bundle: question.ca_bundle.clone(),
         allow_insecure_http: question.allow_insecure_http,
         allow_private_addresses: question.allow_private_addresses,
+        ..Registration::new("", "", ClientAuthentication::None)
     }
 }
