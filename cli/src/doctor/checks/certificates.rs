@@ -21,8 +21,8 @@ const DAY: i64 = 24 * 3600;
 /// The operator renews a certificate after two thirds of its 90 days: one that has less than this left has
 /// not been renewed.
 const RENEWAL_OVERDUE_DAYS: i64 = 20;
-const CHECKED_EVERY_MINUTE: &str =
-    "the operator looks at its certificates every minute: its log says why it has not renewed them";
+const RENEWAL_FAILS: &str =
+    "the operator renews its certificates by itself: its log says why it has not renewed these";
 
 pub fn certificates(facts: &Facts) -> Vec<Finding> {
     let Some(bundle) = facts
@@ -72,7 +72,7 @@ pub fn certificates(facts: &Facts) -> Vec<Finding> {
     };
     if days < 0 {
         let message = format!("the serving certificate has been over for {} days", -days);
-        return vec![Finding::fault(CHECK, subject, message, CHECKED_EVERY_MINUTE)];
+        return vec![Finding::fault(CHECK, subject, message, RENEWAL_FAILS)];
     }
     if let Err(problem) = verify(&chain, &bundle.0, &found.host, facts.now) {
         let message = format!(
@@ -83,7 +83,7 @@ pub fn certificates(facts: &Facts) -> Vec<Finding> {
     }
     if days < RENEWAL_OVERDUE_DAYS {
         let message = format!("the serving certificate has {days} days left, and should have been renewed");
-        return vec![Finding::warning(CHECK, subject, message, CHECKED_EVERY_MINUTE)];
+        return vec![Finding::warning(CHECK, subject, message, RENEWAL_FAILS)];
     }
     let message = format!(
         "valid for {} by the webhook's caBundle, for another {days} days",
