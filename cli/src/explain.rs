@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_operator::inject::{Decision, Settings, SkipReason, decide};
+use mcp_auth_operator::inject::{Decision, Settings, SkipReason, annotations, decide};
 use mcp_auth_operator::{entitled, is_injected, route};
 use serde::Serialize;
 
@@ -61,6 +61,8 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Ports>,
     pub servers: Vec<ExplainedServer>,
+    /// What works, but perhaps not as the pod's owner expects.
+    pub warnings: Vec<String>,
 }
 
 /// A server whose credentials the pod is entitled to.
@@ -182,6 +184,7 @@ pub fn explain(pod: &Pod, surroundings: &Surroundings<'_>) -> Explanation {
         container,
         ports: injected::ports(pod),
         servers,
+        warnings: injected::warnings(pod),
     }
 }
 
@@ -236,9 +239,16 @@ fn without_sidecar(
         };
     }
     match decision {
-        Decision::Deny(error) | Decision::AllowWithoutSidecar(error) => missing(
+        Decision::Deny(error) | Decision::AllowWithoutSidecar { error, .. } => missing(
             format!("it cannot be injected: {error}"),
             format!("change the pod's template as said, then {restart}"),
+        ),
+        _ if pod.annotations().contains_key(annotations::NOT_INJECTED) => missing(
+            format!(
+                "it would be injected if it were created now; when it was created, the webhook said: {}",
+                pod.annotations()[annotations::NOT_INJECTED]
+            ),
+            restart,
         ),
         _ => missing(
             "it would be injected if it were created now: it is older than its resource or than the \

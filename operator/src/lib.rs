@@ -14,6 +14,7 @@ mod credentials;
 mod entitlement;
 mod http;
 pub mod inject;
+mod inject_command;
 mod leader;
 mod liveness;
 mod metrics;
@@ -33,8 +34,9 @@ mod token_sources;
 mod user_token_exchanger;
 mod workload;
 
-pub use args::Args;
+pub use args::{Args, Command};
 pub use entitlement::{Labels, entitled, selects};
+pub use inject_command::inject as run_inject;
 pub use pods::{PodMeta, is_injected, ought_to_be_injected};
 pub use references::{
     Kind as ReferenceKind, Reference, fields as reference_fields, needed as needed_references,

@@ -81,6 +81,13 @@ pub fn servers_at_admission(pod: &Pod) -> Option<Vec<String>> {
     Some(routes.into_iter().map(|route| route.server).collect())
 }
 
+/// What the webhook warned of when the pod was created, a line each.
+pub fn warnings(pod: &Pod) -> Vec<String> {
+    let text = pod.annotations().get(annotations::WARNINGS);
+    text.map(|text| text.lines().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
 fn sidecar(pod: &Pod) -> Option<&Container> {
     let containers = pod.spec.as_ref()?.init_containers.as_deref()?;
     containers.iter().find(|container| container.name == SIDECAR)

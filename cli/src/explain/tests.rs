@@ -145,7 +145,10 @@ fn a_pod_that_needs_no_sidecar_is_no_fault() {
 #[test]
 fn an_injected_pod_shows_its_ports_and_what_it_did_not_know_when_it_started() {
     let injected = pod(|pod| {
-        pod["metadata"]["annotations"] = json!({"mcpauth.dev/injected": "0.1.0"});
+        pod["metadata"]["annotations"] = json!({
+            "mcpauth.dev/injected": "0.1.0",
+            "mcpauth.dev/warnings": "HTTPS_PROXY does not apply to protected MCP servers",
+        });
         pod["spec"]["initContainers"] = json!([{
             "name": "mcpauth-sidecar", "image": "sidecar:0.1.0",
             "env": [

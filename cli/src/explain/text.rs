@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{ExplainedServer, Explanation, Ports, SidecarContainer};
-use crate::output::{BAD, Cell, GOOD, HEADING, PLAIN, UNKNOWN, clean, paint, table};
+use crate::output::{BAD, Cell, GOOD, HEADING, PLAIN, UNKNOWN, WARNING, clean, paint, table};
 use crate::status::PodState;
 
 pub fn render(explanation: &Explanation) -> String {
@@ -34,6 +34,9 @@ pub fn render(explanation: &Explanation) -> String {
     match explanation.servers.is_empty() {
         true => text.push_str("No McpServerAuth of the namespace selects it.\n"),
         false => text.push_str(&servers(&explanation.servers)),
+    }
+    for warning in &explanation.warnings {
+        let _ = writeln!(text, "{} {}", paint("Warning:", WARNING), clean(warning));
     }
     text
 }
