@@ -263,9 +263,12 @@ async fn namespace(
     })
 }
 
+/// Namespace, kind and name.
+type ObjectName = (String, &'static str, String);
+
 /// Every reference of every resource, with what it leads to. Each object is read once.
 async fn references(cluster: &Cluster, inventory: &Inventory) -> Result<Vec<ReferenceFacts>, CliError> {
-    let mut read: BTreeMap<(String, &'static str, String), Lookup<BTreeMap<String, usize>>> = BTreeMap::new();
+    let mut read: BTreeMap<ObjectName, Lookup<BTreeMap<String, usize>>> = BTreeMap::new();
     let mut found = Vec::new();
     for resource in &inventory.resources {
         let namespace = resource.namespace().unwrap_or_default();

@@ -27,7 +27,7 @@ fn pod(change: impl FnOnce(&mut Value)) -> Pod {
             }],
         },
         "spec": {"containers": [{
-            "name": "litellm", "image": "litellm", "args": ["--port", "4000"], "ports": [{"containerPort": 4000}],
+            "name": "litellm", "image": "ghcr.io/berriai/litellm:v1.90.0", "args": ["--port", "4000"], "ports": [{"containerPort": 4000}],
         }]},
     });
     change(&mut pod);
@@ -113,21 +113,17 @@ fn a_pod_that_is_older_than_the_opting_in_is_to_be_restarted() {
 
 #[test]
 fn a_pod_that_cannot_be_injected_is_explained_as_the_webhook_would() {
-    let shell = pod(|pod| pod["spec"]["containers"][0]["ports"] = json!([]));
-    let shell = Pod {
-        spec: shell.spec.map(|mut spec| {
-            spec.containers[0].args = None;
-            spec
-        }),
-        ..shell
-    };
-    let explanation = explained(&shell, true);
+    let own_image = pod(|pod| pod["spec"]["containers"][0]["image"] = json!("registry.example.com/litellm"));
+    let explanation = explained(&own_image, true);
     assert_eq!(explanation.sidecar, PodState::Missing);
     assert!(
         explanation.reason.starts_with("it cannot be injected: "),
         "{explanation:?}"
     );
-    assert!(explanation.reason.contains("mcpauth.dev/port"), "{explanation:?}");
+    assert!(
+        explanation.reason.contains("mcpauth.dev/config-path"),
+        "{explanation:?}"
+    );
 }
 
 #[test]

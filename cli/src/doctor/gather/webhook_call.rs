@@ -21,6 +21,7 @@ fn pod() -> Pod {
         "metadata": {
             "generateName": "mcp-auth-doctor-",
             "labels": {"mcpauth.dev/inject": "true"},
+            "annotations": {"mcpauth.dev/config-path": "none"},
         },
         "spec": {
             "serviceAccountName": "default",
