@@ -13,8 +13,9 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::routes::route;
 use mcp_auth_operator::inject::{Decision, Settings, SkipReason, annotations, decide};
-use mcp_auth_operator::{entitled, is_injected, route};
+use mcp_auth_operator::{entitled, is_injected};
 use serde::Serialize;
 
 pub use injected::{Ports, SidecarContainer};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, WebhookClientConfig};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use mcp_auth_operator::Reference;
+use mcp_auth_credentials::references::Reference;
 
 use crate::cluster::ApiGroup;
 use crate::explain::Explanation;

@@ -15,7 +15,8 @@ use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_operator::{ReferenceKind, entitled, is_injected, needed_references, ought_to_be_injected};
+use mcp_auth_credentials::references::{Kind, needed};
+use mcp_auth_operator::{entitled, is_injected, ought_to_be_injected};
 use serde::de::DeserializeOwned;
 use url::Url;
 
@@ -272,7 +273,7 @@ async fn references(cluster: &Cluster, inventory: &Inventory) -> Result<Vec<Refe
     let mut found = Vec::new();
     for resource in &inventory.resources {
         let namespace = resource.namespace().unwrap_or_default();
-        for reference in needed_references(&resource.spec) {
+        for reference in needed(&resource.spec) {
             let object = (namespace.clone(), reference.kind.as_str(), reference.name.clone());
             let keys = match read.get(&object) {
                 Some(keys) => keys.clone(),
@@ -297,18 +298,18 @@ async fn references(cluster: &Cluster, inventory: &Inventory) -> Result<Vec<Refe
 async fn object_keys(
     cluster: &Cluster,
     namespace: &str,
-    kind: ReferenceKind,
+    kind: Kind,
     name: &str,
 ) -> Result<Lookup<BTreeMap<String, usize>>, CliError> {
     Ok(match kind {
-        ReferenceKind::Secret => {
+        Kind::Secret => {
             let api = Api::<Secret>::namespaced(cluster.client.clone(), namespace);
             map(get(cluster, &api, name).await?, |secret| {
                 let data = secret.data.unwrap_or_default().into_iter();
                 data.map(|(key, value)| (key, value.0.len())).collect()
             })
         }
-        ReferenceKind::ConfigMap => {
+        Kind::ConfigMap => {
             let api = Api::<ConfigMap>::namespaced(cluster.client.clone(), namespace);
             map(get(cluster, &api, name).await?, |object| {
                 let text = object.data.unwrap_or_default().into_iter();

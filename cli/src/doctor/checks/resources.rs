@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, conditions, reasons};
-use mcp_auth_operator::reference_fields;
+use mcp_auth_credentials::references::fields;
 
 use crate::doctor::facts::{AuthorizationServerOutcome, Facts, Lookup, ReferenceFacts};
 use crate::doctor::finding::Finding;
@@ -63,7 +63,7 @@ fn reference(facts: &ReferenceFacts) -> Finding {
     let (field, name, key) = (facts.reference.field, &facts.reference.name, &facts.reference.key);
     let kind = facts.reference.kind.as_str();
     let namespace = &facts.namespace;
-    let is_second_of_two = field == reference_fields::ALTERNATE_SECRET;
+    let is_second_of_two = field == fields::ALTERNATE_SECRET;
     match &facts.keys {
         // The second of two secrets may come and go.
         Lookup::Missing if is_second_of_two => Finding::passed(

@@ -7,7 +7,8 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::CustomResourceExt;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_operator::{PodMeta, needed_references};
+use mcp_auth_credentials::references::needed;
+use mcp_auth_operator::PodMeta;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
@@ -162,7 +163,7 @@ fn opted_in_labels() -> Lookup<BTreeMap<String, String>> {
 fn healthy() -> Facts {
     let (authority, serving) = certificates(31);
     let resource = ready();
-    let reference = needed_references(&resource.spec).remove(0);
+    let reference = needed(&resource.spec).remove(0);
     Facts {
         now: "2026-12-01T00:00:00Z".parse::<Timestamp>().unwrap(),
         version: VERSION,
