@@ -25,6 +25,7 @@ use crate::pods::{Pods, ought_to_be_injected};
 use crate::references::{References, needed};
 use crate::resource_ref::ResourceRef;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
+use crate::sidecars::Sidecars;
 use crate::status::known_server;
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_sources::{Desired, TokenSources};
@@ -45,6 +46,7 @@ pub struct Reconciler {
     pub references: References,
     pub workload: Workload,
     pub pods: Pods,
+    pub sidecars: Sidecars,
     pub token_sources: TokenSources,
     /// The operator's own, for resources that name none.
     pub egress_proxy: Option<EgressProxy>,
@@ -83,6 +85,8 @@ enum ReconcileEvent {
     Pods(String),
     /// Of these namespaces.
     Sidecars(BTreeSet<String>),
+    /// Those that have not come to this new leader are missing.
+    SidecarsMissing,
     TokenRefresh(TokenRefreshRequest),
     /// Nothing changed for a while.
     Tick,
@@ -96,6 +100,8 @@ struct Events {
     /// Namespaces whose sidecars changed, and when that is passed on.
     sidecars_changed: BTreeSet<String>,
     sidecars_due: Option<Instant>,
+    /// When sidecars that have not come to this new leader are missing.
+    sidecars_missing_at: Option<Instant>,
 }
 
 impl Events {
@@ -103,7 +109,7 @@ impl Events {
     async fn next(&mut self) -> ReconcileEvent {
         loop {
             let triggers = &mut self.triggers;
-            let sidecars_due = self.sidecars_due;
+            let (sidecars_due, missing_at) = (self.sidecars_due, self.sidecars_missing_at);
             tokio::select! {
                 event = self.resource_watch.next() => return ReconcileEvent::Resource(event),
                 Some(resource) = triggers.references.recv() => return ReconcileEvent::Reference(resource),
@@ -115,6 +121,10 @@ impl Events {
                 () = sleep_until(sidecars_due.unwrap_or_else(Instant::now)), if sidecars_due.is_some() => {
                     self.sidecars_due = None;
                     return ReconcileEvent::Sidecars(std::mem::take(&mut self.sidecars_changed));
+                }
+                () = sleep_until(missing_at.unwrap_or_else(Instant::now)), if missing_at.is_some() => {
+                    self.sidecars_missing_at = None;
+                    return ReconcileEvent::SidecarsMissing;
                 }
                 Some(request) = triggers.token_refresh_requests.recv() => {
                     return ReconcileEvent::TokenRefresh(request);
@@ -134,6 +144,7 @@ impl Reconciler {
             ticks: tokio::time::interval(BEAT_INTERVAL),
             sidecars_changed: BTreeSet::new(),
             sidecars_due: None,
+            sidecars_missing_at: Some(self.sidecars.await_all()),
         };
         let mut queue = ReconcileQueue::default();
         queue.namespaces.extend(self.resources.namespaces());
@@ -175,6 +186,11 @@ impl Reconciler {
             ReconcileEvent::Pods(namespace) => drop(queue.namespaces.insert(namespace)),
             ReconcileEvent::Sidecars(namespaces) => {
                 for namespace in namespaces {
+                    self.status_due_in(&namespace);
+                }
+            }
+            ReconcileEvent::SidecarsMissing => {
+                for namespace in self.resources.namespaces() {
                     self.status_due_in(&namespace);
                 }
             }

@@ -80,6 +80,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         references,
         workload,
         pods: pods.clone(),
+        sidecars: sidecars.clone(),
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
         egress_proxy,
         metrics: metrics.clone(),

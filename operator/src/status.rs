@@ -68,7 +68,7 @@ fn first_draft<I>(checks: &[Check<I>], inputs: &I) -> ConditionDraft {
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
     let secrets = first_draft(secrets_resolved::CHECKS, inputs.issuance);
     let token = first_draft(token_issued::CHECKS, inputs.issuance);
-    let (sidecars, counts) = sidecars_synced::check_pods(inputs);
+    let (sidecars, counts) = sidecars_synced::check_pods(inputs, now);
     let ready_inputs = ready::ReadyInputs {
         inputs,
         conditions: [&secrets, &token, &sidecars],

@@ -47,6 +47,7 @@ async fn endless_events_put_no_reconciliation_off() {
         references,
         workload: Workload::new(client, "mcp-auth".into(), "operator".into(), Vec::new()),
         pods,
+        sidecars: Sidecars::new().0,
         token_sources: TokenSources::new(Clock::system(), Metrics::default(), credentials),
         metrics: Metrics::default(),
         egress_proxy: None,
