@@ -93,9 +93,9 @@ enum ReconcileEvent {
 }
 
 /// All changes in one place.
-struct Events {
-    resource_watch: ResourceWatch,
-    triggers: Triggers,
+struct Events<'a> {
+    resource_watch: &'a mut ResourceWatch,
+    triggers: &'a mut Triggers,
     ticks: Interval,
     /// Namespaces whose sidecars changed, and when that is passed on.
     sidecars_changed: BTreeSet<String>,
@@ -104,11 +104,11 @@ struct Events {
     sidecars_missing_at: Option<Instant>,
 }
 
-impl Events {
+impl Events<'_> {
     /// The next change. Dropping the future loses none.
     async fn next(&mut self) -> ReconcileEvent {
         loop {
-            let triggers = &mut self.triggers;
+            let triggers = &mut *self.triggers;
             let (sidecars_due, missing_at) = (self.sidecars_due, self.sidecars_missing_at);
             tokio::select! {
                 event = self.resource_watch.next() => return ReconcileEvent::Resource(event),
@@ -137,7 +137,7 @@ impl Events {
 
 impl Reconciler {
     /// Reconciles for as long as it is polled: at first every resource, then each that something changed for.
-    pub async fn run(self, resource_watch: ResourceWatch, triggers: Triggers) {
+    pub async fn run(&self, resource_watch: &mut ResourceWatch, triggers: &mut Triggers) {
         let mut events = Events {
             resource_watch,
             triggers,
@@ -271,6 +271,16 @@ impl Reconciler {
             conflict.name_any()
         );
         Some(NotServedError::new(NotServedReason::Conflict, message))
+    }
+
+    /// Ends what only a leader does: the token sources and the watches of pods and references.
+    pub fn stop(&self) {
+        self.token_sources.stop();
+        self.references.clear();
+        self.pods.watch(&[]);
+        for resource in self.resources.store().state() {
+            self.metrics.forget(&ResourceRef::from(&*resource));
+        }
     }
 
     fn forget(&self, resource: &ResourceRef) {
