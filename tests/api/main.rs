@@ -8,6 +8,7 @@ mod certificates;
 mod cli;
 mod discovery;
 mod exchange;
+mod failover;
 mod in_use;
 mod injection;
 mod malformed;
