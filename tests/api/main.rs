@@ -5,8 +5,10 @@
 
 mod admission;
 mod certificates;
+mod cli;
 mod discovery;
 mod exchange;
+mod failover;
 mod in_use;
 mod injection;
 mod malformed;
