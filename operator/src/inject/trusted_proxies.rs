@@ -2,9 +2,11 @@
 //! the sidecar it has to trust loopback as well, and the sidecar applies the list to who connects to it.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
-use mcp_auth_protocol::pod::env;
+use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
 
+use super::command_line::command_words;
 use super::environment::{Environment, VariableValue, escape};
+use super::image::Image;
 use super::variables::entry_indexes;
 
 pub(super) const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
@@ -31,6 +33,32 @@ pub(super) fn sidecar_variable(container: &Container) -> Option<EnvVar> {
         }),
         VariableValue::Absent | VariableValue::Hidden => None,
     }
+}
+
+/// A list for a container that may have one from `envFrom`, which an entry of the container's would hide: a reference to
+/// it, of which the kubelet leaves the text where there is none. uvicorn trusts nobody by that text. gunicorn refuses it,
+/// so that where gunicorn may run the list is uvicorn's default, and the one from `envFrom` stays hidden.
+pub(super) fn instead_of_hidden(container: &Container) -> String {
+    if may_run_gunicorn(container) {
+        DEFAULT_FORWARDED_ALLOW_IPS.to_owned()
+    } else {
+        format!("{DEFAULT_FORWARDED_ALLOW_IPS},$({FORWARDED_ALLOW_IPS})")
+    }
+}
+
+/// Whether the list that the container may have from `envFrom` is hidden by injection.
+pub(super) fn hides(container: &Container) -> bool {
+    let environment = Environment::from_container(container);
+    environment.may_come_from_env_from(FORWARDED_ALLOW_IPS) && may_run_gunicorn(container)
+}
+
+fn may_run_gunicorn(container: &Container) -> bool {
+    let words = command_words(container, &Environment::from_container(container));
+    if words.is_empty() {
+        return !Image::of(container).is_official();
+    }
+    let is_gunicorn = |word: &Option<String>| word.as_ref().is_none_or(|word| word.contains("gunicorn"));
+    words.iter().any(is_gunicorn)
 }
 
 /// A list with loopback; `None` if it is in it.
@@ -68,6 +96,20 @@ mod tests {
         for complete in ["*", "10.0.0.9, 127.0.0.1"] {
             assert_eq!(with_loopback(complete), None);
         }
+    }
+
+    #[test]
+    fn a_list_from_env_from_is_kept_unless_gunicorn_may_read_it() {
+        let hides = |rest: &str| {
+            let container = format!("{{name: litellm, envFrom: [{{configMapRef: {{name: net}}}}], {rest}}}");
+            hides(&serde_saphyr::from_str(&container).unwrap())
+        };
+        assert!(!hides("args: [--port, '4000']"));
+        assert!(!hides("image: ghcr.io/berriai/litellm:v1.109.1"));
+        assert!(hides("args: [--run_gunicorn]") && hides("image: registry.example/own:1"));
+        assert!(!hides(
+            "args: [--run_gunicorn], env: [{name: FORWARDED_ALLOW_IPS, value: '*'}]"
+        ));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The variables that injection sets in LiteLLM's environment.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
-use mcp_auth_protocol::pod::DEFAULT_FORWARDED_ALLOW_IPS;
 
 use super::config::{CONFIG_FILE_PATH, WrapperOption};
 use super::environment::{Environment, escape};
@@ -29,7 +28,7 @@ pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, 
         let has_list = variables.extend(FORWARDED_ALLOW_IPS, trusted_proxies::with_loopback);
         // One from `envFrom` without loopback would make every client the sidecar's own address.
         if !has_list && Environment::from_container(target).may_come_from_env_from(FORWARDED_ALLOW_IPS) {
-            variables.add(FORWARDED_ALLOW_IPS, DEFAULT_FORWARDED_ALLOW_IPS.to_owned());
+            variables.add(FORWARDED_ALLOW_IPS, trusted_proxies::instead_of_hidden(target));
         }
     }
     if plan.wrapper_option == WrapperOption::Variable

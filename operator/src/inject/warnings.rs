@@ -9,7 +9,7 @@ use super::image::{Image, OLDEST_LITELLM};
 use super::plan::Plan;
 use super::role::Role;
 use super::settings::Settings;
-use super::trusted_proxies::FORWARDED_ALLOW_IPS;
+use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 
 /// One warning.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -97,8 +97,7 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
             "the arguments of LiteLLM's image are replaced: repeat in `args` those that count",
         ));
     }
-    let environment = Environment::from_container(container);
-    if plan.ports.inbound.is_some() && environment.may_come_from_env_from(FORWARDED_ALLOW_IPS) {
+    if plan.ports.inbound.is_some() && trusted_proxies::hides(container) {
         warnings.push(lasting(
             "TrustedProxiesHidden",
             format!(
