@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_oauth::EgressProxy;
+use mcp_auth_protocol::pod::DEFAULT_FORWARDED_ALLOW_IPS;
 use mcp_auth_protocol::sync::Pod;
 use mcp_auth_protocol::timeouts::LITELLM_READINESS;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
 use mcp_auth_sidecar::control::probes::Started;
+use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
 use mcp_auth_sidecar::server::{Sockets, Workers};
 use prometheus_client::registry::Registry;
@@ -39,6 +41,8 @@ use crate::settings::Variables;
 use crate::supervise::{END_GRACE, FORWARDED};
 use crate::token_feed::TokenFeed;
 
+/// Whose `X-Forwarded-` headers LiteLLM's server trusts.
+const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 /// Between two looks at the configuration and at the files of secrets.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two looks at whether LiteLLM may start.
@@ -195,6 +199,7 @@ impl Ground {
         let reports = watch::Sender::new(report(Pod::default()));
         let proxies = Proxies::new(Wiring {
             litellm: Some(self.litellm.address),
+            trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
             reports: reports.clone(),
             exchange: Arc::new(feed.clone()),
@@ -223,6 +228,16 @@ impl Ground {
         };
         let control = Control::new(controller, reports, Some(litellm), started.clone(), start_timeout);
         (control, proxies)
+    }
+}
+
+/// As LiteLLM's server reads its `FORWARDED_ALLOW_IPS`, which it has from the same environment.
+fn trusted_proxies() -> TrustedProxies {
+    let list = std::env::var(FORWARDED_ALLOW_IPS);
+    let list = list.as_deref().unwrap_or(DEFAULT_FORWARDED_ALLOW_IPS);
+    match list.parse() {
+        Ok(trusted) => trusted,
+        Err(never) => match never {},
     }
 }
 
