@@ -5,6 +5,7 @@
 
 mod admission;
 mod discovery;
+mod documents;
 mod exchange;
 mod in_use;
 mod injection;
