@@ -17,15 +17,16 @@ use crate::credentials::Credentials;
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader;
+use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::reconcile::{Reconciler, Triggers};
+use crate::reconcile::{self, Reconciler, Triggers};
 use crate::references::References;
 use crate::resource_ref::ResourceRef;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
 use crate::sidecars::Sidecars;
 use crate::status::{self, StatusWriter};
-use crate::sync::{self, Sync};
+use crate::sync::{self, Authenticator, Sync};
 use crate::token_refresh_requests::TokenRefreshRequests;
 use crate::token_sources::TokenSources;
 use crate::workload::Workload;
@@ -49,7 +50,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         info!(?proxy, "authorization servers are reached by a proxy");
     }
     let client_config = Config::infer().await.context("finding the API server")?;
-    let client = Client::try_from(client_config.clone()).context("configuring the Kubernetes client")?;
+    let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
         namespace: args.namespace.clone(),
         secret: args.certificate_secret.clone(),
@@ -58,6 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let certificates = Certificates::load(&client, &certificate_config).await?;
 
     let metrics = Metrics::default();
+    let liveness = Liveness::default();
     let changes = Changes::default();
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
@@ -81,6 +83,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
         egress_proxy,
         metrics: metrics.clone(),
+        liveness: liveness.clone(),
         status_due,
     };
     let status_writer = StatusWriter::new(
@@ -99,8 +102,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         token_refresh_requests: refresh_requested,
     };
 
-    let (elected, election) =
-        leader::take_part(client_config, &args.namespace, &args.lease, &args.identity).await?;
+    let candidate = leader::Candidate {
+        client: client.clone(),
+        namespace: args.namespace.clone(),
+        lease: args.lease.clone(),
+        identity: args.identity.clone(),
+        timing: leader::Timing::default(),
+    };
+    let (elected, election) = candidate.take_part();
     // The lease is released when its receiver is dropped, so all others subscribe to this channel.
     let (lead, leads) = watch::channel(false);
     let (close, closed) = watch::channel(false);
@@ -114,7 +123,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
     };
     let sync = Sync {
-        client: client.clone(),
+        authenticator: Authenticator::new(client.clone()),
         leads,
         certificates: certificates.clone(),
         resources: resources.clone(),
@@ -138,17 +147,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
     let health = Health {
         metrics: metrics.clone(),
+        liveness: liveness.clone(),
         listed,
         trusted,
         closed,
     };
     tasks.spawn(serve_health(args.listen_health, health));
-    tasks.spawn(forever(
-        certificates
-            .clone()
-            .keep_renewed(client.clone(), certificate_config),
-    ));
-    let trust = keep_webhook_ca_bundle(client, args.webhook_configuration, certificates, set_trusted);
+    tasks.spawn(forever(certificates.clone().keep_renewed(
+        client.clone(),
+        certificate_config,
+        liveness.clone(),
+    )));
+    let trust = keep_webhook_ca_bundle(
+        client,
+        args.webhook_configuration,
+        certificates,
+        set_trusted,
+        liveness.clone(),
+    );
     tasks.spawn(forever(trust));
     let leader_tasks = LeaderTasks {
         reconciler,
@@ -159,6 +175,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         statuses_due,
         set_listed,
         metrics,
+        liveness,
     };
     let leading = tasks.spawn(follow_election(elected, lead.clone(), leader_tasks));
 
@@ -212,6 +229,7 @@ struct LeaderTasks {
     statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
     set_listed: watch::Sender<bool>,
     metrics: Metrics,
+    liveness: Liveness,
 }
 
 /// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles
@@ -230,8 +248,10 @@ async fn follow_election(
         statuses_due,
         set_listed,
         metrics,
+        liveness,
     } = leader_tasks;
     let listed = set_listed.subscribe();
+    let mut ticks = tokio::time::interval(BEAT_INTERVAL);
     // A leader that does not know every resource yet would tell sidecars that they are entitled to nothing.
     while !(*elected.borrow_and_update() && *listed.borrow()) {
         tokio::select! {
@@ -241,7 +261,9 @@ async fn follow_election(
                     set_listed.send_replace(true);
                 }
             }
+            _ = ticks.tick() => {}
         }
+        liveness.beat(reconcile::TASK);
     }
     info!("this replica leads");
     metrics.leads(true);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod admission;
+mod certificates;
 mod discovery;
 mod documents;
 mod exchange;
