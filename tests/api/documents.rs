@@ -10,12 +10,20 @@ use serde_json::Value;
 /// The resources of a document, as they are written: a field that there is not must not be lost on the way.
 fn resources(document: &str) -> Vec<Value> {
     let blocks = document.split("```yaml\n").skip(1);
-    let blocks = blocks.filter_map(|rest| rest.split("```").next());
-    let objects = blocks.flat_map(|block| block.split("\n---\n"));
+    let blocks = blocks.filter_map(|rest| rest.split("```").next()).map(dedent);
+    let objects = blocks.flat_map(|block| block.split("\n---\n").map(str::to_owned).collect::<Vec<_>>());
     objects
         .filter(|object| object.contains("kind: McpServerAuth"))
-        .map(|object| serde_saphyr::from_str(object).unwrap_or_else(|error| panic!("{error}:\n{object}")))
+        .map(|object| serde_saphyr::from_str(&object).unwrap_or_else(|error| panic!("{error}:\n{object}")))
         .collect()
+}
+
+/// A block in a list is indented as a whole.
+fn dedent(block: &str) -> String {
+    let indentation = block.len() - block.trim_start_matches(' ').len();
+    let lines = block.lines();
+    let lines = lines.map(|line| line.get(indentation..).unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn documents() -> Vec<(String, String)> {
