@@ -8,6 +8,7 @@ mod certificates;
 mod discovery;
 mod documents;
 mod exchange;
+mod failover;
 mod in_use;
 mod injection;
 mod malformed;
