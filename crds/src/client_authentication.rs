@@ -22,8 +22,8 @@ use crate::{KeyRef, SecretName};
         "privateKeyJwt belongs to the method PrivateKeyJwt, which needs it"
     ),
     validation = (
-        "(self.method == 'TlsClientAuth') == has(self.certificateRef)",
-        "certificateRef belongs to the method TlsClientAuth, which needs it"
+        "self.method != 'TlsClientAuth' || has(self.certificateRef)",
+        "the method TlsClientAuth needs certificateRef"
     ),
     validation = (
         "has(self.workloadIdentity) ? self.method == 'WorkloadIdentity' : true",
@@ -46,7 +46,9 @@ pub struct ClientAuthentication {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_key_jwt: Option<PrivateKeyJwt>,
 
-    /// The client certificate, for TlsClientAuth: a Secret of type `kubernetes.io/tls`.
+    /// The client certificate: a Secret of type `kubernetes.io/tls`. By TlsClientAuth it says who the client is; with
+    /// any other method it is shown besides, for tokens that are bound to it (RFC 8705 section 3) and for gateways
+    /// that demand one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ref: Option<SecretName>,
 
@@ -84,11 +86,21 @@ pub enum ClientAuthenticationMethod {
 }
 
 /// Client authentication by a signed assertion (RFC 7523 section 2.2).
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "has(self.keyRef) != has(self.certificateRef)",
+    "exactly one of keyRef and certificateRef must be set"
+))]
 pub struct PrivateKeyJwt {
     /// The private key, in PEM or as a JWK.
-    pub key_ref: KeyRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_ref: Option<KeyRef>,
+
+    /// The private key with its certificate: a Secret of type `kubernetes.io/tls`. The assertion's header then names
+    /// the certificate too (`x5t`, `x5t#S256`), as Microsoft Entra wants it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_ref: Option<SecretName>,
 
     /// The `kid` header of the assertion. Default: the JWK's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

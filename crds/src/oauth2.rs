@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CaBundle, ClientAuthentication, KeyRef};
+use crate::{CaBundle, ClientAuthentication, KeyRef, SignatureAlgorithm};
 /// An OAuth2 authorization server and this client's registration there. The grant is client_credentials (RFC
 /// 6749 section 4.4) unless `jwtBearer` or `clientAuthentication.workloadIdentity` say otherwise;
 /// `tokenExchange` adds a token for each user.
@@ -85,6 +85,14 @@ use crate::{CaBundle, ClientAuthentication, KeyRef};
          'actor_token_type', 'requested_token_type']))",
         "extraParameters must not hold grant_type, scope, audience, resource, assertion, a client_*, \
          subject_* or actor_* parameter or requested_token_type: they have fields of their own"
+    ),
+    validation = (
+        "!has(self.extraParametersFrom) || self.extraParametersFrom.all(p, !(p.name in ['grant_type', 'scope', \
+         'audience', 'resource', 'client_id', 'client_secret', 'client_assertion', \
+         'client_assertion_type', 'assertion', 'subject_token', 'subject_token_type', 'actor_token', \
+         'actor_token_type', 'requested_token_type']) && !(has(self.extraParameters) && p.name in \
+         self.extraParameters))",
+        "extraParametersFrom must not name a parameter that has a field of its own or is in extraParameters"
     )
 )]
 pub struct OAuth2 {
@@ -113,7 +121,7 @@ pub struct OAuth2 {
     pub client_authentication: ClientAuthentication,
 
     /// Requests tokens with the grant jwt-bearer (RFC 7523 section 2.1) instead of client_credentials, by an
-    /// assertion that something else keeps in a Secret.
+    /// assertion that something else keeps in a Secret, or that the operator signs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt_bearer: Option<JwtBearer>,
 
@@ -151,6 +159,16 @@ pub struct OAuth2 {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub extra_parameters: BTreeMap<String, String>,
+
+    /// Further parameters of the token request whose values are kept in Secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub extra_parameters_from: Vec<ExtraParameter>,
+
+    /// Longest time that one request to the authorization server may take. Default: `10s`; up to `60s`.
+    #[serde(default = "default_request_timeout")]
+    #[schemars(regex(pattern = r"^([1-9]|[1-5][0-9]|60)s$"))]
+    pub request_timeout: String,
 
     /// How long before its end a token is renewed. Default: `33%`. A duration (`90s`, `5m`, `1h30m`) or a
     /// share of its life (`33%`).
@@ -208,18 +226,87 @@ pub struct OAuth2 {
     pub allow_private_addresses: bool,
 }
 
-/// The grant jwt-bearer (RFC 7523 section 2.1).
+/// A parameter whose value is kept in a Secret.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+pub struct ExtraParameter {
+    /// Its name.
+    #[schemars(length(min = 1, max = 256))]
+    pub name: String,
+    /// Its value.
+    pub secret_key_ref: KeyRef,
+}
+
+/// The grant jwt-bearer (RFC 7523 section 2.1): with the assertion of a Secret, or with one that the operator signs.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = (
+        "has(self.assertionRef) != has(self.keyRef)",
+        "exactly one of assertionRef and keyRef must be set"
+    ),
+    validation = (
+        "has(self.keyRef) || !(has(self.keyId) || has(self.algorithm) || has(self.issuer) || has(self.subject) || \
+         has(self.audience) || has(self.claims))",
+        "keyId, algorithm, issuer, subject, audience and claims belong to keyRef: an assertion that is in a Secret \
+         has its own"
+    ),
+    validation = (
+        "!has(self.claims) || self.claims.all(k, !(k in ['iss', 'sub', 'aud', 'exp', 'nbf', 'iat', 'jti']))",
+        "claims must not hold iss, sub, aud, exp, nbf, iat or jti: they are set by the operator, by issuer, subject \
+         and audience"
+    )
+)]
 pub struct JwtBearer {
     /// The assertion: a JWT that something else mints and renews. Taken over the moment it changes.
-    pub assertion_ref: KeyRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assertion_ref: Option<KeyRef>,
+
+    /// The private key that the operator signs assertions with: in PEM, as a JWK, or a service account's key file
+    /// of Google Cloud or Zitadel as it was handed out, which says `keyId`, `issuer` and `subject` too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_ref: Option<KeyRef>,
+
+    /// The `kid` header of the assertion. Default: that of the key file or the JWK.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub key_id: Option<String>,
+
+    /// The signature algorithm. Default: by the kind of key, RS256, ES256 or EdDSA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SignatureAlgorithm")]
+    pub algorithm: Option<SignatureAlgorithm>,
+
+    /// The `iss` claim. Default: that of the key file, else the client identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub issuer: Option<String>,
+
+    /// The `sub` claim: whom the token is for, such as a user of Salesforce, or a user whom a Google service account
+    /// stands in for. Default: that of the key file, else the issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub subject: Option<String>,
+
+    /// The `aud` claim. Default: the authorization server's issuer where it is known, else the token endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub audience: Option<String>,
+
+    /// Further claims. With a key file of Google, `scope` is set from `scopes` unless it is here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub claims: BTreeMap<String, String>,
 }
 
 /// Token exchange (RFC 8693) for each user.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = (
+        "self.profile != 'EntraOBO' || !has(self.requestedTokenType)",
+        "requestedTokenType belongs to the profile RFC8693"
+    ),
     validation = (
         "has(self.subjectCookie) != has(self.subjectHeader)",
         "exactly one of subjectCookie and subjectHeader must be set"
@@ -243,6 +330,11 @@ pub struct JwtBearer {
     )
 )]
 pub struct TokenExchange {
+    /// How the user's token is exchanged: as RFC 8693 has it, or by the on-behalf-of flow of Microsoft Entra.
+    /// Default: `RFC8693`.
+    #[serde(default)]
+    pub profile: ExchangeProfile,
+
     /// Cookie of the user's request whose value is the subject token. It goes to the authorization server,
     /// and to the MCP server only if `cookiePassthrough` names it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,6 +361,16 @@ pub struct TokenExchange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub requested_token_type: Option<String>,
+}
+
+/// How a user's token is exchanged: RFC 8693, or the on-behalf-of flow of Microsoft Entra.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ExchangeProfile {
+    #[default]
+    #[serde(rename = "RFC8693")]
+    Rfc8693,
+    #[serde(rename = "EntraOBO")]
+    EntraObo,
 }
 
 /// How the token is presented: as a bearer token (`Bearer`, RFC 6750), or bound to a key (`DPoP`, RFC 9449).
@@ -327,6 +429,10 @@ fn yes() -> bool {
 /// RFC 8693 section 3.
 fn access_token_type() -> String {
     "urn:ietf:params:oauth:token-type:access_token".to_owned()
+}
+
+fn default_request_timeout() -> String {
+    "10s".to_owned()
 }
 
 /// Short, since nothing is known, and long enough to be no burden.

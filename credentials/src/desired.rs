@@ -1,13 +1,18 @@
 //! The desired token source of a resource: a pure function of the spec and of what its references lead to.
 
+mod signing;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use mcp_auth_crds::{
-    ClientAuthenticationMethod, EgressProxy, McpServerAuthSpec, OAuth2, SignatureAlgorithm, TokenCheckMode,
+    ClientAuthenticationMethod, EgressProxy, ExchangeProfile, McpServerAuthSpec, OAuth2, TokenCheckMode,
     TokenType, WorkloadAssertion, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
-    self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
-    ClientSecrets, GivenAssertion, Grant, Policy, ProxyCredentials, RefreshBefore, Registration, Scope,
-    ServerLocation, SigningKey, TimeSpan, TokenCheck, TokenExchange,
+    self as oauth, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
+    ClientSecrets, GivenAssertion, Grant, Limits, Policy, ProxyCredentials, RefreshBefore, Registration,
+    Scope, ServerLocation, TimeSpan, TokenCheck, TokenExchange,
 };
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
@@ -17,6 +22,10 @@ use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
 use crate::store::ServerTls;
 use crate::token_sources::{ClientConfiguration, Desired, DesiredSource};
+
+/// Longest time that passes before a token request is sent: discovery (30 s), a turn at the server (20 s), and what
+/// lies between.
+const PREPARATION_TIMEOUT: Duration = Duration::from_secs(55);
 
 /// What is known besides the spec.
 pub struct Inputs<'a, W> {
@@ -111,11 +120,7 @@ where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let ca_bundle = inputs.pem(fields::TOKEN_ENDPOINT_CA)?;
-    let client_id = match inputs.printable(fields::CLIENT_ID)? {
-        Some(id) => Some(id.expose_secret().to_owned()),
-        None => oauth2.client_id.clone(),
-    };
-    let client_id = client_id.map(ClientId::new);
+    let client_id = client_id(oauth2, inputs)?.map(ClientId::new);
     let resource = oauth2.resource.clone().unwrap_or_else(|| spec.server.url.clone());
     let refresh_before = oauth2.refresh_before.parse::<RefreshBefore>();
     let refresh_before =
@@ -123,10 +128,14 @@ where
     let assumed_lifetime = oauth2.assumed_lifetime.parse::<TimeSpan>();
     let TimeSpan(assumed_lifetime) =
         assumed_lifetime.map_err(|error| invalid(format!("spec.oauth2.assumedLifetime {error}")))?;
+    let request_timeout = oauth2.request_timeout.parse::<TimeSpan>();
+    let TimeSpan(request_timeout) =
+        request_timeout.map_err(|error| invalid(format!("spec.oauth2.requestTimeout {error}")))?;
     let registration = Registration {
         server: location(spec, oauth2, server_ca, inputs.known_issuer.clone()),
         client_id,
         authentication: authentication(oauth2, inputs)?,
+        certificate: inputs.pair(fields::CERTIFICATE, fields::CERTIFICATE_KEY)?,
         grant: grant(oauth2, inputs)?,
         token_type: match oauth2.token_type {
             TokenType::Bearer => oauth::TokenType::Bearer,
@@ -136,6 +145,10 @@ where
             .token_exchange
             .as_ref()
             .map_or_else(TokenExchange::default, |exchange| TokenExchange {
+                profile: match exchange.profile {
+                    ExchangeProfile::Rfc8693 => oauth::ExchangeProfile::TokenExchange,
+                    ExchangeProfile::EntraObo => oauth::ExchangeProfile::EntraOnBehalfOf,
+                },
                 subject_token_type: exchange.subject_token_type.clone(),
                 requested_token_type: exchange.requested_token_type.clone(),
             }),
@@ -143,6 +156,7 @@ where
         audience: oauth2.audience.clone(),
         resource: Some(resource).filter(|resource| !resource.is_empty()),
         extra_parameters: oauth2.extra_parameters.clone(),
+        secret_parameters: secret_parameters(oauth2, inputs)?,
         check: TokenCheck {
             mode: match oauth2.token_check.mode {
                 TokenCheckMode::Enforce => oauth::TokenCheckMode::Enforce,
@@ -169,13 +183,46 @@ where
         policy: Policy {
             refresh_before,
             assumed_lifetime,
+            deadline: PREPARATION_TIMEOUT + request_timeout,
             ..Policy::default()
+        },
+        limits: Limits {
+            deadline: request_timeout,
+            connect: Limits::default().connect.min(request_timeout),
+            ..Limits::default()
         },
         request_digest: request_digest(spec, oauth2, inputs)?,
         exchanges: oauth2.token_exchange.is_some(),
         revoke_on_deletion: oauth2.revoke_on_deletion,
         step_up: oauth2.step_up,
     })
+}
+
+fn client_id<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Option<String>, NotServedError>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    Ok(match inputs.printable(fields::CLIENT_ID)? {
+        Some(id) => Some(id.expose_secret().to_owned()),
+        None => oauth2.client_id.clone(),
+    })
+}
+
+fn secret_parameters<W>(
+    oauth2: &OAuth2,
+    inputs: &Inputs<'_, W>,
+) -> Result<BTreeMap<String, SecretString>, NotServedError>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let references = inputs.references.iter();
+    let references = references.filter(|(reference, _)| reference.field == fields::EXTRA_PARAMETER);
+    let parameters = oauth2.extra_parameters_from.iter().zip(references);
+    parameters
+        .map(|(parameter, (reference, lookup))| {
+            Ok((parameter.name.clone(), resolve_printable(reference, lookup)?))
+        })
+        .collect()
 }
 
 fn egress_proxy<W>(stated: &EgressProxy, inputs: &Inputs<'_, W>) -> Result<oauth::EgressProxy, NotServedError>
@@ -239,19 +286,8 @@ where
         ClientAuthenticationMethod::PrivateKeyJwt => {
             let jwt = authentication.private_key_jwt.as_ref();
             let jwt = jwt.ok_or_else(|| unset("spec.oauth2.clientAuthentication.privateKeyJwt"))?;
-            let text = inputs.text(fields::PRIVATE_KEY)?;
-            let text = text.ok_or_else(|| unset(fields::PRIVATE_KEY))?;
-            let algorithm = jwt.algorithm.map(algorithm);
-            let key = SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone());
             ClientAuthentication::PrivateKeyJwt {
-                key: key.map_err(|error| {
-                    let message = format!(
-                        "{}: {}",
-                        describe_reference(inputs.find(fields::PRIVATE_KEY).map(|(reference, _)| reference)),
-                        error.message()
-                    );
-                    NotServedError::new(NotServedReason::SecretInvalid, message)
-                })?,
+                key: signing::client_key(jwt, inputs)?,
                 audience: jwt.audience.clone(),
             }
         }
@@ -279,6 +315,11 @@ where
             assertion,
         ))));
     }
+    if let Some(grant) = oauth2.jwt_bearer.as_ref().filter(|grant| grant.key_ref.is_some()) {
+        return Ok(Grant::JwtBearer(signing::grant_assertions(
+            oauth2, grant, inputs,
+        )?));
+    }
     let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
         && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;
     Ok(match by_workload {
@@ -302,15 +343,6 @@ where
                        as the operator: administrators of mcp-auth can add it to workloadIdentity.namespaces";
         NotServedError::new(NotServedReason::Forbidden, message)
     })
-}
-
-fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
-    match algorithm {
-        SignatureAlgorithm::Rs256 => Algorithm::Rs256,
-        SignatureAlgorithm::Ps256 => Algorithm::Ps256,
-        SignatureAlgorithm::Es256 => Algorithm::Es256,
-        SignatureAlgorithm::EdDsa => Algorithm::EdDsa,
-    }
 }
 
 /// The digest of the token request. The certificate that only the MCP server is shown is no part of it.
@@ -343,16 +375,6 @@ fn invalid(message: String) -> NotServedError {
 
 fn unset(field: &str) -> NotServedError {
     invalid(format!("{field} is not set"))
-}
-
-/// A key of a Secret, as a message begins with it.
-fn describe_reference(reference: Option<&Reference>) -> String {
-    match reference {
-        Some(Reference { field, name, key, .. }) => {
-            format!("key {key:?} of Secret {name}, named by {field}")
-        }
-        None => String::new(),
-    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_oauth::{Clock, Policy, Registration, RequestLimiter};
+use mcp_auth_oauth::{Clock, Limits, Policy, Registration, RequestLimiter};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
@@ -52,6 +52,8 @@ pub enum DesiredSource {
 pub struct ClientConfiguration {
     pub registration: Registration,
     pub policy: Policy,
+    /// Of each request.
+    pub limits: Limits,
     /// Equal where a token source would ask in the same way.
     pub request_digest: RequestDigest,
     /// Whether users get tokens of their own.

@@ -60,9 +60,10 @@ impl Client {
         form::check_extra_parameters(&registration)?;
         client_auth::check(&registration)?;
         let certificate = match &registration.authentication {
-            ClientAuthentication::Tls(certificate) => Some(Certificate::read(certificate)?),
-            _ => None,
+            ClientAuthentication::Tls(certificate) => Some(certificate),
+            _ => registration.certificate.as_ref(),
         };
+        let certificate = certificate.map(Certificate::read).transpose()?;
         let transport_rules = TransportRules {
             allow_http: registration.allow_insecure_http,
             encrypted: stated.as_ref().is_none_or(Endpoints::is_encrypted),
@@ -191,7 +192,7 @@ impl Client {
             by_token_exchange,
         };
         let outgoing = OutgoingRequest {
-            endpoint: server.token_for(&self.registration.authentication),
+            endpoint: server.token_for(self.certificate.is_some()),
             endpoints: server,
             request: TokenGrant { request, expected },
             redactor,

@@ -53,7 +53,9 @@ pub enum Error {
     #[error("no connection to the token endpoint: {0}")]
     Connect(ConnectError),
     /// No request was made.
-    #[error("the authorization server asked to be left alone for a while, by its answer to another client")]
+    #[error(
+        "the authorization server asked to be left alone for a while, by its answer to another request of this client"
+    )]
     RateLimited { retry_after: RetryAfter },
     #[error("the token endpoint ended the connection before its answer was complete")]
     Interrupted,

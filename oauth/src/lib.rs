@@ -34,14 +34,15 @@ pub use clock::Clock;
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
 pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
 pub use error::{Advice, Error, ErrorCode, ErrorResponse};
-pub use jose::assertion::{AssertionFuture, AssertionSource, Assertions, GivenAssertion};
-pub use jose::signing_key::{Algorithm, KeyError, SigningKey};
+pub use jose::assertion::{AssertionFuture, AssertionSigner, AssertionSource, Assertions, GivenAssertion};
+pub use jose::service_account_key::ServiceAccountKey;
+pub use jose::signing_key::{Algorithm, CertificateThumbprints, KeyError, SigningKey};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use rate_limit::RequestLimiter;
 pub use registration::{
-    ClientAuthentication, ClientCertificate, ClientSecrets, Grant, Registration, ServerLocation,
-    TokenExchange, ZeroExpiresIn,
+    ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, Grant, Registration,
+    ServerLocation, TokenExchange, ZeroExpiresIn,
 };
 pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;

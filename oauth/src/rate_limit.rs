@@ -1,5 +1,5 @@
 //! Rate limit of requests to one authorization server, shared by all clients of a process: after a restart every
-//! token source wants its first token at once, and a server that asks one client to wait means the next one too.
+//! token source wants its first token at once, and a server that asks a client to wait means it in all its resources.
 //!
 //! Users' tokens do not count: calls wait for them, and [`UserTokens`](crate::UserTokens) bounds them.
 
@@ -34,7 +34,8 @@ pub struct RequestLimiter {
 
 struct ServerLimit {
     permits: Arc<Semaphore>,
-    /// Until when the server asked to be left alone: by everyone, where there is no client, or by one client.
+    /// Until when the server asked to be left alone by a client. Others are not held up: servers of many tenants
+    /// answer for one of them, and one request each tells the others.
     pauses: Mutex<HashMap<Option<ClientId>, Deadline>>,
 }
 
@@ -77,8 +78,7 @@ impl ServerLimit {
     fn check_pause(&self, client_id: Option<&ClientId>, clock: &Clock) -> Result<(), Error> {
         let mut pauses = self.pauses.lock();
         pauses.retain(|_, until| !until.has_passed(clock));
-        let of_client = client_id.and_then(|id| pauses.get(&Some(id.clone())));
-        match of_client.or_else(|| pauses.get(&None)) {
+        match pauses.get(&client_id.cloned()) {
             Some(until) => Err(Error::RateLimited {
                 retry_after: RetryAfter::Date(until.at),
             }),
@@ -88,21 +88,14 @@ impl ServerLimit {
 }
 
 impl Turn {
-    /// Remembers what a failed request says about the next ones. That a client makes too many requests (429) is
-    /// about that client alone: servers of many tenants count for each.
+    /// Remembers what a failed request says about the next ones of this client.
     pub fn learn(&self, error: &Error, client_id: Option<&ClientId>, clock: &Clock) {
-        let (status, retry_after) = match error {
-            Error::Rejected(rejection) | Error::BothSecretsRefused(rejection) => {
-                (rejection.status, rejection.retry_after)
-            }
-            Error::HttpStatus { status, retry_after } => (*status, *retry_after),
-            _ => return,
+        let Some(retry_after) = error.retry_after() else {
+            return;
         };
-        let Some(retry_after) = retry_after else { return };
         let now = clock.now();
         let until = Deadline::at(time_after(now, retry_after.wait(now)), clock);
-        let of_client = client_id.filter(|_| status == 429).cloned();
-        self.server.pauses.lock().insert(of_client, until);
+        self.server.pauses.lock().insert(client_id.cloned(), until);
     }
 }
 
@@ -214,32 +207,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_asks_to_be_left_alone_is_by_all_clients_until_then() {
-        let (limiter, clock) = (RequestLimiter::default(), clock());
-        let endpoint = url("https://auth.example.com/token");
-        let turn = limiter.turn(&endpoint, None, &clock).await.unwrap();
-        turn.learn(&failure(503, "90"), Some(&ClientId::new("a".into())), &clock);
-        drop(turn);
-        let error = limiter.turn(&endpoint, None, &clock).await.err().unwrap();
-        assert_eq!(error.reason(), "RateLimited");
-        assert_eq!(
-            error.retry_after().unwrap().wait(clock.now()),
-            Duration::from_secs(90)
-        );
-        assert!(!is_free(&limiter, "https://auth.example.com/other", "b", &clock).await);
-        assert!(is_free(&limiter, "https://other.example.com/token", "b", &clock).await);
-        tokio::time::sleep(Duration::from_secs(90)).await;
-        assert!(is_free(&limiter, "https://auth.example.com/token", "b", &clock).await);
+    async fn a_client_that_a_server_asks_to_wait_waits_in_every_resource_and_holds_up_no_other() {
+        const TOKEN: &str = "https://auth.example.com/token";
+        for status in [429, 503] {
+            let (limiter, clock) = (RequestLimiter::default(), clock());
+            let told = ClientId::new("told".into());
+            let turn = limiter.turn(&url(TOKEN), Some(&told), &clock).await.unwrap();
+            turn.learn(&failure(status, "90"), Some(&told), &clock);
+            drop(turn);
+            let error = limiter
+                .turn(&url(TOKEN), Some(&told), &clock)
+                .await
+                .err()
+                .unwrap();
+            assert_eq!(error.reason(), "RateLimited");
+            let wait = error.retry_after().unwrap().wait(clock.now());
+            assert_eq!(wait, Duration::from_secs(90));
+            assert!(is_free(&limiter, TOKEN, "another", &clock).await);
+            assert!(is_free(&limiter, "https://other.example.com/token", "told", &clock).await);
+            tokio::time::sleep(Duration::from_secs(90)).await;
+            assert!(is_free(&limiter, TOKEN, "told", &clock).await);
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_makes_too_many_requests_is_told_to_wait_alone() {
+    async fn a_failure_that_says_nothing_of_time_holds_nobody_up() {
         let (limiter, clock) = (RequestLimiter::default(), clock());
-        let endpoint = url("https://login.example.com/tenant/token");
-        let greedy = ClientId::new("greedy".into());
-        let turn = limiter.turn(&endpoint, Some(&greedy), &clock).await.unwrap();
-        turn.learn(&failure(429, "30"), Some(&greedy), &clock);
-        assert!(!is_free(&limiter, endpoint.as_str(), "greedy", &clock).await);
-        assert!(is_free(&limiter, endpoint.as_str(), "modest", &clock).await);
+        let turn = limiter
+            .turn(&url("https://auth.example.com/token"), None, &clock)
+            .await
+            .unwrap();
+        turn.learn(&Error::Interrupted, None, &clock);
+        drop(turn);
+        assert!(
+            limiter
+                .turn(&url("https://auth.example.com/token"), None, &clock)
+                .await
+                .is_ok()
+        );
     }
 }

@@ -18,6 +18,9 @@ pub struct Registration {
     /// `None`: not sent, where an assertion names the client.
     pub client_id: Option<ClientId>,
     pub authentication: ClientAuthentication,
+    /// A TLS client certificate that is shown besides, by any method: for tokens that are bound to it, and for
+    /// gateways that demand one.
+    pub certificate: Option<ClientCertificate>,
     pub grant: Grant,
     pub token_type: TokenType,
     /// Of [`Client::exchange_token`].
@@ -29,6 +32,8 @@ pub struct Registration {
     pub resource: Option<String>,
     /// Further parameters; none that has a field here.
     pub extra_parameters: BTreeMap<String, String>,
+    /// The same, with values that are not to be seen.
+    pub secret_parameters: BTreeMap<String, SecretString>,
     pub check: TokenCheck,
     pub zero_expires_in: ZeroExpiresIn,
     /// PEM certificates of authorities to trust besides the system's.
@@ -114,6 +119,7 @@ pub enum ZeroExpiresIn {
 /// Parameters of token exchange (RFC 8693 section 2.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TokenExchange {
+    pub profile: ExchangeProfile,
     pub subject_token_type: String,
     /// `None`: not sent.
     pub requested_token_type: Option<String>,
@@ -140,6 +146,7 @@ impl Registration {
             },
             client_id: Some(ClientId::new(client_id.into())),
             authentication,
+            certificate: None,
             grant: Grant::ClientCredentials,
             token_type: TokenType::Bearer,
             token_exchange: TokenExchange::default(),
@@ -150,6 +157,7 @@ impl Registration {
             audience: None,
             resource: None,
             extra_parameters: BTreeMap::new(),
+            secret_parameters: BTreeMap::new(),
             ca_bundle: None,
             egress_proxy: None,
             allow_insecure_http: false,
@@ -157,9 +165,21 @@ impl Registration {
     }
 }
 
+/// How a user's token is exchanged.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ExchangeProfile {
+    /// RFC 8693.
+    #[default]
+    TokenExchange,
+    /// The on-behalf-of flow of Microsoft Entra: the grant jwt-bearer with the user's token as the assertion, and
+    /// `requested_token_use`.
+    EntraOnBehalfOf,
+}
+
 impl Default for TokenExchange {
     fn default() -> Self {
         Self {
+            profile: ExchangeProfile::default(),
             subject_token_type: "urn:ietf:params:oauth:token-type:access_token".into(),
             requested_token_type: None,
         }

@@ -108,7 +108,50 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
         ),
         (
             json!({"oauth2": {"clientAuthentication": {"method": "TlsClientAuth", "clientSecretRef": null}}}),
-            "certificateRef belongs to the method TlsClientAuth, which needs it",
+            "the method TlsClientAuth needs certificateRef",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {
+                "method": "PrivateKeyJwt", "clientSecretRef": null, "privateKeyJwt": {},
+            }}}),
+            "exactly one of keyRef and certificateRef must be set",
+        ),
+        (
+            json!({"oauth2": {"jwtBearer": {"assertionRef": secret_ref, "keyRef": secret_ref}}}),
+            "exactly one of assertionRef and keyRef must be set",
+        ),
+        (
+            json!({"oauth2": {"jwtBearer": {"assertionRef": secret_ref, "subject": "anna"}}}),
+            "belong to keyRef",
+        ),
+        (
+            json!({"oauth2": {"jwtBearer": {"keyRef": secret_ref, "claims": {"aud": "x"}}}}),
+            "claims must not hold iss, sub, aud",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {
+                "profile": "EntraOBO", "subjectCookie": "session", "requestedTokenType": "x",
+            }}}),
+            "requestedTokenType belongs to the profile RFC8693",
+        ),
+        (
+            json!({"oauth2": {"extraParametersFrom": [{"name": "scope", "secretKeyRef": secret_ref}]}}),
+            "extraParametersFrom must not name",
+        ),
+        (
+            json!({"oauth2": {
+                "extraParameters": {"tenant": "a"},
+                "extraParametersFrom": [{"name": "tenant", "secretKeyRef": secret_ref}],
+            }}),
+            "extraParametersFrom must not name",
+        ),
+        (
+            json!({"oauth2": {"requestTimeout": "61s"}}),
+            "spec.oauth2.requestTimeout",
+        ),
+        (
+            json!({"oauth2": {"assumedLifetime": "33%"}}),
+            "spec.oauth2.assumedLifetime",
         ),
         (
             json!({"oauth2": {"revokeOnDeletion": true}}),
@@ -282,6 +325,28 @@ async fn what_can_work_is_taken() {
             "jwtBearer": {"assertionRef": {"name": "s", "key": "k"}},
             "clientAuthentication": {"method": "None", "clientSecretRef": null},
         }}),
+        json!({"oauth2": {
+            "clientId": null,
+            "jwtBearer": {"keyRef": {"name": "s", "key": "k"}, "subject": "anna", "claims": {"scope": "a b"}},
+            "clientAuthentication": {"method": "None", "clientSecretRef": null},
+        }}),
+        json!({"oauth2": {"clientAuthentication": {
+            "method": "PrivateKeyJwt",
+            "clientSecretRef": null,
+            "privateKeyJwt": {"certificateRef": {"name": "s"}},
+            "certificateRef": {"name": "s"},
+        }}}),
+        json!({"oauth2": {"clientAuthentication": {"certificateRef": {"name": "s"}}}}),
+        json!({"oauth2": {
+            "tokenExchange": {"profile": "EntraOBO", "subjectHeader": "X-Forwarded-Access-Token"},
+            "extraParameters": {"tenant": "a"},
+            "extraParametersFrom": [{"name": "api_key", "secretKeyRef": {"name": "s", "key": "k"}}],
+            "requestTimeout": "30s",
+            "assumedLifetime": "2h",
+            "zeroExpiresIn": "Unlimited",
+            "tokenCheck": {"acceptedIssuers": ["https://sts.windows.net/tenant/"]},
+        }}),
+        json!({"egressProxy": {"url": "http://proxy.example.com:3128", "noProxy": [".svc", "10.0.0.0/8"]}}),
         json!({"oauth2": {"refreshBefore": "1h30m", "resource": "", "scopes": ["tools:read", "tools:call"]}}),
         json!({"oauth2": {"clientAuthentication": {"method": "ClientSecretPost"}}}),
         json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["__Host-session", "session_id"]}}),

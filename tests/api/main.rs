@@ -7,6 +7,7 @@ mod admission;
 mod certificates;
 mod cli;
 mod discovery;
+mod documents;
 mod exchange;
 mod failover;
 mod in_use;

@@ -165,6 +165,33 @@ async fn a_client_certificate_is_shown_where_the_metadata_say() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_shown_by_another_method_too_and_the_token_is_bound_to_it() {
+    for server in Server::all() {
+        let id = format!("methods-secret-and-tls-{}", server.name());
+        let world = world(&id).await;
+        world.certificate("bound", &certificate(&id)).await;
+        world
+            .secret("client", "client-secret", "b0und-client-s3cret")
+            .await;
+        let authentication = json!({
+            "method": "ClientSecretBasic",
+            "clientSecretRef": secret_ref(),
+            "certificateRef": {"name": "bound"},
+        });
+        let registration = Registration {
+            certificate_bound: true,
+            ..Registration::new(&id, Method::SecretBasic("b0und-client-s3cret".into()))
+        };
+        let obtained = obtain(&world, server, &registration, authentication, json!({})).await;
+        assert!(
+            obtained.claims["cnf"]["x5t#S256"].is_string(),
+            "{}",
+            obtained.claims
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_self_signed_certificate_that_is_registered_is_enough() {
     let id = "methods-self-signed";
     let world = world(id).await;

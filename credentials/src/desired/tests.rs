@@ -1,3 +1,5 @@
+mod signing;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -110,6 +112,47 @@ fn a_changed_secret_asks_in_another_way_and_a_changed_renewal_does_not() {
     let mut scoped = before;
     scoped.oauth2.as_mut().unwrap().scopes = vec!["tools:call".into()];
     assert_ne!(configuration(&scoped, "one").request_digest, one);
+}
+
+#[test]
+fn parameters_of_secrets_are_sent_as_they_are_there_and_a_change_asks_anew() {
+    let mut oauth2 = basic();
+    oauth2["extraParameters"] = json!({"tenant": "a"});
+    oauth2["extraParametersFrom"] = json!([
+        {"name": "api_key", "secretKeyRef": {"name": "keys", "key": "one"}},
+        {"name": "partner", "secretKeyRef": {"name": "keys", "key": "two"}},
+    ]);
+    let spec = spec(oauth2);
+    let by_key = |reference: &Reference| {
+        let value = format!("value of {}", reference.key).into_bytes().into();
+        Lookup::Found(Arc::new([(reference.key.clone(), value)].into()))
+    };
+    let DesiredSource::OAuth2(configuration) = decide(&spec, by_key, no_assertions).unwrap().source else {
+        panic!("not a given token");
+    };
+    let registration = configuration.registration;
+    assert_eq!(
+        registration.extra_parameters,
+        [("tenant".into(), "a".into())].into()
+    );
+    let secret = |name: &str| registration.secret_parameters[name].expose_secret().to_owned();
+    assert_eq!(
+        (secret("api_key"), secret("partner")),
+        ("value of one".into(), "value of two".into())
+    );
+    assert!(!format!("{registration:?}").contains("value of"));
+    let digest = |secret| self::configuration(&spec, secret).request_digest;
+    assert_ne!(digest("one"), digest("two"));
+}
+
+#[test]
+fn the_time_that_a_request_may_take_is_the_spec_s() {
+    let mut oauth2 = basic();
+    oauth2["requestTimeout"] = json!("3s");
+    let configuration = configuration(&spec(oauth2), "s3cret");
+    assert_eq!(configuration.limits.deadline, Duration::from_secs(3));
+    assert_eq!(configuration.limits.connect, Duration::from_secs(3));
+    assert_eq!(configuration.policy.deadline, Duration::from_secs(58));
 }
 
 #[test]

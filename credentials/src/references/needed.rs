@@ -75,9 +75,16 @@ pub mod fields {
     pub const CLIENT_SECRET: &str = "spec.oauth2.clientAuthentication.clientSecretRef";
     pub const ALTERNATE_SECRET: &str = "spec.oauth2.clientAuthentication.alternateClientSecretRef";
     pub const PRIVATE_KEY: &str = "spec.oauth2.clientAuthentication.privateKeyJwt.keyRef";
+    pub const PRIVATE_KEY_CERTIFICATE: &str =
+        "spec.oauth2.clientAuthentication.privateKeyJwt.certificateRef (tls.crt)";
+    pub const PRIVATE_KEY_OF_CERTIFICATE: &str =
+        "spec.oauth2.clientAuthentication.privateKeyJwt.certificateRef (tls.key)";
     pub const CERTIFICATE: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.crt)";
     pub const CERTIFICATE_KEY: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.key)";
     pub const ASSERTION: &str = "spec.oauth2.jwtBearer.assertionRef";
+    pub const GRANT_KEY: &str = "spec.oauth2.jwtBearer.keyRef";
+    /// As many as the field has items, in their order.
+    pub const EXTRA_PARAMETER: &str = "spec.oauth2.extraParametersFrom";
     pub const PROXY_USERNAME: &str = "spec.egressProxy.credentialsRef (username)";
     pub const PROXY_PASSWORD: &str = "spec.egressProxy.credentialsRef (password)";
     pub const BEARER_TOKEN: &str = "spec.bearerToken.secretKeyRef";
@@ -100,6 +107,8 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
         let authentication = &oauth2.client_authentication;
         let ca = oauth2.ca_bundle.as_ref();
         references.extend(ca.and_then(|bundle| Reference::ca_bundle(fields::TOKEN_ENDPOINT_CA, bundle)));
+        let private_key_jwt = authentication.private_key_jwt.as_ref();
+        let jwt_bearer = oauth2.jwt_bearer.as_ref();
         let keys = [
             (fields::CLIENT_ID, oauth2.client_id_secret_ref.as_ref()),
             (fields::CLIENT_SECRET, authentication.client_secret_ref.as_ref()),
@@ -109,21 +118,40 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
             ),
             (
                 fields::PRIVATE_KEY,
-                authentication.private_key_jwt.as_ref().map(|jwt| &jwt.key_ref),
+                private_key_jwt.and_then(|jwt| jwt.key_ref.as_ref()),
             ),
             (
                 fields::ASSERTION,
-                oauth2.jwt_bearer.as_ref().map(|grant| &grant.assertion_ref),
+                jwt_bearer.and_then(|grant| grant.assertion_ref.as_ref()),
+            ),
+            (
+                fields::GRANT_KEY,
+                jwt_bearer.and_then(|grant| grant.key_ref.as_ref()),
             ),
         ];
         let stated = keys.into_iter().filter_map(|(field, key)| Some((field, key?)));
         references.extend(stated.map(|(field, key)| Reference::secret(field, key)));
-        let pair = authentication.certificate_ref.as_ref();
+        let parameters = oauth2.extra_parameters_from.iter();
         references.extend(
-            pair.into_iter().flat_map(|pair| {
-                Reference::certificate([fields::CERTIFICATE, fields::CERTIFICATE_KEY], pair)
-            }),
+            parameters.map(|parameter| Reference::secret(fields::EXTRA_PARAMETER, &parameter.secret_key_ref)),
         );
+        let pairs = [
+            (
+                [fields::CERTIFICATE, fields::CERTIFICATE_KEY],
+                authentication.certificate_ref.as_ref(),
+            ),
+            (
+                [
+                    fields::PRIVATE_KEY_CERTIFICATE,
+                    fields::PRIVATE_KEY_OF_CERTIFICATE,
+                ],
+                private_key_jwt.and_then(|jwt| jwt.certificate_ref.as_ref()),
+            ),
+        ];
+        let stated = pairs
+            .into_iter()
+            .filter_map(|(fields, pair)| Some((fields, pair?)));
+        references.extend(stated.flat_map(|(fields, pair)| Reference::certificate(fields, pair)));
     }
     let proxy = spec.egress_proxy.as_ref();
     let credentials = proxy.and_then(|proxy| proxy.credentials_ref.as_ref());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, Clock, DiscoveryError, Policy, RequestLimiter, StepUp, TokenSource,
+    self as oauth, Circuit, Clock, DiscoveryError, Limits, Policy, RequestLimiter, StepUp, TokenSource,
 };
 use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
 
@@ -54,12 +54,13 @@ impl ActiveSource {
         let ClientConfiguration {
             registration,
             policy,
+            limits,
             request_digest,
             exchanges,
             revoke_on_deletion,
             step_up,
         } = configuration;
-        let client = client(registration)?.with_limiter(limiter.clone());
+        let client = client(registration, limits)?.with_limiter(limiter.clone());
         let source = match token {
             Some(token) => {
                 let source = TokenSource::resume(client.clone(), policy, clock.clone(), token);
@@ -102,7 +103,7 @@ impl ActiveSource {
         }
         if self.request_digest != configuration.request_digest {
             // The same client with another secret: what there is serves until the new one works.
-            let client = client(configuration.registration)?
+            let client = client(configuration.registration, configuration.limits)?
                 .with_limiter(self.limiter.clone())
                 .with_known_issuer_from(&self.client);
             self.source.replace(client.clone());
@@ -233,8 +234,8 @@ fn condition(error: &oauth::Error) -> &'static str {
     }
 }
 
-fn client(registration: oauth::Registration) -> Result<oauth::Client, NotServedError> {
-    oauth::Client::new(registration).map_err(|error| {
+fn client(registration: oauth::Registration, limits: Limits) -> Result<oauth::Client, NotServedError> {
+    oauth::Client::with_limits(registration, limits).map_err(|error| {
         let (reason, field) = match error {
             oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, fields::TOKEN_ENDPOINT_CA),
             oauth::Error::InvalidCertificate { .. } => (NotServedReason::SecretInvalid, fields::CERTIFICATE),

@@ -86,6 +86,7 @@ fn client_credentials() -> Desired {
                 ..Registration::new(url, "litellm", secret)
             },
             policy: Policy::default(),
+            limits: Limits::default(),
             request_digest: RequestDigest::new(&resource().spec, &oauth2, &[]),
             exchanges: false,
             revoke_on_deletion: false,

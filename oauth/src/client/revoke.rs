@@ -21,7 +21,7 @@ impl Client {
     /// Revokes a token (RFC 7009). `Ok(false)`: the server offers no revocation, or none for such tokens.
     pub async fn revoke(&self, access_token: &AccessToken) -> Result<bool, Error> {
         let server = self.server().await?;
-        let Some(endpoint) = server.revocation_for(&self.registration.authentication) else {
+        let Some(endpoint) = server.revocation_for(self.certificate.is_some()) else {
             return Ok(false);
         };
         let outgoing = OutgoingRequest {

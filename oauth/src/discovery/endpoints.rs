@@ -7,7 +7,7 @@ use url::Url;
 use super::metadata::ServerMetadata;
 use super::well_known;
 use crate::error::Error;
-use crate::registration::{ClientAuthentication, Registration, ServerLocation};
+use crate::registration::{Registration, ServerLocation};
 
 /// The endpoints of one authorization server.
 #[derive(Debug)]
@@ -60,18 +60,18 @@ impl Endpoints {
         })
     }
 
-    /// Where a client that authenticates like this asks for tokens (RFC 8705 section 5).
-    pub fn token_for(&self, authentication: &ClientAuthentication) -> &Url {
-        match (authentication, &self.mtls_token) {
-            (ClientAuthentication::Tls(_), Some(alias)) => alias,
+    /// Where a client asks for tokens: one that shows a certificate at the alias for those (RFC 8705 section 5).
+    pub fn token_for(&self, shows_certificate: bool) -> &Url {
+        match &self.mtls_token {
+            Some(alias) if shows_certificate => alias,
             _ => &self.token,
         }
     }
 
     /// Where it revokes tokens, if anywhere (RFC 8705 section 5).
-    pub fn revocation_for(&self, authentication: &ClientAuthentication) -> Option<&Url> {
-        match (authentication, &self.mtls_revocation) {
-            (ClientAuthentication::Tls(_), Some(alias)) => Some(alias),
+    pub fn revocation_for(&self, shows_certificate: bool) -> Option<&Url> {
+        match &self.mtls_revocation {
+            Some(alias) if shows_certificate => Some(alias),
             _ => self.revocation.as_ref(),
         }
     }
@@ -113,7 +113,7 @@ mod tests {
     use oauth2::TokenUrl;
 
     use super::*;
-    use crate::ClientCertificate;
+    use crate::ClientAuthentication;
 
     fn stated(
         token_url: &str,
@@ -179,27 +179,17 @@ mod tests {
     #[test]
     fn the_alias_is_for_clients_with_a_certificate_only() {
         let endpoints = Endpoints::discovered(Arc::new(metadata()), false).unwrap();
-        let certificate = ClientAuthentication::Tls(ClientCertificate {
-            chain: String::new(),
-            key: "".into(),
-        });
         assert_eq!(
-            endpoints.token_for(&certificate).as_str(),
+            endpoints.token_for(true).as_str(),
             "https://mtls.as.example.com/token"
         );
         assert_eq!(
-            endpoints.token_for(&ClientAuthentication::None).as_str(),
+            endpoints.token_for(false).as_str(),
             "https://as.example.com/token"
         );
-        let revocation = |authentication| endpoints.revocation_for(authentication).map(Url::as_str);
-        assert_eq!(
-            revocation(&certificate),
-            Some("https://mtls.as.example.com/revoke")
-        );
-        assert_eq!(
-            revocation(&ClientAuthentication::None),
-            Some("https://as.example.com/revoke")
-        );
+        let revocation = |shows_certificate| endpoints.revocation_for(shows_certificate).map(Url::as_str);
+        assert_eq!(revocation(true), Some("https://mtls.as.example.com/revoke"));
+        assert_eq!(revocation(false), Some("https://as.example.com/revoke"));
     }
 
     #[test]
@@ -210,16 +200,9 @@ mod tests {
             ..metadata()
         };
         let endpoints = Endpoints::discovered(Arc::new(metadata), false).unwrap();
-        let certificate = ClientAuthentication::Tls(ClientCertificate {
-            chain: String::new(),
-            key: "".into(),
-        });
+        assert_eq!(endpoints.token_for(true).as_str(), "https://as.example.com/token");
         assert_eq!(
-            endpoints.token_for(&certificate).as_str(),
-            "https://as.example.com/token"
-        );
-        assert_eq!(
-            endpoints.revocation_for(&certificate).map(Url::as_str),
+            endpoints.revocation_for(true).map(Url::as_str),
             Some("https://as.example.com/revoke")
         );
     }

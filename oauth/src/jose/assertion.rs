@@ -1,6 +1,7 @@
 //! Assertions: JWTs that say who the client is or what it may (RFC 7523), signed by this client or by
 //! another party.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,6 +40,20 @@ pub enum Assertions {
     Given(GivenAssertion),
     /// Asked for with each token request.
     From(Arc<dyn AssertionSource>),
+    /// Signed for each token request.
+    Signed(Arc<AssertionSigner>),
+}
+
+/// What this client states in the assertions that it signs (RFC 7523 section 3).
+#[derive(Clone, Debug)]
+pub struct AssertionSigner {
+    pub key: SigningKey,
+    pub issuer: String,
+    pub subject: String,
+    /// `None`: the issuer of the authorization server where it is known, else its token endpoint.
+    pub audience: Option<String>,
+    /// Further claims. Those that every assertion has are not among them.
+    pub claims: BTreeMap<String, String>,
 }
 
 /// An assertion that something else keeps in a Secret, and what came of it. Clones share that.
@@ -119,7 +134,7 @@ impl Assertions {
     pub(crate) fn learn<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
         match self {
             Self::Given(assertion) => assertion.learn(outcome),
-            Self::From(_) => outcome,
+            Self::From(_) | Self::Signed(_) => outcome,
         }
     }
 
@@ -132,6 +147,7 @@ impl Assertions {
     ) -> Result<SecretString, Error> {
         match self {
             Self::Given(assertion) => assertion.usable(now),
+            Self::Signed(signer) => sign(signer, signer.audience.as_deref().unwrap_or(audience), now),
             Self::From(source) => timeout(limit, source.assertion(audience))
                 .await
                 .unwrap_or_else(|_| {
@@ -148,31 +164,51 @@ impl fmt::Debug for Assertions {
         formatter.write_str(match self {
             Self::Given(_) => "Given",
             Self::From(_) => "From",
+            Self::Signed(_) => "Signed",
         })
     }
 }
 
-/// The assertion of a client about itself (RFC 7523 section 3). `nbf` is left out: it would only add a way to
-/// fail where clocks differ.
-pub(crate) fn sign(
+/// The assertion of a client about itself (RFC 7523 section 3).
+pub(crate) fn sign_for_client(
     key: &SigningKey,
     client_id: &str,
     audience: &str,
     now: Timestamp,
 ) -> Result<SecretString, Error> {
+    let signer = AssertionSigner {
+        key: key.clone(),
+        issuer: client_id.to_owned(),
+        subject: client_id.to_owned(),
+        audience: None,
+        claims: BTreeMap::new(),
+    };
+    sign(&signer, audience, now)
+}
+
+/// `nbf` is left out: it would only add a way to fail where clocks differ.
+fn sign(signer: &AssertionSigner, audience: &str, now: Timestamp) -> Result<SecretString, Error> {
+    let key = &signer.key;
     let mut header = json!({"alg": key.algorithm().as_str(), "typ": "JWT"});
     if let Some(key_id) = key.key_id() {
         header["kid"] = key_id.into();
     }
+    if let Some(certificate) = key.certificate() {
+        header["x5t"] = certificate.sha1.as_str().into();
+        header["x5t#S256"] = certificate.sha256.as_str().into();
+    }
     let now = now.as_second();
-    let claims = json!({
-        "iss": client_id,
-        "sub": client_id,
-        "aud": audience,
-        "iat": now,
-        "exp": now.saturating_add(LIFETIME_SECONDS),
-        "jti": jws::random_jti(),
-    });
+    let mut claims = json!(signer.claims);
+    for (name, value) in [
+        ("iss", json!(signer.issuer)),
+        ("sub", json!(signer.subject)),
+        ("aud", json!(audience)),
+        ("iat", json!(now)),
+        ("exp", json!(now.saturating_add(LIFETIME_SECONDS))),
+        ("jti", json!(jws::random_jti())),
+    ] {
+        claims[name] = value;
+    }
     jws::sign_compact(
         &jws::encode_header(&header.to_string()),
         claims.to_string().as_bytes(),
@@ -201,7 +237,7 @@ mod tests {
     }
 
     fn signed(key: &SigningKey) -> SecretString {
-        sign(
+        sign_for_client(
             key,
             "client \"1\"",
             "https://as.example.com",
@@ -235,6 +271,43 @@ mod tests {
             part(&signed(&key(None)), 0),
             json!({"alg": "ES256", "typ": "JWT"})
         );
+    }
+
+    #[test]
+    fn a_certificate_is_named_by_both_of_its_thumbprints_beside_the_key() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec![])
+            .unwrap()
+            .self_signed(&pair)
+            .unwrap();
+        let key = SigningKey::parse(&pair.serialize_pem(), None, Some("k-1".into()))
+            .unwrap()
+            .with_certificate(&certificate.pem())
+            .unwrap();
+        let thumbprint =
+            |algorithm| BASE64_URL_SAFE_NO_PAD.encode(ring::digest::digest(algorithm, certificate.der()));
+        assert_eq!(
+            part(&signed(&key), 0),
+            json!({
+                "alg": "ES256", "typ": "JWT", "kid": "k-1",
+                "x5t": thumbprint(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY),
+                "x5t#S256": thumbprint(&ring::digest::SHA256),
+            })
+        );
+    }
+
+    #[test]
+    fn further_claims_never_replace_those_that_every_assertion_has() {
+        let signer = AssertionSigner {
+            key: key(None),
+            issuer: "i".into(),
+            subject: "s".into(),
+            audience: None,
+            claims: [("scope".into(), "a b".into()), ("sub".into(), "admin".into())].into(),
+        };
+        let now = Timestamp::from_second(1_900_000_000).unwrap();
+        let claims = part(&sign(&signer, "aud", now).unwrap(), 1);
+        assert_eq!((&claims["sub"], &claims["scope"]), (&json!("s"), &json!("a b")));
     }
 
     #[test]

@@ -7,9 +7,14 @@ mod pem;
 use std::fmt;
 use std::sync::Arc;
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+use ring::digest;
 use ring::error::Unspecified;
 use ring::rand::SystemRandom;
-use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
+use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_parser::parse_x509_certificate;
 
 pub use error::KeyError;
 
@@ -19,6 +24,16 @@ pub struct SigningKey {
     pair: Arc<Pair>,
     algorithm: Algorithm,
     key_id: Option<String>,
+    certificate: Option<CertificateThumbprints>,
+}
+
+/// What names a key by its certificate (RFC 7515 sections 4.1.7 and 4.1.8), in base64url.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateThumbprints {
+    /// `x5t`, which servers that know no other still want.
+    pub sha1: String,
+    /// `x5t#S256`.
+    pub sha256: String,
 }
 
 /// A JWS signature algorithm (RFC 7518 section 3.1, RFC 8037 section 3.1).
@@ -63,11 +78,31 @@ impl SigningKey {
             pair: Arc::new(parsed.pair),
             algorithm,
             key_id: key_id.or(parsed.key_id),
+            certificate: None,
         };
         // Some contradictions in an RSA key come to light only here.
         key.sign(b"")
             .map_err(|Unspecified| KeyError::Malformed { key: key.pair.name() })?;
         Ok(key)
+    }
+
+    /// The same key, announced by its certificate too: PEM, the leaf first.
+    pub fn with_certificate(mut self, chain: &str) -> Result<Self, KeyError> {
+        let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|_| KeyError::NoCertificate)?;
+        let (_, certificate) = parse_x509_certificate(&leaf).map_err(|_| KeyError::NoCertificate)?;
+        if *certificate.public_key().subject_public_key.data != *self.pair.public_key() {
+            return Err(KeyError::CertificateMismatch);
+        }
+        let thumbprint = |algorithm| BASE64_URL_SAFE_NO_PAD.encode(digest::digest(algorithm, &leaf));
+        self.certificate = Some(CertificateThumbprints {
+            sha1: thumbprint(&digest::SHA1_FOR_LEGACY_USE_ONLY),
+            sha256: thumbprint(&digest::SHA256),
+        });
+        Ok(self)
+    }
+
+    pub fn certificate(&self) -> Option<&CertificateThumbprints> {
+        self.certificate.as_ref()
     }
 
     pub fn algorithm(&self) -> Algorithm {
@@ -154,6 +189,15 @@ impl ParsedKey {
 }
 
 impl Pair {
+    /// As a certificate holds it (RFC 5280 section 4.1.2.7).
+    fn public_key(&self) -> &[u8] {
+        match self {
+            Self::Rsa(pair) => pair.public_key().as_ref(),
+            Self::Ec(pair) => pair.public_key().as_ref(),
+            Self::Ed(pair) => pair.public_key().as_ref(),
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Rsa(_) => "RSA",

@@ -125,9 +125,9 @@ mod tests {
         };
         let permanent =
             |breaker: &mut Breaker| seconds(breaker.failed_permanently(now(), &Error::NoClientId, &policy));
-        assert_eq!((permanent(&mut breaker), permanent(&mut breaker)), (30, 60));
+        assert_eq!((permanent(&mut breaker), permanent(&mut breaker)), (2, 4));
         breaker.failed(now(), &failure(None), &policy);
-        assert_eq!(permanent(&mut breaker), 30);
+        assert_eq!(permanent(&mut breaker), 2);
         assert_eq!(breaker.failures, 4);
     }
 

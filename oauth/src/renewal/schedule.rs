@@ -21,8 +21,9 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// The same after failures that last until somebody changes something. A change of the resource or of a Secret
-/// is noticed at once; this is for changes at the authorization server, which nobody tells of.
-const MIN_PERMANENT_BACKOFF: Duration = Duration::from_secs(30);
+/// is noticed at once; this is for changes at the authorization server, which nobody tells of. The first waits are
+/// short, since a server that is being set up, or that is ill for a moment, fails in the same ways.
+const MIN_PERMANENT_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_PERMANENT_BACKOFF: Duration = Duration::from_secs(10 * 60);
 
 /// No two requests for one token begin within this time, but for those that a resource server demanded.
@@ -214,12 +215,12 @@ mod tests {
     }
 
     #[test]
-    fn permanent_failures_are_asked_about_again_after_half_a_minute_to_ten() {
-        let waits: Vec<_> = (1..8)
+    fn permanent_failures_are_asked_about_again_after_seconds_and_in_the_end_after_ten_minutes() {
+        let waits: Vec<_> = (1..12)
             .map(|failures| retry_permanent_at(now(), failures, &policy("33%", || 0.0)))
             .map(|at| at.duration_since(now()).as_secs())
             .collect();
-        assert_eq!(waits, [30, 60, 120, 240, 480, 600, 600]);
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
         let earliest = retry_permanent_at(now(), u32::MAX, &policy("33%", || 1.0));
         assert_eq!(earliest.duration_since(now()).as_secs(), 540);
     }

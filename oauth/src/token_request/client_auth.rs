@@ -63,7 +63,7 @@ impl<'a> ClientAuth<'a> {
                 let audience = audience.as_deref().unwrap_or(endpoints.audience());
                 Self::Assertion {
                     client_id,
-                    assertion: assertion::sign(key, required_id?, audience, now)?,
+                    assertion: assertion::sign_for_client(key, required_id?, audience, now)?,
                 }
             }
             ClientAuthentication::Assertion(assertions) => Self::Assertion {
@@ -121,6 +121,9 @@ pub(crate) fn redactor(registration: &Registration) -> Redactor {
         {
             redactor = redactor.hide_client_secret(client_id, secret);
         }
+    }
+    for value in registration.secret_parameters.values() {
+        redactor = redactor.hide_form_value(value.expose_secret());
     }
     let proxy = registration.egress_proxy.iter();
     proxy

@@ -58,6 +58,7 @@ pub(crate) fn check_extra_parameters(registration: &Registration) -> Result<(), 
     match registration
         .extra_parameters
         .keys()
+        .chain(registration.secret_parameters.keys())
         .find(|name| RESERVED.contains(&name.as_str()))
     {
         Some(name) => Err(Error::ReservedParameter { name: name.clone() }),

@@ -12,7 +12,10 @@ use crate::token_request::client_auth::ClientAuth;
 use crate::token_request::form::{self, Form};
 use crate::token_request::response::{self, TokenEndpointResponse};
 use crate::transport::body_shape::BodyShape;
-use crate::{Error, Registration};
+use crate::{Error, ExchangeProfile, Registration};
+
+/// RFC 7523 section 2.1.
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 /// oauth2's client, with the response that this crate reads.
 type OAuth2Client = oauth2::Client<
@@ -53,14 +56,19 @@ impl GrantRequest {
 
     /// RFC 7523 section 2.1.
     pub fn jwt_bearer(parameters: &GrantParameters<'_>, assertion: &SecretString) -> Self {
-        let form = Form::grant("urn:ietf:params:oauth:grant-type:jwt-bearer")
-            .with_parameter("assertion", assertion.expose_secret());
+        let form = Form::grant(JWT_BEARER).with_parameter("assertion", assertion.expose_secret());
         Self::Extension(parameters.add_to(form))
     }
 
-    /// RFC 8693 section 2.1.
+    /// RFC 8693 section 2.1, or what an authorization server has instead.
     pub fn token_exchange(parameters: &GrantParameters<'_>, subject_token: &SecretString) -> Self {
         let exchange = &parameters.registration.token_exchange;
+        if exchange.profile == ExchangeProfile::EntraOnBehalfOf {
+            let form = Form::grant(JWT_BEARER)
+                .with_parameter("assertion", subject_token.expose_secret())
+                .with_parameter("requested_token_use", "on_behalf_of");
+            return Self::Extension(parameters.add_to(form));
+        }
         let mut form = Form::grant("urn:ietf:params:oauth:grant-type:token-exchange")
             .with_parameter("subject_token", subject_token.expose_secret())
             .with_parameter("subject_token_type", &exchange.subject_token_type);
@@ -122,11 +130,14 @@ impl GrantParameters<'_> {
             ("audience", self.registration.audience.as_deref()),
             ("resource", self.resource),
         ];
-        let extra = &self.registration.extra_parameters;
+        let extra = self.registration.extra_parameters.iter();
+        let secret = self.registration.secret_parameters.iter();
+        let secret = secret.map(|(name, value)| (name.clone(), value.expose_secret().to_owned()));
         stated
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
-            .chain(extra.iter().map(|(name, value)| (name.clone(), value.clone())))
+            .chain(extra.map(|(name, value)| (name.clone(), value.clone())))
+            .chain(secret)
             .collect()
     }
 

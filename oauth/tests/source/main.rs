@@ -261,7 +261,7 @@ async fn a_token_that_is_over_on_arrival_is_not_served_and_not_asked_for_all_the
     let state = state(&mut states, |state| state.failures_in_a_row == 4).await;
     assert!(state.token.is_none());
     assert_eq!(state.last_error.unwrap().error.reason(), "ExpiredOnArrival");
-    assert_eq!(script.requests(), [0, 30, 90, 210]);
+    assert_eq!(script.requests(), [0, 2, 6, 14]);
 }
 
 #[tokio::test(start_paused = true)]

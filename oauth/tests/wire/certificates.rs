@@ -108,6 +108,30 @@ fn text(certificate: &ClientCertificate) -> &str {
 }
 
 #[tokio::test]
+async fn a_certificate_is_shown_beside_any_other_method() {
+    let ground = Ground::new("a");
+    let mut server = ground.server(&ground, BOTH).await;
+    let registration = Registration {
+        ca_bundle: Some(ground.0.pem()),
+        certificate: Some(ground.certificate(&PKCS_ECDSA_P256_SHA256, 4000)),
+        ..Registration::new(
+            format!("https://localhost:{}/token", server.port),
+            "client",
+            ClientAuthentication::SecretPost("s3cret".into()),
+        )
+    };
+    ask(&Client::new(registration.clone()).unwrap()).await.unwrap();
+    assert_eq!(server.form().await.1["client_secret"], "s3cret");
+    // It is what the server wanted.
+    let without = Registration {
+        certificate: None,
+        ..registration
+    };
+    let error = ask(&Client::new(without).unwrap()).await.unwrap_err();
+    assert_eq!(error.reason(), "ConnectClientCertificate");
+}
+
+#[tokio::test]
 async fn the_certificate_says_who_the_client_is_and_the_form_its_name() {
     let ground = Ground::new("a");
     for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519] {

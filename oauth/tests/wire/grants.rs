@@ -1,14 +1,16 @@
 //! The grants, and the tokens that they bring.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_oauth::{
-    Assertions, Client, ClientAuthentication, Error, Grant, IssuedToken, Limits, Registration, Scope,
-    TokenExchange, TokenRequest, TokenType,
+    AssertionSigner, Assertions, Client, ClientAuthentication, Error, ExchangeProfile, Grant, IssuedToken,
+    Limits, Registration, Scope, SigningKey, TokenExchange, TokenRequest, TokenType,
 };
+use serde_json::json;
 
-use crate::server::{self, Server, json};
-use crate::{TOKEN, basic};
+use crate::server::{self, Server, json as json_answer};
+use crate::{TOKEN, basic, jwt};
 
 fn client(registration: Registration) -> Client {
     server::install_provider();
@@ -19,7 +21,7 @@ fn answer_of(token_type: &str, issued_token_type: &str) -> Vec<u8> {
     let body = format!(
         r#"{{"access_token":"us3r","token_type":"{token_type}","issued_token_type":"{issued_token_type}"}}"#
     );
-    json("200 OK", &body)
+    json_answer("200 OK", &body)
 }
 
 async fn exchange(answer: Vec<u8>) -> Result<IssuedToken, Error> {
@@ -32,7 +34,7 @@ async fn exchange(answer: Vec<u8>) -> Result<IssuedToken, Error> {
 
 #[tokio::test]
 async fn scopes_that_are_demanded_are_added_to_those_of_the_registration() {
-    let mut server = Server::answering([json("200 OK", TOKEN)]).await;
+    let mut server = Server::answering([json_answer("200 OK", TOKEN)]).await;
     let client = client(Registration {
         scopes: vec![Scope::new("a".into()), Scope::new("b".into())],
         ..server.registration(basic())
@@ -49,7 +51,7 @@ async fn scopes_that_are_demanded_are_added_to_those_of_the_registration() {
 
 #[tokio::test]
 async fn an_assertion_can_be_the_grant_with_or_without_client_authentication() {
-    let mut server = Server::answering([json("200 OK", TOKEN)]).await;
+    let mut server = Server::answering([json_answer("200 OK", TOKEN)]).await;
     for (authentication, client_id) in [(basic(), None), (ClientAuthentication::None, Some("client"))] {
         let client = client(Registration {
             grant: Grant::JwtBearer(Assertions::Given("e.y.j".into())),
@@ -69,13 +71,105 @@ async fn an_assertion_can_be_the_grant_with_or_without_client_authentication() {
     }
 }
 
+/// As Google, Salesforce and Zitadel have it.
+#[tokio::test]
+async fn an_assertion_that_is_the_grant_can_be_signed_here_anew_for_each_request() {
+    let mut server = Server::answering([json_answer("200 OK", TOKEN)]).await;
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let signer = AssertionSigner {
+        key: SigningKey::parse(&pair.serialize_pem(), None, Some("k-1".into())).unwrap(),
+        issuer: "tools@p.iam.gserviceaccount.com".into(),
+        subject: "anna@example.com".into(),
+        audience: None,
+        claims: [("scope".into(), "a b".into())].into(),
+    };
+    let client = client(Registration {
+        client_id: None,
+        grant: Grant::JwtBearer(Assertions::Signed(Arc::new(signer))),
+        ..server.registration(ClientAuthentication::None)
+    });
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        client.request_token(&TokenRequest::default()).await.unwrap();
+        let (_, form) = server.form().await;
+        assert_eq!(form["grant_type"], "urn:ietf:params:oauth:grant-type:jwt-bearer");
+        let (header, mut claims) = jwt::verify(&form["assertion"], pair.public_key_raw());
+        assert_eq!(header["kid"], "k-1");
+        ids.push(claims["jti"].take());
+        assert_eq!(claims["iss"], "tools@p.iam.gserviceaccount.com");
+        assert_eq!(
+            (&claims["sub"], &claims["scope"]),
+            (&json!("anna@example.com"), &json!("a b"))
+        );
+        assert_eq!(claims["aud"], server.url());
+    }
+    assert_ne!(ids[0], ids[1]);
+}
+
+/// https://learn.microsoft.com/entra/identity-platform/v2-oauth2-on-behalf-of-flow
+#[tokio::test]
+async fn a_users_token_is_exchanged_on_behalf_of_the_user_as_entra_has_it() {
+    let mut server = Server::answering([json_answer("200 OK", TOKEN)]).await;
+    let client = client(Registration {
+        token_exchange: TokenExchange {
+            profile: ExchangeProfile::EntraOnBehalfOf,
+            ..TokenExchange::default()
+        },
+        scopes: vec![Scope::new("api://tools/.default".into())],
+        ..server.registration(ClientAuthentication::SecretPost("s3cret".into()))
+    });
+    client.exchange_token(&"subj3ct".into()).await.unwrap();
+    let (_, form) = server.form().await;
+    let form: Vec<_> = form
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    assert_eq!(
+        form,
+        [
+            ("assertion", "subj3ct"),
+            ("client_id", "client"),
+            ("client_secret", "s3cret"),
+            ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+            ("requested_token_use", "on_behalf_of"),
+            ("scope", "api://tools/.default"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn parameters_whose_values_are_secret_are_sent_and_never_told() {
+    let echo = r#"{"error":"invalid_request","error_description":"unknown key p4rtner-s3cret"}"#;
+    let mut server = Server::answering([json_answer("400 Bad Request", echo)]).await;
+    let registration = Registration {
+        secret_parameters: [("partner_key".into(), "p4rtner-s3cret".into())].into(),
+        ..server.registration(basic())
+    };
+    assert!(!format!("{registration:?}").contains("p4rtner"));
+    let error = client(registration.clone())
+        .request_token(&TokenRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(server.form().await.1["partner_key"], "p4rtner-s3cret");
+    assert!(
+        !format!("{error:?} {}", error.message()).contains("p4rtner"),
+        "{error:?}"
+    );
+    let reserved = Registration {
+        secret_parameters: [("client_secret".into(), "x".into())].into(),
+        ..registration
+    };
+    assert_eq!(Client::new(reserved).unwrap_err().reason(), "ReservedParameter");
+}
+
 #[tokio::test]
 async fn a_users_token_is_exchanged_with_the_parameters_of_the_registration() {
-    let mut server = Server::answering([json("200 OK", TOKEN)]).await;
+    let mut server = Server::answering([json_answer("200 OK", TOKEN)]).await;
     let client = client(Registration {
         // Those of the service's own grant are none of an exchange's.
         grant: Grant::JwtBearer(Assertions::Given("e.y.j".into())),
         token_exchange: TokenExchange {
+            profile: ExchangeProfile::TokenExchange,
             subject_token_type: "urn:ietf:params:oauth:token-type:jwt".into(),
             requested_token_type: Some("urn:ietf:params:oauth:token-type:access_token".into()),
         },
@@ -147,7 +241,7 @@ async fn a_token_of_no_type_is_none_where_nothing_was_exchanged() {
 #[tokio::test]
 async fn a_refused_subject_is_told_with_what_to_check() {
     let body = r#"{"error":"invalid_grant","error_description":"expired subject"}"#;
-    let error = exchange(json("400 Bad Request", body)).await.unwrap_err();
+    let error = exchange(json_answer("400 Bad Request", body)).await.unwrap_err();
     assert_eq!(error.code(), "invalid_grant");
     assert!(error.message().contains("subject token"), "{}", error.message());
 }

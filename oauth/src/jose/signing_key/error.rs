@@ -40,6 +40,10 @@ pub enum KeyError {
     Unsupported { found: &'static str },
     #[error("its curve is {found} instead of P-256")]
     WrongCurve { found: &'static str },
+    #[error("the certificate of the key is no X.509 certificate in PEM")]
+    NoCertificate,
+    #[error("the certificate and the key do not belong together")]
+    CertificateMismatch,
     #[error("it is an RSA key of fewer than 2048 bits or with a public exponent below 65537")]
     TooSmall,
     #[error("it is an RSA key of more than 4096 bits")]
@@ -70,6 +74,8 @@ impl KeyError {
             Self::Several { .. } => "KeySeveral",
             Self::Unsupported { .. } => "KeyUnsupported",
             Self::WrongCurve { .. } => "KeyWrongCurve",
+            Self::NoCertificate => "KeyNoCertificate",
+            Self::CertificateMismatch => "KeyCertificateMismatch",
             Self::TooSmall => "KeyTooSmall",
             Self::TooLarge => "KeyTooLarge",
             Self::Malformed { .. } => "KeyMalformed",
@@ -100,6 +106,9 @@ impl KeyError {
             Self::Several { .. } => "leave only the one that signs",
             Self::Unsupported { .. } | Self::WrongCurve { .. } => {
                 "use an RSA, EC P-256 or Ed25519 key, and register its public key at the authorization server"
+            }
+            Self::NoCertificate | Self::CertificateMismatch => {
+                "put the certificate and its own key there: a Secret of type kubernetes.io/tls has both"
             }
             Self::TooSmall => "make a key of 2048 bits or more, and register its public key",
             Self::TooLarge => "make a key of 2048 to 4096 bits, and register its public key",

@@ -1,0 +1,111 @@
+//! What the operator signs assertions with and what it states in them, from the spec and the keys that it names.
+
+use std::sync::Arc;
+
+use mcp_auth_crds::{JwtBearer, OAuth2, PrivateKeyJwt, SignatureAlgorithm};
+use mcp_auth_oauth::{Algorithm, AssertionSigner, Assertions, KeyError, ServiceAccountKey, SigningKey};
+use secrecy::ExposeSecret;
+
+use super::{Inputs, client_id, invalid, unset};
+use crate::not_served::{NotServedError, NotServedReason};
+use crate::references::{Reference, fields};
+
+/// The key of a client that authenticates by assertions, announced by its certificate where it has one.
+pub fn client_key<W>(jwt: &PrivateKeyJwt, inputs: &Inputs<'_, W>) -> Result<SigningKey, NotServedError>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let algorithm = jwt.algorithm.map(algorithm);
+    let certified = inputs.pair(
+        fields::PRIVATE_KEY_CERTIFICATE,
+        fields::PRIVATE_KEY_OF_CERTIFICATE,
+    )?;
+    if let Some(pair) = certified {
+        return SigningKey::parse(pair.key.expose_secret(), algorithm, jwt.key_id.clone())
+            .and_then(|key| key.with_certificate(&pair.chain))
+            .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY_OF_CERTIFICATE, &error));
+    }
+    let text = inputs.text(fields::PRIVATE_KEY)?;
+    let text = text.ok_or_else(|| unset(fields::PRIVATE_KEY))?;
+    SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone())
+        .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY, &error))
+}
+
+/// Assertions that are the grant itself.
+pub fn grant_assertions<W>(
+    oauth2: &OAuth2,
+    grant: &JwtBearer,
+    inputs: &Inputs<'_, W>,
+) -> Result<Assertions, NotServedError>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let text = inputs.text(fields::GRANT_KEY)?;
+    let text = text.ok_or_else(|| unset(fields::GRANT_KEY))?;
+    let file = ServiceAccountKey::read(text.expose_secret());
+    let key_text = file.as_ref().map_or(&text, |file| &file.private_key);
+    let key_id = grant
+        .key_id
+        .clone()
+        .or(file.as_ref().map(|file| file.key_id.clone()));
+    let key = SigningKey::parse(key_text.expose_secret(), grant.algorithm.map(algorithm), key_id)
+        .map_err(|error| invalid_key(inputs, fields::GRANT_KEY, &error))?;
+
+    let account = || file.as_ref().map(|file| file.account.clone());
+    let issuer = match grant.issuer.clone().or_else(account) {
+        Some(issuer) => Some(issuer),
+        None => client_id(oauth2, inputs)?,
+    };
+    let issuer = issuer.ok_or_else(|| {
+        invalid(
+            "spec.oauth2.jwtBearer.issuer is not set, and neither the key nor clientId says who signs: set one \
+             of them"
+                .into(),
+        )
+    })?;
+    let mut claims = grant.claims.clone();
+    if file.as_ref().is_some_and(|file| file.scope_is_claim) && !oauth2.scopes.is_empty() {
+        claims
+            .entry("scope".into())
+            .or_insert_with(|| oauth2.scopes.join(" "));
+    }
+    Ok(Assertions::Signed(Arc::new(AssertionSigner {
+        key,
+        subject: grant
+            .subject
+            .clone()
+            .or_else(account)
+            .unwrap_or_else(|| issuer.clone()),
+        issuer,
+        audience: grant.audience.clone(),
+        claims,
+    })))
+}
+
+fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
+    match algorithm {
+        SignatureAlgorithm::Rs256 => Algorithm::Rs256,
+        SignatureAlgorithm::Ps256 => Algorithm::Ps256,
+        SignatureAlgorithm::Es256 => Algorithm::Es256,
+        SignatureAlgorithm::EdDsa => Algorithm::EdDsa,
+    }
+}
+
+fn invalid_key<W>(inputs: &Inputs<'_, W>, field: &str, error: &KeyError) -> NotServedError
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let reference = inputs.find(field).map(|(reference, _)| reference);
+    let message = format!("{}: {}", describe_reference(reference), error.message());
+    NotServedError::new(NotServedReason::SecretInvalid, message)
+}
+
+/// A key of a Secret, as a message begins with it.
+fn describe_reference(reference: Option<&Reference>) -> String {
+    match reference {
+        Some(Reference { field, name, key, .. }) => {
+            format!("key {key:?} of Secret {name}, named by {field}")
+        }
+        None => String::new(),
+    }
+}

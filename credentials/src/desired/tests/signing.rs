@@ -1,0 +1,141 @@
+//! Keys that assertions are signed with, from the Secrets that hold them.
+
+use std::sync::Arc;
+
+use mcp_auth_oauth::AssertionSigner;
+use serde_json::{Value, json};
+
+use super::{decide, no_assertions, spec};
+use crate::references::{Lookup, Reference};
+use crate::token_sources::DesiredSource;
+use mcp_auth_oauth::{Assertions, ClientAuthentication, Grant, Registration};
+
+fn key() -> rcgen::KeyPair {
+    rcgen::KeyPair::generate().unwrap()
+}
+
+/// What becomes of a spec whose references lead to these values, by their keys.
+fn registration(oauth2: Value, values: &[(&str, &str)]) -> Result<Registration, String> {
+    let lookup = |reference: &Reference| {
+        let (_, value) = values.iter().find(|(key, _)| *key == reference.key).unwrap();
+        Lookup::Found(Arc::new(
+            [(reference.key.clone(), value.as_bytes().to_vec().into())].into(),
+        ))
+    };
+    match decide(&spec(oauth2), lookup, no_assertions) {
+        Ok(desired) => match desired.source {
+            DesiredSource::OAuth2(configuration) => Ok(configuration.registration),
+            DesiredSource::Secret(_) => panic!("not a given token"),
+        },
+        Err(error) => Err(error.message().to_owned()),
+    }
+}
+
+fn jwt_bearer(jwt_bearer: Value) -> Value {
+    let mut grant = json!({"keyRef": {"name": "account", "key": "key"}});
+    for (name, value) in jwt_bearer.as_object().unwrap() {
+        grant[name] = value.clone();
+    }
+    json!({
+        "tokenUrl": "https://auth.example.com/token",
+        "clientId": "consumer-key",
+        "clientAuthentication": {"method": "None"},
+        "scopes": ["a", "b"],
+        "jwtBearer": grant,
+    })
+}
+
+fn signer(oauth2: Value, key: &str) -> Arc<AssertionSigner> {
+    match registration(oauth2, &[("key", key)]).unwrap().grant {
+        Grant::JwtBearer(Assertions::Signed(signer)) => signer,
+        grant => panic!("{grant:?}"),
+    }
+}
+
+#[test]
+fn a_key_by_itself_signs_for_the_client_and_for_the_subject_that_is_stated() {
+    let pem = key().serialize_pem();
+    let signed = signer(
+        jwt_bearer(json!({"subject": "anna@example.com", "audience": "https://login.salesforce.com"})),
+        &pem,
+    );
+    assert_eq!(
+        (signed.issuer.as_str(), signed.subject.as_str()),
+        ("consumer-key", "anna@example.com")
+    );
+    assert_eq!(signed.audience.as_deref(), Some("https://login.salesforce.com"));
+    assert!(signed.claims.is_empty());
+    let signed = signer(jwt_bearer(json!({"issuer": "me"})), &pem);
+    assert_eq!((signed.issuer.as_str(), signed.subject.as_str()), ("me", "me"));
+}
+
+#[test]
+fn a_key_file_of_google_says_who_signs_and_has_the_scopes_in_the_assertion() {
+    let file = json!({
+        "type": "service_account", "private_key_id": "k-1", "private_key": key().serialize_pem(),
+        "client_email": "tools@p.iam.gserviceaccount.com",
+    })
+    .to_string();
+    let mut oauth2 = jwt_bearer(json!({}));
+    oauth2["clientId"] = Value::Null;
+    let signed = signer(oauth2, &file);
+    assert_eq!(signed.issuer, "tools@p.iam.gserviceaccount.com");
+    assert_eq!(signed.subject, signed.issuer);
+    assert_eq!(signed.key.key_id(), Some("k-1"));
+    assert_eq!(signed.claims["scope"], "a b");
+    // Whom the account stands in for, and what is stated, go before the file.
+    let stated = json!({"subject": "anna@example.com", "keyId": "k-2", "claims": {"scope": "c"}});
+    let signed = signer(jwt_bearer(stated), &file);
+    assert_eq!(signed.subject, "anna@example.com");
+    assert_eq!(
+        (signed.key.key_id(), signed.claims["scope"].as_str()),
+        (Some("k-2"), "c")
+    );
+}
+
+#[test]
+fn a_key_that_nobody_is_named_for_is_an_error_that_says_where_to_name_one() {
+    let mut oauth2 = jwt_bearer(json!({}));
+    oauth2["clientId"] = Value::Null;
+    let error = registration(oauth2, &[("key", &key().serialize_pem())]).unwrap_err();
+    assert!(
+        error.starts_with("spec.oauth2.jwtBearer.issuer is not set"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_key_file_with_a_broken_key_names_its_field_and_not_its_text() {
+    let file =
+        json!({"type": "serviceaccount", "keyId": "1", "key": "t0p-s3cret", "userId": "2"}).to_string();
+    let error = registration(jwt_bearer(json!({})), &[("key", &file)]).unwrap_err();
+    assert!(error.contains("named by spec.oauth2.jwtBearer.keyRef"), "{error}");
+    assert!(!error.contains("t0p-s3cret"), "{error}");
+}
+
+/// By a Secret of type `kubernetes.io/tls`.
+fn certified(certificate: &str, key: &str) -> Result<Registration, String> {
+    let oauth2 = json!({
+        "tokenUrl": "https://login.microsoftonline.com/tenant/oauth2/v2.0/token",
+        "clientId": "litellm",
+        "clientAuthentication": {"method": "PrivateKeyJwt", "privateKeyJwt": {"certificateRef": {"name": "tls"}}},
+    });
+    registration(oauth2, &[("tls.crt", certificate), ("tls.key", key)])
+}
+
+#[test]
+fn a_certificate_s_key_signs_and_the_certificate_announces_it() {
+    let pair = key();
+    let certificate = rcgen::CertificateParams::new(vec![])
+        .unwrap()
+        .self_signed(&pair)
+        .unwrap();
+    let registration = certified(&certificate.pem(), &pair.serialize_pem()).unwrap();
+    let ClientAuthentication::PrivateKeyJwt { key, .. } = registration.authentication else {
+        panic!("{:?}", registration.authentication);
+    };
+    assert_eq!(key.certificate().unwrap().sha256.len(), 43);
+    assert!(registration.certificate.is_none(), "it is shown in no handshake");
+    let error = certified(&certificate.pem(), &super::signing::key().serialize_pem()).unwrap_err();
+    assert!(error.contains("do not belong together"), "{error}");
+}
