@@ -9,10 +9,8 @@ MAKEFLAGS += --no-print-directory
 # `make e2e TEST=rotation` runs the tests with this in their names.
 TEST ?=
 in_cluster := tests/cluster/with
-# Whoever installs the chart says where its images are.
-images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
-.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage bench soak instructions fuzz check generate images cluster cluster-down clean-caches
+.PHONY: help demo demo-down test test-unit test-chart test-api conformance surfaces e2e outage bench soak instructions fuzz check generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +21,13 @@ demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in fiv
 demo-down: ## removes what the demo made
 	@$(in_cluster) tests/demo/run --down
 
-test: test-unit test-api conformance surfaces e2e ## all tests
+test: test-unit test-chart test-api conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
 	cargo test --locked --workspace --exclude mcp-auth-tests
+
+test-chart: ## the Helm chart with good and bad sets of values; no cluster
+	@tests/chart/run $(TEST)
 
 test-api: ## the operator against a real API server and a real OAuth2 server, on loopback; no cluster
 	cargo test --locked --package mcp-auth-tests --test api --test secrecy --no-run
@@ -64,13 +65,13 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@tests/dependencies/run
 	cargo test --locked --quiet --package mcp-auth-crds
+	@charts/readme --check
 	@tests/cluster/tools helm
-	$(in_cluster) helm lint --strict charts/mcp-auth $(images)
-	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system $(images) > /dev/null
-	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system $(images) --set 'watchNamespaces={a,b}' > /dev/null
+	$(in_cluster) helm lint --strict charts/mcp-auth --set operator.image.repository=operator,sidecar.image.repository=sidecar
 
-generate: ## what is generated from the source: the CustomResourceDefinition
+generate: ## what is generated from the source: the CustomResourceDefinition, the values in the chart's README
 	cargo run --locked --quiet --package mcp-auth-crds --bin generate
+	@charts/readme
 
 images: ## images of the product and of the tests, in the engine's store
 	@tests/images/all
