@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 pub use error::{Attempt, AttemptError, DiscoveryError};
-pub use metadata::ServerMetadata;
+pub use metadata::{ScopeOrigin, ServerMetadata};
 use search::{Search, SearchRules, SearchStart};
 
 use crate::clock::time_after;
@@ -103,6 +103,7 @@ impl Discovery {
             known_issuer,
             ca_bundle: registration.ca_bundle.clone(),
             allow_insecure_http: registration.allow_insecure_http,
+            egress_proxy: registration.egress_proxy.clone(),
             limits,
         };
         rules.check_trust()?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use oauth2::{ClientId, ClientSecret, Scope};
 use secrecy::SecretString;
 
+use crate::egress_proxy::EgressProxy;
 use crate::jose::assertion::Assertions;
 use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
@@ -29,8 +30,11 @@ pub struct Registration {
     /// Further parameters; none that has a field here.
     pub extra_parameters: BTreeMap<String, String>,
     pub check: TokenCheck,
+    pub zero_expires_in: ZeroExpiresIn,
     /// PEM certificates of authorities to trust besides the system's.
     pub ca_bundle: Option<String>,
+    /// `None`: every server is reached directly.
+    pub egress_proxy: Option<EgressProxy>,
     pub allow_insecure_http: bool,
     /// Whether endpoints that were discovered may be at private addresses.
     pub allow_private_addresses: bool,
@@ -97,6 +101,16 @@ pub enum Grant {
     JwtBearer(Assertions),
 }
 
+/// What `expires_in: 0` says.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ZeroExpiresIn {
+    /// The token is over already, as RFC 6749 section 5.1 has it.
+    #[default]
+    Expired,
+    /// It has no end, as some servers write that.
+    Unlimited,
+}
+
 /// Parameters of token exchange (RFC 8693 section 2.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TokenExchange {
@@ -130,12 +144,14 @@ impl Registration {
             token_type: TokenType::Bearer,
             token_exchange: TokenExchange::default(),
             check: TokenCheck::default(),
+            zero_expires_in: ZeroExpiresIn::default(),
             allow_private_addresses: false,
             scopes: Vec::new(),
             audience: None,
             resource: None,
             extra_parameters: BTreeMap::new(),
             ca_bundle: None,
+            egress_proxy: None,
             allow_insecure_http: false,
         }
     }

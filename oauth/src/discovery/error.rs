@@ -96,6 +96,9 @@ impl DiscoveryError {
                 "if private authorities signed the servers' certificates, set server.tls.caBundle for the \
                  MCP server and oauth2.caBundle for the authorization server"
             }
+            Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_refused_by_proxy) => {
+                ConnectError::Proxy.hint()
+            }
             Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_forbidden) => {
                 "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: \
                  true, or state issuer or tokenUrl"
@@ -130,7 +133,34 @@ impl DiscoveryError {
     }
 }
 
+impl DiscoveryError {
+    /// Whether the same search would most likely end in the same way, see [`crate::Error::is_permanent`].
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::NotFound { attempts, .. } => attempts.iter().all(Attempt::is_permanent),
+            Self::Timeout { .. } => false,
+            Self::InvalidUrl { .. }
+            | Self::IssuerMismatch { .. }
+            | Self::IssuerChanged { .. }
+            | Self::ResourceMismatch { .. } => true,
+        }
+    }
+}
+
 impl Attempt {
+    fn is_permanent(&self) -> bool {
+        self.is_absent()
+            || matches!(
+                self.outcome,
+                AttemptError::Redirect
+                    | AttemptError::NotJson(_)
+                    | AttemptError::TooLarge(_)
+                    | AttemptError::Unusable { .. }
+                    | AttemptError::NoTrustRoots
+                    | AttemptError::Connect(ConnectError::Tls(_) | ConnectError::Forbidden(_))
+            )
+    }
+
     /// Whether the server is there and says that it has no such document; whatever else it is, it may have
     /// one.
     pub(super) fn is_absent(&self) -> bool {
@@ -143,6 +173,13 @@ impl Attempt {
 
     fn is_distrusted(&self) -> bool {
         matches!(self.outcome, AttemptError::Connect(ConnectError::Tls(_)))
+    }
+
+    fn is_refused_by_proxy(&self) -> bool {
+        matches!(
+            self.outcome,
+            AttemptError::Connect(ConnectError::Proxy | ConnectError::ProxyAuthentication)
+        )
     }
 
     fn is_forbidden(&self) -> bool {

@@ -1,13 +1,13 @@
 //! The desired token source of a resource: a pure function of the spec and of what its references lead to.
 
 use mcp_auth_crds::{
-    ClientAuthenticationMethod, McpServerAuthSpec, OAuth2, SignatureAlgorithm, TokenCheckMode, TokenType,
-    WorkloadAssertion,
+    ClientAuthenticationMethod, EgressProxy, McpServerAuthSpec, OAuth2, SignatureAlgorithm, TokenCheckMode,
+    TokenType, WorkloadAssertion, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
     self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
-    ClientSecrets, Grant, Policy, RefreshBefore, Registration, Scope, ServerLocation, SigningKey, TokenCheck,
-    TokenExchange,
+    ClientSecrets, GivenAssertion, Grant, Policy, ProxyCredentials, RefreshBefore, Registration, Scope,
+    ServerLocation, SigningKey, TimeSpan, TokenCheck, TokenExchange,
 };
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
@@ -29,6 +29,8 @@ pub struct Inputs<'a, W> {
     pub workload: W,
     /// The issuer that was discovered for this server before.
     pub known_issuer: Option<String>,
+    /// The operator's own egress proxy, for resources that name none.
+    pub egress_proxy: Option<oauth::EgressProxy>,
 }
 
 impl<W> Inputs<'_, W>
@@ -119,6 +121,9 @@ where
     let refresh_before = oauth2.refresh_before.parse::<RefreshBefore>();
     let refresh_before =
         refresh_before.map_err(|error| invalid(format!("spec.oauth2.refreshBefore: {error}")))?;
+    let assumed_lifetime = oauth2.assumed_lifetime.parse::<TimeSpan>();
+    let TimeSpan(assumed_lifetime) =
+        assumed_lifetime.map_err(|error| invalid(format!("spec.oauth2.assumedLifetime {error}")))?;
     let registration = Registration {
         server: location(spec, oauth2, server_ca, inputs.known_issuer.clone()),
         client_id,
@@ -146,8 +151,17 @@ where
                 TokenCheckMode::Off => oauth::TokenCheckMode::Off,
             },
             accepted_audiences: oauth2.token_check.accepted_audiences.clone(),
+            accepted_issuers: oauth2.token_check.accepted_issuers.clone(),
+        },
+        zero_expires_in: match oauth2.zero_expires_in {
+            ZeroExpiresIn::Expired => oauth::ZeroExpiresIn::Expired,
+            ZeroExpiresIn::Unlimited => oauth::ZeroExpiresIn::Unlimited,
         },
         ca_bundle,
+        egress_proxy: match &spec.egress_proxy {
+            Some(stated) => Some(egress_proxy(stated, inputs)?),
+            None => inputs.egress_proxy.clone(),
+        },
         allow_insecure_http: oauth2.allow_insecure_http,
         allow_private_addresses: oauth2.allow_private_addresses,
     };
@@ -155,6 +169,7 @@ where
         registration,
         policy: Policy {
             refresh_before,
+            assumed_lifetime,
             ..Policy::default()
         },
         request_digest: request_digest(spec, oauth2, inputs)?,
@@ -162,6 +177,22 @@ where
         revoke_on_deletion: oauth2.revoke_on_deletion,
         step_up: oauth2.step_up,
     })
+}
+
+fn egress_proxy<W>(stated: &EgressProxy, inputs: &Inputs<'_, W>) -> Result<oauth::EgressProxy, NotServedError>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let username = inputs.printable(fields::PROXY_USERNAME)?;
+    let password = inputs.printable(fields::PROXY_PASSWORD)?;
+    let credentials = username
+        .zip(password)
+        .map(|(username, password)| ProxyCredentials {
+            username: username.expose_secret().to_owned(),
+            password,
+        });
+    oauth::EgressProxy::new(&stated.url, credentials.as_ref(), &stated.no_proxy)
+        .map_err(|error| invalid(format!("spec.egressProxy: {error}")))
 }
 
 fn location(
@@ -245,7 +276,9 @@ where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     if let Some(assertion) = inputs.printable(fields::ASSERTION)? {
-        return Ok(Grant::JwtBearer(Assertions::Given(assertion)));
+        return Ok(Grant::JwtBearer(Assertions::Given(GivenAssertion::new(
+            assertion,
+        ))));
     }
     let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
         && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;
