@@ -36,6 +36,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- else }}{{ $image.repository }}:{{ default (index . 1) $image.tag }}{{ end }}
 {{- end }}
 
+{{/* The environment variables of the egress proxy that have a value. */}}
+{{- define "mcp-auth.egressProxy" -}}
+{{- range $name, $value := dict "HTTPS_PROXY" .Values.egressProxy.httpsProxy "HTTP_PROXY" .Values.egressProxy.httpProxy "NO_PROXY" .Values.egressProxy.noProxy }}
+{{- with $value }}
+{{ $name }}: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Rules on what the operator reads and writes in the namespaces it serves. */}}
 {{- define "mcp-auth.namespacedRules" -}}
 - apiGroups: [mcpauth.dev]

@@ -116,6 +116,7 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- $names := list "POD_NAMESPACE" "POD_NAME" "POD_SERVICE_ACCOUNT" }}
 {{- if or .Values.trustBundle.configMap .Values.trustBundle.secret }}{{ $names = concat $names (list "SSL_CERT_FILE" "SSL_CERT_DIR") }}{{ end }}
+{{- range $name, $_ := include "mcp-auth.egressProxy" . | fromYaml }}{{ $names = concat $names (list $name (lower $name)) }}{{ end }}
 {{- range $operator.extraEnv }}
 {{- if has .name $names }}
 {{- $problems = append $problems (printf "operator.extraEnv sets %s, which is set already: leave it out" .name) }}
@@ -216,6 +217,14 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- if and .Values.trustBundle.configMap .Values.trustBundle.secret }}
 {{- $problems = append $problems "trustBundle.configMap and trustBundle.secret are both set: choose one" }}
+{{- end }}
+{{- range $key := list "httpsProxy" "httpProxy" }}
+{{- $url := get $.Values.egressProxy $key }}
+{{- if contains "@" $url }}
+{{- $problems = append $problems (printf "egressProxy.%s holds a user, which everybody could read in the Deployment: set the variable by operator.extraEnv with valueFrom.secretKeyRef" $key) }}
+{{- else if and $url (not (regexMatch "^(https?://)?[^/ ]+/?$" $url)) }}
+{{- $problems = append $problems (printf "egressProxy.%s is no URL of a proxy: write it as http://HOST:PORT" $key) }}
+{{- end }}
 {{- end }}
 {{- with .Values.metrics }}
 {{- if and .serviceMonitor.enabled (not .service.enabled) }}
