@@ -14,6 +14,7 @@ mod credentials;
 mod entitlement;
 mod http;
 pub mod inject;
+mod inject_command;
 mod leader;
 mod liveness;
 mod metrics;
@@ -33,5 +34,6 @@ mod token_sources;
 mod user_token_exchanger;
 mod workload;
 
-pub use args::Args;
+pub use args::{Args, Command};
+pub use inject_command::inject as run_inject;
 pub use run::run;

@@ -284,8 +284,8 @@ async fn forever(task: impl Future<Output = ()>) -> anyhow::Result<()> {
 fn read_settings(args: &Args) -> anyhow::Result<Settings> {
     let path = args.sidecar_settings.display();
     let text = std::fs::read_to_string(&args.sidecar_settings).with_context(|| format!("reading {path}"))?;
-    let mut settings: Settings =
-        serde_json::from_str(&text).with_context(|| format!("{path} is not as it should be"))?;
+    let mut settings =
+        Settings::from_json(&text).with_context(|| format!("the sidecar's settings in {path}"))?;
     settings.operator.url = args.operator_url.clone();
     settings.operator.version = env!("CARGO_PKG_VERSION").to_owned();
     Ok(settings)

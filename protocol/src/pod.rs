@@ -51,6 +51,9 @@ pub const IDENTITY_FOLDER: &str = "/var/run/mcpauth/identity";
 /// File in [`IDENTITY_FOLDER`]: the ServiceAccount token.
 pub const TOKEN_FILE: &str = "token";
 
+/// Path of the sidecar's program in its image.
+pub const PROGRAM: &str = "/mcp-auth";
+
 /// HTTP endpoints on the health port.
 pub mod health {
     /// 200 once LiteLLM may start: the overlay is written. Never waits for LiteLLM.
