@@ -26,7 +26,7 @@ test: test-unit test-chart test-api conformance surfaces e2e ## all tests
 test-unit: ## unit tests of all crates; no cluster
 	cargo test --locked --workspace --exclude mcp-auth-tests
 
-test-chart: ## the Helm chart with good and bad sets of values; no cluster
+test-chart: ## the Helm chart with good and bad sets of values, applied to a real API server on loopback; no cluster
 	@tests/chart/run $(TEST)
 
 test-api: ## the operator against a real API server and a real OAuth2 server, on loopback; no cluster
