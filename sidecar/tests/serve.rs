@@ -34,7 +34,7 @@ impl Sidecar {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (health, operator, litellm) = (free(), free(), free());
         let address = health.local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth"))
+        let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth-sidecar"))
             .arg("serve")
             .env("MCPAUTH_OUTBOUND", "127.0.0.1:0")
             .env("MCPAUTH_HEALTH", address.to_string())
@@ -139,7 +139,7 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
         (vec!["drain"], true),
         (vec!["probe", "/x"], false),
     ] {
-        let status = Command::new(env!("CARGO_BIN_EXE_mcp-auth"))
+        let status = Command::new(env!("CARGO_BIN_EXE_mcp-auth-sidecar"))
             .args(&arguments)
             .env("MCPAUTH_HEALTH", sidecar.health.to_string())
             .env("MCPAUTH_DRAIN_SECONDS", "0")
