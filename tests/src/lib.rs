@@ -2,6 +2,7 @@
 //! its programs, never by the insides of operator or sidecar.
 
 pub mod authority;
+pub mod chart;
 pub mod jwt;
 pub mod keycloak;
 pub mod keys;

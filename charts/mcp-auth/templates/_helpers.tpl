@@ -14,8 +14,8 @@
 {{- end }}
 
 {{- define "mcp-auth.selectorLabels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 }}
-app.kubernetes.io/instance: {{ .Release.Name | trunc 63 }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
 
@@ -24,13 +24,25 @@ app.kubernetes.io/component: operator
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
-{{/* The name of an image: (dict "of" "operator" "image" .Values.operator.image "default" .Chart.AppVersion) */}}
+{{/* An image by digest, or by tag. */}}
 {{- define "mcp-auth.image" -}}
-{{- $repository := required (printf "set %s.image.repository to where you pushed the image to; see \"Use it\" in the README" .of) .image.repository }}
-{{- if .image.digest }}{{ $repository }}@{{ .image.digest }}
-{{- else }}{{ $repository }}:{{ default .default .image.tag }}{{ end }}
+{{- $image := index . 0 }}
+{{- if $image.digest }}{{ $image.repository }}@{{ $image.digest }}
+{{- else }}{{ $image.repository }}:{{ default (index . 1) $image.tag }}{{ end }}
+{{- end }}
+
+{{/* The environment variables of the egress proxy that have a value. */}}
+{{- define "mcp-auth.egressProxy" -}}
+{{- range $name, $value := dict "HTTPS_PROXY" .Values.egressProxy.httpsProxy "HTTP_PROXY" .Values.egressProxy.httpProxy "NO_PROXY" .Values.egressProxy.noProxy }}
+{{- with $value }}
+{{ $name }}: {{ . | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Rules on what the operator reads and writes in the namespaces it serves. */}}
@@ -41,10 +53,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [mcpauth.dev]
   resources: [mcpserverauths/status]
   verbs: [patch]
-# The operator reads single ones by name, where a resource refers to them, and no others; RBAC cannot say that of names
-# that are not known yet. With watchNamespaces the right ends at those namespaces.
+# The operator reads single ones by name, where a resource refers to them, and no others. RBAC can say that only of names
+# that are known when the chart is installed.
 - apiGroups: [""]
-  resources: [secrets, configmaps]
+  resources: [secrets]
+  {{- with .Values.rbac.secretNames }}
+  resourceNames: {{ toJson . }}
+  {{- end }}
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [configmaps]
+  {{- with .Values.rbac.configMapNames }}
+  resourceNames: {{ toJson . }}
+  {{- end }}
   verbs: [list, watch]
 # Metadata only.
 - apiGroups: [""]

@@ -1,0 +1,245 @@
+{{/*
+Refuses values that each are of the right type and do not go together, or that a cluster would refuse only when they have done
+harm. All that is wrong is told at once. Types, ranges and unknown keys are values.schema.json's.
+*/}}
+{{- define "mcp-auth.validate" -}}
+{{- $problems := concat
+  (include "mcp-auth.nameProblems" . | fromJsonArray)
+  (include "mcp-auth.imageProblems" . | fromJsonArray)
+  (include "mcp-auth.resourceProblems" . | fromJsonArray)
+  (include "mcp-auth.podProblems" . | fromJsonArray)
+  (include "mcp-auth.networkProblems" . | fromJsonArray)
+  (include "mcp-auth.availabilityProblems" . | fromJsonArray)
+  (include "mcp-auth.namespaceProblems" . | fromJsonArray)
+  (include "mcp-auth.otherProblems" . | fromJsonArray)
+}}
+{{- if $problems }}{{ fail (printf "\n- %s" (join "\n- " $problems)) }}{{ end }}
+{{- end }}
+
+{{- define "mcp-auth.nameProblems" -}}
+{{- $problems := list }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "mcp-auth.fullname" .)) }}
+{{- $source := printf "the release's name %q" .Release.Name }}
+{{- if .Values.fullnameOverride }}{{ $source = "fullnameOverride" }}
+{{- else if .Values.nameOverride }}{{ $source = printf "%s with nameOverride" $source }}{{ end }}
+{{- $problems = append $problems (printf "%s gives a Service the name %q, which may hold only a-z, 0-9 and -, and begins with a letter: choose another name, or set fullnameOverride" $source (include "mcp-auth.operator" .)) }}
+{{- end }}
+{{- range $key, $_ := .Values.commonLabels }}
+{{- if hasKey (include "mcp-auth.ownLabels" $ | fromYaml) $key }}
+{{- $problems = append $problems (printf "commonLabels sets %s, which the chart sets itself: leave it out" $key) }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{/* What the chart labels its objects with, whatever the values are; only the keys count. */}}
+{{- define "mcp-auth.ownLabels" -}}
+{{- range list "name" "instance" "component" "version" "managed-by" }}
+app.kubernetes.io/{{ . }}: ""
+{{- end }}
+helm.sh/chart: ""
+mcpauth.dev/inject: ""
+mcpauth.dev/service: ""
+{{- end }}
+
+{{- define "mcp-auth.imageProblems" -}}
+{{- $problems := list }}
+{{- range $name, $image := dict "operator" .Values.operator.image "sidecar" .Values.sidecar.image }}
+{{- $key := printf "%s.image.repository" $name }}
+{{- $repository := $image.repository }}
+{{- if not $repository }}
+{{- $problems = append $problems (printf "%s is not set: set it to where you pushed the image to; see \"Use it\" in the project's README" $key) }}
+{{- else if contains "@" $repository }}
+{{- $problems = append $problems (printf "%s holds a digest: set it as %s.image.digest" $key $name) }}
+{{- else if contains "://" $repository }}
+{{- $problems = append $problems (printf "%s begins with a scheme: leave it out, a repository begins with the registry's host" $key) }}
+{{- else if contains ":" (splitList "/" $repository | last) }}
+{{- $problems = append $problems (printf "%s holds a tag: set it as %s.image.tag" $key $name) }}
+{{- else if not (regexMatch "^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$" $repository) }}
+{{- $problems = append $problems (printf "%s is no repository of images: it is HOST/PATH, the path in lower case" $key) }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{/* A quantity such as 20m, 1.5 or 256Mi as a number. */}}
+{{- define "mcp-auth.quantity" -}}
+{{- $text := toString . }}
+{{- $suffix := regexFind "(m|k|Ki|[MGTPE]i?)$" $text }}
+{{- $factor := get (dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+  "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 "" 1.0) $suffix }}
+{{- mulf (trimSuffix $suffix $text | float64) $factor }}
+{{- end }}
+
+{{- define "mcp-auth.resourceProblems" -}}
+{{- $problems := list }}
+{{- $form := "^([0-9]+[.]?[0-9]*|[.][0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?$" }}
+{{- range $name, $resources := dict "operator.resources" .Values.operator.resources "sidecar.resources" .Values.sidecar.resources }}
+{{- $limits := default (dict) $resources.limits }}
+{{- range $key, $quantities := dict "requests" $resources.requests "limits" $limits }}
+{{- range $resource, $quantity := $quantities }}
+{{- if not (regexMatch $form (toString $quantity)) }}
+{{- $problems = append $problems (printf "%s.%s.%s is no quantity: write it as 100m, 0.5 or 256Mi" $name $key $resource) }}
+{{- else if and (eq $key "requests") (regexMatch $form (get $limits $resource | toString)) }}
+{{- $limit := get $limits $resource }}
+{{- if gt (include "mcp-auth.quantity" $quantity | float64) (include "mcp-auth.quantity" $limit | float64) }}
+{{- $problems = append $problems (printf "%s requests more %s (%v) than its limit (%v): raise limits.%s or lower requests.%s" $name $resource $quantity $limit $resource $resource) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{/* What users add to the operator's pods and what the chart puts there. */}}
+{{- define "mcp-auth.podProblems" -}}
+{{- $problems := list }}
+{{- $operator := .Values.operator }}
+{{- $selector := include "mcp-auth.selectorLabels" . | fromYaml }}
+{{- range $key, $_ := $operator.podLabels }}
+{{- if hasKey $selector $key }}
+{{- $problems = append $problems (printf "operator.podLabels sets %s, by which the chart selects the operator's pods: leave it out" $key) }}
+{{- else if or (hasKey (include "mcp-auth.ownLabels" $ | fromYaml) $key) (hasKey $.Values.commonLabels $key) }}
+{{- $problems = append $problems (printf "operator.podLabels sets %s, which the pods have from the chart or from commonLabels: leave it out" $key) }}
+{{- end }}
+{{- end }}
+{{- $arguments := dict "listen" "webhook.port" "listen-health" "metrics.port" "log" "operator.log" "watch-namespace" "watchNamespaces"
+  "workload-identity-namespace" "workloadIdentity.namespaces" "sidecar-settings" "the values of sidecar" "certificate-secret" ""
+  "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" "" }}
+{{- range $operator.extraArgs }}
+{{- $argument := splitList "=" . | first | trimPrefix "--" }}
+{{- if hasKey $arguments $argument }}
+{{- $instead := get $arguments $argument }}
+{{- $problems = append $problems (printf "operator.extraArgs sets --%s, which the chart sets itself: %s" $argument ($instead | empty | ternary "leave it out" (printf "use %s" $instead))) }}
+{{- end }}
+{{- end }}
+{{- $names := list "POD_NAMESPACE" "POD_NAME" "POD_SERVICE_ACCOUNT" }}
+{{- if or .Values.trustBundle.configMap .Values.trustBundle.secret }}{{ $names = concat $names (list "SSL_CERT_FILE" "SSL_CERT_DIR") }}{{ end }}
+{{- range $name, $_ := include "mcp-auth.egressProxy" . | fromYaml }}{{ $names = concat $names (list $name (lower $name)) }}{{ end }}
+{{- range $operator.extraEnv }}
+{{- if has .name $names }}
+{{- $problems = append $problems (printf "operator.extraEnv sets %s, which is set already: leave it out" .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- $volumes := list "sidecar" "trust-bundle" }}
+{{- range $operator.extraVolumes }}
+{{- if has .name $volumes }}
+{{- $problems = append $problems (printf "operator.extraVolumes has a volume %s, a name that is taken already: choose another" .name) }}
+{{- end }}
+{{- $volumes = append $volumes .name }}
+{{- end }}
+{{- $paths := list "/etc/mcp-auth" "/etc/mcp-auth-trust" }}
+{{- range $operator.extraVolumeMounts }}
+{{- $path := trimSuffix "/" .mountPath }}
+{{- if has $path $paths }}
+{{- $problems = append $problems (printf "operator.extraVolumeMounts mounts at %s, where something is mounted already: choose another path" $path) }}
+{{- end }}
+{{- if not (has .name $volumes) }}
+{{- $problems = append $problems (printf "operator.extraVolumeMounts mounts the volume %s, which is not in operator.extraVolumes: add it there" .name) }}
+{{- end }}
+{{- $paths = append $paths $path }}
+{{- end }}
+{{- if not (or .Values.serviceAccount.automount (has "/var/run/secrets/kubernetes.io/serviceaccount" $paths)) }}
+{{- $problems = append $problems "serviceAccount.automount is false and nothing is mounted at /var/run/secrets/kubernetes.io/serviceaccount, so that the operator could not reach the API server: mount a token there by operator.extraVolumes and operator.extraVolumeMounts" }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{- define "mcp-auth.networkProblems" -}}
+{{- $problems := list }}
+{{- $ports := dict "webhook.port" .Values.webhook.port "metrics.port" .Values.metrics.port }}
+{{- if eq (int .Values.webhook.port) (int .Values.metrics.port) }}
+{{- $problems = append $problems (printf "webhook.port and metrics.port are both %v: choose two" .Values.webhook.port) }}
+{{- end }}
+{{- if .Values.operator.hostNetwork }}
+{{- range $key, $port := $ports }}
+{{- if eq (int $port) 10250 }}
+{{- $problems = append $problems (printf "%s is 10250, which is the kubelet's on the node's network: with operator.hostNetwork choose another, such as 10260" $key) }}
+{{- else if lt (int $port) 1024 }}
+{{- $problems = append $problems (printf "%s is below 1024, which needs root on the node's network: with operator.hostNetwork choose another, such as 10260" $key) }}
+{{- end }}
+{{- end }}
+{{- if .Values.networkPolicy.enabled }}
+{{- $problems = append $problems "networkPolicy.enabled has no effect on pods on the node's network: take it or operator.hostNetwork off" }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{- define "mcp-auth.availabilityProblems" -}}
+{{- $problems := list }}
+{{- $replicas := int .Values.operator.replicas }}
+{{- with .Values.podDisruptionBudget }}
+{{- $minimum := toString .minAvailable }}
+{{- if and (ne $minimum "") (ne (toString .maxUnavailable) "") }}
+{{- $problems = append $problems "podDisruptionBudget.minAvailable and podDisruptionBudget.maxUnavailable are both set: choose one" }}
+{{- else if and .enabled (regexMatch "^[0-9]+$" $minimum) (ge (int $minimum) $replicas) }}
+{{- $problems = append $problems (printf "podDisruptionBudget.minAvailable is %s with %d operator.replicas, so that no node they run on could be drained: raise operator.replicas, or set maxUnavailable" $minimum $replicas) }}
+{{- end }}
+{{- end }}
+{{- if and (eq $replicas 0) (eq .Values.webhook.failurePolicy "Fail") }}
+{{- $problems = append $problems "operator.replicas is 0 and webhook.failurePolicy is Fail, so that no LiteLLM pod could start: set Ignore, or a replica" }}
+{{- end }}
+{{- if and (eq (get .Values.operator.strategy "type") "Recreate") (hasKey .Values.operator.strategy "rollingUpdate") }}
+{{- $problems = append $problems "operator.strategy has rollingUpdate with type Recreate: leave it out, or set type RollingUpdate" }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{- define "mcp-auth.namespaceProblems" -}}
+{{- $problems := list }}
+{{- $watched := .Values.watchNamespaces }}
+{{- $excluded := concat (list "kube-system" "kube-node-lease") .Values.webhook.excludedNamespaces }}
+{{- if has .Release.Namespace $watched }}
+{{- $problems = append $problems (printf "watchNamespaces holds %s, the release's own namespace, where the operator would get the right to read every Secret, the key of its own authority among them: install the operator in another namespace" .Release.Namespace) }}
+{{- end }}
+{{- range $watched }}
+{{- if has . $excluded }}
+{{- $problems = append $problems (printf "watchNamespaces holds %s, where pods are never injected: take it out there, or out of webhook.excludedNamespaces" .) }}
+{{- end }}
+{{- end }}
+{{- if $watched }}
+{{- range .Values.workloadIdentity.namespaces }}
+{{- if not (has . $watched) }}
+{{- $problems = append $problems (printf "workloadIdentity.namespaces holds %s, which is not in watchNamespaces: add it there, or take it out here" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{- define "mcp-auth.otherProblems" -}}
+{{- $problems := list }}
+{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}
+{{- $problems = append $problems "serviceAccount.create is false and serviceAccount.name is empty: name the ServiceAccount that there is" }}
+{{- end }}
+{{- if and .Values.trustBundle.configMap .Values.trustBundle.secret }}
+{{- $problems = append $problems "trustBundle.configMap and trustBundle.secret are both set: choose one" }}
+{{- end }}
+{{- range $key := list "httpsProxy" "httpProxy" }}
+{{- $url := get $.Values.egressProxy $key }}
+{{- if contains "@" $url }}
+{{- $problems = append $problems (printf "egressProxy.%s holds a user, which everybody could read in the Deployment: set the variable by operator.extraEnv with valueFrom.secretKeyRef" $key) }}
+{{- else if and $url (not (regexMatch "^(https?://)?[^/ ]+/?$" $url)) }}
+{{- $problems = append $problems (printf "egressProxy.%s is no URL of a proxy: write it as http://HOST:PORT" $key) }}
+{{- end }}
+{{- end }}
+{{- with .Values.metrics }}
+{{- if and .serviceMonitor.enabled (not .service.enabled) }}
+{{- $problems = append $problems "metrics.serviceMonitor.enabled is true without a Service to scrape: set metrics.service.enabled, or use metrics.podMonitor" }}
+{{- end }}
+{{- if and .serviceMonitor.enabled .podMonitor.enabled }}
+{{- $problems = append $problems "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled are both true, so that every pod would be scraped twice: choose one" }}
+{{- end }}
+{{- range $name, $monitor := dict "serviceMonitor" .serviceMonitor "podMonitor" .podMonitor }}
+{{- range $key, $_ := $monitor.labels }}
+{{- if hasKey (include "mcp-auth.ownLabels" $ | fromYaml) $key }}
+{{- $problems = append $problems (printf "metrics.%s.labels sets %s, which the chart sets itself: leave it out" $name $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
