@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mcp_auth_protocol::sync::{Pod, Problem, Report, Server};
-use mcp_auth_protocol::timeouts::LITELLM_READINESS;
+use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::args::Serve;
 use crate::control::controller::{ControlSettings, Controller, DataPath, Metrics, report};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::{self, OperatorTokenExchanger, TokenExchanger};
-use crate::control::litellm::Litellm;
+use crate::control::litellm::{Litellm, ProbeResult};
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
@@ -36,11 +36,11 @@ use crate::server::{Sockets, Workers};
 
 /// A pod's sidecar is given a fraction of a processor, and one worker fills a whole one.
 const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
-/// Between two probes of LiteLLM.
+/// Between two looks at LiteLLM's socket: while it listens, and while users wait for that.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Probes between two readings of the user's configuration, which may change while LiteLLM's container
-/// restarts.
-const PROBES_PER_CONFIG_READ: u32 = 5;
+const START_PROBE_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two readings of the user's configuration, which may change while LiteLLM's container restarts.
+const CONFIG_READ_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn serve(args: Serve) -> anyhow::Result<()> {
@@ -85,7 +85,7 @@ async fn run(args: Serve) -> Infallible {
     let litellm = litellm.map(|address| Litellm {
         address,
         ours: inbound.into_iter().chain([outbound, health]).collect(),
-        timeout: LITELLM_READINESS,
+        timeout: LITELLM_CONNECT,
         proc_net: PathBuf::from("/proc/net"),
     });
     let pod = Pod {
@@ -103,8 +103,10 @@ async fn run(args: Serve) -> Infallible {
         exchange_client::Timing::default(),
         TcpConnector,
     );
+    let (set_open, open) = watch::channel(false);
     let data_path = start_data_path(Wiring {
         inbound: inbound.zip(litellm.as_ref().map(|litellm| litellm.address)),
+        open,
         outbound,
         drain: drain.clone(),
         reports: reports.clone(),
@@ -152,7 +154,7 @@ async fn run(args: Serve) -> Infallible {
     let watching_litellm = async {
         release_start(&control, &authenticated, start_timeout).await;
         started.set();
-        watch_litellm(&control, litellm.as_ref()).await
+        watch_litellm(&control, litellm.as_ref(), &set_open).await
     };
     tokio::join!(syncing, watching_litellm).0
 }
@@ -162,6 +164,8 @@ pub struct Wiring<'a> {
     /// Where users' requests come in, and LiteLLM's own address; absent where only the outbound half is
     /// wanted.
     pub inbound: Option<(SocketAddr, SocketAddr)>,
+    /// Whether users may connect.
+    pub open: watch::Receiver<bool>,
     pub outbound: SocketAddr,
     pub drain: Drain,
     pub reports: watch::Sender<Report>,
@@ -174,6 +178,7 @@ pub struct Wiring<'a> {
 fn start_data_path(wiring: Wiring<'_>) -> Routes {
     let Wiring {
         inbound,
+        open,
         outbound,
         drain,
         reports,
@@ -191,6 +196,7 @@ fn start_data_path(wiring: Wiring<'_>) -> Routes {
         let listen = inbound.map(|(listen, _)| listen);
         let bind = || Sockets::bind(listen, outbound, WORKERS);
         let sockets = retry("the data path", listen.unwrap_or(outbound), bind).await;
+        let sockets = sockets.while_open(open);
         match Workers::start(sockets, inbound_half, Arc::new(outbound_half)) {
             // They serve until the process ends.
             Ok(_workers) => std::future::pending().await,
@@ -227,22 +233,30 @@ async fn release_start<P: DataPath>(
     }
 }
 
-/// Keeps an eye on LiteLLM and on the user's configuration.
+/// Keeps an eye on LiteLLM and on the user's configuration. Users can connect while LiteLLM listens, as without
+/// the sidecar: whoever asks the port by a connection alone, as a `tcpSocket` probe does, is answered the same.
 async fn watch_litellm<P: DataPath>(
     control: &RefCell<Controller<P>>,
     litellm: Option<&Litellm>,
+    open: &watch::Sender<bool>,
 ) -> Infallible {
-    let mut ticks = interval(PROBE_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_read = Instant::now() + CONFIG_READ_INTERVAL;
     loop {
-        for _ in 0..PROBES_PER_CONFIG_READ {
-            ticks.tick().await;
-            if let Some(litellm) = litellm {
-                let result = litellm.probe().await;
-                control.borrow_mut().observe(&result);
+        let mut wait = PROBE_INTERVAL;
+        if let Some(litellm) = litellm {
+            let result = litellm.probe().await;
+            let is_open = matches!(result, ProbeResult::Listening { .. });
+            if !is_open {
+                wait = START_PROBE_INTERVAL;
             }
+            control.borrow_mut().observe(&result);
+            open.send_if_modified(|open| std::mem::replace(open, is_open) != is_open);
         }
-        control.borrow_mut().render();
+        sleep(wait).await;
+        if Instant::now() >= next_read {
+            next_read = Instant::now() + CONFIG_READ_INTERVAL;
+            control.borrow_mut().render();
+        }
     }
 }
 
