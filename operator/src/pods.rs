@@ -173,8 +173,7 @@ pub fn ought_to_be_injected(pod: &PodMeta) -> bool {
         .get(annotations::INJECT_LABEL)
         .is_some_and(|value| value == "false");
     let terminating = pod.metadata.deletion_timestamp.is_some();
-    let skipped = pod.annotations().contains_key(annotations::SKIPPED);
-    !(is_job_pod || opted_out || terminating || skipped)
+    !(is_job_pod || opted_out || terminating || is_skipped(pod))
 }
 
 /// Whether the pod has our sidecar.
@@ -182,10 +181,33 @@ pub fn is_injected(pod: &PodMeta) -> bool {
     pod.annotations().contains_key(annotations::INJECTED)
 }
 
+/// Why the pod runs without the sidecar that it should have, as the webhook wrote it.
+pub fn not_injected_because(pod: &PodMeta) -> Option<&str> {
+    pod.annotations()
+        .get(annotations::NOT_INJECTED)
+        .map(String::as_str)
+}
+
+/// Whether the webhook looked at the pod and found that it needs no sidecar.
+pub fn is_skipped(pod: &PodMeta) -> bool {
+    pod.annotations().contains_key(annotations::SKIPPED)
+}
+
+/// What the webhook warned of when it injected the pod.
+pub fn injection_warnings(pod: &PodMeta) -> Option<&str> {
+    pod.annotations().get(annotations::WARNINGS).map(String::as_str)
+}
+
 /// Keeps what is read here; managed fields and other annotations are most of a pod's metadata.
 fn prune(pod: &mut PodMeta) {
     pod.metadata.managed_fields = None;
-    let is_ours = |key: &String| key == annotations::INJECTED || key == annotations::SKIPPED;
+    let ours = [
+        annotations::INJECTED,
+        annotations::SKIPPED,
+        annotations::NOT_INJECTED,
+        annotations::WARNINGS,
+    ];
+    let is_ours = |key: &String| ours.contains(&key.as_str());
     let retained: BTreeMap<_, _> = std::mem::take(pod.annotations_mut())
         .into_iter()
         .filter(|(key, _)| is_ours(key))

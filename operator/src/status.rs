@@ -30,6 +30,8 @@ pub struct StatusInputs<'a> {
     pub issuance: &'a Issuance,
     /// The selected pods, with the state of their sidecars; none while they have not been listed.
     pub pods: Option<Vec<SelectedPod>>,
+    /// Names of pods that are selected as well, and need no sidecar.
+    pub skipped: Vec<String>,
 }
 
 /// A pod and its sidecar, if that is connected.

@@ -5,18 +5,23 @@ use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
 use mcp_auth_protocol::sync::Problem;
 
 use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
+use crate::inject::annotations;
 use crate::pods;
 use crate::sidecars::Sidecar;
 
+/// What is kept of a message that comes from an annotation.
+const MAX_MESSAGE_BYTES: usize = 1024;
 /// How many pods a message names before it only counts them.
 const MAX_NAMED: usize = 3;
 
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     none_selected,
+    left_alone,
     not_injected,
     sidecar_problem,
     not_up_to_date,
     restart_needed,
+    injection_warning,
     synced,
 ];
 
@@ -69,11 +74,32 @@ fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft> {
     }
     let selector = &selection.inputs.resource.spec.pod_selector;
     let selector = serde_json::to_string(selector).expect("a selector is plain values");
-    let message = format!(
-        "spec.podSelector {selector} matches no running pod of this namespace: compare it with the \
-         pods' labels"
-    );
+    let skipped = &selection.inputs.skipped;
+    let message = match skipped.is_empty() {
+        true => format!(
+            "spec.podSelector {selector} matches no running pod of this namespace: compare it with the \
+             pods' labels"
+        ),
+        false => format!(
+            "spec.podSelector {selector} matches {}, and none of them is known to run LiteLLM: narrow the \
+             selector, or name LiteLLM's container in the annotation {} of the pod template",
+            list(skipped),
+            annotations::CONTAINER
+        ),
+    };
     draft(false, reasons::NO_PODS_SELECTED, message)
+}
+
+/// The webhook said why; its message has the way out.
+fn left_alone(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let told = |(pod, _): &&SelectedPod| pods::not_injected_because(pod).is_some() && !pods::is_injected(pod);
+    let names = selection.list(told)?;
+    let reason = selection
+        .pods
+        .iter()
+        .find_map(|(pod, _)| pods::not_injected_because(pod))?;
+    let message = format!("{names} run without the sidecar: {reason}");
+    draft(false, reasons::PODS_NOT_INJECTED, truncated(message))
 }
 
 fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> {
@@ -117,6 +143,22 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
          {server} this way"
     );
     draft(false, reasons::RESTART_NEEDED, message)
+}
+
+fn injection_warning(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let names = selection.list(|(pod, _)| pods::injection_warnings(pod).is_some())?;
+    let warnings = selection
+        .pods
+        .iter()
+        .find_map(|(pod, _)| pods::injection_warnings(pod))?;
+    let message = format!("{names}: {}", warnings.replace('\n', "; "));
+    draft(true, reasons::INJECTION_WARNING, truncated(message))
+}
+
+/// Annotations may be written by others, and may be long.
+fn truncated(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+    message
 }
 
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {

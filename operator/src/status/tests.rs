@@ -42,6 +42,7 @@ struct Scenario<'a> {
     problem: Option<NotServedError>,
     token: TokenSnapshot,
     pods: Option<Vec<SelectedPod>>,
+    skipped: Vec<String>,
 }
 
 fn good(resource: &McpServerAuth) -> Scenario<'_> {
@@ -58,6 +59,7 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             ..TokenSnapshot::default()
         },
         pods: Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(synced()))]),
+        skipped: vec![],
     }
 }
 
@@ -70,6 +72,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         resource: scenario.resource,
         issuance: &issuance,
         pods: scenario.pods.clone(),
+        skipped: scenario.skipped.clone(),
     };
     super::status(&inputs, now)
 }
@@ -221,4 +224,61 @@ fn the_issuer_found_is_remembered_for_this_server_and_no_other() {
     assert_eq!(kept.issuer, "https://auth.example.com");
     later.spec.server.url = "https://other.example.com/mcp".into();
     assert_eq!(status(&good(&later), now()).authorization_server, None);
+}
+
+fn annotated(name: &str, annotations: serde_json::Value) -> Arc<PodMeta> {
+    let metadata = serde_json::json!({"name": name, "annotations": annotations});
+    Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+}
+
+#[test]
+fn a_pod_that_was_left_alone_is_told_with_the_webhooks_reason_and_way_out() {
+    let resource = resource("https://tools.example.com/mcp");
+    let told = "HiddenConfigPath: envFrom may name it; state its path in the annotation \
+                mcpauth.dev/config-path";
+    let left_alone = annotated("b", serde_json::json!({"mcpauth.dev/not-injected": told}));
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![
+        (pod("a", Some("mcpauth.dev/injected")), Some(synced())),
+        (left_alone, None),
+    ]);
+    let (holds, reason, message) = condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED);
+    assert_eq!(
+        (holds.as_str(), reason.as_str()),
+        ("False", reasons::PODS_NOT_INJECTED)
+    );
+    assert_eq!(message, format!("pod b run without the sidecar: {told}"));
+}
+
+#[test]
+fn a_warning_of_the_injection_is_told_and_leaves_the_resource_ready() {
+    let resource = resource("https://tools.example.com/mcp");
+    let annotations = serde_json::json!({
+        "mcpauth.dev/injected": "1",
+        "mcpauth.dev/warnings": "OldLiteLlm: too old\nLowPort: low",
+    });
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![(annotated("a", annotations), Some(synced()))]);
+    let status = status(&scenario, now());
+    let (holds, reason, message) = condition(&status, conditions::READY);
+    assert_eq!(
+        (holds.as_str(), reason.as_str()),
+        ("True", reasons::INJECTION_WARNING)
+    );
+    assert_eq!(message, "pod a: OldLiteLlm: too old; LowPort: low");
+}
+
+#[test]
+fn pods_that_are_selected_and_not_litellm_are_not_denied_to_be_there() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![]);
+    scenario.skipped = vec!["otel-1".to_owned()];
+    let (_, reason, message) = condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED);
+    assert_eq!(reason, reasons::NO_PODS_SELECTED);
+    assert!(
+        message.contains("pod otel-1") && !message.contains("no running pod"),
+        "{message}"
+    );
+    assert!(message.contains("mcpauth.dev/container"), "{message}");
 }

@@ -26,7 +26,7 @@ use crate::api_server::with_deadline;
 use crate::credentials::Credentials;
 use crate::entitlement::selects;
 use crate::metrics::Metrics;
-use crate::pods::{Pods, ought_to_be_injected};
+use crate::pods::{Pods, is_skipped, ought_to_be_injected};
 use crate::resource_ref::ResourceRef;
 use crate::resources::Resources;
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
@@ -119,6 +119,7 @@ impl StatusWriter {
             resource,
             issuance: &state.issuance,
             pods: self.selected_pods(resource, &resource_ref),
+            skipped: self.skipped_pods(resource, &resource_ref),
         };
         let new_status = status(&inputs, self.clock.now());
         // Sidecars that may still be applying the newest snapshot are checked once more.
@@ -148,6 +149,21 @@ impl StatusWriter {
             (pod, sidecar)
         });
         Some(with_sidecar.collect())
+    }
+
+    /// Names of the selected pods that the webhook found to need no sidecar.
+    fn skipped_pods(&self, resource: &McpServerAuth, resource_ref: &ResourceRef) -> Vec<String> {
+        let pods = self
+            .pods
+            .in_namespace(&resource_ref.namespace)
+            .unwrap_or_default();
+        let mut names: Vec<String> = pods
+            .iter()
+            .filter(|pod| is_skipped(pod) && selects(&resource.spec.pod_selector, pod.labels()))
+            .map(|pod| pod.name_any())
+            .collect();
+        names.sort();
+        names
     }
 
     async fn write(
