@@ -10,11 +10,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::routes::route;
 use serde_json::{Value, json};
 
 use crate::entitlement::entitled;
 use crate::inject::{Decision, OperatorEndpoint, Settings, decide};
-use crate::routes::route;
 
 /// Workloads whose pod template stands for their pods, and where it is.
 const WORKLOADS: [(&str, &str); 6] = [

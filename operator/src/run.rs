@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
+use mcp_auth_credentials::{Changes, Credentials, ResourceRef, TokenRefreshRequests, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -12,8 +13,6 @@ use tracing::{error, info};
 use crate::admission::{self, Admission};
 use crate::args::{Args, LogFormat};
 use crate::certificates::{self, Certificates, keep_webhook_ca_bundle};
-use crate::changes::Changes;
-use crate::credentials::Credentials;
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader;
@@ -22,13 +21,10 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::reconcile::{self, Reconciler, Triggers};
 use crate::references::References;
-use crate::resource_ref::ResourceRef;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
 use crate::sidecars::Sidecars;
 use crate::status::{self, StatusWriter};
 use crate::sync::{self, Authenticator, Sync};
-use crate::token_refresh_requests::TokenRefreshRequests;
-use crate::token_sources::TokenSources;
 use crate::workload::Workload;
 
 /// Longest time the release of the lease may take.

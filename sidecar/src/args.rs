@@ -17,7 +17,7 @@ pub const LOG: &str = "MCPAUTH_LOG";
 
 /// Gives LiteLLM an authenticated way to MCP servers.
 #[derive(Debug, Parser)]
-#[command(name = "mcp-auth", version, about)]
+#[command(name = "mcp-auth-sidecar", version, about)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     const NEEDED: [&str; 20] = [
-        "mcp-auth",
+        "mcp-auth-sidecar",
         "serve",
         "--outbound=127.0.0.1:16481",
         "--health=0.0.0.0:16482",
@@ -209,7 +209,7 @@ mod tests {
             let error = parse(&flags).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        let error = Args::try_parse_from(["mcp-auth", "serve"])
+        let error = Args::try_parse_from(["mcp-auth-sidecar", "serve"])
             .unwrap_err()
             .to_string();
         assert!(error.contains("--outbound"), "{error}");

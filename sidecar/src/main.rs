@@ -1,4 +1,4 @@
-//! `mcp-auth`: parses, sets up logging, runs.
+//! `mcp-auth-sidecar`: parses, sets up logging, runs.
 
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;

@@ -43,7 +43,7 @@ impl Sidecar {
         litellm.bind(&any.into()).unwrap();
         let inbound = users.local_addr().unwrap();
         let address = health.local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth"))
+        let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth-sidecar"))
             .arg("serve")
             .env("MCPAUTH_OUTBOUND", "127.0.0.1:0")
             .env("MCPAUTH_HEALTH", address.to_string())
@@ -159,7 +159,7 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
         (vec!["drain"], true),
         (vec!["probe", "/x"], false),
     ] {
-        let status = Command::new(env!("CARGO_BIN_EXE_mcp-auth"))
+        let status = Command::new(env!("CARGO_BIN_EXE_mcp-auth-sidecar"))
             .args(&arguments)
             .env("MCPAUTH_HEALTH", sidecar.health.to_string())
             .env("MCPAUTH_DRAIN_SECONDS", "0")

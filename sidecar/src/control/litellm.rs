@@ -24,8 +24,9 @@ pub struct Litellm {
     pub ours: Vec<SocketAddr>,
     /// Longest time for a connection, where the system does not list its sockets.
     pub timeout: Duration,
-    /// `/proc/net`.
-    pub proc_net: PathBuf,
+    /// `/proc/net`; absent where other programs than the pod's listen too, so that it does not tell whose
+    /// socket is LiteLLM's.
+    pub proc_net: Option<PathBuf>,
 }
 
 /// The result of one probe.
@@ -50,13 +51,13 @@ pub struct NotReady {
 
 impl Litellm {
     pub async fn probe(&self) -> ProbeResult {
-        let Some(listening) = sockets(&self.proc_net) else {
+        let Some(listening) = self.proc_net.as_deref().and_then(sockets) else {
             return self.connect().await;
         };
         let mut seen = view(&listening, self.address, &self.ours);
         // Other kernels than Linux's do not list what listens first.
         if seen.litellm.is_none()
-            && let Some(all) = all_sockets(&self.proc_net)
+            && let Some(all) = self.proc_net.as_deref().and_then(all_sockets)
         {
             seen = view(&all, self.address, &self.ours);
         }
@@ -128,7 +129,7 @@ mod tests {
             address,
             ours: vec![],
             timeout: Duration::from_secs(60),
-            proc_net: "/proc/net".into(),
+            proc_net: Some("/proc/net".into()),
         }
     }
 
@@ -176,7 +177,7 @@ mod tests {
     async fn names_a_listener_it_did_not_expect() {
         let folder = proc_net(" 0: 00000000:4ABB 00000000:0000 0A 0:0 00:0 0 1000 0 41004 1\n");
         let mut litellm = litellm("127.0.0.1:16480".parse().unwrap());
-        litellm.proc_net = folder.path().to_owned();
+        litellm.proc_net = Some(folder.path().to_owned());
         let ProbeResult::Down(why) = litellm.probe().await else {
             panic!()
         };
@@ -197,7 +198,7 @@ mod tests {
               1: 0100007F:4060 00000000:0000 0A 0:0 00:0 0 1000 0 41001 1\n",
         );
         let mut litellm = litellm("127.0.0.1:16480".parse().unwrap());
-        litellm.proc_net = folder.path().to_owned();
+        litellm.proc_net = Some(folder.path().to_owned());
         let listening = ProbeResult::Listening {
             listener: 41001,
             exposed: None,
@@ -209,7 +210,7 @@ mod tests {
     async fn without_a_table_of_sockets_a_connection_counts() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut litellm = litellm(listener.local_addr().unwrap());
-        litellm.proc_net = "/does/not/exist".into();
+        litellm.proc_net = Some("/does/not/exist".into());
         assert_eq!(reason(litellm.probe().await), "listening");
         drop(listener);
         assert_eq!(reason(litellm.probe().await), "LiteLlmNotListening");

@@ -1,4 +1,4 @@
-//! What a token source has at a moment: the part of a [`crate::credentials::CredentialState`] that is its
+//! What a token source has at a moment: the part of a [`crate::CredentialState`] that is its
 //! own.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mcp_auth_oauth as oauth;
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
-use crate::credentials::{TokenInUse, TokenSnapshot};
+use crate::store::{TokenInUse, TokenSnapshot};
 use crate::user_token_exchanger::UserTokenExchanger;
 
 /// Without a token: of a resource that has no source.

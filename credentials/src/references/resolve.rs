@@ -3,8 +3,8 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::{Kind, Lookup, Reference};
 use crate::not_served::{NotServedError, NotServedReason};
-use crate::references::{Kind, Lookup, Reference};
 
 /// The text that a reference leads to, without the line end that `echo` and editors leave behind it.
 pub fn resolve_reference(reference: &Reference, lookup: &Lookup) -> Result<SecretString, NotServedError> {

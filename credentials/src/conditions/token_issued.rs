@@ -4,7 +4,7 @@ use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
-use crate::credentials::{Issuance, TokenInUse};
+use crate::store::{Issuance, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
     conflict,

@@ -9,6 +9,14 @@ use super::*;
 use crate::changes::Changes;
 use crate::not_served::NotServedReason;
 
+struct NoMetrics;
+
+impl TokenMetrics for NoMetrics {
+    fn token_refused(&self, _: &ResourceRef) {}
+    fn token_requested(&self, _: &ResourceRef, _: u64) {}
+    fn set_circuit_open(&self, _: &ResourceRef, _: bool) {}
+}
+
 struct Operator {
     sources: TokenSources,
     credentials: Credentials,
@@ -20,7 +28,7 @@ fn operator() -> Operator {
     let credentials = Credentials::new(Changes::default(), sender);
     let clock = Clock::starting_at(now());
     Operator {
-        sources: TokenSources::new(clock, Metrics::default(), credentials.clone()),
+        sources: TokenSources::new(clock, NoMetrics, credentials.clone()),
         credentials,
         status_due,
     }

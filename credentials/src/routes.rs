@@ -1,11 +1,23 @@
 //! Routes: what a sidecar needs to know of an `McpServerAuth` resource to forward calls to its server, apart
 //! from the token.
 
-use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, TokenExchange, Transport, UserContext};
 use mcp_auth_protocol::sync;
 
 use crate::credential_identity::CredentialIdentity;
+use crate::store::CredentialState;
+
+/// The server of a resource with the state of its credential, as a snapshot holds it.
+pub fn server(resource: &McpServerAuth, state: CredentialState) -> sync::Server {
+    let mut route = route(resource);
+    route.ca_bundle = state.tls.ca_bundle;
+    sync::Server {
+        route,
+        credential: state.credential,
+        client_certificate: state.tls.client_certificate,
+        declined: state.declined,
+    }
+}
 
 /// The route of a resource. It holds no secret, so that it may stand in a pod's environment.
 pub fn route(resource: &McpServerAuth) -> sync::Route {
@@ -13,7 +25,7 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
     let oauth2 = spec.oauth2.as_ref();
     let exchanges = oauth2.is_some_and(|oauth2| oauth2.token_exchange.is_some());
     sync::Route {
-        resource: resource.name_any(),
+        resource: resource.metadata.name.clone().unwrap_or_default(),
         server: spec.server.name.clone(),
         url: spec.server.url.clone(),
         transport: match spec.server.transport {

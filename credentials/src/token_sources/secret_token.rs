@@ -10,7 +10,7 @@ use mcp_auth_protocol::sync::RejectionCause;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::snapshot::{SourceSnapshot, declined, in_use};
-use crate::credentials::{LastError, TokenInUse, TokenSnapshot, bearer};
+use crate::store::{LastError, TokenInUse, TokenSnapshot, bearer};
 use crate::token_refresh_requests::TokenRefreshRequest;
 
 /// How long the rejection of such a token counts: no event says that a server accepts it again.

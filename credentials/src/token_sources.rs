@@ -20,12 +20,11 @@ use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
 
+use crate::conditions::unavailable;
 use crate::credential_identity::{CredentialIdentity, RequestDigest};
-use crate::credentials::{CredentialState, Credentials, Issuance, ServerTls};
-use crate::metrics::Metrics;
 use crate::not_served::NotServedError;
 use crate::resource_ref::ResourceRef;
-use crate::status::unavailable;
+use crate::store::{CredentialState, Credentials, Issuance, ServerTls};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use active_source::ActiveSource;
 use orphaned_token::OrphanedToken;
@@ -61,10 +60,18 @@ pub struct ClientConfiguration {
     pub step_up: bool,
 }
 
+/// Counts what token sources do, in the registry of the program.
+pub trait TokenMetrics: Send + Sync + 'static {
+    /// An MCP server rejected the token.
+    fn token_refused(&self, resource: &ResourceRef);
+    fn token_requested(&self, resource: &ResourceRef, times: u64);
+    fn set_circuit_open(&self, resource: &ResourceRef, open: bool);
+}
+
 /// Dropping it ends all sources, and the requests under way.
 pub struct TokenSources {
     clock: Clock,
-    metrics: Metrics,
+    metrics: Arc<dyn TokenMetrics>,
     credentials: Credentials,
     /// Of all sources together.
     limiter: RequestLimiter,
@@ -107,10 +114,10 @@ impl Drop for AbortOnDrop {
 }
 
 impl TokenSources {
-    pub fn new(clock: Clock, metrics: Metrics, credentials: Credentials) -> Self {
+    pub fn new(clock: Clock, metrics: impl TokenMetrics, credentials: Credentials) -> Self {
         Self {
             clock,
-            metrics,
+            metrics: Arc::new(metrics),
             credentials,
             limiter: RequestLimiter::default(),
             sources: Arc::default(),

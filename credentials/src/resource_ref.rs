@@ -1,7 +1,5 @@
 //! Resource reference: namespace and name of a resource.
 
-use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
 use mcp_auth_crds::McpServerAuth;
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -13,14 +11,8 @@ pub struct ResourceRef {
 impl From<&McpServerAuth> for ResourceRef {
     fn from(resource: &McpServerAuth) -> Self {
         Self {
-            namespace: resource.namespace().unwrap_or_default(),
-            name: resource.name_any(),
+            namespace: resource.metadata.namespace.clone().unwrap_or_default(),
+            name: resource.metadata.name.clone().unwrap_or_default(),
         }
-    }
-}
-
-impl From<&ResourceRef> for ObjectRef<McpServerAuth> {
-    fn from(resource_ref: &ResourceRef) -> Self {
-        ObjectRef::new(&resource_ref.name).within(&resource_ref.namespace)
     }
 }

@@ -7,7 +7,7 @@ use mcp_auth_oauth as oauth;
 use mcp_auth_protocol::sync::RejectionCause;
 
 use super::snapshot::{SourceSnapshot, declined, in_use};
-use crate::credentials::{TokenSnapshot, bearer};
+use crate::store::{TokenSnapshot, bearer};
 use crate::token_refresh_requests::TokenRefreshRequest;
 
 pub struct OrphanedToken {

@@ -3,7 +3,7 @@
 use mcp_auth_crds::{conditions, reasons};
 
 use super::{Check, ConditionDraft};
-use crate::credentials::Issuance;
+use crate::store::Issuance;
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[reference_unresolved, resolved];
 

@@ -12,11 +12,10 @@ use mcp_auth_oauth::{
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::references::{resolve_printable, resolve_reference};
 use crate::credential_identity::RequestDigest;
-use crate::credentials::ServerTls;
 use crate::not_served::{NotServedError, NotServedReason};
-use crate::references::{Lookup, Reference, fields};
+use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
+use crate::store::ServerTls;
 use crate::token_sources::{ClientConfiguration, Desired, DesiredSource};
 
 /// What is known besides the spec.
