@@ -44,8 +44,6 @@ pub const INSUFFICIENT_SCOPE: &str = "InsufficientScope";
 
 /// `podSelector` matches no pod of the namespace.
 pub const NO_PODS_SELECTED: &str = "NoPodsSelected";
-/// The webhook warned of something when it injected a pod.
-pub const INJECTION_WARNING: &str = "InjectionWarning";
 /// Selected pods run without the sidecar.
 pub const PODS_NOT_INJECTED: &str = "PodsNotInjected";
 /// Sidecars are not connected, or have not yet taken over the newest state.
@@ -56,8 +54,7 @@ pub const RESTART_NEEDED: &str = "RestartNeeded";
 pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 7] = [
-    INJECTION_WARNING,
+pub const WARNINGS: [&str; 6] = [
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,

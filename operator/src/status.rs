@@ -31,8 +31,6 @@ pub struct StatusInputs<'a> {
     pub issuance: &'a Issuance,
     /// The selected pods, with the state of their sidecars; none while they have not been listed.
     pub pods: Option<Vec<SelectedPod>>,
-    /// Names of pods that are selected as well, and need no sidecar.
-    pub skipped: Vec<String>,
 }
 
 /// A pod and its sidecar, if that is connected.
@@ -41,7 +39,7 @@ pub type SelectedPod = (Arc<PodMeta>, Option<Sidecar>);
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
     let secrets = secrets_resolved(inputs.issuance);
     let token = token_issued(inputs.issuance);
-    let (sidecars, counts) = sidecars_synced::check_pods(inputs);
+    let (sidecars, counts) = sidecars_synced::check_pods(inputs, now);
     let ready_inputs = ready::ReadyInputs {
         inputs,
         conditions: [&secrets, &token, &sidecars],

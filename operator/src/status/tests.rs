@@ -41,7 +41,6 @@ struct Scenario<'a> {
     problem: Option<NotServedError>,
     token: TokenSnapshot,
     pods: Option<Vec<SelectedPod>>,
-    skipped: Vec<String>,
 }
 
 fn good(resource: &McpServerAuth) -> Scenario<'_> {
@@ -58,7 +57,6 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             ..TokenSnapshot::default()
         },
         pods: Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(synced()))]),
-        skipped: vec![],
     }
 }
 
@@ -71,7 +69,6 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         resource: scenario.resource,
         issuance: &issuance,
         pods: scenario.pods.clone(),
-        skipped: scenario.skipped.clone(),
     };
     super::status(&inputs, now)
 }
@@ -225,59 +222,68 @@ fn the_issuer_found_is_remembered_for_this_server_and_no_other() {
     assert_eq!(status(&good(&later), now()).authorization_server, None);
 }
 
-fn annotated(name: &str, annotations: serde_json::Value) -> Arc<PodMeta> {
-    let metadata = serde_json::json!({"name": name, "annotations": annotations});
+/// An injected pod, created so many seconds ago.
+fn pod_of_age(name: &str, seconds: i64) -> Arc<PodMeta> {
+    let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
+    let metadata = serde_json::json!({
+        "name": name, "annotations": {"mcpauth.dev/injected": "1"}, "creationTimestamp": created,
+    });
     Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
 }
 
 #[test]
-fn a_pod_that_was_left_alone_is_told_with_the_webhooks_reason_and_way_out() {
+fn a_pod_that_starts_beside_others_that_serve_is_no_fault() {
     let resource = resource("https://tools.example.com/mcp");
-    let told = "HiddenConfigPath: envFrom may name it; state its path in the annotation \
-                mcpauth.dev/config-path";
-    let left_alone = annotated("b", serde_json::json!({"mcpauth.dev/not-injected": told}));
-    let mut scenario = good(&resource);
-    scenario.pods = Some(vec![
-        (pod("a", Some("mcpauth.dev/injected")), Some(synced())),
-        (left_alone, None),
-    ]);
-    let (holds, reason, message) = condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED);
+    let synced_at = |seconds| {
+        let old = (pod_of_age("a", 600), Some(synced()));
+        let scenario = Scenario {
+            pods: Some(vec![old, (pod_of_age("b", seconds), None)]),
+            ..good(&resource)
+        };
+        let status = status(&scenario, now());
+        assert_eq!(status.sidecars.clone().unwrap().summary, "1/2");
+        condition(&status, conditions::SIDECARS_SYNCED)
+    };
+    let (holds, reason, message) = synced_at(5);
+    assert_eq!((holds.as_str(), reason.as_str()), ("True", "Synced"));
+    assert!(message.contains("pod b starting"), "{message}");
+    assert_eq!(synced_at(65).1, "SidecarsBehind");
+
+    // A deployment none of whose pods serves is not ready yet.
+    let scenario = Scenario {
+        pods: Some(vec![(pod_of_age("a", 5), None)]),
+        ..good(&resource)
+    };
     assert_eq!(
-        (holds.as_str(), reason.as_str()),
-        ("False", reasons::PODS_NOT_INJECTED)
+        condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED).1,
+        "SidecarsBehind"
     );
-    assert_eq!(message, format!("pod b run without the sidecar: {told}"));
 }
 
 #[test]
-fn a_warning_of_the_injection_is_told_and_leaves_the_resource_ready() {
-    let resource = resource("https://tools.example.com/mcp");
-    let annotations = serde_json::json!({
-        "mcpauth.dev/injected": "1",
-        "mcpauth.dev/warnings": "OldLiteLlm: too old\nLowPort: low",
-    });
-    let mut scenario = good(&resource);
-    scenario.pods = Some(vec![(annotated("a", annotations), Some(synced()))]);
-    let status = status(&scenario, now());
-    let (holds, reason, message) = condition(&status, conditions::READY);
-    assert_eq!(
-        (holds.as_str(), reason.as_str()),
-        ("True", reasons::INJECTION_WARNING)
-    );
-    assert_eq!(message, "pod a: OldLiteLlm: too old; LowPort: low");
-}
+fn a_new_leader_leaves_the_condition_as_it_was_until_the_sidecars_have_come_back() {
+    let mut resource = resource("https://tools.example.com/mcp");
+    let before = status(&good(&resource), now());
+    resource.status = Some(before.clone());
+    let awaited = Sidecar {
+        is_awaited: true,
+        ..Sidecar::default()
+    };
+    let pods = Some(vec![(pod_of_age("a", 600), Some(awaited))]);
+    let scenario = Scenario {
+        pods: pods.clone(),
+        ..good(&resource)
+    };
+    assert_eq!(status(&scenario, now()), before);
 
-#[test]
-fn pods_that_are_selected_and_not_litellm_are_not_denied_to_be_there() {
-    let resource = resource("https://tools.example.com/mcp");
-    let mut scenario = good(&resource);
-    scenario.pods = Some(vec![]);
-    scenario.skipped = vec!["otel-1".to_owned()];
-    let (_, reason, message) = condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED);
-    assert_eq!(reason, reasons::NO_PODS_SELECTED);
-    assert!(
-        message.contains("pod otel-1") && !message.contains("no running pod"),
-        "{message}"
+    // Of a resource that has changed nothing was said yet.
+    resource.metadata.generation = Some(4);
+    let scenario = Scenario {
+        pods,
+        ..good(&resource)
+    };
+    assert_eq!(
+        condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED).1,
+        "SidecarsBehind"
     );
-    assert!(message.contains("mcpauth.dev/container"), "{message}");
 }

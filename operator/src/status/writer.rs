@@ -25,7 +25,7 @@ use super::{SelectedPod, StatusInputs, status};
 use crate::api_server::with_deadline;
 use crate::entitlement::selects;
 use crate::metrics::Metrics;
-use crate::pods::{Pods, is_skipped, ought_to_be_injected};
+use crate::pods::{Pods, ought_to_be_injected};
 use crate::resources::{Resources, object_ref};
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
 
@@ -63,14 +63,18 @@ impl StatusError {
 }
 
 /// Writes the status of each resource that is due, for as long as it is polled.
-pub async fn run(writer: StatusWriter, resources: Resources, mut due: mpsc::UnboundedReceiver<ResourceRef>) {
+pub async fn run(
+    writer: Arc<StatusWriter>,
+    resources: Resources,
+    mut due: mpsc::UnboundedReceiver<ResourceRef>,
+) {
     let due = stream::poll_fn(move |context| due.poll_recv(context));
     let results = applier(
         |resource: Arc<McpServerAuth>, writer: Arc<StatusWriter>| {
             async move { writer.write_status(&resource).await }.boxed()
         },
         |resource, error, writer| writer.retry(&ResourceRef::from(&*resource), error),
-        Arc::new(writer),
+        writer,
         resources.store(),
         due.map(|resource| Ok::<_, Infallible>(object_ref(&resource))),
         controller::Config::default().concurrency(CONCURRENCY),
@@ -117,7 +121,6 @@ impl StatusWriter {
             resource,
             issuance: &state.issuance,
             pods: self.selected_pods(resource, &resource_ref),
-            skipped: self.skipped_pods(resource, &resource_ref),
         };
         let new_status = status(&inputs, self.clock.now());
         // Sidecars that may still be applying the newest snapshot are checked once more.
@@ -147,21 +150,6 @@ impl StatusWriter {
             (pod, sidecar)
         });
         Some(with_sidecar.collect())
-    }
-
-    /// Names of the selected pods that the webhook found to need no sidecar.
-    fn skipped_pods(&self, resource: &McpServerAuth, resource_ref: &ResourceRef) -> Vec<String> {
-        let pods = self
-            .pods
-            .in_namespace(&resource_ref.namespace)
-            .unwrap_or_default();
-        let mut names: Vec<String> = pods
-            .iter()
-            .filter(|pod| is_skipped(pod) && selects(&resource.spec.pod_selector, pod.labels()))
-            .map(|pod| pod.name_any())
-            .collect();
-        names.sort();
-        names
     }
 
     async fn write(
