@@ -208,7 +208,7 @@ fn wait_for_connections(address: SocketAddr, are_taken: bool) {
 fn users_can_connect_exactly_while_litellm_listens() {
     let mut sidecar = Sidecar::start();
     sidecar.wait_for("/startup", "200 OK");
-    sidecar.wait_for("/ready", "LiteLlmNotListening");
+    sidecar.wait_for("/ready", "503 Service Unavailable");
     assert!(
         TcpStream::connect(sidecar.inbound).is_err(),
         "as without the sidecar"
@@ -222,7 +222,7 @@ fn users_can_connect_exactly_while_litellm_listens() {
     drop(litellm);
     sidecar.litellm = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     wait_for_connections(sidecar.inbound, false);
-    sidecar.wait_for("/ready", "LiteLlmNotListening");
+    sidecar.wait_for("/ready", "503 Service Unavailable");
     sidecar.litellm.set_reuse_address(true).unwrap();
     sidecar.litellm.bind(&address.into()).unwrap();
     let _litellm = sidecar.litellm_listens();
