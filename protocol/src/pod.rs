@@ -64,7 +64,7 @@ pub const PROGRAM: &str = "/mcp-auth";
 pub mod health {
     /// 200 once LiteLLM may start: the overlay is written. Never waits for LiteLLM.
     pub const STARTUP: &str = "/startup";
-    /// 200 while LiteLLM listens on its loopback port and says that it is ready.
+    /// 200 while routes are loaded and LiteLLM listens on its loopback port.
     pub const READY: &str = "/ready";
     /// Answers after the drain time; from then on connections are closed after their answer.
     pub const DRAIN: &str = "/drain";

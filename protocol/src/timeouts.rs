@@ -37,8 +37,9 @@ pub const SYNC_SILENCE: Duration = Duration::from_secs(45);
 /// Kubernetes has them.
 pub const READINESS_PROBE_SECONDS: i32 = 3;
 
-/// Longest wait of the sidecar for LiteLLM's readiness, which that probe waits for.
-pub const LITELLM_READINESS: Duration = Duration::from_secs(2);
+/// Longest wait of the sidecar for a connection to LiteLLM, which that probe waits for where the system does not
+/// list its sockets.
+pub const LITELLM_CONNECT: Duration = Duration::from_secs(2);
 
 const _: () = {
     assert!(
@@ -56,7 +57,7 @@ const _: () = {
     assert!(
         contains(
             Duration::from_secs(READINESS_PROBE_SECONDS as u64),
-            LITELLM_READINESS
+            LITELLM_CONNECT
         ),
         "the probe hears why LiteLLM is not ready"
     );

@@ -14,13 +14,13 @@ use std::time::Duration;
 use mcp_auth_protocol::sync::{Problem, Report, Server, Snapshot};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use crate::control::controller::{Controller, DataPath};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::TokenExchanger;
-use crate::control::litellm::Litellm;
+use crate::control::litellm::{Litellm, ProbeResult};
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
 use crate::proxy::inbound::Inbound;
@@ -33,10 +33,11 @@ use crate::server::{Sockets, Workers};
 
 /// A sidecar is given a fraction of a processor, and one worker fills a whole one.
 pub const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
-/// Between two probes of LiteLLM.
+/// Between two probes of LiteLLM: while it listens, and while users wait for that.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Probes between two readings of the user's configuration, which may change while LiteLLM restarts.
-const PROBES_PER_CONFIG_READ: u32 = 5;
+const START_PROBE_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two readings of the user's configuration, which may change while LiteLLM restarts.
+const CONFIG_READ_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where routes and credentials come from: whoever holds the token sources.
 pub trait SnapshotSource {
@@ -119,6 +120,7 @@ pub struct Control<P> {
     controller: RefCell<Controller<P>>,
     reports: watch::Sender<Report>,
     litellm: Option<Litellm>,
+    litellm_listens: watch::Sender<bool>,
     started: Started,
     authenticated: Notify,
     /// Longest time that LiteLLM's start waits for routes and first tokens.
@@ -137,10 +139,17 @@ impl<P: DataPath> Control<P> {
             controller: RefCell::new(controller),
             reports,
             litellm,
+            litellm_listens: watch::Sender::new(false),
             started,
             authenticated: Notify::new(),
             start_timeout,
         }
+    }
+
+    /// Whether users may connect: while LiteLLM listens, as without the sidecar. Whoever asks the port by a
+    /// connection alone, as a `tcpSocket` probe does, is answered the same.
+    pub fn users_may_connect(&self) -> watch::Receiver<bool> {
+        self.litellm_listens.subscribe()
     }
 
     /// Takes snapshots over, releases LiteLLM's start by [`Started`], and watches LiteLLM from then on.
@@ -181,17 +190,24 @@ impl<P: DataPath> Control<P> {
 
     /// Keeps an eye on LiteLLM and on the user's configuration.
     async fn watch_litellm(&self) -> Infallible {
-        let mut ticks = interval(PROBE_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_read = Instant::now() + CONFIG_READ_INTERVAL;
         loop {
-            for _ in 0..PROBES_PER_CONFIG_READ {
-                ticks.tick().await;
-                if let Some(litellm) = &self.litellm {
-                    let result = litellm.probe().await;
-                    self.controller.borrow_mut().observe(&result);
+            let mut wait = PROBE_INTERVAL;
+            if let Some(litellm) = &self.litellm {
+                let result = litellm.probe().await;
+                let listens = matches!(result, ProbeResult::Listening { .. });
+                if !listens {
+                    wait = START_PROBE_INTERVAL;
                 }
+                self.controller.borrow_mut().observe(&result);
+                self.litellm_listens
+                    .send_if_modified(|before| std::mem::replace(before, listens) != listens);
             }
-            self.controller.borrow_mut().render();
+            sleep(wait).await;
+            if Instant::now() >= next_read {
+                next_read = Instant::now() + CONFIG_READ_INTERVAL;
+                self.controller.borrow_mut().render();
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use mcp_auth_protocol::sync::Pod;
-use mcp_auth_protocol::timeouts::LITELLM_READINESS;
+use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -70,7 +70,7 @@ async fn run(args: Serve) -> Infallible {
     let litellm = litellm.map(|address| Litellm {
         address,
         ours: inbound.into_iter().chain([outbound, health]).collect(),
-        timeout: LITELLM_READINESS,
+        timeout: LITELLM_CONNECT,
         proc_net: Some(PathBuf::from("/proc/net")),
     });
     let pod = Pod {
@@ -97,7 +97,6 @@ async fn run(args: Serve) -> Infallible {
         registry: &mut registry,
     });
     let routes_in_use = proxies.routes.clone();
-    tokio::spawn(serve_proxies(proxies, inbound, outbound));
     // A probe that is refused costs a whole period, so this comes before everything that takes time.
     let answers = Health {
         started: started.clone(),
@@ -116,6 +115,13 @@ async fn run(args: Serve) -> Infallible {
         auth_blocks: false,
     };
     let controller = Controller::new(settings, routes.0, routes_in_use, reports.clone(), metrics);
+    let control = Control::new(controller, reports, litellm, started, start_timeout);
+    tokio::spawn(serve_proxies(
+        proxies,
+        inbound,
+        outbound,
+        control.users_may_connect(),
+    ));
     let sync_client = SyncClient {
         endpoint: operator,
         operator_ca,
@@ -123,16 +129,19 @@ async fn run(args: Serve) -> Infallible {
         timing: Timing::default(),
         connector: TcpConnector,
     };
-    Control::new(controller, reports, litellm, started, start_timeout)
-        .run(sync_client)
-        .await
+    control.run(sync_client).await
 }
 
-/// Both halves listen as soon as their ports are free.
-async fn serve_proxies(proxies: Proxies, inbound: Option<SocketAddr>, outbound: SocketAddr) {
+/// Both ports are bound as soon as they are free. Users can connect while LiteLLM listens.
+async fn serve_proxies(
+    proxies: Proxies,
+    inbound: Option<SocketAddr>,
+    outbound: SocketAddr,
+    users_may_connect: watch::Receiver<bool>,
+) {
     let bind = || Sockets::bind(inbound, outbound, WORKERS);
     let sockets = retry("the data path", inbound.unwrap_or(outbound), bind).await;
-    match proxies.start(sockets) {
+    match proxies.start(sockets.while_open(users_may_connect)) {
         // They serve until the process ends.
         Ok(_workers) => std::future::pending().await,
         Err(error) => error!(%error, "the data path's threads cannot be started"),

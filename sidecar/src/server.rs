@@ -31,16 +31,21 @@ const BACKLOG: i32 = 4096;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// After an error of accept, which mostly means that there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// After a port could not be listened on, which another process of the pod may hold.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
-/// Sockets that listen but are not served yet. Clients that connect now wait.
+/// Sockets that are bound and not served yet.
 pub struct Sockets {
     workers: Vec<WorkerSockets>,
     inbound: Option<SocketAddr>,
     outbound: SocketAddr,
+    /// While it says false, the inbound port refuses connections; absent where it never does.
+    open: Option<watch::Receiver<bool>>,
 }
 
 struct WorkerSockets {
-    inbound: Option<TcpListener>,
+    /// Bound, and listening once users may connect.
+    inbound: Option<Socket>,
     outbound: TcpListener,
 }
 
@@ -69,9 +74,12 @@ impl Sockets {
             Some(address) => bind(address, workers)?.into_iter().map(Some).collect(),
             None => (0..workers.get()).map(|_| None).collect::<Vec<_>>(),
         };
-        let outbound_sockets = bind(outbound, workers)?;
+        let outbound_sockets: Vec<TcpListener> = bind(outbound, workers)?
+            .into_iter()
+            .map(listen)
+            .collect::<io::Result<_>>()?;
         let inbound = match inbound_sockets.first() {
-            Some(Some(socket)) => Some(socket.local_addr()?),
+            Some(Some(socket)) => Some(local_address(socket)?),
             _ => None,
         };
         let outbound = outbound_sockets
@@ -86,7 +94,15 @@ impl Sockets {
             workers,
             inbound,
             outbound,
+            open: None,
         })
+    }
+
+    /// Takes users' connections only while this says true, and refuses them else, as a port does on which nothing
+    /// listens. The port is bound all the same, so that nothing else in the pod gets it.
+    pub fn while_open(mut self, open: watch::Receiver<bool>) -> Self {
+        self.open = Some(open);
+        self
     }
 
     pub fn inbound(&self) -> Option<SocketAddr> {
@@ -122,15 +138,26 @@ impl Workers {
                 "more workers than the routes are made for",
             ));
         }
+        // Whoever connects from now on waits to be served.
+        if sockets.open.is_none() {
+            for socket in sockets
+                .workers
+                .iter()
+                .filter_map(|worker| worker.inbound.as_ref())
+            {
+                socket.listen(BACKLOG)?;
+            }
+        }
         let (stop, stopped) = watch::channel(None);
+        let open = sockets.open.clone();
         let halves = Halves { inbound, outbound };
         let mut threads = Vec::with_capacity(sockets.workers.len());
         for (worker, sockets) in sockets.workers.into_iter().enumerate() {
-            let (halves, stopped) = (halves.clone(), stopped.clone());
+            let (halves, stopped, open) = (halves.clone(), stopped.clone(), open.clone());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let run = move || runtime.block_on(serve(worker, bounds, sockets, halves, stopped));
+            let run = move || runtime.block_on(serve(worker, bounds, sockets, open, halves, stopped));
             threads.push(
                 std::thread::Builder::new()
                     .name(format!("worker-{worker}"))
@@ -155,24 +182,25 @@ impl Workers {
     }
 }
 
-fn bind(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Vec<TcpListener>> {
+fn bind(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Vec<Socket>> {
     let shared = workers.get() > 1;
-    let first = match socket(address, shared) {
+    let first = match bound_socket(address, shared) {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && !has_ipv6(&error) => {
-            socket((Ipv4Addr::UNSPECIFIED, address.port()).into(), shared)
+            bound_socket((Ipv4Addr::UNSPECIFIED, address.port()).into(), shared)
         }
         bound => bound,
     }?;
     // With port 0 the first one decides.
-    let address = first.local_addr()?;
+    let address = local_address(&first)?;
     let mut sockets = vec![first];
     for _ in 1..workers.get() {
-        sockets.push(socket(address, shared)?);
+        sockets.push(bound_socket(address, shared)?);
     }
     Ok(sockets)
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+/// A bound socket, which refuses connections until it listens.
+fn bound_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.ip() == Ipv6Addr::UNSPECIFIED {
         socket.set_only_v6(false)?;
@@ -188,8 +216,17 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     set_unacknowledged_timeout(&socket)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?.as_socket();
+    address.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no internet address"))
 }
 
 /// The kernel has no IPv6 (EAFNOSUPPORT), or no address of it (EADDRNOTAVAIL).
@@ -201,25 +238,32 @@ async fn serve(
     worker: usize,
     bounds: Bounds,
     sockets: WorkerSockets,
+    may_connect: Option<watch::Receiver<bool>>,
     halves: Halves,
     mut stopped: watch::Receiver<Option<Duration>>,
 ) {
     // Each connection holds a sender; when all are dropped, none is left.
     let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
-    let mut loops = Vec::new();
-    let inbound = sockets.inbound.zip(halves.inbound.clone().map(Half::Inbound));
-    for (socket, half) in inbound
-        .into_iter()
-        .chain([(sockets.outbound, Half::Outbound(halves.outbound.clone()))])
-    {
-        loops.push(tokio::spawn(accept(
-            worker,
-            bounds,
-            socket,
-            half,
-            stopped.clone(),
-            open.clone(),
-        )));
+    let acceptor = |half| Acceptor {
+        worker,
+        bounds,
+        half,
+        free: Arc::new(Semaphore::new(bounds.connections)),
+        stopped: stopped.clone(),
+        open: open.clone(),
+    };
+    let outbound = acceptor(Half::Outbound(halves.outbound.clone()));
+    let mut loops = vec![tokio::spawn(
+        async move { outbound.accept(sockets.outbound).await },
+    )];
+    if let Some((socket, inbound)) = sockets.inbound.zip(halves.inbound.clone()) {
+        let inbound = acceptor(Half::Inbound(inbound));
+        loops.push(tokio::spawn(async move {
+            match may_connect {
+                Some(may_connect) => inbound.accept_while(socket, may_connect).await,
+                None => inbound.accept(socket.into()).await,
+            }
+        }));
     }
     drop(open);
     let sweeper = tokio::spawn(sweep(worker, halves));
@@ -249,32 +293,68 @@ async fn sweep(worker: usize, halves: Halves) {
     }
 }
 
-async fn accept(
+/// Takes the connections of one half.
+struct Acceptor {
     worker: usize,
     bounds: Bounds,
-    socket: TcpListener,
     half: Half,
+    free: Arc<Semaphore>,
     stopped: watch::Receiver<Option<Duration>>,
+    /// Held by each connection.
     open: mpsc::Sender<Infallible>,
-) {
-    let socket = match tokio::net::TcpListener::from_std(socket) {
-        Ok(socket) => socket,
-        Err(error) => return tracing::error!(worker, %error, "socket cannot be served"),
-    };
-    let free = Arc::new(Semaphore::new(bounds.connections));
-    loop {
-        let permit = free.clone().acquire_owned().await;
-        match socket.accept().await {
-            Ok((stream, peer)) => {
-                let (half, stopped, open) = (half.clone(), stopped.clone(), open.clone());
-                tokio::spawn(async move {
-                    connection(worker, bounds, stream, peer.ip(), half, stopped).await;
-                    drop((open, permit));
-                });
+}
+
+impl Acceptor {
+    /// Listens while this says true. What was taken before that ends is served to its end.
+    async fn accept_while(&self, socket: Socket, mut may_connect: watch::Receiver<bool>) {
+        let worker = self.worker;
+        let shared = socket.reuse_port().unwrap_or_default();
+        let address = match local_address(&socket) {
+            Ok(address) => address,
+            Err(error) => return tracing::error!(worker, %error, "socket cannot be served"),
+        };
+        let mut bound = Some(socket);
+        // Without a sender the process ends.
+        while may_connect.wait_for(|may_connect| *may_connect).await.is_ok() {
+            let next = bound.take().map_or_else(|| bound_socket(address, shared), Ok);
+            match next.and_then(listen) {
+                Ok(socket) => {
+                    tokio::select! {
+                        () = self.accept(socket) => return,
+                        _ = may_connect.wait_for(|may_connect| !*may_connect) => {}
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(worker, %address, %error, "users cannot connect; trying again");
+                    sleep(LISTEN_PAUSE).await;
+                }
             }
-            Err(error) => {
-                tracing::warn!(worker, %error, "connection not accepted");
-                sleep(ACCEPT_PAUSE).await;
+            // Bound again at once, so that nothing else in the pod gets the port.
+            bound = bound_socket(address, shared).ok();
+        }
+    }
+
+    async fn accept(&self, socket: TcpListener) {
+        let worker = self.worker;
+        let socket = match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!(worker, %error, "socket cannot be served"),
+        };
+        loop {
+            let permit = self.free.clone().acquire_owned().await;
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    let (half, stopped) = (self.half.clone(), self.stopped.clone());
+                    let (bounds, open) = (self.bounds, self.open.clone());
+                    tokio::spawn(async move {
+                        connection(worker, bounds, stream, peer.ip(), half, stopped).await;
+                        drop((open, permit));
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(worker, %error, "connection not accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
@@ -292,10 +372,9 @@ mod tests {
         assert_eq!(sockets.workers.len(), 3);
         let port = sockets.inbound().unwrap().port();
         for worker in &sockets.workers {
-            assert_eq!(
-                worker.inbound.as_ref().unwrap().local_addr().unwrap().port(),
-                port
-            );
+            let inbound = worker.inbound.as_ref().unwrap();
+            assert_eq!(local_address(inbound).unwrap().port(), port);
+            inbound.listen(1).unwrap();
             assert_eq!(worker.outbound.local_addr().unwrap(), sockets.outbound());
         }
         std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();

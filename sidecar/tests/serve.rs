@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 const ROUTES: &str = concat!(
     r#"[{"resource":"tools","server":"tools","url":"https://tools.example.com/mcp","#,
     r#""transport":"StreamableHttp"}]"#
@@ -19,7 +21,10 @@ const ROUTES: &str = concat!(
 struct Sidecar {
     child: Child,
     health: SocketAddr,
-    litellm: TcpListener,
+    /// Where LiteLLM is to listen: reserved, and listening from [`Sidecar::litellm_listens`] on.
+    litellm: Socket,
+    /// Where users connect.
+    inbound: SocketAddr,
     folder: tempfile::TempDir,
 }
 
@@ -32,13 +37,18 @@ impl Sidecar {
         )
         .unwrap();
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let (health, operator, litellm) = (free(), free(), free());
+        let (health, operator, users) = (free(), free(), free());
+        let litellm = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        litellm.bind(&any.into()).unwrap();
+        let inbound = users.local_addr().unwrap();
         let address = health.local_addr().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth-sidecar"))
             .arg("serve")
             .env("MCPAUTH_OUTBOUND", "127.0.0.1:0")
             .env("MCPAUTH_HEALTH", address.to_string())
-            .env("MCPAUTH_LITELLM", litellm.local_addr().unwrap().to_string())
+            .env("MCPAUTH_INBOUND", inbound.to_string())
+            .env("MCPAUTH_LITELLM", address_of(&litellm).to_string())
             .env("MCPAUTH_ROUTES", ROUTES)
             .env("MCPAUTH_ORIGINAL_CONFIG", folder.path().join("config.yaml"))
             .env("MCPAUTH_OVERLAY", folder.path().join("overlay.yaml"))
@@ -57,11 +67,12 @@ impl Sidecar {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        drop(health);
+        drop((health, users));
         Self {
             child,
             health: address,
             litellm,
+            inbound,
             folder,
         }
     }
@@ -101,9 +112,18 @@ impl Sidecar {
         );
     }
 
+    fn litellm_listens(&self) -> TcpListener {
+        self.litellm.listen(16).unwrap();
+        self.litellm.try_clone().unwrap().into()
+    }
+
     fn read(&self, name: &str) -> String {
         fs::read_to_string(Path::new(self.folder.path()).join(name)).unwrap()
     }
+}
+
+fn address_of(socket: &Socket) -> SocketAddr {
+    socket.local_addr().unwrap().as_socket().unwrap()
 }
 
 impl Drop for Sidecar {
@@ -123,7 +143,7 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
         "{overlay}"
     );
 
-    let listener = sidecar.litellm.try_clone().unwrap();
+    let listener = sidecar.litellm_listens();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -168,4 +188,66 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
         log.contains("SIGTERM: leaving") && log.contains("TokenUnreadable"),
         "{log}"
     );
+}
+
+/// Waits until a connection to this address is taken, or refused.
+fn wait_for_connections(address: SocketAddr, are_taken: bool) {
+    for _ in 0..600 {
+        if TcpStream::connect(address).is_ok() == are_taken {
+            return;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    panic!(
+        "connections to {address} are never {}",
+        if are_taken { "taken" } else { "refused" }
+    );
+}
+
+#[test]
+fn users_can_connect_exactly_while_litellm_listens() {
+    let mut sidecar = Sidecar::start();
+    sidecar.wait_for("/startup", "200 OK");
+    sidecar.wait_for("/ready", "503 Service Unavailable");
+    assert!(
+        TcpStream::connect(sidecar.inbound).is_err(),
+        "as without the sidecar"
+    );
+    let litellm = sidecar.litellm_listens();
+    wait_for_connections(sidecar.inbound, true);
+    sidecar.wait_for("/ready", "200 OK");
+
+    // It ends, and another process of it begins on the same port.
+    let address = litellm.local_addr().unwrap();
+    drop(litellm);
+    sidecar.litellm = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    wait_for_connections(sidecar.inbound, false);
+    sidecar.wait_for("/ready", "503 Service Unavailable");
+    sidecar.litellm.set_reuse_address(true).unwrap();
+    sidecar.litellm.bind(&address.into()).unwrap();
+    let _litellm = sidecar.litellm_listens();
+    wait_for_connections(sidecar.inbound, true);
+    sidecar.wait_for("/ready", "200 OK");
+}
+
+#[test]
+fn litellm_gets_no_connection_from_a_sidecar_at_rest() {
+    let mut sidecar = Sidecar::start();
+    let litellm = sidecar.litellm_listens();
+    sidecar.wait_for("/ready", "200 OK");
+    sidecar.wait_for("/metrics", "mcpauth_sidecar_litellm_ready 1");
+    // The configuration is read again after several looks at LiteLLM: when that shows, they have been.
+    fs::write(
+        sidecar.folder.path().join("config.yaml"),
+        "mcp_servers: {later: {url: http://l}}",
+    )
+    .unwrap();
+    let is_read = |_| {
+        sleep(Duration::from_millis(50));
+        sidecar.read("overlay.yaml").contains("later")
+    };
+    assert!((0..1200).any(is_read), "{}", sidecar.read("log"));
+    litellm.set_nonblocking(true).unwrap();
+    let connection = litellm.accept();
+    assert!(connection.is_err(), "{connection:?}");
 }

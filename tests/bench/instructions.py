@@ -25,6 +25,8 @@ class Callgrind:
         tool = ["valgrind", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={self._out}"]
         self._process = start(tool + argv, None, environment, RUN / "sidecar" / "log")
         wait_for_port(port("sidecar"), self._process, 60)
+        # Users can connect once it has seen that LiteLLM listens.
+        wait_for_port(port("sidecar") + 1, self._process, 60)
         proxies.wait_for_token("sidecar")
 
     def count(self, half, requests, context):

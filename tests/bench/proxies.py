@@ -80,6 +80,8 @@ def started(name, litellm="UP_PLAIN", cpu=PROXY_CPU):
     process = start(argv, cpu, environment, RUN / name / "log")
     wait_for_port(port(name), process)
     if SIDECAR in argv:
+        # Users can connect once it has seen that LiteLLM listens.
+        wait_for_port(port(name) + 1, process)
         wait_for_token(name)
     return process
 

@@ -56,7 +56,7 @@ pub struct Controller<P> {
 /// | metric | says |
 /// |---|---|
 /// | `mcpauth_sidecar_snapshots_total` | snapshots taken over from the operator |
-/// | `mcpauth_sidecar_litellm_ready` | 1 while LiteLLM is ready on its own port |
+/// | `mcpauth_sidecar_litellm_ready` | 1 while LiteLLM listens on its own port |
 /// | `mcpauth_sidecar_restart_needed_servers` | servers LiteLLM learns of only by a restart |
 /// | `mcpauth_sidecar_problems` | problems reported to the operator |
 #[derive(Clone, Debug, Default)]
@@ -78,7 +78,7 @@ impl Metrics {
         );
         registry.register(
             "litellm_ready",
-            "Whether LiteLLM is ready on its own port",
+            "Whether LiteLLM listens on its own port",
             metrics.litellm_ready.clone(),
         );
         registry.register(
@@ -190,25 +190,27 @@ impl<P: DataPath> Controller<P> {
     pub fn observe(&mut self, result: &ProbeResult) {
         self.metrics
             .litellm_ready
-            .set(i64::from(matches!(result, ProbeResult::Ready { .. })));
+            .set(i64::from(matches!(result, ProbeResult::Listening { .. })));
         let loaded = self.restart.observe(result.into()).cloned();
         if let Some(loaded) = loaded {
-            info!("LiteLLM is ready");
+            info!("LiteLLM listens");
             write_loaded(&self.settings, &loaded);
         }
         let problem = match result {
-            ProbeResult::Down(why) if matches!(why.reason, "UndeclaredListener" | "PortTaken") => {
-                Some(Problem {
-                    reason: why.reason.into(),
-                    message: why.message.clone(),
-                    server: None,
-                })
-            }
-            ProbeResult::Ready { exposed: true, .. } if self.settings.inbound => Some(Problem {
+            ProbeResult::Down(why) if why.reason == "UndeclaredListener" => Some(Problem {
+                reason: why.reason.into(),
+                message: why.message.clone(),
+                server: None,
+            }),
+            ProbeResult::Listening {
+                exposed: Some(port), ..
+            } if self.settings.inbound => Some(Problem {
                 reason: "LiteLlmExposed".into(),
-                message: "LiteLLM listens on all addresses, so that it can be reached past the sidecar and \
-                    without user context. Check that nothing overrides its --host"
-                    .into(),
+                message: format!(
+                    "LiteLLM's port {port} listens on all addresses, so that LiteLLM can be reached past the \
+                     sidecar and without user context. Check that nothing overrides its --host, and that no \
+                     other container of the pod listens there without declaring the port"
+                ),
                 server: None,
             }),
             _ => None,

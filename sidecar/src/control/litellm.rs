@@ -1,26 +1,18 @@
-//! LiteLLM's own readiness, probed: whether it runs where the sidecar expects it, by a listening socket on
-//! its port and 200 from its own readiness endpoint there.
+//! Whether LiteLLM runs where the sidecar expects it, by the listening socket on its port. No request is sent:
+//! LiteLLM would log it and count it (`MAX_REQUESTS_BEFORE_RESTART`), and whether it is ready to serve is
+//! what the probes of its own container ask.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::{Either, select};
-use http::header::HOST;
-use http::{Request, StatusCode};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::control::litellm_config::restart::LitellmState;
-use crate::control::proc_net::{Socket, View, sockets, view};
+use crate::control::proc_net::{Socket, View, all_sockets, sockets, view};
 
-const READINESS_PATH: &str = "/health/readiness";
 /// Stands for the socket's number where the system does not tell it.
 const UNKNOWN_INODE: u64 = 0;
 
@@ -30,7 +22,7 @@ pub struct Litellm {
     pub address: SocketAddr,
     /// What the sidecar itself listens on.
     pub ours: Vec<SocketAddr>,
-    /// Longest time for an answer; shorter than the timeout of the probe that asks us.
+    /// Longest time for a connection, where the system does not list its sockets.
     pub timeout: Duration,
     /// `/proc/net`; absent where other programs than the pod's listen too, so that it does not tell whose
     /// socket is LiteLLM's.
@@ -40,17 +32,16 @@ pub struct Litellm {
 /// The result of one probe.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ProbeResult {
-    Ready {
+    Listening {
         /// The number of its listening socket.
         listener: u64,
-        /// Whether it listens on all addresses, so that it can be reached past the sidecar.
-        exposed: bool,
+        /// Its port, where it listens on all addresses, so that it can be reached past the sidecar.
+        exposed: Option<u16>,
     },
-    NotReady(NotReady),
     Down(NotReady),
 }
 
-/// Why it is not ready, as the probe answers it.
+/// Why the sidecar is not ready, as the probe answers it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct NotReady {
     /// Closed set.
@@ -60,38 +51,38 @@ pub struct NotReady {
 
 impl Litellm {
     pub async fn probe(&self) -> ProbeResult {
-        let (listener, exposed) = match self.proc_net.as_deref().and_then(sockets) {
-            None => (UNKNOWN_INODE, false),
-            Some(sockets) => {
-                let View { litellm, undeclared } = view(&sockets, self.address, &self.ours);
-                match litellm {
-                    Some(socket) => (socket.inode, socket.address.ip().is_unspecified()),
-                    None => return ProbeResult::Down(self.not_listening(&undeclared)),
-                }
-            }
+        let Some(listening) = self.proc_net.as_deref().and_then(sockets) else {
+            return self.connect().await;
         };
-        match timeout(self.timeout, self.request_readiness()).await {
-            Ok(Ok(StatusCode::OK)) => ProbeResult::Ready { listener, exposed },
-            _ if exposed => ProbeResult::Down(self.port_taken()),
-            Ok(Ok(status)) => ProbeResult::NotReady(NotReady {
-                reason: "LiteLlmNotReady",
-                message: format!("LiteLLM answers {READINESS_PATH} with {status}"),
-            }),
-            Ok(Err(error)) => {
-                let not_ready = NotReady {
-                    reason: "LiteLlmNotAnswering",
-                    message: format!("LiteLLM on {}: {error}", self.address),
-                };
-                if listener == UNKNOWN_INODE {
-                    ProbeResult::Down(not_ready)
-                } else {
-                    ProbeResult::NotReady(not_ready)
-                }
-            }
-            Err(_) => ProbeResult::NotReady(NotReady {
-                reason: "LiteLlmNotAnswering",
-                message: format!("LiteLLM on {} gives no answer to {READINESS_PATH}", self.address),
-            }),
+        let mut seen = view(&listening, self.address, &self.ours);
+        // Other kernels than Linux's do not list what listens first.
+        if seen.litellm.is_none()
+            && let Some(all) = self.proc_net.as_deref().and_then(all_sockets)
+        {
+            seen = view(&all, self.address, &self.ours);
+        }
+        let View { litellm, undeclared } = seen;
+        match litellm {
+            Some(socket) => ProbeResult::Listening {
+                listener: socket.inode,
+                exposed: socket
+                    .address
+                    .ip()
+                    .is_unspecified()
+                    .then_some(self.address.port()),
+            },
+            None => ProbeResult::Down(self.not_listening(&undeclared)),
+        }
+    }
+
+    /// Where the system does not list its sockets, a connection tells as much.
+    async fn connect(&self) -> ProbeResult {
+        match timeout(self.timeout, TcpStream::connect(self.address)).await {
+            Ok(Ok(_)) => ProbeResult::Listening {
+                listener: UNKNOWN_INODE,
+                exposed: None,
+            },
+            Ok(Err(_)) | Err(_) => ProbeResult::Down(self.not_listening(&[])),
         }
     }
 
@@ -116,48 +107,12 @@ impl Litellm {
             ),
         }
     }
-
-    /// Injection has LiteLLM listen on one address only. A process that listens on all of them and does not
-    /// answer as LiteLLM does counts as another program, until it turns out to be LiteLLM with other
-    /// arguments.
-    fn port_taken(&self) -> NotReady {
-        NotReady {
-            reason: "PortTaken",
-            message: format!(
-                "port {port}, where LiteLLM should listen, is held on all addresses by a process that \
-                 does not answer {READINESS_PATH}: another container of the pod, whose ports should be \
-                 declared so that LiteLLM gets another one, or LiteLLM itself, if something overrides its \
-                 --host",
-                port = self.address.port()
-            ),
-        }
-    }
-
-    async fn request_readiness(&self) -> Result<StatusCode, anyhow::Error> {
-        let stream = TcpStream::connect(self.address).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::get(READINESS_PATH)
-            .header(HOST, self.address.to_string())
-            .body(Empty::<Bytes>::new())?;
-        let answer = pin!(sender.send_request(request));
-        // The connection is driven only until the head of the answer is there, and closed by being dropped.
-        // It may end by itself first, with the answer given.
-        let answer = match select(answer, connection).await {
-            Either::Left((answer, _)) => answer,
-            Either::Right((ended, answer)) => {
-                ended?;
-                answer.await
-            }
-        };
-        Ok(answer?.status())
-    }
 }
 
 impl From<&ProbeResult> for LitellmState {
     fn from(result: &ProbeResult) -> Self {
         match result {
-            ProbeResult::Ready { listener, .. } => Self::Ready { listener: *listener },
-            ProbeResult::NotReady(_) => Self::Starting,
+            ProbeResult::Listening { listener, .. } => Self::Listening { listener: *listener },
             ProbeResult::Down(_) => Self::Down,
         }
     }
@@ -165,8 +120,7 @@ impl From<&ProbeResult> for LitellmState {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
 
@@ -174,64 +128,55 @@ mod tests {
         Litellm {
             address,
             ours: vec![],
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(60),
             proc_net: Some("/proc/net".into()),
         }
     }
 
-    /// Answers each connection with these bytes.
-    async fn answering(answer: &'static str) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut request = [0; 1024];
-                let read = stream.read(&mut request).await.unwrap();
-                assert!(request[..read].starts_with(b"GET /health/readiness HTTP/1.1\r\nhost: 127.0.0.1:"));
-                stream.write_all(answer.as_bytes()).await.unwrap();
-            }
-        });
-        address
-    }
-
     fn reason(result: ProbeResult) -> &'static str {
         match result {
-            ProbeResult::Ready { .. } => "ready",
-            ProbeResult::NotReady(why) | ProbeResult::Down(why) => why.reason,
+            ProbeResult::Listening { .. } => "listening",
+            ProbeResult::Down(why) => why.reason,
         }
     }
 
+    /// `/proc/net` with this table.
+    fn proc_net(lines: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tcp"), format!("head\n{lines}")).unwrap();
+        folder
+    }
+
     #[tokio::test]
-    async fn is_ready_when_it_says_so_and_keeps_its_socket() {
-        let litellm = litellm(answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await);
+    async fn it_runs_when_its_port_listens_and_keeps_its_socket() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let litellm = litellm(socket.local_addr().unwrap());
+        // By which reason depends on what else listens on this machine.
+        assert!(matches!(litellm.probe().await, ProbeResult::Down(_)));
+        let listener = socket.listen(1).unwrap();
         let first = litellm.probe().await;
         assert!(
-            matches!(first, ProbeResult::Ready { listener, exposed: false } if listener > 0),
+            matches!(first, ProbeResult::Listening { listener, exposed: None } if listener > 0),
             "{first:?}"
         );
         assert_eq!(litellm.probe().await, first);
+        drop(listener);
+        assert!(matches!(litellm.probe().await, ProbeResult::Down(_)));
     }
 
     #[tokio::test]
-    async fn is_not_ready_when_it_says_otherwise_or_nothing() {
-        let unavailable = answering("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
-        assert_eq!(reason(litellm(unavailable).probe().await), "LiteLlmNotReady");
-        let closing = answering("").await;
-        assert_eq!(reason(litellm(closing).probe().await), "LiteLlmNotAnswering");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn does_not_wait_for_an_answer_for_ever() {
+    async fn it_gets_no_connection_from_being_probed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let result = litellm(listener.local_addr().unwrap()).probe().await;
-        assert_eq!(reason(result), "LiteLlmNotAnswering");
+        let litellm = litellm(listener.local_addr().unwrap());
+        assert_eq!(reason(litellm.probe().await), "listening");
+        let accepted = futures::FutureExt::now_or_never(listener.accept());
+        assert!(accepted.is_none(), "{accepted:?}");
     }
 
     #[tokio::test]
     async fn names_a_listener_it_did_not_expect() {
-        let folder = tempfile::tempdir().unwrap();
-        let table = "head\n 0: 00000000:4ABB 00000000:0000 0A 0:0 00:0 0 1000 0 41004 1\n";
-        std::fs::write(folder.path().join("tcp"), table).unwrap();
+        let folder = proc_net(" 0: 00000000:4ABB 00000000:0000 0A 0:0 00:0 0 1000 0 41004 1\n");
         let mut litellm = litellm("127.0.0.1:16480".parse().unwrap());
         litellm.proc_net = Some(folder.path().to_owned());
         let ProbeResult::Down(why) = litellm.probe().await else {
@@ -248,31 +193,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_a_port_that_somebody_else_holds_on_all_addresses() {
-        let address = answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
-        let folder = tempfile::tempdir().unwrap();
-        let port = address.port();
-        let table = format!("head\n 0: 00000000:{port:04X} 00000000:0000 0A 0:0 00:0 0 1000 0 41004 1\n");
-        std::fs::write(folder.path().join("tcp"), table).unwrap();
-        let mut litellm = litellm(address);
+    async fn finds_it_in_a_table_that_does_not_list_what_listens_first() {
+        let folder = proc_net(
+            " 0: 0100007F:1234 0100007F:D431 01 0:0 00:0 0 1000 0 41003 1\n \
+              1: 0100007F:4060 00000000:0000 0A 0:0 00:0 0 1000 0 41001 1\n",
+        );
+        let mut litellm = litellm("127.0.0.1:16480".parse().unwrap());
         litellm.proc_net = Some(folder.path().to_owned());
-        let ProbeResult::Down(why) = litellm.probe().await else {
-            panic!()
+        let listening = ProbeResult::Listening {
+            listener: 41001,
+            exposed: None,
         };
-        assert_eq!(why.reason, "PortTaken");
-        assert!(why.message.contains(&port.to_string()), "{}", why.message);
+        assert_eq!(litellm.probe().await, listening);
     }
 
     #[tokio::test]
-    async fn without_a_table_of_sockets_the_answer_alone_counts() {
-        let mut litellm = litellm(answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await);
+    async fn without_a_table_of_sockets_a_connection_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut litellm = litellm(listener.local_addr().unwrap());
         litellm.proc_net = Some("/does/not/exist".into());
-        assert_eq!(
-            litellm.probe().await,
-            ProbeResult::Ready {
-                listener: UNKNOWN_INODE,
-                exposed: false
-            }
-        );
+        assert_eq!(reason(litellm.probe().await), "listening");
+        drop(listener);
+        assert_eq!(reason(litellm.probe().await), "LiteLlmNotListening");
     }
 }

@@ -119,20 +119,22 @@ impl Health {
         })
     }
 
+    /// Routes are loaded and LiteLLM's port accepts. Whether LiteLLM is ready is up to its own probes: the pod is
+    /// as ready as it would be without the sidecar.
     async fn ready(&self) -> Response<Full<Bytes>> {
         if !self.started.is_set() {
             return self.startup();
         }
         let result = match &self.litellm {
             Some(litellm) => litellm.probe().await,
-            None => ProbeResult::Ready {
+            None => ProbeResult::Listening {
                 listener: 0,
-                exposed: false,
+                exposed: None,
             },
         };
         match result {
-            ProbeResult::Ready { .. } => respond(StatusCode::OK, JSON, r#"{"ready":true}"#),
-            ProbeResult::NotReady(why) | ProbeResult::Down(why) => unavailable(&why),
+            ProbeResult::Listening { .. } => respond(StatusCode::OK, JSON, r#"{"ready":true}"#),
+            ProbeResult::Down(why) => unavailable(&why),
         }
     }
 

@@ -35,8 +35,18 @@ pub struct View {
     pub undeclared: Vec<Socket>,
 }
 
-/// Reads both tables. `None` where there are none, as on other systems than Linux.
+/// Reads what listens from the beginning of both tables. `None` where there are none, as on other systems than
+/// Linux.
 pub fn sockets(proc_net: &Path) -> Option<Vec<Socket>> {
+    both(proc_net, read_listening)
+}
+
+/// As [`sockets`], but from the whole of both tables: gVisor lists sockets in any order.
+pub fn all_sockets(proc_net: &Path) -> Option<Vec<Socket>> {
+    both(proc_net, |path| std::fs::read_to_string(path))
+}
+
+fn both(proc_net: &Path, read: impl Fn(&Path) -> io::Result<String>) -> Option<Vec<Socket>> {
     let v4 = read(&proc_net.join("tcp")).ok()?;
     let v6 = read(&proc_net.join("tcp6")).unwrap_or_default();
     Some(parse(&v4).into_iter().chain(parse(&v6)).collect())
@@ -44,7 +54,7 @@ pub fn sockets(proc_net: &Path) -> Option<Vec<Socket>> {
 
 /// The beginning of a table: listening sockets come first. To list the others takes the kernel milliseconds,
 /// and it is asked once a second.
-fn read(path: &Path) -> io::Result<String> {
+fn read_listening(path: &Path) -> io::Result<String> {
     let mut lines = BufReader::with_capacity(READ_AT_ONCE, File::open(path)?);
     let mut table = String::new();
     loop {
@@ -82,9 +92,10 @@ pub fn view(sockets: &[Socket], litellm: SocketAddr, ours: &[SocketAddr]) -> Vie
     }
 }
 
-/// Binds a listener, trying again for as long as it takes.
+/// Binds a listener, trying again for as long as it takes. `[::]` takes IPv4 as well, and is `0.0.0.0` where
+/// there is no IPv6.
 pub async fn bind(what: &str, address: SocketAddr) -> TcpListener {
-    retry(what, address, || {
+    let listen = |address: SocketAddr| {
         // `TcpListener::bind` of tokio sets this as well: a restarted sidecar finds connections in TIME_WAIT.
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()
@@ -94,6 +105,18 @@ pub async fn bind(what: &str, address: SocketAddr) -> TcpListener {
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
+    };
+    let no_ipv6 = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable
+        )
+    };
+    retry(what, address, || match listen(address) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6(&error) => {
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
     })
     .await
 }

@@ -116,9 +116,9 @@ impl Pod {
     }
 }
 
-const READY: ProbeResult = ProbeResult::Ready {
+const READY: ProbeResult = ProbeResult::Listening {
     listener: 7,
-    exposed: false,
+    exposed: None,
 };
 
 #[test]
@@ -157,9 +157,9 @@ fn a_later_snapshot_is_rendered_and_needs_a_restart() {
     pod.control.observe(&READY);
     assert_eq!(pod.report().restart_needed_for, ["b"]);
 
-    pod.control.observe(&ProbeResult::Ready {
+    pod.control.observe(&ProbeResult::Listening {
         listener: 8,
-        exposed: false,
+        exposed: None,
     });
     assert!(pod.report().restart_needed_for.is_empty());
 }
@@ -181,9 +181,9 @@ fn problems_come_and_go_with_their_cause() {
     };
     pod.control.observe(&ProbeResult::Down(why));
     assert_eq!(pod.report().problems[0].reason, "UndeclaredListener");
-    pod.control.observe(&ProbeResult::Ready {
+    pod.control.observe(&ProbeResult::Listening {
         listener: 7,
-        exposed: true,
+        exposed: Some(16480),
     });
     assert_eq!(pod.report().problems[0].reason, "LiteLlmExposed");
     pod.control.observe(&READY);

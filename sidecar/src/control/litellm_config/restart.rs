@@ -1,10 +1,9 @@
 //! Restart detection: which servers LiteLLM does not know of yet. It reads its configuration at start only,
 //! so an entry that came or changed later needs a restart of LiteLLM, which the status then asks for.
 //!
-//! A start is known by LiteLLM's listening socket, which is a new one in each life of the process; readiness
-//! alone would not do, since it also comes and goes with LiteLLM's database. When exactly LiteLLM reads its
-//! files before it gets ready is not known, so it is taken to have read only what stood in every overlay
-//! since it was last seen to be another process.
+//! A start is known by LiteLLM's listening socket, which is a new one in each life of the process. When exactly
+//! LiteLLM reads its files is not known (mostly before it listens), so it is taken to have read only what
+//! stood in every overlay since it was last seen to be another process.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +16,8 @@ use super::entry::Address;
 pub enum LitellmState {
     /// No process listens on its port.
     Down,
-    /// It listens, and does not say that it is ready.
-    Starting,
-    /// It is ready. The number of its listening socket, the same one as long as the process lives.
-    Ready { listener: u64 },
+    /// The number of its listening socket, the same one as long as the process lives.
+    Listening { listener: u64 },
 }
 
 /// The managed servers that LiteLLM has read, and by which socket its process is known. Outlives a restart of
@@ -67,8 +64,7 @@ impl Restart {
                 self.alive = false;
                 return None;
             }
-            LitellmState::Starting => return None,
-            LitellmState::Ready { listener } => listener,
+            LitellmState::Listening { listener } => listener,
         };
         let is_same_process = self.alive
             && self
@@ -119,7 +115,7 @@ mod tests {
         let mut restart = Restart::default();
         restart.overlay_written(servers(first));
         restart.observe(LitellmState::Down);
-        restart.observe(LitellmState::Ready { listener: 1 });
+        restart.observe(LitellmState::Listening { listener: 1 });
         restart
     }
 
@@ -140,22 +136,13 @@ mod tests {
         let mut restart = up(&["a"]);
         restart.overlay_written(servers(&["a", "b"]));
         assert_eq!(restart.needed_for(), ["b"]);
-        restart.observe(LitellmState::Ready { listener: 1 });
+        restart.observe(LitellmState::Listening { listener: 1 });
         assert_eq!(restart.needed_for(), ["b"]);
-        restart.observe(LitellmState::Ready { listener: 2 });
+        restart.observe(LitellmState::Listening { listener: 2 });
         assert!(
             restart.needed_for().is_empty(),
             "another socket is another process, even if nobody saw it go"
         );
-    }
-
-    #[test]
-    fn readiness_that_comes_and_goes_is_no_restart() {
-        let mut restart = up(&["a"]);
-        restart.overlay_written(servers(&["a", "b"]));
-        restart.observe(LitellmState::Starting);
-        assert_eq!(restart.observe(LitellmState::Ready { listener: 1 }), None);
-        assert_eq!(restart.needed_for(), ["b"]);
     }
 
     #[test]
@@ -184,7 +171,7 @@ mod tests {
         let mut restart = up(&["a"]);
         restart.observe(LitellmState::Down);
         restart.overlay_written(servers(&["a", "b"]));
-        restart.observe(LitellmState::Ready { listener: 2 });
+        restart.observe(LitellmState::Listening { listener: 2 });
         assert_eq!(restart.needed_for(), ["b"]);
     }
 
@@ -192,9 +179,9 @@ mod tests {
     fn the_same_socket_number_after_a_gap_is_another_process() {
         let mut restart = up(&["a"]);
         restart.overlay_written(servers(&["a", "b"]));
-        restart.observe(LitellmState::Ready { listener: 1 });
+        restart.observe(LitellmState::Listening { listener: 1 });
         restart.observe(LitellmState::Down);
-        assert!(restart.observe(LitellmState::Ready { listener: 1 }).is_some());
+        assert!(restart.observe(LitellmState::Listening { listener: 1 }).is_some());
         assert!(restart.needed_for().is_empty());
     }
 
@@ -203,14 +190,14 @@ mod tests {
         let mut earlier = Restart::default();
         earlier.overlay_written(servers(&["a"]));
         let loaded = earlier
-            .observe(LitellmState::Ready { listener: 7 })
+            .observe(LitellmState::Listening { listener: 7 })
             .cloned()
             .unwrap();
         let kept: Loaded = serde_json::from_str(&serde_json::to_string(&loaded).unwrap()).unwrap();
 
         let mut restart = Restart::resume(Some(kept));
         restart.overlay_written(servers(&["a", "b"]));
-        assert_eq!(restart.observe(LitellmState::Ready { listener: 7 }), None);
+        assert_eq!(restart.observe(LitellmState::Listening { listener: 7 }), None);
         assert_eq!(restart.needed_for(), ["b"]);
     }
 }
