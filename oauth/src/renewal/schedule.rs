@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mcp_auth_resilience::exponential;
 
 use crate::clock::time_after;
-use crate::renewal::backoff;
 use crate::{Policy, RetryAfter, Token};
 
 /// Share of the wait by which a renewal may come earlier, so that tokens issued together are not renewed
@@ -49,7 +49,7 @@ pub(crate) fn retry_at(
     retry_after: Option<RetryAfter>,
     policy: &Policy,
 ) -> Timestamp {
-    let ceiling = backoff::exponential(MIN_BACKOFF, failures, MAX_BACKOFF);
+    let ceiling = exponential(MIN_BACKOFF, failures, MAX_BACKOFF);
     let wait = MIN_BACKOFF + (ceiling - MIN_BACKOFF).mul_f64((policy.random)());
     let requested = retry_after.map_or(Duration::ZERO, |header| header.wait(now));
     time_after(now, wait.max(requested))

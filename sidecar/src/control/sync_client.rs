@@ -1,9 +1,8 @@
 //! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of
 //! this sidecar. It never gives up: without the operator the sidecar goes on with what it has.
 //!
-//! [`connect`] opens a connection, [`backoff`] decides how long to wait.
+//! [`connect`] opens a connection.
 
-mod backoff;
 mod connect;
 mod error;
 
@@ -21,12 +20,12 @@ use hyper::body::{Frame, Incoming};
 use mcp_auth_protocol::bounds::{MAX_REFUSAL_BYTES, MAX_SNAPSHOT_BYTES};
 use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
 use mcp_auth_protocol::timeouts::SYNC_SILENCE;
+use mcp_auth_resilience::exponential;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::codec::{Decoder, LinesCodec};
 use tracing::{debug, info, warn};
 
-use backoff::Backoff;
 pub(crate) use connect::Connection;
 use connect::operator_tls_config;
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
@@ -63,10 +62,20 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// The wait after a failure that so many others came right before. `chance`, between 0 and 1, takes up to
+    /// half of it off, so that a fleet of sidecars does not come back at the same moment.
+    fn retry_wait(&self, failures_before: u32, chance: f64) -> Duration {
+        let (first, max) = self.backoff;
+        exponential(first, failures_before, max).mul_f64(0.5 + 0.5 * chance)
+    }
+}
+
 /// What outlives a connection.
 struct SyncState<'a, A> {
     operator_ca: OperatorCa,
-    backoff: Backoff,
+    /// Connections in a row that brought no snapshot.
+    failures: u32,
     /// The failure last logged, so that each is told once and not with every attempt.
     last_logged: Option<String>,
     reports: &'a watch::Sender<Report>,
@@ -79,14 +88,15 @@ impl<D: Connector> SyncClient<D> {
     pub async fn run(self, reports: &watch::Sender<Report>, apply: impl FnMut(Snapshot)) -> Infallible {
         let mut state = SyncState {
             operator_ca: self.operator_ca.clone(),
-            backoff: Backoff::new(self.timing.backoff),
+            failures: 0,
             last_logged: None,
             reports,
             apply,
         };
         loop {
             let Err(error) = self.stream(&mut state).await;
-            let wait = state.backoff.next(rand::random());
+            let wait = self.timing.retry_wait(state.failures, rand::random());
+            state.failures = state.failures.saturating_add(1);
             let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             let (reason, message) = (error.reason(), error.to_string());
             if state.last_logged.as_ref() == Some(&message) {
@@ -203,7 +213,7 @@ pub(crate) fn bearer(token_file: &Path) -> Result<HeaderValue, SyncError> {
 }
 
 fn take_over(snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapshot)>) {
-    state.backoff.reset();
+    state.failures = 0;
     if state.last_logged.take().is_some() {
         info!(revision = snapshot.revision, "connected to the operator again");
     }
