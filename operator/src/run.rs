@@ -1,5 +1,6 @@
 //! Starts everything and stops it in order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -78,7 +79,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         status_due,
     };
-    let status_writer = StatusWriter::new(
+    let status_writer = Arc::new(StatusWriter::new(
         client.clone(),
         &args.identity,
         clock,
@@ -86,7 +87,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pods.clone(),
         sidecars.clone(),
         metrics.clone(),
-    );
+    ));
     let triggers = Triggers {
         references: references_changed,
         pods: pods_changed,
@@ -192,7 +193,7 @@ struct LeaderTasks {
     reconciler: Reconciler,
     resource_watch: ResourceWatch,
     triggers: Triggers,
-    status_writer: StatusWriter,
+    status_writer: Arc<StatusWriter>,
     resources: Resources,
     statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
     set_listed: watch::Sender<bool>,
@@ -233,7 +234,7 @@ async fn follow_election(
     lead.send_replace(true);
     tokio::select! {
         () = reconciler.run(resource_watch, triggers) => anyhow::bail!("reconciling ended"),
-        () = status::run(status_writer, resources, statuses_due) => anyhow::bail!("writing statuses ended"),
+        () = status::run(status_writer, resources.store(), statuses_due) => anyhow::bail!("writing statuses ended"),
         _ = elected.wait_for(|leads| !leads) => anyhow::bail!("this replica no longer leads"),
     }
 }

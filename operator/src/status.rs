@@ -8,6 +8,7 @@ mod ready;
 mod secrets_resolved;
 mod sidecars_synced;
 mod token_issued;
+mod write_records;
 mod writer;
 
 use std::sync::Arc;
