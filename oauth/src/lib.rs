@@ -11,6 +11,7 @@ mod client;
 mod clock;
 mod discovery;
 mod error;
+mod issuer;
 mod jose;
 #[cfg(any(test, fuzzing))]
 #[path = "../tests/promises/readers.rs"]

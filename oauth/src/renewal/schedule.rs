@@ -65,7 +65,7 @@ pub(crate) fn retry_at(
 /// The same after failures in a row that last until somebody changes something.
 pub(crate) fn retry_permanent_at(now: Timestamp, failures: u32, policy: &Policy) -> Timestamp {
     let doublings = failures.saturating_sub(1);
-    let wait = backoff::exponential(MIN_PERMANENT_BACKOFF, doublings, MAX_PERMANENT_BACKOFF);
+    let wait = exponential(MIN_PERMANENT_BACKOFF, doublings, MAX_PERMANENT_BACKOFF);
     time_after(now, with_jitter(wait, policy.random))
 }
 

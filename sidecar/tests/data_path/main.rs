@@ -21,7 +21,6 @@ mod refusals;
 mod refused_users;
 mod scene;
 mod streams;
-mod threads;
 mod tokens;
 mod users;
 mod wires;

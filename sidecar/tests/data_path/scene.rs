@@ -1,5 +1,9 @@
 //! The sidecar and those around it.
 
+// Named, because other tests have this file from another folder.
+#[path = "threads.rs"]
+mod threads;
+
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -30,8 +34,6 @@ use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
-
-use crate::threads;
 
 pub type Body = BoxBody<Bytes, Infallible>;
 

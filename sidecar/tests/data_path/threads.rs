@@ -7,7 +7,7 @@ use std::thread;
 
 use mcp_auth_sidecar::server::Workers;
 
-use crate::scene::TEST_TIMEOUT;
+use super::TEST_TIMEOUT;
 
 /// Waits for the end of workers that were stopped, and says what all threads are at if that does not come.
 pub fn join(workers: Workers) {
