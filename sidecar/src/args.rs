@@ -17,7 +17,7 @@ pub const LOG: &str = "MCPAUTH_LOG";
 
 /// Gives LiteLLM an authenticated way to MCP servers.
 #[derive(Debug, Parser)]
-#[command(name = "mcp-auth", version, about)]
+#[command(name = "mcp-auth-sidecar", version, about)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -27,6 +27,32 @@ pub struct Args {
 pub enum Command {
     /// Runs beside LiteLLM in a pod, where the injection webhook has put it.
     Serve(Box<Serve>),
+    /// Asks the sidecar that runs in this container, for the kubelet: ends with 0 if the answer is good.
+    Probe(Probe),
+    /// Tells the sidecar that runs in this container that its pod is about to end, and waits while it drains.
+    Drain(Drain),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Probe {
+    /// Path on the health port, such as /ready.
+    pub path: String,
+
+    /// ADDRESS:PORT of the health port.
+    #[arg(long, env = env::HEALTH)]
+    pub health: SocketAddr,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Drain {
+    /// ADDRESS:PORT of the health port.
+    #[arg(long, env = env::HEALTH)]
+    pub health: SocketAddr,
+
+    /// Time that the sidecar drains for.
+    #[arg(long = "drain-seconds", env = env::DRAIN_SECONDS, value_name = "SECONDS", default_value = "5",
+          value_parser = seconds)]
+    pub drain: Duration,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -125,7 +151,7 @@ mod tests {
     use super::*;
 
     const NEEDED: [&str; 20] = [
-        "mcp-auth",
+        "mcp-auth-sidecar",
         "serve",
         "--outbound=127.0.0.1:16481",
         "--health=0.0.0.0:16482",
@@ -148,8 +174,10 @@ mod tests {
     ];
 
     fn parse(more: &[&str]) -> Result<Serve, clap::Error> {
-        let Command::Serve(serve) = Args::try_parse_from(NEEDED.iter().chain(more))?.command;
-        Ok(*serve)
+        match Args::try_parse_from(NEEDED.iter().chain(more))?.command {
+            Command::Serve(serve) => Ok(*serve),
+            other => panic!("not serve: {other:?}"),
+        }
     }
 
     #[test]
@@ -181,7 +209,7 @@ mod tests {
             let error = parse(&flags).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        let error = Args::try_parse_from(["mcp-auth", "serve"])
+        let error = Args::try_parse_from(["mcp-auth-sidecar", "serve"])
             .unwrap_err()
             .to_string();
         assert!(error.contains("--outbound"), "{error}");

@@ -5,9 +5,8 @@ use std::collections::HashMap;
 
 use kube::Resource;
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus};
+use mcp_auth_credentials::ResourceRef;
 use parking_lot::Mutex;
-
-use crate::resource_ref::ResourceRef;
 
 /// One record for each resource, until it is deleted.
 #[derive(Default)]

@@ -11,9 +11,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
+use mcp_auth_credentials::{Credentials, ResourceRef};
 use mcp_auth_oauth::Clock;
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
@@ -24,11 +25,10 @@ use super::events::events;
 use super::write_records::WriteRecords;
 use super::{SelectedPod, StatusInputs, status};
 use crate::api_server::with_deadline;
-use crate::credentials::Credentials;
 use crate::entitlement::selects;
 use crate::metrics::Metrics;
 use crate::pods::{Pods, ought_to_be_injected};
-use crate::resource_ref::ResourceRef;
+use crate::resources::object_ref;
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
 
 /// Field manager of the status.
@@ -82,7 +82,7 @@ pub async fn run(
         |resource, error, writer| writer.retry(&resource, error),
         Arc::clone(&writer),
         resources,
-        due.map(|resource| Ok::<_, Infallible>(ObjectRef::from(&resource))),
+        due.map(|resource| Ok::<_, Infallible>(object_ref(&resource))),
         controller::Config::default().concurrency(CONCURRENCY),
     );
     results

@@ -9,12 +9,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post};
 use kube::runtime::{reflector, watcher};
 use mcp_auth_crds::reasons;
+use mcp_auth_credentials::{
+    Changes, CredentialIdentity, CredentialState, Issuance, TokenInUse, TokenSnapshot,
+};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::changes::Changes;
-use crate::credential_identity::CredentialIdentity;
-use crate::credentials::{CredentialState, Issuance, TokenInUse, TokenSnapshot};
 
 /// Longest wait for what has to come. Nothing here takes long; this ends a test that would hang.
 const DEADLINE: Duration = Duration::from_secs(60);

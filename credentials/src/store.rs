@@ -1,0 +1,152 @@
+//! The credentials in use, in memory only: token sources publish them, sync hands them out, and the status
+//! tells of them.
+
+mod state;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mcp_auth_crds::McpServerAuth;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::changes::Changes;
+use crate::credential_identity::CredentialIdentity;
+use crate::resource_ref::ResourceRef;
+use crate::user_token_exchanger::UserTokenExchanger;
+
+pub use state::{
+    CredentialState, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot,
+};
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Credentials {
+    states: Arc<Mutex<HashMap<ResourceRef, CredentialState>>>,
+    /// For sync: what sidecars are given changed.
+    changes: Changes,
+    /// For the status: each resource that it is to be looked at for.
+    status_due: mpsc::UnboundedSender<ResourceRef>,
+}
+
+impl Credentials {
+    pub fn new(changes: Changes, status_due: mpsc::UnboundedSender<ResourceRef>) -> Self {
+        Self {
+            states: Arc::default(),
+            changes,
+            status_due,
+        }
+    }
+
+    pub fn publish(&self, resource: &ResourceRef, state: CredentialState) {
+        let before = self.states.lock().insert(resource.clone(), state.clone());
+        let before = before.as_ref();
+        if !before.is_some_and(|before| before.is_same_for_sidecars(&state)) {
+            self.changes.announce(&resource.namespace);
+        }
+        if !before.is_some_and(|before| before.is_same_for_status(&state)) {
+            // Without a receiver the operator is stopping.
+            let _ = self.status_due.send(resource.clone());
+        }
+    }
+
+    pub fn withdraw(&self, resource: &ResourceRef) {
+        if self.states.lock().remove(resource).is_some() {
+            self.changes.announce(&resource.namespace);
+        }
+    }
+
+    /// What was published for a resource as it is now.
+    pub fn published(&self, resource: &McpServerAuth) -> Option<CredentialState> {
+        let credential_identity = CredentialIdentity::for_resource(resource);
+        let state = self.states.lock().get(&ResourceRef::from(resource)).cloned();
+        state.filter(|state| state.credential_identity == credential_identity)
+    }
+
+    /// What sidecars are given for a resource as it is now.
+    pub fn get(&self, resource: &McpServerAuth) -> CredentialState {
+        let pending = || CredentialState::pending(CredentialIdentity::for_resource(resource));
+        self.published(resource).unwrap_or_else(pending)
+    }
+
+    /// How users get tokens of their own for a resource as it is now.
+    pub fn exchanger(&self, resource: &McpServerAuth) -> Option<Arc<UserTokenExchanger>> {
+        self.published(resource)?.exchanger
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcp_auth_protocol::sync::Credential;
+
+    use super::*;
+
+    fn resource(url: &str, cookie: &str) -> McpServerAuth {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "mcpauth.dev/v1alpha1",
+            "kind": "McpServerAuth",
+            "metadata": {"name": "tools", "namespace": "apps"},
+            "spec": {
+                "server": {"name": "tools", "url": url},
+                "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+                "cookiePassthrough": {"enabled": true, "cookieNames": [cookie]},
+            },
+        }))
+        .unwrap()
+    }
+
+    fn credential() -> Credential {
+        Credential::Bearer {
+            id: "1".into(),
+            token: "t".into(),
+            proof_key: None,
+            expires_at: None,
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_handed_out_for_another_url() {
+        let credentials = Credentials::new(Changes::default(), mpsc::unbounded_channel().0);
+        let before = resource("https://tools.example.com/mcp", "session_id");
+        let bearer = credential();
+        let issued = CredentialState {
+            credential: bearer.clone(),
+            ..CredentialState::pending(CredentialIdentity::for_resource(&before))
+        };
+        credentials.publish(&ResourceRef::from(&before), issued);
+        assert_eq!(credentials.get(&before).credential, bearer);
+
+        let moved = resource("https://elsewhere.example.com/mcp", "session_id");
+        assert!(matches!(
+            credentials.get(&moved).credential,
+            Credential::Unavailable { .. }
+        ));
+
+        let other_cookie = resource("https://tools.example.com/mcp", "theme");
+        assert_eq!(
+            credentials.get(&other_cookie).credential,
+            bearer,
+            "cookies have nothing to do with the token"
+        );
+    }
+
+    #[test]
+    fn a_change_is_announced_once_to_its_namespace_only() {
+        let changes = Changes::default();
+        let credentials = Credentials::new(changes.clone(), mpsc::unbounded_channel().0);
+        let (mut here, mut there) = (changes.subscribe("apps"), changes.subscribe("other"));
+        here.mark_unchanged();
+        there.mark_unchanged();
+        let resource = resource("https://tools.example.com/mcp", "session_id");
+        let issued = CredentialState {
+            credential: credential(),
+            ..CredentialState::pending(CredentialIdentity::for_resource(&resource))
+        };
+        credentials.publish(&ResourceRef::from(&resource), issued.clone());
+        assert!(here.has_changed().unwrap());
+        here.mark_unchanged();
+        credentials.publish(&ResourceRef::from(&resource), issued);
+        assert!(!here.has_changed().unwrap(), "the same again is no change");
+        assert!(!there.has_changed().unwrap());
+    }
+}

@@ -1,0 +1,123 @@
+//! The state of one resource's credential: what its sidecars are given, and what its status says of the
+//! token.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mcp_auth_crds::reasons;
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
+
+use crate::credential_identity::CredentialIdentity;
+use crate::not_served::NotServedError;
+use crate::user_token_exchanger::UserTokenExchanger;
+
+/// What a token source publishes, whole, whenever anything of it changes.
+#[derive(Clone)]
+pub struct CredentialState {
+    pub credential_identity: CredentialIdentity,
+    /// The `metadata.generation` of the resource that this was made of.
+    pub generation: Option<i64>,
+    pub credential: Credential,
+    pub tls: ServerTls,
+    /// What was demanded of the token and is not to be had.
+    pub declined: Option<DeclinedRefresh>,
+    /// `None`: users get no tokens of their own.
+    pub exchanger: Option<Arc<UserTokenExchanger>>,
+    pub issuance: Issuance,
+}
+
+/// What a sidecar needs to trust the MCP server, and to be trusted by it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServerTls {
+    /// PEM certificates to trust at the MCP server besides the platform's.
+    pub ca_bundle: Option<String>,
+    /// Shown to the MCP server.
+    pub client_certificate: Option<ClientCertificate>,
+}
+
+/// How far the issuance of the token is: all that the status says of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Issuance {
+    /// What keeps the source from being as the spec says. A token of before may still serve.
+    pub problem: Option<NotServedError>,
+    pub token: TokenSnapshot,
+}
+
+/// What is known of the token, without the token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenSnapshot {
+    pub in_use: Option<TokenInUse>,
+    /// In the past: the request is under way.
+    pub next_attempt_at: Option<Timestamp>,
+    pub last_error: Option<LastError>,
+    /// The authorization server, where it was discovered.
+    pub server: Option<DiscoveredServer>,
+    /// The MCP server rejects tokens that were just issued.
+    pub rejected: bool,
+    /// Scopes that the MCP server demands and the authorization server does not grant, and why not.
+    pub scopes_refused: Option<String>,
+    /// The circuit breaker is open: nothing is asked before the next attempt.
+    pub circuit_open: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiscoveredServer {
+    pub issuer: String,
+    pub token_endpoint: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenInUse {
+    /// Unknown of a token that another program minted.
+    pub issued_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    /// As in [`mcp_auth_crds::TokenStatus::type`].
+    pub kind: Option<&'static str>,
+    pub scope: Option<String>,
+    pub by_alternate_secret: bool,
+    /// What does not fit the resource, where that is only to be reported.
+    pub mismatch: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LastError {
+    pub at: Timestamp,
+    /// The authorization server's code, or the kind of failure.
+    pub reason: String,
+    /// The condition's reason.
+    pub condition: &'static str,
+    pub message: String,
+}
+
+impl CredentialState {
+    /// Of a resource whose token source has not published anything yet.
+    pub fn pending(credential_identity: CredentialIdentity) -> Self {
+        let message = "the operator has not yet obtained a token for this version of the resource";
+        Self {
+            credential_identity,
+            generation: None,
+            credential: Credential::Unavailable {
+                reason: reasons::PENDING.into(),
+                message: message.into(),
+                keep: true,
+            },
+            tls: ServerTls::default(),
+            declined: None,
+            exchanger: None,
+            issuance: Issuance::default(),
+        }
+    }
+
+    /// Whether sidecars are given the same.
+    pub fn is_same_for_sidecars(&self, other: &Self) -> bool {
+        self.credential_identity == other.credential_identity
+            && self.credential == other.credential
+            && self.tls == other.tls
+            && self.declined == other.declined
+    }
+
+    /// Whether the status is the same.
+    pub fn is_same_for_status(&self, other: &Self) -> bool {
+        (self.generation, &self.issuance) == (other.generation, &other.issuance)
+    }
+}
