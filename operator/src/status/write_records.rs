@@ -48,6 +48,11 @@ impl WriteRecords {
         self.0.lock().remove(resource_ref);
     }
 
+    /// Others have written statuses since.
+    pub fn forget_all(&self) {
+        self.0.lock().clear();
+    }
+
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.0.lock().len()

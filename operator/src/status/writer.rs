@@ -74,6 +74,8 @@ pub async fn run(
     resources: Store<McpServerAuth>,
     mut due: mpsc::UnboundedReceiver<ResourceRef>,
 ) {
+    // Since this replica led before, another may have written statuses: the watch shows them.
+    writer.records.forget_all();
     let due = stream::poll_fn(move |context| due.poll_recv(context));
     let results = applier(
         |resource: Arc<McpServerAuth>, writer: Arc<StatusWriter>| {

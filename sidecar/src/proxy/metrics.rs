@@ -8,7 +8,7 @@
 //! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
 //! | `upstream_connects_total` | `server` | connections opened to MCP servers |
 //! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (never `dpop_nonce`) | rejected tokens |
-//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`) | requests sent again |
+//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`, `connection_ended`) | requests sent again |
 //! | `exchanges_total` | `result` (`issued`, `failed`) | token exchanges for a user |
 //! | `waiting` | | requests that wait for a token now |
 //!
@@ -58,6 +58,7 @@ pub enum RetryCause {
     Unauthorized,
     InsufficientScope,
     DpopNonce,
+    ConnectionEnded,
 }
 
 /// Cheap to clone. The counters of every request are looked up once, here, so that counting is one atomic
@@ -277,6 +278,7 @@ impl RetryCause {
             Self::Unauthorized => "unauthorized",
             Self::InsufficientScope => "insufficient_scope",
             Self::DpopNonce => "dpop_nonce",
+            Self::ConnectionEnded => "connection_ended",
         }
     }
 }

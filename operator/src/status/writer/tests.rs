@@ -155,6 +155,16 @@ impl World {
         });
     }
 
+    async fn forgotten(&self) {
+        let forgotten = async {
+            while self.writer.records.len() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let forgotten = tokio::time::timeout(DEADLINE, forgotten).await;
+        assert!(forgotten.is_ok(), "a record is still there after {DEADLINE:?}");
+    }
+
     /// Reasons of the events since the last call.
     fn events(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.events.try_recv().ok()).collect()
@@ -282,12 +292,23 @@ async fn nothing_is_remembered_of_a_deleted_resource() {
 
     watch.apply_watcher_event(&watcher::Event::Delete(resource("1")));
     due.send(ResourceRef::from(&resource("1"))).unwrap();
-    let forgotten = async {
-        while world.writer.records.len() > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    let forgotten = tokio::time::timeout(DEADLINE, forgotten).await;
-    assert!(forgotten.is_ok(), "the record is still there after {DEADLINE:?}");
+    world.forgotten().await;
+    running.abort();
+}
+
+#[tokio::test]
+async fn with_a_new_lead_nothing_is_remembered_of_the_one_before() {
+    let mut world = World::new().await;
+    world.publish_issued();
+    world
+        .write(&resource("1"))
+        .await
+        .0
+        .expect("nothing was written yet");
+    assert_eq!(world.writer.records.len(), 1);
+    let (resources, _watch) = reflector::store();
+    let (_due, statuses_due) = mpsc::unbounded_channel();
+    let running = tokio::spawn(run(Arc::clone(&world.writer), resources, statuses_due));
+    world.forgotten().await;
     running.abort();
 }
