@@ -168,7 +168,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         reconciler,
         resource_watch,
         triggers,
-        status_writer: Arc::new(status_writer),
+        status_writer,
         resources,
         statuses_due,
         set_listed,
