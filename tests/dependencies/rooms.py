@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-CRATES = ("credentials", "crds", "http-auth", "oauth", "operator", "protocol", "resilience", "sidecar")
+CRATES = ("cli", "credentials", "crds", "http-auth", "oauth", "operator", "protocol", "resilience", "sidecar")
 ROOTS = {"lib", "main", "bin"}
 # Those that see all rooms: what starts a program, and a library's error type, which holds the errors of its rooms.
 OVERVIEWS = {"run", "serve", "error"}
