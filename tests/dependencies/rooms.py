@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-CRATES = ("cli", "credentials", "crds", "http-auth", "oauth", "operator", "protocol", "resilience", "sidecar")
+CRATES = ("cli", "credentials", "crds", "http-auth", "local", "oauth", "operator", "protocol", "resilience", "sidecar")
 ROOTS = {"lib", "main", "bin"}
 # Those that see all rooms: what starts a program, and a library's error type, which holds the errors of its rooms.
 OVERVIEWS = {"run", "serve", "error"}
@@ -29,7 +29,8 @@ def names(text):
 
 def exports(source):
     """The rooms that names of the crate's root come from: `pub use renewal::TokenSource`."""
-    text = product((source / "lib.rs").read_text())
+    root = source / "lib.rs"
+    text = product(root.read_text()) if root.exists() else ""
     for room, group in re.findall(r"\buse (?:self::|crate::)?(\w+)::([^;]+);", text):
         for name in re.findall(r"(?:\bas )?(\w+)(?!\w*::)(?! as)", group):
             yield name, room

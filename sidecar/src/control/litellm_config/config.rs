@@ -26,6 +26,8 @@ pub struct Config {
     pub servers: Option<Arc<Node>>,
     /// `litellm_settings`, for its `mcp_aliases`.
     pub settings: Option<Arc<Node>>,
+    /// The original, and every file that it includes.
+    pub files: Vec<PathBuf>,
     /// How many includes lead from the original to its deepest include.
     pub depth: usize,
 }
@@ -73,6 +75,7 @@ pub fn read(original: &Path, budget: &mut Budget) -> Result<Config, ConfigFileEr
         let top = document
             .as_mapping()
             .ok_or_else(|| file_error(ConfigError::NotMapping))?;
+        merged.files.push(path.clone());
         merged.depth = merged.depth.max(depth);
         merge(
             &mut merged.servers,

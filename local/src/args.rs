@@ -1,0 +1,78 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+/// What is logged, such as `info` or `mcp_auth_local=debug`.
+pub const LOG: &str = "MCPAUTH_LOG";
+
+/// Gives the LiteLLM of this machine an authenticated way to MCP servers.
+#[derive(Debug, Parser)]
+#[command(name = "mcp-auth", version, about)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs LiteLLM with mcp-auth in front of it and behind it: mcp-auth exec -- litellm --config config.yaml
+    Exec(Exec),
+    /// Starts the command, and ends it when `exec` has gone. For `exec` itself.
+    #[command(hide = true)]
+    Supervise {
+        /// The folder to remove when `exec` has gone.
+        #[arg(long)]
+        cleanup: Option<PathBuf>,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Becomes the command, which ends when the supervisor does. For `supervise` itself.
+    #[command(hide = true)]
+    Launch {
+        supervisor: i32,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Exec {
+    /// Longest time that LiteLLM's start waits for first tokens.
+    #[arg(long = "start-timeout-seconds", value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    pub start_timeout: Duration,
+
+    /// The command that starts LiteLLM, with its options.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map(Duration::from_secs);
+    seconds.map_err(|_| "must be whole seconds, such as 20".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_behind_the_dashes_are_litellms() {
+        let args = Args::try_parse_from(["mcp-auth", "exec", "--", "litellm", "--port", "4000"]).unwrap();
+        let Command::Exec(exec) = args.command else {
+            panic!("it is exec");
+        };
+        assert_eq!(exec.command, ["litellm", "--port", "4000"]);
+        assert!(Args::try_parse_from(["mcp-auth", "exec"]).is_err());
+    }
+}

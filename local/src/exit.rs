@@ -1,0 +1,97 @@
+//! Exit codes, and the errors that `mcp-auth` ends with. LiteLLM's own exit code is passed on as it is; ours are
+//! those of `sysexits.h`, and 126 and 127 as shells have them. The table is in `docs/one-machine.md`.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::servers::ServerError;
+use crate::settings::SettingsError;
+
+/// The command line, or the command to run, is not understood (`EX_USAGE`).
+pub const USAGE: u8 = 64;
+/// Something that LiteLLM needs is not to be had, such as the port (`EX_UNAVAILABLE`).
+pub const UNAVAILABLE: u8 = 69;
+/// The system refuses something that never fails (`EX_OSERR`).
+pub const OS_ERROR: u8 = 71;
+/// No file can be written (`EX_CANTCREAT`).
+pub const CANNOT_CREATE: u8 = 73;
+/// A setting, the configuration or the version of LiteLLM is wrong (`EX_CONFIG`).
+pub const CONFIG: u8 = 78;
+/// The command is there and cannot be run.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// There is no such command.
+pub const NOT_FOUND: u8 = 127;
+
+#[derive(Debug, Error)]
+pub enum ExitError {
+    #[error(
+        "{0}: command not found. Is LiteLLM installed in this environment, and does PATH name its folder?"
+    )]
+    NotFound(String),
+    #[error("{0} cannot be run: {1}")]
+    NotExecutable(String, io::ErrorKind),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Servers(#[from] ServerError),
+    #[error(
+        "{address} cannot be listened on: {kind}. Is another program, such as another `mcp-auth exec`, there? Choose \
+         another with --port or --host of LiteLLM"
+    )]
+    Listen {
+        address: SocketAddr,
+        kind: io::ErrorKind,
+    },
+    #[error("--host {0:?} is no address of this machine: give an IP address, such as 0.0.0.0, or localhost")]
+    Host(String),
+    #[error("--port {0:?} is no port: give a number from 1 to 65535")]
+    Port(String),
+    #[error("no loopback port is free for LiteLLM between {first} and {last}")]
+    NoLoopbackPort { first: u16, last: u16 },
+    #[error(
+        "no file can be written below {folder}: {kind}. Set TMPDIR to a folder that can be written to; nothing else is \
+         written"
+    )]
+    Folder { folder: PathBuf, kind: io::ErrorKind },
+    #[error("{what}: {kind}")]
+    System { what: &'static str, kind: io::ErrorKind },
+    #[error(
+        "this is LiteLLM {found}, and mcp-auth needs {needed} or newer: older ones do not pass the user's context on. \
+         LiteLLM was ended; LITELLM_MCP_AUTH_AUTO_PATCH=false runs it without mcp-auth"
+    )]
+    OldLitellm { found: String, needed: &'static str },
+}
+
+impl ExitError {
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::NotFound(_) => NOT_FOUND,
+            Self::NotExecutable(..) => NOT_EXECUTABLE,
+            Self::Settings(_) | Self::Servers(_) | Self::OldLitellm { .. } => CONFIG,
+            Self::Host(_) | Self::Port(_) => USAGE,
+            Self::Listen { .. } | Self::NoLoopbackPort { .. } => UNAVAILABLE,
+            Self::Folder { .. } => CANNOT_CREATE,
+            Self::System { .. } => OS_ERROR,
+        }
+    }
+
+    /// Why this program did not start.
+    pub fn from_start(program: &OsStr, error: &io::Error) -> Self {
+        let program = program.to_string_lossy().into_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound(program),
+            kind => Self::NotExecutable(program, kind),
+        }
+    }
+}
+
+/// Says why, on one line, and answers the exit code.
+pub fn report(error: &ExitError) -> u8 {
+    // Without standard error nobody reads it.
+    let _ = writeln!(io::stderr(), "mcp-auth: {error}");
+    error.code()
+}

@@ -1,0 +1,328 @@
+//! The command that starts LiteLLM: what it says of address and configuration, and how it is run instead, on
+//! loopback and with the wrapper configuration.
+
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::exit::ExitError;
+use crate::settings::Variables;
+
+const DEFAULT_PORT: u16 = 4000;
+const PROXIES: [&str; 6] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+];
+/// Words that start LiteLLM's server with the options behind them.
+const LITELLM: [&str; 3] = [
+    "litellm",
+    "litellm.proxy.proxy_cli",
+    "litellm.proxy.proxy_server:app",
+];
+const SCRIPT: &str = "litellm/proxy/proxy_cli.py";
+
+/// What the command and the environment say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LitellmCommand {
+    words: Vec<OsString>,
+    /// Where LiteLLM's users call it.
+    pub listen: SocketAddr,
+    /// LiteLLM's own configuration; absent where it has none.
+    pub config: Option<PathBuf>,
+    /// Options behind the last word reach LiteLLM.
+    takes_options: bool,
+}
+
+/// How LiteLLM is run instead.
+#[derive(Debug, Default, PartialEq)]
+pub struct Launch {
+    pub words: Vec<OsString>,
+    pub set: Vec<(String, OsString)>,
+    pub remove: Vec<String>,
+}
+
+impl LitellmCommand {
+    pub fn read(words: Vec<OsString>, variables: &Variables) -> Result<Self, ExitError> {
+        let option = |names: &[&str], variable: &str| {
+            option(&words, names).or_else(|| variables.get(variable).map(str::to_owned))
+        };
+        let port = match option(&["--port"], "PORT") {
+            None => DEFAULT_PORT,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or(ExitError::Port(text))?,
+        };
+        let host = match option(&["--host"], "HOST").as_deref() {
+            None => Ipv4Addr::UNSPECIFIED.into(),
+            Some("localhost") => Ipv4Addr::LOCALHOST.into(),
+            Some(text) => text
+                .parse::<IpAddr>()
+                .map_err(|_| ExitError::Host(text.to_owned()))?,
+        };
+        // CONFIG_FILE_PATH beats --config in LiteLLM.
+        let config = variables.get("CONFIG_FILE_PATH").map(str::to_owned);
+        let config = config
+            .or_else(|| self::option(&words, &["--config", "-c"]))
+            .map(PathBuf::from);
+        let config = config.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let starts_litellm = |word: &OsString| {
+            let word = word.to_string_lossy();
+            LITELLM.contains(&word.rsplit('/').next().unwrap_or_default()) || word.ends_with(SCRIPT)
+        };
+        Ok(Self {
+            takes_options: words.iter().any(starts_litellm),
+            listen: SocketAddr::new(host, port),
+            config,
+            words,
+        })
+    }
+
+    /// Whether the command is seen to start LiteLLM, so that it takes options; a script may heed the variables.
+    pub fn takes_options(&self) -> bool {
+        self.takes_options
+    }
+
+    /// LiteLLM on this loopback port, with `wrapper` as its configuration. `hidden`: variables that it must not
+    /// see.
+    pub fn launch<'a>(
+        &self,
+        port: u16,
+        wrapper: &Path,
+        variables: &Variables,
+        hidden: impl Iterator<Item = &'a str>,
+    ) -> Launch {
+        let mut words = self.words.clone();
+        let port = port.to_string();
+        if self.takes_options {
+            // The last of several counts.
+            words.extend(["--host", "127.0.0.1", "--port", &port].map(OsString::from));
+        }
+        let mut set = vec![
+            ("HOST".to_owned(), "127.0.0.1".into()),
+            ("PORT".to_owned(), port.into()),
+            ("CONFIG_FILE_PATH".to_owned(), wrapper.as_os_str().to_owned()),
+        ];
+        // LiteLLM looks up Python modules that the configuration names beside it, and then in this path.
+        if let Some(folder) = self.config.as_deref().and_then(Path::parent) {
+            let folder = folder.as_os_str().to_owned();
+            set.push((
+                "PYTHONPATH".to_owned(),
+                joined(variables.get("PYTHONPATH"), folder, ":"),
+            ));
+        }
+        if PROXIES.iter().any(|name| variables.get(name).is_some()) {
+            let stated = variables.get("NO_PROXY").or(variables.get("no_proxy"));
+            let value = joined(stated, "127.0.0.1,localhost".into(), ",");
+            set.extend(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), value.clone())));
+        }
+        Launch {
+            words,
+            set,
+            remove: hidden.map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// Content of the wrapper: LiteLLM's own configuration, and then the overlay. JSON strings, which YAML 1.1 reads
+/// whatever a path holds.
+pub fn wrapper(config: Option<&Path>, overlay: &Path) -> String {
+    let files: Vec<_> = config
+        .into_iter()
+        .chain([overlay])
+        .map(|path| path.to_string_lossy())
+        .collect();
+    format!("include: {}\n", serde_json::json!(files))
+}
+
+/// Finds the program as a shell would, so that a wrong name is told before anything has begun.
+pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Result<(), ExitError> {
+    let name = || program.to_string_lossy().into_owned();
+    let candidates: Vec<PathBuf> = match program.as_encoded_bytes().contains(&b'/') {
+        true => vec![PathBuf::from(program)],
+        false => std::env::split_paths(path.unwrap_or_default())
+            .map(|folder| folder.join(program))
+            .collect(),
+    };
+    let files = candidates
+        .iter()
+        .filter_map(|candidate| std::fs::metadata(candidate).ok());
+    let modes: Vec<u32> = files
+        .filter(|file| file.is_file())
+        .map(|file| file.permissions().mode())
+        .collect();
+    match modes.iter().any(|mode| mode & 0o111 != 0) {
+        true => Ok(()),
+        false if modes.is_empty() => Err(ExitError::NotFound(name())),
+        false => Err(ExitError::NotExecutable(
+            name(),
+            std::io::ErrorKind::PermissionDenied,
+        )),
+    }
+}
+
+fn joined(stated: Option<&str>, more: OsString, separator: &str) -> OsString {
+    match stated {
+        Some(stated) => {
+            let mut both = OsString::from(format!("{stated}{separator}"));
+            both.push(more);
+            both
+        }
+        None => more,
+    }
+}
+
+/// Value of the last of these options.
+fn option(words: &[OsString], names: &[&str]) -> Option<String> {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let mut value = None;
+    for (index, word) in words.iter().enumerate() {
+        if names.contains(&&**word) {
+            value = words.get(index + 1).map(|next| next.to_string()).or(value);
+        } else if let Some((name, inline)) = word.split_once('=')
+            && name.starts_with("--")
+            && names.contains(&name)
+        {
+            value = Some(inline.to_owned());
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(words: &[&str], variables: &[(&str, &str)]) -> Result<LitellmCommand, String> {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        LitellmCommand::read(words.iter().map(OsString::from).collect(), &variables.collect())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn address_and_configuration_are_those_that_litellm_would_take() {
+        let stated = command(
+            &[
+                "litellm",
+                "--config",
+                "/c.yaml",
+                "--port=4100",
+                "--host",
+                "127.0.0.1",
+            ],
+            &[],
+        )
+        .unwrap();
+        assert_eq!(stated.listen.to_string(), "127.0.0.1:4100");
+        assert_eq!(stated.config.as_deref(), Some(Path::new("/c.yaml")));
+        let variables = [
+            ("PORT", "4200"),
+            ("HOST", "localhost"),
+            ("CONFIG_FILE_PATH", "/v.yaml"),
+        ];
+        let by_variables = command(&["uv", "run", "litellm", "-c", "/c.yaml"], &variables).unwrap();
+        assert_eq!(by_variables.listen.to_string(), "127.0.0.1:4200");
+        assert_eq!(by_variables.config.as_deref(), Some(Path::new("/v.yaml")));
+        assert_eq!(
+            command(&["litellm", "--port", "4300"], &variables)
+                .unwrap()
+                .listen
+                .port(),
+            4300
+        );
+        assert_eq!(
+            command(&["litellm"], &[]).unwrap().listen.to_string(),
+            "0.0.0.0:4000"
+        );
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_is_named() {
+        assert!(
+            command(&["litellm", "--port", "many"], &[])
+                .unwrap_err()
+                .contains("\"many\"")
+        );
+        assert!(
+            command(&["litellm", "--port", "0"], &[])
+                .unwrap_err()
+                .contains("\"0\"")
+        );
+        assert!(
+            command(&["litellm", "--host", "tools.example.com"], &[])
+                .unwrap_err()
+                .contains("--host")
+        );
+    }
+
+    #[test]
+    fn litellm_is_moved_to_loopback_however_it_is_started() {
+        for words in [
+            &["litellm", "--port", "4000"][..],
+            &["uv", "run", "litellm"],
+            &["/venv/bin/litellm"],
+            &["python", "-m", "litellm.proxy.proxy_cli"],
+            &["uvicorn", "litellm.proxy.proxy_server:app"],
+        ] {
+            let launch = command(words, &[]).unwrap().launch(
+                16480,
+                Path::new("/w.yaml"),
+                &Variables::default(),
+                [].into_iter(),
+            );
+            let tail: Vec<_> = launch.words[words.len()..]
+                .iter()
+                .map(|word| word.to_str().unwrap())
+                .collect();
+            assert_eq!(tail, ["--host", "127.0.0.1", "--port", "16480"], "{words:?}");
+        }
+        let script = command(&["sh", "-c", "exec litellm"], &[]).unwrap();
+        assert!(!script.takes_options());
+        let launch = script.launch(
+            16480,
+            Path::new("/w.yaml"),
+            &Variables::default(),
+            ["SECRET"].into_iter(),
+        );
+        assert_eq!(launch.words.len(), 3, "the script would take them for its own");
+        assert!(launch.set.contains(&("PORT".to_owned(), "16480".into())));
+        assert_eq!(launch.remove, ["SECRET"]);
+    }
+
+    #[test]
+    fn a_proxy_is_not_asked_for_loopback() {
+        let variables = [("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", "corp")];
+        let variables: Variables = variables
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect();
+        let launch =
+            command(&["litellm"], &[])
+                .unwrap()
+                .launch(1, Path::new("/w"), &variables, [].into_iter());
+        assert!(
+            launch
+                .set
+                .contains(&("no_proxy".to_owned(), "corp,127.0.0.1,localhost".into()))
+        );
+    }
+
+    #[test]
+    fn a_program_is_looked_for_as_a_shell_does() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("data"), "").unwrap();
+        let path = Some(folder.path().as_os_str());
+        let code = |name: &str| find_program(OsStr::new(name), path).map_err(|error| error.code());
+        assert_eq!(code("litellm"), Err(127));
+        assert_eq!(code("data"), Err(126));
+        assert_eq!(code("/bin/sh"), Ok(()));
+    }
+}

@@ -1,0 +1,388 @@
+//! From LiteLLM's configuration and the environment to the servers that are authenticated to: each becomes the
+//! resource that it would be on Kubernetes, with its secret beside it. All that follows is shared with the
+//! operator.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::references::{Lookup, needed};
+use mcp_auth_credentials::{Desired, Inputs, NotServedError, desired};
+use mcp_auth_oauth::{Assertions, EgressProxy};
+use mcp_auth_sidecar::control::litellm_config::AUTH_BLOCK;
+use mcp_auth_sidecar::control::litellm_config::config::{self, Config};
+use mcp_auth_sidecar::control::litellm_config::error::{ConfigError, ConfigFileError};
+use mcp_auth_sidecar::control::litellm_config::node::{Budget, Node, Pair};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use thiserror::Error;
+use url::{Host, Url};
+
+use crate::auth_block::{self, Auth, AuthBlock, BlockError, CookieBlock, OAuth2Block};
+use crate::settings::{Defaults, SettingsError, TOKEN_URL, Variables};
+
+/// The key of the one secret that each server has here.
+const SECRET_KEY: &str = "client_secret";
+/// LiteLLM's own UI session.
+const LITELLM_COOKIE: &str = "token";
+/// LiteLLM's keys with which an entry authenticates by itself.
+const OWN_AUTHENTICATION: [&str; 3] = ["auth_type", "auth_value", "authentication_token"];
+
+/// One server that is authenticated to.
+#[derive(Clone, Debug)]
+pub struct ProtectedServer {
+    pub resource: McpServerAuth,
+    secret: SecretString,
+}
+
+/// What LiteLLM's configuration and the environment ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Servers {
+    pub protected: Vec<ProtectedServer>,
+    /// Variables that were read for `${NAME}`, and that LiteLLM's configuration does not use itself.
+    pub secret_variables: BTreeSet<String>,
+}
+
+#[derive(Debug, Error)]
+pub enum ServerError {
+    #[error("the configuration {0} does not exist: check --config or CONFIG_FILE_PATH")]
+    NoConfig(PathBuf),
+    #[error(transparent)]
+    Config(#[from] ConfigFileError),
+    #[error("mcp_servers: {0}")]
+    Expands(#[from] ConfigError),
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(
+        "mcp_servers.{0}.auth says nothing of oauth2, and {TOKEN_URL} is not set: add an oauth2 block, or set \
+         MCP_OAUTH2_*"
+    )]
+    NoOAuth2(String),
+    #[error(
+        "mcp_servers.{0}.auth needs a server with a url: there is no HTTP request to authenticate otherwise"
+    )]
+    NoUrl(String),
+    #[error(
+        "mcp_servers.{0}: the name may hold letters, digits and _ only (at most 64), for LiteLLM and for mcp-auth"
+    )]
+    Name(String),
+    #[error("{field} must be an absolute http or https URL without user, password and fragment")]
+    Url { field: String },
+    #[error(
+        "{field} is plain http to another machine: tokens and cookies would be readable on the way. Use https, or set \
+         allow_insecure_http: true in the auth block"
+    )]
+    PlainHttp { field: String },
+    #[error("{0} must be client_secret_basic or client_secret_post")]
+    ClientAuthentication(String),
+    #[error("mcp_servers.{0}.auth.oauth2 needs exactly one of token_url and issuer")]
+    Endpoint(String),
+    #[error("{field}: {problem}")]
+    Cookies { field: String, problem: &'static str },
+    #[error("{field}: {problem}")]
+    NotServed { field: String, problem: NotServedError },
+}
+
+/// Reads what `original` and the environment ask for.
+pub fn read(original: Option<&Path>, variables: &Variables) -> Result<Servers, ServerError> {
+    let defaults = variables.defaults()?;
+    let mut budget = Budget::default();
+    let config = match original {
+        Some(path) if !path.exists() => return Err(ServerError::NoConfig(path.to_owned())),
+        Some(path) => config::read(path, &mut budget)?,
+        None => Config::default(),
+    };
+    let mut used = BTreeSet::new();
+    let mut protected = Vec::new();
+    for (name, entry) in entries(&config, &mut budget)? {
+        let mut reader = Reader {
+            name: &name,
+            variables,
+            used: &mut used,
+        };
+        protected.extend(reader.server(&entry, defaults.as_ref(), &mut budget)?);
+    }
+    used.retain(|name| !config.files.iter().any(|file| mentions(file, name)));
+    Ok(Servers {
+        protected,
+        secret_variables: used,
+    })
+}
+
+/// Whether the file takes this variable from LiteLLM's environment.
+fn mentions(file: &Path, variable: &str) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let mut places = text.split("os.environ/").skip(1);
+    places.any(|rest| {
+        let end = rest.find(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+        &rest[..end.unwrap_or(rest.len())] == variable
+    })
+}
+
+type Entry = (String, Vec<Pair>);
+
+/// The servers, each with its settings.
+fn entries(config: &Config, budget: &mut Budget) -> Result<Vec<Entry>, ConfigError> {
+    let Some(servers) = config.servers.as_ref().and_then(|servers| servers.as_mapping()) else {
+        return Ok(Vec::new());
+    };
+    let mut entries = Vec::new();
+    for (key, value) in servers.flatten(budget)? {
+        if let (Some(name), Some(mapping)) = (key.as_str(), value.as_mapping()) {
+            entries.push((name.to_owned(), mapping.flatten(budget)?));
+        }
+    }
+    Ok(entries)
+}
+
+/// Reads one server.
+struct Reader<'a> {
+    name: &'a str,
+    variables: &'a Variables,
+    used: &'a mut BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    fn server(
+        &mut self,
+        entry: &[Pair],
+        defaults: Option<&Defaults>,
+        budget: &mut Budget,
+    ) -> Result<Option<ProtectedServer>, ServerError> {
+        let get = |key: &str| {
+            entry
+                .iter()
+                .find(|(k, _)| k.as_str() == Some(key))
+                .map(|(_, value)| &**value)
+        };
+        let stated = |key: &str| get(key).filter(|node| !node.is_empty());
+        let field = format!("mcp_servers.{}.{AUTH_BLOCK}", self.name);
+        let block = match get(AUTH_BLOCK).filter(|node| !node.is_null()) {
+            Some(node) => match auth_block::parse(node, &field, budget)? {
+                Auth::Off => return Ok(None),
+                Auth::On(block) => Some(*block),
+            },
+            None => None,
+        };
+        let has_own = OWN_AUTHENTICATION
+            .iter()
+            .any(|key| stated(key).is_some_and(|node| node.as_str() != Some("none")));
+        let is_http = stated("url").is_some() && stated("command").is_none() && stated("spec_path").is_none();
+        match (&block, defaults) {
+            // What LiteLLM authenticates to by itself stays so, unless a block says otherwise.
+            (None, None) => return Ok(None),
+            (None, Some(_)) if has_own || !is_http => return Ok(None),
+            (Some(_), _) if !is_http => return Err(ServerError::NoUrl(self.name.to_owned())),
+            _ => {}
+        }
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(is_letter) {
+            return Err(ServerError::Name(self.name.to_owned()));
+        }
+        let url = self.url(get("url"))?;
+        let block = block.unwrap_or_default();
+        let transport = match stated("transport").and_then(Node::as_str) {
+            Some("sse") => "SSE",
+            _ => "StreamableHTTP",
+        };
+        self.protected(&url, transport, block, defaults).map(Some)
+    }
+
+    /// The URL, which may be a variable of LiteLLM's.
+    fn url(&self, node: Option<&Node>) -> Result<String, ServerError> {
+        let text = node.and_then(Node::as_str);
+        let text = text.and_then(|text| match text.strip_prefix("os.environ/") {
+            Some(variable) => self.variables.get(variable),
+            None => Some(text),
+        });
+        text.map(str::to_owned).ok_or_else(|| ServerError::Url {
+            field: format!("mcp_servers.{}.url", self.name),
+        })
+    }
+
+    fn protected(
+        &mut self,
+        url: &str,
+        transport: &str,
+        block: AuthBlock,
+        defaults: Option<&Defaults>,
+    ) -> Result<ProtectedServer, ServerError> {
+        let insecure = block.allow_insecure_http;
+        check_url(url, format!("mcp_servers.{}.url", self.name), insecure)?;
+        let (oauth2, secret) = match (block.oauth2, defaults) {
+            (Some(stated), _) => self.oauth2(stated, insecure)?,
+            (None, Some(defaults)) => (
+                self.by_default(defaults, insecure)?,
+                defaults.client_secret.clone(),
+            ),
+            (None, None) => return Err(ServerError::NoOAuth2(self.name.to_owned())),
+        };
+        let spec = json!({
+            "server": {"name": self.name, "url": url, "transport": transport, "allowInsecureHttp": true},
+            "oauth2": oauth2,
+            "cookiePassthrough": self.cookies(block.cookies)?,
+        });
+        let resource = json!({
+            "apiVersion": "mcpauth.dev/v1alpha1",
+            "kind": "McpServerAuth",
+            "metadata": {"name": self.name},
+            "spec": spec,
+        });
+        let server = ProtectedServer {
+            resource: serde_json::from_value(resource).expect("it is made of what the resource has"),
+            secret,
+        };
+        match server.desired(None) {
+            Ok(_) => Ok(server),
+            Err(problem) => Err(ServerError::NotServed {
+                field: format!("mcp_servers.{}", self.name),
+                problem,
+            }),
+        }
+    }
+
+    fn oauth2(&mut self, block: OAuth2Block, insecure: bool) -> Result<(Value, SecretString), ServerError> {
+        let prefix = format!("mcp_servers.{}.auth.oauth2", self.name);
+        let (variables, used) = (self.variables, &mut *self.used);
+        let mut text = |value: Option<String>, key: &str| {
+            let expand = |value: String| variables.expand_text(&value, &format!("{prefix}.{key}"), used);
+            value.map(expand).transpose()
+        };
+        let token_url = text(block.token_url, "token_url")?;
+        let issuer = text(block.issuer, "issuer")?;
+        let client_id = text(Some(block.client_id), "client_id")?;
+        let audience = text(block.audience, "audience")?;
+        let resource = text(block.resource, "resource")?;
+        let mut extra = BTreeMap::new();
+        for (key, value) in block.extra_parameters {
+            extra.insert(
+                key.clone(),
+                text(Some(value), &format!("extra_parameters.{key}"))?,
+            );
+        }
+        let endpoint = match (&token_url, &issuer) {
+            (Some(url), None) => (url, "token_url"),
+            (None, Some(url)) => (url, "issuer"),
+            _ => return Err(ServerError::Endpoint(self.name.to_owned())),
+        };
+        check_url(endpoint.0, format!("{prefix}.{}", endpoint.1), insecure)?;
+        let method = match block.client_authentication.as_deref() {
+            None | Some("client_secret_basic") => "ClientSecretBasic",
+            Some("client_secret_post") => "ClientSecretPost",
+            Some(_) => {
+                return Err(ServerError::ClientAuthentication(format!(
+                    "{prefix}.client_authentication"
+                )));
+            }
+        };
+        let field = format!("{prefix}.{SECRET_KEY}");
+        let secret = self.variables.expand(&block.client_secret, &field, self.used)?;
+        let oauth2 = json!({
+            "tokenUrl": token_url,
+            "issuer": issuer,
+            "clientId": client_id,
+            "clientAuthentication": self.by_secret(method),
+            "scopes": block.scopes,
+            "audience": audience,
+            "resource": resource,
+            "extraParameters": extra,
+            "allowInsecureHttp": true,
+        });
+        Ok((oauth2, secret))
+    }
+
+    fn by_default(&self, defaults: &Defaults, insecure: bool) -> Result<Value, ServerError> {
+        check_url(&defaults.token_url, TOKEN_URL.to_owned(), insecure)?;
+        Ok(json!({
+            "tokenUrl": defaults.token_url,
+            "clientId": defaults.client_id,
+            "clientAuthentication": self.by_secret("ClientSecretBasic"),
+            "scopes": defaults.scopes,
+            "audience": defaults.audience,
+            "resource": defaults.resource,
+            "allowInsecureHttp": true,
+        }))
+    }
+
+    fn by_secret(&self, method: &str) -> Value {
+        json!({"method": method, "clientSecretRef": {"name": self.name, "key": SECRET_KEY}})
+    }
+
+    fn cookies(&self, block: CookieBlock) -> Result<Value, ServerError> {
+        let wrong = |problem| ServerError::Cookies {
+            field: format!("mcp_servers.{}.auth.cookie_passthrough.cookie_names", self.name),
+            problem,
+        };
+        if block.enabled && block.cookie_names.is_empty() {
+            return Err(wrong("must name the cookies to pass on: there is no wildcard"));
+        }
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte);
+        let is_name = |name: &String| (1..=128).contains(&name.len()) && name.bytes().all(is_letter);
+        if !block.cookie_names.iter().all(is_name) {
+            return Err(wrong(
+                "holds something that is no cookie's name (RFC 6265 section 4.1.1; no patterns)",
+            ));
+        }
+        if block.cookie_names.iter().any(|name| name == LITELLM_COOKIE) {
+            return Err(wrong(
+                "the cookie `token` is LiteLLM's own UI session and is never passed on",
+            ));
+        }
+        Ok(json!({"enabled": block.enabled, "cookieNames": block.cookie_names}))
+    }
+}
+
+/// `insecure` allows plain http to other machines; to this one it is always allowed.
+fn check_url(text: &str, field: String, insecure: bool) -> Result<(), ServerError> {
+    let url = Url::parse(text).ok().filter(|url| {
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        matches!(url.scheme(), "http" | "https") && url.has_host() && !has_user && url.fragment().is_none()
+    });
+    let Some(url) = url else {
+        return Err(ServerError::Url { field });
+    };
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    match url.scheme() == "https" || is_here || insecure {
+        true => Ok(()),
+        false => Err(ServerError::PlainHttp { field }),
+    }
+}
+
+impl ProtectedServer {
+    /// The token source that the server desires.
+    pub fn desired(&self, egress_proxy: Option<EgressProxy>) -> Result<Desired, NotServedError> {
+        let secret = self.secret.expose_secret().as_bytes().to_vec();
+        let data = Lookup::Found(Arc::new([(SECRET_KEY.to_owned(), secret.into())].into()));
+        let references = needed(&self.resource.spec)
+            .into_iter()
+            .map(|reference| (reference, data.clone()));
+        desired(
+            &self.resource.spec,
+            &Inputs {
+                references: &references.collect::<Vec<_>>(),
+                workload: |_| None::<Assertions>,
+                known_issuer: None,
+                egress_proxy,
+            },
+        )
+    }
+}
+
+/// Two are equal if the same comes of them.
+impl PartialEq for ProtectedServer {
+    fn eq(&self, other: &Self) -> bool {
+        self.resource == other.resource && self.secret.expose_secret() == other.secret.expose_secret()
+    }
+}
+
+#[cfg(test)]
+#[path = "servers/tests.rs"]
+mod tests;

@@ -1,0 +1,179 @@
+use super::*;
+
+const SEED: &str = r#"
+mcp_servers:
+  protected_tools:
+    url: https://tools.company.com/mcp
+    auth:
+      oauth2:
+        token_url: https://auth.company.com/oauth2/token
+        client_id: litellm-proxy
+        client_secret: ${SECRET}
+      cookie_passthrough: {enabled: true, cookie_names: [session_id, user_id]}
+"#;
+const DEFAULTS: [(&str, &str); 3] = [
+    ("MCP_OAUTH2_TOKEN_URL", "https://auth.company.com/token"),
+    ("MCP_OAUTH2_CLIENT_ID", "litellm"),
+    ("MCP_OAUTH2_CLIENT_SECRET", "d3fault"),
+];
+
+fn read_text(text: &str, variables: &[(&str, &str)]) -> Result<Servers, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.yaml");
+    std::fs::write(&path, text).unwrap();
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    read(Some(&path), &variables.collect()).map_err(|error| error.to_string())
+}
+
+fn names(servers: &Servers) -> Vec<&str> {
+    servers
+        .protected
+        .iter()
+        .map(|server| server.resource.spec.server.name.as_str())
+        .collect()
+}
+
+#[test]
+fn the_configuration_of_the_seed_becomes_the_resource_that_it_would_be_on_kubernetes() {
+    let servers = read_text(SEED, &[("SECRET", "s3cret")]).unwrap();
+    let [server] = &servers.protected[..] else {
+        panic!("one server");
+    };
+    let spec = &server.resource.spec;
+    assert_eq!(
+        (spec.server.name.as_str(), spec.server.url.as_str()),
+        ("protected_tools", "https://tools.company.com/mcp")
+    );
+    let oauth2 = spec.oauth2.as_ref().unwrap();
+    assert_eq!(
+        oauth2.token_url.as_deref(),
+        Some("https://auth.company.com/oauth2/token")
+    );
+    assert_eq!(oauth2.client_id.as_deref(), Some("litellm-proxy"));
+    assert_eq!(spec.cookie_passthrough.cookie_names, ["session_id", "user_id"]);
+    assert_eq!(server.secret.expose_secret(), "s3cret");
+    assert!(
+        servers.secret_variables.contains("SECRET"),
+        "it is for us and not for LiteLLM"
+    );
+    assert!(!format!("{servers:?}").contains("s3cret"));
+}
+
+#[test]
+fn a_variable_that_litellm_uses_itself_stays_in_its_environment() {
+    let text = format!("{SEED}model_list: [{{api_key: os.environ/SECRET}}]\n");
+    let servers = read_text(&text, &[("SECRET", "s3cret")]).unwrap();
+    assert!(!servers.secret_variables.contains("SECRET"));
+    let other = format!("{SEED}model_list: [{{api_key: os.environ/SECRET_KEY}}]\n");
+    assert!(
+        read_text(&other, &[("SECRET", "s3cret")])
+            .unwrap()
+            .secret_variables
+            .contains("SECRET")
+    );
+}
+
+#[test]
+fn the_variables_of_the_seed_hold_for_every_server_that_states_nothing_of_its_own() {
+    let text = "mcp_servers:
+  plain: {url: https://a.example.com/mcp}
+  with_cookies: {url: https://b.example.com/mcp, auth: {cookie_passthrough: {enabled: true, cookie_names: [sid]}}}
+  left_alone: {url: https://c.example.com/mcp, auth: false}
+  by_litellm: {url: https://d.example.com/mcp, auth_type: bearer_token, authentication_token: t}
+  by_command: {command: npx, args: [server]}
+";
+    let servers = read_text(text, &DEFAULTS).unwrap();
+    assert_eq!(names(&servers), ["plain", "with_cookies"]);
+    assert!(
+        servers
+            .protected
+            .iter()
+            .all(|server| server.secret.expose_secret() == "d3fault")
+    );
+    assert_eq!(
+        servers.protected[1].resource.spec.cookie_passthrough.cookie_names,
+        ["sid"]
+    );
+    assert!(
+        read_text("mcp_servers: {plain: {url: https://a.example.com/mcp}}", &[])
+            .unwrap()
+            .protected
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_block_of_its_own_takes_nothing_from_the_variables() {
+    let servers = read_text(SEED, &[&DEFAULTS[..], &[("SECRET", "s3cret")]].concat()).unwrap();
+    assert_eq!(servers.protected[0].secret.expose_secret(), "s3cret");
+    assert_eq!(
+        servers.protected[0]
+            .resource
+            .spec
+            .oauth2
+            .as_ref()
+            .unwrap()
+            .client_id
+            .as_deref(),
+        Some("litellm-proxy")
+    );
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_place() {
+    let with_auth = |url: &str, auth: &str| format!("mcp_servers: {{tools: {{url: '{url}', auth: {auth}}}}}");
+    let https = "https://tools.example.com/mcp";
+    let oauth2 = |more: &str| format!("{{oauth2: {{client_id: a, client_secret: s3cret, {more}}}}}");
+    for (text, expected) in [
+        (SEED.to_owned(), "mcp_servers.protected_tools.auth.oauth2.client_secret refers to ${SECRET}, which is not set"),
+        (with_auth(https, "{cookie_passthrough: {}}"), "mcp_servers.tools.auth says nothing of oauth2"),
+        (with_auth(https, &oauth2("scopes: []")), "needs exactly one of token_url and issuer"),
+        (with_auth(https, &oauth2("token_url: 'http://auth.example.com/t'")), "auth.oauth2.token_url is plain http"),
+        (with_auth("http://tools.example.com", &oauth2("issuer: 'https://a.example.com'")), "mcp_servers.tools.url is plain http"),
+        (with_auth("tools", &oauth2("issuer: 'https://a.example.com'")), "mcp_servers.tools.url must be an absolute"),
+        (
+            with_auth(https, &oauth2("issuer: 'https://a.example.com', client_authentication: s3cret")),
+            "client_authentication must be client_secret_basic or client_secret_post",
+        ),
+        (
+            with_auth(https, "{oauth2: {client_id: a, client_secret: b, issuer: 'https://a'}, cookie_passthrough: {enabled: true}}"),
+            "cookie_names: must name the cookies",
+        ),
+        (
+            with_auth(https, "{oauth2: {client_id: a, client_secret: b, issuer: 'https://a'}, cookie_passthrough: {enabled: true, cookie_names: [token]}}"),
+            "LiteLLM's own UI session",
+        ),
+        (
+            with_auth(https, "{oauth2: {client_id: a, client_secret: b, issuer: 'https://a'}, cookie_passthrough: {enabled: true, cookie_names: ['sess*']}}"),
+            "no patterns",
+        ),
+        ("mcp_servers: {tools: {command: npx, auth: {oauth2: {client_id: a, client_secret: b}}}}".to_owned(), "needs a server with a url"),
+        ("mcp_servers: {'my tools': {url: 'https://a', auth: {oauth2: {client_id: a, client_secret: b, issuer: 'https://a'}}}}".to_owned(), "letters, digits and _"),
+    ] {
+        let message = read_text(&text, &[]).map(|_| ()).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+}
+
+#[test]
+fn plain_http_is_allowed_on_this_machine_and_where_a_block_says_so() {
+    let oauth2 = "oauth2: {client_id: a, client_secret: b, token_url: 'http://127.0.0.1:9000/token'}";
+    let text = format!("mcp_servers: {{tools: {{url: 'http://localhost:8000/mcp', auth: {{{oauth2}}}}}}}");
+    assert_eq!(read_text(&text, &[]).unwrap().protected.len(), 1);
+    let text = format!(
+        "mcp_servers: {{tools: {{url: 'http://tools:8000/mcp', auth: {{allow_insecure_http: true, {oauth2}}}}}}}"
+    );
+    assert_eq!(read_text(&text, &[]).unwrap().protected.len(), 1);
+}
+
+#[test]
+fn a_configuration_that_is_not_there_is_named() {
+    let error = read(Some(Path::new("/does/not/exist.yaml")), &Variables::default()).unwrap_err();
+    assert!(
+        error.to_string().contains("/does/not/exist.yaml does not exist"),
+        "{error}"
+    );
+}
