@@ -7,6 +7,7 @@
 //! and [`routes`] say what a sidecar has to know of the server besides. [`conditions`] tell of a state in
 //! the words of the resource's status.
 
+mod bearer;
 mod changes;
 pub mod conditions;
 mod credential_identity;
@@ -20,14 +21,14 @@ mod token_refresh_requests;
 mod token_sources;
 mod user_token_exchanger;
 
+pub use bearer::bearer;
 pub use changes::Changes;
 pub use credential_identity::{CredentialIdentity, RequestDigest};
 pub use desired::{Inputs, desired};
 pub use not_served::{NotServedError, NotServedReason};
 pub use resource_ref::ResourceRef;
 pub use store::{
-    CredentialState, Credentials, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse,
-    TokenSnapshot, bearer,
+    CredentialState, Credentials, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot,
 };
 pub use token_refresh_requests::{TokenRefreshRequest, TokenRefreshRequests};
 pub use token_sources::{ClientConfiguration, Desired, DesiredSource, TokenMetrics, TokenSources};

@@ -16,7 +16,7 @@ use crate::resource_ref::ResourceRef;
 use crate::user_token_exchanger::UserTokenExchanger;
 
 pub use state::{
-    CredentialState, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot, bearer,
+    CredentialState, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot,
 };
 
 /// Cheap to clone; all clones are the same.

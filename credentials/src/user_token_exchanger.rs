@@ -10,7 +10,7 @@ use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
 use parking_lot::Mutex;
 use secrecy::SecretString;
 
-use crate::store::bearer;
+use crate::bearer::bearer;
 
 /// Exchanges users' tokens at one authorization server, and keeps what it got.
 pub struct UserTokenExchanger {

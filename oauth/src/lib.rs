@@ -12,6 +12,7 @@ mod clock;
 mod discovery;
 mod egress_proxy;
 mod error;
+mod issuer;
 mod jose;
 #[cfg(any(test, fuzzing))]
 #[path = "../tests/promises/readers.rs"]

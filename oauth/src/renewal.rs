@@ -4,7 +4,6 @@
 //!
 //! A token serves until it really expires or has a successor, whatever fails meanwhile.
 
-pub(crate) mod backoff;
 pub(crate) mod breaker;
 pub(crate) mod deadline;
 mod lifecycle;

@@ -15,7 +15,7 @@ pub use claims::{Claims, read};
 pub use mismatch::ClaimMismatchError;
 
 use crate::Error;
-use crate::discovery::well_known::is_same_issuer;
+use crate::issuer::is_same_issuer;
 use crate::redact::Redactor;
 
 /// How far the clocks of two machines may differ, in seconds.

@@ -5,14 +5,13 @@
 
 mod byte_budget;
 mod cache;
-mod lru;
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::clock::time_before;
@@ -40,16 +39,8 @@ struct Shared {
     policy: Policy,
     clock: Clock,
     permits: Semaphore,
-    /// What the users' tokens are hashed with: a hash tells nothing to who does not have this.
+    /// What the users' tokens are hashed with: without it a hash says nothing.
     pepper: SecretBox<[u8; 32]>,
-}
-
-/// In-flight guard: brings a request to its end, even where its exchange panics or is given up.
-struct InFlightGuard {
-    shared: Arc<Shared>,
-    user: User,
-    request_id: u64,
-    waiting: watch::Sender<Option<TokenResult>>,
 }
 
 impl UserTokens {
@@ -80,26 +71,23 @@ impl UserTokens {
     {
         let user = self.user(subject);
         let lookup = self.shared.cache.lock().find(user);
-        let mut waiting = match lookup {
+        let in_flight = match lookup {
             CacheLookup::Token(token) => return Ok(token),
             CacheLookup::Failure(error) => return Err(error),
-            CacheLookup::InFlight(waiting) => waiting,
-            CacheLookup::Miss(request_id, sender) => {
-                let waiting = sender.subscribe();
-                let guard = InFlightGuard {
-                    shared: Arc::clone(&self.shared),
-                    user,
-                    request_id,
-                    waiting: sender,
+            CacheLookup::InFlight(in_flight) => in_flight,
+            CacheLookup::Miss(request_id, started) => {
+                let in_flight = started.in_flight();
+                let request = Arc::clone(&self.shared).request(exchange());
+                let shared = Arc::clone(&self.shared);
+                let finish = move |outcome: Option<TokenResult>| {
+                    let outcome = outcome.unwrap_or(Err(Error::Interrupted));
+                    shared.cache.lock().finish_request(user, request_id, outcome)
                 };
-                tokio::spawn(guard.run(exchange()).in_current_span());
-                waiting
+                tokio::spawn(started.run(request, finish).in_current_span());
+                in_flight
             }
         };
-        match waiting.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Err(Error::Interrupted)),
-            Err(_) => Err(Error::Interrupted),
-        }
+        in_flight.outcome().await.unwrap_or(Err(Error::Interrupted))
     }
 
     /// The MCP server answered 401 to the user's token of this id. If that is the one that is there, it is
@@ -139,34 +127,19 @@ impl std::fmt::Debug for UserTokens {
     }
 }
 
-impl InFlightGuard {
-    async fn run(self, exchange: impl Future<Output = Result<IssuedToken, Error>>) {
-        let shared = Arc::clone(&self.shared);
+impl Shared {
+    /// One request, in its turn and within its deadline.
+    async fn request(
+        self: Arc<Self>,
+        exchange: impl Future<Output = Result<IssuedToken, Error>>,
+    ) -> TokenResult {
         let queued = async {
-            let _turn = shared.permits.acquire().await.map_err(|_| Error::Interrupted)?;
-            let (sent_at, timer) = (shared.clock.now(), tokio::time::Instant::now());
+            let _turn = self.permits.acquire().await.map_err(|_| Error::Interrupted)?;
+            let (sent_at, timer) = (self.clock.now(), tokio::time::Instant::now());
             let issued = exchange.await?;
-            let now = shared.clock.now();
+            let now = self.clock.now();
             Token::issue(issued, sent_at.min(time_before(now, timer.elapsed())), now)
         };
-        let outcome = with_deadline(shared.policy.deadline, queued).await;
-        self.finish_request(outcome.map(Arc::new));
-    }
-
-    fn finish_request(&self, outcome: TokenResult) {
-        let outcome = self
-            .shared
-            .cache
-            .lock()
-            .finish_request(self.user, self.request_id, outcome);
-        self.waiting.send_replace(Some(outcome));
-    }
-}
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        if self.waiting.borrow().is_none() {
-            self.finish_request(Err(Error::Interrupted));
-        }
+        with_deadline(self.policy.deadline, queued).await.map(Arc::new)
     }
 }

@@ -282,6 +282,8 @@ impl Reconciler {
         self.token_sources.remove(resource);
         self.references.set(resource, &[]);
         self.metrics.forget(resource);
+        // The status step finds that it is gone, and forgets it too.
+        self.status_due(resource.clone());
     }
 
     fn watch_pods(&self) {

@@ -84,7 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         liveness: liveness.clone(),
         status_due,
     };
-    let status_writer = StatusWriter::new(
+    let status_writer = Arc::new(StatusWriter::new(
         client.clone(),
         &args.identity,
         clock,
@@ -92,7 +92,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pods.clone(),
         sidecars.clone(),
         metrics.clone(),
-    );
+    ));
     let triggers = Triggers {
         references: references_changed,
         pods: pods_changed,
@@ -168,7 +168,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         reconciler,
         resource_watch,
         triggers,
-        status_writer: Arc::new(status_writer),
+        status_writer,
         resources,
         statuses_due,
         set_listed,
@@ -290,7 +290,7 @@ impl LeaderTasks {
             () = self.reconciler.run(&mut self.resource_watch, &mut self.triggers) => {
                 anyhow::bail!("reconciling ended")
             }
-            () = status::run(self.status_writer.clone(), self.resources.clone(), due) => {
+            () = status::run(self.status_writer.clone(), self.resources.store(), due) => {
                 anyhow::bail!("writing statuses ended")
             }
             () = forwarding => anyhow::bail!("nothing asks for statuses any more"),

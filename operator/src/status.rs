@@ -7,6 +7,7 @@ mod authorization_server;
 mod events;
 mod ready;
 mod sidecars_synced;
+mod write_records;
 mod writer;
 
 use std::sync::Arc;

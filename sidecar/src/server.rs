@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -157,7 +158,7 @@ impl Workers {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let run = move || runtime.block_on(serve(worker, bounds, sockets, open, halves, stopped));
+            let run = move || run(runtime, serve(worker, bounds, sockets, open, halves, stopped));
             threads.push(
                 std::thread::Builder::new()
                     .name(format!("worker-{worker}"))
@@ -180,6 +181,13 @@ impl Workers {
             let _ = thread.join();
         }
     }
+}
+
+/// Serves to the end. A name that is still being looked up then, in a thread of its own, may hang, and is not
+/// waited for.
+fn run(runtime: Runtime, serving: impl Future<Output = ()>) {
+    runtime.block_on(serving);
+    runtime.shutdown_background();
 }
 
 fn bind(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Vec<Socket>> {
@@ -378,6 +386,28 @@ mod tests {
             assert_eq!(worker.outbound.local_addr().unwrap(), sockets.outbound());
         }
         std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    }
+
+    #[test]
+    fn a_worker_ends_while_a_lookup_still_hangs() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (release, hanging) = std::sync::mpsc::channel::<Infallible>();
+        let (began, beginning) = tokio::sync::oneshot::channel();
+        let serving = async {
+            tokio::task::spawn_blocking(move || {
+                began.send(()).unwrap();
+                hanging.recv()
+            });
+            beginning.await.unwrap();
+        };
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            run(runtime, serving);
+            ended.send(())
+        });
+        let outcome = end.recv_timeout(Duration::from_secs(30));
+        assert_eq!(outcome, Ok(()), "it waits for the lookup");
+        drop(release);
     }
 
     #[cfg(target_os = "linux")]

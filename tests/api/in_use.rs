@@ -164,7 +164,7 @@ async fn no_scopes_are_added_where_that_is_turned_off() {
 
 #[tokio::test]
 async fn an_ill_server_is_left_in_peace_while_the_token_in_use_serves() {
-    let id = "use-ill-server";
+    let id = "use-failing-server";
     let (world, mut sidecars, old) = start::<1>(id, json!({}), json!({})).await;
     let [sidecar] = &mut sidecars;
     oauth::fail(id, json!({"status": 503, "retryAfter": 3600})).await;

@@ -360,7 +360,7 @@ async fn the_cluster_vouches_for_the_operator_where_the_namespace_is_allowed_to_
         }
     }
 
-    // A token that the API server takes would make whoever gets it the operator.
+    // With a token that the API server accepts, the authorization server could act as the operator.
     let id = "methods-workload-api-server";
     let registration = Registration {
         grant: Grant::JwtBearer,

@@ -103,7 +103,7 @@ def pss_kb(pid):
 
 
 def busy_seconds(cpu):
-    """Of a processor, whoever used it."""
+    """How long a processor was busy, with whatever programs."""
     for line in open("/proc/stat"):
         if line.startswith(f"cpu{cpu} "):
             user, nice, system, _, _, irq, soft, steal = map(int, line.split()[1:9])

@@ -46,7 +46,7 @@ async fn an_allowed_cookie_above_the_limit_is_refused_with_a_way_out() {
 }
 
 #[tokio::test]
-async fn a_cookie_stated_twice_is_nobodys() {
+async fn a_cookie_stated_twice_is_left_out() {
     ground().await;
     let cookies = format!("session_id={CRUMB}mine; theme={CRUMB}dark; session_id={CRUMB}planted");
     let answer = whoami(&url("litellm"), "tools", &cookies).await;

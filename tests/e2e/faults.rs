@@ -1,5 +1,5 @@
-//! Pods that are injected and then do not do what they should: whoever looks finds out why, and others notice
-//! nothing.
+//! Pods that are injected and then do not do what they should: the status and the log say why, and other pods
+//! are not affected.
 
 use mcp_auth_crds::conditions::SIDECARS_SYNCED;
 use mcp_auth_crds::reasons::SIDECAR_PROBLEM;

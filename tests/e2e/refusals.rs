@@ -7,7 +7,7 @@ use crate::command::{apply, get, kubectl, run};
 use crate::ground::{finally, ground, injected, manifest, of_kind, pods, without_operator};
 use crate::litellm::instance;
 
-/// LiteLLM with a configuration that nobody but its image knows.
+/// LiteLLM with a configuration in its image, which injection cannot see.
 async fn baked(name: &str) -> Value {
     let mut deployment = instance(&of_kind(&manifest("litellm").await, "Deployment"), name);
     let pod = &mut deployment["spec"]["template"]["spec"];

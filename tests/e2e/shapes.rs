@@ -84,7 +84,10 @@ async fn every_shape_finds_its_tools_by_itself_and_serves_each_user_with_their_o
     .await;
     for call in &discovered {
         assert_eq!(call["client"], "litellm", "discovery is authenticated: {call}");
-        assert_eq!(call["with_cookie"], false, "discovery is nobody's: {call}");
+        assert_eq!(
+            call["with_cookie"], false,
+            "discovery carries no user's cookie: {call}"
+        );
     }
 
     for shape in SHAPES {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
-use mcp_auth_oauth::Token;
 use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
 
 use crate::credential_identity::CredentialIdentity;
@@ -120,15 +119,5 @@ impl CredentialState {
     /// Whether the status is the same.
     pub fn is_same_for_status(&self, other: &Self) -> bool {
         (self.generation, &self.issuance) == (other.generation, &other.issuance)
-    }
-}
-
-/// What a sidecar is given of a token.
-pub fn bearer(token: &Token) -> Credential {
-    Credential::Bearer {
-        id: token.id.clone(),
-        token: token.access_token.secret().as_str().into(),
-        proof_key: token.proof_key.as_ref().map(|key| key.to_pem()),
-        expires_at: token.expires_at.map(Timestamp::as_second),
     }
 }

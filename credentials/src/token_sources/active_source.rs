@@ -11,10 +11,11 @@ use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
 use super::{AbortOnDrop, ClientConfiguration};
+use crate::bearer::bearer;
 use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::fields;
-use crate::store::{DiscoveredServer, LastError, TokenSnapshot, bearer};
+use crate::store::{DiscoveredServer, LastError, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::user_token_exchanger::UserTokenExchanger;
 

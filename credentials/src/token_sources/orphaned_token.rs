@@ -7,7 +7,8 @@ use mcp_auth_oauth as oauth;
 use mcp_auth_protocol::sync::RejectionCause;
 
 use super::snapshot::{SourceSnapshot, declined, in_use};
-use crate::store::{TokenSnapshot, bearer};
+use crate::bearer::bearer;
+use crate::store::TokenSnapshot;
 use crate::token_refresh_requests::TokenRefreshRequest;
 
 pub struct OrphanedToken {

@@ -10,7 +10,8 @@ use mcp_auth_protocol::sync::RejectionCause;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::snapshot::{SourceSnapshot, declined, in_use};
-use crate::store::{LastError, TokenInUse, TokenSnapshot, bearer};
+use crate::bearer::bearer;
+use crate::store::{LastError, TokenInUse, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
 
 /// How long the rejection of such a token counts: no event says that a server accepts it again.

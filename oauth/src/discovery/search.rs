@@ -14,6 +14,7 @@ use super::well_known;
 use crate::Error;
 use crate::Limits;
 use crate::egress_proxy::EgressProxy;
+use crate::issuer::is_same_issuer;
 use crate::ssrf::AddressPolicy;
 use crate::transport::body_shape::BodyShape;
 use crate::transport::{Transport, TransportRules};
@@ -126,7 +127,7 @@ impl<'a> Search<'a> {
         issuer: &str,
         url: &Url,
     ) -> Result<ServerMetadata, DiscoveryError> {
-        let is_expected = |stated: &str| well_known::is_same_issuer(stated, issuer);
+        let is_expected = |stated: &str| is_same_issuer(stated, issuer);
         let metadata = self.server(url, issuer, is_expected).await?;
         metadata.ok_or_else(|| self.not_found("authorization server"))
     }
@@ -144,7 +145,7 @@ impl<'a> Search<'a> {
         // use.
         let issuer = match self.known_issuer {
             Some(known_issuer) => {
-                let is_known = |issuer: &&String| well_known::is_same_issuer(issuer, known_issuer);
+                let is_known = |issuer: &&String| is_same_issuer(issuer, known_issuer);
                 let named = resource.issuers.iter().find(is_known);
                 named.ok_or_else(|| DiscoveryError::IssuerChanged {
                     known: name(known_issuer),
@@ -189,7 +190,7 @@ impl<'a> Search<'a> {
     ) -> Result<ServerMetadata, DiscoveryError> {
         let origin = well_known::origin(url);
         let known_issuer = self.known_issuer;
-        let is_expected = |stated: &str| well_known::is_same_issuer(stated, &origin);
+        let is_expected = |stated: &str| is_same_issuer(stated, &origin);
         let is_known_elsewhere = known_issuer.is_some_and(|known_issuer| !is_expected(known_issuer));
         let knows_metadata = answered.challenge.resource_metadata.is_some();
         if is_known_elsewhere || knows_metadata || !self.attempts.iter().all(Attempt::is_absent) {

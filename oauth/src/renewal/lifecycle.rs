@@ -254,7 +254,7 @@ impl TokenLifecycle {
     fn fail(&mut self, error: Error, is_permanent: bool, requested: &[String], now: Timestamp) {
         match self.step_ups.failed(requested, &error) {
             FailureOutcome::Refused(step_up) => {
-                // The server is well, and the token in use is as good as it was.
+                // The server answers, and the token in use is as good as it was.
                 tracing::warn!(reason = error.reason(), scopes = ?requested, "scopes refused");
                 self.breaker.close();
                 self.state.step_up = step_up;

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mcp_auth_resilience::exponential;
 
 use crate::clock::time_after;
-use crate::renewal::{backoff, schedule};
+use crate::renewal::schedule;
 
 /// Wait before the successor of a token that is itself the successor of a refused one; doubles each time.
 const MIN_WAIT: Duration = Duration::from_secs(10);
@@ -35,7 +36,7 @@ impl RejectionBackoff {
         let doublings = self.in_a_row.saturating_sub(2);
         let wait = match self.in_a_row {
             1 => Duration::ZERO,
-            _ => backoff::exponential(MIN_WAIT, doublings, MAX_WAIT),
+            _ => exponential(MIN_WAIT, doublings, MAX_WAIT),
         };
         let retry_at = time_after(now, schedule::with_jitter(wait, random));
         self.retry_at = Some(retry_at);

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mcp_auth_resilience::exponential;
 
 use crate::clock::time_after;
-use crate::renewal::backoff;
 use crate::{Policy, RetryAfter, Token};
 
 /// Share of the wait by which a renewal may come earlier, so that tokens issued together are not renewed
@@ -54,7 +54,7 @@ pub(crate) fn retry_at(
     retry_after: Option<RetryAfter>,
     policy: &Policy,
 ) -> Timestamp {
-    let ceiling = backoff::exponential(MIN_BACKOFF, failures, MAX_BACKOFF);
+    let ceiling = exponential(MIN_BACKOFF, failures, MAX_BACKOFF);
     let wait = MIN_BACKOFF + (ceiling - MIN_BACKOFF).mul_f64((policy.random)());
     // Later at random: everyone who is told the same time would otherwise come back together.
     let requested = retry_after.map_or(Duration::ZERO, |header| {
@@ -66,7 +66,7 @@ pub(crate) fn retry_at(
 /// The same after failures in a row that last until somebody changes something.
 pub(crate) fn retry_permanent_at(now: Timestamp, failures: u32, policy: &Policy) -> Timestamp {
     let doublings = failures.saturating_sub(1);
-    let wait = backoff::exponential(MIN_PERMANENT_BACKOFF, doublings, MAX_PERMANENT_BACKOFF);
+    let wait = exponential(MIN_PERMANENT_BACKOFF, doublings, MAX_PERMANENT_BACKOFF);
     time_after(now, with_jitter(wait, policy.random))
 }
 

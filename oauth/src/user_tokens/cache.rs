@@ -1,16 +1,14 @@
 //! User-token cache: what there is for each user, decided: a token, a failure that is still fresh, a request
 //! under way, or nothing. No request is made here.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_resilience::single_flight::{AllInFlight, InFlight, Lookup, SingleFlightCache, StartedRequest};
 use oauth2::basic::BasicErrorResponseType;
-use tokio::sync::watch;
 
 use super::TokenResult;
 use super::byte_budget::{BudgetShare, ByteBudget};
-use super::lru::{LruOrder, LruPosition};
 use crate::clock::{time_after, time_before};
 use crate::renewal::breaker::Breaker;
 use crate::renewal::deadline::Deadline;
@@ -31,21 +29,18 @@ pub(super) type User = [u8; 32];
 pub(super) enum CacheLookup {
     Token(Arc<Token>),
     Failure(Error),
-    InFlight(watch::Receiver<Option<TokenResult>>),
-    /// A request is to be made: its number, and where its outcome is sent.
-    Miss(u64, watch::Sender<Option<TokenResult>>),
+    InFlight(InFlight<TokenResult>),
+    /// A request is to be made, of this number.
+    Miss(u64, StartedRequest<TokenResult>),
 }
 
 pub(super) struct UserTokenCache {
-    capacity: usize,
     max_bytes: usize,
     policy: Policy,
     clock: Clock,
-    users: HashMap<User, UserEntry>,
+    users: SingleFlightCache<User, UserEntry, TokenResult>,
     /// Of the tokens and errors of all users.
     budget: ByteBudget,
-    /// Of the users without a request under way: the others are waited for.
-    idle: LruOrder<User>,
     breaker: Breaker,
     /// What opened the circuit, and when it may be tried again.
     circuit_error: Option<(Error, Deadline)>,
@@ -60,12 +55,6 @@ struct UserEntry {
     failed: Option<CachedFailure>,
     failures: u32,
     rejections: RejectionBackoff,
-    request: RequestState,
-}
-
-enum RequestState {
-    Idle(LruPosition),
-    InFlight(watch::Receiver<Option<TokenResult>>),
 }
 
 struct CachedToken {
@@ -85,22 +74,14 @@ struct CachedFailure {
     _share: BudgetShare,
 }
 
-impl Default for RequestState {
-    fn default() -> Self {
-        Self::Idle(LruPosition::MAX)
-    }
-}
-
 impl UserTokenCache {
     pub fn new(capacity: usize, max_bytes: usize, policy: Policy, clock: Clock) -> Self {
         Self {
-            capacity: capacity.max(1),
             max_bytes,
             policy,
             clock,
-            users: HashMap::new(),
+            users: SingleFlightCache::new(capacity),
             budget: ByteBudget::default(),
-            idle: LruOrder::default(),
             breaker: Breaker::default(),
             circuit_error: None,
             probe: None,
@@ -119,19 +100,19 @@ impl UserTokenCache {
     /// What there is for this user now. Where it is nothing, a request is under way from now on.
     pub fn find(&mut self, user: User) -> CacheLookup {
         let mut token = None;
-        if let Some(entry) = self.users.get_mut(&user) {
-            if let RequestState::Idle(position) = &mut entry.request {
-                self.idle.take(*position);
-                *position = self.idle.push(user);
-            }
+        if let Some(Lookup {
+            value: entry,
+            in_flight,
+        }) = self.users.lookup(&user)
+        {
             if let Some(cached) = entry.usable(&self.clock) {
                 if !cached.refresh_at.has_passed(&self.clock) {
                     return CacheLookup::Token(Arc::clone(&cached.token));
                 }
                 token = Some(Arc::clone(&cached.token));
             }
-            if let RequestState::InFlight(waiting) = &entry.request {
-                return CacheLookup::InFlight(waiting.clone());
+            if let Some(in_flight) = in_flight {
+                return CacheLookup::InFlight(in_flight.clone());
             }
             if let Some(failed) = entry
                 .failed
@@ -142,23 +123,20 @@ impl UserTokenCache {
                 return token.map_or(failed, CacheLookup::Token);
             }
         }
-        let denied = self.denied().or_else(|| self.evict_for(&user).err());
-        match (denied, token) {
+        self.start_request(user).unwrap_or_else(|error| match token {
             // A token that is near its end is better than none.
-            (Some(_), Some(token)) => CacheLookup::Token(token),
-            (Some(error), None) => CacheLookup::Failure(error),
-            (None, _) => self.start_request(user),
-        }
+            Some(token) => CacheLookup::Token(token),
+            None => CacheLookup::Failure(error),
+        })
     }
 
     /// A request came to its end. Returns what those get who wait for it.
     pub fn finish_request(&mut self, user: User, request_id: u64, outcome: TokenResult) -> TokenResult {
         let now = self.clock.now();
         self.record_outcome(request_id, &outcome);
-        let Some(entry) = self.users.get_mut(&user) else {
+        let Some(entry) = self.users.finish(user) else {
             return outcome;
         };
-        entry.request = RequestState::Idle(self.idle.push(user));
         let outcome = match outcome {
             Ok(token) => {
                 entry.rejections.token_replaced(now, entry.token.is_some());
@@ -205,7 +183,7 @@ impl UserTokenCache {
     pub fn reset_failures(&mut self) {
         self.breaker.close();
         (self.circuit_error, self.probe) = (None, None);
-        for entry in self.users.values_mut() {
+        for (_, entry) in self.users.iter_mut() {
             entry.failed = None;
             entry.failures = 0;
             entry.rejections.reset();
@@ -219,43 +197,31 @@ impl UserTokenCache {
         open.then(|| error.clone())
     }
 
-    /// Makes room for one more user, by evicting the least recently used one.
-    fn evict_for(&mut self, user: &User) -> Result<(), Error> {
-        if self.users.contains_key(user) || self.users.len() < self.capacity {
-            return Ok(());
-        }
-        let oldest = self.idle.pop().ok_or(Error::TooManyAtOnce)?;
-        self.users.remove(&oldest);
-        Ok(())
-    }
-
     /// Keeps within the bytes there may be, by evicting the least recently used one. Those with a
     /// request under way stay: they had room before, so what came to be too much is what has come since.
     fn evict_to_budget(&mut self) {
-        while self.budget.total() > self.max_bytes {
-            let Some(oldest) = self.idle.pop() else { return };
-            self.users.remove(&oldest);
-        }
+        while self.budget.total() > self.max_bytes && self.users.evict() {}
     }
 
-    fn start_request(&mut self, user: User) -> CacheLookup {
+    fn start_request(&mut self, user: User) -> Result<CacheLookup, Error> {
+        if let Some(error) = self.denied() {
+            return Err(error);
+        }
+        let started = self
+            .users
+            .start(user)
+            .map_err(|AllInFlight| Error::TooManyAtOnce)?;
         self.requests += 1;
         let request_id = self.requests;
         if self.circuit_error.is_some() {
             self.breaker.probe();
             self.probe = Some(request_id);
         }
-        let (sender, waiting) = watch::channel(None);
-        let entry = self.users.entry(user).or_default();
-        if let RequestState::Idle(position) = entry.request {
-            self.idle.take(position);
-        }
-        entry.request = RequestState::InFlight(waiting);
-        CacheLookup::Miss(request_id, sender)
+        Ok(CacheLookup::Miss(request_id, started))
     }
 
-    /// What an outcome says of the server. It is well if it answers, and be it that it does not accept a
-    /// user.
+    /// What an outcome says of the server. It works if it answers, even if the answer is that it does not
+    /// accept a user.
     fn record_outcome(&mut self, request_id: u64, outcome: &TokenResult) {
         let probed = self.probe.take_if(|probe| *probe == request_id).is_some();
         match outcome {

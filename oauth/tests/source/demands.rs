@@ -135,18 +135,18 @@ async fn while_the_authorization_server_is_ill_a_refusal_asks_for_nothing_and_th
     let source = TokenSource::spawn(script.clone(), longest, clock.clone());
     let mut states = source.subscribe();
     let open = |state: &TokenSourceState| matches!(state.circuit, Circuit::Open { .. });
-    let ill = state(&mut states, open).await;
+    let failing = state(&mut states, open).await;
     let before = script.requests();
-    assert_eq!(ill.failures_in_a_row, 3);
+    assert_eq!(failing.failures_in_a_row, 3);
     assert_eq!(
-        ill.circuit,
+        failing.circuit,
         Circuit::Open {
-            until: ill.next_attempt_at
+            until: failing.next_attempt_at
         }
     );
     for _ in 0..7 {
-        source.report_rejected(&id(&ill));
-        source.demand_scopes(&id(&ill), scopes("a"));
+        source.report_rejected(&id(&failing));
+        source.demand_scopes(&id(&failing), scopes("a"));
         sleep(1).await;
     }
     let refused = state(&mut states, |state| state.rejected).await;

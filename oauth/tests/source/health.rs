@@ -1,4 +1,4 @@
-//! A server that is ill, a client that is replaced, a clock that is set.
+//! A server that fails, a client that is replaced, a clock that is set.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ async fn scopes_that_are_refused_or_not_granted_do_not_put_off_what_a_new_secret
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_handed_over_is_nobodys_proof() {
+async fn a_token_handed_over_is_not_verified_until_the_client_was_issued_one_itself() {
     let clock = Clock::starting_at(start());
     let script = Script::new(&clock, [issue("own", 3600)]);
     let source = TokenSource::resume(script, policy(), clock, token(2000));

@@ -266,7 +266,7 @@ async fn check(events: Vec<Event>) {
     }
     settle().await;
 
-    // The server is well again: one backoff step, the longest of which is that after a permanent failure, or
+    // The server answers again: one backoff step, the longest of which is that after a permanent failure, or
     // what it asked for, or the deadline of a request under way and a step, and there is a good token.
     *server.0.mood.lock().unwrap() = Mood::Well {
         expires_in: Some(3600),

@@ -1,7 +1,7 @@
 //! The status step: reads what was published for a resource and its pods, writes the status, and tells of
 //! what changed by events.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,22 +11,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
 use mcp_auth_credentials::{Credentials, ResourceRef};
 use mcp_auth_oauth::Clock;
-use parking_lot::Mutex;
+use mcp_auth_resilience::exponential;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{instrument, warn};
 
 use super::events::events;
+use super::write_records::WriteRecords;
 use super::{SelectedPod, StatusInputs, status};
 use crate::api_server::with_deadline;
 use crate::entitlement::selects;
 use crate::metrics::Metrics;
 use crate::pods::{Pods, ought_to_be_injected};
-use crate::resources::{Resources, object_ref};
+use crate::resources::object_ref;
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
 
 /// Field manager of the status.
@@ -35,6 +37,9 @@ const MANAGER: &str = "mcp-auth-operator";
 const CONCURRENCY: u16 = 16;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(60);
+/// How often a status is compared with what the watch shows although nothing happened: somebody else may have
+/// written it.
+const RESYNC: Duration = Duration::from_secs(10 * 60);
 
 /// What the status is made of and written with.
 pub struct StatusWriter {
@@ -45,7 +50,7 @@ pub struct StatusWriter {
     sidecars: Sidecars,
     metrics: Metrics,
     recorder: Recorder,
-    failures: Mutex<HashMap<ResourceRef, u32>>,
+    records: WriteRecords,
 }
 
 #[derive(Debug, Error)]
@@ -62,25 +67,36 @@ impl StatusError {
     }
 }
 
-/// Writes the status of each resource that is due, for as long as it is polled.
+/// Writes the status of each resource that is due, for as long as it is polled. A resource that was deleted is
+/// due too, and forgotten.
 pub async fn run(
     writer: Arc<StatusWriter>,
-    resources: Resources,
+    resources: Store<McpServerAuth>,
     mut due: mpsc::UnboundedReceiver<ResourceRef>,
 ) {
+    // Since this replica led before, another may have written statuses: the watch shows them.
+    writer.records.forget_all();
     let due = stream::poll_fn(move |context| due.poll_recv(context));
     let results = applier(
         |resource: Arc<McpServerAuth>, writer: Arc<StatusWriter>| {
             async move { writer.write_status(&resource).await }.boxed()
         },
-        |resource, error, writer| writer.retry(&ResourceRef::from(&*resource), error),
-        writer,
-        resources.store(),
+        |resource, error, writer| writer.retry(&resource, error),
+        Arc::clone(&writer),
+        resources,
         due.map(|resource| Ok::<_, Infallible>(object_ref(&resource))),
         controller::Config::default().concurrency(CONCURRENCY),
     );
-    // Errors have been dealt with by `retry`; one about an object that is gone is none.
-    results.for_each(|_| std::future::ready(())).await;
+    results
+        .for_each(|result| {
+            // All other errors have been dealt with by `retry`.
+            if let Err(controller::Error::ObjectNotFound(deleted)) = result {
+                let (namespace, name) = (deleted.namespace.unwrap_or_default(), deleted.name);
+                writer.records.forget(&ResourceRef { namespace, name });
+            }
+            std::future::ready(())
+        })
+        .await;
 }
 
 impl StatusWriter {
@@ -105,12 +121,13 @@ impl StatusWriter {
             pods,
             sidecars,
             metrics,
-            failures: Mutex::default(),
+            records: WriteRecords::default(),
         }
     }
 
-    #[instrument(skip_all, fields(namespace = resource.namespace(), name = resource.name_any()))]
-    async fn write_status(&self, resource: &McpServerAuth) -> Result<Action, StatusError> {
+    #[instrument(skip_all, fields(namespace = watched.namespace(), name = watched.name_any()))]
+    async fn write_status(&self, watched: &McpServerAuth) -> Result<Action, StatusError> {
+        let resource = &*self.with_last_status(watched);
         let resource_ref = ResourceRef::from(resource);
         let state = self.credentials.published(resource);
         // The resource has changed: once that is reconciled, its status is due again.
@@ -127,13 +144,23 @@ impl StatusWriter {
         let is_taking_over =
             |(_, sidecar): &SelectedPod| sidecar.as_ref().is_some_and(Sidecar::is_taking_over);
         let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
-        self.write(resource, &resource_ref, new_status).await?;
-        self.failures.lock().remove(&resource_ref);
-        Ok(if needs_requeue {
-            Action::requeue(GRACE)
-        } else {
-            Action::await_change()
-        })
+        self.set_metrics(&resource_ref, &new_status);
+        if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
+            self.write(resource, &resource_ref, new_status).await?;
+        }
+        self.records.succeeded(resource);
+        Ok(Action::requeue(if needs_requeue { GRACE } else { RESYNC }))
+    }
+
+    /// The resource with the status that was last written, which the watch may not show yet.
+    fn with_last_status<'a>(&self, watched: &'a McpServerAuth) -> Cow<'a, McpServerAuth> {
+        match self.records.last_written(watched) {
+            Some(status) if watched.status.as_ref() != Some(&status) => Cow::Owned(McpServerAuth {
+                status: Some(status),
+                ..watched.clone()
+            }),
+            _ => Cow::Borrowed(watched),
+        }
     }
 
     fn selected_pods(
@@ -152,12 +179,7 @@ impl StatusWriter {
         Some(with_sidecar.collect())
     }
 
-    async fn write(
-        &self,
-        resource: &McpServerAuth,
-        resource_ref: &ResourceRef,
-        new_status: McpServerAuthStatus,
-    ) -> Result<(), StatusError> {
+    fn set_metrics(&self, resource_ref: &ResourceRef, new_status: &McpServerAuthStatus) {
         let is_ready =
             |condition: &Condition| condition.type_ == conditions::READY && condition.status == "True";
         let ready = new_status.conditions.iter().any(is_ready);
@@ -167,9 +189,14 @@ impl StatusWriter {
             .and_then(|token| token.expires_at.as_ref());
         self.metrics
             .set_resource(resource_ref, ready, expires_at.map(|time| time.0.as_second()));
-        if resource.status.as_ref() == Some(&new_status) {
-            return Ok(());
-        }
+    }
+
+    async fn write(
+        &self,
+        resource: &McpServerAuth,
+        resource_ref: &ResourceRef,
+        new_status: McpServerAuthStatus,
+    ) -> Result<(), StatusError> {
         let api = Api::<McpServerAuth>::namespaced(self.client.clone(), &resource_ref.namespace);
         let patch = serde_json::json!({
             "apiVersion": McpServerAuth::api_version(&()),
@@ -183,7 +210,9 @@ impl StatusWriter {
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(error) => return Err(StatusError::Write(error)),
         }
-        for event in events(resource.status.as_ref(), &new_status) {
+        let events = events(resource.status.as_ref(), &new_status);
+        self.records.written(resource, new_status);
+        for event in events {
             if let Err(error) = with_deadline(self.recorder.publish(&event, &resource.object_ref(&()))).await
             {
                 warn!(%error, reason = event.reason, "an event could not be written");
@@ -192,18 +221,14 @@ impl StatusWriter {
         Ok(())
     }
 
-    fn retry(&self, resource_ref: &ResourceRef, error: &StatusError) -> Action {
+    fn retry(&self, resource: &McpServerAuth, error: &StatusError) -> Action {
         self.metrics.reconcile_failed(error.reason());
-        let mut failures = self.failures.lock();
-        let count = failures
-            .entry(resource_ref.clone())
-            .and_modify(|count| *count += 1)
-            .or_insert(0);
-        let wait = FIRST_RETRY
-            .saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX))
-            .min(MAX_RETRY);
-        let ResourceRef { namespace, name } = resource_ref;
+        let wait = exponential(FIRST_RETRY, self.records.failed(resource), MAX_RETRY);
+        let ResourceRef { namespace, name } = ResourceRef::from(resource);
         warn!(namespace, name, reason = error.reason(), %error, "trying again");
         Action::requeue(wait)
     }
 }
+
+#[cfg(test)]
+mod tests;

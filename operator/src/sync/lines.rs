@@ -15,6 +15,8 @@ use tokio_util::io::StreamReader;
 pub enum LineError {
     #[error("a line is longer than {MAX_REPORT_BYTES} bytes")]
     TooLong,
+    #[error("a line is not UTF-8 text; reports are JSON in UTF-8")]
+    NotUtf8,
     #[error("a line is not a report: {0}")]
     NotAReport(serde_json::Error),
     #[error("the connection broke: {0}")]
@@ -25,7 +27,8 @@ impl From<LinesCodecError> for LineError {
     fn from(error: LinesCodecError) -> Self {
         match error {
             LinesCodecError::MaxLineLengthExceeded => Self::TooLong,
-            LinesCodecError::Io(error) => Self::Broken(error),
+            // The codec does no input or output of its own: only the text can be wrong.
+            LinesCodecError::Io(_) => Self::NotUtf8,
         }
     }
 }
@@ -74,11 +77,12 @@ mod tests {
 
     use super::*;
 
-    async fn read(chunks: &[&str]) -> Vec<Result<Option<String>, String>> {
-        let chunks: Vec<_> = chunks
-            .iter()
-            .map(|chunk| Ok::<_, axum::Error>(Bytes::from(chunk.to_string())))
-            .collect();
+    async fn read<T: AsRef<[u8]>>(chunks: &[T]) -> Vec<Result<Option<String>, String>> {
+        let chunks = chunks.iter().map(|chunk| Bytes::copy_from_slice(chunk.as_ref()));
+        read_all(chunks.map(Ok).collect()).await
+    }
+
+    async fn read_all(chunks: Vec<Result<Bytes, axum::Error>>) -> Vec<Result<Option<String>, String>> {
         let body = Body::from_stream(futures::stream::iter(chunks));
         let read = |report: Result<Report, LineError>| {
             report.map(|report| report.applied).map_err(|e| e.to_string())
@@ -108,7 +112,7 @@ mod tests {
     async fn a_line_that_the_end_of_the_body_cuts_off_is_left_out() {
         let whole = line("1");
         let cut = &whole[..whole.len() / 2];
-        assert_eq!(read(&[&whole, cut]).await, [Ok(Some("1".into()))]);
+        assert_eq!(read(&[&*whole, cut]).await, [Ok(Some("1".into()))]);
         assert_eq!(read(&[cut]).await, []);
     }
 
@@ -131,5 +135,27 @@ mod tests {
                 .unwrap_err()
                 .starts_with("a line is not a report")
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_utf8_is_named_and_not_taken_for_a_broken_connection() {
+        let first = line("1");
+        let read = read(&[
+            first.as_bytes(),
+            b"{\"applied\":\"\xff\"}\n",
+            line("2").as_bytes(),
+        ])
+        .await;
+        assert_eq!(read, [Ok(Some("1".into())), Err(LineError::NotUtf8.to_string())]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_named_as_that() {
+        let broken = axum::Error::new(io::Error::from(io::ErrorKind::ConnectionReset));
+        let read = read_all(vec![Ok(line("1").into()), Err(broken)]).await;
+        assert_eq!(read[0], Ok(Some("1".into())));
+        let error = read[1].as_ref().unwrap_err();
+        assert!(error.starts_with("the connection broke: "), "{error}");
+        assert_eq!(read.len(), 2);
     }
 }

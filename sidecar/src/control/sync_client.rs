@@ -1,9 +1,8 @@
 //! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of
 //! this sidecar. It never gives up: without the operator the sidecar goes on with what it has.
 //!
-//! [`connect`] opens a connection, [`backoff`] decides how long to wait.
+//! [`connect`] opens a connection.
 
-mod backoff;
 mod connect;
 mod error;
 
@@ -21,12 +20,12 @@ use hyper::body::{Frame, Incoming};
 use mcp_auth_protocol::bounds::{MAX_REFUSAL_BYTES, MAX_SNAPSHOT_BYTES};
 use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
 use mcp_auth_protocol::timeouts::SYNC_SILENCE;
+use mcp_auth_resilience::exponential;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::codec::{Decoder, LinesCodec};
 use tracing::{debug, info, warn};
 
-use backoff::Backoff;
 pub(crate) use connect::Connection;
 use connect::operator_tls_config;
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
@@ -70,10 +69,20 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// The wait after a failure that so many others came right before. `chance`, between 0 and 1, takes up to
+    /// half of it off, so that a fleet of sidecars does not come back at the same moment.
+    fn retry_wait(&self, failures_before: u32, chance: f64) -> Duration {
+        let (first, max) = self.backoff;
+        exponential(first, failures_before, max).mul_f64(0.5 + 0.5 * chance)
+    }
+}
+
 /// What outlives a connection.
 struct SyncState<'a, A> {
     operator_ca: OperatorCa,
-    backoff: Backoff,
+    /// Streams in a row that ended before they were settled.
+    failures: u32,
     /// When the first snapshot of the stream came.
     serving_since: Option<Instant>,
     /// The failure last logged, so that each is told once and not with every attempt.
@@ -88,7 +97,7 @@ impl<D: Connector> SyncClient<D> {
     pub async fn run(self, reports: &watch::Sender<Report>, apply: impl FnMut(Snapshot)) -> Infallible {
         let mut state = SyncState {
             operator_ca: self.operator_ca.clone(),
-            backoff: Backoff::new(self.timing.backoff),
+            failures: 0,
             serving_since: None,
             last_logged: None,
             reports,
@@ -99,9 +108,10 @@ impl<D: Connector> SyncClient<D> {
             let lived = state.serving_since.take().map(|since| since.elapsed());
             let was_settled = lived.is_some_and(|lived| lived >= self.timing.settled);
             if was_settled {
-                state.backoff.reset();
+                state.failures = 0;
             }
-            let mut wait = state.backoff.next(rand::random());
+            let mut wait = self.timing.retry_wait(state.failures, rand::random());
+            state.failures = state.failures.saturating_add(1);
             if error.is_of_follower() {
                 wait = wait.min(self.timing.other_replica);
             }

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_nobody_asked_is_not_the_peers() {
+    async fn time_between_reads_does_not_count_as_the_peers_silence() {
         let (sender, parts) = mpsc::unbounded_channel();
         let mut body = IdleTimeout::new(Parts(parts), REQUEST_IDLE_TIMEOUT);
         let frame = tokio::time::timeout(Duration::from_secs(1), body.frame());

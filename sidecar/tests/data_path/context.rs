@@ -116,7 +116,7 @@ async fn several_cookie_fields_are_one_to_the_server_and_blank_identities_are_no
 }
 
 #[tokio::test]
-async fn discovery_carries_nobody_whatever_litellm_was_told_to_send() {
+async fn discovery_carries_no_user_context_whatever_headers_litellm_sends() {
     let upstream = Scripted::echo().await;
     let sidecar = Sidecar::start(
         unused_address().await,

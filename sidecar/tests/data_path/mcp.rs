@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::scene::{
-    Body, Scripted, Sidecar, TEST_TIMEOUT, bytes, get, listed, raw, read_head, server, streamed,
+    Body, Scripted, Sidecar, TEST_TIMEOUT, bytes, get, listed, raw, read_head, received, server, streamed,
     unused_address, whole,
 };
 use crate::wires::{BOTH, Secure, ask};
@@ -156,7 +156,7 @@ async fn a_call_may_report_progress_and_ask_the_user_and_be_resumed() {
         for version in BOTH {
             let call = Request::post("/tools/mcp").header("streams", "yes");
             let mut answer = ask(version, sidecar.outbound, call, whole("{}")).await;
-            let sender = streams.recv().await.unwrap();
+            let sender = received(&mut streams).await;
             for progress in 0..5 {
                 let event = format!("id: {progress}\ndata: {{\"method\":\"notifications/progress\"}}\n\n");
                 sender.send(event.clone().into()).unwrap();
@@ -180,7 +180,7 @@ async fn a_call_may_report_progress_and_ask_the_user_and_be_resumed() {
             let resume = Request::get("/tools/mcp").header("last-event-id", "5");
             let mut resumed = ask(version, sidecar.outbound, resume, whole("")).await;
             assert_eq!(upstream.seen().pop().unwrap().1.headers["last-event-id"], "5");
-            let sender = streams.recv().await.unwrap();
+            let sender = received(&mut streams).await;
             sender.send("id: 6\ndata: {}\n\n".into()).unwrap();
             assert_eq!(next(resumed.body_mut()).await, "id: 6\ndata: {}\n\n");
             drop(sender);
@@ -199,7 +199,7 @@ async fn the_older_event_stream_and_its_messages_pass() {
         let sidecar = Sidecar::start(unused_address().await, &[tools]);
         for version in BOTH {
             let mut stream = ask(version, sidecar.outbound, Request::get("/tools/mcp"), whole("")).await;
-            let sender = streams.recv().await.unwrap();
+            let sender = received(&mut streams).await;
             sender
                 .send("event: endpoint\ndata: /messages/?session_id=1\n\n".into())
                 .unwrap();
@@ -244,7 +244,7 @@ async fn a_call_without_an_answer_yet_ends_with_its_client() {
             let address = sidecar.outbound;
             let call = async move { ask(version, address, Request::post("/tools/mcp"), whole("{}")).await };
             let call = tokio::spawn(call);
-            let ends = calls.recv().await.unwrap();
+            let ends = received(&mut calls).await;
             // For HTTP/1.1 the connection is driven by another task, which ends with the last handle to it.
             call.abort();
             timeout(TEST_TIMEOUT, ends.closed())
@@ -259,21 +259,30 @@ async fn two_hundred_streams_stand_at_a_time() {
     for upstream_version in BOTH {
         let (upstream, mut streams) = events(upstream_version).await;
         let sidecar = Sidecar::start(unused_address().await, &[upstream.tools()]);
+        let seen = || {
+            let (requests, connections) = (upstream.seen().len(), upstream.connections());
+            format!("{upstream_version:?}: the server saw {requests} requests on {connections} connections")
+        };
         // Twenty are opened at a time: on a busy machine more handshakes would outlast the connect timeout.
         let opened = stream::iter(0..200).map(|_| get(sidecar.outbound, "/tools/mcp"));
         let answers: Vec<_> = opened.buffered(20).collect().await;
-        for answer in &answers {
-            assert_eq!(answer.status(), StatusCode::OK);
+        for (number, answer) in answers.iter().enumerate() {
+            assert_eq!(answer.status(), StatusCode::OK, "answer {number}; {}", seen());
         }
         let mut senders = Vec::new();
-        for _ in 0..200 {
-            senders.push(streams.recv().await.unwrap());
+        for number in 0..200 {
+            let sender = timeout(TEST_TIMEOUT, streams.recv()).await;
+            let sender = sender.unwrap_or_else(|_| panic!("{number} streams were opened; {}", seen()));
+            senders.push(sender.unwrap());
         }
         for (number, sender) in senders.iter().enumerate() {
             sender.send(format!("data: {number}\n\n").into()).unwrap();
         }
-        let first = join_all(answers.into_iter().map(async |mut answer| {
-            let event = next(answer.body_mut()).await;
+        let numbered = answers.into_iter().enumerate();
+        let first = join_all(numbered.map(async |(number, mut answer)| {
+            let frame = timeout(TEST_TIMEOUT, answer.body_mut().frame()).await;
+            let frame = frame.unwrap_or_else(|_| panic!("no event in answer {number}; {}", seen()));
+            let event = frame.unwrap().unwrap().into_data().unwrap();
             (answer, event)
         }));
         let (answers, mut events): (Vec<_>, Vec<_>) = first.await.into_iter().unzip();
@@ -281,8 +290,10 @@ async fn two_hundred_streams_stand_at_a_time() {
         events.dedup();
         assert_eq!(events.len(), 200, "each gets its own");
         drop(senders);
-        for answer in answers {
-            assert_eq!(bytes(answer).await, "");
+        for (number, answer) in answers.into_iter().enumerate() {
+            let rest = timeout(TEST_TIMEOUT, answer.into_body().collect()).await;
+            let rest = rest.unwrap_or_else(|_| panic!("answer {number} goes on; {}", seen()));
+            assert_eq!(rest.unwrap().to_bytes(), "");
         }
     }
 }

@@ -1,5 +1,9 @@
 //! The sidecar and those around it.
 
+// Named, because other tests have this file from another folder.
+#[path = "threads.rs"]
+mod threads;
+
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -193,7 +197,7 @@ impl Operator {
 
 impl Default for Operator {
     fn default() -> Self {
-        Self::by(async |asked: Asked| panic!("nobody exchanges anything here: {asked:?}"))
+        Self::by(async |asked: Asked| panic!("no token exchange is expected here: {asked:?}"))
     }
 }
 
@@ -214,7 +218,7 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         if let Some(workers) = self.workers.take() {
             workers.stop(Duration::ZERO);
-            workers.join();
+            threads::join(workers);
         }
     }
 }
@@ -276,6 +280,14 @@ impl Scripted {
         let [seen] = self.seen().try_into().expect("exactly one request");
         seen
     }
+}
+
+/// What the test's server hands over next.
+pub async fn received<T>(receiver: &mut mpsc::UnboundedReceiver<T>) -> T {
+    tokio::time::timeout(TEST_TIMEOUT, receiver.recv())
+        .await
+        .unwrap_or_else(|_| panic!("no request has reached the server within {TEST_TIMEOUT:?}"))
+        .expect("the server is there")
 }
 
 /// Looks again and again, but not for ever.
@@ -367,9 +379,16 @@ impl<S: futures::Stream + Unpin> futures::Stream for SyncStream<S> {
     }
 }
 
+pub async fn connect(address: SocketAddr) -> TcpStream {
+    tokio::time::timeout(TEST_TIMEOUT, TcpStream::connect(address))
+        .await
+        .unwrap_or_else(|_| panic!("{address} takes no connection within {TEST_TIMEOUT:?}"))
+        .unwrap()
+}
+
 /// Sends a request over a connection of its own. The host is the address.
 pub async fn send(address: SocketAddr, request: http::request::Builder, body: Body) -> Response<Incoming> {
-    let stream = TcpStream::connect(address).await.unwrap();
+    let stream = connect(address).await;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .unwrap();

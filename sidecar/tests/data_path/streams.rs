@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::scene::{
-    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, read_head, send, server, streamed, unused_address,
-    whole,
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, read_head, received, send, server, streamed,
+    unused_address, whole,
 };
 
 /// A server whose event streams the test writes: each request hands over the sending end.
@@ -58,7 +58,7 @@ async fn events_are_passed_on_one_by_one_both_halves() {
         (sidecar.inbound, "/v1/chat/completions"),
     ] {
         let mut answer = get(address, path).await;
-        let sender = streams.recv().await.unwrap();
+        let sender = received(&mut streams).await;
         for number in 0..20 {
             let event = format!("id: {number}\ndata: {{}}\n\n");
             sender.send(event.clone().into()).unwrap();
@@ -84,7 +84,7 @@ async fn the_endpoint_event_leads_through_us() {
         format!("http://{}/messages/?session_id=1", upstream.address),
     ] {
         let mut answer = get(sidecar.outbound, "/tools/sse").await;
-        let sender = streams.recv().await.unwrap();
+        let sender = received(&mut streams).await;
         sender.send("event: endpoint\r\nda".into()).unwrap();
         sender.send(format!("ta: {named}\r\n\r\n").into()).unwrap();
         let mut event = Vec::new();
@@ -109,7 +109,7 @@ async fn an_endpoint_at_another_origin_ends_the_stream() {
     let (upstream, mut streams) = events().await;
     let sidecar = Sidecar::start(unused_address().await, &[sse(upstream.address)]);
     let answer = get(sidecar.outbound, "/tools/sse").await;
-    let sender = streams.recv().await.unwrap();
+    let sender = received(&mut streams).await;
     sender
         .send("event: endpoint\ndata: http://evil.example.com/m\n\n".into())
         .unwrap();

@@ -13,9 +13,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mcp_auth_protocol::sync::Server;
 use rustls_pki_types::PrivateKeyDer;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-use crate::scene::{Body, Seen, TEST_TIMEOUT, send, server};
+use crate::scene::{Body, Seen, TEST_TIMEOUT, connect, send, server};
 
 /// Each of the two ways to speak HTTP, for tests of what must be the same in both.
 pub const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
@@ -88,10 +88,7 @@ impl Secure {
         let (connections, requests) = (secure.connections.clone(), secure.requests.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let Ok(stream) = acceptor.accept(stream).await else {
-                    continue;
-                };
-                connections.fetch_add(1, Ordering::SeqCst);
+                let (acceptor, connections) = (acceptor.clone(), connections.clone());
                 let (answer, requests) = (answer.clone(), requests.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
                     let seen = Seen {
@@ -103,16 +100,24 @@ impl Secure {
                     let answer = answer(request);
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
-                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .max_concurrent_streams(options.max_streams)
-                        .serve_connection(TokioIo::new(stream), service);
-                    tokio::spawn(server);
-                } else {
-                    let server = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service);
-                    tokio::spawn(server);
-                }
+                // A task for each, handshake included: one that is slow must not hold up those after it.
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    connections.fetch_add(1, Ordering::SeqCst);
+                    // How a connection ends is seen by its client.
+                    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                            .max_concurrent_streams(options.max_streams)
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await;
+                    } else {
+                        let _ = hyper::server::conn::http1::Builder::new()
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await;
+                    }
+                });
             }
         });
         secure
@@ -150,7 +155,7 @@ impl Secure {
 
 /// A client's connection that speaks HTTP/2 without asking.
 pub async fn http2(address: SocketAddr) -> SendRequest<Body> {
-    let stream = TcpStream::connect(address).await.unwrap();
+    let stream = connect(address).await;
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await

@@ -147,8 +147,9 @@ fn client_credentials_are_as_in_rfc_6749_section_4_4_2() {
     assert_eq!(request.body(), b"grant_type=client_credentials");
 }
 
+/// Where the standard omits the middle of the assertion's parts, nothing stands here.
 #[test]
-fn an_assertion_as_grant_is_as_in_rfc_7523_section_4() {
+fn an_assertion_as_grant_is_as_in_rfc_7523_section_2_1() {
     let registration = Registration::new(ENDPOINT, ID, ClientAuthentication::None);
     let assertion = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjE2In0.eyJpc3Mi.J9l-ZhwP".into();
     let grant = GrantRequest::jwt_bearer(&parameters(&registration, &[]), &assertion);
@@ -162,7 +163,8 @@ fn an_assertion_as_grant_is_as_in_rfc_7523_section_4() {
     assert_eq!(sent(&request), expected);
 }
 
-/// The standard shows it beside an authorization code, which this client has no use for.
+/// The standard shows it beside an authorization code, which this client has no use for; the parts of the
+/// assertion are cut as above.
 #[test]
 fn an_assertion_as_client_authentication_is_as_in_rfc_7523_section_2_2() {
     let registration = Registration::new(ENDPOINT, ID, ClientAuthentication::None);

@@ -310,7 +310,7 @@ proptest! {
 
 /// As another program would read it through the oauth2 crate.
 #[test]
-fn the_response_is_one_of_the_oauth2_crate_and_tells_its_token_to_nobody_else() {
+fn the_response_is_one_of_the_oauth2_crate_and_shows_its_token_in_no_other_way() {
     let body =
         json!({"access_token": "t0p-s3cret", "token_type": "DPoP", "expires_in": "-5", "scope": "a b"});
     let response = parse(body.to_string().as_bytes()).unwrap();

@@ -33,13 +33,13 @@ fn event() -> impl Strategy<Value = Event> {
 
 impl UserTokenCache {
     /// The bytes kept, counted one by one.
-    fn bytes(&self) -> usize {
-        let entry_bytes = |entry: &UserEntry| {
+    fn bytes(&mut self) -> usize {
+        let entry_bytes = |entry: &mut UserEntry| {
             let token = entry.token.as_ref().map_or(0, |cached| bytes(&cached.token));
             let failed = entry.failed.as_ref();
             token + failed.map_or(0, |failed| failed.error.to_string().len())
         };
-        self.users.values().map(entry_bytes).sum()
+        self.users.iter_mut().map(|(_, entry)| entry_bytes(entry)).sum()
     }
 }
 
@@ -50,13 +50,13 @@ async fn check(events: Vec<Event>) {
     for event in events {
         match event {
             Event::Find(name) => {
-                if let CacheLookup::Miss(request_id, sender) = cache.find([name; 32]) {
-                    flights.push(([name; 32], request_id, sender));
+                if let CacheLookup::Miss(request_id, started) = cache.find([name; 32]) {
+                    flights.push(([name; 32], request_id, started));
                 }
             }
             Event::Token(nth, _) | Event::Failure(nth, _) if nth >= flights.len() => {}
             Event::Token(nth, bytes) => {
-                let (user, request_id, _sender) = flights.swap_remove(nth);
+                let (user, request_id, _started) = flights.swap_remove(nth);
                 let issued = IssuedToken {
                     expires_in: Some(60),
                     ..IssuedToken::bearer("t".repeat(bytes))
@@ -67,14 +67,14 @@ async fn check(events: Vec<Event>) {
                     .expect("who asked gets it, kept or not");
             }
             Event::Failure(nth, bytes) => {
-                let (user, request_id, _sender) = flights.swap_remove(nth);
+                let (user, request_id, _started) = flights.swap_remove(nth);
                 let problem = "p".repeat(bytes);
                 let _ = cache.finish_request(user, request_id, Err(Error::NoAssertion { problem }));
             }
             Event::Refuse(name) => {
                 let id = cache
                     .users
-                    .get(&[name; 32])
+                    .get_mut(&[name; 32])
                     .and_then(|entry| entry.token.as_ref())
                     .map(|cached| cached.token.id.clone());
                 cache.reject([name; 32], &id.unwrap_or_default());
@@ -85,7 +85,9 @@ async fn check(events: Vec<Event>) {
         assert_eq!(cache.budget.total(), cache.bytes());
         assert!(cache.bytes() <= MAX_BYTES && cache.users.len() <= DEFAULT_CAPACITY);
         assert!(
-            flights.iter().all(|(user, ..)| cache.users.contains_key(user)),
+            flights
+                .iter()
+                .all(|(user, ..)| cache.users.get_mut(user).is_some()),
             "who is waited for stays"
         );
     }

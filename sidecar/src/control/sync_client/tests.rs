@@ -10,6 +10,18 @@ use mcp_auth_protocol::sync::Credential;
 use super::*;
 use operator::{Authority, Log, Operator, SECRET, refusal};
 
+#[test]
+fn waits_double_up_to_the_limit_and_chance_takes_up_to_half_off() {
+    let timing = Timing {
+        backoff: (Duration::from_secs(1), Duration::from_secs(5)),
+        ..Timing::default()
+    };
+    let waits = [0, 1, 2, 3, u32::MAX].map(|failures| timing.retry_wait(failures, 1.0));
+    assert_eq!(waits, [1, 2, 4, 5, 5].map(Duration::from_secs));
+    assert_eq!(timing.retry_wait(2, 0.0), Duration::from_secs(2));
+    assert_eq!(timing.retry_wait(2, 0.5), Duration::from_secs(3));
+}
+
 #[tokio::test(start_paused = true)]
 async fn takes_each_snapshot_over_and_reports_it() {
     let authority = Authority::new();

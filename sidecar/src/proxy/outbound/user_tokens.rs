@@ -2,19 +2,19 @@
 //! each user, server and URL, and kept until they expire. The key is a keyed digest of the subject token that
 //! is exchanged, so that no session of a user is kept here.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_protocol::sync::Problem;
+use mcp_auth_resilience::single_flight::{AllInFlight, InFlight, Lookup, SingleFlightCache, StartedRequest};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::limits::Limits;
-use super::wait_limit::WaitLimit;
+use super::wait_limit::{WaitLimit, WaitPermit};
 use crate::control::exchange_client::{TokenExchanger, UserTokenRequest};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
@@ -42,24 +42,22 @@ struct UserTokensInner {
     exchanger: Arc<dyn TokenExchanger>,
     /// Random, so that a [`UserKey`] means nothing outside of this process.
     key: [u8; 32],
-    entries: Mutex<HashMap<UserKey, UserTokenEntry>>,
+    cache: Mutex<SingleFlightCache<UserKey, Option<CachedResult>, ExchangeResult>>,
     permits: Semaphore,
     limits: Limits,
     metrics: Metrics,
 }
 
-enum UserTokenEntry {
-    /// A token exchange is under way; all requests of the user wait for the same result.
-    InFlight(watch::Receiver<Option<ExchangeResult>>),
-    Ready {
+/// How a user's last token exchange ended.
+enum CachedResult {
+    Token {
         token: Arc<AccessToken>,
         /// In Unix seconds.
         usable_until: i64,
-        last_used: Instant,
         /// The MCP server has rejected it.
         rejected: bool,
     },
-    Failed {
+    Failure {
         problem: Arc<Problem>,
         expires_at: Instant,
     },
@@ -68,17 +66,15 @@ enum UserTokenEntry {
 type ExchangeResult = Result<Arc<AccessToken>, Arc<Problem>>;
 
 /// What the cache holds for a user.
-enum CacheLookup {
+enum CacheLookup<'a> {
     Cached(ExchangeResult),
-    /// The receiver of the result, and the exchange to run if this lookup started it.
-    InFlight(watch::Receiver<Option<ExchangeResult>>, Option<StartedExchange>),
-    Full,
-}
-
-struct StartedExchange {
-    sender: watch::Sender<Option<ExchangeResult>>,
-    /// The token that the new one is to replace.
-    rejected: Option<Arc<AccessToken>>,
+    InFlight(WaitPermit<'a>, InFlight<ExchangeResult>),
+    /// An exchange is to be run now, for a token that replaces the one that was rejected.
+    Miss {
+        permit: WaitPermit<'a>,
+        started: StartedRequest<ExchangeResult>,
+        rejected: Option<Arc<AccessToken>>,
+    },
 }
 
 impl UserTokens {
@@ -86,7 +82,7 @@ impl UserTokens {
         Self(Arc::new(UserTokensInner {
             exchanger,
             key: rand::random(),
-            entries: Mutex::default(),
+            cache: Mutex::new(SingleFlightCache::new(limits.max_users)),
             permits: Semaphore::new(MAX_CONCURRENT_EXCHANGES),
             limits,
             metrics,
@@ -119,99 +115,105 @@ impl UserTokens {
         wait_limit: &WaitLimit,
     ) -> Result<Arc<AccessToken>, ProxyError> {
         let usable = server.require_usable()?;
-        let (mut in_flight, started) = match self.0.lookup(user, rejected, unix_now()) {
+        let lookup = self.0.lookup(server, user, rejected, wait_limit)?;
+        let (_permit, in_flight) = match lookup {
             CacheLookup::Cached(outcome) => {
                 return outcome.map_err(|problem| exchange_error(server, &problem));
             }
-            CacheLookup::Full => {
-                return Err(ProxyError::TooManyWaiting {
-                    resource: server.resource.clone(),
-                });
+            CacheLookup::InFlight(permit, in_flight) => (permit, in_flight),
+            CacheLookup::Miss {
+                permit,
+                started,
+                rejected,
+            } => {
+                let in_flight = started.in_flight();
+                let request = UserTokenRequest {
+                    server: server.name.clone(),
+                    url: usable.stated_url.clone(),
+                    subject: subject.clone(),
+                    refused: rejected.map(|token| token.id.clone()),
+                };
+                let exchange = Arc::clone(&self.0).exchange(request);
+                let inner = Arc::clone(&self.0);
+                // A task of its own, so that it does not end when the client of this request goes away.
+                tokio::spawn(started.run(exchange, move |outcome| inner.finish(user, outcome)));
+                (permit, in_flight)
             }
-            CacheLookup::InFlight(in_flight, started) => (in_flight, started),
         };
-        let _permit = wait_limit.acquire(&server.resource)?;
-        if let Some(started) = started {
-            let request = UserTokenRequest {
-                server: server.name.clone(),
-                url: usable.stated_url.clone(),
-                subject: subject.clone(),
-                refused: started.rejected.as_ref().map(|token| token.id.clone()),
-            };
-            // A task of its own, so that it does not end when the client of this request goes away.
-            tokio::spawn(self.0.clone().exchange(user, request, started.sender));
-        }
-        let outcome = match in_flight.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => None,
-        };
+        let outcome = in_flight.outcome().await;
         let outcome = outcome.unwrap_or_else(|| Err(Arc::new(aborted_problem())));
         outcome.map_err(|problem| exchange_error(server, &problem))
     }
 
     /// The server rejected the token, so the next request gets another.
     pub fn mark_rejected(&self, user: UserKey, rejected_token: &Arc<AccessToken>) {
-        if let Some(UserTokenEntry::Ready { token, rejected, .. }) = self.0.entries.lock().get_mut(&user)
+        if let Some(Some(CachedResult::Token { token, rejected, .. })) = self.0.cache.lock().get_mut(&user)
             && Arc::ptr_eq(token, rejected_token)
         {
             *rejected = true;
         }
     }
 
-    /// Removes the entries that have expired.
+    /// Removes what has expired.
     pub fn sweep(&self) {
-        sweep(&mut self.0.entries.lock(), unix_now());
+        let (now, instant) = (unix_now(), Instant::now());
+        self.0.cache.lock().retain(|cached| match cached {
+            Some(CachedResult::Token { usable_until, .. }) => now < *usable_until,
+            Some(CachedResult::Failure { expires_at, .. }) => instant < *expires_at,
+            None => false,
+        });
     }
 }
 
 impl UserTokensInner {
-    fn lookup(&self, user: UserKey, unwanted: Option<&Arc<AccessToken>>, now: i64) -> CacheLookup {
-        let mut entries = self.entries.lock();
+    /// What there is for the user, which is never the `unwanted` token. Where that is nothing, an exchange is
+    /// under way from now on. Whoever will wait has a permit first, so that an exchange that is entered is run.
+    fn lookup<'a>(
+        &self,
+        server: &McpServer,
+        user: UserKey,
+        unwanted: Option<&Arc<AccessToken>>,
+        wait_limit: &'a WaitLimit,
+    ) -> Result<CacheLookup<'a>, ProxyError> {
         let mut replaced = unwanted.cloned();
-        match entries.get_mut(&user) {
-            Some(UserTokenEntry::InFlight(in_flight)) if in_flight.has_changed().is_ok() => {
-                return CacheLookup::InFlight(in_flight.clone(), None);
+        let mut cache = self.cache.lock();
+        if let Some(Lookup { value, in_flight }) = cache.lookup(&user) {
+            if let Some(in_flight) = in_flight {
+                let permit = wait_limit.acquire(&server.resource)?;
+                return Ok(CacheLookup::InFlight(permit, in_flight.clone()));
             }
-            Some(UserTokenEntry::Ready {
-                token,
-                usable_until,
-                last_used,
-                rejected,
-            }) => {
-                if *rejected || unwanted.is_some_and(|unwanted| Arc::ptr_eq(unwanted, token)) {
-                    replaced = Some(token.clone());
-                } else if now < *usable_until {
-                    *last_used = Instant::now();
-                    return CacheLookup::Cached(Ok(token.clone()));
+            match value {
+                Some(CachedResult::Token {
+                    token,
+                    usable_until,
+                    rejected,
+                }) => {
+                    if *rejected || unwanted.is_some_and(|unwanted| Arc::ptr_eq(unwanted, token)) {
+                        replaced = Some(token.clone());
+                    } else if unix_now() < *usable_until {
+                        return Ok(CacheLookup::Cached(Ok(token.clone())));
+                    }
                 }
-            }
-            Some(UserTokenEntry::Failed { problem, expires_at }) if Instant::now() < *expires_at => {
-                return CacheLookup::Cached(Err(problem.clone()));
-            }
-            Some(UserTokenEntry::InFlight(_) | UserTokenEntry::Failed { .. }) | None => {}
-        }
-        if entries.len() >= self.limits.max_users && !entries.contains_key(&user) {
-            evict(&mut entries, now);
-            if entries.len() >= self.limits.max_users {
-                return CacheLookup::Full;
+                Some(CachedResult::Failure { problem, expires_at }) if Instant::now() < *expires_at => {
+                    return Ok(CacheLookup::Cached(Err(problem.clone())));
+                }
+                Some(CachedResult::Failure { .. }) | None => {}
             }
         }
-        let (sender, in_flight) = watch::channel(None);
-        entries.insert(user, UserTokenEntry::InFlight(in_flight.clone()));
-        let started = StartedExchange {
-            sender,
+        let permit = wait_limit.acquire(&server.resource)?;
+        let started = cache
+            .start(user)
+            .map_err(|AllInFlight| ProxyError::TooManyWaiting {
+                resource: server.resource.clone(),
+            })?;
+        Ok(CacheLookup::Miss {
+            permit,
+            started,
             rejected: replaced,
-        };
-        CacheLookup::InFlight(in_flight, Some(started))
+        })
     }
 
-    /// Runs one token exchange, caches its result and wakes those that wait for it.
-    async fn exchange(
-        self: Arc<Self>,
-        user: UserKey,
-        request: UserTokenRequest,
-        sender: watch::Sender<Option<ExchangeResult>>,
-    ) {
+    async fn exchange(self: Arc<Self>, request: UserTokenRequest) -> ExchangeResult {
         let rejected = request.refused.clone();
         let exchange = async {
             // The semaphore is never closed.
@@ -220,7 +222,7 @@ impl UserTokensInner {
         };
         let answer = timeout(self.limits.exchange_timeout, exchange).await;
         let answer = answer.unwrap_or_else(|_| Err(timeout_problem(self.limits.exchange_timeout)));
-        let outcome = answer
+        answer
             .and_then(|credential| match AccessToken::from_credential(&credential) {
                 Ok(Some(token)) if rejected.as_ref().is_some_and(|rejected| *rejected == token.id) => {
                     Err(Problem::new(
@@ -235,13 +237,17 @@ impl UserTokensInner {
                 )),
                 Err(invalid) => Err(Problem::new("InvalidToken", invalid.to_string())),
             })
-            .map_err(Arc::new);
+            .map_err(Arc::new)
+    }
+
+    /// Caches how an exchange ended, and returns what those get that wait for it. `None`: it was given up.
+    fn finish(&self, user: UserKey, outcome: Option<ExchangeResult>) -> ExchangeResult {
+        let outcome = outcome.unwrap_or_else(|| Err(Arc::new(aborted_problem())));
         self.metrics.exchanged(outcome.is_ok());
-        let entry = match &outcome {
-            Ok(token) => UserTokenEntry::Ready {
+        let result = match &outcome {
+            Ok(token) => CachedResult::Token {
                 token: token.clone(),
                 usable_until: usable_until(token.expires_at, unix_now()),
-                last_used: Instant::now(),
                 rejected: false,
             },
             Err(problem) => {
@@ -250,14 +256,16 @@ impl UserTokensInner {
                     "no token for a user: {}",
                     problem.message
                 );
-                UserTokenEntry::Failed {
+                CachedResult::Failure {
                     problem: problem.clone(),
                     expires_at: Instant::now() + FAILURE_TTL,
                 }
             }
         };
-        self.entries.lock().insert(user, entry);
-        sender.send_replace(Some(outcome));
+        if let Some(cached) = self.cache.lock().finish(user) {
+            *cached = Some(result);
+        }
+        outcome
     }
 }
 
@@ -269,36 +277,6 @@ fn usable_until(expires_at: Option<i64>, now: i64) -> i64 {
             let remaining = end.saturating_sub(now).max(0);
             end.saturating_sub(MARGIN_SECONDS.min(remaining / 2))
         }
-    }
-}
-
-fn sweep(entries: &mut HashMap<UserKey, UserTokenEntry>, now: i64) {
-    let instant = Instant::now();
-    entries.retain(|_, entry| match entry {
-        UserTokenEntry::InFlight(in_flight) => in_flight.has_changed().is_ok(),
-        UserTokenEntry::Ready { usable_until, .. } => now < *usable_until,
-        UserTokenEntry::Failed { expires_at, .. } => instant < *expires_at,
-    });
-}
-
-/// Removes the expired entries or, where there are none, the least recently used tenth: so many at once that
-/// not every new user makes the whole map be searched.
-fn evict(entries: &mut HashMap<UserKey, UserTokenEntry>, now: i64) {
-    let entry_count = entries.len();
-    sweep(entries, now);
-    if entries.len() < entry_count {
-        return;
-    }
-    let mut ready: Vec<_> = entries
-        .iter()
-        .filter_map(|(user, entry)| match entry {
-            UserTokenEntry::Ready { last_used, .. } => Some((*last_used, *user)),
-            UserTokenEntry::InFlight(_) | UserTokenEntry::Failed { .. } => None,
-        })
-        .collect();
-    ready.sort_unstable_by_key(|(last_used, _)| *last_used);
-    for (_, user) in ready.iter().take(ready.len().div_ceil(10)) {
-        entries.remove(user);
     }
 }
 

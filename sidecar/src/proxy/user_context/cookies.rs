@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_without_a_name_is_nobodys_even_if_its_value_looks_like_a_cookie() {
+    fn a_cookie_without_a_name_is_left_out_even_if_its_value_looks_like_a_cookie() {
         let cookie: &[u8] = b"=sid=1; ==sid=2; = sid=3; =4; sid";
         assert!(kept(&[cookie], &["sid", ""]).is_empty());
         assert_eq!(

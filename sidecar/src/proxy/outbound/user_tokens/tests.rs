@@ -10,11 +10,18 @@ use super::*;
 use crate::control::exchange_client::UserTokenResponse;
 use crate::proxy::outbound::tests::server;
 
-/// An operator that answers after a second, with a token whose id counts the exchanges, or with a failure.
+/// An operator that answers after a second, with a token whose id counts the exchanges, or does not.
 struct SlowOperator {
     exchanges: AtomicUsize,
-    fails: bool,
+    ending: Ending,
     lifetime: i64,
+}
+
+#[derive(Clone, Copy)]
+enum Ending {
+    Token,
+    Failure,
+    Panic,
 }
 
 struct World {
@@ -29,12 +36,13 @@ struct SharedOperator(Arc<SlowOperator>);
 impl TokenExchanger for SharedOperator {
     fn exchange(&self, _: UserTokenRequest) -> UserTokenResponse {
         let number = self.0.exchanges.fetch_add(1, Ordering::SeqCst);
-        let (fails, end) = (self.0.fails, unix_now() + self.0.lifetime);
+        let (ending, end) = (self.0.ending, unix_now() + self.0.lifetime);
         Box::pin(async move {
             sleep(Duration::from_secs(1)).await;
-            match fails {
-                true => Err(Problem::new("SubjectRefused", "no")),
-                false => Ok(Credential::Bearer {
+            match ending {
+                Ending::Panic => panic!("a bug in the exchange"),
+                Ending::Failure => Err(Problem::new("SubjectRefused", "no")),
+                Ending::Token => Ok(Credential::Bearer {
                     id: number.to_string(),
                     token: "t".into(),
                     proof_key: None,
@@ -46,11 +54,11 @@ impl TokenExchanger for SharedOperator {
 }
 
 impl World {
-    fn new(limits: Limits, fails: bool, lifetime: i64) -> Self {
+    fn new(limits: Limits, ending: Ending, lifetime: i64) -> Self {
         let metrics = Metrics::new(&mut Registry::default());
         let operator = Arc::new(SlowOperator {
             exchanges: AtomicUsize::new(0),
-            fails,
+            ending,
             lifetime,
         });
         Self {
@@ -86,7 +94,7 @@ impl World {
     }
 
     fn entries(&self) -> usize {
-        self.user_tokens.0.entries.lock().len()
+        self.user_tokens.0.cache.lock().len()
     }
 }
 
@@ -107,7 +115,7 @@ fn a_token_is_used_until_shortly_before_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_has_ended_is_exchanged_anew() {
-    let world = World::new(Limits::default(), false, -1);
+    let world = World::new(Limits::default(), Ending::Token, -1);
     world.token("ada", None).await.unwrap();
     world.token("ada", None).await.unwrap();
     assert_eq!(world.exchanges(), 2);
@@ -117,7 +125,7 @@ async fn a_token_that_has_ended_is_exchanged_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_not_asked_for_again_within_a_second() {
-    let world = World::new(Limits::default(), true, 60);
+    let world = World::new(Limits::default(), Ending::Failure, 60);
     for _ in 0..10 {
         let error = world.token("ada", None).await.err().unwrap();
         assert_eq!(error.reason(), "exchange_failed");
@@ -132,7 +140,7 @@ async fn a_failure_is_not_asked_for_again_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejected_token_is_never_given_out_again_and_replaced_once() {
-    let world = World::new(Limits::default(), false, 60);
+    let world = World::new(Limits::default(), Ending::Token, 60);
     let first = world.token("ada", None).await.unwrap();
     let renewed: Vec<_> = (0..10).map(|_| world.token("ada", Some(&first))).collect();
     for renewed in futures::future::join_all(renewed).await {
@@ -153,7 +161,7 @@ async fn an_operator_that_does_not_answer_is_not_waited_for_for_long() {
         exchange_timeout: Duration::from_millis(500),
         ..Limits::default()
     };
-    let world = World::new(limits, false, 60);
+    let world = World::new(limits, Ending::Token, 60);
     let error = world.token("ada", None).await.err().unwrap().to_string();
     assert!(error.contains("ExchangeTimeout"), "{error}");
 }
@@ -164,7 +172,7 @@ async fn so_many_users_are_kept_and_those_unused_for_longest_go_first() {
         max_users: 20,
         ..Limits::default()
     };
-    let world = World::new(limits, false, 60);
+    let world = World::new(limits, Ending::Token, 60);
     for number in 0..100 {
         world.token(&number.to_string(), None).await.unwrap();
         // One is in use all the time.
@@ -180,7 +188,7 @@ async fn while_all_places_are_taken_by_exchanges_nobody_else_is_asked_for() {
         max_users: 2,
         ..Limits::default()
     };
-    let world = World::new(limits, false, 60);
+    let world = World::new(limits, Ending::Token, 60);
     let (ada, bob, eve) = tokio::join!(
         world.token("ada", None),
         world.token("bob", None),
@@ -191,10 +199,47 @@ async fn while_all_places_are_taken_by_exchanges_nobody_else_is_asked_for() {
     assert_eq!(world.exchanges(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_may_not_wait_starts_no_exchange_and_can_come_back() {
+    let limits = Limits {
+        max_waiting: 1,
+        ..Limits::default()
+    };
+    let world = World::new(limits, Ending::Token, 60);
+    let (ada, bob) = tokio::join!(world.token("ada", None), world.token("bob", None));
+    assert!(ada.is_ok());
+    assert_eq!(bob.err().unwrap().reason(), "too_many_waiting");
+    assert_eq!((world.exchanges(), world.entries()), (1, 1));
+    assert_eq!(&*world.token("bob", None).await.unwrap().id, "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_panics_is_a_failure_for_all_that_wait_and_the_next_one_is_another() {
+    let world = World::new(Limits::default(), Ending::Panic, 60);
+    let (first, second) = tokio::join!(world.token("ada", None), world.token("ada", None));
+    for outcome in [first, second] {
+        let error = outcome.err().unwrap().to_string();
+        assert!(error.contains("ExchangeEnded"), "{error}");
+    }
+    assert_eq!(world.exchanges(), 1);
+    advance(FAILURE_TTL).await;
+    assert!(world.token("ada", None).await.is_err());
+    assert_eq!(world.exchanges(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_takes_the_exchange_from_nobody() {
+    let world = World::new(Limits::default(), Ending::Token, 60);
+    let gone = timeout(Duration::from_millis(500), world.token("ada", None)).await;
+    assert!(gone.is_err(), "it has waited for half of the time");
+    assert_eq!(&*world.token("ada", None).await.unwrap().id, "0");
+    assert_eq!(world.exchanges(), 1);
+}
+
 #[test]
 fn users_differ_by_subject_server_and_url_and_show_nothing() {
-    let world = World::new(Limits::default(), false, 60);
-    let other = World::new(Limits::default(), false, 60);
+    let world = World::new(Limits::default(), Ending::Token, 60);
+    let other = World::new(Limits::default(), Ending::Token, 60);
     assert!(world.user("ada") == world.user("ada"));
     assert!(world.user("ada") != world.user("bob"));
     assert!(

@@ -1,0 +1,113 @@
+//! How many users are kept and waited for: who gives way, and who waits in line.
+
+use std::sync::Arc;
+
+use mcp_auth_oauth::{ClaimMismatchError, Clock, Error, UserTokens};
+use secrecy::SecretString;
+
+use super::server::{Answer, Server};
+use super::{get, policy, sleep, start, users};
+
+#[tokio::test(start_paused = true)]
+async fn the_least_recently_used_gives_way() {
+    let clock = Clock::starting_at(start());
+    let users = UserTokens::with_capacity(2, policy(), clock.clone());
+    let server = Server::new();
+    for user in ["anna", "ben", "anna", "carl", "anna", "ben"] {
+        get(&users, &server, user).await.unwrap();
+    }
+    assert_eq!(
+        (
+            server.requests("anna"),
+            server.requests("ben"),
+            server.requests("carl")
+        ),
+        (1, 2, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_tokens_are_kept_for_fewer_users_and_the_least_recently_used_gives_way() {
+    const LENGTH: usize = 16 * 1024;
+    /// Of such tokens in 32 MiB.
+    const ROOM: usize = 2048;
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers(Answer::Long(LENGTH));
+    for nth in 0..ROOM {
+        get(&users, &server, &nth.to_string()).await.unwrap();
+    }
+    // There is room for all, and anew for those that take the place of their predecessors.
+    for nth in 0..ROOM {
+        let (user, subject) = (nth.to_string(), SecretString::from(nth.to_string()));
+        let first = get(&users, &server, &user).await.unwrap();
+        assert_eq!(server.requests(&user), 1);
+        users.report_rejected(&subject, &first.id);
+        get(&users, &server, &user).await.unwrap();
+    }
+    assert_eq!(users.requests(), 2 * ROOM as u64);
+    get(&users, &server, "0").await.unwrap();
+    for nth in 0..10 {
+        get(&users, &server, &format!("newcomer {nth}")).await.unwrap();
+    }
+    let before = users.requests();
+    for user in ["0", "11", "2047", "newcomer 0", "newcomer 9"] {
+        get(&users, &server, user).await.unwrap();
+    }
+    assert_eq!(users.requests(), before, "those were used of late");
+    get(&users, &server, "1").await.unwrap();
+    get(&users, &server, "10").await.unwrap();
+    assert_eq!(users.requests(), before + 2, "those gave way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_errors_count_as_well() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers(Answer::Error(Error::TokenMismatch(ClaimMismatchError {
+        claim: "aud",
+        expected: "a".into(),
+        found: "b".repeat(16 * 1024),
+    })));
+    for nth in 0..2100 {
+        get(&users, &server, &nth.to_string()).await.unwrap_err();
+    }
+    get(&users, &server, "2099").await.unwrap_err();
+    assert_eq!(users.requests(), 2100);
+    get(&users, &server, "0").await.unwrap_err();
+    assert_eq!(users.requests(), 2101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_places_are_waited_for_there_is_an_error_instead_of_a_second_request() {
+    let clock = Clock::starting_at(start());
+    let users = UserTokens::with_capacity(1, policy(), clock.clone());
+    let server = Server::new();
+    server.takes(5);
+    let anna = get(&users, &server, "anna");
+    let ben = async {
+        sleep(1).await;
+        get(&users, &server, "ben").await
+    };
+    let (anna, ben) = tokio::join!(anna, ben);
+    assert!(anna.is_ok());
+    assert_eq!(ben.unwrap_err(), Error::TooManyAtOnce);
+    assert!(get(&users, &server, "ben").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_waits_in_line_and_everybody_gets_a_token() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (Arc::new(users(&clock)), Server::new());
+    server.takes(1);
+    let calls: Vec<_> = (0..200)
+        .map(|nth| {
+            let (users, server) = (Arc::clone(&users), server.clone());
+            tokio::spawn(async move { get(&users, &server, &nth.to_string()).await })
+        })
+        .collect();
+    for call in calls {
+        assert!(call.await.unwrap().is_ok());
+    }
+    assert_eq!((server.most(), users.requests()), (64, 200));
+}
