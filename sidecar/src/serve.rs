@@ -27,6 +27,7 @@ use crate::control::litellm::Litellm;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
+use crate::proxy::audit::{AuditLog, Fingerprinter};
 use crate::proxy::inbound::Inbound;
 use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
@@ -36,6 +37,8 @@ use crate::server::{Sockets, Workers};
 
 /// A pod's sidecar is given a fraction of a processor, and one worker fills a whole one.
 const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
+/// Longest time that the end waits for the audit lines of the last calls.
+const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two probes of LiteLLM.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Probes between two readings of the user's configuration, which may change while LiteLLM's container
@@ -52,15 +55,37 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
         pod = args.pod_name,
         "starting"
     );
+    let mut registry = Registry::default();
+    let metrics = data_path::Metrics::new(&mut registry);
+    let pod = Pod {
+        namespace: args.pod_namespace.clone(),
+        name: args.pod_name.clone(),
+        uid: args.pod_uid.clone(),
+    };
+    let audit_log = AuditLog::start(
+        &pod,
+        args.audit_log.clone(),
+        Fingerprinter::new(),
+        metrics.clone(),
+    );
     tokio::select! {
-        never = run(args) => match never {},
+        never = run(args, pod, registry, metrics, audit_log.clone()) => match never {},
         () = received(&mut terminate) => info!("SIGTERM: leaving"),
         () = received(&mut interrupt) => info!("SIGINT: leaving"),
+    }
+    if !audit_log.flush(AUDIT_FLUSH_TIMEOUT) {
+        warn!("audit lines of the last calls may be missing: the output takes no more");
     }
     Ok(())
 }
 
-async fn run(args: Serve) -> Infallible {
+async fn run(
+    args: Serve,
+    pod: Pod,
+    mut registry: Registry,
+    data_path_metrics: data_path::Metrics,
+    audit_log: AuditLog,
+) -> Infallible {
     let Serve {
         inbound,
         outbound,
@@ -72,13 +97,13 @@ async fn run(args: Serve) -> Infallible {
         operator,
         operator_ca,
         token_file,
-        pod_namespace,
-        pod_name,
-        pod_uid,
+        pod_namespace: _,
+        pod_name: _,
+        pod_uid: _,
         start_timeout,
+        audit_log: _,
         drain: drain_time,
     } = args;
-    let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let drain = Drain::default();
     let started = Started::default();
@@ -88,11 +113,6 @@ async fn run(args: Serve) -> Infallible {
         timeout: LITELLM_READINESS,
         proc_net: PathBuf::from("/proc/net"),
     });
-    let pod = Pod {
-        namespace: pod_namespace,
-        name: pod_name,
-        uid: pod_uid,
-    };
     let reports = watch::Sender::new(report(pod.clone()));
     let operator_ca = OperatorCa::new(&operator_ca);
     let exchange = OperatorTokenExchanger::new(
@@ -109,7 +129,8 @@ async fn run(args: Serve) -> Infallible {
         drain: drain.clone(),
         reports: reports.clone(),
         exchange: Arc::new(exchange),
-        registry: &mut registry,
+        metrics: data_path_metrics,
+        audit_log,
     });
     // A probe that is refused costs a whole period, so this comes before everything that takes time.
     let answers = Health {
@@ -158,7 +179,7 @@ async fn run(args: Serve) -> Infallible {
 }
 
 /// What the data path is started with.
-pub struct Wiring<'a> {
+pub struct Wiring {
     /// Where users' requests come in, and LiteLLM's own address; absent where only the outbound half is
     /// wanted.
     pub inbound: Option<(SocketAddr, SocketAddr)>,
@@ -166,27 +187,37 @@ pub struct Wiring<'a> {
     pub drain: Drain,
     pub reports: watch::Sender<Report>,
     pub exchange: Arc<dyn TokenExchanger>,
-    pub registry: &'a mut Registry,
+    pub metrics: data_path::Metrics,
+    pub audit_log: AuditLog,
 }
 
 /// Starts both halves of the data path, which listen as soon as their ports are free. The only place where
 /// control and data path meet; what is returned takes over routes and credentials from then on.
-fn start_data_path(wiring: Wiring<'_>) -> Routes {
+fn start_data_path(wiring: Wiring) -> Routes {
     let Wiring {
         inbound,
         outbound,
         drain,
         reports,
         exchange,
-        registry,
+        metrics,
+        audit_log,
     } = wiring;
-    let metrics = data_path::Metrics::new(registry);
     let routes = Routes::new(WORKERS, metrics.clone(), reports);
     let sealer = Arc::new(Sealer::new());
     let limits = Limits::default();
-    let outbound_half = Outbound::new(routes.clone(), sealer.clone(), exchange, limits, metrics.clone());
-    let inbound_half =
-        inbound.map(|(_, litellm)| Arc::new(Inbound::new(litellm, routes.clone(), sealer, metrics, drain)));
+    let fingerprinter = audit_log.fingerprinter();
+    let outbound_half = Outbound::new(
+        routes.clone(),
+        sealer.clone(),
+        exchange,
+        limits,
+        audit_log,
+        metrics.clone(),
+    );
+    let inbound_half = inbound.map(|(_, litellm)| {
+        Inbound::new(litellm, routes.clone(), sealer, fingerprinter, metrics, drain).into()
+    });
     tokio::spawn(async move {
         let listen = inbound.map(|(listen, _)| listen);
         let bind = || Sockets::bind(listen, outbound, WORKERS);

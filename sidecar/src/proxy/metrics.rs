@@ -11,6 +11,8 @@
 //! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`) | requests sent again |
 //! | `exchanges_total` | `result` (`issued`, `failed`) | token exchanges for a user |
 //! | `waiting` | | requests that wait for a token now |
+//! | `audit_lines_total` | | audit lines written |
+//! | `audit_lines_dropped_total` | `cause` (`queue_full`, `write_failed`) | calls and lines that were not written |
 //!
 //! [`ProxyError::reason`]: crate::proxy::error::ProxyError::reason
 
@@ -60,6 +62,15 @@ pub enum RetryCause {
     DpopNonce,
 }
 
+/// Why a call has no audit line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AuditDrop {
+    /// The writer is slower than the calls. Counted by calls.
+    QueueFull,
+    /// The output took no more. Counted by lines.
+    WriteFailed,
+}
+
 /// Cheap to clone. The counters of every request are looked up once, here, so that counting is one atomic
 /// addition.
 #[derive(Clone)]
@@ -76,6 +87,8 @@ struct Counters {
     replays: Family<ReplayLabels, Counter>,
     exchanges: Family<ExchangeLabels, Counter>,
     waiting: Gauge,
+    audit_lines: Counter,
+    audit_dropped: [Counter; 2],
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -172,7 +185,16 @@ impl Metrics {
             "Connections opened to MCP servers",
             connects.clone(),
         );
+        let audit_lines = Counter::default();
+        registry.register("audit_lines", "Audit lines written", audit_lines.clone());
+        let audit_dropped = Family::<DroppedLabels, Counter>::default();
+        registry.register(
+            "audit_lines_dropped",
+            "Audit lines that were not written, by cause",
+            audit_dropped.clone(),
+        );
         let dropped = |cause| dropped.get_or_create_owned(&DroppedLabels { cause });
+        let audit_dropped = |cause| audit_dropped.get_or_create_owned(&DroppedLabels { cause });
         Self(Arc::new(Counters {
             requests: [Half::Inbound, Half::Outbound].map(|half| {
                 let half = half.as_str();
@@ -191,6 +213,9 @@ impl Metrics {
             replays,
             exchanges,
             waiting,
+            audit_lines,
+            // In the order of `AuditDrop`.
+            audit_dropped: [audit_dropped("queue_full"), audit_dropped("write_failed")],
         }))
     }
 
@@ -248,6 +273,14 @@ impl Metrics {
     pub(crate) fn exchanged(&self, issued: bool) {
         let result = if issued { "issued" } else { "failed" };
         self.0.exchanges.get_or_create(&ExchangeLabels { result }).inc();
+    }
+
+    pub(crate) fn audit_written(&self, lines: u64) {
+        self.0.audit_lines.inc_by(lines);
+    }
+
+    pub(crate) fn audit_dropped(&self, cause: AuditDrop, number: u64) {
+        self.0.audit_dropped[cause as usize].inc_by(number);
     }
 
     pub(crate) fn waiting(&self) -> &Gauge {

@@ -15,10 +15,11 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mcp_auth_protocol::sync::{
-    Credential, Problem, RejectedToken, Report, Route, Server, Transport, UserContext,
+    Credential, Pod, Problem, RejectedToken, Report, Route, Server, Transport, UserContext,
 };
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
+use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::metrics::Metrics;
 use mcp_auth_sidecar::proxy::outbound::{Limits, Outbound};
@@ -44,6 +45,7 @@ pub struct Sidecar {
     pub registry: Registry,
     pub reports: watch::Receiver<Report>,
     pub sealer: Arc<Sealer>,
+    pub audit_log: AuditLog,
     workers: Option<Workers>,
 }
 
@@ -102,12 +104,36 @@ impl Sidecar {
         operator: Operator,
         limits: Limits,
     ) -> Self {
+        Self::with_audit_log(
+            litellm,
+            servers,
+            workers,
+            operator,
+            limits,
+            Output::File("/dev/null".into()),
+        )
+    }
+
+    pub fn with_audit_log(
+        litellm: SocketAddr,
+        servers: &[Server],
+        workers: NonZeroUsize,
+        operator: Operator,
+        limits: Limits,
+        output: Output,
+    ) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let sender = watch::Sender::new(Report::default());
         let reports = sender.subscribe();
         let routes = Routes::new(workers, metrics.clone(), sender);
         assert_eq!(routes.apply(servers), []);
+        let pod = Pod {
+            namespace: "llm".into(),
+            name: "litellm-0".into(),
+            uid: "u".into(),
+        };
+        let audit_log = AuditLog::start(&pod, output, Fingerprinter::new(), metrics.clone());
         let (sealer, drain) = (Arc::new(Sealer::new()), Drain::default());
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let sockets = Sockets::bind(Some(any), any, workers).unwrap();
@@ -116,6 +142,7 @@ impl Sidecar {
             litellm,
             routes.clone(),
             sealer.clone(),
+            audit_log.fingerprinter(),
             metrics.clone(),
             drain.clone(),
         );
@@ -124,6 +151,7 @@ impl Sidecar {
             sealer.clone(),
             Arc::new(operator),
             limits,
+            audit_log.clone(),
             metrics,
         );
         let workers = Workers::start(sockets, Some(Arc::new(in_half)), Arc::new(out_half)).unwrap();
@@ -135,6 +163,7 @@ impl Sidecar {
             registry,
             reports,
             sealer,
+            audit_log,
             workers: Some(workers),
         }
     }
@@ -312,6 +341,7 @@ pub fn server(url: &str) -> Server {
             user_context: UserContext::Optional,
             exchange: None,
             credential_identity: String::new(),
+            audit: None,
         },
         client_certificate: None,
         declined: None,
