@@ -127,7 +127,9 @@ pub struct OAuth2 {
     #[serde(default)]
     pub token_type: TokenType,
 
-    /// Scopes to request. None: the authorization server's default.
+    /// Scopes to request. None: those that the MCP server's challenge or metadata name, where the authorization
+    /// server is discovered from them, but for `openid` and `offline_access`, which only users can grant; else
+    /// the authorization server's default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),
@@ -158,6 +160,21 @@ pub struct OAuth2 {
         regex(pattern = r"^(([0-9]+h)?([0-9]+m)?([0-9]+s)?|[1-9][0-9]?%)$")
     )]
     pub refresh_before: String,
+
+    /// How long a token is assumed to live that the authorization server states no life of, such as the opaque
+    /// ones of Salesforce: it is renewed by that (`refreshBefore`), and serves until its successor is there.
+    /// Default: `5m`.
+    #[serde(default = "default_assumed_lifetime")]
+    #[schemars(
+        length(min = 2, max = 16),
+        regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$")
+    )]
+    pub assumed_lifetime: String,
+
+    /// What `expires_in: 0` says: that the token is over already (`Expired`), as RFC 6749 has it, or that it has
+    /// no end (`Unlimited`), as some servers write that. Default: `Expired`.
+    #[serde(default)]
+    pub zero_expires_in: ZeroExpiresIn,
 
     /// Whether a token with fewer scopes than the MCP server demands (403, `insufficient_scope`) is requested
     /// once more with those scopes added. Default: true. The authorization server decides what it grants.
@@ -275,10 +292,26 @@ pub struct TokenCheck {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 2048)))]
     pub accepted_audiences: Vec<String>,
+
+    /// Values of `iss` that fit besides the issuer, for authorization servers whose tokens name another one than
+    /// their metadata, such as Entra with tokens of version 1 (`https://sts.windows.net/TENANT/`). Where
+    /// `tokenUrl` is set no issuer is known, and these alone fit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 2048)))]
+    pub accepted_issuers: Vec<String>,
 }
 
-/// `Enforce`: a token that does not fit is not handed out. `Report`: it is, and the condition says what does
-/// not fit. `Off`: nothing is compared.
+/// What `expires_in: 0` says.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ZeroExpiresIn {
+    #[default]
+    Expired,
+    Unlimited,
+}
+
+/// `Enforce`: a token of another issuer, for another audience or bound to another key is not handed out; what else
+/// does not fit (scopes, times) the condition says. `Report`: every token is handed out, and the condition says
+/// what does not fit. `Off`: nothing is compared.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum TokenCheckMode {
     #[default]
@@ -294,6 +327,11 @@ fn yes() -> bool {
 /// RFC 8693 section 3.
 fn access_token_type() -> String {
     "urn:ietf:params:oauth:token-type:access_token".to_owned()
+}
+
+/// Short, since nothing is known, and long enough to be no burden.
+fn default_assumed_lifetime() -> String {
+    "5m".to_owned()
 }
 
 /// A third of its life: the token is renewed when two thirds are over.

@@ -1,5 +1,6 @@
 //! The client: from a registration to one token request and its answer, checked.
 
+mod advice;
 mod revoke;
 mod send;
 
@@ -22,7 +23,7 @@ use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
     ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ServerLocation,
-    ServerMetadata, TokenRequest, TokenType, token,
+    ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn, token,
 };
 use send::{OutgoingRequest, ServerHints, TokenGrant};
 
@@ -125,21 +126,22 @@ impl Client {
         let server = self.server().await?;
         let scopes = form::union(self.scopes(&server), &token_request.scopes);
         let parameters = self.parameters(&server, &scopes);
-        let (request, redactor) = match &self.registration.grant {
-            Grant::ClientCredentials => (
-                GrantRequest::client_credentials(&parameters),
-                self.redactor.clone(),
-            ),
+        match &self.registration.grant {
+            Grant::ClientCredentials => {
+                let request = GrantRequest::client_credentials(&parameters);
+                self.issue(&server, request, self.redactor.clone(), false).await
+            }
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
-                let assertion = assertions.assertion(server.audience(), limit).await?;
-                (
-                    GrantRequest::jwt_bearer(&parameters, &assertion),
-                    self.redactor.clone().hide_form_value(assertion.expose_secret()),
-                )
+                let assertion = assertions
+                    .assertion(server.audience(), self.clock.now(), limit)
+                    .await?;
+                let request = GrantRequest::jwt_bearer(&parameters, &assertion);
+                let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
+                let outcome = self.issue(&server, request, redactor, false).await;
+                assertions.learn(outcome)
             }
-        };
-        self.issue(&server, request, redactor, false).await
+        }
     }
 
     /// Exchanges a user's token for one of the user's own at the MCP server (RFC 8693).
@@ -198,7 +200,8 @@ impl Client {
         {
             discovery.invalidate_unless_fresh().await;
         }
-        let (issued, by_alternate_secret) = read?;
+        let (issued, by_alternate_secret) =
+            read.map_err(|error| advice::add(error, &self.registration, server, by_token_exchange))?;
         Ok(IssuedToken {
             proof_key: self.proof_key.clone(),
             by_alternate_secret,
@@ -219,7 +222,7 @@ impl Client {
         let registration = &self.registration;
         let audiences = [self.resource(server), registration.audience.as_deref()];
         let expectation = Expectation {
-            issuer: server.metadata().map(|metadata| metadata.issuer.clone()),
+            issuers: self.expected_issuers(server),
             audiences: audiences
                 .into_iter()
                 .flatten()
@@ -228,6 +231,10 @@ impl Client {
                 .collect(),
             scopes: registration.scopes.clone(),
             key_thumbprint: self.proof_key.as_ref().map(|key| key.thumbprint().to_owned()),
+            certificate_thumbprint: self
+                .certificate
+                .as_ref()
+                .map(|certificate| certificate.thumbprint().to_owned()),
         };
         let now = self.clock.now();
         let checked = token_check::check(
@@ -238,15 +245,28 @@ impl Client {
             now,
         )?;
         let claims = checked.claims.unwrap_or_default();
+        let stated = match (issued.expires_in, registration.zero_expires_in) {
+            (Some(0), ZeroExpiresIn::Unlimited) => None,
+            (stated, _) => stated,
+        };
         Ok(IssuedToken {
             expires_in: token::life(
-                issued.expires_in,
+                stated,
                 claims.expires_at.map(|end| end.saturating_sub(now.as_second())),
             ),
             certificate_bound: claims.certificate_thumbprint.is_some(),
             mismatch: checked.mismatch,
             ..issued
         })
+    }
+
+    /// What a token may name as its issuer; none where nothing is known of it.
+    fn expected_issuers(&self, server: &Endpoints) -> Vec<String> {
+        let discovered = server.metadata().into_iter();
+        let discovered =
+            discovered.flat_map(|metadata| [Some(&metadata.issuer), metadata.token_issuer.as_ref()]);
+        let accepted = self.registration.check.accepted_issuers.iter();
+        discovered.flatten().chain(accepted).cloned().collect()
     }
 
     /// Forgets what was discovered where the tokens it leads to are refused.

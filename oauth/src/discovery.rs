@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 pub use error::{Attempt, AttemptError, DiscoveryError};
-pub use metadata::ServerMetadata;
+pub use metadata::{ScopeOrigin, ServerMetadata};
 use search::{Search, SearchRules, SearchStart};
 
 use crate::clock::time_after;

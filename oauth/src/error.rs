@@ -2,11 +2,12 @@
 //! message that says what to check. What a server said is in here only as
 //! [`Redactor`](crate::redact::Redactor) let it through.
 
-use std::fmt;
+mod permanent;
+mod response;
+
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
-use oauth2::basic::BasicErrorResponseType;
 
 use crate::discovery::DiscoveryError;
 use crate::retry_after::RetryAfter;
@@ -14,6 +15,7 @@ use crate::token_check::mismatch::ClaimMismatchError;
 use crate::token_type::TokenType;
 use crate::transport::body_shape::BodyShape;
 use crate::transport::connect_error::ConnectError;
+pub use response::{Advice, ErrorCode, ErrorResponse};
 
 /// A failed token request, or a registration that none can be made from.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -30,6 +32,14 @@ pub enum Error {
     CertificateExpired { at: Timestamp },
     #[error("there is no assertion to ask with: {problem}")]
     NoAssertion { problem: String },
+    #[error("the assertion in jwtBearer.assertionRef expired at {}", whole_seconds(*at))]
+    AssertionExpired { at: Timestamp },
+    /// It brought a token before.
+    #[error(
+        "the authorization server takes the assertion in jwtBearer.assertionRef once, and it brought a token \
+         before"
+    )]
+    AssertionUsed,
     #[error("the client assertion could not be signed")]
     Unsigned,
     #[error("caBundle {problem}")]
@@ -42,6 +52,9 @@ pub enum Error {
     Timeout { limit: Duration },
     #[error("no connection to the token endpoint: {0}")]
     Connect(ConnectError),
+    /// No request was made.
+    #[error("the authorization server asked to be left alone for a while, by its answer to another client")]
+    RateLimited { retry_after: RetryAfter },
     #[error("the token endpoint ended the connection before its answer was complete")]
     Interrupted,
     #[error("the authorization server answered {0}")]
@@ -87,30 +100,6 @@ pub enum Error {
     TokenMismatch(ClaimMismatchError),
 }
 
-/// An error answer of the authorization server (RFC 6749 section 5.2).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ErrorResponse {
-    pub code: ErrorCode,
-    pub description: Option<String>,
-    pub status: u16,
-    pub retry_after: Option<RetryAfter>,
-}
-
-/// An OAuth error code: those of RFC 6749 section 5.2 and any other, and those of RFC 6749 section 4.1.2.1,
-/// RFC 7009 section 2.2.1, RFC 8707 section 2 and RFC 9449 section 12.2.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ErrorCode {
-    /// As `Extension` only what no other variant names, in the characters of RFC 6749, and not many of them.
-    Basic(BasicErrorResponseType),
-    InvalidTarget,
-    AccessDenied,
-    ServerError,
-    TemporarilyUnavailable,
-    UnsupportedTokenType,
-    UseDpopNonce,
-    InvalidDpopProof,
-}
-
 impl Error {
     /// Closed set: error codes of the standards as they are, `other_error` for any other, else the kind of
     /// failure.
@@ -122,6 +111,8 @@ impl Error {
             Self::InvalidCertificate { .. } => "InvalidCertificate",
             Self::CertificateExpired { .. } => "CertificateExpired",
             Self::NoAssertion { .. } => "NoAssertion",
+            Self::AssertionExpired { .. } => "AssertionExpired",
+            Self::AssertionUsed => "AssertionUsed",
             Self::Unsigned => "Unsigned",
             Self::InvalidCaBundle { .. } => "InvalidCaBundle",
             Self::ReservedParameter { .. } => "ReservedParameter",
@@ -132,7 +123,10 @@ impl Error {
             Self::Connect(ConnectError::Tls(_)) => "ConnectTls",
             Self::Connect(ConnectError::Forbidden(_)) => "ConnectForbidden",
             Self::Connect(ConnectError::ClientCertificate(_)) => "ConnectClientCertificate",
+            Self::Connect(ConnectError::Proxy) => "ConnectProxy",
+            Self::Connect(ConnectError::ProxyAuthentication) => "ConnectProxyAuthentication",
             Self::Connect(ConnectError::Other) => "Connect",
+            Self::RateLimited { .. } => "RateLimited",
             Self::Interrupted => "Interrupted",
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.code.reason(),
             Self::HttpStatus { .. } => "HttpStatus",
@@ -178,17 +172,24 @@ impl Error {
             }
             Self::CertificateExpired { .. } => "renew the certificate in that Secret, and check the clock",
             Self::NoAssertion { .. } => "check what the assertion comes from",
+            Self::AssertionExpired { .. } => {
+                "another one is waited for: put it into that Secret, and it is used at once; check the clock \
+                 too"
+            }
+            Self::AssertionUsed => {
+                "another one is waited for: put it into that Secret, and it is used at once"
+            }
             Self::Unsigned => "check the key in clientAuthentication.privateKeyJwt.keyRef",
             Self::InvalidCaBundle { .. } => "it must hold one or more PEM certificates (BEGIN CERTIFICATE)",
             Self::ReservedParameter { .. } => "use that field, or remove the parameter",
             Self::NoTrustRoots => "install CA certificates, or set caBundle",
             Self::Timeout { .. } => "check tokenUrl, network policies and the authorization server's health",
             Self::Connect(fault) => fault.hint(),
-            Self::Interrupted => "check the authorization server's health and the proxies before it",
-            Self::Rejected(rejection) if rejection.is_of_client() => {
-                ErrorCode::Basic(BasicErrorResponseType::InvalidClient).hint()
+            Self::RateLimited { .. } => {
+                "requests go on when that time is over; if it comes often, raise its rate limit"
             }
-            Self::Rejected(rejection) => rejection.code.hint(),
+            Self::Interrupted => "check the authorization server's health and the proxies before it",
+            Self::Rejected(rejection) => rejection.hint(),
             Self::BothSecretsRefused(_) => {
                 "both were refused, that of clientSecretRef and that of alternateClientSecretRef: check \
                  clientId and the client secrets, and that the client may authenticate by the configured \
@@ -225,120 +226,8 @@ impl Error {
         match self {
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.retry_after,
             Self::HttpStatus { retry_after, .. } => *retry_after,
+            Self::RateLimited { retry_after } => Some(*retry_after),
             _ => None,
-        }
-    }
-}
-
-impl ErrorCode {
-    /// `None`: not a code of the standards.
-    pub(crate) fn from_standard(code: &str) -> Option<Self> {
-        use BasicErrorResponseType as Basic;
-        Some(match code {
-            "invalid_request" => Self::Basic(Basic::InvalidRequest),
-            "invalid_client" => Self::Basic(Basic::InvalidClient),
-            "invalid_grant" => Self::Basic(Basic::InvalidGrant),
-            "invalid_scope" => Self::Basic(Basic::InvalidScope),
-            "unauthorized_client" => Self::Basic(Basic::UnauthorizedClient),
-            "unsupported_grant_type" => Self::Basic(Basic::UnsupportedGrantType),
-            "invalid_target" => Self::InvalidTarget,
-            "access_denied" => Self::AccessDenied,
-            "server_error" => Self::ServerError,
-            "temporarily_unavailable" => Self::TemporarilyUnavailable,
-            "unsupported_token_type" => Self::UnsupportedTokenType,
-            "use_dpop_nonce" => Self::UseDpopNonce,
-            "invalid_dpop_proof" => Self::InvalidDpopProof,
-            _ => return None,
-        })
-    }
-
-    pub(crate) fn extension(code: impl Into<String>) -> Self {
-        Self::Basic(BasicErrorResponseType::Extension(code.into()))
-    }
-
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Basic(BasicErrorResponseType::Extension(code)) => code,
-            standard => standard.reason(),
-        }
-    }
-
-    fn reason(&self) -> &'static str {
-        use BasicErrorResponseType as Basic;
-        match self {
-            Self::Basic(Basic::InvalidRequest) => "invalid_request",
-            Self::Basic(Basic::InvalidClient) => "invalid_client",
-            Self::Basic(Basic::InvalidGrant) => "invalid_grant",
-            Self::Basic(Basic::InvalidScope) => "invalid_scope",
-            Self::Basic(Basic::UnauthorizedClient) => "unauthorized_client",
-            Self::Basic(Basic::UnsupportedGrantType) => "unsupported_grant_type",
-            Self::Basic(Basic::Extension(_)) => "other_error",
-            Self::InvalidTarget => "invalid_target",
-            Self::AccessDenied => "access_denied",
-            Self::ServerError => "server_error",
-            Self::TemporarilyUnavailable => "temporarily_unavailable",
-            Self::UnsupportedTokenType => "unsupported_token_type",
-            Self::UseDpopNonce => "use_dpop_nonce",
-            Self::InvalidDpopProof => "invalid_dpop_proof",
-        }
-    }
-
-    fn hint(&self) -> &'static str {
-        use BasicErrorResponseType as Basic;
-        match self {
-            Self::Basic(Basic::InvalidRequest) => {
-                "check scopes, audience, resource and extraParameters, and that this client may use the grant"
-            }
-            Self::Basic(Basic::InvalidClient) => {
-                "check clientId and the client secret, key, certificate or assertion (its issuer, subject \
-                 and audience), and that the client may authenticate by the configured method"
-            }
-            Self::Basic(Basic::InvalidScope) => "check that scopes names only what this client may have",
-            Self::InvalidTarget => {
-                "check that the authorization server knows this resource; an empty resource sends none"
-            }
-            Self::Basic(Basic::UnauthorizedClient) | Self::Basic(Basic::UnsupportedGrantType) => {
-                "allow this client the configured grant (client_credentials, jwt-bearer or token-exchange) \
-                 at the authorization server"
-            }
-            Self::Basic(Basic::InvalidGrant) => {
-                "check the assertion or subject token (its issuer, audience and expiry), and this client's \
-                 registration at the authorization server"
-            }
-            Self::UseDpopNonce => {
-                "it demands DPoP with a nonce: set tokenType: DPoP; if it is set, check the authorization \
-                 server's health"
-            }
-            Self::InvalidDpopProof => {
-                "check the clock, and that proxies leave the token endpoint's URL as the authorization \
-                 server knows it"
-            }
-            Self::UnsupportedTokenType | Self::AccessDenied | Self::Basic(Basic::Extension(_)) => {
-                "check this client's registration at the authorization server"
-            }
-            Self::ServerError | Self::TemporarilyUnavailable => "check the authorization server's health",
-        }
-    }
-}
-
-impl ErrorResponse {
-    /// Whether the client is not believed to be who it says. Keycloak says `unauthorized_client` where RFC
-    /// 6749 says `invalid_client`, but by the status that is for this only.
-    pub(crate) fn is_of_client(&self) -> bool {
-        match self.code {
-            ErrorCode::Basic(BasicErrorResponseType::InvalidClient) => true,
-            ErrorCode::Basic(BasicErrorResponseType::UnauthorizedClient) => self.status == 401,
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for ErrorResponse {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.code.as_str())?;
-        match &self.description {
-            Some(description) => write!(formatter, " ({description})"),
-            None => Ok(()),
         }
     }
 }
@@ -378,6 +267,8 @@ fn with_type(kind: &Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use oauth2::basic::BasicErrorResponseType;
+
     use super::*;
 
     fn rejected(code: &str, description: Option<&str>) -> Error {
@@ -386,6 +277,7 @@ mod tests {
             description: description.map(Into::into),
             status: 400,
             retry_after: None,
+            advice: None,
         })
     }
 
@@ -416,6 +308,7 @@ mod tests {
                 description: None,
                 status,
                 retry_after: None,
+                advice: None,
             })
         };
         assert!(error(401).hint().contains("the client secret"));
@@ -429,27 +322,5 @@ mod tests {
             (error.reason(), error.code()),
             ("other_error", "consent_required")
         );
-    }
-
-    #[test]
-    fn every_known_code_is_read_as_it_is_written() {
-        for code in [
-            "invalid_request",
-            "invalid_client",
-            "invalid_grant",
-            "invalid_scope",
-            "invalid_target",
-            "unauthorized_client",
-            "unsupported_grant_type",
-            "access_denied",
-            "server_error",
-            "temporarily_unavailable",
-            "unsupported_token_type",
-            "use_dpop_nonce",
-            "invalid_dpop_proof",
-        ] {
-            assert_eq!(ErrorCode::from_standard(code).unwrap().as_str(), code);
-            assert_eq!(rejected(code, None).reason(), code);
-        }
     }
 }

@@ -29,19 +29,19 @@ mod user_tokens;
 
 pub use client::Client;
 pub use clock::Clock;
-pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ServerMetadata};
-pub use error::{Error, ErrorCode, ErrorResponse};
-pub use jose::assertion::{AssertionFuture, AssertionSource, Assertions};
+pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
+pub use error::{Advice, Error, ErrorCode, ErrorResponse};
+pub use jose::assertion::{AssertionFuture, AssertionSource, Assertions, GivenAssertion};
 pub use jose::signing_key::{Algorithm, KeyError, SigningKey};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use registration::{
     ClientAuthentication, ClientCertificate, ClientSecrets, Grant, Registration, ServerLocation,
-    TokenExchange,
+    TokenExchange, ZeroExpiresIn,
 };
 pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;
-pub use renewal::policy::{Policy, RefreshBefore, RefreshBeforeError};
+pub use renewal::policy::{Policy, RefreshBefore, RefreshBeforeError, TimeSpan, TimeSpanError};
 pub use renewal::state::{Failure, TokenSourceState};
 pub use renewal::step_up::{StepUp, StepUpError};
 pub use retry_after::RetryAfter;

@@ -29,6 +29,7 @@ pub struct Registration {
     /// Further parameters; none that has a field here.
     pub extra_parameters: BTreeMap<String, String>,
     pub check: TokenCheck,
+    pub zero_expires_in: ZeroExpiresIn,
     /// PEM certificates of authorities to trust besides the system's.
     pub ca_bundle: Option<String>,
     pub allow_insecure_http: bool,
@@ -97,6 +98,16 @@ pub enum Grant {
     JwtBearer(Assertions),
 }
 
+/// What `expires_in: 0` says.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ZeroExpiresIn {
+    /// The token is over already, as RFC 6749 section 5.1 has it.
+    #[default]
+    Expired,
+    /// It has no end, as some servers write that.
+    Unlimited,
+}
+
 /// Parameters of token exchange (RFC 8693 section 2.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TokenExchange {
@@ -130,6 +141,7 @@ impl Registration {
             token_type: TokenType::Bearer,
             token_exchange: TokenExchange::default(),
             check: TokenCheck::default(),
+            zero_expires_in: ZeroExpiresIn::default(),
             allow_private_addresses: false,
             scopes: Vec::new(),
             audience: None,

@@ -76,16 +76,24 @@ impl Token {
         }
     }
 
+    /// Whether this is the very token that was issued before, by a server that issues each until its end.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.access_token.secret() == other.access_token.secret()
+    }
+
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|end| end <= now)
     }
 
     /// From issue to expiry, assumed where it is not known.
     pub(crate) fn life(&self) -> Duration {
-        match self.expires_at {
-            None => ASSUMED_LIFETIME,
-            Some(end) => Duration::try_from(end.duration_since(self.issued_at)).unwrap_or(Duration::ZERO),
-        }
+        self.stated_life().unwrap_or(ASSUMED_LIFETIME)
+    }
+
+    /// From issue to expiry, where that is known.
+    pub(crate) fn stated_life(&self) -> Option<Duration> {
+        let end = self.expires_at?;
+        Some(Duration::try_from(end.duration_since(self.issued_at)).unwrap_or(Duration::ZERO))
     }
 }
 

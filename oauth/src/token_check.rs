@@ -15,6 +15,7 @@ pub use claims::{Claims, read};
 pub use mismatch::ClaimMismatchError;
 
 use crate::Error;
+use crate::discovery::well_known::is_same_issuer;
 use crate::redact::Redactor;
 
 /// How far the clocks of two machines may differ, in seconds.
@@ -32,14 +33,18 @@ pub struct TokenCheck {
     pub mode: TokenCheckMode,
     /// Values of `aud` that fit besides `resource` and `audience`.
     pub accepted_audiences: Vec<String>,
+    /// Values of `iss` that fit besides the authorization server's issuer, where that is known.
+    pub accepted_issuers: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum TokenCheckMode {
-    /// A token that does not fit is an error.
+    /// A token of another issuer, for another audience or bound to another key is an error. What else does not
+    /// fit is reported with it: a token of fewer scopes serves the calls that need no more, and times are
+    /// compared by another clock than the MCP server's.
     #[default]
     Enforce,
-    /// It is issued, and the mismatch is reported with it.
+    /// It is issued, and any mismatch is reported with it.
     Report,
     Off,
 }
@@ -47,14 +52,16 @@ pub enum TokenCheckMode {
 /// What a token should say. What is not known is not compared.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Expectation {
-    /// `iss`, byte for byte.
-    pub issuer: Option<String>,
+    /// One of them must be `iss`. None: it is not known.
+    pub issuers: Vec<String>,
     /// One of them must be in `aud`, byte for byte: the resource, the audience, and those that are accepted.
     pub audiences: Vec<String>,
     /// All of them must be granted: the ones that were asked for.
     pub scopes: Vec<Scope>,
     /// `cnf.jkt`: the thumbprint of the proof key (RFC 9449 section 6.1).
     pub key_thumbprint: Option<String>,
+    /// `cnf.x5t#S256`: the thumbprint of the client's certificate (RFC 8705 section 3.1).
+    pub certificate_thumbprint: Option<String>,
 }
 
 /// What is known of a token once it is checked.
@@ -67,7 +74,7 @@ pub struct CheckedToken {
 }
 
 /// Reads a token, and compares it unless the mode is off. What does not fit is an error where that is
-/// enforced. Nothing that `redactor` keeps back is in the result.
+/// enforced, and else the first of it is told. Nothing that `redactor` keeps back is in the result.
 pub(crate) fn check(
     token: &AccessToken,
     expectation: &Expectation,
@@ -82,13 +89,16 @@ pub(crate) fn check(
         TokenCheckMode::Off => None,
         TokenCheckMode::Enforce | TokenCheckMode::Report => {
             let redactor = redactor.clone().hide(token.secret());
+            // Those that are enforced come first.
             mismatches(&claims, expectation, &redactor, now)
                 .into_iter()
                 .next()
         }
     };
     match mismatch {
-        Some(mismatch) if mode == TokenCheckMode::Enforce => Err(Error::TokenMismatch(mismatch)),
+        Some(mismatch) if mode == TokenCheckMode::Enforce && mismatch.is_of_another_use() => {
+            Err(Error::TokenMismatch(mismatch))
+        }
         mismatch => Ok(CheckedToken {
             claims: Some(claims),
             mismatch,
@@ -106,7 +116,18 @@ pub(crate) fn mismatches(
     [
         issuer(claims, expectation, redactor),
         audience(claims, expectation, redactor),
-        key(claims, expectation, redactor),
+        thumbprint(
+            "cnf.jkt",
+            &claims.key_thumbprint,
+            &expectation.key_thumbprint,
+            redactor,
+        ),
+        thumbprint(
+            "cnf.x5t#S256",
+            &claims.certificate_thumbprint,
+            &expectation.certificate_thumbprint,
+            redactor,
+        ),
         expired(claims, now),
         in_the_future("nbf", claims.not_before, now),
         in_the_future("iat", claims.issued_at, now),
@@ -118,11 +139,12 @@ pub(crate) fn mismatches(
 }
 
 fn issuer(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Option<ClaimMismatchError> {
-    let (found, expected) = (claims.issuer.as_ref()?, expectation.issuer.as_ref()?);
-    (found != expected).then(|| ClaimMismatchError {
+    let (found, expected) = (claims.issuer.as_ref()?, &expectation.issuers);
+    let fits = expected.is_empty() || expected.iter().any(|one| is_same_issuer(found, one));
+    (!fits).then(|| ClaimMismatchError {
         claim: "iss",
-        expected: list([expected], redactor),
-        found: list([found], redactor) + slash_hint([found], [expected]),
+        expected: list(expected, redactor),
+        found: list([found], redactor) + slash_hint([found], expected),
     })
 }
 
@@ -136,13 +158,15 @@ fn audience(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> 
     })
 }
 
-fn key(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Option<ClaimMismatchError> {
-    let (found, expected) = (
-        claims.key_thumbprint.as_ref()?,
-        expectation.key_thumbprint.as_ref()?,
-    );
+fn thumbprint(
+    claim: &'static str,
+    found: &Option<String>,
+    expected: &Option<String>,
+    redactor: &Redactor,
+) -> Option<ClaimMismatchError> {
+    let (found, expected) = (found.as_ref()?, expected.as_ref()?);
     (found != expected).then(|| ClaimMismatchError {
-        claim: "cnf.jkt",
+        claim,
         expected: list([expected], redactor),
         found: list([found], redactor),
     })
@@ -183,7 +207,7 @@ fn in_the_future(claim: &'static str, time: Option<i64>, now: Timestamp) -> Opti
     })
 }
 
-/// Not accepted, since the comparison is byte for byte everywhere, but the likeliest slip of all.
+/// Not accepted, since the comparison is byte for byte, but the likeliest slip of all.
 fn slash_hint<'a>(
     found: impl IntoIterator<Item = &'a String>,
     expected: impl IntoIterator<Item = &'a String> + Clone,
@@ -242,20 +266,24 @@ mod tests {
 
     fn expectation() -> Expectation {
         Expectation {
-            issuer: Some("https://auth.example.com".into()),
+            issuers: vec![
+                "https://auth.example.com/a".into(),
+                "https://sts.example.com".into(),
+            ],
             audiences: vec!["https://tools.example.com/mcp".into(), "urn:tools".into()],
             scopes: ["tools:read", "tools:call"]
                 .map(|name| Scope::new(name.into()))
                 .into(),
             key_thumbprint: Some("thumb".into()),
+            certificate_thumbprint: Some("print".into()),
         }
     }
 
     fn good() -> Value {
         json!({
-            "iss": "https://auth.example.com", "aud": "https://tools.example.com/mcp",
+            "iss": "https://auth.example.com/a", "aud": "https://tools.example.com/mcp",
             "scope": "tools:read tools:call other", "exp": NOW + 300, "iat": NOW, "nbf": NOW,
-            "cnf": {"jkt": "thumb"},
+            "cnf": {"jkt": "thumb", "x5t#S256": "print"},
         })
     }
 
@@ -288,10 +316,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(off.mismatch, None);
-        assert_eq!(
-            enforced.err(),
-            reported.mismatch.clone().map(Error::TokenMismatch)
-        );
+        let is_enforced = ["iss", "aud", "cnf"].contains(&claim);
+        match (enforced, &reported.mismatch) {
+            (Err(error), Some(mismatch)) if is_enforced => {
+                assert_eq!(error, Error::TokenMismatch(mismatch.clone()));
+            }
+            (enforced, mismatch) => assert_eq!(enforced.unwrap().mismatch, *mismatch),
+        }
         reported.mismatch
     }
 
@@ -356,9 +387,16 @@ mod tests {
     fn another_issuer_is_told() {
         assert_eq!(
             mismatch_text("iss", json!("https://evil.example.com")),
-            r#"its claim iss is "https://evil.example.com", expected "https://auth.example.com""#
+            r#"its claim iss is "https://evil.example.com", expected "https://auth.example.com/a", "https://sts.example.com""#
         );
-        assert!(mismatch_text("iss", json!("https://auth.example.com/")).contains("a slash at the end"));
+        assert!(mismatch_text("iss", json!("https://auth.example.com/a/")).contains("a slash at the end"));
+    }
+
+    #[test]
+    fn an_issuer_that_is_accepted_fits_with_a_slash_or_without_where_it_has_no_path() {
+        for issuer in ["https://sts.example.com", "https://sts.example.com/"] {
+            assert_eq!(checked("iss", json!(issuer)), None);
+        }
     }
 
     #[test]
@@ -404,6 +442,11 @@ mod tests {
     #[test]
     fn a_token_bound_to_another_key_is_told() {
         assert!(mismatch_text("cnf", json!({"jkt": "other"})).starts_with("its claim cnf.jkt is \"other\""));
+        let certificate = mismatch_text("cnf", json!({"jkt": "thumb", "x5t#S256": "other"}));
+        assert!(
+            certificate.starts_with("its claim cnf.x5t#S256 is \"other\""),
+            "{certificate}"
+        );
     }
 
     #[test]

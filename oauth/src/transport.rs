@@ -94,6 +94,9 @@ impl Transport {
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .referer(false)
+            // One request a connection, so HTTP/2 has nothing to offer, and proxies and servers that offer it
+            // and fail at it are no rarity.
+            .http1_only()
             .no_proxy()
             .pool_max_idle_per_host(0)
             .dns_resolver(GuardedResolver::new(rules.addresses.clone()));

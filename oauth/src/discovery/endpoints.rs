@@ -134,12 +134,14 @@ mod tests {
     fn metadata() -> ServerMetadata {
         ServerMetadata {
             issuer: "https://as.example.com".into(),
+            token_issuer: None,
             token_endpoint: TokenUrl::new("https://as.example.com/token".into()).unwrap(),
             mtls_token_endpoint: Some("https://mtls.as.example.com/token".into()),
             revocation_endpoint: Some("https://as.example.com/revoke".into()),
             mtls_revocation_endpoint: Some("https://mtls.as.example.com/revoke".into()),
             resource: None,
             scopes: Vec::new(),
+            scope_origin: Default::default(),
         }
     }
 

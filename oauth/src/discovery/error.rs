@@ -130,7 +130,34 @@ impl DiscoveryError {
     }
 }
 
+impl DiscoveryError {
+    /// Whether the same search would most likely end in the same way, see [`crate::Error::is_permanent`].
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::NotFound { attempts, .. } => attempts.iter().all(Attempt::is_permanent),
+            Self::Timeout { .. } => false,
+            Self::InvalidUrl { .. }
+            | Self::IssuerMismatch { .. }
+            | Self::IssuerChanged { .. }
+            | Self::ResourceMismatch { .. } => true,
+        }
+    }
+}
+
 impl Attempt {
+    fn is_permanent(&self) -> bool {
+        self.is_absent()
+            || matches!(
+                self.outcome,
+                AttemptError::Redirect
+                    | AttemptError::NotJson(_)
+                    | AttemptError::TooLarge(_)
+                    | AttemptError::Unusable { .. }
+                    | AttemptError::NoTrustRoots
+                    | AttemptError::Connect(ConnectError::Tls(_) | ConnectError::Forbidden(_))
+            )
+    }
+
     /// Whether the server is there and says that it has no such document; whatever else it is, it may have
     /// one.
     pub(super) fn is_absent(&self) -> bool {

@@ -14,6 +14,9 @@ const MAX_ISSUERS: usize = 16;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServerMetadata {
     pub issuer: String,
+    /// What its access tokens name as their issuer where that is another one: `access_token_issuer` of Active
+    /// Directory Federation Services.
+    pub token_issuer: Option<String>,
     pub token_endpoint: TokenUrl,
     /// Of `mtls_endpoint_aliases` (RFC 8705 section 5): for clients that authenticate by certificate or bind
     /// tokens to it.
@@ -25,6 +28,18 @@ pub struct ServerMetadata {
     pub resource: Option<String>,
     /// Scopes that the MCP server's challenge or metadata name, for a registration without scopes of its own.
     pub scopes: Vec<Scope>,
+    /// Where those come from.
+    pub scope_origin: ScopeOrigin,
+}
+
+/// Who names scopes for a registration that states none.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ScopeOrigin {
+    /// `scope` of the MCP server's challenge (RFC 6750 section 3).
+    #[default]
+    Challenge,
+    /// `scopes_supported` of its metadata (RFC 9728 section 2).
+    Metadata,
 }
 
 /// What a protected resource says of itself.
@@ -47,8 +62,8 @@ pub(crate) enum MetadataError {
     },
 }
 
-/// Reads an authorization server's metadata. The issuer is compared byte for byte (RFC 8414 section 3.3),
-/// which keeps one server from giving itself out as another.
+/// Reads an authorization server's metadata. `is_expected` compares the issuer (RFC 8414 section 3.3), which
+/// keeps one server from giving itself out as another.
 pub(crate) fn server(
     fields: &Map<String, Value>,
     is_expected: impl Fn(&str) -> bool,
@@ -76,12 +91,14 @@ pub(crate) fn server(
     let alias = |name| aliases.and_then(|aliases| optional(aliases, name));
     Ok(ServerMetadata {
         issuer: issuer.to_owned(),
+        token_issuer: text(fields, "access_token_issuer").ok().map(str::to_owned),
         token_endpoint: TokenUrl::from_url(token_endpoint),
         mtls_token_endpoint: alias(field),
         revocation_endpoint: optional(fields, "revocation_endpoint"),
         mtls_revocation_endpoint: alias("revocation_endpoint"),
         resource: None,
         scopes: Vec::new(),
+        scope_origin: ScopeOrigin::default(),
     })
 }
 
@@ -145,6 +162,7 @@ mod tests {
     fn reads_the_endpoints_of_a_server() {
         let metadata = read(json!({
             "issuer": ISSUER,
+            "access_token_issuer": "http://auth.example.com/trust",
             "token_endpoint": "https://auth.example.com/token",
             "revocation_endpoint": "https://auth.example.com/revoke",
             "mtls_endpoint_aliases": {
@@ -157,18 +175,20 @@ mod tests {
             metadata,
             Ok(ServerMetadata {
                 issuer: ISSUER.into(),
+                token_issuer: Some("http://auth.example.com/trust".into()),
                 token_endpoint: TokenUrl::new("https://auth.example.com/token".into()).unwrap(),
                 mtls_token_endpoint: Some("https://mtls.example.com/token".into()),
                 revocation_endpoint: Some("https://auth.example.com/revoke".into()),
                 mtls_revocation_endpoint: Some("https://mtls.example.com/revoke".into()),
                 resource: None,
                 scopes: vec![],
+                scope_origin: ScopeOrigin::Challenge,
             })
         );
     }
 
     #[test]
-    fn an_issuer_is_compared_byte_for_byte() {
+    fn another_issuer_than_the_expected_one_is_refused() {
         for issuer in [
             "https://auth.example.com/",
             "https://AUTH.example.com",

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::error::{Attempt, AttemptError, DiscoveryError, name};
-use super::metadata::{self, MetadataError, ServerMetadata};
+use super::metadata::{self, MetadataError, ScopeOrigin, ServerMetadata};
 use super::well_known;
 use crate::Error;
 use crate::Limits;
@@ -21,6 +21,9 @@ use crate::transport::{Transport, TransportRules};
 /// version of the protocol; `initialize` would open a session that is never closed, and some servers answer
 /// that one without a token.
 const PROBE_BODY: &str = r#"{"jsonrpc":"2.0","id":"mcp-auth","method":"tools/list","params":{}}"#;
+
+/// Scopes of OpenID Connect that only a user who signs in can grant: a machine that asks for them is refused.
+const SCOPES_OF_USERS: [&str; 2] = ["openid", "offline_access"];
 
 /// Where a search begins.
 #[derive(Clone, Debug)]
@@ -120,7 +123,8 @@ impl<'a> Search<'a> {
         issuer: &str,
         url: &Url,
     ) -> Result<ServerMetadata, DiscoveryError> {
-        let metadata = self.server(url, issuer, |stated| stated == issuer).await?;
+        let is_expected = |stated: &str| well_known::is_same_issuer(stated, issuer);
+        let metadata = self.server(url, issuer, is_expected).await?;
         metadata.ok_or_else(|| self.not_found("authorization server"))
     }
 
@@ -136,12 +140,13 @@ impl<'a> Search<'a> {
         // The resource may offer several servers; the one that this client is registered at is the one to
         // use.
         let issuer = match self.known_issuer {
-            Some(known_issuer) if resource.issuers.contains(known_issuer) => known_issuer,
             Some(known_issuer) => {
-                return Err(DiscoveryError::IssuerChanged {
+                let is_known = |issuer: &&String| well_known::is_same_issuer(issuer, known_issuer);
+                let named = resource.issuers.iter().find(is_known);
+                named.ok_or_else(|| DiscoveryError::IssuerChanged {
                     known: name(known_issuer),
                     found: name(&resource.issuers[0]),
-                });
+                })?
             }
             None => &resource.issuers[0],
         };
@@ -155,8 +160,14 @@ impl<'a> Search<'a> {
             }
         };
         let server = self.discover_by_issuer(issuer, &issuer_url).await?;
+        // The order of the MCP specification; scopes that the registration states come before both.
+        let (named, scope_origin) = match answered.challenge.scopes {
+            challenged if challenged.is_empty() => (resource.scopes, ScopeOrigin::Metadata),
+            challenged => (challenged, ScopeOrigin::Challenge),
+        };
         Ok(ServerMetadata {
-            scopes: scopes(first_named(answered.challenge.scopes, resource.scopes)),
+            scopes: scopes(named),
+            scope_origin,
             resource: Some(resource.name),
             ..server
         })
@@ -174,13 +185,9 @@ impl<'a> Search<'a> {
         answered: ProbeOutcome,
     ) -> Result<ServerMetadata, DiscoveryError> {
         let origin = well_known::origin(url);
-        let spellings = [origin.clone(), format!("{origin}/")];
         let known_issuer = self.known_issuer;
-        let is_expected = |stated: &str| match known_issuer {
-            Some(known_issuer) => stated == known_issuer,
-            None => spellings.iter().any(|one| one == stated),
-        };
-        let is_known_elsewhere = known_issuer.is_some_and(|known_issuer| !spellings.contains(known_issuer));
+        let is_expected = |stated: &str| well_known::is_same_issuer(stated, &origin);
+        let is_known_elsewhere = known_issuer.is_some_and(|known_issuer| !is_expected(known_issuer));
         let knows_metadata = answered.challenge.resource_metadata.is_some();
         if is_known_elsewhere || knows_metadata || !self.attempts.iter().all(Attempt::is_absent) {
             return Err(self.not_found("MCP server"));
@@ -199,12 +206,14 @@ impl<'a> Search<'a> {
         }
         Ok(ServerMetadata {
             issuer: known_issuer.unwrap_or(&origin).clone(),
+            token_issuer: None,
             token_endpoint: TokenUrl::from_url(well_known::with_path(url, "/token")),
             mtls_token_endpoint: None,
             revocation_endpoint: None,
             mtls_revocation_endpoint: None,
             resource: None,
             scopes: scopes(answered.challenge.scopes),
+            scope_origin: ScopeOrigin::Challenge,
         })
     }
 
@@ -256,6 +265,7 @@ impl<'a> Search<'a> {
                 }
             }
         }
+        let mut mismatch = None;
         for url in urls {
             let Some(fields) = self.fetch(&url, ca_bundle).await else {
                 continue;
@@ -263,7 +273,7 @@ impl<'a> Search<'a> {
             match metadata::resource(&fields) {
                 Ok(resource) if well_known::covers(&resource.name, server) => return Ok(Some(resource)),
                 Ok(resource) => {
-                    return Err(DiscoveryError::ResourceMismatch {
+                    mismatch.get_or_insert(DiscoveryError::ResourceMismatch {
                         url: name(url.as_str()),
                         found: name(&resource.name),
                     });
@@ -271,17 +281,18 @@ impl<'a> Search<'a> {
                 Err(error) => self.reject_metadata(&url, error),
             }
         }
-        Ok(None)
+        mismatch.map_or(Ok(None), Err)
     }
 
-    /// The metadata of an authorization server, if it has any. Those of another one end the search: a server
-    /// that says so at one place is not believed at the next.
+    /// The metadata of an authorization server, if it has any. Those of another one are told where there are no
+    /// others: gateways and servers of many tenants serve one document at all the places that are searched.
     async fn server(
         &mut self,
         issuer: &Url,
         expected: &str,
         is_expected: impl Fn(&str) -> bool,
     ) -> Result<Option<ServerMetadata>, DiscoveryError> {
+        let mut mismatch = None;
         for url in well_known::server_metadata(issuer) {
             let Some(fields) = self.fetch(&url, self.rules.ca_bundle.as_deref()).await else {
                 continue;
@@ -289,7 +300,7 @@ impl<'a> Search<'a> {
             match metadata::server(&fields, &is_expected, self.rules.allow_insecure_http) {
                 Ok(metadata) => return Ok(Some(metadata)),
                 Err(MetadataError::Issuer { found }) => {
-                    return Err(DiscoveryError::IssuerMismatch {
+                    mismatch.get_or_insert(DiscoveryError::IssuerMismatch {
                         url: name(url.as_str()),
                         expected: name(expected),
                         found: name(&found),
@@ -298,7 +309,7 @@ impl<'a> Search<'a> {
                 Err(error) => self.reject_metadata(&url, error),
             }
         }
-        Ok(None)
+        mismatch.map_or(Ok(None), Err)
     }
 
     /// A JSON object, if there is one.
@@ -346,17 +357,10 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The order of the MCP specification; scopes that the registration states come before both.
-fn first_named(challenged: Vec<String>, supported: Vec<String>) -> Vec<String> {
-    if challenged.is_empty() {
-        supported
-    } else {
-        challenged
-    }
-}
-
 fn scopes(names: Vec<String>) -> Vec<Scope> {
-    names.into_iter().map(Scope::new).collect()
+    let names = names.into_iter();
+    let of_machines = names.filter(|name| !SCOPES_OF_USERS.contains(&name.as_str()));
+    of_machines.map(Scope::new).collect()
 }
 
 fn unreachable_url<T>() -> Result<T, Error> {

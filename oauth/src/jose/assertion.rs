@@ -4,15 +4,18 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_http_auth::jws;
-use secrecy::SecretString;
+use oauth2::basic::BasicErrorResponseType;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::{Error, SigningKey};
+use crate::token_check::read;
+use crate::{Error, ErrorCode, SigningKey};
 
 /// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that
 /// differ.
@@ -32,17 +35,103 @@ pub trait AssertionSource: Send + Sync + 'static {
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub enum Assertions {
-    /// This text, until the registration is replaced.
-    Given(SecretString),
+    /// This one, until the registration is replaced.
+    Given(GivenAssertion),
     /// Asked for with each token request.
     From(Arc<dyn AssertionSource>),
 }
 
+/// An assertion that something else keeps in a Secret, and what came of it. Clones share that.
+#[derive(Clone)]
+pub struct GivenAssertion(Arc<Given>);
+
+struct Given {
+    text: SecretString,
+    /// Unix seconds; where it is a JWT that says so.
+    expires_at: Option<i64>,
+    history: AtomicU8,
+}
+
+/// It brought no token yet.
+const NEW: u8 = 0;
+/// It brought a token.
+const ACCEPTED: u8 = 1;
+/// It brought a token, and the server refused it after that.
+const USED_UP: u8 = 2;
+
+impl GivenAssertion {
+    pub fn new(text: SecretString) -> Self {
+        Self(Arc::new(Given {
+            expires_at: read(text.expose_secret()).and_then(|claims| claims.expires_at),
+            text,
+            history: AtomicU8::new(NEW),
+        }))
+    }
+
+    /// Remembers what a request with it brought. A refusal after a success means that the server takes it once,
+    /// as Keycloak does, and not that it is wrong.
+    fn learn<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        let history = &self.0.history;
+        match outcome {
+            Err(Error::Rejected(rejection))
+                if rejection.code == ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
+                    && history.load(Ordering::Relaxed) == ACCEPTED =>
+            {
+                history.store(USED_UP, Ordering::Relaxed);
+                Err(Error::AssertionUsed)
+            }
+            // The server took it; what it issued does not fit.
+            Ok(_) | Err(Error::TokenMismatch(_)) => {
+                history.store(ACCEPTED, Ordering::Relaxed);
+                outcome
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn usable(&self, now: Timestamp) -> Result<SecretString, Error> {
+        if self.0.history.load(Ordering::Relaxed) == USED_UP {
+            return Err(Error::AssertionUsed);
+        }
+        match self.0.expires_at {
+            Some(end) if end <= now.as_second() => Err(Error::AssertionExpired {
+                at: Timestamp::from_second(end).unwrap_or(Timestamp::MIN),
+            }),
+            _ => Ok(self.0.text.clone()),
+        }
+    }
+}
+
+impl ExposeSecret<str> for GivenAssertion {
+    fn expose_secret(&self) -> &str {
+        self.0.text.expose_secret()
+    }
+}
+
+impl From<&str> for GivenAssertion {
+    fn from(text: &str) -> Self {
+        Self::new(text.into())
+    }
+}
+
 impl Assertions {
-    /// The assertion, or an error where its source takes longer than `limit`.
-    pub(crate) async fn assertion(&self, audience: &str, limit: Duration) -> Result<SecretString, Error> {
+    /// Remembers what came of a request with the assertion, see [`GivenAssertion::learn`].
+    pub(crate) fn learn<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
         match self {
-            Self::Given(assertion) => Ok(assertion.clone()),
+            Self::Given(assertion) => assertion.learn(outcome),
+            Self::From(_) => outcome,
+        }
+    }
+
+    /// The assertion, or an error where its source takes longer than `limit`.
+    pub(crate) async fn assertion(
+        &self,
+        audience: &str,
+        now: Timestamp,
+        limit: Duration,
+    ) -> Result<SecretString, Error> {
+        match self {
+            Self::Given(assertion) => assertion.usable(now),
             Self::From(source) => timeout(limit, source.assertion(audience))
                 .await
                 .unwrap_or_else(|_| {

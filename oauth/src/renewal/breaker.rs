@@ -26,19 +26,36 @@ pub enum Circuit {
 pub(crate) struct Breaker {
     pub circuit: Circuit,
     pub failures: u32,
+    /// Of those, the last ones in a row that are permanent.
+    permanent_failures: u32,
 }
 
 impl Breaker {
     /// A request failed. Returns when the next may be made.
     pub fn failed(&mut self, now: Timestamp, error: &Error, policy: &Policy) -> Timestamp {
         self.failures = self.failures.saturating_add(1);
+        self.permanent_failures = 0;
         let until = schedule::retry_at(now, self.failures, error.retry_after(), policy);
+        self.open_until(until, error);
+        until
+    }
+
+    /// A request failed in a way that lasts until somebody changes something. Returns when the next may be made
+    /// where nobody tells of a change.
+    pub fn failed_permanently(&mut self, now: Timestamp, error: &Error, policy: &Policy) -> Timestamp {
+        self.failures = self.failures.saturating_add(1);
+        self.permanent_failures = self.permanent_failures.saturating_add(1);
+        let until = schedule::retry_permanent_at(now, self.permanent_failures, policy);
+        self.open_until(until, error);
+        until
+    }
+
+    fn open_until(&mut self, until: Timestamp, error: &Error) {
         self.circuit = if self.failures >= FAILURE_THRESHOLD || error.retry_after().is_some() {
             Circuit::Open { until }
         } else {
             Circuit::Closed
         };
-        until
     }
 
     /// A request is made although the circuit is open, because its time is over.
@@ -94,7 +111,24 @@ mod tests {
         let mut breaker = Breaker::default();
         let until = breaker.failed(now(), &failure(Some("120")), &policy());
         assert_eq!(breaker.circuit, Circuit::Open { until });
-        assert_eq!(until.duration_since(now()).as_secs(), 120);
+        // And a tenth of it, since the random number is at its end.
+        assert_eq!(until.duration_since(now()).as_secs(), 132);
+    }
+
+    #[test]
+    fn a_failure_that_may_pass_ends_the_row_of_those_that_do_not() {
+        let mut breaker = Breaker::default();
+        let seconds = |until: Timestamp| until.duration_since(now()).as_secs();
+        let policy = Policy {
+            random: || 0.0,
+            ..policy()
+        };
+        let permanent =
+            |breaker: &mut Breaker| seconds(breaker.failed_permanently(now(), &Error::NoClientId, &policy));
+        assert_eq!((permanent(&mut breaker), permanent(&mut breaker)), (30, 60));
+        breaker.failed(now(), &failure(None), &policy);
+        assert_eq!(permanent(&mut breaker), 30);
+        assert_eq!(breaker.failures, 4);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) struct TokenLifecycle {
     renewal_at: Timestamp,
     /// A client was given that has not brought a token yet.
     unverified: bool,
+    /// The token that expired last without a successor.
+    expired: Option<Arc<Token>>,
 }
 
 struct PendingRequest {
@@ -48,6 +50,7 @@ impl TokenLifecycle {
             in_flight: None,
             renewal_at,
             unverified: false,
+            expired: None,
         }
     }
 
@@ -109,9 +112,17 @@ impl TokenLifecycle {
                 .collect();
             (requested, in_flight.for_scopes)
         });
+        // A server that issues the same token until its end by its own clock has a new one in a moment.
+        let is_over = outcome.as_ref().is_ok_and(|issued| {
+            let expired = self.expired.as_ref();
+            expired.is_some_and(|expired| expired.access_token.secret() == issued.access_token.secret())
+        });
         match outcome.and_then(|issued| Token::issue(issued, sent_at, now)) {
             Ok(token) => self.succeed(token, &requested, for_scopes, now),
-            Err(error) => self.fail(error, &requested, now),
+            Err(error) => {
+                let is_permanent = error.is_permanent() && !is_over;
+                self.fail(error, is_permanent, &requested, now);
+            }
         }
         self.update_state();
     }
@@ -119,7 +130,7 @@ impl TokenLifecycle {
     /// The token in use is over.
     pub fn expire(&mut self, now: Timestamp) {
         tracing::warn!("token expired without a successor");
-        self.state.token = None;
+        self.expired = self.state.token.take();
         self.rejections.token_lost();
         if self.breaker.failures == 0 {
             self.state.next_attempt_at = self.state.next_attempt_at.min(now);
@@ -195,7 +206,7 @@ impl TokenLifecycle {
         }
     }
 
-    fn succeed(&mut self, token: Token, requested: &[String], for_scopes: bool, now: Timestamp) {
+    fn succeed(&mut self, mut token: Token, requested: &[String], for_scopes: bool, now: Timestamp) {
         self.breaker.close();
         self.state.last_error = None;
         let scope = token.scope.as_deref();
@@ -210,9 +221,29 @@ impl TokenLifecycle {
             self.state.next_attempt_at = self.next_due_at(now).max(schedule::earliest_next(now));
             return;
         }
-        self.rejections
-            .token_replaced(now, self.state.token.is_some() && !for_scopes);
-        self.renewal_at = schedule::refresh_at(&token, &self.policy, now);
+        match self
+            .state
+            .token
+            .as_ref()
+            .filter(|current| current.is_same(&token))
+        {
+            // Asking again before its end would bring it once more.
+            Some(current) => {
+                token.id.clone_from(&current.id);
+                if self.rejections.retry_at().is_some() {
+                    self.rejections.reject(now, self.policy.random);
+                }
+                self.renewal_at = token
+                    .expires_at
+                    .unwrap_or_else(|| schedule::refresh_at(&token, &self.policy, now));
+            }
+            None => {
+                self.rejections
+                    .token_replaced(now, self.state.token.is_some() && !for_scopes);
+                self.renewal_at = schedule::refresh_at(&token, &self.policy, now);
+            }
+        }
+        self.expired = None;
         self.state.token = Some(Arc::new(token));
         self.state.token_generation = Some(self.state.generation);
         self.unverified = false;
@@ -220,7 +251,7 @@ impl TokenLifecycle {
         tracing::debug!(next_attempt_at = %self.state.next_attempt_at, "token issued");
     }
 
-    fn fail(&mut self, error: Error, requested: &[String], now: Timestamp) {
+    fn fail(&mut self, error: Error, is_permanent: bool, requested: &[String], now: Timestamp) {
         match self.step_ups.failed(requested, &error) {
             FailureOutcome::Refused(step_up) => {
                 // The server is well, and the token in use is as good as it was.
@@ -234,7 +265,10 @@ impl TokenLifecycle {
             FailureOutcome::GivenUp(step_up) => self.state.step_up = step_up,
             FailureOutcome::Other => {}
         }
-        self.state.next_attempt_at = self.breaker.failed(now, &error, &self.policy);
+        self.state.next_attempt_at = match is_permanent {
+            true => self.breaker.failed_permanently(now, &error, &self.policy),
+            false => self.breaker.failed(now, &error, &self.policy),
+        };
         tracing::warn!(
             reason = error.reason(), message = error.message(), failures = self.breaker.failures,
             next_attempt_at = %self.state.next_attempt_at, "token request failed"

@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::token::ASSUMED_LIFETIME;
+
 /// How a token source behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -10,6 +12,8 @@ pub struct Policy {
     /// Longest time that one exchange may take, all its requests included: discovery (30 s at the most), and
     /// the token request (10 s). What takes longer is a failure.
     pub deadline: Duration,
+    /// Life that a token is renewed by where the authorization server does not state one.
+    pub assumed_lifetime: Duration,
     /// Random numbers of `0.0..1.0`. A function of its own, so that tests can fix them.
     pub random: fn() -> f64,
 }
@@ -21,6 +25,18 @@ pub enum RefreshBefore {
     Duration(Duration),
     /// A share of the token's life in percent, 1 to 99.
     Share(u8),
+}
+
+/// A time span as the fields of a resource state it: `90s`, `5m`, `1h30m`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TimeSpan(pub Duration);
+
+/// A value that is no time span.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{value:?} {problem}: write a duration such as 90s, 5m or 1h30m")]
+pub struct TimeSpanError {
+    value: String,
+    problem: &'static str,
 }
 
 /// A value that is neither a duration nor a share.
@@ -39,6 +55,7 @@ impl Default for Policy {
         Self {
             refresh_before: RefreshBefore::default(),
             deadline: Duration::from_secs(45),
+            assumed_lifetime: ASSUMED_LIFETIME,
             random: rand::random::<f64>,
         }
     }
@@ -48,6 +65,13 @@ impl Default for RefreshBefore {
     /// A third of its life: the token is renewed when two thirds are over.
     fn default() -> Self {
         Self::Share(33)
+    }
+}
+
+impl Policy {
+    /// Whether tokens are renewed at the same times.
+    pub fn is_same_schedule(&self, other: &Self) -> bool {
+        self.refresh_before == other.refresh_before && self.assumed_lifetime == other.assumed_lifetime
     }
 }
 
@@ -71,11 +95,26 @@ impl FromStr for RefreshBefore {
             None => duration(value).map(Self::Duration),
         };
         parsed.map_err(|problem| RefreshBeforeError {
-            // Its author must recognise the value; a part of it is enough for that.
-            value: value.chars().take(32).collect(),
+            value: shorten(value),
             problem,
         })
     }
+}
+
+impl FromStr for TimeSpan {
+    type Err = TimeSpanError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        duration(value).map(Self).map_err(|problem| TimeSpanError {
+            value: shorten(value),
+            problem,
+        })
+    }
+}
+
+/// Its author must recognise the value; a part of it is enough for that.
+fn shorten(value: &str) -> String {
+    value.chars().take(32).collect()
 }
 
 fn share(percent: &str) -> Result<RefreshBefore, &'static str> {
@@ -103,7 +142,7 @@ fn duration(value: &str) -> Result<Duration, &'static str> {
     match (rest, seconds) {
         ("", 1..) => Ok(Duration::from_secs(seconds)),
         ("", 0) if value.is_empty() => Err("is empty"),
-        ("", 0) => Err("is zero, and the token would expire before it has a successor"),
+        ("", 0) => Err("is zero"),
         _ => Err("is not a duration"),
     }
 }
@@ -168,6 +207,16 @@ mod tests {
                 error.starts_with(&format!("refreshBefore {value:?} is ")),
                 "{error}"
             );
+            assert!(error.contains("such as 90s, 5m or 1h30m"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_time_span_is_a_duration_and_no_share() {
+        assert_eq!("2h".parse(), Ok(TimeSpan(Duration::from_secs(7200))));
+        for value in ["", "0s", "33%", "1d", "-5m"] {
+            let error = value.parse::<TimeSpan>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{value:?} is ")), "{error}");
             assert!(error.contains("such as 90s, 5m or 1h30m"), "{error}");
         }
     }

@@ -20,6 +20,10 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Bounds of the wait after failures.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// The same after failures that last until somebody changes something. A change of the resource or of a Secret
+/// is noticed at once; this is for changes at the authorization server, which nobody tells of.
+const MIN_PERMANENT_BACKOFF: Duration = Duration::from_secs(30);
+const MAX_PERMANENT_BACKOFF: Duration = Duration::from_secs(10 * 60);
 
 /// No two requests for one token begin within this time, but for those that a resource server demanded.
 pub(crate) fn earliest_next(now: Timestamp) -> Timestamp {
@@ -34,7 +38,7 @@ pub(crate) fn with_jitter(wait: Duration, random: fn() -> f64) -> Duration {
 /// When a token is renewed: ahead of its end, never after it. A token that seems to come from the future,
 /// because the clock was set back since, is renewed as one that was issued now.
 pub(crate) fn refresh_at(token: &Token, policy: &Policy, now: Timestamp) -> Timestamp {
-    let life = token.life();
+    let life = token.stated_life().unwrap_or(policy.assumed_lifetime);
     let wait = life.saturating_sub(policy.refresh_before.span(life));
     let wait = with_jitter(wait, policy.random);
     let shortest = MIN_WAIT.min(life / 2).max(MIN_INTERVAL);
@@ -51,8 +55,18 @@ pub(crate) fn retry_at(
 ) -> Timestamp {
     let ceiling = backoff::exponential(MIN_BACKOFF, failures, MAX_BACKOFF);
     let wait = MIN_BACKOFF + (ceiling - MIN_BACKOFF).mul_f64((policy.random)());
-    let requested = retry_after.map_or(Duration::ZERO, |header| header.wait(now));
+    // Later at random: everyone who is told the same time would otherwise come back together.
+    let requested = retry_after.map_or(Duration::ZERO, |header| {
+        header.wait(now).mul_f64(1.0 + JITTER * (policy.random)())
+    });
     time_after(now, wait.max(requested))
+}
+
+/// The same after failures in a row that last until somebody changes something.
+pub(crate) fn retry_permanent_at(now: Timestamp, failures: u32, policy: &Policy) -> Timestamp {
+    let doublings = failures.saturating_sub(1);
+    let wait = backoff::exponential(MIN_PERMANENT_BACKOFF, doublings, MAX_PERMANENT_BACKOFF);
+    time_after(now, with_jitter(wait, policy.random))
 }
 
 #[cfg(test)]
@@ -192,6 +206,32 @@ mod tests {
         ] {
             assert_eq!(retried_after(1, Some(value), || 0.0), 600_000, "{value}");
         }
+    }
+
+    #[test]
+    fn everyone_who_is_told_to_wait_does_not_come_back_at_the_same_moment() {
+        assert_eq!(retried_after(1, Some("120"), || 1.0), 132_000);
+    }
+
+    #[test]
+    fn permanent_failures_are_asked_about_again_after_half_a_minute_to_ten() {
+        let waits: Vec<_> = (1..8)
+            .map(|failures| retry_permanent_at(now(), failures, &policy("33%", || 0.0)))
+            .map(|at| at.duration_since(now()).as_secs())
+            .collect();
+        assert_eq!(waits, [30, 60, 120, 240, 480, 600, 600]);
+        let earliest = retry_permanent_at(now(), u32::MAX, &policy("33%", || 1.0));
+        assert_eq!(earliest.duration_since(now()).as_secs(), 540);
+    }
+
+    #[test]
+    fn a_token_of_unknown_life_is_renewed_by_the_life_that_is_assumed() {
+        let policy = Policy {
+            assumed_lifetime: Duration::from_secs(7200),
+            ..policy("50%", || 0.0)
+        };
+        let at = refresh_at(&token(None), &policy, now());
+        assert_eq!(at, time_after(now(), Duration::from_secs(3600)));
     }
 
     proptest! {

@@ -67,7 +67,7 @@ impl<'a> ClientAuth<'a> {
             }
             ClientAuthentication::Assertion(assertions) => Self::Assertion {
                 client_id,
-                assertion: assertions.assertion(endpoints.audience(), limit).await?,
+                assertion: assertions.assertion(endpoints.audience(), now, limit).await?,
             },
         })
     }

@@ -34,6 +34,10 @@ const NAMED_OTHERWISE: [&str; 3] = [
     "urn:ietf:params:oauth:token-type:id_token",
 ];
 
+/// Names that some servers have for bearer tokens (RFC 6750) besides the standard's: gateways of Apigee, and
+/// those that name the token's format.
+const NAMES_OF_BEARER: [&str; 2] = ["BearerToken", "JWT"];
+
 /// The token that was requested.
 #[derive(Clone, Copy)]
 pub(crate) struct ExpectedToken {
@@ -139,6 +143,7 @@ pub(crate) fn error_response(
             .and_then(|words| redactor.redact(words, MAX_DESCRIPTION_CHARS)),
         status: answer.status.as_u16(),
         retry_after: answer.retry_after,
+        advice: None,
     }))
 }
 
@@ -164,6 +169,16 @@ fn unusable_type(fields: &Map<String, Value>, expected: ExpectedToken) -> Option
         (None | Some(Value::Null), TokenType::Bearer) => None,
         (None | Some(Value::Null), TokenType::DPoP) => Some(Value::Null),
         (Some(Value::String(kind)), _) if kind.eq_ignore_ascii_case(expected_name) => None,
+        (Some(Value::String(kind)), TokenType::Bearer)
+            if NAMES_OF_BEARER.iter().any(|name| kind.eq_ignore_ascii_case(name)) =>
+        {
+            tracing::warn!(
+                token_type = kind,
+                "the authorization server calls its token otherwise than RFC 6750 does; it is used as a bearer \
+                 token"
+            );
+            None
+        }
         (Some(Value::String(kind)), TokenType::Bearer)
             if expected.by_token_exchange
                 && kind.eq_ignore_ascii_case("N_A")

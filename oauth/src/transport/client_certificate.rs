@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use jiff::Timestamp;
 use mcp_auth_http_auth::pem;
 use reqwest::Identity;
@@ -10,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
@@ -20,6 +22,7 @@ use crate::{ClientCertificate, Error};
 pub(crate) struct Certificate {
     tls_identity: Identity,
     expires_at: Timestamp,
+    thumbprint: String,
 }
 
 impl Certificate {
@@ -33,6 +36,7 @@ impl Certificate {
         };
         let (_, parsed) =
             parse_x509_certificate(leaf).map_err(|_| invalid("holds a certificate that is not X.509"))?;
+        let thumbprint = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(leaf));
         let expires_at =
             Timestamp::from_second(parsed.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
 
@@ -68,11 +72,17 @@ impl Certificate {
         Ok(Self {
             tls_identity,
             expires_at,
+            thumbprint,
         })
     }
 
     pub fn tls_identity(&self) -> Identity {
         self.tls_identity.clone()
+    }
+
+    /// SHA-256 of the certificate, as tokens that are bound to it name it (RFC 8705 section 3.1).
+    pub fn thumbprint(&self) -> &str {
+        &self.thumbprint
     }
 
     /// An error once it has expired: the server would say so less clearly, if at all. One that is not valid

@@ -16,6 +16,11 @@ pub enum ConnectError {
     /// The server's TLS alert says that it wants a certificate, or another one.
     #[error("the server does not take the client certificate{}", because(.0))]
     ClientCertificate(Option<String>),
+    /// The proxy could not be reached, or opened no tunnel.
+    #[error("the proxy on the way let none through")]
+    Proxy,
+    #[error("the proxy on the way demands authentication, or refuses the one it got")]
+    ProxyAuthentication,
     #[error("it broke off")]
     Other,
 }
@@ -39,6 +44,15 @@ impl ConnectError {
                 "check that the authorization server trusts the authority of the certificate in \
                  clientAuthentication.certificateRef and knows its subject for this client; without that \
                  certificate, use the method TlsClientAuth"
+            }
+            Self::Proxy => {
+                "check the address in spec.egressProxy or in the operator's HTTPS_PROXY, and whether that proxy \
+                 allows CONNECT to this host and port; hosts to be reached without it belong into noProxy or \
+                 NO_PROXY"
+            }
+            Self::ProxyAuthentication => {
+                "set spec.egressProxy.credentialsRef to a Secret with username and password, or check those in \
+                 it"
             }
             Self::Other => "check tokenUrl and network policies",
         }

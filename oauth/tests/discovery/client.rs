@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use mcp_auth_oauth::{
-    Client, Clock, Error, IssuedToken, Registration, ServerLocation, TokenCheckMode, TokenRequest,
+    Client, Clock, Error, IssuedToken, Registration, Scope, ServerLocation, TokenCheckMode, TokenRequest,
 };
 use serde_json::{Value, json};
 
@@ -174,6 +174,82 @@ async fn a_token_of_another_issuer_or_for_another_resource_is_not_handed_out() {
     registration.check.mode = TokenCheckMode::Enforce;
     registration.check.accepted_audiences = vec!["account".into()];
     ask(&client(registration)).await.unwrap();
+}
+
+/// Entra issues tokens of version 1 in the name of `https://sts.windows.net/TENANT/`; Active Directory Federation
+/// Services say in their metadata which issuer their tokens name.
+#[tokio::test]
+async fn a_token_of_an_issuer_that_is_accepted_or_that_the_metadata_name_is_handed_out() {
+    const OTHER: &str = "https://sts.windows.net/tenant/";
+    let auth = Server::authorization_server().await;
+    let mut registration = registration(ServerLocation::Issuer(auth.url("")));
+    issue(&auth, &jwt(&json!({"iss": OTHER})));
+    let error = ask(&client(registration.clone())).await.unwrap_err();
+    assert!(
+        error.message().contains("tokenCheck.acceptedIssuers"),
+        "{}",
+        error.message()
+    );
+    registration.check.accepted_issuers = vec![OTHER.into()];
+    ask(&client(registration.clone())).await.unwrap();
+
+    registration.check.accepted_issuers.clear();
+    let mut metadata = auth.metadata(&auth.url(""));
+    metadata["access_token_issuer"] = json!(OTHER);
+    auth.json("/.well-known/oauth-authorization-server", metadata);
+    ask(&client(registration)).await.unwrap();
+}
+
+#[tokio::test]
+async fn issuers_that_are_accepted_are_enforced_where_the_endpoints_are_stated_too() {
+    let auth = Server::start().await;
+    let mut registration = registration(ServerLocation::Endpoints {
+        token_url: auth.url("/token"),
+        revocation_url: None,
+    });
+    issue(&auth, &jwt(&json!({"iss": "https://evil.example.com"})));
+    ask(&client(registration.clone())).await.unwrap();
+    registration.check.accepted_issuers = vec!["https://auth.example.com".into()];
+    let error = ask(&client(registration)).await.unwrap_err();
+    assert_eq!(error.reason(), "TokenMismatch");
+}
+
+#[tokio::test]
+async fn a_token_of_fewer_scopes_or_of_another_clock_is_handed_out_and_reported() {
+    let auth = Server::authorization_server().await;
+    let mut registration = registration(ServerLocation::Issuer(auth.url("")));
+    registration.scopes = ["a", "b", "c", "d", "e"]
+        .map(|name| Scope::new(name.into()))
+        .into();
+    for (claim, claims) in [
+        ("scope", json!({"scope": "a b c d"})),
+        ("nbf", json!({"nbf": start().as_second() + 3600})),
+        ("iat", json!({"iat": start().as_second() + 3600})),
+    ] {
+        issue(&auth, &jwt(&claims));
+        let issued = ask(&client(registration.clone())).await.unwrap();
+        assert_eq!(issued.mismatch.unwrap().claim, claim);
+    }
+}
+
+#[tokio::test]
+async fn refused_scopes_that_nobody_stated_are_told_with_where_they_come_from() {
+    let auth = Server::authorization_server().await;
+    let refused = r#"{"error":"invalid_scope"}"#;
+    auth.set(
+        "/token",
+        Reply::Raw("400 Bad Request", String::new(), refused.into()),
+    );
+    let mcp = Server::naming(&auth.url("")).await;
+    let mut document = mcp.resource(&auth.url(""));
+    document["scopes_supported"] = json!(["tools:call"]);
+    mcp.json("/metadata.json", document);
+    let mut registration = registration(resource_at(mcp.url("/mcp")));
+    let message = ask(&client(registration.clone())).await.unwrap_err().message();
+    assert!(message.contains("scopes_supported"), "{message}");
+    registration.scopes = vec![Scope::new("tools:call".into())];
+    let message = ask(&client(registration)).await.unwrap_err().message();
+    assert!(message.contains("check that scopes names only"), "{message}");
 }
 
 #[tokio::test]

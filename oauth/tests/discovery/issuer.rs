@@ -59,16 +59,45 @@ async fn nothing_found_lists_what_each_place_answered() {
 }
 
 #[tokio::test]
-async fn metadata_of_another_issuer_end_the_search() {
+async fn metadata_of_another_issuer_are_refused_and_told_where_there_are_no_others() {
     let server = Server::start().await;
     server.json(PLACES[0], server.metadata("https://attacker.example.com"));
-    server.json(PLACES[1], server.metadata(&server.url("/tenant")));
     let error = discover(&server, "/tenant").await.unwrap_err();
     assert_eq!(error.reason(), "IssuerMismatch");
     let message = error.message();
     assert!(message.contains("https://attacker.example.com"), "{message}");
     assert!(message.contains(&server.url("/tenant")), "{message}");
-    assert_eq!(server.requests(), [format!("GET {}", PLACES[0])]);
+    assert_eq!(server.requests().len(), PLACES.len());
+}
+
+#[tokio::test]
+async fn a_document_of_another_issuer_does_not_hide_the_right_one_at_the_next_place() {
+    let server = Server::start().await;
+    // As gateways before several tenants do, which answer everything below /.well-known by one document.
+    let mut other = server.metadata(&server.url("/other"));
+    other["token_endpoint"] = json!(server.url("/other/token"));
+    server.json(PLACES[0], other);
+    server.json(PLACES[2], server.metadata(&server.url("/tenant")));
+    let metadata = discover(&server, "/tenant").await.unwrap();
+    assert_eq!(metadata.issuer, server.url("/tenant"));
+    assert_eq!(*metadata.token_endpoint, server.url("/token"));
+}
+
+#[tokio::test]
+async fn a_slash_that_is_all_of_a_path_makes_no_other_issuer() {
+    for (stated, asked) in [("/", ""), ("", "/")] {
+        let server = Server::start().await;
+        server.json(
+            "/.well-known/oauth-authorization-server",
+            server.metadata(&server.url(stated)),
+        );
+        let metadata = discover(&server, asked).await.unwrap();
+        assert_eq!(
+            metadata.issuer,
+            server.url(stated),
+            "as the server itself writes it"
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! From an MCP server to its issuer, and on to that one's metadata.
 
-use mcp_auth_oauth::{Clock, Discovery, Error, Scope, ServerLocation, ServerMetadata};
+use mcp_auth_oauth::{Clock, Discovery, Error, Scope, ScopeOrigin, ServerLocation, ServerMetadata};
 use serde_json::json;
 
 use crate::server::{Reply, Server};
@@ -81,6 +81,52 @@ async fn metadata_of_another_resource_are_refused_and_their_server_is_never_aske
         assert!(error.message().contains(&resource), "{}", error.message());
     }
     assert_eq!(auth.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn metadata_of_another_resource_do_not_hide_the_server_s_own_at_the_next_place() {
+    let auth = Server::authorization_server().await;
+    let mcp = Server::naming(&auth.url("")).await;
+    mcp.json(
+        "/metadata.json",
+        json!({"resource": mcp.url("/other"), "authorization_servers": ["https://evil.example.com"]}),
+    );
+    mcp.json(OWN, mcp.resource(&auth.url("")));
+    assert_eq!(discover(&mcp).await.unwrap().issuer, auth.url(""));
+}
+
+/// Servers hosted by Google name `https://accounts.google.com` with a slash, and its metadata are without.
+#[tokio::test]
+async fn a_resource_may_name_its_issuer_with_a_slash_that_the_issuer_does_not_write_and_without_one_that_it_does()
+ {
+    for (named, stated) in [("/", ""), ("", "/")] {
+        let auth = Server::start().await;
+        auth.json(SERVER, auth.metadata(&auth.url(stated)));
+        let mcp = Server::naming(&auth.url(named)).await;
+        assert_eq!(discover(&mcp).await.unwrap().issuer, auth.url(stated));
+        // Nor is it a change from what was found before.
+        for known in ["", "/"] {
+            let metadata = discover_known(&mcp, &auth.url(known)).await.unwrap();
+            assert_eq!(metadata.issuer, auth.url(stated));
+        }
+    }
+}
+
+#[tokio::test]
+async fn scopes_that_only_a_user_can_grant_are_not_requested() {
+    let auth = Server::authorization_server().await;
+    let mcp = Server::start().await;
+    let mut document = mcp.resource(&auth.url(""));
+    document["scopes_supported"] = json!(["openid", "tools:call", "offline_access", "profile"]);
+    mcp.json(OWN, document);
+    mcp.unauthorized("Bearer");
+    let found = discover(&mcp).await.unwrap();
+    assert_eq!(names(&found.scopes), ["tools:call", "profile"]);
+    assert_eq!(found.scope_origin, ScopeOrigin::Metadata);
+    mcp.unauthorized("Bearer scope=\"openid tools:basic\"");
+    let found = discover(&mcp).await.unwrap();
+    assert_eq!(names(&found.scopes), ["tools:basic"]);
+    assert_eq!(found.scope_origin, ScopeOrigin::Challenge);
 }
 
 #[tokio::test]

@@ -117,10 +117,11 @@ fn answer(status: u16, body: Vec<u8>) -> Answer {
 
 fn expectation() -> Expectation {
     Expectation {
-        issuer: Some("https://auth.example.com".into()),
+        issuers: vec!["https://auth.example.com".into()],
         audiences: vec!["https://tools.example.com".into()],
         scopes: vec![Scope::new("a".into())],
         key_thumbprint: Some("thumb".into()),
+        certificate_thumbprint: Some("print".into()),
     }
 }
 

@@ -107,10 +107,11 @@ pub fn jwt(data: &[u8]) {
     let mut part = || BASE64_URL_SAFE_NO_PAD.encode(parts.next().unwrap_or_default());
     let made = format!("{}.{}.x", part(), part());
     let expectation = Expectation {
-        issuer: Some("https://auth.example.com".into()),
+        issuers: vec!["https://auth.example.com".into()],
         audiences: vec!["https://tools.example.com".into()],
         scopes: vec![Scope::new("a".into())],
         key_thumbprint: Some("thumb".into()),
+        certificate_thumbprint: Some("print".into()),
     };
     let now = Timestamp::UNIX_EPOCH;
     for token in [String::from_utf8_lossy(data).into_owned(), made] {
@@ -122,7 +123,12 @@ pub fn jwt(data: &[u8]) {
             &Redactor::default(),
             now,
         ) {
-            Ok(checked) => assert!(checked.mismatch.is_none()),
+            Ok(checked) => {
+                let told = checked
+                    .mismatch
+                    .is_none_or(|mismatch| !mismatch.is_of_another_use());
+                assert!(told);
+            }
             Err(error) => {
                 assert!(error.message().len() < MAX_MESSAGE_LEN);
                 assert!(!error.message().contains(&token));

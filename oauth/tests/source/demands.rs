@@ -22,6 +22,7 @@ pub fn invalid_scope() -> Error {
         description: None,
         status: 400,
         retry_after: None,
+        advice: None,
     })
 }
 

@@ -7,6 +7,8 @@
 mod demands;
 mod health;
 mod model;
+mod permanent;
+mod repeated;
 mod script;
 
 use std::sync::Arc;
@@ -44,6 +46,7 @@ fn policy() -> Policy {
         refresh_before: "33%".parse().unwrap(),
         random: || 0.0,
         deadline: Duration::from_secs(24 * 60 * 60),
+        ..Policy::default()
     }
 }
 
@@ -254,16 +257,11 @@ async fn a_token_that_is_over_on_arrival_is_not_served_and_not_asked_for_all_the
     let clock = Clock::starting_at(start());
     let steps = (0..100).map(|step| issue("over", -(step % 2)));
     let script = Script::new(&clock, steps);
-    let longest = Policy {
-        random: || 1.0,
-        ..policy()
-    };
-    let source = TokenSource::spawn(script.clone(), longest, clock.clone());
-    let mut states = source.subscribe();
+    let (_source, mut states) = spawn(&script, &clock);
     let state = state(&mut states, |state| state.failures_in_a_row == 4).await;
     assert!(state.token.is_none());
     assert_eq!(state.last_error.unwrap().error.reason(), "ExpiredOnArrival");
-    assert_eq!(script.requests(), [0, 2, 6, 14]);
+    assert_eq!(script.requests(), [0, 30, 90, 210]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,7 +38,14 @@ enum Which {
 
 #[derive(Clone, Copy, Debug)]
 enum Mood {
-    Well { expires_in: Option<i64>, takes: u64 },
+    Well {
+        expires_in: Option<i64>,
+        takes: u64,
+    },
+    /// Issues one token until its end.
+    Repeats {
+        expires_in: i64,
+    },
     Picky,
     Down,
     Busy,
@@ -73,6 +80,7 @@ impl TokenRequester for Server {
         }
         let guard = UnderWay(Arc::clone(inner));
         let (mood, scopes) = (*inner.mood.lock().unwrap(), request.scopes.clone());
+        let token = format!("t-{}", inner.requests.lock().unwrap().len());
         Box::pin(async move {
             let _guard = guard;
             match mood {
@@ -80,18 +88,23 @@ impl TokenRequester for Server {
                     tokio::time::sleep(Duration::from_secs(takes)).await;
                     Ok(IssuedToken {
                         expires_in,
-                        ..IssuedToken::bearer("t")
+                        ..IssuedToken::bearer(token)
                     })
                 }
+                Mood::Repeats { expires_in } => Ok(IssuedToken {
+                    expires_in: Some(expires_in),
+                    ..IssuedToken::bearer("always the same")
+                }),
                 Mood::Picky if scopes.is_empty() => Ok(IssuedToken {
                     expires_in: Some(600),
-                    ..IssuedToken::bearer("t")
+                    ..IssuedToken::bearer(token)
                 }),
                 Mood::Picky => Err(Error::Rejected(ErrorResponse {
                     code: ErrorCode::Basic(BasicErrorResponseType::InvalidScope),
                     description: None,
                     status: 400,
                     retry_after: None,
+                    advice: None,
                 })),
                 Mood::Down => Err(unavailable(None)),
                 Mood::Busy => Err(unavailable(RetryAfter::parse("45"))),
@@ -120,6 +133,7 @@ fn mood() -> impl Strategy<Value = Mood> {
     ];
     prop_oneof![
         4 => (life, 0_u64..8).prop_map(|(expires_in, takes)| Mood::Well { expires_in, takes }),
+        1 => (1_i64..1000).prop_map(|expires_in| Mood::Repeats { expires_in }),
         1 => Just(Mood::Picky),
         1 => Just(Mood::Down),
         1 => Just(Mood::Busy),
@@ -148,6 +162,7 @@ fn policy(refresh_before: &str) -> Policy {
         refresh_before: refresh_before.parse().unwrap(),
         random: || 0.5,
         deadline: DEADLINE,
+        ..Policy::default()
     }
 }
 
@@ -166,15 +181,17 @@ fn look(state: &TokenSourceState, seen: &mut Seen, last: &mut Option<String>, cl
     };
     match &state.token {
         Some(token) => {
-            seen.entry(token.id.clone()).or_insert_with(|| {
+            // A token that comes again may come with another end.
+            if seen
+                .get(&token.id)
+                .is_none_or(|(_, end)| *end != token.expires_at)
+            {
                 let remaining = token
                     .expires_at
                     .map(|at| at.duration_since(clock.now()).unsigned_abs());
-                (
-                    remaining.map(|remaining| Instant::now() + remaining),
-                    token.expires_at,
-                )
-            });
+                let by_timer = remaining.map(|remaining| Instant::now() + remaining);
+                seen.insert(token.id.clone(), (by_timer, token.expires_at));
+            }
             *last = Some(token.id.clone());
         }
         None => {
@@ -249,13 +266,13 @@ async fn check(events: Vec<Event>) {
     }
     settle().await;
 
-    // The server is well again: one backoff step, or what it asked for, or the deadline of a request under
-    // way and a step, and there is a good token.
+    // The server is well again: one backoff step, the longest of which is that after a permanent failure, or
+    // what it asked for, or the deadline of a request under way and a step, and there is a good token.
     *server.0.mood.lock().unwrap() = Mood::Well {
         expires_in: Some(3600),
         takes: 0,
     };
-    tokio::time::sleep(DEADLINE + Duration::from_secs(60)).await;
+    tokio::time::sleep(DEADLINE + Duration::from_secs(600)).await;
     settle().await;
     let healed = states.borrow().clone();
     assert!(healed.token.is_some(), "{healed:?}");

@@ -123,6 +123,7 @@ pub fn rejected(code: ErrorCode) -> Error {
         description: None,
         status: 400,
         retry_after: None,
+        advice: None,
     })
 }
 

@@ -3,11 +3,13 @@
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
 
+mod assertions;
 mod certificates;
 mod echo;
 mod grants;
 mod identity;
 mod jwt;
+mod peculiar;
 mod proofs;
 mod revocation;
 mod secrets;

@@ -167,6 +167,9 @@ async fn another_refusal_than_that_of_the_client_does_not_show_the_alternate() {
         json("400 Bad Request", r#"{"error":"invalid_scope"}"#),
         json("400 Bad Request", r#"{"error":"unauthorized_client"}"#),
         json("401 Unauthorized", r#"{"message":"no"}"#),
+        json("401 Unauthorized", r#"{"error":"access_denied"}"#),
+        json("401 Unauthorized", r#"{"error":"invalid_grant"}"#),
+        answer("401 Unauthorized", "www-authenticate: Basic\r\n", "<html>"),
         answer("503 Service Unavailable", "", ""),
     ] {
         let server = Server::answering([refusal]).await;

@@ -4,7 +4,7 @@
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{
-    Container, HTTPGetAction, Lifecycle, LifecycleHandler, Pod, PodSpec, VolumeMount,
+    Container, HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{CONFIG_FOLDER, health};
@@ -47,6 +47,8 @@ pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings)
         .filter(|new| !volumes.iter().any(|volume| volume.name == new.name));
     operations.append(&["spec", "volumes"], spec.volumes.is_some(), missing);
 
+    add_image_pull_secrets(&mut operations, spec, settings);
+
     let desired_sidecar = sidecar::container(plan, settings);
     match &plan.previous {
         None if spec.init_containers.is_some() => {
@@ -73,6 +75,22 @@ pub(super) fn mark_skipped(pod: &Pod, reason: &str) -> Patch {
     let mut operations = Operations::default();
     operations.annotate(pod, &[(annotations::SKIPPED, reason.to_owned())]);
     operations.into_patch()
+}
+
+/// Adds the Secrets that the sidecar's image is pulled with. Those of the pod's ServiceAccount are in the pod
+/// already: the API server copies them before it calls webhooks, and only into a pod that has none.
+fn add_image_pull_secrets(operations: &mut Operations, spec: &PodSpec, settings: &Settings) {
+    let present = spec.image_pull_secrets.as_deref().unwrap_or_default();
+    let missing = settings
+        .image_pull_secrets
+        .iter()
+        .filter(|name| !present.iter().any(|secret| secret.name == **name))
+        .map(|name| LocalObjectReference { name: name.clone() });
+    operations.append(
+        &["spec", "imagePullSecrets"],
+        spec.image_pull_secrets.is_some(),
+        missing,
+    );
 }
 
 /// Brings the sidecar of a previous injection up to date, and keeps what other webhooks changed in it.

@@ -10,6 +10,10 @@ pub struct Settings {
     pub image: String,
     #[serde(default)]
     pub image_pull_policy: Option<String>,
+    /// Names of Secrets that every injected pod gets in its `imagePullSecrets`, to pull the sidecar's image
+    /// with. The kubelet reads them in the pod's own namespace.
+    #[serde(default)]
+    pub image_pull_secrets: Vec<String>,
     /// Without requests for CPU and memory a HorizontalPodAutoscaler stops computing for the pod.
     #[serde(default)]
     pub resources: ResourceRequirements,

@@ -2,12 +2,12 @@
 
 use mcp_auth_crds::{
     ClientAuthenticationMethod, McpServerAuthSpec, OAuth2, SignatureAlgorithm, TokenCheckMode, TokenType,
-    WorkloadAssertion,
+    WorkloadAssertion, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
     self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
-    ClientSecrets, Grant, Policy, RefreshBefore, Registration, Scope, ServerLocation, SigningKey, TokenCheck,
-    TokenExchange,
+    ClientSecrets, GivenAssertion, Grant, Policy, RefreshBefore, Registration, Scope, ServerLocation,
+    SigningKey, TimeSpan, TokenCheck, TokenExchange,
 };
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
@@ -119,6 +119,9 @@ where
     let refresh_before = oauth2.refresh_before.parse::<RefreshBefore>();
     let refresh_before =
         refresh_before.map_err(|error| invalid(format!("spec.oauth2.refreshBefore: {error}")))?;
+    let assumed_lifetime = oauth2.assumed_lifetime.parse::<TimeSpan>();
+    let TimeSpan(assumed_lifetime) =
+        assumed_lifetime.map_err(|error| invalid(format!("spec.oauth2.assumedLifetime {error}")))?;
     let registration = Registration {
         server: location(spec, oauth2, server_ca, inputs.known_issuer.clone()),
         client_id,
@@ -146,6 +149,11 @@ where
                 TokenCheckMode::Off => oauth::TokenCheckMode::Off,
             },
             accepted_audiences: oauth2.token_check.accepted_audiences.clone(),
+            accepted_issuers: oauth2.token_check.accepted_issuers.clone(),
+        },
+        zero_expires_in: match oauth2.zero_expires_in {
+            ZeroExpiresIn::Expired => oauth::ZeroExpiresIn::Expired,
+            ZeroExpiresIn::Unlimited => oauth::ZeroExpiresIn::Unlimited,
         },
         ca_bundle,
         allow_insecure_http: oauth2.allow_insecure_http,
@@ -155,6 +163,7 @@ where
         registration,
         policy: Policy {
             refresh_before,
+            assumed_lifetime,
             ..Policy::default()
         },
         request_digest: request_digest(spec, oauth2, inputs)?,
@@ -245,7 +254,9 @@ where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     if let Some(assertion) = inputs.printable(fields::ASSERTION)? {
-        return Ok(Grant::JwtBearer(Assertions::Given(assertion)));
+        return Ok(Grant::JwtBearer(Assertions::Given(GivenAssertion::new(
+            assertion,
+        ))));
     }
     let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
         && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;

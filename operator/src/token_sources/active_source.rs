@@ -91,7 +91,7 @@ impl ActiveSource {
     pub fn change(&mut self, configuration: ClientConfiguration) -> Result<(), NotServedError> {
         self.revoke = configuration.revoke_on_deletion;
         self.step_up = configuration.step_up;
-        if self.policy.refresh_before != configuration.policy.refresh_before {
+        if !self.policy.is_same_schedule(&configuration.policy) {
             self.source.set_policy(configuration.policy);
             self.policy = configuration.policy;
         }

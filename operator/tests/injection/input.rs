@@ -22,6 +22,8 @@ struct Header {
     /// Names of the servers whose resources select the pod.
     routes: Vec<String>,
     times_routes: usize,
+    /// Names of the Secrets that the sidecar's image is pulled with.
+    image_pull_secrets: Vec<String>,
 }
 
 impl Default for Header {
@@ -29,6 +31,7 @@ impl Default for Header {
         Self {
             routes: vec!["echo".to_owned()],
             times_routes: 1,
+            image_pull_secrets: Vec::new(),
         }
     }
 }
@@ -37,6 +40,7 @@ pub struct Input {
     pub name: String,
     pub pod: Value,
     pub routes: Vec<Route>,
+    pub image_pull_secrets: Vec<String>,
 }
 
 impl Input {
@@ -57,6 +61,7 @@ impl Input {
             name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
             pod,
             routes: routes.map(|server| route(server)).collect(),
+            image_pull_secrets: header.image_pull_secrets,
         }
     }
 
@@ -73,7 +78,7 @@ impl Input {
 
     pub fn decide(&self, pod: &Value) -> Decision {
         let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
-        decide(&typed, "ai", &self.routes, &settings())
+        decide(&typed, "ai", &self.routes, &settings(&self.image_pull_secrets))
     }
 
     /// The pod after this decision.
@@ -103,10 +108,11 @@ pub fn route(server: &str) -> Route {
     }
 }
 
-fn settings() -> Settings {
+fn settings(image_pull_secrets: &[String]) -> Settings {
     let mut settings: Settings = serde_json::from_value(json!({
         "image": "registry.example.com/mcp-auth-sidecar:1.2.3",
         "imagePullPolicy": "IfNotPresent",
+        "imagePullSecrets": image_pull_secrets,
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
     }))
     .unwrap();
@@ -143,6 +149,7 @@ pub fn injecting() -> impl Iterator<Item = (Input, Value, Value)> {
                 name: input.name.clone(),
                 pod: Value::Null,
                 routes: input.routes.clone(),
+                image_pull_secrets: input.image_pull_secrets.clone(),
             };
             Some((input, pod, injected))
         })

@@ -208,10 +208,16 @@ fn all_that_users_wrote_is_still_there_in_their_order() {
             "{}",
             input.name
         );
+        assert!(
+            list(after, "imagePullSecrets").starts_with(list(before, "imagePullSecrets")),
+            "{}",
+            input.name
+        );
         for (key, value) in before.as_object().unwrap() {
             if ![
                 "initContainers",
                 "volumes",
+                "imagePullSecrets",
                 "containers",
                 "terminationGracePeriodSeconds",
             ]

@@ -21,6 +21,7 @@ fn rejected(code: ErrorCode) -> Error {
         description: None,
         status: 400,
         retry_after: None,
+        advice: None,
     })
 }
 

@@ -156,6 +156,7 @@ fn an_oauth_error_is_read_whatever_the_status() {
                 description: Some("Unknown 'client'".into()),
                 status,
                 retry_after: None,
+                advice: None,
             })
         );
     }

@@ -38,7 +38,7 @@ fn holding(secret: &'static str) -> impl Fn(&Reference) -> Lookup {
 /// Everybody may act as the operator, for whatever audience.
 fn some_assertions(audience: Option<String>) -> Option<Assertions> {
     let assertion = format!("for {}", audience.unwrap_or_default());
-    Some(Assertions::Given(assertion.into()))
+    Some(Assertions::Given(GivenAssertion::new(assertion.into())))
 }
 
 fn no_assertions(_: Option<String>) -> Option<Assertions> {
