@@ -12,7 +12,7 @@ in_cluster := tests/cluster/with
 # Whoever installs the chart says where its images are.
 images := --set operator.image.repository=operator --set sidecar.image.repository=sidecar
 
-.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage bench soak instructions fuzz check generate images cluster cluster-down clean-caches
+.PHONY: help demo demo-down test test-unit test-api conformance surfaces e2e outage bench soak instructions fuzz check alerts generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,9 +65,12 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 	@tests/dependencies/run
 	cargo test --locked --quiet --package mcp-auth-crds
 	@tests/cluster/tools helm
-	$(in_cluster) helm lint --strict charts/mcp-auth $(images)
+	$(in_cluster) helm lint --strict charts/mcp-auth $(images) --set prometheusRule.enabled=true --set dashboard.enabled=true
 	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system $(images) > /dev/null
 	$(in_cluster) helm template mcp-auth charts/mcp-auth --namespace mcp-auth-system $(images) --set 'watchNamespaces={a,b}' > /dev/null
+
+alerts: ## fires each alert of the chart with synthetic series, by promtool
+	@tests/alerts/run
 
 generate: ## what is generated from the source: the CustomResourceDefinition
 	cargo run --locked --quiet --package mcp-auth-crds --bin generate

@@ -18,7 +18,7 @@ mod writer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use mcp_auth_protocol::sync::Pod;
@@ -81,9 +81,15 @@ impl AuditLog {
     }
 
     /// The record of a request that begins, if the server's resource wants one.
-    pub(crate) fn begin<B>(&self, server: &Arc<McpServer>, request: &Request<B>) -> Option<AuditedCall> {
+    pub(crate) fn begin<B>(
+        &self,
+        server: &Arc<McpServer>,
+        request: &Request<B>,
+        started: Instant,
+    ) -> Option<AuditedCall> {
         server.audit.as_ref()?;
-        Some(AuditedCall::new(self.clone(), CallRecord::new(server, request)))
+        let record = CallRecord::new(server, request, started);
+        Some(AuditedCall::new(self.clone(), record))
     }
 
     /// Waits until the calls that have ended so far are written, but no longer than `timeout`. Whether they are.

@@ -79,6 +79,7 @@ enum ServerAnswer {
 
 /// What is noted of a request on its way.
 struct Call {
+    started: Instant,
     audited: Option<AuditedCall>,
     /// How long the MCP server took, from the request to the head of the answer, all attempts together.
     upstream_time: Duration,
@@ -108,10 +109,12 @@ impl Outbound {
         let is_post = request.method() == Method::POST;
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
+        let started = Instant::now();
         let audited = server
             .as_ref()
-            .and_then(|server| self.audit_log.begin(server, &request));
+            .and_then(|server| self.audit_log.begin(server, &request, started));
         let mut call = Call {
+            started,
             audited,
             upstream_time: Duration::ZERO,
         };
@@ -136,12 +139,12 @@ impl Outbound {
             )),
         };
         // Only a configured name is logged: what else the path says comes from the client.
-        let server = server.as_ref().map(|server| &*server.name);
+        let name = server.as_ref().map(|server| &*server.name);
         let response = match answer {
             Ok(response) => {
                 tracing::debug!(
                     half = "outbound",
-                    server,
+                    server = name,
                     status = response.status().as_u16(),
                     "answered"
                 );
@@ -151,7 +154,7 @@ impl Outbound {
                 self.metrics.count_error(Half::Outbound, error.reason());
                 let status = error.status().as_u16();
                 let reason = error.reason();
-                tracing::warn!(half = "outbound", server, reason, status, %error, "request refused");
+                tracing::warn!(half = "outbound", server = name, reason, status, %error, "request refused");
                 call.record(|audited| audited.set_failed(reason));
                 match is_post {
                     true => {
@@ -167,6 +170,10 @@ impl Outbound {
             }
         };
         self.metrics.answered(Half::Outbound, response.status());
+        if let Some(server) = &server {
+            let (total, upstream_time) = (call.started.elapsed(), call.upstream_time);
+            server.metrics.answered(response.status(), total, upstream_time);
+        }
         call.answered(response)
     }
 

@@ -16,6 +16,7 @@ mod http2;
 mod inbound;
 mod litellm;
 mod mcp;
+mod metrics;
 mod outbound;
 mod proofs;
 mod refusals;

@@ -61,7 +61,7 @@ pub struct AuditedCall {
 }
 
 impl CallRecord {
-    pub fn new<B>(server: &Arc<McpServer>, request: &Request<B>) -> Self {
+    pub fn new<B>(server: &Arc<McpServer>, request: &Request<B>, started: Instant) -> Self {
         Self {
             server: server.clone(),
             http_method: request.method().clone(),
@@ -69,7 +69,7 @@ impl CallRecord {
             traceparent: request.headers().get(TRACEPARENT).cloned(),
             context: None,
             body: Body::Unread,
-            started: Instant::now(),
+            started,
             duration: Duration::ZERO,
             upstream_time: Duration::ZERO,
             outcome: Outcome::Cancelled,

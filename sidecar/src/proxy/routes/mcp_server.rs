@@ -20,7 +20,7 @@ use crate::http::connect::{Peer, Tls};
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
 use crate::proxy::error::ProxyError;
-use crate::proxy::metrics::Metrics;
+use crate::proxy::metrics::{Metrics, ServerMetrics};
 use crate::proxy::user_context::Allowlist;
 
 /// Longest wait for the headers of an answer: tools may run for minutes before they send anything.
@@ -36,6 +36,7 @@ pub struct McpServer {
     pub resource: Box<str>,
     /// What is recorded of each call; `None` where nothing is.
     pub audit: Option<AuditSettings>,
+    pub(crate) metrics: ServerMetrics,
     pub state: ServerState,
 }
 
@@ -167,6 +168,7 @@ impl McpServer {
             name: route.server.as_str().into(),
             resource: route.resource.as_str().into(),
             audit: route.audit.as_ref().map(AuditSettings::from_route),
+            metrics: metrics.server(&route.server),
             state,
         }
     }
