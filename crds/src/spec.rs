@@ -75,6 +75,12 @@ pub struct McpServerAuthSpec {
     #[serde(default)]
     pub audit: Audit,
 
+    /// HTTP proxy on the operator's way to the authorization server: for token, discovery and revocation requests, and
+    /// for the request that asks the MCP server for its authorization server. Default: the operator's own
+    /// (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`). Tool calls do not go through it: they are the sidecar's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<EgressProxy>,
+
     /// Which LiteLLM pods of this namespace reach the server this way. Default: those with the label
     /// `app.kubernetes.io/name: litellm`, as LiteLLM's charts set it.
     #[serde(default = "default_pod_selector")]
@@ -157,6 +163,36 @@ pub struct CaBundle {
     pub secret_key_ref: Option<KeyRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_key_ref: Option<KeyRef>,
+}
+
+/// An HTTP proxy. Requests by TLS go through a tunnel (CONNECT): it sees host and port of the server, and nothing else.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = (
+        "self.url.matches('^https?://[^/?#@]+/?$') && isURL(self.url) && url(self.url).getHost() != ''",
+        "url must be the http or https URL of a proxy without path, user name and password, such as \
+         http://proxy.example.com:3128; credentials belong into credentialsRef"
+    )
+)]
+pub struct EgressProxy {
+    /// URL of the proxy.
+    #[schemars(length(min = 1, max = 2048))]
+    pub url: String,
+
+    /// User name and password at the proxy: the keys `username` and `password` of a Secret, as those of type
+    /// `kubernetes.io/basic-auth` have them. They are for the proxy alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_ref: Option<SecretName>,
+
+    /// Hosts that are reached without the proxy, as in `NO_PROXY`: a domain with all that is below it, an IP address, a
+    /// range of them (`10.0.0.0/8`), or `*` for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 253), regex(pattern = r"^[^,\s]+$"))
+    )]
+    pub no_proxy: Vec<String>,
 }
 
 /// A token that something else keeps in a Secret.

@@ -22,8 +22,8 @@ use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
-    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ServerLocation,
-    ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn, token,
+    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, RequestLimiter,
+    ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn, token,
 };
 use send::{OutgoingRequest, ServerHints, TokenGrant};
 
@@ -39,6 +39,7 @@ pub struct Client {
     /// Keeps back what the registration holds of secrets.
     pub(crate) redactor: Redactor,
     pub(crate) clock: Clock,
+    limiter: RequestLimiter,
     pub(crate) hints: Arc<ServerHints>,
     /// The server's endpoints, where the registration states them.
     stated: Option<Arc<Endpoints>>,
@@ -68,6 +69,7 @@ impl Client {
             addresses: discovery
                 .as_ref()
                 .map_or(AddressPolicy::Stated, Discovery::addresses),
+            egress_proxy: registration.egress_proxy.clone(),
         };
         let transport = Transport::new(
             transport_rules,
@@ -86,6 +88,7 @@ impl Client {
             certificate,
             proof_key,
             clock: Clock::system(),
+            limiter: RequestLimiter::default(),
             hints: Arc::default(),
             stated: stated.map(Arc::new),
             discovery: discovery.map(Arc::new),
@@ -99,6 +102,12 @@ impl Client {
             .discovery
             .map(|discovery| Arc::new(discovery.with_clock(clock.clone())));
         self.clock = clock;
+        self
+    }
+
+    /// Keeps to the rate limits that other clients of this process keep to.
+    pub fn with_limiter(mut self, limiter: RequestLimiter) -> Self {
+        self.limiter = limiter;
         self
     }
 
@@ -188,6 +197,15 @@ impl Client {
             redactor,
             with_proof: true,
         };
+        let client_id = self.registration.client_id.as_ref();
+        let turn = match by_token_exchange {
+            true => None,
+            false => Some(
+                self.limiter
+                    .turn(outgoing.endpoint, client_id, &self.clock)
+                    .await?,
+            ),
+        };
         let read = match self.send(outgoing).await {
             Ok(reply) => reply.read(|response, redactor| {
                 let issued = response.into_token(redactor, expected.token_type);
@@ -195,6 +213,9 @@ impl Client {
             }),
             Err(error) => Err(error),
         };
+        if let (Err(error), Some(turn)) = (&read, turn) {
+            turn.learn(error, client_id, &self.clock);
+        }
         if let (Err(error), Some(discovery)) = (&read, &self.discovery)
             && may_have_moved(error)
         {

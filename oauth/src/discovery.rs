@@ -103,6 +103,7 @@ impl Discovery {
             known_issuer,
             ca_bundle: registration.ca_bundle.clone(),
             allow_insecure_http: registration.allow_insecure_http,
+            egress_proxy: registration.egress_proxy.clone(),
             limits,
         };
         rules.check_trust()?;

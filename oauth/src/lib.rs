@@ -10,11 +10,13 @@
 mod client;
 mod clock;
 mod discovery;
+mod egress_proxy;
 mod error;
 mod jose;
 #[cfg(any(test, fuzzing))]
 #[path = "../tests/promises/readers.rs"]
 pub mod promises;
+mod rate_limit;
 mod redact;
 mod registration;
 mod renewal;
@@ -30,11 +32,13 @@ mod user_tokens;
 pub use client::Client;
 pub use clock::Clock;
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
+pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
 pub use error::{Advice, Error, ErrorCode, ErrorResponse};
 pub use jose::assertion::{AssertionFuture, AssertionSource, Assertions, GivenAssertion};
 pub use jose::signing_key::{Algorithm, KeyError, SigningKey};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
+pub use rate_limit::RequestLimiter;
 pub use registration::{
     ClientAuthentication, ClientCertificate, ClientSecrets, Grant, Registration, ServerLocation,
     TokenExchange, ZeroExpiresIn,

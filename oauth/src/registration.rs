@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use oauth2::{ClientId, ClientSecret, Scope};
 use secrecy::SecretString;
 
+use crate::egress_proxy::EgressProxy;
 use crate::jose::assertion::Assertions;
 use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
@@ -32,6 +33,8 @@ pub struct Registration {
     pub zero_expires_in: ZeroExpiresIn,
     /// PEM certificates of authorities to trust besides the system's.
     pub ca_bundle: Option<String>,
+    /// `None`: every server is reached directly.
+    pub egress_proxy: Option<EgressProxy>,
     pub allow_insecure_http: bool,
     /// Whether endpoints that were discovered may be at private addresses.
     pub allow_private_addresses: bool,
@@ -148,6 +151,7 @@ impl Registration {
             resource: None,
             extra_parameters: BTreeMap::new(),
             ca_bundle: None,
+            egress_proxy: None,
             allow_insecure_http: false,
         }
     }

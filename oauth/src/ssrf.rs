@@ -5,6 +5,9 @@
 //! URLs that the resource itself states are trusted as far as the authors of resources are, so they may
 //! lead to private addresses and even to this machine; link-local ones and those of clouds' metadata services
 //! are refused even then.
+//!
+//! Behind an egress proxy ([`crate::EgressProxy`]) it is the proxy that resolves names and connects. Then only addresses
+//! that are written in a URL are judged here; which names may lead where is the proxy's to say.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -65,6 +68,8 @@ pub enum ForbiddenAddressError {
 #[derive(Clone, Debug)]
 pub(crate) struct GuardedResolver {
     addresses: AddressPolicy,
+    /// Hosts of the egress proxies, which are inside the network.
+    proxies: Arc<[String]>,
 }
 
 /// The name does not resolve.
@@ -106,14 +111,24 @@ impl AddressPolicy {
 }
 
 impl GuardedResolver {
-    pub fn new(addresses: AddressPolicy) -> Self {
-        Self { addresses }
+    pub fn new<'a>(addresses: AddressPolicy, proxies: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            addresses,
+            proxies: proxies.into_iter().map(normalize_host).collect(),
+        }
+    }
+
+    fn scope(&self, host: &str) -> AddressScope {
+        match self.proxies.contains(&normalize_host(host)) {
+            true => AddressScope::Private,
+            false => self.addresses.scope(host),
+        }
     }
 }
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let scope = self.addresses.scope(name.as_str());
+        let scope = self.scope(name.as_str());
         Box::pin(async move {
             // The port is the caller's to fill in.
             let resolved = tokio::net::lookup_host((name.as_str(), 0)).await;
@@ -322,6 +337,13 @@ mod tests {
         assert_eq!(addresses.scope("x.tools.example.com"), AddressScope::Public);
         let addresses = AddressPolicy::discovered([&stated], true);
         assert_eq!(addresses.scope("example.com"), AddressScope::Private);
+    }
+
+    #[test]
+    fn the_egress_proxy_may_be_private_and_what_was_discovered_beside_it_may_not() {
+        let resolver = GuardedResolver::new(AddressPolicy::discovered([], false), ["Proxy.corp"]);
+        assert_eq!(resolver.scope("proxy.corp"), AddressScope::Private);
+        assert_eq!(resolver.scope("auth.corp"), AddressScope::Public);
     }
 
     #[test]

@@ -10,11 +10,13 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION};
 use http::{Request, StatusCode};
 use reqwest::{Response, redirect, retry};
 use rustls::AlertDescription;
+use url::Url;
 
+use crate::egress_proxy::EgressProxy;
 use crate::redact::Redactor;
 use crate::ssrf::{AddressPolicy, ForbiddenAddressError, GuardedResolver, UnresolvedHostError};
 use crate::{Error, RetryAfter};
@@ -45,12 +47,14 @@ pub(crate) struct TransportRules {
     /// Whether anything may be reached by TLS.
     pub encrypted: bool,
     pub addresses: AddressPolicy,
+    pub egress_proxy: Option<EgressProxy>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
     http: reqwest::Client,
     addresses: AddressPolicy,
+    egress_proxy: Option<EgressProxy>,
     limits: Limits,
 }
 
@@ -97,9 +101,15 @@ impl Transport {
             // One request a connection, so HTTP/2 has nothing to offer, and proxies and servers that offer it
             // and fail at it are no rarity.
             .http1_only()
+            // None but the ones that are stated here.
             .no_proxy()
             .pool_max_idle_per_host(0)
-            .dns_resolver(GuardedResolver::new(rules.addresses.clone()));
+            .dns_resolver(GuardedResolver::new(
+                rules.addresses.clone(),
+                rules.egress_proxy.iter().flat_map(EgressProxy::hosts),
+            ));
+        let proxies = rules.egress_proxy.iter().flat_map(EgressProxy::to_reqwest);
+        let builder = proxies.fold(builder, reqwest::ClientBuilder::proxy);
         let builder = if rules.encrypted {
             builder.tls_certs_merge(authorities)
         } else {
@@ -119,6 +129,7 @@ impl Transport {
         Ok(Self {
             http,
             addresses: rules.addresses,
+            egress_proxy: rules.egress_proxy,
             limits,
         })
     }
@@ -132,7 +143,7 @@ impl Transport {
         let mut answer = Answer {
             status: response.status(),
             content_type: text(response.headers(), CONTENT_TYPE),
-            retry_after: text(response.headers(), RETRY_AFTER).and_then(|value| RetryAfter::parse(&value)),
+            retry_after: RetryAfter::from_headers(response.status(), response.headers()),
             location_host: text(response.headers(), LOCATION)
                 .and_then(|location| response.url().join(&location).ok())
                 .and_then(|location| location.host_str().map(str::to_owned)),
@@ -157,15 +168,26 @@ impl Transport {
         self.addresses
             .check_url(request.url())
             .map_err(|forbidden| Error::Connect(ConnectError::Forbidden(forbidden)))?;
+        let is_proxied = self.is_proxied(request.url());
         self.http
             .execute(request)
             .await
-            .map_err(|error| self.to_error(&error))
+            .map_err(|error| self.to_error(&error, is_proxied))
+    }
+
+    fn is_proxied(&self, url: &Url) -> bool {
+        self.egress_proxy
+            .as_ref()
+            .is_some_and(|egress_proxy| egress_proxy.applies_to(url))
     }
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.to_error(&error))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.to_error(&error, false))?
+        {
             if body.len() + chunk.len() > self.limits.body {
                 return Err(Error::TooLarge {
                     limit: self.limits.body,
@@ -176,7 +198,7 @@ impl Transport {
         Ok(body)
     }
 
-    fn to_error(&self, error: &reqwest::Error) -> Error {
+    fn to_error(&self, error: &reqwest::Error, is_proxied: bool) -> Error {
         if error.is_timeout() {
             let limit = if error.is_connect() {
                 self.limits.connect
@@ -187,15 +209,22 @@ impl Transport {
         }
         let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
         while let Some(error) = cause {
+            if is_proxied && is_proxy_authentication(error) {
+                return Error::Connect(ConnectError::ProxyAuthentication);
+            }
             if let Some(fault) = connect_fault(error) {
-                return Error::Connect(fault);
+                return Error::Connect(match fault {
+                    // These speak of the proxy: it is the proxy that resolves and connects to the server.
+                    ConnectError::Dns | ConnectError::Refused if is_proxied => ConnectError::Proxy,
+                    fault => fault,
+                });
             }
             cause = inner(error);
         }
-        if error.is_connect() {
-            Error::Connect(ConnectError::Other)
-        } else {
-            Error::Interrupted
+        match (error.is_connect(), is_proxied) {
+            (true, true) => Error::Connect(ConnectError::Proxy),
+            (true, false) => Error::Connect(ConnectError::Other),
+            (false, _) => Error::Interrupted,
         }
     }
 }
@@ -215,6 +244,11 @@ fn authorities(pem: &str) -> Result<Vec<reqwest::Certificate>, Error> {
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// Whether a proxy answered CONNECT with 407. The type that says so is private to hyper-util, and its text is not.
+fn is_proxy_authentication(error: &(dyn StdError + 'static)) -> bool {
+    error.to_string() == "tunnel error: proxy authorization required"
 }
 
 fn connect_fault(error: &(dyn StdError + 'static)) -> Option<ConnectError> {

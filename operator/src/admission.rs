@@ -1,6 +1,7 @@
 //! The webhook's endpoint: looks up what the pod is entitled to and lets [`crate::inject`] decide.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use k8s_openapi::api::core::v1::Pod;
@@ -11,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::certificates::Certificates;
 use crate::entitlement::entitled;
+use crate::http::read_body;
 use crate::inject::{self, Settings};
 use crate::metrics::Metrics;
 use crate::resources::Resources;
@@ -18,6 +20,8 @@ use crate::routes::route;
 
 /// Where the API server sends its reviews.
 const PATH: &str = "/v1/inject";
+/// The largest object that Kubernetes stores, and what is around it.
+const MAX_REVIEW_BYTES: usize = 3 * 1024 * 1024;
 
 #[derive(Clone)]
 pub struct Admission {
@@ -34,33 +38,61 @@ pub fn router(admission: Admission) -> Router {
 
 async fn review(
     State(admission): State<Admission>,
-    Json(review): Json<AdmissionReview<Pod>>,
-) -> Json<AdmissionReview<DynamicObject>> {
+    request: Request,
+) -> Result<Json<AdmissionReview<DynamicObject>>, (StatusCode, String)> {
+    let no_review = |why: String| {
+        (
+            StatusCode::BAD_REQUEST,
+            format!("the body is no AdmissionReview: {why}"),
+        )
+    };
+    let body = read_body(request.into_body(), MAX_REVIEW_BYTES).await;
+    let body = body.map_err(|error| no_review(error.to_string()))?;
+    // An error of serde may quote the pod.
+    let review: AdmissionReview<Pod> = serde_json::from_slice(&body)
+        .map_err(|error| no_review(format!("at line {}, column {}", error.line(), error.column())))?;
     let request: AdmissionRequest<Pod> = match review.try_into() {
         Ok(request) => request,
-        Err(error) => return Json(AdmissionResponse::invalid(error.to_string()).into_review()),
+        Err(error) => return Ok(Json(AdmissionResponse::invalid(error.to_string()).into_review())),
+    };
+    let Some(routes) = admission.routes(&request) else {
+        return Err(not_listed(&admission.metrics, &request));
     };
     let mut settings = admission.settings.clone();
     settings.operator.ca = admission.certificates.authority();
-    let response = inject::review(&request, &admission.routes(&request), &settings);
+    let response = inject::review(&request, &routes, &settings);
     note(&request, &response);
     let reason = response.audit_annotations.get(inject::AUDIT_KEY);
     admission.metrics.reviewed(reason.map_or("Other", String::as_str));
-    Json(response.into_review())
+    Ok(Json(response.into_review()))
+}
+
+/// What the pod needs is not known. The API server takes that for a webhook that failed, so that the webhook's
+/// `failurePolicy` says what becomes of the pod.
+fn not_listed(metrics: &Metrics, request: &AdmissionRequest<Pod>) -> (StatusCode, String) {
+    let namespace = request.namespace.as_deref().unwrap_or_default();
+    warn!(
+        namespace,
+        "a pod could not be reviewed: the resources of its namespace have not been listed"
+    );
+    metrics.reviewed("NotListed");
+    let message =
+        format!("mcp-auth: the McpServerAuth resources of namespace {namespace} have not been listed");
+    (StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
 impl Admission {
-    fn routes(&self, request: &AdmissionRequest<Pod>) -> Vec<Route> {
+    /// Nothing where the resources of the namespace have not been listed.
+    fn routes(&self, request: &AdmissionRequest<Pod>) -> Option<Vec<Route>> {
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let labels = request
             .object
             .as_ref()
             .and_then(|pod| pod.metadata.labels.clone())
             .unwrap_or_default();
-        entitled(&self.resources.in_namespace(namespace), &labels)
-            .iter()
-            .map(|resource| route(resource))
-            .collect()
+        let resources = self.resources.in_namespace(namespace)?;
+        let entitled = entitled(&resources, &labels);
+        Some(entitled.iter().map(|resource| route(resource)).collect())
     }
 }
 

@@ -1,11 +1,13 @@
 //! Certificates: the operator's own authority and its serving certificate, in one Secret that all replicas
 //! share.
 //!
+//! - `check`: whether certificates and keys fit one another.
 //! - `issue`: makes them, and decides when one is due for renewal.
 //! - `secret`: keeps them in the Secret.
 //! - `serving`: what the TLS listener presents.
 //! - `webhook`: how the API server comes to trust it.
 
+mod check;
 mod issue;
 mod secret;
 mod serving;

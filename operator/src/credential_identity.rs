@@ -30,7 +30,7 @@ impl CredentialIdentity {
     }
 }
 
-/// A digest of everything that a token request depends on: the server, all of `oauth2` but when and how long
+/// A digest of everything that a token request depends on: the server, the egress proxy, all of `oauth2` but when and how long
 /// its token is kept, and the values of the references, secrets included. The issuer that was discovered is
 /// not among it: it comes of the same registration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,7 +39,7 @@ pub struct RequestDigest([u8; 32]);
 impl RequestDigest {
     /// `values` are those of the references, each with the field that names it.
     pub fn new(spec: &McpServerAuthSpec, oauth2: &OAuth2, values: &[(&str, SecretString)]) -> Self {
-        let parts = (&spec.server.url, request_fields(oauth2));
+        let parts = (&spec.server.url, &spec.egress_proxy, request_fields(oauth2));
         let mut digest = Sha256::new();
         digest.update(serde_json::to_vec(&parts).expect("a spec is plain values"));
         for (field, value) in values {

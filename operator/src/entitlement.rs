@@ -32,24 +32,32 @@ pub fn entitled(resources: &[Arc<McpServerAuth>], labels: &Labels) -> Vec<Arc<Mc
     by_server.into_values().cloned().collect()
 }
 
-/// The older resources that claim the server name of `resource` for pods that it selects too: for one of
-/// `pods`, or for all, where the selectors are equal.
-pub fn conflicts<'a>(
+/// The older resource that leaves `resource` no pod: it claims the same server name and has the same selector,
+/// or the older ones together select every one of `pods` that `resource` selects. Where some are left to it, it
+/// serves those, as [`entitled`] decides for each.
+pub fn conflict<'a>(
     resource: &McpServerAuth,
     resources: &'a [Arc<McpServerAuth>],
     pods: &[Labels],
-) -> Vec<&'a Arc<McpServerAuth>> {
-    resources
+) -> Option<&'a Arc<McpServerAuth>> {
+    let older = || {
+        resources
+            .iter()
+            .filter(|other| other.spec.server.name == resource.spec.server.name)
+            .filter(|other| seniority(other) < seniority(resource))
+    };
+    let same = older().find(|other| other.spec.pod_selector == resource.spec.pod_selector);
+    if same.is_some() {
+        return same;
+    }
+    let selected = pods
         .iter()
-        .filter(|other| other.spec.server.name == resource.spec.server.name)
-        .filter(|other| seniority(other) < seniority(resource))
-        .filter(|other| {
-            other.spec.pod_selector == resource.spec.pod_selector
-                || pods.iter().any(|labels| {
-                    selects(&resource.spec.pod_selector, labels) && selects(&other.spec.pod_selector, labels)
-                })
-        })
-        .collect()
+        .filter(|labels| selects(&resource.spec.pod_selector, labels));
+    let mut claimed_by = None;
+    for labels in selected {
+        claimed_by = Some(older().find(|other| selects(&other.spec.pod_selector, labels))?);
+    }
+    claimed_by
 }
 
 /// Whether a selector matches these labels. One that Kubernetes would refuse matches nothing.
@@ -131,12 +139,39 @@ mod tests {
             ["zoe"]
         );
 
-        let shared = [labels(&[("app", "litellm"), ("team", "red")])];
-        assert_eq!(conflicts(&new, &all, &shared).len(), 1);
-        assert!(conflicts(&old, &all, &shared).is_empty());
-        assert!(
-            conflicts(&new, &all, &[labels(&[("app", "litellm")])]).is_empty(),
+        let shared = labels(&[("app", "litellm"), ("team", "red")]);
+        let conflict_of =
+            |resource, pods: &[Labels]| conflict(resource, &all, pods).map(|older| older.name_any());
+        assert_eq!(
+            conflict_of(&new, std::slice::from_ref(&shared)).as_deref(),
+            Some("zoe")
+        );
+        assert_eq!(conflict_of(&old, std::slice::from_ref(&shared)), None);
+        assert_eq!(
+            conflict_of(&new, &[labels(&[("app", "litellm")])]),
+            None,
             "no pod is selected by both"
         );
+    }
+
+    #[test]
+    fn a_resource_serves_the_pods_that_no_older_one_claims() {
+        let old = resource("zoe", "tools", "2026-01-01T00:00:00Z", &[("team", "red")]);
+        let new = resource("amy", "tools", "2026-01-01T00:00:01Z", &[("app", "litellm")]);
+        let all = [old.clone(), new.clone()];
+        let red = labels(&[("app", "litellm"), ("team", "red")]);
+        let blue = labels(&[("app", "litellm"), ("team", "blue")]);
+        assert!(conflict(&new, &all, &[red.clone(), blue.clone()]).is_none());
+        assert_eq!(names(&entitled(&all, &red)), ["zoe"]);
+        assert_eq!(names(&entitled(&all, &blue)), ["amy"]);
+        assert!(
+            conflict(&new, &all, &[red]).is_some(),
+            "there is no pod left for it"
+        );
+        assert!(conflict(&new, &all, &[]).is_none(), "there may be one soon");
+
+        let twin = resource("bob", "tools", "2026-01-01T00:00:02Z", &[("app", "litellm")]);
+        let all = [old, new, twin.clone()];
+        assert!(conflict(&twin, &all, &[]).is_some(), "there will never be one");
     }
 }

@@ -6,24 +6,50 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::State;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::routing::get;
+use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::certificates::Certificates;
+use crate::connection_bounds::{ConnectionBounds, ConnectionLimits, Place};
+use crate::liveness::{Liveness, Stuck};
 use crate::metrics::Metrics;
 
 /// A client that has not shown itself to speak TLS within this time is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first request, whatever version of HTTP it begins in.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Each further one's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The whole body of a request that is answered at once; a sidecar's stream has none.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams of one HTTP/2 connection: a sidecar has one, and one for each user's token that it waits for.
+const MAX_STREAMS: u32 = 256;
+/// Connections with a request, and without one yet. Beyond the bound a new one is closed at once.
+const MAX_CONNECTIONS: ConnectionLimits = ConnectionLimits {
+    total: 20_000,
+    without_request: 4_000,
+    without_request_by_address: 200,
+};
+/// Of the probes and metrics, which the kubelet and Prometheus ask for.
+const MAX_HEALTH_CONNECTIONS: ConnectionLimits = ConnectionLimits {
+    total: 500,
+    without_request: 200,
+    without_request_by_address: 50,
+};
 /// A sidecar's node that vanished is noticed by HTTP/2 pings.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Requests still running this long after the stop are cut off: streams to sidecars never end by themselves,
@@ -45,34 +71,27 @@ pub async fn serve_tls(
         .with_cert_resolver(Arc::new(certificates));
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening on {address}"))?;
+    let listener = bind(address).await?;
     info!(%address, "serving webhook and sidecars");
     let graceful = GracefulShutdown::new();
+    let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
     let mut last_call = std::pin::pin!(async {
         stopped(&mut stop).await;
         tokio::time::sleep(LINGER).await;
     });
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Most often too many open files: a pause lets some of them close.
-                    warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
+        let (stream, place) = tokio::select! {
+            accepted = accept(&listener, &bounds) => accepted,
             () = &mut last_call => break,
         };
-        tokio::spawn(connection(
-            stream,
-            acceptor.clone(),
-            router.clone(),
-            graceful.watcher(),
-        ));
+        let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => connection(stream, place, router, Some(watcher)).await,
+                Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+                Err(_) => debug!("TLS handshake took too long"),
+            }
+        });
     }
     drop(listener);
     if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown())
@@ -84,23 +103,52 @@ pub async fn serve_tls(
     Ok(())
 }
 
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}"))
+}
+
+/// The next connection that there is room for.
+async fn accept(listener: &TcpListener, bounds: &ConnectionBounds) -> (TcpStream, Place) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => match bounds.enter(peer.ip()) {
+                Some(place) => {
+                    let _ = stream.set_nodelay(true);
+                    return (stream, place);
+                }
+                None => debug!(%peer, "a connection was closed: there are too many"),
+            },
+            Err(error) => {
+                // Most often too many open files: a pause lets some of them close.
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
 /// An error means that the sender was dropped.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// Serves one connection, if its first request comes in time.
 async fn connection(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    place: Place,
     router: Router,
-    watcher: hyper_util::server::graceful::Watcher,
+    watcher: Option<Watcher>,
 ) {
-    let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
-        Err(_) => return debug!("TLS handshake took too long"),
-    };
+    let (requested, mut has_request) = watch::channel(false);
+    let place = Arc::new(place);
+    let entered = place.clone();
+    let router = router.layer(middleware::from_fn(move |request: Request, next: Next| {
+        entered.has_request();
+        requested.send_replace(true);
+        next.run(request)
+    }));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -109,11 +157,47 @@ async fn connection(
     builder
         .http2()
         .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_INTERVAL);
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    if let Err(error) = watcher.watch(served.into_owned()).await {
-        debug!(error, "a connection ended with an error");
+    let served = async {
+        match watcher {
+            Some(watcher) => watcher.watch(served.into_owned()).await,
+            None => served.await,
+        }
+    };
+    let no_request = async {
+        let first = has_request.wait_for(|has_request| *has_request);
+        if tokio::time::timeout(FIRST_REQUEST_TIMEOUT, first).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+        debug!("a connection was closed: no request came in time");
+    };
+    tokio::select! {
+        result = served => if let Err(error) = result {
+            debug!(error, "a connection ended with an error");
+        },
+        () = no_request => {}
+    }
+    drop(place);
+}
+
+/// A body that is no use to anybody.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum BodyError {
+    #[error("it is longer than {0} bytes, or broke off")]
+    TooLongOrBroken(usize),
+    #[error("it was not there within {} s", BODY_TIMEOUT.as_secs())]
+    Slow,
+}
+
+/// A whole body, within bounds of size and time.
+pub async fn read_body(body: Body, max_bytes: usize) -> Result<Bytes, BodyError> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, max_bytes).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(BodyError::TooLongOrBroken(max_bytes)),
+        Err(_) => Err(BodyError::Slow),
     }
 }
 
@@ -121,6 +205,8 @@ async fn connection(
 #[derive(Clone)]
 pub struct Health {
     pub metrics: Metrics,
+    /// Whether every task of the operator moves.
+    pub liveness: Liveness,
     /// Whether resources have been listed, so that the webhook decides by what there is.
     pub listed: watch::Receiver<bool>,
     /// Whether the API server trusts the webhook.
@@ -131,15 +217,33 @@ pub struct Health {
 
 /// Serves probes and metrics in plain HTTP.
 pub async fn serve_health(address: SocketAddr, health: Health) -> anyhow::Result<()> {
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok" }))
+    let router = health_router(health);
+    let listener = bind(address).await?;
+    let bounds = ConnectionBounds::new(MAX_HEALTH_CONNECTIONS);
+    loop {
+        let (stream, place) = accept(&listener, &bounds).await;
+        tokio::spawn(connection(stream, place, router.clone(), None));
+    }
+}
+
+fn health_router(health: Health) -> Router {
+    Router::new()
+        .route("/healthz", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(health);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening on {address}"))?;
-    axum::serve(listener, router).await.context("serving probes")
+        .with_state(health)
+}
+
+/// Fails where a restart helps, and nowhere else: not while the API server is away.
+async fn live(State(health): State<Health>) -> (StatusCode, String) {
+    match health.liveness.stuck() {
+        None => (StatusCode::OK, "ok".to_owned()),
+        Some(Stuck { task, since }) => {
+            error!(task, seconds = since.as_secs(), "a task is stuck");
+            let message = format!("{task} has not moved for {} s", since.as_secs());
+            (StatusCode::SERVICE_UNAVAILABLE, message)
+        }
+    }
 }
 
 async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
@@ -161,4 +265,84 @@ async fn metrics(State(health): State<Health>) -> ([(http::HeaderName, &'static 
         [(http::header::CONTENT_TYPE, content_type)],
         health.metrics.encode(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_liveness_probe_fails_when_a_task_is_stuck_and_at_no_other_time() {
+        let liveness = Liveness::default();
+        let health = Health {
+            metrics: Metrics::default(),
+            liveness: liveness.clone(),
+            // Not ready is not dead: the API server is away, or another replica leads.
+            listed: watch::channel(false).1,
+            trusted: watch::channel(false).1,
+            closed: watch::channel(false).1,
+        };
+        liveness.beat("reconcile");
+        assert_eq!(live(State(health.clone())).await.0, StatusCode::OK);
+        tokio::time::advance(Duration::from_secs(600)).await;
+        let (status, message) = live(State(health)).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(message, "reconcile has not moved for 600 s");
+    }
+
+    #[tokio::test]
+    async fn silent_connections_of_one_address_keep_no_other_address_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = ConnectionBounds::new(ConnectionLimits {
+            without_request_by_address: 1,
+            ..MAX_CONNECTIONS
+        });
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let (_stream, place) = accept(&listener, &bounds).await;
+
+        let mut too_many = TcpStream::connect(address).await.unwrap();
+        let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+        elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let other = elsewhere.connect(address).await.unwrap();
+        let (accepted, _other_place) = accept(&listener, &bounds).await;
+        assert_eq!(accepted.peer_addr().unwrap(), other.local_addr().unwrap());
+        assert_eq!(too_many.read(&mut [0]).await.unwrap(), 0, "it was closed");
+
+        drop(place);
+        let next = TcpStream::connect(address).await.unwrap();
+        let (accepted, _place) = accept(&listener, &bounds).await;
+        assert_eq!(accepted.peer_addr().unwrap(), next.local_addr().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_whole_request_is_closed_in_time() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let beginnings: [&[u8]; 4] = [b"", b"P", b"GET / HTTP/1.1\r\nHost:", preface];
+        for beginning in beginnings {
+            let (mut near, far) = tokio::io::duplex(1024);
+            let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
+            let place = bounds.enter("127.0.0.1".parse().unwrap()).unwrap();
+            let serving = tokio::spawn(connection(far, place, Router::new(), None));
+            near.write_all(beginning).await.unwrap();
+            tokio::time::timeout(2 * FIRST_REQUEST_TIMEOUT, serving)
+                .await
+                .unwrap_or_else(|_| panic!("{:?} holds a connection", String::from_utf8_lossy(beginning)))
+                .unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_long_or_slow_is_given_up() {
+        let read = |body| read_body(body, 4);
+        assert_eq!(read(Body::from("body")).await.unwrap(), "body");
+        assert_eq!(
+            read(Body::from("a body")).await,
+            Err(BodyError::TooLongOrBroken(4))
+        );
+        let slow = futures::stream::pending::<Result<Bytes, std::io::Error>>();
+        assert_eq!(read(Body::from_stream(slow)).await, Err(BodyError::Slow));
+    }
 }

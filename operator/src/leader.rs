@@ -1,68 +1,282 @@
-//! One replica leads: it alone mints tokens, writes status and serves sidecars.
+//! Leader election by a Lease, by the rules of client-go's `leaderelection`: one replica leads; it alone mints
+//! tokens, writes status and serves sidecars. [`observed_lease`] decides, this file calls the API server.
+//!
+//! - A leader stops by its own clock when it could not renew for [`Timing::renew_deadline`], whatever its last
+//!   call is waiting for. The others wait longer than that, so that two never lead at once.
+//! - How long the others wait, each measures from when it last saw the Lease change. Times that another
+//!   replica wrote into the Lease are for people: clocks that differ depose nobody.
+//! - The Lease is written by resource version, so that of two replicas that try one succeeds.
+
+mod observed_lease;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-use kube::{Client, Config};
-use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{debug, info, warn};
 
-use crate::api_server::CALL_TIMEOUT;
+use observed_lease::{Action, ObservedLease, released};
 
-/// A leader that stops without releasing the lease is followed after this many seconds.
-const DURATION_SECONDS: u64 = 15;
-/// The leader renews this many seconds before the end.
-const GRACE_SECONDS: u64 = 5;
-/// Longest silence of the API server in a call about the lease, so that a renewal that gets no answer is
-/// tried again before the lease ends.
-const READ_TIMEOUT: Duration = Duration::from_secs(GRACE_SECONDS - 1);
+/// The intervals of an election. They contain one another: a call ends before the renew deadline, and that
+/// before the lease.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long the others wait after the last change of the Lease that they saw, in whole seconds.
+    pub lease_duration: Duration,
+    /// How long a leader leads on after the begin of its last successful renewal. The difference to
+    /// `lease_duration` is its time to stop in.
+    pub renew_deadline: Duration,
+    /// Between two renewals.
+    pub renew_interval: Duration,
+    /// Between two looks at a Lease that another replica holds, and after a renewal that failed.
+    pub retry_interval: Duration,
+    /// Longest wait for the API server at one look or renewal.
+    pub call_timeout: Duration,
+}
 
-/// Takes part in the election. The receiver tells whether this replica leads; dropping all receivers releases
-/// the lease, and the task then ends. The election has a client of its own, since it alone watches nothing
-/// and can have a deadline for each answer.
-pub async fn take_part(
-    mut config: Config,
-    namespace: &str,
-    lease: &str,
-    identity: &str,
-) -> anyhow::Result<(
-    watch::Receiver<bool>,
-    JoinHandle<kube_lease_manager::Result<LeaseManager>>,
-)> {
-    config.read_timeout = Some(READ_TIMEOUT);
-    let client = Client::try_from(config).context("configuring the Kubernetes client of the election")?;
-    let build = LeaseManagerBuilder::new(client, lease)
-        .with_namespace(namespace)
-        .with_identity(identity)
-        .with_field_manager(format!("mcp-auth-operator-{identity}"))
-        .with_duration(DURATION_SECONDS)
-        .with_grace(GRACE_SECONDS)
-        .build();
-    let manager = tokio::time::timeout(CALL_TIMEOUT, build)
-        .await
-        .context("the API server did not answer about the leader election lease")?
-        .context("reading or creating the leader election lease")?;
-    Ok(manager.watch().await)
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            renew_interval: Duration::from_secs(3),
+            retry_interval: Duration::from_secs(1),
+            call_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// A replica that takes part in the election.
+pub struct Candidate {
+    pub client: Client,
+    /// Namespace and name of the Lease.
+    pub namespace: String,
+    pub lease: String,
+    /// Unique among the replicas.
+    pub identity: String,
+    pub timing: Timing,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ElectionError {
+    #[error("the API server did not answer within {0:?}")]
+    Silent(Duration),
+    #[error(transparent)]
+    ApiServer(#[from] kube::Error),
+}
+
+/// Who holds the Lease, after a look at it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Holder {
+    ThisReplica,
+    Other(String),
+    /// Another replica wrote it at the same moment.
+    Contested,
+}
+
+impl Candidate {
+    /// Takes part until all receivers are dropped; then releases the Lease, if this replica holds it, and
+    /// ends. The receiver tells whether this replica leads.
+    pub fn take_part(self) -> (watch::Receiver<bool>, JoinHandle<()>) {
+        let (leads, receiver) = watch::channel(false);
+        let election = Election {
+            leases: Api::namespaced(self.client, &self.namespace),
+            name: self.lease,
+            identity: self.identity,
+            timing: self.timing,
+            observed: ObservedLease::default(),
+        };
+        (receiver, tokio::spawn(election.run(leads)))
+    }
+}
+
+struct Election {
+    leases: Api<Lease>,
+    name: String,
+    identity: String,
+    timing: Timing,
+    observed: ObservedLease,
+}
+
+impl Election {
+    async fn run(mut self, leads: watch::Sender<bool>) {
+        loop {
+            let acquired = tokio::select! {
+                biased;
+                () = leads.closed() => break,
+                acquired = self.acquire() => acquired,
+            };
+            leads.send_replace(true);
+            tokio::select! {
+                biased;
+                () = leads.closed() => break,
+                () = self.renew_from(acquired) => {}
+            }
+            leads.send_replace(false);
+        }
+        self.release().await;
+    }
+
+    /// Tries until this replica holds the Lease; returns when the successful attempt began.
+    async fn acquire(&mut self) -> Instant {
+        let mut last_failure = None;
+        loop {
+            let began = Instant::now();
+            match self.attempt().await {
+                Ok(Holder::ThisReplica) => return began,
+                Ok(holder) => {
+                    debug!(?holder, "another replica leads");
+                    last_failure = None;
+                }
+                // One that lasts is logged once.
+                Err(error) => {
+                    let message = error.to_string();
+                    if last_failure.as_ref() == Some(&message) {
+                        debug!(%error, "still no answer about the leader election lease");
+                    } else {
+                        warn!(%error, lease = self.name, "the leader election lease could not be acquired; trying again");
+                        last_failure = Some(message);
+                    }
+                }
+            }
+            sleep(self.timing.retry_interval).await;
+        }
+    }
+
+    /// Renews the Lease for as long as that succeeds in time.
+    async fn renew_from(&mut self, acquired: Instant) {
+        let mut renewed = acquired;
+        loop {
+            let deadline = renewed + self.timing.renew_deadline;
+            match timeout_at(deadline, self.renew()).await {
+                Ok(Ok(began)) => renewed = began,
+                Ok(Err(other)) => {
+                    return warn!(
+                        holder = other,
+                        "another replica has taken the leader election lease"
+                    );
+                }
+                Err(_) => {
+                    let seconds = self.timing.renew_deadline.as_secs();
+                    return warn!(seconds, "the leader election lease could not be renewed in time");
+                }
+            }
+        }
+    }
+
+    /// When the next successful renewal began, or the replica that holds the Lease instead.
+    async fn renew(&mut self) -> Result<Instant, String> {
+        sleep(self.timing.renew_interval).await;
+        loop {
+            let began = Instant::now();
+            match self.attempt().await {
+                Ok(Holder::ThisReplica) => return Ok(began),
+                Ok(Holder::Other(holder)) => return Err(holder),
+                // The next look tells who it was.
+                Ok(Holder::Contested) => {}
+                Err(error) => {
+                    warn!(%error, lease = self.name, "the leader election lease could not be renewed; trying again");
+                }
+            }
+            sleep(self.timing.retry_interval).await;
+        }
+    }
+
+    /// Looks at the Lease, and writes it where this replica may.
+    async fn attempt(&mut self) -> Result<Holder, ElectionError> {
+        let limit = self.timing.call_timeout;
+        timeout(limit, self.look_and_write())
+            .await
+            .map_err(|_| ElectionError::Silent(limit))?
+    }
+
+    async fn look_and_write(&mut self) -> Result<Holder, ElectionError> {
+        let found = self.leases.get_opt(&self.name).await?;
+        self.observed.observe(found.as_ref(), Instant::now());
+        let lease_duration = self.timing.lease_duration;
+        let action = self
+            .observed
+            .action(&self.identity, lease_duration, Instant::now());
+        let written = match action {
+            Action::Wait { holder } => return Ok(Holder::Other(holder)),
+            Action::Write { acquires } => {
+                let spec =
+                    self.observed
+                        .spec_held_by(&self.identity, lease_duration, acquires, Timestamp::now());
+                match found {
+                    None => {
+                        let metadata = ObjectMeta {
+                            name: Some(self.name.clone()),
+                            ..ObjectMeta::default()
+                        };
+                        let lease = Lease {
+                            metadata,
+                            spec: Some(spec),
+                        };
+                        self.leases.create(&PostParams::default(), &lease).await
+                    }
+                    Some(found) => {
+                        let lease = Lease {
+                            spec: Some(spec),
+                            ..found
+                        };
+                        self.leases
+                            .replace(&self.name, &PostParams::default(), &lease)
+                            .await
+                    }
+                }
+            }
+        };
+        match written {
+            Ok(lease) => {
+                self.observed.observe(Some(&lease), Instant::now());
+                Ok(Holder::ThisReplica)
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Holder::Contested),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets the next leader follow at once. The Lease may be this replica's although it does not lead: by an
+    /// acquisition that was given up halfway.
+    async fn release(&self) {
+        match timeout(self.timing.call_timeout, self.write_released()).await {
+            Ok(Ok(true)) => info!(lease = self.name, "released the leader election lease"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                warn!(%error, "the leader election lease was not released; it runs out by itself")
+            }
+            Err(_) => warn!("the leader election lease was not released in time; it runs out by itself"),
+        }
+    }
+
+    /// Whether there was something to release.
+    async fn write_released(&self) -> kube::Result<bool> {
+        let Some(found) = self.leases.get_opt(&self.name).await? else {
+            return Ok(false);
+        };
+        let Some(spec) = found
+            .spec
+            .as_ref()
+            .and_then(|spec| released(spec, &self.identity))
+        else {
+            return Ok(false);
+        };
+        let lease = Lease {
+            spec: Some(spec),
+            ..found
+        };
+        self.leases
+            .replace(&self.name, &PostParams::default(), &lease)
+            .await?;
+        Ok(true)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn each_call_about_the_lease_ends_though_the_api_server_keeps_silent() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", silent.local_addr().unwrap());
-        let config = Config::new(url.parse().unwrap());
-        let error = take_part(config, "mcp-auth", "leader", "replica-1")
-            .await
-            .err()
-            .unwrap();
-        // The deadline of the call itself, and not that of the whole of `take_part`.
-        assert_eq!(error.to_string(), "reading or creating the leader election lease");
-    }
-}
+mod tests;

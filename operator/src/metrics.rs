@@ -252,7 +252,21 @@ mod tests {
                 Some((name, cells.next()?.to_owned()))
             })
             .collect();
-        let text = Metrics::default().encode();
+        // Metrics without any series are not exposed.
+        let metrics = Metrics::default();
+        let resource_ref = ResourceRef {
+            namespace: "llm".into(),
+            name: "tools".into(),
+        };
+        metrics.reviewed("Injected");
+        metrics.sync_refused("NoToken");
+        metrics.reconcile_failed("Status");
+        metrics.set_resource(&resource_ref, true, Some(1));
+        metrics.token_requested(&resource_ref, 1);
+        metrics.token_refused(&resource_ref);
+        metrics.set_circuit_open(&resource_ref, false);
+        metrics.exchanged(ExchangeOutcome::Issued);
+        let text = metrics.encode();
         let exposed: BTreeSet<_> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))

@@ -6,14 +6,19 @@ mod references;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::FutureExt;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, sleep_until};
 use tracing::debug_span;
 
-use crate::entitlement::conflicts;
+use crate::entitlement::conflict;
+use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::metrics::Metrics;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::pods::{Pods, ought_to_be_injected};
@@ -26,6 +31,14 @@ use crate::token_sources::{Desired, TokenSources};
 use crate::workload::Workload;
 use desired::{Inputs, desired};
 
+/// Name of this task in [`Liveness`].
+pub const TASK: &str = "reconcile";
+/// Events that are taken before the reconciliation that they ask for.
+const MAX_EVENTS_AT_ONCE: usize = 1000;
+
+/// Sidecars that take the same snapshot over report it one by one; the status counts them once.
+const SIDECARS_DEBOUNCE: Duration = Duration::from_secs(1);
+
 /// What reconciling works with.
 pub struct Reconciler {
     pub resources: Resources,
@@ -33,7 +46,10 @@ pub struct Reconciler {
     pub workload: Workload,
     pub pods: Pods,
     pub token_sources: TokenSources,
+    /// The operator's own, for resources that name none.
+    pub egress_proxy: Option<EgressProxy>,
     pub metrics: Metrics,
+    pub liveness: Liveness,
     /// For the status: each resource that it is to be looked at for.
     pub status_due: mpsc::UnboundedSender<ResourceRef>,
 }
@@ -60,42 +76,109 @@ impl ReconcileQueue {
     }
 }
 
+/// One change.
+enum ReconcileEvent {
+    Resource(ResourceEvent),
+    Reference(ResourceRef),
+    Pods(String),
+    /// Of these namespaces.
+    Sidecars(BTreeSet<String>),
+    TokenRefresh(TokenRefreshRequest),
+    /// Nothing changed for a while.
+    Tick,
+}
+
+/// All changes in one place.
+struct Events {
+    resource_watch: ResourceWatch,
+    triggers: Triggers,
+    ticks: Interval,
+    /// Namespaces whose sidecars changed, and when that is passed on.
+    sidecars_changed: BTreeSet<String>,
+    sidecars_due: Option<Instant>,
+}
+
+impl Events {
+    /// The next change. Dropping the future loses none.
+    async fn next(&mut self) -> ReconcileEvent {
+        loop {
+            let triggers = &mut self.triggers;
+            let sidecars_due = self.sidecars_due;
+            tokio::select! {
+                event = self.resource_watch.next() => return ReconcileEvent::Resource(event),
+                Some(resource) = triggers.references.recv() => return ReconcileEvent::Reference(resource),
+                Some(namespace) = triggers.pods.recv() => return ReconcileEvent::Pods(namespace),
+                Some(namespace) = triggers.sidecars.recv() => {
+                    self.sidecars_changed.insert(namespace);
+                    self.sidecars_due.get_or_insert(Instant::now() + SIDECARS_DEBOUNCE);
+                }
+                () = sleep_until(sidecars_due.unwrap_or_else(Instant::now)), if sidecars_due.is_some() => {
+                    self.sidecars_due = None;
+                    return ReconcileEvent::Sidecars(std::mem::take(&mut self.sidecars_changed));
+                }
+                Some(request) = triggers.token_refresh_requests.recv() => {
+                    return ReconcileEvent::TokenRefresh(request);
+                }
+                _ = self.ticks.tick() => return ReconcileEvent::Tick,
+            }
+        }
+    }
+}
+
 impl Reconciler {
     /// Reconciles for as long as it is polled: at first every resource, then each that something changed for.
-    pub async fn run(self, mut resource_watch: ResourceWatch, triggers: Triggers) {
-        let Triggers {
-            mut references,
-            mut pods,
-            mut sidecars,
-            mut token_refresh_requests,
-        } = triggers;
+    pub async fn run(self, resource_watch: ResourceWatch, triggers: Triggers) {
+        let mut events = Events {
+            resource_watch,
+            triggers,
+            ticks: tokio::time::interval(BEAT_INTERVAL),
+            sidecars_changed: BTreeSet::new(),
+            sidecars_due: None,
+        };
         let mut queue = ReconcileQueue::default();
         queue.namespaces.extend(self.resources.namespaces());
         self.watch_pods();
         loop {
-            tokio::select! {
-                event = resource_watch.next() => match event {
-                    // A new or changed resource can end or begin a conflict with any of its neighbours.
-                    ResourceEvent::Changed(resource) => {
-                        self.watch_pods();
-                        queue.namespaces.insert(resource.namespace);
-                    }
-                    ResourceEvent::Deleted(resource) => {
-                        self.forget(&resource);
-                        self.watch_pods();
-                        queue.namespaces.insert(resource.namespace);
-                    }
-                    ResourceEvent::Listed => {}
-                },
-                Some(resource) = references.recv() => drop(queue.resources.insert(resource)),
-                Some(namespace) = pods.recv() => drop(queue.namespaces.insert(namespace)),
-                Some(namespace) = sidecars.recv() => self.status_due_in(&namespace),
-                Some(request) = token_refresh_requests.recv() => self.token_sources.request_refresh(&request),
-                // Whatever is ready goes first.
-                () = tokio::task::yield_now(), if !queue.is_empty() => {
-                    self.reconcile_all(std::mem::take(&mut queue));
+            // What is ready goes first, so that many events are one reconciliation; up to a bound, so that
+            // endless events put none off for ever.
+            for _ in 0..MAX_EVENTS_AT_ONCE {
+                match events.next().now_or_never() {
+                    Some(event) => self.note(event, &mut queue),
+                    None => break,
                 }
             }
+            if queue.is_empty() {
+                let event = events.next().await;
+                self.note(event, &mut queue);
+            } else {
+                self.reconcile_all(std::mem::take(&mut queue));
+            }
+            self.liveness.beat(TASK);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn note(&self, event: ReconcileEvent, queue: &mut ReconcileQueue) {
+        match event {
+            // A new or changed resource can end or begin a conflict with any of its neighbours.
+            ReconcileEvent::Resource(ResourceEvent::Changed(resource)) => {
+                self.watch_pods();
+                queue.namespaces.insert(resource.namespace);
+            }
+            ReconcileEvent::Resource(ResourceEvent::Deleted(resource)) => {
+                self.forget(&resource);
+                self.watch_pods();
+                queue.namespaces.insert(resource.namespace);
+            }
+            ReconcileEvent::Resource(ResourceEvent::Listed) | ReconcileEvent::Tick => {}
+            ReconcileEvent::Reference(resource) => drop(queue.resources.insert(resource)),
+            ReconcileEvent::Pods(namespace) => drop(queue.namespaces.insert(namespace)),
+            ReconcileEvent::Sidecars(namespaces) => {
+                for namespace in namespaces {
+                    self.status_due_in(&namespace);
+                }
+            }
+            ReconcileEvent::TokenRefresh(request) => self.token_sources.request_refresh(&request),
         }
     }
 
@@ -103,7 +186,8 @@ impl Reconciler {
         let of_namespaces = queue
             .namespaces
             .iter()
-            .flat_map(|namespace| self.resources.in_namespace(namespace));
+            .filter_map(|namespace| self.resources.in_namespace(namespace))
+            .flatten();
         let mut queued: HashMap<ResourceRef, Arc<McpServerAuth>> = of_namespaces
             .map(|resource| (ResourceRef::from(&*resource), resource))
             .collect();
@@ -151,6 +235,7 @@ impl Reconciler {
             references: &references.collect::<Vec<_>>(),
             workload: |audience| self.workload.assertions(&resource_ref.namespace, audience),
             known_issuer: known_server(resource).map(|server| server.issuer.clone()),
+            egress_proxy: self.egress_proxy.clone(),
         };
         desired(&resource.spec, &inputs)
     }
@@ -161,8 +246,8 @@ impl Reconciler {
         let pods = self.pods.in_namespace(&namespace).unwrap_or_default();
         let pods = pods.iter().filter(|pod| ought_to_be_injected(pod));
         let labels: Vec<_> = pods.map(|pod| pod.labels().clone()).collect();
-        let neighbours = self.resources.in_namespace(&namespace);
-        let conflict = *conflicts(resource, &neighbours, &labels).first()?;
+        let neighbours = self.resources.in_namespace(&namespace)?;
+        let conflict = conflict(resource, &neighbours, &labels)?;
         let message = format!(
             "spec.server.name {:?} is already served by the older McpServerAuth {} for the same pods: \
              give this one another name or podSelector, or delete one of the two",
@@ -183,7 +268,7 @@ impl Reconciler {
     }
 
     fn status_due_in(&self, namespace: &str) {
-        for resource in self.resources.in_namespace(namespace) {
+        for resource in self.resources.in_namespace(namespace).into_iter().flatten() {
             self.status_due(ResourceRef::from(&*resource));
         }
     }
@@ -193,3 +278,6 @@ impl Reconciler {
         let _ = self.status_due.send(resource);
     }
 }
+
+#[cfg(test)]
+mod tests;

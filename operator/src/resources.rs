@@ -12,22 +12,33 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client};
 use mcp_auth_crds::McpServerAuth;
+use parking_lot::RwLock;
 use tracing::warn;
 
 use crate::api_server::is_forbidden;
 use crate::changes::Changes;
 use crate::resource_ref::ResourceRef;
 
-/// The resources that the watch has stored. Cheap to clone; all clones are the same.
+/// The resources that the watches have stored. Cheap to clone; all clones are the same.
 #[derive(Clone)]
-pub struct Resources(Store<McpServerAuth>);
+pub struct Resources {
+    store: Store<McpServerAuth>,
+    listed: Arc<RwLock<ListedNamespaces>>,
+}
+
+/// The namespaces whose resources are all in the store.
+#[derive(Debug, Default)]
+struct ListedNamespaces {
+    all: bool,
+    some: HashSet<String>,
+}
 
 /// What changed in the store.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ResourceEvent {
     Changed(ResourceRef),
     Deleted(ResourceRef),
-    /// The store holds every resource there is.
+    /// The store holds every resource that can be listed: each watch has either listed, or may not.
     Listed,
 }
 
@@ -35,19 +46,33 @@ impl Resources {
     /// The resources of these namespaces, or of all if there are none, and the watch that keeps them up to
     /// date.
     pub fn watch(client: &Client, namespaces: &[String], changes: Changes) -> (Self, ResourceWatch) {
-        let apis: Vec<Api<McpServerAuth>> = match namespaces {
-            [] => vec![Api::all(client.clone())],
-            some => some
-                .iter()
-                .map(|namespace| Api::namespaced(client.clone(), namespace))
-                .collect(),
+        let scopes: Vec<Option<String>> = match namespaces {
+            [] => vec![None],
+            some => some.iter().cloned().map(Some).collect(),
         };
-        let store = MergedStore::new(apis.len());
-        let resources = Self(store.writer.as_reader());
-        let watches = apis.into_iter().enumerate().map(|(index, api)| {
-            let events = watch(api, watcher::Config::default()).default_backoff();
-            events.map(move |event| (index, event)).boxed()
-        });
+        let events = |scope: &Option<String>| {
+            let api: Api<McpServerAuth> = match scope {
+                None => Api::all(client.clone()),
+                Some(namespace) => Api::namespaced(client.clone(), namespace),
+            };
+            watch(api, watcher::Config::default()).default_backoff().boxed()
+        };
+        let watches = scopes.iter().map(events).collect();
+        Self::from_watches(scopes, watches, changes)
+    }
+
+    /// From the events of each scope: a namespace, or all of them.
+    pub fn from_watches(
+        scopes: Vec<Option<String>>,
+        watches: Vec<ResourceEvents>,
+        changes: Changes,
+    ) -> (Self, ResourceWatch) {
+        let store = MergedStore::new(scopes);
+        let resources = store.resources();
+        let watches = watches
+            .into_iter()
+            .enumerate()
+            .map(|(index, events)| events.map(move |event| (index, event)).boxed());
         let watch = ResourceWatch {
             watches: stream::select_all(watches),
             store,
@@ -59,19 +84,27 @@ impl Resources {
 
     /// The store itself, for kube's runtime.
     pub fn store(&self) -> Store<McpServerAuth> {
-        self.0.clone()
+        self.store.clone()
     }
 
-    /// The resources of a namespace.
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<McpServerAuth>> {
-        self.0
-            .state_filter(|resource| resource.metadata.namespace.as_deref() == Some(namespace))
+    /// The resources of a namespace, once they have been listed. Before that nothing can be said of any of
+    /// them: an older one that is yet unknown may have the same server name.
+    pub fn in_namespace(&self, namespace: &str) -> Option<Vec<Arc<McpServerAuth>>> {
+        let listed = self.listed.read();
+        if !listed.all && !listed.some.contains(namespace) {
+            return None;
+        }
+        drop(listed);
+        let resources = self
+            .store
+            .state_filter(|resource| resource.metadata.namespace.as_deref() == Some(namespace));
+        Some(resources)
     }
 
     /// Every namespace that has a resource.
     pub fn namespaces(&self) -> Vec<String> {
         let namespaces = self
-            .0
+            .store
             .state()
             .iter()
             .filter_map(|resource| resource.metadata.namespace.clone())
@@ -80,6 +113,9 @@ impl Resources {
         unique.into_iter().collect()
     }
 }
+
+/// What one watch tells.
+pub type ResourceEvents = BoxStream<'static, watcher::Result<Event<McpServerAuth>>>;
 
 /// Keeps the store up to date while it is polled.
 pub struct ResourceWatch {
@@ -109,11 +145,10 @@ impl ResourceWatch {
         let events = match event {
             Ok(event) => self.store.apply(index, event),
             Err(error) => {
-                warn!(%error, "watching McpServerAuth failed; trying again");
-                // One namespace that was deleted, and its Role with it, does not keep the others from being
-                // listed.
+                let namespace = self.store.watches[index].scope.as_deref();
+                warn!(%error, namespace, "watching McpServerAuth failed; trying again");
                 match is_forbidden(&error) {
-                    true => self.store.mark_listed(index),
+                    true => self.store.mark_forbidden(index),
                     false => Vec::new(),
                 }
             }
@@ -132,15 +167,20 @@ impl ResourceWatch {
 struct MergedStore {
     writer: Writer<McpServerAuth>,
     watches: Vec<WatchState>,
+    listed: Arc<RwLock<ListedNamespaces>>,
 }
 
 /// What one watch has shown.
 #[derive(Default)]
 struct WatchState {
+    /// Its namespace; none where it watches all of them.
+    scope: Option<String>,
     revisions: HashMap<ResourceRef, Revision>,
     /// While it lists: the resources that the list has shown so far.
     listing: HashSet<ResourceRef>,
     listed: bool,
+    /// The API server has refused a list or watch.
+    forbidden: bool,
 }
 
 /// Distinguishes a resource from the one before: deleted and created again, it starts at generation 1 too.
@@ -151,14 +191,28 @@ struct Revision {
 }
 
 impl MergedStore {
-    fn new(watches: usize) -> Self {
+    fn new(scopes: Vec<Option<String>>) -> Self {
         let (_, mut writer) = reflector::store();
         // A store counts as ready, and answers, only after a first list.
         writer.apply_watcher_event(&Event::Init);
         writer.apply_watcher_event(&Event::InitDone);
         Self {
             writer,
-            watches: (0..watches).map(|_| WatchState::default()).collect(),
+            watches: scopes
+                .into_iter()
+                .map(|scope| WatchState {
+                    scope,
+                    ..WatchState::default()
+                })
+                .collect(),
+            listed: Arc::default(),
+        }
+    }
+
+    fn resources(&self) -> Resources {
+        Resources {
+            store: self.writer.as_reader(),
+            listed: self.listed.clone(),
         }
     }
 
@@ -202,13 +256,35 @@ impl MergedStore {
         }
     }
 
-    /// Notes that a watch has shown all there is.
+    /// Notes that a watch has shown all there is. Of the first list there are no events before: only now is it
+    /// known what each of its resources means.
     fn mark_listed(&mut self, index: usize) -> Vec<ResourceEvent> {
-        self.watches[index].listed = true;
-        match self.watches.iter().all(|state| state.listed) {
-            true => vec![ResourceEvent::Listed],
-            false => Vec::new(),
+        let state = &mut self.watches[index];
+        let is_first_list = !std::mem::replace(&mut state.listed, true);
+        let mut events = Vec::new();
+        if is_first_list {
+            let mut listed = self.listed.write();
+            match &state.scope {
+                None => listed.all = true,
+                Some(namespace) => drop(listed.some.insert(namespace.clone())),
+            }
+            events.extend(state.revisions.keys().cloned().map(ResourceEvent::Changed));
         }
+        events.extend(self.all_answered());
+        events
+    }
+
+    /// Notes that a watch may not list. One namespace that was deleted, and its Role with it, does not keep the
+    /// others from being served; it counts as unknown itself.
+    fn mark_forbidden(&mut self, index: usize) -> Vec<ResourceEvent> {
+        let is_news = !std::mem::replace(&mut self.watches[index].forbidden, true);
+        self.all_answered().filter(|_| is_news).into_iter().collect()
+    }
+
+    fn all_answered(&self) -> Option<ResourceEvent> {
+        let is_answered = |state: &WatchState| state.listed || state.forbidden;
+        let is_any_listed = self.watches.iter().any(|state| state.listed);
+        (is_any_listed && self.watches.iter().all(is_answered)).then_some(ResourceEvent::Listed)
     }
 
     /// Stores a resource. A change of its status alone, which only the operator writes, is no event.
@@ -222,6 +298,9 @@ impl MergedStore {
             .revisions
             .insert(resource_ref.clone(), revision.clone());
         self.writer.apply_watcher_event(&Event::Apply(resource));
+        if !self.watches[index].listed {
+            return Vec::new();
+        }
         match previous {
             Some(previous) if previous == revision => Vec::new(),
             Some(previous) if previous.uid != revision.uid => {
@@ -259,28 +338,51 @@ mod tests {
         }
     }
 
+    fn listed(namespace: &str, resources: &[McpServerAuth]) -> MergedStore {
+        let mut store = MergedStore::new(vec![Some(namespace.into())]);
+        store.apply(0, Event::Init);
+        for resource in resources {
+            store.apply(0, Event::InitApply(resource.clone()));
+        }
+        store.apply(0, Event::InitDone);
+        store
+    }
+
+    fn error(code: u16) -> watcher::Error {
+        let status = serde_json::from_value(serde_json::json!({
+            "status": "Failure", "message": "no", "reason": "no", "code": code,
+        }));
+        watcher::Error::InitialListFailed(kube::Error::Api(status.unwrap()))
+    }
+
     #[test]
     fn a_list_of_one_namespace_leaves_the_others_alone() {
-        let mut store = MergedStore::new(2);
-        let resources = Resources(store.writer.as_reader());
-        let stored_in = |namespace| resources.in_namespace(namespace).len();
+        let mut store = MergedStore::new(vec![Some("a".into()), Some("b".into())]);
+        let resources = store.resources();
+        let stored_in = |namespace| resources.in_namespace(namespace).map(|stored| stored.len());
         store.apply(0, Event::Init);
+        assert!(store.apply(0, Event::InitApply(resource("a", "x", 1))).is_empty());
+        assert_eq!(stored_in("a"), None, "there may be more");
         assert_eq!(
-            store.apply(0, Event::InitApply(resource("a", "x", 1))),
-            [ResourceEvent::Changed(resource_ref("a", "x"))]
-        );
-        assert!(
-            store.apply(0, Event::InitDone).is_empty(),
+            store.apply(0, Event::InitDone),
+            [ResourceEvent::Changed(resource_ref("a", "x"))],
             "b has not been listed"
         );
+        assert_eq!((stored_in("a"), stored_in("b")), (Some(1), None));
         store.apply(1, Event::Init);
         store.apply(1, Event::InitApply(resource("b", "y", 1)));
-        assert_eq!(store.apply(1, Event::InitDone), [ResourceEvent::Listed]);
-        assert_eq!((stored_in("a"), stored_in("b")), (1, 1));
+        assert_eq!(
+            store.apply(1, Event::InitDone),
+            [
+                ResourceEvent::Changed(resource_ref("b", "y")),
+                ResourceEvent::Listed
+            ]
+        );
+        assert_eq!((stored_in("a"), stored_in("b")), (Some(1), Some(1)));
 
         // The watch of b breaks; y is deleted before it lists again.
         store.apply(1, Event::Init);
-        assert_eq!(stored_in("b"), 1, "nothing is lost while it lists");
+        assert_eq!(stored_in("b"), Some(1), "nothing is lost while it lists");
         assert_eq!(
             store.apply(1, Event::InitDone),
             [
@@ -288,13 +390,47 @@ mod tests {
                 ResourceEvent::Listed
             ]
         );
-        assert_eq!((stored_in("a"), stored_in("b")), (1, 0));
+        assert_eq!((stored_in("a"), stored_in("b")), (Some(1), Some(0)));
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_may_not_be_listed_is_unknown_and_holds_no_other_up() {
+        let ok = |event| Ok::<_, watcher::Error>(event);
+        let first = stream::iter([Err(error(403)), Err(error(403))]).chain(stream::pending());
+        let (later, late_events) = futures::channel::mpsc::unbounded();
+        let second = stream::iter([ok(Event::Init), ok(Event::InitApply(resource("b", "y", 1)))]);
+        let (resources, mut watch) = Resources::from_watches(
+            vec![Some("a".into()), Some("b".into())],
+            vec![first.boxed(), second.chain(late_events).boxed()],
+            Changes::default(),
+        );
+        later.unbounded_send(ok(Event::InitDone)).unwrap();
+        assert_eq!(watch.next().await, ResourceEvent::Changed(resource_ref("b", "y")));
+        assert_eq!(watch.next().await, ResourceEvent::Listed);
+        assert!(
+            resources.in_namespace("a").is_none(),
+            "nobody knows what is there"
+        );
+        assert_eq!(resources.in_namespace("b").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn nothing_counts_as_listed_where_nothing_may_be_listed() {
+        let mut store = MergedStore::new(vec![None]);
+        assert!(store.mark_forbidden(0).is_empty());
+        assert!(store.resources().in_namespace("a").is_none());
+    }
+
+    #[test]
+    fn what_was_listed_stays_known_when_it_may_not_be_listed_any_more() {
+        let mut store = listed("a", &[resource("a", "x", 1)]);
+        store.mark_forbidden(0);
+        assert_eq!(store.resources().in_namespace("a").unwrap().len(), 1);
     }
 
     #[test]
     fn a_change_of_the_status_alone_is_no_event() {
-        let mut store = MergedStore::new(1);
-        assert_eq!(store.apply(0, Event::Apply(resource("a", "x", 1))).len(), 1);
+        let mut store = listed("a", &[resource("a", "x", 1)]);
         assert!(store.apply(0, Event::Apply(resource("a", "x", 1))).is_empty());
         assert_eq!(store.apply(0, Event::Apply(resource("a", "x", 2))).len(), 1);
     }

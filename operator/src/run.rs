@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
-use mcp_auth_oauth::Clock;
+use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info};
@@ -17,15 +17,16 @@ use crate::credentials::Credentials;
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader;
+use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::reconcile::{Reconciler, Triggers};
+use crate::reconcile::{self, Reconciler, Triggers};
 use crate::references::References;
 use crate::resource_ref::ResourceRef;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
 use crate::sidecars::Sidecars;
 use crate::status::{self, StatusWriter};
-use crate::sync::{self, Sync};
+use crate::sync::{self, Authenticator, Sync};
 use crate::token_refresh_requests::TokenRefreshRequests;
 use crate::token_sources::TokenSources;
 use crate::workload::Workload;
@@ -44,8 +45,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         "starting"
     );
     let settings = read_settings(&args)?;
+    let egress_proxy = egress_proxy().context("reading the egress proxy from the environment")?;
+    if let Some(proxy) = &egress_proxy {
+        info!(?proxy, "authorization servers are reached by a proxy");
+    }
     let client_config = Config::infer().await.context("finding the API server")?;
-    let client = Client::try_from(client_config.clone()).context("configuring the Kubernetes client")?;
+    let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
         namespace: args.namespace.clone(),
         secret: args.certificate_secret.clone(),
@@ -54,6 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let certificates = Certificates::load(&client, &certificate_config).await?;
 
     let metrics = Metrics::default();
+    let liveness = Liveness::default();
     let changes = Changes::default();
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
@@ -75,7 +81,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         workload,
         pods: pods.clone(),
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
+        egress_proxy,
         metrics: metrics.clone(),
+        liveness: liveness.clone(),
         status_due,
     };
     let status_writer = StatusWriter::new(
@@ -94,8 +102,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         token_refresh_requests: refresh_requested,
     };
 
-    let (elected, election) =
-        leader::take_part(client_config, &args.namespace, &args.lease, &args.identity).await?;
+    let candidate = leader::Candidate {
+        client: client.clone(),
+        namespace: args.namespace.clone(),
+        lease: args.lease.clone(),
+        identity: args.identity.clone(),
+        timing: leader::Timing::default(),
+    };
+    let (elected, election) = candidate.take_part();
     // The lease is released when its receiver is dropped, so all others subscribe to this channel.
     let (lead, leads) = watch::channel(false);
     let (close, closed) = watch::channel(false);
@@ -109,7 +123,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
     };
     let sync = Sync {
-        client: client.clone(),
+        authenticator: Authenticator::new(client.clone()),
         leads,
         certificates: certificates.clone(),
         resources: resources.clone(),
@@ -133,17 +147,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
     let health = Health {
         metrics: metrics.clone(),
+        liveness: liveness.clone(),
         listed,
         trusted,
         closed,
     };
     tasks.spawn(serve_health(args.listen_health, health));
-    tasks.spawn(forever(
-        certificates
-            .clone()
-            .keep_renewed(client.clone(), certificate_config),
-    ));
-    let trust = keep_webhook_ca_bundle(client, args.webhook_configuration, certificates, set_trusted);
+    tasks.spawn(forever(certificates.clone().keep_renewed(
+        client.clone(),
+        certificate_config,
+        liveness.clone(),
+    )));
+    let trust = keep_webhook_ca_bundle(
+        client,
+        args.webhook_configuration,
+        certificates,
+        set_trusted,
+        liveness.clone(),
+    );
     tasks.spawn(forever(trust));
     let leader_tasks = LeaderTasks {
         reconciler,
@@ -154,6 +175,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         statuses_due,
         set_listed,
         metrics,
+        liveness,
     };
     let leading = tasks.spawn(follow_election(elected, lead.clone(), leader_tasks));
 
@@ -181,6 +203,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     result
 }
 
+/// By the variables that most programs read, in either case.
+fn egress_proxy() -> Result<Option<EgressProxy>, EgressProxyError> {
+    let variable = |name: &str| {
+        let lower = name.to_ascii_lowercase();
+        std::env::var(name).or_else(|_| std::env::var(lower)).ok()
+    };
+    let (https, http) = (variable("HTTPS_PROXY"), variable("HTTP_PROXY"));
+    EgressProxy::from_environment(https.as_deref(), http.as_deref(), variable("NO_PROXY").as_deref())
+}
+
 async fn until_finished(task: AbortHandle) {
     while !task.is_finished() {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -197,6 +229,7 @@ struct LeaderTasks {
     statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
     set_listed: watch::Sender<bool>,
     metrics: Metrics,
+    liveness: Liveness,
 }
 
 /// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles
@@ -215,8 +248,10 @@ async fn follow_election(
         statuses_due,
         set_listed,
         metrics,
+        liveness,
     } = leader_tasks;
     let listed = set_listed.subscribe();
+    let mut ticks = tokio::time::interval(BEAT_INTERVAL);
     // A leader that does not know every resource yet would tell sidecars that they are entitled to nothing.
     while !(*elected.borrow_and_update() && *listed.borrow()) {
         tokio::select! {
@@ -226,7 +261,9 @@ async fn follow_election(
                     set_listed.send_replace(true);
                 }
             }
+            _ = ticks.tick() => {}
         }
+        liveness.beat(reconcile::TASK);
     }
     info!("this replica leads");
     metrics.leads(true);

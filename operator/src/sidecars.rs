@@ -1,4 +1,5 @@
-//! The sidecars that are connected, and what each last reported: sync writes it, the status tells of it.
+//! The sidecars that are connected or were a moment ago, and what each last reported: sync writes it, the
+//! status tells of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +12,9 @@ use tokio::time::Instant;
 
 /// A sidecar that served before is not behind while a newer snapshot is on its way to it.
 pub const GRACE: Duration = Duration::from_secs(10);
+/// A sidecar that has disconnected counts as it was for this long: streams are renewed and replicas of the
+/// operator come and go, while the sidecar serves on.
+pub const DISCONNECT_GRACE: Duration = Duration::from_secs(60);
 /// What is kept of a report; a sidecar with more to say has said enough.
 const MAX_SERVERS: usize = 256;
 const MAX_PROBLEMS: usize = 16;
@@ -40,11 +44,20 @@ impl Sidecar {
     }
 }
 
-/// By uid of the pod. Cheap to clone; all clones are the same.
+/// By uid of the pod: those that are connected, and those that were a moment ago. Cheap to clone; all clones
+/// are the same.
 #[derive(Clone)]
 pub struct Sidecars {
-    connected: Arc<Mutex<HashMap<String, (u64, Sidecar)>>>,
+    known: Arc<Mutex<HashMap<String, KnownSidecar>>>,
     changed: mpsc::UnboundedSender<String>,
+}
+
+#[derive(Default)]
+struct KnownSidecar {
+    /// Number of its newest connection.
+    connection: u64,
+    is_connected: bool,
+    sidecar: Sidecar,
 }
 
 /// The right to write one sidecar's entry, which goes when this is dropped.
@@ -60,26 +73,28 @@ impl Sidecars {
         let (changed, receiver) = mpsc::unbounded_channel();
         (
             Self {
-                connected: Arc::default(),
+                known: Arc::default(),
                 changed,
             },
             receiver,
         )
     }
 
-    /// Enters a sidecar. A newer connection of the same pod takes the entry over, and the older one's writes
-    /// and end then do nothing: it may be half dead and end long after.
+    /// Enters a sidecar. A newer connection of the same pod takes the entry over, with what is known of it,
+    /// and the older one's writes and end then do nothing: it may be half dead and end long after.
     pub fn enter(&self, uid: &str, namespace: &str, name: &str) -> SidecarEntry {
-        let sidecar = Sidecar {
-            namespace: namespace.into(),
-            name: name.into(),
-            ..Sidecar::default()
-        };
-        let mut connected = self.connected.lock();
-        let connection = connected.get(uid).map_or(0, |(connection, _)| connection + 1);
-        connected.insert(uid.to_owned(), (connection, sidecar));
-        drop(connected);
-        self.announce(namespace);
+        let mut known = self.known.lock();
+        let is_new = !known.contains_key(uid);
+        let entry = known.entry(uid.to_owned()).or_default();
+        entry.connection += 1;
+        entry.is_connected = true;
+        entry.sidecar.namespace = namespace.into();
+        entry.sidecar.name = name.into();
+        let connection = entry.connection;
+        drop(known);
+        if is_new {
+            self.announce(namespace);
+        }
         SidecarEntry {
             sidecars: self.clone(),
             uid: uid.to_owned(),
@@ -88,7 +103,21 @@ impl Sidecars {
     }
 
     pub fn get(&self, uid: &str) -> Option<Sidecar> {
-        self.connected.lock().get(uid).map(|(_, sidecar)| sidecar.clone())
+        self.known.lock().get(uid).map(|known| known.sidecar.clone())
+    }
+
+    /// Forgets a sidecar that has not come back.
+    fn forget(&self, uid: &str, connection: u64) {
+        let mut known = self.known.lock();
+        let is_gone = |known: &KnownSidecar| known.connection == connection && !known.is_connected;
+        if !known.get(uid).is_some_and(is_gone) {
+            return;
+        }
+        let gone = known.remove(uid);
+        drop(known);
+        if let Some(gone) = gone {
+            self.announce(&gone.sidecar.namespace);
+        }
     }
 
     fn announce(&self, namespace: &str) {
@@ -107,10 +136,10 @@ impl SidecarEntry {
 
     /// Whether no newer connection of the same pod has taken the entry over.
     pub fn is_current(&self) -> bool {
-        let connected = self.sidecars.connected.lock();
-        connected
+        let known = self.sidecars.known.lock();
+        known
             .get(&self.uid)
-            .is_some_and(|(connection, _)| *connection == self.connection)
+            .is_some_and(|known| known.connection == self.connection)
     }
 
     pub fn record_report(&self, mut report: Report) {
@@ -130,17 +159,15 @@ impl SidecarEntry {
     }
 
     fn modify(&self, change: impl FnOnce(&mut Sidecar)) {
-        let mut connected = self.sidecars.connected.lock();
-        let Some((connection, sidecar)) = connected.get_mut(&self.uid) else {
+        let mut known = self.sidecars.known.lock();
+        let entry = known.get_mut(&self.uid);
+        let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
             return;
         };
-        if *connection != self.connection {
-            return;
-        }
-        let before = sidecar.clone();
-        change(sidecar);
-        let namespace = (*sidecar != before).then(|| sidecar.namespace.clone());
-        drop(connected);
+        let before = entry.sidecar.clone();
+        change(&mut entry.sidecar);
+        let namespace = (entry.sidecar != before).then_some(before.namespace);
+        drop(known);
         if let Some(namespace) = namespace {
             self.sidecars.announce(&namespace);
         }
@@ -149,14 +176,20 @@ impl SidecarEntry {
 
 impl Drop for SidecarEntry {
     fn drop(&mut self) {
-        let mut connected = self.sidecars.connected.lock();
-        if connected
-            .get(&self.uid)
-            .is_some_and(|(connection, _)| *connection == self.connection)
-        {
-            let (_, sidecar) = connected.remove(&self.uid).expect("it was there a line above");
-            drop(connected);
-            self.sidecars.announce(&sidecar.namespace);
+        let mut known = self.sidecars.known.lock();
+        let entry = known.get_mut(&self.uid);
+        let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
+            return;
+        };
+        entry.is_connected = false;
+        drop(known);
+        let (sidecars, uid, connection) = (self.sidecars.clone(), self.uid.clone(), self.connection);
+        // Dropped outside of the runtime only when the operator has ended.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::time::sleep(DISCONNECT_GRACE).await;
+                sidecars.forget(&uid, connection);
+            });
         }
     }
 }
@@ -185,16 +218,45 @@ mod tests {
         assert!(!sidecars.get("uid").unwrap().is_up_to_date());
     }
 
-    #[test]
-    fn a_stale_connection_that_ends_leaves_the_newer_one_alone() {
+    #[tokio::test(start_paused = true)]
+    async fn a_stale_connection_that_ends_leaves_the_newer_one_alone() {
         let (sidecars, _changed) = Sidecars::new();
         let old = sidecars.enter("uid", "apps", "litellm-0");
         let new = sidecars.enter("uid", "apps", "litellm-0");
         new.record_sent("1");
         old.record_sent("0");
         drop(old);
+        tokio::time::sleep(2 * DISCONNECT_GRACE).await;
         assert_eq!(sidecars.get("uid").unwrap().sent_revision.as_deref(), Some("1"));
         drop(new);
+        tokio::time::sleep(2 * DISCONNECT_GRACE).await;
         assert!(sidecars.get("uid").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disconnect_shorter_than_the_grace_period_changes_nothing() {
+        let (sidecars, mut changed) = Sidecars::new();
+        let applied = Report {
+            applied: Some("1".into()),
+            ..Report::default()
+        };
+        let entry = sidecars.enter("uid", "apps", "litellm-0");
+        entry.record_sent("1");
+        entry.record_report(applied.clone());
+        while changed.try_recv().is_ok() {}
+
+        drop(entry);
+        tokio::time::sleep(DISCONNECT_GRACE / 2).await;
+        assert!(sidecars.get("uid").unwrap().is_up_to_date());
+        let entry = sidecars.enter("uid", "apps", "litellm-0");
+        entry.record_report(applied);
+        tokio::time::sleep(2 * DISCONNECT_GRACE).await;
+        assert!(sidecars.get("uid").unwrap().is_up_to_date());
+        assert!(changed.try_recv().is_err(), "no status need be looked at");
+
+        drop(entry);
+        tokio::time::sleep(2 * DISCONNECT_GRACE).await;
+        assert!(sidecars.get("uid").is_none());
+        assert_eq!(changed.recv().await.as_deref(), Some("apps"));
     }
 }

@@ -7,12 +7,12 @@ mod error;
 mod exchange;
 mod lines;
 mod stream;
+mod token_claims;
 
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use kube::Client;
 use mcp_auth_protocol::sync::{EXCHANGE_PATH, PATH};
 use tokio::sync::watch;
 
@@ -25,12 +25,13 @@ use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 use crate::token_refresh_requests::TokenRefreshRequests;
 
+pub use authenticate::Authenticator;
 use error::SyncError;
 
 /// What the endpoint works with.
 #[derive(Clone)]
 pub struct Sync {
-    pub client: Client,
+    pub authenticator: Authenticator,
     pub leads: watch::Receiver<bool>,
     pub certificates: Certificates,
     pub resources: Resources,

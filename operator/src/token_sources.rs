@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_oauth::{Clock, Policy, Registration};
+use mcp_auth_oauth::{Clock, Policy, Registration, RequestLimiter};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
@@ -66,6 +66,8 @@ pub struct TokenSources {
     clock: Clock,
     metrics: Metrics,
     credentials: Credentials,
+    /// Of all sources together.
+    limiter: RequestLimiter,
     sources: Arc<Mutex<HashMap<ResourceRef, Source>>>,
 }
 
@@ -110,6 +112,7 @@ impl TokenSources {
             clock,
             metrics,
             credentials,
+            limiter: RequestLimiter::default(),
             sources: Arc::default(),
         }
     }
@@ -209,7 +212,8 @@ impl TokenSources {
                     }
                     _ => None,
                 };
-                match ActiveSource::start(*configuration, token, &self.clock, self.publisher(resource_ref)) {
+                let on_change = self.publisher(resource_ref);
+                match ActiveSource::start(*configuration, token, &self.clock, &self.limiter, on_change) {
                     Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
                     Err(error) => (SourceKind::None, Some(error)),
                 }
@@ -285,12 +289,14 @@ impl TokenSources {
         let sources = Arc::downgrade(&self.sources);
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let (credentials, resource) = (self.credentials.clone(), resource.clone());
+        let limiter = self.limiter.clone();
         move || {
             if let Some(sources) = sources.upgrade() {
                 let sources = Self {
                     clock: clock.clone(),
                     metrics: metrics.clone(),
                     credentials: credentials.clone(),
+                    limiter: limiter.clone(),
                     sources,
                 };
                 sources.publish(&resource);

@@ -20,6 +20,8 @@ pub const OTHER_POD: &str = "OtherPod";
 pub const NO_SUCH_POD: &str = "NoSuchPod";
 /// The API server could not be asked whose pod this is.
 pub const API_SERVER: &str = "ApiServer";
+/// The resources of the pod's namespace have not been listed: nothing can be said of them yet.
+pub const NOT_LISTED: &str = "NotListed";
 
 /// The stream does not begin with a [`Report`](crate::sync::Report).
 pub const NO_REPORT: &str = "NoReport";

@@ -2,6 +2,11 @@
 //! ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
 //! each line: [`Report`] upwards, [`Snapshot`] downwards. An empty line is a heartbeat: downwards, one line
 //! at least comes within [`HEARTBEAT`](crate::timeouts::HEARTBEAT).
+//!
+//! Operator and sidecar may be one minor version apart. Fields that one of them does not know are ignored, and
+//! what it cannot read costs the entry that it stands in and never the whole line ([`lenient`]).
+
+mod lenient;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -13,7 +18,7 @@ pub const CONTENT_TYPE: &str = "application/x-ndjson";
 
 /// Everything the pod of one sidecar is entitled to.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "lenient::Snapshot")]
 pub struct Snapshot {
     /// Opaque; equal revisions of one stream mean equal content. Echoed in [`Report::applied`].
     pub revision: String,
@@ -21,6 +26,26 @@ pub struct Snapshot {
     pub operator_ca: String,
     /// Sorted by [`Route::server`], each of which occurs once.
     pub servers: Vec<Server>,
+    /// What stood in the line besides `servers` and could not be read. Never sent.
+    #[serde(skip_serializing)]
+    pub unreadable: Vec<UnreadableServer>,
+}
+
+/// A server whose entry the reader does not understand, as one of a newer version.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnreadableServer {
+    /// [`Route::server`], if that could be read.
+    pub server: Option<String>,
+    /// What is not understood.
+    pub part: UnreadablePart,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnreadablePart {
+    /// The server is left out of [`Snapshot::servers`].
+    Route,
+    /// The server is there, without a new credential; one that the sidecar still has serves on.
+    Credential,
 }
 
 /// One MCP server and the credential for it.
@@ -193,14 +218,26 @@ pub struct Report {
     pub applied: Option<String>,
     /// Servers that LiteLLM does not know of before its pod is restarted, because it reads its configuration
     /// only at start.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::readable_entries"
+    )]
     pub restart_needed_for: Vec<String>,
     /// What keeps the sidecar from doing its work.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::readable_entries"
+    )]
     pub problems: Vec<Problem>,
     /// Tokens in use that an MCP server rejects: at most one for each server, gone once the sidecar has
     /// another token.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::readable_entries"
+    )]
     pub refused: Vec<RejectedToken>,
 }
 
@@ -389,6 +426,7 @@ mod tests {
                 }),
                 declined: None,
             }],
+            unreadable: vec![],
         }
     }
 

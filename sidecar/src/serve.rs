@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ async fn run(
         proc_net: PathBuf::from("/proc/net"),
     });
     let reports = watch::Sender::new(report(pod.clone()));
-    let operator_ca = OperatorCa::new(&operator_ca);
+    let operator_ca = OperatorCa::resume(&operator_ca, overlay.parent().unwrap_or(Path::new(".")));
     let exchange = OperatorTokenExchanger::new(
         operator.clone(),
         operator_ca.clone(),

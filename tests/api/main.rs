@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod admission;
+mod certificates;
 mod discovery;
 mod exchange;
 mod in_use;
 mod injection;
 mod malformed;
 mod methods;
+mod proxies;
 mod reconcile;
 mod rotation;
 mod sync;

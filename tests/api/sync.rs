@@ -1,10 +1,13 @@
 //! Who is served, and with what.
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams};
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::{Refused, Sidecar, bearer, report, token};
+use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
 
@@ -135,4 +138,32 @@ async fn the_stream_of_a_deleted_pod_ends() {
         .await;
     world.delete::<Pod>("litellm-0").await;
     while sidecar.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_deleted_lease_comes_back_and_sidecars_go_on() {
+    let world = World::new("sync-deleted-lease", false).await;
+    world.secret("token", "token", "first-t0ken").await;
+    world.apply(&given("for-red", red())).await.unwrap();
+    let pod = world.pod("litellm-0", red()).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
+    sidecar
+        .until(|snapshot| bearer(snapshot, "for_red").is_some())
+        .await;
+
+    let leases: Api<Lease> =
+        Api::namespaced(world.client.clone(), &setting("MCPAUTH_TEST_OPERATOR_NAMESPACE"));
+    let before = leases.get("mcp-auth-operator").await.unwrap();
+    let holder = before.spec.unwrap().holder_identity;
+    leases
+        .delete("mcp-auth-operator", &DeleteParams::default())
+        .await
+        .unwrap();
+    let look = async || leases.get_opt("mcp-auth-operator").await.unwrap();
+    let again = until("the lease to be there again", look, Option::is_some).await;
+    assert_eq!(again.unwrap().spec.unwrap().holder_identity, holder);
+    world.secret("token", "token", "second-t0ken").await;
+    sidecar
+        .until(|snapshot| bearer(snapshot, "for_red").as_deref() == Some("second-t0ken"))
+        .await;
 }

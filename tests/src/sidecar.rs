@@ -15,7 +15,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::wait::LIMIT;
+use crate::wait::{LIMIT, until};
 use crate::world::World;
 use crate::{seen, setting};
 
@@ -74,11 +74,11 @@ pub async fn token(world: &World, audience: &str, pod: Option<&Pod>) -> String {
 pub async fn authority(world: &World) -> Certificate {
     let secrets: Api<Secret> =
         Api::namespaced(world.client.clone(), &setting("MCPAUTH_TEST_OPERATOR_NAMESPACE"));
-    let secret = secrets
-        .get("mcp-auth-operator-tls")
-        .await
-        .expect("the operator made its certificates");
-    Certificate::from_pem(&secret.data.expect("it has data")["ca.crt"].0).expect("PEM")
+    // A test deletes it, and the operator restores it.
+    let look = async || secrets.get_opt("mcp-auth-operator-tls").await.expect("an answer");
+    let secret = until("the operator's certificates", look, Option::is_some).await;
+    let data = secret.and_then(|secret| secret.data).expect("it has data");
+    Certificate::from_pem(&data["ca.crt"].0).expect("PEM")
 }
 
 impl Sidecar {

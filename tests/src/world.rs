@@ -91,6 +91,17 @@ impl World {
             .await;
     }
 
+    /// A Secret of type `kubernetes.io/basic-auth`.
+    pub async fn basic_auth(&self, name: &str, username: &str, password: &str) {
+        seen::note(password);
+        let data = json!({"username": username, "password": password});
+        self.apply_secret(
+            name,
+            json!({"type": "kubernetes.io/basic-auth", "stringData": data}),
+        )
+        .await;
+    }
+
     /// The authority of the real servers, where [`crate::servers::Server::oauth2`] looks for it.
     pub async fn trust(&self) {
         let bundle = json!({"metadata": {"name": "authority"}, "data": {"ca.crt": authority::bundle()}});

@@ -96,6 +96,9 @@ impl DiscoveryError {
                 "if private authorities signed the servers' certificates, set server.tls.caBundle for the \
                  MCP server and oauth2.caBundle for the authorization server"
             }
+            Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_refused_by_proxy) => {
+                ConnectError::Proxy.hint()
+            }
             Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_forbidden) => {
                 "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: \
                  true, or state issuer or tokenUrl"
@@ -170,6 +173,13 @@ impl Attempt {
 
     fn is_distrusted(&self) -> bool {
         matches!(self.outcome, AttemptError::Connect(ConnectError::Tls(_)))
+    }
+
+    fn is_refused_by_proxy(&self) -> bool {
+        matches!(
+            self.outcome,
+            AttemptError::Connect(ConnectError::Proxy | ConnectError::ProxyAuthentication)
+        )
     }
 
     fn is_forbidden(&self) -> bool {

@@ -13,6 +13,7 @@ use super::metadata::{self, MetadataError, ScopeOrigin, ServerMetadata};
 use super::well_known;
 use crate::Error;
 use crate::Limits;
+use crate::egress_proxy::EgressProxy;
 use crate::ssrf::AddressPolicy;
 use crate::transport::body_shape::BodyShape;
 use crate::transport::{Transport, TransportRules};
@@ -49,6 +50,7 @@ pub(super) struct SearchRules {
     pub ca_bundle: Option<String>,
     pub allow_insecure_http: bool,
     pub addresses: AddressPolicy,
+    pub egress_proxy: Option<EgressProxy>,
     pub limits: Limits,
 }
 
@@ -95,6 +97,7 @@ impl SearchRules {
             allow_http: self.allow_insecure_http,
             encrypted: url.scheme() == "https",
             addresses: self.addresses.clone(),
+            egress_proxy: self.egress_proxy.clone(),
         };
         Transport::new(transport_rules, ca_bundle, None, self.limits)
     }

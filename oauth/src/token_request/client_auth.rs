@@ -7,6 +7,7 @@ use oauth2::{ClientId, ClientSecret};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::discovery::endpoints::Endpoints;
+use crate::egress_proxy::EgressProxy;
 use crate::error::Error;
 use crate::jose::assertion;
 use crate::redact::Redactor;
@@ -121,7 +122,10 @@ pub(crate) fn redactor(registration: &Registration) -> Redactor {
             redactor = redactor.hide_client_secret(client_id, secret);
         }
     }
-    redactor
+    let proxy = registration.egress_proxy.iter();
+    proxy
+        .flat_map(EgressProxy::secrets)
+        .fold(redactor, Redactor::hide)
 }
 
 /// Redacts what this request carries besides.

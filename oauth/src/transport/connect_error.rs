@@ -46,9 +46,9 @@ impl ConnectError {
                  certificate, use the method TlsClientAuth"
             }
             Self::Proxy => {
-                "check the address in spec.egressProxy or in the operator's HTTPS_PROXY, and whether that proxy \
-                 allows CONNECT to this host and port; hosts to be reached without it belong into noProxy or \
-                 NO_PROXY"
+                "check the address in spec.egressProxy or in the operator's HTTPS_PROXY, that this proxy allows \
+                 CONNECT to this host and port, and the credentials that it gets; hosts to be reached without it \
+                 belong into noProxy or NO_PROXY"
             }
             Self::ProxyAuthentication => {
                 "set spec.egressProxy.credentialsRef to a Secret with username and password, or check those in \

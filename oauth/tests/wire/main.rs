@@ -11,6 +11,7 @@ mod identity;
 mod jwt;
 mod peculiar;
 mod proofs;
+mod proxies;
 mod revocation;
 mod secrets;
 mod server;

@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::server::{self, Server, Step, json};
 
 /// An authority's certificate, and an acceptor with a certificate of it for `name`.
-fn authority(name: &str) -> (String, TlsAcceptor) {
+pub fn authority(name: &str) -> (String, TlsAcceptor) {
     server::install_provider();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -8,16 +8,23 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// Sidecars verify by the authority that was in their pod at admission, so it has to outlive every pod.
+use super::check::{Authority, authorities, bundle, can_sign, serves};
+
+/// A new pod gets the authority at admission, and each sidecar is told of a newer one while it is connected:
+/// a long life is for those that are not.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const SERVING_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Nodes' clocks differ: a certificate is valid from a little before it was made.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
+/// The authority that signs, and those before it that sidecars may still know alone.
+const MAX_AUTHORITIES: usize = 4;
 
 /// Everything in the Secret, in PEM.
 #[derive(Clone, Eq, PartialEq)]
 pub struct CertificateMaterial {
+    /// The authority that signs, and after it earlier ones, which clients trust as well.
     pub authority: String,
+    /// Of the first authority.
     pub authority_key: String,
     pub serving: String,
     pub serving_key: String,
@@ -30,32 +37,49 @@ pub enum Renewal {
     None,
     /// A new serving certificate from the authority there is.
     Serving,
-    /// A new authority, and a new serving certificate from it.
+    /// A new authority.
     Authority,
 }
 
-/// A serving certificate is due after two thirds of its lifetime, or when it lacks one of the names; an
-/// authority is due when it would expire before a certificate that it signs now.
-pub fn renewal_due(material: &CertificateMaterial, names: &[String], now: Timestamp) -> Renewal {
-    let Some(authority) = parse_certificate(&material.authority) else {
-        return Renewal::Authority;
+/// What the Secret is to hold, by what it holds and what this replica remembers, either of which may be lost
+/// or spoilt. Every authority that a client may know stays trusted.
+pub fn next_material(
+    stored: Option<&CertificateMaterial>,
+    remembered: Option<&CertificateMaterial>,
+    names: &[String],
+    now: Timestamp,
+) -> Result<CertificateMaterial, rcgen::Error> {
+    let usable = [stored, remembered]
+        .into_iter()
+        .flatten()
+        .find(|material| can_sign(material, now))
+        .or(stored)
+        .or(remembered);
+    let next = match usable {
+        None => new_authority(names, now)?,
+        Some(usable) => match renewal_due(usable, names, now) {
+            Renewal::None => usable.clone(),
+            Renewal::Serving => new_serving(usable, names, now)?,
+            Renewal::Authority => replaced_authority(usable, names, now)?,
+        },
     };
-    if !authority.is_ca || authority.not_after < now + SERVING_LIFETIME {
-        return Renewal::Authority;
-    }
-    if KeyPair::from_pem(&material.authority_key).is_err() {
-        return Renewal::Authority;
-    }
-    match parse_certificate(&material.serving) {
-        Some(serving)
-            if serving.issuer == authority.subject
-                && serving.not_after > now + SERVING_LIFETIME / 3
-                && names.iter().all(|name| serving.names.contains(name))
-                && KeyPair::from_pem(&material.serving_key).is_ok() =>
-        {
-            Renewal::None
-        }
-        _ => Renewal::Serving,
+    let known = [stored, remembered].into_iter().flatten();
+    Ok(with_authorities_of(next, known, now))
+}
+
+/// A serving certificate is due after two thirds of its lifetime, or when no client would take it; an
+/// authority is due when it could sign no whole lifetime more after the next serving certificate, and when it
+/// cannot sign.
+pub fn renewal_due(material: &CertificateMaterial, names: &[String], now: Timestamp) -> Renewal {
+    let signs_until = authorities(&material.authority)
+        .first()
+        .and_then(|authority| authority.expires_at());
+    if !can_sign(material, now) || signs_until.is_none_or(|end| end < now + 2 * SERVING_LIFETIME) {
+        Renewal::Authority
+    } else if serves(material, names, now + SERVING_LIFETIME / 3) {
+        Renewal::None
+    } else {
+        Renewal::Serving
     }
 }
 
@@ -78,6 +102,44 @@ pub fn new_authority(names: &[String], now: Timestamp) -> Result<CertificateMate
         serving_key: String::new(),
     };
     new_serving(&material, names, now)
+}
+
+/// A new authority, with a serving certificate of the old one for as long as there can be one: clients learn
+/// of the new authority from an operator that they trust already.
+fn replaced_authority(
+    old: &CertificateMaterial,
+    names: &[String],
+    now: Timestamp,
+) -> Result<CertificateMaterial, rcgen::Error> {
+    let new = new_authority(names, now)?;
+    let old = match can_sign(old, now + SERVING_LIFETIME) {
+        true => new_serving(old, names, now)?,
+        false => old.clone(),
+    };
+    let trusting = with_authorities_of(new, [&old], now);
+    let with_old_serving = CertificateMaterial {
+        serving: old.serving,
+        serving_key: old.serving_key,
+        ..trusting.clone()
+    };
+    Ok(match serves(&with_old_serving, names, now) {
+        true => with_old_serving,
+        false => trusting,
+    })
+}
+
+/// The same with the other authorities that still count, after its own.
+fn with_authorities_of<'a>(
+    material: CertificateMaterial,
+    others: impl IntoIterator<Item = &'a CertificateMaterial>,
+    now: Timestamp,
+) -> CertificateMaterial {
+    let mut trusted = authorities(&material.authority);
+    trusted.extend(others.into_iter().flat_map(|other| authorities(&other.authority)));
+    CertificateMaterial {
+        authority: bundle(&first_valid(trusted, now)),
+        ..material
+    }
 }
 
 /// The same authority with a new serving certificate for these DNS names and IP addresses.
@@ -103,51 +165,24 @@ pub fn new_serving(
     })
 }
 
+/// Each authority once, without those that have expired, as many as are kept.
+pub fn first_valid(authorities: Vec<Authority>, now: Timestamp) -> Vec<Authority> {
+    let mut kept: Vec<Authority> = Vec::new();
+    for authority in authorities {
+        if authority.is_valid_at(now) && !kept.contains(&authority) {
+            kept.push(authority);
+        }
+    }
+    kept.truncate(MAX_AUTHORITIES);
+    kept
+}
+
 fn with_validity(mut params: CertificateParams, now: Timestamp, lifetime: Duration) -> CertificateParams {
     let time = |timestamp: Timestamp| std::time::SystemTime::from(timestamp).into();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.not_before = time(now - BACKDATE);
     params.not_after = time(now + lifetime);
     params
-}
-
-struct ParsedCertificate {
-    subject: Vec<u8>,
-    issuer: Vec<u8>,
-    not_after: Timestamp,
-    is_ca: bool,
-    names: Vec<String>,
-}
-
-fn parse_certificate(pem: &str) -> Option<ParsedCertificate> {
-    use x509_parser::extensions::GeneralName;
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
-    let certificate = pem.parse_x509().ok()?;
-    let names = certificate.subject_alternative_name().ok().flatten();
-    Some(ParsedCertificate {
-        subject: certificate.subject().as_raw().to_vec(),
-        issuer: certificate.issuer().as_raw().to_vec(),
-        not_after: Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?,
-        is_ca: certificate.is_ca(),
-        names: names
-            .iter()
-            .flat_map(|names| &names.value.general_names)
-            .filter_map(|name| match name {
-                GeneralName::DNSName(name) => Some((*name).to_owned()),
-                GeneralName::IPAddress(bytes) => address(bytes),
-                _ => None,
-            })
-            .collect(),
-    })
-}
-
-fn address(bytes: &[u8]) -> Option<String> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(std::net::Ipv4Addr::from(v4).to_string());
-    }
-    <[u8; 16]>::try_from(bytes)
-        .ok()
-        .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
 }
 
 #[cfg(test)]
@@ -164,15 +199,30 @@ mod tests {
         "2026-11-01T00:00:00Z".parse().unwrap()
     }
 
+    fn made() -> CertificateMaterial {
+        new_authority(&names(), now()).unwrap()
+    }
+
+    /// Whether a client that knows the authorities of `client` alone takes the serving certificate.
+    fn takes(client: &CertificateMaterial, server: &CertificateMaterial, at: Timestamp) -> bool {
+        let seen = CertificateMaterial {
+            authority: client.authority.clone(),
+            ..server.clone()
+        };
+        serves(&seen, &names(), at)
+    }
+
     #[test]
     fn what_was_just_made_is_not_due() {
-        let material = new_authority(&names(), now()).unwrap();
-        assert_eq!(renewal_due(&material, &names(), now()), Renewal::None);
+        assert_eq!(renewal_due(&made(), &names(), now()), Renewal::None);
+        let stored = made();
+        let next = next_material(Some(&stored), Some(&stored), &names(), now()).unwrap();
+        assert!(next == stored);
     }
 
     #[test]
     fn a_serving_certificate_is_due_after_two_thirds_of_its_life() {
-        let material = new_authority(&names(), now()).unwrap();
+        let material = made();
         assert_eq!(renewal_due(&material, &names(), now() + 59 * DAY), Renewal::None);
         assert_eq!(
             renewal_due(&material, &names(), now() + 61 * DAY),
@@ -190,13 +240,98 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_is_due_before_it_expires_and_when_it_cannot_be_read() {
-        let mut material = new_authority(&names(), now()).unwrap();
-        assert_eq!(
-            renewal_due(&material, &names(), now() + AUTHORITY_LIFETIME - 89 * DAY),
-            Renewal::Authority
-        );
-        material.authority = "no certificate".into();
+    fn keys_that_do_not_fit_their_certificates_are_noticed() {
+        let (good, other) = (made(), made());
+        let serving_key = other.serving_key.clone();
+        let material = CertificateMaterial {
+            serving_key,
+            ..good.clone()
+        };
+        assert_eq!(renewal_due(&material, &names(), now()), Renewal::Serving);
+        let authority_key = other.authority_key.clone();
+        let material = CertificateMaterial {
+            authority_key,
+            ..good.clone()
+        };
         assert_eq!(renewal_due(&material, &names(), now()), Renewal::Authority);
+        // Of the same name, made in the same second, and yet of another authority.
+        let (serving, serving_key) = (other.serving, other.serving_key);
+        let material = CertificateMaterial {
+            serving,
+            serving_key,
+            ..good
+        };
+        assert_eq!(renewal_due(&material, &names(), now()), Renewal::Serving);
+    }
+
+    #[test]
+    fn a_lost_secret_is_restored_from_memory() {
+        let remembered = made();
+        let restored = next_material(None, Some(&remembered), &names(), now()).unwrap();
+        assert!(restored == remembered);
+        for spoil in [
+            |material: &mut CertificateMaterial| material.authority = "no certificate".into(),
+            |material: &mut CertificateMaterial| material.authority_key = String::new(),
+        ] {
+            let mut spoilt = remembered.clone();
+            spoil(&mut spoilt);
+            let restored = next_material(Some(&spoilt), Some(&remembered), &names(), now()).unwrap();
+            assert!(restored == remembered);
+        }
+    }
+
+    #[test]
+    fn an_authority_that_another_replica_made_is_taken_over_and_the_known_one_stays_trusted() {
+        let (known, made_anew) = (made(), made());
+        let merged = next_material(Some(&made_anew), Some(&known), &names(), now()).unwrap();
+        assert!(takes(&merged, &known, now()) && takes(&merged, &made_anew, now()));
+        assert_eq!(merged.authority_key, made_anew.authority_key);
+        // The other replica finds nothing to change in it.
+        let again = next_material(Some(&merged), Some(&made_anew), &names(), now()).unwrap();
+        assert!(again == merged);
+    }
+
+    #[test]
+    fn an_authority_is_replaced_long_before_its_end_and_no_client_is_locked_out() {
+        let old = made();
+        let due = now() + AUTHORITY_LIFETIME - 179 * DAY;
+        assert_eq!(renewal_due(&old, &names(), due - 2 * DAY), Renewal::Serving);
+        assert_eq!(renewal_due(&old, &names(), due), Renewal::Authority);
+        let both = next_material(Some(&old), Some(&old), &names(), due).unwrap();
+        assert!(
+            takes(&old, &both, due),
+            "sidecars that know the old one alone learn of the new one"
+        );
+        assert_eq!(renewal_due(&both, &names(), due), Renewal::None);
+        // Two months later the new authority signs, which they know by now.
+        let later = due + 61 * DAY;
+        let signed_anew = next_material(Some(&both), Some(&both), &names(), later).unwrap();
+        assert!(takes(&both, &signed_anew, later) && !takes(&old, &signed_anew, later));
+        // The old one is dropped when it has expired.
+        let end = now() + AUTHORITY_LIFETIME + DAY;
+        let alone = next_material(Some(&signed_anew), None, &names(), end).unwrap();
+        assert_eq!(authorities(&alone.authority).len(), 1);
+    }
+
+    #[test]
+    fn an_authority_whose_key_is_lost_stays_trusted_and_its_serving_certificate_in_use() {
+        let mut keyless = made();
+        keyless.authority_key = String::new();
+        let next = next_material(Some(&keyless), None, &names(), now()).unwrap();
+        assert!(takes(&keyless, &next, now()));
+        assert_eq!(authorities(&next.authority).len(), 2);
+        assert_eq!(renewal_due(&next, &names(), now()), Renewal::None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_at_all_is_made_anew() {
+        let garbage = CertificateMaterial {
+            authority: "no certificate".into(),
+            authority_key: "no key".into(),
+            serving: String::new(),
+            serving_key: String::new(),
+        };
+        let next = next_material(Some(&garbage), None, &names(), now()).unwrap();
+        assert_eq!(renewal_due(&next, &names(), now()), Renewal::None);
     }
 }

@@ -10,7 +10,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt};
 use tracing::info;
 
-use super::issue::{CertificateMaterial, Renewal, new_authority, new_serving, renewal_due};
+use super::issue::{CertificateMaterial, next_material};
 use crate::api_server::with_deadline;
 
 const AUTHORITY: &str = "ca.crt";
@@ -30,8 +30,13 @@ pub struct Config {
     pub names: Vec<String>,
 }
 
-/// Makes or renews in the Secret what is due, and returns what the Secret holds then.
-pub(super) async fn renew_if_due(client: &Client, config: &Config) -> anyhow::Result<CertificateMaterial> {
+/// Makes, renews or restores in the Secret what is due, and returns what the Secret holds then. `remembered` is
+/// what this replica uses.
+pub(super) async fn renew_if_due(
+    client: &Client,
+    config: &Config,
+    remembered: Option<&CertificateMaterial>,
+) -> anyhow::Result<CertificateMaterial> {
     let api = Api::<Secret>::namespaced(client.clone(), &config.namespace);
     for _ in 0..MAX_ATTEMPTS {
         let now = Timestamp::now();
@@ -39,16 +44,11 @@ pub(super) async fn renew_if_due(client: &Client, config: &Config) -> anyhow::Re
             .await
             .context("reading the certificates' Secret")?;
         let current = existing.as_ref().and_then(read_material);
-        let renewal = match &current {
-            None => Renewal::Authority,
-            Some(current) => renewal_due(current, &config.names, now),
-        };
-        let renewed = match (renewal, current) {
-            (Renewal::None, Some(current)) => return Ok(current),
-            (Renewal::Serving, Some(current)) => new_serving(&current, &config.names, now)?,
-            _ => new_authority(&config.names, now)?,
-        };
-        let mut secret = secret_with(config, &renewed);
+        let next = next_material(current.as_ref(), remembered, &config.names, now)?;
+        if current.as_ref() == Some(&next) {
+            return Ok(next);
+        }
+        let mut secret = secret_with(config, &next);
         let written = match existing {
             None => with_deadline(api.create(&PostParams::default(), &secret)).await,
             Some(existing) => {
@@ -61,8 +61,8 @@ pub(super) async fn renew_if_due(client: &Client, config: &Config) -> anyhow::Re
         };
         match written {
             Ok(_) => {
-                info!(secret = config.secret, "made new certificates");
-                return Ok(renewed);
+                info!(secret = config.secret, "wrote the certificates");
+                return Ok(next);
             }
             Err(kube::Error::Api(status)) if status.code == 409 => continue,
             Err(error) => return Err(error).context("writing the certificates' Secret"),

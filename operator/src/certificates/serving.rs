@@ -4,29 +4,40 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::Client;
+use mcp_auth_protocol::timeouts::HEARTBEAT;
 use parking_lot::RwLock;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::time::Instant;
 use tracing::warn;
 
+use super::check::{serves, serving_key};
 use super::issue::CertificateMaterial;
 use super::secret::{Config, renew_if_due};
+use crate::liveness::Liveness;
 
 /// How often the Secret is checked: replicas that find it deleted, or renewed by another one, use the same
 /// certificates again after this time.
-const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(20);
+/// Longest time of one check, with all its calls.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a new authority is published before a certificate of it is served: connected sidecars are told of
+/// it with a heartbeat, and the API server trusts it by then.
+const PUBLICATION: Duration = Duration::from_secs(60);
+const _: () = assert!(PUBLICATION.as_secs() >= 3 * HEARTBEAT.as_secs());
 
 /// The certificates in use. Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Certificates(Arc<RwLock<ServingCertificate>>);
 
 struct ServingCertificate {
-    /// PEM certificates of the authority.
-    authority: String,
+    /// What the Secret holds.
+    material: CertificateMaterial,
     key: Arc<CertifiedKey>,
+    /// A certificate of an authority that clients have still to learn of, and since when that is published.
+    upcoming: Option<(Arc<CertifiedKey>, Instant)>,
 }
 
 impl std::fmt::Debug for Certificates {
@@ -44,23 +55,31 @@ impl ResolvesServerCert for Certificates {
 impl Certificates {
     /// Takes the certificates from the Secret, after making or renewing what is due.
     pub async fn load(client: &Client, config: &Config) -> anyhow::Result<Self> {
-        let material = renew_if_due(client, config).await?;
-        Ok(Self(Arc::new(RwLock::new(ServingCertificate::new(&material)?))))
+        let material = renew_if_due(client, config, None).await?;
+        Ok(Self(Arc::new(RwLock::new(ServingCertificate::new(material)?))))
     }
 
     /// PEM certificates that clients trust the operator by.
     pub fn authority(&self) -> String {
-        self.0.read().authority.clone()
+        self.0.read().material.authority.clone()
     }
 
     /// Renews what becomes due, for as long as the operator runs.
-    pub async fn keep_renewed(self, client: Client, config: Config) {
+    pub async fn keep_renewed(self, client: Client, config: Config, liveness: Liveness) {
         let mut ticks = tokio::time::interval(CHECK_INTERVAL);
         loop {
             ticks.tick().await;
-            let renewed = renew_if_due(&client, &config).await;
-            match renewed.and_then(|material| ServingCertificate::new(&material)) {
-                Ok(certificate) => *self.0.write() = certificate,
+            liveness.beat("certificates");
+            let remembered = self.0.read().material.clone();
+            let renewing = renew_if_due(&client, &config, Some(&remembered));
+            let renewed = tokio::time::timeout(CHECK_TIMEOUT, renewing).await;
+            let renewed = renewed.unwrap_or_else(|_| Err(anyhow::anyhow!("it took too long")));
+            let replaced = renewed.and_then(|material| {
+                let now = (Timestamp::now(), Instant::now());
+                self.0.write().replace(material, &config.names, now)
+            });
+            match replaced {
+                Ok(()) => {}
                 Err(error) => warn!(
                     error = format!("{error:#}"),
                     "the certificates could not be checked"
@@ -71,15 +90,44 @@ impl Certificates {
 }
 
 impl ServingCertificate {
-    fn new(material: &CertificateMaterial) -> anyhow::Result<Self> {
-        let chain: Vec<_> =
-            CertificateDer::pem_slice_iter(material.serving.as_bytes()).collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(material.serving_key.as_bytes())?;
-        let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
+    fn new(material: CertificateMaterial) -> anyhow::Result<Self> {
         Ok(Self {
-            authority: material.authority.clone(),
-            key: Arc::new(CertifiedKey::new(chain, key)),
+            key: Arc::new(serving_key(&material)?),
+            material,
+            upcoming: None,
         })
+    }
+
+    /// Publishes the authorities at once, and serves the certificate as soon as those trust it who knew the
+    /// authorities before.
+    fn replace(
+        &mut self,
+        material: CertificateMaterial,
+        names: &[String],
+        (time, now): (Timestamp, Instant),
+    ) -> anyhow::Result<()> {
+        let key = Arc::new(serving_key(&material)?);
+        let before = std::mem::replace(&mut self.material, material);
+        if key.cert == self.key.cert {
+            self.upcoming = None;
+            return Ok(());
+        }
+        let published_since = match &self.upcoming {
+            Some((upcoming, since)) if upcoming.cert == key.cert => *since,
+            _ => now,
+        };
+        let known_before = CertificateMaterial {
+            authority: before.authority,
+            ..self.material.clone()
+        };
+        let is_new_authority = self.upcoming.is_some() || !serves(&known_before, names, time);
+        if is_new_authority && now < published_since + PUBLICATION {
+            self.upcoming = Some((key, published_since));
+        } else {
+            self.key = key;
+            self.upcoming = None;
+        }
+        Ok(())
     }
 }
 
@@ -87,6 +135,7 @@ impl ServingCertificate {
 mod tests {
     use tokio::net::TcpListener;
 
+    use super::super::issue::{new_authority, new_serving, next_material};
     use super::*;
 
     /// A client of an API server that accepts connections and never answers.
@@ -113,5 +162,26 @@ mod tests {
             format!("{error:#}").contains("did not answer within"),
             "{error:#}"
         );
+    }
+
+    #[test]
+    fn a_new_authority_is_published_before_it_is_served() {
+        let names = vec!["127.0.0.1".to_owned()];
+        let time = Timestamp::now();
+        let began = Instant::now();
+        let [old, new] = [(); 2].map(|()| new_authority(&names, time).unwrap());
+        let mut serving = ServingCertificate::new(old.clone()).unwrap();
+        let (old_leaf, new_leaf) = (serving.key.cert.clone(), serving_key(&new).unwrap().cert);
+        let both = next_material(Some(&new), Some(&old), &names, time).unwrap();
+        for (seconds, leaf) in [(0, &old_leaf), (20, &old_leaf), (40, &old_leaf), (60, &new_leaf)] {
+            let now = began + Duration::from_secs(seconds);
+            serving.replace(both.clone(), &names, (time, now)).unwrap();
+            assert!(serving.material.authority == both.authority);
+            assert!(serving.key.cert == *leaf, "after {seconds} s");
+        }
+        // A new certificate of an authority that is known needs no such time.
+        let renewed = new_serving(&both, &names, time).unwrap();
+        serving.replace(renewed.clone(), &names, (time, began)).unwrap();
+        assert!(serving.key.cert == serving_key(&renewed).unwrap().cert);
     }
 }

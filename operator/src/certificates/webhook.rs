@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::api::{Patch, PatchParams};
@@ -11,8 +12,11 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::check::{authorities, bundle};
+use super::issue::first_valid;
 use super::serving::Certificates;
 use crate::api_server::with_deadline;
+use crate::liveness::Liveness;
 
 /// How soon a webhook configuration that could not be changed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,6 +29,7 @@ pub async fn keep_webhook_ca_bundle(
     name: String,
     certificates: Certificates,
     trusted: watch::Sender<bool>,
+    liveness: Liveness,
 ) {
     let api = Api::<MutatingWebhookConfiguration>::all(client);
     let mut configurations = watcher::watch_object(api.clone(), &name)
@@ -33,6 +38,7 @@ pub async fn keep_webhook_ca_bundle(
     let mut ticks = tokio::time::interval(RETRY_INTERVAL);
     let mut latest = None;
     loop {
+        liveness.beat("webhook configuration");
         tokio::select! {
             Some(event) = configurations.next() => match event {
                 Ok(configuration) => latest = Some(configuration),
@@ -45,7 +51,7 @@ pub async fn keep_webhook_ca_bundle(
         let Some(latest) = &latest else { continue };
         let patch = latest
             .as_ref()
-            .and_then(|latest| ca_bundle_patch(latest, &certificates.authority()));
+            .and_then(|latest| ca_bundle_patch(latest, &certificates.authority(), Timestamp::now()));
         let Some(patch) = patch else {
             trusted.send_replace(true);
             continue;
@@ -59,44 +65,121 @@ pub async fn keep_webhook_ca_bundle(
     }
 }
 
-/// The patch that writes the authority into the configuration; `None` if it is in every webhook.
+/// The patch that makes every webhook trust the authorities; `None` if each does. What another replica wrote
+/// stays beside them: two that do not know the same authorities, as when one has just replaced a lost Secret,
+/// would otherwise undo one another's work again and again.
 fn ca_bundle_patch(
     configuration: &MutatingWebhookConfiguration,
     authority: &str,
+    now: Timestamp,
 ) -> Option<json_patch::Patch> {
-    let bundle = ByteString(authority.as_bytes().to_vec());
+    let ours = authorities(authority);
     let webhooks = configuration.webhooks.iter().flatten().enumerate();
-    let stale = webhooks.filter(|(_, webhook)| webhook.client_config.ca_bundle.as_ref() != Some(&bundle));
-    let operations: Vec<_> = stale
-        .map(|(index, _)| {
+    let changes: Vec<_> = webhooks
+        .filter_map(|(index, webhook)| {
+            let present = webhook.client_config.ca_bundle.as_ref();
+            let present = present.map_or_else(Vec::new, |present| {
+                authorities(&String::from_utf8_lossy(&present.0))
+            });
+            if ours.iter().all(|authority| present.contains(authority)) {
+                return None;
+            }
+            let trusted = bundle(&first_valid([ours.clone(), present].concat(), now));
             let path = format!("/webhooks/{index}/clientConfig/caBundle");
-            serde_json::json!({"op": "add", "path": path, "value": bundle})
+            let value = ByteString(trusted.into_bytes());
+            Some(serde_json::json!({"op": "add", "path": path, "value": value}))
         })
         .collect();
-    let patch = serde_json::from_value(operations.into()).expect("these are operations of a JSON patch");
-    Some(patch).filter(|patch: &json_patch::Patch| !patch.0.is_empty())
+    if changes.is_empty() {
+        return None;
+    }
+    // The indexes, and what stays, are those of this version.
+    let version = configuration.metadata.resource_version.iter();
+    let test = version.map(
+        |version| serde_json::json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}),
+    );
+    let operations = test.chain(changes).collect::<Vec<_>>();
+    Some(serde_json::from_value(operations.into()).expect("these are operations of a JSON patch"))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::issue::new_authority;
     use super::*;
+
+    fn configuration(bundles: &[&str]) -> MutatingWebhookConfiguration {
+        let webhook = |bundle: &&str| {
+            let bundle = ByteString(bundle.as_bytes().to_vec());
+            serde_json::json!({
+                "name": "a", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                "clientConfig": {"caBundle": bundle},
+            })
+        };
+        let webhooks: Vec<_> = bundles.iter().map(webhook).collect();
+        let object = serde_json::json!({"metadata": {"resourceVersion": "7"}, "webhooks": webhooks});
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn patched(
+        before: &MutatingWebhookConfiguration,
+        patch: &json_patch::Patch,
+    ) -> MutatingWebhookConfiguration {
+        let mut object = serde_json::to_value(before).unwrap();
+        json_patch::patch(&mut object, patch).unwrap();
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn made() -> String {
+        new_authority(&["127.0.0.1".into()], Timestamp::now())
+            .unwrap()
+            .authority
+    }
 
     #[test]
     fn only_webhooks_that_do_not_trust_the_authority_are_patched() {
-        let configuration = serde_json::from_value(serde_json::json!({
-            "webhooks": [
-                {"name": "a", "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {}},
-                {
-                    "name": "b", "admissionReviewVersions": ["v1"], "sideEffects": "None",
-                    "clientConfig": {"caBundle": "UEVN"},
-                },
-            ],
-        }))
-        .unwrap();
-        let patch = serde_json::to_value(ca_bundle_patch(&configuration, "PEM").unwrap()).unwrap();
+        let ours = made();
+        let before = configuration(&["", &ours, "no certificate"]);
+        let patch = ca_bundle_patch(&before, &ours, Timestamp::now()).unwrap();
+        let patch = serde_json::to_value(patch).unwrap();
+        let paths: Vec<_> = patch
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|operation| &operation["path"])
+            .collect();
         assert_eq!(
-            patch,
-            serde_json::json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "UEVN"}])
+            paths,
+            [
+                "/metadata/resourceVersion",
+                "/webhooks/0/clientConfig/caBundle",
+                "/webhooks/2/clientConfig/caBundle"
+            ]
         );
+        assert_eq!(
+            patch[1]["value"],
+            serde_json::json!(ByteString(ours.into_bytes()))
+        );
+    }
+
+    #[test]
+    fn replicas_with_different_authorities_come_to_rest() {
+        let replicas = [made(), made()];
+        let mut webhook = configuration(&[""]);
+        let mut writes = 0;
+        for replica in [0, 1, 0, 1, 0, 1] {
+            if let Some(patch) = ca_bundle_patch(&webhook, &replicas[replica], Timestamp::now()) {
+                webhook = patched(&webhook, &patch);
+                writes += 1;
+            }
+        }
+        assert_eq!(writes, 2);
+    }
+
+    #[test]
+    fn a_configuration_that_changed_meanwhile_is_not_written_over() {
+        let patch = ca_bundle_patch(&configuration(&[""]), &made(), Timestamp::now()).unwrap();
+        let mut newer = serde_json::to_value(configuration(&[""])).unwrap();
+        newer["metadata"]["resourceVersion"] = "8".into();
+        assert!(json_patch::patch(&mut newer, &patch).is_err());
     }
 }

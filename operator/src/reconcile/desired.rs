@@ -1,13 +1,13 @@
 //! The desired token source of a resource: a pure function of the spec and of what its references lead to.
 
 use mcp_auth_crds::{
-    ClientAuthenticationMethod, McpServerAuthSpec, OAuth2, SignatureAlgorithm, TokenCheckMode, TokenType,
-    WorkloadAssertion, ZeroExpiresIn,
+    ClientAuthenticationMethod, EgressProxy, McpServerAuthSpec, OAuth2, SignatureAlgorithm, TokenCheckMode,
+    TokenType, WorkloadAssertion, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
     self as oauth, Algorithm, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
-    ClientSecrets, GivenAssertion, Grant, Policy, RefreshBefore, Registration, Scope, ServerLocation,
-    SigningKey, TimeSpan, TokenCheck, TokenExchange,
+    ClientSecrets, GivenAssertion, Grant, Policy, ProxyCredentials, RefreshBefore, Registration, Scope,
+    ServerLocation, SigningKey, TimeSpan, TokenCheck, TokenExchange,
 };
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
@@ -29,6 +29,8 @@ pub struct Inputs<'a, W> {
     pub workload: W,
     /// The issuer that was discovered for this server before.
     pub known_issuer: Option<String>,
+    /// The operator's own egress proxy, for resources that name none.
+    pub egress_proxy: Option<oauth::EgressProxy>,
 }
 
 impl<W> Inputs<'_, W>
@@ -156,6 +158,10 @@ where
             ZeroExpiresIn::Unlimited => oauth::ZeroExpiresIn::Unlimited,
         },
         ca_bundle,
+        egress_proxy: match &spec.egress_proxy {
+            Some(stated) => Some(egress_proxy(stated, inputs)?),
+            None => inputs.egress_proxy.clone(),
+        },
         allow_insecure_http: oauth2.allow_insecure_http,
         allow_private_addresses: oauth2.allow_private_addresses,
     };
@@ -171,6 +177,22 @@ where
         revoke_on_deletion: oauth2.revoke_on_deletion,
         step_up: oauth2.step_up,
     })
+}
+
+fn egress_proxy<W>(stated: &EgressProxy, inputs: &Inputs<'_, W>) -> Result<oauth::EgressProxy, NotServedError>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let username = inputs.printable(fields::PROXY_USERNAME)?;
+    let password = inputs.printable(fields::PROXY_PASSWORD)?;
+    let credentials = username
+        .zip(password)
+        .map(|(username, password)| ProxyCredentials {
+            username: username.expose_secret().to_owned(),
+            password,
+        });
+    oauth::EgressProxy::new(&stated.url, credentials.as_ref(), &stated.no_proxy)
+        .map_err(|error| invalid(format!("spec.egressProxy: {error}")))
 }
 
 fn location(

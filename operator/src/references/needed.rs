@@ -38,7 +38,11 @@ impl Reference {
 
     /// Certificate and key of a Secret of type `kubernetes.io/tls`.
     fn certificate(fields: [&'static str; 2], secret: &SecretName) -> [Self; 2] {
-        let keys = ["tls.crt", "tls.key"];
+        Self::pair(fields, ["tls.crt", "tls.key"], secret)
+    }
+
+    /// Two keys of a Secret of a type that has both.
+    fn pair(fields: [&'static str; 2], keys: [&str; 2], secret: &SecretName) -> [Self; 2] {
         std::array::from_fn(|index| Self {
             field: fields[index],
             kind: Kind::Secret,
@@ -74,6 +78,8 @@ pub mod fields {
     pub const CERTIFICATE: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.crt)";
     pub const CERTIFICATE_KEY: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.key)";
     pub const ASSERTION: &str = "spec.oauth2.jwtBearer.assertionRef";
+    pub const PROXY_USERNAME: &str = "spec.egressProxy.credentialsRef (username)";
+    pub const PROXY_PASSWORD: &str = "spec.egressProxy.credentialsRef (password)";
     pub const BEARER_TOKEN: &str = "spec.bearerToken.secretKeyRef";
 }
 
@@ -119,6 +125,12 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
             }),
         );
     }
+    let proxy = spec.egress_proxy.as_ref();
+    let credentials = proxy.and_then(|proxy| proxy.credentials_ref.as_ref());
+    references.extend(credentials.into_iter().flat_map(|credentials| {
+        let fields = [fields::PROXY_USERNAME, fields::PROXY_PASSWORD];
+        Reference::pair(fields, ["username", "password"], credentials)
+    }));
     let bearer = spec.bearer_token.as_ref();
     references.extend(bearer.map(|bearer| Reference::secret(fields::BEARER_TOKEN, &bearer.secret_key_ref)));
     references

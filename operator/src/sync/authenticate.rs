@@ -1,14 +1,25 @@
 //! Authenticates a sidecar: from its ServiceAccount token to its pod, by TokenReview, so that a token of a
-//! deleted pod is worth nothing.
+//! deleted pod is worth nothing. Any pod of the cluster can send tokens here: what [`look_at`] can tell alone
+//! costs the API server nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Client;
 use kube::api::{Api, PostParams};
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::Pod;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::SyncError;
+use super::token_claims::look_at;
 use crate::api_server::with_deadline;
 
 /// Keys of the extra user info of a token that is bound to a pod (Kubernetes: "Managing Service Accounts").
@@ -16,9 +27,98 @@ const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
-/// The pod that the request's bearer token is bound to.
-pub async fn authenticate(client: &Client, headers: &HeaderMap) -> Result<Pod, SyncError> {
-    let token = bearer(headers).ok_or(SyncError::NoToken)?;
+/// TokenReviews under way at once: sidecars that come all together wait for one another, and not for the API
+/// server.
+const MAX_REVIEWS: usize = 50;
+/// Longest wait for a turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer is used again, by a sidecar that exchanges users' tokens or connects again. Whether the
+/// pod is still there is looked at each time.
+const ACCEPTED_FOR: Duration = Duration::from_secs(60);
+/// Short, since the API server may learn of a new pod a moment after its token was made.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+const MAX_REMEMBERED: usize = 20_000;
+
+/// Asks the API server about tokens, no more often than need be. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Authenticator(Arc<AuthenticatorInner>);
+
+struct AuthenticatorInner {
+    client: Client,
+    turns: Semaphore,
+    remembered: Mutex<HashMap<TokenDigest, Remembered>>,
+}
+
+/// SHA-256: what is remembered is of no use to who reads it.
+type TokenDigest = [u8; 32];
+
+struct Remembered {
+    until: Instant,
+    answer: Result<Pod, SyncError>,
+}
+
+impl Authenticator {
+    pub fn new(client: Client) -> Self {
+        Self(Arc::new(AuthenticatorInner {
+            client,
+            turns: Semaphore::new(MAX_REVIEWS),
+            remembered: Mutex::default(),
+        }))
+    }
+
+    /// The pod that the request's bearer token is bound to.
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Pod, SyncError> {
+        let token = bearer(headers).ok_or(SyncError::NoToken)?;
+        let now = Timestamp::now();
+        let expires_at = look_at(token, now)?;
+        let digest: TokenDigest = Sha256::digest(token).into();
+        if let Some(answer) = self.0.remembered(&digest) {
+            return answer;
+        }
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.0.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(SyncError::ApiServer(
+                "too many tokens wait for its answer".to_owned(),
+            ));
+        };
+        // Another request of the same sidecar may have had its turn meanwhile.
+        if let Some(answer) = self.0.remembered(&digest) {
+            return answer;
+        }
+        let answer = review(&self.0.client, token).await;
+        let life = expires_at.map(|end| end.duration_since(now).unsigned_abs());
+        let used_for = match &answer {
+            Ok(_) => life.map_or(ACCEPTED_FOR, |life| life.min(ACCEPTED_FOR)),
+            Err(SyncError::ApiServer(_)) => return answer,
+            Err(_) => REFUSED_FOR,
+        };
+        self.0.remember(digest, used_for, answer.clone());
+        answer
+    }
+}
+
+impl AuthenticatorInner {
+    fn remembered(&self, digest: &TokenDigest) -> Option<Result<Pod, SyncError>> {
+        let remembered = self.remembered.lock();
+        let answer = remembered.get(digest)?;
+        (answer.until > Instant::now()).then(|| answer.answer.clone())
+    }
+
+    fn remember(&self, digest: TokenDigest, used_for: Duration, answer: Result<Pod, SyncError>) {
+        let now = Instant::now();
+        let mut remembered = self.remembered.lock();
+        if remembered.len() >= MAX_REMEMBERED {
+            remembered.retain(|_, answer| answer.until > now);
+        }
+        // More than there is room for are asked about each time.
+        if remembered.len() < MAX_REMEMBERED {
+            let until = now + used_for;
+            remembered.insert(digest, Remembered { until, answer });
+        }
+    }
+}
+
+async fn review(client: &Client, token: &str) -> Result<Pod, SyncError> {
     let review = TokenReview {
         spec: TokenReviewSpec {
             token: Some(token.to_owned()),
@@ -113,8 +213,125 @@ fn without_token(error: &str, token: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use axum::routing::post;
+    use axum::{Json, Router};
+    use serde_json::{Value, json};
+
+    use super::super::token_claims::unsigned;
     use super::*;
+
+    /// An API server that counts its reviews, all and at once, and takes every token whose pod is not `stranger`.
+    #[derive(Clone, Default)]
+    struct Reviews {
+        all: Arc<AtomicUsize>,
+        under_way: Arc<AtomicUsize>,
+        most_at_once: Arc<AtomicUsize>,
+    }
+
+    impl Reviews {
+        fn authenticator(&self) -> Authenticator {
+            let reviews = self.clone();
+            let answer = move |Json(review): Json<TokenReview>| {
+                let reviews = reviews.clone();
+                async move { Json(reviews.answer(&review).await) }
+            };
+            let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+            let router = Router::new().route(path, post(answer));
+            Authenticator::new(Client::new(router, "default"))
+        }
+
+        async fn answer(&self, review: &TokenReview) -> Value {
+            self.all.fetch_add(1, Ordering::SeqCst);
+            let at_once = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            let is_stranger = review.spec.token == Some(token("stranger"));
+            json!({
+                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {},
+                "status": {
+                    "authenticated": !is_stranger,
+                    "audiences": [AUDIENCE],
+                    "user": {
+                        "username": "system:serviceaccount:apps:default",
+                        "extra": {(POD_NAME): ["litellm-0"], (POD_UID): ["u1"]},
+                    },
+                },
+            })
+        }
+
+        fn count(&self) -> usize {
+            self.all.load(Ordering::SeqCst)
+        }
+    }
+
+    fn token(uid: &str) -> String {
+        unsigned(&json!({"aud": [AUDIENCE], "kubernetes.io": {"pod": {"name": "litellm-0", "uid": uid}}}))
+    }
+
+    fn headers(token: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        headers
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn junk_tokens_cost_the_api_server_nothing() {
+        let reviews = Reviews::default();
+        let authenticator = reviews.authenticator();
+        for number in 0..1_000 {
+            let junk = match number % 3 {
+                0 => format!("junk-{number}"),
+                1 => unsigned(&json!({"aud": ["elsewhere"], "number": number})),
+                _ => unsigned(&json!({"aud": [AUDIENCE], "exp": number})),
+            };
+            assert!(authenticator.authenticate(&headers(&junk)).await.is_err());
+        }
+        assert_eq!(reviews.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_reviewed_once_a_minute_and_one_that_is_refused_once_a_second() {
+        let reviews = Reviews::default();
+        let authenticator = reviews.authenticator();
+        for _ in 0..100 {
+            let pod = authenticator.authenticate(&headers(&token("u1"))).await.unwrap();
+            assert_eq!((pod.name.as_str(), pod.uid.as_str()), ("litellm-0", "u1"));
+        }
+        assert_eq!(reviews.count(), 1);
+        tokio::time::sleep(ACCEPTED_FOR).await;
+        authenticator.authenticate(&headers(&token("u1"))).await.unwrap();
+        assert_eq!(reviews.count(), 2);
+        for _ in 0..100 {
+            let refused = authenticator.authenticate(&headers(&token("stranger"))).await;
+            assert_eq!(refused.unwrap_err().reason(), "InvalidToken");
+        }
+        assert_eq!(reviews.count(), 3);
+        tokio::time::sleep(REFUSED_FOR).await;
+        let refused = authenticator.authenticate(&headers(&token("stranger"))).await;
+        assert_eq!(refused.unwrap_err().reason(), "InvalidToken");
+        assert_eq!(reviews.count(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_sidecars_that_come_together_wait_for_one_another() {
+        let reviews = Reviews::default();
+        let authenticator = reviews.authenticator();
+        let authenticate = |number: usize| {
+            let authenticator = authenticator.clone();
+            async move {
+                authenticator
+                    .authenticate(&headers(&token(&format!("u{number}"))))
+                    .await
+            }
+        };
+        let answers = futures::future::join_all((0..1_000).map(authenticate)).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(reviews.count(), 1_000);
+        assert!(reviews.most_at_once.load(Ordering::SeqCst) <= MAX_REVIEWS);
+    }
 
     fn review(username: &str, audiences: &[&str], extra: &[(&str, &str)]) -> TokenReviewStatus {
         let extra: BTreeMap<_, _> = extra.iter().map(|(key, value)| (*key, [*value])).collect();

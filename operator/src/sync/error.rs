@@ -7,6 +7,8 @@ use mcp_auth_protocol::reasons;
 use mcp_auth_protocol::sync::Problem;
 use thiserror::Error;
 
+use crate::http::BodyError;
+
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum SyncError {
     #[error("the request has no bearer token: send the ServiceAccount token of the pod")]
@@ -21,6 +23,11 @@ pub enum SyncError {
     OtherPod { claimed: String, bound: String },
     #[error("pod {0} does not exist any more")]
     NoSuchPod(String),
+    #[error(
+        "the McpServerAuth resources of namespace {0} have not been listed yet: where that lasts, the operator \
+         has no right to list them, as after a namespace and its Role were deleted"
+    )]
+    NotListed(String),
     #[error("the first line must be the sidecar's report: {0}")]
     NoReport(String),
     #[error("this replica does not lead: connect again to reach the one that does")]
@@ -29,6 +36,8 @@ pub enum SyncError {
     ApiServer(String),
     #[error("the body is no exchange request: {0}")]
     NoExchangeRequest(&'static str),
+    #[error("the body is no exchange request: {0}")]
+    UnreadableBody(BodyError),
     #[error("no McpServerAuth with the server name {0:?} selects this pod")]
     NotEntitled(String),
     #[error(
@@ -57,10 +66,11 @@ impl SyncError {
             Self::NotBoundToPod => reasons::NOT_BOUND_TO_POD,
             Self::OtherPod { .. } => reasons::OTHER_POD,
             Self::NoSuchPod(_) => reasons::NO_SUCH_POD,
+            Self::NotListed(_) => reasons::NOT_LISTED,
             Self::NoReport(_) => reasons::NO_REPORT,
             Self::NotLeading => reasons::NOT_LEADING,
             Self::ApiServer(_) => reasons::API_SERVER,
-            Self::NoExchangeRequest(_) => reasons::NO_EXCHANGE_REQUEST,
+            Self::NoExchangeRequest(_) | Self::UnreadableBody(_) => reasons::NO_EXCHANGE_REQUEST,
             Self::NotEntitled(_) => reasons::NOT_ENTITLED,
             Self::OtherUrl => reasons::OTHER_URL,
             Self::NoExchange(_) => reasons::NO_EXCHANGE,
@@ -74,10 +84,12 @@ impl SyncError {
             Self::NoToken | Self::InvalidToken(_) | Self::WrongAudience(_) => StatusCode::UNAUTHORIZED,
             Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) => StatusCode::FORBIDDEN,
             Self::NotEntitled(_) => StatusCode::FORBIDDEN,
-            Self::NoReport(_) | Self::NoExchangeRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NoReport(_) | Self::NoExchangeRequest(_) | Self::UnreadableBody(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::OtherUrl => StatusCode::CONFLICT,
             Self::NoExchange(_) => StatusCode::NOT_FOUND,
-            Self::NotLeading | Self::ApiServer(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotLeading | Self::NotListed(_) | Self::ApiServer(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ExchangeSlow(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::ExchangeFailed { .. } => StatusCode::BAD_GATEWAY,
         }

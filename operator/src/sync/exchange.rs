@@ -7,17 +7,17 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, Limited};
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
 use mcp_auth_protocol::sync::{ExchangeRequest, ExchangeResponse, Pod};
 use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
 use tracing::warn;
 
-use super::authenticate::{agree, authenticate};
+use super::authenticate::agree;
 use super::{Sync, SyncError};
 use crate::credentials::bearer;
 use crate::entitlement::entitled;
+use crate::http::read_body;
 use crate::metrics::ExchangeOutcome;
 
 pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
@@ -39,10 +39,9 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
         return Err(SyncError::NotLeading);
     }
     let (head, body) = request.into_parts();
-    let pod = authenticate(&sync.client, &head.headers).await?;
-    let body = Limited::new(body, MAX_EXCHANGE_REQUEST_BYTES).collect().await;
-    let body = body.map_err(|_| SyncError::NoExchangeRequest("it is too long, or broke off"))?;
-    let exchange_request = parse(&body.to_bytes())?;
+    let pod = sync.authenticator.authenticate(&head.headers).await?;
+    let body = read_body(body, MAX_EXCHANGE_REQUEST_BYTES).await;
+    let exchange_request = parse(&body.map_err(SyncError::UnreadableBody)?)?;
     agree(&exchange_request.pod, &pod)?;
     let resource = server(sync, &pod, &exchange_request.server).await?;
     if exchange_request.url != resource.spec.server.url {
@@ -81,7 +80,9 @@ async fn server(sync: &Sync, pod: &Pod, server: &str) -> Result<Arc<McpServerAut
     let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
     let labels = labels.map_err(|error| SyncError::ApiServer(error.to_string()))?;
     let labels = labels.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
-    entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
+    let resources = sync.resources.in_namespace(&pod.namespace);
+    let resources = resources.ok_or_else(|| SyncError::NotListed(pod.namespace.clone()))?;
+    entitled(&resources, &labels)
         .into_iter()
         .find(|resource| resource.spec.server.name == server)
         .ok_or_else(|| SyncError::NotEntitled(server.chars().take(64).collect()))

@@ -13,9 +13,9 @@ use futures::{Stream, StreamExt};
 use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RejectedToken, Report, Server, Snapshot};
 use mcp_auth_protocol::timeouts::HEARTBEAT;
 use tokio::sync::{mpsc, watch};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::authenticate::{agree, authenticate};
+use super::authenticate::agree;
 use super::lines::{LineError, reports};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
@@ -37,7 +37,11 @@ pub async fn open(State(sync): State<Sync>, request: Request) -> Response {
     match accept(sync.clone(), request).await {
         Ok(response) => response,
         Err(error) => {
-            warn!(reason = error.reason(), %error, "a sidecar was refused");
+            match error {
+                // It finds the replica that leads by trying.
+                SyncError::NotLeading => debug!(%error, "a sidecar was sent on"),
+                _ => warn!(reason = error.reason(), %error, "a sidecar was refused"),
+            }
             sync.metrics.sync_refused(error.reason());
             error.into_response()
         }
@@ -49,7 +53,7 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
         return Err(SyncError::NotLeading);
     }
     let (head, body) = request.into_parts();
-    let pod = authenticate(&sync.client, &head.headers).await?;
+    let pod = sync.authenticator.authenticate(&head.headers).await?;
     let mut reports = Box::pin(reports(body));
     let first = tokio::time::timeout(FIRST_REPORT_TIMEOUT, reports.next()).await;
     let first = match first {
@@ -64,6 +68,9 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
         }
     };
     agree(&first.pod, &pod)?;
+    if sync.resources.in_namespace(&pod.namespace).is_none() {
+        return Err(SyncError::NotListed(pod.namespace));
+    }
     let labels = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await;
     let labels = labels.map_err(|error| SyncError::ApiServer(error.to_string()))?;
     labels.ok_or_else(|| SyncError::NoSuchPod(format!("{}/{}", pod.namespace, pod.name)))?;
@@ -99,7 +106,7 @@ async fn serve(
     changes.mark_changed();
     let mut leads = sync.leads.clone();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    let mut time_is_up = pin!(tokio::time::sleep(sync.longest_stream));
+    let mut time_is_up = pin!(tokio::time::sleep(lifetime(sync.longest_stream, rand::random())));
     let mut sent_content = None;
     let why = loop {
         tokio::select! {
@@ -146,6 +153,12 @@ async fn serve(
     info!(why, "sidecar disconnected");
 }
 
+/// Up to a fifth less by chance (between 0 and 1), so that sidecars that came together, as after a restart of
+/// the operator, do not all come again together.
+fn lifetime(longest: Duration, chance: f64) -> Duration {
+    longest.mul_f64(1.0 - 0.2 * chance.clamp(0.0, 1.0))
+}
+
 async fn leadership_lost(leads: &mut watch::Receiver<bool>) {
     // An error means that the election has ended, and with it the lead.
     let _ = leads.wait_for(|leads| !leads).await;
@@ -165,7 +178,8 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
             return refused;
         }
     };
-    for resource in entitled(&sync.resources.in_namespace(&pod.namespace), &labels) {
+    let resources = sync.resources.in_namespace(&pod.namespace).unwrap_or_default();
+    for resource in entitled(&resources, &labels) {
         // One for each server: more are ignored.
         let of_server = |refused: &&RejectedToken| refused.server == resource.spec.server.name;
         if let Some(refused) = refused.iter().find(of_server) {
@@ -187,19 +201,19 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<SnapshotContent>> 
     let Some(labels) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await? else {
         return Ok(None);
     };
-    let servers = entitled(&sync.resources.in_namespace(&pod.namespace), &labels)
-        .into_iter()
-        .map(|resource| {
-            let state = sync.credentials.get(&resource);
-            let mut route = route(&resource);
-            route.ca_bundle = state.tls.ca_bundle;
-            Server {
-                route,
-                credential: state.credential,
-                client_certificate: state.tls.client_certificate,
-                declined: state.declined,
-            }
-        });
+    // A namespace that was listed stays known.
+    let resources = sync.resources.in_namespace(&pod.namespace).unwrap_or_default();
+    let servers = entitled(&resources, &labels).into_iter().map(|resource| {
+        let state = sync.credentials.get(&resource);
+        let mut route = route(&resource);
+        route.ca_bundle = state.tls.ca_bundle;
+        Server {
+            route,
+            credential: state.credential,
+            client_certificate: state.tls.client_certificate,
+            declined: state.declined,
+        }
+    });
     Ok(Some((servers.collect(), sync.certificates.authority())))
 }
 
@@ -212,6 +226,7 @@ async fn send(
         revision: revision(),
         operator_ca: authority.clone(),
         servers: servers.clone(),
+        unreadable: Vec::new(),
     };
     let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
     line.push(b'\n');
@@ -235,4 +250,17 @@ fn revision() -> String {
         since.map_or(0, |since| since.as_nanos())
     });
     format!("{:x}-{}", *START, COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_that_began_together_end_apart() {
+        let longest = Duration::from_secs(1800);
+        assert_eq!(lifetime(longest, 0.0), longest);
+        assert_eq!(lifetime(longest, 0.5), Duration::from_secs(1620));
+        assert_eq!(lifetime(longest, 1.0), Duration::from_secs(1440));
+    }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
-use mcp_auth_oauth::{self as oauth, Circuit, Clock, DiscoveryError, Policy, StepUp, TokenSource};
+use mcp_auth_oauth::{
+    self as oauth, Circuit, Clock, DiscoveryError, Policy, RequestLimiter, StepUp, TokenSource,
+};
 use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
@@ -26,6 +28,7 @@ pub struct ActiveSource {
     request_digest: RequestDigest,
     policy: Policy,
     client: oauth::Client,
+    limiter: RequestLimiter,
     source: TokenSource,
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
@@ -45,6 +48,7 @@ impl ActiveSource {
         configuration: ClientConfiguration,
         token: Option<Arc<oauth::Token>>,
         clock: &Clock,
+        limiter: &RequestLimiter,
         on_change: impl Fn() + Send + 'static,
     ) -> Result<Self, NotServedError> {
         let ClientConfiguration {
@@ -55,7 +59,7 @@ impl ActiveSource {
             revoke_on_deletion,
             step_up,
         } = configuration;
-        let client = client(registration)?;
+        let client = client(registration)?.with_limiter(limiter.clone());
         let source = match token {
             Some(token) => {
                 let source = TokenSource::resume(client.clone(), policy, clock.clone(), token);
@@ -77,6 +81,7 @@ impl ActiveSource {
             exchanger: exchanges.then(|| Arc::new(exchanger())),
             _changes: changes,
             client,
+            limiter: limiter.clone(),
             source,
             clock: clock.clone(),
             revoke: revoke_on_deletion,
@@ -97,7 +102,9 @@ impl ActiveSource {
         }
         if self.request_digest != configuration.request_digest {
             // The same client with another secret: what there is serves until the new one works.
-            let client = client(configuration.registration)?.with_known_issuer_from(&self.client);
+            let client = client(configuration.registration)?
+                .with_limiter(self.limiter.clone())
+                .with_known_issuer_from(&self.client);
             self.source.replace(client.clone());
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),

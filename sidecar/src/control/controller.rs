@@ -6,7 +6,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use mcp_auth_protocol::sync::{Credential, Pod, Problem, Report, Route, Server, Snapshot};
+use mcp_auth_protocol::sync::{
+    Credential, Pod, Problem, Report, Route, Server, Snapshot, UnreadablePart, UnreadableServer,
+};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -126,7 +128,8 @@ impl<P: DataPath> Controller<P> {
     /// Takes a snapshot over. The overlay is rendered anew only after LiteLLM's start was released.
     pub fn take_over(&mut self, snapshot: Snapshot) {
         self.metrics.snapshots.inc();
-        let problems = self.data_path.apply(&snapshot.servers);
+        let mut problems = self.data_path.apply(&snapshot.servers);
+        problems.extend(snapshot.unreadable.iter().map(too_old_for));
         log_changes(&self.route_problems, &problems);
         self.route_problems = problems;
         let is_bearer = |server: &Server| matches!(server.credential, Credential::Bearer { .. });
@@ -250,6 +253,24 @@ pub fn report(pod: Pod) -> Report {
         pod,
         version: env!("CARGO_PKG_VERSION").into(),
         ..Report::default()
+    }
+}
+
+/// What a newer operator says of a server, and this sidecar does not understand.
+fn too_old_for(entry: &UnreadableServer) -> Problem {
+    let (part, effect) = match entry.part {
+        UnreadablePart::Route => ("how it is reached", "it is not served"),
+        UnreadablePart::Credential => ("its credential", "the last good token serves until it expires"),
+    };
+    let server = entry.server.as_deref().unwrap_or("a server without a name");
+    let message = format!(
+        "the sidecar is of another version than the operator and does not understand {part} for {server}, so \
+         {effect}: restart the pod, so that it gets the newer sidecar"
+    );
+    let problem = Problem::new("SidecarTooOld", message);
+    match &entry.server {
+        Some(server) => problem.for_server(server.clone()),
+        None => problem,
     }
 }
 

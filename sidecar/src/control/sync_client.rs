@@ -22,7 +22,7 @@ use mcp_auth_protocol::bounds::{MAX_REFUSAL_BYTES, MAX_SNAPSHOT_BYTES};
 use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
 use mcp_auth_protocol::timeouts::SYNC_SILENCE;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::codec::{Decoder, LinesCodec};
 use tracing::{debug, info, warn};
 
@@ -51,6 +51,11 @@ pub struct Timing {
     pub silence: Duration,
     /// First and longest wait between two attempts.
     pub backoff: (Duration, Duration),
+    /// Longest wait where the operator answered and another of its replicas will serve.
+    pub other_replica: Duration,
+    /// A stream that lived this long was a good one: the next wait is the first again. One that ends sooner,
+    /// again and again, must not be opened several times a second.
+    pub settled: Duration,
 }
 
 impl Default for Timing {
@@ -59,6 +64,8 @@ impl Default for Timing {
             connect: Duration::from_secs(10),
             silence: SYNC_SILENCE,
             backoff: (Duration::from_millis(250), Duration::from_secs(30)),
+            other_replica: Duration::from_secs(1),
+            settled: Duration::from_secs(30),
         }
     }
 }
@@ -67,6 +74,8 @@ impl Default for Timing {
 struct SyncState<'a, A> {
     operator_ca: OperatorCa,
     backoff: Backoff,
+    /// When the first snapshot of the stream came.
+    serving_since: Option<Instant>,
     /// The failure last logged, so that each is told once and not with every attempt.
     last_logged: Option<String>,
     reports: &'a watch::Sender<Report>,
@@ -80,16 +89,34 @@ impl<D: Connector> SyncClient<D> {
         let mut state = SyncState {
             operator_ca: self.operator_ca.clone(),
             backoff: Backoff::new(self.timing.backoff),
+            serving_since: None,
             last_logged: None,
             reports,
             apply,
         };
         loop {
             let Err(error) = self.stream(&mut state).await;
-            let wait = state.backoff.next(rand::random());
+            let lived = state.serving_since.take().map(|since| since.elapsed());
+            let was_settled = lived.is_some_and(|lived| lived >= self.timing.settled);
+            if was_settled {
+                state.backoff.reset();
+            }
+            let mut wait = state.backoff.next(rand::random());
+            if error.is_of_follower() {
+                wait = wait.min(self.timing.other_replica);
+            }
             let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             let (reason, message) = (error.reason(), error.to_string());
-            if state.last_logged.as_ref() == Some(&message) {
+            if was_settled {
+                // The operator renews its streams, and its replicas come and go. Only what keeps the sidecar
+                // from coming back is a warning.
+                info!(
+                    reason,
+                    error = message,
+                    retry_in_ms = milliseconds,
+                    "the stream ended; connecting again"
+                );
+            } else if state.last_logged.as_ref() == Some(&message) {
                 debug!(
                     reason,
                     error = message,
@@ -203,7 +230,7 @@ pub(crate) fn bearer(token_file: &Path) -> Result<HeaderValue, SyncError> {
 }
 
 fn take_over(snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapshot)>) {
-    state.backoff.reset();
+    state.serving_since.get_or_insert_with(Instant::now);
     if state.last_logged.take().is_some() {
         info!(revision = snapshot.revision, "connected to the operator again");
     }

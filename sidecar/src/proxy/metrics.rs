@@ -216,6 +216,23 @@ impl Metrics {
             "Audit lines that were not written, by cause",
             audit_dropped.clone(),
         );
+        // Counters that seldom count are there from the start: else their first increase could not be seen.
+        for why in [
+            RetryCause::Unauthorized,
+            RetryCause::InsufficientScope,
+            RetryCause::DpopNonce,
+        ] {
+            drop(replays.get_or_create(&ReplayLabels { why: why.as_str() }));
+        }
+        for why in [RetryCause::Unauthorized, RetryCause::InsufficientScope] {
+            for whose in ["service", "user"] {
+                let why = why.as_str();
+                drop(tokens_refused.get_or_create(&TokenRefusedLabels { whose, why }));
+            }
+        }
+        for result in ["issued", "failed"] {
+            drop(exchanges.get_or_create(&ExchangeLabels { result }));
+        }
         let dropped = |cause| dropped.get_or_create_owned(&DroppedLabels { cause });
         let audit_dropped = |cause| audit_dropped.get_or_create_owned(&DroppedLabels { cause });
         Self(Arc::new(Counters {

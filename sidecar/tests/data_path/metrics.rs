@@ -29,7 +29,10 @@ fn documented() -> BTreeSet<(String, String)> {
 
 #[tokio::test]
 async fn the_documentation_lists_exactly_the_metrics_that_there_are() {
-    let mut sidecar = Sidecar::start(unused_address().await, &[]);
+    // A server, and a request that is refused: metrics without any series are not exposed.
+    let server = server("http://127.0.0.1:9/mcp");
+    let mut sidecar = Sidecar::start(unused_address().await, &[server]);
+    get(sidecar.outbound, "/unknown").await;
     // Those of the control plane are in the same registry in a pod.
     controller::Metrics::new(&mut sidecar.registry);
     let mut text = String::new();

@@ -58,6 +58,7 @@ fn decide(
         references: &references,
         workload,
         known_issuer: Some("https://known.example.com".into()),
+        egress_proxy: None,
     };
     desired(spec, &inputs)
 }
@@ -109,6 +110,44 @@ fn a_changed_secret_asks_in_another_way_and_a_changed_renewal_does_not() {
     let mut scoped = before;
     scoped.oauth2.as_mut().unwrap().scopes = vec!["tools:call".into()];
     assert_ne!(configuration(&scoped, "one").request_digest, one);
+}
+
+#[test]
+fn a_proxy_is_the_resource_s_own_with_the_credentials_of_its_secret_and_a_change_of_either_asks_anew() {
+    let mut direct = spec(basic());
+    assert!(registration(&direct).egress_proxy.is_none());
+    let digest = |spec: &McpServerAuthSpec, secret| configuration(spec, secret).request_digest;
+    let without = digest(&direct, "s3cret");
+    direct.egress_proxy = Some(EgressProxy {
+        url: "http://proxy.example.com:3128".into(),
+        credentials_ref: None,
+        no_proxy: vec![],
+    });
+    assert_ne!(digest(&direct, "s3cret"), without);
+    let mut known = direct.clone();
+    known.egress_proxy.as_mut().unwrap().credentials_ref =
+        Some(mcp_auth_crds::SecretName { name: "proxy".into() });
+    let proxy = registration(&known).egress_proxy.unwrap();
+    let shown = format!("{proxy:?}");
+    assert!(
+        shown.contains("proxy.example.com:3128") && !shown.contains("s3cret"),
+        "{shown}"
+    );
+    assert_ne!(digest(&known, "s3cret"), digest(&known, "another"));
+}
+
+#[test]
+fn a_user_name_that_no_proxy_can_be_told_is_an_invalid_spec() {
+    let mut resource = spec(basic());
+    resource.egress_proxy = Some(EgressProxy {
+        url: "http://proxy.example.com:3128".into(),
+        credentials_ref: Some(mcp_auth_crds::SecretName { name: "proxy".into() }),
+        no_proxy: vec![],
+    });
+    let error = decide(&resource, holding("user:s3cret"), no_assertions).unwrap_err();
+    assert_eq!(error.reason(), "InvalidSpec");
+    assert!(error.message().contains("colon"), "{}", error.message());
+    assert!(!error.message().contains("s3cret"), "{}", error.message());
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
         revision: "1".into(),
         operator_ca: String::new(),
         servers: servers.iter().map(server).collect(),
+        unreadable: vec![],
     }
 }
 
@@ -198,5 +199,25 @@ fn an_overlay_that_cannot_be_written_is_tried_again() {
     assert_eq!(pod.report().problems[0].reason, "OverlayNotWritable");
     fs::remove_dir(&folder).unwrap();
     assert!(pod.control.render());
+    assert!(pod.report().problems.is_empty());
+}
+
+#[test]
+fn a_server_that_only_a_newer_sidecar_understands_is_reported_and_the_others_serve() {
+    let mut pod = pod();
+    let mut newer = snapshot(&[("a", true)]);
+    newer.unreadable = vec![UnreadableServer {
+        server: Some("b".into()),
+        part: UnreadablePart::Route,
+    }];
+    pod.control.take_over(newer);
+    let problem = pod.report().problems.remove(0);
+    assert_eq!(
+        (problem.reason.as_str(), problem.server.as_deref()),
+        ("SidecarTooOld", Some("b"))
+    );
+    assert!(problem.message.contains("restart the pod"), "{}", problem.message);
+
+    pod.control.take_over(snapshot(&[("a", true), ("b", true)]));
     assert!(pod.report().problems.is_empty());
 }

@@ -1,9 +1,9 @@
 //! A connection to the operator: TLS that trusts the operator's own authority and no other, and HTTP/2 on it.
 
-use parking_lot::RwLock;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use http::uri::{Authority, Scheme};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::RwLock;
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -22,10 +23,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tracing::warn;
 
 use super::error::SyncError;
+use crate::control::litellm_config::write::write;
 
 const HTTPS_PORT: u16 = 443;
+/// File with the newest certificates, in the folder of the overlay: that outlives the sidecar's container, and
+/// LiteLLM cannot write to it.
+const OPERATOR_CA_FILE: &str = "operator-ca.pem";
 
 /// `https://HOST:PORT` of the operator.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,7 +48,14 @@ pub struct EndpointError;
 
 /// PEM certificates to verify the operator by, until a snapshot says otherwise. All clones are one.
 #[derive(Clone, Debug)]
-pub struct OperatorCa(Arc<RwLock<Arc<str>>>);
+pub struct OperatorCa(Arc<OperatorCaInner>);
+
+#[derive(Debug)]
+struct OperatorCaInner {
+    current: RwLock<Arc<str>>,
+    /// Where a restarted container finds what its predecessor was told.
+    file: Option<PathBuf>,
+}
 
 /// How bytes get to the operator. A seam for tests, which have no network.
 pub trait Connector: Send + Sync {
@@ -62,15 +75,37 @@ pub struct Connection {
 
 impl OperatorCa {
     pub fn new(pem: &str) -> Self {
-        Self(Arc::new(RwLock::new(pem.into())))
+        Self::with_file(pem, None)
+    }
+
+    /// What an earlier process of this pod was told, or else the certificates of the pod's admission.
+    pub fn resume(admission_pem: &str, folder: &Path) -> Self {
+        let file = folder.join(OPERATOR_CA_FILE);
+        // Whatever is wrong with the file, the pod begins as it was admitted.
+        let told = std::fs::read_to_string(&file)
+            .ok()
+            .filter(|pem| operator_tls_config(pem).is_ok());
+        Self::with_file(told.as_deref().unwrap_or(admission_pem), Some(file))
+    }
+
+    fn with_file(pem: &str, file: Option<PathBuf>) -> Self {
+        Self(Arc::new(OperatorCaInner {
+            current: RwLock::new(pem.into()),
+            file,
+        }))
     }
 
     pub fn get(&self) -> Arc<str> {
-        self.0.read().clone()
+        self.0.current.read().clone()
     }
 
     pub fn replace(&self, pem: &str) {
-        *self.0.write() = pem.into();
+        *self.0.current.write() = pem.into();
+        if let Some(file) = &self.0.file
+            && let Err(error) = write(file, pem)
+        {
+            warn!(%error, "a restart of the sidecar will forget the operator's newest certificates");
+        }
     }
 }
 
@@ -198,6 +233,7 @@ pub fn operator_tls_config(operator_ca: &str) -> Result<Arc<ClientConfig>, SyncE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::sync_client::testing::Authority;
 
     #[test]
     fn an_endpoint_is_a_scheme_a_host_and_a_port() {
@@ -232,6 +268,25 @@ mod tests {
         assert_eq!(
             operator_tls_config(not_pem).unwrap_err().reason(),
             "OperatorCaInvalid"
+        );
+    }
+
+    #[test]
+    fn a_restarted_container_trusts_what_its_predecessor_was_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (admission, newer) = (Authority::new(), Authority::new());
+        let first = OperatorCa::resume(&admission.pem, folder.path());
+        assert_eq!(&*first.get(), admission.pem);
+        first.replace(&newer.pem);
+        assert_eq!(
+            &*OperatorCa::resume(&admission.pem, folder.path()).get(),
+            newer.pem
+        );
+
+        std::fs::write(folder.path().join(OPERATOR_CA_FILE), "torn").unwrap();
+        assert_eq!(
+            &*OperatorCa::resume(&admission.pem, folder.path()).get(),
+            admission.pem
         );
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use http::StatusCode;
 use mcp_auth_protocol::bounds::MAX_SNAPSHOT_BYTES;
+use mcp_auth_protocol::reasons::NOT_LEADING;
 use mcp_auth_protocol::sync::Problem;
 use tokio_util::codec::LinesCodecError;
 
@@ -65,6 +66,11 @@ impl SyncError {
             Self::Ended | Self::Http(_) => "StreamBroken",
             Self::LineTooLong | Self::NotASnapshot(_) => "StreamInvalid",
         }
+    }
+
+    /// Whether a replica answered that does not lead: another connection may reach the one that does.
+    pub fn is_of_follower(&self) -> bool {
+        matches!(self, Self::Refused { problem, .. } if problem.reason == NOT_LEADING)
     }
 
     pub fn to_problem(&self) -> Problem {

@@ -66,7 +66,7 @@ async fn comes_back_after_a_cut_with_the_token_of_the_day() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_longer_each_time_until_there_was_a_snapshot() {
+async fn waits_longer_each_time_until_a_stream_has_lived_for_half_a_minute() {
     let authority = Authority::new();
     let mut operator = Operator::followed_with(&authority.pem);
     let mut last = None;
@@ -88,14 +88,60 @@ async fn waits_longer_each_time_until_there_was_a_snapshot() {
         );
     }
 
-    let mut stream = operator.call(&authority).await.accept();
-    stream.report().await;
-    stream.snapshot("r1", "").await;
-    stream.report().await;
-    let cut = Instant::now();
-    stream.cut();
-    let (again, _pipe) = operator.pipe().await;
-    assert!(again - cut <= Duration::from_millis(252), "{:?}", again - cut);
+    for (lives, [least, most]) in [(29, [15_000, 30_002]), (31, [125, 252])] {
+        let mut stream = operator.call(&authority).await.accept();
+        stream.report().await;
+        stream.snapshot("r1", "").await;
+        tokio::time::sleep(Duration::from_secs(lives)).await;
+        let cut = Instant::now();
+        stream.cut();
+        let (again, pipe) = operator.pipe().await;
+        drop(pipe);
+        let gap = again - cut;
+        assert!(
+            Duration::from_millis(least) <= gap && gap <= Duration::from_millis(most),
+            "after {lives} s: {gap:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_for_the_replica_that_leads_every_second_at_least() {
+    let authority = Authority::new();
+    let mut operator = Operator::followed_with(&authority.pem);
+    let mut last = None;
+    let mut servers = Vec::new();
+    for _ in 0..12 {
+        let call = operator.call(&authority).await;
+        let at = call.at;
+        servers.push(call.refuse(StatusCode::SERVICE_UNAVAILABLE, &refusal("NotLeading")));
+        if let Some(last) = last.replace(at) {
+            assert!(at - last <= Duration::from_millis(1_002), "{:?}", at - last);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_renewed_is_no_warning() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let authority = Authority::new();
+    let mut operator = Operator::followed_with(&authority.pem);
+    for revision in ["r1", "r2", "r3"] {
+        let mut stream = operator.call(&authority).await.accept();
+        stream.report().await;
+        stream.snapshot(revision, "").await;
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        stream.cut();
+    }
+    operator.call(&authority).await;
+    let text = log.text();
+    assert_eq!(
+        text.matches("the stream ended; connecting again").count(),
+        3,
+        "{text}"
+    );
+    assert!(!text.contains("WARN"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

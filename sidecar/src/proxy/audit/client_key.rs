@@ -62,8 +62,12 @@ impl ClientKeys {
 
 fn without_scheme(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
-    match value.split_at_checked(b"Bearer ".len()) {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"Bearer ") => key.trim_ascii(),
+    match value.split_at_checked(b"Bearer".len()) {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case(b"Bearer") && matches!(rest, [] | [b' ' | b'\t', ..]) =>
+        {
+            rest.trim_ascii()
+        }
         _ => value,
     }
 }
@@ -95,6 +99,7 @@ mod tests {
             ])
         );
         assert_eq!(of(&[("authorization", "Bearer ")]), None);
+        assert!(of(&[("x-api-key", "bearer-sk-ada")]).is_some());
         assert_eq!(of(&[("cookie", "a=b")]), None);
     }
 

@@ -59,7 +59,7 @@ impl EncodeMetric for DurationHistogram {
         let bounds = BOUNDS
             .map(|micros| micros as f64 / 1e6)
             .into_iter()
-            .chain([f64::MAX]);
+            .chain([f64::INFINITY]);
         let counts = self.0.buckets.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();

@@ -305,6 +305,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 expires_at: None,
             },
         }],
+        unreadable: vec![],
     }
 }
 
