@@ -63,7 +63,7 @@ impl LineWriter {
         let mut result = Ok(());
         if self.is_cut {
             // What is left of a line stays one line of its own, which is no JSON.
-            result = (&mut file).write_all(b"\n");
+            result = file.write_all(b"\n");
             self.is_cut = result.is_err();
         }
         while result.is_ok() && written < lines.len() {

@@ -3,7 +3,7 @@
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -57,11 +57,11 @@ impl Writer {
             if confirmations.is_empty() {
                 std::thread::sleep(GATHER);
             }
-            loop {
-                match items.try_recv() {
-                    Ok(item) => self.take(item, &mut confirmations),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            // What comes after a flush is not waited for.
+            while confirmations.is_empty()
+                && let Ok(item) = items.try_recv()
+            {
+                self.take(item, &mut confirmations);
             }
             self.write();
             for confirm in confirmations {
@@ -71,7 +71,7 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, item: Item, confirmations: &mut Vec<std::sync::mpsc::SyncSender<()>>) {
+    fn take(&mut self, item: Item, confirmations: &mut Vec<SyncSender<()>>) {
         match item {
             Item::Flush(confirm) => confirmations.push(confirm),
             Item::Call(record) => {
