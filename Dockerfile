@@ -15,8 +15,8 @@ ARG PROFILE=release
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
     target=$(rustc -vV | sed -n 's/^host: //p') && \
-    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth-operator --bin mcp-auth && \
-    install -D --target-directory /product "target/$target/$PROFILE/mcp-auth-operator" "target/$target/$PROFILE/mcp-auth" && \
+    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth-operator --bin mcp-auth-sidecar && \
+    install -D --target-directory /product "target/$target/$PROFILE/mcp-auth-operator" "target/$target/$PROFILE/mcp-auth-sidecar" && \
     cp /etc/ssl/certs/ca-certificates.crt /product
 
 # What the images are made of. Tests put programs here that were built outside (`--build-context product=FOLDER`).
@@ -31,6 +31,6 @@ ENTRYPOINT ["/mcp-auth-operator"]
 
 FROM scratch AS sidecar
 COPY --from=product /ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=product /mcp-auth /mcp-auth
+COPY --from=product /mcp-auth-sidecar /mcp-auth-sidecar
 USER 65532:65532
-ENTRYPOINT ["/mcp-auth"]
+ENTRYPOINT ["/mcp-auth-sidecar"]

@@ -7,6 +7,7 @@ use axum::{Json, Router};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use mcp_auth_credentials::routes::route;
 use mcp_auth_protocol::sync::Route;
 use tracing::{info, warn};
 
@@ -16,7 +17,6 @@ use crate::http::read_body;
 use crate::inject::{self, Settings};
 use crate::metrics::Metrics;
 use crate::resources::Resources;
-use crate::routes::route;
 
 /// Where the API server sends its reviews.
 const PATH: &str = "/v1/inject";

@@ -3,7 +3,41 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, ValueEnum};
+
+use crate::inject_command::InjectArgs;
+
+/// What the program is asked to do: to run, unless a subcommand says otherwise.
+#[derive(Debug)]
+pub enum Command {
+    Run(Box<Args>),
+    Inject(InjectArgs),
+}
+
+impl Command {
+    /// Parses the program's own arguments; prints what is wrong with them and ends where they cannot be used.
+    pub fn parse() -> Self {
+        Self::try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn try_parse_from(
+        arguments: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches_from(arguments)?;
+        match matches.subcommand() {
+            Some((_, matches)) => InjectArgs::from_arg_matches(matches).map(Self::Inject),
+            None => Args::from_arg_matches(&matches).map(|args| Self::Run(Box::new(args))),
+        }
+    }
+}
+
+/// The arguments of the operator are those of the program itself, so that manifests need no subcommand.
+fn command() -> clap::Command {
+    Args::command()
+        .subcommand(InjectArgs::augment_args(clap::Command::new("inject")))
+        .args_conflicts_with_subcommands(true)
+        .subcommand_negates_reqs(true)
+}
 
 /// Gives LiteLLM Proxy an authenticated way to MCP servers: watches McpServerAuth resources, mints and renews
 /// tokens, injects the sidecar into LiteLLM pods and streams routes and tokens to it.
@@ -85,4 +119,40 @@ pub struct Args {
 pub enum LogFormat {
     Json,
     Text,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_subcommand_the_operator_runs_and_needs_its_arguments() {
+        let run = [
+            "mcp-auth-operator",
+            "--namespace=n",
+            "--identity=i",
+            "--operator-url=https://o.n.svc:443",
+            "--serving-name=o.n.svc",
+            "--sidecar-settings=/s.json",
+        ];
+        assert!(matches!(Command::try_parse_from(run).unwrap(), Command::Run(args) if args.namespace == "n"));
+        let error = Command::try_parse_from(&run[..3]).unwrap_err().to_string();
+        assert!(error.contains("--operator-url"), "{error}");
+    }
+
+    #[test]
+    fn inject_needs_a_file_and_nothing_of_the_operator() {
+        let inject = ["mcp-auth-operator", "inject", "--file", "-"];
+        assert!(matches!(
+            Command::try_parse_from(inject).unwrap(),
+            Command::Inject(_)
+        ));
+        let error = Command::try_parse_from(&inject[..2]).unwrap_err().to_string();
+        assert!(error.contains("--file"), "{error}");
+    }
 }

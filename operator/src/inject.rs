@@ -2,10 +2,14 @@
 //! says what becomes of a pod; [`review`] turns that into the answer of the admission webhook.
 //!
 //! - `annotations` and `options`: what users ask for.
-//! - `target` and `role`: which container LiteLLM runs in.
-//! - `config` and `wrapper`: where its configuration is, and how it comes to read the overlay as well.
+//! - `target`, `role` and `image`: which container LiteLLM runs in, and what it is started by, also behind an
+//!   `exec_wrapper` and in a `shell_script`.
+//! - `config`, `litellm_options` and `wrapper`: where its configuration is, and how it comes to read the overlay
+//!   as well.
+//! - `mesh` and `later_webhooks`: others that change the pod.
 //! - `ports`: which ports. `plan`: all of it together, or an `error`.
 //! - `sidecar`, `variables` and `patch`: what is written. `reserved`: the names that are used for it.
+//! - `settings` and `resources`: what every sidecar gets, checked when the operator starts.
 //!
 //! All of them look through a previous injection (`previous`), so that injecting twice is injecting once.
 //! `docs/injection.md` tells users about it.
@@ -16,6 +20,11 @@ mod config;
 mod decision;
 mod environment;
 mod error;
+mod exec_wrapper;
+mod image;
+mod later_webhooks;
+mod litellm_options;
+mod mesh;
 mod operations;
 mod options;
 mod patch;
@@ -24,9 +33,11 @@ mod plan;
 mod ports;
 mod previous;
 mod reserved;
+mod resources;
 mod review;
 mod role;
 mod settings;
+mod shell_script;
 mod sidecar;
 mod target;
 mod variables;
@@ -36,4 +47,5 @@ mod wrapper;
 pub use decision::{Decision, SkipReason, decide};
 pub use error::InjectionError;
 pub use review::{AUDIT_KEY, review};
-pub use settings::{OperatorEndpoint, Settings};
+pub use settings::{OperatorEndpoint, Settings, SettingsError};
+pub use warnings::Warning;

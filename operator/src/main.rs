@@ -1,9 +1,36 @@
-use clap::Parser;
+use std::io::Write as _;
+use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .expect("nothing was installed before");
-    mcp_auth_operator::run(mcp_auth_operator::Args::parse()).await
+use mcp_auth_operator::{Command, run, run_inject};
+
+/// A pod would be refused.
+const REFUSED: u8 = 1;
+/// The input cannot be used.
+const UNUSABLE: u8 = 2;
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Command::parse() {
+        Command::Run(args) => {
+            rustls::crypto::ring::default_provider()
+                .install_default()
+                .expect("nothing was installed before");
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(run(*args))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Inject(args) => match run_inject(&args) {
+            Ok(report) => {
+                std::io::stdout().write_all(report.text.as_bytes())?;
+                Ok(if report.refused {
+                    REFUSED.into()
+                } else {
+                    ExitCode::SUCCESS
+                })
+            }
+            Err(error) => {
+                writeln!(std::io::stderr(), "error: {error:#}")?;
+                Ok(UNUSABLE.into())
+            }
+        },
+    }
 }

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use mcp_auth_credentials::{ResourceRef, TokenMetrics};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-
-use crate::resource_ref::ResourceRef;
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -192,24 +191,6 @@ impl Metrics {
         }
     }
 
-    pub fn token_requested(&self, resource_ref: &ResourceRef, times: u64) {
-        self.0
-            .token_requests
-            .get_or_create(&resource_ref.into())
-            .inc_by(times);
-    }
-
-    pub fn token_refused(&self, resource_ref: &ResourceRef) {
-        self.0.token_refusals.get_or_create(&resource_ref.into()).inc();
-    }
-
-    pub fn set_circuit_open(&self, resource_ref: &ResourceRef, open: bool) {
-        self.0
-            .circuit_open
-            .get_or_create(&resource_ref.into())
-            .set(open.into());
-    }
-
     pub fn exchanged(&self, outcome: ExchangeOutcome) {
         let outcome = match outcome {
             ExchangeOutcome::Issued => "issued",
@@ -229,6 +210,26 @@ impl Metrics {
         self.0.token_requests.remove(&resource_ref.into());
         self.0.token_refusals.remove(&resource_ref.into());
         self.0.circuit_open.remove(&resource_ref.into());
+    }
+}
+
+impl TokenMetrics for Metrics {
+    fn token_requested(&self, resource_ref: &ResourceRef, times: u64) {
+        self.0
+            .token_requests
+            .get_or_create(&resource_ref.into())
+            .inc_by(times);
+    }
+
+    fn token_refused(&self, resource_ref: &ResourceRef) {
+        self.0.token_refusals.get_or_create(&resource_ref.into()).inc();
+    }
+
+    fn set_circuit_open(&self, resource_ref: &ResourceRef, open: bool) {
+        self.0
+            .circuit_open
+            .get_or_create(&resource_ref.into())
+            .set(open.into());
     }
 }
 

@@ -10,13 +10,13 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use mcp_auth_credentials::Changes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::warn;
 
 use crate::api_server::with_deadline;
-use crate::changes::Changes;
 use crate::entitlement::Labels;
 use crate::inject::annotations;
 

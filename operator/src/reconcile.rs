@@ -1,17 +1,17 @@
 //! Reconciles: derives the desired token source of each resource and hands it to the token sources. All of it
 //! is in memory; the status is a step of its own ([`crate::status`]).
 
-mod desired;
-mod references;
-
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::references::needed;
+use mcp_auth_credentials::{
+    Desired, Inputs, NotServedError, NotServedReason, ResourceRef, TokenRefreshRequest, TokenSources, desired,
+};
 use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, sleep_until};
@@ -20,16 +20,11 @@ use tracing::debug_span;
 use crate::entitlement::conflict;
 use crate::liveness::{BEAT_INTERVAL, Liveness};
 use crate::metrics::Metrics;
-use crate::not_served::{NotServedError, NotServedReason};
 use crate::pods::{Pods, ought_to_be_injected};
-use crate::references::{References, needed};
-use crate::resource_ref::ResourceRef;
-use crate::resources::{ResourceEvent, ResourceWatch, Resources};
+use crate::references::References;
+use crate::resources::{ResourceEvent, ResourceWatch, Resources, object_ref};
 use crate::status::known_server;
-use crate::token_refresh_requests::TokenRefreshRequest;
-use crate::token_sources::{Desired, TokenSources};
 use crate::workload::Workload;
-use desired::{Inputs, desired};
 
 /// Name of this task in [`Liveness`].
 pub const TASK: &str = "reconcile";
@@ -192,7 +187,7 @@ impl Reconciler {
             .map(|resource| (ResourceRef::from(&*resource), resource))
             .collect();
         for resource in queue.resources {
-            if let Some(stored) = self.resources.store().get(&ObjectRef::from(&resource)) {
+            if let Some(stored) = self.resources.store().get(&object_ref(&resource)) {
                 queued.insert(resource, stored);
             }
         }

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, SelectAll};
 use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{self, Store};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client};
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::{Changes, ResourceRef};
 use parking_lot::RwLock;
 use tracing::warn;
 
 use crate::api_server::is_forbidden;
-use crate::changes::Changes;
-use crate::resource_ref::ResourceRef;
 
 /// The resources that the watches have stored. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -31,6 +30,11 @@ pub struct Resources {
 struct ListedNamespaces {
     all: bool,
     some: HashSet<String>,
+}
+
+/// The key of a resource in stores of kube's runtime.
+pub fn object_ref(resource_ref: &ResourceRef) -> ObjectRef<McpServerAuth> {
+    ObjectRef::new(&resource_ref.name).within(&resource_ref.namespace)
 }
 
 /// What changed in the store.
@@ -245,7 +249,7 @@ impl MergedStore {
                 let store = self.writer.as_reader();
                 for resource_ref in &deleted {
                     state.revisions.remove(resource_ref);
-                    if let Some(resource) = store.get(&resource_ref.into()) {
+                    if let Some(resource) = store.get(&object_ref(resource_ref)) {
                         self.writer
                             .apply_watcher_event(&Event::Delete((*resource).clone()));
                     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
+use mcp_auth_credentials::{Changes, Credentials, ResourceRef, TokenRefreshRequests, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -12,8 +13,6 @@ use tracing::{error, info};
 use crate::admission::{self, Admission};
 use crate::args::{Args, LogFormat};
 use crate::certificates::{self, Certificates, keep_webhook_ca_bundle};
-use crate::changes::Changes;
-use crate::credentials::Credentials;
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader;
@@ -22,13 +21,10 @@ use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::reconcile::{self, Reconciler, Triggers};
 use crate::references::References;
-use crate::resource_ref::ResourceRef;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
 use crate::sidecars::Sidecars;
 use crate::status::{self, StatusWriter};
 use crate::sync::{self, Authenticator, Sync};
-use crate::token_refresh_requests::TokenRefreshRequests;
-use crate::token_sources::TokenSources;
 use crate::workload::Workload;
 
 /// Longest time the release of the lease may take.
@@ -284,8 +280,8 @@ async fn forever(task: impl Future<Output = ()>) -> anyhow::Result<()> {
 fn read_settings(args: &Args) -> anyhow::Result<Settings> {
     let path = args.sidecar_settings.display();
     let text = std::fs::read_to_string(&args.sidecar_settings).with_context(|| format!("reading {path}"))?;
-    let mut settings: Settings =
-        serde_json::from_str(&text).with_context(|| format!("{path} is not as it should be"))?;
+    let mut settings =
+        Settings::from_json(&text).with_context(|| format!("the sidecar's settings in {path}"))?;
     settings.operator.url = args.operator_url.clone();
     settings.operator.version = env!("CARGO_PKG_VERSION").to_owned();
     Ok(settings)

@@ -1,13 +1,12 @@
 //! The status of a resource: a pure function of what its token source published and of its pods.
 //!
-//! Each condition is judged by a list of pure checks: the first that has something to say decides.
+//! Each condition is judged by a list of pure checks: the first that has something to say decides
+//! ([`mcp_auth_credentials::conditions`], where those that need no cluster are too).
 
 mod authorization_server;
 mod events;
 mod ready;
-mod secrets_resolved;
 mod sidecars_synced;
-mod token_issued;
 mod writer;
 
 use std::sync::Arc;
@@ -15,13 +14,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, TokenError, TokenStatus};
+use mcp_auth_credentials::conditions::{
+    ConditionDraft, first_draft, seconds, secrets_resolved, token_issued,
+};
+use mcp_auth_credentials::{Issuance, TokenSnapshot};
 
-use crate::credentials::{Issuance, TokenSnapshot};
 use crate::pods::PodMeta;
 use crate::sidecars::Sidecar;
 
 pub use authorization_server::known_server;
-pub use token_issued::unavailable;
 pub use writer::{StatusWriter, run};
 
 /// What the status is made of.
@@ -35,39 +36,9 @@ pub struct StatusInputs<'a> {
 /// A pod and its sidecar, if that is connected.
 pub type SelectedPod = (Arc<PodMeta>, Option<Sidecar>);
 
-/// What a check says of one condition: the whole of it, but since when it holds.
-#[derive(Clone, Debug, PartialEq)]
-struct ConditionDraft {
-    type_: &'static str,
-    /// Unknown where nothing.
-    holds: Option<bool>,
-    reason: String,
-    message: String,
-}
-
-impl ConditionDraft {
-    fn new(type_: &'static str, holds: Option<bool>, reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            type_,
-            holds,
-            reason: reason.to_owned(),
-            message: message.into(),
-        }
-    }
-}
-
-/// A pure check: what it says of its condition, or nothing where the next check is to decide.
-type Check<I> = fn(&I) -> Option<ConditionDraft>;
-
-/// The draft of the first check that says something. The last one of each list always does.
-fn first_draft<I>(checks: &[Check<I>], inputs: &I) -> ConditionDraft {
-    let mut drafts = checks.iter().filter_map(|check| check(inputs));
-    drafts.next().expect("the last check of a list always decides")
-}
-
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
-    let secrets = first_draft(secrets_resolved::CHECKS, inputs.issuance);
-    let token = first_draft(token_issued::CHECKS, inputs.issuance);
+    let secrets = secrets_resolved(inputs.issuance);
+    let token = token_issued(inputs.issuance);
     let (sidecars, counts) = sidecars_synced::check_pods(inputs);
     let ready_inputs = ready::ReadyInputs {
         inputs,
@@ -116,11 +87,6 @@ fn with_transition_time(
             condition.last_transition_time.clone()
         }),
     }
-}
-
-/// Kubernetes' times have whole seconds; more would differ from what comes back, again and again.
-fn seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 fn token_status(token: &TokenSnapshot, now: Timestamp) -> TokenStatus {

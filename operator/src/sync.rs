@@ -13,17 +13,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
+use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests};
 use mcp_auth_protocol::sync::{EXCHANGE_PATH, PATH};
 use tokio::sync::watch;
 
 use crate::certificates::Certificates;
-use crate::changes::Changes;
-use crate::credentials::Credentials;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
-use crate::token_refresh_requests::TokenRefreshRequests;
 
 pub use authenticate::Authenticator;
 use error::SyncError;

@@ -1,7 +1,7 @@
 //! The contract between the injection webhook, which writes the sidecar's container, and the sidecar, which
 //! runs in it: environment variables, ports, paths and HTTP endpoints.
 
-/// Environment variables of the sidecar's container. Each is also a flag of `mcp-auth serve`.
+/// Environment variables of the sidecar's container. Each is also a flag of `mcp-auth-sidecar serve`.
 pub mod env {
     /// `ADDRESS:PORT` that LiteLLM used to own; absent where only the outbound half is wanted.
     pub const INBOUND: &str = "MCPAUTH_INBOUND";
@@ -52,6 +52,9 @@ pub const OVERLAY_FILE: &str = "overlay.yaml";
 pub const IDENTITY_FOLDER: &str = "/var/run/mcpauth/identity";
 /// File in [`IDENTITY_FOLDER`]: the ServiceAccount token.
 pub const TOKEN_FILE: &str = "token";
+
+/// Path of the sidecar's program in its image.
+pub const PROGRAM: &str = "/mcp-auth";
 
 /// HTTP endpoints on the health port.
 pub mod health {

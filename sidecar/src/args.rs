@@ -18,7 +18,7 @@ pub const LOG: &str = "MCPAUTH_LOG";
 
 /// Gives LiteLLM an authenticated way to MCP servers.
 #[derive(Debug, Parser)]
-#[command(name = "mcp-auth", version, about)]
+#[command(name = "mcp-auth-sidecar", version, about)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -28,6 +28,32 @@ pub struct Args {
 pub enum Command {
     /// Runs beside LiteLLM in a pod, where the injection webhook has put it.
     Serve(Box<Serve>),
+    /// Asks the sidecar that runs in this container, for the kubelet: ends with 0 if the answer is good.
+    Probe(Probe),
+    /// Tells the sidecar that runs in this container that its pod is about to end, and waits while it drains.
+    Drain(Drain),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Probe {
+    /// Path on the health port, such as /ready.
+    pub path: String,
+
+    /// ADDRESS:PORT of the health port.
+    #[arg(long, env = env::HEALTH)]
+    pub health: SocketAddr,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Drain {
+    /// ADDRESS:PORT of the health port.
+    #[arg(long, env = env::HEALTH)]
+    pub health: SocketAddr,
+
+    /// Time that the sidecar drains for.
+    #[arg(long = "drain-seconds", env = env::DRAIN_SECONDS, value_name = "SECONDS", default_value = "5",
+          value_parser = seconds)]
+    pub drain: Duration,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -130,7 +156,7 @@ mod tests {
     use super::*;
 
     const NEEDED: [&str; 20] = [
-        "mcp-auth",
+        "mcp-auth-sidecar",
         "serve",
         "--outbound=127.0.0.1:16481",
         "--health=0.0.0.0:16482",
@@ -153,8 +179,10 @@ mod tests {
     ];
 
     fn parse(more: &[&str]) -> Result<Serve, clap::Error> {
-        let Command::Serve(serve) = Args::try_parse_from(NEEDED.iter().chain(more))?.command;
-        Ok(*serve)
+        match Args::try_parse_from(NEEDED.iter().chain(more))?.command {
+            Command::Serve(serve) => Ok(*serve),
+            other => panic!("not serve: {other:?}"),
+        }
     }
 
     #[test]
@@ -186,7 +214,7 @@ mod tests {
             let error = parse(&flags).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        let error = Args::try_parse_from(["mcp-auth", "serve"])
+        let error = Args::try_parse_from(["mcp-auth-sidecar", "serve"])
             .unwrap_err()
             .to_string();
         assert!(error.contains("--outbound"), "{error}");

@@ -4,6 +4,7 @@
 pub mod controller;
 pub mod drain;
 pub mod exchange_client;
+pub mod health_client;
 pub mod litellm;
 pub mod litellm_config;
 pub mod probes;

@@ -10,7 +10,7 @@
 //! - [`control`]: learns routes and credentials from the operator, writes LiteLLM's configuration, and
 //!   answers Kubernetes.
 //!
-//! [`serve`] puts it all together from [`args`].
+//! [`run`] puts it all together, and [`serve`] runs it in a pod, from [`args`].
 
 pub mod args;
 pub mod control;
@@ -21,5 +21,6 @@ pub mod log;
 #[path = "../tests/promises/data_path.rs"]
 pub mod promises;
 pub mod proxy;
+pub mod run;
 pub mod serve;
 pub mod server;

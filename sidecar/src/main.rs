@@ -1,9 +1,12 @@
-//! `mcp-auth`: parses, sets up logging, runs.
+//! `mcp-auth-sidecar`: parses, sets up logging, runs.
 
 use std::io::{IsTerminal, stderr};
+use std::time::Duration;
 
 use clap::Parser;
-use mcp_auth_sidecar::args::{Args, Command, LOG};
+use mcp_auth_protocol::pod::health;
+use mcp_auth_sidecar::args::{Args, Command, Drain, LOG, Probe, Serve};
+use mcp_auth_sidecar::control::health_client;
 use mcp_auth_sidecar::log::log_filter;
 use mcp_auth_sidecar::serve::serve;
 use tracing_subscriber::prelude::*;
@@ -11,8 +14,23 @@ use tracing_subscriber::prelude::*;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How much longer than the drain itself its answer may take.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+/// Longest wait for the answer to a probe; shorter than the kubelet's.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
 fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+    match Args::parse().command {
+        Command::Serve(args) => run(*args),
+        Command::Probe(Probe { path, health }) => Ok(health_client::get(health, &path, PROBE_TIMEOUT)?),
+        Command::Drain(Drain {
+            health: address,
+            drain,
+        }) => Ok(health_client::get(address, health::DRAIN, drain + DRAIN_MARGIN)?),
+    }
+}
+
+fn run(args: Serve) -> anyhow::Result<()> {
     let directives = std::env::var(LOG).unwrap_or_default();
     let (filter, invalid) = log_filter(&directives);
     let log = tracing_subscriber::registry().with(filter);
@@ -30,9 +48,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = match args.command {
-        Command::Serve(args) => runtime.block_on(serve(*args)),
-    };
+    let result = runtime.block_on(serve(args));
     // Looking up a name may hang in a thread of its own, which is nothing to wait for.
     runtime.shutdown_background();
     result

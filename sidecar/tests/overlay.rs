@@ -136,6 +136,7 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
             overlay: &path,
             routes: &[],
             outbound: OUTBOUND.parse().unwrap(),
+            auth_blocks: false,
         });
         overlay.write().unwrap();
         assert_eq!(overlay.problems, [], "{original}");
@@ -191,6 +192,7 @@ fn render_case(case: &Case, overlay: &Path) -> Overlay {
         overlay,
         routes: &routes(),
         outbound,
+        auth_blocks: false,
     })
 }
 

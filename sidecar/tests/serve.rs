@@ -34,7 +34,7 @@ impl Sidecar {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (health, operator, litellm) = (free(), free(), free());
         let address = health.local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth"))
+        let child = Command::new(env!("CARGO_BIN_EXE_mcp-auth-sidecar"))
             .arg("serve")
             .env("MCPAUTH_OUTBOUND", "127.0.0.1:0")
             .env("MCPAUTH_HEALTH", address.to_string())
@@ -133,6 +133,21 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
         }
     });
     sidecar.wait_for("/ready", "200 OK");
+    // As the kubelet does where the proxy of a mesh is in its way.
+    for (arguments, expected) in [
+        (vec!["probe", "/ready"], true),
+        (vec!["drain"], true),
+        (vec!["probe", "/x"], false),
+    ] {
+        let status = Command::new(env!("CARGO_BIN_EXE_mcp-auth-sidecar"))
+            .args(&arguments)
+            .env("MCPAUTH_HEALTH", sidecar.health.to_string())
+            .env("MCPAUTH_DRAIN_SECONDS", "0")
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.success(), expected, "{arguments:?}");
+    }
     sidecar.wait_for("/metrics", "mcpauth_sidecar_litellm_ready 1");
     sidecar.wait_for("/drain", "200 OK");
 

@@ -125,21 +125,24 @@ async fn a_pod_can_ask_for_itself_and_the_webhook_survives_a_reset_of_its_config
 }
 
 #[tokio::test]
-async fn what_cannot_be_injected_safely_is_refused_with_the_way_out() {
+async fn what_cannot_be_injected_starts_as_it_is_unless_the_pod_itself_asks_for_the_sidecar() {
     let world = world("injection-refusals").await;
     let mut baked = container();
     baked["volumeMounts"] = json!([]);
     let mut shell = container();
-    shell["command"] = json!(["sh", "-c", "litellm --config /etc/litellm/config.yaml"]);
+    shell["command"] = json!(["sh", "-c", "litellm --config /a.yaml || litellm"]);
     let mut no_port = container();
     no_port["ports"] = json!([]);
+    no_port["args"] = json!(["--config", "/etc/litellm/config.yaml", "--port", "$(LATER)"]);
     for (name, container, expected) in [
         ("baked", baked, "mount"),
         ("shell", shell, "by a shell"),
         ("no-port", no_port, "mcpauth.dev/port"),
     ] {
+        let mut asking = litellm(name, container.clone());
+        asking["metadata"]["labels"]["mcpauth.dev/inject"] = json!("true");
         let refusal = world
-            .create::<Pod>(litellm(name, container.clone()))
+            .create::<Pod>(asking)
             .await
             .map(|_| ())
             .unwrap_err()
@@ -149,9 +152,14 @@ async fn what_cannot_be_injected_safely_is_refused_with_the_way_out() {
             "{name}: {refusal}"
         );
 
-        let mut allowed = litellm(&format!("{name}-allowed"), container);
-        allowed["metadata"]["annotations"] = json!({"mcpauth.dev/on-refusal": "Allow"});
-        let pod: Pod = world.create(allowed).await.unwrap();
+        let left_alone = litellm(&format!("{name}-left-alone"), container);
+        let pod: Pod = world.create(left_alone).await.unwrap();
         assert!(!has_sidecar(&pod), "{name} passes uninjected");
+        let annotations = pod.metadata.annotations.unwrap_or_default();
+        let told = annotations
+            .get("mcpauth.dev/not-injected")
+            .cloned()
+            .unwrap_or_default();
+        assert!(told.contains(expected), "{name}: {told}");
     }
 }

@@ -46,11 +46,13 @@ async fn delete(name: &str) {
 }
 
 #[tokio::test]
-async fn a_configuration_baked_into_the_image_is_refused_where_people_look() {
+async fn a_configuration_baked_into_the_image_is_told_where_people_look() {
     ground().await;
     delete("baked").await;
     let deployment = baked("baked").await;
-    apply(std::slice::from_ref(&deployment)).await;
+    let mut asking = deployment.clone();
+    asking["spec"]["template"]["metadata"]["labels"]["mcpauth.dev/inject"] = json!("true");
+    apply(&[asking]).await;
     let seen = until(
         "an event tells of the refusal",
         async || failures("baked").await,
@@ -69,9 +71,9 @@ async fn a_configuration_baked_into_the_image_is_refused_where_people_look() {
     );
     assert!(pods("baked").await.is_empty());
 
-    let mut allowed = deployment;
-    allowed["spec"]["template"]["metadata"]["annotations"] = json!({"mcpauth.dev/on-refusal": "Allow"});
-    apply(&[allowed]).await;
+    // The namespace's label alone keeps no LiteLLM from starting.
+    delete("baked").await;
+    apply(&[deployment]).await;
     let pods = until(
         "the pod is there",
         async || pods("baked").await,
@@ -79,6 +81,12 @@ async fn a_configuration_baked_into_the_image_is_refused_where_people_look() {
     )
     .await;
     assert!(!pods.iter().any(injected));
+    let told = &pods[0]["metadata"]["annotations"]["mcpauth.dev/not-injected"];
+    assert!(
+        told.as_str()
+            .is_some_and(|told| told.contains("/app/config/config.yaml")),
+        "{told}"
+    );
     delete("baked").await;
 }
 

@@ -6,13 +6,13 @@ use k8s_openapi::api::core::v1::Pod;
 pub const INJECT_LABEL: &str = "mcpauth.dev/inject";
 /// Names the container that LiteLLM runs in.
 pub const CONTAINER: &str = "mcpauth.dev/container";
-/// Path of LiteLLM's configuration file, where the pod does not show it.
+/// Path of LiteLLM's configuration file, where the pod does not show it; `none` if it has none.
 pub const CONFIG_PATH: &str = "mcpauth.dev/config-path";
 /// Port of LiteLLM, where the pod does not show it.
 pub const PORT: &str = "mcpauth.dev/port";
 /// `disabled`: LiteLLM keeps its port, and only its way to MCP servers goes through the sidecar.
 pub const INBOUND: &str = "mcpauth.dev/inbound";
-/// `Allow`: a pod that cannot be injected starts without the sidecar.
+/// `Allow`: a pod that cannot be injected starts without the sidecar. `Deny`: it does not start.
 pub const ON_REFUSAL: &str = "mcpauth.dev/on-refusal";
 /// Longest wait of LiteLLM's start for routes and first tokens, in seconds.
 pub const START_TIMEOUT: &str = "mcpauth.dev/start-timeout-seconds";
@@ -21,6 +21,10 @@ pub const START_TIMEOUT: &str = "mcpauth.dev/start-timeout-seconds";
 pub const INJECTED: &str = "mcpauth.dev/injected";
 /// Written by injection: why a selected pod needs no sidecar.
 pub const SKIPPED: &str = "mcpauth.dev/skipped";
+/// Written by injection: reason and message of why a selected pod runs without the sidecar that it should have.
+pub const NOT_INJECTED: &str = "mcpauth.dev/not-injected";
+/// Written by injection: what works in an injected pod, but perhaps not as its owner expects. A line each.
+pub const WARNINGS: &str = "mcpauth.dev/warnings";
 /// Written by injection: content of the file that makes LiteLLM read its own configuration and the overlay.
 pub const WRAPPER: &str = "mcpauth.dev/wrapper";
 

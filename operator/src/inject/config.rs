@@ -1,33 +1,61 @@
-//! Where LiteLLM's own configuration file is: `CONFIG_FILE_PATH`, else `--config`, else nowhere but its
-//! database.
+//! Where LiteLLM's own configuration is, and how LiteLLM is told of the wrapper. LiteLLM reads
+//! `CONFIG_FILE_PATH`, else `--config`, which its command line passes on in `WORKER_CONFIG`, else nothing but
+//! its database; and a bucket before any file. It must never start without the configuration that it had: one
+//! with a `master_key` that disappears is an open gateway. So what cannot be seen is an error.
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::command_line::{command_words, flag};
+use super::command_line::flag;
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
+use super::image::Image;
+use super::litellm_options::configuration_option;
 use super::path::{is_yaml, normalize};
+use super::role::{ArgumentsPlace, Invocation, Role, Start};
 
 pub(super) const CONFIG_FILE_PATH: &str = "CONFIG_FILE_PATH";
+const WORKER_CONFIG: &str = "WORKER_CONFIG";
+const BUCKET: &str = "LITELLM_CONFIG_BUCKET_NAME";
+
+/// How LiteLLM is told of the wrapper.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum WrapperOption {
+    /// By `CONFIG_FILE_PATH`.
+    Variable,
+    /// By `--config`: options that are configuration are heeded only without the variable.
+    Argument,
+}
 
 /// Path of the configuration file as LiteLLM would find it without injection.
 pub(super) fn original_config_path(
     container: &Container,
     environment: &Environment,
+    invocation: &Invocation,
 ) -> Result<Option<String>, InjectionError> {
     let hidden = |source| InjectionError::HiddenConfigPath {
         container: container.name.clone(),
         source_of_path: source,
     };
-    let path = match environment.get(CONFIG_FILE_PATH) {
+    if environment.may_come_from_env_from(BUCKET) {
+        return Err(hidden("envFrom"));
+    }
+    let path = match environment.get_or_hidden(CONFIG_FILE_PATH) {
         VariableValue::Hidden => return Err(hidden("the variable CONFIG_FILE_PATH")),
         // LiteLLM takes an empty one for none.
-        VariableValue::Literal(path) if !path.is_empty() => path,
-        _ => match flag(&command_words(container, environment), &["--config", "-c"]) {
-            None => return Ok(None),
+        VariableValue::Literal(path) if !path.is_empty() => Some(path),
+        _ => match config_option(invocation) {
             Some(None) => return Err(hidden("the argument --config")),
-            Some(Some(path)) => path,
+            Some(Some(path)) => Some(path),
+            None => {
+                worker_config(environment, invocation).ok_or_else(|| hidden("the variable WORKER_CONFIG"))?
+            }
         },
+    };
+    let Some(path) = path else {
+        return match Image::of(container).is_official() {
+            true => Ok(None),
+            false => Err(hidden("the image")),
+        };
     };
     let absolute = match container.working_dir.as_deref() {
         Some(folder) if !path.starts_with('/') => format!("{folder}/{path}"),
@@ -43,14 +71,87 @@ pub(super) fn original_config_path(
     Ok(Some(path))
 }
 
+/// Whether LiteLLM reads its configuration from a bucket, and ignores every file.
+pub(super) fn is_in_bucket(environment: &Environment) -> bool {
+    environment.is_set(BUCKET)
+}
+
+/// How LiteLLM is told of the wrapper. `own` are the environment's entries without injection.
+pub(super) fn wrapper_option(
+    container: &Container,
+    environment: &Environment,
+    invocation: &Invocation,
+) -> Result<WrapperOption, InjectionError> {
+    let option = takes_config_option(invocation)
+        .then(|| configuration_option(&invocation.words))
+        .flatten();
+    match option {
+        // With the variable in the pod LiteLLM ignores the options already.
+        Some(_) if environment.is_set(CONFIG_FILE_PATH) => Ok(WrapperOption::Variable),
+        Some(option) if invocation.arguments == ArgumentsPlace::Unreachable => {
+            Err(InjectionError::ConfigInArguments {
+                container: container.name.clone(),
+                option: option.to_owned(),
+            })
+        }
+        Some(_) => Ok(WrapperOption::Argument),
+        None => Ok(WrapperOption::Variable),
+    }
+}
+
+/// The value of `--config`; `Some(None)` if it is hidden. Servers have an option of that name for a
+/// configuration of their own.
+fn config_option(invocation: &Invocation) -> Option<Option<String>> {
+    takes_config_option(invocation)
+        .then(|| flag(&invocation.words, &["--config", "-c"]))
+        .flatten()
+}
+
+fn takes_config_option(invocation: &Invocation) -> bool {
+    match invocation.role {
+        Role::LiteLlm(start) | Role::Named(start) => matches!(start, Start::CommandLine | Start::Launcher),
+        Role::Entrypoint | Role::Program => true,
+        Role::Shell | Role::Other => false,
+    }
+}
+
+/// The path in `WORKER_CONFIG`, which LiteLLM's command line sets itself whatever it was. `None` if it cannot
+/// be read, `Some(None)` if there is none.
+fn worker_config(environment: &Environment, invocation: &Invocation) -> Option<Option<String>> {
+    let is_overwritten = matches!(
+        invocation.role,
+        Role::LiteLlm(Start::CommandLine) | Role::Named(Start::CommandLine)
+    );
+    match environment.get_or_hidden(WORKER_CONFIG) {
+        _ if is_overwritten => Some(None),
+        VariableValue::Absent => Some(None),
+        VariableValue::Literal(text) if text.is_empty() => Some(None),
+        // Else it is JSON that holds the options of a command line.
+        VariableValue::Literal(path) if is_yaml(&path) => Some(Some(path)),
+        VariableValue::Literal(_) | VariableValue::Hidden => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inject::role::invocation;
 
     fn config_path(yaml: &str) -> Result<Option<String>, &'static str> {
-        let container: Container = serde_saphyr::from_str(&format!("{{name: c, {yaml}}}")).unwrap();
-        original_config_path(&container, &Environment::from_container(&container))
-            .map_err(|error| error.reason())
+        let (container, environment, invocation) = parts(yaml);
+        original_config_path(&container, &environment, &invocation).map_err(|error| error.reason())
+    }
+
+    fn parts(yaml: &str) -> (Container, Environment, Invocation) {
+        let image = if yaml.contains("image:") {
+            ""
+        } else {
+            "image: berriai/litellm, "
+        };
+        let container: Container = serde_saphyr::from_str(&format!("{{name: c, {image}{yaml}}}")).unwrap();
+        let environment = Environment::from_container(&container);
+        let invocation = invocation(&container, &environment);
+        (container, environment, invocation)
     }
 
     #[test]
@@ -91,5 +192,68 @@ mod tests {
             Err("HiddenConfigPath")
         );
         assert_eq!(config_path("args: [-c, /a.json]"), Err("ConfigNotYaml"));
+    }
+
+    #[test]
+    fn what_the_pod_does_not_show_is_an_error_and_not_taken_for_none() {
+        for hidden in [
+            "envFrom: [{configMapRef: {name: e}}]",
+            // The variable would beat the argument.
+            "args: [-c, /a.yaml], envFrom: [{secretRef: {name: e}}]",
+            // A bucket would beat both.
+            "env: [{name: CONFIG_FILE_PATH, value: /a.yaml}], envFrom: [{secretRef: {name: e}}]",
+            // The arguments or the environment of an image that is not known.
+            "image: own/litellm",
+            "image: own/litellm, args: [--port, '4000']",
+            "command: [uvicorn, 'litellm.proxy.proxy_server:app'], env: [{name: WORKER_CONFIG, value: '{}'}]",
+        ] {
+            assert_eq!(config_path(hidden), Err("HiddenConfigPath"), "{hidden}");
+        }
+        assert_eq!(
+            config_path("envFrom: [{prefix: DB_, secretRef: {name: e}}]"),
+            Ok(None)
+        );
+        assert_eq!(
+            config_path("args: [--port, '4000']"),
+            Ok(None),
+            "the official image names none"
+        );
+        assert_eq!(
+            config_path("image: own, args: [-c, /a.yaml]"),
+            Ok(Some("/a.yaml".into()))
+        );
+    }
+
+    #[test]
+    fn a_server_reads_the_path_from_worker_config_and_the_command_line_does_not() {
+        let variable = "env: [{name: WORKER_CONFIG, value: /a.yaml}]";
+        let uvicorn = format!("command: [uvicorn, 'litellm.proxy.proxy_server:app'], {variable}");
+        assert_eq!(config_path(&uvicorn), Ok(Some("/a.yaml".into())));
+        assert_eq!(config_path(&format!("command: [litellm], {variable}")), Ok(None));
+    }
+
+    #[test]
+    fn the_configuration_of_a_server_or_wrapper_is_not_litellms() {
+        let gunicorn = "command: [gunicorn, -c, /gunicorn.yaml, 'litellm.proxy.proxy_server:app']";
+        assert_eq!(config_path(gunicorn), Ok(None));
+        let doppler = "command: [doppler, run, --config, prd.yaml, --, litellm]";
+        assert_eq!(config_path(doppler), Ok(None));
+    }
+
+    #[test]
+    fn options_that_are_configuration_survive() {
+        let option = |yaml: &str| {
+            let (container, environment, invocation) = parts(yaml);
+            wrapper_option(&container, &environment, &invocation).map_err(|error| error.reason())
+        };
+        assert_eq!(option("args: [--port, '4000']"), Ok(WrapperOption::Variable));
+        assert_eq!(option("args: [--model, gpt]"), Ok(WrapperOption::Argument));
+        assert_eq!(
+            option("args: [--model, gpt], env: [{name: CONFIG_FILE_PATH, value: /a.yaml}]"),
+            Ok(WrapperOption::Variable),
+            "LiteLLM ignores them already"
+        );
+        let several = "command: [sh, -c, 'litellm --model a || litellm']";
+        assert_eq!(option(several), Err("ConfigInArguments"));
     }
 }

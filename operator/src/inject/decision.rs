@@ -6,8 +6,11 @@ use mcp_auth_protocol::sync::Route;
 
 use super::error::InjectionError;
 use super::options::{InjectionPolicy, injection_policy, may_start_without_sidecar, pod_options};
+use super::previous::PreviousInjection;
+use super::reserved::CONFIG_VOLUME;
 use super::settings::Settings;
-use super::{annotations, patch, plan, target, warnings};
+use super::warnings::{Warning, warnings};
+use super::{annotations, later_webhooks, patch, plan, target};
 
 /// What becomes of a pod.
 #[derive(Debug, PartialEq)]
@@ -15,11 +18,11 @@ pub enum Decision {
     /// It needs no sidecar. The patch is empty, or marks the pod so that its status does not wait for one.
     Skip { reason: SkipReason, patch: Patch },
     /// It gets one. The patch is empty if it has one already.
-    Inject { patch: Patch, warnings: Vec<String> },
+    Inject { patch: Patch, warnings: Vec<Warning> },
     /// It cannot be injected, and must not start without the sidecar.
     Deny(InjectionError),
-    /// It cannot be injected, and its annotation allows it to start without the sidecar.
-    AllowWithoutSidecar(InjectionError),
+    /// It cannot be injected, and starts as it is. The patch marks it.
+    AllowWithoutSidecar { error: InjectionError, patch: Patch },
 }
 
 /// Why a pod needs no sidecar.
@@ -42,13 +45,23 @@ pub enum SkipReason {
 }
 
 impl Decision {
+    /// What becomes of the pod, in one word. Closed set.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Skip { .. } => "skipped",
+            Self::Inject { .. } => "injected",
+            Self::AllowWithoutSidecar { .. } => "left alone",
+            Self::Deny(_) => "refused",
+        }
+    }
+
     /// Closed set, for metrics and audit.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Skip { reason, .. } => reason.as_str(),
             Self::Inject { patch, .. } if patch.is_empty() => "AlreadyInjected",
             Self::Inject { .. } => "Injected",
-            Self::Deny(error) | Self::AllowWithoutSidecar(error) => error.reason(),
+            Self::Deny(error) | Self::AllowWithoutSidecar { error, .. } => error.reason(),
         }
     }
 }
@@ -77,10 +90,25 @@ impl SkipReason {
 /// it. `routes` are those of all resources of the namespace that select the pod; certificates in them are
 /// left out.
 pub fn decide(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings) -> Decision {
-    match try_decide(pod, namespace, routes, settings) {
-        Ok(decision) => decision,
-        Err(error) if may_start_without_sidecar(pod) == Ok(true) => Decision::AllowWithoutSidecar(error),
-        Err(error) => Decision::Deny(error),
+    let error = match try_decide(pod, namespace, routes, settings) {
+        Ok(decision) => return decision,
+        Err(error) => error,
+    };
+    let is_requested = injection_policy(pod) == Ok(InjectionPolicy::Requested);
+    // Where the annotation cannot be read, the label decides.
+    let may_start = may_start_without_sidecar(pod).unwrap_or(!is_requested);
+    if may_start || later_webhooks::may_mend(pod, &error) {
+        let has_sidecar = pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| PreviousInjection::find(spec).is_some());
+        let patch = match has_sidecar {
+            true => Patch::default(),
+            false => patch::mark_not_injected(pod, &error),
+        };
+        Decision::AllowWithoutSidecar { error, patch }
+    } else {
+        Decision::Deny(error)
     }
 }
 
@@ -107,21 +135,31 @@ fn try_decide(
     if let Some(reason) = not_serving(pod) {
         return skip(reason);
     }
-    let policy = injection_policy(pod)?;
+    let policy = injection_policy(pod);
     match policy {
-        InjectionPolicy::Disabled => return skip(SkipReason::OptedOut),
-        InjectionPolicy::ByNamespace if routes.is_empty() => return skip(SkipReason::NotSelected),
-        InjectionPolicy::ByNamespace | InjectionPolicy::Requested => {}
+        Ok(InjectionPolicy::Disabled) => return skip(SkipReason::OptedOut),
+        Ok(InjectionPolicy::ByNamespace) | Err(_) if routes.is_empty() => {
+            return skip(SkipReason::NotSelected);
+        }
+        _ => {}
     }
+    let policy = policy?;
     let options = pod_options(pod)?;
     may_start_without_sidecar(pod)?;
-    let Some(target) = target::find(pod, spec, options.container.as_deref(), policy)? else {
+    let previous =
+        PreviousInjection::find(spec).and_then(|_| target::of_previous_injection(spec, CONFIG_VOLUME));
+    let target = match previous.filter(|_| options.container.is_none()) {
+        Some(target) => Some(target),
+        None => target::find(pod, spec, options.container.as_deref(), policy)?,
+    };
+    let Some(target) = target else {
         return skip(SkipReason::NotLiteLlm);
     };
-    let plan = plan::plan(spec, target, &options, routes, settings)?;
+    let plan = plan::plan(pod, spec, target, &options, routes, settings)?;
+    let warnings = warnings(pod, spec, &plan, namespace, settings);
     Ok(Decision::Inject {
-        patch: patch::patch(pod, spec, &plan, settings),
-        warnings: warnings::warnings(pod, &spec.containers[target.index], &plan, namespace, settings),
+        patch: patch::patch(pod, spec, &plan, &warnings, settings),
+        warnings,
     })
 }
 

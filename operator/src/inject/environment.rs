@@ -19,8 +19,9 @@ pub(super) enum VariableValue {
 pub(super) struct Environment {
     /// Hidden ones are `None`.
     values: BTreeMap<String, Option<String>>,
-    /// There is an `envFrom`, which may set anything that the list of entries does not.
-    pub has_hidden_names: bool,
+    /// Prefixes of the sources of `envFrom`, each of which may set any name that begins with it and that the
+    /// list of entries does not set.
+    hidden_prefixes: Vec<String>,
 }
 
 impl Environment {
@@ -33,13 +34,13 @@ impl Environment {
             };
             values.insert(entry.name.clone(), value);
         }
-        let has_hidden_names = container
-            .env_from
-            .as_ref()
-            .is_some_and(|sources| !sources.is_empty());
+        let sources = container.env_from.iter().flatten();
+        let hidden_prefixes = sources
+            .map(|source| source.prefix.clone().unwrap_or_default())
+            .collect();
         Self {
             values,
-            has_hidden_names,
+            hidden_prefixes,
         }
     }
 
@@ -49,6 +50,20 @@ impl Environment {
             Some(None) => VariableValue::Hidden,
             Some(Some(value)) => VariableValue::Literal(value.clone()),
         }
+    }
+
+    /// As [`get`](Self::get), but hidden where `envFrom` may set it.
+    pub fn get_or_hidden(&self, name: &str) -> VariableValue {
+        match self.get(name) {
+            VariableValue::Absent if self.may_come_from_env_from(name) => VariableValue::Hidden,
+            value => value,
+        }
+    }
+
+    /// Whether `envFrom` may set this name, which the list of entries does not.
+    pub fn may_come_from_env_from(&self, name: &str) -> bool {
+        let is_possible = |prefix: &String| name.starts_with(prefix.as_str());
+        !self.values.contains_key(name) && self.hidden_prefixes.iter().any(is_possible)
     }
 
     /// Whether it is set to anything but the empty string.
@@ -114,7 +129,8 @@ mod tests {
         assert_eq!(environment.get("EMPTY"), VariableValue::Literal(String::new()));
         assert_eq!(environment.get("KEY"), VariableValue::Hidden);
         assert_eq!(environment.get("OTHER"), VariableValue::Absent);
-        assert!(environment.is_set("KEY") && !environment.is_set("EMPTY") && !environment.has_hidden_names);
+        assert!(environment.is_set("KEY") && !environment.is_set("EMPTY"));
+        assert_eq!(environment.get_or_hidden("OTHER"), VariableValue::Absent);
     }
 
     #[test]
@@ -133,9 +149,17 @@ mod tests {
             environment.get("ODD"),
             VariableValue::Literal("a$b$(DIR)$/etc$(DIR$".into())
         );
-        assert!(environment.has_hidden_names);
+        assert_eq!(environment.get_or_hidden("OTHER"), VariableValue::Hidden);
+        assert!(!environment.may_come_from_env_from("FILE"), "the list wins");
         let words = environment.expand_all(Some(&vec!["$(FILE)".into(), "$(NONE)".into()]));
         assert_eq!(words, [Some("/etc/c.yaml".to_owned()), None]);
+    }
+
+    #[test]
+    fn a_source_with_a_prefix_hides_only_names_that_begin_with_it() {
+        let environment = environment("envFrom: [{prefix: DB_, secretRef: {name: s}}]");
+        assert!(environment.may_come_from_env_from("DB_HOST"));
+        assert!(!environment.may_come_from_env_from("CONFIG_FILE_PATH"));
     }
 
     #[test]

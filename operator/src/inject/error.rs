@@ -27,8 +27,8 @@ pub enum InjectionError {
     #[error("the annotation {CONTAINER} names no container of the pod; it has {names}")]
     UnknownContainer { names: String },
     #[error(
-        "the container `{container}` starts LiteLLM by a shell, which passes no further arguments on; start \
-         it by `command: [litellm]` with `args`, or keep its port by the annotation {INBOUND}: disabled"
+        "the container `{container}` starts LiteLLM by a shell script that cannot be read; start it by \
+         `command: [litellm]` with `args`, or keep its port by the annotation {INBOUND}: disabled"
     )]
     ShellCommand { container: String },
     #[error(
@@ -36,6 +36,18 @@ pub enum InjectionError {
          arguments on to LiteLLM, name the container in the annotation {CONTAINER}"
     )]
     UnknownCommand { container: String },
+    #[error(
+        "the container `{container}` starts LiteLLM by {program}, which takes its address by other options; \
+         start it by `litellm --run_{program}`, or keep its port by the annotation {INBOUND}: disabled"
+    )]
+    ServerArguments { container: String, program: String },
+    #[error(
+        "LiteLLM is the native sidecar `{container}`, which starts before the containers of the pod; run it \
+         as one of `containers`"
+    )]
+    NativeSidecar { container: String },
+    #[error("the pod is for Windows, and the sidecar for Linux; run LiteLLM on Linux")]
+    Windows,
 
     #[error(
         "the container `{container}` declares no port; declare LiteLLM's in `ports`, or state it in the \
@@ -55,8 +67,8 @@ pub enum InjectionError {
     NoPortLeft,
 
     #[error(
-        "{source_of_path} of the container `{container}` hides the path of LiteLLM's configuration; set \
-         CONFIG_FILE_PATH to it in full, or state it in the annotation {CONFIG_PATH}"
+        "{source_of_path} of the container `{container}` may name LiteLLM's configuration, unseen; state its \
+         path, or `none`, in the annotation {CONFIG_PATH}"
     )]
     HiddenConfigPath {
         container: String,
@@ -71,6 +83,16 @@ pub enum InjectionError {
         "LiteLLM ignores the configuration `{path}`, whose name ends neither in .yaml nor in .yml; rename it"
     )]
     ConfigNotYaml { path: String },
+    #[error(
+        "the start script of the container `{container}` sets {name}, which hides what injection sets; set it \
+         in `env` instead"
+    )]
+    ScriptSetsConfig { container: String, name: &'static str },
+    #[error(
+        "the option {option} of the container `{container}` is configuration that would be lost, since \
+         arguments do not reach LiteLLM here; put it into a configuration file"
+    )]
+    ConfigInArguments { container: String, option: String },
     #[error(
         "LITELLM_CONFIG_BUCKET_NAME makes LiteLLM read its configuration from a bucket and ignore every \
          file; mount the configuration from a ConfigMap or Secret instead"
@@ -106,13 +128,10 @@ pub enum InjectionError {
         "hostNetwork shares 127.0.0.1 with the whole node, and every token with it; take hostNetwork off"
     )]
     HostNetwork,
+    #[error("the operator's certificates are too large for the sidecar's environment; ask who runs mcp-auth")]
+    CaTooLarge,
     #[error("{what} has a name or path that injection needs for itself; rename it")]
     Reserved { what: String },
-    #[error(
-        "{what} is too large for the sidecar's environment; select fewer McpServerAuth for these pods \
-         by podSelector"
-    )]
-    TooLarge { what: &'static str },
 }
 
 impl InjectionError {
@@ -125,6 +144,9 @@ impl InjectionError {
             Self::UnknownContainer { .. } => "UnknownContainer",
             Self::ShellCommand { .. } => "ShellCommand",
             Self::UnknownCommand { .. } => "UnknownCommand",
+            Self::ServerArguments { .. } => "ServerArguments",
+            Self::NativeSidecar { .. } => "NativeSidecar",
+            Self::Windows => "Windows",
             Self::NoPort { .. } => "NoPort",
             Self::SeveralPorts { .. } => "SeveralPorts",
             Self::PortTaken { .. } => "PortTaken",
@@ -132,6 +154,8 @@ impl InjectionError {
             Self::HiddenConfigPath { .. } => "HiddenConfigPath",
             Self::RelativeConfigPath { .. } => "RelativeConfigPath",
             Self::ConfigNotYaml { .. } => "ConfigNotYaml",
+            Self::ScriptSetsConfig { .. } => "ScriptSetsConfig",
+            Self::ConfigInArguments { .. } => "ConfigInArguments",
             Self::ConfigInBucket => "ConfigInBucket",
             Self::ConfigInImage { .. } => "ConfigInImage",
             Self::ConfigSubPathExpression { .. } => "ConfigSubPathExpression",
@@ -139,8 +163,8 @@ impl InjectionError {
             Self::UnknownVolumeSource { .. } => "UnknownVolumeSource",
             Self::LiteLlmTls { .. } => "LiteLlmTls",
             Self::HostNetwork => "HostNetwork",
+            Self::CaTooLarge => "CaTooLarge",
             Self::Reserved { .. } => "Reserved",
-            Self::TooLarge { .. } => "TooLarge",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! JSON patch operations (RFC 6902) that add only what is missing.
 
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
+use json_patch::{AddOperation, MoveOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
 use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use serde_json::Value;
@@ -34,6 +34,14 @@ impl Operations {
     pub fn remove(&mut self, path: &[&str]) {
         self.0
             .push(PatchOperation::Remove(RemoveOperation { path: pointer(path) }));
+    }
+
+    /// Moves an item of a list. What comes later has to reckon with the new order.
+    pub fn relocate(&mut self, from: &[&str], to: &[&str]) {
+        self.0.push(PatchOperation::Move(MoveOperation {
+            from: pointer(from),
+            path: pointer(to),
+        }));
     }
 
     /// Appends to the list, or makes it if it is not there.

@@ -24,10 +24,18 @@ pub(super) enum InjectionPolicy {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct PodOptions {
     pub container: Option<String>,
-    pub config_path: Option<String>,
+    pub config_path: Option<StatedConfig>,
     pub port: Option<u16>,
     pub outbound_only: bool,
     pub start_timeout_seconds: Option<u32>,
+}
+
+/// What the pod's owner says of LiteLLM's configuration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum StatedConfig {
+    File(String),
+    /// It has its database only.
+    None,
 }
 
 const MAX_START_TIMEOUT_SECONDS: u32 = 600;
@@ -47,10 +55,13 @@ pub(super) fn injection_policy(pod: &Pod) -> Result<InjectionPolicy, InjectionEr
     }
 }
 
-/// Whether a pod that cannot be injected is to start without the sidecar.
+/// Whether a pod that cannot be injected is to start without the sidecar. A namespace's label never keeps one
+/// from starting: only who asked for this very pod can be meant to prefer none to one without. The annotation
+/// turns either round; a value of it that cannot be is an error besides.
 pub(super) fn may_start_without_sidecar(pod: &Pod) -> Result<bool, InjectionError> {
     match annotation(pod, ON_REFUSAL) {
-        None | Some("Deny") => Ok(false),
+        None => Ok(injection_policy(pod) != Ok(InjectionPolicy::Requested)),
+        Some("Deny") => Ok(false),
         Some("Allow") => Ok(true),
         Some(other) => Err(invalid("annotation", ON_REFUSAL, other, "`Allow` or `Deny`")),
     }
@@ -73,8 +84,13 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
     let config_path = parse_annotation(
         pod,
         CONFIG_PATH,
-        "an absolute path without `..` that ends in .yaml or .yml",
-        |text| normalize(text).filter(|path| is_yaml(path)),
+        "`none` or an absolute path without `..` that ends in .yaml or .yml",
+        |text| match text {
+            "none" => Some(StatedConfig::None),
+            path => normalize(path)
+                .filter(|path| is_yaml(path))
+                .map(StatedConfig::File),
+        },
     )?;
     Ok(PodOptions {
         container: annotation(pod, CONTAINER).map(str::to_owned),
@@ -142,11 +158,27 @@ mod tests {
         assert_eq!(
             pod_options(&pod(CONFIG_PATH, "/etc//litellm/./config.yaml"))
                 .unwrap()
-                .config_path
-                .as_deref(),
-            Some("/etc/litellm/config.yaml")
+                .config_path,
+            Some(StatedConfig::File("/etc/litellm/config.yaml".to_owned()))
         );
-        assert!(may_start_without_sidecar(&pod(ON_REFUSAL, "Allow")).unwrap());
+        assert_eq!(
+            pod_options(&pod(CONFIG_PATH, "none")).unwrap().config_path,
+            Some(StatedConfig::None)
+        );
+    }
+
+    #[test]
+    fn only_a_pod_that_asks_for_the_sidecar_itself_may_be_kept_from_starting() {
+        let labelled = |value: &str, mut pod: Pod| {
+            pod.metadata.labels = Some([(INJECT_LABEL.to_owned(), value.to_owned())].into());
+            may_start_without_sidecar(&pod).unwrap()
+        };
+        assert!(may_start_without_sidecar(&Pod::default()).unwrap());
+        assert!(!labelled("true", Pod::default()));
+        assert!(labelled("yes", Pod::default()));
+        assert!(labelled("true", pod(ON_REFUSAL, "Allow")));
+        assert!(!may_start_without_sidecar(&pod(ON_REFUSAL, "Deny")).unwrap());
+        assert!(may_start_without_sidecar(&pod(ON_REFUSAL, "deny")).is_err());
     }
 
     #[test]

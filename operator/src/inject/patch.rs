@@ -4,21 +4,27 @@
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{
-    Container, HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, VolumeMount,
+    Container, HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, Probe,
+    SleepAction, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{CONFIG_FOLDER, health};
 
 use super::annotations::{self, annotation};
-use super::command_line::{command_words, flag};
-use super::environment::{Environment, VariableValue};
+use super::command_line::flag;
+use super::config::WrapperOption;
+use super::environment::{Environment, VariableValue, escape};
+use super::error::InjectionError;
+use super::mesh;
 use super::operations::Operations;
 use super::plan::Plan;
-use super::previous::PreviousInjection;
+use super::previous::{PreviousInjection, is_moved};
 use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, TOKEN_VOLUME, WRAPPER_ITEM};
+use super::role::ArgumentsPlace;
 use super::settings::Settings;
 use super::sidecar;
 use super::variables::{self, entry_indexes};
+use super::warnings::Warning;
 use super::wrapper::{self, Placement};
 
 /// What the kubelet takes where the pod says nothing.
@@ -27,7 +33,13 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 const LITELLM_DRAIN_SECONDS: i64 = 30;
 const GRACE_MARGIN_SECONDS: i64 = 5;
 
-pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings) -> Patch {
+pub(super) fn patch(
+    pod: &Pod,
+    spec: &PodSpec,
+    plan: &Plan,
+    warnings: &[Warning],
+    settings: &Settings,
+) -> Patch {
     let mut operations = Operations::default();
     let target = &spec.containers[plan.target];
     let index = plan.target.to_string();
@@ -36,10 +48,16 @@ pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings)
     if plan.previous.is_none() || annotation(pod, annotations::INJECTED).is_none() {
         added_annotations.push((annotations::INJECTED, settings.operator.version.clone()));
     }
-    operations.annotate(pod, &added_annotations);
-    if annotation(pod, annotations::SKIPPED).is_some() {
-        operations.remove(&["metadata", "annotations", annotations::SKIPPED]);
+    // On the second look the first one's stand there; what was not hidden then may be now.
+    if plan.previous.is_none() && warnings.iter().any(|warning| warning.is_lasting) {
+        added_annotations.push((annotations::WARNINGS, warnings_text(warnings)));
     }
+    operations.annotate(pod, &added_annotations);
+    remove_marks(
+        &mut operations,
+        pod,
+        &[annotations::SKIPPED, annotations::NOT_INJECTED],
+    );
 
     let volumes = spec.volumes.as_deref().unwrap_or_default();
     let missing = sidecar::volumes(plan)
@@ -58,11 +76,14 @@ pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings)
             );
         }
         None => operations.add(&["spec", "initContainers"], [desired_sidecar]),
-        Some(previous) => update_sidecar(&mut operations, spec, previous, &desired_sidecar),
+        Some(previous) => {
+            update_sidecar(&mut operations, spec, previous, &desired_sidecar);
+            move_behind_proxy(&mut operations, spec, previous);
+        }
     }
 
+    add_arguments(&mut operations, target, &index, plan);
     if plan.ports.inbound.is_some() {
-        move_litellm(&mut operations, target, &index, plan.ports.litellm);
         set_drain_hook(&mut operations, spec, target, &index, plan, settings);
     }
     variables::set(&mut operations, target, &index, plan);
@@ -74,7 +95,31 @@ pub(super) fn patch(pod: &Pod, spec: &PodSpec, plan: &Plan, settings: &Settings)
 pub(super) fn mark_skipped(pod: &Pod, reason: &str) -> Patch {
     let mut operations = Operations::default();
     operations.annotate(pod, &[(annotations::SKIPPED, reason.to_owned())]);
+    remove_marks(&mut operations, pod, &[annotations::NOT_INJECTED]);
     operations.into_patch()
+}
+
+/// Marks a pod that starts without the sidecar that it should have, so that the resource's status can say why.
+pub(super) fn mark_not_injected(pod: &Pod, error: &InjectionError) -> Patch {
+    let mut operations = Operations::default();
+    let text = format!("{}: {error}", error.reason());
+    operations.annotate(pod, &[(annotations::NOT_INJECTED, text)]);
+    remove_marks(&mut operations, pod, &[annotations::SKIPPED]);
+    operations.into_patch()
+}
+
+fn remove_marks(operations: &mut Operations, pod: &Pod, keys: &[&str]) {
+    for key in keys.iter().filter(|key| annotation(pod, key).is_some()) {
+        operations.remove(&["metadata", "annotations", key]);
+    }
+}
+
+fn warnings_text(warnings: &[Warning]) -> String {
+    let lasting = warnings.iter().filter(|warning| warning.is_lasting);
+    let lines: Vec<String> = lasting
+        .map(|warning| format!("{}: {}", warning.reason, warning.message))
+        .collect();
+    lines.join("\n")
 }
 
 /// Adds the Secrets that the sidecar's image is pulled with. Those of the pod's ServiceAccount are in the pod
@@ -93,7 +138,8 @@ fn add_image_pull_secrets(operations: &mut Operations, spec: &PodSpec, settings:
     );
 }
 
-/// Brings the sidecar of a previous injection up to date, and keeps what other webhooks changed in it.
+/// Brings the sidecar of a previous injection up to date, puts back what other webhooks dropped of it, and keeps
+/// what they changed.
 fn update_sidecar(
     operations: &mut Operations,
     spec: &PodSpec,
@@ -125,6 +171,34 @@ fn update_sidecar(
         }
     }
     operations.append(&[&path[..], &["env"]].concat(), present.env.is_some(), missing);
+    if present.restart_policy != desired_sidecar.restart_policy {
+        // Without it the pod would wait for the sidecar to end.
+        operations.add(
+            &[&path[..], &["restartPolicy"]].concat(),
+            &desired_sidecar.restart_policy,
+        );
+    }
+    for (field, present, desired) in [
+        (
+            "startupProbe",
+            &present.startup_probe,
+            &desired_sidecar.startup_probe,
+        ),
+        (
+            "readinessProbe",
+            &present.readiness_probe,
+            &desired_sidecar.readiness_probe,
+        ),
+    ] {
+        let is_exec = |probe: &Option<Probe>| probe.as_ref().is_some_and(|probe| probe.exec.is_some());
+        // A mesh that came after the first look is in the way of what was set then.
+        if present.is_none() || is_exec(desired) && !is_exec(present) {
+            operations.add(&[&path[..], &[field]].concat(), desired);
+        }
+    }
+    if present.lifecycle.is_none() && desired_sidecar.lifecycle.is_some() {
+        operations.add(&[&path[..], &["lifecycle"]].concat(), &desired_sidecar.lifecycle);
+    }
     append_mounts(
         operations,
         &path,
@@ -133,24 +207,74 @@ fn update_sidecar(
     );
 }
 
-/// Moves LiteLLM to loopback. Appended arguments override the ones before them, and the image's.
-fn move_litellm(operations: &mut Operations, target: &Container, index: &str, port: u16) {
-    let words = command_words(target, &Environment::from_container(target));
-    let port = port.to_string();
-    let has = |name, value: &str| flag(&words, &[name]).flatten().as_deref() == Some(value);
-    if has("--host", "127.0.0.1") && has("--port", &port) {
+/// Puts the sidecar behind the proxy of a mesh that came in front of LiteLLM, but behind the sidecar, after the
+/// first look: ours would start without a network.
+fn move_behind_proxy(operations: &mut Operations, spec: &PodSpec, previous: &PreviousInjection) {
+    let containers = spec.init_containers.as_deref().unwrap_or_default();
+    let last_proxy = containers.iter().rposition(mesh::is_native_proxy);
+    if let Some(proxy) = last_proxy.filter(|proxy| *proxy > previous.index) {
+        let path = |index: usize| index.to_string();
+        operations.relocate(
+            &["spec", "initContainers", &path(previous.index)],
+            &["spec", "initContainers", &path(proxy)],
+        );
+    }
+}
+
+/// Adds the arguments that move LiteLLM to loopback, and name the wrapper where a variable cannot. Added ones
+/// override the ones before them, and the image's.
+fn add_arguments(operations: &mut Operations, target: &Container, index: &str, plan: &Plan) {
+    let port = plan.ports.litellm.to_string();
+    let mut arguments = Vec::new();
+    if plan.ports.inbound.is_some() && !is_moved(&plan.words, plan.ports.litellm) {
+        arguments.extend(["--host", "127.0.0.1", "--port", &port]);
+    }
+    if plan.wrapper_option == WrapperOption::Argument
+        && flag(&plan.words, &["--config", "-c"]).flatten().as_deref() != Some(&plan.wrapper.path)
+    {
+        arguments.extend(["--config", &plan.wrapper.path]);
+    }
+    let has_moved = plan
+        .previous
+        .as_ref()
+        .is_some_and(|previous| previous.has_moved(target));
+    if arguments.is_empty() || has_moved {
         return;
     }
-    let arguments = ["--host", "127.0.0.1", "--port", &port];
-    operations.append(
-        &["spec", "containers", index, "args"],
-        target.args.is_some(),
-        arguments,
-    );
+    let path = ["spec", "containers", index];
+    match plan.arguments {
+        ArgumentsPlace::Appended => {
+            operations.append(&[&path[..], &["args"]].concat(), target.args.is_some(), arguments);
+        }
+        ArgumentsPlace::InScript(place) => {
+            let (field, words) = match place.in_command {
+                true => ("command", &target.command),
+                false => ("args", &target.args),
+            };
+            let script = words.as_deref().unwrap_or_default().get(place.index);
+            if let Some((before, after)) = script.and_then(|script| script.split_at_checked(place.at)) {
+                let quoted: Vec<String> = arguments.into_iter().map(quote).collect();
+                let script = format!("{before} {}{after}", quoted.join(" "));
+                operations.replace(&[&path[..], &[field, &place.index.to_string()]].concat(), script);
+            }
+        }
+        // The plan refuses such a pod, unless nothing is to be added.
+        ArgumentsPlace::Unreachable => {}
+    }
+}
+
+/// A word for a shell, which Kubernetes leaves as it is.
+fn quote(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:".contains(letter);
+    if word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    escape(&format!("'{}'", word.replace('\'', "'\\''")))
 }
 
 /// Adds a preStop hook, so that LiteLLM gets SIGTERM only when traffic goes to other pods. A hook of the
-/// user's stays as it is.
+/// user's stays as it is. The proxy of a mesh would refuse a request of the kubelet: behind one LiteLLM only
+/// waits, and a hook of the sidecar's own begins to drain.
 fn set_drain_hook(
     operations: &mut Operations,
     spec: &PodSpec,
@@ -159,24 +283,35 @@ fn set_drain_hook(
     plan: &Plan,
     settings: &Settings,
 ) {
-    if target
-        .lifecycle
-        .as_ref()
-        .is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
-    {
-        return;
-    }
-    let get = HTTPGetAction {
-        path: Some(health::DRAIN.to_owned()),
-        port: IntOrString::Int(i32::from(plan.ports.health.port())),
-        ..HTTPGetAction::default()
-    };
-    let hook = LifecycleHandler {
-        http_get: Some(get),
+    let health_port = IntOrString::Int(i32::from(plan.ports.health.port()));
+    let request = LifecycleHandler {
+        http_get: Some(HTTPGetAction {
+            path: Some(health::DRAIN.to_owned()),
+            port: health_port.clone(),
+            ..HTTPGetAction::default()
+        }),
         ..LifecycleHandler::default()
     };
+    let sleep = LifecycleHandler {
+        sleep: Some(SleepAction {
+            seconds: i64::from(settings.drain_seconds),
+        }),
+        ..LifecycleHandler::default()
+    };
+    let hook = if plan.has_mesh { sleep } else { request };
+    let present = target.lifecycle.as_ref();
+    let is_request_to_sidecar = |hook: &LifecycleHandler| {
+        let get = hook.http_get.as_ref();
+        get.is_some_and(|get| get.path.as_deref() == Some(health::DRAIN) && get.port == health_port)
+    };
+    match present.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) {
+        // A mesh that came after the first look.
+        Some(hook) if plan.has_mesh && is_request_to_sidecar(hook) => {}
+        Some(_) => return,
+        None => {}
+    }
     let path = ["spec", "containers", index, "lifecycle"];
-    if target.lifecycle.is_some() {
+    if present.is_some() {
         operations.add(&[&path[..], &["preStop"]].concat(), hook);
     } else {
         operations.add(

@@ -1,18 +1,21 @@
 //! The plan of an injection: everything that is decided about a pod before its patch is written.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use mcp_auth_protocol::sync::Route;
 
-use super::command_line::command_words;
-use super::config::original_config_path;
+use super::config::{WrapperOption, is_in_bucket, original_config_path, wrapper_option};
 use super::environment::Environment;
 use super::error::InjectionError;
-use super::options::PodOptions;
+use super::mesh;
+use super::options::{PodOptions, StatedConfig};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
-use super::role::Role;
+use super::role::{ArgumentsPlace, Invocation, Role, Start};
 use super::settings::Settings;
+use super::shell_script::sets_variable;
 use super::target::Target;
 use super::wrapper::{self, Wrapper};
 
@@ -21,26 +24,34 @@ pub(super) struct Plan {
     /// Index of LiteLLM's container in `spec.containers`.
     pub target: usize,
     pub role: Role,
+    pub arguments: ArgumentsPlace,
+    /// LiteLLM's words without injection, or with those of a previous one.
+    pub words: Vec<Option<String>>,
     pub ports: Ports,
     /// Path of LiteLLM's own configuration file; `None` where it has only its database.
     pub original: Option<String>,
     pub wrapper: Wrapper,
-    /// The routes as JSON.
+    pub wrapper_option: WrapperOption,
+    /// The routes as JSON, as many as fit.
     pub routes: String,
+    /// How many did not fit.
+    pub omitted_routes: usize,
     pub start_timeout_seconds: u32,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
     /// The pod's own user is root, which our container must not be.
     pub runs_as_root: bool,
+    /// Containers of the pod state a seccomp profile of their own.
+    pub states_seccomp: bool,
+    /// The proxy of a service mesh takes what the kubelet sends to the pod.
+    pub has_mesh: bool,
     pub previous: Option<PreviousInjection>,
 }
 
 /// A single environment variable of a process can hold 128 KiB on Linux.
 const MAX_VARIABLE_BYTES: usize = 96 * 1024;
-/// Native sidecars that carry the pod's traffic. Ours needs them to reach the operator.
-const MESH_SIDECARS: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
-
 pub(super) fn plan(
+    pod: &Pod,
     spec: &PodSpec,
     target: Target,
     options: &PodOptions,
@@ -50,38 +61,64 @@ pub(super) fn plan(
     let container = &spec.containers[target.index];
     let environment = Environment::from_container(container);
     let previous = PreviousInjection::find(spec);
+    let invocation = &target.invocation;
     check_pod(spec, container, previous.as_ref())?;
-    if environment.is_set("LITELLM_CONFIG_BUCKET_NAME") {
-        return Err(InjectionError::ConfigInBucket);
-    }
-    if !options.outbound_only {
-        check_can_move_litellm(container, &environment, target.role, options)?;
-    }
-    let original = match (&options.config_path, &previous) {
-        (Some(path), _) => Some(path.clone()),
-        (None, Some(previous)) => previous.original.clone(),
-        (None, None) => original_config_path(container, &environment)?,
-    };
-    if original.is_none() && previous.is_none() && has_config_option_in_script(container, target.role) {
-        return Err(InjectionError::HiddenConfigPath {
+    if !target.is_known {
+        return Err(InjectionError::UnknownCommand {
             container: container.name.clone(),
-            source_of_path: "the shell script",
         });
     }
+    if is_in_bucket(&environment) {
+        return Err(InjectionError::ConfigInBucket);
+    }
+    // On the second look another webhook may have put a wrapper in front that is not known.
+    if !options.outbound_only
+        && !previous
+            .as_ref()
+            .is_some_and(|previous| previous.has_moved(container))
+    {
+        check_can_move_litellm(container, &environment, invocation, options)?;
+    }
+    check_script(container)?;
+    let original = match (&options.config_path, &previous) {
+        (Some(StatedConfig::File(path)), _) => Some(path.clone()),
+        (Some(StatedConfig::None), _) => None,
+        (None, Some(previous)) => previous.original.clone(),
+        (None, None) => original_config_path(container, &environment, invocation)?,
+    };
+    let wrapper_option = match &previous {
+        Some(previous) => previous.wrapper_option(container),
+        None => wrapper_option(container, &environment, invocation)?,
+    };
     let wrapper = wrapper::place_wrapper(
         original.as_deref(),
         &original_mounts(container, previous.as_ref()),
         spec,
     )?;
-    let ports = ports::choose(spec, container, &environment, options, previous.as_ref())?;
+    let ports = ports::choose(
+        spec,
+        container,
+        &environment,
+        invocation,
+        options,
+        previous.as_ref(),
+    )?;
+    let (routes, omitted_routes) = routes_json(routes);
+    if settings.operator.ca.len() > MAX_VARIABLE_BYTES {
+        return Err(InjectionError::CaTooLarge);
+    }
     Ok(Plan {
         target: target.index,
-        role: target.role,
+        role: invocation.role,
+        arguments: invocation.arguments,
+        words: invocation.words.clone(),
         ports,
         original,
         position: sidecar_position(spec, &wrapper),
         wrapper,
-        routes: routes_json(routes, settings)?,
+        wrapper_option,
+        routes,
+        omitted_routes,
         start_timeout_seconds: options
             .start_timeout_seconds
             .unwrap_or(settings.start_timeout_seconds),
@@ -90,6 +127,8 @@ pub(super) fn plan(
             .as_ref()
             .and_then(|context| context.run_as_user)
             == Some(0),
+        states_seccomp: states_seccomp(spec),
+        has_mesh: mesh::takes_inbound_connections(pod, spec),
         previous,
     })
 }
@@ -102,6 +141,16 @@ fn check_pod(
 ) -> Result<(), InjectionError> {
     if spec.host_network == Some(true) {
         return Err(InjectionError::HostNetwork);
+    }
+    let selects_windows = |labels: &BTreeMap<String, String>| {
+        labels
+            .get("kubernetes.io/os")
+            .is_some_and(|system| system == "windows")
+    };
+    if spec.os.as_ref().is_some_and(|system| system.name == "windows")
+        || spec.node_selector.as_ref().is_some_and(selects_windows)
+    {
+        return Err(InjectionError::Windows);
     }
     let reserved = |what: String| Err(InjectionError::Reserved { what });
     if spec.containers.iter().any(|container| container.name == SIDECAR) {
@@ -133,15 +182,28 @@ fn check_pod(
 fn check_can_move_litellm(
     container: &Container,
     environment: &Environment,
-    role: Role,
+    invocation: &Invocation,
     options: &PodOptions,
 ) -> Result<(), InjectionError> {
     let name = || container.name.clone();
-    match role {
-        Role::Shell { .. } => return Err(InjectionError::ShellCommand { container: name() }),
+    match invocation.role {
+        Role::LiteLlm(Start::BindServer) => {
+            let server = ["gunicorn", "hypercorn"];
+            let words = invocation.words.iter().flatten();
+            let program = words
+                .filter_map(|word| server.into_iter().find(|server| word.ends_with(server)))
+                .next();
+            return Err(InjectionError::ServerArguments {
+                container: name(),
+                program: program.unwrap_or(server[0]).to_owned(),
+            });
+        }
         // An annotation that names the container states that its program passes arguments on.
         Role::Program if options.container.is_none() => {
             return Err(InjectionError::UnknownCommand { container: name() });
+        }
+        _ if invocation.arguments == ArgumentsPlace::Unreachable => {
+            return Err(InjectionError::ShellCommand { container: name() });
         }
         _ => {}
     }
@@ -153,8 +215,8 @@ fn check_can_move_litellm(
             what: format!("the variable {variable}"),
         });
     }
-    let words = command_words(container, environment);
-    let argument = words
+    let argument = invocation
+        .words
         .iter()
         .flatten()
         .find(|word| word.starts_with("--ssl_") || word.starts_with("--ssl-"));
@@ -164,13 +226,6 @@ fn check_can_move_litellm(
         }),
         None => Ok(()),
     }
-}
-
-/// Whether a shell script passes `--config`: the variable that injection sets would override it, and LiteLLM
-/// would start without the user's configuration.
-fn has_config_option_in_script(container: &Container, role: Role) -> bool {
-    let mut words = container.command.iter().chain(&container.args).flatten();
-    matches!(role, Role::Shell { .. }) && words.any(|word| word.contains("--config"))
 }
 
 /// Index of the sidecar among the init containers. It comes first, so that init containers of the user can
@@ -184,38 +239,65 @@ fn sidecar_position(spec: &PodSpec, wrapper: &Wrapper) -> usize {
         .filter(|name| wrapper::is_filled_in_the_pod(spec, name))
         .collect();
     let is_needed = |container: &Container| {
-        let is_mesh = MESH_SIDECARS.contains(&container.name.as_str());
-        let is_native = container.restart_policy.as_deref() == Some("Always");
         let writes =
             container.volume_mounts.iter().flatten().any(|mount| {
                 mount.read_only != Some(true) && writable_volumes.contains(&mount.name.as_str())
             });
-        (is_mesh && is_native) || writes
+        mesh::is_native_proxy(container) || writes
     };
     let containers = spec.init_containers.as_deref().unwrap_or_default();
     let last = containers.iter().rposition(is_needed);
     last.map_or(0, |last| last + 1)
 }
 
-fn routes_json(routes: &[Route], settings: &Settings) -> Result<String, InjectionError> {
-    // Certificates come with the first snapshot; here they would only fill the variable.
-    let routes: Vec<Route> = routes
+/// The routes that fit into a variable, and how many do not. Those come with the first snapshot, as the
+/// certificates do, which would only fill the variable.
+fn routes_json(routes: &[Route]) -> (String, usize) {
+    let mut size = "[]".len();
+    let fitting: Vec<Route> = routes
         .iter()
         .map(|route| Route {
             ca_bundle: None,
             ..route.clone()
         })
+        .take_while(|route| {
+            size += serde_json::to_string(route).map_or(usize::MAX / 2, |json| json.len() + 1);
+            size <= MAX_VARIABLE_BYTES
+        })
         .collect();
-    let json = serde_json::to_string(&routes).expect("routes are made of plain values");
-    if json.len() > MAX_VARIABLE_BYTES {
-        return Err(InjectionError::TooLarge {
-            what: "the list of routes",
-        });
+    let json = serde_json::to_string(&fitting).expect("routes are made of plain values");
+    (json, routes.len() - fitting.len())
+}
+
+/// Checks that no script of the container sets what injection sets: it would win, in silence.
+fn check_script(container: &Container) -> Result<(), InjectionError> {
+    let words = container.command.iter().chain(&container.args).flatten();
+    let names = ["CONFIG_FILE_PATH", "LITELLM_CONFIG_BUCKET_NAME"];
+    match names
+        .into_iter()
+        .find(|name| words.clone().any(|word| sets_variable(word, name)))
+    {
+        Some(name) => Err(InjectionError::ScriptSetsConfig {
+            container: container.name.clone(),
+            name,
+        }),
+        None => Ok(()),
     }
-    if settings.operator.ca.len() > MAX_VARIABLE_BYTES {
-        return Err(InjectionError::TooLarge {
-            what: "the operator's CA bundle",
-        });
-    }
-    Ok(json)
+}
+
+/// Whether a container states a seccomp profile and the pod, from which ours would have it, does not. Only
+/// then ours states one as well: a profile that nobody asked for is refused where the pod's policy allows none
+/// (OpenShift's `anyuid`), and where a policy demands one, all containers have it.
+fn states_seccomp(spec: &PodSpec) -> bool {
+    let of_pod = spec.security_context.as_ref();
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    let mut others = containers.filter(|container| container.name != SIDECAR);
+    of_pod.is_none_or(|context| context.seccomp_profile.is_none())
+        && others.any(|container| {
+            let context = container.security_context.as_ref();
+            context.is_some_and(|context| context.seccomp_profile.is_some())
+        })
 }

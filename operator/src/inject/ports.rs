@@ -4,15 +4,20 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{HEALTH_PORT, LITELLM_PORT, OUTBOUND_PORT};
 
-use super::command_line::{command_words, flag};
+use super::command_line::flag;
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::options::PodOptions;
 use super::previous::PreviousInjection;
 use super::reserved::SIDECAR;
+use super::role::{Invocation, Role, Start};
+
+/// Where LiteLLM's command line listens if nothing says otherwise.
+const DEFAULT_PORT: u16 = 4000;
 
 #[derive(Debug, PartialEq)]
 pub(super) struct Ports {
@@ -29,17 +34,18 @@ pub(super) fn choose(
     spec: &PodSpec,
     container: &Container,
     environment: &Environment,
+    invocation: &Invocation,
     options: &PodOptions,
     previous: Option<&PreviousInjection>,
 ) -> Result<Ports, InjectionError> {
-    let host = listen_address(container, environment);
+    let host = listen_address(environment, invocation);
     let previous_inbound = previous.and_then(|previous| previous.inbound.as_deref()?.parse().ok());
     let inbound = match (options.outbound_only, previous_inbound) {
         (true, _) => None,
         (false, Some(address)) => Some(address),
         (false, None) => Some(SocketAddr::new(
             host,
-            litellm_port(container, environment, options)?,
+            litellm_port(container, environment, invocation, options)?,
         )),
     };
     if let Some(inbound) = inbound {
@@ -80,11 +86,12 @@ pub(super) fn choose(
 fn litellm_port(
     container: &Container,
     environment: &Environment,
+    invocation: &Invocation,
     options: &PodOptions,
 ) -> Result<u16, InjectionError> {
     let ports: Vec<(Option<&str>, u16)> = declared_ports(container).collect();
     // What LiteLLM really listens on counts more than what the list says, which Kubernetes never checks.
-    let argument = flag(&command_words(container, environment), &["--port"])
+    let argument = flag(&invocation.words, &["--port"])
         .flatten()
         .and_then(|port| port.parse().ok());
     // Not every way of starting LiteLLM heeds the variable: it only chooses among what is declared.
@@ -104,9 +111,16 @@ fn litellm_port(
         .or(argument.filter(|port| *port > 0))
         .or(variable)
         .or(named);
-    match (explicit, ports.as_slice()) {
+    if let (None, [(_, only)]) = (explicit, ports.as_slice()) {
+        return Ok(*only);
+    }
+    let is_declared = |port: &u16| ports.is_empty() || ports.iter().any(|(_, declared)| declared == port);
+    // The kubelet asks LiteLLM where it listens.
+    let probed = probed_port(container).filter(is_declared);
+    let default =
+        (may_use_default_port(environment, invocation) && is_declared(&DEFAULT_PORT)).then_some(DEFAULT_PORT);
+    match (explicit.or(probed).or(default), ports.as_slice()) {
         (Some(port), _) => Ok(port),
-        (None, [(_, port)]) => Ok(*port),
         (None, []) => Err(InjectionError::NoPort {
             container: container.name.clone(),
         }),
@@ -121,17 +135,60 @@ fn litellm_port(
     }
 }
 
-/// The address that the sidecar takes over: no wider than LiteLLM's own, and of the same family.
-fn listen_address(container: &Container, environment: &Environment) -> IpAddr {
-    let argument = flag(&command_words(container, environment), &["--host"]).flatten();
-    let host = argument.or(match environment.get("HOST") {
-        VariableValue::Literal(host) => Some(host),
-        VariableValue::Absent | VariableValue::Hidden => None,
-    });
-    match host.as_deref().map(|host| (host, host.parse::<IpAddr>())) {
-        Some(("localhost", _)) => Ipv4Addr::LOCALHOST.into(),
-        Some((_, Ok(address))) if address.is_loopback() => address,
-        Some((_, Ok(IpAddr::V6(_)))) => Ipv6Addr::UNSPECIFIED.into(),
+/// The port that all probes of the container ask, by number or name.
+fn probed_port(container: &Container) -> Option<u16> {
+    let number = |port: &IntOrString| match port {
+        IntOrString::Int(number) => u16::try_from(*number).ok(),
+        IntOrString::String(name) => declared_ports(container)
+            .find(|(declared, _)| *declared == Some(name.as_str()))
+            .map(|(_, number)| number)
+            .or_else(|| name.parse().ok()),
+    };
+    let port = |probe: &Probe| match (&probe.http_get, &probe.tcp_socket) {
+        (Some(get), _) => number(&get.port),
+        (None, Some(socket)) => number(&socket.port),
+        (None, None) => None,
+    };
+    let probes = [
+        &container.startup_probe,
+        &container.readiness_probe,
+        &container.liveness_probe,
+    ];
+    let mut ports = probes.into_iter().flatten().filter_map(port);
+    let first = ports.next()?;
+    ports.all(|other| other == first).then_some(first)
+}
+
+/// Whether LiteLLM listens on its default port unless an option or variable says otherwise, and none that may
+/// is hidden.
+fn may_use_default_port(environment: &Environment, invocation: &Invocation) -> bool {
+    let is_command_line = matches!(
+        invocation.role,
+        Role::LiteLlm(Start::CommandLine | Start::Launcher) | Role::Named(_) | Role::Entrypoint
+    );
+    is_command_line
+        && environment.get_or_hidden("PORT") != VariableValue::Hidden
+        && flag(&invocation.words, &["--port"]).is_none()
+}
+
+/// The address that the sidecar takes over: no wider than LiteLLM's own, and of the same family. Where that is
+/// hidden, it may be of either.
+fn listen_address(environment: &Environment, invocation: &Invocation) -> IpAddr {
+    let host = match flag(&invocation.words, &["--host"]) {
+        Some(argument) => argument,
+        None => match environment.get_or_hidden("HOST") {
+            VariableValue::Literal(host) => Some(host),
+            VariableValue::Absent => Some(Ipv4Addr::UNSPECIFIED.to_string()),
+            VariableValue::Hidden => None,
+        },
+    };
+    let Some(host) = host else {
+        return Ipv6Addr::UNSPECIFIED.into();
+    };
+    match host.parse::<IpAddr>() {
+        _ if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
+        Ok(address) if address.is_loopback() => address,
+        Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
         _ => Ipv4Addr::UNSPECIFIED.into(),
     }
 }
@@ -176,19 +233,15 @@ fn declared_ports(container: &Container) -> impl Iterator<Item = (Option<&str>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inject::role::invocation;
 
     fn choose_in(container: &str, others: &str, options: &PodOptions) -> Result<Ports, &'static str> {
         let spec = format!("{{containers: [{{name: c, {container}}}, {others}]}}");
         let spec: PodSpec = serde_saphyr::from_str(&spec).unwrap();
         let container = &spec.containers[0];
-        choose(
-            &spec,
-            container,
-            &Environment::from_container(container),
-            options,
-            None,
-        )
-        .map_err(|error| error.reason())
+        let environment = Environment::from_container(container);
+        let invocation = invocation(container, &environment);
+        choose(&spec, container, &environment, &invocation, options, None).map_err(|error| error.reason())
     }
 
     fn inbound(container: &str) -> Result<String, &'static str> {
@@ -216,10 +269,36 @@ mod tests {
             inbound("ports: [{containerPort: 9, protocol: UDP}, {containerPort: 6}]"),
             Ok("0.0.0.0:6".into())
         );
-        assert_eq!(inbound("image: i"), Err("NoPort"));
+        assert_eq!(inbound("command: [/start]"), Err("NoPort"));
         assert_eq!(
             inbound("ports: [{containerPort: 6}, {containerPort: 7}]"),
             Err("SeveralPorts")
+        );
+    }
+
+    #[test]
+    fn probes_and_litellms_default_say_which_of_several_ports_it_is() {
+        let several = "ports: [{name: api, containerPort: 8000}, {name: metrics, containerPort: 9090}]";
+        let probe =
+            "readinessProbe: {httpGet: {port: api, path: /}}, livenessProbe: {tcpSocket: {port: 8000}}";
+        assert_eq!(inbound(&format!("{several}, {probe}")), Ok("0.0.0.0:8000".into()));
+        let torn = "readinessProbe: {httpGet: {port: api}}, livenessProbe: {tcpSocket: {port: 9090}}";
+        assert_eq!(inbound(&format!("{several}, {torn}")), Err("SeveralPorts"));
+        assert_eq!(
+            inbound("ports: [{containerPort: 9090}, {containerPort: 4000}]"),
+            Ok("0.0.0.0:4000".into())
+        );
+        assert_eq!(inbound("image: i"), Ok("0.0.0.0:4000".into()));
+        assert_eq!(
+            inbound("readinessProbe: {httpGet: {port: 8080}}"),
+            Ok("0.0.0.0:8080".into())
+        );
+        // What may be another port than the default.
+        assert_eq!(inbound("envFrom: [{configMapRef: {name: e}}]"), Err("NoPort"));
+        assert_eq!(inbound("args: [--port, $(X)]"), Err("NoPort"));
+        assert_eq!(
+            inbound("command: [uvicorn, 'litellm.proxy.proxy_server:app']"),
+            Err("NoPort")
         );
     }
 
@@ -230,7 +309,12 @@ mod tests {
         assert_eq!(with_host("localhost"), Ok("127.0.0.1:4000".into()));
         assert_eq!(with_host("::1"), Ok("[::1]:4000".into()));
         assert_eq!(with_host("::"), Ok("[::]:4000".into()));
-        assert_eq!(with_host("$(POD_IP)"), Ok("0.0.0.0:4000".into()));
+        assert_eq!(with_host("10.0.0.1"), Ok("0.0.0.0:4000".into()));
+        assert_eq!(with_host("$(POD_IP)"), Ok("[::]:4000".into()), "either family");
+        assert_eq!(
+            inbound("args: [--port, '4000'], envFrom: [{configMapRef: {name: e}}]"),
+            Ok("[::]:4000".into())
+        );
         let ports = choose_in(
             "args: [--port, '4000', --host, '::1']",
             "",

@@ -5,8 +5,11 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
 use mcp_auth_protocol::pod::env;
 
+use super::command_line::{command_words, flag};
+use super::config::WrapperOption;
 use super::environment::{Environment, VariableValue};
-use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, SIDECAR, TOKEN_VOLUME};
+use super::reserved::{CONFIG_VOLUME, FOLDER_VOLUME, SIDECAR, TOKEN_VOLUME, WRAPPER_ELSEWHERE, WRAPPER_FILE};
+use super::shell_script::simple_commands;
 
 /// What the previous injection decided.
 #[derive(Debug)]
@@ -44,6 +47,38 @@ impl PreviousInjection {
             mounts: containers[index].volume_mounts.clone().unwrap_or_default(),
         })
     }
+
+    /// Whether LiteLLM's container still has the arguments that moved LiteLLM, whatever stands before them.
+    pub fn has_moved(&self, container: &Container) -> bool {
+        let Some(port) = self.litellm else {
+            return false;
+        };
+        let words = command_words(container, &Environment::from_container(container));
+        let is_moved = |words: &[Option<String>]| is_moved(words, port);
+        let mut texts = words.iter().flatten();
+        is_moved(&words)
+            || texts.any(|text| {
+                simple_commands(text)
+                    .iter()
+                    .any(|command| is_moved(&command.words))
+            })
+    }
+
+    /// How that injection told LiteLLM of the wrapper.
+    pub fn wrapper_option(&self, container: &Container) -> WrapperOption {
+        let mut words = container.command.iter().chain(&container.args).flatten();
+        let names_wrapper = |word: &String| word.contains(WRAPPER_FILE) || word.contains(WRAPPER_ELSEWHERE);
+        match words.any(names_wrapper) {
+            true => WrapperOption::Argument,
+            false => WrapperOption::Variable,
+        }
+    }
+}
+
+/// Whether these words have LiteLLM listen on this port of 127.0.0.1.
+pub(super) fn is_moved(words: &[Option<String>], port: u16) -> bool {
+    let has = |name, value: &str| flag(words, &[name]).flatten().as_deref() == Some(value);
+    has("--host", "127.0.0.1") && has("--port", &port.to_string())
 }
 
 /// LiteLLM's mounts as they would be without injection.

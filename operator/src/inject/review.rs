@@ -47,14 +47,16 @@ fn admission_response(request: &AdmissionRequest<Pod>, decision: &Decision) -> A
         Decision::Skip { patch, .. } => patched(response, patch),
         Decision::Inject { patch, warnings } => {
             if !warnings.is_empty() {
-                let warnings = warnings.iter().map(|warning| format!("mcp-auth: {warning}"));
+                let warnings = warnings
+                    .iter()
+                    .map(|warning| format!("mcp-auth: {}", warning.message));
                 response.warnings = Some(warnings.collect());
             }
             patched(response, patch)
         }
-        Decision::AllowWithoutSidecar(error) => {
+        Decision::AllowWithoutSidecar { error, patch } => {
             response.warnings = Some(vec![format!("mcp-auth: starts without the sidecar: {error}")]);
-            response
+            patched(response, patch)
         }
         Decision::Deny(error) => {
             let message = format!(
@@ -105,7 +107,7 @@ mod tests {
     fn pod(args: &[&str], annotations: Value) -> Value {
         json!({
             "metadata": {"labels": {"mcpauth.dev/inject": "true"}, "annotations": annotations},
-            "spec": {"containers": [{"name": "litellm", "args": args}]},
+            "spec": {"containers": [{"name": "litellm", "image": "berriai/litellm", "args": args}]},
         })
     }
 
@@ -125,14 +127,14 @@ mod tests {
 
     #[test]
     fn a_denial_says_what_to_change_and_how_to_start_without_the_sidecar() {
-        let response = review_of(json!({"object": pod(&["proxy"], json!({}))}));
+        let response = review_of(json!({"object": pod(&["proxy", "--ssl_keyfile_path=k"], json!({}))}));
         assert_eq!(
             (&response["allowed"], &response["status"]["code"]),
             (&json!(false), &json!(422))
         );
         let message = response["status"]["message"].as_str().unwrap();
         assert!(
-            message.contains("declares no port") && message.contains("mcpauth.dev/on-refusal: Allow"),
+            message.contains("--ssl_keyfile_path") && message.contains("mcpauth.dev/on-refusal: Allow"),
             "{message}"
         );
         assert!(response.get("patch").is_none());
@@ -140,22 +142,22 @@ mod tests {
 
     #[test]
     fn an_injection_error_that_its_owner_allows_is_a_warning() {
-        let response =
-            review_of(json!({"object": pod(&["proxy"], json!({"mcpauth.dev/on-refusal": "Allow"}))}));
+        let annotations = json!({"mcpauth.dev/on-refusal": "Allow"});
+        let response = review_of(json!({"object": pod(&["proxy", "--ssl_keyfile_path=k"], annotations)}));
         assert_eq!(response["allowed"], true);
-        assert!(response.get("patch").is_none());
+        assert!(response["patch"].is_array(), "the pod is marked: {response}");
         assert!(
             response["warnings"][0]
                 .as_str()
                 .unwrap()
                 .contains("starts without the sidecar")
         );
-        assert_eq!(response["auditAnnotations"]["decision"], "NoPort");
+        assert_eq!(response["auditAnnotations"]["decision"], "LiteLlmTls");
     }
 
     #[test]
     fn only_new_pods_are_reviewed() {
-        let not_injectable = pod(&["proxy"], json!({}));
+        let not_injectable = pod(&["proxy", "--ssl_keyfile_path=k"], json!({}));
         assert_eq!(
             review_of(json!({"operation": "UPDATE", "object": not_injectable}))["allowed"],
             true

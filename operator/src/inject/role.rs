@@ -1,75 +1,136 @@
-//! The role of a container: what it runs, by its command and arguments. Image and environment decide only
-//! where those leave it open: LiteLLM has one image for all its components, and a mirror may call it
-//! anything.
+//! The role of a container: what it runs, by its command and arguments, and what LiteLLM gets of them. Image
+//! and environment decide only where those leave it open: LiteLLM has one image for all its components, and a
+//! mirror may call it anything.
 
 use k8s_openapi::api::core::v1::Container;
 
 use super::environment::{Environment, VariableValue};
+use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
+use super::shell_script::simple_commands;
 
 /// What a container runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Role {
-    /// LiteLLM's proxy, gateway or backend, which appended arguments reach.
-    LiteLlm,
+    /// LiteLLM's proxy, gateway or backend.
+    LiteLlm(Start),
     /// A word that makes the entrypoint of LiteLLM's image start one of those, but that other images may take
     /// too.
-    Named,
+    Named(Start),
     /// The image's entrypoint, with options or nothing: nothing in the words says what it is.
     Entrypoint,
-    /// A shell script: appended arguments do not reach LiteLLM.
-    Shell {
-        /// The command `litellm`, or another that starts it, is a word of it.
-        names_litellm: bool,
-    },
+    /// A shell script in which no command is LiteLLM, as far as can be read.
+    Shell,
     /// A program that is not known, and may start LiteLLM.
     Program,
     /// Nothing that serves LiteLLM's API.
     Other,
 }
 
-/// The uvicorn applications of LiteLLM.
+/// What LiteLLM is started by, which decides what its options mean.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Start {
+    /// LiteLLM's command line, which also takes configuration as options.
+    CommandLine,
+    /// LiteLLM's launcher of a component.
+    Launcher,
+    /// An ASGI server that knows `--host` and `--port`.
+    Server,
+    /// An ASGI server that takes its address by other options, of which a second one does not replace the
+    /// first.
+    BindServer,
+}
+
+/// How arguments that are added reach LiteLLM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ArgumentsPlace {
+    /// Behind the container's own.
+    Appended,
+    /// In the text of a shell script.
+    InScript(ScriptPlace),
+    /// Not at all.
+    Unreachable,
+}
+
+/// A place in a shell script.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct ScriptPlace {
+    /// Whether the script is a word of the container's command, else of its arguments.
+    pub in_command: bool,
+    /// Index of that word.
+    pub index: usize,
+    /// Byte position in it, behind the last of LiteLLM's arguments.
+    pub at: usize,
+}
+
+/// What a container runs, and with which words.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Invocation {
+    pub role: Role,
+    /// The words that LiteLLM gets, without those of wrappers and shells around it; hidden ones `None`.
+    pub words: Vec<Option<String>>,
+    pub arguments: ArgumentsPlace,
+}
+
+/// The ASGI applications of LiteLLM.
 const APPLICATIONS: [&str; 3] = [
     "litellm.proxy.proxy_server:app",
     "gateway.main:app",
     "backend.main:app",
 ];
-/// Python modules that start LiteLLM with the arguments they get.
-const MODULES: [&str; 2] = ["gateway.launch", "litellm.proxy.proxy_cli"];
-/// The script behind the command `litellm`.
-const COMMAND_LINE: &str = "litellm/proxy/proxy_cli.py";
+/// The Python module that starts a component with the arguments it gets.
+const LAUNCHER: &str = "gateway.launch";
+/// The Python module of LiteLLM's command line, and its script.
+const COMMAND_LINE_MODULE: &str = "litellm.proxy.proxy_cli";
+const COMMAND_LINE_SCRIPT: &str = "litellm/proxy/proxy_cli.py";
 
 /// Words of a container's command and arguments, hidden ones `None`.
-type Words<'a> = &'a [Option<String>];
+pub(super) type Words<'a> = &'a [Option<String>];
 
-pub(super) fn role(container: &Container, environment: &Environment) -> Role {
-    // Collector and worker are started like a backend; this variable is the only difference.
-    if let VariableValue::Literal(job) = environment.get("LITELLM_JOB_ROLE")
-        && matches!(job.as_str(), "collector" | "worker")
-    {
-        return Role::Other;
-    }
+pub(super) fn invocation(container: &Container, environment: &Environment) -> Invocation {
     let command = environment.expand_all(container.command.as_ref());
     let arguments = environment.expand_all(container.args.as_ref());
-    if command.is_empty() {
-        return entrypoint(&arguments, environment);
+    let words = [command.clone(), arguments.clone()].concat();
+    let (role, rest) = if command.is_empty() {
+        entrypoint(&words, environment)
+    } else {
+        program(&words, environment)
+    };
+    // Collector and worker are started like a backend; this variable is the only difference.
+    let is_other_job = matches!(
+        environment.get("LITELLM_JOB_ROLE"),
+        VariableValue::Literal(job) if matches!(job.as_str(), "collector" | "worker")
+    );
+    let appended = |role| Invocation {
+        role,
+        words: rest.to_vec(),
+        arguments: ArgumentsPlace::Appended,
+    };
+    match role {
+        _ if is_other_job => appended(Role::Other),
+        Role::Shell => script(container, environment, rest).unwrap_or(Invocation {
+            role: Role::Shell,
+            words: rest.to_vec(),
+            arguments: ArgumentsPlace::Unreachable,
+        }),
+        role => appended(role),
     }
-    program(&[command, arguments].concat(), environment)
 }
 
 /// The entrypoint of LiteLLM's image: the first word is a component of LiteLLM, an option for its proxy, or a
 /// program.
-fn entrypoint(words: Words, environment: &Environment) -> Role {
+fn entrypoint<'a>(words: Words<'a>, environment: &Environment) -> (Role, Words<'a>) {
     let Some(first) = words.first() else {
-        return component(environment);
+        return (component(environment), words);
     };
     let Some(first) = first else {
-        return Role::Program;
+        return (Role::Program, words);
     };
-    match first.as_str() {
+    let role = match first.as_str() {
         // LiteLLM takes options only; the `proxy` of others has subcommands (`proxy sidecar` is Istio's).
         "proxy" | "gateway" | "backend" => match words.get(1) {
             Some(Some(second)) if !second.starts_with('-') => Role::Other,
-            _ => Role::Named,
+            _ if first == "proxy" => Role::Named(Start::CommandLine),
+            _ => Role::Named(Start::Launcher),
         },
         "ui" | "migrations" | "metrics" | "collector" => Role::Other,
         option if option.starts_with('-') => {
@@ -80,62 +141,53 @@ fn entrypoint(words: Words, environment: &Environment) -> Role {
                 component(environment)
             }
         }
-        _ => program(words, environment),
-    }
+        _ => return program(words, environment),
+    };
+    (role, words)
 }
 
 /// Where the words leave it open, the entrypoint of LiteLLM's image reads the component from a variable.
 fn component(environment: &Environment) -> Role {
     match environment.get("LITELLM_COMPONENT") {
-        VariableValue::Literal(name) if matches!(name.as_str(), "proxy" | "gateway" | "backend") => {
-            Role::LiteLlm
+        VariableValue::Literal(name) if name == "proxy" => Role::LiteLlm(Start::CommandLine),
+        VariableValue::Literal(name) if matches!(name.as_str(), "gateway" | "backend") => {
+            Role::LiteLlm(Start::Launcher)
         }
         VariableValue::Literal(name) if !name.is_empty() => Role::Other,
         _ => Role::Entrypoint,
     }
 }
 
-fn program(words: Words, environment: &Environment) -> Role {
+/// The role of a command line, and the words from the program on that is behind all wrappers.
+fn program<'a>(words: Words<'a>, environment: &Environment) -> (Role, Words<'a>) {
     let mut rest = words;
-    while let Some((first, after)) = rest.split_first() {
-        let Some(first) = first else {
-            return Role::Program;
+    loop {
+        if let Some(inner) = unwrap_exec(rest) {
+            rest = inner;
+            continue;
+        }
+        let Some((Some(first), after)) = rest.split_first() else {
+            return (Role::Program, words);
         };
-        rest = match first.rsplit('/').next().unwrap_or_default() {
-            // These run the words that follow their own options.
-            "tini"
-            | "dumb-init"
-            | "catatonit"
-            | "ddtrace-run"
-            | "opentelemetry-instrument"
-            | "component_entrypoint.sh" => after_options(after),
-            "env" => after_assignments(after),
-            "newrelic-admin" => after.split_first().map_or(after, |(_, after)| after),
+        let role = match program_name(first) {
             "docker-entrypoint.sh" => return entrypoint(after, environment),
-            "prod_entrypoint.sh" | "litellm" => return Role::LiteLlm,
-            "uvicorn" => return uvicorn(after),
-            name if name.starts_with("python") => return python(after),
-            "sh" | "bash" | "ash" | "dash" | "busybox" => return shell(after),
-            _ => return Role::Program,
+            "prod_entrypoint.sh" | "litellm" => Role::LiteLlm(Start::CommandLine),
+            "uvicorn" | "granian" => application(after, Start::Server),
+            "gunicorn" | "hypercorn" => application(after, Start::BindServer),
+            name if name.starts_with("python") => python(after),
+            "sh" | "bash" | "ash" | "dash" | "busybox" => return (Role::Shell, rest),
+            _ => Role::Program,
+        };
+        if role != Role::Program {
+            return (role, rest);
+        }
+        // An unknown program with `--` before a known start of LiteLLM is one more wrapper.
+        let behind = after_double_dash(rest).map(|inner| program(inner, environment));
+        return match behind {
+            Some((Role::LiteLlm(start), inner)) => (Role::LiteLlm(start), inner),
+            _ => (Role::Program, words),
         };
     }
-    Role::Program
-}
-
-fn after_options(words: Words) -> Words {
-    let options = words
-        .iter()
-        .take_while(|word| word.as_ref().is_some_and(|word| word.starts_with('-')))
-        .count();
-    &words[options..]
-}
-
-fn after_assignments(words: Words) -> Words {
-    let assignments = |word: &Option<String>| {
-        word.as_ref()
-            .is_some_and(|word| word.contains('=') || word.starts_with('-'))
-    };
-    &words[words.iter().take_while(|word| assignments(word)).count()..]
 }
 
 fn python(words: Words) -> Role {
@@ -145,135 +197,112 @@ fn python(words: Words) -> Role {
         .skip_while(|word| word.starts_with('-') && *word != "-m" && *word != "-c");
     match rest.next().map(String::as_str) {
         Some("-m") => match rest.next().map(String::as_str) {
-            Some("uvicorn") => uvicorn(words),
-            Some(module) if MODULES.contains(&module) => Role::LiteLlm,
+            Some("uvicorn" | "granian") => application(words, Start::Server),
+            Some("gunicorn" | "hypercorn") => application(words, Start::BindServer),
+            Some(LAUNCHER) => Role::LiteLlm(Start::Launcher),
+            Some(COMMAND_LINE_MODULE) => Role::LiteLlm(Start::CommandLine),
             _ => Role::Other,
         },
-        Some(script) if script.ends_with("/bin/litellm") || script.ends_with(COMMAND_LINE) => Role::LiteLlm,
-        _ => Role::Other,
+        // What follows the code are its arguments.
+        Some("-c") => match rest.next() {
+            Some(code) if code.contains(COMMAND_LINE_MODULE) && code.contains("run_server") => {
+                Role::LiteLlm(Start::CommandLine)
+            }
+            _ => Role::Other,
+        },
+        Some(script) if script.ends_with("/bin/litellm") || script.ends_with(COMMAND_LINE_SCRIPT) => {
+            Role::LiteLlm(Start::CommandLine)
+        }
+        // Other programs of LiteLLM's own, such as its migrations.
+        Some(script) if script.contains("litellm/proxy/") => Role::Other,
+        Some(_) => Role::Program,
+        None => Role::Other,
     }
 }
 
-fn uvicorn(words: Words) -> Role {
+/// What an ASGI server serves.
+fn application(words: Words, start: Start) -> Role {
     let serves_litellm = words
         .iter()
         .flatten()
         .any(|word| APPLICATIONS.contains(&word.as_str()));
     if serves_litellm {
-        Role::LiteLlm
+        Role::LiteLlm(start)
     } else {
         Role::Other
     }
 }
 
-fn shell(words: Words) -> Role {
-    let is_between = |letter: char| letter.is_whitespace() || ";&|()\"'`".contains(letter);
-    let mut parts = words.iter().flatten().flat_map(|word| word.split(is_between));
-    let starts_litellm = |part: &str| {
-        part.rsplit('/').next() == Some("litellm")
-            || part.ends_with(COMMAND_LINE)
-            || APPLICATIONS.contains(&part)
-            || MODULES.contains(&part)
+/// LiteLLM in a shell script, where one of its commands is LiteLLM. `words` begin with the shell.
+fn script(container: &Container, environment: &Environment, words: Words) -> Option<Invocation> {
+    let at_script = script_index(words)?;
+    let command = container.command.as_deref().unwrap_or_default();
+    let arguments = container.args.as_deref().unwrap_or_default();
+    let position = command.len() + arguments.len() - words.len() + at_script;
+    let in_command = position < command.len();
+    let index = if in_command {
+        position
+    } else {
+        position - command.len()
     };
-    Role::Shell {
-        names_litellm: parts.any(starts_litellm),
+    // As it is written: `$(...)` is the shell's where Kubernetes knows no such variable.
+    let text = if in_command {
+        command.get(index)
+    } else {
+        arguments.get(index)
+    }?;
+    let litellm = |command: &super::shell_script::SimpleCommand| match program(&command.words, environment) {
+        (Role::LiteLlm(start), rest) => Some((start, rest.to_vec())),
+        _ => None,
+    };
+    let commands = simple_commands(text);
+    let mut found = commands
+        .iter()
+        .filter_map(|command| litellm(command).map(|(start, words)| (command, start, words)));
+    let (command, start, litellm_words) = found.next()?;
+    let role = Role::LiteLlm(start);
+    // Behind the script comes its own name, then its arguments.
+    let passed = words.get(at_script + 2..);
+    let (words, arguments) = match passed {
+        // One of several branches, or a first try: which one runs cannot be read.
+        _ if found.next().is_some() => (litellm_words, ArgumentsPlace::Unreachable),
+        Some(passed) if command.passes_arguments => {
+            ([&litellm_words, passed].concat(), ArgumentsPlace::Appended)
+        }
+        _ => {
+            let place = ScriptPlace {
+                in_command,
+                index,
+                at: command.end,
+            };
+            (litellm_words, ArgumentsPlace::InScript(place))
+        }
+    };
+    Some(Invocation {
+        role,
+        words,
+        arguments,
+    })
+}
+
+/// Index of the script among the words of a shell: what follows its option `-c`.
+fn script_index(words: Words) -> Option<usize> {
+    let mut index = 1;
+    loop {
+        let word = words.get(index)?.as_deref()?;
+        let options = word.strip_prefix(['-', '+']);
+        index += match options {
+            Some("o" | "O") => 2,
+            Some(options) if !options.starts_with('-') && options.contains('c') => {
+                return (index + 1 < words.len()).then_some(index + 1);
+            }
+            Some(_) => 1,
+            // The applet of busybox.
+            None if word == "sh" || word == "ash" => 1,
+            None => return None,
+        };
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn role_of(yaml: &str) -> Role {
-        let container: Container = serde_saphyr::from_str(&format!("{{name: c, {yaml}}}")).unwrap();
-        role(&container, &Environment::from_container(&container))
-    }
-
-    #[test]
-    fn finds_litellm_however_it_is_started() {
-        for yaml in [
-            "command: [litellm, --config, /c.yaml]",
-            "command: [/usr/local/bin/litellm], args: [--port, '1']",
-            "command: [docker/prod_entrypoint.sh]",
-            "command: [ddtrace-run, litellm]",
-            "command: [tini, -g, --, litellm]",
-            "command: [newrelic-admin, run-program, litellm]",
-            "command: [env, A=b, litellm]",
-            "command: [python3.13, -u, -m, gateway.launch]",
-            "command: [python, /app/litellm/proxy/proxy_cli.py]",
-            "command: [uvicorn, 'backend.main:app']",
-            "command: [component_entrypoint.sh, uvicorn, 'backend.main:app']",
-            "args: [python3, -m, uvicorn, 'litellm.proxy.proxy_server:app']",
-            "args: [--workers, '2'], env: [{name: LITELLM_COMPONENT, value: gateway}]",
-        ] {
-            assert_eq!(role_of(yaml), Role::LiteLlm, "{yaml}");
-        }
-        for yaml in [
-            "args: [proxy]",
-            "args: [gateway, --host, 0.0.0.0]",
-            "command: [/app/docker-entrypoint.sh, backend]",
-        ] {
-            assert_eq!(role_of(yaml), Role::Named, "{yaml}");
-        }
-        for yaml in [
-            "image: i",
-            "args: [--config, /c.yaml]",
-            "command: [docker-entrypoint.sh], args: [--port, '1']",
-        ] {
-            assert_eq!(role_of(yaml), Role::Entrypoint, "{yaml}");
-        }
-    }
-
-    #[test]
-    fn never_takes_other_components_for_the_proxy() {
-        for yaml in [
-            "args: [ui]",
-            "args: [migrations]",
-            "args: [metrics, --port, '4001']",
-            "args: [collector]",
-            "args: [--admin-agent]",
-            "args: [proxy, sidecar, --domain, d]",
-            "command: [python, -m, litellm.proxy.collector]",
-            "command: [python, litellm/proxy/prisma_migration.py]",
-            "command: [python, -c, 'import litellm']",
-            "command: [uvicorn, 'other:app']",
-            "args: [backend], env: [{name: LITELLM_JOB_ROLE, value: worker}]",
-            "env: [{name: LITELLM_COMPONENT, value: ui}]",
-        ] {
-            assert_eq!(role_of(yaml), Role::Other, "{yaml}");
-        }
-    }
-
-    #[test]
-    fn distinguishes_shells_and_unknown_programs() {
-        assert_eq!(
-            role_of("command: [/bin/sh, -c, 'exec litellm']"),
-            Role::Shell { names_litellm: true }
-        );
-        for script in [
-            "curl http://litellm:4000/health",
-            "python litellm/proxy/prisma_migration.py",
-        ] {
-            assert_eq!(
-                role_of(&format!("command: [sh, -c, '{script}']")),
-                Role::Shell { names_litellm: false }
-            );
-        }
-        for script in [
-            "cd /app && /usr/bin/litellm --port 1",
-            "exec python -m gateway.launch",
-        ] {
-            assert_eq!(
-                role_of(&format!("command: [sh, -c, '{script}']")),
-                Role::Shell { names_litellm: true }
-            );
-        }
-        assert_eq!(
-            role_of("args: [bash, -c, 'sleep 1']"),
-            Role::Shell { names_litellm: false }
-        );
-        assert_eq!(role_of("command: [/start]"), Role::Program);
-        assert_eq!(role_of("command: [tini, --]"), Role::Program);
-        assert_eq!(role_of("args: [$(ROLE)]"), Role::Program);
-    }
-}
+mod tests;

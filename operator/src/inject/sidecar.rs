@@ -1,14 +1,14 @@
 //! The sidecar's container and its volumes.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
-    Probe, ProjectedVolumeSource, SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume,
-    VolumeMount, VolumeProjection,
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
+    Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe, ProjectedVolumeSource, SeccompProfile,
+    SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mcp_auth_protocol::pod::{
-    AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, OVERLAY_FILE, TOKEN_FILE, env, health,
+    AUDIENCE, CONFIG_FOLDER, IDENTITY_FOLDER, OVERLAY_FILE, PROGRAM, TOKEN_FILE, env, health,
 };
 use mcp_auth_protocol::timeouts::READINESS_PROBE_SECONDS;
 
@@ -26,6 +26,9 @@ const TOKEN_SECONDS: i64 = 3600;
 const START_MARGIN: i32 = 40;
 /// The image's own user, for pods whose user is root.
 const USER: i64 = 65532;
+/// Between two readiness probes, in seconds: a request costs little, a process of its own more.
+const PROBE_PERIOD: i32 = 2;
+const EXEC_PROBE_PERIOD: i32 = 5;
 const LOG: &str = "MCPAUTH_LOG";
 
 pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
@@ -44,7 +47,11 @@ pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
         }),
         // No livenessProbe: a restart of the sidecar costs LiteLLM its own probes.
         readiness_probe: Some(Probe {
-            period_seconds: Some(2),
+            period_seconds: Some(if plan.has_mesh {
+                EXEC_PROBE_PERIOD
+            } else {
+                PROBE_PERIOD
+            }),
             timeout_seconds: Some(READINESS_PROBE_SECONDS),
             ..probe(plan, health::READY)
         }),
@@ -58,11 +65,18 @@ pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
                 drop: Some(vec!["ALL".to_owned()]),
                 add: None,
             }),
-            seccomp_profile: Some(SeccompProfile {
+            seccomp_profile: plan.states_seccomp.then(|| SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 localhost_profile: None,
             }),
             ..SecurityContext::default()
+        }),
+        lifecycle: plan.has_mesh.then(|| Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                exec: Some(exec(&["drain"])),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
         }),
         volume_mounts: Some(mounts(plan)),
         ..Container::default()
@@ -164,7 +178,15 @@ fn mounts(plan: &Plan) -> Vec<VolumeMount> {
         .collect()
 }
 
+/// By HTTP, or by a program in the container where the proxy of a mesh would refuse the kubelet's request.
 fn probe(plan: &Plan, path: &str) -> Probe {
+    if plan.has_mesh {
+        return Probe {
+            exec: Some(exec(&["probe", path])),
+            timeout_seconds: Some(READINESS_PROBE_SECONDS),
+            ..Probe::default()
+        };
+    }
     let get = HTTPGetAction {
         path: Some(path.to_owned()),
         port: IntOrString::Int(i32::from(plan.ports.health.port())),
@@ -173,6 +195,14 @@ fn probe(plan: &Plan, path: &str) -> Probe {
     Probe {
         http_get: Some(get),
         ..Probe::default()
+    }
+}
+
+/// The sidecar's own program, asking the sidecar.
+fn exec(arguments: &[&str]) -> ExecAction {
+    let words = std::iter::once(PROGRAM).chain(arguments.iter().copied());
+    ExecAction {
+        command: Some(words.map(str::to_owned).collect()),
     }
 }
 

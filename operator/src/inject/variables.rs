@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
-use super::config::CONFIG_FILE_PATH;
-use super::environment::escape;
+use super::config::{CONFIG_FILE_PATH, WrapperOption};
+use super::environment::{Environment, escape};
 use super::operations::Operations;
 use super::plan::Plan;
 use super::wrapper::Placement;
@@ -12,6 +12,7 @@ use super::wrapper::Placement;
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
 
 pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, plan: &Plan) {
+    let environment = Environment::from_container(target);
     let mut variables = Variables {
         operations,
         path: ["spec", "containers", index, "env"],
@@ -24,7 +25,9 @@ pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, 
         variables.replace("HOST", "127.0.0.1");
         variables.replace("PORT", &plan.ports.litellm.to_string());
     }
-    if !variables.replace(CONFIG_FILE_PATH, &plan.wrapper.path) {
+    if plan.wrapper_option == WrapperOption::Variable
+        && !variables.replace(CONFIG_FILE_PATH, &plan.wrapper.path)
+    {
         variables.add(CONFIG_FILE_PATH, escape(&plan.wrapper.path));
     }
     if let Placement::FileElsewhere {
@@ -42,8 +45,15 @@ pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, 
     let has_lower = variables.extend("no_proxy", with_loopback);
     // Python reads only one of the two, so that adding the other one would hide a list of the user's.
     if !has_upper && !has_lower {
-        variables.add("NO_PROXY", LOOPBACK.join(","));
-        variables.add("no_proxy", LOOPBACK.join(","));
+        let is_hidden = |name: &&str| environment.may_come_from_env_from(name);
+        // The kubelet expands each to what `envFrom` sets, or leaves it as it stands: a name that no host has.
+        let hidden = ["NO_PROXY", "no_proxy"].into_iter().filter(is_hidden);
+        let list: Vec<String> = hidden
+            .map(|name| format!("$({name})"))
+            .chain(LOOPBACK.into_iter().map(str::to_owned))
+            .collect();
+        variables.add("NO_PROXY", list.join(","));
+        variables.add("no_proxy", list.join(","));
     }
     let Variables {
         operations,

@@ -1,73 +1,108 @@
 //! Warnings of an injection: what works, but perhaps not as the pod's owner expects. kubectl and controllers
-//! show them.
+//! show them, and they stand in an annotation of the pod.
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::annotations::{self, annotation};
-use super::environment::{Environment, VariableValue};
+use super::environment::Environment;
+use super::image::{Image, OLDEST_LITELLM};
 use super::plan::Plan;
 use super::role::Role;
 use super::settings::Settings;
 
+/// One warning.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Warning {
+    /// Closed set, for metrics.
+    pub reason: &'static str,
+    pub message: String,
+    /// Whether it holds for as long as the pod lives.
+    pub is_lasting: bool,
+}
+
 pub(super) fn warnings(
     pod: &Pod,
-    container: &Container,
+    spec: &PodSpec,
     plan: &Plan,
     namespace: &str,
     settings: &Settings,
-) -> Vec<String> {
-    let environment = Environment::from_container(container);
+) -> Vec<Warning> {
+    let container = &spec.containers[plan.target];
+    let mut warnings = of_routes(plan, namespace);
     let version = annotation(pod, annotations::INJECTED);
-    let is_first = plan.previous.is_none();
-    let is_moved = plan.ports.inbound.is_some();
-    let mut warnings = Vec::new();
-    if plan.routes == "[]" {
-        warnings.push(format!(
-            "no McpServerAuth of the namespace {namespace} selects this pod yet"
-        ));
-    }
-    if !is_first && version.is_some_and(|version| version != settings.operator.version) {
-        warnings.push(
-            "the pod template holds a copy of a sidecar that another version injected; take mcpauth-sidecar \
-             and the volumes mcpauth-* out of it"
-                .to_owned(),
-        );
-    }
-    if is_first && environment.has_hidden_names {
-        if plan.original.is_none() {
-            warnings.push(format!(
-                "envFrom may hide CONFIG_FILE_PATH: if LiteLLM has a configuration file, state it in the \
-                 annotation {}",
-                annotations::CONFIG_PATH
+    if plan.previous.is_some() {
+        if version.is_some_and(|version| version != settings.operator.version) {
+            warnings.push(lasting(
+                "CopiedSidecar",
+                "the pod template holds a copy of a sidecar that another version injected; take \
+                 mcpauth-sidecar and the volumes mcpauth-* out of it",
             ));
         }
-        if ["NO_PROXY", "no_proxy"]
-            .iter()
-            .all(|name| environment.get(name) == VariableValue::Absent)
-        {
-            warnings.push(
-                "a NO_PROXY from envFrom is hidden by the one that injection adds: list it in `env` if there \
-                 is one"
-                    .to_owned(),
-            );
-        }
+    } else {
+        warnings.extend(of_configuration(container, plan));
     }
-    let is_own_program = matches!(plan.role, Role::Program | Role::Shell { .. } | Role::Other);
-    if is_first && is_own_program && plan.original.is_none() {
-        warnings.push(format!(
-            "LiteLLM reads no configuration file that its own start script names: state it in the \
-             annotation {}",
-            annotations::CONFIG_PATH
+    warnings.extend(of_environment(container, plan));
+    warnings.extend(of_pod(spec, container, plan));
+    warnings
+}
+
+fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {
+    Warning {
+        reason,
+        message: message.into(),
+        is_lasting: true,
+    }
+}
+
+fn of_routes(plan: &Plan, namespace: &str) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if plan.routes == "[]" && plan.omitted_routes == 0 {
+        warnings.push(Warning {
+            reason: "NoResource",
+            message: format!("no McpServerAuth of the namespace {namespace} selects this pod yet"),
+            is_lasting: false,
+        });
+    }
+    if plan.omitted_routes > 0 {
+        warnings.push(lasting(
+            "RoutesOmitted",
+            format!(
+                "{} servers do not fit into the sidecar's environment: LiteLLM knows them at its start only if \
+                 the operator answers by then",
+                plan.omitted_routes
+            ),
+        ));
+    }
+    warnings
+}
+
+fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let is_own_program = matches!(plan.role, Role::Program | Role::Shell | Role::Other);
+    if is_own_program && plan.original.is_none() {
+        warnings.push(lasting(
+            "NoConfigSeen",
+            format!(
+                "LiteLLM reads no configuration file that its own start script names: state it in the \
+                 annotation {}",
+                annotations::CONFIG_PATH
+            ),
         ));
     }
     let has_words = container.command.is_some() || container.args.is_some();
-    if is_first && is_moved && !has_words && plan.original.is_none() {
-        warnings.push(
-            "the arguments of LiteLLM's image are replaced: if they name a configuration file, repeat them \
-             in `args`"
-                .to_owned(),
-        );
+    if plan.ports.inbound.is_some() && !has_words && !Image::of(container).is_official() {
+        warnings.push(lasting(
+            "ImageArguments",
+            "the arguments of LiteLLM's image are replaced: repeat in `args` those that count",
+        ));
     }
+    warnings
+}
+
+fn of_environment(container: &Container, plan: &Plan) -> Vec<Warning> {
+    let environment = Environment::from_container(container);
+    let is_moved = plan.ports.inbound.is_some();
+    let mut warnings = Vec::new();
     if let Some(name) = [
         "HTTPS_PROXY",
         "https_proxy",
@@ -79,19 +114,55 @@ pub(super) fn warnings(
     .iter()
     .find(|name| environment.is_set(name))
     {
-        warnings.push(format!(
-            "{name} does not apply to protected MCP servers: the sidecar calls them directly"
+        warnings.push(lasting(
+            "EgressProxy",
+            format!("{name} does not apply to protected MCP servers: the sidecar calls them directly"),
         ));
     }
     if is_moved && environment.is_set("PROMETHEUS_METRICS_PORT") {
-        warnings.push(
+        warnings.push(lasting(
+            "MetricsOnLoopback",
             "PROMETHEUS_METRICS_PORT listens on 127.0.0.1 now, as LiteLLM does: Prometheus cannot reach it \
-             from outside"
-                .to_owned(),
-        );
+             from outside",
+        ));
     }
     if is_moved && environment.is_set("SEPARATE_HEALTH_APP") {
-        warnings.push("probes of SEPARATE_HEALTH_APP do not go through the sidecar".to_owned());
+        warnings.push(lasting(
+            "SeparateHealthApp",
+            "probes of SEPARATE_HEALTH_APP do not go through the sidecar",
+        ));
+    }
+    warnings
+}
+
+fn of_pod(spec: &PodSpec, container: &Container, plan: &Plan) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if let Some(version) = Image::of(container)
+        .version()
+        .filter(|version| *version < OLDEST_LITELLM)
+    {
+        let text = |(major, minor, patch): (u32, u32, u32)| format!("{major}.{minor}.{patch}");
+        warnings.push(lasting(
+            "OldLiteLlm",
+            format!(
+                "LiteLLM {} is older than {}, the oldest that mcp-auth is tested with; take a newer image",
+                text(version),
+                text(OLDEST_LITELLM)
+            ),
+        ));
+    }
+    let shared = [
+        (spec.share_process_namespace, "shareProcessNamespace"),
+        (spec.host_pid, "hostPID"),
+    ];
+    for (_, field) in shared.into_iter().filter(|(set, _)| *set == Some(true)) {
+        warnings.push(lasting(
+            "SharedProcesses",
+            format!(
+                "{field} shows the sidecar's process to others, and to those of the same user the tokens in \
+                 its memory; take {field} off"
+            ),
+        ));
     }
     if let Some(port) = plan
         .ports
@@ -99,9 +170,12 @@ pub(super) fn warnings(
         .map(|address| address.port())
         .filter(|port| *port < 1024)
     {
-        warnings.push(format!(
-            "port {port} is below 1024: the sidecar, which is not root, needs a container runtime that \
-             allows it"
+        warnings.push(lasting(
+            "LowPort",
+            format!(
+                "port {port} is below 1024: the sidecar, which is not root, needs a container runtime that \
+                 allows it"
+            ),
         ));
     }
     warnings

@@ -4,11 +4,10 @@ use axum::Router;
 use futures::{StreamExt, stream};
 use kube::Client;
 use kube::runtime::watcher::{self, Event};
+use mcp_auth_credentials::{Changes, Credentials};
 use mcp_auth_oauth::Clock;
 
 use super::*;
-use crate::changes::Changes;
-use crate::credentials::Credentials;
 
 fn resource(name: &str, generation: u64) -> McpServerAuth {
     serde_json::from_value(serde_json::json!({

@@ -1,7 +1,7 @@
 //! One watch for each object that a resource refers to, shared by all that refer to it and ended with the
 //! last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -10,30 +10,15 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
+use mcp_auth_credentials::ResourceRef;
+use mcp_auth_credentials::references::{Data, Kind, Lookup, Reference};
 use parking_lot::Mutex;
-use secrecy::SecretSlice;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::warn;
 
-use super::{Kind, Reference};
 use crate::api_server::is_forbidden;
-use crate::resource_ref::ResourceRef;
-
-/// What is known of an object.
-#[derive(Clone, Debug)]
-pub enum Lookup {
-    /// Its first answer is on the way.
-    Unknown,
-    NotFound,
-    /// The operator may not read it.
-    Forbidden,
-    Found(Arc<Data>),
-}
-
-/// The values of an object, by key.
-pub type Data = BTreeMap<String, SecretSlice<u8>>;
 
 /// Names an object: kind, namespace and name.
 type Object = (Kind, String, String);

@@ -1,9 +1,8 @@
 use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_credentials::{DiscoveredServer, LastError, NotServedError, NotServedReason, TokenInUse};
 use mcp_auth_protocol::sync::Problem;
 
 use super::*;
-use crate::credentials::{DiscoveredServer, LastError, TokenInUse};
-use crate::not_served::{NotServedError, NotServedReason};
 
 fn resource(url: &str) -> McpServerAuth {
     serde_json::from_value(serde_json::json!({

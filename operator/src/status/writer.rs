@@ -11,9 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
+use mcp_auth_credentials::{Credentials, ResourceRef};
 use mcp_auth_oauth::Clock;
 use parking_lot::Mutex;
 use thiserror::Error;
@@ -23,12 +23,10 @@ use tracing::{instrument, warn};
 use super::events::events;
 use super::{SelectedPod, StatusInputs, status};
 use crate::api_server::with_deadline;
-use crate::credentials::Credentials;
 use crate::entitlement::selects;
 use crate::metrics::Metrics;
 use crate::pods::{Pods, ought_to_be_injected};
-use crate::resource_ref::ResourceRef;
-use crate::resources::Resources;
+use crate::resources::{Resources, object_ref};
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
 
 /// Field manager of the status.
@@ -74,7 +72,7 @@ pub async fn run(writer: StatusWriter, resources: Resources, mut due: mpsc::Unbo
         |resource, error, writer| writer.retry(&ResourceRef::from(&*resource), error),
         Arc::new(writer),
         resources.store(),
-        due.map(|resource| Ok::<_, Infallible>(ObjectRef::from(&resource))),
+        due.map(|resource| Ok::<_, Infallible>(object_ref(&resource))),
         controller::Config::default().concurrency(CONCURRENCY),
     );
     // Errors have been dealt with by `retry`; one about an object that is gone is none.

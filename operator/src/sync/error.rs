@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use mcp_auth_credentials::ExchangeError;
 use mcp_auth_protocol::reasons;
 use mcp_auth_protocol::sync::Problem;
 use thiserror::Error;
@@ -46,14 +47,8 @@ pub enum SyncError {
     OtherUrl,
     #[error("the McpServerAuth of server {0:?} has no spec.oauth2.tokenExchange, or is not ready for it yet")]
     NoExchange(String),
-    #[error("the authorization server has not answered for {0} s")]
-    ExchangeSlow(u64),
-    #[error("{message}")]
-    ExchangeFailed {
-        /// The authorization server's error code, or the kind of failure.
-        code: String,
-        message: String,
-    },
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
 }
 
 impl SyncError {
@@ -74,8 +69,7 @@ impl SyncError {
             Self::NotEntitled(_) => reasons::NOT_ENTITLED,
             Self::OtherUrl => reasons::OTHER_URL,
             Self::NoExchange(_) => reasons::NO_EXCHANGE,
-            Self::ExchangeSlow(_) => reasons::EXCHANGE_SLOW,
-            Self::ExchangeFailed { .. } => reasons::EXCHANGE_FAILED,
+            Self::Exchange(error) => error.reason(),
         }
     }
 
@@ -90,8 +84,8 @@ impl SyncError {
             Self::OtherUrl => StatusCode::CONFLICT,
             Self::NoExchange(_) => StatusCode::NOT_FOUND,
             Self::NotLeading | Self::NotListed(_) | Self::ApiServer(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ExchangeSlow(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::ExchangeFailed { .. } => StatusCode::BAD_GATEWAY,
+            Self::Exchange(ExchangeError::Slow(_)) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Exchange(ExchangeError::Failed { .. }) => StatusCode::BAD_GATEWAY,
         }
     }
 }

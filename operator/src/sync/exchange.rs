@@ -10,12 +10,10 @@ use axum::response::{IntoResponse, Response};
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
 use mcp_auth_protocol::sync::{ExchangeRequest, ExchangeResponse, Pod};
-use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
 use tracing::warn;
 
 use super::authenticate::agree;
 use super::{Sync, SyncError};
-use crate::credentials::bearer;
 use crate::entitlement::entitled;
 use crate::http::read_body;
 use crate::metrics::ExchangeOutcome;
@@ -49,19 +47,12 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     }
     let exchanger = sync.credentials.exchanger(&resource);
     let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(exchange_request.server.clone()))?;
-    let token = exchanger.token(
+    let credential = exchanger.credential(
         &exchange_request.subject_token,
         exchange_request.refused.as_deref(),
     );
-    // The request itself goes on, and a later request of the sidecar finds its result.
-    let token = tokio::time::timeout(AUTHORIZATION_SERVER, token).await;
-    let token = token.map_err(|_| SyncError::ExchangeSlow(AUTHORIZATION_SERVER.as_secs()))?;
-    let token = token.map_err(|error| SyncError::ExchangeFailed {
-        code: error.code().to_owned(),
-        message: error.message(),
-    })?;
     Ok(ExchangeResponse {
-        credential: bearer(&token),
+        credential: credential.await?,
     })
 }
 

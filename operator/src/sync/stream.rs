@@ -10,6 +10,8 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
+use mcp_auth_credentials::routes::server;
+use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RejectedToken, Report, Server, Snapshot};
 use mcp_auth_protocol::timeouts::HEARTBEAT;
 use tokio::sync::{mpsc, watch};
@@ -19,10 +21,7 @@ use super::authenticate::agree;
 use super::lines::{LineError, reports};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
-use crate::resource_ref::ResourceRef;
-use crate::routes::route;
 use crate::sidecars::SidecarEntry;
-use crate::token_refresh_requests::TokenRefreshRequest;
 
 /// A sidecar that sends no first report within this time is disconnected.
 const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -203,17 +202,9 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<SnapshotContent>> 
     };
     // A namespace that was listed stays known.
     let resources = sync.resources.in_namespace(&pod.namespace).unwrap_or_default();
-    let servers = entitled(&resources, &labels).into_iter().map(|resource| {
-        let state = sync.credentials.get(&resource);
-        let mut route = route(&resource);
-        route.ca_bundle = state.tls.ca_bundle;
-        Server {
-            route,
-            credential: state.credential,
-            client_certificate: state.tls.client_certificate,
-            declined: state.declined,
-        }
-    });
+    let servers = entitled(&resources, &labels)
+        .into_iter()
+        .map(|resource| server(&resource, sync.credentials.get(&resource)));
     Ok(Some((servers.collect(), sync.certificates.authority())))
 }
 

@@ -45,7 +45,9 @@ pub fn admitted(pod: &Value) -> Value {
                     default(probe, "timeoutSeconds", json!(1));
                     default(probe, "periodSeconds", json!(10));
                     default(probe, "successThreshold", json!(1));
-                    default(&mut probe["httpGet"], "scheme", json!("HTTP"));
+                    if let Some(get) = probe.get_mut("httpGet") {
+                        default(get, "scheme", json!("HTTP"));
+                    }
                 }
             }
             for variable in container

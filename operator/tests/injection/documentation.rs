@@ -21,12 +21,24 @@ fn the_documentation_lists_every_refusal_and_every_annotation() {
         .map(|input| input.decide(&input.pod))
         .collect();
     let refused = decisions.iter().filter_map(|decision| match decision {
-        Decision::Deny(error) => Some(error.reason()),
+        Decision::Deny(error) | Decision::AllowWithoutSidecar { error, .. } => Some(error.reason()),
         _ => None,
     });
-    // Its input is too long to be written down; `port` tests it.
-    let tested: BTreeSet<&str> = refused.chain(["NoPortLeft"]).collect();
+    // Their inputs are too long to be written down; `ports` and `properties` test them.
+    let tested: BTreeSet<&str> = refused.chain(["NoPortLeft", "CaTooLarge"]).collect();
     assert_eq!(listed, tested);
+    let (_, warnings) = text.split_once("## Warnings").unwrap();
+    let told = decisions.iter().flat_map(|decision| match decision {
+        Decision::Inject { warnings, .. } => warnings.as_slice(),
+        _ => &[],
+    });
+    for warning in told {
+        let reason = warning.reason;
+        assert!(
+            warnings.contains(&format!("`{reason}`")),
+            "{reason} is not documented"
+        );
+    }
     for key in [
         annotations::INJECT_LABEL,
         annotations::CONTAINER,
@@ -37,6 +49,8 @@ fn the_documentation_lists_every_refusal_and_every_annotation() {
         annotations::START_TIMEOUT,
         annotations::INJECTED,
         annotations::SKIPPED,
+        annotations::NOT_INJECTED,
+        annotations::WARNINGS,
         annotations::WRAPPER,
     ] {
         assert!(

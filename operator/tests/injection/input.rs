@@ -139,12 +139,18 @@ pub fn sidecar(pod: &Value) -> &Value {
         .unwrap()
 }
 
-/// All inputs that are injected: as they are, and as the API server would send them.
+/// All inputs that are injected and have not been before: as they are, and as the API server would send them.
 pub fn injecting() -> impl Iterator<Item = (Input, Value, Value)> {
     let both = |input: Input| {
         let pods = [input.pod.clone(), admitted(&input.pod)];
         pods.into_iter().filter_map(move |pod| {
             let injected = input.injected(&pod)?;
+            let is_first = !list(&pod["spec"], "initContainers")
+                .iter()
+                .any(|container| container["name"] == SIDECAR);
+            if !is_first {
+                return None;
+            }
             let input = Input {
                 name: input.name.clone(),
                 pod: Value::Null,

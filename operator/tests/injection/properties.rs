@@ -106,6 +106,80 @@ fn what_gets_lost_is_injected_anew_and_nothing_else() {
 }
 
 #[test]
+fn what_others_drop_of_the_sidecar_is_put_back() {
+    for (input, _, injected) in injecting() {
+        let whole = admitted(&injected);
+        for field in ["restartPolicy", "startupProbe", "readinessProbe"] {
+            let mut pod = whole.clone();
+            for container in pod["spec"]["initContainers"].as_array_mut().unwrap() {
+                if container["name"] == SIDECAR {
+                    container.as_object_mut().unwrap().remove(field);
+                }
+            }
+            let again = input
+                .injected(&pod)
+                .unwrap_or_else(|| panic!("{}: refused", input.name));
+            assert_eq!(
+                sorted(&admitted(&again)),
+                sorted(&whole),
+                "{}: {field}",
+                input.name
+            );
+        }
+    }
+}
+
+#[test]
+fn a_wrapper_that_another_webhook_puts_in_front_stays() {
+    for (input, pod, injected) in injecting() {
+        let at = list(&pod["spec"], "containers")
+            .iter()
+            .zip(list(&injected["spec"], "containers"))
+            .position(|(before, after)| before != after)
+            .unwrap();
+        for wrapper in [json!(["/vault/vault-env"]), json!(["/new/wrapper", "--flag"])] {
+            let mut wrapped = admitted(&injected);
+            let container = &mut wrapped["spec"]["containers"][at];
+            let own = container.get("command").cloned().unwrap_or_else(|| json!([]));
+            let arguments = list(container, "args").to_vec();
+            let words = [list(&json!({"own": own}), "own"), &arguments].concat();
+            container["command"] = wrapper;
+            container["args"] = json!(words);
+            let Decision::Inject { patch, .. } = input.decide(&wrapped) else {
+                panic!("{}: {:?}", input.name, input.decide(&wrapped));
+            };
+            assert!(patch.is_empty(), "{}: {patch}", input.name);
+        }
+    }
+}
+
+#[test]
+fn a_namespaces_label_never_keeps_a_pod_from_starting() {
+    let mut left_alone = 0;
+    for input in Input::all() {
+        let asks = |key: &str| {
+            let label = input.pod.pointer("/metadata/labels/mcpauth.dev~1inject");
+            let annotation = input.pod.pointer("/metadata/annotations/mcpauth.dev~1on-refusal");
+            label == Some(&json!(key)) || annotation == Some(&json!("Deny"))
+        };
+        match input.decide(&input.pod) {
+            Decision::Deny(error) => assert!(asks("true"), "{}: {error}", input.name),
+            Decision::AllowWithoutSidecar { error, patch } => {
+                left_alone += 1;
+                let mut pod = input.pod.clone();
+                json_patch::patch(&mut pod, &patch).unwrap();
+                let told = pod["metadata"]["annotations"]["mcpauth.dev/not-injected"].as_str();
+                let expected = format!("{}: {error}", error.reason());
+                assert!(told == Some(&expected) || input.pod["spec"].to_string().contains(SIDECAR));
+                assert_eq!(pod["spec"], input.pod["spec"], "{}", input.name);
+            }
+            _ => {}
+        }
+    }
+    assert!(left_alone > 20, "only {left_alone} pods were left alone");
+}
+
+#[test]
 fn routes_that_changed_since_are_brought_up_to_date() {
     for (mut input, _, injected) in injecting() {
         input.routes = vec![route("other")];
@@ -136,7 +210,16 @@ fn the_sidecar_passes_pod_security_restricted_and_has_no_api_token() {
         assert_eq!(context["allowPrivilegeEscalation"], false);
         assert_eq!(context["readOnlyRootFilesystem"], true);
         assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
-        assert_eq!(context["seccompProfile"], json!({"type": "RuntimeDefault"}));
+        // As the pod's other containers: a policy that demands a profile has it from all of them.
+        let states = |container: &&Value| container.pointer("/securityContext/seccompProfile").is_some();
+        let of_pod = pod.pointer("/spec/securityContext/seccompProfile").is_some();
+        let of_container = list(&pod["spec"], "containers").iter().find(states).is_some();
+        assert_eq!(
+            context.get("seccompProfile").is_some(),
+            of_container && !of_pod,
+            "{}",
+            input.name
+        );
         let pod_user = pod.pointer("/spec/securityContext/runAsUser");
         let user = context.get("runAsUser").or(pod_user);
         assert_ne!(user, Some(&json!(0)), "{}: root", input.name);
@@ -242,11 +325,24 @@ fn all_that_users_wrote_is_still_there_in_their_order() {
         let (before, after) = changed[0];
         for (key, value) in before.as_object().unwrap() {
             match key.as_str() {
-                "args" => assert!(
-                    list(after, "args").starts_with(list(before, "args")),
-                    "{}",
-                    input.name
-                ),
+                // Into a shell script arguments are put where they reach LiteLLM.
+                "args" | "command" => {
+                    let words = list(before, key).iter().zip(list(after, key));
+                    for (before, after) in words.filter(|(before, after)| before != after) {
+                        let added = ["--host 127.0.0.1 --port 16480", "--config /"];
+                        let (before, after) = (before.as_str().unwrap(), after.as_str().unwrap());
+                        assert!(
+                            before.contains("litellm") && added.iter().any(|added| after.contains(added)),
+                            "{}: {after}",
+                            input.name
+                        );
+                    }
+                    assert!(
+                        list(after, key).len() >= list(before, key).len(),
+                        "{}",
+                        input.name
+                    );
+                }
                 "env" => {
                     let names = |container: &Value| -> Vec<Value> {
                         list(container, "env")
@@ -307,7 +403,8 @@ fn nothing_secret_is_in_a_patch_or_a_message() {
                 patches += 1;
                 format!("{patch} {warnings:?}")
             }
-            Decision::Deny(error) | Decision::AllowWithoutSidecar(error) => error.to_string(),
+            Decision::AllowWithoutSidecar { error, patch } => format!("{error} {patch}"),
+            Decision::Deny(error) => error.to_string(),
         };
         assert!(!text.contains(SECRET), "{}: {text}", input.name);
     }
@@ -321,8 +418,10 @@ fn nothing_secret_is_in_a_patch_or_a_message() {
 fn refusals_and_warnings_are_sentences_that_fit() {
     for input in Input::all() {
         let messages = match input.decide(&input.pod) {
-            Decision::Deny(error) | Decision::AllowWithoutSidecar(error) => vec![error.to_string()],
-            Decision::Inject { warnings, .. } => warnings,
+            Decision::Deny(error) | Decision::AllowWithoutSidecar { error, .. } => vec![error.to_string()],
+            Decision::Inject { warnings, .. } => {
+                warnings.into_iter().map(|warning| warning.message).collect()
+            }
             Decision::Skip { .. } => vec![],
         };
         for message in messages {

@@ -13,18 +13,18 @@ fn every_pod_comes_out_as_its_snapshot() {
         let patch = match &decision {
             Decision::Skip { patch, .. } => Some(patch),
             Decision::Inject { patch, warnings } => {
-                warnings
-                    .iter()
-                    .for_each(|warning| report += &format!("warning: {warning}\n"));
+                for warning in warnings {
+                    report += &format!("warning: {}: {}\n", warning.reason, warning.message);
+                }
                 Some(patch)
             }
             Decision::Deny(error) => {
                 report += &format!("refused: {error}\n");
                 None
             }
-            Decision::AllowWithoutSidecar(error) => {
-                report += &format!("warning: {error}\n");
-                None
+            Decision::AllowWithoutSidecar { error, patch } => {
+                report += &format!("left alone: {error}\n");
+                Some(patch)
             }
         };
         if let Some(patch) = patch.filter(|patch| !patch.is_empty()) {

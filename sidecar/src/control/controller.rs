@@ -34,6 +34,8 @@ pub struct ControlSettings {
     pub outbound: SocketAddr,
     /// Whether users' requests pass through the sidecar.
     pub inbound: bool,
+    /// As in [`Input::auth_blocks`].
+    pub auth_blocks: bool,
 }
 
 pub struct Controller<P> {
@@ -154,6 +156,7 @@ impl<P: DataPath> Controller<P> {
             overlay: &self.settings.overlay,
             routes: &self.routes,
             outbound: self.settings.outbound,
+            auth_blocks: self.settings.auth_blocks,
         });
         let mut problems = overlay.problems.clone();
         let in_place =

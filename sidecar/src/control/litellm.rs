@@ -32,8 +32,9 @@ pub struct Litellm {
     pub ours: Vec<SocketAddr>,
     /// Longest time for an answer; shorter than the timeout of the probe that asks us.
     pub timeout: Duration,
-    /// `/proc/net`.
-    pub proc_net: PathBuf,
+    /// `/proc/net`; absent where other programs than the pod's listen too, so that it does not tell whose
+    /// socket is LiteLLM's.
+    pub proc_net: Option<PathBuf>,
 }
 
 /// The result of one probe.
@@ -59,7 +60,7 @@ pub struct NotReady {
 
 impl Litellm {
     pub async fn probe(&self) -> ProbeResult {
-        let (listener, exposed) = match sockets(&self.proc_net) {
+        let (listener, exposed) = match self.proc_net.as_deref().and_then(sockets) {
             None => (UNKNOWN_INODE, false),
             Some(sockets) => {
                 let View { litellm, undeclared } = view(&sockets, self.address, &self.ours);
@@ -174,7 +175,7 @@ mod tests {
             address,
             ours: vec![],
             timeout: Duration::from_secs(5),
-            proc_net: "/proc/net".into(),
+            proc_net: Some("/proc/net".into()),
         }
     }
 
@@ -232,7 +233,7 @@ mod tests {
         let table = "head\n 0: 00000000:4ABB 00000000:0000 0A 0:0 00:0 0 1000 0 41004 1\n";
         std::fs::write(folder.path().join("tcp"), table).unwrap();
         let mut litellm = litellm("127.0.0.1:16480".parse().unwrap());
-        litellm.proc_net = folder.path().to_owned();
+        litellm.proc_net = Some(folder.path().to_owned());
         let ProbeResult::Down(why) = litellm.probe().await else {
             panic!()
         };
@@ -254,7 +255,7 @@ mod tests {
         let table = format!("head\n 0: 00000000:{port:04X} 00000000:0000 0A 0:0 00:0 0 1000 0 41004 1\n");
         std::fs::write(folder.path().join("tcp"), table).unwrap();
         let mut litellm = litellm(address);
-        litellm.proc_net = folder.path().to_owned();
+        litellm.proc_net = Some(folder.path().to_owned());
         let ProbeResult::Down(why) = litellm.probe().await else {
             panic!()
         };
@@ -265,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_table_of_sockets_the_answer_alone_counts() {
         let mut litellm = litellm(answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await);
-        litellm.proc_net = "/does/not/exist".into();
+        litellm.proc_net = Some("/does/not/exist".into());
         assert_eq!(
             litellm.probe().await,
             ProbeResult::Ready {

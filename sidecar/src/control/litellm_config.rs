@@ -34,6 +34,10 @@ use entry::Address;
 use error::{ConfigError, ConfigFileError};
 use node::{Budget, Mapping, Node};
 
+/// Key of an entry of `mcp_servers` that says how the server is authenticated to, where mcp-auth reads it
+/// there (`mcp-auth exec`).
+pub const AUTH_BLOCK: &str = "auth";
+
 /// What the overlay is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
@@ -44,6 +48,8 @@ pub struct Input<'a> {
     pub routes: &'a [Route],
     /// The sidecar's listener for LiteLLM's MCP client.
     pub outbound: SocketAddr,
+    /// Whether [`AUTH_BLOCK`] in the entry of a server is for mcp-auth, and so kept from LiteLLM.
+    pub auth_blocks: bool,
 }
 
 /// The overlay, ready to be written.
@@ -130,6 +136,11 @@ fn merge(
         Some(mapping) => mapping.flatten(budget)?,
         None => Vec::new(),
     };
+    if input.auth_blocks {
+        for (_, entry) in &mut pairs {
+            *entry = without_auth_block(entry, budget)?;
+        }
+    }
     let aliases = mapped_aliases(config, budget)?;
     for route in input.routes {
         let position = pairs
@@ -158,6 +169,19 @@ fn merge(
             }
         }
     }
+    Ok(Node::mapping(pairs))
+}
+
+/// The entry as LiteLLM is to see it.
+fn without_auth_block(entry: &Arc<Node>, budget: &mut Budget) -> Result<Arc<Node>, ConfigError> {
+    let Some(mapping) = entry.as_mapping() else {
+        return Ok(entry.clone());
+    };
+    if mapping.get(AUTH_BLOCK, budget)?.is_none() {
+        return Ok(entry.clone());
+    }
+    let mut pairs = mapping.flatten(budget)?;
+    pairs.retain(|(key, _)| key.as_str() != Some(AUTH_BLOCK));
     Ok(Node::mapping(pairs))
 }
 
@@ -201,4 +225,48 @@ fn chain(overlay: &Path, depth: usize) -> Vec<PathBuf> {
     let stem = overlay.file_stem().unwrap_or_default().to_string_lossy();
     let below = (1..=depth).map(|level| overlay.with_file_name(format!("{stem}-{level}.yaml")));
     std::iter::once(overlay.to_owned()).chain(below).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVERS: &str = "\
+x: &shared {auth: {oauth2: {client_secret: s3cret}}, timeout: 010}
+mcp_servers:
+  tools: {<<: *shared, url: https://tools.example.com/mcp}
+  other: {url: https://other.example.com/mcp, auth: false}
+";
+
+    fn rendered(auth_blocks: bool) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let original = folder.path().join("config.yaml");
+        std::fs::write(&original, SERVERS).unwrap();
+        let overlay = render(&Input {
+            original: Some(&original),
+            overlay: &folder.path().join("overlay.yaml"),
+            routes: &[],
+            outbound: "127.0.0.1:16481".parse().unwrap(),
+            auth_blocks,
+        });
+        assert_eq!(overlay.problems, []);
+        overlay.files[0].1.clone()
+    }
+
+    #[test]
+    fn auth_blocks_are_kept_from_litellm_where_they_are_for_us() {
+        let overlay = rendered(true);
+        assert!(
+            !overlay.contains("auth") && !overlay.contains("s3cret"),
+            "{overlay}"
+        );
+        assert!(
+            overlay.contains("010") && overlay.contains("https://other.example.com/mcp"),
+            "{overlay}"
+        );
+        assert!(
+            rendered(false).contains("s3cret"),
+            "in a pod they mean nothing to us"
+        );
+    }
 }

@@ -234,7 +234,7 @@ mod tests {
             address,
             ours: vec![],
             timeout: Duration::from_secs(1),
-            proc_net: "/proc/net".into(),
+            proc_net: Some("/proc/net".into()),
         }));
         health.started.set();
         let (status, body) = get(&health, "/ready").await;

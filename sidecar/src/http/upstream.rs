@@ -1,5 +1,7 @@
 //! Upstream: LiteLLM, or the origin of an MCP server, with its connection pools.
 
+use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +43,9 @@ pub struct SendError {
     pub cause: UpstreamError,
     /// The request, if no byte of it was sent.
     pub unsent: Option<Request<RequestBody>>,
+    /// The connection had been kept and ended before the answer began: the other side may have closed it before
+    /// it saw the request (RFC 9112 section 9.5).
+    pub kept_connection_ended: bool,
 }
 
 enum OpenedConnection {
@@ -57,6 +62,16 @@ pub enum UpstreamError {
     Http(#[from] hyper::Error),
     #[error("no answer in time")]
     Timeout,
+}
+
+impl SendError {
+    fn new(cause: UpstreamError, unsent: Option<Request<RequestBody>>) -> Self {
+        Self {
+            cause,
+            unsent,
+            kept_connection_ended: false,
+        }
+    }
 }
 
 impl Target {
@@ -125,7 +140,14 @@ impl Target {
             match self.send_on(worker, connection, request).await {
                 Err(error) => match (error.cause, error.unsent.or(spare)) {
                     (UpstreamError::Http(_), Some(again)) => request = again,
-                    (cause, unsent) => return Err(Box::new(SendError { cause, unsent })),
+                    (cause, unsent) => {
+                        let kept_connection_ended = has_ended(&cause);
+                        return Err(Box::new(SendError {
+                            cause,
+                            unsent,
+                            kept_connection_ended,
+                        }));
+                    }
                 },
                 answered => return answered,
             }
@@ -135,10 +157,7 @@ impl Target {
             Ok(OpenedConnection::Shared(shared, fresh)) => {
                 Box::pin(self.multiplex(worker, shared, !fresh, request)).await
             }
-            Err(cause) => Err(Box::new(SendError {
-                cause,
-                unsent: Some(request),
-            })),
+            Err(cause) => Err(Box::new(SendError::new(cause, Some(request)))),
         }
     }
 
@@ -215,9 +234,9 @@ impl Target {
                 Ok((response, stream)) => return Ok(response.map(|body| Lease::shared(body, stream))),
                 Err(error) => *error,
             };
-            let SendError { cause, unsent } = error;
+            let SendError { cause, unsent, .. } = error;
             let UpstreamError::Http(failed) = &cause else {
-                return Err(Box::new(SendError { cause, unsent }));
+                return Err(Box::new(SendError::new(cause, unsent)));
             };
             let failure = StreamFailure::classify(failed);
             if failure != StreamFailure::Reset {
@@ -234,7 +253,13 @@ impl Target {
             };
             request = match again {
                 Some(again) if attempts < MAX_ATTEMPTS => again,
-                unsent => return Err(Box::new(SendError { cause, unsent })),
+                unsent => {
+                    return Err(Box::new(SendError {
+                        cause,
+                        unsent,
+                        kept_connection_ended: kept && failure == StreamFailure::Connection,
+                    }));
+                }
             };
             attempts += 1;
             shared = match self.open(worker).await {
@@ -246,10 +271,7 @@ impl Target {
                 Ok(OpenedConnection::Own(connection)) => {
                     return self.send_on(worker, connection, request).await;
                 }
-                Err(cause) => {
-                    let unsent = Some(request);
-                    return Err(Box::new(SendError { cause, unsent }));
-                }
+                Err(cause) => return Err(Box::new(SendError::new(cause, Some(request)))),
             };
         }
     }
@@ -262,20 +284,12 @@ impl Target {
             None => sending.await,
             Some(limit) => match timeout(limit, sending).await {
                 Ok(answer) => answer,
-                Err(_) => {
-                    return Err(Box::new(SendError {
-                        cause: UpstreamError::Timeout,
-                        unsent: None,
-                    }));
-                }
+                Err(_) => return Err(Box::new(SendError::new(UpstreamError::Timeout, None))),
             },
         };
         answer.map_err(|failed| {
             let RequestError { error, unsent } = *failed;
-            Box::new(SendError {
-                cause: UpstreamError::Http(error),
-                unsent,
-            })
+            Box::new(SendError::new(UpstreamError::Http(error), unsent))
         })
     }
 
@@ -301,6 +315,23 @@ impl Target {
         *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
         request.headers_mut().insert(header::HOST, self.host.clone());
     }
+}
+
+/// Whether the other side closed the connection, rather than answering with something that is no answer.
+fn has_ended(cause: &UpstreamError) -> bool {
+    let UpstreamError::Http(error) = cause else {
+        return false;
+    };
+    let io = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
+    let is_reset = io.is_some_and(|io| {
+        matches!(
+            io.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe
+        )
+    });
+    error.is_incomplete_message() || is_reset
 }
 
 /// Without a body, and without an effect.

@@ -49,6 +49,7 @@ pub enum RetryCause {
     Unauthorized,
     InsufficientScope,
     DpopNonce,
+    ConnectionEnded,
 }
 
 /// Why a call has no audit line.
@@ -221,6 +222,7 @@ impl Metrics {
             RetryCause::Unauthorized,
             RetryCause::InsufficientScope,
             RetryCause::DpopNonce,
+            RetryCause::ConnectionEnded,
         ] {
             drop(replays.get_or_create(&ReplayLabels { why: why.as_str() }));
         }
@@ -391,6 +393,7 @@ impl RetryCause {
             Self::Unauthorized => "unauthorized",
             Self::InsufficientScope => "insufficient_scope",
             Self::DpopNonce => "dpop_nonce",
+            Self::ConnectionEnded => "connection_ended",
         }
     }
 }

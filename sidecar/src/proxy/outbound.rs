@@ -67,14 +67,14 @@ pub struct Outbound {
 }
 
 /// How the server answered, as far as the token is concerned.
-// There is one for each request and it moves once: a box would cost more than its size.
-#[expect(clippy::large_enum_variant)]
 enum ServerAnswer {
     /// The token was accepted; the answer is for the client.
     Accepted(Response<ResponseBody>),
     Rejected(TokenRejection),
     /// The same token is to be sent again, in a proof with the nonce that came along.
     NonceRequired,
+    /// None: a kept connection ended. The request may be sent once more.
+    ConnectionEnded(OutboundError),
 }
 
 /// What is noted of a request on its way.
@@ -229,8 +229,9 @@ impl Outbound {
             Ok(selected) => selected,
             Err(error) => return Err(OutboundError::new(error, replayable.into_body())),
         };
-        let (mut previous, mut nonce_given) = (None, false);
-        // The request is sent three times at most: once more with a nonce, and once more with another token.
+        let (mut previous, mut nonce_given, mut reconnected) = (None, false, false);
+        // The request is sent four times at most: once more with a nonce, once more with another token, and once more
+        // over another connection.
         loop {
             let answer = match self.send(worker, &mut replayable, &selected, call).await {
                 Ok(answer) => answer,
@@ -243,6 +244,13 @@ impl Outbound {
             let rejection = match answer {
                 ServerAnswer::Accepted(response) => return Ok(response),
                 ServerAnswer::Rejected(rejection) => rejection,
+                ServerAnswer::ConnectionEnded(error) if reconnected => return Err(error),
+                ServerAnswer::ConnectionEnded(_) => {
+                    reconnected = true;
+                    self.metrics.replayed(RetryCause::ConnectionEnded);
+                    call.record(AuditedCall::set_replayed);
+                    continue;
+                }
                 // The token may well be good, so no other is requested from the operator.
                 ServerAnswer::NonceRequired if nonce_given => {
                     let status = StatusCode::UNAUTHORIZED;
@@ -301,7 +309,13 @@ impl Outbound {
         let sent = Instant::now();
         let answer = usable.target.send(worker, request).await;
         call.upstream_time += sent.elapsed();
-        let response = answer.map_err(|error| send_error(server, *error))?;
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) if error.kept_connection_ended && replayable.is_idempotent() => {
+                return Ok(ServerAnswer::ConnectionEnded(send_error(server, *error)));
+            }
+            Err(error) => return Err(send_error(server, *error)),
+        };
         if selected.token.is_bound()
             && let Some(nonce) = auth_outcome::nonce(response.headers())
         {

@@ -86,6 +86,53 @@ async fn only_a_safe_request_is_sent_a_second_time() {
     }
 }
 
+/// An MCP server may close a connection just after an answer, as the MCP SDK's does when a session ends while one of
+/// its notifications is being processed. Another session's message that is on its way then is repeated if it only reads.
+#[tokio::test]
+async fn a_message_that_only_reads_is_sent_again_when_a_kept_connection_ends() {
+    const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"pay"}}"#;
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/mcp", upstream.local_addr().unwrap());
+    let sidecar = Sidecar::start(unused_address().await, &[server(&url)]);
+    for (message, repeated) in [(LIST, true), (CALL, false)] {
+        let first = tokio::spawn(post(sidecar.outbound, "/tools/mcp", LIST));
+        let (mut kept, _) = upstream.accept().await.unwrap();
+        read_message(&mut kept).await;
+        kept.write_all(OK).await.unwrap();
+        bytes(first.await.unwrap()).await;
+
+        let second = tokio::spawn(post(sidecar.outbound, "/tools/mcp", message));
+        assert_eq!(read_message(&mut kept).await, message);
+        drop(kept);
+        if repeated {
+            let (mut server, _) = upstream.accept().await.unwrap();
+            assert_eq!(read_message(&mut server).await, message);
+            server.write_all(OK).await.unwrap();
+            assert_eq!(bytes(second.await.unwrap()).await, "ok");
+            assert_eq!(
+                sidecar.metric(r#"mcpauth_sidecar_replays_total{why="connection_ended"}"#),
+                1
+            );
+        } else {
+            let answer = second.await.unwrap();
+            assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+            assert_eq!(json(answer).await["error"]["data"]["reason"], "server_failed");
+        }
+    }
+}
+
+async fn read_message(stream: &mut TcpStream) -> String {
+    let head = read_head(stream).await.to_lowercase();
+    let (_, length) = head
+        .split_once("content-length: ")
+        .expect("the sidecar states it");
+    let length = length.lines().next().unwrap().parse().unwrap();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    String::from_utf8(body).unwrap()
+}
+
 #[tokio::test]
 async fn an_early_answer_does_not_leave_a_half_sent_request_behind() {
     let upstream =

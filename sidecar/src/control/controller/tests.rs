@@ -84,6 +84,7 @@ fn control(
         overlay: folder.join("overlay.yaml"),
         outbound: "127.0.0.1:16481".parse().unwrap(),
         inbound: true,
+        auth_blocks: false,
     };
     Controller::new(settings, vec![route("a")], applied, reports, Metrics::default())
 }

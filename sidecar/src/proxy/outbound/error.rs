@@ -41,7 +41,7 @@ impl From<ProxyError> for OutboundError {
 /// The error for a request that got no answer.
 pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
     let resource = server.resource.clone();
-    let SendError { cause, unsent } = error;
+    let SendError { cause, unsent, .. } = error;
     let why = match cause.source() {
         Some(source) => format!("{cause}: {source}").into(),
         None => cause.to_string().into(),

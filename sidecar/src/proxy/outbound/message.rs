@@ -111,6 +111,28 @@ pub fn may_call_a_tool(body: Option<&Bytes>) -> bool {
     }
 }
 
+/// Methods that may be carried out twice without harm: they only read, or say the same thing again. All that end in
+/// `/list` are such, too.
+const IDEMPOTENT: [&str; 10] = [
+    "completion/complete",
+    "initialize",
+    "logging/setLevel",
+    "notifications/cancelled",
+    "notifications/initialized",
+    "ping",
+    "prompts/get",
+    "resources/read",
+    "server/discover",
+    "tasks/get",
+];
+
+/// Whether the body is plainly one message with a method that may be carried out twice.
+pub fn is_idempotent(body: &Bytes) -> bool {
+    let message = serde_json::from_slice::<JsonRpcMessage>(body).unwrap_or_default();
+    let method = message.method.as_deref();
+    method.is_some_and(|method| method.ends_with("/list") || IDEMPOTENT.contains(&method))
+}
+
 /// The message's identifier; `null` where there is none that JSON-RPC allows.
 pub fn request_id(body: &Bytes) -> Value {
     match serde_json::from_slice::<JsonRpcMessage>(body)
@@ -147,6 +169,28 @@ mod tests {
             );
         }
         assert!(may_call_a_tool(None));
+    }
+
+    #[test]
+    fn what_only_reads_may_be_carried_out_twice() {
+        for (body, expected) in [
+            (r#"{"id":1,"method":"tools/list"}"#, true),
+            (r#"{"id":1,"method":"resources/templates/list"}"#, true),
+            (r#"{"id":1,"method":"initialize","params":{}}"#, true),
+            (r#"{"method":"notifications/initialized"}"#, true),
+            (r#"{"id":1,"method":"tools/call"}"#, false),
+            (r#"{"id":1,"method":"tasks/cancel"}"#, false),
+            (r#"{"id":1,"result":{}}"#, false),
+            (r#"{"method":"tools/list","method":"tools/call"}"#, false),
+            (r#"[{"method":"tools/list"}]"#, false),
+            ("no JSON", false),
+        ] {
+            assert_eq!(
+                is_idempotent(&Bytes::from_static(body.as_bytes())),
+                expected,
+                "{body}"
+            );
+        }
     }
 
     #[test]

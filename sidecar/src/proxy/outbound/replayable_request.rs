@@ -97,6 +97,16 @@ impl ReplayableRequest {
         matches!(self.body, ReplayableBody::Whole(_))
     }
 
+    /// Whether nothing changes if the server carries it out twice (RFC 9110 section 9.2.2). Of a POST the message
+    /// says so.
+    pub fn is_idempotent(&self) -> bool {
+        match (&self.body, &self.method) {
+            (ReplayableBody::Whole(Some(bytes)), &Method::POST) => message::is_idempotent(bytes),
+            (ReplayableBody::Whole(_), method) => method.is_idempotent(),
+            (ReplayableBody::Streamed(_), _) => false,
+        }
+    }
+
     /// The request with `token`. `None` if it has been sent and cannot be sent again.
     pub fn request(&mut self, usable: &UsableServer, token: &AccessToken) -> Option<Request<RequestBody>> {
         let (mut headers, body) = match &mut self.body {

@@ -1,0 +1,127 @@
+//! `TokenIssued`: whether there is a token to use, and what is to be said of it.
+
+use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_protocol::sync::Credential;
+
+use super::{Check, ConditionDraft, first_draft, seconds};
+use crate::store::{Issuance, TokenInUse};
+
+pub(super) const CHECKS: &[Check<Issuance>] = &[
+    conflict,
+    renewal_failed,
+    fresh_tokens_rejected,
+    scopes_refused,
+    mismatch,
+    alternate_secret_in_use,
+    in_use,
+    not_resolved,
+    request_failed,
+    first_request_under_way,
+];
+
+/// What sidecars get where there is no token. With `keep` they go on with a token that this operator does not
+/// know of, because it was restarted; not where the resource is in conflict.
+pub fn unavailable(issuance: &Issuance) -> Credential {
+    let ConditionDraft { reason, message, .. } = first_draft(CHECKS, issuance);
+    let is_conflict = issuance
+        .problem
+        .as_ref()
+        .is_some_and(|problem| problem.is_conflict());
+    Credential::Unavailable {
+        reason,
+        message,
+        keep: !is_conflict,
+    }
+}
+
+fn draft(holds: impl Into<Option<bool>>, reason: &str, message: impl Into<String>) -> Option<ConditionDraft> {
+    Some(ConditionDraft::new(
+        conditions::TOKEN_ISSUED,
+        holds.into(),
+        reason,
+        message,
+    ))
+}
+
+fn conflict(issuance: &Issuance) -> Option<ConditionDraft> {
+    let conflict = issuance
+        .problem
+        .as_ref()
+        .filter(|problem| problem.is_conflict())?;
+    draft(false, conflict.reason(), conflict.message())
+}
+
+fn renewal_failed(issuance: &Issuance) -> Option<ConditionDraft> {
+    let token = issuance.token.in_use.as_ref()?;
+    let error = issuance.token.last_error.as_ref()?;
+    let until = token
+        .expires_at
+        .map_or("it is replaced".to_owned(), |at| seconds(at).to_string());
+    let message = format!(
+        "the token in use still serves until {until}, but the last request for a new one failed: {}",
+        error.message
+    );
+    let reason = match error.condition {
+        reasons::REQUEST_FAILED => reasons::RENEWAL_FAILED,
+        other => other,
+    };
+    draft(true, reason, message)
+}
+
+fn fresh_tokens_rejected(issuance: &Issuance) -> Option<ConditionDraft> {
+    issuance
+        .token
+        .in_use
+        .as_ref()
+        .filter(|_| issuance.token.rejected)?;
+    let message = "the MCP server answers 401 to tokens that were just issued: compare oauth2.resource, \
+                   audience and scopes with what it expects, and its clock with the authorization server's";
+    draft(false, reasons::TOKEN_REFUSED, message)
+}
+
+fn scopes_refused(issuance: &Issuance) -> Option<ConditionDraft> {
+    issuance.token.in_use.as_ref()?;
+    let scopes = issuance.token.scopes_refused.as_ref()?;
+    let message = format!(
+        "the MCP server demands scopes that the authorization server does not grant: {scopes}; allow this \
+         client those scopes, or the calls that need them go on failing"
+    );
+    draft(true, reasons::INSUFFICIENT_SCOPE, message)
+}
+
+fn mismatch(issuance: &Issuance) -> Option<ConditionDraft> {
+    let mismatch = issuance.token.in_use.as_ref()?.mismatch.as_ref()?;
+    let message = format!("the token in use does not fit this resource: {mismatch}");
+    draft(true, reasons::TOKEN_MISMATCH, message)
+}
+
+fn alternate_secret_in_use(issuance: &Issuance) -> Option<ConditionDraft> {
+    let by_alternate = |token: &&TokenInUse| token.by_alternate_secret;
+    issuance.token.in_use.as_ref().filter(by_alternate)?;
+    let message = "alternateClientSecretRef works, and the secret of clientSecretRef is refused with \
+                   invalid_client: replace the one in clientSecretRef";
+    draft(true, reasons::ALTERNATE_SECRET_IN_USE, message)
+}
+
+fn in_use(issuance: &Issuance) -> Option<ConditionDraft> {
+    let message = match issuance.token.in_use.as_ref()?.expires_at {
+        Some(at) => format!("the token in use is valid until {}", seconds(at)),
+        None => "the token in use does not say until when it is valid".to_owned(),
+    };
+    draft(true, reasons::ISSUED, message)
+}
+
+fn not_resolved(issuance: &Issuance) -> Option<ConditionDraft> {
+    let problem = issuance.problem.as_ref()?;
+    let holds = (!problem.is_pending()).then_some(false);
+    draft(holds, problem.reason(), problem.message())
+}
+
+fn request_failed(issuance: &Issuance) -> Option<ConditionDraft> {
+    let error = issuance.token.last_error.as_ref()?;
+    draft(false, error.condition, error.message.clone())
+}
+
+fn first_request_under_way(_: &Issuance) -> Option<ConditionDraft> {
+    draft(None, reasons::PENDING, "the first token is being requested")
+}

@@ -1,0 +1,34 @@
+//! From an `McpServerAuth` and the values that it refers to, to the credential of its MCP server, without a
+//! cluster: the operator uses it for the sidecars of its pods, and `mcp-auth exec` for the one LiteLLM of a
+//! machine.
+//!
+//! [`desired`](fn@desired) turns a spec and what its [`references`] lead to into the token source that it
+//! desires, [`TokenSources`] keep one for each resource and publish its whole state into [`Credentials`],
+//! and [`routes`] say what a sidecar has to know of the server besides. [`conditions`] tell of a state in
+//! the words of the resource's status.
+
+mod changes;
+pub mod conditions;
+mod credential_identity;
+mod desired;
+mod not_served;
+pub mod references;
+mod resource_ref;
+pub mod routes;
+mod store;
+mod token_refresh_requests;
+mod token_sources;
+mod user_token_exchanger;
+
+pub use changes::Changes;
+pub use credential_identity::{CredentialIdentity, RequestDigest};
+pub use desired::{Inputs, desired};
+pub use not_served::{NotServedError, NotServedReason};
+pub use resource_ref::ResourceRef;
+pub use store::{
+    CredentialState, Credentials, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse,
+    TokenSnapshot, bearer,
+};
+pub use token_refresh_requests::{TokenRefreshRequest, TokenRefreshRequests};
+pub use token_sources::{ClientConfiguration, Desired, DesiredSource, TokenMetrics, TokenSources};
+pub use user_token_exchanger::{ExchangeError, UserTokenExchanger};

@@ -1,0 +1,27 @@
+//! References: the keys of Secrets and ConfigMaps that a spec names ([`needed`]), and their values, from
+//! wherever they were read ([`resolve`]).
+
+mod needed;
+mod resolve;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use secrecy::SecretSlice;
+
+pub use needed::{Kind, Reference, fields, needed};
+pub use resolve::{resolve_printable, resolve_reference};
+
+/// What is known of an object.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// Its first answer is on the way.
+    Unknown,
+    NotFound,
+    /// The operator may not read it.
+    Forbidden,
+    Found(Arc<Data>),
+}
+
+/// The values of an object, by key.
+pub type Data = BTreeMap<String, SecretSlice<u8>>;

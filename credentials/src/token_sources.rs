@@ -1,0 +1,316 @@
+//! The token sources: one for each resource, kept in step with what the resource and its Secrets say, and
+//! never at the price of a token that still serves.
+//!
+//! Whenever the token of a source changes, by a renewal, a rejection or its end, its whole
+//! [`CredentialState`] is published straight into [`Credentials`].
+
+mod active_source;
+mod orphaned_token;
+mod revocation;
+mod secret_token;
+mod snapshot;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_oauth::{Clock, Policy, Registration, RequestLimiter};
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use tokio::task::AbortHandle;
+
+use crate::conditions::unavailable;
+use crate::credential_identity::{CredentialIdentity, RequestDigest};
+use crate::not_served::NotServedError;
+use crate::resource_ref::ResourceRef;
+use crate::store::{CredentialState, Credentials, Issuance, ServerTls};
+use crate::token_refresh_requests::TokenRefreshRequest;
+use active_source::ActiveSource;
+use orphaned_token::OrphanedToken;
+use secret_token::SecretToken;
+use snapshot::SourceSnapshot;
+
+/// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP
+/// server.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    pub source: DesiredSource,
+    pub tls: ServerTls,
+}
+
+/// Where the token comes from.
+#[derive(Clone, Debug)]
+pub enum DesiredSource {
+    OAuth2(Box<ClientConfiguration>),
+    /// It is in a Secret.
+    Secret(SecretString),
+}
+
+/// The client configuration: how tokens are requested of an authorization server.
+#[derive(Clone, Debug)]
+pub struct ClientConfiguration {
+    pub registration: Registration,
+    pub policy: Policy,
+    /// Equal where a token source would ask in the same way.
+    pub request_digest: RequestDigest,
+    /// Whether users get tokens of their own.
+    pub exchanges: bool,
+    pub revoke_on_deletion: bool,
+    pub step_up: bool,
+}
+
+/// Counts what token sources do, in the registry of the program.
+pub trait TokenMetrics: Send + Sync + 'static {
+    /// An MCP server rejected the token.
+    fn token_refused(&self, resource: &ResourceRef);
+    fn token_requested(&self, resource: &ResourceRef, times: u64);
+    fn set_circuit_open(&self, resource: &ResourceRef, open: bool);
+}
+
+/// Dropping it ends all sources, and the requests under way.
+pub struct TokenSources {
+    clock: Clock,
+    metrics: Arc<dyn TokenMetrics>,
+    credentials: Credentials,
+    /// Of all sources together.
+    limiter: RequestLimiter,
+    sources: Arc<Mutex<HashMap<ResourceRef, Source>>>,
+}
+
+/// Where the token of a resource comes from, as it is now.
+struct Source {
+    credential_identity: CredentialIdentity,
+    generation: Option<i64>,
+    tls: ServerTls,
+    /// What keeps it from being as the spec says.
+    problem: Option<NotServedError>,
+    kind: SourceKind,
+    /// Publishes once more when the token changes by itself.
+    timer: Option<AbortOnDrop>,
+}
+
+enum SourceKind {
+    /// There is no token, and none is requested.
+    None,
+    OAuth2(Box<ActiveSource>),
+    Secret(SecretToken),
+    Orphaned(OrphanedToken),
+}
+
+/// A task that ends when this is dropped.
+struct AbortOnDrop(AbortHandle);
+
+impl AbortOnDrop {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task).abort_handle())
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl TokenSources {
+    pub fn new(clock: Clock, metrics: impl TokenMetrics, credentials: Credentials) -> Self {
+        Self {
+            clock,
+            metrics: Arc::new(metrics),
+            credentials,
+            limiter: RequestLimiter::default(),
+            sources: Arc::default(),
+        }
+    }
+
+    /// Gets the token of a resource as it is desired from now on: starts a source, changes it, keeps it, or
+    /// stops it. Whatever it has is published before this returns.
+    pub fn apply(&self, resource: &McpServerAuth, desired: Result<Desired, NotServedError>) {
+        let resource_ref = ResourceRef::from(resource);
+        let credential_identity = CredentialIdentity::for_resource(resource);
+        let mut sources = self.sources.lock();
+        let previous = sources
+            .remove(&resource_ref)
+            .filter(|previous| previous.credential_identity == credential_identity);
+        let (previous, previous_tls) = match previous {
+            Some(previous) => (previous.kind, previous.tls),
+            None => (SourceKind::None, ServerTls::default()),
+        };
+        let (kind, tls, problem) = match desired {
+            // Sidecars may go on using its token, so it is not revoked.
+            Err(error) if error.is_conflict() => (SourceKind::None, ServerTls::default(), Some(error)),
+            Err(error) => match self.orphan(previous) {
+                Some(orphaned) => (SourceKind::Orphaned(orphaned), previous_tls, Some(error)),
+                None => (SourceKind::None, ServerTls::default(), Some(error)),
+            },
+            Ok(Desired { source, tls }) => match self.change_source(&resource_ref, previous, source) {
+                (SourceKind::None, problem) => (SourceKind::None, ServerTls::default(), problem),
+                (kind, problem) => (kind, tls, problem),
+            },
+        };
+        let mut source = Source {
+            credential_identity,
+            generation: resource.metadata.generation,
+            tls,
+            problem,
+            kind,
+            timer: None,
+        };
+        self.publish_source(&resource_ref, &mut source);
+        sources.insert(resource_ref, source);
+    }
+
+    /// Ends the source of a resource that was deleted, and revokes its token if that was wished for.
+    pub fn remove(&self, resource: &ResourceRef) {
+        let source = self.sources.lock().remove(resource);
+        self.credentials.withdraw(resource);
+        let revocation = match source.map(|source| source.kind) {
+            Some(SourceKind::OAuth2(active)) => active.revocation(),
+            // The Secret went first, as with `kubectl delete -f` of both.
+            Some(SourceKind::Orphaned(orphaned)) => orphaned.into_revocation(),
+            Some(SourceKind::None | SourceKind::Secret(_)) | None => None,
+        };
+        if let Some((client, token)) = revocation {
+            tokio::spawn(revocation::revoke(resource.clone(), client, token));
+        }
+    }
+
+    /// Asks for a better token than the one that an MCP server rejected.
+    pub fn request_refresh(&self, request: &TokenRefreshRequest) {
+        let mut sources = self.sources.lock();
+        let Some(source) = sources.get_mut(&request.resource) else {
+            return;
+        };
+        self.metrics.token_refused(&request.resource);
+        match &mut source.kind {
+            SourceKind::None => return,
+            SourceKind::OAuth2(active) => active.request_refresh(request),
+            SourceKind::Secret(secret) => secret.request_refresh(request, self.clock.now()),
+            SourceKind::Orphaned(orphaned) => orphaned.request_refresh(request),
+        }
+        self.publish_source(&request.resource, source);
+    }
+
+    /// The source as the spec desires it, and the problem that prevents that.
+    fn change_source(
+        &self,
+        resource_ref: &ResourceRef,
+        previous: SourceKind,
+        desired: DesiredSource,
+    ) -> (SourceKind, Option<NotServedError>) {
+        match (desired, previous) {
+            (DesiredSource::Secret(text), SourceKind::Secret(secret)) if secret.holds(&text) => {
+                (SourceKind::Secret(secret), None)
+            }
+            (DesiredSource::Secret(text), _) => {
+                let secret = SecretToken::new(&text, self.clock.now());
+                (SourceKind::Secret(secret), None)
+            }
+            (DesiredSource::OAuth2(configuration), SourceKind::OAuth2(mut active)) => {
+                let problem = active.change(*configuration).err();
+                (SourceKind::OAuth2(active), problem)
+            }
+            (DesiredSource::OAuth2(configuration), previous) => {
+                // The orphaned token serves until the Secret that came back has brought a new one.
+                let token = match previous {
+                    SourceKind::Orphaned(orphaned) if !orphaned.is_expired(self.clock.now()) => {
+                        Some(orphaned.into_token())
+                    }
+                    _ => None,
+                };
+                let on_change = self.publisher(resource_ref);
+                match ActiveSource::start(*configuration, token, &self.clock, &self.limiter, on_change) {
+                    Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
+                    Err(error) => (SourceKind::None, Some(error)),
+                }
+            }
+        }
+    }
+
+    /// The references do not resolve any more: the token in use serves on, and no new one is requested with a
+    /// secret that was deleted.
+    fn orphan(&self, kind: SourceKind) -> Option<OrphanedToken> {
+        let orphaned = match kind {
+            SourceKind::None => return None,
+            SourceKind::OAuth2(active) => OrphanedToken::new(active.token()?, active.revoker()),
+            SourceKind::Secret(secret) => OrphanedToken::new(secret.token(), None),
+            SourceKind::Orphaned(orphaned) => orphaned,
+        };
+        (!orphaned.is_expired(self.clock.now())).then_some(orphaned)
+    }
+
+    /// Publishes what a source has now, if it still is one.
+    fn publish(&self, resource: &ResourceRef) {
+        // Held until it is published, so that nothing older is published after it.
+        if let Some(source) = self.sources.lock().get_mut(resource) {
+            self.publish_source(resource, source);
+        }
+    }
+
+    fn publish_source(&self, resource: &ResourceRef, source: &mut Source) {
+        let now = self.clock.now();
+        if matches!(&source.kind, SourceKind::Orphaned(orphaned) if orphaned.is_expired(now)) {
+            source.kind = SourceKind::None;
+            source.tls = ServerTls::default();
+        }
+        let (snapshot, next_change) = match &mut source.kind {
+            SourceKind::None => (SourceSnapshot::default(), None),
+            SourceKind::OAuth2(active) => {
+                self.metrics.token_requested(resource, active.new_requests());
+                (active.snapshot(now), None)
+            }
+            SourceKind::Secret(secret) => (secret.snapshot(now), secret.next_change(now)),
+            SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
+        };
+        source.timer = next_change.map(|at| self.publish_at(resource, at));
+        self.metrics
+            .set_circuit_open(resource, snapshot.token.circuit_open);
+        let issuance = Issuance {
+            problem: source.problem.clone(),
+            token: snapshot.token,
+        };
+        let state = CredentialState {
+            credential_identity: source.credential_identity.clone(),
+            generation: source.generation,
+            credential: snapshot.credential.unwrap_or_else(|| unavailable(&issuance)),
+            tls: source.tls.clone(),
+            declined: snapshot.declined,
+            exchanger: snapshot.exchanger,
+            issuance,
+        };
+        self.credentials.publish(resource, state);
+    }
+
+    fn publish_at(&self, resource: &ResourceRef, at: Timestamp) -> AbortOnDrop {
+        let (clock, publish) = (self.clock.clone(), self.publisher(resource));
+        AbortOnDrop::spawn(async move {
+            clock.sleep_until(at).await;
+            publish();
+        })
+    }
+
+    /// Publishes what a source has, when its task says so. It does not keep the sources alive: a replica that
+    /// no longer leads drops them, and must request no token any more.
+    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + 'static {
+        let sources = Arc::downgrade(&self.sources);
+        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
+        let (credentials, resource) = (self.credentials.clone(), resource.clone());
+        let limiter = self.limiter.clone();
+        move || {
+            if let Some(sources) = sources.upgrade() {
+                let sources = Self {
+                    clock: clock.clone(),
+                    metrics: metrics.clone(),
+                    credentials: credentials.clone(),
+                    limiter: limiter.clone(),
+                    sources,
+                };
+                sources.publish(&resource);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! The active token source of one OAuth2 client, and the client configuration that it has now.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use mcp_auth_crds::reasons;
+use mcp_auth_oauth::{
+    self as oauth, Circuit, Clock, DiscoveryError, Policy, RequestLimiter, StepUp, TokenSource,
+};
+use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
+
+use super::snapshot::{SourceSnapshot, in_use};
+use super::{AbortOnDrop, ClientConfiguration};
+use crate::credential_identity::RequestDigest;
+use crate::not_served::{NotServedError, NotServedReason};
+use crate::references::fields;
+use crate::store::{DiscoveredServer, LastError, TokenSnapshot, bearer};
+use crate::token_refresh_requests::TokenRefreshRequest;
+use crate::user_token_exchanger::UserTokenExchanger;
+
+/// What is kept of demanded scopes that are not requested.
+const MAX_SCOPES: usize = 32;
+const MAX_SCOPE_BYTES: usize = 256;
+/// How many rejections of fresh tokens in a row are a problem of its own.
+const REJECTIONS_TO_REPORT: u32 = 2;
+
+pub struct ActiveSource {
+    request_digest: RequestDigest,
+    policy: Policy,
+    client: oauth::Client,
+    limiter: RequestLimiter,
+    source: TokenSource,
+    clock: Clock,
+    exchanger: Option<Arc<UserTokenExchanger>>,
+    revoke: bool,
+    step_up: bool,
+    /// Scopes demanded of the token of this identifier while `stepUp` is false.
+    not_requested: Option<(String, Vec<String>)>,
+    /// Requests that the metrics know of.
+    counted: u64,
+    /// Calls `on_change` whenever the token does.
+    _changes: AbortOnDrop,
+}
+
+impl ActiveSource {
+    /// Starts to request tokens; `token` serves until there is a new one.
+    pub fn start(
+        configuration: ClientConfiguration,
+        token: Option<Arc<oauth::Token>>,
+        clock: &Clock,
+        limiter: &RequestLimiter,
+        on_change: impl Fn() + Send + 'static,
+    ) -> Result<Self, NotServedError> {
+        let ClientConfiguration {
+            registration,
+            policy,
+            request_digest,
+            exchanges,
+            revoke_on_deletion,
+            step_up,
+        } = configuration;
+        let client = client(registration)?.with_limiter(limiter.clone());
+        let source = match token {
+            Some(token) => {
+                let source = TokenSource::resume(client.clone(), policy, clock.clone(), token);
+                source.replace(client.clone());
+                source
+            }
+            None => TokenSource::spawn(client.clone(), policy, clock.clone()),
+        };
+        let mut states = source.subscribe();
+        let changes = AbortOnDrop::spawn(async move {
+            while states.changed().await.is_ok() {
+                on_change();
+            }
+        });
+        let exchanger = || UserTokenExchanger::new(client.clone(), policy, clock.clone());
+        Ok(Self {
+            request_digest,
+            policy,
+            exchanger: exchanges.then(|| Arc::new(exchanger())),
+            _changes: changes,
+            client,
+            limiter: limiter.clone(),
+            source,
+            clock: clock.clone(),
+            revoke: revoke_on_deletion,
+            step_up,
+            not_requested: None,
+            counted: 0,
+        })
+    }
+
+    /// Requests by another configuration from now on. Where no client can be made of it, it goes on as
+    /// before.
+    pub fn change(&mut self, configuration: ClientConfiguration) -> Result<(), NotServedError> {
+        self.revoke = configuration.revoke_on_deletion;
+        self.step_up = configuration.step_up;
+        if !self.policy.is_same_schedule(&configuration.policy) {
+            self.source.set_policy(configuration.policy);
+            self.policy = configuration.policy;
+        }
+        if self.request_digest != configuration.request_digest {
+            // The same client with another secret: what there is serves until the new one works.
+            let client = client(configuration.registration)?
+                .with_limiter(self.limiter.clone())
+                .with_known_issuer_from(&self.client);
+            self.source.replace(client.clone());
+            match (&self.exchanger, configuration.exchanges) {
+                (Some(exchanger), true) => exchanger.change(client.clone()),
+                (None, true) => {
+                    let exchanger = UserTokenExchanger::new(client.clone(), self.policy, self.clock.clone());
+                    self.exchanger = Some(Arc::new(exchanger));
+                }
+                (_, false) => self.exchanger = None,
+            }
+            self.client = client;
+            self.request_digest = configuration.request_digest;
+        }
+        Ok(())
+    }
+
+    /// Asks for a better token than the one that an MCP server rejected.
+    pub fn request_refresh(&mut self, request: &TokenRefreshRequest) {
+        match &request.why {
+            RejectionCause::Unauthorized => self.source.report_rejected(&request.token),
+            RejectionCause::InsufficientScope(scopes) if self.step_up => {
+                self.source.demand_scopes(&request.token, scopes.clone());
+            }
+            RejectionCause::InsufficientScope(scopes) => {
+                let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
+                let scopes = scopes.take(MAX_SCOPES).cloned().collect();
+                self.not_requested = Some((request.token.clone(), scopes));
+            }
+        }
+    }
+
+    pub fn token(&self) -> Option<Arc<oauth::Token>> {
+        self.source.subscribe().borrow().token.clone()
+    }
+
+    /// The client that revokes the token when the resource is deleted, if that is wished for.
+    pub fn revoker(&self) -> Option<Box<oauth::Client>> {
+        self.revoke.then(|| Box::new(self.client.clone()))
+    }
+
+    pub fn revocation(&self) -> Option<(oauth::Client, Arc<oauth::Token>)> {
+        Some((*self.revoker()?, self.token()?))
+    }
+
+    /// Token requests since the last call.
+    pub fn new_requests(&mut self) -> u64 {
+        let requests = self.source.subscribe().borrow().requests;
+        let new = requests.saturating_sub(self.counted);
+        self.counted = requests;
+        new
+    }
+
+    pub fn snapshot(&self, now: Timestamp) -> SourceSnapshot {
+        let state = self.source.subscribe().borrow().clone();
+        // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
+        let of_token = state.token.as_ref().and_then(|token| token.server.clone());
+        let server = of_token.or_else(|| self.client.discovered_server());
+        let token = TokenSnapshot {
+            in_use: state.token.as_deref().map(in_use),
+            next_attempt_at: Some(state.next_attempt_at),
+            last_error: last_error(&state),
+            server: server.map(|server| DiscoveredServer {
+                issuer: server.issuer.clone(),
+                token_endpoint: server.token_endpoint.to_string(),
+            }),
+            rejected: state.rejections_in_a_row >= REJECTIONS_TO_REPORT,
+            scopes_refused: match &state.step_up {
+                StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
+                StepUp::None | StepUp::Granted { .. } => None,
+            },
+            circuit_open: matches!(state.circuit, Circuit::Open { .. }),
+        };
+        SourceSnapshot {
+            token,
+            credential: state.token.as_deref().map(bearer),
+            declined: self.declined(&state, now),
+            exchanger: self.exchanger.clone(),
+        }
+    }
+
+    /// What was demanded of the token in use and is not to be had now.
+    fn declined(&self, state: &oauth::TokenSourceState, now: Timestamp) -> Option<DeclinedRefresh> {
+        let token = state.token.as_ref()?;
+        let declined = |why, message| DeclinedRefresh {
+            token: token.id.clone(),
+            why,
+            message,
+        };
+        // While a request is under way its time has come already.
+        if state.rejected && state.next_attempt_at > now {
+            let message = match &state.last_error {
+                Some(failure) => failure.error.message(),
+                None => "tokens that were just issued are refused too".to_owned(),
+            };
+            return Some(declined(RejectionCause::Unauthorized, message));
+        }
+        if let StepUp::Refused { scopes, why } = &state.step_up {
+            let why_not = RejectionCause::InsufficientScope(scopes.clone());
+            return Some(declined(why_not, why.to_string()));
+        }
+        let (_, scopes) = self.not_requested.as_ref().filter(|(id, _)| *id == token.id)?;
+        let message = "spec.oauth2.stepUp is false".to_owned();
+        Some(declined(
+            RejectionCause::InsufficientScope(scopes.clone()),
+            message,
+        ))
+    }
+}
+
+fn last_error(state: &oauth::TokenSourceState) -> Option<LastError> {
+    let failure = state.last_error.as_ref()?;
+    Some(LastError {
+        at: failure.at,
+        reason: failure.error.code().to_owned(),
+        condition: condition(&failure.error),
+        message: failure.error.message(),
+    })
+}
+
+/// The condition's reason for a failed request.
+fn condition(error: &oauth::Error) -> &'static str {
+    match error {
+        oauth::Error::Discovery(DiscoveryError::IssuerChanged { .. }) => reasons::ISSUER_CHANGED,
+        oauth::Error::Discovery(_) => reasons::DISCOVERY_FAILED,
+        oauth::Error::TokenMismatch(_) => reasons::TOKEN_MISMATCH,
+        _ => reasons::REQUEST_FAILED,
+    }
+}
+
+fn client(registration: oauth::Registration) -> Result<oauth::Client, NotServedError> {
+    oauth::Client::new(registration).map_err(|error| {
+        let (reason, field) = match error {
+            oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, fields::TOKEN_ENDPOINT_CA),
+            oauth::Error::InvalidCertificate { .. } => (NotServedReason::SecretInvalid, fields::CERTIFICATE),
+            _ => (NotServedReason::InvalidSpec, "spec.oauth2"),
+        };
+        NotServedError::new(reason, format!("{field}: {}", error.message()))
+    })
+}

@@ -1,0 +1,221 @@
+use jiff::SignedDuration;
+use mcp_auth_crds::{OAuth2, reasons};
+use mcp_auth_oauth as oauth;
+use mcp_auth_protocol::sync::{Credential, RejectionCause};
+use serde_json::json;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use super::*;
+use crate::changes::Changes;
+use crate::not_served::NotServedReason;
+
+struct NoMetrics;
+
+impl TokenMetrics for NoMetrics {
+    fn token_refused(&self, _: &ResourceRef) {}
+    fn token_requested(&self, _: &ResourceRef, _: u64) {}
+    fn set_circuit_open(&self, _: &ResourceRef, _: bool) {}
+}
+
+struct Operator {
+    sources: TokenSources,
+    credentials: Credentials,
+    status_due: UnboundedReceiver<ResourceRef>,
+}
+
+fn operator() -> Operator {
+    let (sender, status_due) = mpsc::unbounded_channel();
+    let credentials = Credentials::new(Changes::default(), sender);
+    let clock = Clock::starting_at(now());
+    Operator {
+        sources: TokenSources::new(clock, NoMetrics, credentials.clone()),
+        credentials,
+        status_due,
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn resource() -> McpServerAuth {
+    serde_json::from_value(json!({
+        "apiVersion": "mcpauth.dev/v1alpha1",
+        "kind": "McpServerAuth",
+        "metadata": {"name": "tools", "namespace": "apps", "generation": 1},
+        "spec": {
+            "server": {"name": "tools", "url": "https://tools.example.com/mcp"},
+            "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+        },
+    }))
+    .unwrap()
+}
+
+/// A JWT that ends a minute after the test begins: `{"exp":1800000060}`.
+fn expiring() -> Desired {
+    secret("eyJhbGciOiJub25lIn0.eyJleHAiOjE4MDAwMDAwNjB9.c2ln")
+}
+
+fn secret(text: &str) -> Desired {
+    Desired {
+        source: DesiredSource::Secret(text.into()),
+        tls: ServerTls {
+            ca_bundle: Some("pem".into()),
+            client_certificate: None,
+        },
+    }
+}
+
+/// Tokens are requested where no server listens.
+fn client_credentials() -> Desired {
+    let url = "http://127.0.0.1:1/token";
+    let oauth2: OAuth2 = serde_json::from_value(json!({
+        "tokenUrl": url,
+        "clientId": "litellm",
+        "clientAuthentication": {
+            "method": "ClientSecretBasic",
+            "clientSecretRef": {"name": "oauth", "key": "secret"},
+        },
+    }))
+    .unwrap();
+    let secret = oauth::ClientAuthentication::SecretBasic("t0p-s3cret".into());
+    Desired {
+        source: DesiredSource::OAuth2(Box::new(ClientConfiguration {
+            registration: Registration {
+                allow_insecure_http: true,
+                ..Registration::new(url, "litellm", secret)
+            },
+            policy: Policy::default(),
+            request_digest: RequestDigest::new(&resource().spec, &oauth2, &[]),
+            exchanges: false,
+            revoke_on_deletion: false,
+            step_up: true,
+        })),
+        tls: ServerTls::default(),
+    }
+}
+
+fn gone() -> NotServedError {
+    NotServedError::new(NotServedReason::SecretNotFound, "it is gone")
+}
+
+fn id(state: &CredentialState) -> String {
+    match &state.credential {
+        Credential::Bearer { id, .. } => id.clone(),
+        Credential::Unavailable { reason, .. } => panic!("no token: {reason}"),
+    }
+}
+
+/// The reason why there is no token, and whether one of before is kept.
+fn unavailability(state: &CredentialState) -> (&str, bool) {
+    match &state.credential {
+        Credential::Unavailable { reason, keep, .. } => (reason, *keep),
+        Credential::Bearer { .. } => panic!("there is a token"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_expires_is_taken_back_without_a_reconciliation() {
+    let mut operator = operator();
+    operator.sources.apply(&resource(), Ok(expiring()));
+    id(&operator.credentials.get(&resource()));
+    operator.status_due.recv().await.unwrap();
+
+    let due = operator.status_due.recv().await.unwrap();
+    assert_eq!(due, ResourceRef::from(&resource()));
+    let state = operator.credentials.get(&resource());
+    assert_eq!(unavailability(&state), (reasons::EXPIRED, true));
+    assert_eq!(
+        operator.sources.clock.now(),
+        now() + SignedDuration::from_secs(60)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_is_published_at_once_and_counts_for_a_time() {
+    let mut operator = operator();
+    operator.sources.apply(&resource(), Ok(secret("opaque")));
+    operator.status_due.recv().await.unwrap();
+    let token = id(&operator.credentials.get(&resource()));
+    operator.sources.request_refresh(&TokenRefreshRequest {
+        resource: ResourceRef::from(&resource()),
+        token: token.clone(),
+        why: RejectionCause::Unauthorized,
+    });
+    operator.status_due.recv().await.unwrap();
+    let rejected = operator.credentials.get(&resource());
+    assert_eq!(rejected.declined.unwrap().token, token);
+
+    operator.status_due.recv().await.unwrap();
+    let later = operator.credentials.get(&resource());
+    assert_eq!(later.declined, None);
+    assert_eq!(id(&later), token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_whose_secret_is_gone_serves_until_it_expires_and_is_then_taken_back() {
+    let mut operator = operator();
+    operator.sources.apply(&resource(), Ok(expiring()));
+    operator.sources.apply(&resource(), Err(gone()));
+    let orphaned = operator.credentials.get(&resource());
+    id(&orphaned);
+    assert_eq!(orphaned.tls.ca_bundle.as_deref(), Some("pem"));
+    assert_eq!(orphaned.issuance.problem, Some(gone()));
+
+    for _ in 0..3 {
+        operator.status_due.recv().await.unwrap();
+    }
+    let state = operator.credentials.get(&resource());
+    assert_eq!(unavailability(&state), (reasons::SECRET_NOT_FOUND, true));
+    assert_eq!(state.tls, ServerTls::default());
+}
+
+#[tokio::test]
+async fn a_conflict_takes_the_token_back_and_keeps_none_of_before() {
+    let operator = operator();
+    operator.sources.apply(&resource(), Ok(secret("opaque")));
+    let conflict = NotServedError::new(NotServedReason::Conflict, "another serves it");
+    operator.sources.apply(&resource(), Err(conflict));
+    let state = operator.credentials.get(&resource());
+    assert_eq!(unavailability(&state), (reasons::CONFLICT, false));
+}
+
+#[tokio::test]
+async fn a_resource_that_was_deleted_leaves_nothing_behind() {
+    let operator = operator();
+    operator.sources.apply(&resource(), Ok(secret("opaque")));
+    operator.sources.remove(&ResourceRef::from(&resource()));
+    assert!(operator.credentials.published(&resource()).is_none());
+    assert!(operator.sources.sources.lock().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_of_a_token_request_is_published_without_a_reconciliation() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut operator = operator();
+    operator.sources.apply(&resource(), Ok(client_credentials()));
+    let state = operator.credentials.get(&resource());
+    assert_eq!(unavailability(&state), (reasons::PENDING, true));
+    loop {
+        operator.status_due.recv().await.unwrap();
+        let state = operator.credentials.get(&resource());
+        if state.issuance.token.last_error.is_some() {
+            assert_eq!(unavailability(&state), (reasons::REQUEST_FAILED, true));
+            return;
+        }
+    }
+}
+
+/// A replica that no longer leads drops them before its process ends.
+#[tokio::test(start_paused = true)]
+async fn no_source_outlives_the_token_sources() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let operator = operator();
+    operator.sources.apply(&resource(), Ok(expiring()));
+    let mut other = resource();
+    other.metadata.name = Some("other".into());
+    operator.sources.apply(&other, Ok(client_credentials()));
+    let sources = Arc::downgrade(&operator.sources.sources);
+    drop(operator.sources);
+    assert!(sources.upgrade().is_none());
+}

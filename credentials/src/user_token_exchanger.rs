@@ -1,0 +1,87 @@
+//! Tokens of users' own by token exchange (RFC 8693): token sources publish the exchanger, and whoever has
+//! the user's subject token asks it.
+
+use std::sync::Arc;
+
+use mcp_auth_oauth::{Client, Clock, Error, Policy, Token, UserTokens};
+use mcp_auth_protocol::reasons;
+use mcp_auth_protocol::sync::Credential;
+use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
+use parking_lot::Mutex;
+use secrecy::SecretString;
+
+use crate::store::bearer;
+
+/// Exchanges users' tokens at one authorization server, and keeps what it got.
+pub struct UserTokenExchanger {
+    client: Mutex<Client>,
+    users: UserTokens,
+}
+
+/// Why a user gets no token now.
+#[derive(Clone, Debug, Eq, thiserror::Error, PartialEq)]
+pub enum ExchangeError {
+    #[error("the authorization server has not answered for {0} s")]
+    Slow(u64),
+    #[error("{message}")]
+    Failed {
+        /// The authorization server's error code, or the kind of failure.
+        code: String,
+        message: String,
+    },
+}
+
+impl ExchangeError {
+    /// One of [`reasons`].
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Slow(_) => reasons::EXCHANGE_SLOW,
+            Self::Failed { .. } => reasons::EXCHANGE_FAILED,
+        }
+    }
+}
+
+impl UserTokenExchanger {
+    pub fn new(client: Client, policy: Policy, clock: Clock) -> Self {
+        Self {
+            client: Mutex::new(client),
+            users: UserTokens::new(policy, clock),
+        }
+    }
+
+    /// Asks in a changed way from now on. The tokens there are serve until they expire.
+    pub fn change(&self, client: Client) {
+        *self.client.lock() = client;
+        self.users.reset_failures();
+    }
+
+    /// The credential for this subject, within [`AUTHORIZATION_SERVER`]. `refused`: the MCP server did not
+    /// take this one.
+    pub async fn credential(
+        &self,
+        subject: &SecretString,
+        refused: Option<&str>,
+    ) -> Result<Credential, ExchangeError> {
+        // The request itself goes on, and a later one finds its result.
+        let token = tokio::time::timeout(AUTHORIZATION_SERVER, self.token(subject, refused)).await;
+        let token = token.map_err(|_| ExchangeError::Slow(AUTHORIZATION_SERVER.as_secs()))?;
+        let token = token.map_err(|error| ExchangeError::Failed {
+            code: error.code().to_owned(),
+            message: error.message(),
+        })?;
+        Ok(bearer(&token))
+    }
+
+    async fn token(&self, subject: &SecretString, refused: Option<&str>) -> Result<Arc<Token>, Error> {
+        if let Some(id) = refused {
+            self.users.report_rejected(subject, id);
+        }
+        let client = self.client.lock().clone();
+        self.users
+            .get(subject, || {
+                let (client, subject) = (client.clone(), subject.clone());
+                async move { client.exchange_token(&subject).await }
+            })
+            .await
+    }
+}

@@ -1,0 +1,57 @@
+//! Service meshes, as far as they concern the sidecar: their proxies carry the pod's traffic, and what the
+//! kubelet sends to the pod meets them first. Under strict mutual TLS a probe or hook over HTTP fails there.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+use super::annotations::annotation;
+
+/// Proxies that take the pod's connections in both directions.
+const PROXIES: [&str; 5] = [
+    "istio-proxy",
+    "linkerd-proxy",
+    "kuma-sidecar",
+    "consul-dataplane",
+    "envoy-sidecar",
+];
+/// Init containers that lead the pod's connections to such a proxy.
+const REDIRECTORS: [&str; 7] = [
+    "istio-init",
+    "istio-validation",
+    "linkerd-init",
+    "linkerd-network-validator",
+    "kuma-init",
+    "kuma-validation",
+    "consul-connect-inject-init",
+];
+/// Annotations and labels by which a pod asks for such a proxy, and their values.
+const REQUESTS: [(&str, &str); 4] = [
+    ("sidecar.istio.io/inject", "true"),
+    ("linkerd.io/inject", "enabled"),
+    ("kuma.io/sidecar-injection", "enabled"),
+    ("consul.hashicorp.com/connect-inject", "true"),
+];
+/// A native sidecar that other containers call, and that takes no connections of others.
+const DAPR: &str = "daprd";
+
+/// Whether a proxy takes what is sent to the pod's ports.
+pub(super) fn takes_inbound_connections(pod: &Pod, spec: &PodSpec) -> bool {
+    let mut containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    let is_part = |container: &Container| {
+        let name = container.name.as_str();
+        PROXIES.contains(&name) || REDIRECTORS.contains(&name)
+    };
+    let label = |key: &str| pod.metadata.labels.as_ref()?.get(key).map(String::as_str);
+    let asks =
+        |(key, value): &(&str, &str)| annotation(pod, key) == Some(*value) || label(key) == Some(*value);
+    containers.any(is_part) || REQUESTS.iter().any(asks)
+}
+
+/// Whether a container is a native sidecar that ours needs to reach the operator, or that has to end after
+/// ours.
+pub(super) fn is_native_proxy(container: &Container) -> bool {
+    let name = container.name.as_str();
+    container.restart_policy.as_deref() == Some("Always") && (PROXIES.contains(&name) || name == DAPR)
+}

@@ -1,0 +1,177 @@
+//! `mcp-auth-operator inject`, as people run it: decision, reason and the patched pod, without a cluster.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+const DEPLOYMENT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: gateway, namespace: llm}
+spec:
+  template:
+    metadata:
+      labels: {app.kubernetes.io/name: litellm}
+    spec:
+      containers:
+      - name: litellm
+        image: ghcr.io/berriai/litellm:v1.90.0
+        args: [--config, /etc/litellm/config.yaml]
+        ports: [{containerPort: 4000}]
+        volumeMounts: [{name: config, mountPath: /etc/litellm/config.yaml, subPath: config.yaml}]
+      volumes: [{name: config, configMap: {name: litellm}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gateway}
+";
+const RESOURCES: &str = "
+apiVersion: v1
+kind: Secret
+metadata: {name: tools-oauth, namespace: llm}
+---
+apiVersion: mcpauth.dev/v1alpha1
+kind: McpServerAuth
+metadata: {name: tools, namespace: llm}
+spec:
+  server: {name: tools, url: https://tools.example.com/mcp}
+  bearerToken: {secretKeyRef: {name: token, key: token}}
+";
+
+struct Run {
+    code: Option<i32>,
+    out: String,
+    error: String,
+}
+
+fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn inject(arguments: &[&str], input: &str) -> Run {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mcp-auth-operator"))
+        .arg("inject")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    Run {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        error: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn a_deployment_on_standard_input_comes_out_as_its_injected_pod() {
+    let folder = tempfile::tempdir().unwrap();
+    let resources = file(&folder, "msa.yaml", RESOURCES);
+    let run = inject(
+        &["--file", "-", "--resources", resources.to_str().unwrap()],
+        DEPLOYMENT,
+    );
+    assert_eq!(run.code, Some(0), "{}", run.error);
+    assert!(run.out.contains("# pod: llm/gateway-\n"), "{}", run.out);
+    assert!(run.out.contains("# decision: injected\n"), "{}", run.out);
+    let pod: Value = serde_saphyr::from_str(&run.out).unwrap();
+    assert_eq!((&pod["kind"], &pod["apiVersion"]), (&json!("Pod"), &json!("v1")));
+    let sidecar = &pod["spec"]["initContainers"][0];
+    assert_eq!(sidecar["name"], "mcpauth-sidecar");
+    assert!(
+        sidecar.to_string().contains("https://tools.example.com/mcp"),
+        "{sidecar}"
+    );
+}
+
+#[test]
+fn a_pod_that_no_resource_selects_is_skipped_and_unchanged() {
+    let run = inject(&["--file", "-"], DEPLOYMENT);
+    assert_eq!(run.code, Some(0), "{}", run.error);
+    assert!(
+        run.out.contains("# decision: skipped\n# reason: NotSelected\n"),
+        "{}",
+        run.out
+    );
+    let pod: Value = serde_saphyr::from_str(&run.out).unwrap();
+    assert!(pod["spec"].get("initContainers").is_none());
+}
+
+#[test]
+fn a_pod_that_would_be_refused_says_why_by_the_exit_status_too() {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "labels": {"mcpauth.dev/inject": "true"}},
+        "spec": {"containers": [{"name": "web", "command": ["python", "-c", "pass"]}]},
+    });
+    let run = inject(&["--file", "-"], &pod.to_string());
+    assert_eq!(run.code, Some(1), "{}", run.error);
+    assert!(
+        run.out.contains("# decision: refused\n# reason: NoTarget\n"),
+        "{}",
+        run.out
+    );
+    assert!(run.out.contains("mcpauth.dev/container"), "{}", run.out);
+}
+
+#[test]
+fn input_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = file(&folder, "broken.yaml", "kind: [");
+    let service = file(&folder, "service.yaml", "kind: Service\nmetadata: {name: a}\n");
+    let wrong = file(
+        &folder,
+        "wrong.yaml",
+        "kind: McpServerAuth\nmetadata: {name: tools}\nspec: {server: {}}\n",
+    );
+    let settings = file(
+        &folder,
+        "settings.json",
+        r#"{"image": "i", "resources": {"limits": {"cpu": "abc"}}}"#,
+    );
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    for (arguments, expected) in [
+        (vec!["--file".into(), text(&broken)], "broken.yaml is not YAML"),
+        (
+            vec!["--file".into(), text(&service)],
+            "neither a Pod nor a workload",
+        ),
+        (vec!["--file".into(), "/does/not/exist".into()], "/does/not/exist"),
+        (
+            vec!["--file".into(), "-".into(), "--resources".into(), "-".into()],
+            "only one of",
+        ),
+        (
+            vec!["--file".into(), "-".into(), "--resources".into(), text(&wrong)],
+            "McpServerAuth tools",
+        ),
+        (
+            vec!["--file".into(), "-".into(), "--resources".into(), text(&service)],
+            "holds no McpServerAuth",
+        ),
+        (
+            vec![
+                "--file".into(),
+                "-".into(),
+                "--sidecar-settings".into(),
+                text(&settings),
+            ],
+            "limits.cpu",
+        ),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let run = inject(&arguments, DEPLOYMENT);
+        assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.out);
+        assert!(run.error.contains(expected), "{arguments:?}: {}", run.error);
+        assert!(run.out.is_empty(), "{}", run.out);
+    }
+}

@@ -1,0 +1,200 @@
+//! What runs beside a LiteLLM wherever that is: both proxies, the controller and its watch over LiteLLM. A
+//! [`SnapshotSource`] feeds it: in a pod the operator's stream ([`serve`](crate::serve)), on one machine
+//! the token sources of the same process (`mcp-auth exec`).
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp_auth_protocol::sync::{Problem, Report, Server, Snapshot};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::warn;
+
+use crate::control::controller::{Controller, DataPath};
+use crate::control::drain::Drain;
+use crate::control::exchange_client::TokenExchanger;
+use crate::control::litellm::Litellm;
+use crate::control::probes::Started;
+use crate::control::sync_client::{Connector, SyncClient};
+use crate::proxy::audit::AuditLog;
+use crate::proxy::inbound::Inbound;
+use crate::proxy::metrics as data_path;
+use crate::proxy::outbound::{Limits, Outbound};
+use crate::proxy::routes::Routes;
+use crate::proxy::user_context::seal::Sealer;
+use crate::server::{Sockets, Workers};
+
+/// A sidecar is given a fraction of a processor, and one worker fills a whole one.
+pub const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
+/// Between two probes of LiteLLM.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Probes between two readings of the user's configuration, which may change while LiteLLM restarts.
+const PROBES_PER_CONFIG_READ: u32 = 5;
+
+/// Where routes and credentials come from: whoever holds the token sources.
+pub trait SnapshotSource {
+    /// Hands every snapshot to `apply`, for ever. What is to be told to the source stands in `reports`, such
+    /// as the tokens that MCP servers rejected.
+    fn run(
+        self,
+        reports: &watch::Sender<Report>,
+        apply: impl FnMut(Snapshot),
+    ) -> impl Future<Output = Infallible>;
+}
+
+impl<D: Connector> SnapshotSource for SyncClient<D> {
+    async fn run(self, reports: &watch::Sender<Report>, apply: impl FnMut(Snapshot)) -> Infallible {
+        Self::run(self, reports, apply).await
+    }
+}
+
+/// What the proxies are made with.
+pub struct Wiring {
+    /// LiteLLM's own address; absent where only the outbound half is wanted.
+    pub litellm: Option<SocketAddr>,
+    pub drain: Drain,
+    pub reports: watch::Sender<Report>,
+    pub exchange: Arc<dyn TokenExchanger>,
+    pub metrics: data_path::Metrics,
+    pub audit_log: AuditLog,
+}
+
+/// Both halves of the data path, and the routes that they share. The only place where control and data path
+/// meet.
+pub struct Proxies {
+    /// Takes over routes and credentials.
+    pub routes: Routes,
+    inbound: Option<Arc<Inbound>>,
+    outbound: Arc<Outbound>,
+}
+
+impl Proxies {
+    pub fn new(wiring: Wiring) -> Self {
+        let Wiring {
+            litellm,
+            drain,
+            reports,
+            exchange,
+            metrics,
+            audit_log,
+        } = wiring;
+        let routes = Routes::new(WORKERS, metrics.clone(), reports);
+        let sealer = Arc::new(Sealer::new());
+        let limits = Limits::default();
+        let fingerprinter = audit_log.fingerprinter();
+        let outbound = Outbound::new(
+            routes.clone(),
+            sealer.clone(),
+            exchange,
+            limits,
+            audit_log,
+            metrics.clone(),
+        );
+        let inbound = litellm
+            .map(|litellm| Inbound::new(litellm, routes.clone(), sealer, fingerprinter, metrics, drain));
+        Self {
+            routes,
+            inbound: inbound.map(Arc::new),
+            outbound: Arc::new(outbound),
+        }
+    }
+
+    /// Serves on these sockets, which were bound for [`WORKERS`].
+    pub fn start(&self, sockets: Sockets) -> io::Result<Workers> {
+        Workers::start(sockets, self.inbound.clone(), self.outbound.clone())
+    }
+}
+
+impl DataPath for Routes {
+    fn apply(&self, servers: &[Server]) -> Vec<Problem> {
+        Self::apply(self, servers)
+    }
+}
+
+/// The controller with what it listens to.
+pub struct Control<P> {
+    controller: RefCell<Controller<P>>,
+    reports: watch::Sender<Report>,
+    litellm: Option<Litellm>,
+    started: Started,
+    authenticated: Notify,
+    /// Longest time that LiteLLM's start waits for routes and first tokens.
+    start_timeout: Duration,
+}
+
+impl<P: DataPath> Control<P> {
+    pub fn new(
+        controller: Controller<P>,
+        reports: watch::Sender<Report>,
+        litellm: Option<Litellm>,
+        started: Started,
+        start_timeout: Duration,
+    ) -> Self {
+        Self {
+            controller: RefCell::new(controller),
+            reports,
+            litellm,
+            started,
+            authenticated: Notify::new(),
+            start_timeout,
+        }
+    }
+
+    /// Takes snapshots over, releases LiteLLM's start by [`Started`], and watches LiteLLM from then on.
+    pub async fn run(&self, source: impl SnapshotSource) -> Infallible {
+        let syncing = source.run(&self.reports, |snapshot| {
+            let mut controller = self.controller.borrow_mut();
+            controller.take_over(snapshot);
+            if controller.is_authenticated() {
+                self.authenticated.notify_one();
+            }
+        });
+        let watching_litellm = async {
+            self.release_start().await;
+            self.started.set();
+            self.watch_litellm().await
+        };
+        tokio::join!(syncing, watching_litellm).0
+    }
+
+    /// Waits for tokens, but not for longer than LiteLLM's start may be held up, and puts the overlay in
+    /// place.
+    async fn release_start(&self) {
+        let authenticated = timeout(self.start_timeout, self.authenticated.notified());
+        if authenticated.await.is_err() {
+            warn!(
+                seconds = self.start_timeout.as_secs(),
+                "not every server has a token yet; LiteLLM starts all the same and finds their tools later"
+            );
+        }
+        loop {
+            let in_place = self.controller.borrow_mut().render();
+            if in_place {
+                return;
+            }
+            sleep(PROBE_INTERVAL).await;
+        }
+    }
+
+    /// Keeps an eye on LiteLLM and on the user's configuration.
+    async fn watch_litellm(&self) -> Infallible {
+        let mut ticks = interval(PROBE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            for _ in 0..PROBES_PER_CONFIG_READ {
+                ticks.tick().await;
+                if let Some(litellm) = &self.litellm {
+                    let result = litellm.probe().await;
+                    self.controller.borrow_mut().observe(&result);
+                }
+            }
+            self.controller.borrow_mut().render();
+        }
+    }
+}
