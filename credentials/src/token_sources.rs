@@ -176,6 +176,14 @@ impl TokenSources {
         }
     }
 
+    /// Ends all sources, with their requests under way, and withdraws what they published: another replica's
+    /// tokens may be newer by now. Nothing is revoked, since sidecars go on using it.
+    pub fn stop(&self) {
+        for resource in std::mem::take(&mut *self.sources.lock()).into_keys() {
+            self.credentials.withdraw(&resource);
+        }
+    }
+
     /// Asks for a better token than the one that an MCP server rejected.
     pub fn request_refresh(&self, request: &TokenRefreshRequest) {
         let mut sources = self.sources.lock();

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -22,6 +24,9 @@ use crate::inject::annotations;
 
 /// What is known of a pod.
 pub type PodMeta = PartialObjectMeta<Pod>;
+
+/// A pod that is younger is starting: it is no news that its sidecar is not connected yet.
+pub const START_GRACE: Duration = Duration::from_secs(60);
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -113,12 +118,22 @@ impl Pods {
                     }
                 };
                 let is_relevant = is_relevant(&event, &stored_pods);
+                let is_new = matches!(&event, watcher::Event::Apply(pod)
+                    if stored_pods.get(&ObjectRef::from_obj(pod)).is_none());
                 writer.apply_watcher_event(&event);
                 // Only now does the store say what they are to read there.
                 if is_relevant {
                     changes.announce(&namespace);
                     // Without a receiver the operator is stopping.
                     let _ = changed.send(namespace.clone());
+                }
+                if is_new {
+                    // By then it is no longer starting, and of that there is no event.
+                    let (changed, namespace) = (changed.clone(), namespace.clone());
+                    tokio::spawn(async move {
+                        tokio::time::sleep(START_GRACE + Duration::from_secs(1)).await;
+                        let _ = changed.send(namespace);
+                    });
                 }
             }
         });
@@ -175,6 +190,12 @@ pub fn ought_to_be_injected(pod: &PodMeta) -> bool {
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let skipped = pod.annotations().contains_key(annotations::SKIPPED);
     !(is_job_pod || opted_out || terminating || skipped)
+}
+
+/// Whether the pod is so young that its sidecar need not be connected yet.
+pub fn is_starting(pod: &PodMeta, now: Timestamp) -> bool {
+    let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    created.is_some_and(|created| now < created + START_GRACE)
 }
 
 /// Whether the pod has our sidecar.

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::pods::{Pods, ought_to_be_injected};
 use crate::references::References;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources, object_ref};
+use crate::sidecars::Sidecars;
 use crate::status::known_server;
 use crate::workload::Workload;
 
@@ -40,6 +41,7 @@ pub struct Reconciler {
     pub references: References,
     pub workload: Workload,
     pub pods: Pods,
+    pub sidecars: Sidecars,
     pub token_sources: TokenSources,
     /// The operator's own, for resources that name none.
     pub egress_proxy: Option<EgressProxy>,
@@ -78,27 +80,31 @@ enum ReconcileEvent {
     Pods(String),
     /// Of these namespaces.
     Sidecars(BTreeSet<String>),
+    /// Those that have not come to this new leader are missing.
+    SidecarsMissing,
     TokenRefresh(TokenRefreshRequest),
     /// Nothing changed for a while.
     Tick,
 }
 
 /// All changes in one place.
-struct Events {
-    resource_watch: ResourceWatch,
-    triggers: Triggers,
+struct Events<'a> {
+    resource_watch: &'a mut ResourceWatch,
+    triggers: &'a mut Triggers,
     ticks: Interval,
     /// Namespaces whose sidecars changed, and when that is passed on.
     sidecars_changed: BTreeSet<String>,
     sidecars_due: Option<Instant>,
+    /// When sidecars that have not come to this new leader are missing.
+    sidecars_missing_at: Option<Instant>,
 }
 
-impl Events {
+impl Events<'_> {
     /// The next change. Dropping the future loses none.
     async fn next(&mut self) -> ReconcileEvent {
         loop {
-            let triggers = &mut self.triggers;
-            let sidecars_due = self.sidecars_due;
+            let triggers = &mut *self.triggers;
+            let (sidecars_due, missing_at) = (self.sidecars_due, self.sidecars_missing_at);
             tokio::select! {
                 event = self.resource_watch.next() => return ReconcileEvent::Resource(event),
                 Some(resource) = triggers.references.recv() => return ReconcileEvent::Reference(resource),
@@ -111,6 +117,10 @@ impl Events {
                     self.sidecars_due = None;
                     return ReconcileEvent::Sidecars(std::mem::take(&mut self.sidecars_changed));
                 }
+                () = sleep_until(missing_at.unwrap_or_else(Instant::now)), if missing_at.is_some() => {
+                    self.sidecars_missing_at = None;
+                    return ReconcileEvent::SidecarsMissing;
+                }
                 Some(request) = triggers.token_refresh_requests.recv() => {
                     return ReconcileEvent::TokenRefresh(request);
                 }
@@ -122,13 +132,14 @@ impl Events {
 
 impl Reconciler {
     /// Reconciles for as long as it is polled: at first every resource, then each that something changed for.
-    pub async fn run(self, resource_watch: ResourceWatch, triggers: Triggers) {
+    pub async fn run(&self, resource_watch: &mut ResourceWatch, triggers: &mut Triggers) {
         let mut events = Events {
             resource_watch,
             triggers,
             ticks: tokio::time::interval(BEAT_INTERVAL),
             sidecars_changed: BTreeSet::new(),
             sidecars_due: None,
+            sidecars_missing_at: Some(self.sidecars.await_all()),
         };
         let mut queue = ReconcileQueue::default();
         queue.namespaces.extend(self.resources.namespaces());
@@ -170,6 +181,11 @@ impl Reconciler {
             ReconcileEvent::Pods(namespace) => drop(queue.namespaces.insert(namespace)),
             ReconcileEvent::Sidecars(namespaces) => {
                 for namespace in namespaces {
+                    self.status_due_in(&namespace);
+                }
+            }
+            ReconcileEvent::SidecarsMissing => {
+                for namespace in self.resources.namespaces() {
                     self.status_due_in(&namespace);
                 }
             }
@@ -250,6 +266,16 @@ impl Reconciler {
             conflict.name_any()
         );
         Some(NotServedError::new(NotServedReason::Conflict, message))
+    }
+
+    /// Ends what only a leader does: the token sources and the watches of pods and references.
+    pub fn stop(&self) {
+        self.token_sources.stop();
+        self.references.clear();
+        self.pods.watch(&[]);
+        for resource in self.resources.store().state() {
+            self.metrics.forget(&ResourceRef::from(&*resource));
+        }
     }
 
     fn forget(&self, resource: &ResourceRef) {

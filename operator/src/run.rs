@@ -1,5 +1,6 @@
 //! Starts everything and stops it in order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,7 +9,7 @@ use mcp_auth_credentials::{Changes, Credentials, ResourceRef, TokenRefreshReques
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admission::{self, Admission};
 use crate::args::{Args, LogFormat};
@@ -76,6 +77,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         references,
         workload,
         pods: pods.clone(),
+        sidecars: sidecars.clone(),
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
         egress_proxy,
         metrics: metrics.clone(),
@@ -166,7 +168,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         reconciler,
         resource_watch,
         triggers,
-        status_writer,
+        status_writer: Arc::new(status_writer),
         resources,
         statuses_due,
         set_listed,
@@ -220,7 +222,7 @@ struct LeaderTasks {
     reconciler: Reconciler,
     resource_watch: ResourceWatch,
     triggers: Triggers,
-    status_writer: StatusWriter,
+    status_writer: Arc<StatusWriter>,
     resources: Resources,
     statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
     set_listed: watch::Sender<bool>,
@@ -229,45 +231,70 @@ struct LeaderTasks {
 }
 
 /// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles
-/// them while this replica leads. A lead that is lost ends the process: it has no state worth keeping.
+/// them while this replica leads. A lead that is lost ends what the leader does and not the process: pods are
+/// admitted on, and where the API server was away for a while this replica may lead again.
 async fn follow_election(
     mut elected: watch::Receiver<bool>,
     lead: watch::Sender<bool>,
-    leader_tasks: LeaderTasks,
+    mut leader_tasks: LeaderTasks,
 ) -> anyhow::Result<()> {
-    let LeaderTasks {
-        reconciler,
-        mut resource_watch,
-        triggers,
-        status_writer,
-        resources,
-        statuses_due,
-        set_listed,
-        metrics,
-        liveness,
-    } = leader_tasks;
-    let listed = set_listed.subscribe();
-    let mut ticks = tokio::time::interval(BEAT_INTERVAL);
-    // A leader that does not know every resource yet would tell sidecars that they are entitled to nothing.
-    while !(*elected.borrow_and_update() && *listed.borrow()) {
+    let metrics = leader_tasks.metrics.clone();
+    loop {
+        leader_tasks.until_elected(&mut elected).await?;
+        info!("this replica leads");
+        metrics.leads(true);
+        lead.send_replace(true);
         tokio::select! {
-            changed = elected.changed() => changed.context("the leader election ended")?,
-            event = resource_watch.next() => {
-                if event == ResourceEvent::Listed {
-                    set_listed.send_replace(true);
-                }
-            }
-            _ = ticks.tick() => {}
+            result = leader_tasks.run() => return result,
+            // Dropped at once, since it holds a lock.
+            lost = elected.wait_for(|leads| !leads) => drop(lost.context("the leader election ended")?),
         }
-        liveness.beat(reconcile::TASK);
+        warn!("this replica does not lead any more");
+        metrics.leads(false);
+        lead.send_replace(false);
+        leader_tasks.reconciler.stop();
     }
-    info!("this replica leads");
-    metrics.leads(true);
-    lead.send_replace(true);
-    tokio::select! {
-        () = reconciler.run(resource_watch, triggers) => anyhow::bail!("reconciling ended"),
-        () = status::run(status_writer, resources, statuses_due) => anyhow::bail!("writing statuses ended"),
-        _ = elected.wait_for(|leads| !leads) => anyhow::bail!("this replica no longer leads"),
+}
+
+impl LeaderTasks {
+    /// Until this replica has the lead and knows every resource: a leader that does not would tell sidecars
+    /// that they are entitled to nothing.
+    async fn until_elected(&mut self, elected: &mut watch::Receiver<bool>) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(BEAT_INTERVAL);
+        while !(*elected.borrow_and_update() && *self.set_listed.borrow()) {
+            tokio::select! {
+                changed = elected.changed() => changed.context("the leader election ended")?,
+                event = self.resource_watch.next() => {
+                    if event == ResourceEvent::Listed {
+                        self.set_listed.send_replace(true);
+                    }
+                }
+                _ = ticks.tick() => {}
+            }
+            self.liveness.beat(reconcile::TASK);
+        }
+        Ok(())
+    }
+
+    /// Leads for as long as it is polled.
+    async fn run(&mut self) -> anyhow::Result<()> {
+        // Each lead has a queue of its own, that ends with it.
+        let (queue, due) = mpsc::unbounded_channel();
+        let forwarding = async {
+            while let Some(resource) = self.statuses_due.recv().await {
+                // Without a receiver the writing of statuses has ended.
+                let _ = queue.send(resource);
+            }
+        };
+        tokio::select! {
+            () = self.reconciler.run(&mut self.resource_watch, &mut self.triggers) => {
+                anyhow::bail!("reconciling ended")
+            }
+            () = status::run(self.status_writer.clone(), self.resources.clone(), due) => {
+                anyhow::bail!("writing statuses ended")
+            }
+            () = forwarding => anyhow::bail!("nothing asks for statuses any more"),
+        }
     }
 }
 

@@ -31,6 +31,9 @@ pub struct Sidecar {
     pub applied: Option<String>,
     pub restart_needed_for: Vec<String>,
     pub problems: Vec<Problem>,
+    /// Nothing is known of it yet, since this replica has only just begun to lead: it may be about to come
+    /// back.
+    pub is_awaited: bool,
 }
 
 impl Sidecar {
@@ -49,6 +52,8 @@ impl Sidecar {
 #[derive(Clone)]
 pub struct Sidecars {
     known: Arc<Mutex<HashMap<String, KnownSidecar>>>,
+    /// Until when sidecars that were never seen may be about to come.
+    awaited_until: Arc<Mutex<Option<Instant>>>,
     changed: mpsc::UnboundedSender<String>,
 }
 
@@ -74,6 +79,7 @@ impl Sidecars {
         (
             Self {
                 known: Arc::default(),
+                awaited_until: Arc::default(),
                 changed,
             },
             receiver,
@@ -102,8 +108,26 @@ impl Sidecars {
         }
     }
 
+    /// This replica begins to lead: every sidecar there is comes to it within a while. Returns when those that
+    /// have not come are missing.
+    pub fn await_all(&self) -> Instant {
+        let until = Instant::now() + DISCONNECT_GRACE;
+        *self.awaited_until.lock() = Some(until);
+        until
+    }
+
     pub fn get(&self, uid: &str) -> Option<Sidecar> {
-        self.known.lock().get(uid).map(|known| known.sidecar.clone())
+        if let Some(known) = self.known.lock().get(uid) {
+            return Some(known.sidecar.clone());
+        }
+        let is_awaited = self
+            .awaited_until
+            .lock()
+            .is_some_and(|until| Instant::now() < until);
+        is_awaited.then(|| Sidecar {
+            is_awaited,
+            ..Sidecar::default()
+        })
     }
 
     /// Forgets a sidecar that has not come back.
@@ -258,5 +282,17 @@ mod tests {
         tokio::time::sleep(2 * DISCONNECT_GRACE).await;
         assert!(sidecars.get("uid").is_none());
         assert_eq!(changed.recv().await.as_deref(), Some("apps"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_awaits_the_sidecars_that_it_has_never_seen() {
+        let (sidecars, _changed) = Sidecars::new();
+        assert!(sidecars.get("uid").is_none());
+        let until = sidecars.await_all();
+        assert!(sidecars.get("uid").unwrap().is_awaited);
+        let _entry = sidecars.enter("uid", "apps", "litellm-0");
+        assert!(!sidecars.get("uid").unwrap().is_awaited, "it has come");
+        tokio::time::sleep_until(until).await;
+        assert!(sidecars.get("uid-2").is_none());
     }
 }

@@ -39,7 +39,7 @@ pub type SelectedPod = (Arc<PodMeta>, Option<Sidecar>);
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
     let secrets = secrets_resolved(inputs.issuance);
     let token = token_issued(inputs.issuance);
-    let (sidecars, counts) = sidecars_synced::check_pods(inputs);
+    let (sidecars, counts) = sidecars_synced::check_pods(inputs, now);
     let ready_inputs = ready::ReadyInputs {
         inputs,
         conditions: [&secrets, &token, &sidecars],

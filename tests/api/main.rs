@@ -7,6 +7,7 @@ mod admission;
 mod certificates;
 mod discovery;
 mod exchange;
+mod failover;
 mod in_use;
 mod injection;
 mod malformed;

@@ -206,7 +206,32 @@ async fn what_comes_of_a_token_request_is_published_without_a_reconciliation() {
     }
 }
 
-/// A replica that no longer leads drops them before its process ends.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_stops_leading_requests_no_token_any_more() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut operator = operator();
+    operator.sources.apply(&resource(), Ok(expiring()));
+    let mut other = resource();
+    other.metadata.name = Some("other".into());
+    operator.sources.apply(&other, Ok(client_credentials()));
+    operator.sources.stop();
+    for resource in [resource(), other] {
+        assert!(operator.credentials.published(&resource).is_none());
+        let state = operator.credentials.get(&resource);
+        assert_eq!(
+            unavailability(&state),
+            (reasons::PENDING, true),
+            "sidecars go on with what they have"
+        );
+    }
+    while operator.status_due.try_recv().is_ok() {}
+    tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
+    assert!(
+        operator.status_due.try_recv().is_err(),
+        "nothing is requested or published"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_source_outlives_the_token_sources() {
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -35,7 +35,7 @@ async fn endless_events_put_no_reconciliation_off() {
     ];
     let endless = (1..).map(|generation| Event::Apply(resource("busy", generation)));
     let events = stream::iter(listed.into_iter().chain(endless).map(Ok::<_, watcher::Error>));
-    let (resources, resource_watch) =
+    let (resources, mut resource_watch) =
         Resources::from_watches(vec![None], vec![events.boxed()], changes.clone());
     let (status_due, mut statuses_due) = mpsc::unbounded_channel();
     let (references, references_changed) = References::new(client.clone());
@@ -46,19 +46,20 @@ async fn endless_events_put_no_reconciliation_off() {
         references,
         workload: Workload::new(client, "mcp-auth".into(), "operator".into(), Vec::new()),
         pods,
+        sidecars: Sidecars::new().0,
         token_sources: TokenSources::new(Clock::system(), Metrics::default(), credentials),
         metrics: Metrics::default(),
         egress_proxy: None,
         liveness: Liveness::default(),
         status_due,
     };
-    let triggers = Triggers {
+    let mut triggers = Triggers {
         references: references_changed,
         pods: pods_changed,
         sidecars: mpsc::unbounded_channel().1,
         token_refresh_requests: mpsc::unbounded_channel().1,
     };
-    let reconciling = tokio::spawn(reconciler.run(resource_watch, triggers));
+    let reconciling = tokio::spawn(async move { reconciler.run(&mut resource_watch, &mut triggers).await });
     let reconciled = async {
         while let Some(resource) = statuses_due.recv().await {
             if resource.name == "tools" {

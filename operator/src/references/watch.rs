@@ -84,6 +84,11 @@ impl References {
         }
     }
 
+    /// Ends all watches, and forgets what they have read.
+    pub fn clear(&self) {
+        self.watched.lock().clear();
+    }
+
     pub fn get(&self, namespace: &str, reference: &Reference) -> Lookup {
         let object = (reference.kind, namespace.to_owned(), reference.name.clone());
         self.watched

@@ -1,7 +1,8 @@
 //! `SidecarsSynced`: whether the selected pods have sidecars that use the newest snapshot.
 
+use jiff::Timestamp;
 use kube::ResourceExt;
-use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
+use mcp_auth_crds::{McpServerAuthStatus, SidecarsStatus, conditions, reasons};
 use mcp_auth_protocol::sync::Problem;
 
 use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
@@ -15,6 +16,7 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     none_selected,
     not_injected,
     sidecar_problem,
+    awaited,
     not_up_to_date,
     restart_needed,
     synced,
@@ -24,21 +26,34 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
 struct Selection<'a> {
     inputs: &'a StatusInputs<'a>,
     pods: &'a [SelectedPod],
+    now: Timestamp,
 }
 
-pub(super) fn check_pods(inputs: &StatusInputs<'_>) -> (ConditionDraft, Option<SidecarsStatus>) {
+pub(super) fn check_pods(
+    inputs: &StatusInputs<'_>,
+    now: Timestamp,
+) -> (ConditionDraft, Option<SidecarsStatus>) {
     let Some(pods) = &inputs.pods else {
         let message = "the selected pods are being listed";
         let unlisted = ConditionDraft::new(conditions::SIDECARS_SYNCED, None, reasons::PENDING, message);
         return (unlisted, None);
     };
+    if pods.iter().any(|pod| is_awaited(&pod))
+        && let Some(counts) = previous_status(inputs).and_then(|status| status.sidecars.clone())
+    {
+        let selection = Selection { inputs, pods, now };
+        return (first_draft(CHECKS, &selection), Some(counts));
+    }
     let (up_to_date, total) = (pods.iter().filter(is_up_to_date).count(), pods.len());
     let counts = SidecarsStatus {
         synced: i32::try_from(up_to_date).unwrap_or(i32::MAX),
         total: i32::try_from(total).unwrap_or(i32::MAX),
         summary: format!("{up_to_date}/{total}"),
     };
-    (first_draft(CHECKS, &Selection { inputs, pods }), Some(counts))
+    (
+        first_draft(CHECKS, &Selection { inputs, pods, now }),
+        Some(counts),
+    )
 }
 
 impl Selection<'_> {
@@ -99,8 +114,35 @@ fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::SIDECAR_PROBLEM, message)
 }
 
+/// A new leader does not know yet which sidecars there are: what its predecessor said holds for so long.
+fn awaited(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    if !selection.pods.iter().any(|pod| is_awaited(&pod)) {
+        return None;
+    }
+    let conditions = previous_status(selection.inputs).map(|status| &status.conditions[..]);
+    let previous = conditions
+        .unwrap_or_default()
+        .iter()
+        .find(|condition| condition.type_ == conditions::SIDECARS_SYNCED)?;
+    let holds = match previous.status.as_str() {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => None,
+    };
+    let message = previous.message.clone();
+    Some(ConditionDraft::new(
+        conditions::SIDECARS_SYNCED,
+        holds,
+        &previous.reason,
+        message,
+    ))
+}
+
+/// A pod that is starting beside others that serve, as in a rollout, is no fault.
 fn not_up_to_date(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let pods = selection.list(|pod| !is_up_to_date(pod))?;
+    let is_any_up_to_date = selection.pods.iter().any(|pod| is_up_to_date(&pod));
+    let is_excused = |(pod, _): &SelectedPod| is_any_up_to_date && pods::is_starting(pod, selection.now);
+    let pods = selection.list(|pod| !is_up_to_date(pod) && !is_excused(pod))?;
     draft(
         false,
         reasons::SIDECARS_BEHIND,
@@ -120,13 +162,29 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
 }
 
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let total = selection.pods.len();
-    let message = format!("{total} of {total} sidecars are up to date");
+    let starting = selection.list(|pod| !is_up_to_date(pod));
+    let message = match starting {
+        None => {
+            let total = selection.pods.len();
+            format!("{total} of {total} sidecars are up to date")
+        }
+        Some(pods) => format!("all sidecars are up to date; {pods} starting"),
+    };
     draft(true, reasons::SYNCED, message)
 }
 
 fn is_up_to_date((_, sidecar): &&SelectedPod) -> bool {
     sidecar.as_ref().is_some_and(Sidecar::is_up_to_date)
+}
+
+fn is_awaited((_, sidecar): &&SelectedPod) -> bool {
+    sidecar.as_ref().is_some_and(|sidecar| sidecar.is_awaited)
+}
+
+/// Of this generation: one that changed is another task.
+fn previous_status<'a>(inputs: &StatusInputs<'a>) -> Option<&'a McpServerAuthStatus> {
+    let status = inputs.resource.status.as_ref();
+    status.filter(|status| status.observed_generation == inputs.resource.metadata.generation)
 }
 
 /// The first problem of the whole pod or of this server: one server's fault is not another's.

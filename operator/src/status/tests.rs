@@ -221,3 +221,69 @@ fn the_issuer_found_is_remembered_for_this_server_and_no_other() {
     later.spec.server.url = "https://other.example.com/mcp".into();
     assert_eq!(status(&good(&later), now()).authorization_server, None);
 }
+
+/// An injected pod, created so many seconds ago.
+fn pod_of_age(name: &str, seconds: i64) -> Arc<PodMeta> {
+    let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
+    let metadata = serde_json::json!({
+        "name": name, "annotations": {"mcpauth.dev/injected": "1"}, "creationTimestamp": created,
+    });
+    Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+}
+
+#[test]
+fn a_pod_that_starts_beside_others_that_serve_is_no_fault() {
+    let resource = resource("https://tools.example.com/mcp");
+    let synced_at = |seconds| {
+        let old = (pod_of_age("a", 600), Some(synced()));
+        let scenario = Scenario {
+            pods: Some(vec![old, (pod_of_age("b", seconds), None)]),
+            ..good(&resource)
+        };
+        let status = status(&scenario, now());
+        assert_eq!(status.sidecars.clone().unwrap().summary, "1/2");
+        condition(&status, conditions::SIDECARS_SYNCED)
+    };
+    let (holds, reason, message) = synced_at(5);
+    assert_eq!((holds.as_str(), reason.as_str()), ("True", "Synced"));
+    assert!(message.contains("pod b starting"), "{message}");
+    assert_eq!(synced_at(65).1, "SidecarsBehind");
+
+    // A deployment none of whose pods serves is not ready yet.
+    let scenario = Scenario {
+        pods: Some(vec![(pod_of_age("a", 5), None)]),
+        ..good(&resource)
+    };
+    assert_eq!(
+        condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED).1,
+        "SidecarsBehind"
+    );
+}
+
+#[test]
+fn a_new_leader_leaves_the_condition_as_it_was_until_the_sidecars_have_come_back() {
+    let mut resource = resource("https://tools.example.com/mcp");
+    let before = status(&good(&resource), now());
+    resource.status = Some(before.clone());
+    let awaited = Sidecar {
+        is_awaited: true,
+        ..Sidecar::default()
+    };
+    let pods = Some(vec![(pod_of_age("a", 600), Some(awaited))]);
+    let scenario = Scenario {
+        pods: pods.clone(),
+        ..good(&resource)
+    };
+    assert_eq!(status(&scenario, now()), before);
+
+    // Of a resource that has changed nothing was said yet.
+    resource.metadata.generation = Some(4);
+    let scenario = Scenario {
+        pods,
+        ..good(&resource)
+    };
+    assert_eq!(
+        condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED).1,
+        "SidecarsBehind"
+    );
+}

@@ -63,14 +63,18 @@ impl StatusError {
 }
 
 /// Writes the status of each resource that is due, for as long as it is polled.
-pub async fn run(writer: StatusWriter, resources: Resources, mut due: mpsc::UnboundedReceiver<ResourceRef>) {
+pub async fn run(
+    writer: Arc<StatusWriter>,
+    resources: Resources,
+    mut due: mpsc::UnboundedReceiver<ResourceRef>,
+) {
     let due = stream::poll_fn(move |context| due.poll_recv(context));
     let results = applier(
         |resource: Arc<McpServerAuth>, writer: Arc<StatusWriter>| {
             async move { writer.write_status(&resource).await }.boxed()
         },
         |resource, error, writer| writer.retry(&ResourceRef::from(&*resource), error),
-        Arc::new(writer),
+        writer,
         resources.store(),
         due.map(|resource| Ok::<_, Infallible>(object_ref(&resource))),
         controller::Config::default().concurrency(CONCURRENCY),
