@@ -46,6 +46,7 @@ mod wrapper;
 
 pub use decision::{Decision, SkipReason, decide};
 pub use error::InjectionError;
+pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};
 pub use settings::{OperatorEndpoint, Settings, SettingsError};
 pub use warnings::Warning;

@@ -27,5 +27,7 @@ mod sync;
 mod workload;
 
 pub use args::{Args, Command};
+pub use entitlement::{Labels, entitled, selects};
 pub use inject_command::inject as run_inject;
+pub use pods::{PodMeta, is_injected, ought_to_be_injected};
 pub use run::run;

@@ -5,6 +5,7 @@
 
 mod admission;
 mod certificates;
+mod cli;
 mod discovery;
 mod exchange;
 mod failover;

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 # The programs. In the library `oauth` each part has errors of its own, which the error type of the whole names.
-CRATES = ("operator", "sidecar")
+CRATES = ("cli", "operator", "sidecar")
 ROOTS = {"lib", "main", "bin"}
 # The one that sees all rooms and starts them.
 WIRING = {"run", "serve"}

@@ -3,7 +3,7 @@
 use mcp_auth_protocol::pod::{CONFIG_FOLDER, IDENTITY_FOLDER};
 
 /// Name of the sidecar's container.
-pub(super) const SIDECAR: &str = "mcpauth-sidecar";
+pub const SIDECAR: &str = "mcpauth-sidecar";
 /// The volume of the configuration overlay, which the sidecar writes and LiteLLM reads.
 pub(super) const CONFIG_VOLUME: &str = "mcpauth-config";
 /// The volume of the sidecar's ServiceAccount token and of the wrapper.

@@ -1,0 +1,182 @@
+//! The cluster: connects by the kubeconfig within a bound, and turns what can go wrong into one message.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
+use kube::{Client, Config};
+use mcp_auth_crds::McpServerAuth;
+
+use crate::error::CliError;
+
+/// Longest wait for a connection, and for the first answer over it. Both together stay below five seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longest wait for each answer of an API server that has answered before: lists of large clusters take long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which cluster, as the command line names it.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterOptions {
+    pub kubeconfig: Option<PathBuf>,
+    pub context: Option<String>,
+}
+
+/// A cluster that has answered and that serves `McpServerAuth` resources, unless `serves` says otherwise.
+pub struct Cluster {
+    pub client: Client,
+    pub url: String,
+    /// Of the kubeconfig's context.
+    pub default_namespace: String,
+}
+
+/// What the cluster serves of the API group.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ApiGroup {
+    /// The version that this program knows.
+    Served,
+    /// Other versions only, listed.
+    OtherVersions(String),
+    Missing,
+}
+
+impl Cluster {
+    /// Connects, and waits for a first answer.
+    pub async fn connect(options: &ClusterOptions) -> Result<Self, CliError> {
+        let mut config = load_config(options).await?;
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        // A repeated request would only hide what the first one was answered with.
+        config.default_retry = false;
+        let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let default_namespace = config.default_namespace.clone();
+        let client = Client::try_from(config).map_err(|error| CliError::Client(error.to_string()))?;
+        let cluster = Self {
+            client,
+            url,
+            default_namespace,
+        };
+        cluster
+            .within(
+                FIRST_ANSWER_TIMEOUT,
+                "ask for its version",
+                cluster.client.apiserver_version(),
+            )
+            .await?;
+        Ok(cluster)
+    }
+
+    /// The same, or an error if the cluster has no `McpServerAuth` resources of the version that is known here.
+    pub async fn with_mcp_auth(options: &ClusterOptions) -> Result<Self, CliError> {
+        let cluster = Self::connect(options).await?;
+        match cluster.api_group().await? {
+            ApiGroup::Served => Ok(cluster),
+            ApiGroup::Missing => Err(CliError::NotInstalled { url: cluster.url }),
+            ApiGroup::OtherVersions(served) => Err(CliError::OtherVersion {
+                url: cluster.url,
+                served,
+            }),
+        }
+    }
+
+    pub async fn api_group(&self) -> Result<ApiGroup, CliError> {
+        use kube::Resource;
+        let groups = self
+            .answer("list its API groups", self.client.list_api_groups())
+            .await?;
+        let group = McpServerAuth::group(&());
+        let Some(group) = groups.groups.into_iter().find(|found| found.name == group) else {
+            return Ok(ApiGroup::Missing);
+        };
+        let versions: Vec<String> = group.versions.into_iter().map(|found| found.version).collect();
+        Ok(
+            match versions
+                .iter()
+                .any(|version| *version == McpServerAuth::version(&()))
+            {
+                true => ApiGroup::Served,
+                false => ApiGroup::OtherVersions(versions.join(", ")),
+            },
+        )
+    }
+
+    /// The answer of the API server within a bound. `action` completes "you may not".
+    pub async fn answer<T>(
+        &self,
+        action: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CliError> {
+        self.within(ANSWER_TIMEOUT, action, call).await
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        action: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CliError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.map_err(|error| self.error(action, error)),
+            Err(_) => Err(CliError::Silent {
+                url: self.url.clone(),
+                limit,
+                remedy: "`kubectl version` asks the same cluster",
+            }),
+        }
+    }
+
+    fn error(&self, action: &str, error: kube::Error) -> CliError {
+        match error {
+            kube::Error::Api(status) => self.api_error(action, &status),
+            error => CliError::Unreachable {
+                url: self.url.clone(),
+                cause: innermost(&error),
+            },
+        }
+    }
+
+    fn api_error(&self, action: &str, status: &Status) -> CliError {
+        match status.code {
+            401 => CliError::NotAuthenticated {
+                url: self.url.clone(),
+            },
+            403 => CliError::Forbidden {
+                action: action.to_owned(),
+                cause: status.message.clone(),
+                remedy: "ask for the right, or name a namespace that you may read with --namespace",
+            },
+            _ => CliError::Api {
+                action: action.to_owned(),
+                cause: status.message.clone(),
+            },
+        }
+    }
+}
+
+/// As kubectl finds it: what the command line names, else `KUBECONFIG`, else `~/.kube/config`; in a pod, the
+/// pod's own ServiceAccount.
+async fn load_config(options: &ClusterOptions) -> Result<Config, CliError> {
+    let by_context = KubeConfigOptions {
+        context: options.context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    Ok(match &options.kubeconfig {
+        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &by_context).await?,
+        None if options.context.is_some() => Config::from_kubeconfig(&by_context).await?,
+        None => Config::infer().await?,
+    })
+}
+
+/// The last cause of an error: the outer ones only say that there is one.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes
+        .last()
+        .map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Seconds from `now` until `at`, negative if it is over.
+pub fn seconds_until(at: Timestamp, now: Timestamp) -> i64 {
+    at.as_second() - now.as_second()
+}

@@ -1,0 +1,33 @@
+//! `doctor`: gathers facts about an installation, judges them by a list of pure checks, and names the first
+//! fault and the way out.
+
+pub mod checks;
+pub mod facts;
+pub mod finding;
+mod gather;
+mod text;
+
+use crate::args::DoctorArgs;
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::error::CliError;
+use crate::exit_code::ExitStatus;
+use crate::inventory::Scope;
+use crate::output;
+use finding::Report;
+
+pub use text::render;
+
+pub async fn run(options: &ClusterOptions, args: &DoctorArgs) -> Result<ExitStatus, CliError> {
+    let cluster = Cluster::connect(options).await?;
+    let scope = Scope::new(&args.scope, &cluster);
+    let facts = gather::gather(&cluster, &scope, args).await?;
+    let report = Report::new(checks::all(&facts));
+    output::print(&match args.output {
+        Some(format) => output::structured(&report, format),
+        None => render(&report),
+    })?;
+    Ok(match report.first_fault() {
+        None => ExitStatus::Success,
+        Some(_) => ExitStatus::FaultFound,
+    })
+}

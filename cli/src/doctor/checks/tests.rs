@@ -1,0 +1,431 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::CustomResourceExt;
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::references::needed;
+use mcp_auth_operator::PodMeta;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::cluster::ApiGroup;
+use crate::doctor::facts::*;
+use crate::doctor::finding::{Outcome, Report};
+use crate::doctor::render;
+use crate::inventory::{Inventory, Unreadable};
+
+const VERSION: &str = "1.2.3";
+const HOST: &str = "mcp-auth-operator.mcp-auth-system.svc";
+
+/// Authority and serving certificate in PEM, the latter valid until that day of January 2027.
+fn certificates(last_day: u8) -> (String, String) {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(params, authority_key);
+    let mut params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2027, 1, last_day);
+    let serving = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+    (authority.pem(), serving.pem())
+}
+
+fn webhook(bundle: &str) -> MutatingWebhookConfiguration {
+    serde_json::from_value(json!({
+        "metadata": {"name": "mcp-auth", "labels": {"app.kubernetes.io/version": VERSION}},
+        "webhooks": [{
+            "name": "namespace.inject.mcpauth.dev",
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+            "clientConfig": {
+                "service": {"name": "mcp-auth-operator", "namespace": "mcp-auth-system", "path": "/v1/inject"},
+                "caBundle": ByteString(bundle.as_bytes().to_vec()),
+            },
+            "namespaceSelector": {"matchExpressions": [
+                {"key": "mcpauth.dev/injection", "operator": "In", "values": ["enabled"]},
+                {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system"]},
+            ]},
+        }],
+    }))
+    .unwrap()
+}
+
+fn deployment(available: i32) -> Deployment {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "mcp-auth-operator",
+            "labels": {"app.kubernetes.io/version": VERSION},
+        },
+        "spec": {"replicas": 2, "selector": {}, "template": {}},
+        "status": {
+            "availableReplicas": available,
+            "conditions": [{
+                "type": "Available",
+                "status": if available > 0 { "True" } else { "False" },
+                "message": "Deployment does not have minimum availability.",
+            }],
+        },
+    }))
+    .unwrap()
+}
+
+fn resource(conditions: &[(&str, &str, &str, &str)]) -> McpServerAuth {
+    let conditions: Vec<Value> = conditions
+        .iter()
+        .map(|(type_, status, reason, message)| {
+            json!({
+                "type": type_, "status": status, "reason": reason, "message": message,
+                "lastTransitionTime": "2026-12-01T00:00:00Z",
+            })
+        })
+        .collect();
+    serde_json::from_value(json!({
+        "apiVersion": "mcpauth.dev/v1alpha1",
+        "kind": "McpServerAuth",
+        "metadata": {"name": "tools", "namespace": "llm", "generation": 1},
+        "spec": {
+            "server": {"name": "tools", "url": "https://tools.example.com/mcp"},
+            "oauth2": {
+                "tokenUrl": "https://auth.example.com/token",
+                "clientId": "litellm",
+                "clientAuthentication": {
+                    "method": "ClientSecretBasic",
+                    "clientSecretRef": {"name": "tools-oauth", "key": "client-secret"},
+                },
+            },
+        },
+        "status": {"observedGeneration": 1, "conditions": conditions},
+    }))
+    .unwrap()
+}
+
+fn ready() -> McpServerAuth {
+    resource(&[
+        (
+            "Ready",
+            "True",
+            "Ready",
+            "LiteLLM reaches tools with a valid token",
+        ),
+        (
+            "SecretsResolved",
+            "True",
+            "Resolved",
+            "every referenced Secret and ConfigMap has been read",
+        ),
+        (
+            "TokenIssued",
+            "True",
+            "Issued",
+            "the token in use is valid until 2026-12-01T01:00:00Z",
+        ),
+        (
+            "SidecarsSynced",
+            "True",
+            "Synced",
+            "1 of 1 sidecars are up to date",
+        ),
+    ])
+}
+
+fn pod(annotations: Value) -> PodMeta {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "litellm-0",
+            "namespace": "llm",
+            "labels": {"app.kubernetes.io/name": "litellm"},
+            "annotations": annotations,
+        },
+    }))
+    .unwrap()
+}
+
+fn opted_in_labels() -> Lookup<BTreeMap<String, String>> {
+    let labels = [
+        ("mcpauth.dev/injection", "enabled"),
+        ("kubernetes.io/metadata.name", "llm"),
+    ];
+    Lookup::Found(
+        labels
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+    )
+}
+
+/// An installation at which nothing is wrong.
+fn healthy() -> Facts {
+    let (authority, serving) = certificates(31);
+    let resource = ready();
+    let reference = needed(&resource.spec).remove(0);
+    Facts {
+        now: "2026-12-01T00:00:00Z".parse::<Timestamp>().unwrap(),
+        version: VERSION,
+        api_group: ApiGroup::Served,
+        definition: Lookup::Found(McpServerAuth::crd()),
+        webhooks: Lookup::Found(vec![webhook(&authority)]),
+        operator_namespace: Some("mcp-auth-system".to_owned()),
+        deployment: Lookup::Found(deployment(2)),
+        certificates: Lookup::Found(OperatorCertificates {
+            secret: "mcp-auth-system/mcp-auth-operator-tls".to_owned(),
+            serving: serving.into_bytes(),
+            host: HOST.to_owned(),
+        }),
+        rights: vec![Right {
+            action: "list secrets in the namespace llm".to_owned(),
+            allowed: Lookup::Found(true),
+        }],
+        namespaces: vec![NamespaceFacts {
+            name: "llm".to_owned(),
+            labels: opted_in_labels(),
+            webhook_call: WebhookCall::Injected,
+        }],
+        inventory: Inventory {
+            resources: vec![Arc::new(resource)],
+            unreadable: Vec::new(),
+            pods: Some(vec![pod(json!({"mcpauth.dev/injected": VERSION}))]),
+        },
+        references: vec![ReferenceFacts {
+            namespace: "llm".to_owned(),
+            resource: "tools".to_owned(),
+            reference,
+            keys: Lookup::Found([("client-secret".to_owned(), 32)].into()),
+        }],
+        authorization_servers: vec![AuthorizationServerFacts {
+            namespace: "llm".to_owned(),
+            resource: "tools".to_owned(),
+            url: "https://auth.example.com/token".to_owned(),
+            outcome: AuthorizationServerOutcome::Answers,
+        }],
+        uninjected: Vec::new(),
+    }
+}
+
+fn set_resource(facts: &mut Facts, type_: &str, status: &str, reason: &str, message: &str) {
+    let mut changed = ready();
+    let conditions = &mut changed.status.as_mut().unwrap().conditions;
+    let condition = conditions
+        .iter_mut()
+        .find(|condition| condition.type_ == type_)
+        .unwrap();
+    (condition.status, condition.reason, condition.message) = (status.into(), reason.into(), message.into());
+    facts.inventory.resources = vec![Arc::new(changed)];
+}
+
+fn plain(report: &Report) -> String {
+    anstream::adapter::strip_str(&render(report)).to_string()
+}
+
+#[test]
+fn a_healthy_installation_passes_every_check() {
+    let report = Report::new(all(&healthy()));
+    for finding in &report.findings {
+        assert_eq!(finding.outcome, Outcome::Passed, "{finding:?}");
+    }
+    insta::assert_snapshot!(plain(&report));
+}
+
+/// A change that breaks the installation.
+type Damage = fn(&mut Facts);
+
+/// What is wrong, and the check that has to name it first.
+const DAMAGES: &[(&str, &str, Damage)] = &[
+    ("no definition", "CustomResourceDefinition", |facts| {
+        facts.api_group = ApiGroup::Missing;
+        facts.webhooks = Lookup::Missing;
+        facts.deployment = Lookup::Missing;
+    }),
+    (
+        "another version of the resource",
+        "CustomResourceDefinition",
+        |facts| {
+            facts.api_group = ApiGroup::OtherVersions("v1".to_owned());
+        },
+    ),
+    ("no webhook configuration", "webhook configuration", |facts| {
+        facts.webhooks = Lookup::Missing
+    }),
+    ("a webhook without caBundle", "webhook configuration", |facts| {
+        facts.webhooks = Lookup::Found(vec![webhook("")]);
+    }),
+    ("an operator that does not run", "operator", |facts| {
+        facts.deployment = Lookup::Found(deployment(0));
+    }),
+    ("a caBundle of another authority", "certificates", |facts| {
+        facts.webhooks = Lookup::Found(vec![webhook(&certificates(31).0)]);
+    }),
+    ("a certificate that is over", "certificates", |facts| {
+        facts.now = "2027-02-02T00:00:00Z".parse().unwrap();
+    }),
+    ("an operator without a right", "operator's rights", |facts| {
+        facts.rights[0].allowed = Lookup::Found(false);
+    }),
+    ("a namespace that has not opted in", "namespace", |facts| {
+        facts.namespaces[0].labels = Lookup::Found(BTreeMap::new());
+        facts.uninjected = vec![UninjectedPod {
+            namespace: "llm".to_owned(),
+            name: "litellm-0".to_owned(),
+            explanation: None,
+        }];
+    }),
+    ("a label with another value", "namespace", |facts| {
+        let labels = [("mcpauth.dev/injection".to_owned(), "true".to_owned())];
+        facts.namespaces[0].labels = Lookup::Found(labels.into());
+    }),
+    ("an excluded namespace", "namespace", |facts| {
+        let Lookup::Found(labels) = &mut facts.namespaces[0].labels else {
+            unreachable!()
+        };
+        labels.insert("kubernetes.io/metadata.name".to_owned(), "kube-system".to_owned());
+    }),
+    ("a webhook that does not answer", "webhook call", |facts| {
+        facts.namespaces[0].webhook_call = WebhookCall::NotInjected;
+    }),
+    ("a resource of another version", "resource", |facts| {
+        facts.inventory.unreadable = vec![Unreadable {
+            namespace: "llm".to_owned(),
+            name: "newer".to_owned(),
+            problem: "missing field `oauth2`".to_owned(),
+        }];
+    }),
+    ("an operator that looks elsewhere", "resource", |facts| {
+        let mut unobserved = ready();
+        unobserved.status = None;
+        facts.inventory.resources = vec![Arc::new(unobserved)];
+    }),
+    ("a missing Secret", "Secrets", |facts| {
+        facts.references[0].keys = Lookup::Missing
+    }),
+    ("a missing key", "Secrets", |facts| {
+        facts.references[0].keys = Lookup::Found([("secret".to_owned(), 32)].into());
+    }),
+    ("an empty key", "Secrets", |facts| {
+        facts.references[0].keys = Lookup::Found([("client-secret".to_owned(), 0)].into());
+    }),
+    ("a refused client", "token", |facts| {
+        let message = "the authorization server refuses the client: invalid_client";
+        set_resource(facts, "TokenIssued", "False", "RequestFailed", message);
+    }),
+    ("another issuer", "authorization server", |facts| {
+        let message = "the metadata name the issuer https://other.example.com";
+        facts.authorization_servers[0].outcome =
+            AuthorizationServerOutcome::Contradiction(message.to_owned());
+    }),
+    ("a token for another server", "token's claims", |facts| {
+        let message = "the MCP server answers 401 to tokens that were just issued";
+        set_resource(facts, "TokenIssued", "False", "TokenRefused", message);
+    }),
+    ("a sidecar behind", "sidecars", |facts| {
+        let message = "pod litellm-0 not yet up to date";
+        set_resource(facts, "SidecarsSynced", "False", "SidecarsBehind", message);
+    }),
+];
+
+#[test]
+fn the_first_fault_is_named_with_its_way_out() {
+    let mut told = String::new();
+    for (what, check, damage) in DAMAGES {
+        let mut facts = healthy();
+        damage(&mut facts);
+        let report = Report::new(all(&facts));
+        let fault = report
+            .first_fault()
+            .unwrap_or_else(|| panic!("{what} is a fault"));
+        assert_eq!(fault.check, *check, "{what}: {fault:?}");
+        let way_out = fault.way_out.as_deref().unwrap_or_default();
+        assert!(!way_out.is_empty(), "{what} has a way out");
+        assert!(!report.healthy);
+        told.push_str(&format!(
+            "{what}\n  {}: {}\n  {way_out}\n",
+            fault.subject, fault.message
+        ));
+    }
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn a_definition_that_lacks_a_field_is_older_and_the_field_is_named() {
+    let mut facts = healthy();
+    let mut definition = serde_json::to_value(McpServerAuth::crd()).unwrap();
+    let spec = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    spec["properties"]
+        .as_object_mut()
+        .unwrap()
+        .remove("headerPassthrough");
+    facts.definition = Lookup::Found(serde_json::from_value(definition).unwrap());
+    let report = Report::new(all(&facts));
+    let finding = &report.findings[0];
+    assert_eq!(finding.outcome, Outcome::Warning);
+    assert!(
+        finding.message.contains("lacks spec.headerPassthrough,"),
+        "{}",
+        finding.message
+    );
+    assert!(report.healthy, "it serves all the same");
+}
+
+#[test]
+fn an_older_operator_is_called_older() {
+    let mut facts = healthy();
+    let Lookup::Found(deployment) = &mut facts.deployment else {
+        unreachable!()
+    };
+    let labels = deployment.metadata.labels.as_mut().unwrap();
+    labels.insert("app.kubernetes.io/version".to_owned(), "0.0.9".to_owned());
+    let report = Report::new(all(&facts));
+    let finding = report
+        .findings
+        .iter()
+        .find(|finding| finding.check == "version")
+        .unwrap();
+    assert_eq!(finding.outcome, Outcome::Warning);
+    assert!(
+        finding.message.contains("0.0.9, older than this program"),
+        "{}",
+        finding.message
+    );
+}
+
+#[test]
+fn what_may_not_be_read_is_not_checked_and_is_no_fault() {
+    let mut facts = healthy();
+    let why = || "you may not read it".to_owned();
+    facts.definition = Lookup::Unknown(why());
+    facts.webhooks = Lookup::Unknown(why());
+    facts.deployment = Lookup::Unknown(why());
+    facts.certificates = Lookup::Unknown(why());
+    facts.rights[0].allowed = Lookup::Unknown(why());
+    facts.namespaces[0].labels = Lookup::Unknown(why());
+    facts.namespaces[0].webhook_call = WebhookCall::NotMade(why());
+    facts.references[0].keys = Lookup::Unknown(why());
+    facts.inventory.pods = None;
+    let report = Report::new(all(&facts));
+    assert!(report.healthy, "{:?}", report.first_fault());
+    let unchecked = report
+        .findings
+        .iter()
+        .filter(|finding| finding.outcome == Outcome::NotChecked)
+        .count();
+    assert!(unchecked >= 6, "{:#?}", report.findings);
+}
+
+#[test]
+fn an_authorization_server_that_only_the_cluster_reaches_is_no_fault() {
+    let mut facts = healthy();
+    let message = "the host name does not resolve".to_owned();
+    facts.authorization_servers[0].outcome = AuthorizationServerOutcome::Unreachable(message);
+    let report = Report::new(all(&facts));
+    assert!(report.healthy);
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|finding| finding.outcome == Outcome::Warning)
+    );
+}

@@ -1,0 +1,83 @@
+//! Errors that end a command, each with its exit code.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::config::{InferConfigError, KubeconfigError};
+use thiserror::Error;
+
+use crate::exit_code::ExitStatus;
+
+#[derive(Debug, Error)]
+pub enum CliError {
+    #[error(
+        "the kubeconfig cannot be used: {0}; name another with --kubeconfig, or a context with --context"
+    )]
+    Kubeconfig(#[from] KubeconfigError),
+    #[error("no cluster is configured: {0}; name a kubeconfig with --kubeconfig or KUBECONFIG")]
+    NoCluster(#[from] InferConfigError),
+    #[error("the kubeconfig's cluster or user cannot be used: {0}")]
+    Client(String),
+    #[error(
+        "the cluster at {url} does not answer within {} s; look at the address and at the network: {remedy}",
+        limit.as_secs()
+    )]
+    Silent {
+        url: String,
+        limit: Duration,
+        remedy: &'static str,
+    },
+    #[error("the cluster at {url} cannot be reached: {cause}")]
+    Unreachable { url: String, cause: String },
+    #[error(
+        "the cluster at {url} does not take the kubeconfig's credentials (401): renew them, or name another \
+         context with --context"
+    )]
+    NotAuthenticated { url: String },
+    #[error("you may not {action} ({cause}); {remedy}")]
+    Forbidden {
+        action: String,
+        cause: String,
+        remedy: &'static str,
+    },
+    #[error(
+        "mcp-auth is not installed in the cluster at {url}: it serves no McpServerAuth resources. Install the \
+         chart, which brings the CustomResourceDefinition mcpserverauths.mcpauth.dev"
+    )]
+    NotInstalled { url: String },
+    #[error(
+        "the mcp-auth in the cluster at {url} is of another version: it serves mcpauth.dev/{served} and this \
+         program knows mcpauth.dev/v1alpha1. Use the kubectl-mcp_auth of that version"
+    )]
+    OtherVersion { url: String, served: String },
+    #[error("there is no {kind} {name} in the namespace {namespace}; {remedy}")]
+    NotFound {
+        kind: &'static str,
+        name: String,
+        namespace: String,
+        remedy: &'static str,
+    },
+    #[error("the API server refuses to {action}: {cause}")]
+    Api { action: String, cause: String },
+    #[error("{}: {problem}", path.display())]
+    LiteLlmConfiguration { path: PathBuf, problem: String },
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl CliError {
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Kubeconfig(_)
+            | Self::NoCluster(_)
+            | Self::Client(_)
+            | Self::Silent { .. }
+            | Self::Unreachable { .. }
+            | Self::Api { .. } => ExitStatus::ClusterUnusable,
+            Self::NotAuthenticated { .. } | Self::Forbidden { .. } => ExitStatus::NotAllowed,
+            Self::NotInstalled { .. } | Self::OtherVersion { .. } => ExitStatus::NotInstalled,
+            Self::NotFound { .. } | Self::LiteLlmConfiguration { .. } => ExitStatus::NotFound,
+            Self::Output(_) => ExitStatus::OutputFailed,
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! `kubectl mcp-auth`: says how an installation does, what is wrong with it, and what to do about it. Each
+//! command reads from the cluster, judges by pure functions and prints for people or for programs. [`run`]
+//! starts the command that [`args`] name.
+
+pub mod args;
+mod cluster;
+mod doctor;
+mod error;
+mod exit_code;
+mod explain;
+mod import;
+mod inventory;
+mod output;
+pub mod reference;
+mod run;
+mod status;
+
+pub use exit_code::ExitStatus;
+pub use run::run;

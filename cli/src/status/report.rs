@@ -1,0 +1,216 @@
+//! The report of `status`: a pure function of resources and pods. Its fields are what `--output` prints.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use mcp_auth_crds::{McpServerAuth, TokenStatus, conditions, reasons};
+use mcp_auth_operator::inject::annotations;
+use mcp_auth_operator::{PodMeta, entitled, is_injected, ought_to_be_injected};
+use serde::Serialize;
+
+use crate::cluster::seconds_until;
+use crate::inventory::Inventory;
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusReport {
+    pub servers: Vec<ServerStatus>,
+    /// Pods that a resource selects or that have a sidecar; `null` where they may not be listed.
+    pub pods: Option<Vec<PodStatus>>,
+}
+
+/// One resource.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerStatus {
+    pub namespace: String,
+    pub name: String,
+    /// LiteLLM's name of the server.
+    pub server: String,
+    pub url: String,
+    /// `True`, `False` or `Unknown`, of the condition Ready.
+    pub ready: String,
+    pub reason: String,
+    /// What is to be said of it, where it is not ready or wants attention.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenSummary>,
+    /// `synced/total`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<String>,
+}
+
+/// The token in use, as the status tells of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenSummary {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// Negative once it has expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in_seconds: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_refresh_at: Option<String>,
+    /// Code of the last failed request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    pub namespace: String,
+    pub name: String,
+    pub sidecar: PodState,
+    /// Version of mcp-auth that injected the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Why the webhook left the pod without a sidecar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+    /// Names of the servers whose resources select the pod.
+    pub servers: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub enum PodState {
+    Injected,
+    /// It ought to have a sidecar.
+    Missing,
+    /// It needs none.
+    NotNeeded,
+}
+
+impl StatusReport {
+    pub fn new(inventory: &Inventory, now: Timestamp) -> Self {
+        let readable = inventory
+            .resources
+            .iter()
+            .map(|resource| ServerStatus::new(resource, now));
+        let unreadable = inventory.unreadable.iter().map(|unreadable| ServerStatus {
+            namespace: unreadable.namespace.clone(),
+            name: unreadable.name.clone(),
+            server: String::new(),
+            url: String::new(),
+            ready: "Unknown".to_owned(),
+            reason: "Unreadable".to_owned(),
+            message: Some(format!(
+                "this program cannot read the resource, which another version of mcp-auth serves: {}",
+                unreadable.problem
+            )),
+            token: None,
+            sidecars: None,
+        });
+        let mut servers: Vec<_> = readable.chain(unreadable).collect();
+        servers.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let pods = inventory.pods.as_ref().map(|pods| {
+            let mut pods: Vec<_> = pods
+                .iter()
+                .filter_map(|pod| PodStatus::new(pod, inventory))
+                .collect();
+            pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+            pods
+        });
+        Self { servers, pods }
+    }
+
+    /// Whether nothing has changed but the time.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let timeless = |report: &Self| {
+            let mut report = report.clone();
+            for token in report
+                .servers
+                .iter_mut()
+                .filter_map(|server| server.token.as_mut())
+            {
+                token.expires_in_seconds = None;
+            }
+            report
+        };
+        timeless(self) == timeless(other)
+    }
+}
+
+impl ServerStatus {
+    fn new(resource: &McpServerAuth, now: Timestamp) -> Self {
+        let status = resource.status.as_ref();
+        let ready = condition(resource, conditions::READY);
+        let needs_attention =
+            |ready: &&Condition| ready.status != "True" || reasons::WARNINGS.contains(&ready.reason.as_str());
+        let message = match ready {
+            None => Some(
+                "no operator has looked at it: either none is running, or it does not serve this namespace"
+                    .to_owned(),
+            ),
+            Some(ready) => Some(ready)
+                .filter(needs_attention)
+                .map(|ready| ready.message.clone()),
+        };
+        Self {
+            namespace: resource.namespace().unwrap_or_default(),
+            name: resource.name_any(),
+            server: resource.spec.server.name.clone(),
+            url: resource.spec.server.url.clone(),
+            ready: ready.map_or("Unknown", |ready| &ready.status).to_owned(),
+            reason: ready.map_or("NotObserved", |ready| &ready.reason).to_owned(),
+            message,
+            token: status
+                .and_then(|status| status.token.as_ref())
+                .map(|token| TokenSummary::new(token, now)),
+            sidecars: status
+                .and_then(|status| status.sidecars.as_ref())
+                .map(|sidecars| sidecars.summary.clone()),
+        }
+    }
+}
+
+impl TokenSummary {
+    fn new(token: &TokenStatus, now: Timestamp) -> Self {
+        Self {
+            r#type: token.r#type.clone(),
+            scope: token.scope.clone(),
+            expires_at: token.expires_at.as_ref().map(|at| at.0.to_string()),
+            expires_in_seconds: token.expires_at.as_ref().map(|at| seconds_until(at.0, now)),
+            next_refresh_at: token.next_refresh_at.as_ref().map(|at| at.0.to_string()),
+            last_error: token.last_error.as_ref().map(|error| error.reason.clone()),
+        }
+    }
+}
+
+impl PodStatus {
+    /// Nothing for a pod that mcp-auth has nothing to do with.
+    fn new(pod: &PodMeta, inventory: &Inventory) -> Option<Self> {
+        let namespace = pod.namespace().unwrap_or_default();
+        let servers = entitled(&inventory.in_namespace(&namespace), pod.labels());
+        if servers.is_empty() && !is_injected(pod) {
+            return None;
+        }
+        let annotation = |key| pod.annotations().get(key).cloned();
+        Some(Self {
+            namespace,
+            name: pod.name_any(),
+            sidecar: match (is_injected(pod), ought_to_be_injected(pod)) {
+                (true, _) => PodState::Injected,
+                (false, true) => PodState::Missing,
+                (false, false) => PodState::NotNeeded,
+            },
+            version: annotation(annotations::INJECTED),
+            skipped: annotation(annotations::SKIPPED),
+            servers: servers
+                .iter()
+                .map(|resource| resource.spec.server.name.clone())
+                .collect(),
+        })
+    }
+}
+
+/// A condition of a resource's status.
+pub fn condition<'a>(resource: &'a McpServerAuth, type_: &str) -> Option<&'a Condition> {
+    let conditions = &resource.status.as_ref()?.conditions;
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
