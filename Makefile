@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down test test-unit test-chart test-api conformance surfaces e2e outage bench soak instructions fuzz check generate images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down test test-unit test-chart test-api conformance surfaces e2e outage bench soak instructions fuzz check alerts generate images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,7 +70,11 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 	cargo test --locked --quiet --package mcp-auth-crds
 	@charts/readme --check
 	@tests/cluster/tools helm
-	$(in_cluster) helm lint --strict charts/mcp-auth --set operator.image.repository=operator,sidecar.image.repository=sidecar
+	$(in_cluster) helm lint --strict charts/mcp-auth --set operator.image.repository=operator,sidecar.image.repository=sidecar \
+	  --set prometheusRule.enabled=true --set dashboard.enabled=true
+
+alerts: ## fires each alert of the chart with synthetic series, by promtool
+	@tests/alerts/run
 
 generate: ## what is generated from the source: the CustomResourceDefinition, the reference of the CLI, the values in the chart's README
 	cargo run --locked --quiet --package mcp-auth-crds --bin generate

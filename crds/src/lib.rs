@@ -2,6 +2,7 @@
 //! authenticates to it. The YAML beside this crate, for `kubectl apply -f crds/`, is generated from these
 //! types (`make generate`).
 
+mod audit;
 mod client_authentication;
 pub mod conditions;
 mod oauth2;
@@ -9,6 +10,7 @@ pub mod reasons;
 mod spec;
 mod status;
 
+pub use audit::*;
 pub use client_authentication::*;
 pub use oauth2::*;
 pub use spec::*;

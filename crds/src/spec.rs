@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{McpServerAuthStatus, OAuth2};
+use crate::{Audit, McpServerAuthStatus, OAuth2};
 
 /// McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says who calls,
 /// and the cookies and headers that say for which user.
@@ -70,6 +70,10 @@ pub struct McpServerAuthSpec {
     /// (`Optional`) or answered with an error (`Required`). Discovery never carries any.
     #[serde(default)]
     pub user_context: UserContext,
+
+    /// What the sidecars write of each call to this MCP server into their audit log.
+    #[serde(default)]
+    pub audit: Audit,
 
     /// HTTP proxy on the operator's way to the authorization server: for token, discovery and revocation requests, and
     /// for the request that asks the MCP server for its authorization server. Default: the operator's own

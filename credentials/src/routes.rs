@@ -1,7 +1,7 @@
 //! Routes: what a sidecar needs to know of an `McpServerAuth` resource to forward calls to its server, apart
 //! from the token.
 
-use mcp_auth_crds::{McpServerAuth, TokenExchange, Transport, UserContext};
+use mcp_auth_crds::{Audit, AuditLevel, McpServerAuth, TokenExchange, Transport, UserContext};
 use mcp_auth_protocol::sync;
 
 use crate::credential_identity::CredentialIdentity;
@@ -52,6 +52,7 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
             true => CredentialIdentity::for_resource(resource).digest(),
             false => String::new(),
         },
+        audit: audit(&spec.audit),
     }
 }
 
@@ -63,6 +64,26 @@ fn subject_token(exchange: &TokenExchange) -> Option<sync::SubjectTokenSource> {
         .map(sync::SubjectTokenSource::Cookie);
     let header = exchange.subject_header.as_ref();
     cookie.or_else(|| header.map(|name| sync::SubjectTokenSource::Header(name.to_ascii_lowercase())))
+}
+
+/// What is recorded of each call; nothing where that is off.
+fn audit(audit: &Audit) -> Option<sync::Audit> {
+    let user = audit.user.as_ref().and_then(|user| {
+        let cookie = user.cookie.clone().map(sync::SubjectTokenSource::Cookie);
+        let header = user.header.as_ref();
+        let from = cookie
+            .or_else(|| header.map(|name| sync::SubjectTokenSource::Header(name.to_ascii_lowercase())))?;
+        Some(sync::AuditUser {
+            from,
+            claim: user.claim.clone(),
+        })
+    });
+    let argument_names = match audit.level {
+        AuditLevel::Off => return None,
+        AuditLevel::Metadata => false,
+        AuditLevel::ArgumentNames => true,
+    };
+    Some(sync::Audit { argument_names, user })
 }
 
 #[cfg(test)]
@@ -86,5 +107,32 @@ mod tests {
         let route = route(&resource);
         assert!(route.cookies.is_empty());
         assert_eq!(route.headers, ["x-forwarded-user"]);
+        assert_eq!(
+            route.audit,
+            Some(sync::Audit::default()),
+            "metadata is the default"
+        );
+    }
+
+    #[test]
+    fn the_audit_level_and_the_users_source_go_to_the_sidecar() {
+        let audit = |value: serde_json::Value| super::audit(&serde_json::from_value(value).unwrap());
+        assert_eq!(
+            audit(serde_json::json!({"level": "Off", "user": {"cookie": "sid"}})),
+            None
+        );
+        let names = audit(serde_json::json!({
+            "level": "ArgumentNames",
+            "user": {"header": "X-Id-Token", "claim": "email"},
+        }));
+        let user = sync::AuditUser {
+            from: sync::SubjectTokenSource::Header("x-id-token".into()),
+            claim: Some("email".into()),
+        };
+        let expected = sync::Audit {
+            argument_names: true,
+            user: Some(user),
+        };
+        assert_eq!(names, Some(expected));
     }
 }

@@ -17,7 +17,9 @@ use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
 use mcp_auth_sidecar::control::probes::Started;
+use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
+use mcp_auth_sidecar::proxy::metrics as data_path;
 use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
 use mcp_auth_sidecar::server::{Sockets, Workers};
 use prometheus_client::registry::Registry;
@@ -47,6 +49,8 @@ const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two looks at whether LiteLLM may start.
 const START_POLL: Duration = Duration::from_millis(20);
+/// How long the last audit lines may take to be written.
+const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long answers that have begun may take when LiteLLM has ended.
 const STOP_GRACE: Duration = Duration::from_millis(200);
 
@@ -193,17 +197,25 @@ impl Ground {
         started: &Started,
         outbound: SocketAddr,
         start_timeout: Duration,
-    ) -> (Control<mcp_auth_sidecar::proxy::routes::Routes>, Proxies) {
+    ) -> (Control<mcp_auth_sidecar::proxy::routes::Routes>, Proxies, AuditLog) {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
+        let data_path_metrics = data_path::Metrics::new(&mut registry);
         let reports = watch::Sender::new(report(Pod::default()));
+        let audit_log = AuditLog::start(
+            &Pod::default(),
+            Output::Stdout,
+            Fingerprinter::new(),
+            data_path_metrics.clone(),
+        );
         let proxies = Proxies::new(Wiring {
             litellm: Some(self.litellm.address),
             trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
             reports: reports.clone(),
             exchange: Arc::new(feed.clone()),
-            registry: &mut registry,
+            metrics: data_path_metrics,
+            audit_log: audit_log.clone(),
         });
         let settings = ControlSettings {
             original: command.config.clone(),
@@ -227,7 +239,7 @@ impl Ground {
             proc_net: None,
         };
         let control = Control::new(controller, reports, Some(litellm), started.clone(), start_timeout);
-        (control, proxies)
+        (control, proxies, audit_log)
     }
 }
 

@@ -1,18 +1,5 @@
-//! What the operator counts, for Prometheus. All under the prefix `mcpauth_operator`.
-//!
-//! | metric | labels | what |
-//! |---|---|---|
-//! | `admission_reviews_total` | `outcome` | pods looked at by the webhook |
-//! | `sync_refusals_total` | `reason` | sidecars that were not served |
-//! | `sidecars` | – | sidecars connected now |
-//! | `token_requests_total` | `namespace`, `name` | requests to token endpoints |
-//! | `token_refusals_total` | `namespace`, `name` | sidecars' reports of a rejected token |
-//! | `circuit_open` | `namespace`, `name` | 1 while the circuit breaker lets no token request out |
-//! | `user_exchanges_total` | `outcome` | requests of sidecars for a user's own token |
-//! | `token_expiry_timestamp_seconds` | `namespace`, `name` | end of the token in use, Unix time |
-//! | `ready` | `namespace`, `name` | 1 where the resource's condition Ready is true, else 0 |
-//! | `reconcile_errors_total` | `reason` | reconciliations that could not be finished |
-//! | `leader` | – | 1 where this replica leads |
+//! What the operator counts, for Prometheus. All under the prefix `mcpauth_operator`. `docs/metrics.md` lists
+//! them, and a test compares it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -243,5 +230,53 @@ impl TokenMetrics for Metrics {
             .circuit_open
             .get_or_create(&resource_ref.into())
             .set(open.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_exactly_the_metrics_that_there_are() {
+        let document = include_str!("../../docs/metrics.md");
+        let documented: BTreeSet<_> = document
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line
+                    .strip_prefix("| `mcpauth_operator_")?
+                    .split('|')
+                    .map(str::trim);
+                let name = format!("mcpauth_operator_{}", cells.next()?.trim_end_matches('`'));
+                Some((name, cells.next()?.to_owned()))
+            })
+            .collect();
+        // Metrics without any series are not exposed.
+        let metrics = Metrics::default();
+        let resource_ref = ResourceRef {
+            namespace: "llm".into(),
+            name: "tools".into(),
+        };
+        metrics.reviewed("Injected");
+        metrics.sync_refused("NoToken");
+        metrics.reconcile_failed("Status");
+        metrics.set_resource(&resource_ref, true, Some(1));
+        metrics.token_requested(&resource_ref, 1);
+        metrics.token_refused(&resource_ref);
+        metrics.set_circuit_open(&resource_ref, false);
+        metrics.exchanged(ExchangeOutcome::Issued);
+        let text = metrics.encode();
+        let exposed: BTreeSet<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .map(|(name, kind)| match kind {
+                "counter" => (format!("{name}_total"), kind.to_owned()),
+                kind => (name.to_owned(), kind.to_owned()),
+            })
+            .collect();
+        assert!(exposed.len() > 8, "{text}");
+        assert_eq!(documented, exposed);
     }
 }

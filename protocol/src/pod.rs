@@ -32,6 +32,8 @@ pub mod env {
     pub const POD_UID: &str = "MCPAUTH_POD_UID";
     /// Longest time in whole seconds that LiteLLM's start waits for routes and first tokens.
     pub const START_TIMEOUT_SECONDS: &str = "MCPAUTH_START_TIMEOUT_SECONDS";
+    /// Where the sidecar's audit log goes: `stdout`, which is the default, or the path of a file.
+    pub const AUDIT_LOG: &str = "MCPAUTH_AUDIT_LOG";
     /// Time in whole seconds that the drain hook takes.
     pub const DRAIN_SECONDS: &str = "MCPAUTH_DRAIN_SECONDS";
 }

@@ -116,6 +116,32 @@ pub struct Route {
     /// got for another value is of no use any more. Empty where there is no exchange.
     #[serde(default, rename = "mintedFor", skip_serializing_if = "String::is_empty")]
     pub credential_identity: String,
+    /// What is recorded of each call; nothing where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
+}
+
+/// What the sidecar writes of each call into its audit log.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Audit {
+    /// Whether the names of a tool's arguments are written, never their values.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub argument_names: bool,
+    /// Where the user's name is found; else a fingerprint stands for the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<AuditUser>,
+}
+
+/// The part of the user context that names the user in the audit log. It goes to the MCP server only if it is
+/// among [`Route::cookies`] or [`Route::headers`] too.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditUser {
+    pub from: SubjectTokenSource,
+    /// The value is a JWT, whose claim of this name is the user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
 }
 
 /// The part of the user context that is exchanged for a token of the user's own. It goes to the operator, and
@@ -386,6 +412,7 @@ mod tests {
                     user_context: UserContext::Optional,
                     exchange: None,
                     credential_identity: String::new(),
+                    audit: None,
                 },
                 credential: Credential::Bearer {
                     id: "a7".into(),
@@ -431,6 +458,13 @@ mod tests {
         let mut server = snapshot().servers.remove(0);
         server.route.exchange = Some(SubjectTokenSource::Cookie("session".into()));
         server.route.credential_identity = "i1".into();
+        server.route.audit = Some(Audit {
+            argument_names: true,
+            user: Some(AuditUser {
+                from: SubjectTokenSource::Header("x-id".into()),
+                claim: Some("sub".into()),
+            }),
+        });
         server.declined = Some(DeclinedRefresh {
             token: "a7".into(),
             why: RejectionCause::InsufficientScope(vec!["write".into()]),
@@ -439,6 +473,8 @@ mod tests {
         let server = serde_json::to_value(server).unwrap();
         assert_eq!(server["exchange"], json!({"cookie": "session"}));
         assert_eq!(server["mintedFor"], "i1");
+        let user = json!({"from": {"header": "x-id"}, "claim": "sub"});
+        assert_eq!(server["audit"], json!({"argumentNames": true, "user": user}));
         assert_eq!(server["clientCertificate"]["chain"], "PEM");
         let why = json!({"insufficientScope": ["write"]});
         assert_eq!(

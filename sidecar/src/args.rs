@@ -11,9 +11,10 @@ use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
 use mcp_auth_protocol::sync::Route;
 
 use crate::control::sync_client::Endpoint;
+use crate::proxy::audit::Output;
 use crate::proxy::inbound::client_address::TrustedProxies;
 
-/// What is logged, such as `info` or `mcp_auth_sidecar=debug`.
+/// What is logged, such as `debug`, which means this program's own code, or `info,h2=debug`.
 pub const LOG: &str = "MCPAUTH_LOG";
 
 /// Gives LiteLLM an authenticated way to MCP servers.
@@ -126,6 +127,10 @@ pub struct Serve {
     #[arg(long = "start-timeout-seconds", env = env::START_TIMEOUT_SECONDS, value_name = "SECONDS",
           default_value = "20", value_parser = seconds)]
     pub start_timeout: Duration,
+
+    /// Where the audit log goes: `stdout`, or a FILE that lines are appended to.
+    #[arg(long, env = env::AUDIT_LOG, value_name = "FILE", default_value = "stdout")]
+    pub audit_log: Output,
 
     /// Time that LiteLLM's drain hook takes, for its clients to find another pod.
     #[arg(long = "drain-seconds", env = env::DRAIN_SECONDS, value_name = "SECONDS", default_value = "5",

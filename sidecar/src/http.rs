@@ -1,6 +1,7 @@
 //! HTTP towards other servers: connections and their pools, and what every message that passes is subject to
 //! on either side. Nothing here knows of routes or user context.
 
+pub mod body_tap;
 pub mod connect;
 pub mod framing;
 pub mod hop_by_hop;

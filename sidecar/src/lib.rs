@@ -15,6 +15,7 @@
 pub mod args;
 pub mod control;
 mod http;
+pub mod log;
 // Test code, which needs items that are private to this crate.
 #[cfg(any(test, fuzzing))]
 #[path = "../tests/promises/data_path.rs"]

@@ -7,9 +7,8 @@ use clap::Parser;
 use mcp_auth_protocol::pod::health;
 use mcp_auth_sidecar::args::{Args, Command, Drain, LOG, Probe, Serve};
 use mcp_auth_sidecar::control::health_client;
+use mcp_auth_sidecar::log::log_filter;
 use mcp_auth_sidecar::serve::serve;
-use tracing::Level;
-use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
 #[global_allocator]
@@ -32,16 +31,17 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn run(args: Serve) -> anyhow::Result<()> {
-    // Targets and levels are all that is documented, and need none of the regular expressions of an
-    // `EnvFilter`.
-    let filter = std::env::var(LOG).ok().and_then(|text| text.parse().ok());
-    let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let directives = std::env::var(LOG).unwrap_or_default();
+    let (filter, invalid) = log_filter(&directives);
     let log = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     if stderr().is_terminal() {
         log.with(lines).init()
     } else {
         log.with(lines.json().flatten_event(true)).init()
+    }
+    if let Some(error) = invalid {
+        tracing::warn!(%error, "{LOG} is neither a level nor directives such as mcp_auth=debug: logging at info");
     }
     // An error means that there is one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -1,5 +1,6 @@
 //! The data path: the two hops of a user's request, and what they share.
 
+pub mod audit;
 pub mod clock;
 pub mod error;
 pub mod inbound;

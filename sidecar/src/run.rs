@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_protocol::sync::{Problem, Report, Server, Snapshot};
-use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
@@ -23,6 +22,7 @@ use crate::control::exchange_client::TokenExchanger;
 use crate::control::litellm::{Litellm, ProbeResult};
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
+use crate::proxy::audit::AuditLog;
 use crate::proxy::inbound::Inbound;
 use crate::proxy::inbound::client_address::TrustedProxies;
 use crate::proxy::metrics as data_path;
@@ -57,7 +57,7 @@ impl<D: Connector> SnapshotSource for SyncClient<D> {
 }
 
 /// What the proxies are made with.
-pub struct Wiring<'a> {
+pub struct Wiring {
     /// LiteLLM's own address; absent where only the outbound half is wanted.
     pub litellm: Option<SocketAddr>,
     /// Whose `X-Forwarded-` headers LiteLLM trusts.
@@ -65,7 +65,8 @@ pub struct Wiring<'a> {
     pub drain: Drain,
     pub reports: watch::Sender<Report>,
     pub exchange: Arc<dyn TokenExchanger>,
-    pub registry: &'a mut Registry,
+    pub metrics: data_path::Metrics,
+    pub audit_log: AuditLog,
 }
 
 /// Both halves of the data path, and the routes that they share. The only place where control and data path
@@ -78,23 +79,31 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    pub fn new(wiring: Wiring<'_>) -> Self {
+    pub fn new(wiring: Wiring) -> Self {
         let Wiring {
             litellm,
             trusted_proxies,
             drain,
             reports,
             exchange,
-            registry,
+            metrics,
+            audit_log,
         } = wiring;
-        let metrics = data_path::Metrics::new(registry);
         let routes = Routes::new(WORKERS, metrics.clone(), reports);
         let sealer = Arc::new(Sealer::new());
         let limits = Limits::default();
-        let outbound = Outbound::new(routes.clone(), sealer.clone(), exchange, limits, metrics.clone());
+        let fingerprinter = audit_log.fingerprinter();
+        let outbound = Outbound::new(
+            routes.clone(),
+            sealer.clone(),
+            exchange,
+            limits,
+            audit_log,
+            metrics.clone(),
+        );
         let inbound = litellm.map(|litellm| {
             let routes = routes.clone();
-            Inbound::new(litellm, trusted_proxies, routes, sealer, metrics, drain)
+            Inbound::new(litellm, trusted_proxies, routes, sealer, fingerprinter, metrics, drain)
         });
         Self {
             routes,

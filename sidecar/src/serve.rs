@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use mcp_auth_protocol::sync::Pod;
@@ -13,7 +14,7 @@ use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::args::Serve;
 use crate::control::controller::{ControlSettings, Controller, Metrics, report};
@@ -23,8 +24,13 @@ use crate::control::litellm::Litellm;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
+use crate::proxy::audit::{AuditLog, Fingerprinter};
+use crate::proxy::metrics as data_path;
 use crate::run::{Control, Proxies, WORKERS, Wiring};
 use crate::server::Sockets;
+
+/// Longest time that the end waits for the audit lines of the last calls.
+const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn serve(args: Serve) -> anyhow::Result<()> {
@@ -36,15 +42,37 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
         pod = args.pod_name,
         "starting"
     );
+    let mut registry = Registry::default();
+    let metrics = data_path::Metrics::new(&mut registry);
+    let pod = Pod {
+        namespace: args.pod_namespace.clone(),
+        name: args.pod_name.clone(),
+        uid: args.pod_uid.clone(),
+    };
+    let audit_log = AuditLog::start(
+        &pod,
+        args.audit_log.clone(),
+        Fingerprinter::new(),
+        metrics.clone(),
+    );
     tokio::select! {
-        never = run(args) => match never {},
+        never = run(args, pod, registry, metrics, audit_log.clone()) => match never {},
         () = received(&mut terminate) => info!("SIGTERM: leaving"),
         () = received(&mut interrupt) => info!("SIGINT: leaving"),
+    }
+    if !audit_log.flush(AUDIT_FLUSH_TIMEOUT) {
+        warn!("audit lines of the last calls may be missing: the output takes no more");
     }
     Ok(())
 }
 
-async fn run(args: Serve) -> Infallible {
+async fn run(
+    args: Serve,
+    pod: Pod,
+    mut registry: Registry,
+    data_path_metrics: data_path::Metrics,
+    audit_log: AuditLog,
+) -> Infallible {
     let Serve {
         inbound,
         outbound,
@@ -57,13 +85,13 @@ async fn run(args: Serve) -> Infallible {
         operator,
         operator_ca,
         token_file,
-        pod_namespace,
-        pod_name,
-        pod_uid,
+        pod_namespace: _,
+        pod_name: _,
+        pod_uid: _,
         start_timeout,
+        audit_log: _,
         drain: drain_time,
     } = args;
-    let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let drain = Drain::default();
     let started = Started::default();
@@ -73,11 +101,6 @@ async fn run(args: Serve) -> Infallible {
         timeout: LITELLM_CONNECT,
         proc_net: Some(PathBuf::from("/proc/net")),
     });
-    let pod = Pod {
-        namespace: pod_namespace,
-        name: pod_name,
-        uid: pod_uid,
-    };
     let reports = watch::Sender::new(report(pod.clone()));
     let operator_ca = OperatorCa::resume(&operator_ca, overlay.parent().unwrap_or(Path::new(".")));
     let exchange = OperatorTokenExchanger::new(
@@ -94,7 +117,8 @@ async fn run(args: Serve) -> Infallible {
         drain: drain.clone(),
         reports: reports.clone(),
         exchange: Arc::new(exchange),
-        registry: &mut registry,
+        metrics: data_path_metrics,
+        audit_log,
     });
     let routes_in_use = proxies.routes.clone();
     // A probe that is refused costs a whole period, so this comes before everything that takes time.

@@ -213,6 +213,19 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             "spec.oauth2.refreshBefore",
         ),
         (json!({"oauth2": {"scopes": ["two words"]}}), "spec.oauth2.scopes"),
+        (json!({"audit": {"level": "Everything"}}), "spec.audit.level"),
+        (
+            json!({"audit": {"user": {"claim": "sub"}}}),
+            "exactly one of cookie and header",
+        ),
+        (
+            json!({"audit": {"user": {"cookie": "token"}}}),
+            "LiteLLM's own UI session",
+        ),
+        (
+            json!({"audit": {"user": {"header": "Authorization"}}}),
+            "LiteLLM's own credentials",
+        ),
         (
             json!({"cookiePassthrough": {"enabled": true}}),
             "there is no wildcard",

@@ -104,6 +104,7 @@ pub fn route(server: &str) -> Route {
         user_context: UserContext::Optional,
         exchange: None,
         credential_identity: String::new(),
+        audit: None,
     }
 }
 

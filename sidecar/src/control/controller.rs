@@ -53,12 +53,7 @@ pub struct Controller<P> {
     metrics: Metrics,
 }
 
-/// | metric | says |
-/// |---|---|
-/// | `mcpauth_sidecar_snapshots_total` | snapshots taken over from the operator |
-/// | `mcpauth_sidecar_litellm_ready` | 1 while LiteLLM listens on its own port |
-/// | `mcpauth_sidecar_restart_needed_servers` | servers LiteLLM learns of only by a restart |
-/// | `mcpauth_sidecar_problems` | problems reported to the operator |
+/// `docs/metrics.md` lists them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     snapshots: Counter,

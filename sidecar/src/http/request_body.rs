@@ -2,12 +2,14 @@
 //! allocation and no virtual call a frame.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::http::body_tap::BodyTap;
 use crate::http::idle_timeout::{BodyError, IdleTimeout, REQUEST_IDLE_TIMEOUT};
 use crate::http::json_key_filter::KeyFilter;
 use crate::http::trailers;
@@ -24,12 +26,19 @@ pub enum RequestBody {
     },
     /// As it comes, without our header's name as a JSON key.
     Filtered(Box<Filtered>),
+    /// Seen by a tap on its way.
+    Tapped(Box<Tapped>),
 }
 
 pub struct Filtered {
     body: IdleTimeout<Incoming>,
     filter: KeyFilter,
     next: Option<Frame<Bytes>>,
+}
+
+pub struct Tapped {
+    body: RequestBody,
+    tap: Arc<BodyTap>,
 }
 
 impl RequestBody {
@@ -42,6 +51,19 @@ impl RequestBody {
         Self::Resumed {
             first: (!first.is_empty()).then_some(first),
             rest: IdleTimeout::new(rest, REQUEST_IDLE_TIMEOUT),
+        }
+    }
+
+    /// Shows `tap` what passes.
+    pub fn tapped(self, tap: Arc<BodyTap>) -> Self {
+        Self::Tapped(Box::new(Tapped { body: self, tap }))
+    }
+
+    /// The body without its tap.
+    pub fn untapped(self) -> Self {
+        match self {
+            Self::Tapped(tapped) => tapped.body.untapped(),
+            body => body,
         }
     }
 
@@ -70,6 +92,7 @@ impl Body for RequestBody {
                 None => Pin::new(rest).poll_frame(cx),
             },
             Self::Filtered(filtered) => filtered.poll_frame(cx),
+            Self::Tapped(tapped) => return tapped.poll_frame(cx),
         };
         frame.map_ok(trailers::strip_forbidden)
     }
@@ -82,6 +105,7 @@ impl Body for RequestBody {
             Self::Filtered(filtered) => {
                 filtered.next.is_none() && !filtered.filter.is_holding() && filtered.body.is_end_stream()
             }
+            Self::Tapped(tapped) => tapped.body.is_end_stream(),
         }
     }
 
@@ -95,6 +119,7 @@ impl Body for RequestBody {
                 let withheld = u64::from(filtered.filter.is_holding());
                 longer(filtered.body.size_hint(), length(next) + withheld)
             }
+            Self::Tapped(tapped) => tapped.body.size_hint(),
         }
     }
 }
@@ -130,6 +155,18 @@ impl Filtered {
                 return Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&[byte])))));
             }
         }
+    }
+}
+
+impl Tapped {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(chunk) = frame.data_ref()
+        {
+            self.tap.pass(chunk);
+        }
+        Poll::Ready(frame)
     }
 }
 

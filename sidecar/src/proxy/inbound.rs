@@ -20,6 +20,7 @@ use crate::http::hop_by_hop;
 use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{Target, UpstreamError};
+use crate::proxy::audit::{ClientKeys, Fingerprinter};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
 use crate::proxy::inbound::client_address::TrustedProxies;
@@ -41,18 +42,22 @@ pub struct Inbound {
     trusted_proxies: TrustedProxies,
     routes: Routes,
     sealer: Arc<Sealer>,
+    client_keys: ClientKeys,
     metrics: Metrics,
     drain: Drain,
 }
 
 impl Inbound {
     /// `litellm` is the loopback address LiteLLM was moved to; `trusted_proxies` are those whose `X-Forwarded-`
-    /// headers its server trusts; `sealer` is shared with the outbound half.
+    /// headers its server trusts; `sealer` is shared with the outbound half, and `fingerprinter` with the audit
+    /// log.
+    #[expect(clippy::too_many_arguments)]
     pub fn new(
         litellm: SocketAddr,
         trusted_proxies: TrustedProxies,
         routes: Routes,
         sealer: Arc<Sealer>,
+        fingerprinter: Fingerprinter,
         metrics: Metrics,
         drain: Drain,
     ) -> Self {
@@ -61,6 +66,7 @@ impl Inbound {
             trusted_proxies,
             routes,
             sealer,
+            client_keys: ClientKeys::new(fingerprinter),
             metrics,
             drain,
         }
@@ -168,11 +174,21 @@ impl Inbound {
     }
 
     fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, ContextTooLargeError> {
-        let gathered = gather(headers, self.routes.table().allowed());
+        let table = self.routes.table();
+        let gathered = gather(headers, table.allowed());
         match gathered {
             Ok(gathered) => {
                 self.metrics.count_gathered(&gathered);
-                Ok(gathered.context)
+                let client_key = match table.is_audited() {
+                    true => self.client_keys.fingerprint(headers),
+                    false => None,
+                };
+                Ok(match client_key {
+                    Some(fingerprint) => {
+                        Some(gathered.context.unwrap_or_default().with_client_key(fingerprint))
+                    }
+                    None => gathered.context,
+                })
             }
             Err(too_large) => {
                 self.metrics.context(ContextResult::TooLarge);

@@ -1,30 +1,21 @@
 //! What the data path counts. All names begin with `mcpauth_sidecar_`; no label value comes from a request.
-//!
-//! | metric | labels | counts |
-//! |---|---|---|
-//! | `requests_total` | `half`, `status` (`1xx`..`5xx`) | answers, by half and class of status |
-//! | `refused_total` | `half`, `reason` ([`ProxyError::reason`]) | answers that the sidecar made itself |
-//! | `contexts_total` | `result` | requests, by the outcome of their user context |
-//! | `context_names_dropped_total` | `cause` | allow-listed names left out of a context |
-//! | `upstream_connects_total` | `server` | connections opened to MCP servers |
-//! | `tokens_refused_total` | `whose` (`service`, `user`), `why` (never `dpop_nonce`) | rejected tokens |
-//! | `replays_total` | `why` (`unauthorized`, `insufficient_scope`, `dpop_nonce`, `connection_ended`) | requests sent again |
-//! | `exchanges_total` | `result` (`issued`, `failed`) | token exchanges for a user |
-//! | `waiting` | | requests that wait for a token now |
-//!
-//! [`ProxyError::reason`]: crate::proxy::error::ProxyError::reason
+//! `docs/metrics.md` lists them, and a test compares it.
+
+mod histogram;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::proxy::error::TokenOwner;
 use crate::proxy::user_context::Gathered;
+use histogram::DurationHistogram;
 
 /// The half of the sidecar that took the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,6 +52,15 @@ pub enum RetryCause {
     ConnectionEnded,
 }
 
+/// Why a call has no audit line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AuditDrop {
+    /// The writer is slower than the calls. Counted by calls.
+    QueueFull,
+    /// The output took no more. Counted by lines.
+    WriteFailed,
+}
+
 /// Cheap to clone. The counters of every request are looked up once, here, so that counting is one atomic
 /// addition.
 #[derive(Clone)]
@@ -73,10 +73,14 @@ struct Counters {
     malformed: Counter,
     errors: Family<ErrorLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
+    durations: Family<DurationLabels, DurationHistogram>,
     tokens_refused: Family<TokenRefusedLabels, Counter>,
     replays: Family<ReplayLabels, Counter>,
     exchanges: Family<ExchangeLabels, Counter>,
     waiting: Gauge,
+    audit_lines: Counter,
+    audit_dropped: [Counter; 2],
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -122,6 +126,25 @@ struct ServerLabels {
     server: String,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CallLabels {
+    server: String,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DurationLabels {
+    server: String,
+    part: &'static str,
+}
+
+/// What is counted of one MCP server.
+pub struct ServerMetrics {
+    calls: [Counter; CLASSES.len()],
+    sidecar: DurationHistogram,
+    server: DurationHistogram,
+}
+
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Metrics {
@@ -136,6 +159,19 @@ impl Metrics {
         let replays = Family::<ReplayLabels, Counter>::default();
         let exchanges = Family::<ExchangeLabels, Counter>::default();
         let waiting = Gauge::default();
+        let calls = Family::<CallLabels, Counter>::default();
+        registry.register(
+            "calls",
+            "Requests to MCP servers, by class of status",
+            calls.clone(),
+        );
+        let durations = Family::<DurationLabels, DurationHistogram>::default();
+        registry.register_with_unit(
+            "call_duration",
+            "Time until the head of an answer, in the sidecar and for the MCP server",
+            Unit::Seconds,
+            durations.clone(),
+        );
         registry.register(
             "tokens_refused",
             "Answers of MCP servers that reject a token, by its owner and the cause",
@@ -173,7 +209,34 @@ impl Metrics {
             "Connections opened to MCP servers",
             connects.clone(),
         );
+        let audit_lines = Counter::default();
+        registry.register("audit_lines", "Audit lines written", audit_lines.clone());
+        let audit_dropped = Family::<DroppedLabels, Counter>::default();
+        registry.register(
+            "audit_lines_dropped",
+            "Audit lines that were not written, by cause",
+            audit_dropped.clone(),
+        );
+        // Counters that seldom count are there from the start: else their first increase could not be seen.
+        for why in [
+            RetryCause::Unauthorized,
+            RetryCause::InsufficientScope,
+            RetryCause::DpopNonce,
+            RetryCause::ConnectionEnded,
+        ] {
+            drop(replays.get_or_create(&ReplayLabels { why: why.as_str() }));
+        }
+        for why in [RetryCause::Unauthorized, RetryCause::InsufficientScope] {
+            for whose in ["service", "user"] {
+                let why = why.as_str();
+                drop(tokens_refused.get_or_create(&TokenRefusedLabels { whose, why }));
+            }
+        }
+        for result in ["issued", "failed"] {
+            drop(exchanges.get_or_create(&ExchangeLabels { result }));
+        }
         let dropped = |cause| dropped.get_or_create_owned(&DroppedLabels { cause });
+        let audit_dropped = |cause| audit_dropped.get_or_create_owned(&DroppedLabels { cause });
         Self(Arc::new(Counters {
             requests: [Half::Inbound, Half::Outbound].map(|half| {
                 let half = half.as_str();
@@ -188,16 +251,20 @@ impl Metrics {
             malformed: dropped("malformed"),
             errors,
             connects,
+            calls,
+            durations,
             tokens_refused,
             replays,
             exchanges,
             waiting,
+            audit_lines,
+            // In the order of `AuditDrop`.
+            audit_dropped: [audit_dropped("queue_full"), audit_dropped("write_failed")],
         }))
     }
 
     pub(crate) fn answered(&self, half: Half, status: StatusCode) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-        self.0.requests[half as usize][class].inc();
+        self.0.requests[half as usize][class(status)].inc();
     }
 
     pub(crate) fn count_error(&self, half: Half, reason: &'static str) {
@@ -251,6 +318,37 @@ impl Metrics {
         self.0.exchanges.get_or_create(&ExchangeLabels { result }).inc();
     }
 
+    /// `server` is a configured name.
+    pub(crate) fn server(&self, server: &str) -> ServerMetrics {
+        let server = || server.to_owned();
+        let duration = |part| {
+            let labels = DurationLabels {
+                server: server(),
+                part,
+            };
+            self.0.durations.get_or_create_owned(&labels)
+        };
+        ServerMetrics {
+            calls: CLASSES.map(|status| {
+                let labels = CallLabels {
+                    server: server(),
+                    status,
+                };
+                self.0.calls.get_or_create_owned(&labels)
+            }),
+            sidecar: duration("sidecar"),
+            server: duration("server"),
+        }
+    }
+
+    pub(crate) fn audit_written(&self, lines: u64) {
+        self.0.audit_lines.inc_by(lines);
+    }
+
+    pub(crate) fn audit_dropped(&self, cause: AuditDrop, number: u64) {
+        self.0.audit_dropped[cause as usize].inc_by(number);
+    }
+
     pub(crate) fn waiting(&self) -> &Gauge {
         &self.0.waiting
     }
@@ -261,6 +359,23 @@ impl Metrics {
             server: server.to_owned(),
         })
     }
+}
+
+impl ServerMetrics {
+    /// Counts a request by its answer. `total` is the time until the head of the answer, and `upstream_time`
+    /// how much of it the MCP server took: zero where it was not called.
+    pub(crate) fn answered(&self, status: StatusCode, total: Duration, upstream_time: Duration) {
+        self.calls[class(status)].inc();
+        self.sidecar.observe(total.saturating_sub(upstream_time));
+        if !upstream_time.is_zero() {
+            self.server.observe(upstream_time);
+        }
+    }
+}
+
+/// Index among [`CLASSES`].
+fn class(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1
 }
 
 impl Half {

@@ -24,6 +24,7 @@ mod wait_limit;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName};
 use http::uri::{PathAndQuery, Uri};
@@ -36,6 +37,7 @@ use secrecy::SecretString;
 use crate::control::exchange_client::TokenExchanger;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
+use crate::proxy::audit::{AuditLog, AuditedCall};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
@@ -45,7 +47,7 @@ use crate::proxy::routes::{McpServer, Routes, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
 use auth_outcome::{AuthOutcome, auth_outcome};
-use error::{OutboundError, request_id, send_error};
+use error::{OutboundError, send_error, unsent_message};
 use headers::UserPart;
 pub use limits::Limits;
 use replayable_request::ReplayableRequest;
@@ -60,6 +62,7 @@ pub struct Outbound {
     routes: Routes,
     token_selector: TokenSelector,
     sealer: Arc<Sealer>,
+    audit_log: AuditLog,
     metrics: Metrics,
 }
 
@@ -74,13 +77,22 @@ enum ServerAnswer {
     ConnectionEnded(OutboundError),
 }
 
+/// What is noted of a request on its way.
+struct Call {
+    started: Instant,
+    audited: Option<AuditedCall>,
+    /// How long the MCP server took, from the request to the head of the answer, all attempts together.
+    upstream_time: Duration,
+}
+
 impl Outbound {
-    /// `sealer` is shared with the inbound half; `exchange` requests users' own tokens.
+    /// `sealer` is shared with the inbound half; `exchanger` requests users' own tokens.
     pub fn new(
         routes: Routes,
         sealer: Arc<Sealer>,
         exchanger: Arc<dyn TokenExchanger>,
         limits: Limits,
+        audit_log: AuditLog,
         metrics: Metrics,
     ) -> Self {
         let token_selector = TokenSelector::new(routes.clone(), exchanger, limits, metrics.clone());
@@ -88,6 +100,7 @@ impl Outbound {
             routes,
             token_selector,
             sealer,
+            audit_log,
             metrics,
         }
     }
@@ -96,6 +109,15 @@ impl Outbound {
         let is_post = request.method() == Method::POST;
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
+        let started = Instant::now();
+        let audited = server
+            .as_ref()
+            .and_then(|server| self.audit_log.begin(server, &request, started));
+        let mut call = Call {
+            started,
+            audited,
+            upstream_time: Duration::ZERO,
+        };
         let answer = match &server {
             _ if !loopback_host::is_loopback(request.uri(), request.headers()) => {
                 Err(OutboundError::with_body(
@@ -105,7 +127,7 @@ impl Outbound {
             }
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
-                Ok(()) => Box::pin(self.forward(worker, server, request)).await,
+                Ok(()) => Box::pin(self.forward(worker, server, request, &mut call)).await,
                 Err(ambiguous) => Err(OutboundError::with_body(
                     ambiguous.into(),
                     RequestBody::stream(request.into_body()),
@@ -117,12 +139,12 @@ impl Outbound {
             )),
         };
         // Only a configured name is logged: what else the path says comes from the client.
-        let server = server.as_ref().map(|server| &*server.name);
+        let name = server.as_ref().map(|server| &*server.name);
         let response = match answer {
             Ok(response) => {
                 tracing::debug!(
                     half = "outbound",
-                    server,
+                    server = name,
                     status = response.status().as_u16(),
                     "answered"
                 );
@@ -132,15 +154,27 @@ impl Outbound {
                 self.metrics.count_error(Half::Outbound, error.reason());
                 let status = error.status().as_u16();
                 let reason = error.reason();
-                tracing::warn!(half = "outbound", server, reason, status, %error, "request refused");
+                tracing::warn!(half = "outbound", server = name, reason, status, %error, "request refused");
+                call.record(|audited| audited.set_failed(reason));
                 match is_post {
-                    true => json_rpc(&error, request_id(body).await),
+                    true => {
+                        let message = unsent_message(body).await;
+                        let id = message.as_ref().map(message::request_id);
+                        if let Some(message) = message {
+                            call.record(|audited| audited.set_body(message));
+                        }
+                        json_rpc(&error, id.unwrap_or_default())
+                    }
                     false => problem(&error),
                 }
             }
         };
         self.metrics.answered(Half::Outbound, response.status());
-        response
+        if let Some(server) = &server {
+            let (total, upstream_time) = (call.started.elapsed(), call.upstream_time);
+            server.metrics.answered(response.status(), total, upstream_time);
+        }
+        call.answered(response)
     }
 
     /// Counts a request that the parser answered with an error before it got here.
@@ -164,6 +198,7 @@ impl Outbound {
         worker: usize,
         server: &Arc<McpServer>,
         request: Request<Incoming>,
+        call: &mut Call,
     ) -> Result<Response<ResponseBody>, OutboundError> {
         let (usable, path) = match route_request(server, request.method(), request.uri()) {
             Ok(route) => route,
@@ -187,7 +222,9 @@ impl Outbound {
         };
         let lacks_user = subject.is_none()
             && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
+        call.record(|audited| audited.set_context(context));
         let mut replayable = ReplayableRequest::new(server, usable, request, path, user, lacks_user).await?;
+        call.record(|audited| replayable.record_body(audited));
         let mut selected = match self.token_selector.select(server, usable, subject).await {
             Ok(selected) => selected,
             Err(error) => return Err(OutboundError::new(error, replayable.into_body())),
@@ -196,7 +233,7 @@ impl Outbound {
         // The request is sent four times at most: once more with a nonce, once more with another token, and once more
         // over another connection.
         loop {
-            let answer = match self.send(worker, &mut replayable, &selected).await {
+            let answer = match self.send(worker, &mut replayable, &selected, call).await {
                 Ok(answer) => answer,
                 // The body that was kept still holds the identifier for the error.
                 Err(OutboundError { error, body: None }) => {
@@ -211,6 +248,7 @@ impl Outbound {
                 ServerAnswer::ConnectionEnded(_) => {
                     reconnected = true;
                     self.metrics.replayed(RetryCause::ConnectionEnded);
+                    call.record(AuditedCall::set_replayed);
                     continue;
                 }
                 // The token may well be good, so no other is requested from the operator.
@@ -231,6 +269,7 @@ impl Outbound {
                     }
                     nonce_given = true;
                     self.metrics.replayed(RetryCause::DpopNonce);
+                    call.record(AuditedCall::set_replayed);
                     continue;
                 }
             };
@@ -249,6 +288,7 @@ impl Outbound {
                 Err(error) => return Err(OutboundError::new(error, replayable.into_body())),
             };
             self.metrics.replayed(rejection.cause());
+            call.record(AuditedCall::set_replayed);
             previous = Some(rejection);
         }
     }
@@ -259,13 +299,17 @@ impl Outbound {
         worker: usize,
         replayable: &mut ReplayableRequest,
         selected: &SelectedToken,
+        call: &mut Call,
     ) -> Result<ServerAnswer, OutboundError> {
         let server = &selected.server;
         let usable = server.require_usable()?;
         let request = replayable
             .request(usable, &selected.token)
             .ok_or(ProxyError::BodyUnreadable)?;
-        let response = match usable.target.send(worker, request).await {
+        let sent = Instant::now();
+        let answer = usable.target.send(worker, request).await;
+        call.upstream_time += sent.elapsed();
+        let response = match answer {
             Ok(response) => response,
             Err(error) if error.kept_connection_ended && replayable.is_idempotent() => {
                 return Ok(ServerAnswer::ConnectionEnded(send_error(server, *error)));
@@ -314,6 +358,23 @@ impl Outbound {
         };
         self.metrics.context(result);
         context
+    }
+}
+
+impl Call {
+    fn record(&mut self, note: impl FnOnce(&mut AuditedCall)) {
+        if let Some(audited) = &mut self.audited {
+            note(audited);
+        }
+    }
+
+    /// The answer, whose end is recorded once it has come.
+    fn answered(self, response: Response<ResponseBody>) -> Response<ResponseBody> {
+        let Some(mut audited) = self.audited else {
+            return response;
+        };
+        audited.set_answer(response.status(), self.upstream_time);
+        response.map(|body| body.audited(audited))
     }
 }
 
@@ -382,6 +443,7 @@ mod tests {
             user_context: UserContext::Optional,
             exchange: None,
             credential_identity: String::new(),
+            audit: None,
         };
         let credential = sync::Credential::Bearer {
             id: String::new(),

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use crate::http::idle_timeout::{IdleTimeout, RESPONSE_IDLE_TIMEOUT};
 use crate::http::pool::Lease;
 use crate::http::trailers;
+use crate::proxy::audit::{AuditedCall, Outcome};
 use crate::proxy::outbound::endpoint::EndpointRewriter;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -26,6 +27,8 @@ pub enum ResponseBody {
     Direct(Incoming),
     /// An event stream whose `endpoint` event is rewritten.
     Rewritten(Box<Rewritten>),
+    /// Any of these, whose bytes and end are recorded.
+    Audited(Box<Audited>),
 }
 
 pub struct Rewritten {
@@ -34,7 +37,27 @@ pub struct Rewritten {
     is_complete: bool,
 }
 
+/// Decides when it is dropped whether the body was passed on to its end.
+pub struct Audited {
+    body: ResponseBody,
+    call: AuditedCall,
+    has_begun: bool,
+    is_broken: bool,
+    is_whole: bool,
+}
+
 impl ResponseBody {
+    /// Records in `call` how the body ends.
+    pub fn audited(self, call: AuditedCall) -> Self {
+        Self::Audited(Box::new(Audited {
+            body: self,
+            call,
+            has_begun: false,
+            is_broken: false,
+            is_whole: false,
+        }))
+    }
+
     pub fn with_idle_timeout(body: Lease) -> Self {
         Self::WithIdleTimeout(IdleTimeout::new(body, RESPONSE_IDLE_TIMEOUT))
     }
@@ -62,6 +85,7 @@ impl Body for ResponseBody {
             Self::WithIdleTimeout(lease) => Pin::new(lease).poll_frame(cx).map_err(Into::into),
             Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Rewritten(rewritten) => return rewritten.poll_frame(cx),
+            Self::Audited(audited) => return audited.poll_frame(cx),
         };
         frame.map_ok(trailers::strip_forbidden)
     }
@@ -73,6 +97,7 @@ impl Body for ResponseBody {
             Self::WithIdleTimeout(lease) => lease.is_end_stream(),
             Self::Direct(body) => body.is_end_stream(),
             Self::Rewritten(rewritten) => rewritten.is_complete,
+            Self::Audited(audited) => audited.body.is_end_stream(),
         }
     }
 
@@ -83,6 +108,7 @@ impl Body for ResponseBody {
             Self::WithIdleTimeout(lease) => lease.size_hint(),
             Self::Direct(body) => body.size_hint(),
             Self::Rewritten(_) => SizeHint::default(),
+            Self::Audited(audited) => audited.body.size_hint(),
         }
     }
 }
@@ -110,5 +136,40 @@ impl Rewritten {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }
         }
+    }
+}
+
+impl Audited {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(chunk) = frame.data_ref() {
+                    self.has_begun = true;
+                    self.call.add_response_bytes(chunk.len());
+                }
+            }
+            Some(Err(_)) => self.is_broken = true,
+            None => self.is_whole = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    /// MCP clients close an event stream once they have read the answer they wait for.
+    fn outcome(&self) -> Outcome {
+        let is_stream = matches!(self.body, ResponseBody::Stream(_) | ResponseBody::Rewritten(_));
+        let is_whole = self.is_whole || self.body.is_end_stream() || is_stream && self.has_begun;
+        match (self.is_broken, is_whole) {
+            (true, _) => Outcome::Broken,
+            (false, true) => Outcome::Answered,
+            (false, false) => Outcome::Cancelled,
+        }
+    }
+}
+
+impl Drop for Audited {
+    fn drop(&mut self) {
+        let outcome = self.outcome();
+        self.call.set_end(outcome);
     }
 }

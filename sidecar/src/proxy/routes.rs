@@ -24,7 +24,10 @@ use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::Allowlist;
 
 use access_token::AccessToken;
-pub use mcp_server::{McpServer, RouteError, ServerState, ServiceCredential, UsableServer, outbound_path};
+pub use mcp_server::{
+    AuditSettings, AuditUserSource, McpServer, RouteError, ServerState, ServiceCredential, UsableServer,
+    outbound_path,
+};
 use rejection_reports::RejectionReports;
 pub use rejection_reports::RenewalProspect;
 
@@ -53,6 +56,8 @@ pub struct RouteTable {
     allowed: Allowlist,
     /// The headers `x-mcp-SERVER-HEADER` by which LiteLLM passes the user context on to one server each.
     context_headers: Box<[HeaderName]>,
+    /// Whether calls to any server are recorded, and with them the key of the client.
+    is_audited: bool,
 }
 
 impl Routes {
@@ -90,6 +95,7 @@ impl Routes {
         let servers: HashMap<_, _> = servers.iter().map(build).collect();
         let mut problems: Vec<_> = servers.values().filter_map(|server| server.problem()).collect();
         problems.sort_unstable();
+        let is_audited = servers.values().any(|server| server.audit.is_some());
         let allowed = Allowlist::union(servers.values().filter_map(|server| server.sealed()));
         let context_headers = servers.values().filter(|server| server.sealed().is_some());
         let context_headers = context_headers
@@ -99,6 +105,7 @@ impl Routes {
             servers,
             allowed,
             context_headers,
+            is_audited,
         }));
         self.0
             .rejections
@@ -169,6 +176,11 @@ impl RouteTable {
     /// Union of the names that the servers allow, or exchange for a token.
     pub fn allowed(&self) -> &Allowlist {
         &self.allowed
+    }
+
+    /// Whether calls to any server are recorded.
+    pub fn is_audited(&self) -> bool {
+        self.is_audited
     }
 
     /// The headers by which LiteLLM passes the user context on to one server each, of those that take any.

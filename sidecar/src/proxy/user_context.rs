@@ -13,6 +13,8 @@ use std::fmt;
 use http::{HeaderMap, HeaderName};
 use mcp_auth_protocol::sync::SubjectTokenSource;
 
+use crate::proxy::audit::Fingerprint;
+
 /// Longest context, in bytes of names and values together. It travels in one header, which LiteLLM's server
 /// bounds at 64 KiB together with all others.
 pub const LIMIT: usize = 8 * 1024;
@@ -27,7 +29,8 @@ pub struct Allowlist {
 }
 
 /// Cookies and headers, each name once and in order, in one buffer: a count of two bytes and that many pairs,
-/// for cookies and then for headers; name and value each after their length in two bytes.
+/// for cookies and then for headers; name and value each after their length in two bytes. Then, if there is one, the
+/// fingerprint of the client's key.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Context {
     encoded: Vec<u8>,
@@ -144,7 +147,7 @@ impl Context {
     pub(crate) fn decode(encoded: Vec<u8>) -> Option<Self> {
         let (cookies, rest) = pairs(&encoded)?;
         let (headers, rest) = pairs(rest)?;
-        if !rest.is_empty() {
+        if !matches!(rest.len(), 0 | Fingerprint::LENGTH) {
             return None;
         }
         for section in [cookies, headers] {
@@ -157,6 +160,19 @@ impl Context {
             }
         }
         Some(Self { encoded })
+    }
+
+    /// The context with the fingerprint of the key by which the client authenticates to LiteLLM; it has none yet.
+    pub fn with_client_key(mut self, fingerprint: Fingerprint) -> Self {
+        self.encoded.extend_from_slice(&fingerprint.0);
+        self
+    }
+
+    /// The fingerprint of the client's key.
+    pub fn client_key(&self) -> Option<Fingerprint> {
+        let (_, rest) = pairs(&self.encoded)?;
+        let (_, rest) = pairs(rest)?;
+        rest.try_into().ok().map(Fingerprint)
     }
 
     /// Its length in bytes; no header made of it is longer.
@@ -185,6 +201,13 @@ impl Context {
     pub fn headers(&self) -> impl Iterator<Item = Pair<'_>> {
         let headers = pairs(&self.encoded).and_then(|(_, rest)| pairs(rest));
         headers.map(|(section, _)| section).into_iter().flatten()
+    }
+}
+
+/// Without cookies and headers.
+impl Default for Context {
+    fn default() -> Self {
+        Self::encode(Vec::new(), Vec::new())
     }
 }
 
@@ -323,6 +346,13 @@ mod tests {
             );
         }
         assert_eq!(Context::decode([context.encoded.as_slice(), b"x"].concat()), None);
+        let fingerprint = Fingerprint([7; Fingerprint::LENGTH]);
+        for context in [context, Context::default()] {
+            assert_eq!(context.client_key(), None);
+            let with_key = context.with_client_key(fingerprint);
+            assert_eq!(with_key.client_key(), Some(fingerprint));
+            assert_eq!(Context::decode(with_key.encoded.clone()), Some(with_key));
+        }
         let twice = Context::encode(vec![(b"a", b"1"), (b"a", b"2")], vec![]);
         assert_eq!(Context::decode(twice.encoded), None);
         let split = Context::encode(vec![(b"a", b"1\r\nx: y")], vec![]);

@@ -4,6 +4,7 @@
 // Clippy knows only functions marked as tests for tests; what they share is one as well.
 #![allow(clippy::unwrap_used)]
 
+mod audit;
 mod client_certificate;
 mod connections;
 mod context;
@@ -15,6 +16,7 @@ mod http2;
 mod inbound;
 mod litellm;
 mod mcp;
+mod metrics;
 mod outbound;
 mod proofs;
 mod refusals;

@@ -19,10 +19,11 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mcp_auth_protocol::sync::{
-    Credential, Problem, RejectedToken, Report, Route, Server, Transport, UserContext,
+    Credential, Pod, Problem, RejectedToken, Report, Route, Server, Transport, UserContext,
 };
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
+use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics::Metrics;
@@ -49,6 +50,7 @@ pub struct Sidecar {
     pub registry: Registry,
     pub reports: watch::Receiver<Report>,
     pub sealer: Arc<Sealer>,
+    pub audit_log: AuditLog,
     workers: Option<Workers>,
 }
 
@@ -107,12 +109,36 @@ impl Sidecar {
         operator: Operator,
         limits: Limits,
     ) -> Self {
+        Self::with_audit_log(
+            litellm,
+            servers,
+            workers,
+            operator,
+            limits,
+            Output::File("/dev/null".into()),
+        )
+    }
+
+    pub fn with_audit_log(
+        litellm: SocketAddr,
+        servers: &[Server],
+        workers: NonZeroUsize,
+        operator: Operator,
+        limits: Limits,
+        output: Output,
+    ) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let sender = watch::Sender::new(Report::default());
         let reports = sender.subscribe();
         let routes = Routes::new(workers, metrics.clone(), sender);
         assert_eq!(routes.apply(servers), []);
+        let pod = Pod {
+            namespace: "llm".into(),
+            name: "litellm-0".into(),
+            uid: "u".into(),
+        };
+        let audit_log = AuditLog::start(&pod, output, Fingerprinter::new(), metrics.clone());
         let (sealer, drain) = (Arc::new(Sealer::new()), Drain::default());
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let sockets = Sockets::bind(Some(any), any, workers).unwrap();
@@ -122,6 +148,7 @@ impl Sidecar {
             TrustedProxies::default(),
             routes.clone(),
             sealer.clone(),
+            audit_log.fingerprinter(),
             metrics.clone(),
             drain.clone(),
         );
@@ -130,6 +157,7 @@ impl Sidecar {
             sealer.clone(),
             Arc::new(operator),
             limits,
+            audit_log.clone(),
             metrics,
         );
         let workers = Workers::start(sockets, Some(Arc::new(in_half)), Arc::new(out_half)).unwrap();
@@ -141,6 +169,7 @@ impl Sidecar {
             registry,
             reports,
             sealer,
+            audit_log,
             workers: Some(workers),
         }
     }
@@ -326,6 +355,7 @@ pub fn server(url: &str) -> Server {
             user_context: UserContext::Optional,
             exchange: None,
             credential_identity: String::new(),
+            audit: None,
         },
         client_certificate: None,
         declined: None,

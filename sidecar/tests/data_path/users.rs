@@ -13,15 +13,17 @@ use tokio::sync::OnceCell;
 
 use crate::scene::{Body, Scripted, Sidecar, bytes, send, server, whole};
 
-/// A LiteLLM that calls the tool of the server in the request's path, as the real one does: with the context
-/// header and with headers of its own.
-struct LiteLlm {
-    scripted: Scripted,
+const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#;
+
+/// A LiteLLM that passes the message on to the server in the request's path, as the real one does: with the
+/// context header and with headers of its own.
+pub struct LiteLlm {
+    pub scripted: Scripted,
     outbound: Arc<OnceCell<SocketAddr>>,
 }
 
 impl LiteLlm {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let outbound = Arc::<OnceCell<SocketAddr>>::default();
         let known = outbound.clone();
         let scripted = Scripted::start(move |request| call(request, known.clone())).await;
@@ -30,18 +32,25 @@ impl LiteLlm {
 
     fn sidecar(&self, servers: &[Server]) -> Sidecar {
         let sidecar = Sidecar::with_workers(self.scripted.address, servers, NonZeroUsize::new(2).unwrap());
-        self.outbound.set(sidecar.outbound).unwrap();
+        self.behind_address(sidecar.outbound);
         sidecar
+    }
+
+    /// Calls MCP servers by this address from now on.
+    pub fn behind_address(&self, outbound: SocketAddr) {
+        self.outbound.set(outbound).unwrap();
     }
 }
 
 async fn call(request: Request<Incoming>, outbound: Arc<OnceCell<SocketAddr>>) -> Response<Body> {
     let mut onward = Request::post(request.uri()).header("authorization", "Bearer sk-litellm");
-    if let Some(context) = request.headers().get("mcpauth-context") {
-        onward = onward.header("mcpauth-context", context);
+    for name in ["mcpauth-context", "mcp-session-id"] {
+        if let Some(value) = request.headers().get(name) {
+            onward = onward.header(name, value);
+        }
     }
-    let call = whole(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#);
-    let answer = send(*outbound.get().unwrap(), onward, call).await;
+    let call = request.into_body().collect().await.unwrap().to_bytes();
+    let answer = send(*outbound.get().unwrap(), onward, whole(call)).await;
     answer.map(|body| body.map_err(|error| panic!("{error}")).boxed())
 }
 
@@ -84,7 +93,7 @@ async fn each_server_gets_its_own_names_and_no_other() {
                 "token=ui; session_id=S-a; csrf=C; crm_session=R; tracking=1",
             )
             .header("x-forwarded-user", "ada");
-        bytes(send(sidecar.inbound, request, whole("{}")).await).await
+        bytes(send(sidecar.inbound, request, whole(CALL)).await).await
     };
     assert_eq!(ask("/tools/mcp").await, "Bearer service-token;session_id=S-a;ada");
     assert_eq!(
@@ -108,7 +117,7 @@ async fn users_at_the_same_time_are_never_mixed() {
         if !user.is_multiple_of(3) {
             request = request.header("cookie", format!("session_id=S-{user}"));
         }
-        bytes(send(sidecar.inbound, request, whole("{}")).await).await
+        bytes(send(sidecar.inbound, request, whole(CALL)).await).await
     };
     for round in 0..5 {
         let users = round * 40..(round + 1) * 40;
@@ -123,7 +132,7 @@ async fn users_at_the_same_time_are_never_mixed() {
         }
     }
     let request = Request::post("/tools/mcp").header("cookie", "session_id=1; session_id=2");
-    assert_eq!(send(sidecar.inbound, request, whole("{}")).await.status(), 403);
+    assert_eq!(send(sidecar.inbound, request, whole(CALL)).await.status(), 403);
 }
 
 #[tokio::test]
@@ -141,7 +150,7 @@ async fn a_context_of_another_process_is_none() {
             .fold(Request::post("/tools/mcp"), |request, context| {
                 request.header("mcpauth-context", *context)
             });
-        bytes(send(sidecar.outbound, request, whole("{}")).await).await
+        bytes(send(sidecar.outbound, request, whole(CALL)).await).await
     };
     let known = "Bearer service-token;session_id=S-a;";
     let without_user = "Bearer service-token;;";

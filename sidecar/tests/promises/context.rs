@@ -23,6 +23,10 @@ pub fn context(data: &[u8]) {
         let names: Vec<&[u8]> = context.cookies().map(|(name, _)| name).collect();
         assert!(names.is_sorted_by(|a, b| a < b), "each name once");
         let encoded = Context::encode(context.cookies().collect(), context.headers().collect());
+        let encoded = match context.client_key() {
+            Some(fingerprint) => encoded.with_client_key(fingerprint),
+            None => encoded,
+        };
         assert_eq!(encoded, context, "there is one form of each");
         let sealed = SEALER.seal(&context, NOW);
         assert_eq!(SEALER.open(&sealed, NOW).as_ref(), Ok(&context));

@@ -43,6 +43,7 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
         user_context: UserContext::Optional,
         exchange: None,
         credential_identity: String::new(),
+        audit: None,
     };
     let credential = sync::Credential::Unavailable {
         reason: "None".into(),

@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_protocol::sync::Pod;
 use mcp_auth_sidecar::control::drain::Drain;
+use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics::Metrics;
@@ -33,16 +35,19 @@ fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
     let sockets = Sockets::bind(Some(any), any, NonZeroUsize::MIN).unwrap();
     let addresses = [sockets.inbound().unwrap(), sockets.outbound()];
     let drain = Drain::default();
+    let no_log = Output::File("/dev/null".into());
+    let audit_log = AuditLog::start(&Pod::default(), no_log, Fingerprinter::new(), metrics.clone());
     let inbound = Inbound::new(
         upstream,
         TrustedProxies::default(),
         routes.clone(),
         sealer.clone(),
+        audit_log.fingerprinter(),
         metrics.clone(),
         drain,
     );
     let operator = Arc::new(Operator::default());
-    let outbound = Outbound::new(routes, sealer, operator, Limits::default(), metrics);
+    let outbound = Outbound::new(routes, sealer, operator, Limits::default(), audit_log, metrics);
     let workers =
         Workers::start_within(bounds, sockets, Some(Arc::new(inbound)), Arc::new(outbound)).unwrap();
     (workers, addresses)

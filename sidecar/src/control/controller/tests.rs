@@ -42,6 +42,7 @@ fn route(server: &str) -> Route {
         user_context: UserContext::Optional,
         exchange: None,
         credential_identity: String::new(),
+        audit: None,
     }
 }
 

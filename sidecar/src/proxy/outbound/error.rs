@@ -3,6 +3,7 @@
 
 use std::error::Error;
 
+use bytes::Bytes;
 use http::Request;
 
 use super::message;
@@ -57,12 +58,11 @@ pub fn send_error(server: &McpServer, error: SendError) -> OutboundError {
     }
 }
 
-/// The identifier of the message in a body that was not sent.
-pub async fn request_id(body: Option<RequestBody>) -> serde_json::Value {
-    let bytes = match body {
-        Some(RequestBody::Whole(bytes)) => bytes,
-        Some(RequestBody::Stream(body)) => message::read(body.into_inner()).await.bytes().cloned(),
-        Some(RequestBody::Resumed { .. } | RequestBody::Filtered(_)) | None => None,
-    };
-    bytes.map_or(serde_json::Value::Null, |bytes| message::request_id(&bytes))
+/// The message in a body that was not sent.
+pub async fn unsent_message(body: Option<RequestBody>) -> Option<Bytes> {
+    match body?.untapped() {
+        RequestBody::Whole(bytes) => bytes,
+        RequestBody::Stream(body) => message::read(body.into_inner()).await.bytes().cloned(),
+        RequestBody::Resumed { .. } | RequestBody::Filtered(_) | RequestBody::Tapped(_) => None,
+    }
 }

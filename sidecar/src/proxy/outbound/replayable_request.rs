@@ -4,6 +4,8 @@
 //! all MCP messages are that short, and LiteLLM states their length. Everything else is streamed and sent
 //! once: reading a body without a stated length first could delay it for as long as its client keeps it open.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, Method, Request, Version};
@@ -13,7 +15,9 @@ use hyper::body::Incoming;
 use super::error::OutboundError;
 use super::headers;
 use super::message::{self, BodyRead};
+use crate::http::body_tap::BodyTap;
 use crate::http::request_body::RequestBody;
+use crate::proxy::audit::AuditedCall;
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::access_token::AccessToken;
 use crate::proxy::routes::{McpServer, UsableServer};
@@ -73,6 +77,19 @@ impl ReplayableRequest {
 
     pub fn method(&self) -> &Method {
         &self.method
+    }
+
+    /// Records the body in `call`: at once where it was read, else while it is sent.
+    pub fn record_body(&mut self, call: &mut AuditedCall) {
+        match &mut self.body {
+            ReplayableBody::Whole(Some(bytes)) => call.set_body(bytes.clone()),
+            ReplayableBody::Streamed(body) => {
+                let tap = Arc::<BodyTap>::default();
+                *body = body.take().map(|body| body.tapped(tap.clone()));
+                call.set_tap(tap);
+            }
+            ReplayableBody::Whole(None) => {}
+        }
     }
 
     /// Whether it can be sent again.

@@ -9,7 +9,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_protocol::sync::{
-    self, ClientCertificate, DeclinedRefresh, Problem, Route, SubjectTokenSource, Transport, UserContext,
+    self, Audit, ClientCertificate, DeclinedRefresh, Problem, Route, SubjectTokenSource, Transport,
+    UserContext,
 };
 use rustls_pki_types::ServerName;
 use url::{Host, Url};
@@ -19,7 +20,7 @@ use crate::http::connect::{Peer, Tls};
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
 use crate::proxy::error::ProxyError;
-use crate::proxy::metrics::Metrics;
+use crate::proxy::metrics::{Metrics, ServerMetrics};
 use crate::proxy::user_context::Allowlist;
 
 /// Longest wait for the headers of an answer: tools may run for minutes before they send anything.
@@ -33,7 +34,24 @@ pub struct McpServer {
     pub name: Box<str>,
     /// Name of the `McpServerAuth`, for messages.
     pub resource: Box<str>,
+    /// What is recorded of each call; `None` where nothing is.
+    pub audit: Option<AuditSettings>,
+    pub(crate) metrics: ServerMetrics,
     pub state: ServerState,
+}
+
+/// What is recorded of each call to a server.
+pub struct AuditSettings {
+    /// Whether names of arguments are, never their values.
+    pub argument_names: bool,
+    pub user: Option<AuditUserSource>,
+}
+
+/// Where the user's name is found.
+pub struct AuditUserSource {
+    pub from: SubjectTokenSource,
+    /// The value is a JWT, whose claim of this name is the user's.
+    pub claim: Option<Box<str>>,
 }
 
 pub enum ServerState {
@@ -60,7 +78,8 @@ pub struct UsableServer {
     pub credential: ServiceCredential,
     declined: Option<DeclinedRefresh>,
     pub(crate) target: Arc<Target>,
-    /// The allowed names and the subject of the exchange, which the inbound half seals.
+    /// The allowed names, the subject of the exchange and the user's for the audit log, which the inbound half
+    /// seals.
     sealed: Allowlist,
     ca_bundle: Option<Box<str>>,
     client_certificate: Option<ClientCertificate>,
@@ -148,6 +167,8 @@ impl McpServer {
         Self {
             name: route.server.as_str().into(),
             resource: route.resource.as_str().into(),
+            audit: route.audit.as_ref().map(AuditSettings::from_route),
+            metrics: metrics.server(&route.server),
             state,
         }
     }
@@ -187,6 +208,18 @@ impl McpServer {
             ServerState::Unusable(unusable) => Err(ProxyError::RouteUnusable {
                 resource: self.resource.clone(),
                 message: unusable.to_string().into(),
+            }),
+        }
+    }
+}
+
+impl AuditSettings {
+    fn from_route(audit: &Audit) -> Self {
+        Self {
+            argument_names: audit.argument_names,
+            user: audit.user.as_ref().map(|user| AuditUserSource {
+                from: user.from.clone(),
+                claim: user.claim.as_deref().map(Into::into),
             }),
         }
     }
@@ -283,7 +316,8 @@ fn parse_url(text: &str) -> Option<Url> {
     (matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain).then_some(url)
 }
 
-/// The names that go to the server, and those that are sealed: the same and the subject of the exchange.
+/// The names that go to the server, and those that are sealed: the same, the subject of the exchange and the
+/// user's for the audit log.
 fn allowlists(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
     let headers: Vec<HeaderName> = route
         .headers
@@ -291,18 +325,19 @@ fn allowlists(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
         .map(allowed_header)
         .collect::<Result<_, _>>()?;
     let cookies = || route.cookies.iter().map(String::as_str);
-    let (subject_cookie, subject_header) = match &route.exchange {
-        Some(SubjectTokenSource::Cookie(name)) => (Some(name.as_str()), None),
-        Some(SubjectTokenSource::Header(name)) => (None, Some(allowed_header(name)?)),
-        None => (None, None),
-    };
-    if cookies().chain(subject_cookie).any(|name| name == LITELLM_COOKIE) {
+    let audit_user = route.audit.as_ref().and_then(|audit| audit.user.as_ref());
+    let (mut other_cookies, mut other_headers) = (Vec::new(), Vec::new());
+    for source in route.exchange.iter().chain(audit_user.map(|user| &user.from)) {
+        match source {
+            SubjectTokenSource::Cookie(name) => other_cookies.push(name.as_str()),
+            SubjectTokenSource::Header(name) => other_headers.push(allowed_header(name)?),
+        }
+    }
+    let sealed_cookies = || cookies().chain(other_cookies.iter().copied());
+    if sealed_cookies().any(|name| name == LITELLM_COOKIE) {
         return Err(RouteError::Cookie);
     }
-    let sealed = Allowlist::new(
-        cookies().chain(subject_cookie),
-        headers.iter().cloned().chain(subject_header),
-    );
+    let sealed = Allowlist::new(sealed_cookies(), headers.iter().cloned().chain(other_headers));
     Ok((Allowlist::new(cookies(), headers), sealed))
 }
 

@@ -294,6 +294,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 user_context: UserContext::Optional,
                 exchange: None,
                 credential_identity: String::new(),
+                audit: None,
             },
             client_certificate: None,
             declined: None,

@@ -17,6 +17,7 @@ fn server(url: &str) -> sync::Server {
             user_context: UserContext::Optional,
             exchange: None,
             credential_identity: String::new(),
+            audit: None,
         },
         client_certificate: None,
         declined: None,

@@ -1,0 +1,117 @@
+//! Audit log: one line of JSON for each request to an MCP server whose resource wants one: who called what, and
+//! what came of it. `docs/audit.md` describes the lines.
+//!
+//! A request pays for little of it: an [`AuditedCall`] notes what is at hand anyway ([`record`]) and hands it
+//! to a bounded queue when the call has ended. A thread of its own ([`writer`]) reads the message
+//! ([`message`]), finds the user ([`user`]) and writes the line ([`line`]) to the [`output`]. Where that is
+//! slower than the calls, lines are dropped and counted; a call never waits.
+
+mod client_key;
+mod fingerprint;
+mod line;
+mod message;
+mod output;
+mod record;
+mod user;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use http::Request;
+use mcp_auth_protocol::sync::Pod;
+
+use crate::proxy::metrics::{AuditDrop, Metrics};
+use crate::proxy::routes::McpServer;
+
+pub use client_key::ClientKeys;
+pub use fingerprint::{Fingerprint, Fingerprinter};
+pub use output::Output;
+use record::CallRecord;
+pub use record::{AuditedCall, Outcome};
+use writer::Writer;
+
+/// Calls that wait to be written.
+const MAX_QUEUED: usize = 4096;
+/// Bytes that these hold, bodies included.
+const MAX_QUEUED_BYTES: usize = 8 * 1024 * 1024;
+
+/// Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct AuditLog(Arc<Inner>);
+
+struct Inner {
+    queue: SyncSender<Item>,
+    queued_bytes: AtomicUsize,
+    fingerprinter: Fingerprinter,
+    metrics: Metrics,
+}
+
+/// What the writer takes from the queue.
+enum Item {
+    Call(Box<CallRecord>),
+    /// Confirmed once everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+impl AuditLog {
+    /// Starts the thread that writes, which goes on as long as a clone of this is left. `pod` is named in each
+    /// line. Without the thread every line is dropped, and counted.
+    pub fn start(pod: &Pod, output: Output, fingerprinter: Fingerprinter, metrics: Metrics) -> Self {
+        let (queue, items) = sync_channel(MAX_QUEUED);
+        let log = Self(Arc::new(Inner {
+            queue,
+            queued_bytes: AtomicUsize::new(0),
+            fingerprinter,
+            metrics,
+        }));
+        let writer = Writer::new(pod, output, Arc::downgrade(&log.0));
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        if let Err(error) = thread.spawn(move || writer.run(&items)) {
+            tracing::error!(%error, "the audit log's thread cannot be started: nothing is recorded");
+        }
+        log
+    }
+
+    /// Makes the fingerprints of this log.
+    pub fn fingerprinter(&self) -> Fingerprinter {
+        self.0.fingerprinter.clone()
+    }
+
+    /// The record of a request that begins, if the server's resource wants one.
+    pub(crate) fn begin<B>(
+        &self,
+        server: &Arc<McpServer>,
+        request: &Request<B>,
+        started: Instant,
+    ) -> Option<AuditedCall> {
+        server.audit.as_ref()?;
+        let record = CallRecord::new(server, request, started);
+        Some(AuditedCall::new(self.clone(), record))
+    }
+
+    /// Waits until the calls that have ended so far are written, but no longer than `timeout`. Whether they are.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let (confirm, confirmed) = sync_channel(1);
+        self.0.queue.try_send(Item::Flush(confirm)).is_ok() && confirmed.recv_timeout(timeout).is_ok()
+    }
+
+    fn submit(&self, record: Box<CallRecord>) {
+        let size = record.size();
+        let queued = self.0.queued_bytes.fetch_add(size, Ordering::Relaxed);
+        let full = match queued + size > MAX_QUEUED_BYTES {
+            true => true,
+            // The writer ends only with the last clone of this.
+            false => matches!(
+                self.0.queue.try_send(Item::Call(record)),
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
+            ),
+        };
+        if full {
+            self.0.queued_bytes.fetch_sub(size, Ordering::Relaxed);
+            self.0.metrics.audit_dropped(AuditDrop::QueueFull, 1);
+        }
+    }
+}

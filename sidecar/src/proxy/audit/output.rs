@@ -1,0 +1,179 @@
+//! Where lines go: standard output, or a file that is appended to. A file that was moved away or removed, as by
+//! logrotate, is opened anew under its name.
+
+use std::convert::Infallible;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+/// Between two looks whether the file is still there.
+const ROTATION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Output {
+    Stdout,
+    File(PathBuf),
+}
+
+impl FromStr for Output {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "stdout" | "-" => Self::Stdout,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// Writes lines, and knows which of them were written.
+pub struct LineWriter {
+    output: Output,
+    /// `None` until the first line, and after an error.
+    file: Option<File>,
+    checked: Option<Instant>,
+    /// The last write ended in the middle of a line.
+    is_cut: bool,
+}
+
+impl LineWriter {
+    pub fn new(output: Output) -> Self {
+        Self {
+            output,
+            file: None,
+            checked: None,
+            is_cut: false,
+        }
+    }
+
+    /// Writes `lines`, each of which ends in a line break. With an error comes how many of them were not written
+    /// to their end.
+    pub fn write(&mut self, lines: &[u8]) -> Result<(), (io::Error, usize)> {
+        let total = line_breaks(lines);
+        let file = match self.file() {
+            Ok(file) => file,
+            Err(error) => return Err((error, total)),
+        };
+        let mut file = file;
+        let mut written = 0;
+        let mut result = Ok(());
+        if self.is_cut {
+            // What is left of a line stays one line of its own, which is no JSON.
+            result = file.write_all(b"\n");
+            self.is_cut = result.is_err();
+        }
+        while result.is_ok() && written < lines.len() {
+            match file.write(&lines[written..]) {
+                Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        match result {
+            Ok(()) => {
+                self.file = Some(file);
+                Ok(())
+            }
+            Err(error) => {
+                self.is_cut |= written > 0 && lines[written - 1] != b'\n';
+                Err((error, total - line_breaks(&lines[..written])))
+            }
+        }
+    }
+
+    /// The file to write to, which is given back by whoever has written.
+    fn file(&mut self) -> io::Result<File> {
+        match &self.output {
+            Output::Stdout => match self.file.take() {
+                Some(file) => Ok(file),
+                // Without the buffer of `Stdout`, which would keep what could not be written.
+                None => Ok(io::stdout().as_fd().try_clone_to_owned()?.into()),
+            },
+            Output::File(path) => {
+                let is_due = self
+                    .checked
+                    .is_none_or(|checked| checked.elapsed() >= ROTATION_CHECK_INTERVAL);
+                let kept = self.file.take();
+                if is_due {
+                    self.checked = Some(Instant::now());
+                }
+                match kept {
+                    Some(file) if !is_due || is_same(&file, path) => Ok(file),
+                    kept => {
+                        let opened = OpenOptions::new().append(true).create(true).open(path);
+                        // A new file begins with a whole line.
+                        if kept.is_some() && opened.is_ok() {
+                            self.is_cut = false;
+                        }
+                        opened
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_same(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(ours), Ok(theirs)) => (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()),
+        _ => false,
+    }
+}
+
+fn line_breaks(bytes: &[u8]) -> usize {
+    memchr::memchr_iter(b'\n', bytes).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("audit"), folder.path().join("audit.1"));
+        let mut writer = LineWriter::new(Output::File(path.clone()));
+        writer.write(b"1\n2\n").unwrap();
+        std::fs::rename(&path, &old).unwrap();
+        writer.checked = None;
+        writer.write(b"3\n").unwrap();
+        assert_eq!(std::fs::read_to_string(old).unwrap(), "1\n2\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "3\n");
+    }
+
+    #[test]
+    fn a_folder_that_comes_later_is_written_to_from_then_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/audit");
+        let mut writer = LineWriter::new(Output::File(path.clone()));
+        assert_eq!(writer.write(b"1\n2\n").unwrap_err().1, 2);
+        std::fs::create_dir(folder.path().join("logs")).unwrap();
+        writer.write(b"3\n").unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "3\n");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
+        std::fs::write(&path, "{\"half").unwrap();
+        let mut writer = LineWriter::new(Output::File(path.clone()));
+        writer.is_cut = true;
+        writer.write(b"1\n").unwrap();
+        writer.write(b"2\n").unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "{\"half\n1\n2\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_an_error_that_says_how_many_lines_are_lost() {
+        let mut writer = LineWriter::new(Output::File("/dev/full".into()));
+        let (error, lost) = writer.write(b"1\n2\n3\n").unwrap_err();
+        assert_eq!((error.kind(), lost), (io::ErrorKind::StorageFull, 3));
+    }
+}

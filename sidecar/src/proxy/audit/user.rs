@@ -1,0 +1,221 @@
+//! The user of a call, as the resource's `spec.audit.user` says, or by a fingerprint of what the MCP server gets
+//! of the user.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mcp_auth_protocol::sync::SubjectTokenSource;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::fingerprint::{Fingerprint, Fingerprinter, Kind};
+use super::message::cut;
+use crate::proxy::routes::{AuditSettings, UsableServer};
+use crate::proxy::user_context::Context;
+
+/// Who called.
+#[derive(Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    /// The user's name, where one is stated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Where it was looked for, such as `header:x-forwarded-user`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Whether a signature vouches for `id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<bool>,
+    /// Why there is no `id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<UserProblem>,
+    /// Of the cookies and headers that say who the user is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Fingerprint>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub enum UserProblem {
+    /// The request has no such cookie or header.
+    Missing,
+    /// The value is no JSON Web Token.
+    NotAJwt,
+    /// The token has no such claim, or one that is no text and no number.
+    ClaimMissing,
+}
+
+/// The user by what the request carried. `None` where it carried nothing of a user and no name was expected.
+pub fn identify(
+    settings: &AuditSettings,
+    server: Option<&UsableServer>,
+    context: Option<&Context>,
+    fingerprinter: &Fingerprinter,
+) -> Option<User> {
+    let Some(source) = &settings.user else {
+        let fingerprint = user_fingerprint(server?, context?, fingerprinter);
+        return fingerprint.map(|fingerprint| User {
+            fingerprint: Some(fingerprint),
+            ..User::default()
+        });
+    };
+    let mut user = User {
+        source: Some(match &source.from {
+            SubjectTokenSource::Cookie(name) => format!("cookie:{name}"),
+            SubjectTokenSource::Header(name) => format!("header:{name}"),
+        }),
+        ..User::default()
+    };
+    let value = context.and_then(|context| context.value(&source.from));
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        user.problem = Some(UserProblem::Missing);
+        return Some(user);
+    };
+    let name = match (&source.claim, &source.from) {
+        (Some(claim), _) => claim_of(value, claim).map(Some),
+        (None, SubjectTokenSource::Header(_)) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
+        // A cookie's value is a session, which is as good as a password.
+        (None, SubjectTokenSource::Cookie(_)) => Ok(None),
+    };
+    match name {
+        Ok(Some(name)) => {
+            user.id = Some(cut(name));
+            user.verified = Some(false);
+        }
+        Ok(None) => {}
+        Err(problem) => user.problem = Some(problem),
+    }
+    if user.id.is_none() {
+        user.fingerprint = Some(fingerprinter.fingerprint(Kind::User, [value]));
+    }
+    Some(user)
+}
+
+/// Of all that the MCP server gets of the user, or the operator for it.
+fn user_fingerprint(
+    server: &UsableServer,
+    context: &Context,
+    fingerprinter: &Fingerprinter,
+) -> Option<Fingerprint> {
+    let cookies = context
+        .cookies()
+        .filter(|(name, _)| server.allowed.cookie(name) || is_exchanged(server, name, true));
+    let headers = context
+        .headers()
+        .filter(|(name, _)| server.allowed.header(name) || is_exchanged(server, name, false));
+    let parts: Vec<&[u8]> = cookies
+        .flat_map(|(name, value)| [&b"cookie"[..], name, value])
+        .chain(headers.flat_map(|(name, value)| [&b"header"[..], name, value]))
+        .collect();
+    (!parts.is_empty()).then(|| fingerprinter.fingerprint(Kind::User, parts))
+}
+
+fn is_exchanged(server: &UsableServer, name: &[u8], is_cookie: bool) -> bool {
+    match &server.exchange {
+        Some(SubjectTokenSource::Cookie(exchanged)) => is_cookie && exchanged.as_bytes() == name,
+        Some(SubjectTokenSource::Header(exchanged)) => !is_cookie && exchanged.as_bytes() == name,
+        None => false,
+    }
+}
+
+/// The claim of a JWT (RFC 7519), without a look at its signature. `Bearer` before it is left out.
+fn claim_of(value: &[u8], claim: &str) -> Result<String, UserProblem> {
+    let token = value.strip_prefix(b"Bearer ").unwrap_or(value).trim_ascii();
+    let mut parts = token.split(|byte| *byte == b'.');
+    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(UserProblem::NotAJwt);
+    };
+    let payload = URL_SAFE_NO_PAD
+        .decode(payload)
+        .map_err(|_| UserProblem::NotAJwt)?;
+    let claims: Value = serde_json::from_slice(&payload).map_err(|_| UserProblem::NotAJwt)?;
+    match claims.get(claim) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+        Some(Value::Number(number)) => Ok(number.to_string()),
+        _ => Err(UserProblem::ClaimMissing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::routes::AuditUserSource;
+
+    fn settings(from: SubjectTokenSource, claim: Option<&str>) -> AuditSettings {
+        AuditSettings {
+            argument_names: false,
+            user: Some(AuditUserSource {
+                from,
+                claim: claim.map(Into::into),
+            }),
+        }
+    }
+
+    fn jwt(claims: &str) -> String {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        format!("{}.{}.c2ln", part(r#"{"alg":"ES256"}"#), part(claims))
+    }
+
+    fn user(settings: &AuditSettings, cookie: &str, header: &str) -> User {
+        let context = Context::encode(
+            vec![(b"sid", cookie.as_bytes())],
+            vec![(b"x-user", header.as_bytes())],
+        );
+        identify(settings, None, Some(&context), &Fingerprinter::new()).unwrap()
+    }
+
+    #[test]
+    fn a_header_names_the_user_and_a_cookie_shows_only_its_fingerprint() {
+        let header = settings(SubjectTokenSource::Header("x-user".into()), None);
+        let found = user(&header, "s3ssion", "ada");
+        assert_eq!(found.id.as_deref(), Some("ada"));
+        assert_eq!((found.verified, found.fingerprint), (Some(false), None));
+        let cookie = settings(SubjectTokenSource::Cookie("sid".into()), None);
+        let found = user(&cookie, "s3ssion", "ada");
+        assert_eq!((found.id, found.problem), (None, None));
+        assert!(found.fingerprint.is_some());
+    }
+
+    #[test]
+    fn a_claim_names_the_user_without_being_verified() {
+        let cookie = settings(SubjectTokenSource::Cookie("sid".into()), Some("email"));
+        let found = user(&cookie, &jwt(r#"{"email":"ada@example.com"}"#), "");
+        assert_eq!(found.id.as_deref(), Some("ada@example.com"));
+        assert_eq!(found.verified, Some(false));
+        let header = settings(SubjectTokenSource::Header("x-user".into()), Some("uid"));
+        let found = user(&header, "", &format!("Bearer {}", jwt(r#"{"uid":7}"#)));
+        assert_eq!(found.id.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn what_is_no_token_or_has_no_such_claim_is_said_without_the_value() {
+        let cookie = settings(SubjectTokenSource::Cookie("sid".into()), Some("email"));
+        let no_json = format!("e30.{}.x", URL_SAFE_NO_PAD.encode("no JSON"));
+        let others = [jwt("{}"), jwt(r#"{"email":{"a":1}}"#), jwt(r#"{"email":""}"#)];
+        let none = [
+            "s3ssion".to_owned(),
+            "a.b".to_owned(),
+            "a.?.c".to_owned(),
+            no_json,
+        ];
+        let found = none.map(|value| user(&cookie, &value, ""));
+        assert!(
+            found
+                .iter()
+                .all(|user| user.problem == Some(UserProblem::NotAJwt))
+        );
+        assert!(
+            found
+                .iter()
+                .all(|user| user.fingerprint.is_some() && user.id.is_none())
+        );
+        let found = others.map(|value| user(&cookie, &value, ""));
+        assert!(
+            found
+                .iter()
+                .all(|user| user.problem == Some(UserProblem::ClaimMissing))
+        );
+        assert_eq!(user(&cookie, "", "").problem, Some(UserProblem::Missing));
+        let nothing = identify(&cookie, None, None, &Fingerprinter::new()).unwrap();
+        assert_eq!(nothing.problem, Some(UserProblem::Missing));
+    }
+}

@@ -1,0 +1,197 @@
+//! The thread that turns records into lines and writes them. It gathers what comes within a moment, so that a
+//! busy sidecar wakes it seldom and writes many lines at once.
+
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use mcp_auth_protocol::sync::Pod;
+
+use super::fingerprint::Kind;
+use super::line::{Line, VERSION, time, trace_id};
+use super::message::{self, Message};
+use super::output::{LineWriter, Output};
+use super::record::{Body, CallRecord, Outcome};
+use super::user::identify;
+use super::{Inner, Item};
+use crate::proxy::metrics::AuditDrop;
+
+/// Calls that end within this time of one another are written at once.
+const GATHER: Duration = Duration::from_millis(20);
+/// Most bytes that are written at once.
+const MAX_WRITE: usize = 64 * 1024;
+/// Between two warnings about lines that could not be written.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+pub(super) struct Writer {
+    namespace: String,
+    pod: String,
+    output: LineWriter,
+    /// Weak, so that this thread ends with the log.
+    log: Weak<Inner>,
+    lines: Vec<u8>,
+    line_count: u64,
+    warned: Option<Instant>,
+}
+
+impl Writer {
+    pub fn new(pod: &Pod, output: Output, log: Weak<Inner>) -> Self {
+        Self {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            output: LineWriter::new(output),
+            log,
+            lines: Vec::new(),
+            line_count: 0,
+            warned: None,
+        }
+    }
+
+    /// Until there is no log left whose calls could come.
+    pub fn run(mut self, items: &Receiver<Item>) {
+        while let Ok(first) = items.recv() {
+            let mut confirmations = Vec::new();
+            self.take(first, &mut confirmations);
+            if confirmations.is_empty() {
+                std::thread::sleep(GATHER);
+            }
+            // What comes after a flush is not waited for.
+            while confirmations.is_empty()
+                && let Ok(item) = items.try_recv()
+            {
+                self.take(item, &mut confirmations);
+            }
+            self.write();
+            for confirm in confirmations {
+                // Whoever asked may not wait any more.
+                let _ = confirm.send(());
+            }
+        }
+    }
+
+    fn take(&mut self, item: Item, confirmations: &mut Vec<SyncSender<()>>) {
+        match item {
+            Item::Flush(confirm) => confirmations.push(confirm),
+            Item::Call(record) => {
+                if let Some(log) = self.log.upgrade() {
+                    self.add(&log, &record);
+                    log.queued_bytes.fetch_sub(record.size(), Ordering::Relaxed);
+                }
+                if self.lines.len() >= MAX_WRITE {
+                    self.write();
+                }
+            }
+        }
+    }
+
+    /// One line for each message of the call.
+    fn add(&mut self, log: &Inner, record: &CallRecord) {
+        let (messages, request_bytes) = match &record.body {
+            Body::Unread => (Vec::new(), 0),
+            Body::Whole(bytes) => (message::read(bytes), bytes.len() as u64),
+            Body::Streamed(tap) => (message::read(&tap.beginning()), tap.bytes()),
+        };
+        let Some(settings) = &record.server.audit else {
+            return;
+        };
+        let user = identify(
+            settings,
+            record.server.usable(),
+            record.context.as_ref(),
+            &log.fingerprinter,
+        );
+        let header = |value: &Option<http::HeaderValue>| {
+            let text = value.as_ref().and_then(|value| value.to_str().ok());
+            text.map(str::to_owned)
+        };
+        let session = record.session.as_ref().map(http::HeaderValue::as_bytes);
+        let traceparent = header(&record.traceparent);
+        let batch_size = (messages.len() > 1).then_some(messages.len());
+        let nothing = [Message::default()];
+        let messages = match messages.as_slice() {
+            [] => &nothing[..],
+            messages => messages,
+        };
+        for message in messages {
+            let traceparent = traceparent.as_deref().or(message.traceparent.as_deref());
+            let (outcome, reason) = match record.outcome {
+                Outcome::Answered => ("answered", None),
+                Outcome::Failed(reason) => ("failed", Some(reason)),
+                Outcome::Cancelled => ("cancelled", None),
+                Outcome::Broken => ("broken", None),
+            };
+            let line = Line {
+                schema: VERSION,
+                time: time(started(record)),
+                namespace: &self.namespace,
+                pod: &self.pod,
+                server: &record.server.name,
+                resource: &record.server.resource,
+                http_method: record.http_method.as_str(),
+                method: message.method.as_deref(),
+                tool: message.tool.as_deref(),
+                argument_names: message
+                    .argument_names
+                    .as_deref()
+                    .filter(|_| settings.argument_names),
+                batch_size,
+                user: user.as_ref(),
+                client_key: record.context.as_ref().and_then(|context| context.client_key()),
+                session: session.map(|session| log.fingerprinter.fingerprint(Kind::Session, [session])),
+                trace_id: traceparent.and_then(trace_id),
+                outcome,
+                reason,
+                status: record.status.map(|status| status.as_u16()),
+                duration_ms: milliseconds(record.duration),
+                server_ms: milliseconds(record.upstream_time),
+                request_bytes,
+                response_bytes: record.response_bytes,
+                replayed: record.replayed,
+            };
+            // Writing plain values to memory cannot fail.
+            if serde_json::to_writer(&mut self.lines, &line).is_ok() {
+                self.lines.push(b'\n');
+                self.line_count += 1;
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
+        let lost = match self.output.write(&self.lines) {
+            Ok(()) => 0,
+            Err((error, lost)) => {
+                let is_due = self
+                    .warned
+                    .is_none_or(|warned| warned.elapsed() >= WARNING_INTERVAL);
+                if is_due {
+                    self.warned = Some(Instant::now());
+                    tracing::warn!(%error, lines = lost, "audit lines cannot be written and are lost");
+                }
+                lost as u64
+            }
+        };
+        if let Some(log) = self.log.upgrade() {
+            log.metrics.audit_written(self.line_count - lost);
+            log.metrics.audit_dropped(AuditDrop::WriteFailed, lost);
+        }
+        self.lines.clear();
+        self.line_count = 0;
+    }
+}
+
+/// When the request came, by the clock of today: only the time since then was measured.
+fn started(record: &CallRecord) -> Timestamp {
+    let since = SignedDuration::try_from(record.started.elapsed()).unwrap_or(SignedDuration::ZERO);
+    let now = Timestamp::now();
+    now.checked_sub(since).unwrap_or(now)
+}
+
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
