@@ -12,7 +12,7 @@ use std::time::Duration;
 use mcp_auth_oauth::EgressProxy;
 use mcp_auth_protocol::pod::DEFAULT_FORWARDED_ALLOW_IPS;
 use mcp_auth_protocol::sync::Pod;
-use mcp_auth_protocol::timeouts::LITELLM_READINESS;
+use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
@@ -142,7 +142,8 @@ impl Ground {
         let outbound = self.sockets.outbound();
         let drain = Drain::default();
         let started = Started::default();
-        let (control, proxies) = self.wire(&command, &feed, &drain, &started, outbound, start_timeout);
+        let (control, proxies, audit_log) =
+            self.wire(&command, &feed, &drain, &started, outbound, start_timeout);
         let workers = proxies.start(self.sockets).map_err(|error| ExitError::System {
             what: "the proxies cannot be started",
             kind: error.kind(),
@@ -186,6 +187,9 @@ impl Ground {
             () = feed.tell(changed) => Ok(exit::OS_ERROR),
         };
         stop(workers);
+        if !audit_log.flush(AUDIT_FLUSH_TIMEOUT) {
+            warn!("audit lines of the last calls may be missing: the output takes no more");
+        }
         code
     }
 
@@ -197,7 +201,11 @@ impl Ground {
         started: &Started,
         outbound: SocketAddr,
         start_timeout: Duration,
-    ) -> (Control<mcp_auth_sidecar::proxy::routes::Routes>, Proxies, AuditLog) {
+    ) -> (
+        Control<mcp_auth_sidecar::proxy::routes::Routes>,
+        Proxies,
+        AuditLog,
+    ) {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let data_path_metrics = data_path::Metrics::new(&mut registry);
@@ -234,7 +242,7 @@ impl Ground {
         let litellm = Litellm {
             address: self.litellm.address,
             ours: Vec::new(),
-            timeout: LITELLM_READINESS,
+            timeout: LITELLM_CONNECT,
             // Other programs of the machine listen too, which is none of our business.
             proc_net: None,
         };

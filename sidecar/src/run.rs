@@ -103,7 +103,15 @@ impl Proxies {
         );
         let inbound = litellm.map(|litellm| {
             let routes = routes.clone();
-            Inbound::new(litellm, trusted_proxies, routes, sealer, fingerprinter, metrics, drain)
+            Inbound::new(
+                litellm,
+                trusted_proxies,
+                routes,
+                sealer,
+                fingerprinter,
+                metrics,
+                drain,
+            )
         });
         Self {
             routes,

@@ -51,7 +51,6 @@ impl Inbound {
     /// `litellm` is the loopback address LiteLLM was moved to; `trusted_proxies` are those whose `X-Forwarded-`
     /// headers its server trusts; `sealer` is shared with the outbound half, and `fingerprinter` with the audit
     /// log.
-    #[expect(clippy::too_many_arguments)]
     pub fn new(
         litellm: SocketAddr,
         trusted_proxies: TrustedProxies,
