@@ -24,7 +24,7 @@ demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in fiv
 demo-down: ## removes what the demo made
 	@$(in_cluster) tests/demo/run --down
 
-test: test-unit test-chart test-api conformance surfaces e2e ## all tests
+test: test-unit test-chart alerts try test-api conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
 	cargo test --locked --workspace --exclude mcp-auth-tests

@@ -18,8 +18,8 @@ sys.path += [str(TESTS / "demo"), str(TESTS / "loopback")]
 
 import processes
 from ground import FROM_ITS_PACKAGE, KEY, LITELLM, Ground, local, setting
-from promises import ALLOWED, CLIENT, Stand, discovers_tools, follows_a_rotation, is_refused, keeps_users_apart
-from terminal import BOLD, DIM, GREEN, LIMIT, PLAIN, RED, Broken, note, shown, step
+from promises import ALLOWED, CLIENT, USERS, WAYS, Stand, discovers_tools, follows_a_rotation, is_refused, keeps_users_apart
+from terminal import BOLD, DIM, GREEN, LIMIT, PLAIN, RED, Broken, check, note, shown, step, until
 
 # Of tokens, in seconds: short, so that one sees a renewal.
 LIFETIME = 12
@@ -94,12 +94,14 @@ class Try:
         self.running = running
         self.ground = Ground(running)
         self.servers = self.ground.servers("tools", lifetime=LIFETIME)
+        # Of its own, so that what the other LiteLLM asks for is not counted there.
+        self.servers_before = self.ground.servers("tools-before")
         self.model = json.dumps(self.ground.model())
         litellm = self.ground.write("litellm", f'#!/bin/sh\nexec {setting("MCPAUTH_TEST_PYTHON")} {LITELLM} "$@"\n')
         litellm.chmod(0o700)
 
-    def configuration(self, name: str, auth: str = "") -> Path:
-        return self.ground.write(name, CONFIGURATION.format(model=self.model, url=self.servers["mcp"]) + auth)
+    def configuration(self, name: str, servers: dict[str, str], auth: str = "") -> Path:
+        return self.ground.write(name, CONFIGURATION.format(model=self.model, url=servers["mcp"]) + auth)
 
     def start(self, name: str, *command: str, **environment: str) -> str:
         """Starts LiteLLM by this command and returns its URL, at which it does not answer yet."""
@@ -111,8 +113,8 @@ class Try:
 
     def run(self) -> None:
         cookies = ", ".join(ALLOWED)
-        before = self.configuration("before.yaml")
-        config = self.configuration("config.yaml", AUTH.format(cookies=cookies))
+        before = self.configuration("before.yaml", self.servers_before)
+        config = self.configuration("config.yaml", self.servers, AUTH.format(cookies=cookies))
         write_secret(self.folder / "client-secret", self.servers["secret"])
         settings = {
             "MCP_OAUTH2_TOKEN_URL": self.servers["token"],
@@ -128,7 +130,7 @@ class Try:
         shown(before.read_text().split("\n", 1)[1])
         note(f"{BOLD}${PLAIN} litellm --config before.yaml")
         self.running.until_up("litellm-before", f"{open_url}/health/readiness")
-        is_refused(OneMachine(self.folder, self.servers, open_url))
+        is_refused(OneMachine(self.folder, self.servers_before, open_url))
 
         step(2, "After: LiteLLM is started by mcp-auth, and its tools are there, though nobody has logged in")
         for name, value in settings.items():
@@ -142,9 +144,27 @@ class Try:
 
         step(3, "Two users call the same tool, three ways")
         keeps_users_apart(stand)
+        self.audited()
 
         step(4, "The client secret is rotated while calls go on")
         follows_a_rotation(stand)
+
+    def audited(self) -> None:
+        """The audit log, which is among what LiteLLM prints, has a line for each of the calls."""
+        wanted = len(USERS) * len(WAYS)
+        lines = until(f"{wanted} calls are in the audit log", lambda: self.audit_lines(wanted))
+        for line in lines[-len(USERS) :]:
+            shown(line)
+        users = {json.loads(line)["user"]["fingerprint"] for line in lines}
+        check(len(users) == len(USERS), f"the audit log has {len(lines)} calls of the tool whoami by {len(users)} users", lines)
+        values = [value for cookies in USERS.values() for value in cookies.values() if len(value) > 5]
+        told = [value for value in values if any(value in line for line in lines)]
+        check(not told, "and no cookie of anybody's", told)
+
+    def audit_lines(self, wanted: int) -> list[str] | None:
+        text = self.running.log("litellm").read_text()
+        lines = [line for line in text.splitlines() if '"schema":"mcpauth.dev/audit/' in line and '"tools/call"' in line]
+        return lines if len(lines) >= wanted else None
 
 
 def main() -> None:
