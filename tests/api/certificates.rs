@@ -7,12 +7,15 @@ use mcp_auth_tests::setting;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 
+use crate::CERTIFICATE_SECRET;
+
 #[tokio::test]
 async fn a_lost_certificate_secret_is_restored() {
     let world = World::new("certificates-lost", false).await;
     let namespace = setting("MCPAUTH_TEST_OPERATOR_NAMESPACE");
     let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &namespace);
     let name = "mcp-auth-operator-tls";
+    let _alone = CERTIFICATE_SECRET.write().await;
     let before = secrets.get(name).await.unwrap();
     secrets.delete(name, &DeleteParams::default()).await.unwrap();
     let look = async || secrets.get_opt(name).await.unwrap();

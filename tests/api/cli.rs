@@ -17,6 +17,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
+use crate::CERTIFICATE_SECRET;
+
 /// What the program printed, and its exit code.
 #[derive(Debug)]
 struct Printed {
@@ -161,6 +163,7 @@ async fn doctor_finds_everything_in_order_but_the_sidecar_that_nobody_runs() {
             reasons::SIDECARS_BEHIND,
         )
         .await;
+    let _present = CERTIFICATE_SECRET.read().await;
     let (printed, report) = doctor("cli-doctor").await;
     for check in [
         "CustomResourceDefinition",
@@ -197,6 +200,7 @@ async fn doctor_names_a_missing_secret_with_the_command_that_makes_it() {
         .condition("tools", conditions::READY, "False", reasons::SECRET_NOT_FOUND)
         .await;
     let operator = setting("MCPAUTH_TEST_OPERATOR_NAMESPACE");
+    let _present = CERTIFICATE_SECRET.read().await;
     let printed = run(&[
         "doctor",
         "-n",

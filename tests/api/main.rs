@@ -18,3 +18,7 @@ mod proxies;
 mod reconcile;
 mod rotation;
 mod sync;
+
+/// Held to write by the test that takes the operator's certificate Secret away, and to read by those that look whether
+/// it is there.
+static CERTIFICATE_SECRET: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
