@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_block_of_the_seed_is_read() {
+    fn a_block_with_oauth2_and_cookies_is_read() {
         let Auth::On(block) = read_block(
             r#"{"oauth2": {"token_url": "https://auth.company.com/oauth2/token", "client_id": "litellm-proxy",
                 "client_secret": "${SECRET}"},

@@ -1,4 +1,4 @@
-//! Settings from the environment: the seed of `MCP_OAUTH2_*`, which holds for all MCP servers that state
+//! Settings from the environment: the client registration in `MCP_OAUTH2_*`, which holds for all MCP servers that state
 //! nothing of their own, and whether LiteLLM is to be run with mcp-auth at all.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variables_of_the_seed_are_a_client_registration() {
+    fn the_variables_are_a_client_registration() {
         assert!(variables(&[(AUTO_PATCH, "true")]).defaults().unwrap().is_none());
         let defaults = with(&[(SCOPE, " read  write"), (AUDIENCE, "tools")])
             .defaults()
