@@ -24,9 +24,9 @@ async fn secrets(client: &Client) -> BTreeSet<String> {
     let data = secrets
         .into_iter()
         .flat_map(|secret| secret.data.unwrap_or_default());
-    // Certificates are public.
+    // Certificates are public, and so is the name that an egress proxy knows the operator by.
     let values = data
-        .filter(|(key, _)| !key.ends_with(".crt"))
+        .filter(|(key, _)| !key.ends_with(".crt") && key != "username")
         .map(|(_, value)| value);
     let values = values.filter_map(|value| String::from_utf8(value.0).ok());
     let lines = values.flat_map(|value| value.lines().map(str::to_owned).collect::<Vec<_>>());
