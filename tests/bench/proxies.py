@@ -59,6 +59,8 @@ def command(name, litellm="UP_PLAIN"):
             upstreams = (PORTS[up] for up in ("UP_PLAIN", "UP_TLS", "UP_H2", "UP_RIG", "UP_RIG_TLS"))
             return [binary(name), str(at), str(folder / "pingora.yaml"), *map(str, upstreams)], {}
     (folder / "token").write_text("the-pods-own-token")
+    # The authority of an earlier run: a sidecar that begins in a new pod has none.
+    (folder / "operator-ca.pem").unlink(missing_ok=True)
     return [SIDECAR, "serve"], {
         "MCPAUTH_OUTBOUND": f"127.0.0.1:{at}",
         "MCPAUTH_INBOUND": f"127.0.0.1:{at + 1}",
@@ -171,7 +173,7 @@ def protocol_of(name, kind, context):
 
 def _servers():
     def server(name, url):
-        route = {"resource": name, "server": name, "url": url, "transport": "StreamableHttp", "cookies": COOKIES}
+        route = {"resource": name, "server": name, "url": url, "transport": "StreamableHttp", "cookies": COOKIES, "audit": {}}
         if url.startswith("https"):
             route["caBundle"] = (TLS / "ca.pem").read_text()
         return {**route, "credential": {"kind": "bearer", "id": name, "token": TOKEN}}
