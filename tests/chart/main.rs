@@ -75,6 +75,7 @@ fn several_mistakes_are_told_together() {
     }
 }
 
+/// Compares something only where MCPAUTH_TEST_HELM names several programs: by default one Helm is built.
 #[test]
 fn every_version_of_helm_renders_the_same() {
     let programs = helm_programs();
