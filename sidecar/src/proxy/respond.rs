@@ -75,6 +75,7 @@ mod tests {
     use crate::http::framing::FramingError;
     use crate::proxy::error::{RenewalOutcome, ReplayError, TokenOwner};
     use crate::proxy::user_context::ContextTooLargeError;
+    use crate::proxy::user_context::seal::OpenError;
 
     /// One of each. A new error does not compile without an arm in [`half`]; it belongs here as well.
     fn one_of_each() -> Vec<ProxyError> {
@@ -94,6 +95,10 @@ mod tests {
             },
             ProxyError::TokenExpired { resource: resource() },
             ProxyError::UserContextRequired { resource: resource() },
+            ProxyError::UserContextInvalid {
+                resource: resource(),
+                why: OpenError::Expired,
+            },
             ProxyError::ServerUnreachable {
                 resource: resource(),
                 why: text(),
@@ -148,6 +153,7 @@ mod tests {
             | ProxyError::TokenUnavailable { .. }
             | ProxyError::TokenExpired { .. }
             | ProxyError::UserContextRequired { .. }
+            | ProxyError::UserContextInvalid { .. }
             | ProxyError::ServerUnreachable { .. }
             | ProxyError::ServerFailed { .. }
             | ProxyError::ServerTimeout { .. }

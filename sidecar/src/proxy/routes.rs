@@ -7,6 +7,7 @@
 pub mod access_token;
 mod mcp_server;
 mod rejection_reports;
+mod sessions;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -30,6 +31,7 @@ pub use mcp_server::{
 };
 use rejection_reports::RejectionReports;
 pub use rejection_reports::RenewalProspect;
+pub use sessions::{SESSION_HEADER, Sessions};
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]

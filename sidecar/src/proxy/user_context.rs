@@ -101,6 +101,10 @@ impl Allowlist {
     pub fn headers(&self) -> &[HeaderName] {
         &self.headers
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.cookies.is_empty() && self.headers.is_empty()
+    }
 }
 
 /// The context of a request. Never shortens one: half a context could speak for another user.

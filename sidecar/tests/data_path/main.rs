@@ -10,6 +10,7 @@ mod connections;
 mod context;
 mod declined;
 mod exchange;
+mod guard;
 mod h2c;
 mod host;
 mod http2;

@@ -24,7 +24,7 @@ async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
         .header("mcpauth-context", "1Zm9yZ2Vk")
         .header("mcp-session-id", "s-1")
         .header("accept", "application/json, text/event-stream");
-    let answer = send(sidecar.outbound, request, whole("{}")).await;
+    let answer = send(sidecar.outbound, request, whole(r#"{"method":"ping"}"#)).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let seen = upstream.only();
     assert_eq!(seen.target, "/a/mcp?x=1");
@@ -32,7 +32,7 @@ async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
     let expected = [
         ("accept", "application/json, text/event-stream"),
         ("authorization", "Bearer service-token"),
-        ("content-length", "2"),
+        ("content-length", "17"),
         ("host", &host),
         ("mcp-session-id", "s-1"),
     ];

@@ -16,6 +16,7 @@ use rustls_pki_types::ServerName;
 use url::{Host, Url};
 
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
+use super::sessions::Sessions;
 use crate::http::connect::{Peer, Tls};
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
@@ -78,6 +79,7 @@ pub struct UsableServer {
     pub credential: ServiceCredential,
     declined: Option<DeclinedRefresh>,
     pub(crate) target: Arc<Target>,
+    pub(crate) sessions: Arc<Sessions>,
     /// The allowed names, the subject of the exchange and the user's for the audit log, which the inbound half
     /// seals.
     sealed: Allowlist,
@@ -286,6 +288,10 @@ fn build_usable(
             Arc::new(target(&url, &route.server, config, metrics, workers)?)
         }
     };
+    let sessions = match previous.filter(|previous| previous.url == url) {
+        Some(previous) => previous.sessions.clone(),
+        None => Arc::default(),
+    };
     Ok(UsableServer {
         url,
         stated_url: route.url.as_str().into(),
@@ -298,6 +304,7 @@ fn build_usable(
         credential,
         declined: server.declined.clone(),
         target,
+        sessions,
         sealed,
         ca_bundle: ca_bundle.map(Into::into),
         client_certificate: client_certificate.cloned(),
