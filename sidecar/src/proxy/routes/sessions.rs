@@ -27,8 +27,9 @@ struct Session {
 impl Sessions {
     /// Records that the session was opened for no user.
     pub fn record_nobodys(&self, id: &[u8]) {
-        if let Some(sessions) = self.within_bounds(id) {
-            sessions.lock().insert(id.into(), Session { is_nobodys: true });
+        if !id.is_empty() && id.len() <= MAX_ID_BYTES {
+            let session = Session { is_nobodys: true };
+            self.sessions.lock().insert(id.into(), session);
         }
     }
 
@@ -36,10 +37,6 @@ impl Sessions {
     pub fn is_nobodys(&self, id: &[u8]) -> bool {
         let mut sessions = self.sessions.lock();
         sessions.get(id).is_some_and(|session| session.is_nobodys)
-    }
-
-    fn within_bounds(&self, id: &[u8]) -> Option<&Mutex<LruCache<Box<[u8]>, Session>>> {
-        (!id.is_empty() && id.len() <= MAX_ID_BYTES).then_some(&self.sessions)
     }
 }
 
