@@ -22,6 +22,7 @@ pub mod tag_resolution;
 pub mod write;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use mcp_auth_protocol::sync::{Problem, Route};
 
+use super::outbound_secret::OutboundSecret;
 use config::Config;
 use entry::Address;
 use error::{ConfigError, ConfigFileError};
@@ -48,12 +50,14 @@ pub struct Input<'a> {
     pub routes: &'a [Route],
     /// The sidecar's listener for LiteLLM's MCP client.
     pub outbound: SocketAddr,
+    /// What LiteLLM shows that listener.
+    pub outbound_secret: &'a OutboundSecret,
     /// Whether [`AUTH_BLOCK`] in the entry of a server is for mcp-auth, and so kept from LiteLLM.
     pub auth_blocks: bool,
 }
 
 /// The overlay, ready to be written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Overlay {
     /// The overlay, and behind it the files it includes; see [`render`].
     pub files: Vec<(PathBuf, String)>,
@@ -106,6 +110,19 @@ pub fn render(input: &Input<'_>) -> Overlay {
     }
 }
 
+/// The text of the files holds secrets: that of the outbound listener, and what the user has written.
+impl fmt::Debug for Overlay {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<_> = self.files.iter().map(|(path, _)| path).collect();
+        formatter
+            .debug_struct("Overlay")
+            .field("files", &paths)
+            .field("servers", &self.servers)
+            .field("problems", &self.problems)
+            .finish()
+    }
+}
+
 impl Overlay {
     /// Writes what has changed, what is included first, so that LiteLLM never finds a name without its file.
     pub fn write(&self) -> io::Result<bool> {
@@ -148,8 +165,10 @@ fn merge(
             .position(|(key, _)| key.as_str() == Some(&route.server));
         let original = position.map(|position| &*pairs[position].1);
         let alias = aliases.get(&route.server).map(String::as_str);
-        let managed = entry::address(route, input.outbound)
-            .and_then(|address| Ok((entry::manage(original, route, &address, alias, budget)?, address)));
+        let managed = entry::address(route, input.outbound).and_then(|address| {
+            let managed = entry::manage(original, route, &address, input.outbound_secret, alias, budget)?;
+            Ok((managed, address))
+        });
         match managed {
             Ok((managed, address)) => {
                 problems.extend(managed.problem);
@@ -247,6 +266,7 @@ mcp_servers:
             overlay: &folder.path().join("overlay.yaml"),
             routes: &[],
             outbound: "127.0.0.1:16481".parse().unwrap(),
+            outbound_secret: &OutboundSecret::generate(),
             auth_blocks,
         });
         assert_eq!(overlay.problems, []);

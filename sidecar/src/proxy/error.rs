@@ -101,6 +101,12 @@ pub enum ProxyError {
     )]
     HostNotAllowed,
     #[error(
+        "only LiteLLM may call this port, and shows that it does by a header that the sidecar has put into LiteLLM's \
+         configuration (static_headers of each server); a server that was added in LiteLLM's database or UI with this \
+         URL needs an McpServerAuth instead; if LiteLLM itself is refused, restart its pod"
+    )]
+    CallerNotAllowed,
+    #[error(
         "McpServerAuth {resource}: the MCP server redirects to another origin, which never gets the token; \
          set spec.server.url to where it redirects to"
     )]
@@ -250,6 +256,7 @@ impl ProxyError {
             Self::ExchangeFailed { .. } => ("exchange_failed", StatusCode::BAD_GATEWAY, -32065),
             Self::TooManyWaiting { .. } => ("too_many_waiting", StatusCode::SERVICE_UNAVAILABLE, -32066),
             Self::HostNotAllowed => ("host_not_allowed", StatusCode::FORBIDDEN, -32067),
+            Self::CallerNotAllowed => ("caller_not_allowed", StatusCode::FORBIDDEN, -32070),
             Self::RequestAmbiguous(_) => ("request_ambiguous", StatusCode::BAD_REQUEST, -32068),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),

@@ -1,5 +1,6 @@
 //! The outbound half, from LiteLLM's MCP client to MCP servers. It takes requests whose host is loopback
-//! ([`loopback_host`]), finds the server that the path names ([`path`]), authenticates the request to it
+//! ([`loopback_host`]) and that show the secret of LiteLLM's configuration
+//! ([`OutboundSecret`]), finds the server that the path names ([`path`]), authenticates the request to it
 //! ([`headers`], [`token_selection`]), sends it, once more if the server rejects the token
 //! ([`replayable_request`], [`auth_outcome`], [`token_rejection`]), and passes the answer on ([`response`]).
 //! LiteLLM takes the sidecar for the server, so nothing in an answer may lead it around the sidecar: no
@@ -35,6 +36,7 @@ use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use secrecy::SecretString;
 
 use crate::control::exchange_client::TokenExchanger;
+use crate::control::outbound_secret::OutboundSecret;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
 use crate::proxy::audit::{AuditLog, AuditedCall};
@@ -63,6 +65,7 @@ pub struct Outbound {
     routes: Routes,
     token_selector: TokenSelector,
     sealer: Arc<Sealer>,
+    secret: OutboundSecret,
     audit_log: AuditLog,
     metrics: Metrics,
 }
@@ -87,10 +90,12 @@ struct Call {
 }
 
 impl Outbound {
-    /// `sealer` is shared with the inbound half; `exchanger` requests users' own tokens.
+    /// `sealer` is shared with the inbound half; `secret` is what LiteLLM shows; `exchanger` requests users' own
+    /// tokens.
     pub fn new(
         routes: Routes,
         sealer: Arc<Sealer>,
+        secret: OutboundSecret,
         exchanger: Arc<dyn TokenExchanger>,
         limits: Limits,
         audit_log: AuditLog,
@@ -101,6 +106,7 @@ impl Outbound {
             routes,
             token_selector,
             sealer,
+            secret,
             audit_log,
             metrics,
         }
@@ -126,6 +132,10 @@ impl Outbound {
                     RequestBody::stream(request.into_body()),
                 ))
             }
+            _ if !self.secret.is_stated(request.headers()) => Err(OutboundError::with_body(
+                ProxyError::CallerNotAllowed,
+                RequestBody::stream(request.into_body()),
+            )),
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
                 Ok(()) => Box::pin(self.forward(worker, server, request, &mut call)).await,

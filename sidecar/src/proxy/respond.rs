@@ -137,6 +137,7 @@ mod tests {
             },
             ProxyError::TooManyWaiting { resource: resource() },
             ProxyError::HostNotAllowed,
+            ProxyError::CallerNotAllowed,
             ProxyError::RequestAmbiguous(FramingError::HostMissing),
             ProxyError::LiteLlmUnreachable,
             ProxyError::LiteLlmFailed,
@@ -164,7 +165,8 @@ mod tests {
             | ProxyError::NotRepeated { .. }
             | ProxyError::ExchangeFailed { .. }
             | ProxyError::TooManyWaiting { .. }
-            | ProxyError::HostNotAllowed => "outbound",
+            | ProxyError::HostNotAllowed
+            | ProxyError::CallerNotAllowed => "outbound",
             ProxyError::LiteLlmUnreachable | ProxyError::LiteLlmFailed | ProxyError::ContextTooLarge(_) => {
                 "inbound"
             }

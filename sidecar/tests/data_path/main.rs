@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod audit;
+mod callers;
 mod client_certificate;
 mod connections;
 mod context;

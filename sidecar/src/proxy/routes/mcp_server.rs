@@ -16,6 +16,7 @@ use rustls_pki_types::ServerName;
 use url::{Host, Url};
 
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
+use super::announced_endpoints::AnnouncedEndpoints;
 use super::sessions::Sessions;
 use crate::http::connect::{Peer, Tls};
 use crate::http::tls::{TlsConfigError, TlsConfigs};
@@ -80,6 +81,8 @@ pub struct UsableServer {
     declined: Option<DeclinedRefresh>,
     pub(crate) target: Arc<Target>,
     pub(crate) sessions: Arc<Sessions>,
+    /// Where messages go with legacy SSE.
+    pub(crate) announced: Arc<AnnouncedEndpoints>,
     /// The allowed names, the subject of the exchange and the user's for the audit log, which the inbound half
     /// seals.
     sealed: Allowlist,
@@ -288,9 +291,9 @@ fn build_usable(
             Arc::new(target(&url, &route.server, config, metrics, workers)?)
         }
     };
-    let sessions = match previous.filter(|previous| previous.url == url) {
-        Some(previous) => previous.sessions.clone(),
-        None => Arc::default(),
+    let (sessions, announced) = match previous.filter(|previous| previous.url == url) {
+        Some(previous) => (previous.sessions.clone(), previous.announced.clone()),
+        None => (Arc::default(), Arc::default()),
     };
     Ok(UsableServer {
         url,
@@ -305,6 +308,7 @@ fn build_usable(
         declined: server.declined.clone(),
         target,
         sessions,
+        announced,
         sealed,
         ca_bundle: ca_bundle.map(Into::into),
         client_certificate: client_certificate.cloned(),
