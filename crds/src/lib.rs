@@ -52,9 +52,12 @@ mod tests {
 
     #[test]
     fn the_reference_is_generated_from_these_types() {
-        let written =
-            std::fs::read_to_string(format!("{}/{REFERENCE}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default();
-        assert!(written == reference_page(), "docs/reference is stale: run `make generate`");
+        let written = std::fs::read_to_string(format!("{}/{REFERENCE}", env!("CARGO_MANIFEST_DIR")))
+            .unwrap_or_default();
+        assert!(
+            written == reference_page(),
+            "docs/reference is stale: run `make generate`"
+        );
     }
 
     #[test]

@@ -77,7 +77,10 @@ fn object_of(schema: &Value) -> &Value {
 
 fn messages(schema: &Value) -> impl Iterator<Item = &str> {
     let rules = schema["x-kubernetes-validations"].as_array();
-    rules.into_iter().flatten().filter_map(|rule| rule["message"].as_str())
+    rules
+        .into_iter()
+        .flatten()
+        .filter_map(|rule| rule["message"].as_str())
 }
 
 /// The type in the words of YAML.
@@ -115,7 +118,9 @@ fn plain(value: &Value) -> String {
 }
 
 fn text(schema: &Value) -> Option<&str> {
-    schema["description"].as_str().filter(|text| !text.trim().is_empty())
+    schema["description"]
+        .as_str()
+        .filter(|text| !text.trim().is_empty())
 }
 
 fn paragraph(description: &str) -> String {
