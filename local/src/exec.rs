@@ -144,10 +144,12 @@ impl Ground {
         let started = Started::default();
         let (control, proxies, audit_log) =
             self.wire(&command, &feed, &drain, &started, outbound, start_timeout);
-        let workers = proxies.start(self.sockets, Bounds::default()).map_err(|error| ExitError::System {
-            what: "the proxies cannot be started",
-            kind: error.kind(),
-        })?;
+        let workers = proxies
+            .start(self.sockets, Bounds::default())
+            .map_err(|error| ExitError::System {
+                what: "the proxies cannot be started",
+                kind: error.kind(),
+            })?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             servers = servers.protected.len(),
