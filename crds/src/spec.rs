@@ -304,6 +304,7 @@ pub struct KeyRef {
 /// A Secret in the resource's namespace.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct SecretName {
+    /// Name of the Secret.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
