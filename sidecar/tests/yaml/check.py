@@ -16,6 +16,12 @@ CONTEXT = "mcpauth-context"
 SECRET = "mcpauth-outbound-secret"
 AUTHENTICATION = {"auth_type", "authentication_token", "auth_value", "client_id", "client_secret", "token_url",
                   "authorization_url", "registration_url", "scopes", "oauth2_flow"}
+# What a server is registered with, by the protocol's names.
+SETTINGS = {"description": "description", "alias": "alias", "instructions": "instructions", "allowedTools": "allowed_tools",
+            "disallowedTools": "disallowed_tools", "allowedParameters": "allowed_params", "accessGroups": "access_groups",
+            "allowAllKeys": "allow_all_keys", "availableOnPublicInternet": "available_on_public_internet",
+            "allowSampling": "allow_sampling", "allowElicitation": "allow_elicitation", "timeoutSeconds": "timeout",
+            "maxConcurrentRequests": "max_concurrent_requests", "requestsPerMinute": "rpm"}
 differences = []
 
 
@@ -115,7 +121,9 @@ def check_secret(case, server, now, secret):
     ours = [(key, value) for key, value in now["static_headers"].items() if key.lower() == SECRET]
     if ours != [(SECRET, secret)]:
         differ(case, f"{server}: the outbound secret is {ours!r}")
-    now["static_headers"] = {key: value for key, value in now["static_headers"].items() if key.lower() != SECRET}
+    users = {key: value for key, value in now.pop("static_headers").items() if key.lower() != SECRET}
+    if users:
+        now["static_headers"] = users
 
 
 def check_managed(case, route, was, now, outbound, aliases):
@@ -129,7 +137,15 @@ def check_managed(case, route, was, now, outbound, aliases):
         differ(case, f"{name}: extra_headers {now['extra_headers']!r}")
     if AUTHENTICATION & set(now):
         differ(case, f"{name}: still authenticates by itself: {AUTHENTICATION & set(now)}")
-    original = was or {"url": route["url"], "transport": now["transport"]}
+    original = was or {"url": route["url"], "transport": now["transport"], "alias": now.get("alias")}
+    if not was:
+        stated = {SETTINGS[field]: value for field, value in route.get("litellm", {}).items()}
+        for key in set(now) - {"url", "transport", "extra_headers", "server_id"}:
+            if not same(stated.get(key), now[key]):
+                differ(case, f"{name}: {key} should be {stated.get(key)!r} and is {now[key]!r}")
+        for key in set(stated) - set(now) - {"alias"}:
+            if not str(stated[key]).startswith("os.environ/"):
+                differ(case, f"{name}: {key} is missing")
     environment = any(str(original.get(key)).startswith("os.environ/") for key in ("url", "alias", "transport", "auth_type"))
     expected = original.get("server_id") or (None if environment else server_id(name, original, aliases))
     if now.get("server_id") != expected:
@@ -138,7 +154,7 @@ def check_managed(case, route, was, now, outbound, aliases):
         if key in {"url", "transport", "extra_headers", "server_id"} | AUTHENTICATION:
             continue
         if key == "static_headers":
-            value = {k: v for k, v in (value or {}).items() if k.strip().lower() not in ("authorization", SECRET)}
+            value = {k: v for k, v in (value or {}).items() if k.strip().lower() not in ("authorization", SECRET)} or None
         if not same(value, now.get(key)):
             differ(case, f"{name}: {key} was {value!r} and is {now.get(key)!r}")
 
