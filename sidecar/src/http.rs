@@ -12,3 +12,4 @@ pub mod request_body;
 pub mod tls;
 pub mod trailers;
 pub mod upstream;
+pub mod websocket_filter;

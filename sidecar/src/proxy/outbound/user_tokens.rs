@@ -19,6 +19,7 @@ use crate::control::exchange_client::{TokenExchanger, UserTokenRequest};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::Metrics;
+use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::access_token::AccessToken;
 use crate::proxy::routes::{McpServer, UsableServer};
 
@@ -136,7 +137,11 @@ impl UserTokens {
                 let exchange = Arc::clone(&self.0).exchange(request);
                 let inner = Arc::clone(&self.0);
                 // A task of its own, so that it does not end when the client of this request goes away.
-                tokio::spawn(started.run(exchange, move |outcome| inner.finish(user, outcome)));
+                let run = started.run(exchange, move |outcome| inner.finish(user, outcome));
+                match RequestId::current() {
+                    Some(id) => tokio::spawn(id.scope(run)),
+                    None => tokio::spawn(run),
+                };
                 (permit, in_flight)
             }
         };
@@ -252,6 +257,7 @@ impl UserTokensInner {
             },
             Err(problem) => {
                 tracing::warn!(
+                    request = RequestId::current().map(tracing::field::display),
                     reason = problem.reason,
                     "no token for a user: {}",
                     problem.message
