@@ -219,7 +219,7 @@ impl Ground {
             data_path_metrics.clone(),
         );
         let proxies = Proxies::new(Wiring {
-            litellm: Some(self.litellm.address),
+            litellm: Some(self.litellm.address.into()),
             trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
             reports: reports.clone(),
