@@ -5,6 +5,7 @@
 mod audit;
 mod client_authentication;
 pub mod conditions;
+mod litellm;
 mod oauth2;
 pub mod reasons;
 mod reference;
@@ -13,6 +14,7 @@ mod status;
 
 pub use audit::*;
 pub use client_authentication::*;
+pub use litellm::*;
 pub use oauth2::*;
 pub use spec::*;
 pub use status::*;

@@ -460,6 +460,7 @@ mod tests {
             exchange: None,
             credential_identity: String::new(),
             audit: None,
+            litellm: None,
         };
         let credential = sync::Credential::Bearer {
             id: String::new(),
