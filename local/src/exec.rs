@@ -333,7 +333,8 @@ async fn attend(
                 };
             }
             number = signals.next() => {
-                drain.begin();
+                // Until LiteLLM has ended.
+                drain.start(Duration::MAX);
                 pass_on(supervisor, number).await;
             }
             version = &mut ready, if !is_ready => {
