@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use mcp_auth_sidecar::proxy::audit::Output;
 
 /// What is logged, such as `info` or `mcp_auth_local=debug`.
 pub const LOG: &str = "MCPAUTH_LOG";
@@ -44,6 +45,14 @@ pub struct Exec {
     /// Longest time that LiteLLM's start waits for first tokens.
     #[arg(long = "start-timeout-seconds", value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub start_timeout: Duration,
+
+    /// Folder with McpServerAuth resources, Secrets and ConfigMaps, as on Kubernetes.
+    #[arg(long, value_name = "DIR")]
+    pub resources: Option<PathBuf>,
+
+    /// Where the audit log goes: `stdout`, or a FILE that lines are appended to.
+    #[arg(long, value_name = "FILE", default_value = "stdout")]
+    pub audit_log: Output,
 
     /// The command that starts LiteLLM, with its options.
     #[arg(last = true, required = true, value_name = "COMMAND")]

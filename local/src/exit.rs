@@ -38,10 +38,7 @@ pub enum ExitError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Servers(#[from] ServerError),
-    #[error(
-        "{address} cannot be listened on: {kind}. Is another program, such as another `mcp-auth exec`, there? Choose \
-         another with --port or --host of LiteLLM"
-    )]
+    #[error("{address} cannot be listened on: {kind}. {} with --port or --host of LiteLLM", way_out(*.kind))]
     Listen {
         address: SocketAddr,
         kind: io::ErrorKind,
@@ -86,6 +83,16 @@ impl ExitError {
             io::ErrorKind::NotFound => Self::NotFound(program),
             kind => Self::NotExecutable(program, kind),
         }
+    }
+}
+
+fn way_out(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrNotAvailable => {
+            "The address is none of this machine's, or IPv6 is off here: choose another, such as 0.0.0.0,"
+        }
+        io::ErrorKind::PermissionDenied => "Ports below 1024 may need rights: choose another",
+        _ => "Is another program, such as another `mcp-auth exec`, there? Choose another",
     }
 }
 

@@ -1,18 +1,23 @@
 //! `mcp-auth`: mcp-auth on one machine, without Kubernetes.
 //!
 //! [`exec`] runs LiteLLM as its child, with the sidecar's proxies in this process. [`servers`] reads which MCP
-//! servers are authenticated to, from [`settings`] and the [`auth_block`]s of LiteLLM's configuration;
-//! [`token_feed`] keeps their tokens; [`litellm_command`] says how LiteLLM is run instead; [`supervise`] sees to
+//! servers are authenticated to, from [`settings`], the [`auth_block`]s of LiteLLM's configuration and the
+//! [`resources`] of a folder; [`token_feed`] keeps their tokens; [`embedded_sidecar`] is what runs around LiteLLM; [`litellm_command`] says how
+//! LiteLLM is run instead; [`supervise`] sees to
 //! it that LiteLLM never outlives us.
 
 mod args;
 mod auth_block;
+mod embedded_sidecar;
 mod exec;
 mod exit;
 mod litellm_command;
+mod litellm_process;
 mod loopback_port;
 mod processes;
+mod protected_server;
 mod readiness;
+mod resources;
 mod servers;
 mod settings;
 mod supervise;

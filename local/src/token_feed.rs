@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::servers::ProtectedServer;
+use crate::protected_server::ProtectedServer;
 
 /// Everything is in one namespace here.
 const NAMESPACE: &str = "";
