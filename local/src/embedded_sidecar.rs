@@ -130,6 +130,7 @@ impl Ground {
             proc_net: None,
         };
         let control = Control::new(controller, reports, Some(probe), started.clone(), start_timeout);
+        let (inbound, outbound) = (self.sockets.inbound(), self.sockets.outbound());
         let workers = proxies.start(self.sockets).map_err(|error| ExitError::System {
             what: "the proxies cannot be started",
             kind: error.kind(),
@@ -137,6 +138,8 @@ impl Ground {
         Ok(EmbeddedSidecar {
             control,
             drain,
+            inbound: inbound.unwrap_or(litellm),
+            outbound,
             litellm,
             wrapper: self.wrapper,
             folder: self.folder,
@@ -152,6 +155,10 @@ impl Ground {
 pub struct EmbeddedSidecar {
     pub control: Control<Routes>,
     pub drain: Drain,
+    /// Where users call.
+    pub inbound: SocketAddr,
+    /// Where LiteLLM calls MCP servers.
+    pub outbound: SocketAddr,
     /// Where LiteLLM is to listen.
     pub litellm: SocketAddr,
     pub wrapper: PathBuf,

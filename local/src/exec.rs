@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use mcp_auth_crds::admission::Admission;
@@ -19,7 +19,7 @@ use crate::args::Exec;
 use crate::embedded_sidecar::Ground;
 use crate::exit::{self, ExitError};
 use crate::litellm_command::{LitellmCommand, find_program};
-use crate::litellm_process::LitellmProcess;
+use crate::litellm_process::{LitellmOutput, LitellmProcess};
 use crate::readiness::{OLDEST, is_too_old, until_ready};
 use crate::servers::{self, Servers, Sources};
 use crate::settings::Variables;
@@ -36,20 +36,20 @@ pub fn exec(args: Exec) -> u8 {
 }
 
 fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
-    let Some(program) = args.command.first().cloned() else {
+    let Some(program) = args.common.command.first().cloned() else {
         return Ok(exit::USAGE);
     };
     find_program(&program, std::env::var_os("PATH").as_deref())?;
     if !variables.auto_patch()? {
         let error = std::process::Command::new(&program)
-            .args(&args.command[1..])
+            .args(&args.common.command[1..])
             .exec();
         return Err(ExitError::from_start(&program, &error));
     }
-    let command = LitellmCommand::read(args.command, &variables)?;
+    let command = LitellmCommand::read(args.common.command, &variables)?;
     let sources = Sources {
         config: command.config.clone(),
-        resources: args.resources.map(|folder| (folder, Admission::new())),
+        resources: args.common.resources.map(|folder| (folder, Admission::new())),
         variables,
     };
     let servers = servers::read(&sources)?;
@@ -57,7 +57,7 @@ fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
         command,
         &sources,
         servers,
-        args.start_timeout,
+        args.common.start_timeout,
         args.audit_log,
     ))
 }
@@ -116,7 +116,7 @@ async fn run_litellm(
             () = sidecar.until_litellm_may_start() => {}
             number = signals.next() => return Ok(128 + number),
         }
-        let mut litellm = LitellmProcess::start(launch, sidecar.folder.path(), Stdio::inherit)?;
+        let mut litellm = LitellmProcess::start(launch, sidecar.folder.path(), &LitellmOutput::Inherit)?;
         attend(&mut litellm, &mut signals, &sidecar.drain, sidecar.litellm).await
     };
     let code = tokio::select! {

@@ -11,6 +11,8 @@ use thiserror::Error;
 use crate::servers::ServerError;
 use crate::settings::SettingsError;
 
+/// `check` found something that does not hold.
+pub const CHECK_FAILED: u8 = 1;
 /// The command line, or the command to run, is not understood (`EX_USAGE`).
 pub const USAGE: u8 = 64;
 /// Something that LiteLLM needs is not to be had, such as the port (`EX_UNAVAILABLE`).
@@ -54,6 +56,8 @@ pub enum ExitError {
          written"
     )]
     Folder { folder: PathBuf, kind: io::ErrorKind },
+    #[error("{file} cannot be written: {kind}. Check --litellm-log")]
+    LitellmLog { file: PathBuf, kind: io::ErrorKind },
     #[error("{what}: {kind}")]
     System { what: &'static str, kind: io::ErrorKind },
     #[error(
@@ -71,7 +75,7 @@ impl ExitError {
             Self::Settings(_) | Self::Servers(_) | Self::OldLitellm { .. } => CONFIG,
             Self::Host(_) | Self::Port(_) => USAGE,
             Self::Listen { .. } | Self::NoLoopbackPort { .. } => UNAVAILABLE,
-            Self::Folder { .. } => CANNOT_CREATE,
+            Self::Folder { .. } | Self::LitellmLog { .. } => CANNOT_CREATE,
             Self::System { .. } => OS_ERROR,
         }
     }

@@ -1,5 +1,6 @@
 //! LiteLLM's process: started below a supervisor, which ends it with us, and signalled through it.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -17,6 +18,24 @@ use crate::supervise::END_GRACE;
 /// The number of SIGTERM on Linux, whatever the processor.
 const SIGTERM: u8 = 15;
 
+/// Where LiteLLM's output goes.
+pub enum LitellmOutput {
+    /// Where ours goes.
+    Inherit,
+    File(File),
+    Discard,
+}
+
+impl LitellmOutput {
+    fn stdio(&self) -> io::Result<Stdio> {
+        Ok(match self {
+            Self::Inherit => Stdio::inherit(),
+            Self::File(file) => file.try_clone()?.into(),
+            Self::Discard => Stdio::null(),
+        })
+    }
+}
+
 /// The supervisor of LiteLLM, and the pipe by which it gets signals.
 pub struct LitellmProcess {
     supervisor: Child,
@@ -27,7 +46,7 @@ pub struct LitellmProcess {
 
 impl LitellmProcess {
     /// `folder` is removed when this process has gone.
-    pub fn start(launch: Launch, folder: &Path, output: fn() -> Stdio) -> Result<Self, ExitError> {
+    pub fn start(launch: Launch, folder: &Path, output: &LitellmOutput) -> Result<Self, ExitError> {
         let system = |error: io::Error| ExitError::System {
             what: "the supervisor of LiteLLM cannot be started",
             kind: error.kind(),
@@ -47,8 +66,8 @@ impl LitellmProcess {
         let child = command
             .envs(launch.set)
             .stdin(Stdio::piped())
-            .stdout(output())
-            .stderr(output())
+            .stdout(output.stdio().map_err(system)?)
+            .stderr(output.stdio().map_err(system)?)
             // The terminal's signals reach us alone; we pass each on once.
             .process_group(0)
             .spawn();

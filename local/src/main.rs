@@ -4,10 +4,11 @@
 //! servers are authenticated to, from [`settings`], the [`auth_block`]s of LiteLLM's configuration and the
 //! [`resources`] of a folder; [`token_feed`] keeps their tokens; [`embedded_sidecar`] is what runs around LiteLLM; [`litellm_command`] says how
 //! LiteLLM is run instead; [`supervise`] sees to
-//! it that LiteLLM never outlives us.
+//! it that LiteLLM never outlives us. [`check`] does all of that once, and says what does not work.
 
 mod args;
 mod auth_block;
+mod check;
 mod embedded_sidecar;
 mod exec;
 mod exit;
@@ -46,6 +47,13 @@ fn main() -> ExitCode {
         Command::Exec(args) => {
             start_log();
             exec::exec(args)
+        }
+        Command::Check(args) => {
+            // Its report says what there is to say.
+            if std::env::var_os(LOG).is_some() {
+                start_log();
+            }
+            check::check(args)
         }
         Command::Supervise { cleanup, command } => supervise::supervise(&command, cleanup),
         Command::Launch { supervisor, command } => supervise::launch(supervisor, &command),
