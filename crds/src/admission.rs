@@ -6,7 +6,7 @@ use boon::{Compiler, Draft, ErrorKind, SchemaIndex, Schemas};
 use boon::{InstanceLocation, InstanceToken, ValidationError};
 use kube::CustomResourceExt;
 use kube_cel::{CompiledSchema, Validator, apply_defaults, compile_schema};
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 
 use crate::McpServerAuth;
 
@@ -205,6 +205,10 @@ fn collect(error: &ValidationError<'_, '_>, into: &mut Vec<Violation>) {
             add(field, format!("must be of type {}: \"{got}\"", want.join(" or ")));
         }
         ErrorKind::Pattern { want, .. } => add(field, format!("{PATTERN} '{want}'")),
+        ErrorKind::MinItems { want, .. } => add(field, format!("should have at least {want} items")),
+        ErrorKind::MinProperties { want, .. } => {
+            add(field, format!("should have at least {want} properties"));
+        }
         ErrorKind::MinLength { want, .. } => {
             add(field, format!("should be at least {want} chars long"));
         }
@@ -214,10 +218,24 @@ fn collect(error: &ValidationError<'_, '_>, into: &mut Vec<Violation>) {
         ErrorKind::MaxItems { want, .. } | ErrorKind::MaxProperties { want, .. } => {
             add(field, format!("must have at most {want} items"));
         }
+        ErrorKind::Minimum { want, .. } => {
+            add(
+                field,
+                format!("should be greater than or equal to {}", plain(want)),
+            );
+        }
+        ErrorKind::Maximum { want, .. } => {
+            add(field, format!("should be less than or equal to {}", plain(want)));
+        }
         // A branch: its leaves say it.
         _ if !error.causes.is_empty() => {}
         _ => add(field, "is not what the schema says".to_owned()),
     }
+}
+
+/// Without the decimal point of the generated schema.
+fn plain(number: &Number) -> String {
+    number.as_f64().unwrap_or_default().to_string()
 }
 
 fn path(location: &InstanceLocation<'_>) -> String {

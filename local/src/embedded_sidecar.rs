@@ -18,7 +18,7 @@ use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics as data_path;
 use mcp_auth_sidecar::proxy::routes::Routes;
 use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
-use mcp_auth_sidecar::server::{Sockets, Workers};
+use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -131,10 +131,12 @@ impl Ground {
         };
         let control = Control::new(controller, reports, Some(probe), started.clone(), start_timeout);
         let (inbound, outbound) = (self.sockets.inbound(), self.sockets.outbound());
-        let workers = proxies.start(self.sockets).map_err(|error| ExitError::System {
-            what: "the proxies cannot be started",
-            kind: error.kind(),
-        })?;
+        let workers = proxies
+            .start(self.sockets, Bounds::default())
+            .map_err(|error| ExitError::System {
+                what: "the proxies cannot be started",
+                kind: error.kind(),
+            })?;
         Ok(EmbeddedSidecar {
             control,
             drain,
