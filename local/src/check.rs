@@ -18,9 +18,10 @@ use std::time::Duration;
 use mcp_auth_crds::admission::Admission;
 use mcp_auth_crds::{McpServerAuth, Transport};
 use mcp_auth_credentials::references::Lookup;
+use mcp_auth_protocol::pod::OUTBOUND_SECRET_HEADER;
 use mcp_auth_sidecar::proxy::audit::Output;
 use reqwest::Client;
-use reqwest::header::{COOKIE, HeaderMap, HeaderValue};
+use reqwest::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use url::Url;
@@ -47,6 +48,9 @@ const OTHER_COOKIE: &str = "mcpauth_check_other";
 /// The header by which users choose among LiteLLM's MCP servers.
 const SERVERS_HEADER: &str = "x-mcp-servers";
 const KEY_HEADER: &str = "x-litellm-api-key";
+const SECRET_HEADER: HeaderName = HeaderName::from_static(OUTBOUND_SECRET_HEADER);
+/// What the headers between the proxies and LiteLLM begin with.
+const OWN_PREFIX: &str = "mcpauth-";
 /// How long LiteLLM may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at a token that is being requested.
@@ -302,7 +306,9 @@ impl Checking {
             Transport::Sse => None,
             Transport::StreamableHttp => {
                 let url = proxied(&spec.url, &spec.name, self.sidecar.outbound);
-                let session = McpClient::open(&self.client, &url, HeaderMap::new()).await;
+                let secret = sensitive(self.sidecar.outbound_secret.expose())?;
+                let headers = HeaderMap::from_iter([(SECRET_HEADER, secret)]);
+                let session = McpClient::open(&self.client, &url, headers).await;
                 let mut session = session.map_err(|error| error.to_string())?;
                 Some(session.tools().await.map_err(|error| error.to_string())?.len())
             }
@@ -349,19 +355,13 @@ impl Checking {
 
     /// A session with LiteLLM's MCP endpoint as a user has it, for this server alone.
     async fn through_litellm(&self, server: &str, cookies: Option<&str>) -> Result<McpClient, String> {
-        let value = |text: &str| {
-            let mut value =
-                HeaderValue::from_str(text).map_err(|_| "LiteLLM's key is no header's value".to_owned())?;
-            value.set_sensitive(true);
-            Ok::<_, String>(value)
-        };
         let mut headers = HeaderMap::new();
-        headers.insert(SERVERS_HEADER, value(server)?);
+        headers.insert(SERVERS_HEADER, sensitive(server)?);
         if let Some(cookies) = cookies {
-            headers.insert(COOKIE, value(cookies)?);
+            headers.insert(COOKIE, sensitive(cookies)?);
         }
         if let Some(key) = &self.key {
-            headers.insert(KEY_HEADER, value(&format!("Bearer {key}"))?);
+            headers.insert(KEY_HEADER, sensitive(&format!("Bearer {key}"))?);
         }
         let url = format!("http://{}/mcp/", self.sidecar.inbound);
         let session = McpClient::open(&self.client, &url, headers).await;
@@ -435,6 +435,10 @@ impl Echo {
                 "the tool call arrives with LiteLLM's key in the header {name}"
             ));
         }
+        let ours = headers.keys().find(|name| name.as_str().starts_with(OWN_PREFIX));
+        if let Some(name) = ours {
+            return Err(format!("the tool call arrives with mcp-auth's own header {name}"));
+        }
         Ok("a tool call arrives with the token and the allowed cookie, and without the other one".to_owned())
     }
 }
@@ -449,6 +453,13 @@ fn output(log: Option<&Path>) -> Result<LitellmOutput, ExitError> {
         kind: error.kind(),
     })?;
     Ok(LitellmOutput::File(file))
+}
+
+fn sensitive(text: &str) -> Result<HeaderValue, String> {
+    let value = HeaderValue::from_str(text);
+    let mut value = value.map_err(|_| "LiteLLM's key cannot be the value of a header".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// The server's URL at the outbound proxy, as the overlay has it.

@@ -12,6 +12,7 @@ use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::control::probes::Started;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
@@ -99,10 +100,12 @@ impl Ground {
             data_path_metrics.clone(),
         );
         let litellm = self.litellm.address;
+        let outbound_secret = OutboundSecret::generate();
         let proxies = Proxies::new(Wiring {
             litellm: Some(litellm),
             trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
+            outbound_secret: outbound_secret.clone(),
             reports: reports.clone(),
             exchange: Arc::new(feed.clone()),
             metrics: data_path_metrics,
@@ -112,6 +115,7 @@ impl Ground {
             original: self.config,
             overlay: self.overlay,
             outbound: self.sockets.outbound(),
+            outbound_secret: outbound_secret.clone(),
             inbound: true,
             auth_blocks: true,
         };
@@ -142,6 +146,7 @@ impl Ground {
             drain,
             inbound: inbound.unwrap_or(litellm),
             outbound,
+            outbound_secret,
             litellm,
             wrapper: self.wrapper,
             folder: self.folder,
@@ -161,6 +166,8 @@ pub struct EmbeddedSidecar {
     pub inbound: SocketAddr,
     /// Where LiteLLM calls MCP servers.
     pub outbound: SocketAddr,
+    /// Shown there by LiteLLM, and by nobody else.
+    pub outbound_secret: OutboundSecret,
     /// Where LiteLLM is to listen.
     pub litellm: SocketAddr,
     pub wrapper: PathBuf,

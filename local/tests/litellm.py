@@ -2,8 +2,8 @@
 """A stand-in for LiteLLM's process: it listens where it is told to, says that it is ready, calls the MCP server of its
 configuration once, and starts a process that leaves its session. What it saw goes into the file REPORT.
 
-POST /call/SERVER is a user's request that makes it call this MCP server, as LiteLLM does: with the header that the overlay
-lists, and no other. POST /mcp/ passes a JSON-RPC message on to the server that the header x-mcp-servers names.
+POST /call/SERVER is a user's request that makes it call this MCP server, as LiteLLM does: with the headers that the overlay
+lists, and no others. POST /mcp/ passes a JSON-RPC message on to the server that the header x-mcp-servers names.
 
 Variables break it: ENDS_WITH a code, READINESS another status, LOSES the user's context, HIDES the servers' tools.
 """
@@ -31,12 +31,14 @@ LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 
 
 def call(server, context=None, message=LIST):
-    url = next((found[0] for text in included() if (found := re.search(rf"http://127\.0\.0\.1:\d+/{server}/mcp", text))), None)
+    text = "".join(included())
+    url = re.search(rf"http://127\.0\.0\.1:\d+/{server}/mcp", text)
     if url is None:
         return None
     body = json.dumps(message).encode()
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
-    request = urllib.request.Request(url, body, headers | ({"mcpauth-context": context} if context else {}))
+    headers["mcpauth-outbound-secret"] = re.search(r'"mcpauth-outbound-secret": "([\w-]+)"', text)[1]
+    request = urllib.request.Request(url[0], body, headers | ({"mcpauth-context": context} if context else {}))
     try:
         return urllib.request.urlopen(request).read().decode()
     except urllib.error.HTTPError as error:
