@@ -37,7 +37,7 @@ impl SetUp {
             ),
             false => (401, r#"{"error": "invalid_client"}"#.to_owned()),
         });
-        let mcp_server = serve(|request| mcp_server(request));
+        let mcp_server = serve(mcp_server);
         let set_up = Self {
             ground: Ground::new(""),
             servers: [authorization_server, mcp_server],

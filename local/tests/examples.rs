@@ -17,7 +17,7 @@ fn example(ground: &Ground) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/compose");
     let to = ground.folder.path().join("compose");
     fs::create_dir_all(to.join("mcp-auth/secrets/tools-oauth")).unwrap();
-    for file in ["compose.yaml", "config.yaml", "mcp-auth/tools.yaml"] {
+    for file in ["compose.yml", "config.yml", "mcp-auth/tools.yaml"] {
         // Nothing leaves this machine, and nothing answers there.
         let text = fs::read_to_string(from.join(file)).unwrap();
         let text = text.replace("tools.company.com", "127.0.0.1:1");
@@ -36,7 +36,7 @@ fn words(value: &Value) -> Vec<String> {
 fn what_the_compose_file_runs_starts_litellm_with_the_server_of_the_resource() {
     let ground = Ground::new("{}");
     let folder = example(&ground);
-    let text = fs::read_to_string(folder.join("compose.yaml")).unwrap();
+    let text = fs::read_to_string(folder.join("compose.yml")).unwrap();
     let compose: Value = serde_saphyr::from_str(&text).unwrap();
     let service = &compose["services"]["litellm"];
     let volumes: Vec<(String, String)> = words(&service["volumes"])

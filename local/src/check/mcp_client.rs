@@ -184,9 +184,10 @@ mod tests {
     #[test]
     fn an_answer_is_json_or_a_stream_of_events() {
         let message = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
-        assert_eq!(messages(&message.to_string()), [message.clone()]);
+        let as_json = messages(&message.to_string());
         let stream = format!(": ping\r\n\r\nevent: message\r\ndata: {message}\r\n\r\n");
         assert_eq!(messages(&stream), [message]);
+        assert_eq!(as_json, messages(&stream));
         assert!(messages("<html>").is_empty());
     }
 
