@@ -1,7 +1,8 @@
 //! `mcp-auth check`: whether everything that `mcp-auth exec` does works on this machine, by doing it. It starts LiteLLM
-//! as `exec` does, on ports of its own, with one more MCP server, which tells what arrives ([`echo_server`]). The
+//! as `exec` does, on ports of its own, with one more MCP server, which tells what arrives ([`echo`]). The
 //! five criteria are those of the documentation, each with its way out.
 
+mod echo;
 mod echo_server;
 mod litellm_key;
 mod mcp_client;
@@ -12,17 +13,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_crds::Transport;
 use mcp_auth_crds::admission::Admission;
-use mcp_auth_crds::{McpServerAuth, Transport};
-use mcp_auth_credentials::references::Lookup;
 use mcp_auth_protocol::pod::OUTBOUND_SECRET_HEADER;
 use mcp_auth_sidecar::proxy::audit::Output;
 use reqwest::Client;
 use reqwest::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
-use serde_json::json;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
@@ -37,20 +35,17 @@ use crate::readiness::until_ready;
 use crate::servers::{self, Servers, Sources};
 use crate::settings::Variables;
 use crate::token_feed::TokenFeed;
-use echo_server::{EchoServer, TOOL};
+use echo::{ECHO, Echo};
+use echo_server::TOOL;
 use mcp_client::McpClient;
 use report::{Criterion, Finding, Name, Report, ServerFinding};
 
-/// The name of the echo among LiteLLM's MCP servers, and of the cookie that is allowed there.
-const ECHO: &str = "mcpauth_check";
-const ALLOWED_COOKIE: &str = "mcpauth_check_allowed";
-const OTHER_COOKIE: &str = "mcpauth_check_other";
+const OFF: &str =
+    "LITELLM_MCP_AUTH_AUTO_PATCH is false, by which exec runs LiteLLM without mcp-auth: unset it";
 /// The header by which users choose among LiteLLM's MCP servers.
 const SERVERS_HEADER: &str = "x-mcp-servers";
 const KEY_HEADER: &str = "x-litellm-api-key";
 const SECRET_HEADER: HeaderName = HeaderName::from_static(OUTBOUND_SECRET_HEADER);
-/// What the headers between the proxies and LiteLLM begin with.
-const OWN_PREFIX: &str = "mcpauth-";
 /// How long LiteLLM may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at a token that is being requested.
@@ -60,7 +55,6 @@ const LIST_ATTEMPTS: u32 = 20;
 const LIST_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the interpreter of a LiteLLM that is ready may take to answer.
 const PACKAGE_TIMEOUT: Duration = Duration::from_secs(30);
-const RANDOM_BYTES: usize = 16;
 
 /// Prints the report and answers the exit code.
 pub fn check(args: Check) -> u8 {
@@ -81,6 +75,7 @@ pub fn check(args: Check) -> u8 {
 
 fn run(args: Check) -> Result<Report, ExitError> {
     let variables = Variables::of_process();
+    let is_off = !variables.auto_patch()?;
     if let Some(program) = args.common.command.first() {
         find_program(program, std::env::var_os("PATH").as_deref())?;
     }
@@ -93,6 +88,7 @@ fn run(args: Check) -> Result<Report, ExitError> {
     in_runtime(Checking::run(
         command,
         sources,
+        is_off,
         args.common.start_timeout,
         args.timeout,
         args.litellm_log,
@@ -110,23 +106,18 @@ struct Checking {
     key: Option<String>,
 }
 
-/// The echo, and what is sent to it.
-struct Echo {
-    server: EchoServer,
-    token: String,
-    cookie: String,
-}
-
 impl Checking {
     async fn run(
         command: LitellmCommand,
         sources: Sources,
+        is_off: bool,
         start_timeout: Duration,
         litellm_timeout: Duration,
         litellm_log: Option<PathBuf>,
     ) -> Result<Report, ExitError> {
         let read = servers::read(&sources);
-        let problem = read.as_ref().err().map(ToString::to_string);
+        let off = is_off.then(|| OFF.to_owned());
+        let problem = read.as_ref().err().map(ToString::to_string).or(off);
         let Servers {
             protected,
             secret_variables,
@@ -272,9 +263,7 @@ impl Checking {
 
     /// Calls the echo as a user does, and looks at what arrived there.
     async fn headers_arrive(&self) -> Finding {
-        let allowed = format!("{ALLOWED_COOKIE}={}", self.echo.cookie);
-        let cookies = format!("{OTHER_COOKIE}={}; {allowed}", self.echo.cookie);
-        let mut session = self.through_litellm(ECHO, Some(&cookies)).await?;
+        let mut session = self.through_litellm(ECHO, Some(&self.echo.cookies())).await?;
         let tools = self.tools_of(&mut session).await?;
         let tool = tools.iter().find(|tool| tool.ends_with(TOOL)).ok_or_else(|| {
             format!(
@@ -283,8 +272,7 @@ impl Checking {
             )
         })?;
         session.call(tool).await.map_err(|error| error.to_string())?;
-        let headers = self.echo.server.last("tools/call").unwrap_or_default();
-        self.echo.arrived(&headers, &allowed, self.key.as_deref())
+        self.echo.arrived(self.key.as_deref())
     }
 
     /// Each server by ourselves through the proxy, and then by LiteLLM.
@@ -369,80 +357,6 @@ impl Checking {
     }
 }
 
-impl Echo {
-    async fn start() -> Result<Self, ExitError> {
-        let system = |error: io::Error| ExitError::System {
-            what: "the check's own MCP server cannot be started",
-            kind: error.kind(),
-        };
-        let token = random();
-        Ok(Self {
-            server: EchoServer::start(&token).await.map_err(system)?,
-            token,
-            cookie: random(),
-        })
-    }
-
-    /// As it is authenticated to: by a token from a Secret.
-    fn protected(&self) -> ProtectedServer {
-        let resource: McpServerAuth = serde_json::from_value(json!({
-            "apiVersion": "mcpauth.dev/v1alpha1",
-            "kind": "McpServerAuth",
-            "metadata": {"name": format!("mcp_servers.{ECHO}")},
-            "spec": {
-                "server": {
-                    "name": ECHO,
-                    "url": format!("http://{}/mcp", self.server.address),
-                    "allowInsecureHttp": true,
-                },
-                "bearerToken": {"secretKeyRef": {"name": "check", "key": "token"}},
-                "cookiePassthrough": {"enabled": true, "cookieNames": [ALLOWED_COOKIE]},
-            },
-        }))
-        .expect("it is made of what the resource has");
-        let token = self.token.as_bytes().to_vec();
-        let data = Lookup::Found(Arc::new([("token".to_owned(), token.into())].into()));
-        ProtectedServer::new(resource, |_| data.clone())
-    }
-
-    /// The token and the allowed cookie, and nothing else of the user's.
-    fn arrived(&self, headers: &HeaderMap, allowed: &str, key: Option<&str>) -> Finding {
-        let text = |name: &str| {
-            let values = headers.get_all(name).iter();
-            let texts = values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-            texts.collect::<Vec<_>>().join("; ")
-        };
-        if text("authorization") != format!("Bearer {}", self.token) {
-            return Err("the tool call arrives without the server's token".to_owned());
-        }
-        let cookies = text("cookie");
-        if cookies != allowed {
-            let names = cookies.split("; ").filter_map(|cookie| cookie.split('=').next());
-            let names = names
-                .filter(|name| !name.is_empty())
-                .collect::<Vec<_>>()
-                .join(", ");
-            return Err(match names.as_str() {
-                "" => "the tool call arrives without the user's allowed cookie".to_owned(),
-                names => format!("the tool call arrives with the cookies {names}, and one alone is allowed"),
-            });
-        }
-        let is_leaked = |value: &HeaderValue| {
-            key.is_some_and(|key| String::from_utf8_lossy(value.as_bytes()).contains(key))
-        };
-        if let Some((name, _)) = headers.iter().find(|(_, value)| is_leaked(value)) {
-            return Err(format!(
-                "the tool call arrives with LiteLLM's key in the header {name}"
-            ));
-        }
-        let ours = headers.keys().find(|name| name.as_str().starts_with(OWN_PREFIX));
-        if let Some(name) = ours {
-            return Err(format!("the tool call arrives with mcp-auth's own header {name}"));
-        }
-        Ok("a tool call arrives with the token and the allowed cookie, and without the other one".to_owned())
-    }
-}
-
 /// Where LiteLLM's output goes.
 fn output(log: Option<&Path>) -> Result<LitellmOutput, ExitError> {
     let Some(path) = log else {
@@ -469,9 +383,4 @@ fn proxied(url: &str, server: &str, outbound: SocketAddr) -> String {
     let query = parsed.as_ref().and_then(|url| url.query());
     let query = query.map_or_else(String::new, |query| format!("?{query}"));
     format!("http://{outbound}/{server}{path}{query}")
-}
-
-fn random() -> String {
-    let bytes: [u8; RANDOM_BYTES] = rand::random();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

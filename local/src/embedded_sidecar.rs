@@ -102,7 +102,7 @@ impl Ground {
         let litellm = self.litellm.address;
         let outbound_secret = OutboundSecret::generate();
         let proxies = Proxies::new(Wiring {
-            litellm: Some(litellm),
+            litellm: Some(litellm.into()),
             trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
             outbound_secret: outbound_secret.clone(),

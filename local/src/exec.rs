@@ -149,7 +149,8 @@ async fn attend(
                 };
             }
             number = signals.next() => {
-                drain.begin();
+                // Until LiteLLM has ended.
+                drain.start(Duration::MAX);
                 litellm.signal(number).await;
             }
             version = &mut ready, if !is_ready => {

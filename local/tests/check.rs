@@ -250,6 +250,16 @@ fn an_auth_block_that_does_not_parse_is_named() {
 }
 
 #[test]
+fn a_switch_that_is_off_is_told() {
+    let set_up = SetUp::new();
+    set_up.breaks(
+        &[("LITELLM_MCP_AUTH_AUTO_PATCH", "false")],
+        &[3],
+        &["✗ The configuration loads: LITELLM_MCP_AUTH_AUTO_PATCH is false"],
+    );
+}
+
+#[test]
 fn a_litellm_that_ends_at_its_start_is_told() {
     let set_up = SetUp::new();
     let output = set_up.check(&[], &[("ENDS_WITH", "3")]);
