@@ -194,14 +194,27 @@ impl Sidecars {
 
 impl From<&Sidecar> for ForwardedSidecar {
     fn from(sidecar: &Sidecar) -> Self {
+        let Sidecar {
+            namespace,
+            name,
+            sent_revision,
+            // The leader's own clock tells since when.
+            sent_at: _,
+            applied,
+            restart_needed_for,
+            problems,
+            notices,
+            is_awaited: _,
+        } = sidecar.clone();
         Self {
-            namespace: sidecar.namespace.clone(),
-            name: sidecar.name.clone(),
-            sent_revision: sidecar.sent_revision.clone(),
+            namespace,
+            name,
+            sent_revision,
             report: Report {
-                applied: sidecar.applied.clone(),
-                restart_needed_for: sidecar.restart_needed_for.clone(),
-                problems: sidecar.problems.clone(),
+                applied,
+                restart_needed_for,
+                problems,
+                notices,
                 ..Report::default()
             },
         }
@@ -368,6 +381,7 @@ mod tests {
         entry.record_report(Report {
             applied: Some("1".into()),
             restart_needed_for: vec!["tools".into()],
+            notices: vec![Problem::new("Noticed", "by the sidecar")],
             ..Report::default()
         });
         let forward = || {
@@ -384,6 +398,7 @@ mod tests {
         let known = leader.get("uid").unwrap();
         assert!(known.is_up_to_date());
         assert_eq!(known.restart_needed_for, ["tools"]);
+        assert_eq!(known.notices.len(), 1);
 
         entry.record_sent("2");
         at_leader.record_forwarded(forward().1.unwrap());

@@ -236,7 +236,10 @@ impl SidecarsTold {
         self.revision = revision;
         changed
             .map(|(uid, sidecar)| match sidecar {
-                Some(sidecar) => FollowerLine::Sidecar { uid, sidecar },
+                Some(sidecar) => FollowerLine::Sidecar {
+                    uid,
+                    sidecar: Box::new(sidecar),
+                },
                 None => FollowerLine::SidecarGone { uid },
             })
             .collect()

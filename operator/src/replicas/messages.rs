@@ -44,7 +44,7 @@ pub enum FollowerLine {
     Sidecar {
         uid: String,
         #[serde(flatten)]
-        sidecar: ForwardedSidecar,
+        sidecar: Box<ForwardedSidecar>,
     },
     SidecarGone {
         uid: String,
@@ -105,12 +105,12 @@ mod tests {
         assert!(matches!(unknown, FollowerLine::Unknown));
         let sidecar = FollowerLine::Sidecar {
             uid: "u1".into(),
-            sidecar: ForwardedSidecar {
+            sidecar: Box::new(ForwardedSidecar {
                 namespace: "apps".into(),
                 name: "litellm-0".into(),
                 sent_revision: Some("1".into()),
                 report: mcp_auth_protocol::sync::Report::default(),
-            },
+            }),
         };
         let text = serde_json::to_value(&sidecar).unwrap();
         assert_eq!((&text["kind"], &text["uid"]), (&"sidecar".into(), &"u1".into()));

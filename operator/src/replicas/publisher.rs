@@ -169,7 +169,7 @@ fn take_over(replicas: &Replicas, sidecars: &mut HashMap<String, SidecarEntry>, 
             let entry = sidecars
                 .entry(uid)
                 .or_insert_with_key(|uid| replicas.sidecars.enter(uid, &sidecar.namespace, &sidecar.name));
-            entry.record_forwarded(sidecar);
+            entry.record_forwarded(*sidecar);
         }
         FollowerLine::SidecarGone { uid } => drop(sidecars.remove(&uid)),
         FollowerLine::Refresh {
