@@ -7,6 +7,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
 use mcp_auth_protocol::sync::{ExchangeRequest, ExchangeResponse, Pod};
@@ -53,6 +54,7 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     );
     Ok(ExchangeResponse {
         credential: credential.await?,
+        sent_at: Some(Timestamp::now().as_second()),
     })
 }
 
