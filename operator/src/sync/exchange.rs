@@ -8,6 +8,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::{Credentials, ResourceRef, UserTokenExchanger};
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
@@ -88,6 +89,7 @@ pub async fn exchanged(
     let credential = exchanger.credential(&request.subject_token, request.refused.as_deref());
     Ok(ExchangeResponse {
         credential: credential.await?,
+        sent_at: Some(Timestamp::now().as_second()),
     })
 }
 

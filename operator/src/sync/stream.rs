@@ -10,6 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use mcp_auth_credentials::routes::server;
 use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RejectedToken, Report, Server, Snapshot};
@@ -221,6 +222,7 @@ async fn send(
         revision: revision(),
         operator_ca: authority.clone(),
         servers: servers.clone(),
+        sent_at: Some(Timestamp::now().as_second()),
         unreadable: Vec::new(),
     };
     let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
