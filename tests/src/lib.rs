@@ -6,6 +6,7 @@ pub mod chart;
 pub mod jwt;
 pub mod keycloak;
 pub mod keys;
+pub mod kubelet;
 pub mod oauth;
 pub mod registration;
 pub mod resource;
