@@ -50,15 +50,18 @@ pub const PODS_NOT_INJECTED: &str = "PodsNotInjected";
 pub const SIDECARS_BEHIND: &str = "SidecarsBehind";
 /// LiteLLM does not know the server before its pods are restarted.
 pub const RESTART_NEEDED: &str = "RestartNeeded";
+/// LiteLLM's own configuration has the server too, and says something else of it than the resource.
+pub const LITELLM_CONFIGURATION_DIFFERS: &str = "LiteLLMConfigurationDiffers";
 /// A sidecar reports a problem of its own.
 pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 6] = [
+pub const WARNINGS: [&str; 7] = [
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,
     ISSUER_CHANGED,
     TOKEN_MISMATCH,
     INSUFFICIENT_SCOPE,
+    LITELLM_CONFIGURATION_DIFFERS,
 ];

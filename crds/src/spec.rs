@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Audit, McpServerAuthStatus, OAuth2};
+use crate::{Audit, LiteLlm, McpServerAuthStatus, OAuth2};
 
 /// McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says who calls,
 /// and the cookies and headers that say for which user.
@@ -70,6 +70,12 @@ pub struct McpServerAuthSpec {
     /// (`Optional`) or answered with an error (`Required`). Discovery never carries any.
     #[serde(default)]
     pub user_context: UserContext,
+
+    /// What LiteLLM is told of this MCP server where its own configuration has no entry `server.name` in
+    /// `mcp_servers`. Where it has one, that one counts, and a difference is told in `SidecarsSynced`. A change
+    /// takes effect when LiteLLM starts again.
+    #[serde(default, rename = "liteLLM", skip_serializing_if = "Option::is_none")]
+    pub litellm: Option<LiteLlm>,
 
     /// What the sidecars write of each call to this MCP server into their audit log.
     #[serde(default)]
@@ -298,6 +304,7 @@ pub struct KeyRef {
 /// A Secret in the resource's namespace.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct SecretName {
+    /// Name of the Secret.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")

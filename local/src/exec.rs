@@ -21,7 +21,7 @@ use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics as data_path;
 use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
-use mcp_auth_sidecar::server::{Sockets, Workers};
+use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
 use prometheus_client::registry::Registry;
 use rustix::process::getpid;
 use tempfile::TempDir;
@@ -144,10 +144,12 @@ impl Ground {
         let started = Started::default();
         let (control, proxies, audit_log) =
             self.wire(&command, &feed, &drain, &started, outbound, start_timeout);
-        let workers = proxies.start(self.sockets).map_err(|error| ExitError::System {
-            what: "the proxies cannot be started",
-            kind: error.kind(),
-        })?;
+        let workers = proxies
+            .start(self.sockets, Bounds::default())
+            .map_err(|error| ExitError::System {
+                what: "the proxies cannot be started",
+                kind: error.kind(),
+            })?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             servers = servers.protected.len(),

@@ -31,6 +31,7 @@ pub struct Sidecar {
     pub applied: Option<String>,
     pub restart_needed_for: Vec<String>,
     pub problems: Vec<Problem>,
+    pub notices: Vec<Problem>,
     /// Nothing is known of it yet, since this replica has only just begun to lead: it may be about to come
     /// back.
     pub is_awaited: bool,
@@ -169,7 +170,8 @@ impl SidecarEntry {
     pub fn record_report(&self, mut report: Report) {
         report.restart_needed_for.truncate(MAX_SERVERS);
         report.problems.truncate(MAX_PROBLEMS);
-        for problem in &mut report.problems {
+        report.notices.truncate(MAX_PROBLEMS);
+        for problem in report.problems.iter_mut().chain(&mut report.notices) {
             for text in [&mut problem.reason, &mut problem.message] {
                 text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
             }
@@ -179,6 +181,7 @@ impl SidecarEntry {
             sidecar.applied = report.applied;
             sidecar.restart_needed_for = report.restart_needed_for;
             sidecar.problems = report.problems;
+            sidecar.notices = report.notices;
         });
     }
 

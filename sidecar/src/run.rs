@@ -29,7 +29,7 @@ use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
 use crate::proxy::routes::Routes;
 use crate::proxy::user_context::seal::Sealer;
-use crate::server::{Sockets, Workers};
+use crate::server::{Bounds, Sockets, Workers};
 
 /// A sidecar is given a fraction of a processor, and one worker fills a whole one.
 pub const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
@@ -121,8 +121,8 @@ impl Proxies {
     }
 
     /// Serves on these sockets, which were bound for [`WORKERS`].
-    pub fn start(&self, sockets: Sockets) -> io::Result<Workers> {
-        Workers::start(sockets, self.inbound.clone(), self.outbound.clone())
+    pub fn start(&self, sockets: Sockets, bounds: Bounds) -> io::Result<Workers> {
+        Workers::start_within(bounds, sockets, self.inbound.clone(), self.outbound.clone())
     }
 }
 

@@ -27,7 +27,8 @@ use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
 use crate::proxy::audit::{AuditLog, Fingerprinter};
 use crate::proxy::metrics as data_path;
 use crate::run::{Control, Proxies, WORKERS, Wiring};
-use crate::server::Sockets;
+use crate::server::resource_limits::{memory_limit, raise_open_files};
+use crate::server::{Bounds, Sockets};
 
 /// Longest time that the end waits for the audit lines of the last calls.
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,6 +42,15 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
         namespace = args.pod_namespace,
         pod = args.pod_name,
         "starting"
+    );
+    let (memory_limit, open_files) = (memory_limit(), raise_open_files());
+    let bounds = Bounds::within(memory_limit, open_files);
+    info!(
+        memory_limit,
+        open_files,
+        connections = bounds.connections,
+        memory = bounds.memory,
+        "bounds of each half"
     );
     let mut registry = Registry::default();
     let metrics = data_path::Metrics::new(&mut registry);
@@ -56,7 +66,7 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
         metrics.clone(),
     );
     tokio::select! {
-        never = run(args, pod, registry, metrics, audit_log.clone()) => match never {},
+        never = run(args, bounds, pod, registry, metrics, audit_log.clone()) => match never {},
         () = received(&mut terminate) => info!("SIGTERM: leaving"),
         () = received(&mut interrupt) => info!("SIGINT: leaving"),
     }
@@ -68,6 +78,7 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
 
 async fn run(
     args: Serve,
+    bounds: Bounds,
     pod: Pod,
     mut registry: Registry,
     data_path_metrics: data_path::Metrics,
@@ -142,6 +153,7 @@ async fn run(
     let control = Control::new(controller, reports, litellm, started, start_timeout);
     tokio::spawn(serve_proxies(
         proxies,
+        bounds,
         inbound,
         outbound,
         control.users_may_connect(),
@@ -159,13 +171,14 @@ async fn run(
 /// Both ports are bound as soon as they are free. Users can connect while LiteLLM listens.
 async fn serve_proxies(
     proxies: Proxies,
+    bounds: Bounds,
     inbound: Option<SocketAddr>,
     outbound: SocketAddr,
     users_may_connect: watch::Receiver<bool>,
 ) {
     let bind = || Sockets::bind(inbound, outbound, WORKERS);
     let sockets = retry("the data path", inbound.unwrap_or(outbound), bind).await;
-    match proxies.start(sockets.while_open(users_may_connect)) {
+    match proxies.start(sockets.while_open(users_may_connect), bounds) {
         // They serve until the process ends.
         Ok(_workers) => std::future::pending().await,
         Err(error) => error!(%error, "the data path's threads cannot be started"),

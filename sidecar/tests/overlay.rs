@@ -1,5 +1,5 @@
 //! Golden files of the overlay: each folder in `tests/overlay` is a configuration, `expected.snap` beside it
-//! what becomes of it. A new folder needs no new code; `INSTA_UPDATE=always cargo test` writes what it
+//! what becomes of it. A `routes.json` beside it is taken in place of the usual one. A new folder needs no new code; `INSTA_UPDATE=always cargo test` writes what it
 //! became, to be read before it is committed. The same folders are then read with PyYAML, which has the last
 //! word.
 
@@ -37,6 +37,9 @@ fn becomes_what_is_expected() {
         for problem in &overlay.problems {
             text.push_str(&format!("# problem {}: {}\n", problem.reason, problem.message));
         }
+        for notice in &overlay.notices {
+            text.push_str(&format!("# notice {}: {}\n", notice.reason, notice.message));
+        }
         insta::with_settings!({
             snapshot_path => &case.folder,
             prepend_module_to_snapshot => false,
@@ -63,7 +66,7 @@ fn means_the_same_to_pyyaml() {
             "overlay": path,
             "usable": !overlay.problems.iter().any(|problem| problem.reason.starts_with("Config")),
             "outbound": OUTBOUND,
-            "routes": routes(),
+            "routes": routes(&case.folder),
             "managed": overlay.servers.keys().collect::<Vec<_>>(),
         }));
     }
@@ -181,8 +184,10 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn routes() -> Vec<Route> {
-    serde_json::from_slice(&fs::read(Path::new(FOLDER).join("routes.json")).unwrap()).unwrap()
+fn routes(case: &Path) -> Vec<Route> {
+    let own = fs::read(case.join("routes.json"));
+    let routes = own.unwrap_or_else(|_| fs::read(Path::new(FOLDER).join("routes.json")).unwrap());
+    serde_json::from_slice(&routes).unwrap()
 }
 
 fn render_case(case: &Case, overlay: &Path) -> Overlay {
@@ -190,7 +195,7 @@ fn render_case(case: &Case, overlay: &Path) -> Overlay {
     render(&Input {
         original: case.original.as_deref(),
         overlay,
-        routes: &routes(),
+        routes: &routes(&case.folder),
         outbound,
         auth_blocks: false,
     })

@@ -19,6 +19,7 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     awaited,
     not_up_to_date,
     restart_needed,
+    configuration_differs,
     synced,
 ];
 
@@ -101,10 +102,10 @@ fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> {
 }
 
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let (pod, problem) = selection
-        .pods
-        .iter()
-        .find_map(|(pod, sidecar)| Some((pod, concerning(sidecar.as_ref()?, selection.server())?)))?;
+    let (pod, problem) = selection.pods.iter().find_map(|(pod, sidecar)| {
+        let problems = &sidecar.as_ref()?.problems;
+        Some((pod, concerning(problems, selection.server())?))
+    })?;
     let message = format!(
         "{} reports {}: {}",
         pod.name_any(),
@@ -161,6 +162,20 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::RESTART_NEEDED, message)
 }
 
+/// True all the same: LiteLLM calls the server this way, though not with all that the resource says.
+fn configuration_differs(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let notices = selection.pods.iter().filter_map(|(_, sidecar)| {
+        let notices = &sidecar.as_ref()?.notices;
+        concerning(notices, selection.server())
+    });
+    let notice = notices.min()?;
+    draft(
+        true,
+        reasons::LITELLM_CONFIGURATION_DIFFERS,
+        notice.message.clone(),
+    )
+}
+
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let starting = selection.list(|pod| !is_up_to_date(pod));
     let message = match starting {
@@ -188,9 +203,9 @@ fn previous_status<'a>(inputs: &StatusInputs<'a>) -> Option<&'a McpServerAuthSta
 }
 
 /// The first problem of the whole pod or of this server: one server's fault is not another's.
-fn concerning<'a>(sidecar: &'a Sidecar, server: &str) -> Option<&'a Problem> {
+fn concerning<'a>(problems: &'a [Problem], server: &str) -> Option<&'a Problem> {
     let concerns = |problem: &&Problem| problem.server.as_deref().is_none_or(|name| name == server);
-    sidecar.problems.iter().find(concerns)
+    problems.iter().find(concerns)
 }
 
 fn list(names: &[String]) -> String {

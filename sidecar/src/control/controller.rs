@@ -46,6 +46,7 @@ pub struct Controller<P> {
     authenticated: bool,
     overlay: Option<Overlay>,
     overlay_problems: Vec<Problem>,
+    notices: Vec<Problem>,
     route_problems: Vec<Problem>,
     litellm_problem: Option<Problem>,
     restart: Restart,
@@ -119,6 +120,7 @@ impl<P: DataPath> Controller<P> {
             routes,
             overlay: None,
             overlay_problems: Vec::new(),
+            notices: Vec::new(),
             route_problems,
             litellm_problem: None,
             restart: Restart::resume(loaded),
@@ -159,6 +161,7 @@ impl<P: DataPath> Controller<P> {
             auth_blocks: self.settings.auth_blocks,
         });
         let mut problems = overlay.problems.clone();
+        let notices = overlay.notices.clone();
         let in_place =
             match self.write_overlay(overlay) {
                 Ok(()) => true,
@@ -176,6 +179,8 @@ impl<P: DataPath> Controller<P> {
             };
         log_changes(&self.overlay_problems, &problems);
         self.overlay_problems = problems;
+        log_changes(&self.notices, &notices);
+        self.notices = notices;
         self.publish();
         in_place
     }
@@ -244,9 +249,12 @@ impl<P: DataPath> Controller<P> {
             .problems
             .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
         self.reports.send_if_modified(|report| {
-            let is_changed = report.restart_needed_for != restart_needed_for || report.problems != problems;
+            let is_changed = report.restart_needed_for != restart_needed_for
+                || report.problems != problems
+                || report.notices != self.notices;
             report.restart_needed_for = restart_needed_for;
             report.problems = problems;
+            report.notices.clone_from(&self.notices);
             is_changed
         });
     }

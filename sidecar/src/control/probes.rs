@@ -2,6 +2,7 @@
 //! the pod reaches it, so nothing here changes anything, except that `/drain` has answers close their
 //! connection from then on.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mcp_auth_protocol::pod::health;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
 use tracing::{debug, info};
 
 use crate::control::drain::Drain;
@@ -24,6 +26,11 @@ use crate::control::litellm::{Litellm, NotReady, ProbeResult};
 use crate::control::proc_net::bind;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at the same time. Everybody who reaches the pod may open some, and the kubelet has to be answered all
+/// the same: for one more the oldest ends, and an answer takes less time than that many connections.
+const MAX_CONNECTIONS: usize = 64;
+/// A request here is one line and a few headers.
+const MAX_HEADERS: usize = 8 * 1024;
 /// From the end of draining until the pod is taken for one that stays. By then LiteLLM has gone, or is back.
 const DRAIN_RESET_AFTER: Duration = Duration::from_secs(120);
 const JSON: &str = "application/json";
@@ -60,6 +67,7 @@ pub async fn serve(address: SocketAddr, health: Arc<Health>) {
 }
 
 async fn accept(listener: TcpListener, health: Arc<Health>) {
+    let mut connections = VecDeque::<AbortHandle>::with_capacity(MAX_CONNECTIONS);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -75,15 +83,25 @@ async fn accept(listener: TcpListener, health: Arc<Health>) {
             let health = health.clone();
             async move { Ok::<_, std::convert::Infallible>(health.answer(&request).await) }
         });
-        tokio::spawn(async move {
+        if connections.len() == MAX_CONNECTIONS {
+            connections.retain(|connection| !connection.is_finished());
+        }
+        if connections.len() == MAX_CONNECTIONS
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        let serving = tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
+                .max_buf_size(MAX_HEADERS)
                 .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {
                 debug!(%error, "a connection to the health port failed");
             }
         });
+        connections.push_back(serving.abort_handle());
     }
 }
 

@@ -31,6 +31,8 @@ use shared::{Shared, Stream};
 /// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s;
 /// a request sent at that moment would be lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// What is read ahead of a client that takes its answer slowly, and so the longest headers of an answer.
+const MAX_BUFFER: usize = 64 * 1024;
 /// Connections that wait, for each worker and target.
 const MAX_IDLE: usize = 256;
 
@@ -113,7 +115,10 @@ impl Pool {
 
 impl Connection {
     pub async fn open(io: Io) -> Result<Self, hyper::Error> {
-        let (sender, driver) = http1::handshake(TokioIo::new(io)).await?;
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(MAX_BUFFER)
+            .handshake(TokioIo::new(io))
+            .await?;
         Ok(Self {
             sender,
             driver: Box::pin(driver),

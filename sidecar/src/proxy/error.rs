@@ -111,6 +111,8 @@ pub enum ProxyError {
          spec.headerPassthrough"
     )]
     ContextTooLarge(#[from] ContextTooLargeError),
+    #[error("as many requests are being answered as this pod's sidecar has memory for; try again")]
+    Overloaded,
     #[error("the method is not supported")]
     MethodNotSupported,
     #[error("the request can be understood in more than one way: {0}")]
@@ -120,6 +122,8 @@ pub enum ProxyError {
 /// Reasons of the HTTP parser, which answers before there is a request.
 pub const REQUEST_MALFORMED: &str = "request_malformed";
 pub const HEADERS_TOO_LARGE: &str = "headers_too_large";
+/// That of [`ProxyError::Overloaded`], and of a connection over HTTP/2 for which there is no memory.
+pub const OVERLOADED: &str = "overloaded";
 
 /// The owner of a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -241,6 +245,7 @@ impl ProxyError {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 0,
             ),
+            Self::Overloaded => (OVERLOADED, StatusCode::SERVICE_UNAVAILABLE, -32075),
             Self::MethodNotSupported => ("method_not_supported", StatusCode::NOT_IMPLEMENTED, 0),
         }
     }

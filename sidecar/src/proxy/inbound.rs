@@ -103,6 +103,14 @@ impl Inbound {
         response
     }
 
+    /// A request that is not even looked at.
+    pub(crate) fn refuse(&self, error: &ProxyError) -> Response<ResponseBody> {
+        self.metrics.count_error(Half::Inbound, error.reason());
+        let response = problem(error);
+        self.metrics.answered(Half::Inbound, response.status());
+        response
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.drain.is_draining()
     }

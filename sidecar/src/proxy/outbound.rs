@@ -33,6 +33,7 @@ use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
 use mcp_auth_protocol::sync::UserContext;
 use secrecy::SecretString;
+use serde_json::Value;
 
 use crate::control::exchange_client::TokenExchanger;
 use crate::http::framing;
@@ -175,6 +176,17 @@ impl Outbound {
             server.metrics.answered(response.status(), total, upstream_time);
         }
         call.answered(response)
+    }
+
+    /// A request that is not even looked at.
+    pub(crate) fn refuse(&self, request: &Request<Incoming>, error: &ProxyError) -> Response<ResponseBody> {
+        self.metrics.count_error(Half::Outbound, error.reason());
+        let response = match *request.method() == Method::POST {
+            true => json_rpc(error, Value::Null),
+            false => problem(error),
+        };
+        self.metrics.answered(Half::Outbound, response.status());
+        response
     }
 
     /// Counts a request that the parser answered with an error before it got here.
@@ -444,6 +456,7 @@ mod tests {
             exchange: None,
             credential_identity: String::new(),
             audit: None,
+            litellm: None,
         };
         let credential = sync::Credential::Bearer {
             id: String::new(),

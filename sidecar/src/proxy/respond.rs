@@ -137,6 +137,7 @@ mod tests {
             ProxyError::LiteLlmFailed,
             ProxyError::ContextTooLarge(ContextTooLargeError { bytes: 9000 }),
             ProxyError::MethodNotSupported,
+            ProxyError::Overloaded,
         ]
     }
 
@@ -162,9 +163,10 @@ mod tests {
             ProxyError::LiteLlmUnreachable | ProxyError::LiteLlmFailed | ProxyError::ContextTooLarge(_) => {
                 "inbound"
             }
-            ProxyError::BodyUnreadable | ProxyError::RequestAmbiguous(_) | ProxyError::MethodNotSupported => {
-                "both"
-            }
+            ProxyError::BodyUnreadable
+            | ProxyError::RequestAmbiguous(_)
+            | ProxyError::MethodNotSupported
+            | ProxyError::Overloaded => "both",
         }
     }
 

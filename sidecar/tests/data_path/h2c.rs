@@ -267,11 +267,11 @@ async fn headers_that_are_too_large_are_refused_and_large_ones_pass() {
     let litellm = Scripted::echo().await;
     let sidecar = Sidecar::start(litellm.address, &[]);
     let cookie = |bytes: usize| Request::get("/").header("cookie", "c".repeat(bytes));
-    let answer = ask(Version::HTTP_2, sidecar.inbound, cookie(64 * 1024), whole("")).await;
+    let answer = ask(Version::HTTP_2, sidecar.inbound, cookie(60 * 1024), whole("")).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let mut sender = http2(sidecar.inbound).await;
     let refused = sender
-        .send_request(absolute(cookie(200 * 1024), "localhost", whole("")))
+        .send_request(absolute(cookie(100 * 1024), "localhost", whole("")))
         .await;
     // The client knows the limit by the settings and may not send at all; if it does, it gets this answer.
     assert!(refused.is_ok_and(|answer| answer.status() == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));

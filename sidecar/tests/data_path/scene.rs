@@ -356,6 +356,7 @@ pub fn server(url: &str) -> Server {
             exchange: None,
             credential_identity: String::new(),
             audit: None,
+            litellm: None,
         },
         client_certificate: None,
         declined: None,

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::peer::{Client, Upstream};
+use crate::peer::Upstream;
 use crate::scene::{Operator, TEST_TIMEOUT, read_head, server};
 
 /// A sidecar before `upstream`, which is LiteLLM as well: its workers, and where its two halves listen.
@@ -83,28 +83,95 @@ async fn headers_that_drip_are_given_up() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_wait_and_the_other_half_goes_on() {
-    let upstream = Upstream::start().await;
+async fn for_a_connection_beyond_the_bound_an_idle_one_ends_and_none_with_a_request() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let bounds = Bounds {
         connections: 2,
         ..Bounds::default()
     };
-    let (workers, [inbound, outbound]) = bounded(upstream.address, bounds);
-    let mut first = Client::connect(inbound).await;
-    let mut second = Client::connect(inbound).await;
-    for client in [&mut first, &mut second] {
-        assert_eq!(client.next("early").await.as_deref(), Some("200 for early"));
-    }
-    let waiting = tokio::spawn(async move { Client::connect(inbound).await.next("late").await });
-    let other = Client::connect(outbound).await.next("other").await;
-    assert_eq!(other.as_deref(), Some("200 for other"));
-    assert!(!upstream.seen().contains("late"), "it waits");
-    drop(first);
-    let answer = timeout(TEST_TIMEOUT, waiting)
+    let (workers, [inbound, _]) = bounded(listener.local_addr().unwrap(), bounds);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let begin = async || {
+        let mut client = TcpStream::connect(inbound).await.unwrap();
+        client.write_all(request).await.unwrap();
+        client
+    };
+    let served = async || {
+        let mut server = timeout(TEST_TIMEOUT, listener.accept()).await.unwrap().unwrap().0;
+        read_head(&mut server).await;
+        server
+    };
+    let mut idle = TcpStream::connect(inbound).await.unwrap();
+    let mut first = begin().await;
+    let mut first_server = served().await;
+    let mut second = begin().await;
+    let mut second_server = served().await;
+    let ended = timeout(TEST_TIMEOUT, idle.read(&mut [0; 1]))
         .await
-        .expect("its turn in time")
+        .expect("an end in time");
+    assert!(matches!(ended, Ok(0) | Err(_)), "the idle one made room");
+
+    let mut third = begin().await;
+    for (client, server) in [(&mut first, &mut first_server), (&mut second, &mut second_server)] {
+        server.write_all(answer).await.unwrap();
+        assert!(read_head(client).await.starts_with("HTTP/1.1 200"));
+    }
+    let mut kept = [first_server, second_server];
+    let third_server = async {
+        // It comes over one of the connections that were kept.
+        let [one, other] = &mut kept;
+        tokio::select! {
+            _ = read_head(one) => one.write_all(answer).await.unwrap(),
+            _ = read_head(other) => other.write_all(answer).await.unwrap(),
+        }
+    };
+    timeout(TEST_TIMEOUT, third_server)
+        .await
+        .expect("its turn in time");
+    assert!(read_head(&mut third).await.starts_with("HTTP/1.1 200"));
+    workers.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_wait_while_all_have_requests_and_the_other_half_goes_on() {
+    let litellm = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let bounds = Bounds {
+        connections: 1,
+        ..Bounds::default()
+    };
+    let (workers, [inbound, outbound]) = bounded(litellm.local_addr().unwrap(), bounds);
+    let served = async |path: &str| {
+        let mut server = timeout(TEST_TIMEOUT, litellm.accept()).await.unwrap().unwrap().0;
+        let head = read_head(&mut server).await;
+        assert!(head.starts_with(&format!("GET {path} ")), "{head}");
+        server
+    };
+    let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    let mut first = TcpStream::connect(inbound).await.unwrap();
+    first
+        .write_all(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
         .unwrap();
-    assert_eq!(answer.as_deref(), Some("200 for late"));
+    let mut first_server = served("/first").await;
+    let mut late = TcpStream::connect(inbound).await.unwrap();
+    late.write_all(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+
+    let mut other = TcpStream::connect(outbound).await.unwrap();
+    other
+        .write_all(b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    // Whatever comes next at the server is this one: the late one waits.
+    served("/mcp").await.write_all(answer).await.unwrap();
+    assert!(read_head(&mut other).await.starts_with("HTTP/1.1 200"));
+
+    first_server.write_all(answer).await.unwrap();
+    assert!(read_head(&mut first).await.starts_with("HTTP/1.1 200"));
+    served("/late").await.write_all(answer).await.unwrap();
+    assert!(read_head(&mut late).await.starts_with("HTTP/1.1 200"));
     workers.stop(Duration::ZERO);
 }
 

@@ -15,6 +15,12 @@ import yaml
 CONTEXT = "mcpauth-context"
 AUTHENTICATION = {"auth_type", "authentication_token", "auth_value", "client_id", "client_secret", "token_url",
                   "authorization_url", "registration_url", "scopes", "oauth2_flow"}
+# What a server is registered with, by the protocol's names.
+SETTINGS = {"description": "description", "alias": "alias", "instructions": "instructions", "allowedTools": "allowed_tools",
+            "disallowedTools": "disallowed_tools", "allowedParameters": "allowed_params", "accessGroups": "access_groups",
+            "allowAllKeys": "allow_all_keys", "availableOnPublicInternet": "available_on_public_internet",
+            "allowSampling": "allow_sampling", "allowElicitation": "allow_elicitation", "timeoutSeconds": "timeout",
+            "maxConcurrentRequests": "max_concurrent_requests", "requestsPerMinute": "rpm"}
 differences = []
 
 
@@ -119,7 +125,15 @@ def check_managed(case, route, was, now, outbound, aliases):
         differ(case, f"{name}: extra_headers {now['extra_headers']!r}")
     if AUTHENTICATION & set(now):
         differ(case, f"{name}: still authenticates by itself: {AUTHENTICATION & set(now)}")
-    original = was or {"url": route["url"], "transport": now["transport"]}
+    original = was or {"url": route["url"], "transport": now["transport"], "alias": now.get("alias")}
+    if not was:
+        stated = {SETTINGS[field]: value for field, value in route.get("litellm", {}).items()}
+        for key in set(now) - {"url", "transport", "extra_headers", "server_id"}:
+            if not same(stated.get(key), now[key]):
+                differ(case, f"{name}: {key} should be {stated.get(key)!r} and is {now[key]!r}")
+        for key in set(stated) - set(now) - {"alias"}:
+            if not str(stated[key]).startswith("os.environ/"):
+                differ(case, f"{name}: {key} is missing")
     environment = any(str(original.get(key)).startswith("os.environ/") for key in ("url", "alias", "transport", "auth_type"))
     expected = original.get("server_id") or (None if environment else server_id(name, original, aliases))
     if now.get("server_id") != expected:

@@ -43,6 +43,7 @@ fn route(server: &str) -> Route {
         exchange: None,
         credential_identity: String::new(),
         audit: None,
+        litellm: None,
     }
 }
 

@@ -2,15 +2,17 @@
 //! the user's settings stay, except the address and whatever would have LiteLLM authenticate by itself, which
 //! is the sidecar's now.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
-use mcp_auth_protocol::sync::{Problem, Route, Transport};
+use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route, Transport};
 use url::Url;
 
 use super::error::ConfigError;
 use super::node::{Budget, Node, Pair};
+use super::registration;
 use super::server_id::ServerIdInputs;
 
 /// Where LiteLLM finds a managed server. A change of it takes effect only when LiteLLM starts again.
@@ -19,12 +21,26 @@ pub struct Address {
     pub url: String,
     /// LiteLLM's word for it: `http` or `sse`.
     pub transport: String,
+    /// What it is registered with, where LiteLLM's own configuration does not name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<LiteLlmSettings>,
 }
 
 /// The entry to write, and what there is to say about it.
 pub struct Managed {
     pub node: Arc<Node>,
-    pub problem: Option<Problem>,
+    pub problems: Vec<Problem>,
+    /// What the resource and LiteLLM's own entry contradict each other in.
+    pub notice: Option<Problem>,
+}
+
+/// What else LiteLLM's configuration says that concerns the entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// What `mcp_aliases` calls the server.
+    pub mapped_alias: Option<&'a str>,
+    /// Names and aliases of all other servers.
+    pub taken_names: &'a BTreeSet<String>,
 }
 
 /// An entry that cannot be led through the sidecar and stays as the user wrote it.
@@ -123,35 +139,41 @@ pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, EntryErro
     Ok(Address {
         url: format!("http://{outbound}/{}{}{query}", route.server, url.path()),
         transport: transport(route.transport).to_owned(),
+        settings: None,
     })
 }
 
-/// The entry of a managed server. `mapped_alias` is what `mcp_aliases` calls it.
+/// The entry of a server that LiteLLM's own configuration does not name.
+pub fn register(route: &Route, address: &Address, surroundings: Surroundings<'_>) -> Managed {
+    let (settings, problems) = registration::pairs(route, surroundings.taken_names);
+    let alias = settings.iter().find(|(key, _)| key.as_str() == Some("alias"));
+    // The hash is over the real URL, so that grants outlive another port of the sidecar.
+    let inputs = ServerIdInputs {
+        name: &route.server,
+        url: &route.url,
+        transport: Some(&address.transport),
+        auth_type: None,
+        alias: alias
+            .and_then(|(_, alias)| alias.as_str())
+            .or(surroundings.mapped_alias),
+    };
+    let context_header = vec![Node::text(CONTEXT_HEADER)];
+    Managed {
+        node: entry(address, context_header, Some(inputs.server_id()), settings),
+        problems,
+        notice: None,
+    }
+}
+
+/// The entry of a server that LiteLLM's own configuration names.
 pub fn manage(
-    original: Option<&Node>,
+    original: &Node,
     route: &Route,
     address: &Address,
-    mapped_alias: Option<&str>,
+    surroundings: Surroundings<'_>,
     budget: &mut Budget,
 ) -> Result<Managed, EntryError> {
     let name = &route.server;
-    let Some(original) = original.filter(|node| !node.is_null()) else {
-        // The hash is over the real URL, so that grants outlive another port of the sidecar.
-        let inputs = ServerIdInputs {
-            name,
-            url: &route.url,
-            transport: Some(&address.transport),
-            auth_type: None,
-            alias: mapped_alias,
-        };
-        let node = entry(
-            address,
-            vec![Node::text(CONTEXT_HEADER)],
-            Some(inputs.server_id()),
-            Vec::new(),
-        );
-        return Ok(Managed { node, problem: None });
-    };
     let mapping = original
         .as_mapping()
         .ok_or_else(|| EntryError::NotMapping(name.clone()))?;
@@ -179,7 +201,7 @@ pub fn manage(
     };
     let (server_id, problem) = match get("server_id").filter(|value| !value.is_null()) {
         Some(_) => (None, None),
-        None => match server_id(name, &get, mapped_alias) {
+        None => match server_id(name, &get, surroundings.mapped_alias) {
             Ok(id) => (Some(id), None),
             Err(problem) => (None, Some(problem)),
         },
@@ -202,7 +224,8 @@ pub fn manage(
         .collect::<Result<Vec<Pair>, ConfigError>>()?;
     Ok(Managed {
         node: entry(address, extra_headers, server_id, kept),
-        problem,
+        problems: problem.into_iter().collect(),
+        notice: registration::differences(route, &settings, &address.transport, budget)?,
     })
 }
 
