@@ -66,8 +66,9 @@ pub struct McpServerAuthSpec {
     #[serde(default)]
     pub header_passthrough: HeaderPassthrough,
 
-    /// Whether a tool call that carries none of the allow-listed cookies and headers is passed on
-    /// (`Optional`) or answered with an error (`Required`). Discovery never carries any.
+    /// Whether a request that carries none of the allow-listed cookies and headers is passed on (`Optional`) or
+    /// answered with an error (`Required`). Discovery never carries any, and always passes: opening a session, ping,
+    /// notifications and lists.
     #[serde(default)]
     pub user_context: UserContext,
 
@@ -279,7 +280,7 @@ pub struct HeaderPassthrough {
     pub header_names: Vec<String>,
 }
 
-/// Whether a tool call needs user context.
+/// Whether all but discovery needs user context.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum UserContext {
     #[default]

@@ -16,6 +16,7 @@ use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::control::probes::Started;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
@@ -218,10 +219,12 @@ impl Ground {
             Fingerprinter::new(),
             data_path_metrics.clone(),
         );
+        let outbound_secret = OutboundSecret::generate();
         let proxies = Proxies::new(Wiring {
             litellm: Some(self.litellm.address),
             trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
+            outbound_secret: outbound_secret.clone(),
             reports: reports.clone(),
             exchange: Arc::new(feed.clone()),
             metrics: data_path_metrics,
@@ -231,6 +234,7 @@ impl Ground {
             original: command.config.clone(),
             overlay: self.overlay.clone(),
             outbound,
+            outbound_secret,
             inbound: true,
             auth_blocks: true,
         };

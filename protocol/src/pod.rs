@@ -54,6 +54,9 @@ pub const HEALTH_PORT: u16 = 16482;
 pub const CONFIG_FOLDER: &str = "/var/run/mcpauth/config";
 /// File in [`CONFIG_FOLDER`] with the complete `mcp_servers` that LiteLLM is to read.
 pub const OVERLAY_FILE: &str = "overlay.yaml";
+/// File in [`CONFIG_FOLDER`] with the value of [`OUTBOUND_SECRET_HEADER`], which only the sidecar can read: it outlives a
+/// restart of the sidecar, as LiteLLM does.
+pub const OUTBOUND_SECRET_FILE: &str = "outbound-secret";
 /// Folder of the projected volume with the sidecar's identity; mounted into the sidecar only.
 pub const IDENTITY_FOLDER: &str = "/var/run/mcpauth/identity";
 /// File in [`IDENTITY_FOLDER`]: the ServiceAccount token.
@@ -77,3 +80,7 @@ pub mod health {
 /// Request header that carries the sealed user context from the sidecar's inbound half through LiteLLM to its
 /// outbound half. No `x-` name: LiteLLM forwards those to LLM providers.
 pub const CONTEXT_HEADER: &str = "mcpauth-context";
+
+/// Request header by which LiteLLM shows the outbound half that it is LiteLLM that calls. The overlay has LiteLLM set it,
+/// and no MCP server gets it.
+pub const OUTBOUND_SECRET_HEADER: &str = "mcpauth-outbound-secret";

@@ -20,6 +20,7 @@ use crate::control::controller::{Controller, DataPath};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::TokenExchanger;
 use crate::control::litellm::{Litellm, ProbeResult};
+use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
 use crate::proxy::audit::AuditLog;
@@ -63,6 +64,8 @@ pub struct Wiring {
     /// Whose `X-Forwarded-` headers LiteLLM trusts.
     pub trusted_proxies: TrustedProxies,
     pub drain: Drain,
+    /// Shown by whom the outbound half serves.
+    pub outbound_secret: OutboundSecret,
     pub reports: watch::Sender<Report>,
     pub exchange: Arc<dyn TokenExchanger>,
     pub metrics: data_path::Metrics,
@@ -84,6 +87,7 @@ impl Proxies {
             litellm,
             trusted_proxies,
             drain,
+            outbound_secret,
             reports,
             exchange,
             metrics,
@@ -96,6 +100,7 @@ impl Proxies {
         let outbound = Outbound::new(
             routes.clone(),
             sealer.clone(),
+            outbound_secret,
             exchange,
             limits,
             audit_log,

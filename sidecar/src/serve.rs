@@ -21,6 +21,7 @@ use crate::control::controller::{ControlSettings, Controller, Metrics, report};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::{self, OperatorTokenExchanger};
 use crate::control::litellm::Litellm;
+use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
@@ -122,10 +123,12 @@ async fn run(
         exchange_client::Timing::default(),
         TcpConnector,
     );
+    let outbound_secret = OutboundSecret::resume(&overlay);
     let proxies = Proxies::new(Wiring {
         litellm: inbound.and(litellm.as_ref()).map(|litellm| litellm.address),
         trusted_proxies: forwarded_allow_ips,
         drain: drain.clone(),
+        outbound_secret: outbound_secret.clone(),
         reports: reports.clone(),
         exchange: Arc::new(exchange),
         metrics: data_path_metrics,
@@ -146,6 +149,7 @@ async fn run(
         original: original_config,
         overlay,
         outbound,
+        outbound_secret,
         inbound: inbound.is_some(),
         auth_blocks: false,
     };

@@ -14,11 +14,13 @@ use std::process::{Command, Stdio};
 use mcp_auth_protocol::sync::Route;
 use mcp_auth_sidecar::control::litellm_config::tag_resolution::resolve_tag;
 use mcp_auth_sidecar::control::litellm_config::{Input, Overlay, render};
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/overlay");
 const OUTBOUND: &str = "127.0.0.1:16481";
+const SECRET: &str = "dGhlIHNlY3JldCBvZiB0ZXN0cywgbm90IGZvciBwb2Q";
 
 struct Case {
     name: String,
@@ -66,6 +68,7 @@ fn means_the_same_to_pyyaml() {
             "overlay": path,
             "usable": !overlay.problems.iter().any(|problem| problem.reason.starts_with("Config")),
             "outbound": OUTBOUND,
+            "secret": SECRET,
             "routes": routes(&case.folder),
             "managed": overlay.servers.keys().collect::<Vec<_>>(),
         }));
@@ -139,13 +142,14 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
             overlay: &path,
             routes: &[],
             outbound: OUTBOUND.parse().unwrap(),
+            outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
             auth_blocks: false,
         });
         overlay.write().unwrap();
         assert_eq!(overlay.problems, [], "{original}");
         described.push(serde_json::json!({
             "name": format!("text {number}"), "original": config, "overlay": path,
-            "usable": true, "outbound": OUTBOUND,
+            "usable": true, "outbound": OUTBOUND, "secret": SECRET,
             "routes": [], "managed": [],
         }));
     }
@@ -197,6 +201,7 @@ fn render_case(case: &Case, overlay: &Path) -> Overlay {
         overlay,
         routes: &routes(&case.folder),
         outbound,
+        outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
         auth_blocks: false,
     })
 }

@@ -19,7 +19,7 @@ use mcp_auth_protocol::sync::{Credential, Problem, SubjectTokenSource};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use secrecy::ExposeSecret;
 
-use scene::{Asked, Operator, Scripted, Sidecar, bytes, post, send, server, whole};
+use scene::{Asked, Operator, SECRET, Scripted, Sidecar, bytes, post, send, server, whole};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#;
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
@@ -140,7 +140,7 @@ async fn no_token_key_proof_or_subject_is_written_anywhere() {
         .iter()
         .chain(&contexts)
         .map(|value| value.to_str().unwrap());
-    let secrets = sent.chain(["s3cret", line_of_key]);
+    let secrets = sent.chain(["s3cret", line_of_key, SECRET]);
     for secret in secrets {
         assert!(!written.contains(secret), "{secret} in the log:\n{written}");
         for answer in &answers {

@@ -19,6 +19,7 @@ use crate::control::litellm::ProbeResult;
 use crate::control::litellm_config::restart::{Loaded, Restart};
 use crate::control::litellm_config::write::write;
 use crate::control::litellm_config::{Input, Overlay, render};
+use crate::control::outbound_secret::OutboundSecret;
 
 /// Takes over routes and credentials. Called with the complete list each time; answers what is wrong with it.
 pub trait DataPath {
@@ -32,6 +33,8 @@ pub struct ControlSettings {
     pub original: Option<PathBuf>,
     pub overlay: PathBuf,
     pub outbound: SocketAddr,
+    /// What LiteLLM is to show that listener.
+    pub outbound_secret: OutboundSecret,
     /// Whether users' requests pass through the sidecar.
     pub inbound: bool,
     /// As in [`Input::auth_blocks`].
@@ -158,6 +161,7 @@ impl<P: DataPath> Controller<P> {
             overlay: &self.settings.overlay,
             routes: &self.routes,
             outbound: self.settings.outbound,
+            outbound_secret: &self.settings.outbound_secret,
             auth_blocks: self.settings.auth_blocks,
         });
         let mut problems = overlay.problems.clone();

@@ -23,6 +23,7 @@ pub mod tag_resolution;
 pub mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use mcp_auth_protocol::sync::{Problem, Route};
 
+use super::outbound_secret::OutboundSecret;
 use config::Config;
 use entry::{Address, EntryError, Managed, Surroundings};
 use error::{ConfigError, ConfigFileError};
@@ -49,12 +51,14 @@ pub struct Input<'a> {
     pub routes: &'a [Route],
     /// The sidecar's listener for LiteLLM's MCP client.
     pub outbound: SocketAddr,
+    /// What LiteLLM shows that listener.
+    pub outbound_secret: &'a OutboundSecret,
     /// Whether [`AUTH_BLOCK`] in the entry of a server is for mcp-auth, and so kept from LiteLLM.
     pub auth_blocks: bool,
 }
 
 /// The overlay, ready to be written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Overlay {
     /// The overlay, and behind it the files it includes; see [`render`].
     pub files: Vec<(PathBuf, String)>,
@@ -111,6 +115,20 @@ pub fn render(input: &Input<'_>) -> Overlay {
     }
 }
 
+/// The text of the files holds secrets: that of the outbound listener, and what the user has written.
+impl fmt::Debug for Overlay {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<_> = self.files.iter().map(|(path, _)| path).collect();
+        formatter
+            .debug_struct("Overlay")
+            .field("files", &paths)
+            .field("servers", &self.servers)
+            .field("problems", &self.problems)
+            .field("notices", &self.notices)
+            .finish()
+    }
+}
+
 /// What there is to say about the servers.
 #[derive(Default)]
 struct Remarks {
@@ -163,6 +181,7 @@ fn merge(
         let surroundings = Surroundings {
             mapped_alias: aliases.get(&route.server).map(String::as_str),
             taken_names: &taken_names(&names, route),
+            outbound_secret: input.outbound_secret,
         };
         match managed(route, original, input.outbound, surroundings, budget) {
             Ok((managed, address)) => {
@@ -319,6 +338,7 @@ mcp_servers:
             overlay: &folder.path().join("overlay.yaml"),
             routes: &[],
             outbound: "127.0.0.1:16481".parse().unwrap(),
+            outbound_secret: &OutboundSecret::generate(),
             auth_blocks,
         });
         assert_eq!(overlay.problems, []);

@@ -36,6 +36,11 @@ const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 /// Paths, below LiteLLM's `SERVER_ROOT_PATH`, at which it lists tools with headers for one server each.
 const LIST_PATHS: [&str; 2] = ["/mcp-rest/tools/list", "/v1/messages"];
 
+/// Longest copies of the context for one server each, names and values of all together. LiteLLM's server takes headers
+/// of 64 KiB: with the context for all of them, 28 KiB of that remain for the client's own. The copies begin with `x-`,
+/// and LiteLLM sends such headers to LLM providers where `forward_client_headers_to_llm_api` is set.
+const MAX_COPIES_BYTES: usize = 24 * 1024;
+
 /// The half on the port LiteLLM used to own.
 pub struct Inbound {
     litellm: Target,
@@ -147,13 +152,11 @@ impl Inbound {
         let context = self.context(headers)?;
         hop_by_hop::strip_request(headers, is_forgeable);
         if let Some(context) = context {
-            let sealed = self.sealer.seal(&context, unix_now());
+            let now = unix_now();
             if lists_by_server_header {
-                for name in self.routes.table().context_headers() {
-                    headers.insert(name, sealed.clone());
-                }
+                self.add_copies(headers, &context, now);
             }
-            headers.insert(CONTEXT, sealed);
+            headers.insert(CONTEXT, self.sealer.seal(&context, now));
         }
         client_address::set(headers, peer, &self.trusted_proxies);
         if websocket {
@@ -178,6 +181,25 @@ impl Inbound {
         hop_by_hop::strip_response(response.headers_mut(), |_| false);
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
+    }
+
+    /// Adds to each server that takes something of this user what it takes, as long as there is room. A server that gets
+    /// none lists its tools as for nobody.
+    fn add_copies(&self, headers: &mut HeaderMap, context: &Context, now: i64) {
+        let mut room = MAX_COPIES_BYTES;
+        for (name, allowed) in self.routes.table().context_headers() {
+            let Some(part) = context.part(allowed) else {
+                continue;
+            };
+            let sealed = self.sealer.seal(&part, now);
+            match room.checked_sub(name.as_str().len() + sealed.len()) {
+                Some(rest) => {
+                    room = rest;
+                    headers.insert(name, sealed);
+                }
+                None => self.metrics.context_copy_dropped(),
+            }
+        }
     }
 
     fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, ContextTooLargeError> {

@@ -71,6 +71,7 @@ struct Counters {
     contexts: [Counter; ContextResult::ALL.len()],
     duplicates: Counter,
     malformed: Counter,
+    context_copies_dropped: Counter,
     errors: Family<ErrorLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
     calls: Family<CallLabels, Counter>,
@@ -204,6 +205,12 @@ impl Metrics {
             "Allow-listed cookies and headers left out because the request states them twice or malformed",
             dropped.clone(),
         );
+        let context_copies_dropped = Counter::default();
+        registry.register(
+            "context_copies_dropped",
+            "User contexts for one server each that a listing of tools had no room for",
+            context_copies_dropped.clone(),
+        );
         registry.register(
             "upstream_connects",
             "Connections opened to MCP servers",
@@ -249,6 +256,7 @@ impl Metrics {
             }),
             duplicates: dropped("duplicate"),
             malformed: dropped("malformed"),
+            context_copies_dropped,
             errors,
             connects,
             calls,
@@ -294,6 +302,10 @@ impl Metrics {
         if gathered.malformed > 0 {
             self.0.malformed.inc_by(gathered.malformed);
         }
+    }
+
+    pub(crate) fn context_copy_dropped(&self) {
+        self.0.context_copies_dropped.inc();
     }
 
     pub(crate) fn token_rejected(&self, owner: TokenOwner, why: RetryCause) {

@@ -1,5 +1,6 @@
 //! The outbound half, from LiteLLM's MCP client to MCP servers. It takes requests whose host is loopback
-//! ([`loopback_host`]), finds the server that the path names ([`path`]), authenticates the request to it
+//! ([`loopback_host`]) and that show the secret of LiteLLM's configuration
+//! ([`OutboundSecret`]), finds the server that the path names ([`path`]), authenticates the request to it
 //! ([`headers`], [`token_selection`]), sends it, once more if the server rejects the token
 //! ([`replayable_request`], [`auth_outcome`], [`token_rejection`]), and passes the answer on ([`response`]).
 //! LiteLLM takes the sidecar for the server, so nothing in an answer may lead it around the sidecar: no
@@ -19,6 +20,7 @@ mod response;
 mod suspect_users;
 mod token_rejection;
 mod token_selection;
+mod user_guard;
 mod user_tokens;
 mod wait_limit;
 
@@ -31,11 +33,11 @@ use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
-use mcp_auth_protocol::sync::UserContext;
 use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::control::exchange_client::TokenExchanger;
+use crate::control::outbound_secret::OutboundSecret;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
 use crate::proxy::audit::{AuditLog, AuditedCall};
@@ -44,7 +46,7 @@ use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
 use crate::proxy::respond::{json_rpc, problem};
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{McpServer, Routes, UsableServer};
+use crate::proxy::routes::{McpServer, Routes, SESSION_HEADER, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
 use auth_outcome::{AuthOutcome, auth_outcome};
@@ -55,6 +57,7 @@ use replayable_request::ReplayableRequest;
 use response::prepare_response;
 use token_rejection::TokenRejection;
 use token_selection::{SelectedToken, TokenSelector};
+use user_guard::MissingUser;
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
@@ -63,6 +66,7 @@ pub struct Outbound {
     routes: Routes,
     token_selector: TokenSelector,
     sealer: Arc<Sealer>,
+    secret: OutboundSecret,
     audit_log: AuditLog,
     metrics: Metrics,
 }
@@ -87,10 +91,12 @@ struct Call {
 }
 
 impl Outbound {
-    /// `sealer` is shared with the inbound half; `exchanger` requests users' own tokens.
+    /// `sealer` is shared with the inbound half; `secret` is what LiteLLM shows; `exchanger` requests users' own
+    /// tokens.
     pub fn new(
         routes: Routes,
         sealer: Arc<Sealer>,
+        secret: OutboundSecret,
         exchanger: Arc<dyn TokenExchanger>,
         limits: Limits,
         audit_log: AuditLog,
@@ -101,6 +107,7 @@ impl Outbound {
             routes,
             token_selector,
             sealer,
+            secret,
             audit_log,
             metrics,
         }
@@ -126,6 +133,10 @@ impl Outbound {
                     RequestBody::stream(request.into_body()),
                 ))
             }
+            _ if !self.secret.is_stated(request.headers()) => Err(OutboundError::with_body(
+                ProxyError::CallerNotAllowed,
+                RequestBody::stream(request.into_body()),
+            )),
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
                 Ok(()) => Box::pin(self.forward(worker, server, request, &mut call)).await,
@@ -221,7 +232,10 @@ impl Outbound {
                 ));
             }
         };
-        let context = self.context(request.headers(), unix_now());
+        let (context, invalid) = match self.context(request.headers(), unix_now()) {
+            Ok(context) => (context, None),
+            Err(invalid) => (None, Some(invalid)),
+        };
         let user = UserPart::from_context(context.as_ref(), &usable.allowed);
         let subject = match subject(server, usable, context.as_ref()) {
             Ok(subject) => subject,
@@ -232,10 +246,10 @@ impl Outbound {
                 ));
             }
         };
-        let lacks_user = subject.is_none()
-            && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
+        let has_user = subject.is_some() || usable.exchange.is_none() && !user.is_empty();
+        let missing = MissingUser::find(usable, has_user, invalid);
         call.record(|audited| audited.set_context(context));
-        let mut replayable = ReplayableRequest::new(server, usable, request, path, user, lacks_user).await?;
+        let mut replayable = ReplayableRequest::new(server, usable, request, path, user, missing).await?;
         call.record(|audited| replayable.record_body(audited));
         let mut selected = match self.token_selector.select(server, usable, subject).await {
             Ok(selected) => selected,
@@ -338,6 +352,11 @@ impl Outbound {
                 if !response.status().is_server_error() {
                     self.token_selector.record_accepted(selected);
                 }
+                if replayable.opens_nobodys_session()
+                    && let Some(session) = response.headers().get(SESSION_HEADER)
+                {
+                    usable.sessions.record_nobodys(session.as_bytes());
+                }
                 let is_get = replayable.method() == Method::GET;
                 let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
                 Ok(ServerAnswer::Accepted(response))
@@ -353,23 +372,24 @@ impl Outbound {
         }
     }
 
-    /// The user context that the request carries. Whatever is wrong with it, the request has none: a session
-    /// of LiteLLM's may well outlive it.
-    fn context(&self, headers: &HeaderMap, now: i64) -> Option<Context> {
+    /// The user context that the request carries, or why it cannot be opened: a session of LiteLLM's may well
+    /// outlive it.
+    fn context(&self, headers: &HeaderMap, now: i64) -> Result<Option<Context>, OpenError> {
         let mut values = headers.get_all(CONTEXT).iter();
-        let (result, context) = match values.next() {
-            None => (ContextResult::None, None),
+        let opened = match values.next() {
+            None => Ok(None),
             // Of two values that differ, the user's is unknown.
-            Some(first) if values.any(|other| other != first) => (ContextResult::Forged, None),
-            Some(first) => match self.sealer.open(first, now) {
-                Ok(context) => (ContextResult::Opened, Some(context)),
-                Err(OpenError::Forged) => (ContextResult::Forged, None),
-                Err(OpenError::Expired) => (ContextResult::Expired, None),
-                Err(OpenError::Malformed) => (ContextResult::Malformed, None),
-            },
+            Some(first) if values.any(|other| other != first) => Err(OpenError::Forged),
+            Some(first) => self.sealer.open(first, now).map(Some),
         };
-        self.metrics.context(result);
-        context
+        self.metrics.context(match &opened {
+            Ok(None) => ContextResult::None,
+            Ok(Some(_)) => ContextResult::Opened,
+            Err(OpenError::Forged) => ContextResult::Forged,
+            Err(OpenError::Expired) => ContextResult::Expired,
+            Err(OpenError::Malformed) => ContextResult::Malformed,
+        });
+        opened
     }
 }
 
@@ -434,7 +454,7 @@ fn subject(
 mod tests {
     use super::*;
     use crate::proxy::routes::ServerState;
-    use mcp_auth_protocol::sync::{self, Transport};
+    use mcp_auth_protocol::sync::{self, Transport, UserContext};
     use prometheus_client::registry::Registry;
     use tokio::sync::watch;
 

@@ -75,6 +75,7 @@ mod tests {
     use crate::http::framing::FramingError;
     use crate::proxy::error::{RenewalOutcome, ReplayError, TokenOwner};
     use crate::proxy::user_context::ContextTooLargeError;
+    use crate::proxy::user_context::seal::OpenError;
 
     /// One of each. A new error does not compile without an arm in [`half`]; it belongs here as well.
     fn one_of_each() -> Vec<ProxyError> {
@@ -94,6 +95,10 @@ mod tests {
             },
             ProxyError::TokenExpired { resource: resource() },
             ProxyError::UserContextRequired { resource: resource() },
+            ProxyError::UserContextInvalid {
+                resource: resource(),
+                why: OpenError::Expired,
+            },
             ProxyError::ServerUnreachable {
                 resource: resource(),
                 why: text(),
@@ -132,6 +137,7 @@ mod tests {
             },
             ProxyError::TooManyWaiting { resource: resource() },
             ProxyError::HostNotAllowed,
+            ProxyError::CallerNotAllowed,
             ProxyError::RequestAmbiguous(FramingError::HostMissing),
             ProxyError::LiteLlmUnreachable,
             ProxyError::LiteLlmFailed,
@@ -149,6 +155,7 @@ mod tests {
             | ProxyError::TokenUnavailable { .. }
             | ProxyError::TokenExpired { .. }
             | ProxyError::UserContextRequired { .. }
+            | ProxyError::UserContextInvalid { .. }
             | ProxyError::ServerUnreachable { .. }
             | ProxyError::ServerFailed { .. }
             | ProxyError::ServerTimeout { .. }
@@ -159,7 +166,8 @@ mod tests {
             | ProxyError::NotRepeated { .. }
             | ProxyError::ExchangeFailed { .. }
             | ProxyError::TooManyWaiting { .. }
-            | ProxyError::HostNotAllowed => "outbound",
+            | ProxyError::HostNotAllowed
+            | ProxyError::CallerNotAllowed => "outbound",
             ProxyError::LiteLlmUnreachable | ProxyError::LiteLlmFailed | ProxyError::ContextTooLarge(_) => {
                 "inbound"
             }

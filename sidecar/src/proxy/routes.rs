@@ -5,8 +5,10 @@
 //! begin; they never wait for a writer.
 
 pub mod access_token;
+mod announced_endpoints;
 mod mcp_server;
 mod rejection_reports;
+mod sessions;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -24,12 +26,14 @@ use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::Allowlist;
 
 use access_token::AccessToken;
+pub use announced_endpoints::{AnnouncedEndpoints, Announcement};
 pub use mcp_server::{
     AuditSettings, AuditUserSource, McpServer, RouteError, ServerState, ServiceCredential, UsableServer,
     outbound_path,
 };
 use rejection_reports::RejectionReports;
 pub use rejection_reports::RenewalProspect;
+pub use sessions::{SESSION_HEADER, Sessions};
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -54,8 +58,9 @@ pub struct RouteTable {
     /// Cookies and headers that any server is allowed or exchanges. The inbound half seals them all, since it
     /// does not know yet which server LiteLLM will call.
     allowed: Allowlist,
-    /// The headers `x-mcp-SERVER-HEADER` by which LiteLLM passes the user context on to one server each.
-    context_headers: Box<[HeaderName]>,
+    /// The headers `x-mcp-SERVER-HEADER` by which LiteLLM passes the user context on to one server each, and what
+    /// belongs into it: of the servers that take anything of users, in the order of their names.
+    context_headers: Box<[(HeaderName, Allowlist)]>,
     /// Whether calls to any server are recorded, and with them the key of the client.
     is_audited: bool,
 }
@@ -97,14 +102,18 @@ impl Routes {
         problems.sort_unstable();
         let is_audited = servers.values().any(|server| server.audit.is_some());
         let allowed = Allowlist::union(servers.values().filter_map(|server| server.sealed()));
-        let context_headers = servers.values().filter(|server| server.sealed().is_some());
-        let context_headers = context_headers
-            .filter_map(|server| context_header(&server.name))
+        let mut context_headers: Vec<_> = servers
+            .values()
+            .filter_map(|server| {
+                let sealed = server.sealed().filter(|sealed| !sealed.is_empty())?;
+                Some((context_header(&server.name)?, sealed.clone()))
+            })
             .collect();
+        context_headers.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         self.0.table.store(Arc::new(RouteTable {
             servers,
             allowed,
-            context_headers,
+            context_headers: context_headers.into(),
             is_audited,
         }));
         self.0
@@ -183,8 +192,9 @@ impl RouteTable {
         self.is_audited
     }
 
-    /// The headers by which LiteLLM passes the user context on to one server each, of those that take any.
-    pub fn context_headers(&self) -> &[HeaderName] {
+    /// The headers by which LiteLLM passes the user context on to one server each, of those that take any, and what they
+    /// take.
+    pub fn context_headers(&self) -> &[(HeaderName, Allowlist)] {
         &self.context_headers
     }
 }

@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::scene::{
-    Scripted, Sidecar, TEST_TIMEOUT, bytes, json, listed, read_head, server, streamed, until, unused_address,
-    whole,
+    SECRET, SECRET_HEADER, Scripted, Sidecar, TEST_TIMEOUT, bytes, json, listed, read_head, server, streamed,
+    until, unused_address, whole,
 };
 use crate::wires::{absolute, ask, http2};
 
@@ -148,7 +148,8 @@ async fn a_tunnel_is_not_opened() {
     let sidecar = Sidecar::start(unused_address().await, &[]);
     for address in [sidecar.inbound, sidecar.outbound] {
         let mut sender = http2(address).await;
-        let request = Request::connect("localhost:80").body(whole("")).unwrap();
+        let request = Request::connect("localhost:80").header(SECRET_HEADER, SECRET);
+        let request = request.body(whole("")).unwrap();
         let answer = sender.send_request(request).await.unwrap();
         let expected = match address == sidecar.inbound {
             true => StatusCode::NOT_IMPLEMENTED,

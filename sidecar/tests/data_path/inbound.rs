@@ -1,13 +1,14 @@
 //! From users to LiteLLM.
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use mcp_auth_protocol::sync::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::scene::{
-    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, raw, read_head, send, server, streamed,
+    Scripted, Seen, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, raw, read_head, send, server, streamed,
     unused_address, whole,
 };
 
@@ -92,6 +93,80 @@ async fn where_litellm_lists_tools_by_the_servers_own_headers_the_context_is_one
             assert_eq!(Some(only), headers.get("mcpauth-context"), "{path}");
         }
     }
+}
+
+/// Ten servers with a cookie of their own, and one that takes nothing of users.
+fn many_servers(url: &str) -> Vec<Server> {
+    let named = |number: usize| {
+        let mut one = server(url);
+        one.route.server = format!("tools_{number:02}");
+        one.route.cookies = vec![format!("session_{number:02}")];
+        one.route.headers = vec![];
+        one
+    };
+    let mut servers: Vec<_> = (0..10).map(named).collect();
+    let mut takes_nothing = named(10);
+    takes_nothing.route.cookies = vec![];
+    servers.push(takes_nothing);
+    servers
+}
+
+fn copies(seen: &Seen) -> Vec<(String, HeaderValue)> {
+    let copies = seen
+        .headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("x-mcp-"));
+    copies
+        .map(|(name, value)| (name.to_string(), value.clone()))
+        .collect()
+}
+
+#[tokio::test]
+async fn each_server_is_listed_with_its_own_part_of_the_context_and_with_none_where_it_takes_nothing() {
+    let (litellm, upstream) = (Scripted::echo().await, Scripted::echo().await);
+    let servers = many_servers(&format!("http://{}/mcp", upstream.address));
+    let sidecar = Sidecar::start(litellm.address, &servers);
+    let cookies = "session_02=S-two; session_07=S-seven; token=ui";
+    let request = Request::get("/mcp-rest/tools/list").header("cookie", cookies);
+    send(sidecar.inbound, request, whole("")).await;
+    let copies = copies(&litellm.only());
+    let names: Vec<_> = copies.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["x-mcp-tools_02-mcpauth-context", "x-mcp-tools_07-mcpauth-context"]
+    );
+    for (path, expected) in [
+        ("/tools_02/mcp", Some("session_02=S-two")),
+        ("/tools_07/mcp", None),
+    ] {
+        let request = Request::post(path).header("mcpauth-context", &copies[0].1);
+        send(sidecar.outbound, request, whole("{}")).await;
+        let seen = upstream.seen().pop().unwrap();
+        let cookie = seen.headers.get("cookie").map(|value| value.to_str().unwrap());
+        assert_eq!(cookie, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn however_many_servers_there_are_litellm_can_take_the_headers_of_a_listing() {
+    let litellm = Scripted::echo().await;
+    let mut servers = many_servers("http://127.0.0.1:9/mcp");
+    for one in &mut servers {
+        one.route.cookies = vec!["session".into()];
+    }
+    let sidecar = Sidecar::start(litellm.address, &servers);
+    let request = Request::get("/v1/messages").header("cookie", format!("session={}", "v".repeat(4000)));
+    send(sidecar.inbound, request, whole("")).await;
+    let seen = litellm.only();
+    let bytes: usize = copies(&seen)
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    assert!(bytes <= 24 * 1024, "{bytes}");
+    let fitting = copies(&seen).len();
+    assert_eq!(fitting, 4, "each is about 5.4 KiB");
+    let dropped = sidecar.metric("mcpauth_sidecar_context_copies_dropped_total");
+    assert_eq!(dropped, 11 - fitting as u64);
 }
 
 #[tokio::test]

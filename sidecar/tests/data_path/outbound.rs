@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use mcp_auth_protocol::sync::{Credential, Transport};
 use mcp_auth_sidecar::proxy::outbound::Limits;
+use tokio::sync::mpsc;
 
-use crate::scene::{Scripted, Sidecar, bytes, get, json, listed, post, send, server, unused_address, whole};
+use crate::scene::{
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, post, received, send, server, streamed,
+    unused_address, whole,
+};
 
 #[tokio::test]
 async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
@@ -24,7 +30,7 @@ async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
         .header("mcpauth-context", "1Zm9yZ2Vk")
         .header("mcp-session-id", "s-1")
         .header("accept", "application/json, text/event-stream");
-    let answer = send(sidecar.outbound, request, whole("{}")).await;
+    let answer = send(sidecar.outbound, request, whole(r#"{"method":"ping"}"#)).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let seen = upstream.only();
     assert_eq!(seen.target, "/a/mcp?x=1");
@@ -32,7 +38,7 @@ async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
     let expected = [
         ("accept", "application/json, text/event-stream"),
         ("authorization", "Bearer service-token"),
-        ("content-length", "2"),
+        ("content-length", "17"),
         ("host", &host),
         ("mcp-session-id", "s-1"),
     ];
@@ -179,16 +185,56 @@ async fn a_redirect_leads_back_to_us_or_nowhere() {
 }
 
 #[tokio::test]
-async fn with_sse_messages_go_to_the_path_the_server_named() {
-    let upstream = Scripted::echo().await;
+async fn with_sse_messages_go_to_the_path_that_an_open_stream_announces_and_to_no_other() {
+    let (hand_over, mut streams) = mpsc::unbounded_channel();
+    let upstream = Scripted::start(move |request: Request<Incoming>| {
+        let response = Response::builder();
+        let response = match request.method() == "GET" {
+            true => {
+                let (sender, body) = streamed();
+                hand_over.send(sender).unwrap();
+                response.header("content-type", "text/event-stream").body(body)
+            }
+            false => response.body(whole("{}")),
+        };
+        std::future::ready(response.unwrap())
+    })
+    .await;
     let mut tools = server(&format!("http://{}/sse", upstream.address));
     tools.route.transport = Transport::Sse;
     let sidecar = Sidecar::start(unused_address().await, &[tools]);
+    let message = async |path: &str| post(sidecar.outbound, path, "{}").await.status();
+    let endpoint = "/tools/messages/?session_id=1";
     assert_eq!(
-        post(sidecar.outbound, "/tools/messages/?session_id=1", "{}")
-            .await
-            .status(),
-        StatusCode::OK
+        message(endpoint).await,
+        StatusCode::NOT_FOUND,
+        "no stream has announced it"
     );
-    assert_eq!(upstream.only().target, "/messages/?session_id=1");
+    let mut stream = get(sidecar.outbound, "/tools/sse").await;
+    let events = received(&mut streams).await;
+    events
+        .send("event: endpoint\ndata: /messages/?session_id=1\n\n".into())
+        .unwrap();
+    let event = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(event, format!("event: endpoint\ndata: {endpoint}\n\n"));
+    assert_eq!(message(endpoint).await, StatusCode::OK);
+    assert_eq!(upstream.seen()[1].target, "/messages/?session_id=1");
+    for other in [
+        "/tools/admin",
+        "/tools/",
+        "/tools/messages/other",
+        "/tools/sse/../admin",
+    ] {
+        assert_eq!(message(other).await, StatusCode::NOT_FOUND, "{other}");
+    }
+    drop((stream, events));
+    until_not_found(&sidecar, endpoint).await;
+}
+
+async fn until_not_found(sidecar: &Sidecar, path: &str) {
+    let looking =
+        async { while post(sidecar.outbound, path, "{}").await.status() != StatusCode::NOT_FOUND {} };
+    tokio::time::timeout(TEST_TIMEOUT, looking)
+        .await
+        .expect("what was announced ends with its stream");
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mcp_auth_protocol::sync::Pod;
 use mcp_auth_sidecar::control::drain::Drain;
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::peer::Upstream;
-use crate::scene::{Operator, TEST_TIMEOUT, read_head, server};
+use crate::scene::{Operator, SECRET, TEST_TIMEOUT, as_litellm, read_head, server};
 
 /// A sidecar before `upstream`, which is LiteLLM as well: its workers, and where its two halves listen.
 fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
@@ -47,7 +48,15 @@ fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
         drain,
     );
     let operator = Arc::new(Operator::default());
-    let outbound = Outbound::new(routes, sealer, operator, Limits::default(), audit_log, metrics);
+    let outbound = Outbound::new(
+        routes,
+        sealer,
+        OutboundSecret::parse(SECRET).unwrap(),
+        operator,
+        Limits::default(),
+        audit_log,
+        metrics,
+    );
     let workers =
         Workers::start_within(bounds, sockets, Some(Arc::new(inbound)), Arc::new(outbound)).unwrap();
     (workers, addresses)
@@ -161,7 +170,7 @@ async fn connections_beyond_the_bound_wait_while_all_have_requests_and_the_other
 
     let mut other = TcpStream::connect(outbound).await.unwrap();
     other
-        .write_all(b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .write_all(&as_litellm(b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         .await
         .unwrap();
     // Whatever comes next at the server is this one: the late one waits.
@@ -185,7 +194,7 @@ async fn a_client_that_reads_nothing_stops_the_server_and_fills_no_memory() {
         let (workers, addresses) = bounded(listener.local_addr().unwrap(), Bounds::default());
         let mut client = TcpStream::connect(addresses[half]).await.unwrap();
         let request = b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        client.write_all(request).await.unwrap();
+        client.write_all(&as_litellm(request)).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         read_head(&mut server).await;
         let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n";

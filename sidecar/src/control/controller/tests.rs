@@ -6,6 +6,7 @@ use mcp_auth_protocol::sync::{Transport, UserContext};
 
 use super::*;
 use crate::control::litellm::NotReady;
+use crate::control::outbound_secret::OutboundSecret;
 
 #[derive(Clone, Default)]
 struct Applied(Rc<RefCell<Vec<Vec<Server>>>>);
@@ -84,6 +85,7 @@ fn control(
         original: Some(folder.join("config.yaml")),
         overlay: folder.join("overlay.yaml"),
         outbound: "127.0.0.1:16481".parse().unwrap(),
+        outbound_secret: OutboundSecret::generate(),
         inbound: true,
         auth_blocks: false,
     };

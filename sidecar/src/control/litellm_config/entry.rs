@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mcp_auth_protocol::pod::CONTEXT_HEADER;
+use mcp_auth_protocol::pod::{CONTEXT_HEADER, OUTBOUND_SECRET_HEADER};
 use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route, Transport};
 use url::Url;
 
@@ -14,6 +14,7 @@ use super::error::ConfigError;
 use super::node::{Budget, Node, Pair};
 use super::registration;
 use super::server_id::ServerIdInputs;
+use crate::control::outbound_secret::OutboundSecret;
 
 /// Where LiteLLM finds a managed server. A change of it takes effect only when LiteLLM starts again.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -41,6 +42,8 @@ pub struct Surroundings<'a> {
     pub mapped_alias: Option<&'a str>,
     /// Names and aliases of all other servers.
     pub taken_names: &'a BTreeSet<String>,
+    /// What LiteLLM shows the sidecar.
+    pub outbound_secret: &'a OutboundSecret,
 }
 
 /// An entry that cannot be led through the sidecar and stays as the user wrote it.
@@ -63,6 +66,11 @@ pub enum EntryError {
         "mcp_servers.{0}.extra_headers is no list of header names; the entry stays as it is. Make it a list"
     )]
     ExtraHeaders(String),
+    #[error(
+        "mcp_servers.{0}.static_headers is no mapping of header names to values; the entry stays as it is. Make it a \
+         mapping"
+    )]
+    StaticHeaders(String),
     #[error("the url of McpServerAuth {0} is no absolute http or https URL; the server stays out of LiteLLM")]
     Url(String),
     #[error(transparent)]
@@ -72,7 +80,7 @@ pub enum EntryError {
 impl EntryError {
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotMapping(_) | Self::ExtraHeaders(_) => "ServerInvalid",
+            Self::NotMapping(_) | Self::ExtraHeaders(_) | Self::StaticHeaders(_) => "ServerInvalid",
             Self::Stdio(_) => "ServerIsStdio",
             Self::OpenApi(_) => "ServerIsOpenApi",
             Self::Url(_) => "RouteUrlInvalid",
@@ -126,7 +134,7 @@ const AUTHENTICATION_KEYS: [&str; 39] = [
     "upstream_token_header",
 ];
 /// Written anew.
-const MANAGED_KEYS: [&str; 4] = ["url", "transport", "extra_headers", "server_id"];
+const MANAGED_KEYS: [&str; 5] = ["url", "transport", "extra_headers", "static_headers", "server_id"];
 
 /// Where `route` is found behind the sidecar's outbound listener.
 pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, EntryError> {
@@ -158,8 +166,10 @@ pub fn register(route: &Route, address: &Address, surroundings: Surroundings<'_>
             .or(surroundings.mapped_alias),
     };
     let context_header = vec![Node::text(CONTEXT_HEADER)];
+    let static_headers = static_headers(Vec::new(), surroundings.outbound_secret);
+    let server_id = Some(inputs.server_id());
     Managed {
-        node: entry(address, context_header, Some(inputs.server_id()), settings),
+        node: entry(address, context_header, static_headers, server_id, settings),
         problems,
         notice: None,
     }
@@ -199,6 +209,15 @@ pub fn manage(
                 .ok_or_else(|| EntryError::ExtraHeaders(name.clone()))?,
         ),
     };
+    let static_headers = match get("static_headers").filter(|value| !value.is_null()) {
+        None => static_headers(Vec::new(), surroundings.outbound_secret),
+        Some(value) => {
+            let mapping = value
+                .as_mapping()
+                .ok_or_else(|| EntryError::StaticHeaders(name.clone()))?;
+            static_headers(mapping.flatten(budget)?, surroundings.outbound_secret)
+        }
+    };
     let (server_id, problem) = match get("server_id").filter(|value| !value.is_null()) {
         Some(_) => (None, None),
         None => match server_id(name, &get, surroundings.mapped_alias) {
@@ -214,16 +233,10 @@ pub fn manage(
             Some(key) => !MANAGED_KEYS.contains(&key) && !AUTHENTICATION_KEYS.contains(&key),
             None => true,
         })
-        .map(|(key, value)| {
-            let value = match key.as_str() {
-                Some("static_headers") => without_authorization(value, budget)?,
-                _ => value.clone(),
-            };
-            Ok((key.clone(), value))
-        })
-        .collect::<Result<Vec<Pair>, ConfigError>>()?;
+        .cloned()
+        .collect();
     Ok(Managed {
-        node: entry(address, extra_headers, server_id, kept),
+        node: entry(address, extra_headers, static_headers, server_id, kept),
         problems: problem.into_iter().collect(),
         notice: registration::differences(route, &settings, &address.transport, budget)?,
     })
@@ -232,6 +245,7 @@ pub fn manage(
 fn entry(
     address: &Address,
     extra_headers: Vec<Arc<Node>>,
+    static_headers: Vec<Pair>,
     server_id: Option<String>,
     kept: Vec<Pair>,
 ) -> Arc<Node> {
@@ -239,6 +253,7 @@ fn entry(
         (Node::text("url"), Node::text(&address.url)),
         (Node::text("transport"), Node::text(&address.transport)),
         (Node::text("extra_headers"), Node::sequence(extra_headers)),
+        (Node::text("static_headers"), Node::mapping(static_headers)),
     ];
     pairs.extend(server_id.map(|id| (Node::text("server_id"), Node::text(id))));
     pairs.extend(kept);
@@ -296,16 +311,16 @@ fn extra_headers(names: &[Arc<Node>]) -> Vec<Arc<Node>> {
     kept
 }
 
-fn without_authorization(headers: &Arc<Node>, budget: &mut Budget) -> Result<Arc<Node>, ConfigError> {
-    let Some(mapping) = headers.as_mapping() else {
-        return Ok(headers.clone());
+/// The user's, without `Authorization`, which is the sidecar's to set, and with the outbound secret.
+fn static_headers(stated: Vec<Pair>, secret: &OutboundSecret) -> Vec<Pair> {
+    let is_ours = |name: &str| {
+        let name = name.trim();
+        name.eq_ignore_ascii_case("authorization") || name.eq_ignore_ascii_case(OUTBOUND_SECRET_HEADER)
     };
-    let mut pairs = mapping.flatten(budget)?;
-    pairs.retain(|(key, _)| {
-        !key.as_str()
-            .is_some_and(|name| name.trim().eq_ignore_ascii_case("authorization"))
-    });
-    Ok(Node::mapping(pairs))
+    let mut kept = stated;
+    kept.retain(|(key, _)| !key.as_str().is_some_and(is_ours));
+    kept.push((Node::text(OUTBOUND_SECRET_HEADER), Node::text(secret.expose())));
+    kept
 }
 
 fn transport(transport: Transport) -> &'static str {

@@ -16,6 +16,8 @@ use rustls_pki_types::ServerName;
 use url::{Host, Url};
 
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
+use super::announced_endpoints::AnnouncedEndpoints;
+use super::sessions::Sessions;
 use crate::http::connect::{Peer, Tls};
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
@@ -78,6 +80,9 @@ pub struct UsableServer {
     pub credential: ServiceCredential,
     declined: Option<DeclinedRefresh>,
     pub(crate) target: Arc<Target>,
+    pub(crate) sessions: Arc<Sessions>,
+    /// Where messages go with legacy SSE.
+    pub(crate) announced: Arc<AnnouncedEndpoints>,
     /// The allowed names, the subject of the exchange and the user's for the audit log, which the inbound half
     /// seals.
     sealed: Allowlist,
@@ -286,6 +291,10 @@ fn build_usable(
             Arc::new(target(&url, &route.server, config, metrics, workers)?)
         }
     };
+    let (sessions, announced) = match previous.filter(|previous| previous.url == url) {
+        Some(previous) => (previous.sessions.clone(), previous.announced.clone()),
+        None => (Arc::default(), Arc::default()),
+    };
     Ok(UsableServer {
         url,
         stated_url: route.url.as_str().into(),
@@ -298,6 +307,8 @@ fn build_usable(
         credential,
         declined: server.declined.clone(),
         target,
+        sessions,
+        announced,
         sealed,
         ca_bundle: ca_bundle.map(Into::into),
         client_certificate: client_certificate.cloned(),
