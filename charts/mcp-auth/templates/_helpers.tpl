@@ -87,3 +87,20 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
   resources: [events]
   verbs: [create, patch]
 {{- end }}
+
+{{/* Where the operator may connect to, with `networkPolicy.egress`. */}}
+{{- define "mcp-auth.egressRules" -}}
+- ports:
+  - {protocol: UDP, port: 53}
+  - {protocol: TCP, port: 53}
+{{- with .Values.networkPolicy.egress.ports }}
+# The API server, and authorization servers.
+- ports:
+  {{- range . }}
+  - {protocol: TCP, port: {{ . }}}
+  {{- end }}
+{{- end }}
+{{- with .Values.networkPolicy.egress.extra }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

@@ -92,9 +92,11 @@ pub fn inconsistencies(case: &Case, objects: &[Value]) -> Vec<String> {
             } else {
                 &spec["selector"]
             };
+            // What belongs to `helm test` is for its pods, and never for the operator's.
+            let is_of_test = object["metadata"]["annotations"]["helm.sh/hook"] == "test";
             check(
-                selects_the_pods(&selector["matchLabels"]),
-                format!("{kind} does not select the operator's pods"),
+                selects_the_pods(&selector["matchLabels"]) != is_of_test,
+                format!("{} does not select the pods that it is for", object_id(object)),
             );
         }
     }
