@@ -221,7 +221,7 @@ impl Ground {
         );
         let outbound_secret = OutboundSecret::generate();
         let proxies = Proxies::new(Wiring {
-            litellm: Some(self.litellm.address),
+            litellm: Some(self.litellm.address.into()),
             trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
             outbound_secret: outbound_secret.clone(),
@@ -337,7 +337,8 @@ async fn attend(
                 };
             }
             number = signals.next() => {
-                drain.begin();
+                // Until LiteLLM has ended.
+                drain.start(Duration::MAX);
                 pass_on(supervisor, number).await;
             }
             version = &mut ready, if !is_ready => {

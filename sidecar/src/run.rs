@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +23,8 @@ use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
 use crate::proxy::audit::AuditLog;
-use crate::proxy::inbound::Inbound;
 use crate::proxy::inbound::client_address::TrustedProxies;
+use crate::proxy::inbound::{Inbound, LitellmServer};
 use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
 use crate::proxy::routes::Routes;
@@ -60,7 +59,7 @@ impl<D: Connector> SnapshotSource for SyncClient<D> {
 /// What the proxies are made with.
 pub struct Wiring {
     /// LiteLLM's own address; absent where only the outbound half is wanted.
-    pub litellm: Option<SocketAddr>,
+    pub litellm: Option<LitellmServer>,
     /// Whose `X-Forwarded-` headers LiteLLM trusts.
     pub trusted_proxies: TrustedProxies,
     pub drain: Drain,

@@ -6,6 +6,7 @@ mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
@@ -41,6 +42,14 @@ const LIST_PATHS: [&str; 2] = ["/mcp-rest/tools/list", "/v1/messages"];
 /// and LiteLLM sends such headers to LLM providers where `forward_client_headers_to_llm_api` is set.
 const MAX_COPIES_BYTES: usize = 24 * 1024;
 
+/// Where LiteLLM's server is.
+#[derive(Clone, Copy, Debug)]
+pub struct LitellmServer {
+    pub address: SocketAddr,
+    /// How long it keeps connections without a request.
+    pub keep_alive: Duration,
+}
+
 /// The half on the port LiteLLM used to own.
 pub struct Inbound {
     litellm: Target,
@@ -52,12 +61,22 @@ pub struct Inbound {
     drain: Drain,
 }
 
+impl From<SocketAddr> for LitellmServer {
+    /// Its server is uvicorn, as it is without an option.
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            keep_alive: Duration::from_secs(5),
+        }
+    }
+}
+
 impl Inbound {
-    /// `litellm` is the loopback address LiteLLM was moved to; `trusted_proxies` are those whose `X-Forwarded-`
+    /// `litellm` is at the loopback address that LiteLLM was moved to; `trusted_proxies` are those whose `X-Forwarded-`
     /// headers its server trusts; `sealer` is shared with the outbound half, and `fingerprinter` with the audit
     /// log.
     pub fn new(
-        litellm: SocketAddr,
+        litellm: impl Into<LitellmServer>,
         trusted_proxies: TrustedProxies,
         routes: Routes,
         sealer: Arc<Sealer>,
@@ -65,8 +84,9 @@ impl Inbound {
         metrics: Metrics,
         drain: Drain,
     ) -> Self {
+        let LitellmServer { address, keep_alive } = litellm.into();
         Self {
-            litellm: Target::litellm(litellm, routes.workers().get()),
+            litellm: Target::litellm(address, keep_alive, routes.workers().get()),
             trusted_proxies,
             routes,
             sealer,

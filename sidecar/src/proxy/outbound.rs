@@ -459,14 +459,18 @@ mod tests {
     use tokio::sync::watch;
 
     pub(super) fn server(url: &str, transport: Transport) -> Arc<McpServer> {
+        server_named("tools", url, transport)
+    }
+
+    pub(super) fn server_named(name: &str, url: &str, transport: Transport) -> Arc<McpServer> {
         let routes = Routes::new(
             NonZeroUsize::MIN,
             Metrics::new(&mut Registry::default()),
             watch::Sender::default(),
         );
         let route = sync::Route {
-            resource: "tools".into(),
-            server: "tools".into(),
+            resource: name.into(),
+            server: name.into(),
             url: url.into(),
             transport,
             ca_bundle: None,
@@ -493,7 +497,7 @@ mod tests {
             }]),
             []
         );
-        routes.table().server("tools").unwrap().clone()
+        routes.table().server(name).unwrap().clone()
     }
 
     pub(super) fn usable<T>(url: &str, transport: Transport, then: impl FnOnce(&UsableServer) -> T) -> T {

@@ -325,7 +325,7 @@ async fn a_websocket_is_passed_through() {
     .await;
     let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
     // Draining changes nothing for a connection that will not be used again anyway.
-    sidecar.drain.begin();
+    sidecar.drain.start(TEST_TIMEOUT);
     let request = Request::get("/v1/realtime")
         .header("connection", "keep-alive, Upgrade")
         .header("upgrade", "websocket")
@@ -375,7 +375,7 @@ async fn draining_closes_connections_after_their_answer() {
             .headers()
             .contains_key("connection")
     );
-    sidecar.drain.begin();
+    sidecar.drain.start(TEST_TIMEOUT);
     // Ends only because the sidecar closes: the request asks for nothing of the kind.
     let answer = raw(sidecar.inbound, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(answer.contains("connection: close\r\n"), "{answer}");
@@ -401,8 +401,8 @@ async fn when_draining_ends_a_kept_connection_that_is_not_used_is_closed_and_not
     let mut new = TcpStream::connect(sidecar.inbound).await.unwrap();
     let streaming = get(sidecar.inbound, "/stream").await;
 
-    sidecar.drain.begin();
-    sidecar.drain.end();
+    sidecar.drain.start(std::time::Duration::ZERO);
+    sidecar.drain.wait_for_end().await;
     let mut rest = Vec::new();
     tokio::time::timeout(TEST_TIMEOUT, idle.read_to_end(&mut rest))
         .await
