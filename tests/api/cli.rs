@@ -179,10 +179,11 @@ async fn doctor_finds_everything_in_order_but_the_sidecar_that_nobody_runs() {
     let world = World::new("cli-doctor", true).await;
     world.secret(SECRET, "client-secret", &oauth::secret()).await;
     world.apply(&tools()).await.unwrap();
-    world.create::<Pod>(litellm("litellm-0")).await.unwrap();
+    // The webhook selects the pod by the resource, which the operator has then seen.
     world
         .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
         .await;
+    world.create::<Pod>(litellm("litellm-0")).await.unwrap();
     world
         .condition(
             "tools",

@@ -193,7 +193,11 @@ impl Broken {
         self.world.secret(SECRET, "client-secret", &oauth::secret()).await;
     }
 
+    /// A LiteLLM that comes after the operator has seen the resource: a pod that comes before is not selected.
     async fn pod(&self) {
+        self.world
+            .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+            .await;
         self.world.create::<Pod>(litellm("litellm-0")).await.unwrap();
     }
 
