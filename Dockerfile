@@ -1,7 +1,8 @@
-# The two images of mcp-auth, static programs on nothing. The operator's also holds kubectl's plugin, for `helm test`:
+# The images of mcp-auth, static programs on nothing. The operator's also holds kubectl's plugin, for `helm test`:
 #
 #   docker build --target operator --tag mcp-auth-operator .
 #   docker build --target sidecar --tag mcp-auth-sidecar .
+#   docker build --target local --tag mcp-auth .    # for one machine: to be copied into LiteLLM's image
 
 # An image with `--sbom` lists the crates of Cargo.lock: static programs on nothing show none of them.
 ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
@@ -19,6 +20,17 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     cd "target/$target/$PROFILE" && \
     install -D --target-directory /product mcp-auth-operator mcp-auth-sidecar kubectl-mcp_auth && \
     cp /etc/ssl/certs/ca-certificates.crt /product
+
+# The program for one machine is linked for its own image only.
+FROM build AS build-local
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
+    target=$(rustc -vV | sed -n 's/^host: //p') && \
+    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth && \
+    install -D --target-directory /local "target/$target/$PROFILE/mcp-auth"
+
+FROM scratch AS local
+COPY --from=build-local /local/mcp-auth /mcp-auth
+ENTRYPOINT ["/mcp-auth"]
 
 # What the images are made of. Tests put programs here that were built outside (`--build-context product=FOLDER`).
 FROM scratch AS product

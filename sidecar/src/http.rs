@@ -13,3 +13,4 @@ pub mod resolver;
 pub mod tls;
 pub mod trailers;
 pub mod upstream;
+pub mod websocket_filter;

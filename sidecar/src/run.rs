@@ -134,6 +134,10 @@ impl DataPath for Routes {
     fn apply(&self, servers: &[Server]) -> Vec<Problem> {
         Self::apply(self, servers)
     }
+
+    fn set_aliases(&self, aliases: Vec<String>) {
+        Self::set_aliases(self, aliases);
+    }
 }
 
 /// The controller with what it listens to.

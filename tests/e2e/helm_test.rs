@@ -61,11 +61,11 @@ async fn helm_test_answers_the_five_criteria_and_fails_when_an_mcp_server_is_awa
     assert_eq!(
         titles,
         [
-            "1. LiteLLM runs without modification",
-            "2. OAuth2 works: every server has a token that serves",
-            "3. The configuration loads, up to the sidecars",
-            "4. Authentication headers are built and arrive",
-            "5. MCP client and server take them: the tools are listed",
+            "1. LiteLLM is unmodified",
+            "2. OAuth2 works",
+            "3. The configuration loads",
+            "4. Headers are built and arrive",
+            "5. MCP client and servers take them",
         ],
         "{}",
         said.out

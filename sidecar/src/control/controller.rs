@@ -24,6 +24,9 @@ use crate::control::outbound_secret::OutboundSecret;
 /// Takes over routes and credentials. Called with the complete list each time; answers what is wrong with it.
 pub trait DataPath {
     fn apply(&self, servers: &[Server]) -> Vec<Problem>;
+
+    /// What LiteLLM calls these servers beside their names.
+    fn set_aliases(&self, aliases: Vec<String>);
 }
 
 /// Paths and addresses that the controller works with.
@@ -166,6 +169,7 @@ impl<P: DataPath> Controller<P> {
         });
         let mut problems = overlay.problems.clone();
         let notices = overlay.notices.clone();
+        self.data_path.set_aliases(overlay.aliases.clone());
         let in_place =
             match self.write_overlay(overlay) {
                 Ok(()) => true,

@@ -28,7 +28,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -40,11 +40,12 @@ use crate::control::exchange_client::TokenExchanger;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
-use crate::proxy::audit::{AuditLog, AuditedCall};
+use crate::proxy::audit::{AuditLog, AuditedCall, TRACEPARENT, trace_id};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
-use crate::proxy::respond::{json_rpc, problem};
+use crate::proxy::request_id::RequestId;
+use crate::proxy::respond::{json_rpc, problem, tool_result};
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{McpServer, Routes, SESSION_HEADER, UsableServer};
 use crate::proxy::user_context::Context;
@@ -115,12 +116,14 @@ impl Outbound {
 
     pub(crate) async fn answer(&self, worker: usize, request: Request<Incoming>) -> Response<ResponseBody> {
         let is_post = request.method() == Method::POST;
+        let takes_results = is_post && is_mcp_client(request.headers());
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
-        let started = Instant::now();
+        let (started, id) = (Instant::now(), RequestId::next());
+        let traceparent = request.headers().get(TRACEPARENT).cloned();
         let audited = server
             .as_ref()
-            .and_then(|server| self.audit_log.begin(server, &request, started));
+            .and_then(|server| self.audit_log.begin(server, &request, id, started));
         let mut call = Call {
             started,
             audited,
@@ -139,7 +142,7 @@ impl Outbound {
             )),
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
-                Ok(()) => Box::pin(self.forward(worker, server, request, &mut call)).await,
+                Ok(()) => Box::pin(id.scope(self.forward(worker, server, request, &mut call))).await,
                 Err(ambiguous) => Err(OutboundError::with_body(
                     ambiguous.into(),
                     RequestBody::stream(request.into_body()),
@@ -152,41 +155,61 @@ impl Outbound {
         };
         // Only a configured name is logged: what else the path says comes from the client.
         let name = server.as_ref().map(|server| &*server.name);
-        let response = match answer {
+        let (response, status) = match answer {
             Ok(response) => {
                 tracing::debug!(
                     half = "outbound",
+                    request = %id,
                     server = name,
                     status = response.status().as_u16(),
                     "answered"
                 );
-                response
+                let status = response.status();
+                (response, status)
             }
             Err(OutboundError { error, body }) => {
                 self.metrics.count_error(Half::Outbound, error.reason());
-                let status = error.status().as_u16();
-                let reason = error.reason();
-                tracing::warn!(half = "outbound", server = name, reason, status, %error, "request refused");
+                let (status, reason) = (error.status(), error.reason());
                 call.record(|audited| audited.set_failed(reason));
-                match is_post {
+                let message = match is_post {
+                    true => unsent_message(body).await,
+                    false => None,
+                };
+                let trace_id = trace_id(traceparent.as_ref(), message.as_deref());
+                tracing::warn!(
+                    half = "outbound",
+                    request = %id,
+                    trace_id,
+                    server = name,
+                    reason,
+                    status = status.as_u16(),
+                    %error,
+                    "request refused"
+                );
+                let response = match is_post {
                     true => {
-                        let message = unsent_message(body).await;
                         let id = message.as_ref().map(message::request_id);
+                        let call_id = message.as_ref().and_then(message::tool_call_id);
                         if let Some(message) = message {
                             call.record(|audited| audited.set_body(message));
                         }
-                        json_rpc(&error, id.unwrap_or_default())
+                        match call_id.filter(|_| takes_results && error.is_for_users()) {
+                            Some(id) => tool_result(&error, id),
+                            None => json_rpc(&error, id.unwrap_or_default()),
+                        }
                     }
                     false => problem(&error),
-                }
+                };
+                (response, status)
             }
         };
-        self.metrics.answered(Half::Outbound, response.status());
+        // What was refused counts as what it is, though a tool call is told by a result.
+        self.metrics.answered(Half::Outbound, status);
         if let Some(server) = &server {
             let (total, upstream_time) = (call.started.elapsed(), call.upstream_time);
-            server.metrics.answered(response.status(), total, upstream_time);
+            server.metrics.answered(status, total, upstream_time);
         }
-        call.answered(response)
+        call.answered(response, status)
     }
 
     /// A request that is not even looked at.
@@ -352,11 +375,7 @@ impl Outbound {
                 if !response.status().is_server_error() {
                     self.token_selector.record_accepted(selected);
                 }
-                if replayable.opens_nobodys_session()
-                    && let Some(session) = response.headers().get(SESSION_HEADER)
-                {
-                    usable.sessions.record_nobodys(session.as_bytes());
-                }
+                record_session(usable, replayable, response.headers());
                 let is_get = replayable.method() == Method::GET;
                 let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
                 Ok(ServerAnswer::Accepted(response))
@@ -401,11 +420,11 @@ impl Call {
     }
 
     /// The answer, whose end is recorded once it has come.
-    fn answered(self, response: Response<ResponseBody>) -> Response<ResponseBody> {
+    fn answered(self, response: Response<ResponseBody>, status: StatusCode) -> Response<ResponseBody> {
         let Some(mut audited) = self.audited else {
             return response;
         };
-        audited.set_answer(response.status(), self.upstream_time);
+        audited.set_answer(status, self.upstream_time);
         response.map(|body| body.audited(audited))
     }
 }
@@ -426,6 +445,34 @@ fn route_request<'a>(
         None => Err(ProxyError::PathNotServed {
             resource: server.resource.clone(),
         }),
+    }
+}
+
+/// Whether the request is of an MCP client with streamable HTTP, which names both types that it takes. Others, such as a
+/// probe, are told by the status.
+fn is_mcp_client(headers: &HeaderMap) -> bool {
+    let names_stream =
+        |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), b"text/event-stream").is_some();
+    headers.get_all(ACCEPT).iter().any(names_stream)
+}
+
+/// Keeps what later requests of the session need.
+fn record_session(usable: &UsableServer, request: &ReplayableRequest, answer: &HeaderMap) {
+    let stated = answer.get(SESSION_HEADER);
+    if request.opens_nobodys_session()
+        && let Some(session) = stated
+    {
+        usable.sessions.record_nobodys(session.as_bytes());
+    }
+    // Looked for first: hardly any answer has one.
+    if answer.contains_key(SET_COOKIE)
+        && let Some(session) = stated.or(request.session())
+    {
+        usable.sessions.record_affinity_cookies(
+            session.as_bytes(),
+            answer.get_all(SET_COOKIE).iter(),
+            |name| usable.allowed.cookie(name),
+        );
     }
 }
 

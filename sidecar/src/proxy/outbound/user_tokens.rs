@@ -21,6 +21,7 @@ use crate::control::exchange_client::{TokenExchanger, UserTokenRequest};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::Metrics;
+use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::access_token::AccessToken;
 use crate::proxy::routes::{McpServer, UsableServer};
 use cache::UserTokenCache;
@@ -137,7 +138,11 @@ impl UserTokens {
                 let exchange = Arc::clone(&self.0).exchange(request, exchanges);
                 let (inner, server) = (Arc::clone(&self.0), server.name.clone());
                 // A task of its own, so that it does not end when the client of this request goes away.
-                tokio::spawn(started.run(exchange, move |outcome| inner.finish(&server, user, outcome)));
+                let run = started.run(exchange, move |outcome| inner.finish(&server, user, outcome));
+                match RequestId::current() {
+                    Some(id) => tokio::spawn(id.scope(run)),
+                    None => tokio::spawn(run),
+                };
                 (permit, in_flight)
             }
         };
@@ -260,6 +265,7 @@ impl UserTokensInner {
             },
             Err(problem) => {
                 tracing::warn!(
+                    request = RequestId::current().map(tracing::field::display),
                     reason = problem.reason,
                     "no token for a user: {}",
                     problem.message
