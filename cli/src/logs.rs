@@ -78,10 +78,7 @@ async fn history(
         since: args.since,
         tail: args.tail,
     };
-    let logs = pods
-        .iter()
-        .map(|pod| PodLog::new(pod))
-        .map(|log| request.read(log));
+    let logs = pods.iter().map(PodLog::new).map(|log| request.read(log));
     let mut logs = futures::stream::iter(logs).buffer_unordered(MAX_AT_ONCE);
     let mut history = History {
         lines: Vec::new(),

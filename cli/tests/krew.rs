@@ -9,7 +9,7 @@ const MAX_SHORT_DESCRIPTION: usize = 50;
 
 /// As a release fills it in. Also the words that it filled in.
 fn filled_in() -> (Value, Vec<String>) {
-    let template = std::fs::read_to_string(MANIFEST).unwrap();
+    let template = std::fs::read_to_string(MANIFEST).expect("the manifest is there");
     let (mut text, mut words) = (template.clone(), Vec::new());
     for part in template.split("${").skip(1) {
         let (word, _) = part.split_once('}').expect("a word ends");
@@ -17,7 +17,7 @@ fn filled_in() -> (Value, Vec<String>) {
             // The comment that speaks of them.
             continue;
         }
-        let value = match word.split('_').next().unwrap() {
+        let value = match word.split('_').next().unwrap_or_default() {
             "VERSION" => env!("CARGO_PKG_VERSION").to_owned(),
             "URI" => format!("https://example.com/{}.tar.gz", word.to_lowercase()),
             "SHA256" => SHA256.to_owned(),
