@@ -120,7 +120,7 @@ fn token_format(token: &TokenInUse) -> &'static str {
 }
 
 fn claims(claims: &ReportedClaims) -> TokenClaims {
-    let time = |at: Option<Timestamp>| at.map(|at| Time(seconds(at)));
+    let time = |at: Option<i64>| Some(Time(Timestamp::from_second(at?).ok()?));
     TokenClaims {
         issuer: claims.issuer.clone(),
         subject: claims.subject.clone(),

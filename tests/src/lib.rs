@@ -10,6 +10,7 @@ pub mod keys;
 pub mod kubelet;
 pub mod oauth;
 pub mod registration;
+pub mod replica;
 pub mod resource;
 pub mod seen;
 pub mod servers;

@@ -1,7 +1,7 @@
 //! Reported claims: from a token to what may be told of it to people. Registered claims only, since those of a
 //! server's own may say anything of anybody; without a secret in any of them, and bounded.
 
-use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::claims::read;
 use super::{MAX_CLAIM_CHARS, start};
@@ -11,16 +11,18 @@ use crate::redact::Redactor;
 const MAX_VALUES: usize = 20;
 
 /// What a JWT says of itself, fit for statuses and terminals.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ReportedClaims {
     pub issuer: Option<String>,
     pub subject: Option<String>,
     pub client_id: Option<String>,
     pub audiences: Vec<String>,
     pub scopes: Vec<String>,
-    pub expires_at: Option<Timestamp>,
-    pub not_before: Option<Timestamp>,
-    pub issued_at: Option<Timestamp>,
+    /// Unix seconds, like the other times.
+    pub expires_at: Option<i64>,
+    pub not_before: Option<i64>,
+    pub issued_at: Option<i64>,
     pub key_thumbprint: Option<String>,
     pub certificate_thumbprint: Option<String>,
 }
@@ -32,16 +34,15 @@ impl ReportedClaims {
         let redactor = redactor.clone().hide(token);
         let text = |text: Option<String>| text.map(|text| told(&text, &redactor));
         let list = |values: Option<Vec<String>>| told_list(&values.unwrap_or_default(), &redactor);
-        let time = |second: Option<i64>| second.and_then(|second| Timestamp::from_second(second).ok());
         Some(Self {
             issuer: text(claims.issuer),
             subject: text(claims.subject),
             client_id: text(claims.client_id),
             audiences: list(claims.audiences),
             scopes: list(claims.scopes),
-            expires_at: time(claims.expires_at),
-            not_before: time(claims.not_before),
-            issued_at: time(claims.issued_at),
+            expires_at: claims.expires_at,
+            not_before: claims.not_before,
+            issued_at: claims.issued_at,
             key_thumbprint: text(claims.key_thumbprint),
             certificate_thumbprint: text(claims.certificate_thumbprint),
         })
@@ -96,8 +97,8 @@ mod tests {
             client_id: Some("litellm".into()),
             audiences: vec!["https://tools".into()],
             scopes: vec!["read".into(), "write".into()],
-            expires_at: Some(Timestamp::from_second(1_900_000_000).unwrap()),
-            issued_at: Some(Timestamp::from_second(1_899_999_400).unwrap()),
+            expires_at: Some(1_900_000_000),
+            issued_at: Some(1_899_999_400),
             ..ReportedClaims::default()
         };
         assert_eq!(told, expected);

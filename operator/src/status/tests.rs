@@ -316,7 +316,7 @@ fn the_claims_of_a_jwt_are_told_and_an_opaque_token_is_called_that() {
     scenario.token.in_use.as_mut().unwrap().claims = Some(Arc::new(ReportedClaims {
         issuer: Some("https://auth.example.com".to_owned()),
         audiences: vec!["https://tools.example.com/mcp".to_owned()],
-        expires_at: Some("2026-11-23T13:00:00.75Z".parse().unwrap()),
+        expires_at: Some("2026-11-23T13:00:00Z".parse::<Timestamp>().unwrap().as_second()),
         ..ReportedClaims::default()
     }));
     let token = status(&scenario, now()).token.unwrap();
