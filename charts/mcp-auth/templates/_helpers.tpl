@@ -93,6 +93,12 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 - ports:
   - {protocol: UDP, port: 53}
   - {protocol: TCP, port: 53}
+# The operator's other replicas.
+- ports:
+  - {protocol: TCP, port: {{ .Values.webhook.port }}}
+  to:
+  - podSelector:
+      matchLabels: {{- include "mcp-auth.selectorLabels" . | nindent 8 }}
 {{- with .Values.networkPolicy.egress.ports }}
 # The API server, and authorization servers.
 - ports:
