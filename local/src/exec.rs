@@ -21,7 +21,7 @@ use mcp_auth_sidecar::control::probes::Started;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics as data_path;
-use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
+use mcp_auth_sidecar::run::{Control, DataPathState, Proxies, WORKERS, Wiring};
 use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
 use prometheus_client::registry::Registry;
 use rustix::process::getpid;
@@ -204,11 +204,7 @@ impl Ground {
         started: &Started,
         outbound: SocketAddr,
         start_timeout: Duration,
-    ) -> (
-        Control<mcp_auth_sidecar::proxy::routes::Routes>,
-        Proxies,
-        AuditLog,
-    ) {
+    ) -> (Control<DataPathState>, Proxies, AuditLog) {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let data_path_metrics = data_path::Metrics::new(&mut registry);
@@ -238,13 +234,7 @@ impl Ground {
             inbound: true,
             auth_blocks: true,
         };
-        let controller = Controller::new(
-            settings,
-            Vec::new(),
-            proxies.routes.clone(),
-            reports.clone(),
-            metrics,
-        );
+        let controller = Controller::new(settings, Vec::new(), proxies.state(), reports.clone(), metrics);
         let litellm = Litellm {
             address: self.litellm.address,
             ours: Vec::new(),

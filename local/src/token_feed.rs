@@ -124,6 +124,8 @@ impl TokenFeed {
         Snapshot {
             revision: revision.to_string(),
             operator_ca: String::new(),
+            // There is one process, whose own key does.
+            fingerprint_key: None,
             servers,
             unreadable: Vec::new(),
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_protocol::sync::{Problem, Report, Server, Snapshot};
+use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
@@ -23,7 +24,7 @@ use crate::control::litellm::{Litellm, ProbeResult};
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
-use crate::proxy::audit::AuditLog;
+use crate::proxy::audit::{AuditLog, Fingerprinter};
 use crate::proxy::inbound::Inbound;
 use crate::proxy::inbound::client_address::TrustedProxies;
 use crate::proxy::metrics as data_path;
@@ -75,8 +76,8 @@ pub struct Wiring {
 /// Both halves of the data path, and the routes that they share. The only place where control and data path
 /// meet.
 pub struct Proxies {
-    /// Takes over routes and credentials.
-    pub routes: Routes,
+    routes: Routes,
+    fingerprinter: Fingerprinter,
     inbound: Option<Arc<Inbound>>,
     outbound: Arc<Outbound>,
 }
@@ -97,6 +98,7 @@ impl Proxies {
         let sealer = Arc::new(Sealer::new());
         let limits = Limits::default();
         let fingerprinter = audit_log.fingerprinter();
+        let data_path = (routes.clone(), fingerprinter.clone());
         let outbound = Outbound::new(
             routes.clone(),
             sealer.clone(),
@@ -118,10 +120,20 @@ impl Proxies {
                 drain,
             )
         });
+        let (routes, fingerprinter) = data_path;
         Self {
             routes,
+            fingerprinter,
             inbound: inbound.map(Arc::new),
             outbound: Arc::new(outbound),
+        }
+    }
+
+    /// For the controller.
+    pub fn state(&self) -> DataPathState {
+        DataPathState {
+            routes: self.routes.clone(),
+            fingerprinter: self.fingerprinter.clone(),
         }
     }
 
@@ -131,9 +143,19 @@ impl Proxies {
     }
 }
 
-impl DataPath for Routes {
+/// What of the data path the controller keeps up to date.
+pub struct DataPathState {
+    routes: Routes,
+    fingerprinter: Fingerprinter,
+}
+
+impl DataPath for DataPathState {
     fn apply(&self, servers: &[Server]) -> Vec<Problem> {
-        Self::apply(self, servers)
+        self.routes.apply(servers)
+    }
+
+    fn set_fingerprint_key(&self, key: &SecretString) {
+        self.fingerprinter.set_key(key);
     }
 }
 

@@ -134,7 +134,7 @@ async fn run(
         metrics: data_path_metrics,
         audit_log,
     });
-    let routes_in_use = proxies.routes.clone();
+    let data_path = proxies.state();
     // A probe that is refused costs a whole period, so this comes before everything that takes time.
     let answers = Health {
         started: started.clone(),
@@ -153,7 +153,7 @@ async fn run(
         inbound: inbound.is_some(),
         auth_blocks: false,
     };
-    let controller = Controller::new(settings, routes.0, routes_in_use, reports.clone(), metrics);
+    let controller = Controller::new(settings, routes.0, data_path, reports.clone(), metrics);
     let control = Control::new(controller, reports, litellm, started, start_timeout);
     tokio::spawn(serve_proxies(
         proxies,

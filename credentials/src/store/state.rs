@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
-use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, VerificationKey};
 
 use crate::credential_identity::CredentialIdentity;
 use crate::not_served::NotServedError;
@@ -19,6 +19,8 @@ pub struct CredentialState {
     pub generation: Option<i64>,
     pub credential: Credential,
     pub tls: ServerTls,
+    /// What users' tokens are verified by for the audit log.
+    pub audit_keys: Arc<[VerificationKey]>,
     /// What was demanded of the token and is not to be had.
     pub declined: Option<DeclinedRefresh>,
     /// `None`: users get no tokens of their own.
@@ -41,6 +43,8 @@ pub struct Issuance {
     /// What keeps the source from being as the spec says. A token of before may still serve.
     pub problem: Option<NotServedError>,
     pub token: TokenSnapshot,
+    /// Why the keys for the audit log could not be fetched the last time.
+    pub audit_keys_problem: Option<String>,
 }
 
 /// What is known of the token, without the token.
@@ -102,6 +106,7 @@ impl CredentialState {
                 keep: true,
             },
             tls: ServerTls::default(),
+            audit_keys: Arc::default(),
             declined: None,
             exchanger: None,
             issuance: Issuance::default(),
@@ -113,6 +118,7 @@ impl CredentialState {
         self.credential_identity == other.credential_identity
             && self.credential == other.credential
             && self.tls == other.tls
+            && self.audit_keys == other.audit_keys
             && self.declined == other.declined
     }
 

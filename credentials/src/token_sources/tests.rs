@@ -93,6 +93,7 @@ fn client_credentials() -> Desired {
             step_up: true,
         })),
         tls: ServerTls::default(),
+        audit_keys: None,
     }
 }
 

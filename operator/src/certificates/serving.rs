@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::check::{serves, serving_key};
+use super::fingerprint;
 use super::issue::CertificateMaterial;
 use super::secret::{Config, renew_if_due};
 use crate::liveness::Liveness;
@@ -62,6 +63,12 @@ impl Certificates {
     /// PEM certificates that clients trust the operator by.
     pub fn authority(&self) -> String {
         self.0.read().material.authority.clone()
+    }
+
+    /// By which sidecars of this namespace fingerprint values in their audit logs. Each namespace has its own, so
+    /// that no pod can try guesses against the fingerprints of another namespace.
+    pub fn fingerprint_key(&self, namespace: &str) -> String {
+        fingerprint::key_of(&self.0.read().material.fingerprint_key, namespace)
     }
 
     /// Renews what becomes due, for as long as the operator runs.
