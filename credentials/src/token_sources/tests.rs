@@ -63,6 +63,7 @@ fn secret(text: &str) -> Desired {
             ca_bundle: Some("pem".into()),
             client_certificate: None,
         },
+        audit_keys: None,
     }
 }
 
