@@ -204,6 +204,8 @@ mod tests {
 
     /// A server that answers by path until the test ends; its URL.
     async fn server(answers: impl Fn(&str, &str) -> String + Send + 'static) -> String {
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let own = url.clone();

@@ -25,6 +25,8 @@ const MAX_TEXT_BYTES: usize = 512;
 pub struct Sidecar {
     pub namespace: String,
     pub name: String,
+    /// Of its program.
+    pub version: String,
     /// Revision of the last snapshot sent on the stream.
     pub sent_revision: Option<String>,
     pub sent_at: Option<Instant>,
@@ -171,6 +173,8 @@ impl SidecarEntry {
         report.restart_needed_for.truncate(MAX_SERVERS);
         report.problems.truncate(MAX_PROBLEMS);
         report.notices.truncate(MAX_PROBLEMS);
+        let end = report.version.floor_char_boundary(MAX_TEXT_BYTES);
+        report.version.truncate(end);
         for problem in report.problems.iter_mut().chain(&mut report.notices) {
             for text in [&mut problem.reason, &mut problem.message] {
                 text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
@@ -178,6 +182,7 @@ impl SidecarEntry {
         }
 
         self.modify(|sidecar| {
+            sidecar.version = report.version;
             sidecar.applied = report.applied;
             sidecar.restart_needed_for = report.restart_needed_for;
             sidecar.problems = report.problems;
