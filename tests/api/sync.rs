@@ -208,7 +208,7 @@ async fn sidecars_get_the_keys_that_the_issuer_of_users_tokens_signs_with() {
     let snapshot = sidecar.until(has_keys).await;
     let verification = verification(&snapshot).unwrap();
     assert_eq!(verification.issuer, issuer);
-    let user_token = mcp_auth_tests::oauth::user_token("ada", "litellm").await;
+    let user_token = mcp_auth_tests::oauth::signed_user_token("ada", "litellm", "urn:litellm").await;
     let id = mcp_auth_tests::jwt::header(&user_token)["kid"].clone();
     let ids = verification.keys.iter().map(|key| json!(key.kid));
     assert!(

@@ -16,11 +16,12 @@ from litellm_calls import Call, McpSession, browser
 from processes import LIMIT, Broken
 
 HEADER = "X-Id-Token"
+AUDIENCE = "urn:litellm"
 
 
 def spec(issuer: str) -> dict:
     """`spec.audit` of the resource."""
-    jwks = {"issuer": issuer, "allowInsecureHttp": True}
+    jwks = {"issuer": issuer, "audience": AUDIENCE, "allowInsecureHttp": True}
     return {"user": {"header": HEADER, "claim": "sub", "jwks": jwks}}
 
 
@@ -78,7 +79,7 @@ def last_call(log: Path, kind: str) -> dict:
 
 
 def user_token(admin: str, user: str) -> str:
-    body = json.dumps({"client": kubernetes.CLIENT}).encode()
+    body = json.dumps({"client": kubernetes.CLIENT, "resource": AUDIENCE}).encode()
     request = urllib.request.Request(f"{admin}/users/{user}/token", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=LIMIT) as answer:
         return json.load(answer)["token"]
