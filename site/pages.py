@@ -90,7 +90,8 @@ def all_examples():
 
 def drawn(match):
     """The block as SVG, which may be wider than a phone and then scrolls; its text stays for those who cannot see it."""
-    command = [os.environ["MCPAUTH_SITE_SVGBOB"], "--background", "transparent", "--fill-color", "currentColor",
+    program = os.environ.get("MCPAUTH_SITE_SVGBOB") or sys.exit("error: run `make site`, which builds what draws the diagrams")
+    command = [program, "--background", "transparent", "--fill-color", "currentColor",
                "--stroke-color", "currentColor", "--stroke-width", "1.2"]
     made = subprocess.run(command, input=match[1], capture_output=True, text=True, check=True).stdout
     # Markdown takes an empty line for the end of HTML.

@@ -1,32 +1,41 @@
 //! `mcp-auth`: mcp-auth on one machine, without Kubernetes.
 //!
 //! [`exec`] runs LiteLLM as its child, with the sidecar's proxies in this process. [`servers`] reads which MCP
-//! servers are authenticated to, from [`settings`] and the [`auth_block`]s of LiteLLM's configuration;
-//! [`token_feed`] keeps their tokens; [`litellm_command`] says how LiteLLM is run instead; [`supervise`] sees to
-//! it that LiteLLM never outlives us.
+//! servers are authenticated to, from [`settings`], the [`auth_block`]s of LiteLLM's configuration and the
+//! [`resources`] of a folder; [`token_feed`] keeps their tokens; [`embedded_sidecar`] is what runs around LiteLLM; [`litellm_command`] says how
+//! LiteLLM is run instead; [`supervise`] sees to
+//! it that LiteLLM never outlives us. [`check`] does all of that once, and says what does not work.
 
 mod args;
 mod auth_block;
+mod check;
+mod embedded_sidecar;
 mod exec;
 mod exit;
 mod litellm_command;
+mod litellm_process;
 mod loopback_port;
 mod processes;
+mod protected_server;
 mod readiness;
+mod resources;
 mod servers;
 mod settings;
 mod supervise;
 mod token_feed;
 
-use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
+use mcp_auth_sidecar::log::{DroppedLines, LossyWriter};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
 
 use args::{Args, Command, LOG};
+
+/// Longest time that the end waits for the last lines of the log.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -38,9 +47,11 @@ fn main() -> ExitCode {
         }
     };
     let code = match args.command {
-        Command::Exec(args) => {
-            start_log();
-            exec::exec(args)
+        Command::Exec(args) => logged(start_log(), || exec::exec(args)),
+        Command::Check(args) => {
+            // Its report says what there is to say.
+            let log = std::env::var_os(LOG).and_then(|_| start_log());
+            logged(log, || check::check(args))
         }
         Command::Supervise { cleanup, command } => supervise::supervise(&command, cleanup),
         Command::Launch { supervisor, command } => supervise::launch(supervisor, &command),
@@ -48,14 +59,18 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn start_log() {
+/// Runs it, and writes the last lines of the log.
+fn logged(log: Option<LossyWriter>, run: impl FnOnce() -> u8) -> u8 {
+    let code = run();
+    if let Some(log) = log {
+        log.flush(LOG_FLUSH_TIMEOUT);
+    }
+    code
+}
+
+/// What writes the log, to be flushed at the end. Without it nothing is logged, which is no reason not to run.
+fn start_log() -> Option<LossyWriter> {
     let filter = std::env::var(LOG).ok().and_then(|text| text.parse().ok());
     let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
-    let log = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
-    if stderr().is_terminal() {
-        log.with(lines).init();
-    } else {
-        log.with(lines.json().flatten_event(true)).init();
-    }
+    mcp_auth_sidecar::log::start_log(filter, &DroppedLines::default()).ok()
 }

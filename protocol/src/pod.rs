@@ -11,6 +11,10 @@ pub mod env {
     pub const HEALTH: &str = "MCPAUTH_HEALTH";
     /// Loopback `ADDRESS:PORT` that LiteLLM was moved to.
     pub const LITELLM: &str = "MCPAUTH_LITELLM";
+    /// How long LiteLLM's server keeps connections without a request, in whole seconds.
+    pub const LITELLM_KEEPALIVE_SECONDS: &str = "MCPAUTH_LITELLM_KEEPALIVE_SECONDS";
+    /// How long the sidecar keeps those of users, in whole seconds; absent where it is up to LiteLLM's setting.
+    pub const KEEPALIVE_SECONDS: &str = "MCPAUTH_KEEPALIVE_SECONDS";
     /// LiteLLM's own `FORWARDED_ALLOW_IPS`: the addresses and networks, separated by commas, whose `X-Forwarded-`
     /// headers it trusts.
     pub const FORWARDED_ALLOW_IPS: &str = "MCPAUTH_FORWARDED_ALLOW_IPS";
@@ -71,8 +75,11 @@ pub mod health {
     pub const STARTUP: &str = "/startup";
     /// 200 while routes are loaded and LiteLLM listens on its loopback port.
     pub const READY: &str = "/ready";
-    /// Answers after the drain time; from then on connections are closed after their answer.
+    /// Answers after the drain time; from its beginning on connections are closed after their answer. Only to
+    /// whoever is in the pod and knows its uid, which is the preStop hook of the sidecar's own container.
     pub const DRAIN: &str = "/drain";
+    /// Header of a request to [`DRAIN`]: the uid of the pod.
+    pub const POD_UID_HEADER: &str = "mcpauth-pod-uid";
     /// Prometheus text format.
     pub const METRICS: &str = "/metrics";
 }

@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +24,8 @@ use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
 use crate::proxy::audit::{AuditLog, Fingerprinter};
-use crate::proxy::inbound::Inbound;
 use crate::proxy::inbound::client_address::TrustedProxies;
+use crate::proxy::inbound::{Inbound, LitellmServer};
 use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
 use crate::proxy::routes::Routes;
@@ -61,7 +60,7 @@ impl<D: Connector> SnapshotSource for SyncClient<D> {
 /// What the proxies are made with.
 pub struct Wiring {
     /// LiteLLM's own address; absent where only the outbound half is wanted.
-    pub litellm: Option<SocketAddr>,
+    pub litellm: Option<LitellmServer>,
     /// Whose `X-Forwarded-` headers LiteLLM trusts.
     pub trusted_proxies: TrustedProxies,
     pub drain: Drain,
@@ -98,7 +97,6 @@ impl Proxies {
         let sealer = Arc::new(Sealer::new());
         let limits = Limits::default();
         let fingerprinter = audit_log.fingerprinter();
-        let data_path = (routes.clone(), fingerprinter.clone());
         let outbound = Outbound::new(
             routes.clone(),
             sealer.clone(),
@@ -109,18 +107,16 @@ impl Proxies {
             metrics.clone(),
         );
         let inbound = litellm.map(|litellm| {
-            let routes = routes.clone();
             Inbound::new(
                 litellm,
                 trusted_proxies,
-                routes,
+                routes.clone(),
                 sealer,
-                fingerprinter,
+                fingerprinter.clone(),
                 metrics,
                 drain,
             )
         });
-        let (routes, fingerprinter) = data_path;
         Self {
             routes,
             fingerprinter,
@@ -156,6 +152,10 @@ impl DataPath for DataPathState {
 
     fn set_fingerprint_key(&self, key: &SecretString) {
         self.fingerprinter.set_key(key);
+    }
+
+    fn set_aliases(&self, aliases: Vec<String>) {
+        self.routes.set_aliases(aliases);
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::args::Serve;
+use crate::args::{Keepalive, Serve};
 use crate::control::controller::{ControlSettings, Controller, Metrics, report};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::{self, OperatorTokenExchanger};
@@ -25,7 +25,9 @@ use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
+use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Fingerprinter};
+use crate::proxy::inbound::LitellmServer;
 use crate::proxy::metrics as data_path;
 use crate::run::{Control, Proxies, WORKERS, Wiring};
 use crate::server::resource_limits::{memory_limit, raise_open_files};
@@ -35,7 +37,7 @@ use crate::server::{Bounds, Sockets};
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn serve(args: Serve) -> anyhow::Result<()> {
+pub async fn serve(args: Serve, dropped_lines: DroppedLines) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     info!(
@@ -54,6 +56,7 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
         "bounds of each half"
     );
     let mut registry = Registry::default();
+    dropped_lines.register(&mut registry);
     let metrics = data_path::Metrics::new(&mut registry);
     let pod = Pod {
         namespace: args.pod_namespace.clone(),
@@ -79,7 +82,7 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
 
 async fn run(
     args: Serve,
-    bounds: Bounds,
+    mut bounds: Bounds,
     pod: Pod,
     mut registry: Registry,
     data_path_metrics: data_path::Metrics,
@@ -90,6 +93,8 @@ async fn run(
         outbound,
         health,
         litellm,
+        litellm_keepalive_seconds,
+        keepalive_seconds,
         forwarded_allow_ips,
         routes,
         original_config,
@@ -99,11 +104,16 @@ async fn run(
         token_file,
         pod_namespace: _,
         pod_name: _,
-        pod_uid: _,
+        pod_uid,
         start_timeout,
         audit_log: _,
         drain: drain_time,
     } = args;
+    let stated = |keepalive: Option<Keepalive>| keepalive.and_then(|keepalive| keepalive.0);
+    let litellm_keep_alive = stated(litellm_keepalive_seconds);
+    if let Some(keep_alive) = stated(keepalive_seconds).or(litellm_keep_alive) {
+        bounds.keep_alive = keep_alive;
+    }
     let metrics = Metrics::new(&mut registry);
     let drain = Drain::default();
     let started = Started::default();
@@ -125,7 +135,13 @@ async fn run(
     );
     let outbound_secret = OutboundSecret::resume(&overlay);
     let proxies = Proxies::new(Wiring {
-        litellm: inbound.and(litellm.as_ref()).map(|litellm| litellm.address),
+        litellm: inbound.and(litellm.as_ref()).map(|litellm| {
+            let server = LitellmServer::from(litellm.address);
+            LitellmServer {
+                keep_alive: litellm_keep_alive.unwrap_or(server.keep_alive),
+                ..server
+            }
+        }),
         trusted_proxies: forwarded_allow_ips,
         drain: drain.clone(),
         outbound_secret: outbound_secret.clone(),
@@ -141,6 +157,7 @@ async fn run(
         litellm: litellm.clone(),
         drain,
         drain_time,
+        pod_uid,
         registry,
     };
     tokio::spawn(probes::serve(health, Arc::new(answers)));

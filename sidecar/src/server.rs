@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::http::connect::{keepalive, set_unacknowledged_timeout};
-use crate::proxy::inbound::Inbound;
+use crate::proxy::inbound::{CONNECTION_GUARD, Inbound};
 use crate::proxy::outbound::Outbound;
 pub use bounds::Bounds;
 use connection::serve_connection;
@@ -364,10 +364,12 @@ impl Acceptor {
                 Ok((stream, peer)) => {
                     let (permit, connection) = self.make_room().await;
                     let (half, stopped, open) = (self.half.clone(), self.stopped.clone(), self.open.clone());
-                    tokio::spawn(async move {
-                        serve_connection(worker, connection, stream, peer.ip(), half, stopped).await;
-                        drop((open, permit));
-                    });
+                    // A connection that becomes a WebSocket counts until that ends.
+                    let guard = Arc::new((open, permit));
+                    tokio::spawn(CONNECTION_GUARD.scope(
+                        guard,
+                        serve_connection(worker, connection, stream, peer.ip(), half, stopped),
+                    ));
                 }
                 Err(error) => {
                     tracing::warn!(worker, %error, "connection not accepted");

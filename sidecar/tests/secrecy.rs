@@ -134,6 +134,20 @@ async fn no_token_key_proof_or_subject_is_written_anywhere() {
         written.contains("token rejected") && written.contains("SubjectRefused"),
         "{written}"
     );
+    // All that is logged about one request can be found together.
+    let ids = |message: &str| {
+        let lines = written.lines().filter(|line| line.contains(message));
+        let ids = lines.filter_map(|line| line.split(" request=").nth(1)?.split(' ').next());
+        ids.collect::<Vec<_>>()
+    };
+    let refused = ids("request refused");
+    for message in ["token rejected", "no token for a user"] {
+        let ids = ids(message);
+        assert!(
+            !ids.is_empty() && ids.iter().all(|id| refused.contains(id)),
+            "{written}"
+        );
+    }
     let pem = key.to_pem();
     let line_of_key = pem.expose_secret().lines().nth(1).unwrap();
     let sent = proofs

@@ -172,13 +172,14 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
             .args(&arguments)
             .env("MCPAUTH_HEALTH", sidecar.health.to_string())
             .env("MCPAUTH_DRAIN_SECONDS", "0")
+            .env("MCPAUTH_POD_UID", "u")
             .stderr(Stdio::null())
             .status()
             .unwrap();
         assert_eq!(status.success(), expected, "{arguments:?}");
     }
     sidecar.wait_for("/metrics", "mcpauth_sidecar_litellm_ready 1");
-    sidecar.wait_for("/drain", "200 OK");
+    sidecar.wait_for("/drain", "403 Forbidden");
 
     let id = sidecar.child.id().to_string();
     assert!(

@@ -1,6 +1,7 @@
 //! The commands that documents show: each is one that there is.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use mcp_auth_tests::documents::{pages, read};
 use mcp_auth_tests::setting;
@@ -147,4 +148,46 @@ fn every_target_of_make_that_a_page_names_is_one_that_there_is() {
         problems.join("\n")
     );
     assert!(checked >= 40, "{checked} commands were found");
+}
+
+#[test]
+fn every_file_and_target_that_other_programs_are_told_of_is_there() {
+    let exists = |path: &str| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(path)
+            .is_file()
+    };
+    let dockerfile = read("Dockerfile").text.to_lowercase();
+    let (mut checked, mut problems) = (0, Vec::new());
+    for page in pages()
+        .into_iter()
+        .chain([read("DEVELOPERS.md"), read("CONTRIBUTING.md")])
+    {
+        for command in page.commands() {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            let after = |option: &str| {
+                let place = words.iter().position(|word| *word == option)?;
+                words.get(place + 1).copied()
+            };
+            let holds = match words[0] {
+                "cargo" => after("--path").map(|folder| exists(&format!("{folder}/Cargo.toml"))),
+                "maturin" => after("--manifest-path").map(exists),
+                "docker" => after("--target").map(|target| dockerfile.contains(&format!(" as {target}\n"))),
+                "helm" => (words.contains(&"charts/mcp-auth")).then(|| exists("charts/mcp-auth/Chart.yaml")),
+                script if script.starts_with("tests/") && words.len() > 1 => Some(exists(script)),
+                _ => None,
+            };
+            checked += usize::from(holds.is_some());
+            if holds == Some(false) {
+                problems.push(format!("{}: `{command}`", page.path));
+            }
+        }
+    }
+    assert!(
+        problems.is_empty(),
+        "what they name is not there:\n{}",
+        problems.join("\n")
+    );
+    assert!(checked >= 8, "{checked} commands were found");
 }

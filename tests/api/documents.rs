@@ -10,9 +10,11 @@ use kube::discovery::{Scope, pinned_kind};
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_tests::documents::{examples, pages, read};
 use mcp_auth_tests::resource::{merge, oauth2, resource};
+use mcp_auth_tests::setting;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 /// As `kubectl apply --dry-run=server --validate=strict`: a field that there is not is an error.
 fn dry_run() -> PatchParams {
@@ -130,4 +132,19 @@ async fn apply(world: &World, object: &Value) -> kube::Result<DynamicObject> {
     };
     let name = object.metadata.name.clone().expect("a name");
     api.patch(&name, &dry_run(), &Patch::Apply(&object)).await
+}
+
+#[tokio::test]
+async fn the_litellm_of_the_example_without_a_chart_gets_the_sidecar() {
+    let example = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/litellm-without-chart.yaml"
+    );
+    let output = Command::new(setting("MCPAUTH_TEST_OPERATOR_PROGRAM"))
+        .args(["inject", "--file", example, "--resources", example])
+        .output()
+        .await
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("# decision: injected\n"), "{printed}");
 }

@@ -28,6 +28,9 @@ pub trait DataPath {
 
     /// Takes over the key of fingerprints in the audit log.
     fn set_fingerprint_key(&self, key: &SecretString);
+
+    /// What LiteLLM calls these servers beside their names.
+    fn set_aliases(&self, aliases: Vec<String>);
 }
 
 /// Paths and addresses that the controller works with.
@@ -173,6 +176,7 @@ impl<P: DataPath> Controller<P> {
         });
         let mut problems = overlay.problems.clone();
         let notices = overlay.notices.clone();
+        self.data_path.set_aliases(overlay.aliases.clone());
         let in_place =
             match self.write_overlay(overlay) {
                 Ok(()) => true,

@@ -64,6 +64,8 @@ pub struct Overlay {
     pub files: Vec<(PathBuf, String)>,
     /// The managed servers in it.
     pub servers: BTreeMap<String, Address>,
+    /// What LiteLLM calls them beside their names.
+    pub aliases: Vec<String>,
     pub problems: Vec<Problem>,
     /// What resources and the user's configuration contradict each other in.
     pub notices: Vec<Problem>,
@@ -99,12 +101,14 @@ pub fn render(input: &Input<'_>) -> Overlay {
         Ok((files, servers)) => Overlay {
             files,
             servers,
+            aliases: remarks.aliases,
             problems: remarks.problems,
             notices: remarks.notices,
         },
         Err(unusable) => Overlay {
             files: vec![(input.overlay.to_owned(), "{}\n".to_owned())],
             servers: BTreeMap::new(),
+            aliases: Vec::new(),
             problems: vec![Problem {
                 reason: unusable.error.reason().to_owned(),
                 message: format!("{unusable}. LiteLLM runs without mcp-auth until then"),
@@ -132,6 +136,8 @@ impl fmt::Debug for Overlay {
 /// What there is to say about the servers.
 #[derive(Default)]
 struct Remarks {
+    /// Of the managed ones.
+    aliases: Vec<String>,
     problems: Vec<Problem>,
     notices: Vec<Problem>,
 }
@@ -185,6 +191,7 @@ fn merge(
         };
         match managed(route, original, input.outbound, surroundings, budget) {
             Ok((managed, address)) => {
+                remarks.aliases.extend(managed.alias);
                 remarks.problems.extend(managed.problems);
                 remarks.notices.extend(managed.notice);
                 servers.insert(route.server.clone(), address);

@@ -239,6 +239,19 @@ impl ProxyError {
         self.reason_status_code().2
     }
 
+    /// Whether a user who called a tool can do something about it, or tell somebody who can. The others are for whoever
+    /// wrote the client.
+    pub fn is_for_users(&self) -> bool {
+        !matches!(
+            self,
+            Self::HostNotAllowed
+                | Self::CallerNotAllowed
+                | Self::BodyUnreadable
+                | Self::RequestAmbiguous(_)
+                | Self::MethodNotSupported
+        )
+    }
+
     fn reason_status_code(&self) -> (&'static str, StatusCode, i32) {
         match self {
             Self::UnknownServer => ("unknown_server", StatusCode::NOT_FOUND, -32050),

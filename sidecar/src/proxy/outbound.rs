@@ -7,6 +7,7 @@
 //! challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
 
 mod auth_outcome;
+mod call;
 pub(crate) mod endpoint;
 mod error;
 pub(crate) mod headers;
@@ -26,9 +27,9 @@ mod wait_limit;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, SET_COOKIE};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -50,7 +51,8 @@ use crate::proxy::routes::{McpServer, Routes, SESSION_HEADER, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
 use auth_outcome::{AuthOutcome, auth_outcome};
-use error::{OutboundError, send_error, unsent_message};
+use call::Call;
+use error::{OutboundError, send_error};
 use headers::UserPart;
 pub use limits::Limits;
 use replayable_request::ReplayableRequest;
@@ -82,14 +84,6 @@ enum ServerAnswer {
     ConnectionEnded(OutboundError),
 }
 
-/// What is noted of a request on its way.
-struct Call {
-    started: Instant,
-    audited: Option<AuditedCall>,
-    /// How long the MCP server took, from the request to the head of the answer, all attempts together.
-    upstream_time: Duration,
-}
-
 impl Outbound {
     /// `sealer` is shared with the inbound half; `secret` is what LiteLLM shows; `exchanger` requests users' own
     /// tokens.
@@ -114,18 +108,10 @@ impl Outbound {
     }
 
     pub(crate) async fn answer(&self, worker: usize, request: Request<Incoming>) -> Response<ResponseBody> {
-        let is_post = request.method() == Method::POST;
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
-        let started = Instant::now();
-        let audited = server
-            .as_ref()
-            .and_then(|server| self.audit_log.begin(server, &request, started));
-        let mut call = Call {
-            started,
-            audited,
-            upstream_time: Duration::ZERO,
-        };
+        let mut call = Call::begin(&request, server.as_ref(), &self.audit_log);
+        let id = call.id;
         let answer = match &server {
             _ if !loopback_host::is_loopback(request.uri(), request.headers()) => {
                 Err(OutboundError::with_body(
@@ -139,7 +125,7 @@ impl Outbound {
             )),
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
-                Ok(()) => Box::pin(self.forward(worker, server, request, &mut call)).await,
+                Ok(()) => Box::pin(id.scope(self.forward(worker, server, request, &mut call))).await,
                 Err(ambiguous) => Err(OutboundError::with_body(
                     ambiguous.into(),
                     RequestBody::stream(request.into_body()),
@@ -152,41 +138,31 @@ impl Outbound {
         };
         // Only a configured name is logged: what else the path says comes from the client.
         let name = server.as_ref().map(|server| &*server.name);
-        let response = match answer {
+        let (response, status) = match answer {
             Ok(response) => {
                 tracing::debug!(
                     half = "outbound",
+                    request = %id,
                     server = name,
                     status = response.status().as_u16(),
                     "answered"
                 );
-                response
+                let status = response.status();
+                (response, status)
             }
-            Err(OutboundError { error, body }) => {
-                self.metrics.count_error(Half::Outbound, error.reason());
-                let status = error.status().as_u16();
-                let reason = error.reason();
-                tracing::warn!(half = "outbound", server = name, reason, status, %error, "request refused");
-                call.record(|audited| audited.set_failed(reason));
-                match is_post {
-                    true => {
-                        let message = unsent_message(body).await;
-                        let id = message.as_ref().map(message::request_id);
-                        if let Some(message) = message {
-                            call.record(|audited| audited.set_body(message));
-                        }
-                        json_rpc(&error, id.unwrap_or_default())
-                    }
-                    false => problem(&error),
-                }
+            Err(failed) => {
+                self.metrics.count_error(Half::Outbound, failed.error.reason());
+                let status = failed.error.status();
+                (call.refuse(name, failed).await, status)
             }
         };
-        self.metrics.answered(Half::Outbound, response.status());
+        // What was refused counts as what it is, though a tool call is told by a result.
+        self.metrics.answered(Half::Outbound, status);
         if let Some(server) = &server {
             let (total, upstream_time) = (call.started.elapsed(), call.upstream_time);
-            server.metrics.answered(response.status(), total, upstream_time);
+            server.metrics.answered(status, total, upstream_time);
         }
-        call.answered(response)
+        call.answered(response, status)
     }
 
     /// A request that is not even looked at.
@@ -352,11 +328,7 @@ impl Outbound {
                 if !response.status().is_server_error() {
                     self.token_selector.record_accepted(selected);
                 }
-                if replayable.opens_nobodys_session()
-                    && let Some(session) = response.headers().get(SESSION_HEADER)
-                {
-                    usable.sessions.record_nobodys(session.as_bytes());
-                }
+                record_session(usable, replayable, response.headers());
                 let is_get = replayable.method() == Method::GET;
                 let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
                 Ok(ServerAnswer::Accepted(response))
@@ -393,23 +365,6 @@ impl Outbound {
     }
 }
 
-impl Call {
-    fn record(&mut self, note: impl FnOnce(&mut AuditedCall)) {
-        if let Some(audited) = &mut self.audited {
-            note(audited);
-        }
-    }
-
-    /// The answer, whose end is recorded once it has come.
-    fn answered(self, response: Response<ResponseBody>) -> Response<ResponseBody> {
-        let Some(mut audited) = self.audited else {
-            return response;
-        };
-        audited.set_answer(response.status(), self.upstream_time);
-        response.map(|body| body.audited(audited))
-    }
-}
-
 /// The server that the request goes to, and path and query at it; an error where the request may not be sent.
 fn route_request<'a>(
     server: &'a McpServer,
@@ -426,6 +381,26 @@ fn route_request<'a>(
         None => Err(ProxyError::PathNotServed {
             resource: server.resource.clone(),
         }),
+    }
+}
+
+/// Keeps what later requests of the session need.
+fn record_session(usable: &UsableServer, request: &ReplayableRequest, answer: &HeaderMap) {
+    let stated = answer.get(SESSION_HEADER);
+    if request.opens_nobodys_session()
+        && let Some(session) = stated
+    {
+        usable.sessions.record_nobodys(session.as_bytes());
+    }
+    // Looked for first: hardly any answer has one.
+    if answer.contains_key(SET_COOKIE)
+        && let Some(session) = stated.or(request.session())
+    {
+        usable.sessions.record_affinity_cookies(
+            session.as_bytes(),
+            answer.get_all(SET_COOKIE).iter(),
+            |name| usable.allowed.cookie(name),
+        );
     }
 }
 
@@ -459,14 +434,18 @@ mod tests {
     use tokio::sync::watch;
 
     pub(super) fn server(url: &str, transport: Transport) -> Arc<McpServer> {
+        server_named("tools", url, transport)
+    }
+
+    pub(super) fn server_named(name: &str, url: &str, transport: Transport) -> Arc<McpServer> {
         let routes = Routes::new(
             NonZeroUsize::MIN,
             Metrics::new(&mut Registry::default()),
             watch::Sender::default(),
         );
         let route = sync::Route {
-            resource: "tools".into(),
-            server: "tools".into(),
+            resource: name.into(),
+            server: name.into(),
             url: url.into(),
             transport,
             ca_bundle: None,
@@ -493,7 +472,7 @@ mod tests {
             }]),
             []
         );
-        routes.table().server("tools").unwrap().clone()
+        routes.table().server(name).unwrap().clone()
     }
 
     pub(super) fn usable<T>(url: &str, transport: Transport, then: impl FnOnce(&UsableServer) -> T) -> T {

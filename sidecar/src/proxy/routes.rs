@@ -47,12 +47,13 @@ struct RoutesInner {
     rejections: RejectionReports,
     /// Notifies the requests that wait for a token whenever they should look again.
     changes: watch::Sender<()>,
-    /// Serializes writers, so that each sees the table it replaces. Readers never lock it.
-    writer: Mutex<()>,
+    /// What LiteLLM calls the servers beside their names. Serializes writers, so that each sees the table it replaces;
+    /// readers never lock it.
+    aliases: Mutex<Vec<String>>,
 }
 
 /// All routes at one point in time.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct RouteTable {
     servers: HashMap<Box<str>, Arc<McpServer>>,
     /// Cookies and headers that any server is allowed or exchanges. The inbound half seals them all, since it
@@ -63,6 +64,8 @@ pub struct RouteTable {
     context_headers: Box<[(HeaderName, Allowlist)]>,
     /// Whether calls to any server are recorded, and with them the key of the client.
     is_audited: bool,
+    /// How the headers begin that LiteLLM sends to one of these servers: `x-mcp-SERVER-`, by the server's name or alias.
+    server_prefixes: Box<[Box<str>]>,
 }
 
 impl Routes {
@@ -76,7 +79,7 @@ impl Routes {
             trust: TlsConfigs::default(),
             rejections: RejectionReports::new(reports),
             changes: watch::Sender::new(()),
-            writer: Mutex::default(),
+            aliases: Mutex::default(),
         }))
     }
 
@@ -84,7 +87,7 @@ impl Routes {
     /// them are answered with their problem, the others are not affected. Connections to servers whose origin
     /// and CA bundle are the same as before are kept.
     pub fn apply(&self, servers: &[sync::Server]) -> Vec<sync::Problem> {
-        let _writer = self.0.writer.lock();
+        let aliases = self.0.aliases.lock();
         let previous = self.0.table.load();
         let build = |server: &sync::Server| {
             let previous_server = previous.server(&server.route.server).map(Arc::as_ref);
@@ -110,8 +113,10 @@ impl Routes {
             })
             .collect();
         context_headers.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        let server_prefixes = all_server_prefixes(&servers, &aliases);
         self.0.table.store(Arc::new(RouteTable {
             servers,
+            server_prefixes,
             allowed,
             context_headers: context_headers.into(),
             is_audited,
@@ -121,6 +126,17 @@ impl Routes {
             .retain(|server, token| self.is_in_use(server, token));
         self.0.changes.send_replace(());
         problems
+    }
+
+    /// Takes over what LiteLLM calls the servers beside their names.
+    pub fn set_aliases(&self, aliases: Vec<String>) {
+        let mut current = self.0.aliases.lock();
+        if *current != aliases {
+            let mut table = RouteTable::clone(&self.0.table.load());
+            table.server_prefixes = all_server_prefixes(&table.servers, &aliases);
+            *current = aliases;
+            self.0.table.store(Arc::new(table));
+        }
     }
 
     /// The current table. One atomic load.
@@ -182,6 +198,16 @@ impl RouteTable {
         self.servers.get(name)
     }
 
+    /// Whether LiteLLM sends this header of a client to one of these servers, under the name behind the prefix. Servers that
+    /// are not in the table are none of our business.
+    pub fn is_for_server(&self, name: &str) -> bool {
+        let is_listed = self
+            .server_prefixes
+            .iter()
+            .any(|prefix| name.starts_with(&**prefix));
+        is_listed && !LITELLM_HEADERS.contains(&name)
+    }
+
     /// Union of the names that the servers allow, or exchange for a token.
     pub fn allowed(&self) -> &Allowlist {
         &self.allowed
@@ -197,6 +223,28 @@ impl RouteTable {
     pub fn context_headers(&self) -> &[(HeaderName, Allowlist)] {
         &self.context_headers
     }
+}
+
+/// Names that LiteLLM reads itself, whatever a server is called.
+const LITELLM_HEADERS: [&str; 2] = ["x-mcp-servers", "x-mcp-access-groups"];
+
+/// How a header begins that LiteLLM sends to the server of this name: by the name as it is, and as LiteLLM writes it for
+/// headers (`sanitize_mcp_alias_for_header` of 1.109.1).
+fn server_prefixes(name: &str) -> impl Iterator<Item = Box<str>> {
+    let lower = name.trim().to_ascii_lowercase();
+    let words = lower.split(|character: char| !character.is_ascii_alphanumeric());
+    let sanitized = words
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join("_");
+    let prefix = |name: &str| format!("x-mcp-{name}-").into_boxed_str();
+    [prefix(&lower), prefix(&sanitized)].into_iter()
+}
+
+fn all_server_prefixes(servers: &HashMap<Box<str>, Arc<McpServer>>, aliases: &[String]) -> Box<[Box<str>]> {
+    let names = servers.keys().map(|name| &**name);
+    let all = names.chain(aliases.iter().map(String::as_str));
+    all.flat_map(server_prefixes).collect()
 }
 
 /// Never `None`: a server's name is made of letters, digits and `_`.

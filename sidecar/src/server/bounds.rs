@@ -15,6 +15,9 @@ const DEFAULT_MEMORY: u64 = 1 << 30;
 /// A half always has this much, however small the limit is.
 const MIN_MEMORY: u64 = 4 << 20;
 const MAX_CONNECTIONS: u64 = 10_000;
+/// Load balancers keep their connections to a pod for 60 s (AWS) or 600 s (Google Cloud), and send a request at the
+/// moment at which a pod that keeps them for less closes one.
+const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(650);
 /// File descriptors that are kept for everything but connections of the two halves: listeners, the operator, the
 /// health port, and connections kept for the next request.
 const RESERVED_FILES: u64 = 512;
@@ -63,7 +66,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             headers: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(30),
+            keep_alive: DEFAULT_KEEP_ALIVE,
             unread: UNACKNOWLEDGED_TIMEOUT,
             connections: as_usize(MAX_CONNECTIONS),
             requests: as_usize(MAX_CONNECTIONS),

@@ -192,7 +192,7 @@ async fn while_draining_the_connection_is_taken_leave_of_and_what_has_begun_ends
     let ask = || absolute(Request::get("/"), "localhost", whole(""));
     let mut before = sender.send_request(ask()).await.unwrap();
     let before_sender = senders.recv().await.unwrap();
-    sidecar.drain.begin();
+    sidecar.drain.start(TEST_TIMEOUT);
     let last = sender.send_request(ask()).await.unwrap();
     assert!(!last.headers().contains_key("connection"));
     drop(senders.recv().await.unwrap());

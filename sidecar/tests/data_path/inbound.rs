@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::scene::{
-    Scripted, Seen, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, raw, read_head, send, server, streamed,
-    unused_address, whole,
+    Scripted, Seen, Sidecar, TEST_TIMEOUT, bytes, client_frame, get, json, listed, raw, read_head, send,
+    server, streamed, unused_address, whole,
 };
 
 const SERVER: &str = "http://127.0.0.1:9/mcp";
@@ -95,6 +95,53 @@ async fn where_litellm_lists_tools_by_the_servers_own_headers_the_context_is_one
     }
 }
 
+#[tokio::test]
+async fn headers_for_one_server_go_where_that_server_is_ours_and_pass_where_it_is_not() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
+    let names = || {
+        let seen = litellm.seen().pop().unwrap();
+        let names = seen.headers.keys().map(|name| name.as_str().to_owned());
+        let mut names: Vec<_> = names.filter(|name| name.starts_with("x-mcp-")).collect();
+        names.sort_unstable();
+        names
+    };
+    let ask = async || {
+        let mut request = Request::get("/mcp/");
+        for name in [
+            "x-mcp-tools-authorization",
+            "X-Mcp-Tools-X-Tenant",
+            "x-mcp-my_tools-x-tenant",
+            "x-mcp-my_tools",
+            "x-mcp-tools2-authorization",
+            "x-mcp-other-authorization",
+            "x-mcp-servers",
+            "x-mcp-access-groups",
+        ] {
+            request = request.header(name, "x");
+        }
+        send(sidecar.inbound, request, whole("")).await;
+        names()
+    };
+    let of_litellm_and_others = [
+        "x-mcp-access-groups",
+        "x-mcp-my_tools",
+        "x-mcp-other-authorization",
+        "x-mcp-servers",
+        "x-mcp-tools2-authorization",
+    ];
+    let mut before = of_litellm_and_others.to_vec();
+    before.insert(2, "x-mcp-my_tools-x-tenant");
+    assert_eq!(ask().await, before);
+    // What LiteLLM's configuration calls it.
+    sidecar
+        .routes
+        .set_aliases(vec!["My Tools".into(), "access".into()]);
+    assert_eq!(ask().await, of_litellm_and_others);
+    sidecar.routes.apply(&[server(SERVER)]);
+    assert_eq!(ask().await, of_litellm_and_others);
+}
+
 /// Ten servers with a cookie of their own, and one that takes nothing of users.
 fn many_servers(url: &str) -> Vec<Server> {
     let named = |number: usize| {
@@ -140,7 +187,9 @@ async fn each_server_is_listed_with_its_own_part_of_the_context_and_with_none_wh
         ("/tools_07/mcp", None),
     ] {
         let request = Request::post(path).header("mcpauth-context", &copies[0].1);
-        send(sidecar.outbound, request, whole("{}")).await;
+        let answer = send(sidecar.outbound, request, whole("{}")).await;
+        let status = answer.status();
+        assert_eq!(status, StatusCode::OK, "{path}: {:?}", bytes(answer).await);
         let seen = upstream.seen().pop().unwrap();
         let cookie = seen.headers.get("cookie").map(|value| value.to_str().unwrap());
         assert_eq!(cookie, expected, "{path}");
@@ -309,7 +358,7 @@ async fn a_websocket_is_passed_through() {
         assert!(request.headers().contains_key("mcpauth-context"));
         tokio::spawn(async move {
             let mut upgraded = TokioIo::new(hyper::upgrade::on(&mut request).await.unwrap());
-            let mut message = [0; 4];
+            let mut message = client_frame("ping");
             upgraded.read_exact(&mut message).await.unwrap();
             upgraded.write_all(&message).await.unwrap();
         });
@@ -325,7 +374,7 @@ async fn a_websocket_is_passed_through() {
     .await;
     let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
     // Draining changes nothing for a connection that will not be used again anyway.
-    sidecar.drain.begin();
+    sidecar.drain.start(TEST_TIMEOUT);
     let request = Request::get("/v1/realtime")
         .header("connection", "keep-alive, Upgrade")
         .header("upgrade", "websocket")
@@ -334,10 +383,10 @@ async fn a_websocket_is_passed_through() {
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(answer.headers()["sec-websocket-accept"], "yes");
     let mut upgraded = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
-    upgraded.write_all(b"ping").await.unwrap();
-    let mut echo = String::new();
-    upgraded.read_to_string(&mut echo).await.unwrap();
-    assert_eq!(echo, "ping");
+    upgraded.write_all(&client_frame("ping")).await.unwrap();
+    let mut echo = Vec::new();
+    upgraded.read_to_end(&mut echo).await.unwrap();
+    assert_eq!(echo, client_frame("ping"));
 }
 
 #[tokio::test]
@@ -375,7 +424,7 @@ async fn draining_closes_connections_after_their_answer() {
             .headers()
             .contains_key("connection")
     );
-    sidecar.drain.begin();
+    sidecar.drain.start(TEST_TIMEOUT);
     // Ends only because the sidecar closes: the request asks for nothing of the kind.
     let answer = raw(sidecar.inbound, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(answer.contains("connection: close\r\n"), "{answer}");
@@ -401,8 +450,8 @@ async fn when_draining_ends_a_kept_connection_that_is_not_used_is_closed_and_not
     let mut new = TcpStream::connect(sidecar.inbound).await.unwrap();
     let streaming = get(sidecar.inbound, "/stream").await;
 
-    sidecar.drain.begin();
-    sidecar.drain.end();
+    sidecar.drain.start(std::time::Duration::ZERO);
+    sidecar.drain.wait_for_end().await;
     let mut rest = Vec::new();
     tokio::time::timeout(TEST_TIMEOUT, idle.read_to_end(&mut rest))
         .await

@@ -27,4 +27,5 @@ mod scene;
 mod streams;
 mod tokens;
 mod users;
+mod websockets;
 mod wires;

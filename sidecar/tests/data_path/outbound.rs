@@ -184,6 +184,49 @@ async fn a_redirect_leads_back_to_us_or_nowhere() {
     assert_eq!(json(answer).await["error"]["data"]["reason"], "redirect_refused");
 }
 
+/// As AWS' balancer does: each answer brings another cookie for the same target.
+#[tokio::test]
+async fn a_load_balancers_cookie_comes_back_within_its_session_and_never_a_users() {
+    let upstream = Scripted::start(async |request: Request<Incoming>| {
+        let opens = request.headers().get("x-opens").cloned();
+        let before = request.headers().get("cookie").map(|cookie| cookie.len());
+        let mut answer = Response::builder()
+            .header(
+                "set-cookie",
+                format!("AWSALB={}; Path=/", "x".repeat(before.unwrap_or(1))),
+            )
+            .header("set-cookie", "sid=of-the-server; HttpOnly");
+        if let Some(session) = opens {
+            answer = answer.header("mcp-session-id", session);
+        }
+        answer.body(whole("{}")).unwrap()
+    })
+    .await;
+    let sidecar = Sidecar::start(
+        unused_address().await,
+        &[server(&format!("http://{}/mcp", upstream.address))],
+    );
+    let ask = async |name: &str, value: &str| {
+        let request = Request::post("/tools/mcp")
+            .header(name, value)
+            .header("cookie", "AWSALB=of-the-user");
+        let answer = send(sidecar.outbound, request, whole("{}")).await;
+        assert!(!answer.headers().contains_key("set-cookie"));
+        let seen = upstream.seen().pop().unwrap();
+        seen.headers
+            .get("cookie")
+            .map(|cookie| cookie.to_str().unwrap().to_owned())
+    };
+    assert_eq!(ask("x-opens", "s-1").await, None);
+    assert_eq!(ask("mcp-session-id", "s-1").await.as_deref(), Some("AWSALB=x"));
+    assert_eq!(
+        ask("mcp-session-id", "s-1").await.as_deref(),
+        Some("AWSALB=xxxxxxxx")
+    );
+    assert_eq!(ask("mcp-session-id", "s-2").await, None, "another session");
+    assert_eq!(ask("x-other", "1").await, None, "no session");
+}
+
 #[tokio::test]
 async fn with_sse_messages_go_to_the_path_that_an_open_stream_announces_and_to_no_other() {
     let (hand_over, mut streams) = mpsc::unbounded_channel();

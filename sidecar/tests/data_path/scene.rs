@@ -514,6 +514,18 @@ pub async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
+/// A frame of a WebSocket client with a text message of up to 125 bytes, masked as all of them are.
+pub fn client_frame(text: &str) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
+    assert!(text.len() < 126, "the length of a longer one takes more bytes");
+    let masked = text
+        .bytes()
+        .zip(MASK.iter().cycle())
+        .map(|(byte, key)| byte ^ key);
+    let header = [0x81, 0x80 | text.len() as u8];
+    header.into_iter().chain(MASK).chain(masked).collect()
+}
+
 /// Name and value of each header, sorted.
 pub fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();

@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper_util::rt::TokioIo;
 use mcp_auth_protocol::sync::Pod;
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
@@ -22,8 +24,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::peer::Upstream;
-use crate::scene::{Operator, SECRET, TEST_TIMEOUT, as_litellm, read_head, server};
+use crate::peer::{Client, Upstream};
+use crate::scene::{
+    Operator, SECRET, Scripted, TEST_TIMEOUT, as_litellm, client_frame, read_head, server, whole,
+};
 
 /// A sidecar before `upstream`, which is LiteLLM as well: its workers, and where its two halves listen.
 fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
@@ -181,6 +185,51 @@ async fn connections_beyond_the_bound_wait_while_all_have_requests_and_the_other
     assert!(read_head(&mut first).await.starts_with("HTTP/1.1 200"));
     served("/late").await.write_all(answer).await.unwrap();
     assert!(read_head(&mut late).await.starts_with("HTTP/1.1 200"));
+    workers.stop(Duration::ZERO);
+}
+
+/// A WebSocket is a connection of its client as long as it lives.
+#[tokio::test]
+async fn a_websocket_counts_as_a_connection_until_it_ends() {
+    let litellm = Scripted::start(async |mut request: Request<hyper::body::Incoming>| {
+        if !request.headers().contains_key("upgrade") {
+            return Response::new(whole("for late"));
+        }
+        tokio::spawn(async move {
+            let upgraded = hyper::upgrade::on(&mut request).await.unwrap();
+            let (mut reading, mut writing) = tokio::io::split(TokioIo::new(upgraded));
+            tokio::io::copy(&mut reading, &mut writing).await
+        });
+        let switching = Response::builder().status(101).header("connection", "upgrade");
+        switching.header("upgrade", "websocket").body(whole("")).unwrap()
+    })
+    .await;
+    let bounds = Bounds {
+        connections: 1,
+        ..Bounds::default()
+    };
+    let (workers, [inbound, _]) = bounded(litellm.address, bounds);
+    let mut tunnel = TcpStream::connect(inbound).await.unwrap();
+    let handshake = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    tunnel.write_all(handshake.as_bytes()).await.unwrap();
+    assert!(read_head(&mut tunnel).await.starts_with("HTTP/1.1 101"));
+    let late = tokio::spawn(async move { Client::connect(inbound).await.next("late").await });
+    // Time enough for the other to be served, if it could be.
+    for _ in 0..200 {
+        let ping = client_frame("ping");
+        tunnel.write_all(&ping).await.unwrap();
+        let mut pong = vec![0; ping.len()];
+        let reading = tunnel.read_exact(&mut pong);
+        timeout(TEST_TIMEOUT, reading).await.expect("it goes on").unwrap();
+        assert_eq!(pong, ping);
+    }
+    assert_eq!(litellm.seen().len(), 1, "the other waits");
+    drop(tunnel);
+    let answer = timeout(TEST_TIMEOUT, late)
+        .await
+        .expect("its turn in time")
+        .unwrap();
+    assert_eq!(answer.as_deref(), Some("200 for late"));
     workers.stop(Duration::ZERO);
 }
 

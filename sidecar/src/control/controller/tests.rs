@@ -9,9 +9,13 @@ use crate::control::litellm::NotReady;
 use crate::control::outbound_secret::OutboundSecret;
 
 #[derive(Clone, Default)]
-struct Applied(Rc<RefCell<Vec<Vec<Server>>>>);
+struct Applied(Rc<RefCell<Vec<Vec<Server>>>>, Rc<RefCell<Vec<String>>>);
 
 impl DataPath for Applied {
+    fn set_aliases(&self, aliases: Vec<String>) {
+        *self.1.borrow_mut() = aliases;
+    }
+
     fn apply(&self, servers: &[Server]) -> Vec<Problem> {
         self.0.borrow_mut().push(servers.to_vec());
         let unusable = servers.iter().filter(|server| server.route.server == "unusable");

@@ -30,6 +30,8 @@ pub struct Address {
 /// The entry to write, and what there is to say about it.
 pub struct Managed {
     pub node: Arc<Node>,
+    /// What LiteLLM calls the server beside its name.
+    pub alias: Option<String>,
     pub problems: Vec<Problem>,
     /// What the resource and LiteLLM's own entry contradict each other in.
     pub notice: Option<Problem>,
@@ -155,21 +157,24 @@ pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, EntryErro
 pub fn register(route: &Route, address: &Address, surroundings: Surroundings<'_>) -> Managed {
     let (settings, problems) = registration::pairs(route, surroundings.taken_names);
     let alias = settings.iter().find(|(key, _)| key.as_str() == Some("alias"));
+    let alias = alias
+        .and_then(|(_, alias)| alias.as_str())
+        .or(surroundings.mapped_alias)
+        .map(ToOwned::to_owned);
     // The hash is over the real URL, so that grants outlive another port of the sidecar.
     let inputs = ServerIdInputs {
         name: &route.server,
         url: &route.url,
         transport: Some(&address.transport),
         auth_type: None,
-        alias: alias
-            .and_then(|(_, alias)| alias.as_str())
-            .or(surroundings.mapped_alias),
+        alias: alias.as_deref(),
     };
     let context_header = vec![Node::text(CONTEXT_HEADER)];
     let static_headers = static_headers(Vec::new(), surroundings.outbound_secret);
     let server_id = Some(inputs.server_id());
     Managed {
         node: entry(address, context_header, static_headers, server_id, settings),
+        alias,
         problems,
         notice: None,
     }
@@ -235,7 +240,9 @@ pub fn manage(
         })
         .cloned()
         .collect();
+    let alias = get("alias").and_then(Node::as_str).or(surroundings.mapped_alias);
     Ok(Managed {
+        alias: alias.map(ToOwned::to_owned),
         node: entry(address, extra_headers, static_headers, server_id, kept),
         problems: problem.into_iter().collect(),
         notice: registration::differences(route, &settings, &address.transport, budget)?,

@@ -181,6 +181,14 @@ pub fn request_id(body: &Bytes) -> Value {
     }
 }
 
+/// The identifier of a tool call; `None` for anything else, and where the call has none that JSON-RPC allows.
+pub fn tool_call_id(body: &Bytes) -> Option<Value> {
+    let message = serde_json::from_slice::<JsonRpcMessage>(body).ok()?;
+    let is_call = message.method.as_deref() == Some("tools/call");
+    let id = message.id;
+    (is_call && matches!(id, Value::String(_) | Value::Number(_))).then_some(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +255,27 @@ mod tests {
         ] {
             assert_eq!(
                 is_idempotent(&Bytes::from_static(body.as_bytes())),
+                expected,
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_single_tool_call_has_the_id_of_one() {
+        for (body, expected) in [
+            (r#"{"id":7,"method":"tools/call"}"#, Some(json!(7))),
+            (
+                r#"{"id":"a","method":"tools/call","params":{}}"#,
+                Some(json!("a")),
+            ),
+            (r#"{"method":"tools/call"}"#, None),
+            (r#"{"id":7,"method":"tools/list"}"#, None),
+            (r#"[{"id":7,"method":"tools/call"}]"#, None),
+            ("", None),
+        ] {
+            assert_eq!(
+                tool_call_id(&Bytes::from_static(body.as_bytes())),
                 expected,
                 "{body}"
             );

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -21,7 +21,7 @@ use crate::http::request_body::RequestBody;
 use crate::proxy::audit::AuditedCall;
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::access_token::AccessToken;
-use crate::proxy::routes::{McpServer, UsableServer};
+use crate::proxy::routes::{McpServer, SESSION_HEADER, UsableServer};
 
 /// A request without its credentials, and its body as long as it is kept.
 pub struct ReplayableRequest {
@@ -93,6 +93,11 @@ impl ReplayableRequest {
 
     pub fn method(&self) -> &Method {
         &self.method
+    }
+
+    /// The session that the request is in; `None` where the request was streamed, too.
+    pub fn session(&self) -> Option<&HeaderValue> {
+        self.headers.get(SESSION_HEADER)
     }
 
     /// Whether a session that the server opens in its answer is one of nobody's.

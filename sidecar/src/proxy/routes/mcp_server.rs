@@ -19,6 +19,7 @@ use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
 use super::announced_endpoints::AnnouncedEndpoints;
 use super::sessions::Sessions;
 use crate::http::connect::{Peer, Tls};
+use crate::http::resolver::Resolver;
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
 use crate::proxy::audit::JwtVerifier;
@@ -417,7 +418,7 @@ fn target(
         Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
     };
     let peer = match host {
-        Host::Domain(name) => Peer::Name(name.into(), port),
+        Host::Domain(name) => Peer::Name(Resolver::new(name, port)),
         Host::Ipv4(address) => Peer::Address((address, port).into()),
         Host::Ipv6(address) => Peer::Address((address, port).into()),
     };
