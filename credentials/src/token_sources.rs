@@ -138,6 +138,7 @@ impl TokenSources {
         let mut sources = self.sources.lock();
         let previous = sources
             .remove(&resource_ref)
+            .or_else(|| self.resumed(resource))
             .filter(|previous| previous.credential_identity == credential_identity);
         let (previous, previous_tls, previous_keys) = match previous {
             Some(previous) => (previous.kind, previous.tls, previous.audit_keys),
@@ -191,12 +192,10 @@ impl TokenSources {
         }
     }
 
-    /// Ends all sources, with their requests under way, and withdraws what they published: another replica's
-    /// tokens may be newer by now. Nothing is revoked, since sidecars go on using it.
+    /// Ends all sources, with their requests under way. What they published stays until another replica's
+    /// newer tokens replace it: sidecars are served by it, and a source that is started again goes on with it.
     pub fn stop(&self) {
-        for resource in std::mem::take(&mut *self.sources.lock()).into_keys() {
-            self.credentials.withdraw(&resource);
-        }
+        self.sources.lock().clear();
     }
 
     /// Asks for a better token than the one that an MCP server rejected.
@@ -226,6 +225,12 @@ impl TokenSources {
             (DesiredSource::Secret(text), SourceKind::Secret(secret)) if secret.holds(&text) => {
                 (SourceKind::Secret(secret), None)
             }
+            (DesiredSource::Secret(text), SourceKind::Orphaned(orphaned))
+                if orphaned.is_resumed_with(&text) =>
+            {
+                let token = orphaned.into_seed().token;
+                (SourceKind::Secret(SecretToken::resume(token)), None)
+            }
             (DesiredSource::Secret(text), _) => {
                 let secret = SecretToken::new(&text, self.clock.now());
                 (SourceKind::Secret(secret), None)
@@ -236,19 +241,35 @@ impl TokenSources {
             }
             (DesiredSource::OAuth2(configuration), previous) => {
                 // The orphaned token serves until the Secret that came back has brought a new one.
-                let token = match previous {
+                let seed = match previous {
                     SourceKind::Orphaned(orphaned) if !orphaned.is_expired(self.clock.now()) => {
-                        Some(orphaned.into_token())
+                        Some(orphaned.into_seed())
                     }
                     _ => None,
                 };
                 let on_change = self.publisher(resource_ref);
-                match ActiveSource::start(*configuration, token, &self.clock, &self.limiter, on_change) {
+                match ActiveSource::start(*configuration, seed, &self.clock, &self.limiter, on_change) {
                     Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
                     Err(error) => (SourceKind::None, Some(error)),
                 }
             }
         }
+    }
+
+    /// Of a resource that has no source yet, with the token that was published for it: by the replica that led
+    /// before this one, or by an earlier lead of this one.
+    fn resumed(&self, resource: &McpServerAuth) -> Option<Source> {
+        let published = self.credentials.published(resource)?;
+        let orphaned = OrphanedToken::resume(published.seed?);
+        (!orphaned.is_expired(self.clock.now())).then(|| Source {
+            credential_identity: published.credential_identity,
+            generation: None,
+            tls: published.tls,
+            audit_keys: None,
+            problem: None,
+            kind: SourceKind::Orphaned(orphaned),
+            timer: None,
+        })
     }
 
     /// The references do not resolve any more: the token in use serves on, and no new one is requested with a
@@ -305,6 +326,7 @@ impl TokenSources {
             declined: snapshot.declined,
             exchanger: snapshot.exchanger,
             issuance,
+            seed: snapshot.seed,
         };
         self.credentials.publish(resource, state);
     }

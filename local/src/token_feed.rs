@@ -132,6 +132,8 @@ impl TokenFeed {
             // There is one process, whose own key does.
             fingerprint_key: None,
             servers,
+            // The same clock.
+            sent_at: None,
             unreadable: Vec::new(),
         }
     }

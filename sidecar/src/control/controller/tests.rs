@@ -43,6 +43,8 @@ fn route(server: &str) -> Route {
         server: server.into(),
         url: format!("https://{server}.example.com/mcp"),
         transport: Transport::StreamableHttp,
+        http1_only: false,
+        answer_timeout_seconds: None,
         ca_bundle: None,
         cookies: vec![],
         headers: vec![],
@@ -79,6 +81,7 @@ fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
         operator_ca: String::new(),
         fingerprint_key: None,
         servers: servers.iter().map(server).collect(),
+        sent_at: None,
         unreadable: vec![],
     }
 }

@@ -96,6 +96,7 @@ fn snapshot(servers: &[Server], authority: &str, number: u64) -> Bytes {
         operator_ca: authority.to_owned(),
         fingerprint_key: None,
         servers,
+        sent_at: None,
         unreadable: Vec::new(),
     };
     let mut line = serde_json::to_vec(&snapshot).unwrap_or_default();
