@@ -15,7 +15,7 @@ in_cluster := tests/cluster/with
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-try: ## LiteLLM without mcp-auth and with it on this machine, in four steps that prove what they say; no cluster
+try: ## LiteLLM without mcp-auth and with it on this machine, in five steps that prove what they say; no cluster
 	@tests/try/run
 
 demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in five steps that prove what they say

@@ -190,7 +190,7 @@ async fn sidecars_get_the_keys_that_the_issuer_of_users_tokens_signs_with() {
     let world = World::new("sync-audit-keys", false).await;
     world.secret("token", "token", "t0ken").await;
     let mut wanted = given("tools", red());
-    let issuer = mcp_auth_tests::oauth::issuer();
+    let issuer = setting("MCPAUTH_TEST_OAUTH");
     wanted["spec"]["audit"] = json!({"user": {
         "header": "X-Id-Token",
         "claim": "sub",
