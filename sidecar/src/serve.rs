@@ -29,8 +29,7 @@ use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Fingerprinter};
 use crate::proxy::inbound::LitellmServer;
 use crate::proxy::metrics as data_path;
-use crate::proxy::routes::Routes;
-use crate::run::{Control, Proxies, WORKERS, Wiring};
+use crate::run::{Control, DataPathState, Proxies, WORKERS, Wiring};
 use crate::server::resource_limits::{memory_limit, raise_open_files};
 use crate::server::{Bounds, Sockets};
 
@@ -192,7 +191,7 @@ async fn run(
 
 /// The controller reads files, among them the user's configuration on whatever volume it lies, and a read may hang: that
 /// holds up neither probes nor users.
-async fn on_own_thread(control: Control<Routes>, sync_client: SyncClient<TcpConnector>) -> Infallible {
+async fn on_own_thread(control: Control<DataPathState>, sync_client: SyncClient<TcpConnector>) -> Infallible {
     let running = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
