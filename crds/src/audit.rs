@@ -38,6 +38,10 @@ pub enum AuditLevel {
         "exactly one of cookie and header must be set"
     ),
     validation = (
+        "!has(self.jwks) || has(self.claim)",
+        "jwks needs claim: the claim of the verified token that names the user"
+    ),
+    validation = (
         "!has(self.cookie) || self.cookie != 'token'",
         "the cookie `token` is LiteLLM's own UI session and is never used"
     ),
@@ -75,8 +79,49 @@ pub struct AuditUser {
     pub cookie: Option<String>,
 
     /// The cookie or header is a JSON Web Token, and this claim of it names the user, such as `sub` or `email`.
-    /// The signature is not verified, and lines say so.
+    /// Without `jwks` the signature is not verified, and lines say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub claim: Option<String>,
+
+    /// Whose signature the JSON Web Token must have. A token that is forged, expired or of another issuer or
+    /// audience names nobody then; lines say what is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<AuditJwks>,
+}
+
+/// The issuer of users' tokens, and where its public keys are. The operator fetches them every 5 minutes, trusting
+/// the authorities of `oauth2.caBundle` and through the egress proxy as it does for tokens.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = (
+        "[self.issuer, has(self.url) ? self.url : self.issuer].all(u, u.matches('^https?://[^/?#@]+') && isURL(u) && \
+         !u.contains('#'))",
+        "issuer and url must be absolute http or https URLs without user, password and fragment"
+    ),
+    validation = (
+        "self.allowInsecureHttp || [self.issuer, has(self.url) ? self.url : self.issuer].all(u, u.startsWith('https://'))",
+        "issuer or url is plain http: whoever is on the way could put keys of their own in place. Use https, or set \
+         allowInsecureHttp: true"
+    )
+)]
+pub struct AuditJwks {
+    /// Must be the token's `iss`.
+    #[schemars(length(min = 1, max = 2048))]
+    pub issuer: String,
+
+    /// Where the key set is (`jwks_uri`). Default: where the issuer's metadata say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub url: Option<String>,
+
+    /// Must be in the token's `aud`. Without it tokens that the issuer made for any other client count too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub audience: Option<String>,
+
+    /// Allows http URLs. For tests.
+    #[serde(default)]
+    pub allow_insecure_http: bool,
 }

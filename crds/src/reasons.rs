@@ -42,6 +42,9 @@ pub const TOKEN_REFUSED: &str = "TokenRefused";
 /// The MCP server demands scopes that the authorization server does not grant.
 pub const INSUFFICIENT_SCOPE: &str = "InsufficientScope";
 
+/// The keys that users' tokens are verified by for the audit log cannot be fetched.
+pub const AUDIT_KEYS_UNAVAILABLE: &str = "AuditKeysUnavailable";
+
 /// `podSelector` matches no pod of the namespace.
 pub const NO_PODS_SELECTED: &str = "NoPodsSelected";
 /// Selected pods run without the sidecar.
@@ -56,7 +59,7 @@ pub const LITELLM_CONFIGURATION_DIFFERS: &str = "LiteLLMConfigurationDiffers";
 pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 7] = [
+pub const WARNINGS: [&str; 8] = [
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,
@@ -64,4 +67,5 @@ pub const WARNINGS: [&str; 7] = [
     TOKEN_MISMATCH,
     INSUFFICIENT_SCOPE,
     LITELLM_CONFIGURATION_DIFFERS,
+    AUDIT_KEYS_UNAVAILABLE,
 ];

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mcp_auth_crds::{
-    ClientAuthenticationMethod, EgressProxy, ExchangeProfile, McpServerAuthSpec, OAuth2, TokenCheckMode,
-    TokenType, WorkloadAssertion, ZeroExpiresIn,
+    AuditLevel, ClientAuthenticationMethod, EgressProxy, ExchangeProfile, McpServerAuthSpec, OAuth2,
+    TokenCheckMode, TokenType, WorkloadAssertion, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
     self as oauth, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
@@ -107,7 +107,37 @@ where
                 key: pair.key,
             }),
         },
+        audit_keys: audit_keys(spec, inputs)?,
     })
+}
+
+/// Where the keys are that users' tokens are verified by.
+fn audit_keys<W>(
+    spec: &McpServerAuthSpec,
+    inputs: &Inputs<'_, W>,
+) -> Result<Option<oauth::KeySetLocation>, NotServedError>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    let audits = spec.audit.level != AuditLevel::Off;
+    let jwks = spec.audit.user.as_ref().and_then(|user| user.jwks.as_ref());
+    let Some(jwks) = jwks.filter(|_| audits) else {
+        return Ok(None);
+    };
+    Ok(Some(oauth::KeySetLocation {
+        issuer: jwks.issuer.clone(),
+        url: jwks.url.clone(),
+        ca_bundle: inputs.pem(fields::TOKEN_ENDPOINT_CA)?,
+        egress_proxy: match &spec.egress_proxy {
+            Some(stated) => Some(egress_proxy(stated, inputs)?),
+            None => inputs.egress_proxy.clone(),
+        },
+        allow_insecure_http: jwks.allow_insecure_http,
+        allow_private_addresses: spec
+            .oauth2
+            .as_ref()
+            .is_some_and(|oauth2| oauth2.allow_private_addresses),
+    }))
 }
 
 fn client_configuration<W>(

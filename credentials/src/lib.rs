@@ -7,6 +7,7 @@
 //! and [`routes`] say what a sidecar has to know of the server besides. [`conditions`] tell of a state in
 //! the words of the resource's status.
 
+mod audit_keys;
 mod bearer;
 mod changes;
 pub mod conditions;

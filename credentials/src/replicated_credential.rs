@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_http_auth::{ProofKey, ProofKeyError};
 use mcp_auth_oauth::{AccessToken, ClaimMismatchError, ReportedClaims, ServerMetadata, Token, TokenType};
-use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, VerificationKey};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,8 @@ pub struct ReplicatedCredential {
     client_certificate: Option<ClientCertificate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     declined: Option<DeclinedRefresh>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    audit_keys: Vec<VerificationKey>,
     /// What `credential` does not say of its token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<TokenDetails>,
@@ -69,6 +71,7 @@ impl From<&CredentialState> for ReplicatedCredential {
             ca_bundle: state.tls.ca_bundle.clone(),
             client_certificate: state.tls.client_certificate.clone(),
             declined: state.declined.clone(),
+            audit_keys: state.audit_keys.to_vec(),
             token: state.seed.as_ref().map(TokenDetails::from),
         }
     }
@@ -109,6 +112,7 @@ impl ReplicatedCredential {
                 ca_bundle: self.ca_bundle,
                 client_certificate: self.client_certificate,
             },
+            audit_keys: self.audit_keys.into(),
             declined: self.declined,
             exchanger: None,
             issuance: Issuance::default(),

@@ -13,6 +13,10 @@ use crate::store::CredentialState;
 pub fn server(resource: &McpServerAuth, state: CredentialState) -> sync::Server {
     let mut route = route(resource);
     route.ca_bundle = state.tls.ca_bundle;
+    let audit_user = route.audit.as_mut().and_then(|audit| audit.user.as_mut());
+    if let Some(verification) = audit_user.and_then(|user| user.verification.as_mut()) {
+        verification.keys = state.audit_keys.to_vec();
+    }
     sync::Server {
         route,
         credential: state.credential,
@@ -124,6 +128,11 @@ fn audit(audit: &Audit) -> Option<sync::Audit> {
         Some(sync::AuditUser {
             from,
             claim: user.claim.clone(),
+            verification: user.jwks.as_ref().map(|jwks| sync::JwtVerification {
+                issuer: jwks.issuer.clone(),
+                audience: jwks.audience.clone(),
+                keys: Vec::new(),
+            }),
         })
     });
     let argument_names = match audit.level {
@@ -176,6 +185,7 @@ mod tests {
         let user = sync::AuditUser {
             from: sync::SubjectTokenSource::Header("x-id-token".into()),
             claim: Some("email".into()),
+            verification: None,
         };
         let expected = sync::Audit {
             argument_names: true,

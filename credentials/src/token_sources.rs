@@ -15,11 +15,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_oauth::{Clock, Limits, Policy, Registration, RequestLimiter};
+use mcp_auth_oauth::{Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
 
+use crate::audit_keys::{AuditKeys, AuditKeysState};
 use crate::conditions::unavailable;
 use crate::credential_identity::{CredentialIdentity, RequestDigest};
 use crate::not_served::NotServedError;
@@ -37,6 +38,8 @@ use snapshot::SourceSnapshot;
 pub struct Desired {
     pub source: DesiredSource,
     pub tls: ServerTls,
+    /// Where the keys are that users' tokens are verified by for the audit log.
+    pub audit_keys: Option<KeySetLocation>,
 }
 
 /// Where the token comes from.
@@ -85,6 +88,7 @@ struct Source {
     credential_identity: CredentialIdentity,
     generation: Option<i64>,
     tls: ServerTls,
+    audit_keys: Option<AuditKeys>,
     /// What keeps it from being as the spec says.
     problem: Option<NotServedError>,
     kind: SourceKind,
@@ -136,9 +140,17 @@ impl TokenSources {
             .remove(&resource_ref)
             .or_else(|| self.resumed(resource))
             .filter(|previous| previous.credential_identity == credential_identity);
-        let (previous, previous_tls) = match previous {
-            Some(previous) => (previous.kind, previous.tls),
-            None => (SourceKind::None, ServerTls::default()),
+        let (previous, previous_tls, previous_keys) = match previous {
+            Some(previous) => (previous.kind, previous.tls, previous.audit_keys),
+            None => (SourceKind::None, ServerTls::default(), None),
+        };
+        let audit_keys = match &desired {
+            Ok(desired) => desired.audit_keys.clone().map(|location| {
+                let on_change = self.publisher(&resource_ref);
+                AuditKeys::start(location, previous_keys, &self.clock, on_change)
+            }),
+            // They go with the token that serves on.
+            Err(_) => previous_keys,
         };
         let (kind, tls, problem) = match desired {
             // Sidecars may go on using its token, so it is not revoked.
@@ -147,7 +159,7 @@ impl TokenSources {
                 Some(orphaned) => (SourceKind::Orphaned(orphaned), previous_tls, Some(error)),
                 None => (SourceKind::None, ServerTls::default(), Some(error)),
             },
-            Ok(Desired { source, tls }) => match self.change_source(&resource_ref, previous, source) {
+            Ok(Desired { source, tls, .. }) => match self.change_source(&resource_ref, previous, source) {
                 (SourceKind::None, problem) => (SourceKind::None, ServerTls::default(), problem),
                 (kind, problem) => (kind, tls, problem),
             },
@@ -156,6 +168,7 @@ impl TokenSources {
             credential_identity,
             generation: resource.metadata.generation,
             tls,
+            audit_keys,
             problem,
             kind,
             timer: None,
@@ -252,6 +265,7 @@ impl TokenSources {
             credential_identity: published.credential_identity,
             generation: None,
             tls: published.tls,
+            audit_keys: None,
             problem: None,
             kind: SourceKind::Orphaned(orphaned),
             timer: None,
@@ -296,15 +310,19 @@ impl TokenSources {
         source.timer = next_change.map(|at| self.publish_at(resource, at));
         self.metrics
             .set_circuit_open(resource, snapshot.token.circuit_open);
+        let audit_keys = source.audit_keys.as_ref().map(AuditKeys::state);
+        let AuditKeysState { keys, problem } = audit_keys.unwrap_or_default();
         let issuance = Issuance {
             problem: source.problem.clone(),
             token: snapshot.token,
+            audit_keys_problem: problem,
         };
         let state = CredentialState {
             credential_identity: source.credential_identity.clone(),
             generation: source.generation,
             credential: snapshot.credential.unwrap_or_else(|| unavailable(&issuance)),
             tls: source.tls.clone(),
+            audit_keys: keys,
             declined: snapshot.declined,
             exchanger: snapshot.exchanger,
             issuance,

@@ -19,8 +19,7 @@ use mcp_auth_sidecar::control::probes::Started;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics as data_path;
-use mcp_auth_sidecar::proxy::routes::Routes;
-use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
+use mcp_auth_sidecar::run::{Control, DataPathState, Proxies, WORKERS, Wiring};
 use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -123,13 +122,7 @@ impl Ground {
             inbound: true,
             auth_blocks: true,
         };
-        let controller = Controller::new(
-            settings,
-            Vec::new(),
-            proxies.routes.clone(),
-            reports.clone(),
-            metrics,
-        );
+        let controller = Controller::new(settings, Vec::new(), proxies.state(), reports.clone(), metrics);
         let probe = Litellm {
             address: litellm,
             ours: Vec::new(),
@@ -164,7 +157,7 @@ impl Ground {
 
 /// The sidecar, running.
 pub struct EmbeddedSidecar {
-    pub control: Control<Routes>,
+    pub control: Control<DataPathState>,
     pub drain: Drain,
     /// Where users call.
     pub inbound: SocketAddr,

@@ -129,6 +129,8 @@ impl TokenFeed {
         Snapshot {
             revision: revision.to_string(),
             operator_ca: String::new(),
+            // There is one process, whose own key does.
+            fingerprint_key: None,
             servers,
             // The same clock.
             sent_at: None,

@@ -14,6 +14,7 @@ mod egress_proxy;
 mod error;
 mod issuer;
 mod jose;
+mod key_set;
 #[cfg(any(test, fuzzing))]
 #[path = "../tests/promises/readers.rs"]
 pub mod promises;
@@ -38,6 +39,7 @@ pub use error::{Advice, Error, ErrorCode, ErrorResponse};
 pub use jose::assertion::{AssertionFuture, AssertionSigner, AssertionSource, Assertions, GivenAssertion};
 pub use jose::service_account_key::ServiceAccountKey;
 pub use jose::signing_key::{Algorithm, CertificateThumbprints, KeyError, SigningKey};
+pub use key_set::{KeySetError, KeySetLocation, PublicKey};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use rate_limit::RequestLimiter;

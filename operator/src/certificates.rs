@@ -1,6 +1,7 @@
 //! Certificates: the operator's own authority and its serving certificate, in one Secret that all replicas
 //! share.
 //!
+//! - `fingerprint`: the key of fingerprints in audit logs, which lies in the same Secret.
 //! - `check`: whether certificates and keys fit one another.
 //! - `issue`: makes them, and decides when one is due for renewal.
 //! - `secret`: keeps them in the Secret.
@@ -8,11 +9,13 @@
 //! - `webhook`: how the API server comes to trust it.
 
 mod check;
+mod fingerprint;
 mod issue;
 mod secret;
 mod serving;
 mod webhook;
 
+pub use check::certificate_expiry;
 pub use secret::Config;
 pub use serving::Certificates;
 pub use webhook::keep_webhook_ca_bundle;

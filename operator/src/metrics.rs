@@ -1,6 +1,7 @@
 //! What the operator counts, for Prometheus. All under the prefix `mcpauth_operator`. `docs/metrics.md` lists
 //! them, and a test compares it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -10,6 +11,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::inject::NOT_INJECTED_REASONS;
+
+/// Why a pod has no sidecar that the webhook was never asked about, such as one that is older than the resource.
+pub const NOT_REVIEWED: &str = "NotReviewed";
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -24,7 +30,13 @@ struct MetricFamilies {
     token_refusals: Family<ResourceLabels, Counter>,
     circuit_open: Family<ResourceLabels, Gauge>,
     user_exchanges: Family<OutcomeLabels, Counter>,
+    token_issued: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     token_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
+    client_certificate_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
+    certificate_expiry: Family<CertificateLabels, Gauge<f64, AtomicU64>>,
+    pods_not_injected: Family<PodLabels, Gauge>,
+    sidecars_behind: Family<ResourceLabels, Gauge>,
+    sidecars_outdated: Family<ResourceLabels, Gauge>,
     ready: Family<ResourceLabels, Gauge>,
     reconcile_errors: Family<ReasonLabels, Counter>,
     leader: Gauge,
@@ -44,6 +56,32 @@ struct ReasonLabels {
 struct ResourceLabels {
     namespace: String,
     name: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct PodLabels {
+    namespace: String,
+    name: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CertificateLabels {
+    certificate: &'static str,
+}
+
+/// What the status tells of a resource. Times are in seconds since 1970.
+#[derive(Debug, Default)]
+pub struct ResourceState {
+    pub ready: bool,
+    pub token_issued_at: Option<i64>,
+    pub token_expires_at: Option<i64>,
+    /// Of the certificate that is shown to the MCP server.
+    pub client_certificate_expires_at: Option<i64>,
+    /// Selected pods without a sidecar, by the reason.
+    pub pods_not_injected: BTreeMap<&'static str, i64>,
+    pub sidecars_behind: i64,
+    pub sidecars_outdated: i64,
 }
 
 impl From<&ResourceRef> for ResourceLabels {
@@ -82,7 +120,13 @@ impl Default for Metrics {
             token_refusals: Family::default(),
             circuit_open: Family::default(),
             user_exchanges: Family::default(),
+            token_issued: Family::default(),
             token_expiry: Family::default(),
+            client_certificate_expiry: Family::default(),
+            certificate_expiry: Family::default(),
+            pods_not_injected: Family::default(),
+            sidecars_behind: Family::default(),
+            sidecars_outdated: Family::default(),
             ready: Family::default(),
             reconcile_errors: Family::default(),
             leader: Gauge::default(),
@@ -118,6 +162,39 @@ impl Default for Metrics {
             "user_exchanges",
             "Requests of sidecars for a user's own token",
             families.user_exchanges.clone(),
+        );
+        registry.register_with_unit(
+            "token_issued_timestamp",
+            "When the token in use was issued, Unix time",
+            Unit::Seconds,
+            families.token_issued.clone(),
+        );
+        registry.register_with_unit(
+            "client_certificate_expiry_timestamp",
+            "End of the certificate that is shown to the MCP server, Unix time",
+            Unit::Seconds,
+            families.client_certificate_expiry.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "End of the operator's own certificates, Unix time",
+            Unit::Seconds,
+            families.certificate_expiry.clone(),
+        );
+        registry.register(
+            "pods_not_injected",
+            "Selected pods that run without the sidecar",
+            families.pods_not_injected.clone(),
+        );
+        registry.register(
+            "sidecars_behind",
+            "Sidecars that are not connected or do not use the newest routes and tokens",
+            families.sidecars_behind.clone(),
+        );
+        registry.register(
+            "sidecars_outdated",
+            "Sidecars of another version than the operator",
+            families.sidecars_outdated.clone(),
         );
         registry.register_with_unit(
             "token_expiry_timestamp",
@@ -178,16 +255,46 @@ impl Metrics {
         self.0.leader.set(leads.into());
     }
 
-    pub fn set_resource(&self, resource_ref: &ResourceRef, ready: bool, expires_at: Option<i64>) {
-        self.0.ready.get_or_create(&resource_ref.into()).set(ready.into());
-        match expires_at {
-            Some(at) => drop(
-                self.0
-                    .token_expiry
-                    .get_or_create(&resource_ref.into())
-                    .set(at as f64),
+    pub fn set_resource(&self, resource_ref: &ResourceRef, state: &ResourceState) {
+        let labels = ResourceLabels::from(resource_ref);
+        let families = &self.0;
+        families.ready.get_or_create(&labels).set(state.ready.into());
+        for (family, at) in [
+            (&families.token_issued, state.token_issued_at),
+            (&families.token_expiry, state.token_expires_at),
+            (
+                &families.client_certificate_expiry,
+                state.client_certificate_expires_at,
             ),
-            None => drop(self.0.token_expiry.remove(&resource_ref.into())),
+        ] {
+            match at {
+                Some(at) => drop(family.get_or_create(&labels).set(at as f64)),
+                None => drop(family.remove(&labels)),
+            }
+        }
+        families
+            .sidecars_behind
+            .get_or_create(&labels)
+            .set(state.sidecars_behind);
+        families
+            .sidecars_outdated
+            .get_or_create(&labels)
+            .set(state.sidecars_outdated);
+        for (reason, labels) in pod_labels(resource_ref) {
+            match state.pods_not_injected.get(reason) {
+                Some(pods) => drop(families.pods_not_injected.get_or_create(&labels).set(*pods)),
+                None => drop(families.pods_not_injected.remove(&labels)),
+            }
+        }
+    }
+
+    /// The ends of the operator's own certificates, in seconds since 1970.
+    pub fn set_certificates(&self, authority: Option<i64>, serving: Option<i64>) {
+        for (certificate, end) in [("authority", authority), ("serving", serving)] {
+            if let Some(end) = end {
+                let labels = CertificateLabels { certificate };
+                self.0.certificate_expiry.get_or_create(&labels).set(end as f64);
+            }
         }
     }
 
@@ -206,11 +313,32 @@ impl Metrics {
     /// Forgets a deleted resource.
     pub fn forget(&self, resource_ref: &ResourceRef) {
         self.0.ready.remove(&resource_ref.into());
+        self.0.token_issued.remove(&resource_ref.into());
         self.0.token_expiry.remove(&resource_ref.into());
+        self.0.client_certificate_expiry.remove(&resource_ref.into());
+        self.0.sidecars_behind.remove(&resource_ref.into());
+        self.0.sidecars_outdated.remove(&resource_ref.into());
+        for (_, labels) in pod_labels(resource_ref) {
+            self.0.pods_not_injected.remove(&labels);
+        }
         self.0.token_requests.remove(&resource_ref.into());
         self.0.token_refusals.remove(&resource_ref.into());
         self.0.circuit_open.remove(&resource_ref.into());
     }
+}
+
+/// The labels for each reason that there may be.
+fn pod_labels(resource_ref: &ResourceRef) -> impl Iterator<Item = (&'static str, PodLabels)> {
+    let reasons = NOT_INJECTED_REASONS.into_iter().chain([NOT_REVIEWED]);
+    reasons.map(|reason| {
+        let ResourceRef { namespace, name } = resource_ref.clone();
+        let labels = PodLabels {
+            namespace,
+            name,
+            reason,
+        };
+        (reason, labels)
+    })
 }
 
 impl TokenMetrics for Metrics {
@@ -239,6 +367,41 @@ mod tests {
 
     use super::*;
 
+    fn state() -> ResourceState {
+        ResourceState {
+            ready: true,
+            token_issued_at: Some(1),
+            token_expires_at: Some(1),
+            client_certificate_expires_at: Some(1),
+            pods_not_injected: [(NOT_REVIEWED, 2)].into(),
+            ..ResourceState::default()
+        }
+    }
+
+    #[test]
+    fn what_is_over_or_deleted_leaves_no_series() {
+        let metrics = Metrics::default();
+        let resource_ref = ResourceRef {
+            namespace: "llm".into(),
+            name: "tools".into(),
+        };
+        metrics.set_resource(&resource_ref, &state());
+        let not_injected = r#"pods_not_injected{namespace="llm",name="tools",reason="NotReviewed"} 2"#;
+        assert!(metrics.encode().contains(not_injected), "{}", metrics.encode());
+        metrics.set_resource(&resource_ref, &ResourceState::default());
+        let text = metrics.encode();
+        assert!(
+            !text.contains("NotReviewed") && !text.contains("token_issued_timestamp_seconds{"),
+            "{text}"
+        );
+        metrics.forget(&resource_ref);
+        assert!(
+            !metrics.encode().contains(r#"name="tools""#),
+            "{}",
+            metrics.encode()
+        );
+    }
+
     #[test]
     fn the_documentation_lists_exactly_the_metrics_that_there_are() {
         let document = include_str!("../../docs/metrics.md");
@@ -262,7 +425,8 @@ mod tests {
         metrics.reviewed("Injected");
         metrics.sync_refused("NoToken");
         metrics.reconcile_failed("Status");
-        metrics.set_resource(&resource_ref, true, Some(1));
+        metrics.set_resource(&resource_ref, &state());
+        metrics.set_certificates(Some(1), Some(1));
         metrics.token_requested(&resource_ref, 1);
         metrics.token_refused(&resource_ref);
         metrics.set_circuit_open(&resource_ref, false);

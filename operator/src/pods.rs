@@ -206,7 +206,12 @@ pub fn is_injected(pod: &PodMeta) -> bool {
 /// Keeps what is read here; managed fields and other annotations are most of a pod's metadata.
 fn prune(pod: &mut PodMeta) {
     pod.metadata.managed_fields = None;
-    let is_ours = |key: &String| key == annotations::INJECTED || key == annotations::SKIPPED;
+    let ours = [
+        annotations::INJECTED,
+        annotations::SKIPPED,
+        annotations::NOT_INJECTED,
+    ];
+    let is_ours = |key: &String| ours.contains(&key.as_str());
     let retained: BTreeMap<_, _> = std::mem::take(pod.annotations_mut())
         .into_iter()
         .filter(|(key, _)| is_ours(key))

@@ -206,6 +206,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         client.clone(),
         certificate_config,
         liveness.clone(),
+        metrics.clone(),
     )));
     let trust = keep_webhook_ca_bundle(
         client,

@@ -26,6 +26,8 @@ const MAX_TEXT_BYTES: usize = 512;
 pub struct Sidecar {
     pub namespace: String,
     pub name: String,
+    /// Of its program.
+    pub version: String,
     /// Revision of the last snapshot sent on the stream.
     pub sent_revision: Option<String>,
     pub sent_at: Option<Instant>,
@@ -197,6 +199,7 @@ impl From<&Sidecar> for ForwardedSidecar {
         let Sidecar {
             namespace,
             name,
+            version,
             sent_revision,
             // The leader's own clock tells since when.
             sent_at: _,
@@ -211,6 +214,7 @@ impl From<&Sidecar> for ForwardedSidecar {
             name,
             sent_revision,
             report: Report {
+                version,
                 applied,
                 restart_needed_for,
                 problems,
@@ -252,6 +256,8 @@ impl SidecarEntry {
         report.restart_needed_for.truncate(MAX_SERVERS);
         report.problems.truncate(MAX_PROBLEMS);
         report.notices.truncate(MAX_PROBLEMS);
+        let end = report.version.floor_char_boundary(MAX_TEXT_BYTES);
+        report.version.truncate(end);
         for problem in report.problems.iter_mut().chain(&mut report.notices) {
             for text in [&mut problem.reason, &mut problem.message] {
                 text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
@@ -259,6 +265,7 @@ impl SidecarEntry {
         }
 
         self.modify(|sidecar| {
+            sidecar.version = report.version;
             sidecar.applied = report.applied;
             sidecar.restart_needed_for = report.restart_needed_for;
             sidecar.problems = report.problems;

@@ -5,6 +5,7 @@
 
 mod authorization_server;
 mod events;
+mod fleet;
 mod ready;
 mod sidecars_synced;
 mod write_records;

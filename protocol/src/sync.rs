@@ -20,7 +20,9 @@ pub use credential::Credential;
 pub use exchange::{EXCHANGE_PATH, ExchangeRequest, ExchangeResponse};
 pub use litellm::LiteLlmSettings;
 pub use report::{Pod, Problem, RejectedToken, RejectionCause, Report};
-pub use route::{Audit, AuditUser, Route, SubjectTokenSource, Transport, UserContext};
+pub use route::{
+    Audit, AuditUser, JwtVerification, Route, SubjectTokenSource, Transport, UserContext, VerificationKey,
+};
 pub use snapshot::{ClientCertificate, DeclinedRefresh, Server, Snapshot, UnreadablePart, UnreadableServer};
 
 /// Path of the sync endpoint.

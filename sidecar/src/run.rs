@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_protocol::sync::{Problem, Report, Server, Snapshot};
+use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
@@ -22,7 +23,7 @@ use crate::control::litellm::{Litellm, ProbeResult};
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
-use crate::proxy::audit::AuditLog;
+use crate::proxy::audit::{AuditLog, Fingerprinter};
 use crate::proxy::inbound::client_address::TrustedProxies;
 use crate::proxy::inbound::{Inbound, LitellmServer};
 use crate::proxy::metrics as data_path;
@@ -74,8 +75,8 @@ pub struct Wiring {
 /// Both halves of the data path, and the routes that they share. The only place where control and data path
 /// meet.
 pub struct Proxies {
-    /// Takes over routes and credentials.
-    pub routes: Routes,
+    routes: Routes,
+    fingerprinter: Fingerprinter,
     inbound: Option<Arc<Inbound>>,
     outbound: Arc<Outbound>,
 }
@@ -106,21 +107,29 @@ impl Proxies {
             metrics.clone(),
         );
         let inbound = litellm.map(|litellm| {
-            let routes = routes.clone();
             Inbound::new(
                 litellm,
                 trusted_proxies,
-                routes,
+                routes.clone(),
                 sealer,
-                fingerprinter,
+                fingerprinter.clone(),
                 metrics,
                 drain,
             )
         });
         Self {
             routes,
+            fingerprinter,
             inbound: inbound.map(Arc::new),
             outbound: Arc::new(outbound),
+        }
+    }
+
+    /// For the controller.
+    pub fn state(&self) -> DataPathState {
+        DataPathState {
+            routes: self.routes.clone(),
+            fingerprinter: self.fingerprinter.clone(),
         }
     }
 
@@ -130,13 +139,23 @@ impl Proxies {
     }
 }
 
-impl DataPath for Routes {
+/// What of the data path the controller keeps up to date.
+pub struct DataPathState {
+    routes: Routes,
+    fingerprinter: Fingerprinter,
+}
+
+impl DataPath for DataPathState {
     fn apply(&self, servers: &[Server]) -> Vec<Problem> {
-        Self::apply(self, servers)
+        self.routes.apply(servers)
+    }
+
+    fn set_fingerprint_key(&self, key: &SecretString) {
+        self.fingerprinter.set_key(key);
     }
 
     fn set_aliases(&self, aliases: Vec<String>) {
-        Self::set_aliases(self, aliases);
+        self.routes.set_aliases(aliases);
     }
 }
 

@@ -29,8 +29,7 @@ use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Fingerprinter};
 use crate::proxy::inbound::LitellmServer;
 use crate::proxy::metrics as data_path;
-use crate::proxy::routes::Routes;
-use crate::run::{Control, Proxies, WORKERS, Wiring};
+use crate::run::{Control, DataPathState, Proxies, WORKERS, Wiring};
 use crate::server::resource_limits::{memory_limit, raise_open_files};
 use crate::server::{Bounds, Sockets};
 
@@ -151,7 +150,7 @@ async fn run(
         metrics: data_path_metrics,
         audit_log,
     });
-    let routes_in_use = proxies.routes.clone();
+    let data_path = proxies.state();
     // A probe that is refused costs a whole period, so this comes before everything that takes time.
     let answers = Health {
         started: started.clone(),
@@ -171,7 +170,7 @@ async fn run(
         inbound: inbound.is_some(),
         auth_blocks: false,
     };
-    let controller = Controller::new(settings, routes.0, routes_in_use, reports.clone(), metrics);
+    let controller = Controller::new(settings, routes.0, data_path, reports.clone(), metrics);
     let control = Control::new(controller, reports, litellm, started, start_timeout);
     tokio::spawn(serve_proxies(
         proxies,
@@ -192,7 +191,7 @@ async fn run(
 
 /// The controller reads files, among them the user's configuration on whatever volume it lies, and a read may hang: that
 /// holds up neither probes nor users.
-async fn on_own_thread(control: Control<Routes>, sync_client: SyncClient<TcpConnector>) -> Infallible {
+async fn on_own_thread(control: Control<DataPathState>, sync_client: SyncClient<TcpConnector>) -> Infallible {
     let running = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -254,6 +254,21 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             "LiteLLM's own UI session",
         ),
         (
+            json!({"audit": {"user": {"header": "X-Id", "jwks": {"issuer": "https://auth.example.com"}}}}),
+            "jwks needs claim",
+        ),
+        (
+            json!({"audit": {"user": {"header": "X-Id", "claim": "sub", "jwks": {"issuer": "http://auth.example.com"}}}}),
+            "keys of their own",
+        ),
+        (
+            json!({"audit": {"user": {"header": "X-Id", "claim": "sub", "jwks": {
+                "issuer": "https://auth.example.com",
+                "url": "auth.example.com/keys",
+            }}}}),
+            "absolute http or https URLs",
+        ),
+        (
             json!({"audit": {"user": {"header": "Authorization"}}}),
             "LiteLLM's own credentials",
         ),
@@ -435,6 +450,11 @@ async fn what_can_work_is_taken() {
             "traceparent",
         ]}}),
         json!({"podSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red"]}]}}),
+        json!({"audit": {"user": {"cookie": "id_token", "claim": "email", "jwks": {
+            "issuer": "https://auth.example.com/realms/a",
+            "url": "https://auth.example.com/keys?v=2",
+            "audience": "litellm",
+        }}}}),
         json!({"liteLLM": {
             "description": "Weather and alarms",
             "alias": "weather",

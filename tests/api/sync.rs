@@ -9,6 +9,7 @@ use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::{Refused, Sidecar, bearer, report, token};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 fn given(name: &str, labels: Value) -> Value {
@@ -166,4 +167,52 @@ async fn a_deleted_lease_comes_back_and_sidecars_go_on() {
     sidecar
         .until(|snapshot| bearer(snapshot, "for_red").as_deref() == Some("second-t0ken"))
         .await;
+}
+
+#[tokio::test]
+async fn all_pods_of_a_namespace_fingerprint_by_one_key_and_those_of_another_by_another() {
+    let here = World::new("sync-fingerprints", false).await;
+    let there = World::new("sync-fingerprints-elsewhere", false).await;
+    let key = async |world: &World, pod: &str| {
+        let pod = world.pod(pod, red()).await;
+        let snapshot = Sidecar::in_pod(world, &pod).await.next().await.unwrap();
+        let key = snapshot.fingerprint_key.expect("the operator hands one out");
+        key.expose_secret().to_owned()
+    };
+    let first = key(&here, "litellm-0").await;
+    assert!(first.len() >= 32);
+    assert_eq!(first, key(&here, "litellm-1").await);
+    assert_ne!(first, key(&there, "litellm-0").await);
+}
+
+#[tokio::test]
+async fn sidecars_get_the_keys_that_the_issuer_of_users_tokens_signs_with() {
+    let world = World::new("sync-audit-keys", false).await;
+    world.secret("token", "token", "t0ken").await;
+    let mut wanted = given("tools", red());
+    let issuer = setting("MCPAUTH_TEST_OAUTH");
+    wanted["spec"]["audit"] = json!({"user": {
+        "header": "X-Id-Token",
+        "claim": "sub",
+        "jwks": {"issuer": issuer, "allowInsecureHttp": true},
+    }});
+    world.apply(&wanted).await.unwrap();
+    let pod = world.pod("litellm-0", red()).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
+    let verification = |snapshot: &mcp_auth_protocol::sync::Snapshot| {
+        let route = snapshot.servers.first()?.route.clone();
+        route.audit?.user?.verification
+    };
+    let has_keys =
+        |snapshot: &_| verification(snapshot).is_some_and(|verification| !verification.keys.is_empty());
+    let snapshot = sidecar.until(has_keys).await;
+    let verification = verification(&snapshot).unwrap();
+    assert_eq!(verification.issuer, issuer);
+    let user_token = mcp_auth_tests::oauth::signed_user_token("ada", "litellm", "urn:litellm").await;
+    let id = mcp_auth_tests::jwt::header(&user_token)["kid"].clone();
+    let ids = verification.keys.iter().map(|key| json!(key.kid));
+    assert!(
+        ids.into_iter().any(|known| known == id),
+        "the token is signed with {id}"
+    );
 }

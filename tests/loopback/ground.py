@@ -54,11 +54,13 @@ class Ground:
         params = {"model": "openai/stub", "api_base": f"{local(port)}/v1", "api_key": "none"}
         return {"model_name": "stub", "litellm_params": params}
 
-    def injected_litellm(self, pod: str, config: dict, packages: str | None = None) -> str:
-        """LiteLLM beside a sidecar; its URL, as users see it. `kubernetes.prepare` must know the pod."""
+    def injected_litellm(
+        self, pod: str, config: dict, packages: str | None = None, settings: dict[str, str] | None = None
+    ) -> str:
+        """LiteLLM beside a sidecar with these settings; its URL, as users see it. `kubernetes.prepare` must know the pod."""
         litellm = self.port()
         original = self.write(f"{pod}.yaml", json.dumps(config))
-        inbound = self.sidecar(pod, litellm, original)
+        inbound = self.sidecar(pod, litellm, original, settings)
         wrapper = self.write(f"{pod}-wrapper.yaml", f"include: {json.dumps([str(original), str(self.overlay(pod))])}\n")
         self.litellm(pod, litellm, wrapper, packages=packages)
         return local(inbound)

@@ -8,12 +8,20 @@ use crate::seen;
 
 /// The claims; `null` of a token that is no JWT.
 pub fn claims(token: &str) -> Value {
-    let payload = token
+    part(token, 1)
+}
+
+/// The JOSE header; `null` of a token that is no JWT.
+pub fn header(token: &str) -> Value {
+    part(token, 0)
+}
+
+fn part(token: &str, index: usize) -> Value {
+    let part = token
         .split('.')
-        .nth(1)
+        .nth(index)
         .and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
-    payload
-        .and_then(|payload| serde_json::from_slice(&payload).ok())
+    part.and_then(|part| serde_json::from_slice(&part).ok())
         .unwrap_or_default()
 }
 

@@ -104,7 +104,16 @@ pub async fn fail(client: &str, fault: Value) {
 
 /// An access token of a user, as a front end with this client would have it.
 pub async fn user_token(user: &str, client: &str) -> String {
-    let answer = administer("POST", &format!("/users/{user}/token"), json!({"client": client})).await;
+    token_of(user, json!({"client": client})).await
+}
+
+/// The same as a signed JWT for this resource.
+pub async fn signed_user_token(user: &str, client: &str, resource: &str) -> String {
+    token_of(user, json!({"client": client, "resource": resource})).await
+}
+
+async fn token_of(user: &str, wishes: Value) -> String {
+    let answer = administer("POST", &format!("/users/{user}/token"), wishes).await;
     let token = answer["token"].as_str().expect("a token").to_owned();
     seen::note(&token);
     token

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Whether a server that only the resource names is in LiteLLM what spec.liteLLM says, in the newest version and the
 oldest: every setting is held against what LiteLLM's own loader makes of the overlay, and a running LiteLLM offers the
-tools that are allowed, under the alias, and no others. Needs what `make surfaces` prepares.
+tools that are allowed, under the alias, and no others. The same pods show whom their audit logs name
+(audited_users.py). Needs what `make surfaces` prepares.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 sys.path += [str(TESTS / "loopback"), os.environ["MCPAUTH_TEST_PROGRAMS"]]
 
+import audited_users
 import kubernetes
 from ground import FROM_ITS_PACKAGE, KEY, Ground, setting
 from litellm_calls import Call, McpSession, browser
@@ -93,10 +95,16 @@ def check(ground: Ground, packages: dict[str, str | None]) -> list[str]:
     if all_fields() != set(settings):
         faults.append(f"not compared with LiteLLM: {sorted(all_fields() ^ set(settings))}")
     pods = {version: f"registered-{number}" for number, version in enumerate(packages)}
-    kubernetes.prepare(ground.servers("tools"), list(pods.values()), liteLLM=stated(SETTINGS))
+    servers = ground.servers("tools", lifetime=600)
+    audit = audited_users.spec(servers["issuer"])
+    kubernetes.prepare(servers, list(pods.values()), liteLLM=stated(SETTINGS), audit=audit)
+    logs = {version: ground.folder / f"{pod}-audit" for version, pod in pods.items()}
     # LiteLLM's own configuration does not name the server.
     config = {"model_list": [], "general_settings": {"master_key": "os.environ/MASTER_KEY"}}
-    urls = {version: ground.injected_litellm(pods[version], config, where) for version, where in packages.items()}
+    urls = {
+        version: ground.injected_litellm(pods[version], config, where, {"MCPAUTH_AUDIT_LOG": str(logs[version])})
+        for version, where in packages.items()
+    }
     for version, where in packages.items():
         is_oldest = where is not None
         server = loaded(ground.overlay(pods[version]), where)
@@ -109,6 +117,7 @@ def check(ground: Ground, packages: dict[str, str | None]) -> list[str]:
             found.append(f"LiteLLM offers {tools} and not {expected}")
         say(f"LiteLLM {version}: {len(SETTINGS)} settings compared, and it offers {', '.join(tools)}")
         faults += [f"LiteLLM {version}: {fault}" for fault in found]
+    faults += audited_users.faults(servers, urls, logs)
     other = ground.write("disallowed.yaml", json.dumps({"mcp_servers": {"tools": {"url": "http://127.0.0.1:9/mcp"} | {
         key: value for value, key, _ in OTHER.values()
     }}}))
@@ -137,7 +146,8 @@ def main() -> int:
     if faults:
         say(f"the logs are in {folder}")
         return 1
-    print("spec.liteLLM arrives in both versions of LiteLLM as docs/litellm-entry.md says")
+    print("spec.liteLLM arrives in both versions of LiteLLM as docs/litellm-entry.md says, and audit logs name verified")
+    print("users alone, with equal fingerprints on both pods")
     shutil.rmtree(folder)
     return 0
 

@@ -13,6 +13,7 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     scopes_refused,
     mismatch,
     alternate_secret_in_use,
+    audit_keys_unavailable,
     in_use,
     not_resolved,
     request_failed,
@@ -101,6 +102,17 @@ fn alternate_secret_in_use(issuance: &Issuance) -> Option<ConditionDraft> {
     let message = "alternateClientSecretRef works, and the secret of clientSecretRef is refused with \
                    invalid_client: replace the one in clientSecretRef";
     draft(true, reasons::ALTERNATE_SECRET_IN_USE, message)
+}
+
+/// The token is there all the same: only lines of the audit log lack their users.
+fn audit_keys_unavailable(issuance: &Issuance) -> Option<ConditionDraft> {
+    issuance.token.in_use.as_ref()?;
+    let problem = issuance.audit_keys_problem.as_ref()?;
+    let message = format!(
+        "the keys of spec.audit.user.jwks could not be fetched, so that users' tokens are verified by the keys of \
+         before, if there are any: {problem}"
+    );
+    draft(true, reasons::AUDIT_KEYS_UNAVAILABLE, message)
 }
 
 fn in_use(issuance: &Issuance) -> Option<ConditionDraft> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::ReportedClaims;
-use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
+use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, VerificationKey};
 
 use crate::credential_identity::CredentialIdentity;
 use crate::not_served::NotServedError;
@@ -21,6 +21,8 @@ pub struct CredentialState {
     pub generation: Option<i64>,
     pub credential: Credential,
     pub tls: ServerTls,
+    /// What users' tokens are verified by for the audit log.
+    pub audit_keys: Arc<[VerificationKey]>,
     /// What was demanded of the token and is not to be had.
     pub declined: Option<DeclinedRefresh>,
     /// `None`: users get no tokens of their own.
@@ -45,6 +47,8 @@ pub struct Issuance {
     /// What keeps the source from being as the spec says. A token of before may still serve.
     pub problem: Option<NotServedError>,
     pub token: TokenSnapshot,
+    /// Why the keys for the audit log could not be fetched the last time.
+    pub audit_keys_problem: Option<String>,
 }
 
 /// What is known of the token, without the token.
@@ -108,6 +112,7 @@ impl CredentialState {
                 keep: true,
             },
             tls: ServerTls::default(),
+            audit_keys: Arc::default(),
             declined: None,
             exchanger: None,
             issuance: Issuance::default(),
@@ -120,6 +125,7 @@ impl CredentialState {
         self.credential_identity == other.credential_identity
             && self.credential == other.credential
             && self.tls == other.tls
+            && self.audit_keys == other.audit_keys
             && self.declined == other.declined
     }
 

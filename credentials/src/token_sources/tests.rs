@@ -65,6 +65,7 @@ fn secret(text: &str) -> Desired {
             ca_bundle: Some("pem".into()),
             client_certificate: None,
         },
+        audit_keys: None,
     }
 }
 
@@ -95,6 +96,7 @@ fn client_credentials() -> Desired {
             step_up: true,
         })),
         tls: ServerTls::default(),
+        audit_keys: None,
     }
 }
 

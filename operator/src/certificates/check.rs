@@ -56,6 +56,13 @@ pub fn authorities(pem: &str) -> Vec<Authority> {
     sections.filter_map(authority).collect()
 }
 
+/// When the first certificate of a chain in PEM ends.
+pub fn certificate_expiry(chain: &str) -> Option<Timestamp> {
+    let first = CertificateDer::pem_slice_iter(chain.as_bytes()).next()?.ok()?;
+    let end = parse(&first)?.validity().not_after.timestamp();
+    Timestamp::from_second(end).ok()
+}
+
 /// The bundle of these authorities.
 pub fn bundle(authorities: &[Authority]) -> String {
     authorities

@@ -9,6 +9,7 @@ use rcgen::{
 };
 
 use super::check::{Authority, authorities, bundle, can_sign, serves};
+use super::fingerprint;
 
 /// A new pod gets the authority at admission, and each sidecar is told of a newer one while it is connected:
 /// a long life is for those that are not.
@@ -28,6 +29,8 @@ pub struct CertificateMaterial {
     pub authority_key: String,
     pub serving: String,
     pub serving_key: String,
+    /// By which sidecars fingerprint values in their audit logs. Here since it is kept in the same way.
+    pub fingerprint_key: String,
 }
 
 /// What is due for renewal.
@@ -64,6 +67,14 @@ pub fn next_material(
         },
     };
     let known = [stored, remembered].into_iter().flatten();
+    let fingerprint_key = known
+        .clone()
+        .map(|material| &material.fingerprint_key)
+        .find(|key| fingerprint::is_key(key));
+    let next = CertificateMaterial {
+        fingerprint_key: fingerprint_key.cloned().unwrap_or_else(fingerprint::new_key),
+        ..next
+    };
     Ok(with_authorities_of(next, known, now))
 }
 
@@ -100,6 +111,7 @@ pub fn new_authority(names: &[String], now: Timestamp) -> Result<CertificateMate
         authority_key: key.serialize_pem(),
         serving: String::new(),
         serving_key: String::new(),
+        fingerprint_key: String::new(),
     };
     new_serving(&material, names, now)
 }
@@ -200,7 +212,7 @@ mod tests {
     }
 
     fn made() -> CertificateMaterial {
-        new_authority(&names(), now()).unwrap()
+        next_material(None, None, &names(), now()).unwrap()
     }
 
     /// Whether a client that knows the authorities of `client` alone takes the serving certificate.
@@ -218,6 +230,28 @@ mod tests {
         let stored = made();
         let next = next_material(Some(&stored), Some(&stored), &names(), now()).unwrap();
         assert!(next == stored);
+    }
+
+    #[test]
+    fn the_key_of_fingerprints_is_kept_until_another_one_is_put_into_the_secret() {
+        let with = |key: &str| CertificateMaterial {
+            fingerprint_key: key.into(),
+            ..made()
+        };
+        let of = |stored: &CertificateMaterial, remembered: Option<&CertificateMaterial>| {
+            let next = next_material(Some(stored), remembered, &names(), now()).unwrap();
+            next.fingerprint_key
+        };
+        let (one, other) = ("1".repeat(64), "2".repeat(64));
+        assert_eq!(of(&with(&one), Some(&with(&other))), one);
+        assert_eq!(
+            of(&with(""), Some(&with(&one))),
+            one,
+            "an older operator wrote the Secret"
+        );
+        assert!(fingerprint::is_key(&of(&with("guess"), None)));
+        let lost = next_material(None, Some(&with(&one)), &names(), now()).unwrap();
+        assert_eq!(lost.fingerprint_key, one);
     }
 
     #[test]
@@ -330,6 +364,7 @@ mod tests {
             authority_key: "no key".into(),
             serving: String::new(),
             serving_key: String::new(),
+            fingerprint_key: String::new(),
         };
         let next = next_material(Some(&garbage), None, &names(), now()).unwrap();
         assert_eq!(renewal_due(&next, &names(), now()), Renewal::None);

@@ -17,6 +17,7 @@ const AUTHORITY: &str = "ca.crt";
 const AUTHORITY_KEY: &str = "ca.key";
 const SERVING: &str = "tls.crt";
 const SERVING_KEY: &str = "tls.key";
+const FINGERPRINT_KEY: &str = "fingerprint.key";
 /// Replicas that start together race for the Secret's creation.
 const MAX_ATTEMPTS: u32 = 5;
 
@@ -88,6 +89,7 @@ fn secret_with(config: &Config, material: &CertificateMaterial) -> Secret {
             (AUTHORITY_KEY.to_owned(), bytes(&material.authority_key)),
             (SERVING.to_owned(), bytes(&material.serving)),
             (SERVING_KEY.to_owned(), bytes(&material.serving_key)),
+            (FINGERPRINT_KEY.to_owned(), bytes(&material.fingerprint_key)),
         ])),
         ..Secret::default()
     }
@@ -101,5 +103,7 @@ fn read_material(secret: &Secret) -> Option<CertificateMaterial> {
         authority_key: text(AUTHORITY_KEY)?,
         serving: text(SERVING)?,
         serving_key: text(SERVING_KEY)?,
+        // A Secret of an earlier version has none, and its certificates are good all the same.
+        fingerprint_key: text(FINGERPRINT_KEY).unwrap_or_default(),
     })
 }

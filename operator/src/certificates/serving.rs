@@ -13,10 +13,12 @@ use rustls::sign::CertifiedKey;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::check::{serves, serving_key};
+use super::check::{certificate_expiry, serves, serving_key};
+use super::fingerprint;
 use super::issue::CertificateMaterial;
 use super::secret::{Config, renew_if_due};
 use crate::liveness::Liveness;
+use crate::metrics::Metrics;
 
 /// How often the Secret is checked: replicas that find it deleted, or renewed by another one, use the same
 /// certificates again after this time.
@@ -64,12 +66,26 @@ impl Certificates {
         self.0.read().material.authority.clone()
     }
 
+    /// By which sidecars of this namespace fingerprint values in their audit logs. Each namespace has its own, so
+    /// that no pod can try guesses against the fingerprints of another namespace.
+    pub fn fingerprint_key(&self, namespace: &str) -> String {
+        fingerprint::key_of(&self.0.read().material.fingerprint_key, namespace)
+    }
+
+    fn set_metrics(&self, metrics: &Metrics) {
+        let serving = self.0.read();
+        let [authority, leaf] = [&serving.material.authority, &serving.material.serving]
+            .map(|pem| certificate_expiry(pem).map(Timestamp::as_second));
+        metrics.set_certificates(authority, leaf);
+    }
+
     /// Renews what becomes due, for as long as the operator runs.
-    pub async fn keep_renewed(self, client: Client, config: Config, liveness: Liveness) {
+    pub async fn keep_renewed(self, client: Client, config: Config, liveness: Liveness, metrics: Metrics) {
         let mut ticks = tokio::time::interval(CHECK_INTERVAL);
         loop {
             ticks.tick().await;
             liveness.beat("certificates");
+            self.set_metrics(&metrics);
             let remembered = self.0.read().material.clone();
             let renewing = renew_if_due(&client, &config, Some(&remembered));
             let renewed = tokio::time::timeout(CHECK_TIMEOUT, renewing).await;

@@ -134,6 +134,37 @@ pub enum InjectionError {
     Reserved { what: String },
 }
 
+/// What [`InjectionError::reason`] may be, for whoever reads one back from a pod.
+pub const NOT_INJECTED_REASONS: [&str; 27] = [
+    "InvalidMetadata",
+    "NoTarget",
+    "SeveralTargets",
+    "UnknownContainer",
+    "ShellCommand",
+    "UnknownCommand",
+    "ServerArguments",
+    "NativeSidecar",
+    "Windows",
+    "NoPort",
+    "SeveralPorts",
+    "PortTaken",
+    "NoPortLeft",
+    "HiddenConfigPath",
+    "RelativeConfigPath",
+    "ConfigNotYaml",
+    "ScriptSetsConfig",
+    "ConfigInArguments",
+    "ConfigInBucket",
+    "ConfigInImage",
+    "ConfigSubPathExpression",
+    "ConfigNotReadable",
+    "UnknownVolumeSource",
+    "LiteLlmTls",
+    "HostNetwork",
+    "CaTooLarge",
+    "Reserved",
+];
+
 impl InjectionError {
     /// Closed set, for metrics and audit.
     pub fn reason(&self) -> &'static str {

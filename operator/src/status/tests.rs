@@ -40,6 +40,7 @@ struct Scenario<'a> {
     resource: &'a McpServerAuth,
     problem: Option<NotServedError>,
     token: TokenSnapshot,
+    audit_keys_problem: Option<String>,
     pods: Option<Vec<SelectedPod>>,
 }
 
@@ -56,6 +57,7 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             in_use: Some(in_use),
             ..TokenSnapshot::default()
         },
+        audit_keys_problem: None,
         pods: Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(synced()))]),
     }
 }
@@ -64,6 +66,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
     let issuance = Issuance {
         problem: scenario.problem.clone(),
         token: scenario.token.clone(),
+        audit_keys_problem: scenario.audit_keys_problem.clone(),
     };
     let inputs = StatusInputs {
         resource: scenario.resource,
@@ -170,6 +173,19 @@ fn what_litellms_own_configuration_says_otherwise_is_told_while_the_server_is_se
     );
     let (_, _, message) = condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED);
     assert_eq!(message, "mcp_servers.tools counts");
+}
+
+#[test]
+fn keys_that_cannot_be_fetched_are_told_while_the_token_serves() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    scenario.audit_keys_problem = Some("https://auth.example.com/keys answers 404".into());
+    assert_eq!(ready(&scenario), pair("True", reasons::AUDIT_KEYS_UNAVAILABLE));
+    let (_, _, message) = condition(&status(&scenario, now()), conditions::TOKEN_ISSUED);
+    assert!(
+        message.contains("spec.audit.user.jwks") && message.contains("answers 404"),
+        "{message}"
+    );
 }
 
 #[test]

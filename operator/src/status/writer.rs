@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
-use mcp_auth_credentials::{Credentials, Issuance, ResourceRef};
+use mcp_auth_credentials::{Credentials, Issuance, ResourceRef, ServerTls};
 use mcp_auth_oauth::Clock;
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
@@ -23,10 +23,11 @@ use tracing::{instrument, warn};
 
 use super::events::events;
 use super::write_records::WriteRecords;
-use super::{SelectedPod, StatusInputs, status};
+use super::{SelectedPod, StatusInputs, fleet, status};
 use crate::api_server::with_deadline;
+use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ResourceState};
 use crate::pods::{Pods, ought_to_be_injected};
 use crate::resources::object_ref;
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
@@ -147,7 +148,7 @@ impl StatusWriter {
         let is_taking_over =
             |(_, sidecar): &SelectedPod| sidecar.as_ref().is_some_and(Sidecar::is_taking_over);
         let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
-        self.set_metrics(&resource_ref, &new_status);
+        self.set_metrics(&resource_ref, &inputs, &state.tls, &new_status);
         if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
             self.write(resource, &resource_ref, new_status).await?;
         }
@@ -182,16 +183,32 @@ impl StatusWriter {
         Some(with_sidecar.collect())
     }
 
-    fn set_metrics(&self, resource_ref: &ResourceRef, new_status: &McpServerAuthStatus) {
+    fn set_metrics(
+        &self,
+        resource_ref: &ResourceRef,
+        inputs: &StatusInputs<'_>,
+        tls: &ServerTls,
+        new_status: &McpServerAuthStatus,
+    ) {
         let is_ready =
             |condition: &Condition| condition.type_ == conditions::READY && condition.status == "True";
         let ready = new_status.conditions.iter().any(is_ready);
-        let expires_at = new_status
-            .token
-            .as_ref()
-            .and_then(|token| token.expires_at.as_ref());
-        self.metrics
-            .set_resource(resource_ref, ready, expires_at.map(|time| time.0.as_second()));
+        let token = new_status.token.as_ref();
+        let seconds = |time: &Time| time.0.as_second();
+        let shown = tls.client_certificate.as_ref();
+        let shown_until = shown.and_then(|shown| certificate_expiry(&shown.chain));
+        let pods = inputs.pods.as_deref().unwrap_or_default();
+        let fleet = fleet::count(pods, self.clock.now());
+        let state = ResourceState {
+            ready,
+            token_issued_at: token.and_then(|token| token.issued_at.as_ref().map(seconds)),
+            token_expires_at: token.and_then(|token| token.expires_at.as_ref().map(seconds)),
+            client_certificate_expires_at: shown_until.map(|end| end.as_second()),
+            pods_not_injected: fleet.not_injected,
+            sidecars_behind: fleet.behind,
+            sidecars_outdated: fleet.outdated,
+        };
+        self.metrics.set_resource(resource_ref, &state);
     }
 
     async fn write(

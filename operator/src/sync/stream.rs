@@ -197,8 +197,13 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
     Vec::new()
 }
 
-/// Servers and CA bundle of a snapshot.
-type SnapshotContent = (Vec<Server>, String);
+/// What a snapshot tells, besides its revision.
+#[derive(PartialEq)]
+struct SnapshotContent {
+    servers: Vec<Server>,
+    authority: String,
+    fingerprint_key: String,
+}
 
 /// What the pod is entitled to now, and the authority; nothing if the pod is gone.
 async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<SnapshotContent>> {
@@ -210,18 +215,19 @@ async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<SnapshotContent>> 
     let servers = entitled(&resources, &labels)
         .into_iter()
         .map(|resource| server(&resource, sync.credentials.get(&resource)));
-    Ok(Some((servers.collect(), sync.certificates.authority())))
+    Ok(Some(SnapshotContent {
+        servers: servers.collect(),
+        authority: sync.certificates.authority(),
+        fingerprint_key: sync.certificates.fingerprint_key(&pod.namespace),
+    }))
 }
 
-async fn send(
-    entry: &SidecarEntry,
-    lines: &mpsc::Sender<Bytes>,
-    (servers, authority): &SnapshotContent,
-) -> bool {
+async fn send(entry: &SidecarEntry, lines: &mpsc::Sender<Bytes>, content: &SnapshotContent) -> bool {
     let snapshot = Snapshot {
         revision: revision(),
-        operator_ca: authority.clone(),
-        servers: servers.clone(),
+        operator_ca: content.authority.clone(),
+        fingerprint_key: Some(content.fingerprint_key.clone().into()),
+        servers: content.servers.clone(),
         sent_at: Some(Timestamp::now().as_second()),
         unreadable: Vec::new(),
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mcp_auth_operator::inject::{Decision, annotations};
+use mcp_auth_operator::inject::{Decision, NOT_INJECTED_REASONS, annotations};
 
 use crate::input::Input;
 
@@ -27,6 +27,8 @@ fn the_documentation_lists_every_refusal_and_every_annotation() {
     // Their inputs are too long to be written down; `ports` and `properties` test them.
     let tested: BTreeSet<&str> = refused.chain(["NoPortLeft", "CaTooLarge"]).collect();
     assert_eq!(listed, tested);
+    let known: BTreeSet<&str> = NOT_INJECTED_REASONS.into_iter().collect();
+    assert_eq!(listed, known);
     let (_, warnings) = text.split_once("## Warnings").unwrap();
     let told = decisions.iter().flat_map(|decision| match decision {
         Decision::Inject { warnings, .. } => warnings.as_slice(),

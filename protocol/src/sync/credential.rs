@@ -80,7 +80,7 @@ impl PartialEq for Credential {
     }
 }
 
-fn expose_some<S: serde::Serializer>(
+pub(super) fn expose_some<S: serde::Serializer>(
     secret: &Option<SecretString>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

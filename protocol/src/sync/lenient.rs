@@ -1,6 +1,7 @@
 //! Reads what a newer or older version wrote: each entry of a list by itself. Errors of serde quote their input,
 //! which holds tokens, so that none of them is kept.
 
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -13,6 +14,8 @@ use super::{Credential, Route, Server, UnreadablePart, UnreadableServer};
 pub(super) struct Snapshot {
     revision: String,
     operator_ca: String,
+    #[serde(default)]
+    fingerprint_key: Option<SecretString>,
     servers: Vec<Value>,
     #[serde(default)]
     sent_at: Value,
@@ -30,6 +33,7 @@ impl From<Snapshot> for super::Snapshot {
         Self {
             revision: snapshot.revision,
             operator_ca: snapshot.operator_ca,
+            fingerprint_key: snapshot.fingerprint_key,
             servers,
             sent_at: snapshot.sent_at.as_i64(),
             unreadable,

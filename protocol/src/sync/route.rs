@@ -70,6 +70,43 @@ pub struct AuditUser {
     /// The value is a JWT, whose claim of this name is the user's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,
+    /// Whose signature the JWT must have; without it the claim is taken without a look at the signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<JwtVerification>,
+}
+
+/// How the JWT of a user is verified (RFC 7519 section 7.2).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JwtVerification {
+    /// Must be `iss`.
+    pub issuer: String,
+    /// Must be in `aud`, if it is stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// Absent at admission, and as long as the operator has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<VerificationKey>,
+}
+
+/// A public key (JWK, RFC 7517), with the members that verifying needs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct VerificationKey {
+    pub kty: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alg: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crv: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub e: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub y: Option<String>,
 }
 
 /// The part of the user context that is exchanged for a token of the user's own. It goes to the operator, and

@@ -3,19 +3,27 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::credential::{Credential, expose};
+use super::credential::{Credential, expose, expose_some};
 use super::lenient;
 use super::report::RejectionCause;
 use super::route::Route;
 
 /// Everything the pod of one sidecar is entitled to.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", from = "lenient::Snapshot")]
 pub struct Snapshot {
     /// Opaque; equal revisions of one stream mean equal content. Echoed in [`Report::applied`].
     pub revision: String,
     /// PEM certificates to trust the operator by from the next connection on, so that its CA can change.
     pub operator_ca: String,
+    /// By which values that are as good as a password are fingerprinted in the audit log: any text, the same for
+    /// all pods of a namespace. A sidecar without one makes its own.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "expose_some"
+    )]
+    pub fingerprint_key: Option<SecretString>,
     /// Sorted by [`Route::server`], each of which occurs once.
     pub servers: Vec<Server>,
     /// The sender's time in Unix seconds, by which the ends of tokens are to be understood: the reader's clock may differ.
@@ -80,6 +88,23 @@ pub struct ClientCertificate {
     /// PEM: PKCS#8, PKCS#1 or SEC1.
     #[serde(serialize_with = "expose")]
     pub key: SecretString,
+}
+
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |snapshot: &Self| {
+            let key = snapshot.fingerprint_key.as_ref();
+            key.map(|key| key.expose_secret().to_owned())
+        };
+        (&self.revision, &self.operator_ca, &self.servers, &self.unreadable)
+            == (
+                &other.revision,
+                &other.operator_ca,
+                &other.servers,
+                &other.unreadable,
+            )
+            && key(self) == key(other)
+    }
 }
 
 impl PartialEq for ClientCertificate {

@@ -6,6 +6,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         revision: "7".into(),
         operator_ca: "PEM".into(),
+        fingerprint_key: Some("f1nger-k3y".into()),
         servers: vec![Server {
             route: Route {
                 resource: "tools".into(),
@@ -57,7 +58,7 @@ fn a_snapshot_is_one_line_and_comes_back_as_it_was() {
 #[test]
 fn debug_output_never_holds_a_secret() {
     let seen = format!("{:?}", snapshot());
-    for secret in ["t0p-s3cret", "pr00f-key", "tls-k3y"] {
+    for secret in ["t0p-s3cret", "pr00f-key", "tls-k3y", "f1nger-k3y"] {
         assert!(!seen.contains(secret), "{seen}");
     }
 }
@@ -73,6 +74,7 @@ fn names_on_the_wire_stay_what_they_are() {
         user: Some(AuditUser {
             from: SubjectTokenSource::Header("x-id".into()),
             claim: Some("sub".into()),
+            verification: None,
         }),
     });
     server.declined = Some(DeclinedRefresh {

@@ -12,6 +12,7 @@ use mcp_auth_protocol::sync::{
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use secrecy::SecretString;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -24,6 +25,9 @@ use crate::control::outbound_secret::OutboundSecret;
 /// Takes over routes and credentials. Called with the complete list each time; answers what is wrong with it.
 pub trait DataPath {
     fn apply(&self, servers: &[Server]) -> Vec<Problem>;
+
+    /// Takes over the key of fingerprints in the audit log.
+    fn set_fingerprint_key(&self, key: &SecretString);
 
     /// What LiteLLM calls these servers beside their names.
     fn set_aliases(&self, aliases: Vec<String>);
@@ -138,6 +142,9 @@ impl<P: DataPath> Controller<P> {
     /// Takes a snapshot over. The overlay is rendered anew only after LiteLLM's start was released.
     pub fn take_over(&mut self, snapshot: Snapshot) {
         self.metrics.snapshots.inc();
+        if let Some(key) = &snapshot.fingerprint_key {
+            self.data_path.set_fingerprint_key(key);
+        }
         let mut problems = self.data_path.apply(&snapshot.servers);
         problems.extend(snapshot.unreadable.iter().map(too_old_for));
         log_changes(&self.route_problems, &problems);

@@ -3,11 +3,12 @@
 //!
 //! A request pays for little of it: an [`AuditedCall`] notes what is at hand anyway ([`record`]) and hands it
 //! to a bounded queue when the call has ended. A thread of its own ([`writer`]) reads the message
-//! ([`message`]), finds the user ([`user`]) and writes the line ([`line`]) to the [`output`]. Where that is
+//! ([`message`]), finds the user ([`user`], by a token that [`jwt`] verifies) and writes the line ([`line`]) to the [`output`]. Where that is
 //! slower than the calls, lines are dropped and counted; a call never waits.
 
 mod client_key;
 mod fingerprint;
+mod jwt;
 mod line;
 mod message;
 mod output;
@@ -29,6 +30,7 @@ use crate::proxy::routes::McpServer;
 
 pub use client_key::ClientKeys;
 pub use fingerprint::{Fingerprint, Fingerprinter};
+pub use jwt::JwtVerifier;
 pub use output::Output;
 use record::CallRecord;
 pub(crate) use record::TRACEPARENT;

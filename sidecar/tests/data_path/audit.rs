@@ -98,6 +98,7 @@ fn by_user(from: SubjectTokenSource, claim: Option<&str>) -> Audit {
         user: Some(AuditUser {
             from,
             claim: claim.map(Into::into),
+            verification: None,
         }),
     }
 }

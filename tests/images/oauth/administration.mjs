@@ -10,7 +10,8 @@
 //   POST /clients/ID/rotate       a new secret beside the old ones: {generation, secret}
 //   POST /clients/ID/retire       {generation}: refused from now on
 //   POST /clients/ID/fault        like /fault, for this client only
-//   POST /users/NAME/token        {client}: an access token of this user, as a front end would have it: {token}
+//   POST /users/NAME/token        {client}: an access token of this user, as a front end would have it: {token}; a
+//                                 signed one for {resource}, if that is stated
 //   POST /lifetime                {seconds} of the tokens issued from now on
 //   POST /fault                   {seconds, status, body, retryAfter, expiresIn}, all optional: token requests wait,
 //                                 then fail so, or succeed with that expires_in; {} ends it for requests to come
@@ -50,6 +51,9 @@ export function createAdministration(clients, state, provider) {
     if (noun === "users" && verb === "token") {
       const client = await provider.Client.find(body.client);
       const token = new provider.AccessToken({ accountId: id, client, gty: "authorization_code", scope: "openid" });
+      if (body.resource) {
+        token.resourceServer = new provider.ResourceServer(body.resource, { scope: "openid", accessTokenFormat: "jwt" });
+      }
       return { token: await token.save() };
     }
     if (noun === "lifetime") {

@@ -138,7 +138,10 @@ impl World {
         let pending = CredentialState::pending(CredentialIdentity::for_resource(&resource));
         let state = CredentialState {
             generation: Some(1),
-            issuance: Issuance { problem: None, token },
+            issuance: Issuance {
+                token,
+                ..Issuance::default()
+            },
             ..pending
         };
         self.credentials.publish(&ResourceRef::from(&resource), state);

@@ -26,6 +26,8 @@ impl DataPath for Applied {
         };
         unusable.map(problem).collect()
     }
+
+    fn set_fingerprint_key(&self, _: &SecretString) {}
 }
 
 struct Pod {
@@ -77,6 +79,7 @@ fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
     Snapshot {
         revision: "1".into(),
         operator_ca: String::new(),
+        fingerprint_key: None,
         servers: servers.iter().map(server).collect(),
         sent_at: None,
         unreadable: vec![],

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 
-use super::fingerprint::{Fingerprint, Fingerprinter, Kind};
+use super::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind};
 
 /// Where LiteLLM looks for a key, in its order (1.109.1, `get_api_key`).
 const KEY_HEADERS: [HeaderName; 6] = [
@@ -27,15 +27,24 @@ const MAX_REMEMBERED: usize = 1024;
 pub struct ClientKeys {
     fingerprinter: Fingerprinter,
     hasher: RandomState,
-    known: Mutex<HashMap<u64, Fingerprint>>,
+    known: Mutex<KnownKeys>,
+}
+
+/// What is remembered, by one key of the fingerprints.
+struct KnownKeys {
+    fingerprints: Fingerprints,
+    by_hash: HashMap<u64, Fingerprint>,
 }
 
 impl ClientKeys {
     pub fn new(fingerprinter: Fingerprinter) -> Self {
         Self {
+            known: Mutex::new(KnownKeys {
+                fingerprints: fingerprinter.current(),
+                by_hash: HashMap::new(),
+            }),
             fingerprinter,
             hasher: RandomState::new(),
-            known: Mutex::default(),
         }
     }
 
@@ -47,15 +56,25 @@ impl ClientKeys {
             return None;
         }
         let hash = self.hasher.hash_one(key);
-        if let Some(known) = self.known.lock().get(&hash) {
-            return Some(*known);
+        let current = self.fingerprinter.current();
+        {
+            let mut known = self.known.lock();
+            if !known.fingerprints.is_by_key_of(&current) {
+                known.by_hash.clear();
+                known.fingerprints = self.fingerprinter.current();
+            }
+            if let Some(fingerprint) = known.by_hash.get(&hash) {
+                return Some(*fingerprint);
+            }
         }
-        let fingerprint = self.fingerprinter.fingerprint(Kind::ClientKey, [key]);
+        let fingerprint = current.fingerprint(Kind::ClientKey, [key]);
         let mut known = self.known.lock();
-        if known.len() >= MAX_REMEMBERED {
-            known.clear();
+        if known.by_hash.len() >= MAX_REMEMBERED {
+            known.by_hash.clear();
         }
-        known.insert(hash, fingerprint);
+        if known.fingerprints.is_by_key_of(&current) {
+            known.by_hash.insert(hash, fingerprint);
+        }
         Some(fingerprint)
     }
 }
@@ -104,6 +123,22 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_the_fingerprints_that_comes_later_counts_for_keys_that_are_remembered() {
+        let fingerprinter = Fingerprinter::new();
+        let keys = ClientKeys::new(fingerprinter.clone());
+        let headers: HeaderMap = [(KEY_HEADERS[2].clone(), HeaderValue::from_static("sk-ada"))]
+            .into_iter()
+            .collect();
+        let before = keys.fingerprint(&headers);
+        fingerprinter.set_key(&"k1".into());
+        let after = keys.fingerprint(&headers);
+        assert_ne!(before, after);
+        let elsewhere = Fingerprinter::new();
+        elsewhere.set_key(&"k1".into());
+        assert_eq!(after, ClientKeys::new(elsewhere).fingerprint(&headers));
+    }
+
+    #[test]
     fn more_keys_than_are_remembered_keep_their_fingerprints() {
         let keys = ClientKeys::new(Fingerprinter::new());
         let of = |number: usize| {
@@ -113,6 +148,6 @@ mod tests {
         let first = of(0);
         (1..=MAX_REMEMBERED).for_each(|number| assert_ne!(of(number), first));
         assert_eq!(of(0), first);
-        assert!(keys.known.lock().len() <= MAX_REMEMBERED);
+        assert!(keys.known.lock().by_hash.len() <= MAX_REMEMBERED);
     }
 }

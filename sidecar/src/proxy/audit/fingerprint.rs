@@ -5,8 +5,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use ring::hmac;
+use arc_swap::{ArcSwap, Guard};
+use ring::{digest, hmac};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, Serializer};
 
 /// The beginning of an HMAC-SHA-256: 64 bits tell far more users apart than there are.
@@ -23,7 +24,16 @@ pub enum Kind {
 
 /// Holds the key. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Fingerprinter(Arc<ArcSwap<hmac::Key>>);
+pub struct Fingerprinter(Arc<ArcSwap<FingerprintKey>>);
+
+struct FingerprintKey {
+    hmac: hmac::Key,
+    /// What it was made of, as a digest.
+    digest: Option<digest::Digest>,
+}
+
+/// Fingerprints by one key.
+pub struct Fingerprints(Guard<Arc<FingerprintKey>>);
 
 impl Fingerprint {
     pub const LENGTH: usize = 8;
@@ -33,11 +43,44 @@ impl Fingerprinter {
     /// With a new random key: fingerprints mean nothing outside of this process.
     pub fn new() -> Self {
         let secret: [u8; 32] = rand::random();
-        Self(Arc::new(ArcSwap::from_pointee(key(&secret))))
+        Self(Arc::new(ArcSwap::from_pointee(FingerprintKey {
+            hmac: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            digest: None,
+        })))
+    }
+
+    /// Takes the key that all pods of the namespace have, so that fingerprints are equal over all of them.
+    pub fn set_key(&self, key: &SecretString) {
+        let key = key.expose_secret().as_bytes();
+        let digest = digest::digest(&digest::SHA256, key);
+        let current = self.0.load();
+        let is_same = current.digest.as_ref().map(AsRef::as_ref) == Some(digest.as_ref());
+        if !is_same {
+            self.0.store(Arc::new(FingerprintKey {
+                hmac: hmac::Key::new(hmac::HMAC_SHA256, key),
+                digest: Some(digest),
+            }));
+        }
+    }
+
+    /// By the key of now.
+    pub fn current(&self) -> Fingerprints {
+        Fingerprints(self.0.load())
     }
 
     pub fn fingerprint<'a>(&self, kind: Kind, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
-        let mut context = hmac::Context::with_key(&self.0.load());
+        self.current().fingerprint(kind, parts)
+    }
+}
+
+impl Fingerprints {
+    /// Whether another one has the same key.
+    pub fn is_by_key_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub fn fingerprint<'a>(&self, kind: Kind, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
+        let mut context = hmac::Context::with_key(&self.0.hmac);
         context.update(kind.label());
         for part in parts {
             // Lengths, so that no two lists of parts are one text.
@@ -54,10 +97,6 @@ impl Default for Fingerprinter {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn key(secret: &[u8]) -> hmac::Key {
-    hmac::Key::new(hmac::HMAC_SHA256, secret)
 }
 
 impl Kind {
@@ -97,6 +136,23 @@ mod tests {
         assert_ne!(
             of(Kind::User, &[b"a"]),
             theirs.fingerprint(Kind::User, [&b"a"[..]])
+        );
+    }
+
+    #[test]
+    fn processes_that_were_given_the_same_key_have_the_same_fingerprints() {
+        let of = |fingerprinter: &Fingerprinter| fingerprinter.fingerprint(Kind::User, [&b"a"[..]]);
+        let [ours, theirs] = [(); 2].map(|()| Fingerprinter::new());
+        let by_own_key = of(&ours);
+        ours.set_key(&"k1".into());
+        theirs.set_key(&"k1".into());
+        assert_eq!(of(&ours), of(&theirs));
+        assert_ne!(of(&ours), by_own_key);
+        theirs.set_key(&"k2".into());
+        assert_ne!(
+            of(&ours),
+            of(&theirs),
+            "a key that is replaced ends the comparison"
         );
     }
 

@@ -1,15 +1,13 @@
 //! The user of a call, as the resource's `spec.audit.user` says, or by a fingerprint of what the MCP server gets
 //! of the user.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mcp_auth_protocol::sync::SubjectTokenSource;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::fingerprint::{Fingerprint, Fingerprinter, Kind};
+use super::jwt::Jwt;
 use super::message::cut;
-use crate::proxy::routes::{AuditSettings, UsableServer};
+use crate::proxy::routes::{AuditSettings, AuditUserSource, UsableServer};
 use crate::proxy::user_context::Context;
 
 /// Who called.
@@ -41,14 +39,28 @@ pub enum UserProblem {
     NotAJwt,
     /// The token has no such claim, or one that is no text and no number.
     ClaimMissing,
+    /// The issuer's keys could not be fetched yet.
+    NoKeys,
+    /// The token is signed in a way that is not verified, or not at all.
+    AlgorithmUnsupported,
+    /// The issuer has no key of the token's `kid` and algorithm.
+    UnknownKey,
+    /// None of the issuer's keys has made the signature.
+    SignatureInvalid,
+    OtherIssuer,
+    OtherAudience,
+    Expired,
+    NotYetValid,
 }
 
-/// The user by what the request carried. `None` where it carried nothing of a user and no name was expected.
+/// The user by what the request carried at `now`, in seconds since 1970. `None` where it carried nothing of a user
+/// and no name was expected.
 pub fn identify(
     settings: &AuditSettings,
     server: Option<&UsableServer>,
     context: Option<&Context>,
     fingerprinter: &Fingerprinter,
+    now: i64,
 ) -> Option<User> {
     let Some(source) = &settings.user else {
         let fingerprint = user_fingerprint(server?, context?, fingerprinter);
@@ -70,7 +82,7 @@ pub fn identify(
         return Some(user);
     };
     let name = match (&source.claim, &source.from) {
-        (Some(claim), _) => claim_of(value, claim).map(Some),
+        (Some(claim), _) => claim_of(value, claim, source, now).map(Some),
         (None, SubjectTokenSource::Header(_)) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
         // A cookie's value is a session, which is as good as a password.
         (None, SubjectTokenSource::Cookie(_)) => Ok(None),
@@ -78,7 +90,7 @@ pub fn identify(
     match name {
         Ok(Some(name)) => {
             user.id = Some(cut(name));
-            user.verified = Some(false);
+            user.verified = Some(source.verifier.is_some());
         }
         Ok(None) => {}
         Err(problem) => user.problem = Some(problem),
@@ -87,6 +99,15 @@ pub fn identify(
         user.fingerprint = Some(fingerprinter.fingerprint(Kind::User, [value]));
     }
     Some(user)
+}
+
+/// The claim of a JWT, which has to be verified first where the resource says by whose keys.
+fn claim_of(value: &[u8], claim: &str, source: &AuditUserSource, now: i64) -> Result<String, UserProblem> {
+    let jwt = Jwt::read(value)?;
+    if let Some(verifier) = &source.verifier {
+        verifier.verify(&jwt, now)?;
+    }
+    jwt.name(claim)
 }
 
 /// Of all that the MCP server gets of the user, or the operator for it.
@@ -116,27 +137,11 @@ fn is_exchanged(server: &UsableServer, name: &[u8], is_cookie: bool) -> bool {
     }
 }
 
-/// The claim of a JWT (RFC 7519), without a look at its signature. `Bearer` before it is left out.
-fn claim_of(value: &[u8], claim: &str) -> Result<String, UserProblem> {
-    let token = value.strip_prefix(b"Bearer ").unwrap_or(value).trim_ascii();
-    let mut parts = token.split(|byte| *byte == b'.');
-    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(UserProblem::NotAJwt);
-    };
-    let payload = URL_SAFE_NO_PAD
-        .decode(payload)
-        .map_err(|_| UserProblem::NotAJwt)?;
-    let claims: Value = serde_json::from_slice(&payload).map_err(|_| UserProblem::NotAJwt)?;
-    match claims.get(claim) {
-        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
-        Some(Value::Number(number)) => Ok(number.to_string()),
-        _ => Err(UserProblem::ClaimMissing),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
     use crate::proxy::routes::AuditUserSource;
 
@@ -146,6 +151,7 @@ mod tests {
             user: Some(AuditUserSource {
                 from,
                 claim: claim.map(Into::into),
+                verifier: None,
             }),
         }
     }
@@ -160,7 +166,7 @@ mod tests {
             vec![(b"sid", cookie.as_bytes())],
             vec![(b"x-user", header.as_bytes())],
         );
-        identify(settings, None, Some(&context), &Fingerprinter::new()).unwrap()
+        identify(settings, None, Some(&context), &Fingerprinter::new(), 0).unwrap()
     }
 
     #[test]
@@ -215,7 +221,7 @@ mod tests {
                 .all(|user| user.problem == Some(UserProblem::ClaimMissing))
         );
         assert_eq!(user(&cookie, "", "").problem, Some(UserProblem::Missing));
-        let nothing = identify(&cookie, None, None, &Fingerprinter::new()).unwrap();
+        let nothing = identify(&cookie, None, None, &Fingerprinter::new(), 0).unwrap();
         assert_eq!(nothing.problem, Some(UserProblem::Missing));
     }
 }

@@ -101,6 +101,7 @@ impl Writer {
             record.server.usable(),
             record.context.as_ref(),
             &log.fingerprinter,
+            Timestamp::now().as_second(),
         );
         let header = |value: &Option<http::HeaderValue>| {
             let text = value.as_ref().and_then(|value| value.to_str().ok());

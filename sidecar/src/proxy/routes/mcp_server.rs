@@ -22,6 +22,7 @@ use crate::http::connect::{Peer, Tls};
 use crate::http::resolver::Resolver;
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
+use crate::proxy::audit::JwtVerifier;
 use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::{Metrics, ServerMetrics};
 use crate::proxy::user_context::Allowlist;
@@ -55,6 +56,8 @@ pub struct AuditUserSource {
     pub from: SubjectTokenSource,
     /// The value is a JWT, whose claim of this name is the user's.
     pub claim: Option<Box<str>>,
+    /// Whose signature it must have; without one the claim is taken without a look at the signature.
+    pub verifier: Option<Arc<JwtVerifier>>,
 }
 
 pub enum ServerState {
@@ -167,6 +170,7 @@ impl McpServer {
         metrics: &Metrics,
         workers: usize,
     ) -> Self {
+        let previous_audit = previous.and_then(|previous| previous.audit.as_ref());
         let previous = previous.and_then(McpServer::usable);
         let state = match build_usable(server, previous, trust, metrics, workers) {
             Ok(usable) => ServerState::Usable(Box::new(usable)),
@@ -176,7 +180,10 @@ impl McpServer {
         Self {
             name: route.server.as_str().into(),
             resource: route.resource.as_str().into(),
-            audit: route.audit.as_ref().map(AuditSettings::from_route),
+            audit: route
+                .audit
+                .as_ref()
+                .map(|audit| AuditSettings::from_route(audit, previous_audit)),
             metrics: metrics.server(&route.server),
             state,
         }
@@ -223,12 +230,19 @@ impl McpServer {
 }
 
 impl AuditSettings {
-    fn from_route(audit: &Audit) -> Self {
+    /// A verifier of before is kept, with the tokens that it remembers, where it is of the same keys.
+    fn from_route(audit: &Audit, previous: Option<&Self>) -> Self {
+        let previous = previous.and_then(|previous| previous.user.as_ref()?.verifier.as_ref());
         Self {
             argument_names: audit.argument_names,
             user: audit.user.as_ref().map(|user| AuditUserSource {
                 from: user.from.clone(),
                 claim: user.claim.as_deref().map(Into::into),
+                verifier: user.verification.as_ref().map(|verification| {
+                    let same = previous.filter(|previous| previous.is_of(verification));
+                    same.cloned()
+                        .unwrap_or_else(|| Arc::new(JwtVerifier::new(verification)))
+                }),
             }),
         }
     }

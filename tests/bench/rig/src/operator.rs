@@ -94,6 +94,7 @@ fn snapshot(servers: &[Server], authority: &str, number: u64) -> Bytes {
     let snapshot = Snapshot {
         revision: number.to_string(),
         operator_ca: authority.to_owned(),
+        fingerprint_key: None,
         servers,
         sent_at: None,
         unreadable: Vec::new(),

@@ -282,6 +282,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
     Snapshot {
         revision: revision.into(),
         operator_ca: operator_ca.into(),
+        fingerprint_key: None,
         servers: vec![Server {
             route: Route {
                 resource: "tools".into(),

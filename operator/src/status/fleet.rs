@@ -1,0 +1,100 @@
+//! The pods of a resource as numbers, for the metrics.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::SelectedPod;
+use crate::inject::{NOT_INJECTED_REASONS, annotations};
+use crate::metrics::NOT_REVIEWED;
+use crate::pods;
+use crate::sidecars::Sidecar;
+
+/// How many of the selected pods want attention.
+#[derive(Debug, Default, PartialEq)]
+pub struct Fleet {
+    /// Without a sidecar, by the reason.
+    pub not_injected: BTreeMap<&'static str, i64>,
+    /// With a sidecar that does not use the newest routes and tokens, or is not connected.
+    pub behind: i64,
+    /// With a sidecar of another version than the operator's.
+    pub outdated: i64,
+}
+
+/// Counts `pods`. One that is starting is neither behind nor without a sidecar for no reason.
+pub fn count(pods: &[SelectedPod], now: Timestamp) -> Fleet {
+    let mut fleet = Fleet::default();
+    for (pod, sidecar) in pods {
+        if !pods::is_injected(pod) {
+            *fleet.not_injected.entry(reason(pod)).or_default() += 1;
+            continue;
+        }
+        let is_up_to_date = sidecar.as_ref().is_some_and(Sidecar::is_up_to_date);
+        let is_awaited = sidecar.as_ref().is_some_and(|sidecar| sidecar.is_awaited);
+        if !is_up_to_date && !is_awaited && !pods::is_starting(pod, now) {
+            fleet.behind += 1;
+        }
+        let version = sidecar.as_ref().map(|sidecar| sidecar.version.as_str());
+        if version.is_some_and(|version| !version.is_empty() && version != env!("CARGO_PKG_VERSION")) {
+            fleet.outdated += 1;
+        }
+    }
+    fleet
+}
+
+/// One of a closed set: whoever may write the pod's annotations must not be able to make series.
+fn reason(pod: &pods::PodMeta) -> &'static str {
+    let text = pod.annotations().get(annotations::NOT_INJECTED);
+    let stated = text.and_then(|text| text.split(':').next()).unwrap_or_default();
+    let known = NOT_INJECTED_REASONS.iter().find(|known| **known == stated);
+    known.copied().unwrap_or(NOT_REVIEWED)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(annotation: &str, text: &str) -> Arc<pods::PodMeta> {
+        let metadata = json!({"name": "a", "annotations": {annotation: text}});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
+    }
+
+    #[test]
+    fn pods_without_a_sidecar_count_by_their_reason_and_an_invented_one_makes_no_series() {
+        let pods = [
+            (
+                pod(annotations::NOT_INJECTED, "HostNetwork: it uses the node's"),
+                None,
+            ),
+            (pod(annotations::NOT_INJECTED, "invented"), None),
+            (pod("other", ""), None),
+        ];
+        let fleet = count(&pods, Timestamp::now());
+        assert_eq!(fleet.not_injected, [("HostNetwork", 1), (NOT_REVIEWED, 2)].into());
+        assert_eq!((fleet.behind, fleet.outdated), (0, 0));
+    }
+
+    #[test]
+    fn a_sidecar_that_is_gone_is_behind_and_one_of_another_version_is_outdated() {
+        let sidecar = |version: &str, applied: &str| Sidecar {
+            version: version.into(),
+            sent_revision: Some("2".into()),
+            applied: Some(applied.into()),
+            ..Sidecar::default()
+        };
+        let injected = || pod(annotations::INJECTED, "0.0.1");
+        let pods = [
+            (injected(), None),
+            (injected(), Some(sidecar(env!("CARGO_PKG_VERSION"), "2"))),
+            (injected(), Some(sidecar("0.0.1", "2"))),
+            (injected(), Some(sidecar("0.0.1", "1"))),
+        ];
+        let fleet = count(&pods, Timestamp::now());
+        assert_eq!((fleet.behind, fleet.outdated), (2, 2));
+    }
+}
