@@ -44,6 +44,10 @@ pub const INSUFFICIENT_SCOPE: &str = "InsufficientScope";
 
 /// `podSelector` matches no pod of the namespace.
 pub const NO_PODS_SELECTED: &str = "NoPodsSelected";
+/// `podSelector` matches pods, and all of them are such as need no sidecar.
+pub const PODS_SKIPPED: &str = "PodsSkipped";
+/// The API server has not called the webhook although selected pods were created.
+pub const WEBHOOK_NOT_REACHED: &str = "WebhookNotReached";
 /// Selected pods run without the sidecar.
 pub const PODS_NOT_INJECTED: &str = "PodsNotInjected";
 /// Sidecars are not connected, or have not yet taken over the newest state.

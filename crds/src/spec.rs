@@ -31,8 +31,7 @@ use crate::{Audit, McpServerAuthStatus, OAuth2};
     printcolumn(
         name = "REASON",
         type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        priority = 1
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
     printcolumn(name = "SERVER", type_ = "string", json_path = ".spec.server.name"),
     printcolumn(name = "EXPIRES", type_ = "string", json_path = ".status.token.expiresAt"),

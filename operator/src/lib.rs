@@ -16,6 +16,7 @@ mod inject_command;
 mod leader;
 mod liveness;
 mod metrics;
+mod namespaces;
 mod pods;
 mod reconcile;
 mod references;
@@ -24,7 +25,9 @@ mod run;
 mod sidecars;
 mod status;
 mod sync;
+mod webhook_calls;
 mod workload;
+mod workload_events;
 
 pub use args::{Args, Command};
 pub use entitlement::{Labels, entitled, selects};

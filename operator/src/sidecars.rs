@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{Problem, Report};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -31,6 +32,8 @@ pub struct Sidecar {
     pub applied: Option<String>,
     pub restart_needed_for: Vec<String>,
     pub problems: Vec<Problem>,
+    /// What it has learned of the servers.
+    pub reachability: Vec<ServerReachability>,
     /// Nothing is known of it yet, since this replica has only just begun to lead: it may be about to come
     /// back.
     pub is_awaited: bool,
@@ -169,6 +172,11 @@ impl SidecarEntry {
     pub fn record_report(&self, mut report: Report) {
         report.restart_needed_for.truncate(MAX_SERVERS);
         report.problems.truncate(MAX_PROBLEMS);
+        report.reachability.truncate(MAX_SERVERS);
+        for known in &mut report.reachability {
+            let end = known.detail.floor_char_boundary(MAX_TEXT_BYTES);
+            known.detail.truncate(end);
+        }
         for problem in &mut report.problems {
             for text in [&mut problem.reason, &mut problem.message] {
                 text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
@@ -179,6 +187,7 @@ impl SidecarEntry {
             sidecar.applied = report.applied;
             sidecar.restart_needed_for = report.restart_needed_for;
             sidecar.problems = report.problems;
+            sidecar.reachability = report.reachability;
         });
     }
 

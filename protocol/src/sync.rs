@@ -11,6 +11,8 @@ mod lenient;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+use crate::reachability::ServerReachability;
+
 /// Path of the sync endpoint.
 pub const PATH: &str = "/v1/sync";
 /// Content type of both bodies.
@@ -239,6 +241,13 @@ pub struct Report {
         deserialize_with = "lenient::readable_entries"
     )]
     pub refused: Vec<RejectedToken>,
+    /// What the sidecar has learned of each server of the snapshot in use. None of a sidecar that is too old to say.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::readable_entries"
+    )]
+    pub reachability: Vec<ServerReachability>,
 }
 
 /// A token that an MCP server rejected: the operator is to request a better one, once for all sidecars that
@@ -395,6 +404,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::reachability::Reachability;
 
     fn snapshot() -> Snapshot {
         Snapshot {
@@ -491,6 +501,12 @@ mod tests {
                 token: "a7".into(),
                 why: RejectionCause::Unauthorized,
             }],
+            reachability: vec![ServerReachability {
+                server: "tools".into(),
+                state: Reachability::CertificateNotTrusted,
+                since: 7,
+                detail: "UnknownIssuer".into(),
+            }],
             ..Report::default()
         };
         assert_eq!(
@@ -502,6 +518,9 @@ mod tests {
                 "restartNeededFor": ["new"],
                 "problems": [{"reason": "PortTaken", "message": "by another", "server": "tools"}],
                 "refused": [{"server": "tools", "token": "a7", "why": "unauthorized"}],
+                "reachability": [{
+                    "server": "tools", "state": "CertificateNotTrusted", "since": 7, "detail": "UnknownIssuer",
+                }],
             })
         );
     }

@@ -9,4 +9,5 @@ pub mod litellm;
 pub mod litellm_config;
 pub mod probes;
 pub mod proc_net;
+mod reachability_reports;
 pub mod sync_client;

@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{Problem, Report, Server, Snapshot};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -27,7 +28,7 @@ use crate::proxy::inbound::Inbound;
 use crate::proxy::inbound::client_address::TrustedProxies;
 use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
-use crate::proxy::routes::Routes;
+use crate::proxy::routes::{Routes, connection_checks};
 use crate::proxy::user_context::seal::Sealer;
 use crate::server::{Sockets, Workers};
 
@@ -120,8 +121,10 @@ impl Proxies {
         }
     }
 
-    /// Serves on these sockets, which were bound for [`WORKERS`].
+    /// Serves on these sockets, which were bound for [`WORKERS`], and checks connections to MCP servers on the
+    /// runtime that this is called on.
     pub fn start(&self, sockets: Sockets) -> io::Result<Workers> {
+        tokio::spawn(connection_checks::run(self.routes.clone()));
         Workers::start(sockets, self.inbound.clone(), self.outbound.clone())
     }
 }
@@ -129,6 +132,10 @@ impl Proxies {
 impl DataPath for Routes {
     fn apply(&self, servers: &[Server]) -> Vec<Problem> {
         Self::apply(self, servers)
+    }
+
+    fn reachability(&self) -> Vec<ServerReachability> {
+        Self::reachability(self)
     }
 }
 
@@ -220,6 +227,7 @@ impl<P: DataPath> Control<P> {
                 self.litellm_listens
                     .send_if_modified(|before| std::mem::replace(before, listens) != listens);
             }
+            self.controller.borrow_mut().observe_servers(Instant::now());
             sleep(wait).await;
             if Instant::now() >= next_read {
                 next_read = Instant::now() + CONFIG_READ_INTERVAL;

@@ -15,9 +15,11 @@ mod injection;
 mod malformed;
 mod methods;
 mod proxies;
+mod reachability;
 mod reconcile;
 mod rotation;
 mod sync;
+mod told;
 
 /// Held to write by the test that takes the operator's certificate Secret away, and to read by those that look whether
 /// it is there.

@@ -74,4 +74,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+# Which Deployment a ReplicaSet belongs to, for events where people look. Metadata only.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [get]
+# Whether a namespace has opted in, for advice that fits. Metadata only.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 {{- end }}

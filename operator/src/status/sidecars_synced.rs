@@ -2,18 +2,19 @@
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use mcp_auth_crds::{McpServerAuthStatus, SidecarsStatus, conditions, reasons};
+use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
 use mcp_auth_protocol::sync::Problem;
 
+use super::pods_injected::{draft, left_alone, none_selected, not_injected, warnings, webhook_not_reached};
+use super::selection::{Selection, is_awaited, previous_status};
 use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
 use crate::pods;
 use crate::sidecars::Sidecar;
 
-/// How many pods a message names before it only counts them.
-const MAX_NAMED: usize = 3;
-
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     none_selected,
+    left_alone,
+    webhook_not_reached,
     not_injected,
     sidecar_problem,
     awaited,
@@ -21,13 +22,6 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     restart_needed,
     synced,
 ];
-
-/// The pods that a resource selects, listed.
-struct Selection<'a> {
-    inputs: &'a StatusInputs<'a>,
-    pods: &'a [SelectedPod],
-    now: Timestamp,
-}
 
 pub(super) fn check_pods(
     inputs: &StatusInputs<'_>,
@@ -56,50 +50,6 @@ pub(super) fn check_pods(
     )
 }
 
-impl Selection<'_> {
-    fn server(&self) -> &str {
-        &self.inputs.resource.spec.server.name
-    }
-
-    /// The names of the pods that match, as a message lists them; `None` where there are none.
-    fn list(&self, matches: impl Fn(&&SelectedPod) -> bool) -> Option<String> {
-        let pods = self.pods.iter().filter(matches);
-        let names: Vec<String> = pods.map(|(pod, _)| pod.name_any()).collect();
-        (!names.is_empty()).then(|| list(&names))
-    }
-}
-
-fn draft(holds: bool, reason: &str, message: String) -> Option<ConditionDraft> {
-    Some(ConditionDraft::new(
-        conditions::SIDECARS_SYNCED,
-        Some(holds),
-        reason,
-        message,
-    ))
-}
-
-fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    if !selection.pods.is_empty() {
-        return None;
-    }
-    let selector = &selection.inputs.resource.spec.pod_selector;
-    let selector = serde_json::to_string(selector).expect("a selector is plain values");
-    let message = format!(
-        "spec.podSelector {selector} matches no running pod of this namespace: compare it with the \
-         pods' labels"
-    );
-    draft(false, reasons::NO_PODS_SELECTED, message)
-}
-
-fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let pods = selection.list(|(pod, _)| !pods::is_injected(pod))?;
-    let message = format!(
-        "{pods} run without the sidecar: label the namespace mcpauth.dev/injection=enabled (or the pod \
-         template mcpauth.dev/inject=true) and restart the Deployment, as `kubectl rollout restart` does"
-    );
-    draft(false, reasons::PODS_NOT_INJECTED, message)
-}
-
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let (pod, problem) = selection
         .pods
@@ -114,28 +64,8 @@ fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::SIDECAR_PROBLEM, message)
 }
 
-/// A new leader does not know yet which sidecars there are: what its predecessor said holds for so long.
 fn awaited(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    if !selection.pods.iter().any(|pod| is_awaited(&pod)) {
-        return None;
-    }
-    let conditions = previous_status(selection.inputs).map(|status| &status.conditions[..]);
-    let previous = conditions
-        .unwrap_or_default()
-        .iter()
-        .find(|condition| condition.type_ == conditions::SIDECARS_SYNCED)?;
-    let holds = match previous.status.as_str() {
-        "True" => Some(true),
-        "False" => Some(false),
-        _ => None,
-    };
-    let message = previous.message.clone();
-    Some(ConditionDraft::new(
-        conditions::SIDECARS_SYNCED,
-        holds,
-        &previous.reason,
-        message,
-    ))
+    selection.kept_while_awaited(conditions::SIDECARS_SYNCED)
 }
 
 /// A pod that is starting beside others that serve, as in a rollout, is no fault.
@@ -170,6 +100,10 @@ fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
         }
         Some(pods) => format!("all sidecars are up to date; {pods} starting"),
     };
+    let message = match warnings(selection) {
+        None => message,
+        Some(warnings) => format!("{message}; {warnings}"),
+    };
     draft(true, reasons::SYNCED, message)
 }
 
@@ -177,29 +111,8 @@ fn is_up_to_date((_, sidecar): &&SelectedPod) -> bool {
     sidecar.as_ref().is_some_and(Sidecar::is_up_to_date)
 }
 
-fn is_awaited((_, sidecar): &&SelectedPod) -> bool {
-    sidecar.as_ref().is_some_and(|sidecar| sidecar.is_awaited)
-}
-
-/// Of this generation: one that changed is another task.
-fn previous_status<'a>(inputs: &StatusInputs<'a>) -> Option<&'a McpServerAuthStatus> {
-    let status = inputs.resource.status.as_ref();
-    status.filter(|status| status.observed_generation == inputs.resource.metadata.generation)
-}
-
 /// The first problem of the whole pod or of this server: one server's fault is not another's.
 fn concerning<'a>(sidecar: &'a Sidecar, server: &str) -> Option<&'a Problem> {
     let concerns = |problem: &&Problem| problem.server.as_deref().is_none_or(|name| name == server);
     sidecar.problems.iter().find(concerns)
-}
-
-fn list(names: &[String]) -> String {
-    let (listed, rest) = names.split_at(names.len().min(MAX_NAMED));
-    let pods = if names.len() == 1 { "pod" } else { "pods" };
-    let more = if rest.is_empty() {
-        String::new()
-    } else {
-        format!(" and {} more", rest.len())
-    };
-    format!("{pods} {}{more}", listed.join(", "))
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{
     Credential, Pod, Problem, Report, Route, Server, Snapshot, UnreadablePart, UnreadableServer,
 };
@@ -13,16 +14,21 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::control::litellm::ProbeResult;
 use crate::control::litellm_config::restart::{Loaded, Restart};
 use crate::control::litellm_config::write::write;
 use crate::control::litellm_config::{Input, Overlay, render};
+use crate::control::reachability_reports::ReachabilityReports;
 
 /// Takes over routes and credentials. Called with the complete list each time; answers what is wrong with it.
 pub trait DataPath {
     fn apply(&self, servers: &[Server]) -> Vec<Problem>;
+
+    /// What is known of each server, sorted by name.
+    fn reachability(&self) -> Vec<ServerReachability>;
 }
 
 /// Paths and addresses that the controller works with.
@@ -49,6 +55,7 @@ pub struct Controller<P> {
     route_problems: Vec<Problem>,
     litellm_problem: Option<Problem>,
     restart: Restart,
+    reachability: ReachabilityReports,
     reports: watch::Sender<Report>,
     metrics: Metrics,
 }
@@ -122,6 +129,7 @@ impl<P: DataPath> Controller<P> {
             route_problems,
             litellm_problem: None,
             restart: Restart::resume(loaded),
+            reachability: ReachabilityReports::default(),
             reports,
             metrics,
         }
@@ -215,6 +223,13 @@ impl<P: DataPath> Controller<P> {
         self.publish();
     }
 
+    /// Takes over what calls and connection checks have shown of the servers.
+    pub fn observe_servers(&mut self, now: Instant) {
+        if self.reachability.update(self.data_path.reachability(), now) {
+            self.publish();
+        }
+    }
+
     fn write_overlay(&mut self, overlay: Overlay) -> io::Result<()> {
         if overlay.write()? {
             let servers = overlay.servers.len();
@@ -244,9 +259,13 @@ impl<P: DataPath> Controller<P> {
             .problems
             .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
         self.reports.send_if_modified(|report| {
-            let is_changed = report.restart_needed_for != restart_needed_for || report.problems != problems;
+            let reachability = self.reachability.reported();
+            let is_changed = report.restart_needed_for != restart_needed_for
+                || report.problems != problems
+                || report.reachability != reachability;
             report.restart_needed_for = restart_needed_for;
             report.problems = problems;
+            report.reachability = reachability;
             is_changed
         });
     }

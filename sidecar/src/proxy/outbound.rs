@@ -303,6 +303,7 @@ impl Outbound {
     ) -> Result<ServerAnswer, OutboundError> {
         let server = &selected.server;
         let usable = server.require_usable()?;
+        let begins_session = replayable.begins_session(usable);
         let request = replayable
             .request(usable, &selected.token)
             .ok_or(ProxyError::BodyUnreadable)?;
@@ -314,8 +315,14 @@ impl Outbound {
             Err(error) if error.kept_connection_ended && replayable.is_idempotent() => {
                 return Ok(ServerAnswer::ConnectionEnded(send_error(server, *error)));
             }
-            Err(error) => return Err(send_error(server, *error)),
+            Err(error) => {
+                usable.reachability.record_failure(&error.cause);
+                return Err(send_error(server, *error));
+            }
         };
+        usable
+            .reachability
+            .record_answer(response.status(), begins_session);
         if selected.token.is_bound()
             && let Some(nonce) = auth_outcome::nonce(response.headers())
         {

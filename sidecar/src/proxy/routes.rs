@@ -5,7 +5,9 @@
 //! begin; they never wait for a writer.
 
 pub mod access_token;
+pub mod connection_checks;
 mod mcp_server;
+mod reachability;
 mod rejection_reports;
 
 use std::collections::HashMap;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderName;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
+use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{self, RejectionCause, Report};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -112,6 +115,17 @@ impl Routes {
             .retain(|server, token| self.is_in_use(server, token));
         self.0.changes.send_replace(());
         problems
+    }
+
+    /// What is known of each server that can be used, sorted by name.
+    pub fn reachability(&self) -> Vec<ServerReachability> {
+        let table = self.table();
+        let servers = table.servers.values();
+        let mut all: Vec<_> = servers
+            .filter_map(|server| Some(server.usable()?.reachability.report(&server.name)))
+            .collect();
+        all.sort_unstable_by(|a, b| a.server.cmp(&b.server));
+        all
     }
 
     /// The current table. One atomic load.

@@ -19,6 +19,7 @@ mod mcp;
 mod metrics;
 mod outbound;
 mod proofs;
+mod reachability;
 mod refusals;
 mod refused_users;
 mod scene;

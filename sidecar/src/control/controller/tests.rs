@@ -21,6 +21,10 @@ impl DataPath for Applied {
         };
         unusable.map(problem).collect()
     }
+
+    fn reachability(&self) -> Vec<ServerReachability> {
+        Vec::new()
+    }
 }
 
 struct Pod {

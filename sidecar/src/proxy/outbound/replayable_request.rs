@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, HeaderName, Method, Request, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -21,6 +21,9 @@ use crate::proxy::audit::AuditedCall;
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::access_token::AccessToken;
 use crate::proxy::routes::{McpServer, UsableServer};
+
+/// Names the session of a request (MCP, Streamable HTTP transport).
+const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// A request without its credentials, and its body as long as it is kept.
 pub struct ReplayableRequest {
@@ -73,6 +76,11 @@ impl ReplayableRequest {
     /// The user's cookies and headers for the server.
     pub fn user(&self) -> &headers::UserPart {
         &self.user
+    }
+
+    /// Whether it goes to the endpoint itself, without a session that the server may have ended.
+    pub fn begins_session(&self, usable: &UsableServer) -> bool {
+        self.path == usable.endpoint && !self.headers.contains_key(SESSION_ID)
     }
 
     pub fn method(&self) -> &Method {

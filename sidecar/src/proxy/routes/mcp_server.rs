@@ -16,6 +16,7 @@ use rustls_pki_types::ServerName;
 use url::{Host, Url};
 
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
+use super::reachability::ReachabilityRecord;
 use crate::http::connect::{Peer, Tls};
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
@@ -78,6 +79,8 @@ pub struct UsableServer {
     pub credential: ServiceCredential,
     declined: Option<DeclinedRefresh>,
     pub(crate) target: Arc<Target>,
+    /// Of the URL, by way of `target`.
+    pub(crate) reachability: Arc<ReachabilityRecord>,
     /// The allowed names, the subject of the exchange and the user's for the audit log, which the inbound half
     /// seals.
     sealed: Allowlist,
@@ -279,7 +282,10 @@ fn build_usable(
             && previous.ca_bundle.as_deref() == ca_bundle
             && previous.client_certificate.as_ref() == client_certificate
     };
-    let target = match previous.filter(unchanged) {
+    let unchanged = previous.filter(unchanged);
+    let reachability = unchanged.filter(|previous| previous.url == url);
+    let reachability = reachability.map(|previous| previous.reachability.clone());
+    let target = match unchanged {
         Some(previous) => previous.target.clone(),
         None => {
             let config = || trust.config(ca_bundle, client_certificate);
@@ -298,6 +304,7 @@ fn build_usable(
         credential,
         declined: server.declined.clone(),
         target,
+        reachability: reachability.unwrap_or_default(),
         sealed,
         ca_bundle: ca_bundle.map(Into::into),
         client_certificate: client_certificate.cloned(),
