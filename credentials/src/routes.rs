@@ -34,8 +34,8 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
         },
         ca_bundle: None,
         cookies: match spec.cookie_passthrough.enabled {
-            true => spec.cookie_passthrough.cookie_names.clone(),
-            false => Vec::new(),
+            Some(true) => spec.cookie_passthrough.cookie_names.clone(),
+            Some(false) | None => Vec::new(),
         },
         headers: spec
             .header_passthrough
