@@ -57,12 +57,16 @@ pub const RESTART_NEEDED: &str = "RestartNeeded";
 /// A sidecar reports a problem of its own.
 pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 
+/// A sidecar works, and reports something that should be looked at.
+pub const SIDECAR_NOTICE: &str = "SidecarNotice";
+
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 6] = [
+pub const WARNINGS: [&str; 7] = [
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,
     ISSUER_CHANGED,
     TOKEN_MISMATCH,
     INSUFFICIENT_SCOPE,
+    SIDECAR_NOTICE,
 ];

@@ -16,6 +16,7 @@ use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
+use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::probes::Started;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
@@ -216,6 +217,7 @@ impl Ground {
             Fingerprinter::new(),
             data_path_metrics.clone(),
         );
+        let static_headers = StaticHeaders::resume(self.folder.path());
         let proxies = Proxies::new(Wiring {
             litellm: Some(self.litellm.address),
             trusted_proxies: trusted_proxies(),
@@ -224,6 +226,7 @@ impl Ground {
             exchange: Arc::new(feed.clone()),
             metrics: data_path_metrics,
             audit_log: audit_log.clone(),
+            static_headers: static_headers.clone(),
         });
         let settings = ControlSettings {
             original: command.config.clone(),
@@ -231,6 +234,7 @@ impl Ground {
             outbound,
             inbound: true,
             auth_blocks: true,
+            static_headers,
         };
         let controller = Controller::new(
             settings,

@@ -32,6 +32,7 @@ pub struct Sidecar {
     pub applied: Option<String>,
     pub restart_needed_for: Vec<String>,
     pub problems: Vec<Problem>,
+    pub notices: Vec<Problem>,
     /// What it has learned of the servers.
     pub reachability: Vec<ServerReachability>,
     /// Nothing is known of it yet, since this replica has only just begun to lead: it may be about to come
@@ -177,7 +178,8 @@ impl SidecarEntry {
             let end = known.detail.floor_char_boundary(MAX_TEXT_BYTES);
             known.detail.truncate(end);
         }
-        for problem in &mut report.problems {
+        report.notices.truncate(MAX_PROBLEMS);
+        for problem in report.problems.iter_mut().chain(&mut report.notices) {
             for text in [&mut problem.reason, &mut problem.message] {
                 text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
             }
@@ -187,6 +189,7 @@ impl SidecarEntry {
             sidecar.applied = report.applied;
             sidecar.restart_needed_for = report.restart_needed_for;
             sidecar.problems = report.problems;
+            sidecar.notices = report.notices;
             sidecar.reachability = report.reachability;
         });
     }

@@ -233,6 +233,13 @@ pub struct Report {
         deserialize_with = "lenient::readable_entries"
     )]
     pub problems: Vec<Problem>,
+    /// What keeps the sidecar from nothing, and whoever owns LiteLLM should know all the same.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::readable_entries"
+    )]
+    pub notices: Vec<Problem>,
     /// Tokens in use that an MCP server rejects: at most one for each server, gone once the sidecar has
     /// another token.
     #[serde(
@@ -496,6 +503,7 @@ mod tests {
             applied: Some("7".into()),
             restart_needed_for: vec!["new".into()],
             problems: vec![Problem::new("PortTaken", "by another").for_server("tools")],
+            notices: vec![Problem::new("ServerUnderOtherName", "crm")],
             refused: vec![RejectedToken {
                 server: "tools".into(),
                 token: "a7".into(),
@@ -517,6 +525,7 @@ mod tests {
                 "applied": "7",
                 "restartNeededFor": ["new"],
                 "problems": [{"reason": "PortTaken", "message": "by another", "server": "tools"}],
+                "notices": [{"reason": "ServerUnderOtherName", "message": "crm"}],
                 "refused": [{"server": "tools", "token": "a7", "why": "unauthorized"}],
                 "reachability": [{
                     "server": "tools", "state": "CertificateNotTrusted", "since": 7, "detail": "UnknownIssuer",

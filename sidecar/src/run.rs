@@ -21,6 +21,7 @@ use crate::control::controller::{Controller, DataPath};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::TokenExchanger;
 use crate::control::litellm::{Litellm, ProbeResult};
+use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
 use crate::proxy::audit::AuditLog;
@@ -68,6 +69,8 @@ pub struct Wiring {
     pub exchange: Arc<dyn TokenExchanger>,
     pub metrics: data_path::Metrics,
     pub audit_log: AuditLog,
+    /// What the keys of gateways in LiteLLM's configuration are called on their way through LiteLLM.
+    pub static_headers: StaticHeaders,
 }
 
 /// Both halves of the data path, and the routes that they share. The only place where control and data path
@@ -89,6 +92,7 @@ impl Proxies {
             exchange,
             metrics,
             audit_log,
+            static_headers,
         } = wiring;
         let routes = Routes::new(WORKERS, metrics.clone(), reports);
         let sealer = Arc::new(Sealer::new());
@@ -101,7 +105,8 @@ impl Proxies {
             limits,
             audit_log,
             metrics.clone(),
-        );
+        )
+        .with_static_headers(static_headers);
         let inbound = litellm.map(|litellm| {
             let routes = routes.clone();
             Inbound::new(
@@ -137,6 +142,10 @@ impl DataPath for Routes {
     fn reachability(&self) -> Vec<ServerReachability> {
         Self::reachability(self)
     }
+
+    fn notices(&self) -> Vec<Problem> {
+        Self::notices(self)
+    }
 }
 
 /// The controller with what it listens to.
@@ -146,7 +155,7 @@ pub struct Control<P> {
     litellm: Option<Litellm>,
     litellm_listens: watch::Sender<bool>,
     started: Started,
-    authenticated: Notify,
+    tokens_settled: Notify,
     /// Longest time that LiteLLM's start waits for routes and first tokens.
     start_timeout: Duration,
 }
@@ -165,7 +174,7 @@ impl<P: DataPath> Control<P> {
             litellm,
             litellm_listens: watch::Sender::new(false),
             started,
-            authenticated: Notify::new(),
+            tokens_settled: Notify::new(),
             start_timeout,
         }
     }
@@ -181,8 +190,8 @@ impl<P: DataPath> Control<P> {
         let syncing = source.run(&self.reports, |snapshot| {
             let mut controller = self.controller.borrow_mut();
             controller.take_over(snapshot);
-            if controller.is_authenticated() {
-                self.authenticated.notify_one();
+            if controller.are_tokens_settled() {
+                self.tokens_settled.notify_one();
             }
         });
         let watching_litellm = async {
@@ -193,11 +202,11 @@ impl<P: DataPath> Control<P> {
         tokio::join!(syncing, watching_litellm).0
     }
 
-    /// Waits for tokens, but not for longer than LiteLLM's start may be held up, and puts the overlay in
+    /// Waits for tokens that are under way, but not for longer than LiteLLM's start may be held up, and puts the overlay in
     /// place.
     async fn release_start(&self) {
-        let authenticated = timeout(self.start_timeout, self.authenticated.notified());
-        if authenticated.await.is_err() {
+        let settled = timeout(self.start_timeout, self.tokens_settled.notified());
+        if settled.await.is_err() {
             warn!(
                 seconds = self.start_timeout.as_secs(),
                 "not every server has a token yet; LiteLLM starts all the same and finds their tools later"

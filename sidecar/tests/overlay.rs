@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mcp_auth_protocol::sync::Route;
+use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::litellm_config::tag_resolution::resolve_tag;
 use mcp_auth_sidecar::control::litellm_config::{Input, Overlay, render};
 use proptest::strategy::{Strategy, ValueTree};
@@ -36,6 +37,9 @@ fn becomes_what_is_expected() {
         }
         for problem in &overlay.problems {
             text.push_str(&format!("# problem {}: {}\n", problem.reason, problem.message));
+        }
+        for notice in &overlay.notices {
+            text.push_str(&format!("# notice {}: {}\n", notice.reason, notice.message));
         }
         insta::with_settings!({
             snapshot_path => &case.folder,
@@ -137,6 +141,7 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
             routes: &[],
             outbound: OUTBOUND.parse().unwrap(),
             auth_blocks: false,
+            static_headers: &static_headers(),
         });
         overlay.write().unwrap();
         assert_eq!(overlay.problems, [], "{original}");
@@ -193,7 +198,15 @@ fn render_case(case: &Case, overlay: &Path) -> Overlay {
         routes: &routes(),
         outbound,
         auth_blocks: false,
+        static_headers: &static_headers(),
     })
+}
+
+/// With names that are the same each time.
+fn static_headers() -> StaticHeaders {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("static-headers"), "0".repeat(32)).unwrap();
+    StaticHeaders::resume(folder.path())
 }
 
 /// Runs `check.py`.

@@ -17,6 +17,7 @@ mod methods;
 mod proxies;
 mod reachability;
 mod reconcile;
+mod reviews;
 mod rotation;
 mod sync;
 mod told;

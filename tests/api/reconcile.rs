@@ -66,11 +66,14 @@ async fn a_resource_and_a_secret_become_a_token_in_the_sidecar() {
     );
     assert!(issued.0 < renewed.0 && renewed.0 < ends.0);
     assert_eq!(status.sidecars.unwrap().summary, "1/1");
-    let events = world.events("tools").await;
-    assert!(
-        events.iter().any(|(reason, _)| reason == reasons::ISSUED),
-        "{events:?}"
-    );
+    // Events follow the status that they tell of.
+    let issued = |events: &Vec<(String, String)>| events.iter().any(|(reason, _)| reason == reasons::ISSUED);
+    until(
+        "an event about the token",
+        async || world.events("tools").await,
+        issued,
+    )
+    .await;
 }
 
 #[tokio::test]

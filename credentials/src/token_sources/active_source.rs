@@ -177,6 +177,7 @@ impl ActiveSource {
                 StepUp::None | StepUp::Granted { .. } => None,
             },
             circuit_open: matches!(state.circuit, Circuit::Open { .. }),
+            superseded: None,
         };
         SourceSnapshot {
             token,

@@ -32,6 +32,10 @@ impl OrphanedToken {
         self.token.is_expired(now)
     }
 
+    pub fn token(&self) -> Arc<oauth::Token> {
+        self.token.clone()
+    }
+
     pub fn into_token(self) -> Arc<oauth::Token> {
         self.token
     }

@@ -73,8 +73,9 @@ fn reached(selection: &Selection<'_>) -> Option<ConditionDraft> {
         .count();
     (connected > 0).then_some(())?;
     let message = format!(
-        "the MCP server takes connections of {connected} of {total} sidecars; no call has been made since they \
-         opened"
+        "the MCP server takes connections of {connected} of {total} sidecars, and LiteLLM has not called it through \
+         them since. If LiteLLM calls it all the same, it does so past the sidecar, as with a server of the same name \
+         in its database: remove that one"
     );
     draft(Some(true), Reachability::Connected, message)
 }

@@ -20,6 +20,7 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     awaited,
     not_up_to_date,
     restart_needed,
+    notice,
     synced,
 ];
 
@@ -51,10 +52,9 @@ pub(super) fn check_pods(
 }
 
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let (pod, problem) = selection
-        .pods
-        .iter()
-        .find_map(|(pod, sidecar)| Some((pod, concerning(sidecar.as_ref()?, selection.server())?)))?;
+    let (pod, problem) = selection.pods.iter().find_map(|(pod, sidecar)| {
+        Some((pod, concerning(&sidecar.as_ref()?.problems, selection.server())?))
+    })?;
     let message = format!(
         "{} reports {}: {}",
         pod.name_any(),
@@ -91,6 +91,18 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::RESTART_NEEDED, message)
 }
 
+/// Sidecars work, and something of LiteLLM's configuration should be looked at.
+fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let of_pod = |(_, sidecar): &SelectedPod| {
+        let notices = &sidecar.as_ref()?.notices;
+        concerning(notices, selection.server()).cloned()
+    };
+    let first = selection.pods.iter().filter_map(of_pod).min()?;
+    let pods = selection.list(|pod| of_pod(pod).as_ref() == Some(&first))?;
+    let message = format!("{pods} report {}: {}", first.reason, first.message);
+    draft(true, reasons::SIDECAR_NOTICE, message)
+}
+
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let starting = selection.list(|pod| !is_up_to_date(pod));
     let message = match starting {
@@ -112,7 +124,7 @@ fn is_up_to_date((_, sidecar): &&SelectedPod) -> bool {
 }
 
 /// The first problem of the whole pod or of this server: one server's fault is not another's.
-fn concerning<'a>(sidecar: &'a Sidecar, server: &str) -> Option<&'a Problem> {
+fn concerning<'a>(problems: &'a [Problem], server: &str) -> Option<&'a Problem> {
     let concerns = |problem: &&Problem| problem.server.as_deref().is_none_or(|name| name == server);
-    sidecar.problems.iter().find(concerns)
+    problems.iter().find(concerns)
 }

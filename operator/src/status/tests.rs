@@ -491,3 +491,22 @@ fn a_warning_of_an_injected_pod_stands_in_the_status_and_is_no_fault() {
         "{message}"
     );
 }
+
+#[test]
+fn what_a_sidecar_wants_to_be_known_is_told_while_the_server_is_reached() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut sidecar = synced();
+    sidecar.notices = vec![
+        Problem::new("StaticHeaderDropped", "of another").for_server("other"),
+        Problem::new("ServerUnderOtherName", "mcp_servers.crm has its URL").for_server("tools"),
+    ];
+    let pod = pod("a", Some("mcpauth.dev/injected"));
+    scenario.pods = Some(vec![(pod, Some(sidecar))]);
+    assert_eq!(ready(&scenario), pair("True", reasons::SIDECAR_NOTICE));
+    let (_, message) = synced_condition(&scenario);
+    assert!(
+        message.contains("pod a report ServerUnderOtherName: mcp_servers.crm"),
+        "{message}"
+    );
+}

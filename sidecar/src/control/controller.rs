@@ -19,9 +19,13 @@ use tracing::{info, warn};
 
 use crate::control::litellm::ProbeResult;
 use crate::control::litellm_config::restart::{Loaded, Restart};
+use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::litellm_config::write::write;
 use crate::control::litellm_config::{Input, Overlay, render};
 use crate::control::reachability_reports::ReachabilityReports;
+
+/// [`Credential::Unavailable::reason`] of a token that is being requested.
+const PENDING: &str = "Pending";
 
 /// Takes over routes and credentials. Called with the complete list each time; answers what is wrong with it.
 pub trait DataPath {
@@ -29,6 +33,9 @@ pub trait DataPath {
 
     /// What is known of each server, sorted by name.
     fn reachability(&self) -> Vec<ServerReachability>;
+
+    /// What should be known of the servers although they are served.
+    fn notices(&self) -> Vec<Problem>;
 }
 
 /// Paths and addresses that the controller works with.
@@ -42,16 +49,19 @@ pub struct ControlSettings {
     pub inbound: bool,
     /// As in [`Input::auth_blocks`].
     pub auth_blocks: bool,
+    pub static_headers: StaticHeaders,
 }
 
 pub struct Controller<P> {
     settings: ControlSettings,
     data_path: P,
     routes: Vec<Route>,
-    /// Whether a snapshot has come and gives every route a credential.
-    authenticated: bool,
+    /// Whether a snapshot has come and gives every route a credential, or says why there is none.
+    tokens_settled: bool,
     overlay: Option<Overlay>,
     overlay_problems: Vec<Problem>,
+    overlay_notices: Vec<Problem>,
+    route_notices: Vec<Problem>,
     route_problems: Vec<Problem>,
     litellm_problem: Option<Problem>,
     restart: Restart,
@@ -111,7 +121,7 @@ impl<P: DataPath> Controller<P> {
             client_certificate: None,
             declined: None,
             credential: Credential::Unavailable {
-                reason: "Pending".into(),
+                reason: PENDING.into(),
                 message: "no credential has arrived from the operator yet".into(),
                 keep: false,
             },
@@ -122,10 +132,12 @@ impl<P: DataPath> Controller<P> {
         Self {
             settings,
             data_path,
-            authenticated: false,
+            tokens_settled: false,
             routes,
             overlay: None,
             overlay_problems: Vec::new(),
+            overlay_notices: Vec::new(),
+            route_notices: Vec::new(),
             route_problems,
             litellm_problem: None,
             restart: Restart::resume(loaded),
@@ -142,8 +154,7 @@ impl<P: DataPath> Controller<P> {
         problems.extend(snapshot.unreadable.iter().map(too_old_for));
         log_changes(&self.route_problems, &problems);
         self.route_problems = problems;
-        let is_bearer = |server: &Server| matches!(server.credential, Credential::Bearer { .. });
-        self.authenticated = snapshot.servers.iter().all(is_bearer);
+        self.tokens_settled = !snapshot.servers.iter().any(is_awaited);
         self.routes = snapshot.servers.into_iter().map(|server| server.route).collect();
         if self.overlay.is_some() {
             self.render();
@@ -151,9 +162,10 @@ impl<P: DataPath> Controller<P> {
         self.publish();
     }
 
-    /// Whether discovery would succeed if LiteLLM started now, as far as tokens go.
-    pub fn is_authenticated(&self) -> bool {
-        self.authenticated
+    /// Whether discovery would succeed if LiteLLM started now, as far as tokens go that are to be had: a resource that
+    /// is wrong holds up no start.
+    pub fn are_tokens_settled(&self) -> bool {
+        self.tokens_settled
     }
 
     /// Renders the overlay from the user's configuration as it is now and writes it. True if LiteLLM can read
@@ -165,8 +177,11 @@ impl<P: DataPath> Controller<P> {
             routes: &self.routes,
             outbound: self.settings.outbound,
             auth_blocks: self.settings.auth_blocks,
+            static_headers: &self.settings.static_headers,
         });
         let mut problems = overlay.problems.clone();
+        log_changes(&self.overlay_notices, &overlay.notices);
+        self.overlay_notices = overlay.notices.clone();
         let in_place =
             match self.write_overlay(overlay) {
                 Ok(()) => true,
@@ -225,7 +240,11 @@ impl<P: DataPath> Controller<P> {
 
     /// Takes over what calls and connection checks have shown of the servers.
     pub fn observe_servers(&mut self, now: Instant) {
-        if self.reachability.update(self.data_path.reachability(), now) {
+        let is_news = self.reachability.update(self.data_path.reachability(), now);
+        let notices = self.data_path.notices();
+        if is_news || notices != self.route_notices {
+            log_changes(&self.route_notices, &notices);
+            self.route_notices = notices;
             self.publish();
         }
     }
@@ -252,6 +271,8 @@ impl<P: DataPath> Controller<P> {
         let mut problems: Vec<_> = from_routes.chain(&self.litellm_problem).cloned().collect();
         problems.sort();
         problems.dedup();
+        let mut notices = [&self.overlay_notices[..], &self.route_notices].concat();
+        notices.sort();
         self.metrics
             .restart_needed
             .set(i64::try_from(restart_needed_for.len()).unwrap_or(i64::MAX));
@@ -262,12 +283,23 @@ impl<P: DataPath> Controller<P> {
             let reachability = self.reachability.reported();
             let is_changed = report.restart_needed_for != restart_needed_for
                 || report.problems != problems
+                || report.notices != notices
                 || report.reachability != reachability;
             report.restart_needed_for = restart_needed_for;
             report.problems = problems;
+            report.notices = notices;
             report.reachability = reachability;
             is_changed
         });
+    }
+}
+
+/// Whether the token is under way. What the operator gives another reason for has failed: it comes when somebody
+/// mends it, and LiteLLM finds the tools then.
+fn is_awaited(server: &Server) -> bool {
+    match &server.credential {
+        Credential::Bearer { .. } => false,
+        Credential::Unavailable { reason, .. } => reason == PENDING,
     }
 }
 

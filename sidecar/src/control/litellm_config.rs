@@ -18,6 +18,7 @@ pub mod node;
 pub mod parse;
 pub mod restart;
 pub mod server_id;
+pub mod static_headers;
 pub mod tag_resolution;
 pub mod write;
 
@@ -32,7 +33,8 @@ use mcp_auth_protocol::sync::{Problem, Route};
 use config::Config;
 use entry::Address;
 use error::{ConfigError, ConfigFileError};
-use node::{Budget, Mapping, Node};
+use node::{Budget, Mapping, Node, Pair};
+use static_headers::StaticHeaders;
 
 /// Key of an entry of `mcp_servers` that says how the server is authenticated to, where mcp-auth reads it
 /// there (`mcp-auth exec`).
@@ -50,6 +52,8 @@ pub struct Input<'a> {
     pub outbound: SocketAddr,
     /// Whether [`AUTH_BLOCK`] in the entry of a server is for mcp-auth, and so kept from LiteLLM.
     pub auth_blocks: bool,
+    /// What the keys of gateways in `static_headers` are called on their way through LiteLLM.
+    pub static_headers: &'a StaticHeaders,
 }
 
 /// The overlay, ready to be written.
@@ -60,6 +64,8 @@ pub struct Overlay {
     /// The managed servers in it.
     pub servers: BTreeMap<String, Address>,
     pub problems: Vec<Problem>,
+    /// What keeps nothing from working and should be known all the same.
+    pub notices: Vec<Problem>,
 }
 
 /// Renders the overlay. It never fails: where the user's configuration cannot be used, the overlay is empty,
@@ -72,14 +78,22 @@ pub struct Overlay {
 /// all is ours.
 pub fn render(input: &Input<'_>) -> Overlay {
     let mut budget = Budget::default();
-    let mut problems = Vec::new();
+    let (mut problems, mut notices) = (Vec::new(), Vec::new());
     let rendered = read(input, &mut budget).and_then(|config| {
         let in_original = |error| ConfigFileError {
             path: input.original.unwrap_or(input.overlay).to_owned(),
             error,
         };
         let mut servers = BTreeMap::new();
-        let merged = merge(&config, input, &mut servers, &mut problems, &mut budget).map_err(in_original)?;
+        let merged = merge(
+            &config,
+            input,
+            &mut servers,
+            &mut problems,
+            &mut notices,
+            &mut budget,
+        );
+        let merged = merged.map_err(in_original)?;
         let paths = chain(input.overlay, config.depth);
         let files = paths.iter().enumerate().map(|(level, path)| {
             let text =
@@ -93,6 +107,7 @@ pub fn render(input: &Input<'_>) -> Overlay {
             files,
             servers,
             problems,
+            notices,
         },
         Err(unusable) => Overlay {
             files: vec![(input.overlay.to_owned(), "{}\n".to_owned())],
@@ -102,6 +117,7 @@ pub fn render(input: &Input<'_>) -> Overlay {
                 message: format!("{unusable}. LiteLLM runs without mcp-auth until then"),
                 server: None,
             }],
+            notices: Vec::new(),
         },
     }
 }
@@ -130,6 +146,7 @@ fn merge(
     input: &Input<'_>,
     servers: &mut BTreeMap<String, Address>,
     problems: &mut Vec<Problem>,
+    notices: &mut Vec<Problem>,
     budget: &mut Budget,
 ) -> Result<Arc<Node>, ConfigError> {
     let mut pairs = match config.servers.as_ref().and_then(|servers| servers.as_mapping()) {
@@ -141,6 +158,7 @@ fn merge(
             *entry = without_auth_block(entry, budget)?;
         }
     }
+    notices.extend(under_other_names(&pairs, input.routes, budget)?);
     let aliases = mapped_aliases(config, budget)?;
     for route in input.routes {
         let position = pairs
@@ -148,11 +166,15 @@ fn merge(
             .position(|(key, _)| key.as_str() == Some(&route.server));
         let original = position.map(|position| &*pairs[position].1);
         let alias = aliases.get(&route.server).map(String::as_str);
-        let managed = entry::address(route, input.outbound)
-            .and_then(|address| Ok((entry::manage(original, route, &address, alias, budget)?, address)));
+        let managed = entry::address(route, input.outbound).and_then(|address| {
+            let names = input.static_headers;
+            let managed = entry::manage(original, route, &address, alias, names, budget)?;
+            Ok((managed, address))
+        });
         match managed {
             Ok((managed, address)) => {
                 problems.extend(managed.problem);
+                notices.extend(managed.notices);
                 servers.insert(route.server.clone(), address);
                 match position {
                     Some(position) => pairs[position].1 = managed.node,
@@ -170,6 +192,47 @@ fn merge(
         }
     }
     Ok(Node::mapping(pairs))
+}
+
+/// The user's entries that have the URL of a managed server under another name: by those LiteLLM calls it past the
+/// sidecar.
+fn under_other_names(
+    pairs: &[Pair],
+    routes: &[Route],
+    budget: &mut Budget,
+) -> Result<Vec<Problem>, ConfigError> {
+    let mut notices = Vec::new();
+    for (key, entry) in pairs {
+        let (Some(name), Some(mapping)) = (key.as_str(), entry.as_mapping()) else {
+            continue;
+        };
+        if routes.iter().any(|route| route.server == name) {
+            continue;
+        }
+        let url = mapping.get("url", budget)?;
+        let Some(url) = url.as_ref().and_then(|url| url.as_str()) else {
+            continue;
+        };
+        notices.extend(routes.iter().filter(|route| is_same_url(&route.url, url)).map(|route| {
+            let message = format!(
+                "mcp_servers.{name} of LiteLLM's configuration has the URL of McpServerAuth {} under another name, and \
+                 LiteLLM calls it there without a token: set spec.server.name to {name}, or remove that entry",
+                route.resource
+            );
+            Problem::new("ServerUnderOtherName", message).for_server(&route.server)
+        }));
+    }
+    Ok(notices)
+}
+
+/// A slash at the end makes no other server.
+fn is_same_url(one: &str, other: &str) -> bool {
+    let read = |text: &str| {
+        let url = url::Url::parse(text.trim()).ok()?;
+        let path = url.path().trim_end_matches('/').to_owned();
+        Some((url.origin(), path, url.query().map(str::to_owned)))
+    };
+    read(one).is_some_and(|url| read(other) == Some(url))
 }
 
 /// The entry as LiteLLM is to see it.
@@ -248,6 +311,7 @@ mcp_servers:
             routes: &[],
             outbound: "127.0.0.1:16481".parse().unwrap(),
             auth_blocks,
+            static_headers: &StaticHeaders::resume(folder.path()),
         });
         assert_eq!(overlay.problems, []);
         overlay.files[0].1.clone()

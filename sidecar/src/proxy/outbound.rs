@@ -35,6 +35,7 @@ use mcp_auth_protocol::sync::UserContext;
 use secrecy::SecretString;
 
 use crate::control::exchange_client::TokenExchanger;
+use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
 use crate::proxy::audit::{AuditLog, AuditedCall};
@@ -64,6 +65,8 @@ pub struct Outbound {
     sealer: Arc<Sealer>,
     audit_log: AuditLog,
     metrics: Metrics,
+    /// Absent where LiteLLM's configuration is not seen.
+    static_headers: Option<StaticHeaders>,
 }
 
 /// How the server answered, as far as the token is concerned.
@@ -102,6 +105,15 @@ impl Outbound {
             sealer,
             audit_log,
             metrics,
+            static_headers: None,
+        }
+    }
+
+    /// With what the overlay calls the keys of gateways in LiteLLM's configuration.
+    pub fn with_static_headers(self, static_headers: StaticHeaders) -> Self {
+        Self {
+            static_headers: Some(static_headers),
+            ..self
         }
     }
 
@@ -197,7 +209,7 @@ impl Outbound {
         &self,
         worker: usize,
         server: &Arc<McpServer>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         call: &mut Call,
     ) -> Result<Response<ResponseBody>, OutboundError> {
         let (usable, path) = match route_request(server, request.method(), request.uri()) {
@@ -223,7 +235,10 @@ impl Outbound {
         let lacks_user = subject.is_none()
             && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
         call.record(|audited| audited.set_context(context));
+        let of_configuration = self.static_headers.as_ref();
+        let of_configuration = of_configuration.map(|names| names.take(request.headers_mut()));
         let mut replayable = ReplayableRequest::new(server, usable, request, path, user, lacks_user).await?;
+        replayable.add_headers(of_configuration.unwrap_or_default());
         call.record(|audited| replayable.record_body(audited));
         let mut selected = match self.token_selector.select(server, usable, subject).await {
             Ok(selected) => selected,

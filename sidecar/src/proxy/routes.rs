@@ -6,6 +6,7 @@
 
 pub mod access_token;
 pub mod connection_checks;
+mod cookie_arrivals;
 mod mcp_server;
 mod reachability;
 mod rejection_reports;
@@ -24,9 +25,10 @@ use tokio::sync::watch;
 
 use crate::http::tls::TlsConfigs;
 use crate::proxy::metrics::Metrics;
-use crate::proxy::user_context::Allowlist;
+use crate::proxy::user_context::{Allowlist, Context};
 
 use access_token::AccessToken;
+use cookie_arrivals::CookieArrivals;
 pub use mcp_server::{
     AuditSettings, AuditUserSource, McpServer, RouteError, ServerState, ServiceCredential, UsableServer,
     outbound_path,
@@ -44,6 +46,7 @@ struct RoutesInner {
     metrics: Metrics,
     trust: TlsConfigs,
     rejections: RejectionReports,
+    cookie_arrivals: CookieArrivals,
     /// Notifies the requests that wait for a token whenever they should look again.
     changes: watch::Sender<()>,
     /// Serializes writers, so that each sees the table it replaces. Readers never lock it.
@@ -73,6 +76,7 @@ impl Routes {
             metrics,
             trust: TlsConfigs::default(),
             rejections: RejectionReports::new(reports),
+            cookie_arrivals: CookieArrivals::default(),
             changes: watch::Sender::new(()),
             writer: Mutex::default(),
         }))
@@ -100,6 +104,9 @@ impl Routes {
         problems.sort_unstable();
         let is_audited = servers.values().any(|server| server.audit.is_some());
         let allowed = Allowlist::union(servers.values().filter_map(|server| server.sealed()));
+        let usable = || servers.values().filter_map(|server| server.usable());
+        let cookies = usable().flat_map(|usable| usable.allowed.cookies());
+        self.0.cookie_arrivals.set(cookies, &self.0.metrics);
         let context_headers = servers.values().filter(|server| server.sealed().is_some());
         let context_headers = context_headers
             .filter_map(|server| context_header(&server.name))
@@ -126,6 +133,29 @@ impl Routes {
             .collect();
         all.sort_unstable_by(|a, b| a.server.cmp(&b.server));
         all
+    }
+
+    /// Counts the cookies of a user's request.
+    pub fn count_cookies(&self, context: Option<&Context>) {
+        self.0.cookie_arrivals.record(context);
+    }
+
+    /// The allow-listed cookies that never come.
+    pub fn notices(&self) -> Vec<sync::Problem> {
+        let table = self.table();
+        let usable = table
+            .servers
+            .values()
+            .filter_map(|server| Some((server, server.usable()?)));
+        let mut notices: Vec<_> = usable
+            .flat_map(|(server, usable)| {
+                let missing = |name| self.0.cookie_arrivals.missing_in(name).is_some();
+                let missing = usable.allowed.cookies().filter(move |name| missing(name));
+                missing.map(|name| missing_cookie(server, name))
+            })
+            .collect();
+        notices.sort_unstable();
+        notices
     }
 
     /// The current table. One atomic load.
@@ -201,6 +231,17 @@ impl RouteTable {
     pub fn context_headers(&self) -> &[HeaderName] {
         &self.context_headers
     }
+}
+
+/// Without a number, so that the same is not reported again with each request.
+fn missing_cookie(server: &McpServer, name: &[u8]) -> sync::Problem {
+    let name = String::from_utf8_lossy(name);
+    let message = format!(
+        "no request of a user has carried the cookie {name} of spec.cookiePassthrough of McpServerAuth {} so far: \
+         compare its name, upper and lower case too, and see that the front end passes it on to LiteLLM",
+        server.resource
+    );
+    sync::Problem::new("CookieNeverArrived", message).for_server(&*server.name)
 }
 
 /// Never `None`: a server's name is made of letters, digits and `_`.

@@ -10,8 +10,9 @@ use mcp_auth_protocol::sync::{Problem, Route, Transport};
 use url::Url;
 
 use super::error::ConfigError;
-use super::node::{Budget, Node, Pair};
+use super::node::{Budget, Mapping, Node, Pair};
 use super::server_id::ServerIdInputs;
+use super::static_headers::{StaticHeaders, is_dropped};
 
 /// Where LiteLLM finds a managed server. A change of it takes effect only when LiteLLM starts again.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -25,6 +26,7 @@ pub struct Address {
 pub struct Managed {
     pub node: Arc<Node>,
     pub problem: Option<Problem>,
+    pub notices: Vec<Problem>,
 }
 
 /// An entry that cannot be led through the sidecar and stays as the user wrote it.
@@ -132,6 +134,7 @@ pub fn manage(
     route: &Route,
     address: &Address,
     mapped_alias: Option<&str>,
+    static_headers: &StaticHeaders,
     budget: &mut Budget,
 ) -> Result<Managed, EntryError> {
     let name = &route.server;
@@ -150,7 +153,11 @@ pub fn manage(
             Some(inputs.server_id()),
             Vec::new(),
         );
-        return Ok(Managed { node, problem: None });
+        return Ok(Managed {
+            node,
+            problem: None,
+            notices: Vec::new(),
+        });
     };
     let mapping = original
         .as_mapping()
@@ -184,6 +191,10 @@ pub fn manage(
             Err(problem) => (None, Some(problem)),
         },
     };
+    let mut notices = Vec::new();
+    if let Some(headers) = get("static_headers").and_then(Node::as_mapping) {
+        notices.extend(dropped_headers(name, headers, budget)?);
+    }
     let pinned_by_us = server_id.is_some();
     let kept = settings
         .iter()
@@ -194,7 +205,7 @@ pub fn manage(
         })
         .map(|(key, value)| {
             let value = match key.as_str() {
-                Some("static_headers") => without_authorization(value, budget)?,
+                Some("static_headers") => static_headers_for_overlay(value, static_headers, budget)?,
                 _ => value.clone(),
             };
             Ok((key.clone(), value))
@@ -203,6 +214,7 @@ pub fn manage(
     Ok(Managed {
         node: entry(address, extra_headers, server_id, kept),
         problem,
+        notices,
     })
 }
 
@@ -273,7 +285,12 @@ fn extra_headers(names: &[Arc<Node>]) -> Vec<Arc<Node>> {
     kept
 }
 
-fn without_authorization(headers: &Arc<Node>, budget: &mut Budget) -> Result<Arc<Node>, ConfigError> {
+/// Without `Authorization`, which is the sidecar's, and with the keys of gateways under other names.
+fn static_headers_for_overlay(
+    headers: &Arc<Node>,
+    names: &StaticHeaders,
+    budget: &mut Budget,
+) -> Result<Arc<Node>, ConfigError> {
     let Some(mapping) = headers.as_mapping() else {
         return Ok(headers.clone());
     };
@@ -282,7 +299,34 @@ fn without_authorization(headers: &Arc<Node>, budget: &mut Budget) -> Result<Arc
         !key.as_str()
             .is_some_and(|name| name.trim().eq_ignore_ascii_case("authorization"))
     });
+    for (key, _) in &mut pairs {
+        if let Some(name) = key.as_str().and_then(|name| names.overlay_name(name)) {
+            *key = Node::text(name);
+        }
+    }
     Ok(Node::mapping(pairs))
+}
+
+/// Headers of the configuration that do not arrive.
+fn dropped_headers(
+    server: &str,
+    headers: &Mapping,
+    budget: &mut Budget,
+) -> Result<Option<Problem>, ConfigError> {
+    let pairs = headers.flatten(budget)?;
+    let names = pairs.iter().filter_map(|(key, _)| key.as_str());
+    let dropped: Vec<&str> = names.filter(|name| is_dropped(name)).collect();
+    Ok((!dropped.is_empty()).then(|| {
+        let message = format!(
+            "mcp_servers.{server}.static_headers: {} of LiteLLM's configuration {} not reach the MCP server, because \
+             only the sidecar says who calls; take {} out, and name cookies and headers of users in \
+             spec.cookiePassthrough and spec.headerPassthrough",
+            dropped.join(", "),
+            if dropped.len() == 1 { "does" } else { "do" },
+            if dropped.len() == 1 { "it" } else { "them" },
+        );
+        Problem::new("StaticHeaderDropped", message).for_server(server)
+    }))
 }
 
 fn transport(transport: Transport) -> &'static str {

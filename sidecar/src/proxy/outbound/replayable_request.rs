@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderName, Method, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -67,6 +67,11 @@ impl ReplayableRequest {
             user,
             body,
         })
+    }
+
+    /// Adds headers that LiteLLM's configuration states.
+    pub fn add_headers(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {
+        self.headers.extend(headers);
     }
 
     pub fn path(&self) -> &PathAndQuery {
