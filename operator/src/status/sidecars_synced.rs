@@ -24,6 +24,9 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     synced,
 ];
 
+/// A notice that may be as it should be: not every user has every cookie.
+const COOKIE_NEVER_ARRIVED: &str = "CookieNeverArrived";
+
 pub(super) fn check_pods(
     inputs: &StatusInputs<'_>,
     now: Timestamp,
@@ -93,14 +96,20 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
 
 /// Sidecars work, and something of LiteLLM's configuration should be looked at.
 fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let message = first_notice(selection, |notice| notice.reason != COOKIE_NEVER_ARRIVED)?;
+    draft(true, reasons::SIDECAR_NOTICE, message)
+}
+
+/// The first notice of this kind, and the pods that report it.
+fn first_notice(selection: &Selection<'_>, is_wanted: impl Fn(&Problem) -> bool) -> Option<String> {
     let of_pod = |(_, sidecar): &SelectedPod| {
-        let notices = &sidecar.as_ref()?.notices;
-        concerning(notices, selection.server()).cloned()
+        let notices = sidecar.as_ref()?.notices.iter();
+        let mut notices = notices.filter(|notice| is_wanted(notice) && concerns(notice, selection.server()));
+        notices.next().cloned()
     };
     let first = selection.pods.iter().filter_map(of_pod).min()?;
     let pods = selection.list(|pod| of_pod(pod).as_ref() == Some(&first))?;
-    let message = format!("{pods} report {}: {}", first.reason, first.message);
-    draft(true, reasons::SIDECAR_NOTICE, message)
+    Some(format!("{pods} report {}: {}", first.reason, first.message))
 }
 
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
@@ -112,10 +121,9 @@ fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
         }
         Some(pods) => format!("all sidecars are up to date; {pods} starting"),
     };
-    let message = match warnings(selection) {
-        None => message,
-        Some(warnings) => format!("{message}; {warnings}"),
-    };
+    let cookies = first_notice(selection, |notice| notice.reason == COOKIE_NEVER_ARRIVED);
+    let message = [Some(message), warnings(selection), cookies];
+    let message = message.into_iter().flatten().collect::<Vec<_>>().join("; ");
     draft(true, reasons::SYNCED, message)
 }
 
@@ -125,6 +133,9 @@ fn is_up_to_date((_, sidecar): &&SelectedPod) -> bool {
 
 /// The first problem of the whole pod or of this server: one server's fault is not another's.
 fn concerning<'a>(problems: &'a [Problem], server: &str) -> Option<&'a Problem> {
-    let concerns = |problem: &&Problem| problem.server.as_deref().is_none_or(|name| name == server);
-    problems.iter().find(concerns)
+    problems.iter().find(|problem| concerns(problem, server))
+}
+
+fn concerns(problem: &Problem, server: &str) -> bool {
+    problem.server.as_deref().is_none_or(|name| name == server)
 }

@@ -510,3 +510,19 @@ fn what_a_sidecar_wants_to_be_known_is_told_while_the_server_is_reached() {
         "{message}"
     );
 }
+
+#[test]
+fn a_cookie_that_never_arrives_is_told_and_leaves_the_resource_ready() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut sidecar = synced();
+    sidecar.notices = vec![Problem::new("CookieNeverArrived", "no request carried sid").for_server("tools")];
+    scenario.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    assert_eq!(ready(&scenario), pair("True", reasons::READY));
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::SYNCED);
+    assert!(
+        message.ends_with("pod a report CookieNeverArrived: no request carried sid"),
+        "{message}"
+    );
+}
