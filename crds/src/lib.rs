@@ -5,13 +5,16 @@
 mod audit;
 mod client_authentication;
 pub mod conditions;
+mod litellm;
 mod oauth2;
 pub mod reasons;
+mod reference;
 mod spec;
 mod status;
 
 pub use audit::*;
 pub use client_authentication::*;
+pub use litellm::*;
 pub use oauth2::*;
 pub use spec::*;
 pub use status::*;
@@ -30,9 +33,39 @@ pub fn crd_yaml() -> String {
     serde_saphyr::to_string(&crd).expect("plain values are YAML")
 }
 
+/// Where the page with all fields lies, seen from this crate.
+pub const REFERENCE: &str = "../docs/reference/mcpserverauth.md";
+
+/// All fields of the resource as a Markdown page.
+pub fn reference_page() -> String {
+    reference::page(&schema())
+}
+
+/// The OpenAPI schema of the resource.
+fn schema() -> serde_json::Value {
+    use kube::CustomResourceExt;
+    let mut crd = serde_json::to_value(McpServerAuth::crd()).expect("the definition is made of plain values");
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reference_is_generated_from_these_types() {
+        let written = std::fs::read_to_string(format!("{}/{REFERENCE}", env!("CARGO_MANIFEST_DIR")))
+            .unwrap_or_default();
+        assert!(
+            written == reference_page(),
+            "docs/reference is stale: run `make generate`"
+        );
+    }
+
+    #[test]
+    fn kubectl_explain_has_a_text_for_every_field() {
+        assert_eq!(reference::undescribed(&schema()), Vec::<String>::new());
+    }
 
     #[test]
     fn the_yaml_is_generated_from_these_types() {

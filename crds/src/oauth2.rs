@@ -125,9 +125,9 @@ pub struct OAuth2 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt_bearer: Option<JwtBearer>,
 
-    /// A token of their own for each user, by token exchange (RFC 8693). Tool calls then carry the user's
-    /// token and never the service's; calls that LiteLLM makes for no user, such as discovery, carry the
-    /// service's.
+    /// A token of their own for each user, by token exchange (RFC 8693). Requests then carry the user's
+    /// token and never the service's; discovery, which LiteLLM also does for no user, carries the service's where
+    /// there is no user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_exchange: Option<TokenExchange>,
 

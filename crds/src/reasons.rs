@@ -54,6 +54,8 @@ pub const PODS_NOT_INJECTED: &str = "PodsNotInjected";
 pub const SIDECARS_BEHIND: &str = "SidecarsBehind";
 /// LiteLLM does not know the server before its pods are restarted.
 pub const RESTART_NEEDED: &str = "RestartNeeded";
+/// LiteLLM's own configuration has the server too, and says something else of it than the resource.
+pub const LITELLM_CONFIGURATION_DIFFERS: &str = "LiteLLMConfigurationDiffers";
 /// A sidecar reports a problem of its own.
 pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 
@@ -61,7 +63,7 @@ pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 pub const SIDECAR_NOTICE: &str = "SidecarNotice";
 
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 7] = [
+pub const WARNINGS: [&str; 8] = [
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,
@@ -69,4 +71,5 @@ pub const WARNINGS: [&str; 7] = [
     TOKEN_MISMATCH,
     INSUFFICIENT_SCOPE,
     SIDECAR_NOTICE,
+    LITELLM_CONFIGURATION_DIFFERS,
 ];

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Audit, McpServerAuthStatus, OAuth2};
+use crate::{Audit, LiteLlm, McpServerAuthStatus, OAuth2};
 
 /// McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says who calls,
 /// and the cookies and headers that say for which user.
@@ -66,10 +66,17 @@ pub struct McpServerAuthSpec {
     #[serde(default)]
     pub header_passthrough: HeaderPassthrough,
 
-    /// Whether a tool call that carries none of the allow-listed cookies and headers is passed on
-    /// (`Optional`) or answered with an error (`Required`). Discovery never carries any.
+    /// Whether a request that carries none of the allow-listed cookies and headers is passed on (`Optional`) or
+    /// answered with an error (`Required`). Discovery never carries any, and always passes: opening a session, ping,
+    /// notifications and lists.
     #[serde(default)]
     pub user_context: UserContext,
+
+    /// What LiteLLM is told of this MCP server where its own configuration has no entry `server.name` in
+    /// `mcp_servers`. Where it has one, that one counts, and a difference is told in `SidecarsSynced`. A change
+    /// takes effect when LiteLLM starts again.
+    #[serde(default, rename = "liteLLM", skip_serializing_if = "Option::is_none")]
+    pub litellm: Option<LiteLlm>,
 
     /// What the sidecars write of each call to this MCP server into their audit log.
     #[serde(default)]
@@ -288,7 +295,7 @@ pub struct HeaderPassthrough {
     pub header_names: Vec<String>,
 }
 
-/// Whether a tool call needs user context.
+/// Whether all but discovery needs user context.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum UserContext {
     #[default]
@@ -313,6 +320,7 @@ pub struct KeyRef {
 /// A Secret in the resource's namespace.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub struct SecretName {
+    /// Name of the Secret.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")

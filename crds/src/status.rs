@@ -24,6 +24,7 @@ pub struct McpServerAuthStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization_server: Option<AuthorizationServerStatus>,
 
+    /// The selected pods and their sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecars: Option<SidecarsStatus>,
 }
@@ -33,7 +34,9 @@ pub struct McpServerAuthStatus {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationServerStatus {
+    /// Its issuer identifier, as its metadata state it.
     pub issuer: String,
+    /// Where tokens are requested.
     pub token_endpoint: String,
     /// URL of the MCP server that it was found for.
     pub resource: String,
@@ -42,10 +45,13 @@ pub struct AuthorizationServerStatus {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenStatus {
+    /// When the token in use was issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_at: Option<Time>,
+    /// When the token in use ends. Calls after that are answered with an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
+    /// When the operator requests the next token; a failed attempt is followed by further ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_refresh_at: Option<Time>,
     /// `Bearer` or `DPoP`; `Bearer (certificate-bound)` where the token says that it is bound to the client's
@@ -63,9 +69,11 @@ pub struct TokenStatus {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenError {
+    /// When the request failed.
     pub time: Time,
     /// Error code of the authorization server (RFC 6749 section 5.2), or the kind of failure.
     pub reason: String,
+    /// What the authorization server said, or what happened, and what to check.
     pub message: String,
 }
 
@@ -73,6 +81,7 @@ pub struct TokenError {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SidecarsStatus {
+    /// Pods whose sidecar uses the newest routes and tokens.
     pub synced: i32,
     /// Selected pods, whether they have a sidecar or not.
     pub total: i32,

@@ -1,7 +1,7 @@
 //! Routes: what a sidecar needs to know of an `McpServerAuth` resource to forward calls to its server, apart
 //! from the token.
 
-use mcp_auth_crds::{Audit, AuditLevel, McpServerAuth, TokenExchange, Transport, UserContext};
+use mcp_auth_crds::{Audit, AuditLevel, LiteLlm, McpServerAuth, TokenExchange, Transport, UserContext};
 use mcp_auth_protocol::sync;
 
 use crate::credential_identity::CredentialIdentity;
@@ -53,6 +53,45 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
             false => String::new(),
         },
         audit: audit(&spec.audit),
+        litellm: spec.litellm.as_ref().map(litellm),
+    }
+}
+
+/// What the server is registered in LiteLLM with.
+fn litellm(settings: &LiteLlm) -> sync::LiteLlmSettings {
+    let LiteLlm {
+        description,
+        alias,
+        instructions,
+        allowed_tools,
+        disallowed_tools,
+        allowed_parameters,
+        access_groups,
+        allow_all_keys,
+        available_on_public_internet,
+        allow_sampling,
+        allow_elicitation,
+        timeout_seconds,
+        max_concurrent_requests,
+        requests_per_minute,
+    } = settings.clone();
+    // The schema allows nothing below 1.
+    let number = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok());
+    sync::LiteLlmSettings {
+        description,
+        alias,
+        instructions,
+        allowed_tools,
+        disallowed_tools,
+        allowed_parameters,
+        access_groups,
+        allow_all_keys,
+        available_on_public_internet,
+        allow_sampling,
+        allow_elicitation,
+        timeout_seconds: number(timeout_seconds),
+        max_concurrent_requests: number(max_concurrent_requests),
+        requests_per_minute: number(requests_per_minute),
     }
 }
 

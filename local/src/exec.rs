@@ -17,12 +17,13 @@ use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
 use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::control::probes::Started;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics as data_path;
 use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
-use mcp_auth_sidecar::server::{Sockets, Workers};
+use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
 use prometheus_client::registry::Registry;
 use rustix::process::getpid;
 use tempfile::TempDir;
@@ -145,10 +146,12 @@ impl Ground {
         let started = Started::default();
         let (control, proxies, audit_log) =
             self.wire(&command, &feed, &drain, &started, outbound, start_timeout);
-        let workers = proxies.start(self.sockets).map_err(|error| ExitError::System {
-            what: "the proxies cannot be started",
-            kind: error.kind(),
-        })?;
+        let workers = proxies
+            .start(self.sockets, Bounds::default())
+            .map_err(|error| ExitError::System {
+                what: "the proxies cannot be started",
+                kind: error.kind(),
+            })?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             servers = servers.protected.len(),
@@ -218,10 +221,12 @@ impl Ground {
             data_path_metrics.clone(),
         );
         let static_headers = StaticHeaders::resume(self.folder.path());
+        let outbound_secret = OutboundSecret::generate();
         let proxies = Proxies::new(Wiring {
-            litellm: Some(self.litellm.address),
+            litellm: Some(self.litellm.address.into()),
             trusted_proxies: trusted_proxies(),
             drain: drain.clone(),
+            outbound_secret: outbound_secret.clone(),
             reports: reports.clone(),
             exchange: Arc::new(feed.clone()),
             metrics: data_path_metrics,
@@ -232,6 +237,7 @@ impl Ground {
             original: command.config.clone(),
             overlay: self.overlay.clone(),
             outbound,
+            outbound_secret,
             inbound: true,
             auth_blocks: true,
             static_headers,
@@ -335,7 +341,8 @@ async fn attend(
                 };
             }
             number = signals.next() => {
-                drain.begin();
+                // Until LiteLLM has ended.
+                drain.start(Duration::MAX);
                 pass_on(supervisor, number).await;
             }
             version = &mut ready, if !is_ready => {

@@ -18,15 +18,18 @@ mod settings;
 mod supervise;
 mod token_feed;
 
-use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
+use mcp_auth_sidecar::log::{DroppedLines, LossyWriter};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
 
 use args::{Args, Command, LOG};
+
+/// Longest time that the end waits for the last lines of the log.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -39,8 +42,12 @@ fn main() -> ExitCode {
     };
     let code = match args.command {
         Command::Exec(args) => {
-            start_log();
-            exec::exec(args)
+            let log = start_log();
+            let code = exec::exec(args);
+            if let Some(log) = log {
+                log.flush(LOG_FLUSH_TIMEOUT);
+            }
+            code
         }
         Command::Supervise { cleanup, command } => supervise::supervise(&command, cleanup),
         Command::Launch { supervisor, command } => supervise::launch(supervisor, &command),
@@ -48,14 +55,9 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn start_log() {
+/// What writes the log, to be flushed at the end. Without it nothing is logged, which is no reason not to run.
+fn start_log() -> Option<LossyWriter> {
     let filter = std::env::var(LOG).ok().and_then(|text| text.parse().ok());
     let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
-    let log = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
-    if stderr().is_terminal() {
-        log.with(lines).init();
-    } else {
-        log.with(lines.json().flatten_event(true)).init();
-    }
+    mcp_auth_sidecar::log::start_log(filter, &DroppedLines::default()).ok()
 }

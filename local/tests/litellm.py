@@ -16,10 +16,12 @@ sleeper = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 called = None
 wrapper = open(os.environ["CONFIG_FILE_PATH"]).read() if "CONFIG_FILE_PATH" in os.environ else "include: []"
 for included in json.loads(wrapper.removeprefix("include: ")):
-    found = re.search(r"http://127\.0\.0\.1:\d+/tools/mcp", open(included).read())
+    text = open(included).read()
+    found = re.search(r"http://127\.0\.0\.1:\d+/tools/mcp", text)
     if found:
+        secret = re.search(r'"mcpauth-outbound-secret": "([\w-]+)"', text)[1]
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
-        request = urllib.request.Request(found[0], body, {"Content-Type": "application/json", "Accept": "application/json"})
+        request = urllib.request.Request(found[0], body, {"Content-Type": "application/json", "Mcpauth-Outbound-Secret": secret})
         called = urllib.request.urlopen(request).read().decode()
 port = int(sys.argv[sys.argv.index("--port", -2) + 1]) if "--port" in sys.argv[-2:] else int(os.environ.get("PORT", "0"))
 

@@ -23,6 +23,7 @@ mod environment;
 mod error;
 mod exec_wrapper;
 mod image;
+mod keepalive;
 mod later_webhooks;
 mod litellm_options;
 mod mesh;

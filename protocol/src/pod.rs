@@ -11,6 +11,10 @@ pub mod env {
     pub const HEALTH: &str = "MCPAUTH_HEALTH";
     /// Loopback `ADDRESS:PORT` that LiteLLM was moved to.
     pub const LITELLM: &str = "MCPAUTH_LITELLM";
+    /// How long LiteLLM's server keeps connections without a request, in whole seconds.
+    pub const LITELLM_KEEPALIVE_SECONDS: &str = "MCPAUTH_LITELLM_KEEPALIVE_SECONDS";
+    /// How long the sidecar keeps those of users, in whole seconds; absent where it is up to LiteLLM's setting.
+    pub const KEEPALIVE_SECONDS: &str = "MCPAUTH_KEEPALIVE_SECONDS";
     /// LiteLLM's own `FORWARDED_ALLOW_IPS`: the addresses and networks, separated by commas, whose `X-Forwarded-`
     /// headers it trusts.
     pub const FORWARDED_ALLOW_IPS: &str = "MCPAUTH_FORWARDED_ALLOW_IPS";
@@ -54,6 +58,9 @@ pub const HEALTH_PORT: u16 = 16482;
 pub const CONFIG_FOLDER: &str = "/var/run/mcpauth/config";
 /// File in [`CONFIG_FOLDER`] with the complete `mcp_servers` that LiteLLM is to read.
 pub const OVERLAY_FILE: &str = "overlay.yaml";
+/// File in [`CONFIG_FOLDER`] with the value of [`OUTBOUND_SECRET_HEADER`], which only the sidecar can read: it outlives a
+/// restart of the sidecar, as LiteLLM does.
+pub const OUTBOUND_SECRET_FILE: &str = "outbound-secret";
 /// Folder of the projected volume with the sidecar's identity; mounted into the sidecar only.
 pub const IDENTITY_FOLDER: &str = "/var/run/mcpauth/identity";
 /// File in [`IDENTITY_FOLDER`]: the ServiceAccount token.
@@ -68,8 +75,11 @@ pub mod health {
     pub const STARTUP: &str = "/startup";
     /// 200 while routes are loaded and LiteLLM listens on its loopback port.
     pub const READY: &str = "/ready";
-    /// Answers after the drain time; from then on connections are closed after their answer.
+    /// Answers after the drain time; from its beginning on connections are closed after their answer. Only to
+    /// whoever is in the pod and knows its uid, which is the preStop hook of the sidecar's own container.
     pub const DRAIN: &str = "/drain";
+    /// Header of a request to [`DRAIN`]: the uid of the pod.
+    pub const POD_UID_HEADER: &str = "mcpauth-pod-uid";
     /// Prometheus text format.
     pub const METRICS: &str = "/metrics";
 }
@@ -77,3 +87,7 @@ pub mod health {
 /// Request header that carries the sealed user context from the sidecar's inbound half through LiteLLM to its
 /// outbound half. No `x-` name: LiteLLM forwards those to LLM providers.
 pub const CONTEXT_HEADER: &str = "mcpauth-context";
+
+/// Request header by which LiteLLM shows the outbound half that it is LiteLLM that calls. The overlay has LiteLLM set it,
+/// and no MCP server gets it.
+pub const OUTBOUND_SECRET_HEADER: &str = "mcpauth-outbound-secret";

@@ -53,6 +53,11 @@ impl<K: Copy + Eq + Hash, V: Default, R> SingleFlightCache<K, V, R> {
         self.idle.len() + self.in_flight.len()
     }
 
+    /// Keys with a request under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

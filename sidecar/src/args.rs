@@ -1,6 +1,7 @@
 //! The command line. Each flag of `serve` is also an environment variable, by which the injection webhook
 //! sets it.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -55,6 +56,10 @@ pub struct Drain {
     #[arg(long = "drain-seconds", env = env::DRAIN_SECONDS, value_name = "SECONDS", default_value = "5",
           value_parser = seconds)]
     pub drain: Duration,
+
+    /// Uid of this pod, by which the sidecar knows that it is its own hook that asks.
+    #[arg(long, env = env::POD_UID, value_name = "UID")]
+    pub pod_uid: String,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -74,6 +79,16 @@ pub struct Serve {
     /// Loopback ADDRESS:PORT that LiteLLM was moved to; needed with --inbound.
     #[arg(long, env = env::LITELLM)]
     pub litellm: Option<SocketAddr>,
+
+    /// Time for which LiteLLM's server keeps connections without a request (`--keepalive_timeout`, KEEPALIVE_TIMEOUT).
+    /// Where it is not stated or no number, that of LiteLLM's server without the option, 5 seconds.
+    #[arg(long, env = env::LITELLM_KEEPALIVE_SECONDS, value_name = "SECONDS", value_parser = lenient_seconds)]
+    pub litellm_keepalive_seconds: Option<Keepalive>,
+
+    /// Time for which users' connections without a request are kept. Where it is not stated or no number, LiteLLM's if
+    /// that is stated, else 650 seconds: longer than load balancers keep theirs.
+    #[arg(long, env = env::KEEPALIVE_SECONDS, value_name = "SECONDS", value_parser = lenient_seconds)]
+    pub keepalive_seconds: Option<Keepalive>,
 
     /// Proxies in front of this pod whose `X-Forwarded-` headers LiteLLM's server is to trust: addresses and networks
     /// separated by commas, or `*`.
@@ -150,6 +165,16 @@ impl FromStr for Routes {
     }
 }
 
+/// A time that may come from a Secret or ConfigMap that nobody has seen before: one that is no number must not keep
+/// LiteLLM's pod from starting.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Keepalive(pub Option<Duration>);
+
+fn lenient_seconds(text: &str) -> Result<Keepalive, Infallible> {
+    let seconds = text.trim().parse().ok().filter(|seconds| *seconds > 0);
+    Ok(Keepalive(seconds.map(Duration::from_secs)))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .map(Duration::from_secs)
@@ -209,6 +234,16 @@ mod tests {
         assert_eq!(
             parse(&["--drain-seconds", "7"]).unwrap().drain,
             Duration::from_secs(7)
+        );
+    }
+
+    #[test]
+    fn a_time_that_only_the_pod_knows_may_be_no_number() {
+        let serve = parse(&["--keepalive-seconds", "soon", "--litellm-keepalive-seconds", "75"]).unwrap();
+        assert_eq!(serve.keepalive_seconds, Some(Keepalive(None)));
+        assert_eq!(
+            serve.litellm_keepalive_seconds,
+            Some(Keepalive(Some(Duration::from_secs(75))))
         );
     }
 

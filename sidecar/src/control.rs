@@ -7,6 +7,7 @@ pub mod exchange_client;
 pub mod health_client;
 pub mod litellm;
 pub mod litellm_config;
+pub mod outbound_secret;
 pub mod probes;
 pub mod proc_net;
 mod reachability_reports;

@@ -9,6 +9,8 @@ pub mod idle_timeout;
 pub mod json_key_filter;
 pub mod pool;
 pub mod request_body;
+pub mod resolver;
 pub mod tls;
 pub mod trailers;
 pub mod upstream;
+pub mod websocket_filter;

@@ -1,11 +1,85 @@
-//! What is logged, by a level or by directives. A level alone is ours: the libraries below would fill the log
-//! with each frame and handshake.
+//! The log. What is logged is said by a level or by directives; a level alone is ours: the libraries below would fill
+//! the log with each frame and handshake. A log that cannot be written holds up no request ([`lossy_writer`]), and no
+//! stranger fills it ([`rate_limit`]).
 
+mod lossy_writer;
+mod rate_limit;
+
+use std::io::{self, IsTerminal, stderr};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::prelude::*;
+
+pub use lossy_writer::LossyWriter;
+use rate_limit::RateLimit;
 
 /// What the targets of all crates of this project begin with.
 const OURS: &str = "mcp_auth";
+
+/// Lines that were not written: the queue was full, or many said the same.
+#[derive(Clone, Debug, Default)]
+pub struct DroppedLines(Family<DroppedLabels, Counter>);
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DroppedLabels {
+    cause: &'static str,
+}
+
+const FULL: DroppedLabels = DroppedLabels { cause: "full" };
+const REPEATED: DroppedLabels = DroppedLabels { cause: "repeated" };
+
+/// Logs to standard error from now on, in JSON unless that is a terminal. Returns what writes, to be flushed at the end.
+pub fn start_log(filter: Targets, dropped: &DroppedLines) -> io::Result<LossyWriter> {
+    let writer = LossyWriter::start(stderr(), dropped.clone())?;
+    let log = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer.clone());
+    let limit = RateLimit::new(dropped.clone());
+    if stderr().is_terminal() {
+        log.with(lines.with_filter(limit)).init();
+    } else {
+        log.with(lines.json().flatten_event(true).with_filter(limit))
+            .init();
+    }
+    Ok(writer)
+}
+
+impl DroppedLines {
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("mcpauth_sidecar");
+        for labels in [FULL, REPEATED] {
+            // Zero as long as nothing is lost, rather than absent.
+            self.0.get_or_create_owned(&labels);
+        }
+        registry.register(
+            "log_lines_dropped",
+            "Log lines that were not written",
+            self.0.clone(),
+        );
+    }
+
+    fn count_full(&self) {
+        self.0.get_or_create(&FULL).inc();
+    }
+
+    fn count_repeated(&self) {
+        self.0.get_or_create(&REPEATED).inc();
+    }
+
+    #[cfg(test)]
+    fn full(&self) -> u64 {
+        self.0.get_or_create(&FULL).get()
+    }
+
+    #[cfg(test)]
+    fn repeated(&self) -> u64 {
+        self.0.get_or_create(&REPEATED).get()
+    }
+}
 
 /// The filter by `directives` (`debug`, `info,h2=trace`), and what is wrong with them if they are not used.
 /// Nothing means `info`. Targets and levels are all that is documented, and need none of the regular expressions

@@ -6,6 +6,7 @@ pub mod error;
 pub mod inbound;
 pub mod metrics;
 pub mod outbound;
+pub mod request_id;
 pub mod respond;
 pub mod response_body;
 pub mod routes;

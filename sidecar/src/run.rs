@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +21,17 @@ use crate::control::drain::Drain;
 use crate::control::exchange_client::TokenExchanger;
 use crate::control::litellm::{Litellm, ProbeResult};
 use crate::control::litellm_config::static_headers::StaticHeaders;
+use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
 use crate::proxy::audit::AuditLog;
-use crate::proxy::inbound::Inbound;
 use crate::proxy::inbound::client_address::TrustedProxies;
+use crate::proxy::inbound::{Inbound, LitellmServer};
 use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
 use crate::proxy::routes::{Routes, connection_checks};
 use crate::proxy::user_context::seal::Sealer;
-use crate::server::{Sockets, Workers};
+use crate::server::{Bounds, Sockets, Workers};
 
 /// A sidecar is given a fraction of a processor, and one worker fills a whole one.
 pub const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
@@ -61,10 +61,12 @@ impl<D: Connector> SnapshotSource for SyncClient<D> {
 /// What the proxies are made with.
 pub struct Wiring {
     /// LiteLLM's own address; absent where only the outbound half is wanted.
-    pub litellm: Option<SocketAddr>,
+    pub litellm: Option<LitellmServer>,
     /// Whose `X-Forwarded-` headers LiteLLM trusts.
     pub trusted_proxies: TrustedProxies,
     pub drain: Drain,
+    /// Shown by whom the outbound half serves.
+    pub outbound_secret: OutboundSecret,
     pub reports: watch::Sender<Report>,
     pub exchange: Arc<dyn TokenExchanger>,
     pub metrics: data_path::Metrics,
@@ -88,6 +90,7 @@ impl Proxies {
             litellm,
             trusted_proxies,
             drain,
+            outbound_secret,
             reports,
             exchange,
             metrics,
@@ -101,6 +104,7 @@ impl Proxies {
         let outbound = Outbound::new(
             routes.clone(),
             sealer.clone(),
+            outbound_secret,
             exchange,
             limits,
             audit_log,
@@ -128,9 +132,9 @@ impl Proxies {
 
     /// Serves on these sockets, which were bound for [`WORKERS`], and checks connections to MCP servers on the
     /// runtime that this is called on.
-    pub fn start(&self, sockets: Sockets) -> io::Result<Workers> {
+    pub fn start(&self, sockets: Sockets, bounds: Bounds) -> io::Result<Workers> {
         tokio::spawn(connection_checks::run(self.routes.clone()));
-        Workers::start(sockets, self.inbound.clone(), self.outbound.clone())
+        Workers::start_within(bounds, sockets, self.inbound.clone(), self.outbound.clone())
     }
 }
 
@@ -145,6 +149,10 @@ impl DataPath for Routes {
 
     fn notices(&self) -> Vec<Problem> {
         Self::notices(self)
+    }
+
+    fn set_aliases(&self, aliases: Vec<String>) {
+        Self::set_aliases(self, aliases);
     }
 }
 

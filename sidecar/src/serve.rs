@@ -16,25 +16,29 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::args::Serve;
+use crate::args::{Keepalive, Serve};
 use crate::control::controller::{ControlSettings, Controller, Metrics, report};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::{self, OperatorTokenExchanger};
 use crate::control::litellm::Litellm;
 use crate::control::litellm_config::static_headers::StaticHeaders;
+use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
+use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Fingerprinter};
+use crate::proxy::inbound::LitellmServer;
 use crate::proxy::metrics as data_path;
 use crate::run::{Control, Proxies, WORKERS, Wiring};
-use crate::server::Sockets;
+use crate::server::resource_limits::{memory_limit, raise_open_files};
+use crate::server::{Bounds, Sockets};
 
 /// Longest time that the end waits for the audit lines of the last calls.
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn serve(args: Serve) -> anyhow::Result<()> {
+pub async fn serve(args: Serve, dropped_lines: DroppedLines) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     info!(
@@ -43,7 +47,17 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
         pod = args.pod_name,
         "starting"
     );
+    let (memory_limit, open_files) = (memory_limit(), raise_open_files());
+    let bounds = Bounds::within(memory_limit, open_files);
+    info!(
+        memory_limit,
+        open_files,
+        connections = bounds.connections,
+        memory = bounds.memory,
+        "bounds of each half"
+    );
     let mut registry = Registry::default();
+    dropped_lines.register(&mut registry);
     let metrics = data_path::Metrics::new(&mut registry);
     let pod = Pod {
         namespace: args.pod_namespace.clone(),
@@ -57,7 +71,7 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
         metrics.clone(),
     );
     tokio::select! {
-        never = run(args, pod, registry, metrics, audit_log.clone()) => match never {},
+        never = run(args, bounds, pod, registry, metrics, audit_log.clone()) => match never {},
         () = received(&mut terminate) => info!("SIGTERM: leaving"),
         () = received(&mut interrupt) => info!("SIGINT: leaving"),
     }
@@ -69,6 +83,7 @@ pub async fn serve(args: Serve) -> anyhow::Result<()> {
 
 async fn run(
     args: Serve,
+    mut bounds: Bounds,
     pod: Pod,
     mut registry: Registry,
     data_path_metrics: data_path::Metrics,
@@ -79,6 +94,8 @@ async fn run(
         outbound,
         health,
         litellm,
+        litellm_keepalive_seconds,
+        keepalive_seconds,
         forwarded_allow_ips,
         routes,
         original_config,
@@ -88,11 +105,16 @@ async fn run(
         token_file,
         pod_namespace: _,
         pod_name: _,
-        pod_uid: _,
+        pod_uid,
         start_timeout,
         audit_log: _,
         drain: drain_time,
     } = args;
+    let stated = |keepalive: Option<Keepalive>| keepalive.and_then(|keepalive| keepalive.0);
+    let litellm_keep_alive = stated(litellm_keepalive_seconds);
+    if let Some(keep_alive) = stated(keepalive_seconds).or(litellm_keep_alive) {
+        bounds.keep_alive = keep_alive;
+    }
     let metrics = Metrics::new(&mut registry);
     let drain = Drain::default();
     let started = Started::default();
@@ -113,10 +135,18 @@ async fn run(
         TcpConnector,
     );
     let static_headers = StaticHeaders::resume(overlay.parent().unwrap_or(Path::new(".")));
+    let outbound_secret = OutboundSecret::resume(&overlay);
     let proxies = Proxies::new(Wiring {
-        litellm: inbound.and(litellm.as_ref()).map(|litellm| litellm.address),
+        litellm: inbound.and(litellm.as_ref()).map(|litellm| {
+            let server = LitellmServer::from(litellm.address);
+            LitellmServer {
+                keep_alive: litellm_keep_alive.unwrap_or(server.keep_alive),
+                ..server
+            }
+        }),
         trusted_proxies: forwarded_allow_ips,
         drain: drain.clone(),
+        outbound_secret: outbound_secret.clone(),
         reports: reports.clone(),
         exchange: Arc::new(exchange),
         metrics: data_path_metrics,
@@ -130,6 +160,7 @@ async fn run(
         litellm: litellm.clone(),
         drain,
         drain_time,
+        pod_uid,
         registry,
     };
     tokio::spawn(probes::serve(health, Arc::new(answers)));
@@ -138,6 +169,7 @@ async fn run(
         original: original_config,
         overlay,
         outbound,
+        outbound_secret,
         inbound: inbound.is_some(),
         auth_blocks: false,
         static_headers,
@@ -146,6 +178,7 @@ async fn run(
     let control = Control::new(controller, reports, litellm, started, start_timeout);
     tokio::spawn(serve_proxies(
         proxies,
+        bounds,
         inbound,
         outbound,
         control.users_may_connect(),
@@ -163,13 +196,14 @@ async fn run(
 /// Both ports are bound as soon as they are free. Users can connect while LiteLLM listens.
 async fn serve_proxies(
     proxies: Proxies,
+    bounds: Bounds,
     inbound: Option<SocketAddr>,
     outbound: SocketAddr,
     users_may_connect: watch::Receiver<bool>,
 ) {
     let bind = || Sockets::bind(inbound, outbound, WORKERS);
     let sockets = retry("the data path", inbound.unwrap_or(outbound), bind).await;
-    match proxies.start(sockets.while_open(users_may_connect)) {
+    match proxies.start(sockets.while_open(users_may_connect), bounds) {
         // They serve until the process ends.
         Ok(_workers) => std::future::pending().await,
         Err(error) => error!(%error, "the data path's threads cannot be started"),

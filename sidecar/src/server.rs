@@ -6,6 +6,8 @@ mod bounds;
 mod connection;
 mod half;
 mod http2;
+mod load;
+pub mod resource_limits;
 
 use std::convert::Infallible;
 use std::io;
@@ -17,19 +19,23 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::http::connect::{keepalive, set_unacknowledged_timeout};
-use crate::proxy::inbound::Inbound;
+use crate::proxy::inbound::{CONNECTION_GUARD, Inbound};
 use crate::proxy::outbound::Outbound;
 pub use bounds::Bounds;
-use connection::connection;
+use connection::serve_connection;
 use half::Half;
+use load::{Load, SWEEP_INTERVAL};
 
 const BACKLOG: i32 = 4096;
-/// Between two sweeps of idle connections.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks whether a connection beyond the bounds can be served.
+const ROOM_INTERVAL: Duration = Duration::from_millis(50);
+/// What the kernel keeps of an answer that has not been sent yet: without a bound it would be megabytes for a client that
+/// takes nothing, which count as the container's memory.
+const MAX_UNSENT: u32 = 128 * 1024;
 /// After an error of accept, which mostly means that there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// After a port could not be listened on, which another process of the pod may hold.
@@ -126,7 +132,7 @@ impl Workers {
         Self::start_within(Bounds::default(), sockets, inbound, outbound)
     }
 
-    /// With bounds of one's own.
+    /// With bounds of one's own, which are for each half on each worker.
     pub fn start_within(
         bounds: Bounds,
         sockets: Sockets,
@@ -222,6 +228,8 @@ fn bound_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
     set_unacknowledged_timeout(&socket)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
@@ -254,18 +262,20 @@ async fn serve(
     let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
     let acceptor = |half| Acceptor {
         worker,
-        bounds,
         half,
         free: Arc::new(Semaphore::new(bounds.connections)),
+        load: Load::new(bounds),
         stopped: stopped.clone(),
         open: open.clone(),
     };
     let outbound = acceptor(Half::Outbound(halves.outbound.clone()));
+    let mut loads = vec![outbound.load.clone()];
     let mut loops = vec![tokio::spawn(
         async move { outbound.accept(sockets.outbound).await },
     )];
     if let Some((socket, inbound)) = sockets.inbound.zip(halves.inbound.clone()) {
         let inbound = acceptor(Half::Inbound(inbound));
+        loads.push(inbound.load.clone());
         loops.push(tokio::spawn(async move {
             match may_connect {
                 Some(may_connect) => inbound.accept_while(socket, may_connect).await,
@@ -274,7 +284,7 @@ async fn serve(
         }));
     }
     drop(open);
-    let sweeper = tokio::spawn(sweep(worker, halves));
+    let sweeper = tokio::spawn(sweep(worker, halves, loads));
     let grace = match stopped.wait_for(Option::is_some).await {
         Ok(grace) => grace.unwrap_or_default(),
         // Nobody is left who could stop us: the process ends.
@@ -289,7 +299,7 @@ async fn serve(
     sweeper.abort();
 }
 
-async fn sweep(worker: usize, halves: Halves) {
+async fn sweep(worker: usize, halves: Halves, loads: Vec<Arc<Load>>) {
     let mut ticks = interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -298,15 +308,16 @@ async fn sweep(worker: usize, halves: Halves) {
         if let Some(inbound) = &halves.inbound {
             inbound.sweep(worker);
         }
+        loads.iter().for_each(|load| load.sweep());
     }
 }
 
 /// Takes the connections of one half.
 struct Acceptor {
     worker: usize,
-    bounds: Bounds,
     half: Half,
     free: Arc<Semaphore>,
+    load: Arc<Load>,
     stopped: watch::Receiver<Option<Duration>>,
     /// Held by each connection.
     open: mpsc::Sender<Infallible>,
@@ -349,19 +360,46 @@ impl Acceptor {
             Err(error) => return tracing::error!(worker, %error, "socket cannot be served"),
         };
         loop {
-            let permit = self.free.clone().acquire_owned().await;
             match socket.accept().await {
                 Ok((stream, peer)) => {
-                    let (half, stopped) = (self.half.clone(), self.stopped.clone());
-                    let (bounds, open) = (self.bounds, self.open.clone());
-                    tokio::spawn(async move {
-                        connection(worker, bounds, stream, peer.ip(), half, stopped).await;
-                        drop((open, permit));
-                    });
+                    let (permit, connection) = self.make_room().await;
+                    let (half, stopped, open) = (self.half.clone(), self.stopped.clone(), self.open.clone());
+                    // A connection that becomes a WebSocket counts until that ends.
+                    let guard = Arc::new((open, permit));
+                    tokio::spawn(CONNECTION_GUARD.scope(
+                        guard,
+                        serve_connection(worker, connection, stream, peer.ip(), half, stopped),
+                    ));
                 }
                 Err(error) => {
                     tracing::warn!(worker, %error, "connection not accepted");
+                    self.load.shed_idle();
                     sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until one more connection is within the bounds. Those that only wait for a request make room; where all
+    /// have one, whoever connects next waits in the kernel.
+    async fn make_room(&self) -> (OwnedSemaphorePermit, load::Connection) {
+        let mut permit = self.free.clone().try_acquire_owned().ok();
+        loop {
+            if permit.is_none() {
+                self.load.shed_idle();
+                permit = timeout(ROOM_INTERVAL, self.free.clone().acquire_owned())
+                    .await
+                    .ok()
+                    .and_then(Result::ok);
+            }
+            if permit.is_some() {
+                match self.load.connection() {
+                    Some(connection) => {
+                        if let Some(permit) = permit.take() {
+                            return (permit, connection);
+                        }
+                    }
+                    None => sleep(ROOM_INTERVAL).await,
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! Golden files of the overlay: each folder in `tests/overlay` is a configuration, `expected.snap` beside it
-//! what becomes of it. A new folder needs no new code; `INSTA_UPDATE=always cargo test` writes what it
+//! what becomes of it. A `routes.json` beside it is taken in place of the usual one. A new folder needs no new code; `INSTA_UPDATE=always cargo test` writes what it
 //! became, to be read before it is committed. The same folders are then read with PyYAML, which has the last
 //! word.
 
@@ -15,11 +15,13 @@ use mcp_auth_protocol::sync::Route;
 use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::litellm_config::tag_resolution::resolve_tag;
 use mcp_auth_sidecar::control::litellm_config::{Input, Overlay, render};
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/overlay");
 const OUTBOUND: &str = "127.0.0.1:16481";
+const SECRET: &str = "dGhlIHNlY3JldCBvZiB0ZXN0cywgbm90IGZvciBwb2Q";
 
 struct Case {
     name: String,
@@ -67,7 +69,8 @@ fn means_the_same_to_pyyaml() {
             "overlay": path,
             "usable": !overlay.problems.iter().any(|problem| problem.reason.starts_with("Config")),
             "outbound": OUTBOUND,
-            "routes": routes(),
+            "secret": SECRET,
+            "routes": routes(&case.folder),
             "managed": overlay.servers.keys().collect::<Vec<_>>(),
         }));
     }
@@ -140,6 +143,7 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
             overlay: &path,
             routes: &[],
             outbound: OUTBOUND.parse().unwrap(),
+            outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
             auth_blocks: false,
             static_headers: &static_headers(),
         });
@@ -147,7 +151,7 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
         assert_eq!(overlay.problems, [], "{original}");
         described.push(serde_json::json!({
             "name": format!("text {number}"), "original": config, "overlay": path,
-            "usable": true, "outbound": OUTBOUND,
+            "usable": true, "outbound": OUTBOUND, "secret": SECRET,
             "routes": [], "managed": [],
         }));
     }
@@ -186,8 +190,10 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn routes() -> Vec<Route> {
-    serde_json::from_slice(&fs::read(Path::new(FOLDER).join("routes.json")).unwrap()).unwrap()
+fn routes(case: &Path) -> Vec<Route> {
+    let own = fs::read(case.join("routes.json"));
+    let routes = own.unwrap_or_else(|_| fs::read(Path::new(FOLDER).join("routes.json")).unwrap());
+    serde_json::from_slice(&routes).unwrap()
 }
 
 fn render_case(case: &Case, overlay: &Path) -> Overlay {
@@ -195,8 +201,9 @@ fn render_case(case: &Case, overlay: &Path) -> Overlay {
     render(&Input {
         original: case.original.as_deref(),
         overlay,
-        routes: &routes(),
+        routes: &routes(&case.folder),
         outbound,
+        outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
         auth_blocks: false,
         static_headers: &static_headers(),
     })

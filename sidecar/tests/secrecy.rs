@@ -19,7 +19,7 @@ use mcp_auth_protocol::sync::{Credential, Problem, SubjectTokenSource};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use secrecy::ExposeSecret;
 
-use scene::{Asked, Operator, Scripted, Sidecar, bytes, post, send, server, whole};
+use scene::{Asked, Operator, SECRET, Scripted, Sidecar, bytes, post, send, server, whole};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#;
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
@@ -134,13 +134,27 @@ async fn no_token_key_proof_or_subject_is_written_anywhere() {
         written.contains("token rejected") && written.contains("SubjectRefused"),
         "{written}"
     );
+    // All that is logged about one request can be found together.
+    let ids = |message: &str| {
+        let lines = written.lines().filter(|line| line.contains(message));
+        let ids = lines.filter_map(|line| line.split(" request=").nth(1)?.split(' ').next());
+        ids.collect::<Vec<_>>()
+    };
+    let refused = ids("request refused");
+    for message in ["token rejected", "no token for a user"] {
+        let ids = ids(message);
+        assert!(
+            !ids.is_empty() && ids.iter().all(|id| refused.contains(id)),
+            "{written}"
+        );
+    }
     let pem = key.to_pem();
     let line_of_key = pem.expose_secret().lines().nth(1).unwrap();
     let sent = proofs
         .iter()
         .chain(&contexts)
         .map(|value| value.to_str().unwrap());
-    let secrets = sent.chain(["s3cret", line_of_key]);
+    let secrets = sent.chain(["s3cret", line_of_key, SECRET]);
     for secret in secrets {
         assert!(!written.contains(secret), "{secret} in the log:\n{written}");
         for answer in &answers {

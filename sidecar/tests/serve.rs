@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -143,6 +144,14 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
         "{overlay}"
     );
 
+    let secret = sidecar.read("outbound-secret");
+    assert!(
+        secret.len() == 43 && overlay.contains(&format!(r#""mcpauth-outbound-secret": "{secret}""#)),
+        "{overlay}"
+    );
+    let mode = |name| fs::metadata(sidecar.folder.path().join(name)).unwrap().mode() & 0o777;
+    assert_eq!((mode("outbound-secret"), mode("overlay.yaml")), (0o600, 0o644));
+
     let listener = sidecar.litellm_listens();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -163,13 +172,14 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
             .args(&arguments)
             .env("MCPAUTH_HEALTH", sidecar.health.to_string())
             .env("MCPAUTH_DRAIN_SECONDS", "0")
+            .env("MCPAUTH_POD_UID", "u")
             .stderr(Stdio::null())
             .status()
             .unwrap();
         assert_eq!(status.success(), expected, "{arguments:?}");
     }
     sidecar.wait_for("/metrics", "mcpauth_sidecar_litellm_ready 1");
-    sidecar.wait_for("/drain", "200 OK");
+    sidecar.wait_for("/drain", "403 Forbidden");
 
     let id = sidecar.child.id().to_string();
     assert!(
@@ -184,6 +194,7 @@ fn litellm_starts_without_an_operator_and_sigterm_ends_it() {
     for line in log.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
+    assert!(!log.contains(&secret), "{log}");
     assert!(
         log.contains("SIGTERM: leaving") && log.contains("TokenUnreadable"),
         "{log}"

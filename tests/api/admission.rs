@@ -269,6 +269,21 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
         ),
         (json!({"headerPassthrough": {"headerNames": [""]}}), "headerNames"),
         (
+            json!({"liteLLM": {"description": "os.environ/LITELLM_MASTER_KEY"}}),
+            "one of its environment variables",
+        ),
+        (json!({"liteLLM": {"alias": "my-tools"}}), "alias"),
+        (json!({"liteLLM": {"allowedTools": []}}), "allowedTools"),
+        (
+            json!({"liteLLM": {"allowedTools": ["a"], "disallowedTools": ["b"]}}),
+            "cannot both be set",
+        ),
+        (
+            json!({"liteLLM": {"allowedParameters": {"": ["city"]}}}),
+            "name of a tool",
+        ),
+        (json!({"liteLLM": {"timeoutSeconds": 0}}), "timeoutSeconds"),
+        (
             json!({"cookiePassthrough": {"enabled": true, "cookieNames": [""]}}),
             "cookieNames",
         ),
@@ -389,6 +404,16 @@ async fn what_can_work_is_taken() {
             "traceparent",
         ]}}),
         json!({"podSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red"]}]}}),
+        json!({"liteLLM": {
+            "description": "Weather and alarms",
+            "alias": "weather",
+            "allowedTools": ["get_weather"],
+            "allowedParameters": {"get_weather": ["city"]},
+            "accessGroups": ["staff"],
+            "allowAllKeys": false,
+            "availableOnPublicInternet": false,
+            "timeoutSeconds": 30,
+        }}),
     ];
     for changes in cases {
         let answer = apply(&world, changes.clone()).await;

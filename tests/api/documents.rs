@@ -1,58 +1,150 @@
-//! The resources that the documents show, applied to a real API server.
+//! What documents and examples show, applied to a real API server.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{Scope, pinned_kind};
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_tests::documents::{examples, pages, read};
+use mcp_auth_tests::resource::{merge, oauth2, resource};
+use mcp_auth_tests::setting;
+use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::process::Command;
 
-/// The resources of a document, as they are written: a field that there is not must not be lost on the way.
-fn resources(document: &str) -> Vec<Value> {
-    let blocks = document.split("```yaml\n").skip(1);
-    let blocks = blocks.filter_map(|rest| rest.split("```").next()).map(dedent);
-    let objects = blocks.flat_map(|block| block.split("\n---\n").map(str::to_owned).collect::<Vec<_>>());
-    objects
-        .filter(|object| object.contains("kind: McpServerAuth"))
-        .map(|object| serde_saphyr::from_str(&object).unwrap_or_else(|error| panic!("{error}:\n{object}")))
-        .collect()
+/// As `kubectl apply --dry-run=server --validate=strict`: a field that there is not is an error.
+fn dry_run() -> PatchParams {
+    PatchParams::apply("documents").dry_run().validation_strict()
 }
 
-/// A block in a list is indented as a whole.
-fn dedent(block: &str) -> String {
-    let indentation = block.len() - block.trim_start_matches(' ').len();
-    let lines = block.lines();
-    let lines = lines.map(|line| line.get(indentation..).unwrap_or_default());
-    lines.collect::<Vec<_>>().join("\n")
+/// Names of the fields of `spec`, or of the object of it at this pointer.
+fn fields(pointer: &str) -> BTreeSet<String> {
+    let schema = McpServerAuth::crd().spec.versions[0].schema.clone();
+    let schema = serde_json::to_value(schema).unwrap();
+    let properties = &schema["openAPIV3Schema"]["properties"]["spec"];
+    let properties = properties.pointer(&format!("{pointer}/properties")).unwrap();
+    properties.as_object().unwrap().keys().cloned().collect()
 }
 
-fn documents() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let pages = std::fs::read_dir(root.join("docs/providers")).unwrap();
-    let mut paths: Vec<_> = pages.map(|page| page.unwrap().path()).collect();
-    paths.push(root.join("README.md"));
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
-    paths
-        .iter()
-        .map(|path| (path.display().to_string(), read(path)))
-        .collect()
+/// The whole resource that a page shows, or one around the part of a resource that it shows; none where it shows
+/// something else.
+fn shown(value: &Value) -> Option<Value> {
+    if value["kind"] == "McpServerAuth" {
+        return Some(value.clone());
+    }
+    let object = value.as_object()?;
+    let keys: BTreeSet<String> = object.keys().cloned().collect();
+    let mut around = resource("part", "part", oauth2("http://auth.example.com/token"));
+    if keys.is_subset(&fields("/properties/oauth2")) {
+        for (key, part) in object {
+            around["spec"]["oauth2"][key] = part.clone();
+        }
+    } else if keys.is_subset(&fields("")) {
+        merge(&mut around["spec"], value.clone());
+    } else if keys.iter().eq(["spec"]) {
+        merge(&mut around, value.clone());
+    } else {
+        return None;
+    }
+    if around["spec"].get("bearerToken").is_some() {
+        around["spec"].as_object_mut().unwrap().remove("oauth2");
+    }
+    Some(around)
 }
 
 #[tokio::test]
-async fn every_resource_that_the_providers_pages_and_the_readme_show_is_taken_by_the_api_server() {
+async fn every_resource_and_part_of_one_that_a_page_shows_is_taken_by_the_api_server() {
     let world = World::new("documents", false).await;
     let api: Api<McpServerAuth> = world.api();
-    let dry_run = PatchParams::apply("documents").dry_run().validation_strict();
     let mut applied = 0;
-    for (path, document) in documents() {
-        for mut resource in resources(&document) {
+    for page in pages() {
+        for mut resource in page.yaml().iter().filter_map(shown) {
             // The test's own namespace instead of the one that is shown.
             resource["metadata"].as_object_mut().unwrap().remove("namespace");
             let name = resource["metadata"]["name"].as_str().unwrap().to_owned();
-            let answer = api.patch(&name, &dry_run, &Patch::Apply(&resource)).await;
-            assert!(answer.is_ok(), "{path}: {answer:?}");
+            let answer = api.patch(&name, &dry_run(), &Patch::Apply(&resource)).await;
+            assert!(answer.is_ok(), "{}: {answer:?}\n{resource}", page.path);
             applied += 1;
         }
     }
-    assert!(applied >= 9, "{applied} resources were found");
+    assert!(applied >= 25, "{applied} resources were found");
+    // This would not go unnoticed.
+    let misspelt =
+        shown(&json!({"cookiePassthrough": {"enabled": true, "cookieName": ["session"]}})).unwrap();
+    let answer = api.patch("part", &dry_run(), &Patch::Apply(&misspelt)).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn every_example_is_taken_by_the_api_server() {
+    let world = World::new("examples", false).await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(world.client.clone());
+    // Of other projects, whose programs are not here: the fields that the examples use, and no others.
+    for definition in read("tests/api/other_kinds.yaml").yaml() {
+        let name = definition["metadata"]["name"].as_str().unwrap();
+        let parameters = PatchParams::apply("documents").force();
+        definitions
+            .patch(name, &parameters, &Patch::Apply(&definition))
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let mut applied = 0;
+    for example in examples() {
+        for object in example.yaml() {
+            let answer = apply(&world, &object).await;
+            assert!(answer.is_ok(), "{}: {answer:?}\n{object}", example.path);
+            applied += 1;
+        }
+    }
+    assert!(applied >= 25, "{applied} objects were found");
+    let misspelt = json!({
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ExternalSecret",
+        "metadata": {"name": "misspelt", "namespace": "llm"},
+        "spec": {"refreshIntervall": "5m"},
+    });
+    let answer = apply(&world, &misspelt).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+/// Applies an object of any kind for show, in the test's own namespace.
+async fn apply(world: &World, object: &Value) -> kube::Result<DynamicObject> {
+    let mut object: DynamicObject = serde_json::from_value(object.clone()).expect("an object");
+    let types = object.types.clone().expect("apiVersion and kind");
+    let kind = GroupVersionKind::try_from(&types).expect("apiVersion and kind");
+    // A kind that was just defined is served a moment later.
+    let (known, capabilities) = until(
+        &format!("{} is served", types.kind),
+        async || pinned_kind(&world.client, &kind).await.ok(),
+        Option::is_some,
+    )
+    .await
+    .expect("it is served");
+    let api: Api<DynamicObject> = if capabilities.scope == Scope::Namespaced {
+        object.metadata.namespace = Some(world.namespace.clone());
+        Api::namespaced_with(world.client.clone(), &world.namespace, &known)
+    } else {
+        Api::all_with(world.client.clone(), &known)
+    };
+    let name = object.metadata.name.clone().expect("a name");
+    api.patch(&name, &dry_run(), &Patch::Apply(&object)).await
+}
+
+#[tokio::test]
+async fn the_litellm_of_the_example_without_a_chart_gets_the_sidecar() {
+    let example = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/litellm-without-chart.yaml"
+    );
+    let output = Command::new(setting("MCPAUTH_TEST_OPERATOR_PROGRAM"))
+        .args(["inject", "--file", example, "--resources", example])
+        .output()
+        .await
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("# decision: injected\n"), "{printed}");
 }

@@ -6,6 +6,7 @@
 mod admission;
 mod certificates;
 mod cli;
+mod commands;
 mod discovery;
 mod documents;
 mod exchange;

@@ -59,6 +59,8 @@ def command(name, litellm="UP_PLAIN"):
             upstreams = (PORTS[up] for up in ("UP_PLAIN", "UP_TLS", "UP_H2", "UP_RIG", "UP_RIG_TLS"))
             return [binary(name), str(at), str(folder / "pingora.yaml"), *map(str, upstreams)], {}
     (folder / "token").write_text("the-pods-own-token")
+    # As if an earlier process of the sidecar had made it: the rig sends it as LiteLLM would.
+    (folder / "outbound-secret").write_text("dGhlIHNlY3JldCBvZiB0ZXN0cywgbm90IGZvciBwb2Q")
     # The authority of an earlier run: a sidecar that begins in a new pod has none.
     (folder / "operator-ca.pem").unlink(missing_ok=True)
     return [SIDECAR, "serve"], {

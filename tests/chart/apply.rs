@@ -132,6 +132,55 @@ fn a_release_of_another_name_takes_the_kept_definition_over() {
     }
 }
 
+/// Here, because Helm 3 prints notes only where an API server answers.
+#[test]
+fn the_notes_name_the_namespace_the_port_and_what_is_left_to_do() {
+    let values = json!({
+        "watchNamespaces": ["llm", "llm-test"],
+        "webhook": {"port": 9443, "failurePolicy": "Fail"},
+        "rbac": {"create": false},
+        "sidecar": {"imagePullSecrets": [{"name": "mirror"}]},
+        "crds": {"install": false},
+    });
+    for helm in helm_programs() {
+        let printed = notes(&helm, &Case::with_values(values.clone()));
+        for told in [
+            "kubectl label namespace llm mcpauth.dev/injection=enabled",
+            "port 9443",
+            "llm, llm-test",
+            "pull secret mirror",
+            "rbac.create is false",
+            "webhook.failurePolicy is Fail",
+            "crds.install is false",
+        ] {
+            assert!(printed.contains(told), "{told}: {printed}");
+        }
+        let printed = notes(&helm, &Case::with_values(Value::Null));
+        assert!(
+            printed.contains("namespace NAMESPACE mcpauth.dev/injection=enabled"),
+            "{printed}"
+        );
+        for told in ["rbac.create", "crds.install", "pull secret", "failurePolicy"] {
+            assert!(!printed.contains(told), "{told}: {printed}");
+        }
+    }
+}
+
+/// What is said after an installation.
+fn notes(helm: &Path, case: &Case) -> String {
+    let arguments = [
+        "install",
+        &case.release,
+        &chart(),
+        "--namespace",
+        &case.namespace,
+        "--dry-run=client",
+    ];
+    let text = ok(helm_with(helm, &arguments, &case.all_values()));
+    let (_, notes) = text.split_once("\nNOTES:\n").expect("Helm prints the notes");
+    notes.to_owned()
+}
+
 fn apply(objects: &[Value], options: &[&str]) -> Output {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     let arguments = ["apply", "--server-side", "--validate=strict", "--filename", "-"];

@@ -19,6 +19,10 @@ export KUBECONFIG=$cache/kubeconfig-$cluster
 
 kind_version=v0.33.0
 helm_version=v4.3.1
+helm3_version=v3.22.0
+kube_score_version=v1.20.0
+kubeconform_version=v0.8.0
+checkov_version=3.3.30
 
 # Programs that this machine lacked lie in the cache. What is on the PATH comes first, so that its versions rule.
 export PATH=$PATH:$cache/bin

@@ -113,7 +113,9 @@ async function call() {
   try {
     await client.connect(new StreamableHTTPClientTransport(new URL(`${process.env.MCPAUTH_CONFORMANCE_SIDECAR}/${server}/mcp`)));
     await client.listTools();
-    await client.callTool({ name: "test-tool", arguments: {} });
+    const { isError, content, _meta } = await client.callTool({ name: "test-tool", arguments: {} });
+    // The sidecar tells of a call that it refuses by a result, with the status that a listing gets.
+    if (isError) return `${_meta?.["mcpauth.dev/error"]?.status ?? ""} ToolError: ${content?.[0]?.text}`.trim();
     return "served";
   } catch (error) {
     return `${error.status ?? error.code ?? ""} ${error.name}: ${error.message}`.trim();

@@ -1,7 +1,8 @@
 // What runs beside the suite: the sidecar, and the reference server that the server scenarios test.
 
 import { spawn } from "node:child_process";
-import { closeSync, openSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer as createHttpServer, request as httpRequest } from "node:http";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -48,7 +49,32 @@ export async function startSidecar(api, folder) {
     MCPAUTH_START_TIMEOUT_SECONDS: "1",
     MCPAUTH_LOG: "debug,hyper=info,h2=info,rustls=info",
   });
-  return `http://127.0.0.1:${outbound}`;
+  return startLitellm(outbound, readFileSync(join(folder, "outbound-secret"), "utf8"));
+}
+
+/** What LiteLLM does to each request by its overlay: it shows the sidecar's secret. Everything else passes as it is. */
+function startLitellm(outbound, secret) {
+  const server = createHttpServer((request, response) => {
+    const { method, url, rawHeaders } = request;
+    const headers = [...rawHeaders, "mcpauth-outbound-secret", secret];
+    const onward = httpRequest({ host: "127.0.0.1", port: outbound, method, path: url, headers }, (answer) => {
+      response.writeHead(answer.statusCode, answer.rawHeaders);
+      response.flushHeaders();
+      answer.pipe(response);
+      answer.once("error", () => response.destroy());
+    });
+    onward.once("error", () => response.destroy());
+    response.once("close", () => onward.destroy());
+    request.pipe(onward);
+  });
+  // Event streams stay silent for as long as they like.
+  server.requestTimeout = 0;
+  // It ends with the run.
+  server.unref();
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(0, "127.0.0.1", () => resolve(`http://127.0.0.1:${server.address().port}`));
+  });
 }
 
 /** A reference server: `stateless` and `stateful` are the Go SDK's, `tasks` is our own, and each resolves to its URL. */

@@ -7,12 +7,13 @@ use crate::client::{client, url, whoami};
 use crate::command::{apply, get, kubectl};
 use crate::ground::{CRUMB, ground, pods, without_operator};
 
-/// Calls an MCP server the way LiteLLM does, from its container, and prints status and body.
+/// Calls an MCP server the way LiteLLM does, from its container, by its overlay, and prints status and body.
 const AS_LITELLM: &str = r#"
-import json, urllib.error, urllib.request
+import json, urllib.error, urllib.request, yaml
+tools = yaml.safe_load(open("/var/run/mcpauth/config/overlay.yaml"))["mcp_servers"]["tools"]
 message = {"jsonrpc": "2.0", "id": 7, "method": "tools/list", "params": {}}
-headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-request = urllib.request.Request("http://127.0.0.1:16481/tools/mcp", json.dumps(message).encode(), headers)
+headers = {"content-type": "application/json", "accept": "application/json, text/event-stream", **tools["static_headers"]}
+request = urllib.request.Request(tools["url"], json.dumps(message).encode(), headers)
 try:
     answer = urllib.request.urlopen(request, timeout=300)
 except urllib.error.HTTPError as error:

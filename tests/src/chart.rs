@@ -117,22 +117,6 @@ impl Case {
         Ok(objects.into_iter().filter(|object| !object.is_null()).collect())
     }
 
-    /// What is said after an installation.
-    pub fn notes(&self, helm: &Path) -> Result<String, String> {
-        let chart = chart();
-        let arguments = [
-            "install",
-            &self.release,
-            &chart,
-            "--namespace",
-            &self.namespace,
-            "--dry-run=client",
-        ];
-        let text = run(helm, &arguments, &self.all_values().to_string())?;
-        let (_, notes) = text.split_once("\nNOTES:\n").expect("Helm prints the notes");
-        Ok(notes.to_owned())
-    }
-
     /// What differs between the objects and what they are to be.
     pub fn differences(&self, objects: &[Value]) -> Vec<String> {
         let mut differences = Vec::new();

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod chart;
+pub mod documents;
 pub mod jwt;
 pub mod keycloak;
 pub mod keys;

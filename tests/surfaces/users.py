@@ -5,6 +5,8 @@ from litellm_calls import Call
 COOKIES_PASSED = ["session_id", "theme"]
 HEADER_PASSED = "x-forwarded-user"
 PASSTHROUGH = {
+    # LiteLLM discovers without a user all the same.
+    "userContext": "Required",
     "cookiePassthrough": {"enabled": True, "cookieNames": COOKIES_PASSED},
     "headerPassthrough": {"headerNames": [HEADER_PASSED]},
 }

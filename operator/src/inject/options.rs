@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::annotations::{
-    CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, ON_REFUSAL, PORT, START_TIMEOUT, annotation,
+    CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL, PORT, START_TIMEOUT, annotation,
 };
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
@@ -28,6 +28,7 @@ pub(super) struct PodOptions {
     pub port: Option<u16>,
     pub outbound_only: bool,
     pub start_timeout_seconds: Option<u32>,
+    pub keepalive_seconds: Option<u32>,
 }
 
 /// What the pod's owner says of LiteLLM's configuration.
@@ -39,6 +40,7 @@ pub(super) enum StatedConfig {
 }
 
 const MAX_START_TIMEOUT_SECONDS: u32 = 600;
+const MAX_KEEPALIVE_SECONDS: u32 = 3_600;
 
 pub(super) fn injection_policy(pod: &Pod) -> Result<InjectionPolicy, InjectionError> {
     match pod
@@ -81,6 +83,11 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
             .ok()
             .filter(|seconds| *seconds <= MAX_START_TIMEOUT_SECONDS)
     })?;
+    let keepalive_seconds = parse_annotation(pod, KEEPALIVE, "a number from 1 to 3600", |text| {
+        text.parse::<u32>()
+            .ok()
+            .filter(|seconds| (1..=MAX_KEEPALIVE_SECONDS).contains(seconds))
+    })?;
     let config_path = parse_annotation(
         pod,
         CONFIG_PATH,
@@ -98,6 +105,7 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         port,
         outbound_only: outbound_only.unwrap_or(false),
         start_timeout_seconds,
+        keepalive_seconds,
     })
 }
 

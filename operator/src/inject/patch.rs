@@ -4,11 +4,10 @@
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{
-    Container, HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, Probe,
-    SleepAction, VolumeMount,
+    Container, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec, Probe, SleepAction,
+    VolumeMount,
 };
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use mcp_auth_protocol::pod::{CONFIG_FOLDER, health};
+use mcp_auth_protocol::pod::CONFIG_FOLDER;
 
 use super::annotations::{self, annotation};
 use super::command_line::flag;
@@ -84,7 +83,7 @@ pub(super) fn patch(
 
     add_arguments(&mut operations, target, &index, plan);
     if plan.ports.inbound.is_some() {
-        set_drain_hook(&mut operations, spec, target, &index, plan, settings);
+        set_drain_hook(&mut operations, spec, target, &index, settings);
     }
     variables::set(&mut operations, target, &index, plan);
     set_mounts(&mut operations, target, &index, plan);
@@ -272,43 +271,25 @@ fn quote(word: &str) -> String {
     escape(&format!("'{}'", word.replace('\'', "'\\''")))
 }
 
-/// Adds a preStop hook, so that LiteLLM gets SIGTERM only when traffic goes to other pods. A hook of the
-/// user's stays as it is. The proxy of a mesh would refuse a request of the kubelet: behind one LiteLLM only
-/// waits, and a hook of the sidecar's own begins to drain.
+/// Adds a preStop hook, so that LiteLLM gets SIGTERM only when traffic goes to other pods: it only waits, while the
+/// sidecar's own hook drains. A hook of the user's stays as it is.
 fn set_drain_hook(
     operations: &mut Operations,
     spec: &PodSpec,
     target: &Container,
     index: &str,
-    plan: &Plan,
     settings: &Settings,
 ) {
-    let health_port = IntOrString::Int(i32::from(plan.ports.health.port()));
-    let request = LifecycleHandler {
-        http_get: Some(HTTPGetAction {
-            path: Some(health::DRAIN.to_owned()),
-            port: health_port.clone(),
-            ..HTTPGetAction::default()
-        }),
-        ..LifecycleHandler::default()
-    };
-    let sleep = LifecycleHandler {
+    let hook = LifecycleHandler {
         sleep: Some(SleepAction {
             seconds: i64::from(settings.drain_seconds),
         }),
         ..LifecycleHandler::default()
     };
-    let hook = if plan.has_mesh { sleep } else { request };
     let present = target.lifecycle.as_ref();
-    let is_request_to_sidecar = |hook: &LifecycleHandler| {
-        let get = hook.http_get.as_ref();
-        get.is_some_and(|get| get.path.as_deref() == Some(health::DRAIN) && get.port == health_port)
-    };
-    match present.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) {
-        // A mesh that came after the first look.
-        Some(hook) if plan.has_mesh && is_request_to_sidecar(hook) => {}
-        Some(_) => return,
-        None => {}
+    // The API server refuses a sleep of no time.
+    if settings.drain_seconds == 0 || present.is_some_and(|lifecycle| lifecycle.pre_stop.is_some()) {
+        return;
     }
     let path = ["spec", "containers", index, "lifecycle"];
     if present.is_some() {

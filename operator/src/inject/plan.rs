@@ -8,6 +8,7 @@ use mcp_auth_protocol::sync::Route;
 use super::config::{WrapperOption, is_in_bucket, original_config_path, wrapper_option};
 use super::environment::Environment;
 use super::error::InjectionError;
+use super::keepalive;
 use super::mesh;
 use super::options::{PodOptions, StatedConfig};
 use super::ports::{self, Ports};
@@ -40,6 +41,8 @@ pub(super) struct Plan {
     pub start_timeout_seconds: u32,
     /// The proxies that LiteLLM trusts, for the sidecar.
     pub forwarded_allow_ips: Option<EnvVar>,
+    /// How long connections without a request are kept, for the sidecar.
+    pub keepalive: Vec<EnvVar>,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
     /// The pod's own user is root, which our container must not be.
@@ -129,6 +132,7 @@ pub(super) fn plan(
             Some(previous) => previous.forwarded_allow_ips.clone(),
             None => trusted_proxies::sidecar_variable(container),
         },
+        keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
         runs_as_root: spec
             .security_context
             .as_ref()

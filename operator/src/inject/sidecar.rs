@@ -12,10 +12,10 @@ use mcp_auth_protocol::pod::{
 };
 use mcp_auth_protocol::timeouts::READINESS_PROBE_SECONDS;
 
-use super::environment::escape;
 use super::plan::Plan;
 use super::reserved::{CONFIG_VOLUME, EMPTY_VOLUME, FOLDER_VOLUME, SIDECAR, TOKEN_VOLUME, WRAPPER_ITEM};
 use super::settings::Settings;
+use super::variables::literal;
 use super::wrapper::{self, Placement};
 
 /// Where the ServiceAccount admission plugin would mount the pod's API token.
@@ -71,7 +71,7 @@ pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
             }),
             ..SecurityContext::default()
         }),
-        lifecycle: plan.has_mesh.then(|| Lifecycle {
+        lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 exec: Some(exec(&["drain"])),
                 ..LifecycleHandler::default()
@@ -137,6 +137,7 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
         variables.push(literal(env::INBOUND, &inbound.to_string()));
         variables.push(literal(env::LITELLM, &format!("127.0.0.1:{}", ports.litellm)));
         variables.extend(plan.forwarded_allow_ips.clone());
+        variables.extend(plan.keepalive.clone());
     }
     variables.push(literal(env::OUTBOUND, &format!("127.0.0.1:{}", ports.outbound)));
     variables.push(literal(env::HEALTH, &ports.health.to_string()));
@@ -204,14 +205,6 @@ fn exec(arguments: &[&str]) -> ExecAction {
     let words = std::iter::once(PROGRAM).chain(arguments.iter().copied());
     ExecAction {
         command: Some(words.map(str::to_owned).collect()),
-    }
-}
-
-fn literal(name: &str, value: &str) -> EnvVar {
-    EnvVar {
-        name: name.to_owned(),
-        value: Some(escape(value)),
-        value_from: None,
     }
 }
 

@@ -5,9 +5,9 @@ use k8s_openapi::api::core::v1::{Container, EnvVar};
 use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
 
 use super::command_line::command_words;
-use super::environment::{Environment, VariableValue, escape};
+use super::environment::Environment;
 use super::image::Image;
-use super::variables::entry_indexes;
+use super::variables::copied;
 
 pub(super) const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 const LOOPBACK: &str = "127.0.0.1";
@@ -15,24 +15,7 @@ const LOOPBACK: &str = "127.0.0.1";
 /// The list of LiteLLM's container as a variable of the sidecar's. `None` where it is not set, or where the pod does
 /// not show it.
 pub(super) fn sidecar_variable(container: &Container) -> Option<EnvVar> {
-    let entries = container.env.as_deref().unwrap_or_default();
-    // The last one is what the process sees.
-    let entry = &entries[entry_indexes(entries, FORWARDED_ALLOW_IPS).pop()?];
-    let name = env::FORWARDED_ALLOW_IPS.to_owned();
-    if entry.value_from.is_some() {
-        return Some(EnvVar {
-            name,
-            ..entry.clone()
-        });
-    }
-    match Environment::from_container(container).get(FORWARDED_ALLOW_IPS) {
-        VariableValue::Literal(value) => Some(EnvVar {
-            name,
-            value: Some(escape(&value)),
-            value_from: None,
-        }),
-        VariableValue::Absent | VariableValue::Hidden => None,
-    }
+    copied(container, FORWARDED_ALLOW_IPS, env::FORWARDED_ALLOW_IPS)
 }
 
 /// A list for a container that may have one from `envFrom`, which an entry of the container's would hide: a reference to

@@ -1,13 +1,39 @@
-//! The variables that injection sets in LiteLLM's environment.
+//! The variables that injection sets in LiteLLM's environment, and takes from it.
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
 use super::config::{CONFIG_FILE_PATH, WrapperOption};
-use super::environment::{Environment, escape};
+use super::environment::{Environment, VariableValue, escape};
 use super::operations::Operations;
 use super::plan::Plan;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 use super::wrapper::Placement;
+
+pub(super) fn literal(name: &str, value: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(escape(value)),
+        value_from: None,
+    }
+}
+
+/// A variable of the container's by another name, for the sidecar. `None` where it is not set, or where the pod does not
+/// show it.
+pub(super) fn copied(container: &Container, name: &str, new_name: &str) -> Option<EnvVar> {
+    let entries = container.env.as_deref().unwrap_or_default();
+    // The last one is what the process sees.
+    let entry = &entries[entry_indexes(entries, name).pop()?];
+    if entry.value_from.is_some() {
+        return Some(EnvVar {
+            name: new_name.to_owned(),
+            ..entry.clone()
+        });
+    }
+    match Environment::from_container(container).get(name) {
+        VariableValue::Literal(value) => Some(literal(new_name, &value)),
+        VariableValue::Absent | VariableValue::Hidden => None,
+    }
+}
 
 /// LiteLLM's client would send calls to the outbound listener through a proxy otherwise.
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];

@@ -20,10 +20,13 @@ const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     awaited,
     not_up_to_date,
     restart_needed,
+    configuration_differs,
     notice,
     synced,
 ];
 
+/// A notice with a condition's reason of its own.
+const CONFIGURATION_DIFFERS: &str = "ConfigurationDiffers";
 /// A notice that may be as it should be: not every user has every cookie.
 const COOKIE_NEVER_ARRIVED: &str = "CookieNeverArrived";
 
@@ -56,7 +59,8 @@ pub(super) fn check_pods(
 
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let (pod, problem) = selection.pods.iter().find_map(|(pod, sidecar)| {
-        Some((pod, concerning(&sidecar.as_ref()?.problems, selection.server())?))
+        let problems = &sidecar.as_ref()?.problems;
+        Some((pod, concerning(problems, selection.server())?))
     })?;
     let message = format!(
         "{} reports {}: {}",
@@ -94,14 +98,24 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::RESTART_NEEDED, message)
 }
 
+/// True all the same: LiteLLM calls the server this way, though not with all that the resource says.
+fn configuration_differs(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let (_, notice) = first_notice(selection, |notice| notice.reason == CONFIGURATION_DIFFERS)?;
+    draft(true, reasons::LITELLM_CONFIGURATION_DIFFERS, notice.message)
+}
+
 /// Sidecars work, and something of LiteLLM's configuration should be looked at.
 fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let message = first_notice(selection, |notice| notice.reason != COOKIE_NEVER_ARRIVED)?;
+    let (pods, notice) = first_notice(selection, |notice| notice.reason != COOKIE_NEVER_ARRIVED)?;
+    let message = format!("{pods} report {}: {}", notice.reason, notice.message);
     draft(true, reasons::SIDECAR_NOTICE, message)
 }
 
 /// The first notice of this kind, and the pods that report it.
-fn first_notice(selection: &Selection<'_>, is_wanted: impl Fn(&Problem) -> bool) -> Option<String> {
+fn first_notice(
+    selection: &Selection<'_>,
+    is_wanted: impl Fn(&Problem) -> bool,
+) -> Option<(String, Problem)> {
     let of_pod = |(_, sidecar): &SelectedPod| {
         let notices = sidecar.as_ref()?.notices.iter();
         let mut notices = notices.filter(|notice| is_wanted(notice) && concerns(notice, selection.server()));
@@ -109,7 +123,7 @@ fn first_notice(selection: &Selection<'_>, is_wanted: impl Fn(&Problem) -> bool)
     };
     let first = selection.pods.iter().filter_map(of_pod).min()?;
     let pods = selection.list(|pod| of_pod(pod).as_ref() == Some(&first))?;
-    Some(format!("{pods} report {}: {}", first.reason, first.message))
+    Some((pods, first))
 }
 
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
@@ -122,6 +136,8 @@ fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
         Some(pods) => format!("all sidecars are up to date; {pods} starting"),
     };
     let cookies = first_notice(selection, |notice| notice.reason == COOKIE_NEVER_ARRIVED);
+    let cookies =
+        cookies.map(|(pods, notice)| format!("{pods} report {}: {}", notice.reason, notice.message));
     let message = [Some(message), warnings(selection), cookies];
     let message = message.into_iter().flatten().collect::<Vec<_>>().join("; ");
     draft(true, reasons::SYNCED, message)

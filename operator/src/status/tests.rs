@@ -177,6 +177,24 @@ fn a_problem_of_another_server_is_not_this_ones() {
 }
 
 #[test]
+fn what_litellms_own_configuration_says_otherwise_is_told_while_the_server_is_served() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut sidecar = synced();
+    sidecar.notices = vec![
+        Problem::new("ConfigurationDiffers", "another server's").for_server("other"),
+        Problem::new("ConfigurationDiffers", "mcp_servers.tools counts").for_server("tools"),
+    ];
+    scenario.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    assert_eq!(
+        ready(&scenario),
+        pair("True", reasons::LITELLM_CONFIGURATION_DIFFERS)
+    );
+    let (_, _, message) = condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED);
+    assert_eq!(message, "mcp_servers.tools counts");
+}
+
+#[test]
 fn a_condition_keeps_its_time_until_its_status_changes() {
     let mut resource = resource("https://tools.example.com/mcp");
     let first = status(&good(&resource), now());

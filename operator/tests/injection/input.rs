@@ -105,6 +105,7 @@ pub fn route(server: &str) -> Route {
         exchange: None,
         credential_identity: String::new(),
         audit: None,
+        litellm: None,
     }
 }
 

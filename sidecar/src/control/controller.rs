@@ -22,6 +22,7 @@ use crate::control::litellm_config::restart::{Loaded, Restart};
 use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::litellm_config::write::write;
 use crate::control::litellm_config::{Input, Overlay, render};
+use crate::control::outbound_secret::OutboundSecret;
 use crate::control::reachability_reports::ReachabilityReports;
 
 /// [`Credential::Unavailable::reason`] of a token that is being requested.
@@ -36,6 +37,8 @@ pub trait DataPath {
 
     /// What should be known of the servers although they are served.
     fn notices(&self) -> Vec<Problem>;
+    /// What LiteLLM calls these servers beside their names.
+    fn set_aliases(&self, aliases: Vec<String>);
 }
 
 /// Paths and addresses that the controller works with.
@@ -45,6 +48,8 @@ pub struct ControlSettings {
     pub original: Option<PathBuf>,
     pub overlay: PathBuf,
     pub outbound: SocketAddr,
+    /// What LiteLLM is to show that listener.
+    pub outbound_secret: OutboundSecret,
     /// Whether users' requests pass through the sidecar.
     pub inbound: bool,
     /// As in [`Input::auth_blocks`].
@@ -176,12 +181,14 @@ impl<P: DataPath> Controller<P> {
             overlay: &self.settings.overlay,
             routes: &self.routes,
             outbound: self.settings.outbound,
+            outbound_secret: &self.settings.outbound_secret,
             auth_blocks: self.settings.auth_blocks,
             static_headers: &self.settings.static_headers,
         });
         let mut problems = overlay.problems.clone();
         log_changes(&self.overlay_notices, &overlay.notices);
         self.overlay_notices = overlay.notices.clone();
+        self.data_path.set_aliases(overlay.aliases.clone());
         let in_place =
             match self.write_overlay(overlay) {
                 Ok(()) => true,

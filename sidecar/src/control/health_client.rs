@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use mcp_auth_protocol::pod::health;
 use thiserror::Error;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -21,8 +22,18 @@ pub enum HealthError {
 
 /// Gets a path of the health port at this address; an answer other than 200 is an error that holds it.
 pub fn get(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), HealthError> {
-    let answer =
-        request(address, path, timeout).map_err(|source| HealthError::NotAnswering { address, source })?;
+    check(address, path, "", timeout)
+}
+
+/// Has the sidecar of the pod with this uid drain, and waits until it has.
+pub fn drain(address: SocketAddr, pod_uid: &str, timeout: Duration) -> Result<(), HealthError> {
+    let header = format!("{}: {pod_uid}\r\n", health::POD_UID_HEADER);
+    check(address, health::DRAIN, &header, timeout)
+}
+
+fn check(address: SocketAddr, path: &str, header: &str, timeout: Duration) -> Result<(), HealthError> {
+    let answer = request(address, path, header, timeout)
+        .map_err(|source| HealthError::NotAnswering { address, source })?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status_line = head.lines().next().unwrap_or_default();
     match status_line.split(' ').nth(1) {
@@ -32,13 +43,13 @@ pub fn get(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), Hea
     }
 }
 
-fn request(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<String> {
+fn request(address: SocketAddr, path: &str, header: &str, timeout: Duration) -> io::Result<String> {
     let mut stream = connect(address)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{header}\r\n"
     )?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER_BYTES).read_to_string(&mut answer)?;

@@ -2,7 +2,7 @@
 //!
 //! LiteLLM merges `include`d files and replaces every mapping as a whole, so the overlay holds the complete
 //! `mcp_servers` and nothing else. [`config`] finds out what LiteLLM would make of the user's files,
-//! [`entry`] rewrites one server, [`server_id`] keeps its id, [`emit`] writes the text, [`write`](mod@write)
+//! [`entry`] rewrites one server or adds it by its [`registration`], [`server_id`] keeps its id, [`emit`] writes the text, [`write`](mod@write)
 //! puts it in place and [`restart`] tells which servers LiteLLM has not read yet.
 //!
 //! What is copied must mean the same to PyYAML afterwards. A YAML library that loads and dumps would decide
@@ -16,13 +16,15 @@ pub mod entry;
 pub mod error;
 pub mod node;
 pub mod parse;
+pub mod registration;
 pub mod restart;
 pub mod server_id;
 pub mod static_headers;
 pub mod tag_resolution;
 pub mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,8 +32,9 @@ use std::sync::Arc;
 
 use mcp_auth_protocol::sync::{Problem, Route};
 
+use super::outbound_secret::OutboundSecret;
 use config::Config;
-use entry::Address;
+use entry::{Address, EntryError, Managed, Surroundings};
 use error::{ConfigError, ConfigFileError};
 use node::{Budget, Mapping, Node, Pair};
 use static_headers::StaticHeaders;
@@ -50,6 +53,8 @@ pub struct Input<'a> {
     pub routes: &'a [Route],
     /// The sidecar's listener for LiteLLM's MCP client.
     pub outbound: SocketAddr,
+    /// What LiteLLM shows that listener.
+    pub outbound_secret: &'a OutboundSecret,
     /// Whether [`AUTH_BLOCK`] in the entry of a server is for mcp-auth, and so kept from LiteLLM.
     pub auth_blocks: bool,
     /// What the keys of gateways in `static_headers` are called on their way through LiteLLM.
@@ -57,14 +62,17 @@ pub struct Input<'a> {
 }
 
 /// The overlay, ready to be written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Overlay {
     /// The overlay, and behind it the files it includes; see [`render`].
     pub files: Vec<(PathBuf, String)>,
     /// The managed servers in it.
     pub servers: BTreeMap<String, Address>,
+    /// What LiteLLM calls them beside their names.
+    pub aliases: Vec<String>,
     pub problems: Vec<Problem>,
-    /// What keeps nothing from working and should be known all the same.
+    /// What keeps nothing from working and should be known all the same, such as what resources and the user's
+    /// configuration contradict each other in.
     pub notices: Vec<Problem>,
 }
 
@@ -78,22 +86,14 @@ pub struct Overlay {
 /// all is ours.
 pub fn render(input: &Input<'_>) -> Overlay {
     let mut budget = Budget::default();
-    let (mut problems, mut notices) = (Vec::new(), Vec::new());
+    let mut remarks = Remarks::default();
     let rendered = read(input, &mut budget).and_then(|config| {
         let in_original = |error| ConfigFileError {
             path: input.original.unwrap_or(input.overlay).to_owned(),
             error,
         };
         let mut servers = BTreeMap::new();
-        let merged = merge(
-            &config,
-            input,
-            &mut servers,
-            &mut problems,
-            &mut notices,
-            &mut budget,
-        );
-        let merged = merged.map_err(in_original)?;
+        let merged = merge(&config, input, &mut servers, &mut remarks, &mut budget).map_err(in_original)?;
         let paths = chain(input.overlay, config.depth);
         let files = paths.iter().enumerate().map(|(level, path)| {
             let text =
@@ -106,12 +106,14 @@ pub fn render(input: &Input<'_>) -> Overlay {
         Ok((files, servers)) => Overlay {
             files,
             servers,
-            problems,
-            notices,
+            aliases: remarks.aliases,
+            problems: remarks.problems,
+            notices: remarks.notices,
         },
         Err(unusable) => Overlay {
             files: vec![(input.overlay.to_owned(), "{}\n".to_owned())],
             servers: BTreeMap::new(),
+            aliases: Vec::new(),
             problems: vec![Problem {
                 reason: unusable.error.reason().to_owned(),
                 message: format!("{unusable}. LiteLLM runs without mcp-auth until then"),
@@ -120,6 +122,29 @@ pub fn render(input: &Input<'_>) -> Overlay {
             notices: Vec::new(),
         },
     }
+}
+
+/// The text of the files holds secrets: that of the outbound listener, and what the user has written.
+impl fmt::Debug for Overlay {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<_> = self.files.iter().map(|(path, _)| path).collect();
+        formatter
+            .debug_struct("Overlay")
+            .field("files", &paths)
+            .field("servers", &self.servers)
+            .field("problems", &self.problems)
+            .field("notices", &self.notices)
+            .finish()
+    }
+}
+
+/// What there is to say about the servers.
+#[derive(Default)]
+struct Remarks {
+    /// Of the managed ones.
+    aliases: Vec<String>,
+    problems: Vec<Problem>,
+    notices: Vec<Problem>,
 }
 
 impl Overlay {
@@ -145,8 +170,7 @@ fn merge(
     config: &Config,
     input: &Input<'_>,
     servers: &mut BTreeMap<String, Address>,
-    problems: &mut Vec<Problem>,
-    notices: &mut Vec<Problem>,
+    remarks: &mut Remarks,
     budget: &mut Budget,
 ) -> Result<Arc<Node>, ConfigError> {
     let mut pairs = match config.servers.as_ref().and_then(|servers| servers.as_mapping()) {
@@ -158,32 +182,36 @@ fn merge(
             *entry = without_auth_block(entry, budget)?;
         }
     }
-    notices.extend(under_other_names(&pairs, input.routes, budget)?);
+    remarks
+        .notices
+        .extend(under_other_names(&pairs, input.routes, budget)?);
     let aliases = mapped_aliases(config, budget)?;
+    let names = names(&pairs, &aliases, input.routes, budget)?;
     for route in input.routes {
         let position = pairs
             .iter()
             .position(|(key, _)| key.as_str() == Some(&route.server));
         let original = position.map(|position| &*pairs[position].1);
-        let alias = aliases.get(&route.server).map(String::as_str);
-        let managed = entry::address(route, input.outbound).and_then(|address| {
-            let names = input.static_headers;
-            let managed = entry::manage(original, route, &address, alias, names, budget)?;
-            Ok((managed, address))
-        });
-        match managed {
+        let surroundings = Surroundings {
+            mapped_alias: aliases.get(&route.server).map(String::as_str),
+            taken_names: &taken_names(&names, route),
+            outbound_secret: input.outbound_secret,
+            static_headers: input.static_headers,
+        };
+        match managed(route, original, input.outbound, surroundings, budget) {
             Ok((managed, address)) => {
-                problems.extend(managed.problem);
-                notices.extend(managed.notices);
+                remarks.aliases.extend(managed.alias);
+                remarks.problems.extend(managed.problems);
+                remarks.notices.extend(managed.notices);
                 servers.insert(route.server.clone(), address);
                 match position {
                     Some(position) => pairs[position].1 = managed.node,
                     None => pairs.push((Node::text(&route.server), managed.node)),
                 }
             }
-            Err(entry::EntryError::Config(error)) => return Err(error),
+            Err(EntryError::Config(error)) => return Err(error),
             Err(error) => {
-                problems.push(Problem {
+                remarks.problems.push(Problem {
                     reason: error.reason().to_owned(),
                     message: error.to_string(),
                     server: Some(route.server.clone()),
@@ -233,6 +261,63 @@ fn is_same_url(one: &str, other: &str) -> bool {
         Some((url.origin(), path, url.query().map(str::to_owned)))
     };
     read(one).is_some_and(|url| read(other) == Some(url))
+}
+
+/// The server's entry, rewritten or added, and where it leads.
+fn managed(
+    route: &Route,
+    original: Option<&Node>,
+    outbound: SocketAddr,
+    surroundings: Surroundings<'_>,
+    budget: &mut Budget,
+) -> Result<(Managed, Address), EntryError> {
+    let mut address = entry::address(route, outbound)?;
+    match original.filter(|node| !node.is_null()) {
+        Some(original) => {
+            let managed = entry::manage(original, route, &address, surroundings, budget)?;
+            Ok((managed, address))
+        }
+        None => {
+            address.settings.clone_from(&route.litellm);
+            Ok((entry::register(route, &address, surroundings), address))
+        }
+    }
+}
+
+/// By server, its name and aliases: what LiteLLM may put in front of the names of its tools.
+fn names(
+    pairs: &[node::Pair],
+    mapped_aliases: &HashMap<String, String>,
+    routes: &[Route],
+    budget: &mut Budget,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut names = Vec::new();
+    for (key, entry) in pairs {
+        let Some(server) = key.as_str() else { continue };
+        names.push((server.to_owned(), server.to_owned()));
+        let alias = match entry.as_mapping() {
+            Some(mapping) => mapping.get("alias", budget)?,
+            None => None,
+        };
+        if let Some(alias) = alias.as_ref().and_then(|alias| alias.as_str()) {
+            names.push((server.to_owned(), alias.to_owned()));
+        }
+    }
+    for (server, alias) in mapped_aliases {
+        names.push((server.clone(), alias.clone()));
+    }
+    for route in routes {
+        names.push((route.server.clone(), route.server.clone()));
+        let alias = route.litellm.as_ref().and_then(|settings| settings.alias.clone());
+        names.extend(alias.map(|alias| (route.server.clone(), alias)));
+    }
+    Ok(names)
+}
+
+/// The names of all servers but this one.
+fn taken_names(names: &[(String, String)], route: &Route) -> BTreeSet<String> {
+    let others = names.iter().filter(|(server, _)| *server != route.server);
+    others.map(|(_, name)| name.clone()).collect()
 }
 
 /// The entry as LiteLLM is to see it.
@@ -310,6 +395,7 @@ mcp_servers:
             overlay: &folder.path().join("overlay.yaml"),
             routes: &[],
             outbound: "127.0.0.1:16481".parse().unwrap(),
+            outbound_secret: &OutboundSecret::generate(),
             auth_blocks,
             static_headers: &StaticHeaders::resume(folder.path()),
         });

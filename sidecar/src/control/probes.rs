@@ -1,8 +1,8 @@
-//! The health port: the kubelet's probes, LiteLLM's drain hook, and the metrics. Every client that reaches
-//! the pod reaches it, so nothing here changes anything, except that `/drain` has answers close their
-//! connection from then on.
+//! The health port: the kubelet's probes, the drain hook, and the metrics. Every client that reaches the pod
+//! reaches it, so nothing here changes anything, except `/drain`, which answers this pod's own hook alone.
 
-use std::net::SocketAddr;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mcp_auth_protocol::pod::health;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
 use tracing::{debug, info};
 
 use crate::control::drain::Drain;
@@ -24,8 +25,12 @@ use crate::control::litellm::{Litellm, NotReady, ProbeResult};
 use crate::control::proc_net::bind;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the end of draining until the pod is taken for one that stays. By then LiteLLM has gone, or is back.
-const DRAIN_RESET_AFTER: Duration = Duration::from_secs(120);
+/// Connections at the same time. Everybody who reaches the pod may open some, and the kubelet has to be answered all
+/// the same: for one more the oldest ends, and an answer takes less time than that many connections.
+const MAX_CONNECTIONS: usize = 64;
+/// A request here is one line and a few headers.
+const MAX_HEADERS: usize = 8 * 1024;
+const NOT_THE_HOOK: &str = "only the preStop hook of this pod's sidecar may drain it\n";
 const JSON: &str = "application/json";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -37,6 +42,8 @@ pub struct Health {
     pub litellm: Option<Litellm>,
     pub drain: Drain,
     pub drain_time: Duration,
+    /// Known to the hook, and to nobody who only reaches the port.
+    pub pod_uid: String,
     pub registry: Registry,
 }
 
@@ -60,9 +67,10 @@ pub async fn serve(address: SocketAddr, health: Arc<Health>) {
 }
 
 async fn accept(listener: TcpListener, health: Arc<Health>) {
+    let mut connections = VecDeque::<AbortHandle>::with_capacity(MAX_CONNECTIONS);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, or a connection that is gone already.
                 debug!(%error, "accepting a connection failed");
@@ -73,22 +81,32 @@ async fn accept(listener: TcpListener, health: Arc<Health>) {
         let health = health.clone();
         let service = service_fn(move |request: Request<_>| {
             let health = health.clone();
-            async move { Ok::<_, std::convert::Infallible>(health.answer(&request).await) }
+            async move { Ok::<_, std::convert::Infallible>(health.answer(peer.ip(), &request).await) }
         });
-        tokio::spawn(async move {
+        if connections.len() == MAX_CONNECTIONS {
+            connections.retain(|connection| !connection.is_finished());
+        }
+        if connections.len() == MAX_CONNECTIONS
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        let serving = tokio::spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
+                .max_buf_size(MAX_HEADERS)
                 .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {
                 debug!(%error, "a connection to the health port failed");
             }
         });
+        connections.push_back(serving.abort_handle());
     }
 }
 
 impl Health {
-    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(&self, peer: IpAddr, request: &Request<B>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET only\n");
             response
@@ -99,7 +117,8 @@ impl Health {
         match request.uri().path() {
             health::STARTUP => self.startup(),
             health::READY => self.ready().await,
-            health::DRAIN => self.drain().await,
+            health::DRAIN if self.is_own_hook(peer, request) => self.drain().await,
+            health::DRAIN => respond(StatusCode::FORBIDDEN, "text/plain", NOT_THE_HOOK),
             health::METRICS => self.metrics(),
             path => {
                 let paths = [health::STARTUP, health::READY, health::DRAIN, health::METRICS];
@@ -138,22 +157,20 @@ impl Health {
         }
     }
 
-    /// LiteLLM gets its SIGTERM only when its hook has been answered, so by then no new request should come.
+    fn is_own_hook<B>(&self, peer: IpAddr, request: &Request<B>) -> bool {
+        let uid = request.headers().get(health::POD_UID_HEADER);
+        peer.to_canonical().is_loopback() && uid.is_some_and(|uid| uid.as_bytes() == self.pod_uid.as_bytes())
+    }
+
+    /// Meanwhile LiteLLM's own hook sleeps, so that by its SIGTERM no new request should come.
     async fn drain(&self) -> Response<Full<Bytes>> {
-        if !self.drain.is_draining() {
+        if self.drain.start(self.drain_time) {
             info!(
                 seconds = self.drain_time.as_secs(),
                 "draining: the pod is about to end"
             );
         }
-        self.drain.begin();
-        tokio::time::sleep(self.drain_time).await;
-        self.drain.end();
-        let drain = self.drain.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(DRAIN_RESET_AFTER).await;
-            drain.forget();
-        });
+        self.drain.wait_for_end().await;
         respond(StatusCode::OK, JSON, r#"{"drained":true}"#)
     }
 
@@ -186,16 +203,14 @@ fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::pin::pin;
-    use std::task::Poll;
-
     use http_body_util::BodyExt;
     use prometheus_client::metrics::counter::Counter;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpSocket, TcpStream};
 
     use super::*;
+
+    const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn health(litellm: Option<Litellm>) -> Health {
         let mut registry = Registry::default();
@@ -205,12 +220,14 @@ mod tests {
             litellm,
             drain: Drain::default(),
             drain_time: Duration::from_secs(5),
+            pod_uid: "uid".into(),
             registry,
         }
     }
 
     async fn get(health: &Health, path: &str) -> (StatusCode, String) {
-        let response = health.answer(&Request::get(path).body(()).unwrap()).await;
+        let request = Request::get(path).header("mcpauth-pod-uid", "uid");
+        let response = health.answer(LOOPBACK, &request.body(()).unwrap()).await;
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -254,33 +271,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn drains_for_as_long_as_it_is_told_to_however_many_ask() {
+    async fn a_drain_that_its_hook_gave_up_goes_on_to_its_end() {
         let health = health(None);
+        let hook = tokio::time::timeout(Duration::from_secs(1), get(&health, "/drain")).await;
+        assert!(hook.is_err(), "it takes five seconds");
+        assert!(health.drain.is_draining());
         let began = tokio::time::Instant::now();
-        {
-            let mut first = pin!(get(&health, "/drain"));
-            poll_fn(|cx| {
-                assert!(first.as_mut().poll(cx).is_pending());
-                Poll::Ready(())
-            })
-            .await;
-            assert!(health.drain.is_draining(), "from the first moment on");
-            let (first, second) = tokio::join!(first, get(&health, "/drain"));
-            assert_eq!((first.0, second.0), (StatusCode::OK, StatusCode::OK));
+        let (first, second) = tokio::join!(get(&health, "/drain"), get(&health, "/drain"));
+        assert_eq!((first.0, second.0), (StatusCode::OK, StatusCode::OK));
+        assert_eq!(began.elapsed(), Duration::from_secs(4));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(!health.drain.is_draining(), "the pod is still there");
+    }
+
+    #[tokio::test]
+    async fn nobody_but_the_pods_own_hook_has_it_drain() {
+        let health = health(None);
+        let other_pod = IpAddr::from([10, 0, 0, 7]);
+        let known = Request::get("/drain").header("mcpauth-pod-uid", "uid");
+        let wrong = Request::get("/drain").header("mcpauth-pod-uid", "other");
+        for (peer, request) in [
+            (other_pod, known),
+            (LOOPBACK, wrong),
+            (LOOPBACK, Request::get("/drain")),
+        ] {
+            let answer = health.answer(peer, &request.body(()).unwrap()).await;
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN);
         }
-        assert_eq!(began.elapsed(), Duration::from_secs(5));
-        assert!(health.drain.is_draining(), "still");
-        tokio::time::sleep(2 * DRAIN_RESET_AFTER).await;
-        assert!(
-            !health.drain.is_draining(),
-            "only LiteLLM's container was restarted"
-        );
+        assert!(!health.drain.is_draining());
     }
 
     #[tokio::test]
     async fn nothing_but_get_and_nothing_unknown() {
         let health = health(None);
-        let post = health.answer(&Request::post("/drain").body(()).unwrap()).await;
+        let post = health
+            .answer(LOOPBACK, &Request::post("/drain").body(()).unwrap())
+            .await;
         assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
         assert!(!health.drain.is_draining());
         let (status, body) = get(&health, "/").await;

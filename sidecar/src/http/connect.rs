@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::http::resolver::Resolver;
 use crate::http::tls::HTTP2;
 
 /// For name resolution, the TCP connection and the TLS handshake together.
@@ -22,7 +24,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where to connect to.
 pub enum Peer {
     Address(SocketAddr),
-    Name(Box<str>, u16),
+    Name(Resolver),
 }
 
 /// How the other side is verified: by a certificate for this name.
@@ -34,7 +36,7 @@ pub struct Tls {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("the host name does not resolve")]
-    Resolve(#[source] io::Error),
+    Resolve(#[source] Arc<io::Error>),
     #[error("no connection could be opened")]
     Connect(#[source] io::Error),
     #[error("the TLS handshake failed")]
@@ -72,15 +74,20 @@ pub async fn connect(peer: &Peer, tls: Option<&Tls>) -> Result<Io, ConnectError>
 }
 
 async fn connect_tcp(peer: &Peer, deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let addresses = match peer {
-        Peer::Address(address) => vec![*address],
-        Peer::Name(name, port) => {
-            let addresses = tokio::net::lookup_host((&**name, *port))
-                .await
-                .map_err(ConnectError::Resolve)?;
-            addresses.collect()
+    match peer {
+        Peer::Address(address) => connect_to_one_of(&[*address], deadline).await,
+        Peer::Name(name) => {
+            let addresses = name.resolve().await.map_err(ConnectError::Resolve)?;
+            let connected = connect_to_one_of(&addresses, deadline).await;
+            if connected.is_err() {
+                name.expire();
+            }
+            connected
         }
-    };
+    }
+}
+
+async fn connect_to_one_of(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, ConnectError> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for (index, address) in addresses.iter().enumerate() {
         // An address that swallows packets must not use up the time of those after it.

@@ -115,6 +115,14 @@ impl KeyFilter {
         self.withheld.take()
     }
 
+    /// The byte still held back where it has to be sent before the rest of the key is known: so changed that the key is not
+    /// the name, however it goes on.
+    pub fn disarm(&mut self) -> Option<u8> {
+        let last = self.withheld.take()?;
+        self.position = Position::Text { escaped: false };
+        Some(replace_last_letter(last))
+    }
+
     pub fn is_holding(&self) -> bool {
         self.withheld.is_some()
     }

@@ -7,6 +7,7 @@
 
 mod error;
 mod first_read_notifier;
+mod idle_limit;
 pub mod shared;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -16,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -26,16 +27,23 @@ use tokio::time::Instant;
 use crate::http::connect::Io;
 use crate::http::request_body::RequestBody;
 pub use error::RequestError;
+pub use idle_limit::DEFAULT_IDLE;
+use idle_limit::IdleLimit;
 use shared::{Shared, Stream};
 
-/// Longest time a connection waits for its next request. LiteLLM, uvicorn and Node.js close theirs after 5 s;
-/// a request sent at that moment would be lost.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Connections that wait beyond this number do so for a short time only: a burst is over, and each takes a file
+/// descriptor.
+const KEPT_FOR_LONG: usize = 16;
+const SURPLUS_IDLE: Duration = Duration::from_secs(4);
+/// Most headers of an answer.
+const MAX_RESPONSE_HEADERS: usize = 256;
+/// What is read ahead of a client that takes its answer slowly, and so the longest headers of an answer.
+const MAX_BUFFER: usize = 64 * 1024;
 /// Connections that wait, for each worker and target.
 const MAX_IDLE: usize = 256;
 
-#[derive(Default)]
 pub struct Pool {
+    idle_limit: IdleLimit,
     /// In the order they came back, so the last one has waited least.
     idle: Mutex<Vec<Idle>>,
     pub shared: Shared,
@@ -71,11 +79,25 @@ enum LeasedFrom {
 }
 
 impl Pool {
+    /// Connections wait for as long as `idle`, unless the server shows that it keeps them for less.
+    pub fn new(idle: Duration) -> Self {
+        Self {
+            idle_limit: IdleLimit::new(idle),
+            idle: Mutex::default(),
+            shared: Shared::default(),
+        }
+    }
+
+    /// An answer has come over one of the connections.
+    pub fn answered(&self, headers: &HeaderMap) {
+        self.idle_limit.answered(headers);
+    }
+
     /// A connection that was open a moment ago.
     pub fn take(&self) -> Option<Connection> {
         let mut idle = self.lock();
         while let Some(mut last) = idle.pop() {
-            if last.idle_since.elapsed() >= IDLE_TIMEOUT {
+            if last.idle_since.elapsed() >= self.idle_limit.current() {
                 // All others have waited longer.
                 idle.clear();
                 return None;
@@ -83,14 +105,30 @@ impl Pool {
             if last.connection.is_usable() {
                 return Some(last.connection);
             }
+            self.idle_limit.closed_after(last.idle_since.elapsed());
         }
         None
     }
 
     /// Closes what has waited too long or was closed by the other side.
     pub fn sweep(&self) {
-        self.lock()
-            .retain_mut(|idle| idle.idle_since.elapsed() < IDLE_TIMEOUT && idle.connection.is_usable());
+        let limit = self.idle_limit.current();
+        let mut idle = self.lock();
+        let mut surplus = idle.len().saturating_sub(KEPT_FOR_LONG);
+        idle.retain_mut(|idle| {
+            let limit = match surplus {
+                0 => limit,
+                _ => limit.min(SURPLUS_IDLE),
+            };
+            surplus = surplus.saturating_sub(1);
+            let waited = idle.idle_since.elapsed();
+            let is_usable = idle.connection.is_usable();
+            if !is_usable {
+                self.idle_limit.closed_after(waited);
+            }
+            is_usable && waited < limit
+        });
+        drop(idle);
         self.shared.sweep();
     }
 
@@ -113,7 +151,11 @@ impl Pool {
 
 impl Connection {
     pub async fn open(io: Io) -> Result<Self, hyper::Error> {
-        let (sender, driver) = http1::handshake(TokioIo::new(io)).await?;
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(MAX_BUFFER)
+            .max_headers(MAX_RESPONSE_HEADERS)
+            .handshake(TokioIo::new(io))
+            .await?;
         Ok(Self {
             sender,
             driver: Box::pin(driver),
@@ -230,6 +272,8 @@ mod tests {
     use super::*;
     use tokio::net::{TcpListener, TcpStream};
 
+    const IDLE: Duration = Duration::from_secs(4);
+
     async fn connections(number: usize) -> (Vec<Connection>, Vec<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -243,11 +287,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_not_used_once_it_has_waited_too_long() {
-        let pool = Pool::default();
+        let pool = Pool::new(IDLE);
         let (ours, _theirs) = connections(2).await;
         let mut ours = ours.into_iter();
         pool.put(ours.next().unwrap());
-        tokio::time::advance(IDLE_TIMEOUT - Duration::from_millis(1)).await;
+        tokio::time::advance(IDLE - Duration::from_millis(1)).await;
         pool.put(ours.next().unwrap());
         assert_eq!(pool.lock().len(), 2);
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -263,17 +307,47 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_long_pause_nothing_is_left_to_take() {
-        let pool = Pool::default();
+        let pool = Pool::new(IDLE);
         let (ours, _theirs) = connections(3).await;
         ours.into_iter().for_each(|connection| pool.put(connection));
-        tokio::time::advance(IDLE_TIMEOUT).await;
+        tokio::time::advance(IDLE).await;
         assert!(pool.take().is_none());
         assert!(pool.lock().is_empty());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn after_a_burst_a_few_connections_are_kept_for_long() {
+        let pool = Pool::new(DEFAULT_IDLE);
+        let (ours, _theirs) = connections(20).await;
+        ours.into_iter().for_each(|connection| pool.put(connection));
+        tokio::time::advance(SURPLUS_IDLE).await;
+        pool.sweep();
+        assert_eq!(pool.lock().len(), KEPT_FOR_LONG);
+        tokio::time::advance(DEFAULT_IDLE - SURPLUS_IDLE - Duration::from_millis(1)).await;
+        pool.sweep();
+        assert!(pool.take().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_closes_early_is_given_less_time_from_then_on() {
+        let pool = Pool::new(DEFAULT_IDLE);
+        let (ours, theirs) = connections(1).await;
+        ours.into_iter().for_each(|connection| pool.put(connection));
+        tokio::time::advance(Duration::from_secs(6)).await;
+        drop(theirs);
+        while !pool.lock().is_empty() {
+            pool.sweep();
+            tokio::task::yield_now().await;
+        }
+        let (ours, _theirs) = connections(1).await;
+        ours.into_iter().for_each(|connection| pool.put(connection));
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert!(pool.take().is_none(), "it would be closed a moment later");
+    }
+
     #[tokio::test]
     async fn a_connection_that_the_other_side_closed_is_swept() {
-        let pool = Pool::default();
+        let pool = Pool::new(IDLE);
         let (ours, theirs) = connections(1).await;
         ours.into_iter().for_each(|connection| pool.put(connection));
         pool.sweep();

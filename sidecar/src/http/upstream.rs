@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::http::connect::{CONNECT_TIMEOUT, ConnectError, Io, Peer, Tls, connect};
 use crate::http::pool::shared::{Multiplexed, Stream, StreamFailure};
-use crate::http::pool::{Connection, Lease, Pool, RequestError};
+use crate::http::pool::{Connection, DEFAULT_IDLE, Lease, Pool, RequestError};
 use crate::http::request_body::RequestBody;
 
 /// Most attempts at a request that the other side says it did not process.
@@ -84,7 +84,7 @@ impl Target {
         workers: usize,
     ) -> Self {
         let authority = Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok();
-        let pools = (0..workers).map(|_| Arc::default()).collect();
+        let pools = (0..workers).map(|_| Arc::new(Pool::new(DEFAULT_IDLE))).collect();
         Self {
             peer,
             tls,
@@ -105,18 +105,25 @@ impl Target {
         self.nonce.store(Some(Arc::new(nonce)));
     }
 
-    /// LiteLLM, which owns its timeouts: a model may think for many minutes.
-    pub fn litellm(address: SocketAddr, workers: usize) -> Self {
+    /// LiteLLM, which owns its timeouts: a model may think for many minutes. Its server closes connections that wait
+    /// for as long as `keep_alive`.
+    pub fn litellm(address: SocketAddr, keep_alive: Duration, workers: usize) -> Self {
         let host =
             HeaderValue::try_from(address.to_string()).expect("an address is made of header characters");
-        Self::new(
+        let mut litellm = Self::new(
             Peer::Address(address),
             None,
             host,
             None,
             Counter::default(),
             workers,
-        )
+        );
+        // A little less, so that none is used at the moment at which it is closed.
+        let idle = keep_alive
+            .saturating_sub(Duration::from_secs(1))
+            .max(keep_alive / 2);
+        litellm.pools = (0..workers).map(|_| Arc::new(Pool::new(idle))).collect();
+        litellm
     }
 
     /// Sends a request over a kept connection, or a new one. A request is sent twice only if the kept
@@ -209,6 +216,7 @@ impl Target {
             .within_answer_timeout(connection.send_request(request))
             .await?;
         let home = self.pools[worker].clone();
+        home.answered(response.headers());
         Ok(response.map(|body| Lease::new(body, connection, home)))
     }
 

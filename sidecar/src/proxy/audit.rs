@@ -20,16 +20,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{HeaderValue, Request};
 use mcp_auth_protocol::sync::Pod;
 
 use crate::proxy::metrics::{AuditDrop, Metrics};
+use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::McpServer;
 
 pub use client_key::ClientKeys;
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use output::Output;
 use record::CallRecord;
+pub(crate) use record::TRACEPARENT;
 pub use record::{AuditedCall, Outcome};
 use writer::Writer;
 
@@ -47,6 +49,18 @@ struct Inner {
     queued_bytes: AtomicUsize,
     fingerprinter: Fingerprinter,
     metrics: Metrics,
+}
+
+/// The identifier of the trace that a request is part of, by its `traceparent` or, as LiteLLM's OpenTelemetry has it, by its
+/// message.
+pub fn trace_id(traceparent: Option<&HeaderValue>, body: Option<&[u8]>) -> Option<String> {
+    let stated = traceparent.and_then(|value| value.to_str().ok());
+    if let Some(id) = stated.and_then(line::trace_id) {
+        return Some(id.to_owned());
+    }
+    let messages = message::read(body?);
+    let traceparent = messages.iter().find_map(|message| message.traceparent.as_deref());
+    traceparent.and_then(line::trace_id).map(str::to_owned)
 }
 
 /// What the writer takes from the queue.
@@ -85,10 +99,11 @@ impl AuditLog {
         &self,
         server: &Arc<McpServer>,
         request: &Request<B>,
+        id: RequestId,
         started: Instant,
     ) -> Option<AuditedCall> {
         server.audit.as_ref()?;
-        let record = CallRecord::new(server, request, started);
+        let record = CallRecord::new(server, request, id, started);
         Some(AuditedCall::new(self.clone(), record))
     }
 
@@ -112,6 +127,32 @@ impl AuditLog {
         if full {
             self.0.queued_bytes.fetch_sub(size, Ordering::Relaxed);
             self.0.metrics.audit_dropped(AuditDrop::QueueFull, 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_is_that_of_the_header_or_else_of_the_message() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let header = HeaderValue::try_from(format!("00-{id}-00f067aa0ba902b7-01")).unwrap();
+        let other = "0af7651916cd43dd8448eb211c80319c";
+        let meta = format!(r#"{{"_meta":{{"traceparent":"00-{other}-b7ad6b7169203331-01"}}}}"#);
+        let body = format!(r#"{{"id":1,"method":"tools/call","params":{meta}}}"#);
+        let body = Some(body.as_bytes());
+        let invalid = HeaderValue::from_static("no trace");
+        for (traceparent, body, expected) in [
+            (Some(&header), body, Some(id)),
+            (Some(&header), None, Some(id)),
+            (None, body, Some(other)),
+            (Some(&invalid), body, Some(other)),
+            (Some(&invalid), None, None),
+            (None, Some(&b"{}"[..]), None),
+        ] {
+            assert_eq!(trace_id(traceparent, body).as_deref(), expected);
         }
     }
 }

@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use crate::http::framing::FramingError;
 use crate::proxy::user_context::ContextTooLargeError;
+use crate::proxy::user_context::seal::OpenError;
 
 /// Why the sidecar answers a request itself. `resource` is the name of the `McpServerAuth`; messages hold
 /// nothing of the request and no secret.
@@ -37,11 +38,17 @@ pub enum ProxyError {
     )]
     TokenExpired { resource: Box<str> },
     #[error(
-        "McpServerAuth {resource} demands user context for tool calls, and this call carries none of the \
-         cookies and headers that it passes on or exchanges; sign in, and send them with the request to \
+        "McpServerAuth {resource} demands user context for all but discovery, and this request carries none of \
+         the cookies and headers that it passes on or exchanges; sign in, and send them with the request to \
          LiteLLM"
     )]
     UserContextRequired { resource: Box<str> },
+    #[error(
+        "McpServerAuth {resource}: the user context of this request cannot be opened: {}; send the request to \
+         LiteLLM again, over a new connection of the MCP client if that keeps one open",
+        invalid_context(*why)
+    )]
+    UserContextInvalid { resource: Box<str>, why: OpenError },
     #[error(
         "McpServerAuth {resource}: the MCP server cannot be reached: {why}; check spec.server.url, DNS, \
          network policies and spec.server.tls"
@@ -94,6 +101,12 @@ pub enum ProxyError {
     )]
     HostNotAllowed,
     #[error(
+        "only LiteLLM may call this port, and shows that it does by a header that the sidecar has put into LiteLLM's \
+         configuration (static_headers of each server); a server that was added in LiteLLM's database or UI with this \
+         URL needs an McpServerAuth instead; if LiteLLM itself is refused, restart its pod"
+    )]
+    CallerNotAllowed,
+    #[error(
         "McpServerAuth {resource}: the MCP server redirects to another origin, which never gets the token; \
          set spec.server.url to where it redirects to"
     )]
@@ -111,6 +124,8 @@ pub enum ProxyError {
          spec.headerPassthrough"
     )]
     ContextTooLarge(#[from] ContextTooLargeError),
+    #[error("as many requests are being answered as this pod's sidecar has memory for; try again")]
+    Overloaded,
     #[error("the method is not supported")]
     MethodNotSupported,
     #[error("the request can be understood in more than one way: {0}")]
@@ -120,6 +135,8 @@ pub enum ProxyError {
 /// Reasons of the HTTP parser, which answers before there is a request.
 pub const REQUEST_MALFORMED: &str = "request_malformed";
 pub const HEADERS_TOO_LARGE: &str = "headers_too_large";
+/// That of [`ProxyError::Overloaded`], and of a connection over HTTP/2 for which there is no memory.
+pub const OVERLOADED: &str = "overloaded";
 
 /// The owner of a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -179,6 +196,15 @@ impl fmt::Display for RenewalOutcome {
     }
 }
 
+fn invalid_context(why: OpenError) -> &'static str {
+    match why {
+        OpenError::Expired => "it is too old, as in a session that outlives it",
+        OpenError::Forged | OpenError::Malformed => {
+            "it was sealed by another pod or before this one's sidecar restarted, or it was changed on its way"
+        }
+    }
+}
+
 /// `message` comes from the operator.
 fn declined_clause(message: &str) -> String {
     format!(", and the operator has no other: {message}")
@@ -213,6 +239,19 @@ impl ProxyError {
         self.reason_status_code().2
     }
 
+    /// Whether a user who called a tool can do something about it, or tell somebody who can. The others are for whoever
+    /// wrote the client.
+    pub fn is_for_users(&self) -> bool {
+        !matches!(
+            self,
+            Self::HostNotAllowed
+                | Self::CallerNotAllowed
+                | Self::BodyUnreadable
+                | Self::RequestAmbiguous(_)
+                | Self::MethodNotSupported
+        )
+    }
+
     fn reason_status_code(&self) -> (&'static str, StatusCode, i32) {
         match self {
             Self::UnknownServer => ("unknown_server", StatusCode::NOT_FOUND, -32050),
@@ -221,6 +260,7 @@ impl ProxyError {
             Self::TokenUnavailable { .. } => ("token_unavailable", StatusCode::SERVICE_UNAVAILABLE, -32053),
             Self::TokenExpired { .. } => ("token_expired", StatusCode::SERVICE_UNAVAILABLE, -32054),
             Self::UserContextRequired { .. } => ("user_context_required", StatusCode::FORBIDDEN, -32055),
+            Self::UserContextInvalid { .. } => ("user_context_invalid", StatusCode::FORBIDDEN, -32069),
             Self::ServerUnreachable { .. } => ("server_unreachable", StatusCode::BAD_GATEWAY, -32056),
             Self::ServerFailed { .. } => ("server_failed", StatusCode::BAD_GATEWAY, -32057),
             Self::ServerTimeout { .. } => ("server_timeout", StatusCode::GATEWAY_TIMEOUT, -32058),
@@ -233,6 +273,7 @@ impl ProxyError {
             Self::ExchangeFailed { .. } => ("exchange_failed", StatusCode::BAD_GATEWAY, -32065),
             Self::TooManyWaiting { .. } => ("too_many_waiting", StatusCode::SERVICE_UNAVAILABLE, -32066),
             Self::HostNotAllowed => ("host_not_allowed", StatusCode::FORBIDDEN, -32067),
+            Self::CallerNotAllowed => ("caller_not_allowed", StatusCode::FORBIDDEN, -32070),
             Self::RequestAmbiguous(_) => ("request_ambiguous", StatusCode::BAD_REQUEST, -32068),
             Self::LiteLlmUnreachable => ("litellm_unreachable", StatusCode::SERVICE_UNAVAILABLE, 0),
             Self::LiteLlmFailed => ("litellm_failed", StatusCode::BAD_GATEWAY, 0),
@@ -241,6 +282,7 @@ impl ProxyError {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 0,
             ),
+            Self::Overloaded => (OVERLOADED, StatusCode::SERVICE_UNAVAILABLE, -32075),
             Self::MethodNotSupported => ("method_not_supported", StatusCode::NOT_IMPLEMENTED, 0),
         }
     }

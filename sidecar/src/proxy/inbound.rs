@@ -4,8 +4,11 @@
 pub mod client_address;
 mod tunnel;
 
+pub(crate) use tunnel::CONNECTION_GUARD;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
@@ -20,14 +23,15 @@ use crate::http::hop_by_hop;
 use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{Target, UpstreamError};
-use crate::proxy::audit::{ClientKeys, Fingerprinter};
+use crate::proxy::audit::{ClientKeys, Fingerprinter, TRACEPARENT, trace_id};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
 use crate::proxy::inbound::client_address::TrustedProxies;
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
+use crate::proxy::request_id::RequestId;
 use crate::proxy::respond::problem;
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::Routes;
+use crate::proxy::routes::{RouteTable, Routes};
 use crate::proxy::user_context::seal::Sealer;
 use crate::proxy::user_context::{Context, ContextTooLargeError, gather};
 
@@ -35,6 +39,19 @@ const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
 /// Paths, below LiteLLM's `SERVER_ROOT_PATH`, at which it lists tools with headers for one server each.
 const LIST_PATHS: [&str; 2] = ["/mcp-rest/tools/list", "/v1/messages"];
+
+/// Longest copies of the context for one server each, names and values of all together. LiteLLM's server takes headers
+/// of 64 KiB: with the context for all of them, 28 KiB of that remain for the client's own. The copies begin with `x-`,
+/// and LiteLLM sends such headers to LLM providers where `forward_client_headers_to_llm_api` is set.
+const MAX_COPIES_BYTES: usize = 24 * 1024;
+
+/// Where LiteLLM's server is.
+#[derive(Clone, Copy, Debug)]
+pub struct LitellmServer {
+    pub address: SocketAddr,
+    /// How long it keeps connections without a request.
+    pub keep_alive: Duration,
+}
 
 /// The half on the port LiteLLM used to own.
 pub struct Inbound {
@@ -47,12 +64,22 @@ pub struct Inbound {
     drain: Drain,
 }
 
+impl From<SocketAddr> for LitellmServer {
+    /// Its server is uvicorn, as it is without an option.
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            keep_alive: Duration::from_secs(5),
+        }
+    }
+}
+
 impl Inbound {
-    /// `litellm` is the loopback address LiteLLM was moved to; `trusted_proxies` are those whose `X-Forwarded-`
+    /// `litellm` is at the loopback address that LiteLLM was moved to; `trusted_proxies` are those whose `X-Forwarded-`
     /// headers its server trusts; `sealer` is shared with the outbound half, and `fingerprinter` with the audit
     /// log.
     pub fn new(
-        litellm: SocketAddr,
+        litellm: impl Into<LitellmServer>,
         trusted_proxies: TrustedProxies,
         routes: Routes,
         sealer: Arc<Sealer>,
@@ -60,8 +87,9 @@ impl Inbound {
         metrics: Metrics,
         drain: Drain,
     ) -> Self {
+        let LitellmServer { address, keep_alive } = litellm.into();
         Self {
-            litellm: Target::litellm(litellm, routes.workers().get()),
+            litellm: Target::litellm(address, keep_alive, routes.workers().get()),
             trusted_proxies,
             routes,
             sealer,
@@ -77,19 +105,21 @@ impl Inbound {
         peer: IpAddr,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
-        let method = request.method().clone();
+        let (method, id) = (request.method().clone(), RequestId::next());
+        let traceparent = request.headers().get(TRACEPARENT).cloned();
         // HTTP/2 has no `Connection` header; there the connection itself is drained by GOAWAY.
         let closable = request.version() != Version::HTTP_2;
         // Boxed: else each connection would keep room for the whole future even while it is idle.
         let mut response = match Box::pin(self.forward(worker, peer, request)).await {
             Ok(response) => {
-                tracing::debug!(half = "inbound", %method, status = response.status().as_u16(), "answered");
+                tracing::debug!(half = "inbound", request = %id, %method, status = response.status().as_u16(), "answered");
                 response
             }
             Err(error) => {
                 self.metrics.count_error(Half::Inbound, error.reason());
                 let status = error.status().as_u16();
-                tracing::warn!(half = "inbound", %method, reason = error.reason(), status, "request refused");
+                let (reason, trace_id) = (error.reason(), trace_id(traceparent.as_ref(), None));
+                tracing::warn!(half = "inbound", request = %id, trace_id, %method, reason, status, "request refused");
                 problem(&error)
             }
         };
@@ -100,6 +130,14 @@ impl Inbound {
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        response
+    }
+
+    /// A request that is not even looked at.
+    pub(crate) fn refuse(&self, error: &ProxyError) -> Response<ResponseBody> {
+        self.metrics.count_error(Half::Inbound, error.reason());
+        let response = problem(error);
+        self.metrics.answered(Half::Inbound, response.status());
         response
     }
 
@@ -131,7 +169,8 @@ impl Inbound {
             return Err(ProxyError::MethodNotSupported);
         }
         framing::check(&request)?;
-        let websocket = hop_by_hop::wants_websocket(request.headers());
+        // Only a GET asks for one (RFC 6455 section 4.1).
+        let websocket = request.method() == Method::GET && hop_by_hop::wants_websocket(request.headers());
         to_origin_form(&mut request, &self.litellm.host);
         let lists_by_server_header = is_list_path(request.uri().path());
         // Probes and pages of the user interface need no user.
@@ -142,15 +181,15 @@ impl Inbound {
         if may_call_tools {
             self.routes.count_cookies(context.as_ref());
         }
-        hop_by_hop::strip_request(headers, is_forgeable);
+        let table = self.routes.table();
+        hop_by_hop::strip_request(headers, |name| is_forgeable(name, &table));
+        drop(table);
         if let Some(context) = context {
-            let sealed = self.sealer.seal(&context, unix_now());
+            let now = unix_now();
             if lists_by_server_header {
-                for name in self.routes.table().context_headers() {
-                    headers.insert(name, sealed.clone());
-                }
+                self.add_copies(headers, &context, now);
             }
-            headers.insert(CONTEXT, sealed);
+            headers.insert(CONTEXT, self.sealer.seal(&context, now));
         }
         client_address::set(headers, peer, &self.trusted_proxies);
         if websocket {
@@ -175,6 +214,25 @@ impl Inbound {
         hop_by_hop::strip_response(response.headers_mut(), |_| false);
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
+    }
+
+    /// Adds to each server that takes something of this user what it takes, as long as there is room. A server that gets
+    /// none lists its tools as for nobody.
+    fn add_copies(&self, headers: &mut HeaderMap, context: &Context, now: i64) {
+        let mut room = MAX_COPIES_BYTES;
+        for (name, allowed) in self.routes.table().context_headers() {
+            let Some(part) = context.part(allowed) else {
+                continue;
+            };
+            let sealed = self.sealer.seal(&part, now);
+            match room.checked_sub(name.as_str().len() + sealed.len()) {
+                Some(rest) => {
+                    room = rest;
+                    headers.insert(name, sealed);
+                }
+                None => self.metrics.context_copy_dropped(),
+            }
+        }
     }
 
     fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, ContextTooLargeError> {
@@ -232,10 +290,12 @@ fn is_list_path(path: &str) -> bool {
     LIST_PATHS.iter().any(|end| path.ends_with(end))
 }
 
-/// Whether a client could forge a user context by this header: the sidecar's own `mcpauth-` headers, and
-/// LiteLLM's `x-mcp-SERVER-HEADER`, which it sends to that server as HEADER.
-fn is_forgeable(name: &str) -> bool {
-    name.starts_with("mcpauth-") || name.starts_with("x-mcp-") && name.contains("mcpauth-")
+/// Whether a client could speak in our name by this header: the sidecar's own `mcpauth-` headers, and LiteLLM's
+/// `x-mcp-SERVER-HEADER`, which it sends to that server as HEADER. Of those, all go that are for a server of ours: what
+/// such a server gets of a user is what its resource names.
+fn is_forgeable(name: &str, table: &RouteTable) -> bool {
+    name.starts_with("mcpauth-")
+        || name.starts_with("x-mcp-") && (name.contains("mcpauth-") || table.is_for_server(name))
 }
 
 /// LiteLLM reads a body as JSON unless it is a form, whatever type and encoding the request states.
@@ -280,7 +340,7 @@ mod tests {
             ("x-mcp-tools-other", "5"),
             ("x-mcpauth-context", "6"),
         ]);
-        hop_by_hop::remove(&mut map, is_forgeable);
+        hop_by_hop::remove(&mut map, |name| is_forgeable(name, &RouteTable::default()));
         assert_eq!(
             map,
             headers(&[("x-mcp-tools-other", "5"), ("x-mcpauth-context", "6")])

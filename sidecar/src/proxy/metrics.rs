@@ -73,6 +73,7 @@ struct Counters {
     duplicates: Counter,
     malformed: Counter,
     cookies: Family<CookieLabels, Counter>,
+    context_copies_dropped: Counter,
     errors: Family<ErrorLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
     calls: Family<CallLabels, Counter>,
@@ -217,6 +218,12 @@ impl Metrics {
             "Users' requests that carried an allow-listed cookie, by the fingerprint of its name",
             cookies.clone(),
         );
+        let context_copies_dropped = Counter::default();
+        registry.register(
+            "context_copies_dropped",
+            "User contexts for one server each that a listing of tools had no room for",
+            context_copies_dropped.clone(),
+        );
         registry.register(
             "upstream_connects",
             "Connections opened to MCP servers",
@@ -262,6 +269,7 @@ impl Metrics {
             }),
             duplicates: dropped("duplicate"),
             malformed: dropped("malformed"),
+            context_copies_dropped,
             errors,
             cookies,
             connects,
@@ -308,6 +316,10 @@ impl Metrics {
         if gathered.malformed > 0 {
             self.0.malformed.inc_by(gathered.malformed);
         }
+    }
+
+    pub(crate) fn context_copy_dropped(&self) {
+        self.0.context_copies_dropped.inc();
     }
 
     pub(crate) fn token_rejected(&self, owner: TokenOwner, why: RetryCause) {

@@ -1,5 +1,6 @@
 //! The outbound half, from LiteLLM's MCP client to MCP servers. It takes requests whose host is loopback
-//! ([`loopback_host`]), finds the server that the path names ([`path`]), authenticates the request to it
+//! ([`loopback_host`]) and that show the secret of LiteLLM's configuration
+//! ([`OutboundSecret`]), finds the server that the path names ([`path`]), authenticates the request to it
 //! ([`headers`], [`token_selection`]), sends it, once more if the server rejects the token
 //! ([`replayable_request`], [`auth_outcome`], [`token_rejection`]), and passes the answer on ([`response`]).
 //! LiteLLM takes the sidecar for the server, so nothing in an answer may lead it around the sidecar: no
@@ -19,6 +20,7 @@ mod response;
 mod suspect_users;
 mod token_rejection;
 mod token_selection;
+mod user_guard;
 mod user_tokens;
 mod wait_limit;
 
@@ -26,25 +28,27 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
-use mcp_auth_protocol::sync::UserContext;
 use secrecy::SecretString;
+use serde_json::Value;
 
 use crate::control::exchange_client::TokenExchanger;
 use crate::control::litellm_config::static_headers::StaticHeaders;
+use crate::control::outbound_secret::OutboundSecret;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
-use crate::proxy::audit::{AuditLog, AuditedCall};
+use crate::proxy::audit::{AuditLog, AuditedCall, TRACEPARENT, trace_id};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
-use crate::proxy::respond::{json_rpc, problem};
+use crate::proxy::request_id::RequestId;
+use crate::proxy::respond::{json_rpc, problem, tool_result};
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{McpServer, Routes, UsableServer};
+use crate::proxy::routes::{McpServer, Routes, SESSION_HEADER, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
 use auth_outcome::{AuthOutcome, auth_outcome};
@@ -55,6 +59,7 @@ use replayable_request::ReplayableRequest;
 use response::prepare_response;
 use token_rejection::TokenRejection;
 use token_selection::{SelectedToken, TokenSelector};
+use user_guard::MissingUser;
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
 
@@ -63,6 +68,7 @@ pub struct Outbound {
     routes: Routes,
     token_selector: TokenSelector,
     sealer: Arc<Sealer>,
+    secret: OutboundSecret,
     audit_log: AuditLog,
     metrics: Metrics,
     /// Absent where LiteLLM's configuration is not seen.
@@ -89,10 +95,12 @@ struct Call {
 }
 
 impl Outbound {
-    /// `sealer` is shared with the inbound half; `exchanger` requests users' own tokens.
+    /// `sealer` is shared with the inbound half; `secret` is what LiteLLM shows; `exchanger` requests users' own
+    /// tokens.
     pub fn new(
         routes: Routes,
         sealer: Arc<Sealer>,
+        secret: OutboundSecret,
         exchanger: Arc<dyn TokenExchanger>,
         limits: Limits,
         audit_log: AuditLog,
@@ -103,6 +111,7 @@ impl Outbound {
             routes,
             token_selector,
             sealer,
+            secret,
             audit_log,
             metrics,
             static_headers: None,
@@ -119,12 +128,14 @@ impl Outbound {
 
     pub(crate) async fn answer(&self, worker: usize, request: Request<Incoming>) -> Response<ResponseBody> {
         let is_post = request.method() == Method::POST;
+        let takes_results = is_post && is_mcp_client(request.headers());
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
-        let started = Instant::now();
+        let (started, id) = (Instant::now(), RequestId::next());
+        let traceparent = request.headers().get(TRACEPARENT).cloned();
         let audited = server
             .as_ref()
-            .and_then(|server| self.audit_log.begin(server, &request, started));
+            .and_then(|server| self.audit_log.begin(server, &request, id, started));
         let mut call = Call {
             started,
             audited,
@@ -137,9 +148,13 @@ impl Outbound {
                     RequestBody::stream(request.into_body()),
                 ))
             }
+            _ if !self.secret.is_stated(request.headers()) => Err(OutboundError::with_body(
+                ProxyError::CallerNotAllowed,
+                RequestBody::stream(request.into_body()),
+            )),
             Some(server) => match framing::check(&request) {
                 // Boxed: else each connection would keep room for the whole future even while it is idle.
-                Ok(()) => Box::pin(self.forward(worker, server, request, &mut call)).await,
+                Ok(()) => Box::pin(id.scope(self.forward(worker, server, request, &mut call))).await,
                 Err(ambiguous) => Err(OutboundError::with_body(
                     ambiguous.into(),
                     RequestBody::stream(request.into_body()),
@@ -152,41 +167,72 @@ impl Outbound {
         };
         // Only a configured name is logged: what else the path says comes from the client.
         let name = server.as_ref().map(|server| &*server.name);
-        let response = match answer {
+        let (response, status) = match answer {
             Ok(response) => {
                 tracing::debug!(
                     half = "outbound",
+                    request = %id,
                     server = name,
                     status = response.status().as_u16(),
                     "answered"
                 );
-                response
+                let status = response.status();
+                (response, status)
             }
             Err(OutboundError { error, body }) => {
                 self.metrics.count_error(Half::Outbound, error.reason());
-                let status = error.status().as_u16();
-                let reason = error.reason();
-                tracing::warn!(half = "outbound", server = name, reason, status, %error, "request refused");
+                let (status, reason) = (error.status(), error.reason());
                 call.record(|audited| audited.set_failed(reason));
-                match is_post {
+                let message = match is_post {
+                    true => unsent_message(body).await,
+                    false => None,
+                };
+                let trace_id = trace_id(traceparent.as_ref(), message.as_deref());
+                tracing::warn!(
+                    half = "outbound",
+                    request = %id,
+                    trace_id,
+                    server = name,
+                    reason,
+                    status = status.as_u16(),
+                    %error,
+                    "request refused"
+                );
+                let response = match is_post {
                     true => {
-                        let message = unsent_message(body).await;
                         let id = message.as_ref().map(message::request_id);
+                        let call_id = message.as_ref().and_then(message::tool_call_id);
                         if let Some(message) = message {
                             call.record(|audited| audited.set_body(message));
                         }
-                        json_rpc(&error, id.unwrap_or_default())
+                        match call_id.filter(|_| takes_results && error.is_for_users()) {
+                            Some(id) => tool_result(&error, id),
+                            None => json_rpc(&error, id.unwrap_or_default()),
+                        }
                     }
                     false => problem(&error),
-                }
+                };
+                (response, status)
             }
         };
-        self.metrics.answered(Half::Outbound, response.status());
+        // What was refused counts as what it is, though a tool call is told by a result.
+        self.metrics.answered(Half::Outbound, status);
         if let Some(server) = &server {
             let (total, upstream_time) = (call.started.elapsed(), call.upstream_time);
-            server.metrics.answered(response.status(), total, upstream_time);
+            server.metrics.answered(status, total, upstream_time);
         }
-        call.answered(response)
+        call.answered(response, status)
+    }
+
+    /// A request that is not even looked at.
+    pub(crate) fn refuse(&self, request: &Request<Incoming>, error: &ProxyError) -> Response<ResponseBody> {
+        self.metrics.count_error(Half::Outbound, error.reason());
+        let response = match *request.method() == Method::POST {
+            true => json_rpc(error, Value::Null),
+            false => problem(error),
+        };
+        self.metrics.answered(Half::Outbound, response.status());
+        response
     }
 
     /// Counts a request that the parser answered with an error before it got here.
@@ -221,7 +267,10 @@ impl Outbound {
                 ));
             }
         };
-        let context = self.context(request.headers(), unix_now());
+        let (context, invalid) = match self.context(request.headers(), unix_now()) {
+            Ok(context) => (context, None),
+            Err(invalid) => (None, Some(invalid)),
+        };
         let user = UserPart::from_context(context.as_ref(), &usable.allowed);
         let subject = match subject(server, usable, context.as_ref()) {
             Ok(subject) => subject,
@@ -232,12 +281,12 @@ impl Outbound {
                 ));
             }
         };
-        let lacks_user = subject.is_none()
-            && (usable.exchange.is_some() || usable.user_context == UserContext::Required && user.is_empty());
+        let has_user = subject.is_some() || usable.exchange.is_none() && !user.is_empty();
+        let missing = MissingUser::find(usable, has_user, invalid);
         call.record(|audited| audited.set_context(context));
         let of_configuration = self.static_headers.as_ref();
         let of_configuration = of_configuration.map(|names| names.take(request.headers_mut()));
-        let mut replayable = ReplayableRequest::new(server, usable, request, path, user, lacks_user).await?;
+        let mut replayable = ReplayableRequest::new(server, usable, request, path, user, missing).await?;
         replayable.add_headers(of_configuration.unwrap_or_default());
         call.record(|audited| replayable.record_body(audited));
         let mut selected = match self.token_selector.select(server, usable, subject).await {
@@ -348,6 +397,7 @@ impl Outbound {
                 if !response.status().is_server_error() {
                     self.token_selector.record_accepted(selected);
                 }
+                record_session(usable, replayable, response.headers());
                 let is_get = replayable.method() == Method::GET;
                 let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
                 Ok(ServerAnswer::Accepted(response))
@@ -363,23 +413,24 @@ impl Outbound {
         }
     }
 
-    /// The user context that the request carries. Whatever is wrong with it, the request has none: a session
-    /// of LiteLLM's may well outlive it.
-    fn context(&self, headers: &HeaderMap, now: i64) -> Option<Context> {
+    /// The user context that the request carries, or why it cannot be opened: a session of LiteLLM's may well
+    /// outlive it.
+    fn context(&self, headers: &HeaderMap, now: i64) -> Result<Option<Context>, OpenError> {
         let mut values = headers.get_all(CONTEXT).iter();
-        let (result, context) = match values.next() {
-            None => (ContextResult::None, None),
+        let opened = match values.next() {
+            None => Ok(None),
             // Of two values that differ, the user's is unknown.
-            Some(first) if values.any(|other| other != first) => (ContextResult::Forged, None),
-            Some(first) => match self.sealer.open(first, now) {
-                Ok(context) => (ContextResult::Opened, Some(context)),
-                Err(OpenError::Forged) => (ContextResult::Forged, None),
-                Err(OpenError::Expired) => (ContextResult::Expired, None),
-                Err(OpenError::Malformed) => (ContextResult::Malformed, None),
-            },
+            Some(first) if values.any(|other| other != first) => Err(OpenError::Forged),
+            Some(first) => self.sealer.open(first, now).map(Some),
         };
-        self.metrics.context(result);
-        context
+        self.metrics.context(match &opened {
+            Ok(None) => ContextResult::None,
+            Ok(Some(_)) => ContextResult::Opened,
+            Err(OpenError::Forged) => ContextResult::Forged,
+            Err(OpenError::Expired) => ContextResult::Expired,
+            Err(OpenError::Malformed) => ContextResult::Malformed,
+        });
+        opened
     }
 }
 
@@ -391,11 +442,11 @@ impl Call {
     }
 
     /// The answer, whose end is recorded once it has come.
-    fn answered(self, response: Response<ResponseBody>) -> Response<ResponseBody> {
+    fn answered(self, response: Response<ResponseBody>, status: StatusCode) -> Response<ResponseBody> {
         let Some(mut audited) = self.audited else {
             return response;
         };
-        audited.set_answer(response.status(), self.upstream_time);
+        audited.set_answer(status, self.upstream_time);
         response.map(|body| body.audited(audited))
     }
 }
@@ -416,6 +467,34 @@ fn route_request<'a>(
         None => Err(ProxyError::PathNotServed {
             resource: server.resource.clone(),
         }),
+    }
+}
+
+/// Whether the request is of an MCP client with streamable HTTP, which names both types that it takes. Others, such as a
+/// probe, are told by the status.
+fn is_mcp_client(headers: &HeaderMap) -> bool {
+    let names_stream =
+        |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), b"text/event-stream").is_some();
+    headers.get_all(ACCEPT).iter().any(names_stream)
+}
+
+/// Keeps what later requests of the session need.
+fn record_session(usable: &UsableServer, request: &ReplayableRequest, answer: &HeaderMap) {
+    let stated = answer.get(SESSION_HEADER);
+    if request.opens_nobodys_session()
+        && let Some(session) = stated
+    {
+        usable.sessions.record_nobodys(session.as_bytes());
+    }
+    // Looked for first: hardly any answer has one.
+    if answer.contains_key(SET_COOKIE)
+        && let Some(session) = stated.or(request.session())
+    {
+        usable.sessions.record_affinity_cookies(
+            session.as_bytes(),
+            answer.get_all(SET_COOKIE).iter(),
+            |name| usable.allowed.cookie(name),
+        );
     }
 }
 
@@ -444,19 +523,23 @@ fn subject(
 mod tests {
     use super::*;
     use crate::proxy::routes::ServerState;
-    use mcp_auth_protocol::sync::{self, Transport};
+    use mcp_auth_protocol::sync::{self, Transport, UserContext};
     use prometheus_client::registry::Registry;
     use tokio::sync::watch;
 
     pub(super) fn server(url: &str, transport: Transport) -> Arc<McpServer> {
+        server_named("tools", url, transport)
+    }
+
+    pub(super) fn server_named(name: &str, url: &str, transport: Transport) -> Arc<McpServer> {
         let routes = Routes::new(
             NonZeroUsize::MIN,
             Metrics::new(&mut Registry::default()),
             watch::Sender::default(),
         );
         let route = sync::Route {
-            resource: "tools".into(),
-            server: "tools".into(),
+            resource: name.into(),
+            server: name.into(),
             url: url.into(),
             transport,
             ca_bundle: None,
@@ -466,6 +549,7 @@ mod tests {
             exchange: None,
             credential_identity: String::new(),
             audit: None,
+            litellm: None,
         };
         let credential = sync::Credential::Bearer {
             id: String::new(),
@@ -482,7 +566,7 @@ mod tests {
             }]),
             []
         );
-        routes.table().server("tools").unwrap().clone()
+        routes.table().server(name).unwrap().clone()
     }
 
     pub(super) fn usable<T>(url: &str, transport: Transport, then: impl FnOnce(&UsableServer) -> T) -> T {

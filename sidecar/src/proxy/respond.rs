@@ -2,9 +2,9 @@
 //!
 //! A POST to the outbound half is JSON-RPC and gets a JSON-RPC error; everything else gets a problem document
 //! (RFC 9457). JSON-RPC errors come with a status of their own rather than 200: LiteLLM reports the status of
-//! a listing that failed, and a load test or a dashboard counts it. The price is that LiteLLM shows the user
-//! of a failed call the status and not the message. 401 is never among them: it would send LiteLLM into an
-//! OAuth flow against localhost.
+//! a listing that failed, and a load test or a dashboard counts it. 401 is never among them: it would send LiteLLM
+//! into an OAuth flow against localhost. A tool call gets the result of a tool that failed, with status 200: LiteLLM
+//! shows the user of a failed request its status alone, and the text of a result.
 //!
 //! `docs/errors.md` has the table of them all, which a test compares, and what LiteLLM makes of them.
 
@@ -45,6 +45,30 @@ pub fn json_rpc(error: &ProxyError, id: RequestId) -> Response<ResponseBody> {
     answer(error, "application/json", &body)
 }
 
+/// Key of [`tool_result`]'s `_meta` with what a program needs to know.
+const META_KEY: &str = "mcpauth.dev/error";
+
+/// The result of a tool call that has failed. `resultType` is required from version 2026-07-28 of MCP on, and ignored
+/// before.
+pub fn tool_result(error: &ProxyError, id: RequestId) -> Response<ResponseBody> {
+    let details =
+        json!({ "code": error.code(), "reason": error.reason(), "status": error.status().as_u16() });
+    let body = json!({
+        "jsonrpc": "2.0",
+        "id": id,
+        "result": {
+            "resultType": "complete",
+            "isError": true,
+            "content": [{ "type": "text", "text": error.to_string() }],
+            "_meta": { META_KEY: details },
+        },
+    });
+    let mut response = answer(error, "application/json", &body);
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().remove(RETRY_AFTER);
+    response
+}
+
 fn answer(error: &ProxyError, content_type: &'static str, body: &Value) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole(Some(Bytes::from(body.to_string()))));
     *response.status_mut() = error.status();
@@ -75,6 +99,7 @@ mod tests {
     use crate::http::framing::FramingError;
     use crate::proxy::error::{RenewalOutcome, ReplayError, TokenOwner};
     use crate::proxy::user_context::ContextTooLargeError;
+    use crate::proxy::user_context::seal::OpenError;
 
     /// One of each. A new error does not compile without an arm in [`half`]; it belongs here as well.
     fn one_of_each() -> Vec<ProxyError> {
@@ -94,6 +119,10 @@ mod tests {
             },
             ProxyError::TokenExpired { resource: resource() },
             ProxyError::UserContextRequired { resource: resource() },
+            ProxyError::UserContextInvalid {
+                resource: resource(),
+                why: OpenError::Expired,
+            },
             ProxyError::ServerUnreachable {
                 resource: resource(),
                 why: text(),
@@ -132,11 +161,13 @@ mod tests {
             },
             ProxyError::TooManyWaiting { resource: resource() },
             ProxyError::HostNotAllowed,
+            ProxyError::CallerNotAllowed,
             ProxyError::RequestAmbiguous(FramingError::HostMissing),
             ProxyError::LiteLlmUnreachable,
             ProxyError::LiteLlmFailed,
             ProxyError::ContextTooLarge(ContextTooLargeError { bytes: 9000 }),
             ProxyError::MethodNotSupported,
+            ProxyError::Overloaded,
         ]
     }
 
@@ -148,6 +179,7 @@ mod tests {
             | ProxyError::TokenUnavailable { .. }
             | ProxyError::TokenExpired { .. }
             | ProxyError::UserContextRequired { .. }
+            | ProxyError::UserContextInvalid { .. }
             | ProxyError::ServerUnreachable { .. }
             | ProxyError::ServerFailed { .. }
             | ProxyError::ServerTimeout { .. }
@@ -158,13 +190,15 @@ mod tests {
             | ProxyError::NotRepeated { .. }
             | ProxyError::ExchangeFailed { .. }
             | ProxyError::TooManyWaiting { .. }
-            | ProxyError::HostNotAllowed => "outbound",
+            | ProxyError::HostNotAllowed
+            | ProxyError::CallerNotAllowed => "outbound",
             ProxyError::LiteLlmUnreachable | ProxyError::LiteLlmFailed | ProxyError::ContextTooLarge(_) => {
                 "inbound"
             }
-            ProxyError::BodyUnreadable | ProxyError::RequestAmbiguous(_) | ProxyError::MethodNotSupported => {
-                "both"
-            }
+            ProxyError::BodyUnreadable
+            | ProxyError::RequestAmbiguous(_)
+            | ProxyError::MethodNotSupported
+            | ProxyError::Overloaded => "both",
         }
     }
 
@@ -248,6 +282,23 @@ mod tests {
                 .unwrap()
                 .starts_with("McpServerAuth tools: ")
         );
+    }
+
+    #[tokio::test]
+    async fn the_result_of_a_tool_that_failed_says_why_in_words_and_for_programs() {
+        let error = ProxyError::TokenExpired {
+            resource: "tools".into(),
+        };
+        let response = tool_result(&error, json!(7));
+        assert_eq!(response.status(), 200);
+        assert!(!response.headers().contains_key(RETRY_AFTER));
+        let body = text(response).await;
+        assert_eq!(body["id"], 7);
+        let result = &body["result"];
+        assert_eq!(result["isError"], true);
+        assert_eq!(result["content"][0]["text"], error.to_string());
+        let expected = json!({"code": -32054, "reason": "token_expired", "status": 503});
+        assert_eq!(result["_meta"]["mcpauth.dev/error"], expected);
     }
 
     #[tokio::test]

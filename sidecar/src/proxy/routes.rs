@@ -5,11 +5,13 @@
 //! begin; they never wait for a writer.
 
 pub mod access_token;
+mod announced_endpoints;
 pub mod connection_checks;
 mod cookie_arrivals;
 mod mcp_server;
 mod reachability;
 mod rejection_reports;
+mod sessions;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -28,6 +30,7 @@ use crate::proxy::metrics::Metrics;
 use crate::proxy::user_context::{Allowlist, Context};
 
 use access_token::AccessToken;
+pub use announced_endpoints::{AnnouncedEndpoints, Announcement};
 use cookie_arrivals::CookieArrivals;
 pub use mcp_server::{
     AuditSettings, AuditUserSource, McpServer, RouteError, ServerState, ServiceCredential, UsableServer,
@@ -35,6 +38,7 @@ pub use mcp_server::{
 };
 use rejection_reports::RejectionReports;
 pub use rejection_reports::RenewalProspect;
+pub use sessions::{SESSION_HEADER, Sessions};
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -49,21 +53,25 @@ struct RoutesInner {
     cookie_arrivals: CookieArrivals,
     /// Notifies the requests that wait for a token whenever they should look again.
     changes: watch::Sender<()>,
-    /// Serializes writers, so that each sees the table it replaces. Readers never lock it.
-    writer: Mutex<()>,
+    /// What LiteLLM calls the servers beside their names. Serializes writers, so that each sees the table it replaces;
+    /// readers never lock it.
+    aliases: Mutex<Vec<String>>,
 }
 
 /// All routes at one point in time.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct RouteTable {
     servers: HashMap<Box<str>, Arc<McpServer>>,
     /// Cookies and headers that any server is allowed or exchanges. The inbound half seals them all, since it
     /// does not know yet which server LiteLLM will call.
     allowed: Allowlist,
-    /// The headers `x-mcp-SERVER-HEADER` by which LiteLLM passes the user context on to one server each.
-    context_headers: Box<[HeaderName]>,
+    /// The headers `x-mcp-SERVER-HEADER` by which LiteLLM passes the user context on to one server each, and what
+    /// belongs into it: of the servers that take anything of users, in the order of their names.
+    context_headers: Box<[(HeaderName, Allowlist)]>,
     /// Whether calls to any server are recorded, and with them the key of the client.
     is_audited: bool,
+    /// How the headers begin that LiteLLM sends to one of these servers: `x-mcp-SERVER-`, by the server's name or alias.
+    server_prefixes: Box<[Box<str>]>,
 }
 
 impl Routes {
@@ -78,7 +86,7 @@ impl Routes {
             rejections: RejectionReports::new(reports),
             cookie_arrivals: CookieArrivals::default(),
             changes: watch::Sender::new(()),
-            writer: Mutex::default(),
+            aliases: Mutex::default(),
         }))
     }
 
@@ -86,7 +94,7 @@ impl Routes {
     /// them are answered with their problem, the others are not affected. Connections to servers whose origin
     /// and CA bundle are the same as before are kept.
     pub fn apply(&self, servers: &[sync::Server]) -> Vec<sync::Problem> {
-        let _writer = self.0.writer.lock();
+        let aliases = self.0.aliases.lock();
         let previous = self.0.table.load();
         let build = |server: &sync::Server| {
             let previous_server = previous.server(&server.route.server).map(Arc::as_ref);
@@ -107,14 +115,20 @@ impl Routes {
         let usable = || servers.values().filter_map(|server| server.usable());
         let cookies = usable().flat_map(|usable| usable.allowed.cookies());
         self.0.cookie_arrivals.set(cookies, &self.0.metrics);
-        let context_headers = servers.values().filter(|server| server.sealed().is_some());
-        let context_headers = context_headers
-            .filter_map(|server| context_header(&server.name))
+        let mut context_headers: Vec<_> = servers
+            .values()
+            .filter_map(|server| {
+                let sealed = server.sealed().filter(|sealed| !sealed.is_empty())?;
+                Some((context_header(&server.name)?, sealed.clone()))
+            })
             .collect();
+        context_headers.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        let server_prefixes = all_server_prefixes(&servers, &aliases);
         self.0.table.store(Arc::new(RouteTable {
             servers,
+            server_prefixes,
             allowed,
-            context_headers,
+            context_headers: context_headers.into(),
             is_audited,
         }));
         self.0
@@ -156,6 +170,17 @@ impl Routes {
             .collect();
         notices.sort_unstable();
         notices
+    }
+
+    /// Takes over what LiteLLM calls the servers beside their names.
+    pub fn set_aliases(&self, aliases: Vec<String>) {
+        let mut current = self.0.aliases.lock();
+        if *current != aliases {
+            let mut table = RouteTable::clone(&self.0.table.load());
+            table.server_prefixes = all_server_prefixes(&table.servers, &aliases);
+            *current = aliases;
+            self.0.table.store(Arc::new(table));
+        }
     }
 
     /// The current table. One atomic load.
@@ -217,6 +242,16 @@ impl RouteTable {
         self.servers.get(name)
     }
 
+    /// Whether LiteLLM sends this header of a client to one of these servers, under the name behind the prefix. Servers that
+    /// are not in the table are none of our business.
+    pub fn is_for_server(&self, name: &str) -> bool {
+        let is_listed = self
+            .server_prefixes
+            .iter()
+            .any(|prefix| name.starts_with(&**prefix));
+        is_listed && !LITELLM_HEADERS.contains(&name)
+    }
+
     /// Union of the names that the servers allow, or exchange for a token.
     pub fn allowed(&self) -> &Allowlist {
         &self.allowed
@@ -227,8 +262,9 @@ impl RouteTable {
         self.is_audited
     }
 
-    /// The headers by which LiteLLM passes the user context on to one server each, of those that take any.
-    pub fn context_headers(&self) -> &[HeaderName] {
+    /// The headers by which LiteLLM passes the user context on to one server each, of those that take any, and what they
+    /// take.
+    pub fn context_headers(&self) -> &[(HeaderName, Allowlist)] {
         &self.context_headers
     }
 }
@@ -242,6 +278,28 @@ fn missing_cookie(server: &McpServer, name: &[u8]) -> sync::Problem {
         server.resource
     );
     sync::Problem::new("CookieNeverArrived", message).for_server(&*server.name)
+}
+
+/// Names that LiteLLM reads itself, whatever a server is called.
+const LITELLM_HEADERS: [&str; 2] = ["x-mcp-servers", "x-mcp-access-groups"];
+
+/// How a header begins that LiteLLM sends to the server of this name: by the name as it is, and as LiteLLM writes it for
+/// headers (`sanitize_mcp_alias_for_header` of 1.109.1).
+fn server_prefixes(name: &str) -> impl Iterator<Item = Box<str>> {
+    let lower = name.trim().to_ascii_lowercase();
+    let words = lower.split(|character: char| !character.is_ascii_alphanumeric());
+    let sanitized = words
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join("_");
+    let prefix = |name: &str| format!("x-mcp-{name}-").into_boxed_str();
+    [prefix(&lower), prefix(&sanitized)].into_iter()
+}
+
+fn all_server_prefixes(servers: &HashMap<Box<str>, Arc<McpServer>>, aliases: &[String]) -> Box<[Box<str>]> {
+    let names = servers.keys().map(|name| &**name);
+    let all = names.chain(aliases.iter().map(String::as_str));
+    all.flat_map(server_prefixes).collect()
 }
 
 /// Never `None`: a server's name is made of letters, digits and `_`.

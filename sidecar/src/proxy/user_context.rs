@@ -106,6 +106,10 @@ impl Allowlist {
     pub fn headers(&self) -> &[HeaderName] {
         &self.headers
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.cookies.is_empty() && self.headers.is_empty()
+    }
 }
 
 /// The context of a request. Never shortens one: half a context could speak for another user.
@@ -171,6 +175,20 @@ impl Context {
     pub fn with_client_key(mut self, fingerprint: Fingerprint) -> Self {
         self.encoded.extend_from_slice(&fingerprint.0);
         self
+    }
+
+    /// What of it is allowed by `allowed`; `None` where that is no cookie and no header.
+    pub fn part(&self, allowed: &Allowlist) -> Option<Self> {
+        let cookies: Vec<_> = self.cookies().filter(|(name, _)| allowed.cookie(name)).collect();
+        let headers: Vec<_> = self.headers().filter(|(name, _)| allowed.header(name)).collect();
+        if cookies.is_empty() && headers.is_empty() {
+            return None;
+        }
+        let part = Self::encode(cookies, headers);
+        Some(match self.client_key() {
+            Some(fingerprint) => part.with_client_key(fingerprint),
+            None => part,
+        })
     }
 
     /// The fingerprint of the client's key.
@@ -362,6 +380,21 @@ mod tests {
         assert_eq!(Context::decode(twice.encoded), None);
         let split = Context::encode(vec![(b"a", b"1\r\nx: y")], vec![]);
         assert_eq!(Context::decode(split.encoded), None);
+    }
+
+    #[test]
+    fn a_part_is_what_is_allowed_and_none_where_that_is_nothing() {
+        let headers = request(&[("cookie", "session_id=S-a; csrf=b"), ("x-forwarded-user", "ada")]);
+        let context = gather(&headers, &allowed()).unwrap().context.unwrap();
+        assert_eq!(context.part(&allowed()).as_ref(), Some(&context));
+        let part = context.part(&Allowlist::new(["csrf", "other"], [])).unwrap();
+        assert_eq!(part.cookies().collect::<Vec<_>>(), [(&b"csrf"[..], &b"b"[..])]);
+        assert_eq!(part.headers().count(), 0);
+        let fingerprint = Fingerprint([7; Fingerprint::LENGTH]);
+        let with_key = context.with_client_key(fingerprint);
+        assert_eq!(with_key.part(&Allowlist::new(["other"], [])), None);
+        let part = with_key.part(&Allowlist::new(["csrf"], [])).unwrap();
+        assert_eq!(part.client_key(), Some(fingerprint));
     }
 
     #[test]

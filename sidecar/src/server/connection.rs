@@ -4,20 +4,22 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::bounds::{Bounds, MAX_HEADERS};
+use super::bounds::MAX_HEADERS;
 use super::half::Half;
 use super::http2;
-use crate::proxy::error::{HEADERS_TOO_LARGE, REQUEST_MALFORMED};
+use super::load::{Connection, WatchedBody};
+use crate::proxy::error::{HEADERS_TOO_LARGE, ProxyError, REQUEST_MALFORMED};
 
 /// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -31,9 +33,9 @@ enum Protocol {
     Http2,
 }
 
-pub(super) async fn connection(
+pub(super) async fn serve_connection(
     worker: usize,
-    bounds: Bounds,
+    connection: Connection,
     stream: TcpStream,
     peer: IpAddr,
     half: Half,
@@ -41,15 +43,18 @@ pub(super) async fn connection(
 ) {
     let protocol = tokio::select! {
         biased;
-        protocol = timeout(bounds.headers, protocol(&stream)) => protocol,
-        _ = stopped.wait_for(Option::is_some) => return,
+        protocol = protocol(&stream) => protocol,
+        // It said nothing for too long, or others needed its place.
+        () = connection.ended() => None,
+        _ = stopped.wait_for(Option::is_some) => None,
     };
     match protocol {
-        Ok(Some(Protocol::Http1)) => http1(worker, bounds, stream, peer, half, stopped).await,
+        Some(Protocol::Http1) => http1(worker, connection, stream, peer, half, stopped).await,
         // In a box: connections of HTTP/1.1, of which there are thousands, need not make room for it.
-        Ok(Some(Protocol::Http2)) => Box::pin(http2::serve(worker, stream, peer, half, stopped)).await,
-        // It closed, or said nothing for too long.
-        Ok(None) | Err(_) => {}
+        Some(Protocol::Http2) => {
+            Box::pin(http2::serve(worker, connection, stream, peer, half, stopped)).await
+        }
+        None => {}
     }
 }
 
@@ -86,33 +91,35 @@ fn detect(first_bytes: &[u8]) -> Option<Protocol> {
 
 async fn http1(
     worker: usize,
-    bounds: Bounds,
+    watched: Connection,
     stream: TcpStream,
     peer: IpAddr,
     half: Half,
     mut stopped: watch::Receiver<Option<Duration>>,
 ) {
-    let has_request = AtomicBool::new(false);
-    let service = service_fn(|request| {
-        has_request.store(true, Ordering::Relaxed);
-        let half = half.clone();
-        async move { Ok::<_, Infallible>(half.answer(worker, peer, request).await) }
-    });
+    let service = service_fn(|request| answer(&half, &watched, worker, peer, request));
+    // How long headers may take is up to the sweeps: a timer for each request would cost more than all of them.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.headers)
-        .max_header_size(MAX_HEADERS as usize)
-        .serve_connection(TokioIo::new(stream), service)
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEADERS as usize)
+        .serve_connection(TokioIo::new(watched.watch(stream)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let leaving = half.leaving(&mut stopped, || has_request.load(Ordering::Relaxed));
+    let leaving = half.leaving(&mut stopped, || watched.has_request());
+    let served = async {
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => result,
+            () = leaving => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
     let result = tokio::select! {
         biased;
-        result = connection.as_mut() => result,
-        () = leaving => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+        result = served => result,
+        () = watched.ended() => return tracing::debug!(worker, "connection ended: its client made no progress"),
     };
     if let Err(error) = result {
         if let Some(reason) = parse_failure(&error) {
@@ -121,6 +128,21 @@ async fn http1(
         // Mostly a client that went away. Its request went away with it.
         tracing::debug!(worker, %error, "connection ended early");
     }
+}
+
+/// Answers a request, unless there is no room for it.
+pub(super) async fn answer(
+    half: &Half,
+    connection: &Connection,
+    worker: usize,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Result<Response<WatchedBody>, Infallible> {
+    let (in_progress, response) = match connection.request() {
+        Ok(in_progress) => (in_progress, half.answer(worker, peer, request).await),
+        Err(refused) => (refused, half.refuse(&request, &ProxyError::Overloaded)),
+    };
+    Ok(in_progress.answer(response))
 }
 
 /// The reason for which the parser has answered by itself, if it has.

@@ -8,6 +8,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
+use crate::proxy::error::ProxyError;
 use crate::proxy::inbound::Inbound;
 use crate::proxy::outbound::Outbound;
 use crate::proxy::response_body::ResponseBody;
@@ -35,6 +36,14 @@ impl Half {
         match self {
             Self::Inbound(inbound) => inbound.answer(worker, peer, request).await,
             Self::Outbound(outbound) => outbound.answer(worker, request).await,
+        }
+    }
+
+    /// Answers with an error without looking at the request's body.
+    pub fn refuse(&self, request: &Request<Incoming>, error: &ProxyError) -> Response<ResponseBody> {
+        match self {
+            Self::Inbound(inbound) => inbound.refuse(error),
+            Self::Outbound(outbound) => outbound.refuse(request, error),
         }
     }
 

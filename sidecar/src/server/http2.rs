@@ -1,7 +1,6 @@
 //! Clients that speak HTTP/2 without TLS. Their requests are made what they would be over HTTP/1.1, so that
 //! the halves need not know the difference.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,13 +18,16 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::bounds::MAX_HEADERS;
+use super::connection::answer;
 use super::half::Half;
+use super::load::Connection;
+use crate::proxy::error::OVERLOADED;
 
 /// Requests of a connection that are answered at a time. An event stream takes one for hours.
 const MAX_STREAMS: u32 = 256;
 /// What of a request's body may be under way to LiteLLM, which may read slowly; and of all together.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What of an answer is held for a client that does not take it; as many times as there are requests.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// Requests that a client has given up before their answer, less those that were answered: with more, it is
@@ -50,23 +52,30 @@ struct Unanswered<'a>(Option<&'a ConnectionEvents>);
 
 pub(super) async fn serve(
     worker: usize,
+    watched: Connection,
     stream: TcpStream,
     peer: IpAddr,
     half: Half,
     mut stopped: watch::Receiver<Option<Duration>>,
 ) {
+    if !watched.becomes_http2() {
+        half.count_unparsed(OVERLOADED);
+        return tracing::debug!(worker, "connection closed: no memory for another one over HTTP/2");
+    }
+    let watched = Arc::new(watched);
+    let io = TokioIo::new(watched.watch(stream));
     let events = Arc::new(ConnectionEvents::default());
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (half, events) = (half.clone(), events.clone());
+        let (half, events, watched) = (half.clone(), events.clone(), watched.clone());
         async move {
             let unanswered = Unanswered(Some(&events));
             as_http1(&mut request);
-            let response = half.answer(worker, peer, request).await;
+            let response = answer(&half, &watched, worker, peer, request).await;
             unanswered.answered();
             if half.is_draining() {
                 events.drain.notify_one();
             }
-            Ok::<_, Infallible>(response)
+            response
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -78,7 +87,7 @@ pub(super) async fn serve(
         .max_send_buf_size(MAX_SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(io, service);
     let mut connection = pin!(connection);
     let leaving = async {
         tokio::select! {
@@ -110,6 +119,7 @@ pub(super) async fn serve(
         () = events.far_too_many_resets.notified() => {
             tracing::warn!(worker, "connection cut: its client goes on resetting its requests");
         }
+        () = watched.ended() => tracing::debug!(worker, "connection ended: its client made no progress"),
     }
 }
 

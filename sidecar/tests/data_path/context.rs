@@ -29,7 +29,7 @@ async fn call(sidecar: &Sidecar, context: HeaderValue) -> Response<hyper::body::
 }
 
 #[tokio::test]
-async fn a_session_older_than_its_context_has_no_user_any_more_and_is_told_so_where_one_is_needed() {
+async fn a_session_older_than_its_context_has_no_user_any_more_and_its_calls_are_told_so() {
     let upstream = Scripted::echo().await;
     let url = format!("http://{}/mcp", upstream.address);
     let mut strict = server(&url);
@@ -42,22 +42,26 @@ async fn a_session_older_than_its_context_has_no_user_any_more_and_is_told_so_wh
     let old = sealed(&sidecar, "session_id=S-a", 3);
     assert_eq!(call(&sidecar, young).await.status(), StatusCode::OK);
     assert_eq!(upstream.only().headers["cookie"], "session_id=S-a");
-    assert_eq!(call(&sidecar, old.clone()).await.status(), StatusCode::OK);
-    let seen = upstream.seen();
-    assert!(!seen[1].headers.contains_key("cookie"));
+    for path in ["/tools/mcp", "/strict/mcp"] {
+        let request = Request::post(path).header("mcpauth-context", old.clone());
+        let answer = send(sidecar.outbound, request, whole(CALL)).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path}");
+        let reason = json(answer).await["error"]["data"]["reason"].take();
+        assert_eq!(reason, "user_context_invalid", "{path}");
+    }
     assert_eq!(
         sidecar.metric(r#"mcpauth_sidecar_contexts_total{result="expired"}"#),
-        1
+        2
     );
+    assert_eq!(upstream.seen().len(), 1, "no call went without its user");
 
-    let request = Request::post("/strict/mcp").header("mcpauth-context", old);
-    let answer = send(sidecar.outbound, request, whole(CALL)).await;
-    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let request = Request::post("/tools/mcp").header("mcpauth-context", old);
     assert_eq!(
-        json(answer).await["error"]["data"]["reason"],
-        "user_context_required"
+        send(sidecar.outbound, request, whole(list)).await.status(),
+        StatusCode::OK
     );
-    assert_eq!(upstream.seen().len(), 2);
+    assert!(!upstream.seen()[1].headers.contains_key("cookie"));
 }
 
 #[tokio::test]

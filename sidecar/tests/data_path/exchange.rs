@@ -147,7 +147,7 @@ async fn a_header_is_a_subject_too_and_litellms_own_copy_of_it_never_passes() {
 }
 
 #[tokio::test]
-async fn without_a_subject_no_tool_is_called_and_everything_else_is_the_services() {
+async fn without_a_subject_nothing_is_done_but_discovery_which_is_the_services() {
     let world = World::with(token_of_each_user(), whoami().await, |_| {}).await;
     let outbound = world.sidecar.outbound;
     let other = world.context("session_id=S-a").await;
@@ -164,10 +164,7 @@ async fn without_a_subject_no_tool_is_called_and_everything_else_is_the_services
         bytes(post(outbound, "/tools/mcp", LIST).await).await,
         "Bearer service-token;"
     );
-    assert_eq!(
-        bytes(get(outbound, "/tools/mcp").await).await,
-        "Bearer service-token;"
-    );
+    assert_eq!(get(outbound, "/tools/mcp").await.status(), StatusCode::FORBIDDEN);
     assert_eq!(world.operator.asked(), []);
 }
 

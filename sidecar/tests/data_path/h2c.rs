@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::scene::{
-    Scripted, Sidecar, TEST_TIMEOUT, bytes, json, listed, read_head, server, streamed, until, unused_address,
-    whole,
+    SECRET, SECRET_HEADER, Scripted, Sidecar, TEST_TIMEOUT, bytes, json, listed, read_head, server, streamed,
+    until, unused_address, whole,
 };
 use crate::wires::{absolute, ask, http2};
 
@@ -148,7 +148,8 @@ async fn a_tunnel_is_not_opened() {
     let sidecar = Sidecar::start(unused_address().await, &[]);
     for address in [sidecar.inbound, sidecar.outbound] {
         let mut sender = http2(address).await;
-        let request = Request::connect("localhost:80").body(whole("")).unwrap();
+        let request = Request::connect("localhost:80").header(SECRET_HEADER, SECRET);
+        let request = request.body(whole("")).unwrap();
         let answer = sender.send_request(request).await.unwrap();
         let expected = match address == sidecar.inbound {
             true => StatusCode::NOT_IMPLEMENTED,
@@ -191,7 +192,7 @@ async fn while_draining_the_connection_is_taken_leave_of_and_what_has_begun_ends
     let ask = || absolute(Request::get("/"), "localhost", whole(""));
     let mut before = sender.send_request(ask()).await.unwrap();
     let before_sender = senders.recv().await.unwrap();
-    sidecar.drain.begin();
+    sidecar.drain.start(TEST_TIMEOUT);
     let last = sender.send_request(ask()).await.unwrap();
     assert!(!last.headers().contains_key("connection"));
     drop(senders.recv().await.unwrap());
@@ -267,11 +268,11 @@ async fn headers_that_are_too_large_are_refused_and_large_ones_pass() {
     let litellm = Scripted::echo().await;
     let sidecar = Sidecar::start(litellm.address, &[]);
     let cookie = |bytes: usize| Request::get("/").header("cookie", "c".repeat(bytes));
-    let answer = ask(Version::HTTP_2, sidecar.inbound, cookie(64 * 1024), whole("")).await;
+    let answer = ask(Version::HTTP_2, sidecar.inbound, cookie(60 * 1024), whole("")).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let mut sender = http2(sidecar.inbound).await;
     let refused = sender
-        .send_request(absolute(cookie(200 * 1024), "localhost", whole("")))
+        .send_request(absolute(cookie(100 * 1024), "localhost", whole("")))
         .await;
     // The client knows the limit by the settings and may not send at all; if it does, it gets this answer.
     assert!(refused.is_ok_and(|answer| answer.status() == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));

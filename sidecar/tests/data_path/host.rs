@@ -1,7 +1,7 @@
 //! Requests to the outbound listener by a name that is not loopback's, as those of a page that was led to it
 //! are.
 
-use crate::scene::{Scripted, Sidecar, raw, server, unused_address};
+use crate::scene::{SECRET, SECRET_HEADER, Scripted, Sidecar, raw, server, unused_address};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"c-1","method":"tools/call","params":{"name":"x"}}"#;
 
@@ -15,7 +15,9 @@ async fn scene() -> (Scripted, Sidecar) {
 /// The answer to a call with these lines before the rest of its headers.
 async fn call(sidecar: &Sidecar, head: &str) -> String {
     let length = CALL.len();
-    let request = format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{CALL}");
+    let request = format!(
+        "{head}{SECRET_HEADER}: {SECRET}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{CALL}"
+    );
     raw(sidecar.outbound, request.as_bytes()).await
 }
 

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use crate::scene::{
-    Body, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, post, send, streamed, until, unused_address, whole,
+    Body, Sidecar, TEST_TIMEOUT, as_litellm, bytes, get, json, listed, post, send, streamed, until,
+    unused_address, whole,
 };
 use crate::wires::{Options, Secure, acceptor, secure_tools};
 
@@ -160,7 +161,9 @@ async fn when_the_client_goes_its_stream_is_reset_at_once() {
 
     let mut client = TcpStream::connect(sidecar.outbound).await.unwrap();
     client
-        .write_all(b"GET /tools/mcp?silent HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .write_all(&as_litellm(
+            b"GET /tools/mcp?silent HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ))
         .await
         .unwrap();
     let silent = waiting.recv().await.unwrap();

@@ -1,14 +1,15 @@
 //! From users to LiteLLM.
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use mcp_auth_protocol::sync::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::scene::{
-    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, raw, read_head, send, server, streamed,
-    unused_address, whole,
+    Scripted, Seen, Sidecar, TEST_TIMEOUT, bytes, client_frame, get, json, listed, raw, read_head, send,
+    server, streamed, unused_address, whole,
 };
 
 const SERVER: &str = "http://127.0.0.1:9/mcp";
@@ -92,6 +93,129 @@ async fn where_litellm_lists_tools_by_the_servers_own_headers_the_context_is_one
             assert_eq!(Some(only), headers.get("mcpauth-context"), "{path}");
         }
     }
+}
+
+#[tokio::test]
+async fn headers_for_one_server_go_where_that_server_is_ours_and_pass_where_it_is_not() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
+    let names = || {
+        let seen = litellm.seen().pop().unwrap();
+        let names = seen.headers.keys().map(|name| name.as_str().to_owned());
+        let mut names: Vec<_> = names.filter(|name| name.starts_with("x-mcp-")).collect();
+        names.sort_unstable();
+        names
+    };
+    let ask = async || {
+        let mut request = Request::get("/mcp/");
+        for name in [
+            "x-mcp-tools-authorization",
+            "X-Mcp-Tools-X-Tenant",
+            "x-mcp-my_tools-x-tenant",
+            "x-mcp-my_tools",
+            "x-mcp-tools2-authorization",
+            "x-mcp-other-authorization",
+            "x-mcp-servers",
+            "x-mcp-access-groups",
+        ] {
+            request = request.header(name, "x");
+        }
+        send(sidecar.inbound, request, whole("")).await;
+        names()
+    };
+    let of_litellm_and_others = [
+        "x-mcp-access-groups",
+        "x-mcp-my_tools",
+        "x-mcp-other-authorization",
+        "x-mcp-servers",
+        "x-mcp-tools2-authorization",
+    ];
+    let mut before = of_litellm_and_others.to_vec();
+    before.insert(2, "x-mcp-my_tools-x-tenant");
+    assert_eq!(ask().await, before);
+    // What LiteLLM's configuration calls it.
+    sidecar
+        .routes
+        .set_aliases(vec!["My Tools".into(), "access".into()]);
+    assert_eq!(ask().await, of_litellm_and_others);
+    sidecar.routes.apply(&[server(SERVER)]);
+    assert_eq!(ask().await, of_litellm_and_others);
+}
+
+/// Ten servers with a cookie of their own, and one that takes nothing of users.
+fn many_servers(url: &str) -> Vec<Server> {
+    let named = |number: usize| {
+        let mut one = server(url);
+        one.route.server = format!("tools_{number:02}");
+        one.route.cookies = vec![format!("session_{number:02}")];
+        one.route.headers = vec![];
+        one
+    };
+    let mut servers: Vec<_> = (0..10).map(named).collect();
+    let mut takes_nothing = named(10);
+    takes_nothing.route.cookies = vec![];
+    servers.push(takes_nothing);
+    servers
+}
+
+fn copies(seen: &Seen) -> Vec<(String, HeaderValue)> {
+    let copies = seen
+        .headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("x-mcp-"));
+    copies
+        .map(|(name, value)| (name.to_string(), value.clone()))
+        .collect()
+}
+
+#[tokio::test]
+async fn each_server_is_listed_with_its_own_part_of_the_context_and_with_none_where_it_takes_nothing() {
+    let (litellm, upstream) = (Scripted::echo().await, Scripted::echo().await);
+    let servers = many_servers(&format!("http://{}/mcp", upstream.address));
+    let sidecar = Sidecar::start(litellm.address, &servers);
+    let cookies = "session_02=S-two; session_07=S-seven; token=ui";
+    let request = Request::get("/mcp-rest/tools/list").header("cookie", cookies);
+    send(sidecar.inbound, request, whole("")).await;
+    let copies = copies(&litellm.only());
+    let names: Vec<_> = copies.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["x-mcp-tools_02-mcpauth-context", "x-mcp-tools_07-mcpauth-context"]
+    );
+    for (path, expected) in [
+        ("/tools_02/mcp", Some("session_02=S-two")),
+        ("/tools_07/mcp", None),
+    ] {
+        let request = Request::post(path).header("mcpauth-context", &copies[0].1);
+        let answer = send(sidecar.outbound, request, whole("{}")).await;
+        let status = answer.status();
+        assert_eq!(status, StatusCode::OK, "{path}: {:?}", bytes(answer).await);
+        let seen = upstream.seen().pop().unwrap();
+        let cookie = seen.headers.get("cookie").map(|value| value.to_str().unwrap());
+        assert_eq!(cookie, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn however_many_servers_there_are_litellm_can_take_the_headers_of_a_listing() {
+    let litellm = Scripted::echo().await;
+    let mut servers = many_servers("http://127.0.0.1:9/mcp");
+    for one in &mut servers {
+        one.route.cookies = vec!["session".into()];
+    }
+    let sidecar = Sidecar::start(litellm.address, &servers);
+    let request = Request::get("/v1/messages").header("cookie", format!("session={}", "v".repeat(4000)));
+    send(sidecar.inbound, request, whole("")).await;
+    let seen = litellm.only();
+    let bytes: usize = copies(&seen)
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    assert!(bytes <= 24 * 1024, "{bytes}");
+    let fitting = copies(&seen).len();
+    assert_eq!(fitting, 4, "each is about 5.4 KiB");
+    let dropped = sidecar.metric("mcpauth_sidecar_context_copies_dropped_total");
+    assert_eq!(dropped, 11 - fitting as u64);
 }
 
 #[tokio::test]
@@ -234,7 +358,7 @@ async fn a_websocket_is_passed_through() {
         assert!(request.headers().contains_key("mcpauth-context"));
         tokio::spawn(async move {
             let mut upgraded = TokioIo::new(hyper::upgrade::on(&mut request).await.unwrap());
-            let mut message = [0; 4];
+            let mut message = client_frame("ping");
             upgraded.read_exact(&mut message).await.unwrap();
             upgraded.write_all(&message).await.unwrap();
         });
@@ -250,7 +374,7 @@ async fn a_websocket_is_passed_through() {
     .await;
     let sidecar = Sidecar::start(litellm.address, &[server(SERVER)]);
     // Draining changes nothing for a connection that will not be used again anyway.
-    sidecar.drain.begin();
+    sidecar.drain.start(TEST_TIMEOUT);
     let request = Request::get("/v1/realtime")
         .header("connection", "keep-alive, Upgrade")
         .header("upgrade", "websocket")
@@ -259,10 +383,10 @@ async fn a_websocket_is_passed_through() {
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(answer.headers()["sec-websocket-accept"], "yes");
     let mut upgraded = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
-    upgraded.write_all(b"ping").await.unwrap();
-    let mut echo = String::new();
-    upgraded.read_to_string(&mut echo).await.unwrap();
-    assert_eq!(echo, "ping");
+    upgraded.write_all(&client_frame("ping")).await.unwrap();
+    let mut echo = Vec::new();
+    upgraded.read_to_end(&mut echo).await.unwrap();
+    assert_eq!(echo, client_frame("ping"));
 }
 
 #[tokio::test]
@@ -300,7 +424,7 @@ async fn draining_closes_connections_after_their_answer() {
             .headers()
             .contains_key("connection")
     );
-    sidecar.drain.begin();
+    sidecar.drain.start(TEST_TIMEOUT);
     // Ends only because the sidecar closes: the request asks for nothing of the kind.
     let answer = raw(sidecar.inbound, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(answer.contains("connection: close\r\n"), "{answer}");
@@ -326,8 +450,8 @@ async fn when_draining_ends_a_kept_connection_that_is_not_used_is_closed_and_not
     let mut new = TcpStream::connect(sidecar.inbound).await.unwrap();
     let streaming = get(sidecar.inbound, "/stream").await;
 
-    sidecar.drain.begin();
-    sidecar.drain.end();
+    sidecar.drain.start(std::time::Duration::ZERO);
+    sidecar.drain.wait_for_end().await;
     let mut rest = Vec::new();
     tokio::time::timeout(TEST_TIMEOUT, idle.read_to_end(&mut rest))
         .await

@@ -7,7 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::scene::{
-    Scripted, Sidecar, TEST_TIMEOUT, bytes, listed, raw, read_head, send, server, streamed, whole,
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, client_frame, listed, raw, read_head, send, server, streamed,
+    whole,
 };
 use crate::wires::{BOTH, ask};
 
@@ -141,10 +142,10 @@ impl hyper::body::Body for Shared {
     }
 }
 
-const HANDSHAKE: &str = "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+pub const HANDSHAKE: &str = "GET /v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+pub const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// The first messages may come in one piece with the handshake, on both sides; and one side may end before
@@ -155,7 +156,7 @@ async fn a_websocket_loses_nothing_of_its_beginning_nor_of_its_end() {
     let sidecar = Sidecar::start(litellm.local_addr().unwrap(), &[server(SERVER)]);
     let mut client = TcpStream::connect(sidecar.inbound).await.unwrap();
     client
-        .write_all(format!("{HANDSHAKE}early of the client").as_bytes())
+        .write_all(&[HANDSHAKE.as_bytes(), &client_frame("early of the client")].concat())
         .await
         .unwrap();
     let (mut server, _) = litellm.accept().await.unwrap();
@@ -179,11 +180,12 @@ async fn a_websocket_loses_nothing_of_its_beginning_nor_of_its_end() {
         .unwrap()
         .unwrap();
     assert_eq!(&early, b"early of the server");
-    timeout(TEST_TIMEOUT, server.read_exact(&mut early))
+    let mut arrived = [0; 25];
+    timeout(TEST_TIMEOUT, server.read_exact(&mut arrived))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(&early, b"early of the client");
+    assert_eq!(arrived.as_slice(), client_frame("early of the client"));
 
     client.shutdown().await.unwrap();
     let mut rest = Vec::new();

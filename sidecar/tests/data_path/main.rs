@@ -5,11 +5,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod audit;
+mod callers;
 mod client_certificate;
 mod connections;
 mod context;
 mod declined;
 mod exchange;
+mod guard;
 mod h2c;
 mod host;
 mod http2;
@@ -26,4 +28,5 @@ mod scene;
 mod streams;
 mod tokens;
 mod users;
+mod websockets;
 mod wires;

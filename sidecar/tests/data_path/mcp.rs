@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::scene::{
-    Body, Scripted, Sidecar, TEST_TIMEOUT, bytes, get, listed, raw, read_head, received, server, streamed,
-    unused_address, whole,
+    Body, Scripted, Sidecar, TEST_TIMEOUT, as_litellm, bytes, get, listed, raw, read_head, received, server,
+    streamed, unused_address, whole,
 };
 use crate::wires::{BOTH, Secure, ask};
 
@@ -414,7 +414,7 @@ async fn a_client_that_waits_for_100_continue_gets_it_and_the_server_is_not_aske
         let mut client = TcpStream::connect(address).await.unwrap();
         let head = b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
             Content-Length: 2\r\n\r\n";
-        client.write_all(head).await.unwrap();
+        client.write_all(&as_litellm(head)).await.unwrap();
         assert_eq!(read_head(&mut client).await, "HTTP/1.1 100 Continue\r\n\r\n");
         client.write_all(b"{}").await.unwrap();
         assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));

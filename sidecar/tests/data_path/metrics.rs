@@ -7,6 +7,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mcp_auth_sidecar::control::controller;
+use mcp_auth_sidecar::log::DroppedLines;
 
 use crate::scene::{Scripted, Sidecar, bytes, get, post, server, unused_address, whole};
 
@@ -35,6 +36,7 @@ async fn the_documentation_lists_exactly_the_metrics_that_there_are() {
     get(sidecar.outbound, "/unknown").await;
     // Those of the control plane are in the same registry in a pod.
     controller::Metrics::new(&mut sidecar.registry);
+    DroppedLines::default().register(&mut sidecar.registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &sidecar.registry).unwrap();
     let exposed: BTreeSet<_> = text

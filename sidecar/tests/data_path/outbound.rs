@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use mcp_auth_protocol::sync::{Credential, Transport};
 use mcp_auth_sidecar::proxy::outbound::Limits;
+use tokio::sync::mpsc;
 
-use crate::scene::{Scripted, Sidecar, bytes, get, json, listed, post, send, server, unused_address, whole};
+use crate::scene::{
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, post, received, send, server, streamed,
+    unused_address, whole,
+};
 
 #[tokio::test]
 async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
@@ -24,7 +30,7 @@ async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
         .header("mcpauth-context", "1Zm9yZ2Vk")
         .header("mcp-session-id", "s-1")
         .header("accept", "application/json, text/event-stream");
-    let answer = send(sidecar.outbound, request, whole("{}")).await;
+    let answer = send(sidecar.outbound, request, whole(r#"{"method":"ping"}"#)).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let seen = upstream.only();
     assert_eq!(seen.target, "/a/mcp?x=1");
@@ -32,7 +38,7 @@ async fn the_server_gets_the_token_and_nothing_of_litellms_credentials() {
     let expected = [
         ("accept", "application/json, text/event-stream"),
         ("authorization", "Bearer service-token"),
-        ("content-length", "2"),
+        ("content-length", "17"),
         ("host", &host),
         ("mcp-session-id", "s-1"),
     ];
@@ -178,19 +184,102 @@ async fn a_redirect_leads_back_to_us_or_nowhere() {
     assert_eq!(json(answer).await["error"]["data"]["reason"], "redirect_refused");
 }
 
+/// As AWS' balancer does: each answer brings another cookie for the same target.
 #[tokio::test]
-async fn with_sse_messages_go_to_the_path_the_server_named() {
-    let upstream = Scripted::echo().await;
+async fn a_load_balancers_cookie_comes_back_within_its_session_and_never_a_users() {
+    let upstream = Scripted::start(async |request: Request<Incoming>| {
+        let opens = request.headers().get("x-opens").cloned();
+        let before = request.headers().get("cookie").map(|cookie| cookie.len());
+        let mut answer = Response::builder()
+            .header(
+                "set-cookie",
+                format!("AWSALB={}; Path=/", "x".repeat(before.unwrap_or(1))),
+            )
+            .header("set-cookie", "sid=of-the-server; HttpOnly");
+        if let Some(session) = opens {
+            answer = answer.header("mcp-session-id", session);
+        }
+        answer.body(whole("{}")).unwrap()
+    })
+    .await;
+    let sidecar = Sidecar::start(
+        unused_address().await,
+        &[server(&format!("http://{}/mcp", upstream.address))],
+    );
+    let ask = async |name: &str, value: &str| {
+        let request = Request::post("/tools/mcp")
+            .header(name, value)
+            .header("cookie", "AWSALB=of-the-user");
+        let answer = send(sidecar.outbound, request, whole("{}")).await;
+        assert!(!answer.headers().contains_key("set-cookie"));
+        let seen = upstream.seen().pop().unwrap();
+        seen.headers
+            .get("cookie")
+            .map(|cookie| cookie.to_str().unwrap().to_owned())
+    };
+    assert_eq!(ask("x-opens", "s-1").await, None);
+    assert_eq!(ask("mcp-session-id", "s-1").await.as_deref(), Some("AWSALB=x"));
+    assert_eq!(
+        ask("mcp-session-id", "s-1").await.as_deref(),
+        Some("AWSALB=xxxxxxxx")
+    );
+    assert_eq!(ask("mcp-session-id", "s-2").await, None, "another session");
+    assert_eq!(ask("x-other", "1").await, None, "no session");
+}
+
+#[tokio::test]
+async fn with_sse_messages_go_to_the_path_that_an_open_stream_announces_and_to_no_other() {
+    let (hand_over, mut streams) = mpsc::unbounded_channel();
+    let upstream = Scripted::start(move |request: Request<Incoming>| {
+        let response = Response::builder();
+        let response = match request.method() == "GET" {
+            true => {
+                let (sender, body) = streamed();
+                hand_over.send(sender).unwrap();
+                response.header("content-type", "text/event-stream").body(body)
+            }
+            false => response.body(whole("{}")),
+        };
+        std::future::ready(response.unwrap())
+    })
+    .await;
     let mut tools = server(&format!("http://{}/sse", upstream.address));
     tools.route.transport = Transport::Sse;
     let sidecar = Sidecar::start(unused_address().await, &[tools]);
+    let message = async |path: &str| post(sidecar.outbound, path, "{}").await.status();
+    let endpoint = "/tools/messages/?session_id=1";
     assert_eq!(
-        post(sidecar.outbound, "/tools/messages/?session_id=1", "{}")
-            .await
-            .status(),
-        StatusCode::OK
+        message(endpoint).await,
+        StatusCode::NOT_FOUND,
+        "no stream has announced it"
     );
-    assert_eq!(upstream.only().target, "/messages/?session_id=1");
+    let mut stream = get(sidecar.outbound, "/tools/sse").await;
+    let events = received(&mut streams).await;
+    events
+        .send("event: endpoint\ndata: /messages/?session_id=1\n\n".into())
+        .unwrap();
+    let event = stream.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(event, format!("event: endpoint\ndata: {endpoint}\n\n"));
+    assert_eq!(message(endpoint).await, StatusCode::OK);
+    assert_eq!(upstream.seen()[1].target, "/messages/?session_id=1");
+    for other in [
+        "/tools/admin",
+        "/tools/",
+        "/tools/messages/other",
+        "/tools/sse/../admin",
+    ] {
+        assert_eq!(message(other).await, StatusCode::NOT_FOUND, "{other}");
+    }
+    drop((stream, events));
+    until_not_found(&sidecar, endpoint).await;
+}
+
+async fn until_not_found(sidecar: &Sidecar, path: &str) {
+    let looking =
+        async { while post(sidecar.outbound, path, "{}").await.status() != StatusCode::NOT_FOUND {} };
+    tokio::time::timeout(TEST_TIMEOUT, looking)
+        .await
+        .expect("what was announced ends with its stream");
 }
 
 /// As LiteLLM sends it: by the name of the overlay, beside one that a client made it pass on.

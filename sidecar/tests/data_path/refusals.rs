@@ -143,8 +143,61 @@ async fn a_server_that_hangs_up_answers_the_message_by_its_id() {
     );
 }
 
+/// What LiteLLM 1.109 shows of a status is the status alone; of a result, both show the text.
 #[tokio::test]
-async fn where_a_user_is_required_only_tool_calls_need_one() {
+async fn an_mcp_client_is_told_by_a_tools_result_why_its_call_failed_and_by_a_status_otherwise() {
+    let upstream = Scripted::echo().await;
+    let mut tools = server(&format!("http://{}/mcp", upstream.address));
+    tools.route.user_context = UserContext::Required;
+    let mut without_token = server(&format!("http://{}/mcp", upstream.address));
+    without_token.route.server = "expired".into();
+    without_token.credential = Credential::Bearer {
+        id: "1".into(),
+        token: "old".into(),
+        proof_key: None,
+        expires_at: Some(1),
+    };
+    let sidecar = Sidecar::start(unused_address().await, &[tools, without_token]);
+    let ask = async |path: &str, body: &'static str| {
+        let accept = "application/json, text/event-stream";
+        let request = Request::post(path).header("accept", accept);
+        send(sidecar.outbound, request, whole(body)).await
+    };
+    for (path, reason, words) in [
+        ("/tools/mcp", "user_context_required", "sign in"),
+        ("/expired/mcp", "token_expired", "the token has expired"),
+        ("/unknown/mcp", "unknown_server", "create an McpServerAuth"),
+    ] {
+        let answer = ask(path, CALL).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let body = json(answer).await;
+        assert_eq!(body["id"], "c-1", "{path}");
+        let result = &body["result"];
+        assert_eq!(result["isError"], true, "{body}");
+        let text = result["content"][0]["text"].as_str().unwrap();
+        assert!(text.contains(words), "{text}");
+        assert_eq!(result["_meta"]["mcpauth.dev/error"]["reason"], reason);
+    }
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let answer = ask("/expired/mcp", list).await;
+    assert_eq!(
+        answer.status(),
+        StatusCode::SERVICE_UNAVAILABLE,
+        "listings as before"
+    );
+    let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call"}]"#;
+    assert_eq!(ask("/tools/mcp", batch).await.status(), StatusCode::FORBIDDEN);
+    for counted in [
+        r#"mcpauth_sidecar_refused_total{half="outbound",reason="token_expired"}"#,
+        r#"mcpauth_sidecar_calls_total{server="expired",status="5xx"}"#,
+    ] {
+        assert_eq!(sidecar.metric(counted), 2, "{counted}");
+    }
+}
+
+#[tokio::test]
+async fn where_a_user_is_required_a_body_that_cannot_be_read_as_discovery_needs_one() {
     let upstream = Scripted::echo().await;
     let mut tools = server(&format!("http://{}/mcp", upstream.address));
     tools.route.user_context = UserContext::Required;
@@ -157,7 +210,6 @@ async fn where_a_user_is_required_only_tool_calls_need_one() {
         "tools/list",
         "the body that was looked into is sent on whole"
     );
-    assert_eq!(get(sidecar.outbound, "/tools/mcp").await.status(), StatusCode::OK);
 
     let answer = post(sidecar.outbound, "/tools/mcp", CALL).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
@@ -167,16 +219,11 @@ async fn where_a_user_is_required_only_tool_calls_need_one() {
         (&"c-1".into(), &(-32055).into())
     );
 
-    let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/list"}]"#;
-    assert_eq!(
-        post(sidecar.outbound, "/tools/mcp", batch).await.status(),
-        StatusCode::FORBIDDEN
-    );
     let long = format!(
         r#"{{"method":"tools/list","params":"{}"}}"#,
         "x".repeat(64 * 1024)
     );
     let answer = send(sidecar.outbound, Request::post("/tools/mcp"), whole(long)).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
-    assert_eq!(upstream.seen().len(), 2);
+    assert_eq!(upstream.seen().len(), 1);
 }

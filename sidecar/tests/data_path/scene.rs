@@ -25,6 +25,7 @@ use mcp_auth_protocol::sync::{
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
 use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
@@ -43,6 +44,10 @@ pub type Body = BoxBody<Bytes, Infallible>;
 
 /// Nothing in these tests takes nearly as long; it only keeps a failing test from hanging.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What LiteLLM shows the outbound half. The inbound half removes it.
+pub const SECRET: &str = "dGhlIHNlY3JldCBvZiB0ZXN0cywgbm90IGZvciBwb2Q";
+pub const SECRET_HEADER: &str = "mcpauth-outbound-secret";
 
 pub struct Sidecar {
     pub inbound: SocketAddr,
@@ -160,6 +165,7 @@ impl Sidecar {
         let out_half = Outbound::new(
             routes.clone(),
             sealer.clone(),
+            OutboundSecret::parse(SECRET).unwrap(),
             Arc::new(operator),
             limits,
             audit_log.clone(),
@@ -363,6 +369,7 @@ pub fn server(url: &str) -> Server {
             exchange: None,
             credential_identity: String::new(),
             audit: None,
+            litellm: None,
         },
         client_certificate: None,
         declined: None,
@@ -423,8 +430,17 @@ pub async fn connect(address: SocketAddr) -> TcpStream {
         .unwrap()
 }
 
-/// Sends a request over a connection of its own. The host is the address.
+/// Sends a request over a connection of its own, as LiteLLM does. The host is the address.
 pub async fn send(address: SocketAddr, request: http::request::Builder, body: Body) -> Response<Incoming> {
+    send_as_stranger(address, request.header(SECRET_HEADER, SECRET), body).await
+}
+
+/// The same by something that is not LiteLLM.
+pub async fn send_as_stranger(
+    address: SocketAddr,
+    request: http::request::Builder,
+    body: Body,
+) -> Response<Incoming> {
     let stream = connect(address).await;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -458,10 +474,31 @@ pub async fn json(response: Response<Incoming>) -> serde_json::Value {
     serde_json::from_slice(&bytes(response).await).unwrap()
 }
 
-/// Sends these very bytes and returns everything until the other side closes.
+/// The request with LiteLLM's secret after each line `Host: localhost`.
+pub fn as_litellm(request: &[u8]) -> Vec<u8> {
+    const HOST: &[u8] = b"Host: localhost";
+    let mut with_secret = Vec::new();
+    let mut rest = request;
+    while let Some(at) = rest.windows(HOST.len()).position(|window| window == HOST) {
+        let (before, after) = rest.split_at(at + HOST.len());
+        with_secret.extend_from_slice(before);
+        for line_end in ["\r\n", "\n"] {
+            if after.starts_with(line_end.as_bytes()) {
+                with_secret.extend_from_slice(format!("{line_end}{SECRET_HEADER}: {SECRET}").as_bytes());
+                break;
+            }
+        }
+        rest = after;
+    }
+    with_secret.extend_from_slice(rest);
+    with_secret
+}
+
+/// Sends these very bytes, with LiteLLM's secret where they say `Host: localhost`, and returns everything until the
+/// other side closes.
 pub async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(request).await.unwrap();
+    stream.write_all(&as_litellm(request)).await.unwrap();
     let mut answer = Vec::new();
     tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer))
         .await
@@ -482,6 +519,18 @@ pub async fn read_head(stream: &mut TcpStream) -> String {
         );
     }
     String::from_utf8(head).unwrap()
+}
+
+/// A frame of a WebSocket client with a text message of up to 125 bytes, masked as all of them are.
+pub fn client_frame(text: &str) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
+    assert!(text.len() < 126, "the length of a longer one takes more bytes");
+    let masked = text
+        .bytes()
+        .zip(MASK.iter().cycle())
+        .map(|(byte, key)| byte ^ key);
+    let header = [0x81, 0x80 | text.len() as u8];
+    header.into_iter().chain(MASK).chain(masked).collect()
 }
 
 /// Name and value of each header, sorted.

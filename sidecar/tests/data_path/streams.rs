@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::scene::{
-    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, read_head, received, send, server, streamed,
-    unused_address, whole,
+    Scripted, Sidecar, TEST_TIMEOUT, as_litellm, bytes, get, json, read_head, received, send, server,
+    streamed, unused_address, whole,
 };
 
 /// A server whose event streams the test writes: each request hands over the sending end.
@@ -206,7 +206,7 @@ async fn when_the_client_goes_the_connection_to_the_server_closes() {
         for begin_to_answer in [false, true] {
             let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
             let request = b"POST /tools/mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
-            client.write_all(request).await.unwrap();
+            client.write_all(&as_litellm(request)).await.unwrap();
             let (mut server, _) = upstream.accept().await.unwrap();
             read_head(&mut server).await;
             assert_eq!(

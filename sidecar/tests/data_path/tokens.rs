@@ -303,7 +303,7 @@ async fn a_body_that_is_too_long_or_streamed_is_not_sent_again_but_the_token_is_
 async fn so_many_wait_and_those_beyond_are_answered_at_once() {
     let upstream = takes_only("new").await;
     let limits = Limits {
-        max_waiting: 3,
+        max_waiting: 6,
         ..PATIENT
     };
     let sidecar = Sidecar::limited(&[tools(&upstream, "old")], limits).await;
@@ -319,6 +319,28 @@ async fn so_many_wait_and_those_beyond_are_answered_at_once() {
     for call in calls {
         assert_eq!(call.await.unwrap(), StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn one_server_that_rejects_all_tokens_leaves_room_for_those_who_wait_at_another() {
+    let upstream = takes_only("new").await;
+    let limits = Limits {
+        max_waiting: 6,
+        ..PATIENT
+    };
+    let mut other = tools(&upstream, "old");
+    (other.route.resource, other.route.server) = ("other-auth".into(), "other".into());
+    let sidecar = Sidecar::limited(&[tools(&upstream, "old"), other.clone()], limits).await;
+    let outbound = sidecar.outbound;
+    let call = |path: &'static str| tokio::spawn(async move { post(outbound, path, CALL).await.status() });
+    let refused: Vec<_> = (0..10).map(|_| call("/tools/mcp")).collect();
+    sidecar.waiting(3).await;
+    until(|| refused.iter().filter(|call| call.is_finished()).count() == 7).await;
+    let waiting = call("/other/mcp");
+    sidecar.waiting(4).await;
+    other.credential = bearer("new");
+    sidecar.routes.apply(&[tools(&upstream, "new"), other]);
+    assert_eq!(waiting.await.unwrap(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use mcp_auth_protocol::sync::Server;
 use rustls_pki_types::PrivateKeyDer;
 use tokio::net::TcpListener;
 
-use crate::scene::{Body, Seen, TEST_TIMEOUT, connect, send, server};
+use crate::scene::{Body, SECRET, SECRET_HEADER, Seen, TEST_TIMEOUT, connect, send, server};
 
 /// Each of the two ways to speak HTTP, for tests of what must be the same in both.
 pub const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
@@ -166,7 +166,7 @@ pub async fn http2(address: SocketAddr) -> SendRequest<Body> {
 
 /// The request for `path` becomes one for `http://AUTHORITY/path`.
 pub fn absolute(request: http::request::Builder, authority: &str, body: Body) -> Request<Body> {
-    let mut request = request.body(body).unwrap();
+    let mut request = request.header(SECRET_HEADER, SECRET).body(body).unwrap();
     *request.uri_mut() = format!("http://{authority}{}", request.uri())
         .parse::<Uri>()
         .unwrap();

@@ -44,6 +44,7 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
         exchange: None,
         credential_identity: String::new(),
         audit: None,
+        litellm: None,
     };
     let credential = sync::Credential::Unavailable {
         reason: "None".into(),

@@ -29,6 +29,8 @@ pub fn path(data: &[u8]) {
         return;
     };
     let (_, path) = split_server(uri.path());
+    // A server with SSE may announce any path.
+    let _announced = server.announced.announce(path);
     let Some(target) = target_path(server, path, uri.query()) else {
         return;
     };

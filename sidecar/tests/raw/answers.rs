@@ -94,6 +94,12 @@ pub fn rows() -> Vec<Row> {
             failed,
         );
         add(
+            "200 cookies",
+            headers(cookies.repeat(200) + "Content-Length: 2\r\n", "ok"),
+            stays,
+            "200; open",
+        );
+        add(
             "1,000 cookies",
             headers(cookies.repeat(1_000), ""),
             closes,

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::row::{NOTHING, Then};
-use crate::scene::TEST_TIMEOUT;
+use crate::scene::{SECRET, SECRET_HEADER, TEST_TIMEOUT, as_litellm};
 
 /// What is read ahead of being taken apart.
 struct Buffered {
@@ -142,10 +142,10 @@ impl Client {
         }
     }
 
-    /// Sends the bytes and returns the whole answers.
+    /// Sends the bytes, as LiteLLM does where they say `Host: localhost`, and returns the whole answers.
     pub async fn send(&mut self, sent: &[u8]) -> String {
         // The other side may well close before it has had all.
-        let _ = self.peer.stream.write_all(sent).await;
+        let _ = self.peer.stream.write_all(&as_litellm(sent)).await;
         let mut got = Vec::new();
         for _ in 0..requests_in(sent) {
             match self.answer().await {
@@ -165,7 +165,7 @@ impl Client {
             return None;
         }
         let request = format!(
-            "GET /tools/mcp?for={user} HTTP/1.1\r\nHost: {}\r\n\r\n",
+            "GET /tools/mcp?for={user} HTTP/1.1\r\nHost: {}\r\n{SECRET_HEADER}: {SECRET}\r\n\r\n",
             self.address
         );
         if self.peer.stream.write_all(request.as_bytes()).await.is_err() {

@@ -5,8 +5,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper_util::rt::TokioIo;
 use mcp_auth_protocol::sync::Pod;
 use mcp_auth_sidecar::control::drain::Drain;
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
@@ -22,7 +25,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::peer::{Client, Upstream};
-use crate::scene::{Operator, TEST_TIMEOUT, read_head, server};
+use crate::scene::{
+    Operator, SECRET, Scripted, TEST_TIMEOUT, as_litellm, client_frame, read_head, server, whole,
+};
 
 /// A sidecar before `upstream`, which is LiteLLM as well: its workers, and where its two halves listen.
 fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
@@ -47,7 +52,15 @@ fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
         drain,
     );
     let operator = Arc::new(Operator::default());
-    let outbound = Outbound::new(routes, sealer, operator, Limits::default(), audit_log, metrics);
+    let outbound = Outbound::new(
+        routes,
+        sealer,
+        OutboundSecret::parse(SECRET).unwrap(),
+        operator,
+        Limits::default(),
+        audit_log,
+        metrics,
+    );
     let workers =
         Workers::start_within(bounds, sockets, Some(Arc::new(inbound)), Arc::new(outbound)).unwrap();
     (workers, addresses)
@@ -83,24 +96,136 @@ async fn headers_that_drip_are_given_up() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_wait_and_the_other_half_goes_on() {
-    let upstream = Upstream::start().await;
+async fn for_a_connection_beyond_the_bound_an_idle_one_ends_and_none_with_a_request() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let bounds = Bounds {
         connections: 2,
         ..Bounds::default()
     };
-    let (workers, [inbound, outbound]) = bounded(upstream.address, bounds);
-    let mut first = Client::connect(inbound).await;
-    let mut second = Client::connect(inbound).await;
-    for client in [&mut first, &mut second] {
-        assert_eq!(client.next("early").await.as_deref(), Some("200 for early"));
+    let (workers, [inbound, _]) = bounded(listener.local_addr().unwrap(), bounds);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let begin = async || {
+        let mut client = TcpStream::connect(inbound).await.unwrap();
+        client.write_all(request).await.unwrap();
+        client
+    };
+    let served = async || {
+        let mut server = timeout(TEST_TIMEOUT, listener.accept()).await.unwrap().unwrap().0;
+        read_head(&mut server).await;
+        server
+    };
+    let mut idle = TcpStream::connect(inbound).await.unwrap();
+    let mut first = begin().await;
+    let mut first_server = served().await;
+    let mut second = begin().await;
+    let mut second_server = served().await;
+    let ended = timeout(TEST_TIMEOUT, idle.read(&mut [0; 1]))
+        .await
+        .expect("an end in time");
+    assert!(matches!(ended, Ok(0) | Err(_)), "the idle one made room");
+
+    let mut third = begin().await;
+    for (client, server) in [(&mut first, &mut first_server), (&mut second, &mut second_server)] {
+        server.write_all(answer).await.unwrap();
+        assert!(read_head(client).await.starts_with("HTTP/1.1 200"));
     }
-    let waiting = tokio::spawn(async move { Client::connect(inbound).await.next("late").await });
-    let other = Client::connect(outbound).await.next("other").await;
-    assert_eq!(other.as_deref(), Some("200 for other"));
-    assert!(!upstream.seen().contains("late"), "it waits");
-    drop(first);
-    let answer = timeout(TEST_TIMEOUT, waiting)
+    let mut kept = [first_server, second_server];
+    let third_server = async {
+        // It comes over one of the connections that were kept.
+        let [one, other] = &mut kept;
+        tokio::select! {
+            _ = read_head(one) => one.write_all(answer).await.unwrap(),
+            _ = read_head(other) => other.write_all(answer).await.unwrap(),
+        }
+    };
+    timeout(TEST_TIMEOUT, third_server)
+        .await
+        .expect("its turn in time");
+    assert!(read_head(&mut third).await.starts_with("HTTP/1.1 200"));
+    workers.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_wait_while_all_have_requests_and_the_other_half_goes_on() {
+    let litellm = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let bounds = Bounds {
+        connections: 1,
+        ..Bounds::default()
+    };
+    let (workers, [inbound, outbound]) = bounded(litellm.local_addr().unwrap(), bounds);
+    let served = async |path: &str| {
+        let mut server = timeout(TEST_TIMEOUT, litellm.accept()).await.unwrap().unwrap().0;
+        let head = read_head(&mut server).await;
+        assert!(head.starts_with(&format!("GET {path} ")), "{head}");
+        server
+    };
+    let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    let mut first = TcpStream::connect(inbound).await.unwrap();
+    first
+        .write_all(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut first_server = served("/first").await;
+    let mut late = TcpStream::connect(inbound).await.unwrap();
+    late.write_all(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+
+    let mut other = TcpStream::connect(outbound).await.unwrap();
+    other
+        .write_all(&as_litellm(b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        .await
+        .unwrap();
+    // Whatever comes next at the server is this one: the late one waits.
+    served("/mcp").await.write_all(answer).await.unwrap();
+    assert!(read_head(&mut other).await.starts_with("HTTP/1.1 200"));
+
+    first_server.write_all(answer).await.unwrap();
+    assert!(read_head(&mut first).await.starts_with("HTTP/1.1 200"));
+    served("/late").await.write_all(answer).await.unwrap();
+    assert!(read_head(&mut late).await.starts_with("HTTP/1.1 200"));
+    workers.stop(Duration::ZERO);
+}
+
+/// A WebSocket is a connection of its client as long as it lives.
+#[tokio::test]
+async fn a_websocket_counts_as_a_connection_until_it_ends() {
+    let litellm = Scripted::start(async |mut request: Request<hyper::body::Incoming>| {
+        if !request.headers().contains_key("upgrade") {
+            return Response::new(whole("for late"));
+        }
+        tokio::spawn(async move {
+            let upgraded = hyper::upgrade::on(&mut request).await.unwrap();
+            let (mut reading, mut writing) = tokio::io::split(TokioIo::new(upgraded));
+            tokio::io::copy(&mut reading, &mut writing).await
+        });
+        let switching = Response::builder().status(101).header("connection", "upgrade");
+        switching.header("upgrade", "websocket").body(whole("")).unwrap()
+    })
+    .await;
+    let bounds = Bounds {
+        connections: 1,
+        ..Bounds::default()
+    };
+    let (workers, [inbound, _]) = bounded(litellm.address, bounds);
+    let mut tunnel = TcpStream::connect(inbound).await.unwrap();
+    let handshake = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    tunnel.write_all(handshake.as_bytes()).await.unwrap();
+    assert!(read_head(&mut tunnel).await.starts_with("HTTP/1.1 101"));
+    let late = tokio::spawn(async move { Client::connect(inbound).await.next("late").await });
+    // Time enough for the other to be served, if it could be.
+    for _ in 0..200 {
+        let ping = client_frame("ping");
+        tunnel.write_all(&ping).await.unwrap();
+        let mut pong = vec![0; ping.len()];
+        let reading = tunnel.read_exact(&mut pong);
+        timeout(TEST_TIMEOUT, reading).await.expect("it goes on").unwrap();
+        assert_eq!(pong, ping);
+    }
+    assert_eq!(litellm.seen().len(), 1, "the other waits");
+    drop(tunnel);
+    let answer = timeout(TEST_TIMEOUT, late)
         .await
         .expect("its turn in time")
         .unwrap();
@@ -118,7 +243,7 @@ async fn a_client_that_reads_nothing_stops_the_server_and_fills_no_memory() {
         let (workers, addresses) = bounded(listener.local_addr().unwrap(), Bounds::default());
         let mut client = TcpStream::connect(addresses[half]).await.unwrap();
         let request = b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        client.write_all(request).await.unwrap();
+        client.write_all(&as_litellm(request)).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         read_head(&mut server).await;
         let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n";

@@ -1,6 +1,6 @@
 """Reads overlays with PyYAML, as LiteLLM does, and compares what it would find with and without them.
 
-stdin: {"cases": [{"name", "original" (path or null), "overlay" (path), "usable" (bool), "outbound", "routes",
+stdin: {"cases": [{"name", "original" (path or null), "overlay" (path), "usable" (bool), "outbound", "secret", "routes",
         "managed": [server]}], "scalars": [{"text", "kind"}]}
 stdout: one line for each difference; the exit status is 1 if there is any.
 """
@@ -13,8 +13,15 @@ import sys
 import yaml
 
 CONTEXT = "mcpauth-context"
+SECRET = "mcpauth-outbound-secret"
 AUTHENTICATION = {"auth_type", "authentication_token", "auth_value", "client_id", "client_secret", "token_url",
                   "authorization_url", "registration_url", "scopes", "oauth2_flow"}
+# What a server is registered with, by the protocol's names.
+SETTINGS = {"description": "description", "alias": "alias", "instructions": "instructions", "allowedTools": "allowed_tools",
+            "disallowedTools": "disallowed_tools", "allowedParameters": "allowed_params", "accessGroups": "access_groups",
+            "allowAllKeys": "allow_all_keys", "availableOnPublicInternet": "available_on_public_internet",
+            "allowSampling": "allow_sampling", "allowElicitation": "allow_elicitation", "timeoutSeconds": "timeout",
+            "maxConcurrentRequests": "max_concurrent_requests", "requestsPerMinute": "rpm"}
 differences = []
 
 
@@ -105,7 +112,18 @@ def check(case):
             differ(name, f"server {key!r} was {was.get(key)!r} and is {now.get(key)!r}")
     for server in case["managed"]:
         route = next(route for route in case["routes"] if route["server"] == server)
+        check_secret(name, server, now[server], case["secret"])
         check_managed(name, route, was.get(server), now[server], case["outbound"], (before.get("litellm_settings") or {}).get("mcp_aliases"))
+
+
+def check_secret(case, server, now, secret):
+    """Takes it out, so that what remains are the user's headers."""
+    ours = [(key, value) for key, value in now["static_headers"].items() if key.lower() == SECRET]
+    if ours != [(SECRET, secret)]:
+        differ(case, f"{server}: the outbound secret is {ours!r}")
+    users = {key: value for key, value in now.pop("static_headers").items() if key.lower() != SECRET}
+    if users:
+        now["static_headers"] = users
 
 
 def check_managed(case, route, was, now, outbound, aliases):
@@ -119,7 +137,15 @@ def check_managed(case, route, was, now, outbound, aliases):
         differ(case, f"{name}: extra_headers {now['extra_headers']!r}")
     if AUTHENTICATION & set(now):
         differ(case, f"{name}: still authenticates by itself: {AUTHENTICATION & set(now)}")
-    original = was or {"url": route["url"], "transport": now["transport"]}
+    original = was or {"url": route["url"], "transport": now["transport"], "alias": now.get("alias")}
+    if not was:
+        stated = {SETTINGS[field]: value for field, value in route.get("litellm", {}).items()}
+        for key in set(now) - {"url", "transport", "extra_headers", "server_id"}:
+            if not same(stated.get(key), now[key]):
+                differ(case, f"{name}: {key} should be {stated.get(key)!r} and is {now[key]!r}")
+        for key in set(stated) - set(now) - {"alias"}:
+            if not str(stated[key]).startswith("os.environ/"):
+                differ(case, f"{name}: {key} is missing")
     environment = any(str(original.get(key)).startswith("os.environ/") for key in ("url", "alias", "transport", "auth_type"))
     expected = original.get("server_id") or (None if environment else server_id(name, original, aliases))
     if now.get("server_id") != expected:
@@ -128,7 +154,7 @@ def check_managed(case, route, was, now, outbound, aliases):
         if key in {"url", "transport", "extra_headers", "server_id"} | AUTHENTICATION:
             continue
         if key == "static_headers":
-            value = {static_name(k): v for k, v in value.items() if k.lower() != "authorization"}
+            value = {static_name(k): v for k, v in (value or {}).items() if k.strip().lower() not in ("authorization", SECRET)} or None
         if not same(value, now.get(key)):
             differ(case, f"{name}: {key} was {value!r} and is {now.get(key)!r}")
 

@@ -6,11 +6,16 @@ use mcp_auth_protocol::sync::{Transport, UserContext};
 
 use super::*;
 use crate::control::litellm::NotReady;
+use crate::control::outbound_secret::OutboundSecret;
 
 #[derive(Clone, Default)]
-struct Applied(Rc<RefCell<Vec<Vec<Server>>>>);
+struct Applied(Rc<RefCell<Vec<Vec<Server>>>>, Rc<RefCell<Vec<String>>>);
 
 impl DataPath for Applied {
+    fn set_aliases(&self, aliases: Vec<String>) {
+        *self.1.borrow_mut() = aliases;
+    }
+
     fn apply(&self, servers: &[Server]) -> Vec<Problem> {
         self.0.borrow_mut().push(servers.to_vec());
         let unusable = servers.iter().filter(|server| server.route.server == "unusable");
@@ -51,6 +56,7 @@ fn route(server: &str) -> Route {
         exchange: None,
         credential_identity: String::new(),
         audit: None,
+        litellm: None,
     }
 }
 
@@ -91,6 +97,7 @@ fn control(
         original: Some(folder.join("config.yaml")),
         overlay: folder.join("overlay.yaml"),
         outbound: "127.0.0.1:16481".parse().unwrap(),
+        outbound_secret: OutboundSecret::generate(),
         inbound: true,
         auth_blocks: false,
         static_headers: StaticHeaders::resume(folder),

@@ -2,17 +2,20 @@
 //! the user's settings stay, except the address and whatever would have LiteLLM authenticate by itself, which
 //! is the sidecar's now.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mcp_auth_protocol::pod::CONTEXT_HEADER;
-use mcp_auth_protocol::sync::{Problem, Route, Transport};
+use mcp_auth_protocol::pod::{CONTEXT_HEADER, OUTBOUND_SECRET_HEADER};
+use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route, Transport};
 use url::Url;
 
 use super::error::ConfigError;
 use super::node::{Budget, Mapping, Node, Pair};
+use super::registration;
 use super::server_id::ServerIdInputs;
 use super::static_headers::{StaticHeaders, is_dropped};
+use crate::control::outbound_secret::OutboundSecret;
 
 /// Where LiteLLM finds a managed server. A change of it takes effect only when LiteLLM starts again.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -20,13 +23,32 @@ pub struct Address {
     pub url: String,
     /// LiteLLM's word for it: `http` or `sse`.
     pub transport: String,
+    /// What it is registered with, where LiteLLM's own configuration does not name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<LiteLlmSettings>,
 }
 
 /// The entry to write, and what there is to say about it.
 pub struct Managed {
     pub node: Arc<Node>,
-    pub problem: Option<Problem>,
+    /// What LiteLLM calls the server beside its name.
+    pub alias: Option<String>,
+    pub problems: Vec<Problem>,
+    /// What the resource and LiteLLM's own entry contradict each other in, and what of the entry does not arrive.
     pub notices: Vec<Problem>,
+}
+
+/// What else LiteLLM's configuration says that concerns the entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// What `mcp_aliases` calls the server.
+    pub mapped_alias: Option<&'a str>,
+    /// Names and aliases of all other servers.
+    pub taken_names: &'a BTreeSet<String>,
+    /// What LiteLLM shows the sidecar.
+    pub outbound_secret: &'a OutboundSecret,
+    /// What the keys of gateways are called on their way through LiteLLM.
+    pub static_headers: &'a StaticHeaders,
 }
 
 /// An entry that cannot be led through the sidecar and stays as the user wrote it.
@@ -49,6 +71,11 @@ pub enum EntryError {
         "mcp_servers.{0}.extra_headers is no list of header names; the entry stays as it is. Make it a list"
     )]
     ExtraHeaders(String),
+    #[error(
+        "mcp_servers.{0}.static_headers is no mapping of header names to values; the entry stays as it is. Make it a \
+         mapping"
+    )]
+    StaticHeaders(String),
     #[error("the url of McpServerAuth {0} is no absolute http or https URL; the server stays out of LiteLLM")]
     Url(String),
     #[error(transparent)]
@@ -58,7 +85,7 @@ pub enum EntryError {
 impl EntryError {
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotMapping(_) | Self::ExtraHeaders(_) => "ServerInvalid",
+            Self::NotMapping(_) | Self::ExtraHeaders(_) | Self::StaticHeaders(_) => "ServerInvalid",
             Self::Stdio(_) => "ServerIsStdio",
             Self::OpenApi(_) => "ServerIsOpenApi",
             Self::Url(_) => "RouteUrlInvalid",
@@ -112,7 +139,7 @@ const AUTHENTICATION_KEYS: [&str; 39] = [
     "upstream_token_header",
 ];
 /// Written anew.
-const MANAGED_KEYS: [&str; 4] = ["url", "transport", "extra_headers", "server_id"];
+const MANAGED_KEYS: [&str; 5] = ["url", "transport", "extra_headers", "static_headers", "server_id"];
 
 /// Where `route` is found behind the sidecar's outbound listener.
 pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, EntryError> {
@@ -125,40 +152,46 @@ pub fn address(route: &Route, outbound: SocketAddr) -> Result<Address, EntryErro
     Ok(Address {
         url: format!("http://{outbound}/{}{}{query}", route.server, url.path()),
         transport: transport(route.transport).to_owned(),
+        settings: None,
     })
 }
 
-/// The entry of a managed server. `mapped_alias` is what `mcp_aliases` calls it.
+/// The entry of a server that LiteLLM's own configuration does not name.
+pub fn register(route: &Route, address: &Address, surroundings: Surroundings<'_>) -> Managed {
+    let (settings, problems) = registration::pairs(route, surroundings.taken_names);
+    let alias = settings.iter().find(|(key, _)| key.as_str() == Some("alias"));
+    let alias = alias
+        .and_then(|(_, alias)| alias.as_str())
+        .or(surroundings.mapped_alias)
+        .map(ToOwned::to_owned);
+    // The hash is over the real URL, so that grants outlive another port of the sidecar.
+    let inputs = ServerIdInputs {
+        name: &route.server,
+        url: &route.url,
+        transport: Some(&address.transport),
+        auth_type: None,
+        alias: alias.as_deref(),
+    };
+    let context_header = vec![Node::text(CONTEXT_HEADER)];
+    let static_headers = static_headers(Vec::new(), surroundings);
+    let server_id = Some(inputs.server_id());
+    Managed {
+        node: entry(address, context_header, static_headers, server_id, settings),
+        alias,
+        problems,
+        notices: Vec::new(),
+    }
+}
+
+/// The entry of a server that LiteLLM's own configuration names.
 pub fn manage(
-    original: Option<&Node>,
+    original: &Node,
     route: &Route,
     address: &Address,
-    mapped_alias: Option<&str>,
-    static_headers: &StaticHeaders,
+    surroundings: Surroundings<'_>,
     budget: &mut Budget,
 ) -> Result<Managed, EntryError> {
     let name = &route.server;
-    let Some(original) = original.filter(|node| !node.is_null()) else {
-        // The hash is over the real URL, so that grants outlive another port of the sidecar.
-        let inputs = ServerIdInputs {
-            name,
-            url: &route.url,
-            transport: Some(&address.transport),
-            auth_type: None,
-            alias: mapped_alias,
-        };
-        let node = entry(
-            address,
-            vec![Node::text(CONTEXT_HEADER)],
-            Some(inputs.server_id()),
-            Vec::new(),
-        );
-        return Ok(Managed {
-            node,
-            problem: None,
-            notices: Vec::new(),
-        });
-    };
     let mapping = original
         .as_mapping()
         .ok_or_else(|| EntryError::NotMapping(name.clone()))?;
@@ -184,14 +217,29 @@ pub fn manage(
                 .ok_or_else(|| EntryError::ExtraHeaders(name.clone()))?,
         ),
     };
+    let static_headers = match get("static_headers").filter(|value| !value.is_null()) {
+        None => static_headers(Vec::new(), surroundings),
+        Some(value) => {
+            let mapping = value
+                .as_mapping()
+                .ok_or_else(|| EntryError::StaticHeaders(name.clone()))?;
+            static_headers(mapping.flatten(budget)?, surroundings)
+        }
+    };
     let (server_id, problem) = match get("server_id").filter(|value| !value.is_null()) {
         Some(_) => (None, None),
-        None => match server_id(name, &get, mapped_alias) {
+        None => match server_id(name, &get, surroundings.mapped_alias) {
             Ok(id) => (Some(id), None),
             Err(problem) => (None, Some(problem)),
         },
     };
     let mut notices = Vec::new();
+    notices.extend(registration::differences(
+        route,
+        &settings,
+        &address.transport,
+        budget,
+    )?);
     if let Some(headers) = get("static_headers").and_then(Node::as_mapping) {
         notices.extend(dropped_headers(name, headers, budget)?);
     }
@@ -203,17 +251,13 @@ pub fn manage(
             Some(key) => !MANAGED_KEYS.contains(&key) && !AUTHENTICATION_KEYS.contains(&key),
             None => true,
         })
-        .map(|(key, value)| {
-            let value = match key.as_str() {
-                Some("static_headers") => static_headers_for_overlay(value, static_headers, budget)?,
-                _ => value.clone(),
-            };
-            Ok((key.clone(), value))
-        })
-        .collect::<Result<Vec<Pair>, ConfigError>>()?;
+        .cloned()
+        .collect();
+    let alias = get("alias").and_then(Node::as_str).or(surroundings.mapped_alias);
     Ok(Managed {
-        node: entry(address, extra_headers, server_id, kept),
-        problem,
+        alias: alias.map(ToOwned::to_owned),
+        node: entry(address, extra_headers, static_headers, server_id, kept),
+        problems: problem.into_iter().collect(),
         notices,
     })
 }
@@ -221,6 +265,7 @@ pub fn manage(
 fn entry(
     address: &Address,
     extra_headers: Vec<Arc<Node>>,
+    static_headers: Vec<Pair>,
     server_id: Option<String>,
     kept: Vec<Pair>,
 ) -> Arc<Node> {
@@ -228,6 +273,7 @@ fn entry(
         (Node::text("url"), Node::text(&address.url)),
         (Node::text("transport"), Node::text(&address.transport)),
         (Node::text("extra_headers"), Node::sequence(extra_headers)),
+        (Node::text("static_headers"), Node::mapping(static_headers)),
     ];
     pairs.extend(server_id.map(|id| (Node::text("server_id"), Node::text(id))));
     pairs.extend(kept);
@@ -285,26 +331,24 @@ fn extra_headers(names: &[Arc<Node>]) -> Vec<Arc<Node>> {
     kept
 }
 
-/// Without `Authorization`, which is the sidecar's, and with the keys of gateways under other names.
-fn static_headers_for_overlay(
-    headers: &Arc<Node>,
-    names: &StaticHeaders,
-    budget: &mut Budget,
-) -> Result<Arc<Node>, ConfigError> {
-    let Some(mapping) = headers.as_mapping() else {
-        return Ok(headers.clone());
+/// The user's, without `Authorization`, which is the sidecar's to set, with the keys of gateways under other names, and
+/// with the outbound secret.
+fn static_headers(stated: Vec<Pair>, surroundings: Surroundings<'_>) -> Vec<Pair> {
+    let is_ours = |name: &str| {
+        let name = name.trim();
+        name.eq_ignore_ascii_case("authorization") || name.eq_ignore_ascii_case(OUTBOUND_SECRET_HEADER)
     };
-    let mut pairs = mapping.flatten(budget)?;
-    pairs.retain(|(key, _)| {
-        !key.as_str()
-            .is_some_and(|name| name.trim().eq_ignore_ascii_case("authorization"))
-    });
-    for (key, _) in &mut pairs {
-        if let Some(name) = key.as_str().and_then(|name| names.overlay_name(name)) {
+    let mut kept = stated;
+    kept.retain(|(key, _)| !key.as_str().is_some_and(is_ours));
+    for (key, _) in &mut kept {
+        let name = key.as_str();
+        if let Some(name) = name.and_then(|name| surroundings.static_headers.overlay_name(name)) {
             *key = Node::text(name);
         }
     }
-    Ok(Node::mapping(pairs))
+    let secret = surroundings.outbound_secret;
+    kept.push((Node::text(OUTBOUND_SECRET_HEADER), Node::text(secret.expose())));
+    kept
 }
 
 /// Headers of the configuration that do not arrive.

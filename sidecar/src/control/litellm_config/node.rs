@@ -72,6 +72,15 @@ impl Node {
         }))
     }
 
+    /// A number or a truth value.
+    pub fn plain(text: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self::Scalar(Scalar {
+            text: text.into(),
+            plain: true,
+            tag: None,
+        }))
+    }
+
     pub fn sequence(items: Vec<Arc<Self>>) -> Arc<Self> {
         Arc::new(Self::Sequence { tag: None, items })
     }

@@ -104,6 +104,7 @@ mod tests {
         let address = |name: &str| Address {
             url: format!("http://127.0.0.1:1/{name}/mcp"),
             transport: "http".into(),
+            settings: None,
         };
         names
             .iter()

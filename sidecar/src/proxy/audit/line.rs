@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::fingerprint::Fingerprint;
 use super::user::User;
+use crate::proxy::request_id::RequestId;
 
 /// Of the schema.
 pub const VERSION: &str = "mcpauth.dev/audit/v1";
@@ -38,6 +39,7 @@ pub struct Line<'a> {
     pub session: Option<Fingerprint>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<&'a str>,
+    pub request: RequestId,
     pub outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,

@@ -10,11 +10,12 @@ use http::{Method, Request, StatusCode};
 
 use super::AuditLog;
 use crate::http::body_tap::BodyTap;
+use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::McpServer;
 use crate::proxy::user_context::Context;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What came of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +38,7 @@ pub(super) enum Body {
 }
 
 pub(super) struct CallRecord {
+    pub id: RequestId,
     pub server: Arc<McpServer>,
     pub http_method: Method,
     pub session: Option<HeaderValue>,
@@ -61,8 +63,9 @@ pub struct AuditedCall {
 }
 
 impl CallRecord {
-    pub fn new<B>(server: &Arc<McpServer>, request: &Request<B>, started: Instant) -> Self {
+    pub fn new<B>(server: &Arc<McpServer>, request: &Request<B>, id: RequestId, started: Instant) -> Self {
         Self {
+            id,
             server: server.clone(),
             http_method: request.method().clone(),
             session: request.headers().get(SESSION).cloned(),

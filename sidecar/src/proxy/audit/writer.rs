@@ -141,6 +141,7 @@ impl Writer {
                 client_key: record.context.as_ref().and_then(|context| context.client_key()),
                 session: session.map(|session| log.fingerprinter.fingerprint(Kind::Session, [session])),
                 trace_id: traceparent.and_then(trace_id),
+                request: record.id,
                 outcome,
                 reason,
                 status: record.status.map(|status| status.as_u16()),

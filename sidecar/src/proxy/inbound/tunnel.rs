@@ -1,24 +1,42 @@
-//! WebSocket tunnel to LiteLLM: the upgrade is requested on a connection of its own; after it bytes are
-//! copied both ways.
+//! WebSocket tunnel to LiteLLM: the upgrade is requested on a connection of its own; after it bytes are copied both ways,
+//! those of the client through the [`WebSocketFilter`]. The tunnel counts as the client's connection until it ends.
 
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, UPGRADE};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::http::hop_by_hop;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::Target;
+use crate::http::websocket_filter::WebSocketFilter;
 use crate::proxy::error::ProxyError;
 use crate::proxy::response_body::ResponseBody;
 
-/// `request` without hop-by-hop headers; those of the upgrade are set here.
+/// Longest piece of the client's messages that is read at once.
+const PIECE_BYTES: usize = 8 * 1024;
+
+tokio::task_local! {
+    /// What makes the client's connection count. Of the task that serves the connection, and held by the tunnel that the
+    /// connection becomes.
+    pub static CONNECTION_GUARD: Arc<dyn Send + Sync>;
+}
+
+/// `request` without hop-by-hop headers; those of the upgrade are set here. Extensions are not negotiated: what is
+/// compressed could not be filtered.
 pub(super) async fn open(
     litellm: &Target,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let client = hyper::upgrade::on(&mut request);
+    let guard = CONNECTION_GUARD.try_with(Arc::clone).ok();
+    request.headers_mut().remove(SEC_WEBSOCKET_EXTENSIONS);
     request
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -47,9 +65,11 @@ pub(super) async fn open(
     }
     let server = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
-        let (client, server) = tokio::try_join!(client, server)?;
-        tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await?;
-        anyhow::Ok(())
+        let ended = exchange(client, server).await;
+        drop(guard);
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a WebSocket ended early");
+        }
     });
     response
         .headers_mut()
@@ -58,4 +78,39 @@ pub(super) async fn open(
         .headers_mut()
         .insert(UPGRADE, HeaderValue::from_static("websocket"));
     Ok(response.map(|_| ResponseBody::Whole(None)))
+}
+
+/// Copies each direction until it ends.
+async fn exchange(client: OnUpgrade, server: OnUpgrade) -> anyhow::Result<()> {
+    let (client, server) = tokio::try_join!(client, server)?;
+    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+    let (mut from_server, mut to_server) = tokio::io::split(TokioIo::new(server));
+    let requests = async {
+        filter(&mut from_client, &mut to_server).await?;
+        anyhow::Ok(to_server.shutdown().await?)
+    };
+    let answers = async {
+        tokio::io::copy(&mut from_server, &mut to_client).await?;
+        Ok(to_client.shutdown().await?)
+    };
+    tokio::try_join!(requests, answers)?;
+    Ok(())
+}
+
+/// Copies a client's frames through the filter.
+async fn filter(
+    client: &mut (impl AsyncRead + Unpin),
+    server: &mut (impl AsyncWrite + Unpin),
+) -> anyhow::Result<()> {
+    let (mut filter, mut input, mut output) = (WebSocketFilter::default(), BytesMut::new(), BytesMut::new());
+    loop {
+        input.reserve(PIECE_BYTES);
+        if client.read_buf(&mut input).await? == 0 {
+            return Ok(());
+        }
+        let passed = filter.pass(&mut input, &mut output);
+        server.write_all_buf(&mut output).await?;
+        server.flush().await?;
+        passed?;
+    }
 }

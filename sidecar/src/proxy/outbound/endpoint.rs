@@ -12,7 +12,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::location::rewrite_location;
-use crate::proxy::routes::{McpServer, ServerState};
+use super::path::split_server;
+use crate::proxy::routes::{Announcement, McpServer, ServerState};
 use event::{claims_endpoint, content, endpoint_data, field, lines};
 
 /// Longest event that is buffered whole.
@@ -39,6 +40,8 @@ pub struct EndpointRewriter {
     /// How far `buffered` has been searched for its end.
     scanned: usize,
     line: LinePosition,
+    /// The first endpoint of the stream and the latest one: clients differ in which of several they take.
+    announced: Vec<Announcement>,
     /// The event was too long to buffer, and its beginning has been passed on.
     is_streaming: bool,
     rejected: bool,
@@ -65,6 +68,7 @@ impl EndpointRewriter {
             buffered: BytesMut::new(),
             scanned: 0,
             line: LinePosition::Start,
+            announced: Vec::new(),
             is_streaming: false,
             rejected: false,
         }
@@ -151,11 +155,15 @@ impl EndpointRewriter {
         output.freeze()
     }
 
-    fn rewrite(&self, event: &[u8], endpoint_url: &str) -> Option<BytesMut> {
+    fn rewrite(&mut self, event: &[u8], endpoint_url: &str) -> Option<BytesMut> {
         let ServerState::Usable(usable) = &self.server.state else {
             return None;
         };
         let location = rewrite_location(&self.server.name, usable, &self.requested, endpoint_url)?;
+        let (_, endpoint) = split_server(&location);
+        let path = endpoint.split('?').next().unwrap_or_default();
+        self.announced.truncate(1);
+        self.announced.push(usable.announced.announce(path));
         let mut output = BytesMut::with_capacity(event.len() + location.len());
         let mut has_data = false;
         for line in lines(event) {

@@ -5,25 +5,35 @@ use http::header::{ACCEPT_ENCODING, COOKIE, HOST, HeaderMap, HeaderName, HeaderV
 use mcp_auth_protocol::sync::{SubjectTokenSource, Transport};
 
 use crate::http::hop_by_hop;
-use crate::proxy::routes::UsableServer;
+use crate::proxy::routes::{SESSION_HEADER, UsableServer};
 use crate::proxy::user_context::{Allowlist, Context};
 
-/// Credentials for LiteLLM, the origin of the request, and the sidecar's own headers. Compared by length
-/// first.
+/// The header denylist, without what HTTP and MCP themselves need on the way to a server: credentials for LiteLLM, where
+/// the request came from, and the sidecar's own headers. Compared by length first.
 fn is_not_for_servers(name: &str) -> bool {
     let is_listed = match name.len() {
+        3 => name == "via",
         4 => name == "dpop",
         6 => name == "cookie",
-        7 => name == "api-key",
-        9 => name == "forwarded" || name == "x-api-key",
-        10 => name == "x-mcp-auth",
+        7 => name == "api-key" || name == "cookie2",
+        9 => matches!(name, "forwarded" | "x-api-key" | "x-real-ip"),
+        10 => name == "x-mcp-auth" || name == "set-cookie",
+        11 => name == "set-cookie2",
         13 => name == "authorization",
-        14 => name == "x-goog-api-key",
+        14 => name == "x-goog-api-key" || name == "http2-settings",
+        16 => name == "www-authenticate",
         17 => name == "x-litellm-api-key",
         25 => name == "ocp-apim-subscription-key",
         _ => false,
     };
-    is_listed || name.starts_with("mcpauth-") || name.starts_with("x-forwarded-")
+    is_listed
+        || match name.as_bytes().first() {
+            Some(b'm') => name.starts_with("mcpauth-"),
+            Some(b'p') => name.starts_with("proxy-"),
+            Some(b's') => name.starts_with("sec-websocket-"),
+            Some(b'x') => name.starts_with("x-forwarded-") || name.starts_with("x-original-"),
+            _ => false,
+        }
 }
 
 /// This server's part of a user context, ready to send.
@@ -71,8 +81,11 @@ impl UserPart {
 pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &UserPart) {
     hop_by_hop::strip_request(headers, |name| is_dropped(name, server));
     headers.insert(HOST, server.target.host.clone());
-    if let Some(cookie) = &user.cookie {
-        headers.insert(COOKIE, cookie.clone());
+    let affinity = headers
+        .get(SESSION_HEADER)
+        .and_then(|session| server.sessions.affinity_cookies(session.as_bytes()));
+    if let Some(cookie) = join_cookies(user.cookie.as_ref(), affinity) {
+        headers.insert(COOKIE, cookie);
     }
     for (name, value) in &user.headers {
         headers.insert(name.clone(), value.clone());
@@ -80,6 +93,15 @@ pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &Us
     if server.transport == Transport::Sse {
         // A compressed event stream could not be rewritten.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+}
+
+/// One field for the user's cookies and those of the load balancer before the server.
+fn join_cookies(user: Option<&HeaderValue>, affinity: Option<Vec<u8>>) -> Option<HeaderValue> {
+    match (user, affinity) {
+        (user, None) => user.cloned(),
+        (None, Some(affinity)) => sensitive(affinity),
+        (Some(user), Some(affinity)) => sensitive([user.as_bytes(), b"; ", &affinity].concat()),
     }
 }
 
@@ -121,6 +143,8 @@ fn sensitive(value: Vec<u8>) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use mcp_auth_protocol::header_denylist::DENIED_HEADERS;
+
     use super::*;
     use crate::proxy::outbound::tests::usable;
     use crate::proxy::user_context::gather;
@@ -182,6 +206,43 @@ mod tests {
             ("accept", "application/json, text/event-stream"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn of_the_header_denylist_nothing_arrives_but_what_http_and_mcp_need() {
+        const TRANSPORT: [&str; 6] = [
+            "accept",
+            "accept-encoding",
+            "host",
+            "last-event-id",
+            "origin",
+            "trailer",
+        ];
+        let names = DENIED_HEADERS.map(str::to_owned);
+        let others = [
+            "x-original-url",
+            "x-forwarded-x",
+            "proxy-x",
+            "sec-websocket-key",
+            "mcpauth-x",
+        ];
+        let mut headers: HeaderMap = names
+            .into_iter()
+            .chain(others.map(str::to_owned))
+            .map(|name| (HeaderName::try_from(name).unwrap(), HeaderValue::from_static("x")))
+            .collect();
+        usable(
+            "https://tools.example.com/mcp",
+            Transport::StreamableHttp,
+            |server| {
+                prepare_request(&mut headers, server, &UserPart::default());
+            },
+        );
+        // A body of unknown length stays one.
+        headers.remove("transfer-encoding");
+        let mut arrived: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        arrived.sort_unstable();
+        assert_eq!(arrived, TRANSPORT);
     }
 
     #[test]

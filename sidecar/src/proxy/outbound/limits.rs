@@ -14,9 +14,9 @@ pub struct Limits {
     pub probe_interval: Duration,
     /// Longest time that a token exchange for a user may take.
     pub exchange_timeout: Duration,
-    /// Requests that wait at the same time; those beyond are answered at once.
+    /// Requests that wait at the same time; those beyond are answered at once. One server has half of them at most.
     pub max_waiting: usize,
-    /// Users whose tokens are kept.
+    /// Users whose tokens are kept, of all servers together.
     pub max_users: usize,
 }
 

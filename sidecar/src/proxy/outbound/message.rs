@@ -1,4 +1,4 @@
-//! JSON-RPC message: reads of a request's body the method, and the identifier for an error.
+//! JSON-RPC message: reads of a request's body what it asks for, and the identifier for an error.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -13,8 +14,6 @@ use crate::http::request_body::RequestBody;
 
 /// Longest body that is read as a message.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
-
-const TOOL_CALL: &str = "tools/call";
 
 /// A body, as far as it has been read.
 pub enum BodyRead {
@@ -28,12 +27,27 @@ pub enum BodyRead {
     Failed,
 }
 
+/// What the messages of a body ask of the server, as far as it matters who asks. The later ones ask for more.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum MessageKind {
+    /// Opens a session, keeps it alive, or lists what the server offers: what LiteLLM also sends for no user.
+    Discovery,
+    /// Answers a request of the server.
+    Response,
+    /// Anything else, and whatever is not plainly one of the others.
+    Call,
+}
+
 #[derive(Default, Deserialize)]
 struct JsonRpcMessage {
     #[serde(default)]
     method: Option<String>,
     #[serde(default)]
     id: Value,
+    #[serde(default)]
+    result: Option<IgnoredAny>,
+    #[serde(default)]
+    error: Option<IgnoredAny>,
 }
 
 /// Longest time that a client may take to send a short body.
@@ -100,15 +114,38 @@ impl BodyRead {
     }
 }
 
-/// Whether the body may call a tool. Everything may that is not plainly one message with another method, such
-/// as batches, repeated fields and bodies too long to read.
-pub fn may_call_a_tool(body: Option<&Bytes>) -> bool {
-    let Some(body) = body else { return true };
-    match serde_json::from_slice::<JsonRpcMessage>(body) {
-        // Without a method it is the answer to a request of the server.
-        Ok(message) => message.method.as_deref() == Some(TOOL_CALL),
-        Err(_) => true,
+/// Methods of [`MessageKind::Discovery`], beside notifications and lists.
+const DISCOVERY: [&str; 3] = ["initialize", "ping", "server/discover"];
+
+/// The kind of a body's messages; of a batch, of the one that asks for most. `None` is a body too long to read.
+pub fn kind(body: Option<&Bytes>) -> MessageKind {
+    let Some(body) = body else {
+        return MessageKind::Call;
+    };
+    // A field that is stated twice is an error here, since servers disagree about which one counts.
+    if let Ok(message) = serde_json::from_slice::<JsonRpcMessage>(body) {
+        return message.kind();
     }
+    let batch = serde_json::from_slice::<Vec<JsonRpcMessage>>(body).unwrap_or_default();
+    let kinds = batch.iter().map(JsonRpcMessage::kind);
+    kinds.max().unwrap_or(MessageKind::Call)
+}
+
+impl JsonRpcMessage {
+    fn kind(&self) -> MessageKind {
+        let answers = self.result.is_some() || self.error.is_some();
+        match self.method.as_deref() {
+            None if answers => MessageKind::Response,
+            Some(method) if !answers && is_discovery(method) => MessageKind::Discovery,
+            _ => MessageKind::Call,
+        }
+    }
+}
+
+/// Tasks are calls that somebody has made, so their list is for users only.
+fn is_discovery(method: &str) -> bool {
+    let is_list = method.ends_with("/list") && !method.starts_with("tasks/");
+    is_list || method.starts_with("notifications/") || DISCOVERY.contains(&method)
 }
 
 /// Methods that may be carried out twice without harm: they only read, or say the same thing again. All that end in
@@ -144,31 +181,62 @@ pub fn request_id(body: &Bytes) -> Value {
     }
 }
 
+/// The identifier of a tool call; `None` for anything else, and where the call has none that JSON-RPC allows.
+pub fn tool_call_id(body: &Bytes) -> Option<Value> {
+    let message = serde_json::from_slice::<JsonRpcMessage>(body).ok()?;
+    let is_call = message.method.as_deref() == Some("tools/call");
+    let id = message.id;
+    (is_call && matches!(id, Value::String(_) | Value::Number(_))).then_some(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     #[test]
-    fn only_what_plainly_is_something_else_is_no_tool_call() {
+    fn only_what_plainly_is_discovery_is_for_nobody() {
+        use MessageKind::{Call, Discovery, Response};
         for (body, expected) in [
-            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, false),
-            (r#"{"method":"notifications/initialized"}"#, false),
-            (r#"{"id":1,"result":{"method":"tools/call"}}"#, false),
-            (r#"{"id":1,"method":"tools/call","params":{}}"#, true),
-            (r#"{"method":"tools\/c\u0061ll"}"#, true),
-            (r#"{"method":"tools/list","method":"tools/call"}"#, true),
-            (r#"[{"method":"tools/list"}]"#, true),
-            (r#"{"method":7}"#, true),
-            ("no JSON", true),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Discovery),
+            (r#"{"id":1,"method":"resources/templates/list"}"#, Discovery),
+            (r#"{"id":1,"method":"initialize","params":{}}"#, Discovery),
+            (r#"{"id":1,"method":"server/discover"}"#, Discovery),
+            (r#"{"method":"notifications/initialized"}"#, Discovery),
+            (
+                r#"[{"id":1,"method":"tools/list"},{"method":"ping","id":2}]"#,
+                Discovery,
+            ),
+            (r#"{"id":1,"result":{"method":"tools/call"}}"#, Response),
+            (r#"{"id":1,"error":{"code":1}}"#, Response),
+            (r#"[{"id":1,"method":"ping"},{"id":1,"result":{}}]"#, Response),
+            (r#"{"id":1,"method":"tools/call","params":{}}"#, Call),
+            (r#"{"method":"tools\/c\u0061ll"}"#, Call),
+            (r#"{"id":1,"method":"resources/read"}"#, Call),
+            (r#"{"id":1,"method":"prompts/get"}"#, Call),
+            (r#"{"id":1,"method":"completion/complete"}"#, Call),
+            (r#"{"id":1,"method":"tasks/list"}"#, Call),
+            (r#"{"id":1,"method":"tasks/result"}"#, Call),
+            (r#"{"id":1,"method":"Tools/List"}"#, Call),
+            (r#"{"id":1,"method":"ping","result":{}}"#, Call),
+            (r#"{"method":"tools/list","method":"tools/call"}"#, Call),
+            (
+                r#"[{"id":1,"method":"tools/list"},{"id":2,"method":"tools/call"}]"#,
+                Call,
+            ),
+            (r#"[]"#, Call),
+            (r#"{"id":1}"#, Call),
+            (r#"{"method":7}"#, Call),
+            ("no JSON", Call),
+            ("", Call),
         ] {
             assert_eq!(
-                may_call_a_tool(Some(&Bytes::from_static(body.as_bytes()))),
+                kind(Some(&Bytes::from_static(body.as_bytes()))),
                 expected,
                 "{body}"
             );
         }
-        assert!(may_call_a_tool(None));
+        assert_eq!(kind(None), Call);
     }
 
     #[test]
@@ -187,6 +255,27 @@ mod tests {
         ] {
             assert_eq!(
                 is_idempotent(&Bytes::from_static(body.as_bytes())),
+                expected,
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_single_tool_call_has_the_id_of_one() {
+        for (body, expected) in [
+            (r#"{"id":7,"method":"tools/call"}"#, Some(json!(7))),
+            (
+                r#"{"id":"a","method":"tools/call","params":{}}"#,
+                Some(json!("a")),
+            ),
+            (r#"{"method":"tools/call"}"#, None),
+            (r#"{"id":7,"method":"tools/list"}"#, None),
+            (r#"[{"id":7,"method":"tools/call"}]"#, None),
+            ("", None),
+        ] {
+            assert_eq!(
+                tool_call_id(&Bytes::from_static(body.as_bytes())),
                 expected,
                 "{body}"
             );

@@ -13,8 +13,8 @@ pub fn split_server(path: &str) -> (&str, &str) {
 
 /// Path and query at the server; `None` for a path that is not served.
 ///
-/// With streamable HTTP that is the URL's own path and what lies below it. With SSE it is all of the origin,
-/// because the server names the path for messages itself. Never `.well-known`: LiteLLM looks there for the
+/// What is served is the URL's own path and what lies below it. With SSE these are also the paths for messages that the
+/// server has announced in a stream that is still open. Never `.well-known`: LiteLLM looks there for the
 /// OAuth metadata of what it takes for the server, and must find none.
 pub fn target_path(server: &UsableServer, path: &str, query: Option<&str>) -> Option<PathAndQuery> {
     let endpoint_path = server.endpoint.path();
@@ -27,7 +27,7 @@ pub fn target_path(server: &UsableServer, path: &str, query: Option<&str>) -> Op
         Some(below_endpoint) if endpoint_path.ends_with('/') || below_endpoint.starts_with('/') => {
             below_endpoint
         }
-        _ if server.transport == Transport::Sse => path,
+        _ if server.transport == Transport::Sse && server.announced.is_announced(path) => path,
         _ => return None,
     };
     if !below_endpoint.split('/').all(is_plain_segment) {
@@ -181,8 +181,28 @@ mod tests {
     }
 
     #[test]
-    fn with_sse_all_of_the_origin_is_served() {
-        let path = target("http://x/sse", Transport::Sse, "/tools/messages/?session_id=1");
-        assert_eq!(path.as_deref(), Some("/messages/?session_id=1"));
+    fn with_sse_the_announced_endpoint_is_served_too_and_nothing_else_of_the_origin() {
+        usable("http://x/sse", Transport::Sse, |server| {
+            let target =
+                |path: &str| target_path(server, path, Some("session_id=1")).map(|path| path.to_string());
+            assert_eq!(target("/messages/"), None);
+            let announced = server.announced.announce("/messages/");
+            assert_eq!(target("/messages/").as_deref(), Some("/messages/?session_id=1"));
+            assert_eq!(target("/sse/x").as_deref(), Some("/sse/x?session_id=1"));
+            for path in [
+                "/",
+                "/admin",
+                "/messages",
+                "/messages/..",
+                "/messages/x",
+                "/.well-known/x",
+            ] {
+                assert_eq!(target(path), None, "{path}");
+            }
+            let dotted = server.announced.announce("/a/%2e%2e/b");
+            assert_eq!(target("/a/%2e%2e/b"), None, "nothing leaves the path");
+            drop((announced, dotted));
+            assert_eq!(target("/messages/"), None, "its stream has ended");
+        });
     }
 }

@@ -14,16 +14,14 @@ use hyper::body::Incoming;
 
 use super::error::OutboundError;
 use super::headers;
-use super::message::{self, BodyRead};
+use super::message::{self, BodyRead, MessageKind};
+use super::user_guard::MissingUser;
 use crate::http::body_tap::BodyTap;
 use crate::http::request_body::RequestBody;
 use crate::proxy::audit::AuditedCall;
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::access_token::AccessToken;
-use crate::proxy::routes::{McpServer, UsableServer};
-
-/// Names the session of a request (MCP, Streamable HTTP transport).
-const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+use crate::proxy::routes::{McpServer, SESSION_HEADER, UsableServer};
 
 /// A request without its credentials, and its body as long as it is kept.
 pub struct ReplayableRequest {
@@ -32,6 +30,7 @@ pub struct ReplayableRequest {
     /// Without those that authenticate.
     headers: HeaderMap,
     user: headers::UserPart,
+    opens_nobodys_session: bool,
     body: ReplayableBody,
 }
 
@@ -42,29 +41,43 @@ enum ReplayableBody {
 }
 
 impl ReplayableRequest {
-    /// `path` is the path at the server, and `user` the user's cookies and headers for it. With `lacks_user`
-    /// a tool call is an error: the server demands a user, and the request has none.
+    /// `path` is the path at the server, and `user` the user's cookies and headers for it. With `missing` it is an
+    /// error unless it may be sent for nobody.
     pub async fn new(
         server: &McpServer,
         usable: &UsableServer,
         request: Request<Incoming>,
         path: PathAndQuery,
         user: headers::UserPart,
-        lacks_user: bool,
+        missing: Option<MissingUser>,
     ) -> Result<Self, OutboundError> {
         let (parts, body) = request.into_parts();
-        let reads_method = lacks_user && parts.method == Method::POST;
-        let body = match reads_method || is_short(&body) {
-            true => read_body(server, body, reads_method).await?,
-            false => ReplayableBody::Streamed(Some(RequestBody::stream(body))),
+        let has_messages = parts.method == Method::POST;
+        let reads_messages = missing.is_some() && has_messages;
+        let (body, kind) = match reads_messages || is_short(&body) {
+            true => read_body(body, reads_messages).await?,
+            false => (
+                ReplayableBody::Streamed(Some(RequestBody::stream(body))),
+                MessageKind::Call,
+            ),
         };
         let mut headers = parts.headers;
+        if let Some(missing) = missing {
+            let kind = has_messages.then_some(kind);
+            let is_endpoint = path == usable.endpoint;
+            let checked = missing.check(server, usable, &parts.method, &headers, kind, is_endpoint);
+            if let Err(error) = checked {
+                return Err(OutboundError::new(error, body.into_unsent()));
+            }
+        }
+        let opens_nobodys_session = missing.is_some_and(|missing| missing.opens_nobodys_session(&headers));
         headers::prepare_request(&mut headers, usable, &user);
         Ok(Self {
             method: parts.method,
             path,
             headers,
             user,
+            opens_nobodys_session,
             body,
         })
     }
@@ -85,11 +98,21 @@ impl ReplayableRequest {
 
     /// Whether it goes to the endpoint itself, without a session that the server may have ended.
     pub fn begins_session(&self, usable: &UsableServer) -> bool {
-        self.path == usable.endpoint && !self.headers.contains_key(SESSION_ID)
+        self.path == usable.endpoint && !self.headers.contains_key(SESSION_HEADER)
     }
 
     pub fn method(&self) -> &Method {
         &self.method
+    }
+
+    /// The session that the request is in; `None` where the request was streamed, too.
+    pub fn session(&self) -> Option<&HeaderValue> {
+        self.headers.get(SESSION_HEADER)
+    }
+
+    /// Whether a session that the server opens in its answer is one of nobody's.
+    pub fn opens_nobodys_session(&self) -> bool {
+        self.opens_nobodys_session
     }
 
     /// Records the body in `call`: at once where it was read, else while it is sent.
@@ -139,9 +162,16 @@ impl ReplayableRequest {
 
     /// The body, to read the identifier of its message from: `None` if it was streamed already.
     pub fn into_body(self) -> Option<RequestBody> {
-        match self.body {
-            ReplayableBody::Whole(bytes) => Some(RequestBody::Whole(bytes)),
-            ReplayableBody::Streamed(body) => body,
+        self.body.into_unsent()
+    }
+}
+
+impl ReplayableBody {
+    /// `None` once it has been streamed.
+    fn into_unsent(self) -> Option<RequestBody> {
+        match self {
+            Self::Whole(bytes) => Some(RequestBody::Whole(bytes)),
+            Self::Streamed(body) => body,
         }
     }
 }
@@ -151,31 +181,23 @@ fn is_short(body: &Incoming) -> bool {
     stated.is_some_and(|bytes| bytes <= message::MAX_BODY_BYTES as u64)
 }
 
+/// The body, and the kind of its messages where `reads_messages`.
 async fn read_body(
-    server: &McpServer,
     body: Incoming,
-    lacks_user: bool,
-) -> Result<ReplayableBody, OutboundError> {
-    if body.is_end_stream() && !lacks_user {
-        return Ok(ReplayableBody::Whole(None));
+    reads_messages: bool,
+) -> Result<(ReplayableBody, MessageKind), OutboundError> {
+    if body.is_end_stream() && !reads_messages {
+        return Ok((ReplayableBody::Whole(None), MessageKind::Call));
     }
     let read = message::read(body).await;
-    let may_call_tool = lacks_user && message::may_call_a_tool(read.bytes());
+    let kind = match reads_messages {
+        true => message::kind(read.bytes()),
+        false => MessageKind::Call,
+    };
     let body = match read {
         BodyRead::Failed => return Err(ProxyError::BodyUnreadable.into()),
         BodyRead::Whole(bytes) => ReplayableBody::Whole((!bytes.is_empty()).then_some(bytes)),
         longer => ReplayableBody::Streamed(longer.into_body()),
     };
-    match may_call_tool {
-        false => Ok(body),
-        true => Err(OutboundError {
-            error: ProxyError::UserContextRequired {
-                resource: server.resource.clone(),
-            },
-            body: match body {
-                ReplayableBody::Whole(bytes) => Some(RequestBody::Whole(bytes)),
-                ReplayableBody::Streamed(body) => body,
-            },
-        }),
-    }
+    Ok((body, kind))
 }

@@ -108,7 +108,8 @@ impl TokenSelector {
                 // Users' tokens are requested one by one, and such a request states no scopes.
                 TokenRejection::InsufficientScope(_) => Err(final_error(RenewalOutcome::NotRequested)),
                 TokenRejection::Unauthorized => {
-                    self.user_tokens.mark_rejected(user, &selected.token);
+                    self.user_tokens
+                        .mark_rejected(&selected.server, user, &selected.token);
                     match (earlier_rejection.is_some(), is_replayable) {
                         (true, _) => Err(final_error(RenewalOutcome::RejectedToo)),
                         (false, false) => Err(not_replayable()),
@@ -217,7 +218,7 @@ impl TokenSelector {
         if let Ok(selected) = self.current_token(server, rejected)? {
             return Ok(Some(selected));
         }
-        let _permit = self.wait_limit.acquire(&server.resource)?;
+        let _permit = self.wait_limit.acquire(server)?;
         let deadline = Instant::now() + self.limits.token_wait;
         // From here on no change is missed.
         let mut changes = self.routes.changes();

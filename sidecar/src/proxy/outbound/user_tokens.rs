@@ -1,12 +1,14 @@
 //! User-token cache: the users' own tokens (RFC 8693 token exchange), requested from the operator once for
 //! each user, server and URL, and kept until they expire. The key is a keyed digest of the subject token that
-//! is exchanged, so that no session of a user is kept here.
+//! is exchanged, so that no session of a user is kept here. What servers have of it is up to [`cache`].
+
+mod cache;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_protocol::sync::Problem;
-use mcp_auth_resilience::single_flight::{AllInFlight, InFlight, Lookup, SingleFlightCache, StartedRequest};
+use mcp_auth_resilience::single_flight::{AllInFlight, InFlight, Lookup, StartedRequest};
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -19,8 +21,10 @@ use crate::control::exchange_client::{TokenExchanger, UserTokenRequest};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
 use crate::proxy::metrics::Metrics;
+use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::access_token::AccessToken;
 use crate::proxy::routes::{McpServer, UsableServer};
+use cache::UserTokenCache;
 
 /// How long before its expiry a token is not used any more, since it has yet to travel and clocks differ; at
 /// most half of its remaining life.
@@ -29,8 +33,6 @@ const MARGIN_SECONDS: i64 = 10;
 const DEFAULT_LIFETIME_SECONDS: i64 = 300;
 /// How long a failed exchange is answered from the cache.
 const FAILURE_TTL: Duration = Duration::from_secs(1);
-/// Token exchanges that run at the same time.
-const MAX_CONCURRENT_EXCHANGES: usize = 64;
 
 /// Identifies a user at one URL of one server, for tokens that are minted for the same.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
@@ -42,8 +44,7 @@ struct UserTokensInner {
     exchanger: Arc<dyn TokenExchanger>,
     /// Random, so that a [`UserKey`] means nothing outside of this process.
     key: [u8; 32],
-    cache: Mutex<SingleFlightCache<UserKey, Option<CachedResult>, ExchangeResult>>,
-    permits: Semaphore,
+    cache: Mutex<UserTokenCache>,
     limits: Limits,
     metrics: Metrics,
 }
@@ -73,6 +74,7 @@ enum CacheLookup<'a> {
     Miss {
         permit: WaitPermit<'a>,
         started: StartedRequest<ExchangeResult>,
+        exchanges: Arc<Semaphore>,
         rejected: Option<Arc<AccessToken>>,
     },
 }
@@ -82,8 +84,7 @@ impl UserTokens {
         Self(Arc::new(UserTokensInner {
             exchanger,
             key: rand::random(),
-            cache: Mutex::new(SingleFlightCache::new(limits.max_users)),
-            permits: Semaphore::new(MAX_CONCURRENT_EXCHANGES),
+            cache: Mutex::new(UserTokenCache::new(limits.max_users)),
             limits,
             metrics,
         }))
@@ -124,6 +125,7 @@ impl UserTokens {
             CacheLookup::Miss {
                 permit,
                 started,
+                exchanges,
                 rejected,
             } => {
                 let in_flight = started.in_flight();
@@ -133,10 +135,14 @@ impl UserTokens {
                     subject: subject.clone(),
                     refused: rejected.map(|token| token.id.clone()),
                 };
-                let exchange = Arc::clone(&self.0).exchange(request);
-                let inner = Arc::clone(&self.0);
+                let exchange = Arc::clone(&self.0).exchange(request, exchanges);
+                let (inner, server) = (Arc::clone(&self.0), server.name.clone());
                 // A task of its own, so that it does not end when the client of this request goes away.
-                tokio::spawn(started.run(exchange, move |outcome| inner.finish(user, outcome)));
+                let run = started.run(exchange, move |outcome| inner.finish(&server, user, outcome));
+                match RequestId::current() {
+                    Some(id) => tokio::spawn(id.scope(run)),
+                    None => tokio::spawn(run),
+                };
                 (permit, in_flight)
             }
         };
@@ -146,8 +152,9 @@ impl UserTokens {
     }
 
     /// The server rejected the token, so the next request gets another.
-    pub fn mark_rejected(&self, user: UserKey, rejected_token: &Arc<AccessToken>) {
-        if let Some(Some(CachedResult::Token { token, rejected, .. })) = self.0.cache.lock().get_mut(&user)
+    pub fn mark_rejected(&self, server: &McpServer, user: UserKey, rejected_token: &Arc<AccessToken>) {
+        if let Some(Some(CachedResult::Token { token, rejected, .. })) =
+            self.0.cache.lock().get_mut(&server.name, &user)
             && Arc::ptr_eq(token, rejected_token)
         {
             *rejected = true;
@@ -177,9 +184,9 @@ impl UserTokensInner {
     ) -> Result<CacheLookup<'a>, ProxyError> {
         let mut replaced = unwanted.cloned();
         let mut cache = self.cache.lock();
-        if let Some(Lookup { value, in_flight }) = cache.lookup(&user) {
+        if let Some(Lookup { value, in_flight }) = cache.lookup(&server.name, &user) {
             if let Some(in_flight) = in_flight {
-                let permit = wait_limit.acquire(&server.resource)?;
+                let permit = wait_limit.acquire(server)?;
                 return Ok(CacheLookup::InFlight(permit, in_flight.clone()));
             }
             match value {
@@ -200,24 +207,30 @@ impl UserTokensInner {
                 Some(CachedResult::Failure { .. }) | None => {}
             }
         }
-        let permit = wait_limit.acquire(&server.resource)?;
-        let started = cache
-            .start(user)
-            .map_err(|AllInFlight| ProxyError::TooManyWaiting {
-                resource: server.resource.clone(),
-            })?;
+        let permit = wait_limit.acquire(server)?;
+        let (started, exchanges) =
+            cache
+                .start(&server.name, user)
+                .map_err(|AllInFlight| ProxyError::TooManyWaiting {
+                    resource: server.resource.clone(),
+                })?;
         Ok(CacheLookup::Miss {
             permit,
             started,
+            exchanges,
             rejected: replaced,
         })
     }
 
-    async fn exchange(self: Arc<Self>, request: UserTokenRequest) -> ExchangeResult {
+    async fn exchange(
+        self: Arc<Self>,
+        request: UserTokenRequest,
+        exchanges: Arc<Semaphore>,
+    ) -> ExchangeResult {
         let rejected = request.refused.clone();
         let exchange = async {
             // The semaphore is never closed.
-            let _permit = self.permits.acquire().await;
+            let _permit = exchanges.acquire().await;
             self.exchanger.exchange(request).await
         };
         let answer = timeout(self.limits.exchange_timeout, exchange).await;
@@ -241,7 +254,7 @@ impl UserTokensInner {
     }
 
     /// Caches how an exchange ended, and returns what those get that wait for it. `None`: it was given up.
-    fn finish(&self, user: UserKey, outcome: Option<ExchangeResult>) -> ExchangeResult {
+    fn finish(&self, server: &str, user: UserKey, outcome: Option<ExchangeResult>) -> ExchangeResult {
         let outcome = outcome.unwrap_or_else(|| Err(Arc::new(aborted_problem())));
         self.metrics.exchanged(outcome.is_ok());
         let result = match &outcome {
@@ -252,6 +265,7 @@ impl UserTokensInner {
             },
             Err(problem) => {
                 tracing::warn!(
+                    request = RequestId::current().map(tracing::field::display),
                     reason = problem.reason,
                     "no token for a user: {}",
                     problem.message
@@ -262,7 +276,7 @@ impl UserTokensInner {
                 }
             }
         };
-        if let Some(cached) = self.cache.lock().finish(user) {
+        if let Some(cached) = self.cache.lock().finish(server, user) {
             *cached = Some(result);
         }
         outcome

@@ -16,8 +16,11 @@ use rustls_pki_types::ServerName;
 use url::{Host, Url};
 
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
+use super::announced_endpoints::AnnouncedEndpoints;
 use super::reachability::ReachabilityRecord;
+use super::sessions::Sessions;
 use crate::http::connect::{Peer, Tls};
+use crate::http::resolver::Resolver;
 use crate::http::tls::{TlsConfigError, TlsConfigs};
 use crate::http::upstream::Target;
 use crate::proxy::error::ProxyError;
@@ -81,6 +84,9 @@ pub struct UsableServer {
     pub(crate) target: Arc<Target>,
     /// Of the URL, by way of `target`.
     pub(crate) reachability: Arc<ReachabilityRecord>,
+    pub(crate) sessions: Arc<Sessions>,
+    /// Where messages go with legacy SSE.
+    pub(crate) announced: Arc<AnnouncedEndpoints>,
     /// The allowed names, the subject of the exchange and the user's for the audit log, which the inbound half
     /// seals.
     sealed: Allowlist,
@@ -292,6 +298,10 @@ fn build_usable(
             Arc::new(target(&url, &route.server, config, metrics, workers)?)
         }
     };
+    let (sessions, announced) = match previous.filter(|previous| previous.url == url) {
+        Some(previous) => (previous.sessions.clone(), previous.announced.clone()),
+        None => (Arc::default(), Arc::default()),
+    };
     Ok(UsableServer {
         url,
         stated_url: route.url.as_str().into(),
@@ -305,6 +315,8 @@ fn build_usable(
         declined: server.declined.clone(),
         target,
         reachability: reachability.unwrap_or_default(),
+        sessions,
+        announced,
         sealed,
         ca_bundle: ca_bundle.map(Into::into),
         client_certificate: client_certificate.cloned(),
@@ -399,7 +411,7 @@ fn target(
         Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
     };
     let peer = match host {
-        Host::Domain(name) => Peer::Name(name.into(), port),
+        Host::Domain(name) => Peer::Name(Resolver::new(name, port)),
         Host::Ipv4(address) => Peer::Address((address, port).into()),
         Host::Ipv6(address) => Peer::Address((address, port).into()),
     };

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::access_token::AccessToken;
+use crate::proxy::request_id::RequestId;
 
 /// Most scopes of one challenge that are reported.
 const MAX_SCOPES: usize = 64;
@@ -84,6 +85,7 @@ impl RejectionReports {
             // Without the scopes, which are text of the server's.
             let unauthorized = why == RejectionCause::Unauthorized;
             tracing::warn!(
+                request = RequestId::current().map(tracing::field::display),
                 server,
                 unauthorized,
                 "token rejected; requesting another from the operator"

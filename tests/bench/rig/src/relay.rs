@@ -13,6 +13,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::request::{OUTBOUND_SECRET, OUTBOUND_SECRET_HEADER};
 use crate::serve::{Body, serve};
 use crate::upstream::echo;
 
@@ -52,6 +53,10 @@ async fn forward(to: SocketAddr, idle: &Idle, request: Request<Incoming>) -> any
         parts.headers.remove(name);
     }
     parts.headers.insert(HOST, HeaderValue::try_from(to.to_string())?);
+    // The inbound half has removed it.
+    parts
+        .headers
+        .insert(OUTBOUND_SECRET_HEADER, HeaderValue::from_static(OUTBOUND_SECRET));
     let mut sender = connection(to, idle).await?;
     let response = sender
         .send_request(Request::from_parts(parts, Full::new(body)))

@@ -7,6 +7,10 @@ pub const CALL: &[u8] = concat!(
 )
 .as_bytes();
 
+/// What LiteLLM shows the sidecar's outbound half; `proxies.py` gives the sidecar the same. All proxies get it.
+pub const OUTBOUND_SECRET: &str = "dGhlIHNlY3JldCBvZiB0ZXN0cywgbm90IGZvciBwb2Q";
+pub const OUTBOUND_SECRET_HEADER: &str = "mcpauth-outbound-secret";
+
 /// The head of a request with `length` bytes of body, or of a GET.
 pub fn head(authority: &str, path: &str, length: Option<usize>, context: Option<&str>) -> Vec<u8> {
     let method = if length.is_some() { "POST" } else { "GET" };
@@ -21,7 +25,8 @@ pub fn head(authority: &str, path: &str, length: Option<usize>, context: Option<
          _ga=GA1.2.1234567890.1234567890\r\n\
          Mcp-Session-Id: 6f1b0c1e-5a5c-4f43-9b6e-1f5f8a0d9c11\r\n\
          Mcp-Protocol-Version: 2025-06-18\r\n\
-         X-Litellm-Api-Key: sk-of-the-user\r\n"
+         X-Litellm-Api-Key: sk-of-the-user\r\n\
+         {OUTBOUND_SECRET_HEADER}: {OUTBOUND_SECRET}\r\n"
     );
     if let Some(context) = context {
         head.push_str(&format!("Mcpauth-Context: {context}\r\n"));

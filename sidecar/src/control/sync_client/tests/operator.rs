@@ -295,6 +295,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 exchange: None,
                 credential_identity: String::new(),
                 audit: None,
+                litellm: None,
             },
             client_certificate: None,
             declined: None,

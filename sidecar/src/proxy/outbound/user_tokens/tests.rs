@@ -8,7 +8,7 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::control::exchange_client::UserTokenResponse;
-use crate::proxy::outbound::tests::server;
+use crate::proxy::outbound::tests::{server, server_named};
 
 /// An operator that answers after a second, with a token whose id counts the exchanges, or does not.
 struct SlowOperator {
@@ -29,6 +29,7 @@ struct World {
     user_tokens: UserTokens,
     wait_limit: WaitLimit,
     server: Arc<McpServer>,
+    other: Arc<McpServer>,
 }
 
 struct SharedOperator(Arc<SlowOperator>);
@@ -70,6 +71,11 @@ impl World {
             wait_limit: WaitLimit::new(limits.max_waiting, metrics),
             operator,
             server: server("https://tools.example.com/mcp", Transport::StreamableHttp),
+            other: server_named(
+                "other",
+                "https://other.example.com/mcp",
+                Transport::StreamableHttp,
+            ),
         }
     }
 
@@ -86,6 +92,16 @@ impl World {
         let user = self.user(subject);
         self.user_tokens
             .token(&self.server, user, &subject.into(), rejected, &self.wait_limit)
+            .await
+    }
+
+    /// The same at another server.
+    async fn other_token(&self, subject: &str) -> Result<Arc<AccessToken>, ProxyError> {
+        let user = self
+            .user_tokens
+            .key(&self.other, self.other.usable().unwrap(), &subject.into());
+        self.user_tokens
+            .token(&self.other, user, &subject.into(), None, &self.wait_limit)
             .await
     }
 
@@ -149,9 +165,13 @@ async fn a_rejected_token_is_never_given_out_again_and_replaced_once() {
     assert_eq!(&*world.token("ada", Some(&first)).await.unwrap().id, "1");
     assert_eq!(world.exchanges(), 2);
     let second = world.token("ada", None).await.unwrap();
-    world.user_tokens.mark_rejected(world.user("ada"), &first);
+    world
+        .user_tokens
+        .mark_rejected(&world.server, world.user("ada"), &first);
     assert!(Arc::ptr_eq(&second, &world.token("ada", None).await.unwrap()));
-    world.user_tokens.mark_rejected(world.user("ada"), &second);
+    world
+        .user_tokens
+        .mark_rejected(&world.server, world.user("ada"), &second);
     assert_eq!(&*world.token("ada", None).await.unwrap().id, "2");
 }
 
@@ -185,7 +205,7 @@ async fn so_many_users_are_kept_and_those_unused_for_longest_go_first() {
 #[tokio::test(start_paused = true)]
 async fn while_all_places_are_taken_by_exchanges_nobody_else_is_asked_for() {
     let limits = Limits {
-        max_users: 2,
+        max_users: 4,
         ..Limits::default()
     };
     let world = World::new(limits, Ending::Token, 60);
@@ -234,6 +254,41 @@ async fn a_client_that_goes_away_takes_the_exchange_from_nobody() {
     assert!(gone.is_err(), "it has waited for half of the time");
     assert_eq!(&*world.token("ada", None).await.unwrap().id, "0");
     assert_eq!(world.exchanges(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn exchanges_for_one_server_do_not_hold_up_those_for_another() {
+    let world = World::new(Limits::default(), Ending::Token, 60);
+    let began = Instant::now();
+    let names: Vec<_> = (0..200).map(|number| number.to_string()).collect();
+    let all = futures::future::join_all(names.iter().map(|name| world.token(name, None)));
+    let other = async {
+        assert!(world.other_token("ada").await.is_ok());
+        began.elapsed()
+    };
+    let (all, other) = tokio::join!(all, other);
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(
+        other,
+        Duration::from_secs(1),
+        "its own exchange, and no other before it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_users_at_one_server_takes_no_token_from_the_users_of_another() {
+    let limits = Limits {
+        max_users: 10,
+        ..Limits::default()
+    };
+    let world = World::new(limits, Ending::Token, 60);
+    world.other_token("ada").await.unwrap();
+    for number in 0..30 {
+        world.token(&number.to_string(), None).await.unwrap();
+    }
+    assert_eq!((world.exchanges(), world.entries()), (31, 10));
+    world.other_token("ada").await.unwrap();
+    assert_eq!(world.exchanges(), 31, "it is still kept");
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn server(url: &str) -> sync::Server {
             exchange: None,
             credential_identity: String::new(),
             audit: None,
+            litellm: None,
         },
         client_certificate: None,
         declined: None,

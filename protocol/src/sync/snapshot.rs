@@ -1,0 +1,85 @@
+//! Downwards: the whole state of one pod, with its servers and their credentials.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use super::credential::{Credential, expose};
+use super::lenient;
+use super::report::RejectionCause;
+use super::route::Route;
+
+/// Everything the pod of one sidecar is entitled to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", from = "lenient::Snapshot")]
+pub struct Snapshot {
+    /// Opaque; equal revisions of one stream mean equal content. Echoed in [`Report::applied`].
+    pub revision: String,
+    /// PEM certificates to trust the operator by from the next connection on, so that its CA can change.
+    pub operator_ca: String,
+    /// Sorted by [`Route::server`], each of which occurs once.
+    pub servers: Vec<Server>,
+    /// What stood in the line besides `servers` and could not be read. Never sent.
+    #[serde(skip_serializing)]
+    pub unreadable: Vec<UnreadableServer>,
+}
+
+/// A server whose entry the reader does not understand, as one of a newer version.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnreadableServer {
+    /// [`Route::server`], if that could be read.
+    pub server: Option<String>,
+    /// What is not understood.
+    pub part: UnreadablePart,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnreadablePart {
+    /// The server is left out of [`Snapshot::servers`].
+    Route,
+    /// The server is there, without a new credential; one that the sidecar still has serves on.
+    Credential,
+}
+
+/// One MCP server and the credential for it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Server {
+    #[serde(flatten)]
+    pub route: Route,
+    pub credential: Credential,
+    /// Shown to the MCP server in the TLS handshake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificate>,
+    /// The token in use was rejected, and there is no better one for now: no call need wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declined: Option<DeclinedRefresh>,
+}
+
+/// The operator's answer to a [`RejectedToken`] that it can do nothing about now.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeclinedRefresh {
+    /// Identifier of the token that stays in use.
+    pub token: String,
+    /// What was demanded. Scopes: none of these, and of no greater set, is granted.
+    pub why: RejectionCause,
+    /// For people; never holds a secret.
+    pub message: String,
+}
+
+/// A TLS client certificate. Two are equal if chain and key are.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCertificate {
+    /// PEM, the leaf first.
+    pub chain: String,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    #[serde(serialize_with = "expose")]
+    pub key: SecretString,
+}
+
+impl PartialEq for ClientCertificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.chain == other.chain && self.key.expose_secret() == other.key.expose_secret()
+    }
+}

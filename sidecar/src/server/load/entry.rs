@@ -1,0 +1,236 @@
+//! One connection over HTTP/1.1, or one request over HTTP/2, as load shedding sees it. It is only ever used by its
+//! own worker's thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::proxy::response_body::ResponseBody;
+
+/// What of its client it waits for, in the order in which they end if somebody has to.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Waiting {
+    /// That it takes the answer.
+    Unread,
+    /// The rest of a request's headers.
+    Head,
+    /// The first byte of its first request.
+    First,
+    /// The next request.
+    Next,
+}
+
+const FIRST: u8 = 0;
+const NEXT: u8 = 1;
+const HEAD: u8 = 2;
+const SERVING: u8 = 3;
+/// Its connection is gone, or has become a tunnel.
+const GONE: u8 = 4;
+
+pub struct Entry {
+    phase: AtomicU8,
+    since: AtomicU64,
+    /// Since when its client takes nothing; 0 while it does.
+    unread_since: AtomicU64,
+    /// The answer is ahead of its client, or the socket takes no more.
+    is_body_unread: AtomicBool,
+    is_socket_full: AtomicBool,
+    /// Bytes of headers that have not ended.
+    head: AtomicUsize,
+    held: AtomicUsize,
+    is_answering: AtomicBool,
+    has_request: AtomicBool,
+    is_http2: AtomicBool,
+    has_ended: AtomicBool,
+    end: Notify,
+    /// The body of the answer, so that ending it frees what is behind it.
+    pub body: Mutex<Option<ResponseBody>>,
+    /// Of a connection over HTTP/2: its requests that have not been ended.
+    streams: AtomicUsize,
+    connection: Option<Arc<Entry>>,
+}
+
+impl Entry {
+    pub fn connection(now: u64) -> Self {
+        Self::new(FIRST, now, None)
+    }
+
+    /// A request over HTTP/2.
+    pub fn stream(now: u64, connection: Arc<Self>) -> Self {
+        connection.phase.store(SERVING, Relaxed);
+        connection.streams.fetch_add(1, Relaxed);
+        Self::new(SERVING, now, Some(connection))
+    }
+
+    fn new(phase: u8, now: u64, connection: Option<Arc<Self>>) -> Self {
+        Self {
+            phase: AtomicU8::new(phase),
+            since: AtomicU64::new(now),
+            unread_since: AtomicU64::new(0),
+            is_body_unread: AtomicBool::new(false),
+            is_socket_full: AtomicBool::new(false),
+            head: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            is_answering: AtomicBool::new(false),
+            has_request: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            end: Notify::new(),
+            body: Mutex::new(None),
+            streams: AtomicUsize::new(0),
+            connection,
+        }
+    }
+
+    pub fn waiting(&self) -> Option<(Waiting, u64)> {
+        if self.has_ended() {
+            return None;
+        }
+        let unread_since = self.unread_since.load(Relaxed);
+        if unread_since > 0 {
+            return Some((Waiting::Unread, unread_since));
+        }
+        let waiting = match self.phase.load(Relaxed) {
+            FIRST => Waiting::First,
+            NEXT => Waiting::Next,
+            HEAD => Waiting::Head,
+            _ => return None,
+        };
+        Some((waiting, self.since.load(Relaxed)))
+    }
+
+    /// Bytes came: how long the headers are by now, if they belong to any.
+    pub fn read(&self, bytes: usize, now: impl FnOnce() -> u64) -> Option<usize> {
+        match self.phase.load(Relaxed) {
+            HEAD => Some(self.head.fetch_add(bytes, Relaxed) + bytes),
+            FIRST | NEXT if !self.is_http2() => {
+                self.phase.store(HEAD, Relaxed);
+                self.since.store(now(), Relaxed);
+                self.head.store(bytes, Relaxed);
+                Some(bytes)
+            }
+            _ => None,
+        }
+    }
+
+    /// The headers of a request have come: returns how long they were.
+    pub fn request_began(&self) -> usize {
+        self.has_request.store(true, Relaxed);
+        self.phase.store(SERVING, Relaxed);
+        self.head.swap(0, Relaxed)
+    }
+
+    pub fn is_answered(&self) {
+        self.is_answering.store(true, Relaxed);
+    }
+
+    /// The answer is over, in one way or another: whether there was one.
+    pub fn answered(&self) -> bool {
+        self.is_answering.swap(false, Relaxed)
+    }
+
+    pub fn waits_for_next(&self, now: u64) {
+        if self.phase.load(Relaxed) == SERVING {
+            self.since.store(now, Relaxed);
+            self.phase.store(NEXT, Relaxed);
+        }
+    }
+
+    /// The answer is ahead of its client, or not any more: whether that changes whether the client takes
+    /// anything.
+    pub fn set_body_unread(&self, is_unread: bool, now: impl FnOnce() -> u64) -> bool {
+        let before = self.is_body_unread.swap(is_unread, Relaxed);
+        before != is_unread && self.update_unread(now)
+    }
+
+    pub fn set_socket_full(&self, is_full: bool, now: impl FnOnce() -> u64) -> bool {
+        let before = self.is_socket_full.swap(is_full, Relaxed);
+        before != is_full && self.update_unread(now)
+    }
+
+    fn update_unread(&self, now: impl FnOnce() -> u64) -> bool {
+        let is_unread = self.is_body_unread.load(Relaxed) || self.is_socket_full.load(Relaxed);
+        let was_unread = self.is_unread();
+        if is_unread != was_unread {
+            let since = if is_unread { now() } else { 0 };
+            self.unread_since.store(since, Relaxed);
+        }
+        is_unread != was_unread
+    }
+
+    pub fn is_unread(&self) -> bool {
+        self.unread_since.load(Relaxed) > 0
+    }
+
+    /// `false`: it was told before.
+    pub fn end(&self) -> bool {
+        let first = !self.has_ended.swap(true, Relaxed);
+        if first {
+            if self.connection.is_some() {
+                *self.body.lock() = None;
+            }
+            self.end.notify_one();
+        }
+        first
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Relaxed)
+    }
+
+    pub async fn ended(&self) {
+        while !self.has_ended() {
+            self.end.notified().await;
+        }
+    }
+
+    /// Its socket may go on, as a tunnel that is bounded elsewhere.
+    pub fn leave(&self) {
+        self.has_ended.store(true, Relaxed);
+        self.phase.store(GONE, Relaxed);
+    }
+
+    pub fn charge(&self, bytes: usize) -> bool {
+        let counts = !self.has_ended();
+        if counts {
+            self.held.fetch_add(bytes, Relaxed);
+        }
+        counts
+    }
+
+    /// How much of it was held.
+    pub fn discharge(&self, bytes: usize) -> usize {
+        let held = self.held.load(Relaxed);
+        let bytes = bytes.min(held);
+        self.held.store(held - bytes, Relaxed);
+        bytes
+    }
+
+    pub fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
+    pub fn has_request(&self) -> bool {
+        self.has_request.load(Relaxed)
+    }
+
+    pub fn becomes_http2(&self) {
+        self.is_http2.store(true, Relaxed);
+    }
+
+    pub fn is_http2(&self) -> bool {
+        self.is_http2.load(Relaxed)
+    }
+
+    /// Of a request over HTTP/2.
+    pub fn of_connection(&self) -> Option<&Arc<Self>> {
+        self.connection.as_ref()
+    }
+
+    /// A request of this connection was ended: whether it was the last that was alive.
+    pub fn stream_ended(&self) -> bool {
+        self.streams.fetch_sub(1, Relaxed) == 1
+    }
+}

@@ -1,0 +1,158 @@
+//! A request that is being answered, and the body of its answer, by which it shows whether the client takes it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+
+use super::entry::Entry;
+use super::{FREE_HEAD_BYTES, Load, REQUEST_BYTES, UNREAD_BYTES, Waiting};
+use crate::proxy::response_body::{BoxError, ResponseBody};
+
+/// Counts until this is dropped.
+pub struct RequestInProgress {
+    load: Arc<Load>,
+    entry: Arc<Entry>,
+    /// Over HTTP/2: entered by itself, beside the others of its connection.
+    id: Option<u64>,
+    /// What it was charged with.
+    bytes: usize,
+}
+
+/// The body of an answer. As long as the protocol asks for no more of it, its client takes nothing.
+pub struct WatchedBody(RequestInProgress);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was ended: its client took none of it for long, and others needed the memory")]
+struct EndedError;
+
+impl RequestInProgress {
+    /// `Err`: there is no room for it; this is what is answered with that error.
+    pub(super) fn begin(load: &Arc<Load>, connection: &Arc<Entry>) -> Result<Self, Self> {
+        let head = connection.request_began();
+        load.discharge(connection, head.saturating_sub(FREE_HEAD_BYTES));
+        let is_admitted = load.may_begin(connection);
+        let (entry, id) = match connection.is_http2() {
+            false => (connection.clone(), None),
+            true => {
+                let stream = Arc::new(Entry::stream(load.now(), connection.clone()));
+                (stream.clone(), Some(load.enter(stream)))
+            }
+        };
+        let mut request = Self {
+            load: load.clone(),
+            entry,
+            id,
+            bytes: 0,
+        };
+        if !is_admitted {
+            return Err(request);
+        }
+        request.bytes = REQUEST_BYTES;
+        request.entry.is_answered();
+        load.requests.fetch_add(1, Ordering::Relaxed);
+        load.charge(&request.entry, REQUEST_BYTES);
+        Ok(request)
+    }
+
+    /// The answer, which this belongs to from now on.
+    pub fn answer(self, response: Response<ResponseBody>) -> Response<WatchedBody> {
+        response.map(|body| {
+            if !self.entry.has_ended() {
+                *self.entry.body.lock() = Some(body);
+            }
+            WatchedBody(self)
+        })
+    }
+
+    fn set_unread(&self, is_unread: bool) {
+        if self.entry.set_body_unread(is_unread, || self.load.now()) {
+            self.load.unread_changed(&self.entry);
+        }
+    }
+}
+
+impl Load {
+    /// Whether another request may be answered. Ends those for it whose client takes nothing.
+    fn may_begin(&self, connection: &Entry) -> bool {
+        let has_room = || self.requests.load(Ordering::Relaxed) < self.bounds.requests;
+        if !has_room() {
+            self.shed(|waiting| waiting == Waiting::Unread, Some(connection), has_room);
+        }
+        has_room() && self.make_room(REQUEST_BYTES, Some(connection))
+    }
+
+    /// The client of this one has begun to take nothing, or takes again.
+    pub(super) fn unread_changed(&self, entry: &Entry) {
+        // What was ended is freed as a whole.
+        if entry.has_ended() {
+            return;
+        }
+        if !entry.is_unread() {
+            self.discharge(entry, UNREAD_BYTES);
+        } else if self.make_room(UNREAD_BYTES, Some(entry)) {
+            self.charge(entry, UNREAD_BYTES);
+        } else {
+            self.end(entry);
+        }
+    }
+}
+
+impl Drop for RequestInProgress {
+    fn drop(&mut self) {
+        *self.entry.body.lock() = None;
+        self.set_unread(false);
+        match self.id {
+            Some(id) => {
+                let had_ended = self.entry.has_ended();
+                self.load.leave(id);
+                if let Some(connection) = self.entry.of_connection()
+                    && !had_ended
+                    && connection.stream_ended()
+                {
+                    connection.waits_for_next(self.load.now());
+                }
+            }
+            None => {
+                self.load.request_is_over(&self.entry);
+                self.load.discharge(&self.entry, self.bytes);
+                self.entry.waits_for_next(self.load.now());
+            }
+        }
+    }
+}
+
+impl Body for WatchedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let request = &self.0;
+        request.set_unread(false);
+        let frame = match request.entry.body.lock().as_mut() {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => return Poll::Ready(Some(Err(EndedError.into()))),
+        };
+        if let Poll::Ready(Some(Ok(_))) = &frame {
+            request.set_unread(true);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let body = self.0.entry.body.lock();
+        body.as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let body = self.0.entry.body.lock();
+        body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}

@@ -1,0 +1,220 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::Response;
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
+
+use super::*;
+use crate::proxy::response_body::ResponseBody;
+
+const MIB: usize = 1 << 20;
+
+fn load(memory: usize) -> Arc<Load> {
+    Load::new(Bounds {
+        memory,
+        headers: Duration::from_secs(30),
+        keep_alive: Duration::from_secs(60),
+        ..Bounds::default()
+    })
+}
+
+fn connections(load: &Arc<Load>, number: usize) -> Vec<Connection> {
+    (0..number).map_while(|_| load.connection()).collect()
+}
+
+/// Headers of this length arrive and do not end.
+fn send_head(connection: &Connection, bytes: usize) -> (DuplexStream, WatchedIo<DuplexStream>) {
+    let (mut theirs, ours) = tokio::io::duplex(MIB);
+    theirs
+        .write_all(&vec![b'x'; bytes])
+        .now_or_never()
+        .unwrap()
+        .unwrap();
+    let mut io = connection.watch(ours);
+    let mut buffer = vec![0; bytes];
+    io.read_exact(&mut buffer).now_or_never().unwrap().unwrap();
+    (theirs, io)
+}
+
+fn answer(request: RequestInProgress) -> WatchedBody {
+    let body = ResponseBody::Whole(Some(Bytes::from_static(b"answer")));
+    request.answer(Response::new(body)).into_body()
+}
+
+/// The protocol takes the next part of the answer; that it has to ask for more is up to its client.
+fn take(body: &mut WatchedBody) -> Poll<Option<bool>> {
+    let frame = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
+    frame.map(|frame| frame.map(|frame| frame.is_ok()))
+}
+
+fn request(connection: &Connection) -> RequestInProgress {
+    connection.request().map_err(|_| "there is no room").unwrap()
+}
+
+fn has_ended(connection: &Connection) -> bool {
+    connection.ended().now_or_never().is_some()
+}
+
+#[test]
+fn long_headers_end_the_oldest_of_their_kind_and_no_request_under_way() {
+    let load = load(MIB);
+    let served = load.connection().unwrap();
+    let _request = request(&served);
+    let slow = connections(&load, 30);
+    let _heads: Vec<_> = slow
+        .iter()
+        .map(|connection| send_head(connection, 64 * 1024))
+        .collect();
+    assert!(has_ended(&slow[0]), "the first of them");
+    assert!(!has_ended(&slow[29]), "not the last");
+    assert!(!has_ended(&served));
+    assert!(load.held.load(Ordering::Relaxed) <= MIB);
+}
+
+#[test]
+fn an_answer_that_is_not_taken_ends_before_all_that_wait() {
+    let load = load(2 * MIB);
+    let idle = load.connection().unwrap();
+    let unread = connections(&load, 20);
+    let mut bodies: Vec<_> = unread
+        .iter()
+        .map(|connection| answer(request(connection)))
+        .collect();
+    for body in &mut bodies {
+        assert_eq!(take(body), Poll::Ready(Some(true)));
+    }
+    assert!(has_ended(&unread[0]));
+    assert!(!has_ended(&unread[19]));
+    assert!(!has_ended(&idle), "it holds little");
+    assert_eq!(
+        take(&mut bodies[19]),
+        Poll::Ready(None),
+        "whoever takes the answer gets all of it"
+    );
+}
+
+#[test]
+fn a_client_that_takes_its_answer_is_left_alone_however_many_do() {
+    let load = load(2 * MIB);
+    let reading = connections(&load, 20);
+    for connection in &reading {
+        let mut body = answer(request(connection));
+        assert_eq!(take(&mut body), Poll::Ready(Some(true)));
+        assert_eq!(take(&mut body), Poll::Ready(None));
+    }
+    assert!(!reading.iter().any(has_ended));
+}
+
+#[test]
+fn new_connections_end_idle_ones_and_then_wait() {
+    let load = load(MIB);
+    let idle = connections(&load, 200);
+    assert_eq!(idle.len(), 200, "there is always one to end instead");
+    assert!(has_ended(&idle[0]) && !has_ended(&idle[199]));
+    drop(idle);
+    let busy: Vec<_> = connections(&load, 20);
+    let _requests: Vec<_> = busy.iter().map(request).collect();
+    assert_eq!(connections(&load, 100).len(), 100);
+    assert!(!busy.iter().any(has_ended));
+}
+
+#[test]
+fn a_request_that_there_is_no_memory_for_is_refused_and_the_others_go_on() {
+    let load = load(MIB);
+    let served = (0..26).map(|_| {
+        let connection = load.connection().unwrap();
+        (request(&connection), connection)
+    });
+    let mut served: Vec<_> = served.collect();
+    let newcomer = load.connection().unwrap();
+    assert!(newcomer.request().is_err());
+    assert!(!has_ended(&newcomer) && !served.iter().any(|(_, connection)| has_ended(connection)));
+    served.pop();
+    assert!(newcomer.request().is_ok(), "once another is over");
+}
+
+#[test]
+fn what_is_over_is_counted_no_more() {
+    let load = load(8 * MIB);
+    {
+        let connection = load.connection().unwrap();
+        let _head = send_head(&connection, 30_000);
+        let mut body = answer(request(&connection));
+        let _ = take(&mut body);
+        let other = load.connection().unwrap();
+        assert!(other.becomes_http2());
+        let mut streams: Vec<_> = (0..3).map(|_| answer(request(&other))).collect();
+        let _ = take(&mut streams[0]);
+        load.end(&other.entry);
+    }
+    assert_eq!(load.held.load(Ordering::Relaxed), 0);
+    assert_eq!(load.requests.load(Ordering::Relaxed), 0);
+    assert!(load.entries.lock().is_empty());
+}
+
+#[test]
+fn a_stream_of_http2_that_is_not_taken_ends_alone_unless_it_is_the_last() {
+    let load = load(4 * MIB);
+    let shared = load.connection().unwrap();
+    assert!(shared.becomes_http2());
+    let mut slow = answer(request(&shared));
+    let mut good = answer(request(&shared));
+    assert_eq!(take(&mut slow), Poll::Ready(Some(true)));
+    let end_unread = || load.shed(|waiting| waiting == Waiting::Unread, None, || false);
+    end_unread();
+    assert_eq!(
+        take(&mut slow),
+        Poll::Ready(Some(false)),
+        "it is told as an error"
+    );
+    assert!(!has_ended(&shared), "another request is alive");
+    assert_eq!(take(&mut good), Poll::Ready(Some(true)));
+    end_unread();
+    assert!(has_ended(&shared), "nobody is left");
+}
+
+#[test]
+fn each_wait_has_its_own_time() {
+    let load = load(8 * MIB);
+    let silent = load.connection().unwrap();
+    let dripping = load.connection().unwrap();
+    let _head = send_head(&dripping, 10);
+    let kept = load.connection().unwrap();
+    drop(request(&kept));
+    let serving = load.connection().unwrap();
+    let _request = request(&serving);
+    let http2 = load.connection().unwrap();
+    assert!(http2.becomes_http2());
+    let sweeps = |number| (0..number).for_each(|_| load.sweep());
+    sweeps(31);
+    assert!(
+        !has_ended(&silent) && !has_ended(&dripping),
+        "a moment longer rather than shorter"
+    );
+    sweeps(2);
+    assert!(has_ended(&silent) && has_ended(&dripping) && !has_ended(&kept));
+    sweeps(30);
+    assert!(has_ended(&kept));
+    sweeps(1_000);
+    assert!(!has_ended(&serving) && !has_ended(&http2));
+}
+
+#[test]
+fn a_socket_that_takes_nothing_counts_as_an_answer_that_is_not_read() {
+    let load = load(8 * MIB);
+    let connection = load.connection().unwrap();
+    let (mut theirs, ours) = tokio::io::duplex(10);
+    let mut io = connection.watch(ours);
+    let written = io.write_all(b"more than ten bytes").now_or_never();
+    assert!(written.is_none(), "it is full");
+    assert!(connection.entry.is_unread());
+    let mut buffer = [0; 10];
+    let mut read = ReadBuf::new(&mut buffer);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut theirs).poll_read(&mut cx, &mut read).is_ready());
+    io.write_all(b"more").now_or_never().unwrap().unwrap();
+    assert!(!connection.entry.is_unread());
+}

@@ -1,0 +1,93 @@
+//! Counts what is read from a client's connection while headers have not ended, and notes whether it takes what is
+//! written.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::entry::Entry;
+use super::{FREE_HEAD_BYTES, Load};
+
+pub struct WatchedIo<T> {
+    io: T,
+    load: Arc<Load>,
+    entry: Arc<Entry>,
+}
+
+impl<T> WatchedIo<T> {
+    pub(super) fn new(io: T, load: Arc<Load>, entry: Arc<Entry>) -> Self {
+        Self { io, load, entry }
+    }
+
+    fn read(&self, bytes: usize) {
+        let Some(head) = self.entry.read(bytes, || self.load.now()) else {
+            return;
+        };
+        let more = head.saturating_sub(FREE_HEAD_BYTES).min(bytes);
+        if more == 0 {
+            return;
+        }
+        if self.load.make_room(more, Some(&self.entry)) {
+            self.load.charge(&self.entry, more);
+        } else {
+            self.load.end(&self.entry);
+        }
+    }
+
+    fn written<R>(&self, written: Poll<R>) -> Poll<R> {
+        if self
+            .entry
+            .set_socket_full(written.is_pending(), || self.load.now())
+        {
+            self.load.unread_changed(&self.entry);
+        }
+        written
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for WatchedIo<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        let bytes = buffer.filled().len() - before;
+        if bytes > 0 {
+            self.read(bytes);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedIo<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.written(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.written(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

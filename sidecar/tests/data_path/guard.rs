@@ -1,0 +1,229 @@
+//! The guard: what may be asked of an MCP server that demands a user, and by whom.
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use mcp_auth_protocol::sync::{Server, SubjectTokenSource, Transport, UserContext};
+use mcp_auth_sidecar::proxy::user_context::seal::{EPOCH_SECONDS, Sealer};
+use mcp_auth_sidecar::proxy::user_context::{Allowlist, gather};
+
+use crate::scene::{Body, Scripted, Sidecar, json, send, server, unused_address, whole};
+
+/// An MCP server that opens the session which the message names, and else repeats the body.
+async fn stateful() -> Scripted {
+    Scripted::start(async |request: Request<Incoming>| {
+        let opens = request.headers().get("x-opens").cloned();
+        let mut response: Response<Body> = Response::new(whole("{}"));
+        if let Some(session) = opens.or_else(|| request.headers().get("mcp-session-id").cloned()) {
+            response.headers_mut().insert("mcp-session-id", session);
+        }
+        response
+    })
+    .await
+}
+
+/// One server that demands the user's cookie, and one that exchanges it.
+fn demanding(upstream: &Scripted) -> [Server; 2] {
+    let url = format!("http://{}/mcp", upstream.address);
+    let mut strict = server(&url);
+    strict.route.user_context = UserContext::Required;
+    let mut exchanging = server(&url);
+    exchanging.route.server = "exchanging".into();
+    exchanging.route.exchange = Some(SubjectTokenSource::Cookie("idp_token".into()));
+    [strict, exchanging]
+}
+
+async fn ask(
+    sidecar: &Sidecar,
+    method: &str,
+    path: &str,
+    headers: &[(&'static str, HeaderValue)],
+    body: &str,
+) -> Response<Incoming> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    send(sidecar.outbound, request, whole(body.to_owned())).await
+}
+
+fn sealed(sealer: &Sealer, epochs_ago: i64) -> HeaderValue {
+    let cookie = HeaderValue::from_static("session_id=S-a");
+    let headers = HeaderMap::from_iter([(http::header::COOKIE, cookie)]);
+    let gathered = gather(&headers, &Allowlist::new(["session_id"], [])).unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs() as i64;
+    sealer.seal(&gathered.context.unwrap(), now - epochs_ago * EPOCH_SECONDS)
+}
+
+fn session(id: &'static str) -> (&'static str, HeaderValue) {
+    ("mcp-session-id", HeaderValue::from_static(id))
+}
+
+async fn reason(answer: Response<Incoming>) -> String {
+    let body = json(answer).await;
+    let reason = body["error"]["data"]["reason"]
+        .as_str()
+        .or(body["reason"].as_str());
+    reason.unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn nobody_can_do_anything_but_discover_where_a_user_is_demanded() {
+    let upstream = stateful().await;
+    let sidecar = Sidecar::start(unused_address().await, &demanding(&upstream));
+    for path in ["/tools/mcp", "/exchanging/mcp"] {
+        for method in [
+            "tools/call",
+            "resources/read",
+            "resources/subscribe",
+            "prompts/get",
+            "completion/complete",
+            "tasks/get",
+            "tasks/list",
+            "tasks/result",
+            "logging/setLevel",
+        ] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{}}}}"#);
+            let answer = ask(&sidecar, "POST", path, &[], &body).await;
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path} {method}");
+            assert_eq!(reason(answer).await, "user_context_required", "{path} {method}");
+        }
+        for method in ["GET", "DELETE", "HEAD", "PUT"] {
+            let answer = ask(&sidecar, method, path, &[session("of-some-user")], "").await;
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path} {method}");
+        }
+        let elicited = r#"{"jsonrpc":"2.0","id":1,"result":{"action":"accept"}}"#;
+        let answer = ask(&sidecar, "POST", path, &[session("of-some-user")], elicited).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(
+        upstream.seen().len(),
+        0,
+        "nothing of it was sent with the service's token"
+    );
+}
+
+#[tokio::test]
+async fn nobody_can_discover_also_in_a_batch() {
+    let upstream = stateful().await;
+    let sidecar = Sidecar::start(unused_address().await, &demanding(&upstream));
+    for body in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"server/discover"}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"resources/templates/list"}"#,
+        r#"[{"jsonrpc":"2.0","id":1,"method":"tools/list"},{"jsonrpc":"2.0","id":2,"method":"prompts/list"}]"#,
+    ] {
+        let answer = ask(&sidecar, "POST", "/tools/mcp", &[], body).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{body}");
+    }
+    let hidden =
+        r#"[{"jsonrpc":"2.0","id":1,"method":"tools/list"},{"jsonrpc":"2.0","id":2,"method":"prompts/get"}]"#;
+    let answer = ask(&sidecar, "POST", "/tools/mcp", &[], hidden).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_session_that_discovery_opened_has_its_stream_and_its_end_and_no_other_session_has() {
+    let upstream = stateful().await;
+    let sidecar = Sidecar::start(unused_address().await, &demanding(&upstream));
+    let initialize = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
+    let of_user = ("mcpauth-context", sealed(&sidecar.sealer, 0));
+    let opens = |id: &'static str| ("x-opens", HeaderValue::from_static(id));
+    ask(&sidecar, "POST", "/tools/mcp", &[opens("discovery")], initialize).await;
+    ask(
+        &sidecar,
+        "POST",
+        "/tools/mcp",
+        &[opens("of-a-user"), of_user.clone()],
+        initialize,
+    )
+    .await;
+    // The server repeats the session in its answer, which makes it nobody's no more than before.
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    ask(&sidecar, "POST", "/tools/mcp", &[session("of-a-user")], ping).await;
+
+    let rooted = r#"{"jsonrpc":"2.0","id":1,"result":{"roots":[]}}"#;
+    for (method, body) in [("GET", ""), ("POST", rooted), ("DELETE", "")] {
+        for (id, expected) in [("discovery", 200), ("of-a-user", 403), ("unheard-of", 403)] {
+            let answer = ask(&sidecar, method, "/tools/mcp", &[session(id)], body).await;
+            assert_eq!(answer.status(), expected, "{method} {id}");
+        }
+        let by_user = [session("of-a-user"), of_user.clone()];
+        let answer = ask(&sidecar, method, "/tools/mcp", &by_user, body).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{method} by the user");
+    }
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#;
+    let answer = ask(&sidecar, "POST", "/tools/mcp", &[session("discovery")], call).await;
+    assert_eq!(
+        answer.status(),
+        StatusCode::FORBIDDEN,
+        "it is no way to call tools"
+    );
+}
+
+#[tokio::test]
+async fn discovery_over_legacy_sse_opens_its_stream() {
+    let upstream = Scripted::start(async |_| {
+        Response::builder()
+            .header("content-type", "text/event-stream")
+            .body(whole("event: endpoint\ndata: /messages?session_id=1\n\n"))
+            .unwrap()
+    })
+    .await;
+    let mut tools = server(&format!("http://{}/sse", upstream.address));
+    tools.route.transport = Transport::Sse;
+    tools.route.user_context = UserContext::Required;
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
+    let answer = ask(&sidecar, "GET", "/tools/sse", &[], "").await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let answer = ask(&sidecar, "GET", "/tools/sse/other", &[], "").await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_context_that_cannot_be_opened_is_an_error_of_its_own_for_calls_and_none_for_discovery() {
+    let upstream = stateful().await;
+    let url = format!("http://{}/mcp", upstream.address);
+    let [strict, exchanging] = demanding(&upstream);
+    let mut optional = server(&url);
+    optional.route.server = "optional".into();
+    let mut takes_nothing = server(&url);
+    takes_nothing.route.server = "open".into();
+    (takes_nothing.route.cookies, takes_nothing.route.headers) = (vec![], vec![]);
+    let servers = [strict, exchanging, optional, takes_nothing];
+    let sidecar = Sidecar::start(unused_address().await, &servers);
+
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#;
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let another_pods = sealed(&Sealer::new(), 0);
+    let expired = sealed(&sidecar.sealer, 3);
+    for (context, why) in [
+        (another_pods, "another pod"),
+        (expired, "too old"),
+        (HeaderValue::from_static("1AAAA"), "another pod"),
+        (HeaderValue::from_static("garbage"), "another pod"),
+    ] {
+        let headers = [("mcpauth-context", context.clone())];
+        for path in ["/tools/mcp", "/exchanging/mcp", "/optional/mcp"] {
+            let answer = ask(&sidecar, "POST", path, &headers, call).await;
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path} {context:?}");
+            let body = json(answer).await;
+            assert_eq!(body["error"]["code"], -32069, "{path} {body}");
+            assert_eq!(body["error"]["data"]["reason"], "user_context_invalid");
+            let message = body["error"]["message"].as_str().unwrap();
+            assert!(message.contains(why), "{message}");
+            let answer = ask(&sidecar, "POST", path, &headers, list).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{path} {context:?}");
+        }
+        let answer = ask(&sidecar, "POST", "/open/mcp", &headers, call).await;
+        assert_eq!(
+            answer.status(),
+            StatusCode::OK,
+            "there is nothing of a user to lose"
+        );
+    }
+}

@@ -1,0 +1,393 @@
+//! The program with the memory that injection gives it and with the 1,024 files that container runtimes begin with,
+//! while strangers take what they can get. Nobody has authenticated them; that is up to LiteLLM.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+/// Nothing here takes nearly as long.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// That of the chart.
+const MEMORY_LIMIT: u64 = 256 << 20;
+
+/// A memory cgroup of version 1, until this is dropped.
+struct Cgroup(PathBuf);
+
+struct Sidecar {
+    child: Child,
+    health: SocketAddr,
+    inbound: SocketAddr,
+    cgroup: Cgroup,
+    folder: tempfile::TempDir,
+    /// What LiteLLM sends next on its event streams.
+    events: mpsc::UnboundedSender<&'static str>,
+}
+
+impl Cgroup {
+    /// `None`, with a word why, where this machine has none to give.
+    fn new(name: &str) -> Option<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = own
+            .lines()
+            .find_map(|line| line.split_once(":memory:"))
+            .map(|(_, path)| path);
+        let parents = own
+            .into_iter()
+            .chain([""])
+            .map(|path| Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/')));
+        for parent in parents {
+            let path = parent.join(format!("mcp-auth-test-{}-{name}", std::process::id()));
+            let limit = MEMORY_LIMIT.to_string();
+            if fs::create_dir(&path).is_ok() {
+                let cgroup = Self(path);
+                if fs::write(cgroup.0.join("memory.limit_in_bytes"), &limit).is_ok() {
+                    return Some(cgroup);
+                }
+            }
+        }
+        say("skipped: no memory cgroup of version 1 can be made here (that takes root)");
+        None
+    }
+
+    fn read(&self, file: &str) -> u64 {
+        let text = fs::read_to_string(self.0.join(file)).unwrap();
+        text.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The kernel may take a moment to let go of a process that has ended.
+        for _ in 0..200 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Sidecar {
+    async fn start(name: &str) -> Option<Self> {
+        raise_own_files();
+        let cgroup = Cgroup::new(name)?;
+        let litellm = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let litellm_address = litellm.local_addr().unwrap();
+        let (events, next_events) = mpsc::unbounded_channel();
+        tokio::spawn(serve_litellm(litellm, next_events));
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (health, users, operator) = (free(), free(), free());
+        let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap();
+        let (health_address, inbound) = (address(&health), address(&users));
+        let folder = tempfile::tempdir().unwrap();
+        let program = std::env::var("MCPAUTH_TEST_SIDECAR_BINARY");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_mcp-auth-sidecar").to_owned());
+        let procs = cgroup.0.join("cgroup.procs");
+        let child = Command::new("sh")
+            .args(["-c", r#"echo $$ > "$0" && ulimit -S -n 1024 && exec "$@""#])
+            .arg(procs)
+            .args([&program, "serve"])
+            .env("MCPAUTH_OUTBOUND", "127.0.0.1:0")
+            .env("MCPAUTH_HEALTH", health_address.to_string())
+            .env("MCPAUTH_INBOUND", inbound.to_string())
+            .env("MCPAUTH_LITELLM", litellm_address.to_string())
+            .env("MCPAUTH_OVERLAY", folder.path().join("overlay.yaml"))
+            .env("MCPAUTH_OPERATOR", format!("https://{}", address(&operator)))
+            .env("MCPAUTH_OPERATOR_CA", "none")
+            .env("MCPAUTH_TOKEN_FILE", folder.path().join("token"))
+            .env("MCPAUTH_POD_NAMESPACE", "n")
+            .env("MCPAUTH_POD_NAME", "p")
+            .env("MCPAUTH_POD_UID", "u")
+            .env("MCPAUTH_START_TIMEOUT_SECONDS", "1")
+            .stderr(fs::File::create(folder.path().join("log")).unwrap())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        drop((health, users));
+        let mut sidecar = Self {
+            child,
+            health: health_address,
+            inbound,
+            cgroup,
+            folder,
+            events,
+        };
+        for _ in 0..600 {
+            if sidecar
+                .answer(sidecar.health, "/ready")
+                .await
+                .starts_with("HTTP/1.1 200")
+                && sidecar
+                    .answer(sidecar.inbound, "/")
+                    .await
+                    .starts_with("HTTP/1.1 200")
+            {
+                return Some(sidecar);
+            }
+            assert!(sidecar.child.try_wait().unwrap().is_none(), "{}", sidecar.log());
+            sleep(Duration::from_millis(50)).await;
+        }
+        panic!("it never starts: {}", sidecar.log());
+    }
+
+    /// The answer to a request on a connection of its own; nothing where there is none.
+    async fn answer(&self, address: SocketAddr, path: &str) -> String {
+        let asking = async {
+            let mut stream = TcpStream::connect(address).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
+        };
+        let answer = timeout(Duration::from_secs(10), asking).await;
+        answer.map(Result::unwrap_or_default).unwrap_or_default()
+    }
+
+    /// A user who is being served when the attack begins: an event stream whose first event has come.
+    async fn user(&self) -> TcpStream {
+        let mut user = TcpStream::connect(self.inbound).await.unwrap();
+        let request = b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n";
+        user.write_all(request).await.unwrap();
+        self.events.send("first").unwrap();
+        wait_for(&mut user, "first").await;
+        user
+    }
+
+    /// What must hold under attack: the process lives within its limit, probes and new users are answered, and the
+    /// user goes on being served.
+    async fn serves(&mut self, user: &mut TcpStream, attack: &str) {
+        for path in ["/startup", "/ready", "/metrics"] {
+            let answer = self.answer(self.health, path).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200"),
+                "{path}: {answer:?}; {}",
+                self.log()
+            );
+        }
+        let mut answer = String::new();
+        // A first one may meet the moment in which nobody has been ended yet.
+        for _ in 0..30 {
+            answer = self.answer(self.inbound, "/").await;
+            if answer.starts_with("HTTP/1.1 200") {
+                break;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert!(answer.ends_with("\r\n\r\nok"), "{answer:?}; {}", self.log());
+        self.events.send("second").unwrap();
+        wait_for(user, "second").await;
+        assert!(self.child.try_wait().unwrap().is_none(), "{}", self.log());
+        let peak = self.cgroup.read("memory.max_usage_in_bytes");
+        let limited = self.cgroup.read("memory.failcnt");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let resident = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        say(&format!(
+            "{attack}: {} MiB of {} at most, at the limit {limited} times, {resident}",
+            peak >> 20,
+            MEMORY_LIMIT >> 20
+        ));
+        assert_eq!(limited, 0, "it stays clear of its limit");
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// 2 MB at `/openapi.json`, as LiteLLM answers without a key; the test's events at `/events`; `ok` elsewhere.
+async fn serve_litellm(listener: TcpListener, mut events: mpsc::UnboundedReceiver<&'static str>) {
+    let (sender, _) = tokio::sync::broadcast::channel(16);
+    let all_events = sender.clone();
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            // The stream that it is for may not have begun.
+            while all_events.send(event).is_err() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    let large = Bytes::from(vec![b'x'; 2 << 20]);
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (large, sender) = (large.clone(), sender.clone());
+        tokio::spawn(async move {
+            let mut read = Vec::new();
+            while let Ok(1..) = stream.read_buf(&mut read).await {
+                while let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
+                    let head: Vec<u8> = read.drain(..end + 4).collect();
+                    if head.starts_with(b"GET /openapi.json ") {
+                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", large.len());
+                        stream.write_all(head.as_bytes()).await?;
+                        stream.write_all(&large).await?;
+                    } else if head.starts_with(b"GET /events ") {
+                        let mut events = sender.subscribe();
+                        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                                    Transfer-Encoding: chunked\r\n\r\n";
+                        stream.write_all(head.as_bytes()).await?;
+                        while let Ok(event) = events.recv().await {
+                            let event = format!("{:x}\r\n{event}\r\n", event.len());
+                            stream.write_all(event.as_bytes()).await?;
+                        }
+                    } else {
+                        stream
+                            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                            .await?;
+                    }
+                }
+            }
+            std::io::Result::Ok(())
+        });
+    }
+}
+
+async fn wait_for(stream: &mut TcpStream, expected: &str) {
+    let mut read = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&read).contains(expected) {
+            assert_ne!(stream.read_buf(&mut read).await.unwrap(), 0, "the stream ended");
+        }
+    };
+    timeout(TEST_TIMEOUT, reading).await.expect("an event in time");
+}
+
+/// For as many sockets as the attacks take.
+fn raise_own_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A connection whose receive buffer is small, so that what it does not read stays with the sender.
+async fn connect(address: SocketAddr) -> Option<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    SockRef::from(&socket).set_recv_buffer_size(4096).unwrap();
+    timeout(Duration::from_secs(10), socket.connect(address))
+        .await
+        .ok()?
+        .ok()
+}
+
+/// Opens so many connections, sends this on each and keeps them. Where the sidecar takes no more of it, or has ended
+/// the connection, the next one follows.
+async fn keep_open(address: SocketAddr, number: usize, sent: &[u8]) -> Vec<TcpStream> {
+    let mut open = Vec::new();
+    for _ in 0..number {
+        if let Some(mut stream) = connect(address).await {
+            let _ = timeout(Duration::from_secs(1), stream.write_all(sent)).await;
+            open.push(stream);
+        }
+    }
+    open
+}
+
+#[tokio::test]
+async fn headers_that_never_end_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start("headers").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    for length in [60_000, 120_000] {
+        let mut sent = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+        sent.resize(length, b'x');
+        let _open = keep_open(sidecar.inbound, 2_000, &sent).await;
+        let attack = format!("2,000 connections with {length} bytes of headers");
+        sidecar.serves(&mut user, &attack).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_never_read_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start("unread").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let sent = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n";
+    let _open = keep_open(sidecar.inbound, 500, sent).await;
+    sidecar.serves(&mut user, "500 unread answers").await;
+    let _more = keep_open(sidecar.inbound, 1_500, sent).await;
+    sidecar.serves(&mut user, "2,000 unread answers").await;
+}
+
+#[tokio::test]
+async fn unread_streams_of_http2_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start("http2").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let (mut open, mut connections) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let stream = connect(sidecar.inbound).await.unwrap();
+        let (mut sender, connection) = h2::client::Builder::new()
+            .initial_connection_window_size(16 << 20)
+            .handshake::<_, Bytes>(stream)
+            .await
+            .unwrap();
+        connections.push(tokio::spawn(connection));
+        for _ in 0..256 {
+            let request = http::Request::get("http://a/openapi.json").body(()).unwrap();
+            let Ok(ready) = sender.clone().ready().await else {
+                break;
+            };
+            sender = ready;
+            let Ok((response, _)) = sender.send_request(request, true) else {
+                break;
+            };
+            // Its body is kept and not read.
+            open.push(tokio::spawn(response));
+        }
+    }
+    let mut unread = Vec::new();
+    for response in open {
+        let response = timeout(TEST_TIMEOUT, response).await;
+        unread.push(response.expect("an answer or an end").unwrap());
+    }
+    let metrics = sidecar.answer(sidecar.health, "/metrics").await;
+    assert!(
+        !metrics.contains("litellm_unreachable"),
+        "there are descriptors: {metrics}"
+    );
+    sidecar
+        .serves(
+            &mut user,
+            "4 connections over HTTP/2 with 256 unread answers each",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start("silent").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let _open = keep_open(sidecar.inbound, 6_000, b"").await;
+    let _health = keep_open(sidecar.health, 1_000, b"").await;
+    sidecar
+        .serves(&mut user, "6,000 silent connections and 1,000 to the health port")
+        .await;
+}
