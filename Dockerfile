@@ -1,7 +1,8 @@
-# The two images of mcp-auth, each one static program on nothing:
+# The images of mcp-auth, each one static program on nothing:
 #
 #   docker build --target operator --tag mcp-auth-operator .
 #   docker build --target sidecar --tag mcp-auth-sidecar .
+#   docker build --target local --tag mcp-auth .    # for one machine: to be copied into LiteLLM's image
 
 # An image with `--sbom` lists the crates of Cargo.lock: a static program on nothing shows none of them.
 ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
@@ -18,6 +19,17 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth-operator --bin mcp-auth-sidecar && \
     install -D --target-directory /product "target/$target/$PROFILE/mcp-auth-operator" "target/$target/$PROFILE/mcp-auth-sidecar" && \
     cp /etc/ssl/certs/ca-certificates.crt /product
+
+# The program for one machine is linked for its own image only.
+FROM build AS build-local
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
+    target=$(rustc -vV | sed -n 's/^host: //p') && \
+    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth && \
+    install -D --target-directory /local "target/$target/$PROFILE/mcp-auth"
+
+FROM scratch AS local
+COPY --from=build-local /local/mcp-auth /mcp-auth
+ENTRYPOINT ["/mcp-auth"]
 
 # What the images are made of. Tests put programs here that were built outside (`--build-context product=FOLDER`).
 FROM scratch AS product

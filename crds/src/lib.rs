@@ -2,6 +2,8 @@
 //! authenticates to it. The YAML beside this crate, for `kubectl apply -f crds/`, is generated from these
 //! types (`make generate`).
 
+#[cfg(feature = "admission")]
+pub mod admission;
 mod audit;
 mod client_authentication;
 pub mod conditions;

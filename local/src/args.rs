@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use mcp_auth_sidecar::proxy::audit::Output;
 
 /// What is logged, such as `info` or `mcp_auth_local=debug`.
 pub const LOG: &str = "MCPAUTH_LOG";
@@ -21,6 +22,8 @@ pub struct Args {
 pub enum Command {
     /// Runs LiteLLM with mcp-auth in front of it and behind it: mcp-auth exec -- litellm --config config.yaml
     Exec(Exec),
+    /// Checks by doing it whether exec works here: mcp-auth check -- litellm --config config.yaml
+    Check(Check),
     /// Starts the command, and ends it when `exec` has gone. For `exec` itself.
     #[command(hide = true)]
     Supervise {
@@ -41,9 +44,48 @@ pub enum Command {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Exec {
+    /// Where the audit log goes: `stdout`, or a FILE that lines are appended to.
+    #[arg(long, value_name = "FILE", default_value = "stdout")]
+    pub audit_log: Output,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Check {
+    /// What is printed.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Format,
+
+    /// Longest time that LiteLLM may take to be ready.
+    #[arg(long = "timeout-seconds", value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub timeout: Duration,
+
+    /// FILE for what LiteLLM prints. Default: it is lost.
+    #[arg(long, value_name = "FILE")]
+    pub litellm_log: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// What `exec` and `check` both take.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Common {
     /// Longest time that LiteLLM's start waits for first tokens.
     #[arg(long = "start-timeout-seconds", value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub start_timeout: Duration,
+
+    /// Folder with McpServerAuth resources, Secrets and ConfigMaps, as on Kubernetes.
+    #[arg(long, value_name = "DIR")]
+    pub resources: Option<PathBuf>,
 
     /// The command that starts LiteLLM, with its options.
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -72,7 +114,7 @@ mod tests {
         let Command::Exec(exec) = args.command else {
             panic!("it is exec");
         };
-        assert_eq!(exec.command, ["litellm", "--port", "4000"]);
+        assert_eq!(exec.common.command, ["litellm", "--port", "4000"]);
         assert!(Args::try_parse_from(["mcp-auth", "exec"]).is_err());
     }
 }

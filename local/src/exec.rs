@@ -1,340 +1,148 @@
 //! Runs LiteLLM with the sidecar's proxies around it: the inbound one on the port that LiteLLM was to listen on,
 //! the outbound one on loopback, between LiteLLM and its MCP servers.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::process::ExitStatus;
 use std::time::Duration;
 
+use mcp_auth_crds::admission::Admission;
 use mcp_auth_oauth::EgressProxy;
-use mcp_auth_protocol::pod::DEFAULT_FORWARDED_ALLOW_IPS;
-use mcp_auth_protocol::sync::Pod;
-use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
-use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
-use mcp_auth_sidecar::control::litellm::Litellm;
-use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
-use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
-use mcp_auth_sidecar::control::probes::Started;
-use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
-use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
-use mcp_auth_sidecar::proxy::metrics as data_path;
-use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
-use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
-use prometheus_client::registry::Registry;
-use rustix::process::getpid;
-use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, ChildStdin, Command};
+use mcp_auth_sidecar::proxy::audit::Output;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::args::Exec;
+use crate::embedded_sidecar::Ground;
 use crate::exit::{self, ExitError};
-use crate::litellm_command::{LitellmCommand, find_program, wrapper};
-use crate::loopback_port::ReservedPort;
-use crate::processes::{become_subreaper, descendants, end_descendants};
+use crate::litellm_command::{LitellmCommand, find_program};
+use crate::litellm_process::{LitellmOutput, LitellmProcess};
 use crate::readiness::{OLDEST, is_too_old, until_ready};
-use crate::servers::{self, Servers};
+use crate::servers::{self, Servers, Sources};
 use crate::settings::Variables;
-use crate::supervise::{END_GRACE, FORWARDED};
+use crate::supervise::FORWARDED;
 use crate::token_feed::TokenFeed;
 
-/// Whose `X-Forwarded-` headers LiteLLM's server trusts.
-const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
-/// Between two looks at the configuration and at the files of secrets.
+/// Between two looks at the configuration, the resources and the files of secrets.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
-/// Between two looks at whether LiteLLM may start.
-const START_POLL: Duration = Duration::from_millis(20);
-/// How long the last audit lines may take to be written.
-const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long answers that have begun may take when LiteLLM has ended.
-const STOP_GRACE: Duration = Duration::from_millis(200);
 
 /// Runs to LiteLLM's end and answers the exit code.
 pub fn exec(args: Exec) -> u8 {
     let variables = Variables::of_process();
-    run(args, &variables).unwrap_or_else(|error| exit::report(&error))
+    run(args, variables).unwrap_or_else(|error| exit::report(&error))
 }
 
-fn run(args: Exec, variables: &Variables) -> Result<u8, ExitError> {
-    let Some(program) = args.command.first().cloned() else {
+fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
+    let Some(program) = args.common.command.first().cloned() else {
         return Ok(exit::USAGE);
     };
     find_program(&program, std::env::var_os("PATH").as_deref())?;
     if !variables.auto_patch()? {
         let error = std::process::Command::new(&program)
-            .args(&args.command[1..])
+            .args(&args.common.command[1..])
             .exec();
         return Err(ExitError::from_start(&program, &error));
     }
-    let command = LitellmCommand::read(args.command, variables)?;
-    let servers = servers::read(command.config.as_deref(), variables)?;
-    let system = |what: &'static str| {
-        move |error: io::Error| ExitError::System {
-            what,
-            kind: error.kind(),
-        }
+    let command = LitellmCommand::read(args.common.command, &variables)?;
+    let sources = Sources {
+        config: command.config.clone(),
+        resources: args.common.resources.map(|folder| (folder, Admission::new())),
+        variables,
     };
+    let servers = servers::read(&sources)?;
+    in_runtime(run_litellm(
+        command,
+        &sources,
+        servers,
+        args.common.start_timeout,
+        args.audit_log,
+    ))
+}
+
+/// Runs it to its end.
+pub fn in_runtime<T>(task: impl Future<Output = Result<T, ExitError>>) -> Result<T, ExitError> {
     // An error means that there is one already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(system("no runtime can be started"))?;
-    let code = runtime.block_on(async {
-        let ground = Ground::prepare(&command)?;
-        ground.run(command, servers, variables, args.start_timeout).await
-    });
+    let runtime = runtime.map_err(|error| ExitError::System {
+        what: "no runtime can be started",
+        kind: error.kind(),
+    })?;
+    let result = runtime.block_on(task);
     // Looking up a name may hang in a thread of its own, which is nothing to wait for.
     runtime.shutdown_background();
-    code
+    result
 }
 
-/// What is to be had before anything starts.
-struct Ground {
-    sockets: Sockets,
-    litellm: ReservedPort,
-    folder: TempDir,
-    overlay: PathBuf,
-    wrapper: PathBuf,
-}
-
-impl Ground {
-    fn prepare(command: &LitellmCommand) -> Result<Self, ExitError> {
-        let listen = command.listen;
-        let sockets = Sockets::bind(Some(listen), (Ipv4Addr::LOCALHOST, 0).into(), WORKERS);
-        let sockets = sockets.map_err(|error| ExitError::Listen {
-            address: listen,
-            kind: error.kind(),
-        })?;
-        let litellm = ReservedPort::choose()?;
-        let no_folder = |error: io::Error| ExitError::Folder {
-            folder: std::env::temp_dir(),
-            kind: error.kind(),
-        };
-        let folder = tempfile::Builder::new()
-            .prefix("mcp-auth-")
-            .tempdir()
-            .map_err(no_folder)?;
-        let overlay = folder.path().join("overlay.yaml");
-        let wrapper_path = folder.path().join("config.yaml");
-        std::fs::write(&wrapper_path, wrapper(command.config.as_deref(), &overlay)).map_err(no_folder)?;
-        Ok(Self {
-            sockets,
-            litellm,
-            folder,
-            overlay,
-            wrapper: wrapper_path,
-        })
-    }
-
-    async fn run(
-        self,
-        command: LitellmCommand,
-        servers: Servers,
-        variables: &Variables,
-        start_timeout: Duration,
-    ) -> Result<u8, ExitError> {
-        let mut signals = Signals::listen()?;
-        let (feed, changed) = TokenFeed::new(egress_proxy(variables));
-        let outbound = self.sockets.outbound();
-        let drain = Drain::default();
-        let started = Started::default();
-        let (control, proxies, audit_log) =
-            self.wire(&command, &feed, &drain, &started, outbound, start_timeout);
-        let workers = proxies
-            .start(self.sockets, Bounds::default())
-            .map_err(|error| ExitError::System {
-                what: "the proxies cannot be started",
-                kind: error.kind(),
-            })?;
-        info!(
-            version = env!("CARGO_PKG_VERSION"),
-            servers = servers.protected.len(),
-            listen = %command.listen,
-            litellm = %self.litellm.address,
-            "starting"
+async fn run_litellm(
+    command: LitellmCommand,
+    sources: &Sources,
+    servers: Servers,
+    start_timeout: Duration,
+    audit_log: Output,
+) -> Result<u8, ExitError> {
+    let ground = Ground::prepare(command.listen, command.config.as_deref())?;
+    let mut signals = Signals::listen()?;
+    let (feed, changed) = TokenFeed::new(egress_proxy(&sources.variables));
+    let sidecar = ground.start(&feed, start_timeout, audit_log)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        servers = servers.protected.len(),
+        listen = %command.listen,
+        litellm = %sidecar.litellm,
+        "starting"
+    );
+    if !command.takes_options() {
+        warn!(
+            "the command does not name litellm: it has to heed the variables HOST, PORT and CONFIG_FILE_PATH, by which \
+             LiteLLM is moved to loopback"
         );
-        if !command.takes_options() {
-            warn!(
-                "the command does not name litellm: it has to heed the variables HOST, PORT and CONFIG_FILE_PATH, by which \
-                 LiteLLM is moved to loopback"
-            );
+    }
+    let launch = command.launch(
+        sidecar.litellm.port(),
+        &sidecar.wrapper,
+        &sources.variables,
+        &servers.secret_variables,
+    );
+    let mut reloading = Reloading::default();
+    reloading.tell_ignored(servers.ignored);
+    feed.apply(servers.protected);
+    let litellm = async {
+        // Until then a signal ends us alone: there is nothing to pass it on to.
+        tokio::select! {
+            () = sidecar.until_litellm_may_start() => {}
+            number = signals.next() => return Ok(128 + number),
         }
-        let hidden = variables
-            .own_names()
-            .chain(servers.secret_variables.iter().map(String::as_str));
-        let launch = command.launch(self.litellm.address.port(), &self.wrapper, variables, hidden);
-        feed.apply(servers.protected);
-        let before = descendants(getpid());
-        let litellm = async {
-            // Until then a signal ends us alone: there is nothing to pass it on to.
-            tokio::select! {
-                () = until_started(&started) => {}
-                number = signals.next() => return Ok(128 + number),
-            }
-            let mut supervisor = start(launch, self.folder.path())?;
-            let code = attend(&mut supervisor, &mut signals, &drain, self.litellm.address).await;
-            if supervisor.killed {
-                end_descendants(END_GRACE, &before);
-            }
-            code
-        };
-        let code = tokio::select! {
-            code = litellm => code,
-            never = control.run(feed.clone()) => match never {},
-            () = reload(&command, &feed, variables) => Ok(exit::OS_ERROR),
-            () = feed.tell(changed) => Ok(exit::OS_ERROR),
-        };
-        stop(workers);
-        if !audit_log.flush(AUDIT_FLUSH_TIMEOUT) {
-            warn!("audit lines of the last calls may be missing: the output takes no more");
-        }
-        code
-    }
-
-    fn wire(
-        &self,
-        command: &LitellmCommand,
-        feed: &TokenFeed,
-        drain: &Drain,
-        started: &Started,
-        outbound: SocketAddr,
-        start_timeout: Duration,
-    ) -> (
-        Control<mcp_auth_sidecar::proxy::routes::Routes>,
-        Proxies,
-        AuditLog,
-    ) {
-        let mut registry = Registry::default();
-        let metrics = Metrics::new(&mut registry);
-        let data_path_metrics = data_path::Metrics::new(&mut registry);
-        let reports = watch::Sender::new(report(Pod::default()));
-        let audit_log = AuditLog::start(
-            &Pod::default(),
-            Output::Stdout,
-            Fingerprinter::new(),
-            data_path_metrics.clone(),
-        );
-        let static_headers = StaticHeaders::resume(self.folder.path());
-        let outbound_secret = OutboundSecret::generate();
-        let proxies = Proxies::new(Wiring {
-            litellm: Some(self.litellm.address.into()),
-            trusted_proxies: trusted_proxies(),
-            drain: drain.clone(),
-            outbound_secret: outbound_secret.clone(),
-            reports: reports.clone(),
-            exchange: Arc::new(feed.clone()),
-            metrics: data_path_metrics,
-            audit_log: audit_log.clone(),
-            static_headers: static_headers.clone(),
-        });
-        let settings = ControlSettings {
-            original: command.config.clone(),
-            overlay: self.overlay.clone(),
-            outbound,
-            outbound_secret,
-            inbound: true,
-            auth_blocks: true,
-            static_headers,
-        };
-        let controller = Controller::new(
-            settings,
-            Vec::new(),
-            proxies.routes.clone(),
-            reports.clone(),
-            metrics,
-        );
-        let litellm = Litellm {
-            address: self.litellm.address,
-            ours: Vec::new(),
-            timeout: LITELLM_CONNECT,
-            // Other programs of the machine listen too, which is none of our business.
-            proc_net: None,
-        };
-        let control = Control::new(controller, reports, Some(litellm), started.clone(), start_timeout);
-        (control, proxies, audit_log)
-    }
-}
-
-/// As LiteLLM's server reads its `FORWARDED_ALLOW_IPS`, which it has from the same environment.
-fn trusted_proxies() -> TrustedProxies {
-    let list = std::env::var(FORWARDED_ALLOW_IPS);
-    let list = list.as_deref().unwrap_or(DEFAULT_FORWARDED_ALLOW_IPS);
-    match list.parse() {
-        Ok(trusted) => trusted,
-        Err(never) => match never {},
-    }
-}
-
-/// Polls, since it is once: there is nothing else to wake up for then.
-async fn until_started(started: &Started) {
-    while !started.is_set() {
-        sleep(START_POLL).await;
-    }
-}
-
-/// The supervisor of LiteLLM, and the pipe by which it gets signals.
-struct Supervisor {
-    child: Child,
-    signals: Option<ChildStdin>,
-    /// It did not end by itself, so that what it looked after may be left.
-    killed: bool,
-}
-
-fn start(launch: crate::litellm_command::Launch, folder: &std::path::Path) -> Result<Supervisor, ExitError> {
-    let system = |error: io::Error| ExitError::System {
-        what: "the supervisor of LiteLLM cannot be started",
-        kind: error.kind(),
+        let mut litellm = LitellmProcess::start(launch, sidecar.folder.path(), &LitellmOutput::Inherit)?;
+        attend(&mut litellm, &mut signals, &sidecar.drain, sidecar.litellm).await
     };
-    // Where the kernel refuses, a supervisor that is killed may leave LiteLLM behind, and nothing else.
-    let _ = become_subreaper();
-    let mut command = Command::new(std::env::current_exe().map_err(system)?);
-    command
-        .args(["supervise", "--cleanup"])
-        .arg(folder)
-        .arg("--")
-        .args(launch.words);
-    for name in &launch.remove {
-        command.env_remove(name);
-    }
-    let child = command
-        .envs(launch.set)
-        .stdin(Stdio::piped())
-        // The terminal's signals reach us alone; we pass each on once.
-        .process_group(0)
-        .spawn();
-    let mut child = child.map_err(system)?;
-    let signals = child.stdin.take();
-    Ok(Supervisor {
-        child,
-        signals,
-        killed: false,
-    })
+    let code = tokio::select! {
+        code = litellm => code,
+        never = sidecar.control.run(feed.clone()) => match never {},
+        () = reloading.run(sources, &feed) => Ok(exit::OS_ERROR),
+        () = feed.tell(changed) => Ok(exit::OS_ERROR),
+    };
+    sidecar.stop();
+    code
 }
 
 /// Passes signals on until LiteLLM has ended. One that is too old is ended.
 async fn attend(
-    supervisor: &mut Supervisor,
+    litellm: &mut LitellmProcess,
     signals: &mut Signals,
     drain: &Drain,
-    litellm: SocketAddr,
+    address: SocketAddr,
 ) -> Result<u8, ExitError> {
-    let mut ready = std::pin::pin!(until_ready(litellm));
+    let mut ready = std::pin::pin!(until_ready(address));
     let mut is_ready = false;
     let mut too_old = None;
     loop {
         tokio::select! {
-            status = supervisor.child.wait() => {
-                let status = status.map_err(|error| ExitError::System {
-                    what: "the supervisor of LiteLLM cannot be waited for",
-                    kind: error.kind(),
-                })?;
-                supervisor.killed = status.signal().is_some();
+            status = litellm.wait() => {
+                let status = status?;
                 return match too_old {
                     Some(found) => Err(ExitError::OldLitellm { found, needed: OLDEST }),
                     None => Ok(ended(status, is_ready)),
@@ -343,26 +151,19 @@ async fn attend(
             number = signals.next() => {
                 // Until LiteLLM has ended.
                 drain.start(Duration::MAX);
-                pass_on(supervisor, number).await;
+                litellm.signal(number).await;
             }
             version = &mut ready, if !is_ready => {
                 is_ready = true;
                 match version {
                     Some(version) if is_too_old(&version) => {
                         too_old = Some(version);
-                        pass_on(supervisor, u8::try_from(rustix::process::Signal::TERM.as_raw()).unwrap_or(15)).await;
+                        litellm.end().await;
                     }
                     version => info!(version, "LiteLLM is ready"),
                 }
             }
         }
-    }
-}
-
-async fn pass_on(supervisor: &mut Supervisor, number: u8) {
-    if let Some(pipe) = &mut supervisor.signals {
-        // A supervisor that is gone is seen by its status.
-        let _ = pipe.write_all(&[number]).await;
     }
 }
 
@@ -382,41 +183,52 @@ fn ended(status: ExitStatus, was_ready: bool) -> u8 {
     code
 }
 
-/// Lets answers that have begun come to their end.
-fn stop(workers: Workers) {
-    workers.stop(STOP_GRACE);
-    workers.join();
+/// Takes changed resources, `auth` blocks and files of secrets over.
+#[derive(Default)]
+struct Reloading {
+    /// What is wrong now, told once.
+    problem: Option<String>,
+    ignored: Vec<String>,
 }
 
-/// Takes changed `auth` blocks and files of secrets over. What is wrong is told once, and what was serves on.
-async fn reload(command: &LitellmCommand, feed: &TokenFeed, variables: &Variables) {
-    let mut ticks = interval(RELOAD_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = None;
-    loop {
-        ticks.tick().await;
-        match servers::read(command.config.as_deref(), variables) {
-            Ok(servers) => {
-                if told.take().is_some() {
-                    info!("the configuration can be used again");
+impl Reloading {
+    /// For ever. What is wrong is told once, and what was serves on.
+    async fn run(&mut self, sources: &Sources, feed: &TokenFeed) {
+        let mut ticks = interval(RELOAD_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match servers::read(sources) {
+                Ok(servers) => {
+                    if self.problem.take().is_some() {
+                        info!("the configuration can be used again");
+                    }
+                    self.tell_ignored(servers.ignored);
+                    feed.apply(servers.protected);
                 }
-                feed.apply(servers.protected);
-            }
-            Err(error) => {
-                let message = error.to_string();
-                if told.as_ref() != Some(&message) {
-                    warn!(
-                        "the changed configuration cannot be used, and what was read before serves on: {message}"
-                    );
-                    told = Some(message);
+                Err(error) => {
+                    let message = error.to_string();
+                    if self.problem.as_ref() != Some(&message) {
+                        warn!(
+                            "the changed configuration cannot be used, and what was read before serves on: {message}"
+                        );
+                        self.problem = Some(message);
+                    }
                 }
             }
         }
     }
+
+    fn tell_ignored(&mut self, ignored: Vec<String>) {
+        for line in ignored.iter().filter(|line| !self.ignored.contains(line)) {
+            info!("ignored: {line}");
+        }
+        self.ignored = ignored;
+    }
 }
 
 /// As programs commonly read it: both cases of each name.
-fn egress_proxy(variables: &Variables) -> Option<EgressProxy> {
+pub fn egress_proxy(variables: &Variables) -> Option<EgressProxy> {
     let get = |name: &str| variables.get(name).or(variables.get(&name.to_ascii_lowercase()));
     let proxy = EgressProxy::from_environment(get("HTTPS_PROXY"), get("HTTP_PROXY"), get("NO_PROXY"));
     proxy.unwrap_or_else(|error| {

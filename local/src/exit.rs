@@ -11,6 +11,8 @@ use thiserror::Error;
 use crate::servers::ServerError;
 use crate::settings::SettingsError;
 
+/// `check` found something that does not hold.
+pub const CHECK_FAILED: u8 = 1;
 /// The command line, or the command to run, is not understood (`EX_USAGE`).
 pub const USAGE: u8 = 64;
 /// Something that LiteLLM needs is not to be had, such as the port (`EX_UNAVAILABLE`).
@@ -38,10 +40,7 @@ pub enum ExitError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Servers(#[from] ServerError),
-    #[error(
-        "{address} cannot be listened on: {kind}. Is another program, such as another `mcp-auth exec`, there? Choose \
-         another with --port or --host of LiteLLM"
-    )]
+    #[error("{address} cannot be listened on: {kind}. {} with --port or --host of LiteLLM", way_out(*.kind))]
     Listen {
         address: SocketAddr,
         kind: io::ErrorKind,
@@ -57,6 +56,8 @@ pub enum ExitError {
          written"
     )]
     Folder { folder: PathBuf, kind: io::ErrorKind },
+    #[error("{file} cannot be written: {kind}. Check --litellm-log")]
+    LitellmLog { file: PathBuf, kind: io::ErrorKind },
     #[error("{what}: {kind}")]
     System { what: &'static str, kind: io::ErrorKind },
     #[error(
@@ -74,7 +75,7 @@ impl ExitError {
             Self::Settings(_) | Self::Servers(_) | Self::OldLitellm { .. } => CONFIG,
             Self::Host(_) | Self::Port(_) => USAGE,
             Self::Listen { .. } | Self::NoLoopbackPort { .. } => UNAVAILABLE,
-            Self::Folder { .. } => CANNOT_CREATE,
+            Self::Folder { .. } | Self::LitellmLog { .. } => CANNOT_CREATE,
             Self::System { .. } => OS_ERROR,
         }
     }
@@ -86,6 +87,16 @@ impl ExitError {
             io::ErrorKind::NotFound => Self::NotFound(program),
             kind => Self::NotExecutable(program, kind),
         }
+    }
+}
+
+fn way_out(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrNotAvailable => {
+            "The address is none of this machine's, or IPv6 is off here: choose another, such as 0.0.0.0,"
+        }
+        io::ErrorKind::PermissionDenied => "Ports below 1024 may need rights: choose another",
+        _ => "Is another program, such as another `mcp-auth exec`, there? Choose another",
     }
 }
 

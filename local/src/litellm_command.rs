@@ -1,6 +1,7 @@
 //! The command that starts LiteLLM: what it says of address and configuration, and how it is run instead, on
 //! loopback and with the wrapper configuration.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -89,14 +90,14 @@ impl LitellmCommand {
         self.takes_options
     }
 
-    /// LiteLLM on this loopback port, with `wrapper` as its configuration. `hidden`: variables that it must not
-    /// see.
-    pub fn launch<'a>(
+    /// LiteLLM on this loopback port, with `wrapper` as its configuration. It sees neither our own variables nor
+    /// `secrets`.
+    pub fn launch(
         &self,
         port: u16,
         wrapper: &Path,
         variables: &Variables,
-        hidden: impl Iterator<Item = &'a str>,
+        secrets: &BTreeSet<String>,
     ) -> Launch {
         let mut words = self.words.clone();
         let port = port.to_string();
@@ -125,7 +126,11 @@ impl LitellmCommand {
         Launch {
             words,
             set,
-            remove: hidden.map(str::to_owned).collect(),
+            remove: variables
+                .own_names()
+                .chain(secrets.iter().map(String::as_str))
+                .map(str::to_owned)
+                .collect(),
         }
     }
 }
@@ -276,7 +281,7 @@ mod tests {
                 16480,
                 Path::new("/w.yaml"),
                 &Variables::default(),
-                [].into_iter(),
+                &BTreeSet::new(),
             );
             let tail: Vec<_> = launch.words[words.len()..]
                 .iter()
@@ -290,7 +295,7 @@ mod tests {
             16480,
             Path::new("/w.yaml"),
             &Variables::default(),
-            ["SECRET"].into_iter(),
+            &["SECRET".to_owned()].into(),
         );
         assert_eq!(launch.words.len(), 3, "the script would take them for its own");
         assert!(launch.set.contains(&("PORT".to_owned(), "16480".into())));
@@ -307,7 +312,7 @@ mod tests {
         let launch =
             command(&["litellm"], &[])
                 .unwrap()
-                .launch(1, Path::new("/w"), &variables, [].into_iter());
+                .launch(1, Path::new("/w"), &variables, &BTreeSet::new());
         assert!(
             launch
                 .set

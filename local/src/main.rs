@@ -1,18 +1,24 @@
 //! `mcp-auth`: mcp-auth on one machine, without Kubernetes.
 //!
 //! [`exec`] runs LiteLLM as its child, with the sidecar's proxies in this process. [`servers`] reads which MCP
-//! servers are authenticated to, from [`settings`] and the [`auth_block`]s of LiteLLM's configuration;
-//! [`token_feed`] keeps their tokens; [`litellm_command`] says how LiteLLM is run instead; [`supervise`] sees to
-//! it that LiteLLM never outlives us.
+//! servers are authenticated to, from [`settings`], the [`auth_block`]s of LiteLLM's configuration and the
+//! [`resources`] of a folder; [`token_feed`] keeps their tokens; [`embedded_sidecar`] is what runs around LiteLLM; [`litellm_command`] says how
+//! LiteLLM is run instead; [`supervise`] sees to
+//! it that LiteLLM never outlives us. [`check`] does all of that once, and says what does not work.
 
 mod args;
 mod auth_block;
+mod check;
+mod embedded_sidecar;
 mod exec;
 mod exit;
 mod litellm_command;
+mod litellm_process;
 mod loopback_port;
 mod processes;
+mod protected_server;
 mod readiness;
+mod resources;
 mod servers;
 mod settings;
 mod supervise;
@@ -41,18 +47,25 @@ fn main() -> ExitCode {
         }
     };
     let code = match args.command {
-        Command::Exec(args) => {
-            let log = start_log();
-            let code = exec::exec(args);
-            if let Some(log) = log {
-                log.flush(LOG_FLUSH_TIMEOUT);
-            }
-            code
+        Command::Exec(args) => logged(start_log(), || exec::exec(args)),
+        Command::Check(args) => {
+            // Its report says what there is to say.
+            let log = std::env::var_os(LOG).and_then(|_| start_log());
+            logged(log, || check::check(args))
         }
         Command::Supervise { cleanup, command } => supervise::supervise(&command, cleanup),
         Command::Launch { supervisor, command } => supervise::launch(supervisor, &command),
     };
     ExitCode::from(code)
+}
+
+/// Runs it, and writes the last lines of the log.
+fn logged(log: Option<LossyWriter>, run: impl FnOnce() -> u8) -> u8 {
+    let code = run();
+    if let Some(log) = log {
+        log.flush(LOG_FLUSH_TIMEOUT);
+    }
+    code
 }
 
 /// What writes the log, to be flushed at the end. Without it nothing is logged, which is no reason not to run.

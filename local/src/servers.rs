@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_credentials::references::{Lookup, needed};
-use mcp_auth_credentials::{Desired, Inputs, NotServedError, desired};
-use mcp_auth_oauth::{Assertions, EgressProxy};
+use mcp_auth_crds::admission::Admission;
+use mcp_auth_credentials::NotServedError;
+use mcp_auth_credentials::references::Lookup;
 use mcp_auth_sidecar::control::litellm_config::AUTH_BLOCK;
 use mcp_auth_sidecar::control::litellm_config::config::{self, Config};
 use mcp_auth_sidecar::control::litellm_config::error::{ConfigError, ConfigFileError};
@@ -20,6 +20,8 @@ use thiserror::Error;
 use url::{Host, Url};
 
 use crate::auth_block::{self, Auth, AuthBlock, BlockError, CookieBlock, OAuth2Block};
+use crate::protected_server::ProtectedServer;
+use crate::resources::{self, ResourceError, Resources};
 use crate::settings::{Defaults, SettingsError, TOKEN_URL, Variables};
 
 /// The key of the one secret that each server has here.
@@ -29,19 +31,23 @@ const LITELLM_COOKIE: &str = "token";
 /// LiteLLM's keys with which an entry authenticates by itself.
 const OWN_AUTHENTICATION: [&str; 3] = ["auth_type", "auth_value", "authentication_token"];
 
-/// One server that is authenticated to.
-#[derive(Clone, Debug)]
-pub struct ProtectedServer {
-    pub resource: McpServerAuth,
-    secret: SecretString,
+/// Where the servers are read from.
+pub struct Sources {
+    /// LiteLLM's own configuration.
+    pub config: Option<PathBuf>,
+    /// A folder with resources, and what admits them.
+    pub resources: Option<(PathBuf, Admission)>,
+    pub variables: Variables,
 }
 
-/// What LiteLLM's configuration and the environment ask for.
+/// What LiteLLM's configuration, resources and the environment ask for.
 #[derive(Clone, Debug, Default)]
 pub struct Servers {
     pub protected: Vec<ProtectedServer>,
     /// Variables that were read for `${NAME}`, and that LiteLLM's configuration does not use itself.
     pub secret_variables: BTreeSet<String>,
+    /// What of the resources is ignored on one machine.
+    pub ignored: Vec<String>,
 }
 
 #[derive(Debug, Error)]
@@ -56,6 +62,10 @@ pub enum ServerError {
     Block(#[from] BlockError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
+    #[error("mcp_servers.{server}.auth and McpServerAuth {resource} are both for this server: leave one out")]
+    TwoSources { server: String, resource: String },
     #[error(
         "mcp_servers.{0}.auth says nothing of oauth2, and {TOKEN_URL} is not set: add an oauth2 block, or set \
          MCP_OAUTH2_*"
@@ -86,18 +96,38 @@ pub enum ServerError {
     NotServed { field: String, problem: NotServedError },
 }
 
-/// Reads what `original` and the environment ask for.
-pub fn read(original: Option<&Path>, variables: &Variables) -> Result<Servers, ServerError> {
+/// Reads what they ask for. A server of the resources takes nothing from the variables, and has no block.
+pub fn read(sources: &Sources) -> Result<Servers, ServerError> {
+    let variables = &sources.variables;
     let defaults = variables.defaults()?;
     let mut budget = Budget::default();
-    let config = match original {
+    let config = match &sources.config {
         Some(path) if !path.exists() => return Err(ServerError::NoConfig(path.to_owned())),
         Some(path) => config::read(path, &mut budget)?,
         None => Config::default(),
     };
+    let Resources {
+        servers: by_resource,
+        ignored,
+    } = match &sources.resources {
+        Some((folder, admission)) => resources::read(folder, admission)?,
+        None => Resources::default(),
+    };
     let mut used = BTreeSet::new();
     let mut protected = Vec::new();
     for (name, entry) in entries(&config, &mut budget)? {
+        if let Some(server) = by_resource.iter().find(|server| server.name() == name) {
+            if entry
+                .iter()
+                .any(|(key, value)| key.as_str() == Some(AUTH_BLOCK) && !value.is_null())
+            {
+                return Err(ServerError::TwoSources {
+                    server: name,
+                    resource: server.resource.metadata.name.clone().unwrap_or_default(),
+                });
+            }
+            continue;
+        }
         let mut reader = Reader {
             name: &name,
             variables,
@@ -105,10 +135,12 @@ pub fn read(original: Option<&Path>, variables: &Variables) -> Result<Servers, S
         };
         protected.extend(reader.server(&entry, defaults.as_ref(), &mut budget)?);
     }
+    protected.extend(by_resource);
     used.retain(|name| !config.files.iter().any(|file| mentions(file, name)));
     Ok(Servers {
         protected,
         secret_variables: used,
+        ignored,
     })
 }
 
@@ -228,13 +260,15 @@ impl Reader<'_> {
         let resource = json!({
             "apiVersion": "mcpauth.dev/v1alpha1",
             "kind": "McpServerAuth",
-            "metadata": {"name": self.name},
+            // No name of Kubernetes has `_`, so that none of the resources is called the same.
+            "metadata": {"name": format!("mcp_servers.{}", self.name)},
             "spec": spec,
         });
-        let server = ProtectedServer {
-            resource: serde_json::from_value(resource).expect("it is made of what the resource has"),
-            secret,
-        };
+        let resource: McpServerAuth =
+            serde_json::from_value(resource).expect("it is made of what the resource has");
+        let secret = secret.expose_secret().as_bytes().to_vec();
+        let data = Lookup::Found(Arc::new([(SECRET_KEY.to_owned(), secret.into())].into()));
+        let server = ProtectedServer::new(resource, |_| data.clone());
         match server.desired(None) {
             Ok(_) => Ok(server),
             Err(problem) => Err(ServerError::NotServed {
@@ -353,33 +387,6 @@ fn check_url(text: &str, field: String, insecure: bool) -> Result<(), ServerErro
     match url.scheme() == "https" || is_here || insecure {
         true => Ok(()),
         false => Err(ServerError::PlainHttp { field }),
-    }
-}
-
-impl ProtectedServer {
-    /// The token source that the server desires.
-    pub fn desired(&self, egress_proxy: Option<EgressProxy>) -> Result<Desired, NotServedError> {
-        let secret = self.secret.expose_secret().as_bytes().to_vec();
-        let data = Lookup::Found(Arc::new([(SECRET_KEY.to_owned(), secret.into())].into()));
-        let references = needed(&self.resource.spec)
-            .into_iter()
-            .map(|reference| (reference, data.clone()));
-        desired(
-            &self.resource.spec,
-            &Inputs {
-                references: &references.collect::<Vec<_>>(),
-                workload: |_| None::<Assertions>,
-                known_issuer: None,
-                egress_proxy,
-            },
-        )
-    }
-}
-
-/// Two are equal if the same comes of them.
-impl PartialEq for ProtectedServer {
-    fn eq(&self, other: &Self) -> bool {
-        self.resource == other.resource && self.secret.expose_secret() == other.secret.expose_secret()
     }
 }
 

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::servers::ProtectedServer;
+use crate::protected_server::ProtectedServer;
 
 /// Everything is in one namespace here.
 const NAMESPACE: &str = "";
@@ -86,6 +86,11 @@ impl TokenFeed {
         self.0.changes.announce(NAMESPACE);
     }
 
+    /// How far the token of a resource is.
+    pub fn token_issued(&self, resource: &McpServerAuth) -> ConditionDraft {
+        token_issued(&self.0.credentials.get(resource).issuance)
+    }
+
     /// Logs how far each token is, once for each change.
     pub async fn tell(&self, mut changed: mpsc::UnboundedReceiver<ResourceRef>) {
         let mut told: Vec<(ResourceRef, ConditionDraft)> = Vec::new();
@@ -93,7 +98,7 @@ impl TokenFeed {
             let Some(resource) = self.find(|resource| ResourceRef::from(resource) == resource_ref) else {
                 continue;
             };
-            let condition = token_issued(&self.0.credentials.get(&resource).issuance);
+            let condition = self.token_issued(&resource);
             if told.contains(&(resource_ref.clone(), condition.clone())) {
                 continue;
             }

@@ -3,179 +3,31 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod support;
+
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::sync::mpsc;
-use std::thread::{sleep, spawn};
-use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use tempfile::TempDir;
+use rustix::process::{Signal, kill_process};
 
-const WAITS: u32 = 3000;
-const WAIT: Duration = Duration::from_millis(20);
-
-/// A folder with the stand-in in its `bin`, and a free port.
-struct Ground {
-    folder: TempDir,
-    port: u16,
-}
-
-impl Ground {
-    fn new(config: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let bin = folder.path().join("bin");
-        fs::create_dir(&bin).unwrap();
-        fs::copy(
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/litellm.py"),
-            bin.join("litellm"),
-        )
-        .unwrap();
-        fs::set_permissions(bin.join("litellm"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(folder.path().join("config.yaml"), config).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        Self { folder, port }
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let path = format!(
-            "{}:{}",
-            self.folder.path().join("bin").display(),
-            std::env::var("PATH").unwrap()
-        );
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-auth"));
-        command
-            .args(["exec", "--"])
-            .args(words)
-            .env("PATH", path)
-            .env("REPORT", self.folder.path().join("report"))
-            .env("TMPDIR", self.folder.path())
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        for (name, _) in std::env::vars().filter(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy")) {
-            command.env_remove(name);
-        }
-        command
-    }
-
-    fn litellm(&self) -> Command {
-        self.command(&[
-            "litellm",
-            "--config",
-            "config.yaml",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            &self.port.to_string(),
-        ])
-    }
-
-    /// What the stand-in saw, once it listens.
-    fn report(&self) -> Value {
-        let path = self.folder.path().join("report");
-        until("LiteLLM has started", || fs::read(&path).ok());
-        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap()
-    }
-
-    fn nothing_is_left(&self, report: &Value) {
-        for process in ["pid", "sleeper"] {
-            until("it is gone", || (!is_alive(pid(report, process))).then_some(()));
-        }
-        until("the folder is gone", || {
-            let names = fs::read_dir(self.folder.path())
-                .unwrap()
-                .map(|entry| entry.unwrap().file_name());
-            let is_ours = |name: std::ffi::OsString| name.to_string_lossy().starts_with("mcp-auth-");
-            (!names.into_iter().any(is_ours)).then_some(())
-        });
-    }
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..WAITS {
-        if let Some(found) = look() {
-            return found;
-        }
-        sleep(WAIT);
-    }
-    panic!("it never came to this: {what}");
-}
-
-fn pid(report: &Value, name: &str) -> Pid {
-    Pid::from_raw(i32::try_from(report[name].as_i64().unwrap()).unwrap()).unwrap()
-}
-
-/// A zombie has ended, and waits for its parent only.
-fn is_alive(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    let state = stat
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.split_ascii_whitespace().next());
-    state.is_some_and(|state| state != "Z")
-}
-
-fn kill(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-fn message(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Answers each request with this JSON, and hands the request on.
-fn answering(body: &'static str) -> (SocketAddr, mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, requests) = mpsc::channel();
-    spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut request = Vec::new();
-            let mut buffer = [0; 4096];
-            loop {
-                let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
-                let length = text
-                    .split("content-length: ")
-                    .nth(1)
-                    .and_then(|rest| rest.lines().next());
-                let length = length.map_or(0, |length| length.trim().parse::<usize>().unwrap());
-                if text
-                    .split_once("\r\n\r\n")
-                    .is_some_and(|(_, body)| body.len() >= length)
-                {
-                    break;
-                }
-                match stream.read(&mut buffer).unwrap_or(0) {
-                    0 => break,
-                    read => request.extend_from_slice(&buffer[..read]),
-                }
-            }
-            let _ = sender.send(String::from_utf8_lossy(&request).into_owned());
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
-            let _ = write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len());
-        }
-    });
-    (address, requests)
-}
+use support::{Ground, kill, message, pid, request, serve, until};
 
 #[test]
 fn litellm_reaches_its_server_with_a_token_and_never_sees_the_secret() {
+    let recorded = |body: &'static str| {
+        let (sender, requests) = mpsc::channel();
+        let address = serve(move |request| {
+            let _ = sender.send(request.to_owned());
+            (200, body.to_owned())
+        });
+        (address, requests)
+    };
     let (authorization_server, token_requests) =
-        answering(r#"{"access_token": "opaque-t0ken", "token_type": "Bearer", "expires_in": 3600}"#);
-    let (mcp_server, calls) = answering(r#"{"jsonrpc": "2.0", "id": 1, "result": {"tools": []}}"#);
+        recorded(r#"{"access_token": "opaque-t0ken", "token_type": "Bearer", "expires_in": 3600}"#);
+    let (mcp_server, calls) = recorded(r#"{"jsonrpc": "2.0", "id": 1, "result": {"tools": []}}"#);
     let ground = Ground::new(&format!(
         "mcp_servers:
   tools:
@@ -198,14 +50,12 @@ fn litellm_reaches_its_server_with_a_token_and_never_sees_the_secret() {
     assert!(!report.to_string().contains("s3cret"), "in LiteLLM's environment");
 
     // Users call the port that they always called.
-    let mut stream = until("the port answers", || {
-        TcpStream::connect(("127.0.0.1", ground.port)).ok()
+    let (_, answer) = until("the port answers", || {
+        request(
+            ground.port,
+            "GET /health HTTP/1.1\r\nhost: litellm\r\nconnection: close\r\n\r\n",
+        )
     });
-    stream
-        .write_all(b"GET /health HTTP/1.1\r\nhost: litellm\r\nconnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("healthy"), "{answer}");
 
     kill(&child, Signal::TERM);
@@ -329,6 +179,22 @@ fn what_is_wrong_ends_before_litellm_starts_with_a_message_and_a_code_of_its_own
         "must be true or false",
     );
     check(
+        &mut ground.command(&["litellm", "--host", "2001:db8::1", "--port", "4000"]),
+        69,
+        "[2001:db8::1]:4000 cannot be listened on: address not available. The address is none of this machine's, or IPv6 is \
+         off here",
+    );
+    check(
+        &mut ground.command(&["litellm", "--port", "70000"]),
+        64,
+        "--port \"70000\" is no port",
+    );
+    check(
+        &mut ground.program(&["exec", "--resources", "/does/not/exist", "--", "litellm"]),
+        78,
+        "/does/not/exist cannot be read: entity not found. Check --resources",
+    );
+    check(
         &mut ground.command(&["litellm", "--config", "/none.yaml"]),
         78,
         "/none.yaml does not exist",
@@ -336,6 +202,55 @@ fn what_is_wrong_ends_before_litellm_starts_with_a_message_and_a_code_of_its_own
     let elsewhere = ground.port.to_string();
     let mut no_folder = ground.command(&["litellm", "--host", "127.0.0.1", "--port", &elsewhere]);
     check(no_folder.env("TMPDIR", "/does/not/exist"), 73, "Set TMPDIR");
+}
+
+#[test]
+fn a_secret_that_is_not_set_is_named_before_anything_starts() {
+    let ground = Ground::new(
+        "mcp_servers: {tools: {url: 'https://tools.example.com', auth: {oauth2: {token_url: 'https://auth.example.com', \
+         client_id: a, client_secret: '${SECRET}'}}}}",
+    );
+    let output = ground.litellm().output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        message(&output),
+        "mcp-auth: mcp_servers.tools.auth.oauth2.client_secret refers to ${SECRET}, which is not set: set SECRET, or \
+         SECRET_FILE to the file that holds it\n"
+    );
+    assert!(
+        !ground.folder.path().join("report").exists(),
+        "LiteLLM was not started"
+    );
+}
+
+#[test]
+fn a_litellm_that_ends_at_its_start_is_told_with_its_own_code() {
+    let ground = Ground::new("{}");
+    let output = ground.litellm().env("ENDS_WITH", "3").output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", message(&output));
+    let told = message(&output);
+    let told: Vec<&str> = told.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("LiteLLM ended before it was ready: its own output says why"),
+        "{told:?}"
+    );
+    let names = fs::read_dir(ground.folder.path()).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<String> = names.filter(|name| name.starts_with("mcp-auth-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_home_that_cannot_be_written_to_keeps_nothing_from_starting() {
+    let ground = Ground::new("{}");
+    // Nothing can be written there, by root either.
+    let child = ground.litellm().env("HOME", "/proc").spawn().unwrap();
+    let report = ground.report();
+    kill(&child, Signal::TERM);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", message(&output));
+    ground.nothing_is_left(&report);
 }
 
 #[test]

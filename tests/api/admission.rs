@@ -2,18 +2,48 @@
 
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_crds::admission::{Admission, Violation};
 use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_tests::resource::{merge, oauth2, resource};
 use mcp_auth_tests::sidecar::{Sidecar, bearer};
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
 
+thread_local! {
+    static ADMISSION: Admission = Admission::new();
+}
+
 /// The answer to a spec that is the good one but for these changes.
 async fn apply(world: &World, changes: Value) -> Result<McpServerAuth, String> {
     let mut good = resource("good", "tools", oauth2("https://auth.example.com/token"));
     good["spec"]["oauth2"]["allowInsecureHttp"] = json!(false);
     merge(&mut good, json!({"spec": changes}));
-    world.apply(&good).await.map_err(|error| error.to_string())
+    let answer = world.apply(&good).await.map_err(|error| error.to_string());
+    is_answered_the_same_without_an_api_server(&good, &answer);
+    answer
+}
+
+/// By `mcp-auth exec --resources`: the same verdict, the same defaults, and nothing that the API server does not say.
+fn is_answered_the_same_without_an_api_server(resource: &Value, answer: &Result<McpServerAuth, String>) {
+    // Server-side apply looks at these before the schema, and has words of its own for them.
+    let by_server_side_apply = ["unknown field", "must be of type"];
+    match (ADMISSION.with(|admission| admission.admit(resource)), answer) {
+        (Ok(local), Ok(created)) => assert_eq!(local.spec, created.spec),
+        (Err(violations), Err(message)) => {
+            for violation in violations {
+                let Violation { field, problem } = &violation;
+                assert!(message.contains(field), "{violation} and {message}");
+                let has_own_words = by_server_side_apply
+                    .iter()
+                    .any(|words| problem.starts_with(words));
+                assert!(
+                    has_own_words || message.contains(problem),
+                    "{violation} and {message}"
+                );
+            }
+        }
+        (local, answer) => panic!("{resource}: {local:?}, and by the API server {answer:?}"),
+    }
 }
 
 #[tokio::test]
@@ -35,6 +65,7 @@ async fn defaults_are_what_the_documentation_says() {
 async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
     let world = World::new("admission-refusals", false).await;
     let secret_ref = json!({"name": "s", "key": "k"});
+    let long = "a".repeat(65);
     let cases: &[(Value, &str)] = &[
         (
             json!({"bearerToken": {"secretKeyRef": secret_ref}}),
@@ -310,6 +341,24 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
         (
             json!({"headerPassthrough": {"headerNames": ["X-User-*"]}}),
             "headerNames looks like a pattern",
+        ),
+        (json!({"server": {"name": long}}), "spec.server.name"),
+        (
+            json!({"cookiePassthrough": {"cookieNames": vec!["a"; 65]}}),
+            "spec.cookiePassthrough.cookieNames",
+        ),
+        (json!({"server": {"url": null}}), "spec.server.url"),
+        (
+            json!({"server": {"uri": "https://tools.example.com"}}),
+            "spec.server.uri",
+        ),
+        (
+            json!({"cookiePassthrough": {"enabled": "yes"}}),
+            "spec.cookiePassthrough.enabled",
+        ),
+        (
+            json!({"oauth2": {"extraParametersFrom": [{"name": "a"}]}}),
+            "spec.oauth2.extraParametersFrom[0].secretKeyRef",
         ),
     ];
     for (changes, expected) in cases {

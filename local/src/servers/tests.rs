@@ -1,3 +1,6 @@
+use mcp_auth_credentials::DesiredSource;
+use mcp_auth_oauth::ClientAuthentication;
+
 use super::*;
 
 const SEED: &str = r#"
@@ -24,7 +27,24 @@ fn read_text(text: &str, variables: &[(&str, &str)]) -> Result<Servers, String> 
     let variables = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    read(Some(&path), &variables.collect()).map_err(|error| error.to_string())
+    read(&Sources {
+        config: Some(path),
+        resources: None,
+        variables: variables.collect(),
+    })
+    .map_err(|error| error.to_string())
+}
+
+/// What is sent to the authorization server as the secret.
+fn secret(server: &ProtectedServer) -> String {
+    let source = server.desired(None).unwrap().source;
+    let DesiredSource::OAuth2(configuration) = source else {
+        panic!("it is OAuth2");
+    };
+    let ClientAuthentication::SecretBasic(secrets) = configuration.registration.authentication else {
+        panic!("it is by secret");
+    };
+    secrets.first.secret().to_owned()
 }
 
 fn names(servers: &Servers) -> Vec<&str> {
@@ -53,7 +73,7 @@ fn the_configuration_of_the_seed_becomes_the_resource_that_it_would_be_on_kubern
     );
     assert_eq!(oauth2.client_id.as_deref(), Some("litellm-proxy"));
     assert_eq!(spec.cookie_passthrough.cookie_names, ["session_id", "user_id"]);
-    assert_eq!(server.secret.expose_secret(), "s3cret");
+    assert_eq!(secret(server), "s3cret");
     assert!(
         servers.secret_variables.contains("SECRET"),
         "it is for us and not for LiteLLM"
@@ -86,12 +106,7 @@ fn the_variables_of_the_seed_hold_for_every_server_that_states_nothing_of_its_ow
 ";
     let servers = read_text(text, &DEFAULTS).unwrap();
     assert_eq!(names(&servers), ["plain", "with_cookies"]);
-    assert!(
-        servers
-            .protected
-            .iter()
-            .all(|server| server.secret.expose_secret() == "d3fault")
-    );
+    assert!(servers.protected.iter().all(|server| secret(server) == "d3fault"));
     assert_eq!(
         servers.protected[1].resource.spec.cookie_passthrough.cookie_names,
         ["sid"]
@@ -107,7 +122,7 @@ fn the_variables_of_the_seed_hold_for_every_server_that_states_nothing_of_its_ow
 #[test]
 fn a_block_of_its_own_takes_nothing_from_the_variables() {
     let servers = read_text(SEED, &[&DEFAULTS[..], &[("SECRET", "s3cret")]].concat()).unwrap();
-    assert_eq!(servers.protected[0].secret.expose_secret(), "s3cret");
+    assert_eq!(secret(&servers.protected[0]), "s3cret");
     assert_eq!(
         servers.protected[0]
             .resource
@@ -171,9 +186,63 @@ fn plain_http_is_allowed_on_this_machine_and_where_a_block_says_so() {
 
 #[test]
 fn a_configuration_that_is_not_there_is_named() {
-    let error = read(Some(Path::new("/does/not/exist.yaml")), &Variables::default()).unwrap_err();
+    let error = read(&Sources {
+        config: Some("/does/not/exist.yaml".into()),
+        resources: None,
+        variables: Variables::default(),
+    })
+    .unwrap_err();
     assert!(
         error.to_string().contains("/does/not/exist.yaml does not exist"),
         "{error}"
     );
+}
+
+#[test]
+fn a_resource_goes_before_the_variables_and_beside_a_block_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("tools.yaml"),
+        r#"
+apiVersion: mcpauth.dev/v1alpha1
+kind: McpServerAuth
+metadata: {name: tools}
+spec:
+  server: {name: tools, url: https://tools.example.com/mcp}
+  oauth2:
+    tokenUrl: https://auth.example.com/token
+    clientId: litellm
+    clientAuthentication: {method: ClientSecretBasic, clientSecretRef: {name: s, key: k}}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {k: from-the-resource}}
+"#,
+    )
+    .unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = elsewhere.path().join("config.yaml");
+    let read_with = |text: &str| {
+        std::fs::write(&config, text).unwrap();
+        let variables = DEFAULTS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        read(&Sources {
+            config: Some(config.clone()),
+            resources: Some((folder.path().to_owned(), Admission::new())),
+            variables: variables.into_iter().collect(),
+        })
+        .map_err(|error| error.to_string())
+    };
+    let url = "url: https://tools.example.com/mcp";
+    let servers = read_with(&format!("mcp_servers: {{tools: {{{url}}}, other: {{{url}}}}}")).unwrap();
+    assert_eq!(names(&servers), ["other", "tools"]);
+    assert_eq!(secret(&servers.protected[0]), "d3fault");
+    assert_eq!(secret(&servers.protected[1]), "from-the-resource");
+    for block in [
+        "false",
+        "{cookie_passthrough: {enabled: true, cookie_names: [sid]}}",
+    ] {
+        let message = read_with(&format!("mcp_servers: {{tools: {{{url}, auth: {block}}}}}")).unwrap_err();
+        assert!(
+            message.contains("mcp_servers.tools.auth and McpServerAuth tools are both for this server"),
+            "{message}"
+        );
+    }
 }

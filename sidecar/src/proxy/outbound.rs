@@ -7,6 +7,7 @@
 //! challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
 
 mod auth_outcome;
+mod call;
 pub(crate) mod endpoint;
 mod error;
 pub(crate) mod headers;
@@ -26,9 +27,9 @@ mod wait_limit;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use http::header::{HeaderMap, HeaderName, SET_COOKIE};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -41,18 +42,18 @@ use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
-use crate::proxy::audit::{AuditLog, AuditedCall, TRACEPARENT, trace_id};
+use crate::proxy::audit::{AuditLog, AuditedCall};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
-use crate::proxy::request_id::RequestId;
-use crate::proxy::respond::{json_rpc, problem, tool_result};
+use crate::proxy::respond::{json_rpc, problem};
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{McpServer, Routes, SESSION_HEADER, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
 use auth_outcome::{AuthOutcome, auth_outcome};
-use error::{OutboundError, send_error, unsent_message};
+use call::Call;
+use error::{OutboundError, send_error};
 use headers::UserPart;
 pub use limits::Limits;
 use replayable_request::ReplayableRequest;
@@ -84,14 +85,6 @@ enum ServerAnswer {
     NonceRequired,
     /// None: a kept connection ended. The request may be sent once more.
     ConnectionEnded(OutboundError),
-}
-
-/// What is noted of a request on its way.
-struct Call {
-    started: Instant,
-    audited: Option<AuditedCall>,
-    /// How long the MCP server took, from the request to the head of the answer, all attempts together.
-    upstream_time: Duration,
 }
 
 impl Outbound {
@@ -127,20 +120,10 @@ impl Outbound {
     }
 
     pub(crate) async fn answer(&self, worker: usize, request: Request<Incoming>) -> Response<ResponseBody> {
-        let is_post = request.method() == Method::POST;
-        let takes_results = is_post && is_mcp_client(request.headers());
         let (name, _) = path::split_server(request.uri().path());
         let server = self.routes.table().server(name).cloned();
-        let (started, id) = (Instant::now(), RequestId::next());
-        let traceparent = request.headers().get(TRACEPARENT).cloned();
-        let audited = server
-            .as_ref()
-            .and_then(|server| self.audit_log.begin(server, &request, id, started));
-        let mut call = Call {
-            started,
-            audited,
-            upstream_time: Duration::ZERO,
-        };
+        let mut call = Call::begin(&request, server.as_ref(), &self.audit_log);
+        let id = call.id;
         let answer = match &server {
             _ if !loopback_host::is_loopback(request.uri(), request.headers()) => {
                 Err(OutboundError::with_body(
@@ -179,40 +162,10 @@ impl Outbound {
                 let status = response.status();
                 (response, status)
             }
-            Err(OutboundError { error, body }) => {
-                self.metrics.count_error(Half::Outbound, error.reason());
-                let (status, reason) = (error.status(), error.reason());
-                call.record(|audited| audited.set_failed(reason));
-                let message = match is_post {
-                    true => unsent_message(body).await,
-                    false => None,
-                };
-                let trace_id = trace_id(traceparent.as_ref(), message.as_deref());
-                tracing::warn!(
-                    half = "outbound",
-                    request = %id,
-                    trace_id,
-                    server = name,
-                    reason,
-                    status = status.as_u16(),
-                    %error,
-                    "request refused"
-                );
-                let response = match is_post {
-                    true => {
-                        let id = message.as_ref().map(message::request_id);
-                        let call_id = message.as_ref().and_then(message::tool_call_id);
-                        if let Some(message) = message {
-                            call.record(|audited| audited.set_body(message));
-                        }
-                        match call_id.filter(|_| takes_results && error.is_for_users()) {
-                            Some(id) => tool_result(&error, id),
-                            None => json_rpc(&error, id.unwrap_or_default()),
-                        }
-                    }
-                    false => problem(&error),
-                };
-                (response, status)
+            Err(failed) => {
+                self.metrics.count_error(Half::Outbound, failed.error.reason());
+                let status = failed.error.status();
+                (call.refuse(name, failed).await, status)
             }
         };
         // What was refused counts as what it is, though a tool call is told by a result.
@@ -434,23 +387,6 @@ impl Outbound {
     }
 }
 
-impl Call {
-    fn record(&mut self, note: impl FnOnce(&mut AuditedCall)) {
-        if let Some(audited) = &mut self.audited {
-            note(audited);
-        }
-    }
-
-    /// The answer, whose end is recorded once it has come.
-    fn answered(self, response: Response<ResponseBody>, status: StatusCode) -> Response<ResponseBody> {
-        let Some(mut audited) = self.audited else {
-            return response;
-        };
-        audited.set_answer(status, self.upstream_time);
-        response.map(|body| body.audited(audited))
-    }
-}
-
 /// The server that the request goes to, and path and query at it; an error where the request may not be sent.
 fn route_request<'a>(
     server: &'a McpServer,
@@ -468,14 +404,6 @@ fn route_request<'a>(
             resource: server.resource.clone(),
         }),
     }
-}
-
-/// Whether the request is of an MCP client with streamable HTTP, which names both types that it takes. Others, such as a
-/// probe, are told by the status.
-fn is_mcp_client(headers: &HeaderMap) -> bool {
-    let names_stream =
-        |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), b"text/event-stream").is_some();
-    headers.get_all(ACCEPT).iter().any(names_stream)
 }
 
 /// Keeps what later requests of the session need.

@@ -1,0 +1,212 @@
+//! The sidecar in this process: its sockets and files, and its parts wired to the token sources of this process.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp_auth_protocol::pod::DEFAULT_FORWARDED_ALLOW_IPS;
+use mcp_auth_protocol::sync::Pod;
+use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
+use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
+use mcp_auth_sidecar::control::drain::Drain;
+use mcp_auth_sidecar::control::litellm::Litellm;
+use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
+use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
+use mcp_auth_sidecar::control::probes::Started;
+use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
+use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
+use mcp_auth_sidecar::proxy::metrics as data_path;
+use mcp_auth_sidecar::proxy::routes::Routes;
+use mcp_auth_sidecar::run::{Control, Proxies, WORKERS, Wiring};
+use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
+use prometheus_client::registry::Registry;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::exit::ExitError;
+use crate::litellm_command::wrapper;
+use crate::loopback_port::ReservedPort;
+use crate::token_feed::TokenFeed;
+
+/// Whose `X-Forwarded-` headers LiteLLM's server trusts.
+const FORWARDED_ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
+/// Between two looks at whether LiteLLM may start.
+const START_POLL: Duration = Duration::from_millis(20);
+/// How long the last audit lines may take to be written.
+const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long answers that have begun may take when LiteLLM has ended.
+const STOP_GRACE: Duration = Duration::from_millis(200);
+
+/// What is to be had before anything starts.
+pub struct Ground {
+    pub sockets: Sockets,
+    pub litellm: ReservedPort,
+    pub folder: TempDir,
+    /// LiteLLM's configuration: its own, and the overlay.
+    pub wrapper: PathBuf,
+    overlay: PathBuf,
+    config: Option<PathBuf>,
+}
+
+impl Ground {
+    /// `config`: LiteLLM's own configuration.
+    pub fn prepare(listen: SocketAddr, config: Option<&Path>) -> Result<Self, ExitError> {
+        let sockets = Sockets::bind(Some(listen), (Ipv4Addr::LOCALHOST, 0).into(), WORKERS);
+        let sockets = sockets.map_err(|error| ExitError::Listen {
+            address: listen,
+            kind: error.kind(),
+        })?;
+        let litellm = ReservedPort::choose()?;
+        let no_folder = |error: io::Error| ExitError::Folder {
+            folder: std::env::temp_dir(),
+            kind: error.kind(),
+        };
+        let folder = tempfile::Builder::new()
+            .prefix("mcp-auth-")
+            .tempdir()
+            .map_err(no_folder)?;
+        let overlay = folder.path().join("overlay.yaml");
+        let wrapper_path = folder.path().join("config.yaml");
+        std::fs::write(&wrapper_path, wrapper(config, &overlay)).map_err(no_folder)?;
+        Ok(Self {
+            sockets,
+            litellm,
+            folder,
+            wrapper: wrapper_path,
+            overlay,
+            config: config.map(Path::to_owned),
+        })
+    }
+
+    /// Starts the proxies. The controller has to be run by the caller.
+    pub fn start(
+        self,
+        feed: &TokenFeed,
+        start_timeout: Duration,
+        audit_log: Output,
+    ) -> Result<EmbeddedSidecar, ExitError> {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let data_path_metrics = data_path::Metrics::new(&mut registry);
+        let reports = watch::Sender::new(report(Pod::default()));
+        let (drain, started) = (Drain::default(), Started::default());
+        let audit_log = AuditLog::start(
+            &Pod::default(),
+            audit_log,
+            Fingerprinter::new(),
+            data_path_metrics.clone(),
+        );
+        let litellm = self.litellm.address;
+        let outbound_secret = OutboundSecret::generate();
+        let static_headers = StaticHeaders::resume(self.overlay.parent().unwrap_or(Path::new(".")));
+        let proxies = Proxies::new(Wiring {
+            litellm: Some(litellm.into()),
+            trusted_proxies: trusted_proxies(),
+            drain: drain.clone(),
+            outbound_secret: outbound_secret.clone(),
+            reports: reports.clone(),
+            exchange: Arc::new(feed.clone()),
+            metrics: data_path_metrics,
+            audit_log: audit_log.clone(),
+            static_headers: static_headers.clone(),
+        });
+        let settings = ControlSettings {
+            original: self.config,
+            overlay: self.overlay,
+            outbound: self.sockets.outbound(),
+            outbound_secret: outbound_secret.clone(),
+            inbound: true,
+            auth_blocks: true,
+            static_headers,
+        };
+        let controller = Controller::new(
+            settings,
+            Vec::new(),
+            proxies.routes.clone(),
+            reports.clone(),
+            metrics,
+        );
+        let probe = Litellm {
+            address: litellm,
+            ours: Vec::new(),
+            timeout: LITELLM_CONNECT,
+            // Other programs of the machine listen too, which is none of our business.
+            proc_net: None,
+        };
+        let control = Control::new(controller, reports, Some(probe), started.clone(), start_timeout);
+        let (inbound, outbound) = (self.sockets.inbound(), self.sockets.outbound());
+        let workers = proxies
+            .start(self.sockets, Bounds::default())
+            .map_err(|error| ExitError::System {
+                what: "the proxies cannot be started",
+                kind: error.kind(),
+            })?;
+        Ok(EmbeddedSidecar {
+            control,
+            drain,
+            inbound: inbound.unwrap_or(litellm),
+            outbound,
+            outbound_secret,
+            litellm,
+            wrapper: self.wrapper,
+            folder: self.folder,
+            started,
+            workers,
+            audit_log,
+            _litellm_port: self.litellm,
+        })
+    }
+}
+
+/// The sidecar, running.
+pub struct EmbeddedSidecar {
+    pub control: Control<Routes>,
+    pub drain: Drain,
+    /// Where users call.
+    pub inbound: SocketAddr,
+    /// Where LiteLLM calls MCP servers.
+    pub outbound: SocketAddr,
+    /// Shown there by LiteLLM, and by nobody else.
+    pub outbound_secret: OutboundSecret,
+    /// Where LiteLLM is to listen.
+    pub litellm: SocketAddr,
+    pub wrapper: PathBuf,
+    pub folder: TempDir,
+    started: Started,
+    workers: Workers,
+    audit_log: AuditLog,
+    _litellm_port: ReservedPort,
+}
+
+impl EmbeddedSidecar {
+    /// Waits until LiteLLM may start: its servers have tokens, or took too long.
+    pub async fn until_litellm_may_start(&self) {
+        // It is once: there is nothing else to wake up for then.
+        while !self.started.is_set() {
+            sleep(START_POLL).await;
+        }
+    }
+
+    /// Lets answers that have begun come to their end.
+    pub fn stop(self) {
+        self.workers.stop(STOP_GRACE);
+        self.workers.join();
+        if !self.audit_log.flush(AUDIT_FLUSH_TIMEOUT) {
+            warn!("audit lines of the last calls may be missing: the output takes no more");
+        }
+    }
+}
+
+/// As LiteLLM's server reads its `FORWARDED_ALLOW_IPS`, which it has from the same environment.
+fn trusted_proxies() -> TrustedProxies {
+    let list = std::env::var(FORWARDED_ALLOW_IPS);
+    let list = list.as_deref().unwrap_or(DEFAULT_FORWARDED_ALLOW_IPS);
+    match list.parse() {
+        Ok(trusted) => trusted,
+        Err(never) => match never {},
+    }
+}

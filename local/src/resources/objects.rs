@@ -1,0 +1,142 @@
+//! The Secrets and ConfigMaps of a folder: manifests among its YAML files, and folders as kubelet mounts them,
+//! `secrets/NAME/KEY` and `configmaps/NAME/KEY`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mcp_auth_credentials::references::{Data, Kind, Lookup, Reference};
+use serde_json::Value;
+
+use super::{ResourceError, read_file};
+
+/// What references lead to, with the file or folder that each object is from.
+#[derive(Default)]
+pub struct Objects(BTreeMap<(&'static str, String), (Arc<Data>, PathBuf)>);
+
+impl Objects {
+    pub fn find(&self, reference: &Reference) -> Lookup {
+        let object = (reference.kind.as_str(), reference.name.clone());
+        match self.0.get(&object) {
+            Some((data, _)) => Lookup::Found(data.clone()),
+            None => Lookup::NotFound,
+        }
+    }
+
+    /// Takes the objects of both folders, where they are there.
+    pub fn add_folders(&mut self, folder: &Path) -> Result<(), ResourceError> {
+        for (kind, name) in [(Kind::Secret, "secrets"), (Kind::ConfigMap, "configmaps")] {
+            let folder = folder.join(name);
+            if !folder.exists() {
+                continue;
+            }
+            for object in visible(&folder)? {
+                // A file there is in no object: a README, for example.
+                if object.is_dir() {
+                    let name = object.file_name().unwrap_or_default().to_string_lossy();
+                    self.add(kind, &name, folder_data(&object)?, &object)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the object of a manifest.
+    pub fn add_manifest(&mut self, kind: Kind, object: &Value, file: &Path) -> Result<(), ResourceError> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if name.is_empty() {
+            return Err(ResourceError::Unnamed {
+                file: file.to_owned(),
+                kind: kind.as_str(),
+            });
+        }
+        let wrong = |field: String, problem: &'static str| ResourceError::Object {
+            file: file.to_owned(),
+            kind: kind.as_str(),
+            name: name.to_owned(),
+            field,
+            problem,
+        };
+        let mut data = Data::new();
+        // The later wins, as on Kubernetes. ConfigMaps hold text in `data` and bytes in `binaryData`.
+        let fields: [(&str, bool); 2] = match kind {
+            Kind::Secret => [("data", true), ("stringData", false)],
+            Kind::ConfigMap => [("data", false), ("binaryData", true)],
+        };
+        for (field, is_encoded) in fields {
+            let values = match &object[field] {
+                Value::Null => continue,
+                Value::Object(values) => values,
+                _ => return Err(wrong(field.to_owned(), "must be a mapping of keys to texts")),
+            };
+            for (key, value) in values {
+                let field = format!("{field}.{key}");
+                let text = match value {
+                    Value::String(text) => text.as_str(),
+                    Value::Null => "",
+                    _ => {
+                        return Err(wrong(field, "must be a text: put it in quotes"));
+                    }
+                };
+                let bytes = match is_encoded {
+                    true => STANDARD
+                        .decode(text.split_ascii_whitespace().collect::<String>())
+                        .map_err(|_| wrong(field, "must be Base64; plain text belongs into stringData"))?,
+                    false => text.as_bytes().to_vec(),
+                };
+                data.insert(key.clone(), bytes.into());
+            }
+        }
+        self.add(kind, name, data, file)
+    }
+
+    fn add(&mut self, kind: Kind, name: &str, data: Data, from: &Path) -> Result<(), ResourceError> {
+        let object = (kind.as_str(), name.to_owned());
+        if let Some((_, first)) = self.0.get(&object) {
+            return Err(ResourceError::Twice {
+                kind: object.0,
+                name: object.1,
+                first: first.clone(),
+                second: from.to_owned(),
+            });
+        }
+        self.0.insert(object, (Arc::new(data), from.to_owned()));
+        Ok(())
+    }
+}
+
+/// Each file is a key. Kubelet's own folders and links begin with `..` and lead to the same files.
+fn folder_data(folder: &Path) -> Result<Data, ResourceError> {
+    let mut data = Data::new();
+    for file in visible(folder)? {
+        if file.is_file() {
+            let key = file
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            data.insert(key, read_file(&file)?.into());
+        }
+    }
+    Ok(data)
+}
+
+/// The entries of a folder in the order of their names, without hidden ones.
+pub fn visible(folder: &Path) -> Result<Vec<PathBuf>, ResourceError> {
+    let unreadable = |error: std::io::Error| ResourceError::Unreadable {
+        path: folder.to_owned(),
+        kind: error.kind(),
+    };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}

@@ -1,0 +1,104 @@
+//! One request to an MCP server: what is noted of it on its way, and how its client is told why it is refused.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{ACCEPT, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+
+use super::error::{OutboundError, unsent_message};
+use super::message;
+use crate::proxy::audit::{AuditLog, AuditedCall, TRACEPARENT, trace_id};
+use crate::proxy::request_id::RequestId;
+use crate::proxy::respond::{json_rpc, problem, tool_result};
+use crate::proxy::response_body::ResponseBody;
+use crate::proxy::routes::McpServer;
+
+/// A request, and how its client reads errors.
+pub struct Call {
+    pub id: RequestId,
+    pub started: Instant,
+    /// How long the MCP server took, from the request to the head of the answer, all attempts together.
+    pub upstream_time: Duration,
+    audited: Option<AuditedCall>,
+    traceparent: Option<HeaderValue>,
+    /// It has a message, and its answer is one.
+    is_post: bool,
+    /// Its client reads why a tool failed in the tool's result.
+    takes_results: bool,
+}
+
+impl Call {
+    /// Begins with the request.
+    pub fn begin<B>(request: &Request<B>, server: Option<&Arc<McpServer>>, audit_log: &AuditLog) -> Self {
+        let (id, started) = (RequestId::next(), Instant::now());
+        let is_post = request.method() == Method::POST;
+        Self {
+            id,
+            started,
+            upstream_time: Duration::ZERO,
+            audited: server.and_then(|server| audit_log.begin(server, request, id, started)),
+            traceparent: request.headers().get(TRACEPARENT).cloned(),
+            is_post,
+            takes_results: is_post && is_mcp_client(request.headers()),
+        }
+    }
+
+    /// Notes something for the audit line, if there is to be one.
+    pub fn record(&mut self, note: impl FnOnce(&mut AuditedCall)) {
+        if let Some(audited) = &mut self.audited {
+            note(audited);
+        }
+    }
+
+    /// The answer of the sidecar to a request that fails. Logged with nothing of the request but its numbers: `server` is a
+    /// configured name.
+    pub async fn refuse(&mut self, server: Option<&str>, failed: OutboundError) -> Response<ResponseBody> {
+        let OutboundError { error, body } = failed;
+        let reason = error.reason();
+        self.record(|audited| audited.set_failed(reason));
+        let message = match self.is_post {
+            true => unsent_message(body).await,
+            false => None,
+        };
+        tracing::warn!(
+            half = "outbound",
+            request = %self.id,
+            trace_id = trace_id(self.traceparent.as_ref(), message.as_deref()),
+            server,
+            reason,
+            status = error.status().as_u16(),
+            %error,
+            "request refused"
+        );
+        if !self.is_post {
+            return problem(&error);
+        }
+        let id = message.as_ref().map(message::request_id);
+        let call_id = message.as_ref().and_then(message::tool_call_id);
+        if let Some(message) = message {
+            self.record(|audited| audited.set_body(message));
+        }
+        match call_id.filter(|_| self.takes_results && error.is_for_users()) {
+            Some(id) => tool_result(&error, id),
+            None => json_rpc(&error, id.unwrap_or_default()),
+        }
+    }
+
+    /// The answer, whose end is recorded once it has come.
+    pub fn answered(self, response: Response<ResponseBody>, status: StatusCode) -> Response<ResponseBody> {
+        let Some(mut audited) = self.audited else {
+            return response;
+        };
+        audited.set_answer(status, self.upstream_time);
+        response.map(|body| body.audited(audited))
+    }
+}
+
+/// Whether the request is of an MCP client with streamable HTTP, which names both types that it takes. Others, such as a
+/// probe, are told by the status.
+fn is_mcp_client(headers: &HeaderMap) -> bool {
+    let names_stream =
+        |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), b"text/event-stream").is_some();
+    headers.get_all(ACCEPT).iter().any(names_stream)
+}
