@@ -130,9 +130,30 @@ pub struct Server {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServerTls>,
 
+    /// Whether HTTP/2 is offered to the server over TLS. A server whose answers over HTTP/2 are malformed is spoken to by
+    /// HTTP/1.1 from the first such answer on; `Disabled` does without that one.
+    #[serde(default)]
+    pub http2: Http2,
+
+    /// Longest wait for the headers of an answer, and for more of one that is no event stream. Default: `300s`; for tools
+    /// that run for longer and answer in one piece. Give LiteLLM's `timeout` for the server at least as much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[1-9][0-9]{0,4}s$"))]
+    pub answer_timeout: Option<String>,
+
     /// Allows an `http` url. For tests, and for servers behind a mesh that encrypts.
     #[serde(default)]
     pub allow_insecure_http: bool,
+}
+
+/// Whether HTTP/2 is offered to the server.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Http2 {
+    /// The server chooses.
+    #[default]
+    Automatic,
+    /// HTTP/1.1 always.
+    Disabled,
 }
 
 /// Transport of the MCP server: `StreamableHTTP`, or the legacy `SSE` (HTTP with Server-Sent Events).

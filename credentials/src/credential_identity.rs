@@ -3,13 +3,14 @@
 
 use mcp_auth_crds::{ClientAuthentication, McpServerAuth, McpServerAuthSpec, OAuth2};
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// What a credential was minted for: the server's URL, the authorization server and what was requested of it,
 /// but not how the client proved who it is: a token is as good after its client's key has changed. A token is
 /// never handed out for another identity than its own, so that a changed URL cannot be sent the token of the
 /// old one.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct CredentialIdentity(String);
 
 impl CredentialIdentity {
@@ -33,7 +34,7 @@ impl CredentialIdentity {
 /// A digest of everything that a token request depends on: the server, the egress proxy, all of `oauth2` but when and how long
 /// its token is kept, and the values of the references, secrets included. The issuer that was discovered is
 /// not among it: it comes of the same registration.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RequestDigest([u8; 32]);
 
 impl RequestDigest {

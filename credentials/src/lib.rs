@@ -14,10 +14,12 @@ mod credential_identity;
 mod desired;
 mod not_served;
 pub mod references;
+mod replicated_credential;
 mod resource_ref;
 pub mod routes;
 mod store;
 mod token_refresh_requests;
+mod token_seed;
 mod token_sources;
 mod user_token_exchanger;
 
@@ -26,10 +28,12 @@ pub use changes::Changes;
 pub use credential_identity::{CredentialIdentity, RequestDigest};
 pub use desired::{Inputs, desired};
 pub use not_served::{NotServedError, NotServedReason};
+pub use replicated_credential::{ReplicatedCredential, ReplicatedCredentialError};
 pub use resource_ref::ResourceRef;
 pub use store::{
     CredentialState, Credentials, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot,
 };
 pub use token_refresh_requests::{TokenRefreshRequest, TokenRefreshRequests};
+pub use token_seed::TokenSeed;
 pub use token_sources::{ClientConfiguration, Desired, DesiredSource, TokenMetrics, TokenSources};
 pub use user_token_exchanger::{ExchangeError, UserTokenExchanger};

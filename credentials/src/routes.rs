@@ -1,7 +1,9 @@
 //! Routes: what a sidecar needs to know of an `McpServerAuth` resource to forward calls to its server, apart
 //! from the token.
 
-use mcp_auth_crds::{Audit, AuditLevel, LiteLlm, McpServerAuth, TokenExchange, Transport, UserContext};
+use mcp_auth_crds::{
+    Audit, AuditLevel, Http2, LiteLlm, McpServerAuth, TokenExchange, Transport, UserContext,
+};
 use mcp_auth_protocol::sync;
 
 use crate::credential_identity::CredentialIdentity;
@@ -32,6 +34,8 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
             Transport::StreamableHttp => sync::Transport::StreamableHttp,
             Transport::Sse => sync::Transport::Sse,
         },
+        http1_only: spec.server.http2 == Http2::Disabled,
+        answer_timeout_seconds: spec.server.answer_timeout.as_deref().and_then(whole_seconds),
         ca_bundle: None,
         cookies: match spec.cookie_passthrough.enabled {
             Some(true) => spec.cookie_passthrough.cookie_names.clone(),
@@ -93,6 +97,11 @@ fn litellm(settings: &LiteLlm) -> sync::LiteLlmSettings {
         max_concurrent_requests: number(max_concurrent_requests),
         requests_per_minute: number(requests_per_minute),
     }
+}
+
+/// Of `400s` the 400. The schema lets nothing else pass.
+fn whole_seconds(text: &str) -> Option<u32> {
+    text.strip_suffix('s')?.parse().ok()
 }
 
 /// Where a user's request carries the subject token of the token exchange (RFC 8693).

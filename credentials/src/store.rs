@@ -3,12 +3,12 @@
 
 mod state;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mcp_auth_crds::McpServerAuth;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::changes::Changes;
 use crate::credential_identity::CredentialIdentity;
@@ -23,44 +23,96 @@ pub use state::{
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Credentials {
-    states: Arc<Mutex<HashMap<ResourceRef, CredentialState>>>,
+    states: Arc<Mutex<HashMap<ResourceRef, PublishedState>>>,
+    /// For other replicas: number of the last change of what they are given.
+    revision: Arc<watch::Sender<u64>>,
     /// For sync: what sidecars are given changed.
     changes: Changes,
     /// For the status: each resource that it is to be looked at for.
     status_due: mpsc::UnboundedSender<ResourceRef>,
 }
 
+struct PublishedState {
+    state: CredentialState,
+    /// Number of the last change of what other replicas are given of it.
+    revision: u64,
+}
+
 impl Credentials {
     pub fn new(changes: Changes, status_due: mpsc::UnboundedSender<ResourceRef>) -> Self {
         Self {
             states: Arc::default(),
+            revision: Arc::new(watch::Sender::new(0)),
             changes,
             status_due,
         }
     }
 
     pub fn publish(&self, resource: &ResourceRef, state: CredentialState) {
-        let before = self.states.lock().insert(resource.clone(), state.clone());
-        let before = before.as_ref();
-        if !before.is_some_and(|before| before.is_same_for_sidecars(&state)) {
+        let mut states = self.states.lock();
+        let before = states.remove(resource);
+        let before_state = before.as_ref().map(|before| &before.state);
+        let revision = match &before {
+            Some(before) if before.state.is_same_for_replicas(&state) => before.revision,
+            _ => self.next_revision(),
+        };
+        let published = PublishedState {
+            state: state.clone(),
+            revision,
+        };
+        states.insert(resource.clone(), published);
+        drop(states);
+        if !before_state.is_some_and(|before| before.is_same_for_sidecars(&state)) {
             self.changes.announce(&resource.namespace);
         }
-        if !before.is_some_and(|before| before.is_same_for_status(&state)) {
+        if !before_state.is_some_and(|before| before.is_same_for_status(&state)) {
             // Without a receiver the operator is stopping.
             let _ = self.status_due.send(resource.clone());
         }
     }
 
     pub fn withdraw(&self, resource: &ResourceRef) {
-        if self.states.lock().remove(resource).is_some() {
+        let mut states = self.states.lock();
+        let before = states.remove(resource);
+        if before.is_some() {
+            self.next_revision();
+        }
+        drop(states);
+        if before.is_some() {
             self.changes.announce(&resource.namespace);
         }
+    }
+
+    /// Tells of each change of what other replicas are given.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// What has changed since this revision, and whether anything was withdrawn is for the caller to see by
+    /// [`Self::resources`].
+    pub fn changed_since(&self, revision: u64) -> Vec<(ResourceRef, CredentialState)> {
+        let states = self.states.lock();
+        let changed = states
+            .iter()
+            .filter(|(_, published)| published.revision > revision);
+        changed
+            .map(|(resource, published)| (resource.clone(), published.state.clone()))
+            .collect()
+    }
+
+    /// Every resource that something is published for.
+    pub fn resources(&self) -> HashSet<ResourceRef> {
+        self.states.lock().keys().cloned().collect()
     }
 
     /// What was published for a resource as it is now.
     pub fn published(&self, resource: &McpServerAuth) -> Option<CredentialState> {
         let credential_identity = CredentialIdentity::for_resource(resource);
-        let state = self.states.lock().get(&ResourceRef::from(resource)).cloned();
+        let states = self.states.lock();
+        let state = states
+            .get(&ResourceRef::from(resource))
+            .map(|published| published.state.clone());
+        drop(states);
         state.filter(|state| state.credential_identity == credential_identity)
     }
 
@@ -73,6 +125,12 @@ impl Credentials {
     /// How users get tokens of their own for a resource as it is now.
     pub fn exchanger(&self, resource: &McpServerAuth) -> Option<Arc<UserTokenExchanger>> {
         self.published(resource)?.exchanger
+    }
+
+    /// Called with the states locked, so that no revision is seen before what it is of.
+    fn next_revision(&self) -> u64 {
+        self.revision.send_modify(|revision| *revision += 1);
+        *self.revision.borrow()
     }
 }
 

@@ -153,7 +153,7 @@ impl TokenSources {
         let resource_ref = ResourceRef::from(resource);
         let credential_identity = CredentialIdentity::for_resource(resource);
         let mut sources = self.sources.lock();
-        let previous = sources.remove(&resource_ref);
+        let previous = sources.remove(&resource_ref).or_else(|| self.resumed(resource));
         let url = &resource.spec.server.url;
         let superseded = previous.as_ref().filter(|previous| previous.url == *url);
         let superseded = superseded.and_then(|previous| previous.usable_by_sidecars(self.clock.now()));
@@ -203,12 +203,10 @@ impl TokenSources {
         }
     }
 
-    /// Ends all sources, with their requests under way, and withdraws what they published: another replica's
-    /// tokens may be newer by now. Nothing is revoked, since sidecars go on using it.
+    /// Ends all sources, with their requests under way. What they published stays until another replica's
+    /// newer tokens replace it: sidecars are served by it, and a source that is started again goes on with it.
     pub fn stop(&self) {
-        for resource in std::mem::take(&mut *self.sources.lock()).into_keys() {
-            self.credentials.withdraw(&resource);
-        }
+        self.sources.lock().clear();
     }
 
     /// Asks for a better token than the one that an MCP server rejected.
@@ -238,6 +236,12 @@ impl TokenSources {
             (DesiredSource::Secret(text), SourceKind::Secret(secret)) if secret.holds(&text) => {
                 (SourceKind::Secret(secret), None)
             }
+            (DesiredSource::Secret(text), SourceKind::Orphaned(orphaned))
+                if orphaned.is_resumed_with(&text) =>
+            {
+                let token = orphaned.into_seed().token;
+                (SourceKind::Secret(SecretToken::resume(token)), None)
+            }
             (DesiredSource::Secret(text), _) => {
                 let secret = SecretToken::new(&text, self.clock.now());
                 (SourceKind::Secret(secret), None)
@@ -248,19 +252,36 @@ impl TokenSources {
             }
             (DesiredSource::OAuth2(configuration), previous) => {
                 // The orphaned token serves until the Secret that came back has brought a new one.
-                let token = match previous {
+                let seed = match previous {
                     SourceKind::Orphaned(orphaned) if !orphaned.is_expired(self.clock.now()) => {
-                        Some(orphaned.into_token())
+                        Some(orphaned.into_seed())
                     }
                     _ => None,
                 };
                 let on_change = self.publisher(resource_ref);
-                match ActiveSource::start(*configuration, token, &self.clock, &self.limiter, on_change) {
+                match ActiveSource::start(*configuration, seed, &self.clock, &self.limiter, on_change) {
                     Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
                     Err(error) => (SourceKind::None, Some(error)),
                 }
             }
         }
+    }
+
+    /// Of a resource that has no source yet, with the token that was published for it: by the replica that led
+    /// before this one, or by an earlier lead of this one.
+    fn resumed(&self, resource: &McpServerAuth) -> Option<Source> {
+        let published = self.credentials.published(resource)?;
+        let orphaned = OrphanedToken::resume(published.seed?);
+        (!orphaned.is_expired(self.clock.now())).then(|| Source {
+            credential_identity: published.credential_identity,
+            generation: None,
+            tls: published.tls,
+            problem: None,
+            kind: SourceKind::Orphaned(orphaned),
+            url: resource.spec.server.url.clone(),
+            superseded: None,
+            timer: None,
+        })
     }
 
     /// The references do not resolve any more: the token in use serves on, and no new one is requested with a
@@ -326,6 +347,7 @@ impl TokenSources {
             declined: snapshot.declined,
             exchanger: snapshot.exchanger,
             issuance,
+            seed: snapshot.seed,
         };
         self.credentials.publish(resource, state);
     }

@@ -1,7 +1,9 @@
 //! The sidecar in this process: its sockets and files, and its parts wired to the token sources of this process.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +69,8 @@ impl Ground {
         };
         let folder = tempfile::Builder::new()
             .prefix("mcp-auth-")
+            // Whoever reads the overlay can call the MCP servers: it says what LiteLLM shows.
+            .permissions(Permissions::from_mode(0o700))
             .tempdir()
             .map_err(no_folder)?;
         let overlay = folder.path().join("overlay.yaml");

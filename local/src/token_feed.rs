@@ -130,6 +130,8 @@ impl TokenFeed {
             revision: revision.to_string(),
             operator_ca: String::new(),
             servers,
+            // The same clock.
+            sent_at: None,
             unreadable: Vec::new(),
         }
     }

@@ -48,6 +48,11 @@ fn litellm_reaches_its_server_with_a_token_and_never_sees_the_secret() {
     assert!(call.contains("authorization: bearer opaque-t0ken"), "{call}");
     assert!(report["called"].as_str().unwrap().contains("tools"));
     assert!(!report.to_string().contains("s3cret"), "in LiteLLM's environment");
+    assert!(
+        !call.contains("mcpauth-"),
+        "what LiteLLM shows goes no further: {call}"
+    );
+    assert_eq!(report["folder"], "0o700", "nobody else reads what LiteLLM shows");
 
     // Users call the port that they always called.
     let (_, answer) = until("the port answers", || {

@@ -84,6 +84,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
 report = {"pid": os.getpid(), "sleeper": sleeper.pid, "parent": os.getppid(), "words": sys.argv[1:], "called": called,
           "environment": dict(os.environ)}
+if "CONFIG_FILE_PATH" in os.environ:
+    report["folder"] = oct(os.stat(os.path.dirname(os.environ["CONFIG_FILE_PATH"])).st_mode & 0o777)
 with open(os.environ["REPORT"] + ".new", "w") as file:
     json.dump(report, file)
 os.rename(os.environ["REPORT"] + ".new", os.environ["REPORT"])

@@ -16,6 +16,7 @@ mod task;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
@@ -39,9 +40,20 @@ impl TokenSource {
     }
 
     /// Starts a source with a token that was issued before, such as by another replica: no token is requested
-    /// before that one is due for renewal.
-    pub fn resume(requester: impl TokenRequester, policy: Policy, clock: Clock, token: Arc<Token>) -> Self {
-        let lifecycle = TokenLifecycle::new(Some(token), policy, clock.now());
+    /// before that one is due for renewal, which is at `next_attempt_at` where that is known.
+    pub fn resume(
+        requester: impl TokenRequester,
+        policy: Policy,
+        clock: Clock,
+        token: Arc<Token>,
+        next_attempt_at: Option<Timestamp>,
+    ) -> Self {
+        let now = clock.now();
+        let lifecycle = TokenLifecycle::new(Some(token), policy, now);
+        let lifecycle = match next_attempt_at {
+            Some(at) => lifecycle.with_next_attempt_at(at, now),
+            None => lifecycle,
+        };
         Self::start(Arc::new(requester), lifecycle, clock)
     }
 

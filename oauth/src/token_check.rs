@@ -142,7 +142,7 @@ fn issuer(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Op
     let (found, expected) = (claims.issuer.as_ref()?, &expectation.issuers);
     let fits = expected.is_empty() || expected.iter().any(|one| is_same_issuer(found, one));
     (!fits).then(|| ClaimMismatchError {
-        claim: "iss",
+        claim: "iss".into(),
         expected: list(expected, redactor),
         found: list([found], redactor) + slash_hint([found], expected),
     })
@@ -152,7 +152,7 @@ fn audience(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> 
     let (found, expected) = (claims.audiences.as_ref()?, &expectation.audiences);
     let fits = expected.is_empty() || expected.iter().any(|one| found.contains(one));
     (!fits).then(|| ClaimMismatchError {
-        claim: "aud",
+        claim: "aud".into(),
         expected: list(expected, redactor),
         found: list(found, redactor) + slash_hint(found, expected),
     })
@@ -166,7 +166,7 @@ fn thumbprint(
 ) -> Option<ClaimMismatchError> {
     let (found, expected) = (found.as_ref()?, expected.as_ref()?);
     (found != expected).then(|| ClaimMismatchError {
-        claim,
+        claim: claim.into(),
         expected: list([expected], redactor),
         found: list([found], redactor),
     })
@@ -180,7 +180,7 @@ fn scope(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Opt
         .filter(|scope| !granted.contains(scope))
         .collect();
     (!missing.is_empty()).then(|| ClaimMismatchError {
-        claim: "scope",
+        claim: "scope".into(),
         expected: format!(
             "{} too",
             list(missing.into_iter().map(|scope| &**scope), redactor)
@@ -192,7 +192,7 @@ fn scope(claims: &Claims, expectation: &Expectation, redactor: &Redactor) -> Opt
 fn expired(claims: &Claims, now: Timestamp) -> Option<ClaimMismatchError> {
     let since = now.as_second().saturating_sub(claims.expires_at?);
     (since >= 0).then(|| ClaimMismatchError {
-        claim: "exp",
+        claim: "exp".into(),
         expected: "a time to come".into(),
         found: format!("over since {since} s by the clock of this machine"),
     })
@@ -201,7 +201,7 @@ fn expired(claims: &Claims, now: Timestamp) -> Option<ClaimMismatchError> {
 fn in_the_future(claim: &'static str, time: Option<i64>, now: Timestamp) -> Option<ClaimMismatchError> {
     let in_the_future = time?.saturating_sub(now.as_second());
     (in_the_future > MAX_CLOCK_SKEW).then(|| ClaimMismatchError {
-        claim,
+        claim: claim.into(),
         expected: format!("no more than {MAX_CLOCK_SKEW} s ahead"),
         found: format!("{in_the_future} s ahead of the clock of this machine"),
     })

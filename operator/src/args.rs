@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, ValueEnum};
@@ -76,6 +76,16 @@ pub struct Args {
     /// Where probes and metrics are served, in plain HTTP.
     #[arg(long, default_value = "[::]:8080")]
     pub listen_health: SocketAddr,
+
+    /// Address of this replica's pod, by which the others follow it while it leads. Without it they do not.
+    #[arg(long, env = "POD_IP")]
+    pub pod_ip: Option<IpAddr>,
+
+    /// File with a ServiceAccount token of this replica's pod, for the audience `mcp-auth-operator`, by which it
+    /// follows the replica that leads. Without it this replica follows none, and serves sidecars only while it
+    /// leads.
+    #[arg(long)]
+    pub replica_token_file: Option<PathBuf>,
 
     /// URL that sidecars reach the operator by.
     #[arg(long)]

@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, info, warn};
 
@@ -211,6 +212,10 @@ pub struct Health {
     pub listed: watch::Receiver<bool>,
     /// Whether the API server trusts the webhook.
     pub trusted: watch::Receiver<bool>,
+    /// Whether this replica leads, or knows the tokens of the one that does.
+    pub knows_tokens: watch::Receiver<bool>,
+    /// Until when a replica that does not is not ready: one that cannot follow still reviews pods.
+    pub knowing_until: Instant,
     /// Whether this replica is stopping.
     pub closed: watch::Receiver<bool>,
 }
@@ -254,6 +259,8 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
         unready("the resources have not been listed yet")
     } else if !*health.trusted.borrow() {
         unready("the API server does not trust the webhook yet")
+    } else if !*health.knows_tokens.borrow() && Instant::now() < health.knowing_until {
+        unready("this replica neither leads nor follows yet")
     } else {
         (StatusCode::OK, "ok")
     }
@@ -282,6 +289,8 @@ mod tests {
             // Not ready is not dead: the API server is away, or another replica leads.
             listed: watch::channel(false).1,
             trusted: watch::channel(false).1,
+            knows_tokens: watch::channel(false).1,
+            knowing_until: Instant::now(),
             closed: watch::channel(false).1,
         };
         liveness.beat("reconcile");
@@ -290,6 +299,28 @@ mod tests {
         let (status, message) = live(State(health)).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(message, "reconcile has not moved for 600 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_is_ready_once_it_knows_the_tokens_or_has_tried_for_a_while() {
+        let yes = || watch::channel(true).1;
+        let (knows, knows_tokens) = watch::channel(false);
+        let health = Health {
+            metrics: Metrics::default(),
+            liveness: Liveness::default(),
+            listed: yes(),
+            trusted: yes(),
+            knows_tokens,
+            knowing_until: Instant::now() + Duration::from_secs(20),
+            closed: watch::channel(false).1,
+        };
+        let status = async || ready(State(health.clone())).await.0;
+        assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+        knows.send_replace(true);
+        assert_eq!(status().await, StatusCode::OK);
+        knows.send_replace(false);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(status().await, StatusCode::OK, "it reviews pods");
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
 //! Leader election by a Lease, by the rules of client-go's `leaderelection`: one replica leads; it alone mints
-//! tokens, writes status and serves sidecars. [`observed_lease`] decides, this file calls the API server.
+//! tokens and writes status, and the others follow it at the address that it writes into the Lease. [`observed_lease`] decides, this file calls the API server.
 //!
 //! - A leader stops by its own clock when it could not renew for [`Timing::renew_deadline`], whatever its last
 //!   call is waiting for. The others wait longer than that, so that two never lead at once.
@@ -9,6 +9,7 @@
 
 mod observed_lease;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use observed_lease::{Action, ObservedLease, released};
+use observed_lease::{Action, Contender, LeaseAnnotations, ObservedLease, released};
 
 /// The intervals of an election. They contain one another: a call ends before the renew deadline, and that
 /// before the lease.
@@ -59,7 +60,35 @@ pub struct Candidate {
     pub lease: String,
     /// Unique among the replicas.
     pub identity: String,
+    /// Where the others follow this replica while it leads.
+    pub address: Option<SocketAddr>,
+    /// How many do.
+    pub followers: watch::Receiver<usize>,
+    /// Whether this replica knows the tokens of the leader.
+    pub knows_tokens: watch::Receiver<bool>,
     pub timing: Timing,
+}
+
+/// What taking part in the election tells.
+pub struct Participation {
+    /// Whether this replica leads. The Lease is released when all receivers are dropped.
+    pub leads: watch::Receiver<bool>,
+    pub leader: watch::Receiver<Leader>,
+    pub task: JoinHandle<()>,
+}
+
+/// Which replica leads, as far as this one knows.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Leader {
+    #[default]
+    Unknown,
+    ThisReplica,
+    Other {
+        /// Where it is followed, if it says so.
+        address: Option<SocketAddr>,
+        /// The API server said so at the last look, and was not away.
+        is_confirmed: bool,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -80,18 +109,28 @@ enum Holder {
 }
 
 impl Candidate {
-    /// Takes part until all receivers are dropped; then releases the Lease, if this replica holds it, and
-    /// ends. The receiver tells whether this replica leads.
-    pub fn take_part(self) -> (watch::Receiver<bool>, JoinHandle<()>) {
+    /// Takes part until all receivers of `leads` are dropped; then releases the Lease, if this replica holds
+    /// it, and ends.
+    pub fn take_part(self) -> Participation {
         let (leads, receiver) = watch::channel(false);
+        let (leader, known_leader) = watch::channel(Leader::Unknown);
         let election = Election {
             leases: Api::namespaced(self.client, &self.namespace),
             name: self.lease,
             identity: self.identity,
+            address: self.address,
+            followers: self.followers,
+            knows_tokens: self.knows_tokens,
             timing: self.timing,
             observed: ObservedLease::default(),
+            has_led: false,
+            leader,
         };
-        (receiver, tokio::spawn(election.run(leads)))
+        Participation {
+            leads: receiver,
+            leader: known_leader,
+            task: tokio::spawn(election.run(leads)),
+        }
     }
 }
 
@@ -99,8 +138,13 @@ struct Election {
     leases: Api<Lease>,
     name: String,
     identity: String,
+    address: Option<SocketAddr>,
+    followers: watch::Receiver<usize>,
+    knows_tokens: watch::Receiver<bool>,
     timing: Timing,
     observed: ObservedLease,
+    has_led: bool,
+    leader: watch::Sender<Leader>,
 }
 
 impl Election {
@@ -171,7 +215,12 @@ impl Election {
 
     /// When the next successful renewal began, or the replica that holds the Lease instead.
     async fn renew(&mut self) -> Result<Instant, String> {
-        sleep(self.timing.renew_interval).await;
+        // How many follow is written at once: another replica may have to go by it.
+        let rest = sleep(self.timing.renew_interval);
+        tokio::select! {
+            () = rest => {}
+            Ok(()) = self.followers.changed() => {}
+        }
         loop {
             let began = Instant::now();
             match self.attempt().await {
@@ -187,33 +236,63 @@ impl Election {
         }
     }
 
-    /// Looks at the Lease, and writes it where this replica may.
+    /// Looks at the Lease, writes it where this replica may, and tells who leads.
     async fn attempt(&mut self) -> Result<Holder, ElectionError> {
         let limit = self.timing.call_timeout;
-        timeout(limit, self.look_and_write())
-            .await
-            .map_err(|_| ElectionError::Silent(limit))?
+        let attempt = timeout(limit, self.look_and_write()).await;
+        let attempt = attempt.unwrap_or(Err(ElectionError::Silent(limit)));
+        let leader = match (&attempt, *self.leader.borrow()) {
+            (Ok(Holder::ThisReplica), _) => Leader::ThisReplica,
+            // Of an earlier process of this name, or of none.
+            (Ok(Holder::Other(holder)), _) if holder.is_empty() || *holder == self.identity => {
+                Leader::Unknown
+            }
+            (Ok(Holder::Other(_)), _) => Leader::Other {
+                address: self.observed.address(),
+                is_confirmed: true,
+            },
+            (Err(_), Leader::Other { address, .. }) => Leader::Other {
+                address,
+                is_confirmed: false,
+            },
+            (Ok(Holder::Contested) | Err(_), before) => before,
+        };
+        self.leader.send_if_modified(|known| {
+            let is_changed = *known != leader;
+            *known = leader;
+            is_changed
+        });
+        attempt
     }
 
     async fn look_and_write(&mut self) -> Result<Holder, ElectionError> {
         let found = self.leases.get_opt(&self.name).await?;
         self.observed.observe(found.as_ref(), Instant::now());
         let lease_duration = self.timing.lease_duration;
-        let action = self
-            .observed
-            .action(&self.identity, lease_duration, Instant::now());
+        let contender = Contender {
+            identity: &self.identity,
+            lease_duration,
+            has_led: self.has_led,
+            knows_tokens: *self.knows_tokens.borrow(),
+        };
+        let action = self.observed.action(contender, Instant::now());
         let written = match action {
             Action::Wait { holder } => return Ok(Holder::Other(holder)),
             Action::Write { acquires } => {
                 let spec =
                     self.observed
                         .spec_held_by(&self.identity, lease_duration, acquires, Timestamp::now());
+                let annotations = LeaseAnnotations {
+                    address: self.address,
+                    followers: *self.followers.borrow(),
+                };
                 match found {
                     None => {
-                        let metadata = ObjectMeta {
+                        let mut metadata = ObjectMeta {
                             name: Some(self.name.clone()),
                             ..ObjectMeta::default()
                         };
+                        annotations.write(&mut metadata.annotations);
                         let lease = Lease {
                             metadata,
                             spec: Some(spec),
@@ -221,10 +300,11 @@ impl Election {
                         self.leases.create(&PostParams::default(), &lease).await
                     }
                     Some(found) => {
-                        let lease = Lease {
+                        let mut lease = Lease {
                             spec: Some(spec),
                             ..found
                         };
+                        annotations.write(&mut lease.metadata.annotations);
                         self.leases
                             .replace(&self.name, &PostParams::default(), &lease)
                             .await
@@ -235,6 +315,7 @@ impl Election {
         match written {
             Ok(lease) => {
                 self.observed.observe(Some(&lease), Instant::now());
+                self.has_led = true;
                 Ok(Holder::ThisReplica)
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Holder::Contested),

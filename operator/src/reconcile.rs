@@ -268,11 +268,10 @@ impl Reconciler {
         Some(NotServedError::new(NotServedReason::Conflict, message))
     }
 
-    /// Ends what only a leader does: the token sources and the watches of pods and references.
+    /// Ends what only a leader does: the token sources and the watches of references.
     pub fn stop(&self) {
         self.token_sources.stop();
         self.references.clear();
-        self.pods.watch(&[]);
         for resource in self.resources.store().state() {
             self.metrics.forget(&ResourceRef::from(&*resource));
         }
@@ -286,7 +285,8 @@ impl Reconciler {
         self.status_due(resource.clone());
     }
 
-    fn watch_pods(&self) {
+    /// Every replica watches the pods of the namespaces that have resources: their labels entitle.
+    pub fn watch_pods(&self) {
         self.pods.watch(&self.resources.namespaces());
     }
 

@@ -1,36 +1,45 @@
-//! Starts everything and stops it in order.
+//! Starts everything and stops it in order. What a replica does by whether it leads is in [`replica_tasks`].
 
+mod replica_tasks;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
-use mcp_auth_credentials::{Changes, Credentials, ResourceRef, TokenRefreshRequests, TokenSources};
+use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{error, info, warn};
+use tokio::time::Instant;
+use tracing::{error, info};
 
 use crate::admission::{self, Admission};
 use crate::args::{Args, LogFormat};
 use crate::certificates::{self, Certificates, keep_webhook_ca_bundle};
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
-use crate::leader;
-use crate::liveness::{BEAT_INTERVAL, Liveness};
+use crate::leader::{self, Participation};
+use crate::leader_client::LeaderClient;
+use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::reconcile::{self, Reconciler, Triggers};
+use crate::reconcile::{Reconciler, Triggers};
 use crate::references::References;
-use crate::resources::{ResourceEvent, ResourceWatch, Resources};
+use crate::replicas::{self, Follower, FollowerCount, Replicas};
+use crate::resources::Resources;
 use crate::sidecars::Sidecars;
-use crate::status::{self, StatusWriter};
-use crate::sync::{self, Authenticator, Sync};
+use crate::status::StatusWriter;
+use crate::sync::{self, Authenticator, OperatorAccount, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
 use crate::workload_events::WorkloadEvents;
+use replica_tasks::ReplicaTasks;
 
+/// How long a replica that neither leads nor follows is not ready.
+const KNOWING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest time the release of the lease may take.
 const LEASE_RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time until the listener has closed.
@@ -111,16 +120,31 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         token_refresh_requests: refresh_requested,
     };
 
+    let (knows_tokens, tokens_known) = watch::channel(false);
+    let (followers, follower_count) = FollowerCount::new();
     let candidate = leader::Candidate {
         client: client.clone(),
         namespace: args.namespace.clone(),
         lease: args.lease.clone(),
         identity: args.identity.clone(),
+        address: args.pod_ip.map(|ip| SocketAddr::new(ip, args.listen.port())),
+        followers: follower_count,
+        knows_tokens: tokens_known.clone(),
         timing: leader::Timing::default(),
     };
-    let (elected, election) = candidate.take_part();
+    let Participation {
+        leads: elected,
+        leader,
+        task: election,
+    } = candidate.take_part();
     // The lease is released when its receiver is dropped, so all others subscribe to this channel.
     let (lead, leads) = watch::channel(false);
+    let leader_client = LeaderClient::new(
+        certificates.clone(),
+        &args.serving_names,
+        args.replica_token_file.clone(),
+        leader,
+    );
     let (close, closed) = watch::channel(false);
     let (set_listed, listed) = watch::channel(false);
     let (set_trusted, trusted) = watch::channel(false);
@@ -133,9 +157,32 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         calls: webhook_calls,
         events: workload_events,
     };
+    let authenticator = Authenticator::new(client.clone());
+    let replicas = Replicas {
+        authenticator: authenticator.clone(),
+        account: OperatorAccount {
+            namespace: args.namespace.clone(),
+            name: args.service_account.clone(),
+        },
+        leads: leads.clone(),
+        followers,
+        resources: resources.clone(),
+        credentials: credentials.clone(),
+        sidecars: sidecars.clone(),
+        token_refresh_requests: token_refresh_requests.clone(),
+    };
+    let follower = Follower {
+        client: leader_client.clone(),
+        identity: args.identity.clone(),
+        credentials: credentials.clone(),
+        sidecars: sidecars.clone(),
+        knows_tokens: knows_tokens.clone(),
+    };
     let sync = Sync {
-        authenticator: Authenticator::new(client.clone()),
+        authenticator,
         leads,
+        knows_tokens: tokens_known.clone(),
+        leader: leader_client,
         certificates: certificates.clone(),
         resources: resources.clone(),
         credentials,
@@ -146,7 +193,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         longest_stream: Duration::from_secs(args.longest_stream_seconds),
     };
-    let router = admission::router(admission).merge(sync::router(sync));
+    let router = admission::router(admission)
+        .merge(sync::router(sync))
+        .merge(replicas::router(replicas));
 
     // Each of these runs for as long as the operator does: whichever ends first ends it.
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -161,6 +210,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         liveness: liveness.clone(),
         listed,
         trusted,
+        knows_tokens: tokens_known,
+        knowing_until: Instant::now() + KNOWING_TIMEOUT,
         closed,
     };
     tasks.spawn(serve_health(args.listen_health, health));
@@ -178,18 +229,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     );
     tasks.spawn(forever(trust));
     tasks.spawn(forever(workload_event_writer.run()));
-    let leader_tasks = LeaderTasks {
+    let replica_tasks = ReplicaTasks {
         reconciler,
+        follower,
         resource_watch,
         triggers,
         status_writer,
         resources,
         statuses_due,
         set_listed,
+        knows_tokens,
         metrics,
         liveness,
     };
-    let leading = tasks.spawn(follow_election(elected, lead.clone(), leader_tasks));
+    let leading = tasks.spawn(replica_tasks.run(elected, lead.clone()));
 
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let result = tokio::select! {
@@ -198,8 +251,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(result) = tasks.join_next() => result.context("a task failed").and_then(|result| result),
     };
     info!("stopping");
-    // First the lease is released, so that the next leader starts at once. Streams end, and sidecars come
-    // back to it.
+    // First the lease is released, so that the next leader starts at once, with the tokens that it has followed.
+    // Sidecars are served from memory until their streams end, and come back to another replica.
     leading.abort();
     lead.send_replace(false);
     if tokio::time::timeout(LEASE_RELEASE_TIMEOUT, election)
@@ -228,87 +281,6 @@ fn egress_proxy() -> Result<Option<EgressProxy>, EgressProxyError> {
 async fn until_finished(task: AbortHandle) {
     while !task.is_finished() {
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// What the leader does.
-struct LeaderTasks {
-    reconciler: Reconciler,
-    resource_watch: ResourceWatch,
-    triggers: Triggers,
-    status_writer: Arc<StatusWriter>,
-    resources: Resources,
-    statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
-    set_listed: watch::Sender<bool>,
-    metrics: Metrics,
-    liveness: Liveness,
-}
-
-/// Keeps the resources up to date from the start on, since every replica admits pods by them, and reconciles
-/// them while this replica leads. A lead that is lost ends what the leader does and not the process: pods are
-/// admitted on, and where the API server was away for a while this replica may lead again.
-async fn follow_election(
-    mut elected: watch::Receiver<bool>,
-    lead: watch::Sender<bool>,
-    mut leader_tasks: LeaderTasks,
-) -> anyhow::Result<()> {
-    let metrics = leader_tasks.metrics.clone();
-    loop {
-        leader_tasks.until_elected(&mut elected).await?;
-        info!("this replica leads");
-        metrics.leads(true);
-        lead.send_replace(true);
-        tokio::select! {
-            result = leader_tasks.run() => return result,
-            // Dropped at once, since it holds a lock.
-            lost = elected.wait_for(|leads| !leads) => drop(lost.context("the leader election ended")?),
-        }
-        warn!("this replica does not lead any more");
-        metrics.leads(false);
-        lead.send_replace(false);
-        leader_tasks.reconciler.stop();
-    }
-}
-
-impl LeaderTasks {
-    /// Until this replica has the lead and knows every resource: a leader that does not would tell sidecars
-    /// that they are entitled to nothing.
-    async fn until_elected(&mut self, elected: &mut watch::Receiver<bool>) -> anyhow::Result<()> {
-        let mut ticks = tokio::time::interval(BEAT_INTERVAL);
-        while !(*elected.borrow_and_update() && *self.set_listed.borrow()) {
-            tokio::select! {
-                changed = elected.changed() => changed.context("the leader election ended")?,
-                event = self.resource_watch.next() => {
-                    if event == ResourceEvent::Listed {
-                        self.set_listed.send_replace(true);
-                    }
-                }
-                _ = ticks.tick() => {}
-            }
-            self.liveness.beat(reconcile::TASK);
-        }
-        Ok(())
-    }
-
-    /// Leads for as long as it is polled.
-    async fn run(&mut self) -> anyhow::Result<()> {
-        // Each lead has a queue of its own, that ends with it.
-        let (queue, due) = mpsc::unbounded_channel();
-        let forwarding = async {
-            while let Some(resource) = self.statuses_due.recv().await {
-                // Without a receiver the writing of statuses has ended.
-                let _ = queue.send(resource);
-            }
-        };
-        tokio::select! {
-            () = self.reconciler.run(&mut self.resource_watch, &mut self.triggers) => {
-                anyhow::bail!("reconciling ended")
-            }
-            () = status::run(self.status_writer.clone(), self.resources.store(), due) => {
-                anyhow::bail!("writing statuses ended")
-            }
-            () = forwarding => anyhow::bail!("nothing asks for statuses any more"),
-        }
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{Problem, Report};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// A sidecar that served before is not behind while a newer snapshot is on its way to it.
@@ -59,6 +60,8 @@ pub struct Sidecars {
     /// Until when sidecars that were never seen may be about to come.
     awaited_until: Arc<Mutex<Option<Instant>>>,
     changed: mpsc::UnboundedSender<String>,
+    /// For the leader, where this replica follows: number of the last change.
+    revision: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Default)]
@@ -67,6 +70,20 @@ struct KnownSidecar {
     connection: u64,
     is_connected: bool,
     sidecar: Sidecar,
+    /// Number of the last change of what the leader is told of it.
+    revision: u64,
+}
+
+/// What a follower tells the leader of a sidecar that is connected to it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForwardedSidecar {
+    pub namespace: String,
+    pub name: String,
+    #[serde(default)]
+    pub sent_revision: Option<String>,
+    #[serde(default)]
+    pub report: Report,
 }
 
 /// The right to write one sidecar's entry, which goes when this is dropped.
@@ -85,6 +102,7 @@ impl Sidecars {
                 known: Arc::default(),
                 awaited_until: Arc::default(),
                 changed,
+                revision: Arc::new(watch::Sender::new(0)),
             },
             receiver,
         )
@@ -100,6 +118,7 @@ impl Sidecars {
         entry.is_connected = true;
         entry.sidecar.namespace = namespace.into();
         entry.sidecar.name = name.into();
+        entry.revision = self.next_revision();
         let connection = entry.connection;
         drop(known);
         if is_new {
@@ -134,6 +153,28 @@ impl Sidecars {
         })
     }
 
+    /// Tells of each change of what [`Self::changed_since`] returns.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// By uid of the pod, each sidecar that has changed since this revision; nothing where it has disconnected.
+    pub fn changed_since(&self, revision: u64) -> Vec<(String, Option<ForwardedSidecar>)> {
+        let known = self.known.lock();
+        let changed = known.iter().filter(|(_, known)| known.revision > revision);
+        let forwarded = changed.map(|(uid, known)| {
+            let sidecar = known.is_connected.then(|| ForwardedSidecar::from(&known.sidecar));
+            (uid.clone(), sidecar)
+        });
+        forwarded.collect()
+    }
+
+    /// Called with the sidecars locked, so that no revision is seen before what it is of.
+    fn next_revision(&self) -> u64 {
+        self.revision.send_modify(|revision| *revision += 1);
+        *self.revision.borrow()
+    }
+
     /// Forgets a sidecar that has not come back.
     fn forget(&self, uid: &str, connection: u64) {
         let mut known = self.known.lock();
@@ -154,7 +195,49 @@ impl Sidecars {
     }
 }
 
+impl From<&Sidecar> for ForwardedSidecar {
+    fn from(sidecar: &Sidecar) -> Self {
+        let Sidecar {
+            namespace,
+            name,
+            sent_revision,
+            // The leader's own clock tells since when.
+            sent_at: _,
+            applied,
+            restart_needed_for,
+            problems,
+            notices,
+            reachability,
+            is_awaited: _,
+        } = sidecar.clone();
+        Self {
+            namespace,
+            name,
+            sent_revision,
+            report: Report {
+                applied,
+                restart_needed_for,
+                problems,
+                notices,
+                reachability,
+                ..Report::default()
+            },
+        }
+    }
+}
+
 impl SidecarEntry {
+    /// Takes over what a follower says of a sidecar that is connected to it.
+    pub fn record_forwarded(&self, forwarded: ForwardedSidecar) {
+        if let Some(revision) = &forwarded.sent_revision {
+            let known = self.sidecars.get(&self.uid);
+            if known.is_none_or(|known| known.sent_revision.as_ref() != Some(revision)) {
+                self.record_sent(revision);
+            }
+        }
+        self.record_report(forwarded.report);
+    }
+
     pub fn record_sent(&self, revision: &str) {
         self.modify(|sidecar| {
             sidecar.sent_revision = Some(revision.to_owned());
@@ -202,7 +285,11 @@ impl SidecarEntry {
         };
         let before = entry.sidecar.clone();
         change(&mut entry.sidecar);
-        let namespace = (entry.sidecar != before).then_some(before.namespace);
+        let is_changed = entry.sidecar != before;
+        if is_changed {
+            entry.revision = self.sidecars.next_revision();
+        }
+        let namespace = is_changed.then_some(before.namespace);
         drop(known);
         if let Some(namespace) = namespace {
             self.sidecars.announce(&namespace);
@@ -218,6 +305,7 @@ impl Drop for SidecarEntry {
             return;
         };
         entry.is_connected = false;
+        entry.revision = self.sidecars.next_revision();
         drop(known);
         let (sidecars, uid, connection) = (self.sidecars.clone(), self.uid.clone(), self.connection);
         // Dropped outside of the runtime only when the operator has ended.
@@ -294,6 +382,47 @@ mod tests {
         tokio::time::sleep(2 * DISCONNECT_GRACE).await;
         assert!(sidecars.get("uid").is_none());
         assert_eq!(changed.recv().await.as_deref(), Some("apps"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_at_a_follower_counts_at_the_leader_as_one_of_its_own() {
+        let ((follower, _at_follower), (leader, _at_leader)) = (Sidecars::new(), Sidecars::new());
+        let entry = follower.enter("uid", "apps", "litellm-0");
+        entry.record_sent("1");
+        entry.record_report(Report {
+            applied: Some("1".into()),
+            restart_needed_for: vec!["tools".into()],
+            notices: vec![Problem::new("Noticed", "by the sidecar")],
+            ..Report::default()
+        });
+        let forward = || {
+            let (uid, forwarded) = follower.changed_since(0).pop().unwrap();
+            let line = serde_json::to_string(&forwarded).unwrap();
+            (
+                uid,
+                serde_json::from_str::<Option<ForwardedSidecar>>(&line).unwrap(),
+            )
+        };
+        let (uid, forwarded) = forward();
+        let at_leader = leader.enter(&uid, "apps", "litellm-0");
+        at_leader.record_forwarded(forwarded.unwrap());
+        let known = leader.get("uid").unwrap();
+        assert!(known.is_up_to_date());
+        assert_eq!(known.restart_needed_for, ["tools"]);
+        assert_eq!(known.notices.len(), 1);
+
+        entry.record_sent("2");
+        at_leader.record_forwarded(forward().1.unwrap());
+        tokio::time::advance(GRACE / 2).await;
+        // The same again, as after another change, is not sent again.
+        at_leader.record_forwarded(forward().1.unwrap());
+        assert!(leader.get("uid").unwrap().is_taking_over());
+        tokio::time::advance(GRACE / 2).await;
+        assert!(!leader.get("uid").unwrap().is_up_to_date());
+
+        let revision = *follower.subscribe().borrow();
+        drop(entry);
+        assert_eq!(follower.changed_since(revision), [("uid".to_owned(), None)]);
     }
 
     #[tokio::test(start_paused = true)]

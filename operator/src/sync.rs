@@ -18,19 +18,27 @@ use mcp_auth_protocol::sync::{EXCHANGE_PATH, PATH};
 use tokio::sync::watch;
 
 use crate::certificates::Certificates;
+use crate::leader_client::LeaderClient;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 
-pub use authenticate::Authenticator;
-use error::SyncError;
+pub use authenticate::{Authenticator, OperatorAccount};
+pub use error::SyncError;
+pub use exchange::exchanged;
+pub use lines::{LineError, lines};
 
 /// What the endpoint works with.
 #[derive(Clone)]
 pub struct Sync {
     pub authenticator: Authenticator,
+    /// Whether this replica exchanges users' tokens itself.
     pub leads: watch::Receiver<bool>,
+    /// Whether it leads, or knows the tokens of the one that does.
+    pub knows_tokens: watch::Receiver<bool>,
+    /// Where it does not lead.
+    pub leader: LeaderClient,
     pub certificates: Certificates,
     pub resources: Resources,
     pub credentials: Credentials,

@@ -3,7 +3,7 @@
 //! sidecar of another version may not know one of them; it acts on [`NOT_LEADING`] alone and shows the
 //! others.
 
-/// This replica is a follower. A new connection may reach the one that leads.
+/// This replica neither leads nor knows the tokens of the one that does. A new connection may reach another.
 pub const NOT_LEADING: &str = "NotLeading";
 
 /// The request has no bearer token.
@@ -23,6 +23,9 @@ pub const API_SERVER: &str = "ApiServer";
 /// The resources of the pod's namespace have not been listed: nothing can be said of them yet.
 pub const NOT_LISTED: &str = "NotListed";
 
+/// Another replica of the operator is to be followed, and the token is not of the operator's ServiceAccount.
+pub const NOT_A_REPLICA: &str = "NotAReplica";
+
 /// The stream does not begin with a [`Report`](crate::sync::Report).
 pub const NO_REPORT: &str = "NoReport";
 
@@ -39,3 +42,27 @@ pub const NO_EXCHANGE: &str = "NoExchange";
 pub const EXCHANGE_SLOW: &str = "ExchangeSlow";
 /// The authorization server gave no token.
 pub const EXCHANGE_FAILED: &str = "ExchangeFailed";
+
+/// The constant of a reason that another replica of the operator gave.
+pub fn known(reason: &str) -> Option<&'static str> {
+    const ALL: &[&str] = &[
+        NOT_LEADING,
+        NO_TOKEN,
+        INVALID_TOKEN,
+        WRONG_AUDIENCE,
+        NOT_BOUND_TO_POD,
+        OTHER_POD,
+        NO_SUCH_POD,
+        API_SERVER,
+        NOT_LISTED,
+        NOT_A_REPLICA,
+        NO_REPORT,
+        NO_EXCHANGE_REQUEST,
+        NOT_ENTITLED,
+        OTHER_URL,
+        NO_EXCHANGE,
+        EXCHANGE_SLOW,
+        EXCHANGE_FAILED,
+    ];
+    ALL.iter().copied().find(|known| *known == reason)
+}

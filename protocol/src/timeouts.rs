@@ -10,8 +10,8 @@
 //!     operator: the authorization server    7 s  AUTHORIZATION_SERVER
 //! ```
 //!
-//! The two seconds above the request are for a connection to the operator and for finding the replica that
-//! leads. The one second above the authorization server is for the way there and back, and for the
+//! The two seconds above the request are for a connection to the operator. A replica that does not lead passes the
+//! request on, and waits half a second longer than the one that does. The one second above the authorization server is for the way there and back, and for the
 //! TokenReview.
 
 use std::time::Duration;

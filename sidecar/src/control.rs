@@ -1,6 +1,7 @@
 //! What runs beside the data path: learns routes and credentials from the operator, configures LiteLLM and
 //! looks after it, and answers Kubernetes.
 
+mod clock_offset;
 pub mod controller;
 pub mod drain;
 pub mod exchange_client;

@@ -83,6 +83,10 @@ impl Drop for Cgroup {
 
 impl Sidecar {
     async fn start(name: &str) -> Option<Self> {
+        Self::start_with(name, "ulimit -S -n 1024").await
+    }
+
+    async fn start_with(name: &str, limit_files: &str) -> Option<Self> {
         raise_own_files();
         let cgroup = Cgroup::new(name)?;
         let litellm = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -98,7 +102,8 @@ impl Sidecar {
         let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_mcp-auth-sidecar").to_owned());
         let procs = cgroup.0.join("cgroup.procs");
         let child = Command::new("sh")
-            .args(["-c", r#"echo $$ > "$0" && ulimit -S -n 1024 && exec "$@""#])
+            .arg("-c")
+            .arg(format!(r#"echo $$ > "$0" && {limit_files} && exec "$@""#))
             .arg(procs)
             .args([&program, "serve"])
             .env("MCPAUTH_OUTBOUND", "127.0.0.1:0")
@@ -389,5 +394,39 @@ async fn connections_that_say_nothing_cost_no_user_and_no_probe() {
     let _health = keep_open(sidecar.health, 1_000, b"").await;
     sidecar
         .serves(&mut user, "6,000 silent connections and 1,000 to the health port")
+        .await;
+}
+
+#[tokio::test]
+async fn descriptors_that_cannot_be_had_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start_with("descriptors", "ulimit -n 256").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let _open = keep_open(sidecar.inbound, 1_000, b"").await;
+    let sent = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n";
+    let _more = keep_open(sidecar.inbound, 200, sent).await;
+    sidecar
+        .serves(&mut user, "1,200 connections with 256 open files")
+        .await;
+}
+
+#[tokio::test]
+async fn a_thousand_slow_clients_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start("slow").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let mut open = keep_open(sidecar.inbound, 1_000, b"POST / HTTP/1.1\r\nHost: a\r\nX: ").await;
+    // Each byte comes in time.
+    for _ in 0..5 {
+        for stream in &mut open {
+            let _ = stream.write_all(b"x").await;
+        }
+        let answer = sidecar.answer(sidecar.inbound, "/").await;
+        assert!(answer.ends_with("\r\n\r\nok"), "{answer:?}");
+    }
+    sidecar
+        .serves(&mut user, "1,000 clients whose headers drip")
         .await;
 }

@@ -9,6 +9,7 @@ pub mod keycloak;
 pub mod keys;
 pub mod oauth;
 pub mod registration;
+pub mod replica;
 pub mod resource;
 pub mod seen;
 pub mod servers;

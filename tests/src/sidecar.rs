@@ -83,13 +83,18 @@ pub async fn token(world: &World, audience: &str, pod: Option<&Pod>) -> String {
 
 /// The certificate authority of the operator.
 pub async fn authority(world: &World) -> Certificate {
+    Certificate::from_pem(authority_pem(world).await.as_bytes()).expect("PEM")
+}
+
+/// The same as text.
+pub async fn authority_pem(world: &World) -> String {
     let secrets: Api<Secret> =
         Api::namespaced(world.client.clone(), &setting("MCPAUTH_TEST_OPERATOR_NAMESPACE"));
     // A test deletes it, and the operator restores it.
     let look = async || secrets.get_opt("mcp-auth-operator-tls").await.expect("an answer");
     let secret = until("the operator's certificates", look, Option::is_some).await;
     let data = secret.and_then(|secret| secret.data).expect("it has data");
-    Certificate::from_pem(&data["ca.crt"].0).expect("PEM")
+    String::from_utf8(data["ca.crt"].0.clone()).expect("PEM")
 }
 
 impl Sidecar {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What mcp-auth does for a LiteLLM on one machine, in four steps that each prove what they say: LiteLLM, the OAuth2
+"""What mcp-auth does for a LiteLLM on one machine, in five steps that each prove what they say: LiteLLM, the OAuth2
 server and the MCP server are real. Needs what `make try` prepares; leaves nothing running.
 """
 
@@ -106,10 +106,13 @@ class Try:
     def start(self, name: str, *command: str, **environment: str) -> str:
         """Starts LiteLLM by this command and returns its URL, at which it does not answer yet."""
         port = self.ground.port()
-        path = f"{self.folder}:{Path(setting('MCPAUTH_TRY_PROGRAM')).parent}:{os.environ['PATH']}"
-        known = {"PATH": path, "MASTER_KEY": KEY} | FROM_ITS_PACKAGE
-        self.running.start(name, [*command, "--host", "127.0.0.1", "--port", str(port)], known | environment)
+        self.running.start(name, [*command, "--host", "127.0.0.1", "--port", str(port)], self.known() | environment)
         return local(port)
+
+    def known(self) -> dict[str, str]:
+        """What each LiteLLM here has in its environment."""
+        path = f"{self.folder}:{Path(setting('MCPAUTH_TRY_PROGRAM')).parent}:{os.environ['PATH']}"
+        return {"PATH": path, "MASTER_KEY": KEY} | FROM_ITS_PACKAGE
 
     def run(self) -> None:
         cookies = ", ".join(ALLOWED)
@@ -148,6 +151,19 @@ class Try:
 
         step(4, "The client secret is rotated while calls go on")
         follows_a_rotation(stand)
+
+        step(5, "mcp-auth check says whether a set-up works, by doing it beside the LiteLLM that runs")
+        self.checked(config, settings)
+
+    def checked(self, config: Path, settings: dict[str, str]) -> None:
+        note(f"{BOLD}${PLAIN} mcp-auth check -- litellm --config config.yaml")
+        command = [setting("MCPAUTH_TRY_PROGRAM"), "check", "--", "litellm", "--config", str(config)]
+        environment = os.environ | self.known() | settings
+        checked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+        shown(checked.stdout)
+        criteria = [line for line in checked.stdout.splitlines() if line[:1] in ("✓", "✗")]
+        holds = checked.returncode == 0 and len(criteria) == 5 and all(line.startswith("✓") for line in criteria)
+        check(holds, "all five criteria hold", f"{checked.stdout}{checked.stderr}")
 
     def audited(self) -> None:
         """The audit log, which is among what LiteLLM prints, has a line for each of the calls."""

@@ -106,7 +106,8 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- $arguments := dict "listen" "webhook.port" "listen-health" "metrics.port" "log" "operator.log" "watch-namespace" "watchNamespaces"
   "workload-identity-namespace" "workloadIdentity.namespaces" "sidecar-settings" "the values of sidecar" "certificate-secret" ""
-  "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" "" }}
+  "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" ""
+  "pod-ip" "" "replica-token-file" "" }}
 {{- range $operator.extraArgs }}
 {{- $argument := splitList "=" . | first | trimPrefix "--" }}
 {{- if hasKey $arguments $argument }}
@@ -114,7 +115,7 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems (printf "operator.extraArgs sets --%s, which the chart sets itself: %s" $argument ($instead | empty | ternary "leave it out" (printf "use %s" $instead))) }}
 {{- end }}
 {{- end }}
-{{- $names := list "POD_NAMESPACE" "POD_NAME" "POD_SERVICE_ACCOUNT" }}
+{{- $names := list "POD_NAMESPACE" "POD_NAME" "POD_SERVICE_ACCOUNT" "POD_IP" }}
 {{- if or .Values.trustBundle.configMap .Values.trustBundle.secret }}{{ $names = concat $names (list "SSL_CERT_FILE" "SSL_CERT_DIR") }}{{ end }}
 {{- range $name, $_ := include "mcp-auth.egressProxy" . | fromYaml }}{{ $names = concat $names (list $name (lower $name)) }}{{ end }}
 {{- range $operator.extraEnv }}
@@ -123,14 +124,14 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
-{{- $volumes := list "sidecar" "trust-bundle" }}
+{{- $volumes := list "sidecar" "trust-bundle" "identity" }}
 {{- range $operator.extraVolumes }}
 {{- if has .name $volumes }}
 {{- $problems = append $problems (printf "operator.extraVolumes has a volume %s, a name that is taken already: choose another" .name) }}
 {{- end }}
 {{- $volumes = append $volumes .name }}
 {{- end }}
-{{- $paths := list "/etc/mcp-auth" "/etc/mcp-auth-trust" }}
+{{- $paths := list "/etc/mcp-auth" "/etc/mcp-auth-trust" "/var/run/mcpauth/identity" }}
 {{- range $operator.extraVolumeMounts }}
 {{- $path := trimSuffix "/" .mountPath }}
 {{- if has $path $paths }}

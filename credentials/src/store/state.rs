@@ -9,6 +9,7 @@ use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
 
 use crate::credential_identity::CredentialIdentity;
 use crate::not_served::NotServedError;
+use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
 
 /// What a token source publishes, whole, whenever anything of it changes.
@@ -24,6 +25,8 @@ pub struct CredentialState {
     /// `None`: users get no tokens of their own.
     pub exchanger: Option<Arc<UserTokenExchanger>>,
     pub issuance: Issuance,
+    /// With what another replica goes on with the token.
+    pub seed: Option<TokenSeed>,
 }
 
 /// What a sidecar needs to trust the MCP server, and to be trusted by it.
@@ -113,6 +116,7 @@ impl CredentialState {
             declined: None,
             exchanger: None,
             issuance: Issuance::default(),
+            seed: None,
         }
     }
 
@@ -122,6 +126,11 @@ impl CredentialState {
             && self.credential == other.credential
             && self.tls == other.tls
             && self.declined == other.declined
+    }
+
+    /// Whether the other replicas are given the same.
+    pub fn is_same_for_replicas(&self, other: &Self) -> bool {
+        self.is_same_for_sidecars(other) && self.seed == other.seed
     }
 
     /// Whether the status is the same.

@@ -17,6 +17,7 @@ use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::fields;
 use crate::store::{DiscoveredServer, LastError, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
+use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
 
 /// What is kept of demanded scopes that are not requested.
@@ -44,10 +45,11 @@ pub struct ActiveSource {
 }
 
 impl ActiveSource {
-    /// Starts to request tokens; `token` serves until there is a new one.
+    /// Starts to request tokens. The token of `seed` serves until there is a new one, which is requested at once
+    /// where it would be requested by another configuration, and when it is due otherwise.
     pub fn start(
         configuration: ClientConfiguration,
-        token: Option<Arc<oauth::Token>>,
+        seed: Option<TokenSeed>,
         clock: &Clock,
         limiter: &RequestLimiter,
         on_change: impl Fn() + Send + 'static,
@@ -62,10 +64,14 @@ impl ActiveSource {
             step_up,
         } = configuration;
         let client = client(registration, limits)?.with_limiter(limiter.clone());
-        let source = match token {
-            Some(token) => {
-                let source = TokenSource::resume(client.clone(), policy, clock.clone(), token);
-                source.replace(client.clone());
+        let source = match seed {
+            Some(seed) => {
+                let (token, next_attempt_at) = (seed.token, seed.next_attempt_at);
+                let source =
+                    TokenSource::resume(client.clone(), policy, clock.clone(), token, next_attempt_at);
+                if seed.request_digest != Some(request_digest) {
+                    source.replace(client.clone());
+                }
                 source
             }
             None => TokenSource::spawn(client.clone(), policy, clock.clone()),
@@ -184,6 +190,11 @@ impl ActiveSource {
             credential: state.token.as_deref().map(bearer),
             declined: self.declined(&state, now),
             exchanger: self.exchanger.clone(),
+            seed: state.token.map(|token| TokenSeed {
+                token,
+                request_digest: Some(self.request_digest),
+                next_attempt_at: Some(state.next_attempt_at),
+            }),
         }
     }
 

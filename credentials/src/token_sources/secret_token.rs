@@ -13,6 +13,7 @@ use super::snapshot::{SourceSnapshot, declined, in_use};
 use crate::bearer::bearer;
 use crate::store::{LastError, TokenInUse, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
+use crate::token_seed::TokenSeed;
 
 /// How long the rejection of such a token counts: no event says that a server accepts it again.
 const REJECTION_TTL: Duration = Duration::from_secs(10 * 60);
@@ -28,8 +29,13 @@ impl SecretToken {
         let end = claims.and_then(|claims| claims.expires_at);
         let expires_at = end.and_then(|end| Timestamp::from_second(end).ok());
         let token = oauth::Token::handed_over(IssuedToken::bearer(text.expose_secret()), now, expires_at);
+        Self::resume(Arc::new(token))
+    }
+
+    /// Goes on with what another replica read of the same Secret.
+    pub fn resume(token: Arc<oauth::Token>) -> Self {
         Self {
-            token: Arc::new(token),
+            token,
             rejected_until: None,
         }
     }
@@ -76,6 +82,7 @@ impl SecretToken {
             credential: Some(bearer(&self.token)),
             declined: is_rejected.then(|| declined(&self.token, message)),
             exchanger: None,
+            seed: Some(TokenSeed::of_token(self.token.clone())),
         }
     }
 }

@@ -7,6 +7,7 @@ use mcp_auth_oauth as oauth;
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
 use crate::store::{TokenInUse, TokenSnapshot};
+use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
 
 /// Without a token: of a resource that has no source.
@@ -17,6 +18,7 @@ pub struct SourceSnapshot {
     /// What sidecars demanded of the token and is not to be had.
     pub declined: Option<DeclinedRefresh>,
     pub exchanger: Option<Arc<UserTokenExchanger>>,
+    pub seed: Option<TokenSeed>,
 }
 
 /// Says that there is no better token than this one.

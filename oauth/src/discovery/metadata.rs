@@ -3,6 +3,7 @@
 
 use mcp_auth_http_auth::valid_scopes;
 use oauth2::{Scope, TokenUrl};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::well_known;
@@ -11,7 +12,7 @@ use super::well_known;
 const MAX_ISSUERS: usize = 16;
 
 /// What an authorization server says of itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ServerMetadata {
     pub issuer: String,
     /// What its access tokens name as their issuer where that is another one: `access_token_issuer` of Active
@@ -33,7 +34,7 @@ pub struct ServerMetadata {
 }
 
 /// Who names scopes for a registration that states none.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum ScopeOrigin {
     /// `scope` of the MCP server's challenge (RFC 6750 section 3).
     #[default]

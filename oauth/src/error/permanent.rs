@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn what_the_resource_or_the_server_s_settings_have_to_change_is_permanent() {
         let mismatch = ClaimMismatchError {
-            claim: "aud",
+            claim: "aud".into(),
             expected: String::new(),
             found: String::new(),
         };

@@ -54,6 +54,20 @@ impl TokenLifecycle {
         }
     }
 
+    /// Makes the next request when whoever had the token before was to make it, and never later than the
+    /// policy says.
+    pub fn with_next_attempt_at(mut self, at: Timestamp, now: Timestamp) -> Self {
+        if let Some(token) = &self.state.token {
+            let policy = Policy {
+                random: || 0.0,
+                ..self.policy
+            };
+            self.renewal_at = at.min(schedule::refresh_at(token, &policy, now));
+            self.state.next_attempt_at = self.renewal_at;
+        }
+        self
+    }
+
     pub fn state(&self) -> &TokenSourceState {
         &self.state
     }

@@ -122,7 +122,7 @@ async fn scopes_that_are_refused_or_not_granted_do_not_put_off_what_a_new_secret
 async fn a_token_handed_over_is_not_verified_until_the_client_was_issued_one_itself() {
     let clock = Clock::starting_at(start());
     let script = Script::new(&clock, [issue("own", 3600)]);
-    let source = TokenSource::resume(script, policy(), clock, token(2000));
+    let source = TokenSource::resume(script, policy(), clock, token(2000), None);
     let mut states = source.subscribe();
     assert!(!states.borrow().is_verified());
     assert!(

@@ -389,7 +389,7 @@ fn token(expires_at: i64) -> Arc<Token> {
 async fn a_token_handed_over_serves_at_once_and_is_renewed_when_due() {
     let clock = Clock::starting_at(start());
     let script = Script::new(&clock, [issue("own", 3600)]);
-    let source = TokenSource::resume(script.clone(), policy(), clock.clone(), token(2000));
+    let source = TokenSource::resume(script.clone(), policy(), clock.clone(), token(2000), None);
     let mut states = source.subscribe();
     assert_eq!(serves(&states.borrow()), Some("handed over"));
     state(&mut states, |state| serves(state) == Some("own")).await;
@@ -398,10 +398,28 @@ async fn a_token_handed_over_serves_at_once_and_is_renewed_when_due() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_handed_over_is_renewed_when_its_previous_holder_was_to_and_never_later_than_due() {
+    for (planned, expected) in [(700, 700), (-5, 0), (1900, 1010)] {
+        let clock = Clock::starting_at(start());
+        let script = Script::new(&clock, [issue("own", 3600)]);
+        let source = TokenSource::resume(
+            script.clone(),
+            policy(),
+            clock.clone(),
+            token(2000),
+            Some(at(planned)),
+        );
+        let mut states = source.subscribe();
+        state(&mut states, |state| serves(state) == Some("own")).await;
+        assert_eq!(script.requests(), [expected], "planned at {planned}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_expired_token_handed_over_is_not_served() {
     let clock = Clock::starting_at(start());
     let script = Script::new(&clock, [Step::Hang]);
-    let source = TokenSource::resume(script.clone(), policy(), clock.clone(), token(0));
+    let source = TokenSource::resume(script.clone(), policy(), clock.clone(), token(0), None);
     assert!(source.subscribe().borrow().token.is_none());
     sleep(1).await;
     assert_eq!(script.requests(), [0]);

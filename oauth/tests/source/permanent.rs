@@ -10,7 +10,7 @@ const DAY: u64 = 24 * 60 * 60;
 /// The token is minted, and thrown away.
 fn mismatch() -> Step {
     Step::Fail(Error::TokenMismatch(ClaimMismatchError {
-        claim: "aud",
+        claim: "aud".into(),
         expected: "\"https://tools.example.com/mcp\"".into(),
         found: "\"account\"".into(),
     }))

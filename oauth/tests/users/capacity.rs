@@ -65,7 +65,7 @@ async fn long_errors_count_as_well() {
     let clock = Clock::starting_at(start());
     let (users, server) = (users(&clock), Server::new());
     server.answers(Answer::Error(Error::TokenMismatch(ClaimMismatchError {
-        claim: "aud",
+        claim: "aud".into(),
         expected: "a".into(),
         found: "b".repeat(16 * 1024),
     })));

@@ -222,7 +222,7 @@ async fn what_goes_wrong_with_one_users_token_locks_nobody_out() {
             expected: TokenType::Bearer,
         },
         Error::TokenMismatch(ClaimMismatchError {
-            claim: "aud",
+            claim: "aud".into(),
             expected: "a".into(),
             found: "b".into(),
         }),

@@ -1,5 +1,7 @@
 //! What one replica has seen of the Lease, and what it may do by that: pure, with the time given.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,15 +13,43 @@ use tokio::time::Instant;
 /// greater one by hand does not stop all replicas for longer.
 const MAX_LEASE_DURATION: Duration = Duration::from_secs(60);
 
+/// How much longer a replica waits that does not know the leader's tokens where another one does.
+const FOLLOWERS_FIRST: Duration = Duration::from_secs(3);
+/// Where the replica that holds the Lease is followed: `IP:PORT`.
+const ADDRESS: &str = "mcpauth.dev/leader-address";
+/// How many replicas know what it knows.
+const FOLLOWERS: &str = "mcpauth.dev/followers";
+
 /// The Lease as it was last seen, and since when it looks like that by this replica's own clock.
 #[derive(Debug, Default)]
-pub struct ObservedLease(Option<(LeaseSpec, Instant)>);
+pub struct ObservedLease {
+    spec: Option<(LeaseSpec, Instant)>,
+    annotations: LeaseAnnotations,
+}
+
+/// What a leader says of itself beside the spec.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LeaseAnnotations {
+    pub address: Option<SocketAddr>,
+    pub followers: usize,
+}
+
+/// The replica that decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Contender<'a> {
+    pub identity: &'a str,
+    pub lease_duration: Duration,
+    /// This very process has held the Lease, and not an earlier one of the same name.
+    pub has_led: bool,
+    /// It knows the tokens of the leader before it.
+    pub knows_tokens: bool,
+}
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
     /// Write the Lease with this replica as holder; it `acquires` what was another's before, or nobody's.
     Write { acquires: bool },
-    /// It is another's, who may live.
+    /// It is another's, who may live, or another is to take it first.
     Wait { holder: String },
 }
 
@@ -27,33 +57,45 @@ impl ObservedLease {
     /// Takes note of what was found. A Lease that is gone says nothing of its holder, who makes it anew.
     pub fn observe(&mut self, found: Option<&Lease>, now: Instant) {
         let Some(found) = found else { return };
+        self.annotations = LeaseAnnotations::read(found.metadata.annotations.as_ref());
         let spec = found.spec.clone().unwrap_or_default();
-        if self.0.as_ref().is_none_or(|(seen, _)| *seen != spec) {
-            self.0 = Some((spec, now));
+        if self.spec.as_ref().is_none_or(|(seen, _)| *seen != spec) {
+            self.spec = Some((spec, now));
         }
     }
 
-    /// What may be done with the Lease after it was observed.
-    pub fn action(&self, identity: &str, lease_duration: Duration, now: Instant) -> Action {
-        let Some((spec, since)) = &self.0 else {
+    /// Where the replica that holds the Lease is followed.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.annotations.address
+    }
+
+    /// What may be done with the Lease after it was observed. A replica that knows no tokens lets those go
+    /// first that do, be it after a crash of its own.
+    pub fn action(&self, contender: Contender<'_>, now: Instant) -> Action {
+        let Some((spec, since)) = &self.spec else {
             return Action::Write { acquires: true };
         };
-        match holder(spec) {
-            None => Action::Write { acquires: true },
-            Some(holder) if holder == identity => Action::Write { acquires: false },
-            Some(holder) => {
-                let stated = spec
-                    .lease_duration_seconds
-                    .and_then(|seconds| u64::try_from(seconds).ok())
-                    .map_or(lease_duration, Duration::from_secs)
-                    .min(MAX_LEASE_DURATION);
-                match now < *since + stated {
-                    true => Action::Wait {
-                        holder: holder.to_owned(),
-                    },
-                    false => Action::Write { acquires: true },
-                }
-            }
+        let is_followed = self.annotations.followers > 0;
+        let holder = holder(spec);
+        if holder == Some(contender.identity) && (contender.has_led || !is_followed) {
+            return Action::Write { acquires: false };
+        }
+        let stated = || {
+            spec.lease_duration_seconds
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map_or(contender.lease_duration, Duration::from_secs)
+                .min(MAX_LEASE_DURATION)
+        };
+        let wait = holder.map_or(Duration::ZERO, |_| stated());
+        let patience = match is_followed && !contender.knows_tokens {
+            true => FOLLOWERS_FIRST,
+            false => Duration::ZERO,
+        };
+        match now < *since + wait + patience {
+            true => Action::Wait {
+                holder: holder.unwrap_or_default().to_owned(),
+            },
+            false => Action::Write { acquires: true },
         }
     }
 
@@ -65,7 +107,11 @@ impl ObservedLease {
         acquires: bool,
         written_at: Timestamp,
     ) -> LeaseSpec {
-        let before = self.0.as_ref().map(|(spec, _)| spec.clone()).unwrap_or_default();
+        let before = self
+            .spec
+            .as_ref()
+            .map(|(spec, _)| spec.clone())
+            .unwrap_or_default();
         let transitions = before.lease_transitions.unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(identity.to_owned()),
@@ -78,6 +124,26 @@ impl ObservedLease {
             lease_transitions: Some(transitions.saturating_add(i32::from(acquires))),
             ..before
         }
+    }
+}
+
+impl LeaseAnnotations {
+    fn read(annotations: Option<&BTreeMap<String, String>>) -> Self {
+        let value = |key| annotations.and_then(|annotations| annotations.get(key));
+        Self {
+            address: value(ADDRESS).and_then(|address| address.parse().ok()),
+            followers: value(FOLLOWERS).and_then(|count| count.parse().ok()).unwrap_or(0),
+        }
+    }
+
+    /// Puts them among the annotations that are there.
+    pub fn write(self, annotations: &mut Option<BTreeMap<String, String>>) {
+        let annotations = annotations.get_or_insert_default();
+        match self.address {
+            Some(address) => annotations.insert(ADDRESS.to_owned(), address.to_string()),
+            None => annotations.remove(ADDRESS),
+        };
+        annotations.insert(FOLLOWERS.to_owned(), self.followers.to_string());
     }
 }
 

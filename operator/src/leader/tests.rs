@@ -40,6 +40,9 @@ enum Path {
 
 struct Replica {
     leads: watch::Receiver<bool>,
+    leader: watch::Receiver<Leader>,
+    followers: watch::Sender<usize>,
+    knows_tokens: watch::Sender<bool>,
     path: watch::Sender<Path>,
 }
 
@@ -65,15 +68,26 @@ impl Cluster {
             .route(&format!("{FOLDER}/operator"), get(read).put(replace))
             .with_state(self.clone())
             .layer(middleware::from_fn_with_state(current, on_the_way));
+        let (followers, followers_now) = watch::channel(0);
+        let (knows_tokens, knows_tokens_now) = watch::channel(true);
         let candidate = Candidate {
             client: Client::new(router, "default"),
             namespace: "mcp-auth-system".into(),
             lease: "operator".into(),
             identity: identity.into(),
+            address: Some(address_of(identity)),
+            followers: followers_now,
+            knows_tokens: knows_tokens_now,
             timing: Timing::default(),
         };
-        let (leads, _) = candidate.take_part();
-        Replica { leads, path }
+        let Participation { leads, leader, .. } = candidate.take_part();
+        Replica {
+            leads,
+            leader,
+            followers,
+            knows_tokens,
+            path,
+        }
     }
 
     fn store(&self, mut lease: Lease) -> Lease {
@@ -108,6 +122,11 @@ impl Cluster {
             ..Lease::default()
         });
     }
+}
+
+/// Where a replica is followed, in these tests.
+fn address_of(identity: &str) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, identity.len() as u8], 8443))
 }
 
 async fn on_the_way(State(path): State<watch::Receiver<Path>>, request: Request, next: Next) -> Response {
@@ -298,4 +317,68 @@ async fn a_replica_that_starts_anew_under_its_own_name_leads_at_once() {
     let began = Instant::now();
     cluster.replica("first").until(true).await;
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_learns_where_the_leader_is_and_that_the_api_server_is_away() {
+    let cluster = Cluster::default();
+    let mut first = cluster.replica("first");
+    first.until(true).await;
+    assert_eq!(*first.leader.borrow(), Leader::ThisReplica);
+    let mut second = cluster.replica("second one");
+    let leader = |is_confirmed| Leader::Other {
+        address: Some(address_of("first")),
+        is_confirmed,
+    };
+    second
+        .leader
+        .wait_for(|known| *known == leader(true))
+        .await
+        .unwrap();
+    second.path.send_replace(Path::Failing);
+    second
+        .leader
+        .wait_for(|known| *known == leader(false))
+        .await
+        .unwrap();
+    second.path.send_replace(Path::Open);
+    drop(first);
+    second.until(true).await;
+    assert_eq!(*second.leader.borrow(), Leader::ThisReplica);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_crashed_and_starts_anew_lets_a_replica_lead_that_knows_its_tokens() {
+    let cluster = Cluster::default();
+    let mut first = cluster.replica("first");
+    first.until(true).await;
+    let mut second = cluster.replica("second");
+    first.followers.send_replace(1);
+    tokio::time::sleep(10 * SECOND).await;
+    // The process ends without a word, and the kubelet starts another one in the same pod.
+    first.path.send_replace(Path::Silent);
+    let crashed = Instant::now();
+    let again = cluster.replica("first");
+    again.knows_tokens.send_replace(false);
+    second.until(true).await;
+    let limit = Timing::default().lease_duration + 2 * SECOND;
+    assert!(crashed.elapsed() <= limit, "{:?}", crashed.elapsed());
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(second.leads() && !again.leads());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_knows_no_tokens_leads_in_the_end_where_no_other_does() {
+    let cluster = Cluster::default();
+    let mut first = cluster.replica("first");
+    first.until(true).await;
+    first.followers.send_replace(1);
+    tokio::time::sleep(10 * SECOND).await;
+    drop(first);
+    tokio::time::sleep(SECOND).await;
+    let began = Instant::now();
+    let mut second = cluster.replica("second");
+    second.knows_tokens.send_replace(false);
+    second.until(true).await;
+    assert!(began.elapsed() <= 5 * SECOND, "{:?}", began.elapsed());
 }

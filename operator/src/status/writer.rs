@@ -14,7 +14,7 @@ use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
-use mcp_auth_credentials::{Credentials, ResourceRef};
+use mcp_auth_credentials::{Credentials, Issuance, ResourceRef};
 use mcp_auth_oauth::Clock;
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
@@ -137,6 +137,9 @@ impl StatusWriter {
         let Some(state) = state.filter(|state| state.generation == resource.metadata.generation) else {
             return Ok(Action::await_change());
         };
+        if is_said_already(resource, &state.issuance) {
+            return Ok(Action::await_change());
+        }
         let (selected, passed_over) = self.selected_pods(resource, &resource_ref);
         let lacks_sidecar = |(pod, _): &SelectedPod| !is_injected(pod);
         let is_any_without = selected.iter().flatten().any(lacks_sidecar);
@@ -248,6 +251,17 @@ impl StatusWriter {
         warn!(namespace, name, reason = error.reason(), %error, "trying again");
         Action::requeue(wait)
     }
+}
+
+/// While a new leader reads what the resource refers to, or requests its first token, what its predecessor said of
+/// it holds.
+fn is_said_already(resource: &McpServerAuth, issuance: &Issuance) -> bool {
+    let is_pending = match &issuance.problem {
+        Some(problem) => problem.is_pending(),
+        None => issuance.token.in_use.is_none() && issuance.token.last_error.is_none(),
+    };
+    let status = resource.status.as_ref();
+    is_pending && status.is_some_and(|status| status.observed_generation == resource.metadata.generation)
 }
 
 #[cfg(test)]

@@ -39,6 +39,13 @@ const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 const REFUSED_FOR: Duration = Duration::from_secs(1);
 const MAX_REMEMBERED: usize = 20_000;
 
+/// The operator's own ServiceAccount.
+#[derive(Clone, Debug)]
+pub struct OperatorAccount {
+    pub namespace: String,
+    pub name: String,
+}
+
 /// Asks the API server about tokens, no more often than need be. Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Authenticator(Arc<AuthenticatorInner>);
@@ -54,7 +61,15 @@ type TokenDigest = [u8; 32];
 
 struct Remembered {
     until: Instant,
-    answer: Result<Pod, SyncError>,
+    answer: Result<Identity, SyncError>,
+}
+
+/// Whose token it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Identity {
+    pod: Pod,
+    /// Name of the ServiceAccount, in the pod's namespace.
+    account: String,
 }
 
 impl Authenticator {
@@ -68,6 +83,23 @@ impl Authenticator {
 
     /// The pod that the request's bearer token is bound to.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Pod, SyncError> {
+        Ok(self.identify(headers).await?.pod)
+    }
+
+    /// The pod of another replica: one of the operator's own namespace and ServiceAccount.
+    pub async fn authenticate_replica(
+        &self,
+        headers: &HeaderMap,
+        operator: &OperatorAccount,
+    ) -> Result<Pod, SyncError> {
+        let Identity { pod, account } = self.identify(headers).await?;
+        if (&pod.namespace, &account) != (&operator.namespace, &operator.name) {
+            return Err(SyncError::NotAReplica(format!("{}/{account}", pod.namespace)));
+        }
+        Ok(pod)
+    }
+
+    async fn identify(&self, headers: &HeaderMap) -> Result<Identity, SyncError> {
         let token = bearer(headers).ok_or(SyncError::NoToken)?;
         let now = Timestamp::now();
         let expires_at = look_at(token, now)?;
@@ -98,13 +130,13 @@ impl Authenticator {
 }
 
 impl AuthenticatorInner {
-    fn remembered(&self, digest: &TokenDigest) -> Option<Result<Pod, SyncError>> {
+    fn remembered(&self, digest: &TokenDigest) -> Option<Result<Identity, SyncError>> {
         let remembered = self.remembered.lock();
         let answer = remembered.get(digest)?;
         (answer.until > Instant::now()).then(|| answer.answer.clone())
     }
 
-    fn remember(&self, digest: TokenDigest, used_for: Duration, answer: Result<Pod, SyncError>) {
+    fn remember(&self, digest: TokenDigest, used_for: Duration, answer: Result<Identity, SyncError>) {
         let now = Instant::now();
         let mut remembered = self.remembered.lock();
         if remembered.len() >= MAX_REMEMBERED {
@@ -118,7 +150,7 @@ impl AuthenticatorInner {
     }
 }
 
-async fn review(client: &Client, token: &str) -> Result<Pod, SyncError> {
+async fn review(client: &Client, token: &str) -> Result<Identity, SyncError> {
     let review = TokenReview {
         spec: TokenReviewSpec {
             token: Some(token.to_owned()),
@@ -161,7 +193,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .filter(|token| !token.is_empty())
 }
 
-fn identify(review: TokenReviewStatus, token: &str) -> Result<Pod, SyncError> {
+fn identify(review: TokenReviewStatus, token: &str) -> Result<Identity, SyncError> {
     if review.authenticated != Some(true) {
         let error = without_token(review.error.as_deref().unwrap_or("it is not valid"), token);
         // The API server reports a token for other audiences as an error that lists both.
@@ -185,9 +217,7 @@ fn identify(review: TokenReviewStatus, token: &str) -> Result<Pod, SyncError> {
         .username
         .as_deref()
         .and_then(|name| name.strip_prefix(SERVICE_ACCOUNT));
-    let namespace = account
-        .and_then(|account| account.split_once(':'))
-        .map(|(namespace, _)| namespace);
+    let account = account.and_then(|account| account.split_once(':'));
     let extra = user.extra.unwrap_or_default();
     let only = |key: &str| {
         extra
@@ -195,11 +225,14 @@ fn identify(review: TokenReviewStatus, token: &str) -> Result<Pod, SyncError> {
             .filter(|values| values.len() == 1)
             .map(|values| values[0].clone())
     };
-    match (namespace, only(POD_NAME), only(POD_UID)) {
-        (Some(namespace), Some(name), Some(uid)) => Ok(Pod {
-            namespace: namespace.to_owned(),
-            name,
-            uid,
+    match (account, only(POD_NAME), only(POD_UID)) {
+        (Some((namespace, account)), Some(name), Some(uid)) => Ok(Identity {
+            pod: Pod {
+                namespace: namespace.to_owned(),
+                name,
+                uid,
+            },
+            account: account.to_owned(),
         }),
         _ => Err(SyncError::NotBoundToPod),
     }
@@ -354,7 +387,8 @@ mod tests {
             review("system:serviceaccount:apps:default", &[AUDIENCE], BOUND),
             "t",
         )
-        .unwrap();
+        .unwrap()
+        .pod;
         assert_eq!(
             pod,
             Pod {
@@ -363,6 +397,27 @@ mod tests {
                 uid: "u1".into()
             }
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_is_a_pod_of_the_operators_own_account_and_namespace() {
+        let authenticator = Reviews::default().authenticator();
+        for (namespace, name, is_replica) in [
+            ("apps", "default", true),
+            ("apps", "mcp-auth-operator", false),
+            ("mcp-auth-system", "default", false),
+        ] {
+            let operator = OperatorAccount {
+                namespace: namespace.into(),
+                name: name.into(),
+            };
+            let headers = headers(&token("u1"));
+            let answer = authenticator.authenticate_replica(&headers, &operator).await;
+            match is_replica {
+                true => assert_eq!(answer.unwrap().name, "litellm-0"),
+                false => assert_eq!(answer.unwrap_err().reason(), "NotAReplica"),
+            }
+        }
     }
 
     #[test]

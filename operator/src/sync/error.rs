@@ -31,8 +31,14 @@ pub enum SyncError {
     NotListed(String),
     #[error("the first line must be the sidecar's report: {0}")]
     NoReport(String),
-    #[error("this replica does not lead: connect again to reach the one that does")]
+    #[error(
+        "this replica neither leads nor knows the tokens of the one that does: connect again to reach another"
+    )]
     NotLeading,
+    #[error("the token is of the ServiceAccount {0}, which is not the operator's")]
+    NotAReplica(String),
+    #[error("{}", problem.message)]
+    OfLeader { status: StatusCode, problem: Problem },
     #[error("the API server could not be asked: {0}")]
     ApiServer(String),
     #[error("the body is no exchange request: {0}")]
@@ -64,6 +70,10 @@ impl SyncError {
             Self::NotListed(_) => reasons::NOT_LISTED,
             Self::NoReport(_) => reasons::NO_REPORT,
             Self::NotLeading => reasons::NOT_LEADING,
+            Self::NotAReplica(_) => reasons::NOT_A_REPLICA,
+            Self::OfLeader { problem, .. } => {
+                reasons::known(&problem.reason).unwrap_or(reasons::EXCHANGE_FAILED)
+            }
             Self::ApiServer(_) => reasons::API_SERVER,
             Self::NoExchangeRequest(_) | Self::UnreadableBody(_) => reasons::NO_EXCHANGE_REQUEST,
             Self::NotEntitled(_) => reasons::NOT_ENTITLED,
@@ -76,7 +86,10 @@ impl SyncError {
     fn status(&self) -> StatusCode {
         match self {
             Self::NoToken | Self::InvalidToken(_) | Self::WrongAudience(_) => StatusCode::UNAUTHORIZED,
-            Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) => StatusCode::FORBIDDEN,
+            Self::NotBoundToPod | Self::OtherPod { .. } | Self::NoSuchPod(_) | Self::NotAReplica(_) => {
+                StatusCode::FORBIDDEN
+            }
+            Self::OfLeader { status, .. } => *status,
             Self::NotEntitled(_) => StatusCode::FORBIDDEN,
             Self::NoReport(_) | Self::NoExchangeRequest(_) | Self::UnreadableBody(_) => {
                 StatusCode::BAD_REQUEST

@@ -2,21 +2,31 @@
 //! that the pod is entitled to are answered for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::{Credentials, ResourceRef, UserTokenExchanger};
 use mcp_auth_protocol::bounds::MAX_EXCHANGE_REQUEST_BYTES;
 use mcp_auth_protocol::sync::{ExchangeRequest, ExchangeResponse, Pod};
-use tracing::warn;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
 
 use super::authenticate::agree;
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
 use crate::http::read_body;
+use crate::leader_client::{ForwardedExchange, LeaderError};
 use crate::metrics::ExchangeOutcome;
+
+/// How long a new leader is waited for to read what a resource refers to, and how often it is looked whether it has.
+const READING_TIMEOUT: Duration = Duration::from_secs(3);
+const READING_INTERVAL: Duration = Duration::from_millis(50);
 
 pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
     match answer(&sync, request).await {
@@ -33,9 +43,6 @@ pub async fn exchange(State(sync): State<Sync>, request: Request) -> Response {
 }
 
 async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncError> {
-    if !*sync.leads.borrow() {
-        return Err(SyncError::NotLeading);
-    }
     let (head, body) = request.into_parts();
     let pod = sync.authenticator.authenticate(&head.headers).await?;
     let body = read_body(body, MAX_EXCHANGE_REQUEST_BYTES).await;
@@ -45,15 +52,62 @@ async fn answer(sync: &Sync, request: Request) -> Result<ExchangeResponse, SyncE
     if exchange_request.url != resource.spec.server.url {
         return Err(SyncError::OtherUrl);
     }
-    let exchanger = sync.credentials.exchanger(&resource);
-    let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(exchange_request.server.clone()))?;
-    let credential = exchanger.credential(
-        &exchange_request.subject_token,
-        exchange_request.refused.as_deref(),
-    );
+    let mut leads = sync.leads.clone();
+    if *leads.borrow() {
+        return exchanged(&sync.credentials, &resource, &exchange_request).await;
+    }
+    let forwarded = ForwardedExchange {
+        namespace: pod.namespace,
+        resource: ResourceRef::from(&*resource).name,
+        request: exchange_request,
+    };
+    tokio::select! {
+        answer = sync.leader.exchange(&forwarded) => answer.map_err(|error| match error {
+            LeaderError::Refused { status, problem } => SyncError::OfLeader { status, problem },
+            error => {
+                debug!(%error, "the leader could not be asked for a user's token");
+                SyncError::NotLeading
+            }
+        }),
+        // While it waited for the next leader it has become that.
+        true = elected(&mut leads) => exchanged(&sync.credentials, &resource, &forwarded.request).await,
+    }
+}
+
+async fn elected(leads: &mut watch::Receiver<bool>) -> bool {
+    leads.wait_for(|leads| *leads).await.is_ok()
+}
+
+/// The user's token, by the replica that leads.
+pub async fn exchanged(
+    credentials: &Credentials,
+    resource: &McpServerAuth,
+    request: &ExchangeRequest,
+) -> Result<ExchangeResponse, SyncError> {
+    let exchanger = exchanger(credentials, resource).await;
+    let exchanger = exchanger.ok_or_else(|| SyncError::NoExchange(request.server.clone()))?;
+    let credential = exchanger.credential(&request.subject_token, request.refused.as_deref());
     Ok(ExchangeResponse {
         credential: credential.await?,
+        sent_at: Some(Timestamp::now().as_second()),
     })
+}
+
+/// A leader that is new has it once it has read what the resource refers to.
+async fn exchanger(credentials: &Credentials, resource: &McpServerAuth) -> Option<Arc<UserTokenExchanger>> {
+    let deadline = Instant::now() + READING_TIMEOUT;
+    loop {
+        let published = credentials.published(resource);
+        let is_being_read = published.as_ref().is_none_or(|state| {
+            let problem = state.issuance.problem.as_ref();
+            state.generation.is_none() || problem.is_some_and(|problem| problem.is_pending())
+        });
+        let exchanger = published.and_then(|state| state.exchanger);
+        if exchanger.is_some() || !is_being_read || Instant::now() >= deadline {
+            return exchanger;
+        }
+        sleep(READING_INTERVAL).await;
+    }
 }
 
 /// A serde error may quote the request, which holds a token, so only its kind is repeated.

@@ -1,56 +1,70 @@
-//! Reads a request body as lines of JSON.
+//! Reads a body as lines of JSON.
 
 use std::io;
+use std::marker::PhantomData;
 
 use axum::body::Body;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, TryStreamExt};
 use mcp_auth_protocol::bounds::MAX_REPORT_BYTES;
 use mcp_auth_protocol::sync::Report;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
 #[derive(Debug, Error)]
 pub enum LineError {
-    #[error("a line is longer than {MAX_REPORT_BYTES} bytes")]
-    TooLong,
+    #[error("a line is longer than {0} bytes")]
+    TooLong(usize),
     #[error("a line is not UTF-8 text; reports are JSON in UTF-8")]
     NotUtf8,
+    /// It may quote the line.
     #[error("a line is not a report: {0}")]
     NotAReport(serde_json::Error),
     #[error("the connection broke: {0}")]
     Broken(#[from] io::Error),
 }
 
-impl From<LinesCodecError> for LineError {
-    fn from(error: LinesCodecError) -> Self {
-        match error {
-            LinesCodecError::MaxLineLengthExceeded => Self::TooLong,
-            // The codec does no input or output of its own: only the text can be wrong.
-            LinesCodecError::Io(_) => Self::NotUtf8,
-        }
-    }
-}
-
 /// The reports of a body, as they arrive. Ends at the first error.
 pub fn reports(body: Body) -> impl Stream<Item = Result<Report, LineError>> + Send {
-    let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    FramedRead::new(
-        bytes,
-        ReportDecoder(LinesCodec::new_with_max_length(MAX_REPORT_BYTES)),
-    )
+    lines(body.into_data_stream(), MAX_REPORT_BYTES)
 }
 
-/// One report a line; empty lines between them are heartbeats.
-struct ReportDecoder(LinesCodec);
+/// The values of a body, one a line, as they arrive; empty lines between them are heartbeats. Ends at the first
+/// error.
+pub fn lines<T: DeserializeOwned + Send>(
+    body: impl Stream<Item = Result<Bytes, impl std::error::Error + Send + Sync + 'static>> + Send,
+    max_bytes: usize,
+) -> impl Stream<Item = Result<T, LineError>> + Send {
+    let bytes = StreamReader::new(body.map_err(io::Error::other));
+    let decoder = LineDecoder {
+        codec: LinesCodec::new_with_max_length(max_bytes),
+        max_bytes,
+        value: PhantomData,
+    };
+    FramedRead::new(bytes, decoder)
+}
 
-impl Decoder for ReportDecoder {
-    type Item = Report;
+struct LineDecoder<T> {
+    codec: LinesCodec,
+    max_bytes: usize,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Decoder for LineDecoder<T> {
+    type Item = T;
     type Error = LineError;
 
-    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Report>, LineError> {
-        while let Some(line) = self.0.decode(buffer)? {
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<T>, LineError> {
+        let decode = |codec: &mut LinesCodec, buffer: &mut BytesMut| {
+            codec.decode(buffer).map_err(|error| match error {
+                LinesCodecError::MaxLineLengthExceeded => LineError::TooLong(self.max_bytes),
+                // The codec does no input or output of its own: only the text can be wrong.
+                LinesCodecError::Io(_) => LineError::NotUtf8,
+            })
+        };
+        while let Some(line) = decode(&mut self.codec, buffer)? {
             if !line.is_empty() {
                 return serde_json::from_str(&line)
                     .map(Some)
@@ -60,8 +74,8 @@ impl Decoder for ReportDecoder {
         Ok(None)
     }
 
-    /// A line that the end of the body cuts off is no report.
-    fn decode_eof(&mut self, buffer: &mut BytesMut) -> Result<Option<Report>, LineError> {
+    /// A line that the end of the body cuts off is left out.
+    fn decode_eof(&mut self, buffer: &mut BytesMut) -> Result<Option<T>, LineError> {
         let report = self.decode(buffer)?;
         if report.is_none() {
             buffer.clear();
@@ -121,7 +135,7 @@ mod tests {
         let chunk = "x".repeat(MAX_REPORT_BYTES / 2 + 1);
         assert_eq!(
             read(&[&chunk, &chunk, &chunk]).await,
-            [Err(LineError::TooLong.to_string())]
+            [Err(LineError::TooLong(MAX_REPORT_BYTES).to_string())]
         );
     }
 

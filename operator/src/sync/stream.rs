@@ -10,6 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use mcp_auth_credentials::routes::server;
 use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
 use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RejectedToken, Report, Server, Snapshot};
@@ -27,6 +28,8 @@ use crate::sidecars::SidecarEntry;
 const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A sidecar that reads nothing for this long is disconnected.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a sidecar waits for a replica that has only just started to know the tokens.
+const KNOWING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Faster ones wait: each may cause work for every resource of the namespace.
 const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(200);
 /// Changes within this time of one another, such as ten tokens renewed at once, become one line.
@@ -37,7 +40,7 @@ pub async fn open(State(sync): State<Sync>, request: Request) -> Response {
         Ok(response) => response,
         Err(error) => {
             match error {
-                // It finds the replica that leads by trying.
+                // It finds a replica that can serve it by trying.
                 SyncError::NotLeading => debug!(%error, "a sidecar was sent on"),
                 _ => warn!(reason = error.reason(), %error, "a sidecar was refused"),
             }
@@ -48,11 +51,13 @@ pub async fn open(State(sync): State<Sync>, request: Request) -> Response {
 }
 
 async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
-    if !*sync.leads.borrow() {
-        return Err(SyncError::NotLeading);
-    }
     let (head, body) = request.into_parts();
     let pod = sync.authenticator.authenticate(&head.headers).await?;
+    let mut knows_tokens = sync.knows_tokens.clone();
+    let knowing = knows_tokens.wait_for(|knows| *knows);
+    if !matches!(tokio::time::timeout(KNOWING_TIMEOUT, knowing).await, Ok(Ok(_))) {
+        return Err(SyncError::NotLeading);
+    }
     let mut reports = Box::pin(reports(body));
     let first = tokio::time::timeout(FIRST_REPORT_TIMEOUT, reports.next()).await;
     let first = match first {
@@ -86,7 +91,7 @@ async fn accept(sync: Sync, request: Request) -> Result<Response, SyncError> {
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(body)).into_response())
 }
 
-/// Runs until either side ends the stream, the pod is gone, this replica no longer leads or the time is up.
+/// Runs until either side ends the stream, the pod is gone, this replica has lost the leader or the time is up.
 async fn serve(
     sync: Sync,
     pod: Pod,
@@ -103,7 +108,7 @@ async fn serve(
     let mut reports = pin!(reports);
     let mut changes = sync.changes.subscribe(&pod.namespace);
     changes.mark_changed();
-    let mut leads = sync.leads.clone();
+    let mut knows_tokens = sync.knows_tokens.clone();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut time_is_up = pin!(tokio::time::sleep(lifetime(sync.longest_stream, rand::random())));
     let mut sent_content = None;
@@ -145,7 +150,7 @@ async fn serve(
                 // The authority may have changed, of which there is no notification.
                 changes.mark_changed();
             }
-            () = leadership_lost(&mut leads) => break "this replica does not lead any more",
+            () = leader_lost(&mut knows_tokens) => break "this replica has lost the one that leads",
             () = &mut time_is_up => break "the stream is renewed",
         }
     };
@@ -158,13 +163,13 @@ fn lifetime(longest: Duration, chance: f64) -> Duration {
     longest.mul_f64(1.0 - 0.2 * chance.clamp(0.0, 1.0))
 }
 
-async fn leadership_lost(leads: &mut watch::Receiver<bool>) {
-    // An error means that the election has ended, and with it the lead.
-    let _ = leads.wait_for(|leads| !leads).await;
+async fn leader_lost(knows_tokens: &mut watch::Receiver<bool>) {
+    // An error means that the operator is stopping.
+    let _ = knows_tokens.wait_for(|knows| !knows).await;
 }
 
-/// Tells the token sources of the tokens that this pod's servers refused, as far as the pod has a right to
-/// them. Returns those that could not be passed on, because the pod could not be looked up.
+/// Tells the token sources, be they the leader's, of the tokens that this pod's servers refused, as far as the
+/// pod has a right to them. Returns those that could not be passed on, because the pod could not be looked up.
 async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>) -> Vec<RejectedToken> {
     if refused.is_empty() {
         return refused;
@@ -217,6 +222,7 @@ async fn send(
         revision: revision(),
         operator_ca: authority.clone(),
         servers: servers.clone(),
+        sent_at: Some(Timestamp::now().as_second()),
         unreadable: Vec::new(),
     };
     let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");

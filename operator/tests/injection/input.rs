@@ -98,6 +98,8 @@ pub fn route(server: &str) -> Route {
         server: server.to_owned(),
         url: format!("https://{server}.example.com/mcp?$(x)"),
         transport: Transport::StreamableHttp,
+        http1_only: false,
+        answer_timeout_seconds: None,
         ca_bundle: Some(SECRET.to_owned()),
         cookies: vec!["session_id".to_owned()],
         headers: vec![],

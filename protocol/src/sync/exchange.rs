@@ -32,4 +32,8 @@ pub struct ExchangeRequest {
 pub struct ExchangeResponse {
     /// Always [`Credential::Bearer`].
     pub credential: Credential,
+    /// The sender's time in Unix seconds, by which the ends of tokens are to be understood: the reader's clock may differ.
+    /// Absent from older senders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<i64>,
 }

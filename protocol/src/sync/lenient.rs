@@ -14,6 +14,8 @@ pub(super) struct Snapshot {
     revision: String,
     operator_ca: String,
     servers: Vec<Value>,
+    #[serde(default)]
+    sent_at: Value,
 }
 
 impl From<Snapshot> for super::Snapshot {
@@ -29,6 +31,7 @@ impl From<Snapshot> for super::Snapshot {
             revision: snapshot.revision,
             operator_ca: snapshot.operator_ca,
             servers,
+            sent_at: snapshot.sent_at.as_i64(),
             unreadable,
         }
     }
@@ -100,6 +103,18 @@ mod tests {
 
     fn snapshot(servers: Value) -> Snapshot {
         serde_json::from_value(json!({"revision": "1", "operatorCa": "", "servers": servers})).unwrap()
+    }
+
+    #[test]
+    fn an_older_or_odd_sender_says_nothing_of_its_clock() {
+        assert_eq!(snapshot(json!([])).sent_at, None);
+        let odd = json!({"revision": "1", "operatorCa": "", "servers": [], "sentAt": "noon"});
+        assert_eq!(serde_json::from_value::<Snapshot>(odd).unwrap().sent_at, None);
+        let stated = json!({"revision": "1", "operatorCa": "", "servers": [], "sentAt": 7});
+        assert_eq!(
+            serde_json::from_value::<Snapshot>(stated).unwrap().sent_at,
+            Some(7)
+        );
     }
 
     #[test]

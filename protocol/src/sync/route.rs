@@ -15,6 +15,13 @@ pub struct Route {
     /// Absolute `http` or `https` URL of the MCP server, without fragment and user info.
     pub url: String,
     pub transport: Transport,
+    /// HTTP/2 is not to be offered to the server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub http1_only: bool,
+    /// Longest wait in seconds for the headers of an answer, and for more of one that is no event stream; the sidecar's
+    /// own where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_timeout_seconds: Option<u32>,
     /// PEM certificates to trust besides the platform's. Absent at admission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<String>,

@@ -18,6 +18,10 @@ pub struct Snapshot {
     pub operator_ca: String,
     /// Sorted by [`Route::server`], each of which occurs once.
     pub servers: Vec<Server>,
+    /// The sender's time in Unix seconds, by which the ends of tokens are to be understood: the reader's clock may differ.
+    /// Absent from older senders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<i64>,
     /// What stood in the line besides `servers` and could not be read. Never sent.
     #[serde(skip_serializing)]
     pub unreadable: Vec<UnreadableServer>,

@@ -12,6 +12,8 @@ fn snapshot() -> Snapshot {
                 server: "tools".into(),
                 url: "https://tools.example.com/mcp".into(),
                 transport: Transport::StreamableHttp,
+                http1_only: false,
+                answer_timeout_seconds: None,
                 ca_bundle: None,
                 cookies: vec!["session_id".into()],
                 headers: vec![],
@@ -33,6 +35,7 @@ fn snapshot() -> Snapshot {
             }),
             declined: None,
         }],
+        sent_at: Some(1_799_999_000),
         unreadable: vec![],
     }
 }

@@ -21,6 +21,7 @@ use mcp_auth_protocol::timeouts::EXCHANGE_RESPONSE;
 use secrecy::SecretString;
 use tokio::time::{sleep, timeout};
 
+use crate::control::clock_offset::ClockOffset;
 use crate::control::sync_client::{Connection, Connector, Endpoint, OperatorCa, SyncError, bearer};
 use shared_connection::SharedConnection;
 
@@ -152,7 +153,7 @@ impl<D: Connector + 'static> ExchangeClient<D> {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.connection.endpoint.uri(EXCHANGE_PATH);
         let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, bearer(&self.token_file)?);
+        headers.insert(AUTHORIZATION, bearer(&self.token_file).await?);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let mut sender = connection.sender.clone();
         let answer = async move {
@@ -197,8 +198,14 @@ fn read_credential(status: StatusCode, answer: &[u8]) -> Result<Credential, Prob
     }
     match serde_json::from_slice::<ExchangeResponse>(answer) {
         Ok(ExchangeResponse {
-            credential: credential @ Credential::Bearer { .. },
-        }) => Ok(credential),
+            credential: mut credential @ Credential::Bearer { .. },
+            sent_at,
+        }) => {
+            let mut offset = ClockOffset::default();
+            offset.observe(sent_at);
+            offset.apply(&mut credential);
+            Ok(credential)
+        }
         _ => Err(Problem::new(
             "OperatorAnswerInvalid",
             "the operator's answer is no token; sidecar and operator may be of different versions",

@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::codec::{Decoder, LinesCodec};
 use tracing::{debug, info, warn};
 
+use crate::control::clock_offset::ClockOffset;
 pub(crate) use connect::Connection;
 use connect::operator_tls_config;
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
@@ -89,6 +90,7 @@ struct SyncState<'a, A> {
     last_logged: Option<String>,
     reports: &'a watch::Sender<Report>,
     apply: A,
+    clock_offset: ClockOffset,
 }
 
 impl<D: Connector> SyncClient<D> {
@@ -102,6 +104,7 @@ impl<D: Connector> SyncClient<D> {
             last_logged: None,
             reports,
             apply,
+            clock_offset: ClockOffset::default(),
         };
         loop {
             let Err(error) = self.stream(&mut state).await;
@@ -147,7 +150,7 @@ impl<D: Connector> SyncClient<D> {
     }
 
     async fn stream(&self, state: &mut SyncState<'_, impl FnMut(Snapshot)>) -> Result<Infallible, SyncError> {
-        let request = self.request(state.reports)?;
+        let request = self.request(state.reports).await?;
         let operator_ca = state.operator_ca.get();
         let address = self.endpoint.to_string();
         let mut connection = timeout(
@@ -183,11 +186,11 @@ impl<D: Connector> SyncClient<D> {
         }
     }
 
-    fn request(
+    async fn request(
         &self,
         reports: &watch::Sender<Report>,
     ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, SyncError> {
-        let bearer = bearer(&self.token_file)?;
+        let bearer = bearer(&self.token_file).await?;
         let mut request = Request::new(report_lines(reports.subscribe()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri(sync::PATH);
@@ -223,10 +226,11 @@ impl<D: Connector> SyncClient<D> {
     }
 }
 
-/// Who we are to the operator.
-pub(crate) fn bearer(token_file: &Path) -> Result<HeaderValue, SyncError> {
+/// Who we are to the operator. Read off this thread, which probes wait for: a file may take its time.
+pub(crate) async fn bearer(token_file: &Path) -> Result<HeaderValue, SyncError> {
     let path = || token_file.to_owned();
-    let token = std::fs::read_to_string(token_file).map_err(|error| SyncError::TokenUnreadable {
+    let token = tokio::fs::read_to_string(token_file).await;
+    let token = token.map_err(|error| SyncError::TokenUnreadable {
         path: path(),
         kind: error.kind(),
     })?;
@@ -239,7 +243,7 @@ pub(crate) fn bearer(token_file: &Path) -> Result<HeaderValue, SyncError> {
     Ok(bearer)
 }
 
-fn take_over(snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapshot)>) {
+fn take_over(mut snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapshot)>) {
     state.serving_since.get_or_insert_with(Instant::now);
     if state.last_logged.take().is_some() {
         info!(revision = snapshot.revision, "connected to the operator again");
@@ -249,6 +253,10 @@ fn take_over(snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapshot)>
             Ok(_) => state.operator_ca.replace(&snapshot.operator_ca),
             Err(error) => warn!(reason = error.reason(), %error, "keeping the certificates known so far"),
         }
+    }
+    state.clock_offset.observe(snapshot.sent_at);
+    for server in &mut snapshot.servers {
+        state.clock_offset.apply(&mut server.credential);
     }
     let revision = snapshot.revision.clone();
     (state.apply)(snapshot);

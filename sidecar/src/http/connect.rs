@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::http::resolver::Resolver;
-use crate::http::tls::HTTP2;
+use crate::http::tls::{HTTP2, http1_only};
 
 /// For name resolution, the TCP connection and the TLS handshake together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,8 +30,20 @@ pub enum Peer {
 
 /// How the other side is verified: by a certificate for this name.
 pub struct Tls {
-    pub connector: TlsConnector,
-    pub name: ServerName<'static>,
+    connector: TlsConnector,
+    /// Does not offer HTTP/2.
+    http1_connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    pub fn new(config: Arc<ClientConfig>, name: ServerName<'static>) -> Self {
+        Self {
+            http1_connector: Arc::new(http1_only(&config)).into(),
+            connector: config.into(),
+            name,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,15 +65,18 @@ pub enum Io {
 }
 
 /// The name, TCP and TLS; [`Io::is_http2`] tells which protocol was agreed on.
-pub async fn connect(peer: &Peer, tls: Option<&Tls>) -> Result<Io, ConnectError> {
+pub async fn connect(peer: &Peer, tls: Option<&Tls>, offer_http2: bool) -> Result<Io, ConnectError> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let connecting = async {
         let stream = connect_tcp(peer, deadline).await?;
         match tls {
             None => Ok(Io::Plain(stream)),
             Some(tls) => {
-                let stream = tls
-                    .connector
+                let connector = match offer_http2 {
+                    true => &tls.connector,
+                    false => &tls.http1_connector,
+                };
+                let stream = connector
                     .connect(tls.name.clone(), stream)
                     .await
                     .map_err(ConnectError::Tls)?;

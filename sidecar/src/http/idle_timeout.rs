@@ -13,8 +13,6 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// Longest silence in the middle of a request's body.
 pub const REQUEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest silence in the middle of an MCP server's answer that is no event stream.
-pub const RESPONSE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Wraps a body, and fails it after a silence of `timeout`.
 pub struct IdleTimeout<B> {

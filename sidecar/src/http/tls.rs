@@ -6,11 +6,14 @@ use mcp_auth_protocol::sync::ClientCertificate;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use secrecy::ExposeSecret;
 
 /// The name of HTTP/2 over TLS (RFC 9113 section 3.1).
 pub const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+/// The object identifier of the curve P-521, as a public key states it (RFC 5480 section 2.1.1.1).
+const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 
 /// Reads the platform's roots once, and only when a route with TLS needs them.
 #[derive(Default)]
@@ -28,6 +31,11 @@ pub enum TlsConfigError {
     Empty,
     #[error("certificate {position} of the CA bundle is not usable as an authority")]
     NotAnAuthority { position: usize },
+    #[error(
+        "no certificate of the CA bundle has a key that can be verified here: the curve P-521 cannot; use P-256, \
+         P-384, Ed25519 or RSA for the authority"
+    )]
+    UnsupportedCurve,
     #[error("{0}")]
     ClientCertificate(#[from] ClientCertificateError),
 }
@@ -91,18 +99,27 @@ fn platform_roots() -> RootCertStore {
 }
 
 fn add_ca_bundle(roots: &mut RootCertStore, pem: &str) -> Result<(), TlsConfigError> {
-    let mut position = 0;
+    let (mut position, mut usable) = (0, 0);
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         position += 1;
         let certificate = certificate.map_err(|_| TlsConfigError::NotPem)?;
         roots
             .add(certificate)
             .map_err(|_| TlsConfigError::NotAnAuthority { position })?;
+        let has_p521 = |root: &TrustAnchor<'_>| {
+            let key = &root.subject_public_key_info;
+            key.windows(P521.len()).any(|part| part == P521)
+        };
+        match roots.roots.last().is_some_and(has_p521) {
+            // Of no use, and no harm to the others.
+            true => drop(roots.roots.pop()),
+            false => usable += 1,
+        }
     }
-    if position == 0 {
-        Err(TlsConfigError::Empty)
-    } else {
-        Ok(())
+    match (position, usable) {
+        (0, _) => Err(TlsConfigError::Empty),
+        (_, 0) => Err(TlsConfigError::UnsupportedCurve),
+        _ => Ok(()),
     }
 }
 
@@ -137,9 +154,16 @@ fn builder(roots: RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert>
         .with_root_certificates(roots)
 }
 
+/// The same without HTTP/2.
+pub fn http1_only(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![HTTP1.to_vec()];
+    config
+}
+
 /// The server takes its choice; one that knows no ALPN speaks HTTP/1.1.
 fn with_alpn(mut config: ClientConfig) -> ClientConfig {
-    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     config
 }
 
@@ -167,6 +191,37 @@ mod tests {
             "the CA bundle is not PEM"
         );
     }
+
+    /// Made by `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp521r1`.
+    const P521_AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIICBjCCAWigAwIBAgIUSPYryZbGuTnOflRhDNeMQqhFYhcwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJYXV0aG9yaXR5MCAXDTI2MTEyOTIyMDIwOVoYDzIxMjYxMTA1
+MjIwMjA5WjAUMRIwEAYDVQQDDAlhdXRob3JpdHkwgZswEAYHKoZIzj0CAQYFK4EE
+ACMDgYYABABrzrvsRzOtLoEpirfDZk+q4ODRPwaZBQuqQImZhBPHEOuhMmtFKAWk
+Hg24VMoh0q3tKw8KT06Upm0K/MSeWg//IwDSPmrxniWcn1t1LJUtyJiOUlNg6PoE
+W92/Ts1wBetJzv8ty72WjyyCpYApcdygGlkGSw5OD+JtcDBENzPYBji6+aNTMFEw
+HQYDVR0OBBYEFNW10kmevV1c2ewapVT0Vwt+YlZvMB8GA1UdIwQYMBaAFNW10kme
+vV1c2ewapVT0Vwt+YlZvMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDgYsA
+MIGHAkIBuHPR1Y13jrX2uTwSJZdJ6xolo/TBByu9kPvNjZ9aohBCT8ChHAYMDtEn
+6TdrYe9Zkl8R9tCICc5cifmTezB9aYcCQQqivnMrVWfiBroFB6xnrWXPJLTVdYJl
+xX4cMloEBl40FEfaT/uEp6SCF2Ho5FJ+Zod5lsan9hQdgOL2E5ywVgun
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn a_bundle_of_which_nothing_can_be_verified_is_refused_by_the_name_of_the_curve() {
+        let mut roots = RootCertStore::empty();
+        let error = add_ca_bundle(&mut roots, P521_AUTHORITY).unwrap_err().to_string();
+        assert!(error.contains("P-521") && error.contains("P-384"), "{error}");
+        let usable = rcgen::generate_simple_self_signed(vec!["ca".to_owned()])
+            .unwrap()
+            .cert
+            .pem();
+        add_ca_bundle(&mut roots, &format!("{P521_AUTHORITY}{usable}")).unwrap();
+        assert_eq!(roots.len(), 1, "the other one");
+    }
+
     #[test]
     fn a_client_certificate_that_cannot_be_shown_says_which_half_is_wrong() {
         let pair = || {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -31,6 +32,8 @@ pub struct Target {
     authority: Option<Authority>,
     /// Longest wait for the head of an answer.
     answer_timeout: Option<Duration>,
+    /// Not to servers that are not to be offered HTTP/2, or whose answers over it are malformed.
+    offers_http2: AtomicBool,
     connects: Counter,
     /// The newest nonce for proofs of possession that the origin gave (RFC 9449 section 9).
     nonce: ArcSwapOption<String>,
@@ -44,7 +47,8 @@ pub struct SendError {
     /// The request, if no byte of it was sent.
     pub unsent: Option<Request<RequestBody>>,
     /// The connection had been kept and ended before the answer began: the other side may have closed it before
-    /// it saw the request (RFC 9112 section 9.5).
+    /// it saw the request (RFC 9112 section 9.5). Or the answer was malformed over HTTP/2, and another over HTTP/1.1 may
+    /// not be.
     pub kept_connection_ended: bool,
 }
 
@@ -91,10 +95,17 @@ impl Target {
             host,
             authority,
             answer_timeout,
+            offers_http2: AtomicBool::new(true),
             connects,
             nonce: ArcSwapOption::empty(),
             pools,
         }
+    }
+
+    /// HTTP/2 is not offered.
+    pub fn http1_only(self) -> Self {
+        self.offers_http2.store(false, Ordering::Relaxed);
+        self
     }
 
     pub fn nonce(&self) -> Option<Arc<String>> {
@@ -171,7 +182,8 @@ impl Target {
     /// A new connection.
     pub async fn connect(&self) -> Result<Io, ConnectError> {
         self.connects.inc();
-        connect(&self.peer, self.tls.as_ref()).await
+        let offers_http2 = self.offers_http2.load(Ordering::Relaxed);
+        connect(&self.peer, self.tls.as_ref(), offers_http2).await
     }
 
     /// Closes a worker's connections that were idle for long.
@@ -250,6 +262,9 @@ impl Target {
             if failure != StreamFailure::Reset {
                 pool.shared.retire(&connection);
             }
+            if failure == StreamFailure::Malformed {
+                self.fall_back_to_http1();
+            }
             let again = match (unsent, failure) {
                 (Some(mut unsent), _) => {
                     self.to_http1(&mut unsent);
@@ -257,6 +272,7 @@ impl Target {
                 }
                 (None, StreamFailure::Unprocessed) => spare,
                 (None, StreamFailure::Connection) if kept && safe => spare,
+                (None, StreamFailure::Malformed) if safe => spare,
                 (None, _) => None,
             };
             request = match again {
@@ -265,7 +281,8 @@ impl Target {
                     return Err(Box::new(SendError {
                         cause,
                         unsent,
-                        kept_connection_ended: kept && failure == StreamFailure::Connection,
+                        kept_connection_ended: kept && failure == StreamFailure::Connection
+                            || failure == StreamFailure::Malformed,
                     }));
                 }
             };
@@ -281,6 +298,18 @@ impl Target {
                 }
                 Err(cause) => return Err(Box::new(SendError::new(cause, Some(request)))),
             };
+        }
+    }
+
+    /// Event streams are sent with `Connection: keep-alive` by some servers whatever the protocol is, which HTTP/2 forbids
+    /// (RFC 9113 section 8.2.2).
+    fn fall_back_to_http1(&self) {
+        if self.offers_http2.swap(false, Ordering::Relaxed) {
+            let server = self.host.to_str().unwrap_or_default();
+            tracing::warn!(server, "an answer over HTTP/2 is malformed: HTTP/1.1 from now on");
+        }
+        for pool in &self.pools {
+            pool.shared.negotiated(false);
         }
     }
 

@@ -470,6 +470,8 @@ mod tests {
             server: name.into(),
             url: url.into(),
             transport,
+            http1_only: false,
+            answer_timeout_seconds: None,
             ca_bundle: None,
             cookies: vec!["session_id".into()],
             headers: vec!["x-forwarded-user".into()],

@@ -3,12 +3,13 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::http::idle_timeout::{IdleTimeout, RESPONSE_IDLE_TIMEOUT};
+use crate::http::idle_timeout::IdleTimeout;
 use crate::http::pool::Lease;
 use crate::http::trailers;
 use crate::proxy::audit::{AuditedCall, Outcome};
@@ -58,8 +59,8 @@ impl ResponseBody {
         }))
     }
 
-    pub fn with_idle_timeout(body: Lease) -> Self {
-        Self::WithIdleTimeout(IdleTimeout::new(body, RESPONSE_IDLE_TIMEOUT))
+    pub fn with_idle_timeout(body: Lease, timeout: Duration) -> Self {
+        Self::WithIdleTimeout(IdleTimeout::new(body, timeout))
     }
 
     pub fn rewritten(body: Lease, rewriter: EndpointRewriter) -> Self {

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
 
 use super::bounds::Bounds;
 use entry::{Entry, Waiting};
@@ -102,6 +103,17 @@ impl Load {
     /// Ends what has waited for too long.
     pub fn sweep(&self) {
         self.clock.fetch_add(1, Ordering::Relaxed);
+        // Bytes after a request hide its client's end from the protocol, which reads no further before it has answered.
+        let entries = self.entries.lock();
+        let gone: Vec<_> = entries
+            .values()
+            .filter(|entry| entry.client_has_gone())
+            .cloned()
+            .collect();
+        drop(entries);
+        for entry in gone {
+            self.end(&entry);
+        }
         for (waiting, since, entry) in self.waiting(|_| true) {
             let limit = match waiting {
                 Waiting::Unread => self.bounds.unread,
@@ -244,7 +256,13 @@ impl Connection {
     }
 
     /// Counts what is read from and written to it.
-    pub fn watch<T>(&self, io: T) -> WatchedIo<T> {
+    pub fn watch(&self, stream: TcpStream) -> WatchedIo<TcpStream> {
+        let stream = Arc::new(Mutex::new(stream));
+        self.entry.set_socket(stream.clone());
+        self.watch_io(stream)
+    }
+
+    fn watch_io<T>(&self, io: Arc<Mutex<T>>) -> WatchedIo<T> {
         WatchedIo::new(io, self.load.clone(), self.entry.clone())
     }
 

@@ -259,3 +259,15 @@ async fn what_is_no_http_is_closed() {
         "it goes on serving"
     );
 }
+
+#[tokio::test]
+async fn how_long_an_answer_may_take_is_the_routes() {
+    let upstream = Scripted::start(async |_| std::future::pending().await).await;
+    let mut tools = server(&format!("http://{}/mcp", upstream.address));
+    tools.route.answer_timeout_seconds = Some(1);
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
+    let answer = timeout(TEST_TIMEOUT, post(sidecar.outbound, "/tools/mcp", "{}")).await;
+    let answer = answer.expect("long before the 300 seconds that it may take otherwise");
+    assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(json(answer).await["error"]["data"]["reason"], "server_timeout");
+}

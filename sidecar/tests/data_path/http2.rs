@@ -376,3 +376,79 @@ async fn a_server_that_refuses_again_and_again_is_not_asked_for_ever() {
     assert_eq!(answer.await.unwrap().status(), StatusCode::BAD_GATEWAY);
     upstream.is_left_alone().await;
 }
+
+/// Some event-stream helpers set `Connection` whatever the protocol is, which HTTP/2 forbids (RFC 9113 section 8.2.2).
+#[tokio::test]
+async fn a_server_that_sends_connection_headers_over_http2_is_spoken_to_by_http1() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (acceptor, pem) = acceptor(&[Version::HTTP_2, Version::HTTP_11]);
+    let tools = secure_tools(listener.local_addr().unwrap().port(), &pem);
+    let (spoken, mut protocols) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, spoken) = (acceptor.clone(), spoken.clone());
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                spoken.send(is_http2).unwrap();
+                if is_http2 {
+                    answer_with_connection_header(&mut stream).await;
+                } else {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    let mut read = Vec::new();
+                    while stream.read_buf(&mut read).await.is_ok_and(|number| number > 0) {
+                        if read.ends_with(b"}") {
+                            read.clear();
+                            stream.write_all(answer).await.unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let sidecar = Sidecar::start(unused_address().await, std::slice::from_ref(&tools));
+    for _ in 0..2 {
+        assert_eq!(
+            bytes(post(sidecar.outbound, "/tools/mcp", LIST).await).await,
+            "ok"
+        );
+    }
+    assert_eq!(
+        (protocols.recv().await, protocols.recv().await),
+        (Some(true), Some(false))
+    );
+
+    let mut without = tools.clone();
+    without.route.http1_only = true;
+    let sidecar = Sidecar::start(unused_address().await, &[without]);
+    assert_eq!(
+        bytes(post(sidecar.outbound, "/tools/mcp", LIST).await).await,
+        "ok"
+    );
+    assert_eq!(protocols.recv().await, Some(false), "HTTP/2 is not offered");
+}
+
+/// Answers each request by headers that only HTTP/1.1 has.
+async fn answer_with_connection_header(stream: &mut TlsStream<TcpStream>) {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.unwrap();
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        if head[3] == 1 {
+            // `:status: 200` from the table, and a literal that is not indexed.
+            let mut fields = vec![0x88, 0, 10];
+            fields.extend(b"connection");
+            fields.push(10);
+            fields.extend(b"keep-alive");
+            let mut frame = vec![0, 0, fields.len() as u8, 1, 5];
+            frame.extend(&head[5..]);
+            frame.extend(fields);
+            stream.write_all(&frame).await.unwrap();
+        }
+    }
+}

@@ -362,6 +362,8 @@ pub fn server(url: &str) -> Server {
             server: "tools".into(),
             url: url.into(),
             transport: Transport::StreamableHttp,
+            http1_only: false,
+            answer_timeout_seconds: None,
             ca_bundle: None,
             cookies: vec!["session_id".into()],
             headers: vec!["x-forwarded-user".into()],

@@ -37,6 +37,8 @@ fn server(url: &str, transport: Transport) -> Arc<McpServer> {
         server: "tools".into(),
         url: url.into(),
         transport,
+        http1_only: false,
+        answer_timeout_seconds: None,
         ca_bundle: None,
         cookies: Vec::new(),
         headers: vec!["x-forwarded-user".into()],

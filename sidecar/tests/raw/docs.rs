@@ -35,6 +35,10 @@ fn render() -> String {
         let (sent, sees) = (code(&brief(&row.sent)), code(row.sees));
         writeln!(text, "| {name} | {half:?} | {sent} | {gets} | {sees} |").unwrap();
     }
+    text.push_str("\n### From clients over HTTP/2\n\n| Case | The client gets |\n|---|---|\n");
+    for row in &crate::frames::rows() {
+        writeln!(text, "| {} | {} |", row.name, row.gets).unwrap();
+    }
     text.push_str("\n### From servers\n\n| Case | Half | Answered | The client gets |\n|---|---|---|---|\n");
     for row in &crate::answers::rows() {
         let Row { name, half, gets, .. } = row;

@@ -7,6 +7,7 @@
 
 mod answers;
 mod docs;
+mod frames;
 mod peer;
 mod requests;
 mod row;

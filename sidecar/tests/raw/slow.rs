@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper_util::rt::TokioIo;
-use mcp_auth_protocol::sync::Pod;
+use mcp_auth_protocol::sync::{Pod, Server};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
@@ -31,9 +31,12 @@ use crate::scene::{
 
 /// A sidecar before `upstream`, which is LiteLLM as well: its workers, and where its two halves listen.
 fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
+    bounded_before(server(&format!("http://{upstream}/mcp")), upstream, bounds)
+}
+
+fn bounded_before(tools: Server, upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
     let metrics = Metrics::new(&mut Registry::default());
     let routes = Routes::new(NonZeroUsize::MIN, metrics.clone(), watch::Sender::default());
-    let tools = server(&format!("http://{}/mcp", upstream));
     assert_eq!(routes.apply(&[tools]), []);
     let sealer = Arc::new(Sealer::new());
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -188,6 +191,27 @@ async fn connections_beyond_the_bound_wait_while_all_have_requests_and_the_other
     workers.stop(Duration::ZERO);
 }
 
+/// The bytes keep the end of the client's side from being read.
+#[tokio::test]
+async fn a_client_that_has_gone_is_noticed_although_it_sent_more_than_its_request() {
+    for half in [0, 1] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (workers, addresses) = bounded(listener.local_addr().unwrap(), Bounds::default());
+        let mut client = TcpStream::connect(addresses[half]).await.unwrap();
+        let mut sent = as_litellm(b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        sent.extend_from_slice(b"GET /more HTTP");
+        client.write_all(&sent).await.unwrap();
+        let mut server = timeout(TEST_TIMEOUT, listener.accept()).await.unwrap().unwrap().0;
+        read_head(&mut server).await;
+        drop(client);
+        let ended = timeout(TEST_TIMEOUT, server.read(&mut [0; 1]))
+            .await
+            .expect("an end in time");
+        assert!(matches!(ended, Ok(0) | Err(_)));
+        workers.stop(Duration::ZERO);
+    }
+}
+
 /// A WebSocket is a connection of its client as long as it lives.
 #[tokio::test]
 async fn a_websocket_counts_as_a_connection_until_it_ends() {
@@ -261,4 +285,56 @@ async fn a_client_that_reads_nothing_stops_the_server_and_fills_no_memory() {
         timeout(TEST_TIMEOUT, hearing).await.expect("an end in time");
         workers.stop(Duration::ZERO);
     }
+}
+
+/// There is no bound on the whole of a body: only silence ends one.
+#[tokio::test]
+async fn a_body_that_drips_arrives_whole_and_others_are_served_meanwhile() {
+    let upstream = Upstream::start().await;
+    let (workers, [inbound, _]) = bounded(upstream.address, Bounds::default());
+    let mut dripping = TcpStream::connect(inbound).await.unwrap();
+    dripping.set_nodelay(true).unwrap();
+    let head = b"POST /drip HTTP/1.1\r\nHost: llm\r\nContent-Length: 100\r\n\r\n";
+    dripping.write_all(head).await.unwrap();
+    for number in 0..100 {
+        dripping.write_all(b"x").await.unwrap();
+        if number % 10 == 0 {
+            let other = Client::connect(inbound).await.next("other").await;
+            assert_eq!(other.as_deref(), Some("200 for other"));
+        }
+    }
+    assert!(read_head(&mut dripping).await.starts_with("HTTP/1.1 200"));
+    let body = "x".repeat(100);
+    assert!(upstream.seen().contains(&body), "{}", upstream.seen());
+    workers.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn an_answer_that_stalls_ends_and_so_does_its_connection_to_the_server() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tools = server(&format!("http://{address}/mcp"));
+    tools.route.answer_timeout_seconds = Some(1);
+    let (workers, [_, outbound]) = bounded_before(tools, address, Bounds::default());
+    let mut client = TcpStream::connect(outbound).await.unwrap();
+    let request = b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    client.write_all(&as_litellm(request)).await.unwrap();
+    let mut server = timeout(TEST_TIMEOUT, listener.accept()).await.unwrap().unwrap().0;
+    read_head(&mut server).await;
+    let half = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
+    server.write_all(half).await.unwrap();
+    let mut got = Vec::new();
+    // A reset is an end as well.
+    let _ = timeout(TEST_TIMEOUT, client.read_to_end(&mut got))
+        .await
+        .expect("an end in time");
+    assert!(
+        String::from_utf8_lossy(&got).ends_with("half"),
+        "no more than there was"
+    );
+    let ended = timeout(TEST_TIMEOUT, server.read(&mut [0; 1]))
+        .await
+        .expect("an end in time");
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    workers.stop(Duration::ZERO);
 }

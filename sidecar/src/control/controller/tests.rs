@@ -49,6 +49,8 @@ fn route(server: &str) -> Route {
         server: server.into(),
         url: format!("https://{server}.example.com/mcp"),
         transport: Transport::StreamableHttp,
+        http1_only: false,
+        answer_timeout_seconds: None,
         ca_bundle: None,
         cookies: vec![],
         headers: vec![],
@@ -84,6 +86,7 @@ fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
         revision: "1".into(),
         operator_ca: String::new(),
         servers: servers.iter().map(server).collect(),
+        sent_at: None,
         unreadable: vec![],
     }
 }

@@ -205,6 +205,8 @@ pub enum StreamFailure {
     Unprocessed,
     /// It gave up this request, and may have processed it.
     Reset,
+    /// Its answer is malformed over HTTP/2, such as one with `Connection`.
+    Malformed,
     /// The connection is gone, and it may have processed it.
     Connection,
 }
@@ -219,6 +221,13 @@ impl StreamFailure {
             Some(error) if error.is_remote() && error.is_go_away() => Self::Unprocessed,
             Some(error) if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
                 Self::Unprocessed
+            }
+            Some(error)
+                if error.is_reset()
+                    && error.is_library()
+                    && error.reason() == Some(h2::Reason::PROTOCOL_ERROR) =>
+            {
+                Self::Malformed
             }
             Some(error) if error.is_reset() => Self::Reset,
             _ => Self::Connection,

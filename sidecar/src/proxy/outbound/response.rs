@@ -48,7 +48,7 @@ pub fn prepare_response(
     if usable.transport != Transport::Sse || !is_get || !status.is_success() {
         return Ok(match is_event_stream(response.headers()) {
             true => response.map(ResponseBody::Stream),
-            false => response.map(ResponseBody::with_idle_timeout),
+            false => response.map(|body| ResponseBody::with_idle_timeout(body, usable.answer_timeout)),
         });
     }
     if let Err(why) = check_event_stream(response.headers()) {

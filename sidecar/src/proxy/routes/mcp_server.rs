@@ -72,6 +72,9 @@ pub struct UsableServer {
     /// Path and query of `url`, ready to send: most requests go exactly there.
     pub endpoint: PathAndQuery,
     pub transport: Transport,
+    /// Longest silence in the middle of an answer that is no event stream, and before its headers.
+    pub answer_timeout: Duration,
+    http1_only: bool,
     pub user_context: UserContext,
     /// Cookies and headers of a user that go to the server.
     pub allowed: Allowlist,
@@ -283,8 +286,13 @@ fn build_usable(
         ca_bundle = previous.ca_bundle.as_deref();
         client_certificate = previous.client_certificate.as_ref();
     }
+    let answer_timeout = route
+        .answer_timeout_seconds
+        .map_or(ANSWER_TIMEOUT, |seconds| Duration::from_secs(seconds.into()));
     let unchanged = |previous: &&UsableServer| {
         previous.url.origin() == url.origin()
+            && previous.answer_timeout == answer_timeout
+            && previous.http1_only == route.http1_only
             && previous.ca_bundle.as_deref() == ca_bundle
             && previous.client_certificate.as_ref() == client_certificate
     };
@@ -295,7 +303,7 @@ fn build_usable(
         Some(previous) => previous.target.clone(),
         None => {
             let config = || trust.config(ca_bundle, client_certificate);
-            Arc::new(target(&url, &route.server, config, metrics, workers)?)
+            Arc::new(target(&url, route, answer_timeout, config, metrics, workers)?)
         }
     };
     let (sessions, announced) = match previous.filter(|previous| previous.url == url) {
@@ -307,6 +315,8 @@ fn build_usable(
         stated_url: route.url.as_str().into(),
         endpoint,
         transport: route.transport,
+        answer_timeout,
+        http1_only: route.http1_only,
         user_context: route.user_context,
         allowed,
         exchange: route.exchange.clone(),
@@ -398,7 +408,8 @@ fn credential(
 
 fn target(
     url: &Url,
-    server: &str,
+    route: &Route,
+    answer_timeout: Duration,
     config: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, TlsConfigError>,
     metrics: &Metrics,
     workers: usize,
@@ -416,22 +427,23 @@ fn target(
         Host::Ipv6(address) => Peer::Address((address, port).into()),
     };
     let tls = match url.scheme() {
-        "https" => Some(Tls {
-            connector: config()?.into(),
-            name,
-        }),
+        "https" => Some(Tls::new(config()?, name)),
         _ => None,
     };
     let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
     let authority = HeaderValue::from_str(authority).map_err(|_| RouteError::Url)?;
-    Ok(Target::new(
+    let target = Target::new(
         peer,
         tls,
         authority,
-        Some(ANSWER_TIMEOUT),
-        metrics.connects(server),
+        Some(answer_timeout),
+        metrics.connects(&route.server),
         workers,
-    ))
+    );
+    Ok(match route.http1_only {
+        true => target.http1_only(),
+        false => target,
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! One connection over HTTP/1.1, or one request over HTTP/2, as load shedding sees it. It is only ever used by its
 //! own worker's thread.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
+use futures::FutureExt;
 use parking_lot::Mutex;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::proxy::response_body::ResponseBody;
@@ -50,6 +53,7 @@ pub struct Entry {
     /// Of a connection over HTTP/2: its requests that have not been ended.
     streams: AtomicUsize,
     connection: Option<Arc<Entry>>,
+    socket: OnceLock<Arc<Mutex<TcpStream>>>,
 }
 
 impl Entry {
@@ -81,6 +85,7 @@ impl Entry {
             body: Mutex::new(None),
             streams: AtomicUsize::new(0),
             connection,
+            socket: OnceLock::new(),
         }
     }
 
@@ -162,6 +167,23 @@ impl Entry {
 
     pub fn is_unread(&self) -> bool {
         self.unread_since.load(Relaxed) > 0
+    }
+
+    pub fn set_socket(&self, socket: Arc<Mutex<TcpStream>>) {
+        // There is one for each connection, and this is called once.
+        let _ = self.socket.set(socket);
+    }
+
+    /// Whether the client of a request over HTTP/1.1 has closed its side.
+    pub fn client_has_gone(&self) -> bool {
+        if self.phase.load(Relaxed) != SERVING || self.is_http2() || self.has_ended() {
+            return false;
+        }
+        let Some(socket) = self.socket.get() else {
+            return false;
+        };
+        let readiness = socket.lock().ready(Interest::READABLE).now_or_never();
+        matches!(readiness, Some(Ok(readiness)) if readiness.is_read_closed())
     }
 
     /// `false`: it was told before.

@@ -33,7 +33,7 @@ fn send_head(connection: &Connection, bytes: usize) -> (DuplexStream, WatchedIo<
         .now_or_never()
         .unwrap()
         .unwrap();
-    let mut io = connection.watch(ours);
+    let mut io = connection.watch_io(Arc::new(Mutex::new(ours)));
     let mut buffer = vec![0; bytes];
     io.read_exact(&mut buffer).now_or_never().unwrap().unwrap();
     (theirs, io)
@@ -207,7 +207,7 @@ fn a_socket_that_takes_nothing_counts_as_an_answer_that_is_not_read() {
     let load = load(8 * MIB);
     let connection = load.connection().unwrap();
     let (mut theirs, ours) = tokio::io::duplex(10);
-    let mut io = connection.watch(ours);
+    let mut io = connection.watch_io(Arc::new(Mutex::new(ours)));
     let written = io.write_all(b"more than ten bytes").now_or_never();
     assert!(written.is_none(), "it is full");
     assert!(connection.entry.is_unread());

@@ -6,19 +6,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::entry::Entry;
 use super::{FREE_HEAD_BYTES, Load};
 
+/// The connection may be asked about by a sweep as well, in between.
 pub struct WatchedIo<T> {
-    io: T,
+    io: Arc<Mutex<T>>,
     load: Arc<Load>,
     entry: Arc<Entry>,
 }
 
 impl<T> WatchedIo<T> {
-    pub(super) fn new(io: T, load: Arc<Load>, entry: Arc<Entry>) -> Self {
+    pub(super) fn new(io: Arc<Mutex<T>>, load: Arc<Load>, entry: Arc<Entry>) -> Self {
         Self { io, load, entry }
     }
 
@@ -50,12 +52,12 @@ impl<T> WatchedIo<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for WatchedIo<T> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut *self.io.lock()).poll_read(cx, buffer))?;
         let bytes = buffer.filled().len() - before;
         if bytes > 0 {
             self.read(bytes);
@@ -65,29 +67,29 @@ impl<T: AsyncRead + Unpin> AsyncRead for WatchedIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedIo<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.io.lock()).poll_write(cx, bytes);
         self.written(written)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        let written = Pin::new(&mut *self.io.lock()).poll_write_vectored(cx, slices);
         self.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.lock().is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io.lock()).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io.lock()).poll_shutdown(cx)
     }
 }

@@ -95,6 +95,7 @@ fn snapshot(servers: &[Server], authority: &str, number: u64) -> Bytes {
         revision: number.to_string(),
         operator_ca: authority.to_owned(),
         servers,
+        sent_at: None,
         unreadable: Vec::new(),
     };
     let mut line = serde_json::to_vec(&snapshot).unwrap_or_default();

@@ -288,6 +288,8 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 server: "tools".into(),
                 url: "https://tools.example.com/mcp".into(),
                 transport: Transport::StreamableHttp,
+                http1_only: false,
+                answer_timeout_seconds: None,
                 ca_bundle: None,
                 cookies: vec![],
                 headers: vec![],
@@ -306,6 +308,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
                 expires_at: None,
             },
         }],
+        sent_at: None,
         unreadable: vec![],
     }
 }

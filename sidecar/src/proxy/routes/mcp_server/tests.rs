@@ -11,6 +11,8 @@ fn server(url: &str) -> sync::Server {
             server: "tools".into(),
             url: url.into(),
             transport: Transport::StreamableHttp,
+            http1_only: false,
+            answer_timeout_seconds: None,
             ca_bundle: None,
             cookies: vec!["session_id".into()],
             headers: vec!["x-forwarded-user".into()],

@@ -1,0 +1,192 @@
+//! Client of the replica that leads: at the address in the Lease, over one HTTP/2 connection, by TLS that trusts
+//! the operator's own authority alone, and as the operator's own ServiceAccount.
+
+mod error;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use futures::TryFutureExt;
+use mcp_auth_protocol::reasons::NOT_LEADING;
+use mcp_auth_protocol::sync::{ExchangeRequest, ExchangeResponse, Problem};
+use parking_lot::Mutex;
+use reqwest::{Certificate, RequestBuilder, Response, redirect, retry};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::certificates::Certificates;
+use crate::leader::Leader;
+
+pub use error::LeaderError;
+
+/// Path that a replica follows the leader by.
+pub const FOLLOW_PATH: &str = "/v1/replicas/follow";
+/// Path that a replica passes exchanges of users' tokens on by.
+pub const EXCHANGE_PATH: &str = "/v1/replicas/exchange";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a connection without traffic is looked at, and how long that may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Longest wait for a user's token: longer than the leader waits for the authorization server
+/// ([`AUTHORIZATION_SERVER`](mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER)), shorter than the sidecar waits
+/// ([`EXCHANGE_RESPONSE`](mcp_auth_protocol::timeouts::EXCHANGE_RESPONSE)).
+const EXCHANGE_TIMEOUT: Duration = Duration::from_millis(7_500);
+/// Between two attempts while the lead changes.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Cheap to clone; all clones share the connection.
+#[derive(Clone)]
+pub struct LeaderClient(Arc<LeaderClientInner>);
+
+struct LeaderClientInner {
+    certificates: Certificates,
+    server_name: String,
+    token_file: Option<PathBuf>,
+    leader: watch::Receiver<Leader>,
+    connection: Mutex<Option<Connection>>,
+}
+
+#[derive(Clone)]
+struct Connection {
+    address: SocketAddr,
+    authority: String,
+    http: reqwest::Client,
+}
+
+/// An exchange for a sidecar that is connected to a follower, which has looked whether its pod is entitled to it.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForwardedExchange {
+    pub namespace: String,
+    pub resource: String,
+    pub request: ExchangeRequest,
+}
+
+impl LeaderClient {
+    /// `server_names` are those of the serving certificate. Without a token file the leader cannot be reached.
+    pub fn new(
+        certificates: Certificates,
+        server_names: &[String],
+        token_file: Option<PathBuf>,
+        leader: watch::Receiver<Leader>,
+    ) -> Self {
+        let is_dns_name = |name: &&String| name.parse::<std::net::IpAddr>().is_err();
+        let server_name = server_names.iter().find(is_dns_name).or(server_names.first());
+        Self(Arc::new(LeaderClientInner {
+            certificates,
+            server_name: server_name.cloned().unwrap_or_default(),
+            token_file,
+            leader,
+            connection: Mutex::default(),
+        }))
+    }
+
+    /// Who leads, and its changes.
+    pub fn leader(&self) -> watch::Receiver<Leader> {
+        self.0.leader.clone()
+    }
+
+    /// Opens a stream in both directions.
+    pub async fn follow(&self, body: reqwest::Body) -> Result<Response, LeaderError> {
+        served(self.request(FOLLOW_PATH)?.body(body)).await
+    }
+
+    /// A user's token. While the lead changes, the next leader is waited for.
+    pub async fn exchange(&self, exchange: &ForwardedExchange) -> Result<ExchangeResponse, LeaderError> {
+        let deadline = Instant::now() + EXCHANGE_TIMEOUT;
+        let mut last_error = LeaderError::NoLeader;
+        loop {
+            let answer = async {
+                let response = served(self.request(EXCHANGE_PATH)?.json(exchange)).await?;
+                response.json().map_err(LeaderError::from).await
+            };
+            match timeout_at(deadline, answer).await {
+                Ok(Err(error)) if error.is_about_the_lead() => last_error = error,
+                Ok(answer) => return answer,
+                Err(_) => return Err(last_error),
+            }
+            if Instant::now() + RETRY_INTERVAL >= deadline {
+                return Err(last_error);
+            }
+            sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    fn request(&self, path: &str) -> Result<RequestBuilder, LeaderError> {
+        let Leader::Other {
+            address: Some(address),
+            ..
+        } = *self.0.leader.borrow()
+        else {
+            return Err(LeaderError::NoLeader);
+        };
+        let token_file = self.0.token_file.as_ref().ok_or(LeaderError::NoTokenFile)?;
+        // The kubelet replaces it, so it is read each time.
+        let token = std::fs::read_to_string(token_file).map_err(|error| LeaderError::TokenUnreadable {
+            path: token_file.clone(),
+            kind: error.kind(),
+        })?;
+        let (http, host) = self.0.connection(address)?;
+        Ok(http
+            .post(format!("https://{host}:{}{path}", address.port()))
+            .bearer_auth(token.trim()))
+    }
+}
+
+impl LeaderClientInner {
+    /// The connection to this address, which trusts the newest authorities, and the host to ask it for.
+    fn connection(&self, address: SocketAddr) -> Result<(reqwest::Client, String), LeaderError> {
+        // A certificate that names addresses is verified by the address.
+        let by_address = self.server_name.parse::<std::net::IpAddr>().is_ok();
+        let host = match (by_address, address) {
+            (false, _) => self.server_name.clone(),
+            (true, SocketAddr::V4(address)) => address.ip().to_string(),
+            (true, SocketAddr::V6(address)) => format!("[{}]", address.ip()),
+        };
+        let authority = self.certificates.authority();
+        let mut connection = self.connection.lock();
+        if let Some(known) = &*connection
+            && known.address == address
+            && known.authority == authority
+        {
+            return Ok((known.http.clone(), host));
+        }
+        let http = reqwest::Client::builder()
+            .tls_certs_only(Certificate::from_pem_bundle(authority.as_bytes())?)
+            .https_only(true)
+            .resolve(&self.server_name, address)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_prior_knowledge()
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_timeout(KEEP_ALIVE)
+            .build()?;
+        *connection = Some(Connection {
+            address,
+            authority,
+            http: http.clone(),
+        });
+        Ok((http, host))
+    }
+}
+
+/// The answer, if it is one.
+async fn served(request: RequestBuilder) -> Result<Response, LeaderError> {
+    let response = request.send().await?;
+    let status = response.status();
+    if status == StatusCode::OK {
+        return Ok(response);
+    }
+    let problem = response.json().await.unwrap_or_else(|_| Problem {
+        reason: NOT_LEADING.to_owned(),
+        message: format!("the replica that leads answers with {status} and does not say why"),
+        server: None,
+    });
+    Err(LeaderError::Refused { status, problem })
+}

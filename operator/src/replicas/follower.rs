@@ -1,0 +1,264 @@
+//! Follows the replica that leads: takes over what it publishes, and tells it of the sidecars that are connected here
+//! and of the tokens that their MCP servers reject.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use futures::StreamExt;
+use mcp_auth_credentials::{
+    Credentials, ReplicatedCredential, ReplicatedCredentialError, ResourceRef, TokenRefreshRequest,
+};
+use mcp_auth_protocol::timeouts::{HEARTBEAT, SYNC_SILENCE};
+use mcp_auth_resilience::exponential;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::messages::{FollowerLine, LeaderLine, MAX_LINE_BYTES, line};
+use crate::leader::Leader;
+use crate::leader_client::{LeaderClient, LeaderError};
+use crate::sidecars::Sidecars;
+use crate::sync::{LineError, lines};
+
+/// First and longest wait between two attempts. The lead changes within seconds, and there are few replicas.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How long a replica serves from memory while another one leads that it cannot follow: sidecars then had better
+/// go elsewhere.
+const LOST_AFTER: Duration = Duration::from_secs(60);
+/// Changes of sidecars within this time of one another are told together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// What follows, while this replica does not lead.
+pub struct Follower {
+    pub client: LeaderClient,
+    /// Name and version of this replica, for the leader's log.
+    pub identity: String,
+    pub credentials: Credentials,
+    pub sidecars: Sidecars,
+    /// Whether this replica leads, or knows the tokens of the one that does.
+    pub knows_tokens: watch::Sender<bool>,
+}
+
+#[derive(Debug, Error)]
+enum FollowError {
+    #[error(transparent)]
+    Leader(#[from] LeaderError),
+    #[error("nothing came for {} s", SYNC_SILENCE.as_secs())]
+    Silent,
+    #[error("the stream has ended")]
+    Ended,
+    #[error("another replica leads now")]
+    LeadChanged,
+    #[error("the stream broke: {0}")]
+    Broken(std::io::Error),
+    /// More would repeat what stands in it.
+    #[error("a line cannot be read; the replicas may be of different versions")]
+    Unreadable,
+}
+
+impl From<LineError> for FollowError {
+    fn from(error: LineError) -> Self {
+        match error {
+            LineError::Broken(error) => Self::Broken(error),
+            LineError::TooLong(_) | LineError::NotUtf8 | LineError::NotAReport(_) => Self::Unreadable,
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+enum CredentialError {
+    #[error("it is of another version")]
+    OtherVersion,
+    #[error(transparent)]
+    Invalid(#[from] ReplicatedCredentialError),
+}
+
+impl Follower {
+    /// Follows for as long as it is polled. Requests that cannot be passed on stay in their queue.
+    pub async fn run(&self, requests: &mut mpsc::UnboundedReceiver<TokenRefreshRequest>) -> Infallible {
+        let mut failures = 0;
+        let mut last_logged = None;
+        let mut lost_since: Option<Instant> = None;
+        loop {
+            let began = Instant::now();
+            let mut is_complete = false;
+            let Err(error) = self.follow(requests, &mut is_complete).await;
+            if is_complete {
+                (failures, lost_since, last_logged) = (0, None, None);
+            }
+            let is_led = matches!(
+                *self.client.leader().borrow(),
+                Leader::Other {
+                    is_confirmed: true,
+                    ..
+                }
+            );
+            match is_led {
+                true => drop(lost_since.get_or_insert(began)),
+                // Nobody is known to have newer tokens.
+                false => lost_since = None,
+            }
+            if lost_since.is_some_and(|since| since.elapsed() >= LOST_AFTER) {
+                self.knows_tokens.send_if_modified(std::mem::take);
+            }
+            let message = error.to_string();
+            match (&error, last_logged.as_ref() == Some(&message)) {
+                (FollowError::Leader(LeaderError::NoLeader) | FollowError::LeadChanged, _) | (_, true) => {
+                    debug!(error = message, "not following");
+                }
+                (FollowError::Ended | FollowError::Broken(_), false) if is_complete => {
+                    info!(
+                        error = message,
+                        "the leader ended the stream; serving from memory"
+                    );
+                }
+                (_, false) => {
+                    warn!(
+                        error = message,
+                        "the replica that leads cannot be followed; serving from memory"
+                    );
+                    last_logged = Some(message);
+                }
+            }
+            // A change of the lead cuts the wait short.
+            let mut leader = self.client.leader();
+            leader.mark_unchanged();
+            let wait = exponential(BACKOFF.0, failures, BACKOFF.1);
+            failures = failures.saturating_add(1);
+            tokio::select! {
+                () = sleep(wait) => {}
+                changed = leader.changed() => if changed.is_err() { sleep(wait).await },
+            }
+        }
+    }
+
+    async fn follow(
+        &self,
+        requests: &mut mpsc::UnboundedReceiver<TokenRefreshRequest>,
+        is_complete: &mut bool,
+    ) -> Result<Infallible, FollowError> {
+        let mut leader = self.client.leader();
+        let address = address(*leader.borrow_and_update());
+        let (sender, receiver) = mpsc::channel::<Bytes>(16);
+        let hello = FollowerLine::Hello {
+            identity: self.identity.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        // There is room for it.
+        let _ = sender.try_send(line(&hello));
+        let body = futures::stream::unfold(receiver, |mut lines| async move {
+            let line = lines.recv().await?;
+            Some((Ok::<Bytes, Infallible>(line), lines))
+        });
+        let response = timeout(SYNC_SILENCE, self.client.follow(reqwest::Body::wrap_stream(body))).await;
+        let response = response.map_err(|_| FollowError::Silent)??;
+        let mut lines = pin!(lines::<LeaderLine>(response.bytes_stream(), MAX_LINE_BYTES));
+        let mut told = SidecarsTold::new(&self.sidecars);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                // Heartbeats of the leader are no lines; HTTP/2's own pings tell whether it lives.
+                said = lines.next() => match said.ok_or(FollowError::Ended)?? {
+                    LeaderLine::Published { namespace, name, credential } => {
+                        self.publish(&ResourceRef { namespace, name }, credential);
+                    }
+                    LeaderLine::Withdrawn { namespace, name } => {
+                        self.credentials.withdraw(&ResourceRef { namespace, name });
+                    }
+                    LeaderLine::Complete => {
+                        *is_complete = true;
+                        info!("following the replica that leads");
+                        self.knows_tokens.send_replace(true);
+                    }
+                    LeaderLine::Unknown => {}
+                },
+                changed = told.changed() => {
+                    if changed.is_err() { return Err(FollowError::Ended) }
+                    sleep(DEBOUNCE).await;
+                    for message in told.next_messages(&self.sidecars) {
+                        tell(&sender, &message).await?;
+                    }
+                }
+                Some(request) = requests.recv(), if *is_complete => {
+                    tell(&sender, &FollowerLine::from(request)).await?;
+                }
+                _ = heartbeat.tick() => {
+                    deliver(&sender, Bytes::from_static(b"\n")).await?;
+                }
+                changed = leader.changed() => {
+                    if changed.is_err() || self::address(*leader.borrow_and_update()) != address {
+                        return Err(FollowError::LeadChanged);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the leader has now of a resource.
+    fn publish(&self, resource: &ResourceRef, credential: serde_json::Value) {
+        let credential = serde_json::from_value::<ReplicatedCredential>(credential)
+            .map_err(|_| CredentialError::OtherVersion)
+            .and_then(|credential| Ok(credential.into_state()?));
+        match credential {
+            Ok(state) => self.credentials.publish(resource, state),
+            Err(error) => {
+                let ResourceRef { namespace, name } = resource;
+                warn!(namespace, name, %error, "what the leader has for this resource cannot be read");
+            }
+        }
+    }
+}
+
+/// What the leader has been told of the sidecars.
+struct SidecarsTold {
+    changes: watch::Receiver<u64>,
+    revision: u64,
+}
+
+impl SidecarsTold {
+    fn new(sidecars: &Sidecars) -> Self {
+        let mut changes = sidecars.subscribe();
+        changes.mark_changed();
+        Self { changes, revision: 0 }
+    }
+
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        self.changes.changed().await
+    }
+
+    /// What has changed since the last time.
+    fn next_messages(&mut self, sidecars: &Sidecars) -> Vec<FollowerLine> {
+        let revision = *self.changes.borrow_and_update();
+        let changed = sidecars.changed_since(self.revision).into_iter();
+        self.revision = revision;
+        changed
+            .map(|(uid, sidecar)| match sidecar {
+                Some(sidecar) => FollowerLine::Sidecar {
+                    uid,
+                    sidecar: Box::new(sidecar),
+                },
+                None => FollowerLine::SidecarGone { uid },
+            })
+            .collect()
+    }
+}
+
+fn address(leader: Leader) -> Option<std::net::SocketAddr> {
+    match leader {
+        Leader::Other { address, .. } => address,
+        Leader::Unknown | Leader::ThisReplica => None,
+    }
+}
+
+async fn tell(sender: &mpsc::Sender<Bytes>, message: &FollowerLine) -> Result<(), FollowError> {
+    deliver(sender, line(message)).await
+}
+
+async fn deliver(sender: &mpsc::Sender<Bytes>, line: Bytes) -> Result<(), FollowError> {
+    let sent = timeout(SYNC_SILENCE, sender.send(line)).await;
+    sent.map_err(|_| FollowError::Silent)?
+        .map_err(|_| FollowError::Ended)
+}

@@ -1,0 +1,204 @@
+//! One follower's stream, at the leader: everything that is published, and again whatever of it changes. What the
+//! follower says of its sidecars is entered as if they were connected here.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use mcp_auth_credentials::{ReplicatedCredential, ResourceRef, TokenRefreshRequest};
+use mcp_auth_protocol::bounds::MAX_REPORT_BYTES;
+use mcp_auth_protocol::sync::CONTENT_TYPE;
+use mcp_auth_protocol::timeouts::HEARTBEAT;
+use tokio::sync::{mpsc, watch};
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use super::Replicas;
+use super::messages::{FollowerLine, LeaderLine, line};
+use crate::sidecars::SidecarEntry;
+use crate::sync::{LineError, SyncError, lines};
+
+/// A follower that sends no first line within this time is disconnected.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A follower that reads nothing for this long is disconnected.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Changes within this time of one another are looked for once.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// A report, and what is beside it.
+const MAX_FOLLOWER_LINE_BYTES: usize = 2 * MAX_REPORT_BYTES;
+
+pub async fn open(State(replicas): State<Replicas>, request: Request) -> Response {
+    match accept(replicas, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            match error {
+                // It learns of the next leader by the Lease.
+                SyncError::NotLeading => debug!(%error, "a replica was sent on"),
+                _ => warn!(reason = error.reason(), %error, "a replica was refused"),
+            }
+            error.into_response()
+        }
+    }
+}
+
+async fn accept(replicas: Replicas, request: Request) -> Result<Response, SyncError> {
+    let (head, body) = request.into_parts();
+    let authenticated = replicas
+        .authenticator
+        .authenticate_replica(&head.headers, &replicas.account)
+        .await?;
+    if !*replicas.leads.borrow() {
+        return Err(SyncError::NotLeading);
+    }
+    let mut follower_lines = Box::pin(lines::<FollowerLine>(
+        body.into_data_stream(),
+        MAX_FOLLOWER_LINE_BYTES,
+    ));
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, follower_lines.next()).await;
+    let Ok(Some(Ok(FollowerLine::Hello { identity, version }))) = hello else {
+        return Err(SyncError::NoReport("a replica begins with its name".into()));
+    };
+    let (sender, receiver) = mpsc::channel(16);
+    let span = info_span!("follower", pod = authenticated.name, identity);
+    info!(parent: &span, version, "a replica follows");
+    tokio::spawn(serve(replicas, follower_lines, sender).instrument(span));
+    let body = futures::stream::unfold(receiver, |mut lines| async move {
+        let line = lines.recv().await?;
+        Some((Ok::<Bytes, std::convert::Infallible>(line), lines))
+    });
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from_stream(body)).into_response())
+}
+
+/// Runs until either side ends the stream or this replica no longer leads.
+async fn serve(
+    replicas: Replicas,
+    follower_lines: impl futures::Stream<Item = Result<FollowerLine, LineError>> + Send,
+    sender: mpsc::Sender<Bytes>,
+) {
+    let mut published = Published::new(&replicas);
+    let mut sidecars = HashMap::new();
+    let mut follower_lines = pin!(follower_lines);
+    let mut leads = replicas.leads.clone();
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut counted = None;
+    let why = loop {
+        tokio::select! {
+            changed = published.changed() => {
+                if changed.is_err() { break "the operator is stopping" }
+                tokio::time::sleep(DEBOUNCE).await;
+                if !deliver_all(&sender, published.next_lines(&replicas)).await { break "it went away" }
+                if counted.is_none() {
+                    if !deliver(&sender, line(&LeaderLine::Complete)).await { break "it went away" }
+                    counted = Some(replicas.followers.enter());
+                }
+            }
+            said = follower_lines.next() => match said {
+                Some(Ok(said)) => take_over(&replicas, &mut sidecars, said),
+                Some(Err(error)) => {
+                    warn!(%error, "a line could not be read");
+                    break "a line could not be read"
+                }
+                None => break "it went away",
+            },
+            _ = heartbeat.tick() => {
+                if !deliver(&sender, Bytes::from_static(b"\n")).await { break "it went away" }
+            }
+            () = lead_lost(&mut leads) => break "this replica does not lead any more",
+        }
+    };
+    info!(why, "a replica does not follow any more");
+}
+
+async fn lead_lost(leads: &mut watch::Receiver<bool>) {
+    // An error means that the operator is stopping.
+    let _ = leads.wait_for(|leads| !leads).await;
+}
+
+/// What one follower has been given.
+struct Published {
+    changes: watch::Receiver<u64>,
+    revision: u64,
+    resources: HashSet<ResourceRef>,
+}
+
+impl Published {
+    fn new(replicas: &Replicas) -> Self {
+        let mut changes = replicas.credentials.subscribe();
+        changes.mark_changed();
+        Self {
+            changes,
+            revision: 0,
+            resources: HashSet::new(),
+        }
+    }
+
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        self.changes.changed().await
+    }
+
+    /// What has changed since the last time.
+    fn next_lines(&mut self, replicas: &Replicas) -> Vec<Bytes> {
+        let revision = *self.changes.borrow_and_update();
+        let mut lines = Vec::new();
+        for (ResourceRef { namespace, name }, state) in replicas.credentials.changed_since(self.revision) {
+            let credential = serde_json::to_value(ReplicatedCredential::from(&state));
+            let credential = credential.expect("a credential is plain values");
+            lines.push(line(&LeaderLine::Published {
+                namespace,
+                name,
+                credential,
+            }));
+        }
+        let resources = replicas.credentials.resources();
+        for ResourceRef { namespace, name } in self.resources.difference(&resources).cloned() {
+            lines.push(line(&LeaderLine::Withdrawn { namespace, name }));
+        }
+        self.resources = resources;
+        self.revision = revision;
+        lines
+    }
+}
+
+fn take_over(replicas: &Replicas, sidecars: &mut HashMap<String, SidecarEntry>, said: FollowerLine) {
+    match said {
+        FollowerLine::Sidecar { uid, sidecar } => {
+            let entry = sidecars
+                .entry(uid)
+                .or_insert_with_key(|uid| replicas.sidecars.enter(uid, &sidecar.namespace, &sidecar.name));
+            entry.record_forwarded(*sidecar);
+        }
+        FollowerLine::SidecarGone { uid } => drop(sidecars.remove(&uid)),
+        FollowerLine::Refresh {
+            namespace,
+            name,
+            token,
+            why,
+        } => replicas.token_refresh_requests.send(TokenRefreshRequest {
+            resource: ResourceRef { namespace, name },
+            token,
+            why,
+        }),
+        FollowerLine::Hello { .. } | FollowerLine::Unknown => {}
+    }
+}
+
+async fn deliver_all(sender: &mpsc::Sender<Bytes>, lines: Vec<Bytes>) -> bool {
+    for line in lines {
+        if !deliver(sender, line).await {
+            return false;
+        }
+    }
+    true
+}
+
+/// False if the follower has disconnected, or reads nothing any more.
+async fn deliver(sender: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
+    matches!(
+        tokio::time::timeout(SEND_TIMEOUT, sender.send(line)).await,
+        Ok(Ok(()))
+    )
+}

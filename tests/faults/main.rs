@@ -1,0 +1,13 @@
+//! What users' calls, tokens and statuses go through while replicas of the operator, its lease or the API server
+//! fail. Each test has two replicas, two real sidecars that call an MCP server all the time, and a line of the table
+//! in docs/operator.md. They run one after another: the API server is theirs.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+mod calls;
+mod fleet;
+mod rows;
+mod service;
+mod sidecar_process;
+mod tests;
+mod users;

@@ -1,0 +1,38 @@
+//! The lines of the table in docs/operator.md, one of each test.
+
+use std::io::Write;
+
+use mcp_auth_tests::setting;
+
+/// What was counted while something failed.
+#[derive(Debug)]
+pub struct Row {
+    pub fault: &'static str,
+    pub calls: usize,
+    pub failed: usize,
+    pub minted: usize,
+    pub status_writes: usize,
+}
+
+impl Row {
+    /// Into the file that the script around the tests makes the table of.
+    pub fn write(&self) {
+        let Self {
+            fault,
+            calls,
+            failed,
+            minted,
+            status_writes,
+        } = self;
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(setting("MCPAUTH_TEST_FAULTS"))
+            .unwrap();
+        writeln!(
+            file,
+            "| {fault} | {calls} | {failed} | {minted} | {status_writes} |"
+        )
+        .unwrap();
+    }
+}

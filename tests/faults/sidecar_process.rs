@@ -1,0 +1,67 @@
+//! The real sidecar of a pod that only the API server knows.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use mcp_auth_protocol::pod::AUDIENCE;
+use mcp_auth_tests::replica::free_address;
+use mcp_auth_tests::setting;
+use mcp_auth_tests::sidecar::{authority_pem, token};
+use mcp_auth_tests::wait::until;
+use mcp_auth_tests::world::World;
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+pub struct SidecarProcess {
+    /// URL that LiteLLM would call.
+    pub url: String,
+    _process: Child,
+}
+
+impl SidecarProcess {
+    /// Starts it in a pod of this name, and returns once LiteLLM would start.
+    pub async fn start(world: &World, name: &str, folder: &Path) -> Self {
+        let pod = world
+            .pod(name, json!({"app.kubernetes.io/name": "litellm"}))
+            .await;
+        let files = folder.join(name);
+        std::fs::create_dir_all(&files).unwrap();
+        let token = token(world, AUDIENCE, Some(&pod)).await;
+        std::fs::write(files.join("token"), token).unwrap();
+        let [outbound, health] = [free_address().await, free_address().await];
+        let process = Command::new(setting("MCPAUTH_TEST_SIDECAR_BINARY"))
+            .arg("serve")
+            .env("MCPAUTH_OUTBOUND", &outbound)
+            .env("MCPAUTH_HEALTH", &health)
+            .env("MCPAUTH_OVERLAY", files.join("overlay.yaml"))
+            .env("MCPAUTH_OPERATOR", setting("MCPAUTH_TEST_OPERATOR"))
+            .env("MCPAUTH_OPERATOR_CA", authority_pem(world).await)
+            .env("MCPAUTH_TOKEN_FILE", files.join("token"))
+            .envs(identity(&pod))
+            .env("MCPAUTH_AUDIT_LOG", files.join("audit"))
+            .stdout(std::fs::File::create(files.join("log")).unwrap())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the sidecar starts");
+        let started = async || {
+            let answer = reqwest::get(format!("http://{health}/startup")).await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        };
+        until("the sidecar to have its tokens", started, |started| *started).await;
+        Self {
+            url: format!("http://{outbound}/tools/mcp"),
+            _process: process,
+        }
+    }
+}
+
+fn identity(pod: &Pod) -> [(&'static str, String); 3] {
+    [
+        ("MCPAUTH_POD_NAMESPACE", pod.namespace().unwrap()),
+        ("MCPAUTH_POD_NAME", pod.name_any()),
+        ("MCPAUTH_POD_UID", pod.uid().unwrap()),
+    ]
+}

@@ -1,0 +1,54 @@
+//! Users' own tokens, by whichever replica their sidecar is connected to.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use mcp_auth_tests::oauth;
+use mcp_auth_tests::servers::Server;
+use mcp_auth_tests::sidecar::{exchange, token_of};
+use serde_json::json;
+
+use crate::fleet::Fleet;
+
+#[tokio::test]
+async fn a_user_has_one_token_by_every_replica_and_one_by_the_next_leader() {
+    let mut fleet = Fleet::start_with("users", json!({"tokenExchange": {"subjectCookie": "session"}})).await;
+    let subject = Server::OidcProvider.user_token("alice", &fleet.client).await;
+    let pods: Api<Pod> = fleet.world.api();
+    let pod = pods.get("litellm-0").await.unwrap();
+    let issued = oauth::issued(&fleet.client).await;
+    let mut tokens = Vec::new();
+    // The Service leads to each replica in turn.
+    for _ in 0..4 {
+        let credential = exchange(&fleet.world, &pod, "tools", &subject, None)
+            .await
+            .unwrap();
+        tokens.push(token_of(&credential).unwrap());
+    }
+    tokens.dedup();
+    assert_eq!(tokens.len(), 1, "one token, by the leader and by the follower");
+    assert_eq!(oauth::issued(&fleet.client).await, issued + 1);
+
+    // Whom no resource entitles is refused by the follower as by the leader.
+    let stranger = fleet.world.pod("stranger", json!({"app": "else"})).await;
+    for _ in 0..2 {
+        let refused = exchange(&fleet.world, &stranger, "tools", &subject, None)
+            .await
+            .unwrap_err();
+        assert_eq!(&*refused.problem.reason, "NotEntitled");
+    }
+
+    // The exchange that comes while the lead changes waits for the next leader.
+    let mut leader = fleet.take_leader().await;
+    fleet.lead_service().await;
+    let (ended, exchanged) = tokio::join!(
+        leader.terminate(),
+        exchange(&fleet.world, &pod, "tools", &subject, None),
+    );
+    assert!(ended);
+    assert!(token_of(&exchanged.unwrap()).is_some());
+    fleet.until_one_leads().await;
+    let credential = exchange(&fleet.world, &pod, "tools", &subject, None)
+        .await
+        .unwrap();
+    assert!(token_of(&credential).is_some());
+}

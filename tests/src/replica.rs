@@ -1,0 +1,117 @@
+//! Replicas of the operator that a test starts and ends itself, as processes of this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+use crate::setting;
+use crate::wait::until;
+
+pub struct Replica {
+    pub name: String,
+    /// `ADDRESS:PORT` of webhook and sidecars.
+    pub address: String,
+    process: Child,
+    health: String,
+}
+
+/// What replicas of one operator have in common.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// Of the lease and the certificates.
+    pub namespace: String,
+    pub watched_namespace: String,
+    pub lease: String,
+    pub certificate_secret: String,
+    /// URL that sidecars reach it by; nothing: that of the replica.
+    pub url: Option<String>,
+}
+
+impl Operator {
+    /// Starts a replica that is ready. `token_file` is what it follows the others by, `log` what it writes to.
+    pub async fn start(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
+        let [address, health] = [free_address().await, free_address().await];
+        let url = self.url.clone().unwrap_or_else(|| format!("https://{address}"));
+        let mut command = Command::new(setting("MCPAUTH_TEST_OPERATOR_PROGRAM"));
+        command
+            .args(["--namespace", &self.namespace, "--service-account", "default"])
+            .args(["--watch-namespace", &self.watched_namespace])
+            .args(["--identity", name, "--lease", &self.lease])
+            .args(["--certificate-secret", &self.certificate_secret])
+            .args(["--listen", &address, "--listen-health", &health])
+            .args(["--operator-url", &url, "--serving-name", "127.0.0.1"])
+            .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")])
+            .args(["--webhook-configuration", "of-a-test-that-has-none"]);
+        if let Some(token_file) = token_file {
+            command
+                .args(["--pod-ip", "127.0.0.1", "--replica-token-file"])
+                .arg(token_file);
+        }
+        let output = match log {
+            Some(log) => {
+                command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
+                std::fs::File::create(log).expect("the log can be written").into()
+            }
+            None => Stdio::null(),
+        };
+        let process = command
+            .stdout(output)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the operator starts");
+        let replica = Replica {
+            name: name.to_owned(),
+            address,
+            process,
+            health: format!("http://{health}"),
+        };
+        let ready = async || replica.get("/readyz").await;
+        until(&format!("{name} to be ready"), ready, Option::is_some).await;
+        replica
+    }
+}
+
+impl Replica {
+    /// The body of a successful answer of the health port.
+    pub async fn get(&self, path: &str) -> Option<String> {
+        let response = reqwest::get(format!("{}{path}", self.health)).await.ok()?;
+        response.error_for_status().ok()?.text().await.ok()
+    }
+
+    pub async fn leads(&self) -> bool {
+        let metrics = self.get("/metrics").await.unwrap_or_default();
+        metrics.lines().any(|line| line == "mcpauth_operator_leader 1")
+    }
+
+    pub async fn until_leads(&self) {
+        let what = format!("{} to lead", self.name);
+        until(&what, async || self.leads().await, |leads| *leads).await;
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        let status = self.process.try_wait();
+        status.expect("it is a child of this process").is_none()
+    }
+
+    /// As a crash does it.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.expect("it can be killed");
+    }
+
+    /// As the kubelet does it. Whether it ended in order.
+    pub async fn terminate(&mut self) -> bool {
+        let pid = self.process.id().expect("it runs").to_string();
+        let signalled = Command::new("kill").args(["-TERM", &pid]).status().await;
+        assert!(signalled.expect("kill is there").success());
+        let status = self.process.wait().await;
+        status.expect("it is a child of this process").success()
+    }
+}
+
+/// One that nothing listens at.
+pub async fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    listener.local_addr().expect("it is bound").to_string()
+}
