@@ -1,10 +1,10 @@
-# The images of mcp-auth, each one static program on nothing:
+# The images of mcp-auth, static programs on nothing. The operator's also holds kubectl's plugin, for `helm test`:
 #
 #   docker build --target operator --tag mcp-auth-operator .
 #   docker build --target sidecar --tag mcp-auth-sidecar .
 #   docker build --target local --tag mcp-auth .    # for one machine: to be copied into LiteLLM's image
 
-# An image with `--sbom` lists the crates of Cargo.lock: a static program on nothing shows none of them.
+# An image with `--sbom` lists the crates of Cargo.lock: static programs on nothing show none of them.
 ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
 
 FROM rust:1.95-slim-bookworm AS build
@@ -16,8 +16,9 @@ ARG PROFILE=release
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
     target=$(rustc -vV | sed -n 's/^host: //p') && \
-    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth-operator --bin mcp-auth-sidecar && \
-    install -D --target-directory /product "target/$target/$PROFILE/mcp-auth-operator" "target/$target/$PROFILE/mcp-auth-sidecar" && \
+    cargo build --locked --profile "$PROFILE" --target "$target" --bin mcp-auth-operator --bin mcp-auth-sidecar --bin kubectl-mcp_auth && \
+    cd "target/$target/$PROFILE" && \
+    install -D --target-directory /product mcp-auth-operator mcp-auth-sidecar kubectl-mcp_auth && \
     cp /etc/ssl/certs/ca-certificates.crt /product
 
 # The program for one machine is linked for its own image only.
@@ -38,6 +39,7 @@ COPY --from=build /product /
 FROM scratch AS operator
 COPY --from=product /ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=product /mcp-auth-operator /mcp-auth-operator
+COPY --from=product /kubectl-mcp_auth /kubectl-mcp_auth
 USER 65532:65532
 ENTRYPOINT ["/mcp-auth-operator"]
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -39,6 +40,12 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Why a pod has the sidecar or has none, and which servers and ports it has.
     Explain(ExplainArgs),
+    /// What the token for a server says of itself: its claims, never the token.
+    Token(TokenArgs),
+    /// Who called what: the audit log of the sidecars, merged by time.
+    Logs(LogsArgs),
+    /// What injection would make of the pods in a file, as a diff. Needs no cluster.
+    Render(RenderArgs),
     /// McpServerAuth resources from what another program is configured with.
     #[command(subcommand)]
     Import(ImportCommand),
@@ -97,6 +104,14 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub skip_webhook_call: bool,
 
+    /// Prints the five success criteria alone, and looks at no more than they need.
+    #[arg(long)]
+    pub criteria: bool,
+
+    /// Lists the tools of no MCP server through a pod.
+    #[arg(long)]
+    pub skip_calls: bool,
+
     /// Makes no connections from this machine to authorization servers.
     #[arg(long)]
     pub skip_authorization_servers: bool,
@@ -112,6 +127,87 @@ pub struct ExplainArgs {
     pub namespace: Option<String>,
 
     /// Prints for programs instead of for people.
+    #[arg(short, long, value_enum)]
+    pub output: Option<Format>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct TokenArgs {
+    /// LiteLLM's name of the server, or the name of its McpServerAuth.
+    pub server: String,
+
+    /// Namespace of the McpServerAuth. Default: that of the kubeconfig's context.
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Prints for programs instead of for people.
+    #[arg(short, long, value_enum)]
+    pub output: Option<Format>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct LogsArgs {
+    /// Only this pod. Default: every pod that has the sidecar.
+    #[arg(conflicts_with = "all_namespaces")]
+    pub pod: Option<String>,
+
+    /// The audit log, which is the only one so far: `kubectl logs POD -c mcpauth-sidecar` has the sidecar's own.
+    #[arg(long, required = true)]
+    pub audit: bool,
+
+    #[command(flatten)]
+    pub scope: ScopeArgs,
+
+    /// Only calls to this server: LiteLLM's name of it, or the name of its McpServerAuth.
+    #[arg(long, value_name = "NAME")]
+    pub server: Option<String>,
+
+    /// Only calls of this user: the id or the fingerprint in the line, or the fingerprint of the client's key.
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub user: Option<String>,
+
+    /// Only calls of the last seconds, minutes or hours, such as 90s, 15m or 2h.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub since: Option<Duration>,
+
+    /// How many calls are shown at most, the newest of all pods.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub tail: usize,
+
+    /// Goes on with calls as they end, also of pods that come later, until it is interrupted.
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Prints the lines as they were written, one JSON object each.
+    #[arg(short, long, value_enum)]
+    pub output: Option<LineFormat>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LineFormat {
+    Json,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RenderArgs {
+    /// YAML or JSON with pods, or with Deployments, StatefulSets, DaemonSets or other workloads whose pod template is
+    /// taken, also in lists; `-` is standard input. McpServerAuth resources in it count too.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// YAML or JSON with McpServerAuth resources; repeatable. Without one that selects a pod it gets no sidecar.
+    #[arg(long, value_name = "FILE")]
+    pub resources: Vec<PathBuf>,
+
+    /// Namespace of what states none.
+    #[arg(short, long, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+
+    /// JSON file with the settings of sidecars, as in the chart's ConfigMap. Default: an image without a registry.
+    #[arg(long, value_name = "FILE")]
+    pub sidecar_settings: Option<PathBuf>,
+
+    /// Prints decision, reason and the pod before and after for programs instead of the diff.
     #[arg(short, long, value_enum)]
     pub output: Option<Format>,
 }
@@ -158,6 +254,45 @@ impl From<ClusterArgs> for ClusterOptions {
         Self {
             kubeconfig: args.kubeconfig,
             context: args.context,
+        }
+    }
+}
+
+/// `90s`, `15m` or `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "must be a number of seconds, minutes or hours, such as 90s, 15m or 2h".to_owned();
+    let unit = text.chars().last().ok_or_else(expected)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        _ => return Err(expected()),
+    };
+    let number = text[..text.len() - unit.len_utf8()].parse::<u32>();
+    let seconds = u64::from(number.map_err(|_| expected())?) * factor;
+    match seconds {
+        0 => Err(expected()),
+        seconds => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_and_others_named() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for text in ["", "s", "5", "0m", "-1s", "1d", "1.5h", "5\u{fc}"] {
+            assert!(duration(text).unwrap_err().contains("15m"), "{text}");
         }
     }
 }

@@ -25,6 +25,7 @@ pub struct ClusterOptions {
 }
 
 /// A cluster that has answered and that serves `McpServerAuth` resources, unless `serves` says otherwise.
+#[derive(Clone)]
 pub struct Cluster {
     pub client: Client,
     pub url: String,
@@ -169,7 +170,7 @@ async fn load_config(options: &ClusterOptions) -> Result<Config, CliError> {
 }
 
 /// The last cause of an error: the outer ones only say that there is one.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub fn innermost(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes
         .last()

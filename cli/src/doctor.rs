@@ -9,6 +9,7 @@ mod text;
 
 use crate::args::DoctorArgs;
 use crate::cluster::{Cluster, ClusterOptions};
+use crate::criteria;
 use crate::error::CliError;
 use crate::exit_code::ExitStatus;
 use crate::inventory::Scope;
@@ -20,14 +21,18 @@ pub use text::render;
 pub async fn run(options: &ClusterOptions, args: &DoctorArgs) -> Result<ExitStatus, CliError> {
     let cluster = Cluster::connect(options).await?;
     let scope = Scope::new(&args.scope, &cluster);
+    if args.criteria {
+        return criteria::run(&cluster, &scope, args.skip_calls, args.output).await;
+    }
     let facts = gather::gather(&cluster, &scope, args).await?;
-    let report = Report::new(checks::all(&facts));
+    let criteria = criteria::all(&facts.inventory, &facts.live, facts.now);
+    let report = Report::new(checks::all(&facts), criteria);
     output::print(&match args.output {
         Some(format) => output::structured(&report, format),
         None => render(&report),
     })?;
-    Ok(match report.first_fault() {
-        None => ExitStatus::Success,
-        Some(_) => ExitStatus::FaultFound,
+    Ok(match report.healthy {
+        true => ExitStatus::Success,
+        false => ExitStatus::FaultFound,
     })
 }

@@ -57,10 +57,18 @@ pub enum CliError {
         namespace: String,
         remedy: &'static str,
     },
+    #[error("no McpServerAuth of the namespace {namespace} has the server {server}: {there_are}")]
+    NoSuchServer {
+        server: String,
+        namespace: String,
+        there_are: String,
+    },
     #[error("the API server refuses to {action}: {cause}")]
     Api { action: String, cause: String },
     #[error("{}: {problem}", path.display())]
     LiteLlmConfiguration { path: PathBuf, problem: String },
+    #[error("{0}")]
+    Manifests(String),
     #[error("the output cannot be written: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -76,7 +84,10 @@ impl CliError {
             | Self::Api { .. } => ExitStatus::ClusterUnusable,
             Self::NotAuthenticated { .. } | Self::Forbidden { .. } => ExitStatus::NotAllowed,
             Self::NotInstalled { .. } | Self::OtherVersion { .. } => ExitStatus::NotInstalled,
-            Self::NotFound { .. } | Self::LiteLlmConfiguration { .. } => ExitStatus::NotFound,
+            Self::NotFound { .. }
+            | Self::NoSuchServer { .. }
+            | Self::Manifests(_)
+            | Self::LiteLlmConfiguration { .. } => ExitStatus::NotFound,
             Self::Output(_) => ExitStatus::OutputFailed,
         }
     }

@@ -16,7 +16,7 @@ pub enum ExitStatus {
     NotAllowed,
     /// The cluster has no mcp-auth, or one of another version of the resource.
     NotInstalled,
-    /// What the command line names is not there, or is no LiteLLM configuration.
+    /// What the command line names is not there, or does not hold what is needed.
     NotFound,
     /// Nobody takes the output.
     OutputFailed,
@@ -52,7 +52,8 @@ impl ExitStatus {
         match self {
             Self::Success => "all is well, or what was asked for has been printed",
             Self::FaultFound => {
-                "a fault was found: `doctor` names it, `explain` says why the pod has no sidecar"
+                "a fault was found: `doctor` names it, `explain` says why the pod has no sidecar, `token` that there is no \
+                 token which serves"
             }
             Self::Usage => "the command line cannot be used",
             Self::ClusterUnusable => {
@@ -60,7 +61,9 @@ impl ExitStatus {
             }
             Self::NotAllowed => "the cluster does not take the credentials, or they lack a right",
             Self::NotInstalled => "the cluster has no mcp-auth, or one of another version of the resource",
-            Self::NotFound => "the pod or file named is not there, or the file is no LiteLLM configuration",
+            Self::NotFound => {
+                "the pod, server or file named is not there, or the file does not hold what is needed"
+            }
             Self::OutputFailed => "the output cannot be written",
         }
     }

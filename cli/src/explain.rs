@@ -3,14 +3,12 @@
 
 mod injected;
 mod text;
-pub mod webhook_scope;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::routes::route;
@@ -18,7 +16,7 @@ use mcp_auth_operator::inject::{Decision, Settings, SkipReason, annotations, dec
 use mcp_auth_operator::{entitled, is_injected};
 use serde::Serialize;
 
-pub use injected::{Ports, SidecarContainer};
+pub use injected::{Ports, SidecarContainer, container, ports};
 pub use text::render;
 
 use crate::args::ExplainArgs;
@@ -28,7 +26,7 @@ use crate::exit_code::ExitStatus;
 use crate::inventory::{Inventory, Scope, pod_meta};
 use crate::output;
 use crate::status::{PodState, condition};
-use webhook_scope::{INJECTION_LABEL, WebhookScope, injecting_webhooks, webhook_scope};
+use crate::webhook_scope::{INJECTION_LABEL, WebhookScope, webhook_configurations, webhook_scope};
 
 /// What is known besides the pod.
 pub struct Surroundings<'a> {
@@ -95,7 +93,7 @@ pub async fn run(options: &ClusterOptions, args: &ExplainArgs) -> Result<ExitSta
     })?;
     let inventory = Inventory::load(&cluster, &Scope::Namespace(namespace.clone())).await?;
     let labels = namespace_labels(&cluster, namespace).await?;
-    let webhooks = webhooks(&cluster).await?;
+    let webhooks = webhook_configurations(&cluster).await?;
     let explanation = explain(
         &pod,
         &Surroundings {
@@ -125,20 +123,6 @@ pub async fn namespace_labels(
     let api = Api::<Namespace>::all(cluster.client.clone());
     match cluster.answer("read the namespace", api.get(namespace)).await {
         Ok(namespace) => Ok(Some(namespace.metadata.labels.unwrap_or_default())),
-        Err(CliError::Forbidden { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The webhook configurations that inject; none where they may not be listed.
-pub async fn webhooks(cluster: &Cluster) -> Result<Option<Vec<MutatingWebhookConfiguration>>, CliError> {
-    let api = Api::<MutatingWebhookConfiguration>::all(cluster.client.clone());
-    let params = ListParams::default();
-    match cluster
-        .answer("list webhook configurations", api.list(&params))
-        .await
-    {
-        Ok(found) => Ok(Some(injecting_webhooks(found.items))),
         Err(CliError::Forbidden { .. }) => Ok(None),
         Err(error) => Err(error),
     }

@@ -79,6 +79,17 @@ impl Scope {
 
 impl Inventory {
     pub async fn load(cluster: &Cluster, scope: &Scope) -> Result<Self, CliError> {
+        let mut inventory = Self::load_resources(cluster, scope).await?;
+        inventory.pods = match list_pods(cluster, scope).await {
+            Ok(pods) => Some(pods),
+            Err(CliError::Forbidden { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(inventory)
+    }
+
+    /// Without the pods.
+    pub async fn load_resources(cluster: &Cluster, scope: &Scope) -> Result<Self, CliError> {
         let action = format!("list McpServerAuth resources in {}", scope.describe());
         let kind = ApiResource::erase::<McpServerAuth>(&());
         // One resource that another version wrote must not hide all the others.
@@ -95,11 +106,6 @@ impl Inventory {
                 }),
             }
         }
-        inventory.pods = match list_pods(cluster, scope).await {
-            Ok(pods) => Some(pods),
-            Err(CliError::Forbidden { .. }) => None,
-            Err(error) => return Err(error),
-        };
         Ok(inventory)
     }
 
@@ -163,6 +169,20 @@ impl Pages<'_> {
         }
         Ok(items)
     }
+}
+
+/// What made a pod, as kubectl names it; a Deployment and not its ReplicaSet.
+pub fn workload(pod: &PodMeta) -> Option<String> {
+    let owner = pod
+        .owner_references()
+        .iter()
+        .find(|owner| owner.controller == Some(true))?;
+    let hash = pod.labels().get("pod-template-hash");
+    let deployment = hash.and_then(|hash| owner.name.strip_suffix(&format!("-{hash}")));
+    Some(match (owner.kind.as_str(), deployment) {
+        ("ReplicaSet", Some(deployment)) => format!("deployment/{deployment}"),
+        (kind, _) => format!("{}/{}", kind.to_lowercase(), owner.name),
+    })
 }
 
 /// Metadata of a pod.

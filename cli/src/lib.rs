@@ -4,16 +4,25 @@
 
 pub mod args;
 mod cluster;
+mod criteria;
 mod doctor;
 mod error;
 mod exit_code;
 mod explain;
 mod import;
 mod inventory;
+mod logs;
+mod lookup;
+mod mcp_call;
+mod operator_version;
+mod outcome;
 mod output;
 pub mod reference;
+mod render;
 mod run;
 mod status;
+mod token;
+mod webhook_scope;
 
 pub use exit_code::ExitStatus;
 pub use run::run;

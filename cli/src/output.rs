@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
+use jiff::SignedDuration;
 use serde::Serialize;
 
 use crate::args::Format;
@@ -32,6 +33,10 @@ impl Cell {
             style,
         }
     }
+
+    fn width(&self) -> usize {
+        self.text.chars().count()
+    }
 }
 
 impl<T: Into<String>> From<T> for Cell {
@@ -52,32 +57,53 @@ pub fn clean(text: &str) -> String {
 
 /// Rows under headings, each column as wide as its widest cell.
 pub fn table(headings: &[&str], rows: &[Vec<Cell>]) -> String {
-    let headings: Vec<Cell> = headings
-        .iter()
-        .map(|heading| Cell::styled(*heading, HEADING))
-        .collect();
-    let all = || std::iter::once(&headings).chain(rows);
-    let width = |column: usize| {
-        let cells = all().filter_map(|row| row.get(column));
-        cells
-            .map(|cell| cell.text.chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let mut text = String::new();
-    for row in all() {
-        for (column, cell) in row.iter().enumerate() {
-            text.push_str(&paint(&cell.text, cell.style));
-            let is_last = column + 1 == row.len();
-            if !is_last {
-                let padding = widths[column] - cell.text.chars().count() + GAP;
-                text.extend(std::iter::repeat_n(' ', padding));
+    Table::new(headings).add(rows)
+}
+
+/// A table whose rows come little by little: a column grows with the widest cell so far.
+pub struct Table {
+    /// Until they have been printed.
+    headings: Option<Vec<Cell>>,
+    widths: Vec<usize>,
+}
+
+impl Table {
+    pub fn new(headings: &[&str]) -> Self {
+        let cells = headings.iter().map(|heading| Cell::styled(*heading, HEADING));
+        Self {
+            headings: Some(cells.collect()),
+            widths: vec![0; headings.len()],
+        }
+    }
+
+    /// The rows as text, with the headings before the first of all.
+    pub fn add(&mut self, rows: &[Vec<Cell>]) -> String {
+        let headings = self.headings.take();
+        let all = || headings.iter().chain(rows);
+        for row in all() {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.width());
             }
         }
-        text.push('\n');
+        let mut text = String::new();
+        for row in all() {
+            for (column, cell) in row.iter().enumerate() {
+                text.push_str(&paint(&cell.text, cell.style));
+                let is_last = column + 1 == row.len();
+                if !is_last {
+                    let padding = self.widths[column] - cell.width() + GAP;
+                    text.extend(std::iter::repeat_n(' ', padding));
+                }
+            }
+            text.push('\n');
+        }
+        text
     }
-    text
+}
+
+/// As in "9m 56s".
+pub fn duration(seconds: i64) -> String {
+    format!("{:#}", SignedDuration::from_secs(seconds))
 }
 
 /// JSON, indented, or YAML, with a line end.
@@ -127,6 +153,16 @@ mod tests {
         ];
         let expected = "READY     NAME          LAST\nTrue      a-long-name   x\nUnknown   b             y\n";
         assert_eq!(plain(&table(&["READY", "NAME", "LAST"], &rows)), expected);
+    }
+
+    #[test]
+    fn rows_that_come_later_have_no_second_headings_and_keep_to_the_columns() {
+        let mut table = Table::new(&["N", "V"]);
+        assert_eq!(
+            plain(&table.add(&[vec!["abc".into(), "x".into()]])),
+            "N     V\nabc   x\n"
+        );
+        assert_eq!(plain(&table.add(&[vec!["a".into(), "y".into()]])), "a     y\n");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::args::{Args, Command, ImportCommand};
 use crate::cluster::ClusterOptions;
 use crate::error::CliError;
 use crate::exit_code::ExitStatus;
-use crate::{doctor, explain, import, output, status};
+use crate::{doctor, explain, import, logs, output, render, status, token};
 
 /// Runs to the end. An error has been printed when it returns.
 pub async fn run(args: Args) -> ExitStatus {
@@ -26,6 +26,9 @@ async fn command(args: Args) -> Result<ExitStatus, CliError> {
         Command::Status(args) => status::run(&cluster, &args).await,
         Command::Doctor(args) => doctor::run(&cluster, &args).await,
         Command::Explain(args) => explain::run(&cluster, &args).await,
+        Command::Token(args) => token::run(&cluster, &args).await,
+        Command::Logs(args) => logs::run(&cluster, &args).await,
+        Command::Render(args) => render::run(&args),
         Command::Import(ImportCommand::Litellm(args)) => import::run(&args),
         Command::Completion { shell } => {
             let mut script = Vec::new();

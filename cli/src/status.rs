@@ -16,6 +16,7 @@ use crate::cluster::{Cluster, ClusterOptions};
 use crate::error::CliError;
 use crate::exit_code::ExitStatus;
 use crate::inventory::{Inventory, Scope};
+use crate::operator_version::operator_version;
 use crate::output;
 
 /// How often `--watch` looks again.
@@ -36,7 +37,8 @@ pub async fn run(options: &ClusterOptions, args: &StatusArgs) -> Result<ExitStat
 
 async fn look(cluster: &Cluster, scope: &Scope) -> Result<StatusReport, CliError> {
     let inventory = Inventory::load(cluster, scope).await?;
-    Ok(StatusReport::new(&inventory, Timestamp::now()))
+    let installed = operator_version(cluster).await?;
+    Ok(StatusReport::new(&inventory, installed, Timestamp::now()))
 }
 
 fn render(report: &StatusReport, scope: &Scope, format: Option<Format>) -> String {

@@ -61,9 +61,53 @@ pub struct TokenStatus {
     /// Scope that the authorization server granted, where it says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// `JWT`, of which the claims are told, or `Opaque`, which only its authorization server can read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// What a JWT says of itself, in the claims that standards define. The signature is the MCP server's to verify.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<TokenClaims>,
     /// The last failed token request; absent after a successful one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<TokenError>,
+}
+
+/// Registered claims of a token (RFC 7519 section 4.1, RFC 9068 section 2.2), each cut at 200 characters. Claims of an
+/// authorization server's own are not here, since they may say anything of anybody, and neither is `jti`, which some
+/// servers take in a token's place.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenClaims {
+    /// `iss`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// `sub`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// `client_id`, or `azp`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// `aud`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audience: Vec<String>,
+    /// `scope`, or `scp`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scope: Vec<String>,
+    /// `exp`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+    /// `nbf`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Time>,
+    /// `iat`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Time>,
+    /// `cnf.jkt`: the DPoP key that it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_thumbprint: Option<String>,
+    /// `cnf.x5t#S256`: the client certificate that it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_thumbprint: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]

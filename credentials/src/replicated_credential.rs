@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_http_auth::{ProofKey, ProofKeyError};
-use mcp_auth_oauth::{AccessToken, ClaimMismatchError, ServerMetadata, Token, TokenType};
+use mcp_auth_oauth::{AccessToken, ClaimMismatchError, ReportedClaims, ServerMetadata, Token, TokenType};
 use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,8 @@ struct TokenDetails {
     #[serde(default)]
     is_by_alternate_secret: bool,
     mismatch: Option<ClaimMismatchError>,
+    #[serde(default)]
+    claims: Option<ReportedClaims>,
     server: Option<ServerMetadata>,
     scope: Option<String>,
     request_digest: Option<RequestDigest>,
@@ -82,6 +84,7 @@ impl From<&TokenSeed> for TokenDetails {
             is_certificate_bound: token.certificate_bound,
             is_by_alternate_secret: token.by_alternate_secret,
             mismatch: token.mismatch.clone(),
+            claims: token.claims.as_deref().cloned(),
             server: token.server.as_deref().cloned(),
             scope: token.scope.clone(),
             request_digest: seed.request_digest,
@@ -138,6 +141,7 @@ impl TokenDetails {
             by_alternate_secret: self.is_by_alternate_secret,
             certificate_bound: self.is_certificate_bound,
             mismatch: self.mismatch,
+            claims: self.claims.map(Arc::new),
             server: self.server.map(Arc::new),
             issued_at: Timestamp::from_millisecond(self.issued_at)?,
             expires_at: time(self.expires_at)?,

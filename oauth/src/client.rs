@@ -22,8 +22,8 @@ use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
-    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, RequestLimiter,
-    ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn, token,
+    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ReportedClaims,
+    RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn, token,
 };
 use send::{OutgoingRequest, ServerHints, TokenGrant};
 
@@ -210,7 +210,16 @@ impl Client {
         let read = match self.send(outgoing).await {
             Ok(reply) => reply.read(|response, redactor| {
                 let issued = response.into_token(redactor, expected.token_type);
-                self.check_token(issued, server, redactor)
+                let issued = self.check_token(issued, server, redactor)?;
+                // What a user's token says is about the user, and nobody asks for it.
+                let claims = match by_token_exchange {
+                    true => None,
+                    false => ReportedClaims::of(issued.access_token.secret(), redactor),
+                };
+                Ok(IssuedToken {
+                    claims: claims.map(Arc::new),
+                    ..issued
+                })
             }),
             Err(error) => Err(error),
         };

@@ -53,7 +53,9 @@ pub use renewal::step_up::{StepUp, StepUpError};
 pub use retry_after::RetryAfter;
 pub use ssrf::ForbiddenAddressError;
 pub use token::Token;
-pub use token_check::{ClaimMismatchError, Claims, TokenCheck, TokenCheckMode, read as read_claims};
+pub use token_check::{
+    ClaimMismatchError, Claims, ReportedClaims, TokenCheck, TokenCheckMode, read as read_claims,
+};
 pub use token_request::{IssuedToken, TokenRequest, TokenRequestFuture, TokenRequester};
 pub use token_type::TokenType;
 pub use transport::Limits;

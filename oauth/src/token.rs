@@ -8,7 +8,7 @@ use mcp_auth_http_auth::ProofKey;
 use oauth2::AccessToken;
 
 use crate::clock::time_after;
-use crate::{ClaimMismatchError, Error, IssuedToken, ServerMetadata, TokenType};
+use crate::{ClaimMismatchError, Error, IssuedToken, ReportedClaims, ServerMetadata, TokenType};
 
 /// Life that a token is renewed by when the server does not state one. Short, since nothing is known, and
 /// long enough to be no burden; the authorization servers in use issue nothing shorter by default.
@@ -30,6 +30,8 @@ pub struct Token {
     pub by_alternate_secret: bool,
     pub certificate_bound: bool,
     pub mismatch: Option<ClaimMismatchError>,
+    /// What may be told of the claims; none of an opaque token, and of a user's own.
+    pub claims: Option<Arc<ReportedClaims>>,
     pub server: Option<Arc<ServerMetadata>>,
     /// When the request for it was sent, not when the answer came: the server counts from some moment in
     /// between, so this never overstates the life that is left.
@@ -69,6 +71,7 @@ impl Token {
             by_alternate_secret: issued.by_alternate_secret,
             certificate_bound: issued.certificate_bound,
             mismatch: issued.mismatch,
+            claims: issued.claims,
             server: issued.server,
             issued_at,
             expires_at,

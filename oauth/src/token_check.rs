@@ -7,12 +7,14 @@
 
 mod claims;
 pub(crate) mod mismatch;
+mod reported;
 
 use jiff::Timestamp;
 use oauth2::{AccessToken, Scope};
 
 pub use claims::{Claims, read};
 pub use mismatch::ClaimMismatchError;
+pub use reported::ReportedClaims;
 
 use crate::Error;
 use crate::issuer::is_same_issuer;

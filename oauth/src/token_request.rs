@@ -16,7 +16,7 @@ use oauth2::{AccessToken, Scope};
 
 use crate::discovery::metadata::ServerMetadata;
 use crate::error::Error;
-use crate::token_check::ClaimMismatchError;
+use crate::token_check::{ClaimMismatchError, ReportedClaims};
 use crate::token_type::TokenType;
 
 /// The future of one token request.
@@ -55,6 +55,8 @@ pub struct IssuedToken {
     pub certificate_bound: bool,
     /// Where the token does not fit the registration and that is only to be reported.
     pub mismatch: Option<ClaimMismatchError>,
+    /// What may be told of the claims; none of an opaque token, and of a user's own.
+    pub claims: Option<Arc<ReportedClaims>>,
     /// The server that issued it, where it was discovered.
     pub server: Option<Arc<ServerMetadata>>,
 }
@@ -80,6 +82,7 @@ impl IssuedToken {
             by_alternate_secret: false,
             certificate_bound: false,
             mismatch: None,
+            claims: None,
             server: None,
         }
     }

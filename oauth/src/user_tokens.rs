@@ -3,6 +3,7 @@
 //!
 //! A user without a token gets an error, never another user's token.
 
+mod affected_users;
 mod byte_budget;
 mod cache;
 

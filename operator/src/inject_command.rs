@@ -34,6 +34,7 @@ const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub struct InjectArgs {
     /// YAML or JSON with pods, or with workloads whose pod template is taken; `-` is standard input.
+    /// McpServerAuth resources in it count too.
     #[arg(long, value_name = "FILE")]
     pub file: PathBuf,
 
@@ -58,7 +59,39 @@ pub struct Report {
     pub refused: bool,
 }
 
+/// What injection would make of one pod.
+#[derive(Debug)]
+pub struct Preview {
+    /// `NAMESPACE/NAME`
+    pub pod: String,
+    /// As in [`Decision::outcome`].
+    pub outcome: &'static str,
+    /// As in [`Decision::reason`].
+    pub reason: &'static str,
+    /// Why it cannot be injected, and the way out.
+    pub message: Option<String>,
+    /// Reason and message of each.
+    pub warnings: Vec<(&'static str, String)>,
+    /// As its controller would make it.
+    pub before: Value,
+    /// As the webhook would return it; none where it would be refused.
+    pub after: Option<Value>,
+}
+
+/// Decision, reason and the patched pod, for each pod in the file.
 pub fn inject(args: &InjectArgs) -> anyhow::Result<Report> {
+    let mut report = Report {
+        text: String::new(),
+        refused: false,
+    };
+    for preview in previews(args)? {
+        add_pod(&mut report, &preview)?;
+    }
+    Ok(report)
+}
+
+/// What injection would make of each pod in the file.
+pub fn previews(args: &InjectArgs) -> anyhow::Result<Vec<Preview>> {
     let from_stdin = |path: &&PathBuf| path.as_os_str() == "-";
     if args
         .resources
@@ -71,28 +104,28 @@ pub fn inject(args: &InjectArgs) -> anyhow::Result<Report> {
         bail!("only one of --file and --resources can be standard input");
     }
     let settings = settings(args.sidecar_settings.as_deref())?;
-    let mut resources = Vec::new();
+    let objects = objects(&args.file)?;
+    let mut resources = resources_among(&objects, &args.file, &args.namespace)?;
     for path in &args.resources {
         resources.extend(read_resources(path, &args.namespace)?);
     }
-    let pods = read_pods(&args.file, &args.namespace)?;
-    let mut report = Report {
-        text: String::new(),
-        refused: false,
-    };
-    for pod in &pods {
-        add_pod(&mut report, pod, &resources, &settings)?;
+    let pods: Vec<Value> = objects
+        .into_iter()
+        .filter_map(|object| pod_of(object, &args.namespace))
+        .collect();
+    if pods.is_empty() {
+        bail!(
+            "{} holds neither a Pod nor a workload with a pod template",
+            args.file.display()
+        );
     }
-    Ok(report)
+    pods.into_iter()
+        .map(|pod| preview(pod, &resources, &settings))
+        .collect()
 }
 
-fn add_pod(
-    report: &mut Report,
-    pod: &Value,
-    resources: &[Arc<McpServerAuth>],
-    settings: &Settings,
-) -> anyhow::Result<()> {
-    let name = pod_name(pod);
+fn preview(pod: Value, resources: &[Arc<McpServerAuth>], settings: &Settings) -> anyhow::Result<Preview> {
+    let name = pod_name(&pod);
     let typed: Pod = serde_json::from_value(pod.clone()).with_context(|| format!("the pod {name}"))?;
     let namespace = typed.metadata.namespace.clone().unwrap_or_default();
     let of_namespace: Vec<_> = resources
@@ -106,38 +139,64 @@ fn add_pod(
         .map(|resource| route(resource))
         .collect();
     let decision = decide(&typed, &namespace, &routes, settings);
+    let (outcome, reason) = (decision.outcome(), decision.reason());
+    let (message, warnings, patch) = match decision {
+        Decision::Skip { patch, .. } => (None, Vec::new(), Some(patch)),
+        Decision::Inject { patch, warnings } => (None, warnings, Some(patch)),
+        Decision::AllowWithoutSidecar { error, patch } => (Some(error.to_string()), Vec::new(), Some(patch)),
+        Decision::Deny(error) => (Some(error.to_string()), Vec::new(), None),
+    };
+    let after = patch
+        .map(|patch| {
+            let mut patched = pod.clone();
+            json_patch::patch(&mut patched, &patch)
+                .with_context(|| format!("the patch of the pod {name}"))?;
+            anyhow::Ok(patched)
+        })
+        .transpose()?;
+    Ok(Preview {
+        pod: name,
+        outcome,
+        reason,
+        message,
+        warnings: warnings
+            .into_iter()
+            .map(|warning| (warning.reason, warning.message))
+            .collect(),
+        before: pod,
+        after,
+    })
+}
 
+fn add_pod(report: &mut Report, preview: &Preview) -> anyhow::Result<()> {
     let text = &mut report.text;
     // The annotations are comments, so that the whole is YAML that kubectl takes.
-    let mut line = |line: String| writeln!(text, "# {}", line.replace('\n', "\n# "));
-    line(format!("pod: {name}"))?;
-    line(format!("decision: {}", decision.outcome()))?;
-    line(format!("reason: {}", decision.reason()))?;
-    let patch = match &decision {
-        Decision::Skip { patch, .. } => Some(patch),
-        Decision::Inject { patch, warnings } => {
-            for warning in warnings {
-                line(format!("warning: {}: {}", warning.reason, warning.message))?;
-            }
-            Some(patch)
-        }
-        Decision::AllowWithoutSidecar { error, patch } => {
-            line(format!("message: {error}"))?;
-            Some(patch)
-        }
-        Decision::Deny(error) => {
-            line(format!("message: {error}"))?;
-            report.refused = true;
-            return Ok(());
-        }
-    };
-    let mut patched = pod.clone();
-    if let Some(patch) = patch {
-        json_patch::patch(&mut patched, patch).with_context(|| format!("the patch of the pod {name}"))?;
+    for line in preview.annotations() {
+        writeln!(text, "# {}", line.replace('\n', "\n# "))?;
     }
-    writeln!(report.text, "---")?;
-    report.text += &serde_saphyr::to_string(&patched).context("writing YAML")?;
+    match &preview.after {
+        None => report.refused = true,
+        Some(patched) => {
+            writeln!(text, "---")?;
+            *text += &serde_saphyr::to_string(patched).context("writing YAML")?;
+        }
+    }
     Ok(())
+}
+
+impl Preview {
+    /// What became of the pod, in lines for people.
+    pub fn annotations(&self) -> Vec<String> {
+        let mut lines = vec![
+            format!("pod: {}", self.pod),
+            format!("decision: {}", self.outcome),
+            format!("reason: {}", self.reason),
+        ];
+        let warnings = self.warnings.iter();
+        lines.extend(warnings.map(|(reason, message)| format!("warning: {reason}: {message}")));
+        lines.extend(self.message.iter().map(|message| format!("message: {message}")));
+        lines
+    }
 }
 
 fn settings(path: Option<&Path>) -> anyhow::Result<Settings> {
@@ -155,9 +214,21 @@ fn settings(path: Option<&Path>) -> anyhow::Result<Settings> {
 }
 
 fn read_resources(path: &Path, namespace: &str) -> anyhow::Result<Vec<Arc<McpServerAuth>>> {
-    let is_resource = |object: &Value| object["kind"] == "McpServerAuth";
-    let mut resources = Vec::new();
-    for mut object in objects(path)?.into_iter().filter(is_resource) {
+    let resources = resources_among(&objects(path)?, path, namespace)?;
+    if resources.is_empty() {
+        bail!("{} holds no McpServerAuth", path.display());
+    }
+    Ok(resources)
+}
+
+fn resources_among(
+    objects: &[Value],
+    path: &Path,
+    namespace: &str,
+) -> anyhow::Result<Vec<Arc<McpServerAuth>>> {
+    let is_resource = |object: &&Value| object["kind"] == "McpServerAuth";
+    let read = objects.iter().filter(is_resource).map(|object| {
+        let mut object = object.clone();
         set_namespace(&mut object, namespace);
         let name = object["metadata"]["name"]
             .as_str()
@@ -165,26 +236,9 @@ fn read_resources(path: &Path, namespace: &str) -> anyhow::Result<Vec<Arc<McpSer
             .to_owned();
         let resource: McpServerAuth = serde_json::from_value(object)
             .with_context(|| format!("the McpServerAuth {name} in {}", path.display()))?;
-        resources.push(Arc::new(resource));
-    }
-    if resources.is_empty() {
-        bail!("{} holds no McpServerAuth", path.display());
-    }
-    Ok(resources)
-}
-
-fn read_pods(path: &Path, namespace: &str) -> anyhow::Result<Vec<Value>> {
-    let pods: Vec<Value> = objects(path)?
-        .into_iter()
-        .filter_map(|object| pod_of(object, namespace))
-        .collect();
-    if pods.is_empty() {
-        bail!(
-            "{} holds neither a Pod nor a workload with a pod template",
-            path.display()
-        );
-    }
-    Ok(pods)
+        Ok(Arc::new(resource))
+    });
+    read.collect()
 }
 
 /// The pod of an object, as its controller would make it.

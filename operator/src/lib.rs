@@ -33,6 +33,6 @@ mod workload_events;
 
 pub use args::{Args, Command};
 pub use entitlement::{Labels, entitled, selects};
-pub use inject_command::inject as run_inject;
+pub use inject_command::{InjectArgs, Preview, inject as run_inject, previews};
 pub use pods::{PodMeta, is_injected, ought_to_be_injected};
 pub use run::run;

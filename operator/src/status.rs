@@ -17,11 +17,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, TokenError, TokenStatus};
+use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, TokenClaims, TokenError, TokenStatus};
 use mcp_auth_credentials::conditions::{
     ConditionDraft, first_draft, seconds, secrets_resolved, token_issued,
 };
-use mcp_auth_credentials::{Issuance, TokenSnapshot};
+use mcp_auth_credentials::{Issuance, TokenInUse, TokenSnapshot};
+use mcp_auth_oauth::ReportedClaims;
 
 use crate::pods::PodMeta;
 use crate::sidecars::Sidecar;
@@ -108,11 +109,37 @@ fn token_status(token: &TokenSnapshot, now: Timestamp) -> TokenStatus {
         next_refresh_at: token.next_attempt_at.filter(|at| *at > now).map(time),
         r#type: in_use.and_then(|token| token.kind).map(str::to_owned),
         scope: in_use.and_then(|token| token.scope.clone()),
+        format: in_use.map(|token| token_format(token).to_owned()),
+        claims: in_use.and_then(|token| token.claims.as_deref()).map(claims),
         last_error: token.last_error.as_ref().map(|error| TokenError {
             time: time(error.at),
             reason: error.reason.clone(),
             message: error.message.clone(),
         }),
+    }
+}
+
+/// As in [`TokenStatus::format`].
+fn token_format(token: &TokenInUse) -> &'static str {
+    match token.claims {
+        Some(_) => "JWT",
+        None => "Opaque",
+    }
+}
+
+fn claims(claims: &ReportedClaims) -> TokenClaims {
+    let time = |at: Option<i64>| Some(Time(Timestamp::from_second(at?).ok()?));
+    TokenClaims {
+        issuer: claims.issuer.clone(),
+        subject: claims.subject.clone(),
+        client_id: claims.client_id.clone(),
+        audience: claims.audiences.clone(),
+        scope: claims.scopes.clone(),
+        expires_at: time(claims.expires_at),
+        not_before: time(claims.not_before),
+        issued_at: time(claims.issued_at),
+        key_thumbprint: claims.key_thumbprint.clone(),
+        certificate_thumbprint: claims.certificate_thumbprint.clone(),
     }
 }
 

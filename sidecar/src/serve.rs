@@ -30,6 +30,7 @@ use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Fingerprinter};
 use crate::proxy::inbound::LitellmServer;
 use crate::proxy::metrics as data_path;
+use crate::proxy::routes::Routes;
 use crate::run::{Control, Proxies, WORKERS, Wiring};
 use crate::server::resource_limits::{memory_limit, raise_open_files};
 use crate::server::{Bounds, Sockets};
@@ -190,7 +191,25 @@ async fn run(
         timing: Timing::default(),
         connector: TcpConnector,
     };
-    control.run(sync_client).await
+    on_own_thread(control, sync_client).await
+}
+
+/// The controller reads files, among them the user's configuration on whatever volume it lies, and a read may hang: that
+/// holds up neither probes nor users.
+async fn on_own_thread(control: Control<Routes>, sync_client: SyncClient<TcpConnector>) -> Infallible {
+    let running = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::io::Result::Ok(runtime.block_on(control.run(sync_client)))
+    });
+    match running.await {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(error)) => error!(%error, "the controller's thread cannot be started"),
+        // As if it had happened here.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+    std::future::pending().await
 }
 
 /// Both ports are bound as soon as they are free. Users can connect while LiteLLM listens.

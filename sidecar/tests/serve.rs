@@ -81,6 +81,8 @@ impl Sidecar {
     /// Status and body, or nothing while no socket listens.
     fn get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.health).ok()?;
+        // A probe that hangs is to fail the test and not to hang it.
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
@@ -261,4 +263,49 @@ fn litellm_gets_no_connection_from_a_sidecar_at_rest() {
     litellm.set_nonblocking(true).unwrap();
     let connection = litellm.accept();
     assert!(connection.is_err(), "{connection:?}");
+}
+
+/// The read of a configuration on a volume that hangs, as one over the network may, stands for ever.
+#[test]
+fn a_configuration_whose_read_hangs_holds_up_neither_probes_nor_users() {
+    let mut sidecar = Sidecar::start();
+    let listener = sidecar.litellm_listens();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    sidecar.wait_for("/ready", "200 OK");
+    wait_for_connections(sidecar.inbound, true);
+    let config = sidecar.folder.path().join("config.yaml");
+    let pipe = sidecar.folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    fs::rename(&pipe, &config).unwrap();
+    // It can be opened for writing as soon as somebody is about to read it, who then waits for what never comes.
+    let open = || {
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::open(&config, flags, rustix::fs::Mode::empty()).ok()
+    };
+    let mut writer = None;
+    for _ in 0..600 {
+        writer = open();
+        if writer.is_some() {
+            break;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    assert!(writer.is_some(), "it is never read: {}", sidecar.read("log"));
+    for path in ["/startup", "/ready", "/metrics"] {
+        sidecar.wait_for(path, "200 OK");
+    }
+    let mut user = TcpStream::connect(sidecar.inbound).unwrap();
+    user.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    user.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    user.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }

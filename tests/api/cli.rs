@@ -17,6 +17,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
+mod criteria;
+mod logs;
+mod render;
+mod token;
+mod transcripts;
+
 use crate::CERTIFICATE_SECRET;
 
 /// What the program printed, and its exit code.
@@ -74,8 +80,9 @@ fn kubeconfig(name: &str, server: Option<&str>, token: &str) -> String {
     path.to_str().expect("text").to_owned()
 }
 
-/// A cluster without mcp-auth, as far as the program asks it: a version, and no API groups.
-async fn empty_cluster() -> String {
+/// A cluster without this mcp-auth, as far as the program asks it: a version, and no API groups, or that of another
+/// version of mcp-auth.
+async fn empty_cluster(version: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -87,7 +94,7 @@ async fn empty_cluster() -> String {
                     "major": "1", "minor": "33", "gitVersion": "v1.33.0", "gitCommit": "", "gitTreeState": "",
                     "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
                 }),
-                false => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": []}),
+                false => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(version)}),
             };
             let body = body.to_string();
             let answer = format!(
@@ -98,6 +105,27 @@ async fn empty_cluster() -> String {
         }
     });
     format!("http://{address}")
+}
+
+fn groups(version: &str) -> Value {
+    match version {
+        "" => json!([]),
+        version => {
+            let version = json!({"groupVersion": format!("mcpauth.dev/{version}"), "version": version});
+            json!([{"name": "mcpauth.dev", "versions": [version], "preferredVersion": version}])
+        }
+    }
+}
+
+/// Of a ServiceAccount that has no rights.
+async fn token_without_rights(world: &World) -> String {
+    let accounts: Api<ServiceAccount> = world.api();
+    let request = TokenRequest::default();
+    let token = accounts
+        .create_token_request("default", &PostParams::default(), &request)
+        .await
+        .unwrap();
+    token.status.unwrap().token
 }
 
 fn litellm(name: &str) -> Value {
@@ -151,10 +179,11 @@ async fn doctor_finds_everything_in_order_but_the_sidecar_that_nobody_runs() {
     let world = World::new("cli-doctor", true).await;
     world.secret(SECRET, "client-secret", &oauth::secret()).await;
     world.apply(&tools()).await.unwrap();
-    world.create::<Pod>(litellm("litellm-0")).await.unwrap();
+    // The webhook selects the pod by the resource, which the operator has then seen.
     world
         .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
         .await;
+    world.create::<Pod>(litellm("litellm-0")).await.unwrap();
     world
         .condition(
             "tools",
@@ -360,9 +389,14 @@ async fn a_cluster_that_cannot_be_asked_is_one_message() {
             "does not take the kubeconfig's credentials",
         ),
         (
-            kubeconfig("empty", Some(&empty_cluster().await), "x"),
+            kubeconfig("empty", Some(&empty_cluster("").await), "x"),
             5,
             "mcp-auth is not installed",
+        ),
+        (
+            kubeconfig("other-version", Some(&empty_cluster("v1beta1").await), "x"),
+            5,
+            "it serves mcpauth.dev/v1beta1 and this program knows mcpauth.dev/v1alpha1",
         ),
         ("/nonexistent".to_owned(), 3, "the kubeconfig cannot be used"),
     ];
@@ -382,13 +416,8 @@ async fn a_cluster_that_cannot_be_asked_is_one_message() {
 #[tokio::test]
 async fn without_rights_the_missing_one_is_named() {
     let world = World::new("cli-rights", false).await;
-    let accounts: Api<ServiceAccount> = world.api();
-    let request = TokenRequest::default();
-    let token = accounts
-        .create_token_request("default", &PostParams::default(), &request)
-        .await
-        .unwrap();
-    let path = kubeconfig("no-rights", None, &token.status.unwrap().token);
+    let token = token_without_rights(&world).await;
+    let path = kubeconfig("no-rights", None, &token);
     for command in ["status", "doctor"] {
         let printed = run(&[command, "-n", "cli-rights", "--kubeconfig", &path]).await;
         assert_eq!(printed.code, 4, "{printed:?}");

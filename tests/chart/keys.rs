@@ -6,7 +6,12 @@ use serde_json::{Map, Value, json};
 /// Taken, and nothing that anybody sets: for charts that depend on this one.
 const ONLY_IN_THE_SCHEMA: [&str; 2] = ["/enabled", "/global"];
 /// Types of Kubernetes, of which values.yaml has what it sets.
-const KUBERNETES_TYPES: [&str; 3] = ["/operator/resources", "/operator/strategy", "/sidecar/resources"];
+const KUBERNETES_TYPES: [&str; 4] = [
+    "/helmTest/resources",
+    "/operator/resources",
+    "/operator/strategy",
+    "/sidecar/resources",
+];
 
 #[test]
 fn the_schema_knows_the_keys_of_the_values_and_no_others() {

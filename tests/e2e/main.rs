@@ -8,6 +8,7 @@ mod command;
 mod cookies;
 mod faults;
 mod ground;
+mod helm_test;
 mod litellm;
 mod outage;
 mod refusals;

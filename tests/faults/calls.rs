@@ -7,6 +7,8 @@ use serde_json::json;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+use crate::sidecar_process::Endpoint;
+
 /// Between two calls of one sidecar.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -24,15 +26,15 @@ pub struct Outcome {
 }
 
 impl Calls {
-    pub fn start<'a>(urls: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn start<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) -> Self {
         let (stop, _) = watch::channel(false);
         let outcome: Arc<Mutex<Outcome>> = Arc::default();
-        let callers = urls.into_iter().map(|url| {
-            let (url, outcome, stopped) = (url.to_owned(), outcome.clone(), stop.subscribe());
+        let callers = endpoints.into_iter().map(|endpoint| {
+            let (endpoint, outcome, stopped) = (endpoint.clone(), outcome.clone(), stop.subscribe());
             tokio::spawn(async move {
                 let client = reqwest::Client::new();
                 while !*stopped.borrow() {
-                    let failure = call(&client, &url).await.err();
+                    let failure = call(&client, &endpoint).await.err();
                     let mut outcome = outcome.lock().await;
                     outcome.sent += 1;
                     outcome.failed.extend(failure);
@@ -60,7 +62,7 @@ impl Calls {
 }
 
 /// One call that the MCP server answers to whoever has a good token.
-pub async fn call(client: &reqwest::Client, url: &str) -> Result<(), String> {
+pub async fn call(client: &reqwest::Client, endpoint: &Endpoint) -> Result<(), String> {
     let initialize = json!({
         "jsonrpc": "2.0", "id": 1, "method": "initialize",
         "params": {
@@ -69,9 +71,11 @@ pub async fn call(client: &reqwest::Client, url: &str) -> Result<(), String> {
         },
     });
     let request = client
-        .post(url)
+        .post(&endpoint.url)
         .header("accept", "application/json, text/event-stream")
         .json(&initialize);
+    let headers = endpoint.static_headers.iter();
+    let request = headers.fold(request, |request, (name, value)| request.header(name, value));
     let response = request.send().await.map_err(|error| error.to_string())?;
     let status = response.status();
     let body = response.text().await.map_err(|error| error.to_string())?;

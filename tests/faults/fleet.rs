@@ -210,7 +210,7 @@ impl Fleet {
     /// A pod that starts now gets its token, and one call succeeds.
     pub async fn new_pod_is_served(&mut self, name: &str) {
         let sidecar = SidecarProcess::start(&self.world, name, &self.folder).await;
-        let called = async || crate::calls::call(&reqwest::Client::new(), &sidecar.url).await;
+        let called = async || crate::calls::call(&reqwest::Client::new(), &sidecar.endpoint).await;
         let first_call = until("the first call of a new pod", called, Result::is_ok).await;
         assert_eq!(first_call, Ok(()));
         self.sidecars.push(sidecar);
@@ -232,7 +232,7 @@ impl Fleet {
 
     pub async fn begin(&self) -> Before {
         Before {
-            calls: Calls::start(self.sidecars.iter().map(|sidecar| &*sidecar.url)),
+            calls: Calls::start(self.sidecars.iter().map(|sidecar| &sidecar.endpoint)),
             issued: oauth::issued(&self.client).await,
             status_writes: self.status_writes.load(Ordering::SeqCst),
             conditions: self.conditions().await,

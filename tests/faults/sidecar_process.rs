@@ -1,5 +1,6 @@
 //! The real sidecar of a pod that only the API server knows.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -11,13 +12,26 @@ use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::{authority_pem, token};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
 pub struct SidecarProcess {
-    /// URL that LiteLLM would call.
-    pub url: String,
+    pub endpoint: Endpoint,
     _process: Child,
+}
+
+/// What LiteLLM reads of its MCP server in the overlay.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Endpoint {
+    pub url: String,
+    /// By which the sidecar knows LiteLLM.
+    pub static_headers: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Overlay {
+    mcp_servers: BTreeMap<String, Endpoint>,
 }
 
 impl SidecarProcess {
@@ -51,8 +65,10 @@ impl SidecarProcess {
             answer.is_ok_and(|answer| answer.status().is_success())
         };
         until("the sidecar to have its tokens", started, |started| *started).await;
+        let overlay = std::fs::read_to_string(files.join("overlay.yaml")).unwrap();
+        let mut overlay: Overlay = serde_saphyr::from_str(&overlay).unwrap();
         Self {
-            url: format!("http://{outbound}/tools/mcp"),
+            endpoint: overlay.mcp_servers.remove("tools").unwrap(),
             _process: process,
         }
     }

@@ -7,6 +7,7 @@ pub mod documents;
 pub mod jwt;
 pub mod keycloak;
 pub mod keys;
+pub mod kubelet;
 pub mod oauth;
 pub mod registration;
 pub mod replica;

@@ -29,6 +29,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
+{{/* Of what `helm test` makes: never those that the operator's Service and NetworkPolicy select by. */}}
+{{- define "mcp-auth.testLabels" -}}
+{{- merge (dict "app.kubernetes.io/component" "test") (include "mcp-auth.labels" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{/* Annotations of what is there only while `helm test` runs. */}}
+{{- define "mcp-auth.testHook" -}}
+helm.sh/hook: test
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
 {{/* An image by digest, or by tag. */}}
 {{- define "mcp-auth.image" -}}
 {{- $image := index . 0 }}
@@ -82,4 +94,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
+{{- end }}
+
+{{/* Where the operator may connect to, with `networkPolicy.egress`. */}}
+{{- define "mcp-auth.egressRules" -}}
+- ports:
+  - {protocol: UDP, port: 53}
+  - {protocol: TCP, port: 53}
+# The operator's other replicas.
+- ports:
+  - {protocol: TCP, port: {{ .Values.webhook.port }}}
+  to:
+  - podSelector:
+      matchLabels: {{- include "mcp-auth.selectorLabels" . | nindent 8 }}
+{{- with .Values.networkPolicy.egress.ports }}
+# The API server, and authorization servers.
+- ports:
+  {{- range . }}
+  - {protocol: TCP, port: {{ . }}}
+  {{- end }}
+{{- end }}
+{{- with .Values.networkPolicy.egress.extra }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}

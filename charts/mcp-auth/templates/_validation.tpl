@@ -207,6 +207,11 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems (printf "workloadIdentity.namespaces holds %s, which is not in watchNamespaces: add it there, or take it out here" .) }}
 {{- end }}
 {{- end }}
+{{- range .Values.helmTest.namespaces }}
+{{- if not (has . $watched) }}
+{{- $problems = append $problems (printf "helmTest.namespaces holds %s, which is not in watchNamespaces: add it there, or take it out here" .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- toJson $problems }}
 {{- end }}

@@ -1,5 +1,6 @@
 //! The checks, in the order in which one thing stands on another. Each is a pure function of the facts.
 
+mod calls;
 mod certificates;
 mod installation;
 mod namespaces;
@@ -28,6 +29,7 @@ const CHECKS: &[Check] = &[
     resources::claims,
     pods::sidecars_synced,
     pods::injected,
+    calls::tools_listed,
 ];
 
 pub fn all(facts: &Facts) -> Vec<Finding> {

@@ -9,17 +9,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use mcp_auth_credentials::references::Reference;
 
 use crate::cluster::ApiGroup;
+use crate::criteria::LiveFacts;
 use crate::explain::Explanation;
 use crate::inventory::Inventory;
-
-/// What came of looking something up.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Lookup<T> {
-    Found(T),
-    Missing,
-    /// It could not be looked up, and why.
-    Unknown(String),
-}
+use crate::lookup::Lookup;
+use crate::operator_version::stated_version;
 
 #[derive(Debug)]
 pub struct Facts {
@@ -41,6 +35,8 @@ pub struct Facts {
     pub authorization_servers: Vec<AuthorizationServerFacts>,
     /// Pods that ought to have a sidecar and have none.
     pub uninjected: Vec<UninjectedPod>,
+    /// What was found by looking at running pods and calling through them.
+    pub live: LiveFacts,
 }
 
 /// The certificates in the operator's Secret, without their keys. PEM.
@@ -134,15 +130,10 @@ impl Facts {
 
     /// Version of the operator, as the chart labels its objects.
     pub fn installed_version(&self) -> Option<String> {
-        let of_deployment = match &self.deployment {
-            Lookup::Found(deployment) => deployment.metadata.labels.as_ref(),
-            Lookup::Missing | Lookup::Unknown(_) => None,
-        };
-        let of_webhook = self
-            .webhook()
-            .and_then(|webhook| webhook.metadata.labels.as_ref());
-        let labels = of_deployment.or(of_webhook)?;
-        labels.get("app.kubernetes.io/version").cloned()
+        match &self.deployment {
+            Lookup::Found(deployment) => stated_version(deployment),
+            Lookup::Missing | Lookup::Unknown(_) => stated_version(self.webhook()?),
+        }
     }
 }
 

@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+use crate::criteria::{self, Criterion};
+use crate::outcome::Outcome;
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
@@ -15,16 +18,6 @@ pub struct Finding {
     pub way_out: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-pub enum Outcome {
-    Passed,
-    /// It works, and wants attention.
-    Warning,
-    Fault,
-    /// It could not be looked at.
-    NotChecked,
-}
-
 /// All findings, in the order of the checks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -34,6 +27,8 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_fault: Option<usize>,
     pub findings: Vec<Finding>,
+    /// The five success criteria.
+    pub criteria: Vec<Criterion>,
 }
 
 impl Finding {
@@ -81,14 +76,15 @@ impl Finding {
 }
 
 impl Report {
-    pub fn new(findings: Vec<Finding>) -> Self {
+    pub fn new(findings: Vec<Finding>, criteria: Vec<Criterion>) -> Self {
         let first_fault = findings
             .iter()
             .position(|finding| finding.outcome == Outcome::Fault);
         Self {
-            healthy: first_fault.is_none(),
+            healthy: first_fault.is_none() && criteria::are_met(&criteria),
             first_fault,
             findings,
+            criteria,
         }
     }
 

@@ -21,15 +21,17 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::facts::{
-    Facts, Lookup, NamespaceFacts, OperatorCertificates, ReferenceFacts, UninjectedPod, WebhookCall,
-    client_config,
+    Facts, NamespaceFacts, OperatorCertificates, ReferenceFacts, UninjectedPod, WebhookCall, client_config,
 };
 use crate::args::DoctorArgs;
 use crate::cluster::{ApiGroup, Cluster};
+use crate::criteria::live_facts;
 use crate::error::CliError;
-use crate::explain::{self, Surroundings, Webhook, explain};
+use crate::explain::{Surroundings, Webhook, explain};
 use crate::inventory::{Inventory, Scope};
+use crate::lookup::{Lookup, get, known};
 use crate::status::PodState;
+use crate::webhook_scope::webhook_configurations;
 
 /// Pods without a sidecar that are explained one by one; more are only named.
 const MAX_EXPLAINED: usize = 10;
@@ -72,6 +74,7 @@ pub async fn gather(cluster: &Cluster, scope: &Scope, args: &DoctorArgs) -> Resu
             false => authorization_servers::authorization_servers(cluster, &inventory).await?,
         },
         uninjected: Vec::new(),
+        live: live_facts(cluster, &inventory, args.skip_calls).await?,
         inventory,
     };
     for name in names {
@@ -95,30 +98,8 @@ fn namespaces(scope: &Scope, inventory: &Inventory) -> Vec<String> {
     }
 }
 
-/// Looks one object up.
-async fn get<K>(cluster: &Cluster, api: &Api<K>, name: &str) -> Result<Lookup<K>, CliError>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
-{
-    let action = format!("read the {} {name}", K::kind(&()));
-    Ok(match known(cluster.answer(&action, api.get_opt(name)).await)? {
-        Lookup::Found(Some(object)) => Lookup::Found(object),
-        Lookup::Found(None) | Lookup::Missing => Lookup::Missing,
-        Lookup::Unknown(why) => Lookup::Unknown(why),
-    })
-}
-
-/// A right that is lacking is a fact like others.
-fn known<T>(answer: Result<T, CliError>) -> Result<Lookup<T>, CliError> {
-    match answer {
-        Ok(found) => Ok(Lookup::Found(found)),
-        Err(CliError::Forbidden { action, .. }) => Ok(Lookup::Unknown(format!("you may not {action}"))),
-        Err(error) => Err(error),
-    }
-}
-
 async fn webhooks(cluster: &Cluster) -> Result<Lookup<Vec<MutatingWebhookConfiguration>>, CliError> {
-    Ok(match explain::webhooks(cluster).await? {
+    Ok(match webhook_configurations(cluster).await? {
         None => Lookup::Unknown("you may not list webhook configurations".to_owned()),
         Some(found) if found.is_empty() => Lookup::Missing,
         Some(found) => Lookup::Found(found),
@@ -304,14 +285,14 @@ async fn object_keys(
     Ok(match kind {
         Kind::Secret => {
             let api = Api::<Secret>::namespaced(cluster.client.clone(), namespace);
-            map(get(cluster, &api, name).await?, |secret| {
+            get(cluster, &api, name).await?.map(|secret| {
                 let data = secret.data.unwrap_or_default().into_iter();
                 data.map(|(key, value)| (key, value.0.len())).collect()
             })
         }
         Kind::ConfigMap => {
             let api = Api::<ConfigMap>::namespaced(cluster.client.clone(), namespace);
-            map(get(cluster, &api, name).await?, |object| {
+            get(cluster, &api, name).await?.map(|object| {
                 let text = object.data.unwrap_or_default().into_iter();
                 let binary = object.binary_data.unwrap_or_default().into_iter();
                 text.map(|(key, value)| (key, value.len()))
@@ -320,14 +301,6 @@ async fn object_keys(
             })
         }
     })
-}
-
-fn map<T, U>(lookup: Lookup<T>, to: impl FnOnce(T) -> U) -> Lookup<U> {
-    match lookup {
-        Lookup::Found(found) => Lookup::Found(to(found)),
-        Lookup::Missing => Lookup::Missing,
-        Lookup::Unknown(why) => Lookup::Unknown(why),
-    }
 }
 
 /// The selected pods that have no sidecar and ought to, the first of them explained.

@@ -2,20 +2,17 @@
 
 use std::fmt::Write as _;
 
-use super::finding::{Outcome, Report};
-use crate::output::{BAD, Cell, GOOD, HEADING, UNKNOWN, WARNING, clean, paint, table};
+use super::finding::Report;
+use crate::criteria;
+use crate::outcome::Outcome;
+use crate::output::{Cell, HEADING, WARNING, clean, paint, table};
 
 pub fn render(report: &Report) -> String {
     let rows: Vec<Vec<Cell>> = report
         .findings
         .iter()
         .map(|finding| {
-            let (word, style) = match finding.outcome {
-                Outcome::Passed => ("ok", GOOD),
-                Outcome::Warning => ("warning", WARNING),
-                Outcome::Fault => ("FAULT", BAD),
-                Outcome::NotChecked => ("not checked", UNKNOWN),
-            };
+            let (word, style) = finding.outcome.word();
             vec![
                 Cell::styled(word, style),
                 finding.check.into(),
@@ -41,7 +38,11 @@ pub fn render(report: &Report) -> String {
         text.push_str(&advice);
     }
     text.push('\n');
+    let _ = writeln!(text, "{}\n", paint("The five success criteria:", HEADING));
+    text.push_str(&criteria::render(&report.criteria));
+    text.push('\n');
     match report.first_fault() {
+        None if !report.healthy => text.push_str("A criterion is not met; no check found out why.\n"),
         None => text.push_str("No fault was found.\n"),
         Some(fault) => {
             let first = format!("{} {}: {}", fault.check, fault.subject, fault.message);

@@ -9,11 +9,15 @@ use mcp_auth_operator::{PodMeta, entitled, is_injected, ought_to_be_injected};
 use serde::Serialize;
 
 use crate::cluster::seconds_until;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, workload};
+use crate::operator_version::numbers;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusReport {
+    /// Version of the operator. Where that may not be read: the newest that has injected a pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub installed_version: Option<String>,
     pub servers: Vec<ServerStatus>,
     /// Pods that a resource selects or that have a sidecar; `null` where they may not be listed.
     pub pods: Option<Vec<PodStatus>>,
@@ -70,9 +74,17 @@ pub struct PodStatus {
     /// Version of mcp-auth that injected the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The pod keeps the sidecar of another version than is installed, until it is restarted.
+    pub outdated: bool,
+    /// What made the pod, as kubectl names it, such as `deployment/litellm`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     /// Why the webhook left the pod without a sidecar.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
+    /// Reason and way out, where it could not be injected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_injected: Option<String>,
     /// Names of the servers whose resources select the pod.
     pub servers: Vec<String>,
 }
@@ -87,7 +99,9 @@ pub enum PodState {
 }
 
 impl StatusReport {
-    pub fn new(inventory: &Inventory, now: Timestamp) -> Self {
+    /// `operator_version` is none where it may not be read.
+    pub fn new(inventory: &Inventory, operator_version: Option<String>, now: Timestamp) -> Self {
+        let installed_version = operator_version.or_else(|| newest_sidecar(inventory));
         let readable = inventory
             .resources
             .iter()
@@ -111,12 +125,16 @@ impl StatusReport {
         let pods = inventory.pods.as_ref().map(|pods| {
             let mut pods: Vec<_> = pods
                 .iter()
-                .filter_map(|pod| PodStatus::new(pod, inventory))
+                .filter_map(|pod| PodStatus::new(pod, inventory, installed_version.as_deref()))
                 .collect();
             pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
             pods
         });
-        Self { servers, pods }
+        Self {
+            installed_version,
+            servers,
+            pods,
+        }
     }
 
     /// Whether nothing has changed but the time.
@@ -184,14 +202,17 @@ impl TokenSummary {
 
 impl PodStatus {
     /// Nothing for a pod that mcp-auth has nothing to do with.
-    fn new(pod: &PodMeta, inventory: &Inventory) -> Option<Self> {
+    fn new(pod: &PodMeta, inventory: &Inventory, installed: Option<&str>) -> Option<Self> {
         let namespace = pod.namespace().unwrap_or_default();
         let servers = entitled(&inventory.in_namespace(&namespace), pod.labels());
         if servers.is_empty() && !is_injected(pod) {
             return None;
         }
         let annotation = |key| pod.annotations().get(key).cloned();
+        let version = annotation(annotations::INJECTED);
         Some(Self {
+            outdated: version.is_some() && installed.is_some() && version.as_deref() != installed,
+            workload: workload(pod),
             namespace,
             name: pod.name_any(),
             sidecar: match (is_injected(pod), ought_to_be_injected(pod)) {
@@ -199,14 +220,22 @@ impl PodStatus {
                 (false, true) => PodState::Missing,
                 (false, false) => PodState::NotNeeded,
             },
-            version: annotation(annotations::INJECTED),
+            version,
             skipped: annotation(annotations::SKIPPED),
+            not_injected: annotation(annotations::NOT_INJECTED),
             servers: servers
                 .iter()
                 .map(|resource| resource.spec.server.name.clone())
                 .collect(),
         })
     }
+}
+
+fn newest_sidecar(inventory: &Inventory) -> Option<String> {
+    let pods = inventory.pods.iter().flatten();
+    let versions = pods.filter_map(|pod| pod.annotations().get(annotations::INJECTED));
+    let comparable = versions.filter_map(|version| Some((numbers(version)?, version)));
+    comparable.max().map(|(_, version)| version.clone())
 }
 
 /// A condition of a resource's status.

@@ -1,13 +1,16 @@
 //! The report of `status` for people.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anstyle::Style;
-use jiff::SignedDuration;
 use mcp_auth_crds::reasons;
 
 use super::report::{PodState, PodStatus, ServerStatus, StatusReport};
-use crate::output::{BAD, Cell, GOOD, HEADING, PLAIN, UNKNOWN, WARNING, clean, paint, table};
+use crate::output::{BAD, Cell, GOOD, HEADING, PLAIN, UNKNOWN, WARNING, clean, duration, paint, table};
+
+/// How many pods are told one by one why they have no sidecar.
+const MAX_TOLD: usize = 5;
 
 /// `scope` is what was looked at, as in "the namespace llm".
 pub fn render(report: &StatusReport, scope: &str) -> String {
@@ -77,7 +80,7 @@ fn expiry(seconds: Option<i64>) -> Cell {
     match seconds {
         None => Cell::from("-"),
         Some(seconds) if seconds <= 0 => Cell::styled("expired", BAD),
-        Some(seconds) => Cell::from(format!("{:#}", SignedDuration::from_secs(seconds))),
+        Some(seconds) => Cell::from(duration(seconds)),
     }
 }
 
@@ -85,6 +88,7 @@ fn pods(pods: &[PodStatus]) -> String {
     let rows: Vec<Vec<Cell>> = pods
         .iter()
         .map(|pod| {
+            let version = pod.version.clone().unwrap_or_else(|| "-".to_owned());
             let (state, style) = match (pod.sidecar, &pod.skipped) {
                 (PodState::Injected, _) => ("yes".to_owned(), GOOD),
                 (PodState::Missing, _) => ("missing".to_owned(), BAD),
@@ -95,7 +99,10 @@ fn pods(pods: &[PodStatus]) -> String {
                 pod.namespace.clone().into(),
                 pod.name.clone().into(),
                 Cell::styled(state, style),
-                pod.version.clone().unwrap_or_else(|| "-".to_owned()).into(),
+                match pod.outdated {
+                    true => Cell::styled(format!("{version} (outdated)"), WARNING),
+                    false => version.into(),
+                },
                 match pod.servers.is_empty() {
                     true => "-".into(),
                     false => pod.servers.join(", ").into(),
@@ -115,6 +122,12 @@ fn attention(report: &StatusReport) -> String {
             let _ = writeln!(text, "{name} {}: {}", clean(&server.reason), clean(message));
         }
     }
+    let pods = report.pods.iter().flatten();
+    let told = pods.filter_map(|pod| Some((pod, pod.not_injected.as_ref()?)));
+    for (pod, why) in told.take(MAX_TOLD) {
+        let name = paint(&format!("{}/{}", pod.namespace, pod.name), HEADING);
+        let _ = writeln!(text, "{name} has no sidecar: {}", clean(why));
+    }
     let missing = report.pods.iter().flatten();
     let missing: Vec<_> = missing.filter(|pod| pod.sidecar == PodState::Missing).collect();
     if let Some(first) = missing.first() {
@@ -129,8 +142,42 @@ fn attention(report: &StatusReport) -> String {
             clean(&first.namespace)
         );
     }
+    text.push_str(&outdated(report));
     match text.is_empty() {
         true => text,
         false => format!("\n{text}"),
     }
+}
+
+/// Pods that keep an earlier sidecar, with the commands that give them the new one.
+fn outdated(report: &StatusReport) -> String {
+    let pods = report.pods.iter().flatten();
+    let outdated: Vec<_> = pods.filter(|pod| pod.outdated).collect();
+    let (Some(installed), false) = (&report.installed_version, outdated.is_empty()) else {
+        return String::new();
+    };
+    let what = match outdated.len() {
+        1 => "1 pod keeps".to_owned(),
+        count => format!("{count} pods keep"),
+    };
+    let mut text = format!(
+        "{what} the sidecar of another version than {}, which is installed, until a restart:\n",
+        clean(installed)
+    );
+    for command in restarts(&outdated) {
+        let _ = writeln!(text, "    {}", clean(&command));
+    }
+    text
+}
+
+/// One command for each workload; a pod that has none is only named.
+fn restarts(pods: &[&PodStatus]) -> BTreeSet<String> {
+    let command = |pod: &&PodStatus| match &pod.workload {
+        Some(workload) => format!("kubectl rollout restart {workload} -n {}", pod.namespace),
+        None => format!(
+            "pod {} in the namespace {} has no workload: make it anew",
+            pod.name, pod.namespace
+        ),
+    };
+    pods.iter().map(command).collect()
 }

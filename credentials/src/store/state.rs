@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
+use mcp_auth_oauth::ReportedClaims;
 use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh};
 
 use crate::credential_identity::CredentialIdentity;
@@ -88,6 +89,8 @@ pub struct TokenInUse {
     pub by_alternate_secret: bool,
     /// What does not fit the resource, where that is only to be reported.
     pub mismatch: Option<String>,
+    /// What a JWT says of itself; none: the token is opaque.
+    pub claims: Option<Arc<ReportedClaims>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

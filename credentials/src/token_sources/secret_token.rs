@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
-use mcp_auth_oauth::{self as oauth, IssuedToken};
+use mcp_auth_oauth::{self as oauth, IssuedToken, ReportedClaims};
 use mcp_auth_protocol::sync::RejectionCause;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -28,7 +28,11 @@ impl SecretToken {
         let claims = oauth::read_claims(text.expose_secret());
         let end = claims.and_then(|claims| claims.expires_at);
         let expires_at = end.and_then(|end| Timestamp::from_second(end).ok());
-        let token = oauth::Token::handed_over(IssuedToken::bearer(text.expose_secret()), now, expires_at);
+        let issued = IssuedToken {
+            claims: ReportedClaims::of_given_token(text.expose_secret()).map(Arc::new),
+            ..IssuedToken::bearer(text.expose_secret())
+        };
+        let token = oauth::Token::handed_over(issued, now, expires_at);
         Self::resume(Arc::new(token))
     }
 

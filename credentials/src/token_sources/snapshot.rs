@@ -42,5 +42,6 @@ pub fn in_use(token: &oauth::Token) -> TokenInUse {
         scope: token.scope.clone(),
         by_alternate_secret: token.by_alternate_secret,
         mismatch: token.mismatch.as_ref().map(ToString::to_string),
+        claims: token.claims.clone(),
     }
 }

@@ -7,7 +7,7 @@ use super::schedule;
 use crate::{Error, Policy};
 
 /// Failures in a row that open the circuit.
-const FAILURE_THRESHOLD: u32 = 3;
+pub(crate) const FAILURE_THRESHOLD: u32 = 3;
 
 /// Whether requests are made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -62,6 +62,13 @@ impl Breaker {
     pub fn probe(&mut self) {
         if let Circuit::Open { .. } = self.circuit {
             self.circuit = Circuit::HalfOpen;
+        }
+    }
+
+    /// The probe failed in a way that says nothing of the server: another one may be made at once.
+    pub fn probe_again(&mut self, now: Timestamp) {
+        if let Circuit::HalfOpen = self.circuit {
+            self.circuit = Circuit::Open { until: now };
         }
     }
 

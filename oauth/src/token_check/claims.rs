@@ -14,6 +14,9 @@ const MAX_LEN: usize = 64 * 1024;
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Claims {
     pub issuer: Option<String>,
+    pub subject: Option<String>,
+    /// Of `client_id` (RFC 9068 section 2.2), or of `azp` where that is absent.
+    pub client_id: Option<String>,
     pub audiences: Option<Vec<String>>,
     /// Of `scope`, or of `scp` where that is absent; a text or a list.
     pub scopes: Option<Vec<String>>,
@@ -43,6 +46,8 @@ pub fn read(token: &str) -> Option<Claims> {
     let bound = claims.get("cnf").and_then(Value::as_object);
     Some(Claims {
         issuer: text(&claims, "iss"),
+        subject: text(&claims, "sub"),
+        client_id: text(&claims, "client_id").or_else(|| text(&claims, "azp")),
         audiences: claims.get("aud").and_then(|value| texts(value, false)),
         scopes: ["scope", "scp"]
             .iter()
@@ -107,7 +112,7 @@ pub(super) mod tests {
     #[test]
     fn reads_what_a_token_says() {
         let token = jwt(&json!({
-            "iss": "i", "aud": ["a", "b"], "scp": ["r", "w"], "exp": 3.9, "nbf": 2, "iat": 1,
+            "iss": "i", "sub": "s", "azp": "c", "aud": ["a", "b"], "scp": ["r", "w"], "exp": 3.9, "nbf": 2, "iat": 1,
             "cnf": {"x5t#S256": "cert", "jkt": "key"},
         }));
         let texts = |texts: [&str; 2]| Some(texts.map(str::to_owned).to_vec());
@@ -115,6 +120,8 @@ pub(super) mod tests {
             read(&token).unwrap()
                 == Claims {
                     issuer: Some("i".into()),
+                    subject: Some("s".into()),
+                    client_id: Some("c".into()),
                     audiences: texts(["a", "b"]),
                     scopes: texts(["r", "w"]),
                     expires_at: Some(3),

@@ -8,6 +8,7 @@ use mcp_auth_resilience::single_flight::{AllInFlight, InFlight, Lookup, SingleFl
 use oauth2::basic::BasicErrorResponseType;
 
 use super::TokenResult;
+use super::affected_users::AffectedUsers;
 use super::byte_budget::{BudgetShare, ByteBudget};
 use crate::clock::{time_after, time_before};
 use crate::renewal::breaker::Breaker;
@@ -41,7 +42,10 @@ pub(super) struct UserTokenCache {
     users: SingleFlightCache<User, UserEntry, TokenResult>,
     /// Of the tokens and errors of all users.
     budget: ByteBudget,
+    /// Counts failures of distinct users: some servers answer 500 to what one user sends as their token, however
+    /// often that is asked for.
     breaker: Breaker,
+    affected_users: AffectedUsers,
     /// What opened the circuit, and when it may be tried again.
     circuit_error: Option<(Error, Deadline)>,
     /// The request that probes whether the server answers again.
@@ -83,6 +87,7 @@ impl UserTokenCache {
             users: SingleFlightCache::new(capacity),
             budget: ByteBudget::default(),
             breaker: Breaker::default(),
+            affected_users: AffectedUsers::default(),
             circuit_error: None,
             probe: None,
             requests: 0,
@@ -133,7 +138,7 @@ impl UserTokenCache {
     /// A request came to its end. Returns what those get who wait for it.
     pub fn finish_request(&mut self, user: User, request_id: u64, outcome: TokenResult) -> TokenResult {
         let now = self.clock.now();
-        self.record_outcome(request_id, &outcome);
+        self.record_outcome(user, request_id, &outcome);
         let Some(entry) = self.users.finish(user) else {
             return outcome;
         };
@@ -181,8 +186,7 @@ impl UserTokenCache {
 
     /// Failures so far say nothing any more.
     pub fn reset_failures(&mut self) {
-        self.breaker.close();
-        (self.circuit_error, self.probe) = (None, None);
+        self.close_circuit();
         for (_, entry) in self.users.iter_mut() {
             entry.failed = None;
             entry.failures = 0;
@@ -222,12 +226,19 @@ impl UserTokenCache {
 
     /// What an outcome says of the server. It works if it answers, even if the answer is that it does not
     /// accept a user.
-    fn record_outcome(&mut self, request_id: u64, outcome: &TokenResult) {
+    fn record_outcome(&mut self, user: User, request_id: u64, outcome: &TokenResult) {
         let probed = self.probe.take_if(|probe| *probe == request_id).is_some();
         match outcome {
             Err(error) if !is_user_error(error) => {
                 // Those that were under way when the circuit opened say nothing new.
                 if self.circuit_error.is_some() && !probed {
+                    return;
+                }
+                let is_another_user = self.affected_users.insert(user);
+                if !is_another_user && error.retry_after().is_none() {
+                    // This user's own backoff is all that it takes. Where it was the probe, another user's
+                    // request may tell more.
+                    self.breaker.probe_again(self.clock.now());
                     return;
                 }
                 let until = self.breaker.failed(self.clock.now(), error, &self.policy);
@@ -236,11 +247,14 @@ impl UserTokenCache {
                     self.circuit_error = Some((error.clone(), Deadline::at(until, &self.clock)));
                 }
             }
-            _ => {
-                self.breaker.close();
-                (self.circuit_error, self.probe) = (None, None);
-            }
+            _ => self.close_circuit(),
         }
+    }
+
+    fn close_circuit(&mut self) {
+        self.breaker.close();
+        self.affected_users.clear();
+        (self.circuit_error, self.probe) = (None, None);
     }
 }
 

@@ -244,6 +244,60 @@ async fn what_goes_wrong_with_one_users_token_locks_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_user_whose_token_makes_the_server_fail_stops_requests_for_nobody_else() {
+    for error in [status(500), status(502), Error::Interrupted] {
+        let clock = Clock::starting_at(start());
+        let (users, server) = (users(&clock), Server::new());
+        server.answers_for("mallory", Answer::Error(error.clone()));
+        for second in 0..300 {
+            assert_eq!(get(&users, &server, "mallory").await.unwrap_err(), error);
+            assert_eq!(users.circuit(), Circuit::Closed, "after {second} s");
+            sleep(1).await;
+        }
+        // Ever more slowly, by the user's own backoff: after 1, 2, 4 ... 60 s.
+        let requests = server.requests("mallory");
+        assert!((8..=12).contains(&requests), "{requests}");
+        assert!(get(&users, &server, "anna").await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_again_is_not_kept_from_others_by_a_user_who_still_makes_it_fail() {
+    let clock = Clock::starting_at(start());
+    let (users, server) = (users(&clock), Server::new());
+    server.answers(Answer::Error(unavailable(None)));
+    server.answers_for("mallory", Answer::Error(status(500)));
+    for user in ["anna", "ben", "mallory"] {
+        get(&users, &server, user).await.unwrap_err();
+    }
+    assert!(matches!(users.circuit(), Circuit::Open { .. }));
+    server.answers(Answer::Token { expires_in: Some(60) });
+    sleep(8).await;
+    assert_eq!(get(&users, &server, "mallory").await.unwrap_err(), status(500));
+    assert_eq!(server.requests("mallory"), 2, "it was mallory who probed");
+    assert!(matches!(users.circuit(), Circuit::Open { .. }));
+    assert!(get(&users, &server, "carl").await.is_ok());
+    assert_eq!(users.circuit(), Circuit::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_down_for_an_hour_gets_few_requests_from_few_users_and_from_many() {
+    for (count, most) in [(1, 66), (3, 198), (200, 240)] {
+        let clock = Clock::starting_at(start());
+        let (users, server) = (users(&clock), Server::new());
+        server.answers(Answer::Error(unavailable(None)));
+        for _ in 0..3600 {
+            for nth in 0..count {
+                get(&users, &server, &nth.to_string()).await.unwrap_err();
+            }
+            sleep(1).await;
+        }
+        let requests = users.requests();
+        assert!((60..=most).contains(&requests), "{count} users: {requests}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_the_server_or_the_client_stops_requests_for_all() {
     let mut errors: Vec<_> = [401, 404, 405, 408, 410, 429, 500, 502].map(status).into();
     errors.push(Error::Interrupted);

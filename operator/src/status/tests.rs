@@ -544,3 +544,31 @@ fn a_cookie_that_never_arrives_is_told_and_leaves_the_resource_ready() {
         "{message}"
     );
 }
+
+#[test]
+fn the_claims_of_a_jwt_are_told_and_an_opaque_token_is_called_that() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let opaque = status(&scenario, now()).token.unwrap();
+    assert_eq!((opaque.format.as_deref(), opaque.claims), (Some("Opaque"), None));
+
+    scenario.token.in_use.as_mut().unwrap().claims = Some(Arc::new(ReportedClaims {
+        issuer: Some("https://auth.example.com".to_owned()),
+        audiences: vec!["https://tools.example.com/mcp".to_owned()],
+        expires_at: Some("2026-11-23T13:00:00Z".parse::<Timestamp>().unwrap().as_second()),
+        ..ReportedClaims::default()
+    }));
+    let token = status(&scenario, now()).token.unwrap();
+    assert_eq!(token.format.as_deref(), Some("JWT"));
+    let claims = token.claims.unwrap();
+    assert_eq!(claims.issuer.as_deref(), Some("https://auth.example.com"));
+    assert_eq!(claims.audience, ["https://tools.example.com/mcp"]);
+    assert_eq!(claims.expires_at.unwrap().0.to_string(), "2026-11-23T13:00:00Z");
+
+    scenario.token.in_use = None;
+    assert_eq!(
+        status(&scenario, now()).token,
+        None,
+        "without a token there is no format"
+    );
+}

@@ -137,7 +137,7 @@ impl StatusWriter {
         let Some(state) = state.filter(|state| state.generation == resource.metadata.generation) else {
             return Ok(Action::await_change());
         };
-        if is_said_already(resource, &state.issuance) {
+        if self.records.last_written(resource).is_none() && is_said_already(resource, &state.issuance) {
             return Ok(Action::await_change());
         }
         let (selected, passed_over) = self.selected_pods(resource, &resource_ref);

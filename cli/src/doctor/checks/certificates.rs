@@ -13,8 +13,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::cluster::seconds_until;
-use crate::doctor::facts::{Facts, Lookup, client_config};
+use crate::doctor::facts::{Facts, client_config};
 use crate::doctor::finding::Finding;
+use crate::lookup::Lookup;
 
 const CHECK: &str = "certificates";
 const DAY: i64 = 24 * 3600;

@@ -10,8 +10,10 @@ use kube::{CustomResourceExt, ResourceExt};
 use mcp_auth_crds::McpServerAuth;
 
 use crate::cluster::ApiGroup;
-use crate::doctor::facts::{Facts, Lookup};
+use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
+use crate::lookup::Lookup;
+use crate::operator_version::numbers;
 
 const DEFINITION: &str = "mcpserverauths.mcpauth.dev";
 /// How many fields a message names before it only counts them.
@@ -269,16 +271,6 @@ pub fn versions(facts: &Facts) -> Vec<Finding> {
         ),
         "use the kubectl-mcp_auth of the same version, or upgrade the chart",
     )]
-}
-
-/// The three numbers of a version.
-fn numbers(version: &str) -> Option<[u64; 3]> {
-    let release = version.split(['-', '+']).next()?;
-    let parts: Vec<u64> = release
-        .split('.')
-        .map(|part| part.parse().ok())
-        .collect::<Option<_>>()?;
-    parts.try_into().ok()
 }
 
 pub fn rights(facts: &Facts) -> Vec<Finding> {

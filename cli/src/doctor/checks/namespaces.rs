@@ -1,8 +1,9 @@
 //! Checks of the namespaces: whether they opted in, and whether the API server calls the webhook for them.
 
-use crate::doctor::facts::{Facts, Lookup, NamespaceFacts, WebhookCall};
+use crate::doctor::facts::{Facts, NamespaceFacts, WebhookCall};
 use crate::doctor::finding::Finding;
-use crate::explain::webhook_scope::{INJECTION_LABEL, WebhookScope, webhook_scope};
+use crate::lookup::Lookup;
+use crate::webhook_scope::{INJECTION_LABEL, WebhookScope, webhook_scope};
 
 pub fn opted_in(facts: &Facts) -> Vec<Finding> {
     let findings = facts.namespaces.iter();

@@ -61,7 +61,7 @@ pub fn injected(facts: &Facts) -> Vec<Finding> {
                 "{} pods have the sidecar of another version than the operator's ({installed})",
                 of_other_version.len()
             ),
-            "kubectl rollout restart of their Deployments gives them the new one",
+            "a restart gives them the new one: `kubectl mcp-auth status` has the commands",
         ));
     }
     findings

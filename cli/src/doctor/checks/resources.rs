@@ -2,11 +2,12 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use mcp_auth_crds::{McpServerAuth, conditions, reasons};
+use mcp_auth_crds::{McpServerAuth, TokenClaims, conditions, reasons};
 use mcp_auth_credentials::references::fields;
 
-use crate::doctor::facts::{AuthorizationServerOutcome, Facts, Lookup, ReferenceFacts};
+use crate::doctor::facts::{AuthorizationServerOutcome, Facts, ReferenceFacts};
 use crate::doctor::finding::Finding;
+use crate::lookup::Lookup;
 use crate::status::condition;
 
 /// Reasons of `TokenIssued` that speak of a token which the MCP server does not, or should not, take.
@@ -126,9 +127,43 @@ pub fn token_issued(facts: &Facts) -> Vec<Finding> {
 /// What the operator found when it compared the token with the server: its claims, and whether the server
 /// takes it.
 pub fn claims(facts: &Facts) -> Vec<Finding> {
-    of_condition(facts, "token's claims", conditions::TOKEN_ISSUED, |condition| {
+    let check = "token's claims";
+    let mut findings = of_condition(facts, check, conditions::TOKEN_ISSUED, |condition| {
         CLAIM_REASONS.contains(&condition.reason.as_str())
-    })
+    });
+    let fitting = facts.inventory.resources.iter().filter(|resource| {
+        let condition = condition(resource, conditions::TOKEN_ISSUED);
+        condition.is_some_and(|condition| !CLAIM_REASONS.contains(&condition.reason.as_str()))
+    });
+    findings.extend(fitting.filter_map(|resource| {
+        let token = resource.status.as_ref()?.token.as_ref()?;
+        let message = match &token.claims {
+            Some(claims) => format!("the operator found nothing amiss in {}", named_claims(claims)),
+            // Of an older operator that is not known.
+            None if token.format.is_none() => return None,
+            None => "the token is opaque: only a call shows whether the server takes it".to_owned(),
+        };
+        Some(Finding::passed(check, subject(resource), message))
+    }));
+    findings
+}
+
+/// "iss https://auth.example.com, aud https://tools.example.com"
+fn named_claims(claims: &TokenClaims) -> String {
+    let list = |values: &[String]| (!values.is_empty()).then(|| values.join(" "));
+    let named = [
+        ("iss", claims.issuer.clone()),
+        ("aud", list(&claims.audience)),
+        ("scope", list(&claims.scope)),
+    ];
+    let named: Vec<String> = named
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name} {}", value?)))
+        .collect();
+    match named.is_empty() {
+        true => "its claims, of which none says for whom it is".to_owned(),
+        false => named.join(", "),
+    }
 }
 
 pub fn authorization_server(facts: &Facts) -> Vec<Finding> {

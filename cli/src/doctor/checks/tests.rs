@@ -14,10 +14,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::ApiGroup;
+use crate::criteria::{self, Call, CallOutcome, DirectCall, LiteLlmPod, LiveFacts};
 use crate::doctor::facts::*;
-use crate::doctor::finding::{Outcome, Report};
+use crate::doctor::finding::Report;
 use crate::doctor::render;
 use crate::inventory::{Inventory, Unreadable};
+use crate::lookup::Lookup;
+use crate::mcp_call::ToolList;
+use crate::outcome::Outcome;
 
 const VERSION: &str = "1.2.3";
 const HOST: &str = "mcp-auth-operator.mcp-auth-system.svc";
@@ -204,7 +208,33 @@ fn healthy() -> Facts {
             outcome: AuthorizationServerOutcome::Answers,
         }],
         uninjected: Vec::new(),
+        live: LiveFacts {
+            pods: vec![LiteLlmPod {
+                namespace: "llm".to_owned(),
+                name: "litellm-0".to_owned(),
+                images: vec!["litellm:1".to_owned()],
+                modifications: Lookup::Found(Vec::new()),
+            }],
+            calls: vec![Call {
+                namespace: "llm".to_owned(),
+                resource: "tools".to_owned(),
+                outcome: CallOutcome::Listed {
+                    pod: "litellm-0".to_owned(),
+                    tools: ToolList {
+                        server: "crm".to_owned(),
+                        protocol: "2025-06-18".to_owned(),
+                        tools: 3,
+                    },
+                    direct: DirectCall::Refused(401),
+                },
+            }],
+        },
     }
+}
+
+fn report(facts: &Facts) -> Report {
+    let criteria = criteria::all(&facts.inventory, &facts.live, facts.now);
+    Report::new(all(facts), criteria)
 }
 
 fn set_resource(facts: &mut Facts, type_: &str, status: &str, reason: &str, message: &str) {
@@ -224,7 +254,7 @@ fn plain(report: &Report) -> String {
 
 #[test]
 fn a_healthy_installation_passes_every_check() {
-    let report = Report::new(all(&healthy()));
+    let report = report(&healthy());
     for finding in &report.findings {
         assert_eq!(finding.outcome, Outcome::Passed, "{finding:?}");
     }
@@ -333,7 +363,7 @@ fn the_first_fault_is_named_with_its_way_out() {
     for (what, check, damage) in DAMAGES {
         let mut facts = healthy();
         damage(&mut facts);
-        let report = Report::new(all(&facts));
+        let report = report(&facts);
         let fault = report
             .first_fault()
             .unwrap_or_else(|| panic!("{what} is a fault"));
@@ -359,7 +389,7 @@ fn a_definition_that_lacks_a_field_is_older_and_the_field_is_named() {
         .unwrap()
         .remove("headerPassthrough");
     facts.definition = Lookup::Found(serde_json::from_value(definition).unwrap());
-    let report = Report::new(all(&facts));
+    let report = report(&facts);
     let finding = &report.findings[0];
     assert_eq!(finding.outcome, Outcome::Warning);
     assert!(
@@ -378,7 +408,7 @@ fn an_older_operator_is_called_older() {
     };
     let labels = deployment.metadata.labels.as_mut().unwrap();
     labels.insert("app.kubernetes.io/version".to_owned(), "0.0.9".to_owned());
-    let report = Report::new(all(&facts));
+    let report = report(&facts);
     let finding = report
         .findings
         .iter()
@@ -405,7 +435,7 @@ fn what_may_not_be_read_is_not_checked_and_is_no_fault() {
     facts.namespaces[0].webhook_call = WebhookCall::NotMade(why());
     facts.references[0].keys = Lookup::Unknown(why());
     facts.inventory.pods = None;
-    let report = Report::new(all(&facts));
+    let report = report(&facts);
     assert!(report.healthy, "{:?}", report.first_fault());
     let unchecked = report
         .findings
@@ -420,12 +450,39 @@ fn an_authorization_server_that_only_the_cluster_reaches_is_no_fault() {
     let mut facts = healthy();
     let message = "the host name does not resolve".to_owned();
     facts.authorization_servers[0].outcome = AuthorizationServerOutcome::Unreachable(message);
-    let report = Report::new(all(&facts));
+    let report = report(&facts);
     assert!(report.healthy);
     assert!(
         report
             .findings
             .iter()
             .any(|finding| finding.outcome == Outcome::Warning)
+    );
+}
+
+#[test]
+fn claims_in_which_nothing_is_amiss_are_named_and_an_opaque_token_is_called_that() {
+    let with_token = |token: Value| {
+        let mut facts = healthy();
+        let mut resource = ready();
+        resource.status.as_mut().unwrap().token = Some(serde_json::from_value(token).unwrap());
+        facts.inventory.resources = vec![Arc::new(resource)];
+        let findings = all(&facts)
+            .into_iter()
+            .filter(|finding| finding.check == "token's claims");
+        findings
+            .map(|finding| (finding.outcome, finding.message))
+            .collect::<Vec<_>>()
+    };
+    let claims = json!({"issuer": "https://auth.example.com", "audience": ["https://tools.example.com/mcp"]});
+    let found = with_token(json!({"type": "Bearer", "format": "JWT", "claims": claims}));
+    let expected =
+        "the operator found nothing amiss in iss https://auth.example.com, aud https://tools.example.com/mcp";
+    assert_eq!(found, [(Outcome::Passed, expected.to_owned())]);
+    let found = with_token(json!({"type": "Bearer", "format": "Opaque"}));
+    assert!(found[0].1.contains("only a call shows"), "{found:?}");
+    assert!(
+        with_token(json!({"type": "Bearer"})).is_empty(),
+        "an older operator does not say"
     );
 }

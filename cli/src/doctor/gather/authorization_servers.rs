@@ -11,11 +11,11 @@ use mcp_auth_oauth::{
     ClientAuthentication, Clock, Discovery, DiscoveryError, Error, Limits, Registration, ServerLocation,
 };
 
-use super::get;
 use crate::cluster::Cluster;
-use crate::doctor::facts::{AuthorizationServerFacts, AuthorizationServerOutcome, Lookup};
+use crate::doctor::facts::{AuthorizationServerFacts, AuthorizationServerOutcome};
 use crate::error::CliError;
 use crate::inventory::Inventory;
+use crate::lookup::{Lookup, get};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for one answer, and for the several of one discovery.

@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
-use super::{OperatorLocation, known, map};
+use super::OperatorLocation;
 use crate::cluster::Cluster;
-use crate::doctor::facts::{Lookup, Right};
+use crate::doctor::facts::Right;
 use crate::error::CliError;
+use crate::lookup::{Lookup, known};
 
 /// Verb, group, resource and subresource.
 type Rule = (&'static str, &'static str, &'static str, &'static str);
@@ -104,7 +105,7 @@ async fn service_account(
     let found = operator
         .find::<ServiceAccount>(cluster, "ServiceAccounts")
         .await?;
-    Ok(map(found, |account| account.name_any()))
+    Ok(found.map(|account| account.name_any()))
 }
 
 fn attributes(&(verb, group, resource, subresource): &Rule, namespace: Option<&str>) -> ResourceAttributes {
@@ -139,9 +140,7 @@ async fn review(cluster: &Cluster, user: &str, attributes: ResourceAttributes) -
     let answer = known(cluster.answer("ask for the operator's rights", answer).await)?;
     Ok(Right {
         action,
-        allowed: map(answer, |review| {
-            review.status.is_some_and(|status| status.allowed)
-        }),
+        allowed: answer.map(|review| review.status.is_some_and(|status| status.allowed)),
     })
 }
 

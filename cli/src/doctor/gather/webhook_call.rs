@@ -11,9 +11,10 @@ use mcp_auth_operator::inject::SIDECAR;
 use serde_json::json;
 
 use crate::cluster::Cluster;
-use crate::doctor::facts::{Lookup, WebhookCall};
+use crate::doctor::facts::WebhookCall;
 use crate::error::CliError;
-use crate::explain::webhook_scope::{WebhookScope, webhook_scope};
+use crate::lookup::Lookup;
+use crate::webhook_scope::{WebhookScope, webhook_scope};
 
 /// A LiteLLM that PodSecurity `restricted` takes.
 fn pod() -> Pod {

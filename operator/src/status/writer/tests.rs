@@ -206,6 +206,26 @@ async fn a_status_is_written_although_the_watch_still_shows_the_same_from_before
 }
 
 #[tokio::test]
+async fn a_new_leader_that_knows_no_token_yet_lets_stand_what_its_predecessor_said() {
+    let mut world = World::new().await;
+    let resource = resource("1");
+    world.publish_issued();
+    let issued = world.write(&resource).await.0.expect("nothing was written yet");
+
+    let mut next = World::new().await;
+    next.publish_pending();
+    let watched = watched(&resource, &issued);
+    let (written, action) = next.write(&watched).await;
+    assert_eq!((written, action), (None, Action::await_change()));
+    let unseen = McpServerAuth {
+        status: None,
+        ..watched.clone()
+    };
+    let first = next.write(&unseen).await.0.expect("nothing was said of it yet");
+    assert_eq!(token_reason(&first), reasons::PENDING);
+}
+
+#[tokio::test]
 async fn events_tell_of_changes_since_the_last_status_and_not_since_the_one_that_the_watch_shows() {
     let mut world = World::new().await;
     let resource = resource("1");

@@ -1,0 +1,102 @@
+//! `helm test`: the five success criteria against the release, in a pod with the rights that the chart gives it.
+
+use mcp_auth_tests::wait::{KUBECTL_LIMIT, until};
+
+use crate::command::{Said, helm, kubectl, run};
+use crate::ground::{OPERATOR_NAMESPACE, RELEASE, finally, ground};
+
+async fn helm_test() -> Said {
+    let arguments = [
+        "test",
+        RELEASE,
+        "--namespace",
+        OPERATOR_NAMESPACE,
+        "--logs",
+        "--timeout=300s",
+    ];
+    helm(&arguments).await
+}
+
+/// Outcome and title of each criterion, as they are printed.
+fn criteria(text: &str) -> Vec<(String, String)> {
+    let lines = text.lines().filter_map(|line| {
+        let (outcome, title) = line.split_once("   ")?;
+        let title = title.trim();
+        let is_numbered = title
+            .split_once(". ")
+            .is_some_and(|(number, _)| number.parse::<u8>().is_ok());
+        is_numbered.then(|| (outcome.trim().to_owned(), title.to_owned()))
+    });
+    lines.collect()
+}
+
+async fn scale_tools(replicas: u8) {
+    let replicas_flag = format!("--replicas={replicas}");
+    kubectl(&["scale", "deploy/tools", &replicas_flag]).await.ok();
+    match replicas {
+        0 => {
+            let pods = ["get", "pods", "--selector=app=tools", "--output=name"];
+            until(
+                "the MCP server is away",
+                async || kubectl(&pods).await.ok(),
+                |names: &String| names.is_empty(),
+            )
+            .await;
+        }
+        _ => {
+            kubectl(&["rollout", "status", "deploy/tools", KUBECTL_LIMIT])
+                .await
+                .ok();
+        }
+    }
+}
+
+#[tokio::test]
+async fn helm_test_answers_the_five_criteria_and_fails_when_an_mcp_server_is_away() {
+    ground().await;
+    let said = helm_test().await;
+    assert!(said.success, "{}{}", said.out, said.err);
+    let met = criteria(&said.out);
+    let titles: Vec<&str> = met.iter().map(|(_, title)| title.as_str()).collect();
+    assert_eq!(
+        titles,
+        [
+            "1. LiteLLM is unmodified",
+            "2. OAuth2 works",
+            "3. The configuration loads",
+            "4. Headers are built and arrive",
+            "5. MCP client and servers take them",
+        ],
+        "{}",
+        said.out
+    );
+    assert!(met.iter().all(|(outcome, _)| outcome == "ok"), "{}", said.out);
+    assert!(
+        said.out.contains("without a token it answers 401"),
+        "{}",
+        said.out
+    );
+
+    let broken = async {
+        scale_tools(0).await;
+        let said = helm_test().await;
+        assert!(!said.success, "{}{}", said.out, said.err);
+        let told = format!("{}{}", said.out, said.err);
+        let outcomes: Vec<String> = criteria(&told).into_iter().map(|(outcome, _)| outcome).collect();
+        assert_eq!(outcomes, ["ok", "ok", "ok", "FAULT", "FAULT"], "{told}");
+    };
+    finally(broken, scale_tools(1)).await;
+
+    // Its rights are gone with the test.
+    let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{RELEASE}-mcp-auth-test");
+    let may = [
+        "auth",
+        "can-i",
+        "list",
+        "pods",
+        "--all-namespaces",
+        "--as",
+        &account,
+    ];
+    assert_eq!(run("kubectl", &may, "").await.out.trim(), "no");
+}
