@@ -47,6 +47,10 @@ pub const AUDIT_KEYS_UNAVAILABLE: &str = "AuditKeysUnavailable";
 
 /// `podSelector` matches no pod of the namespace.
 pub const NO_PODS_SELECTED: &str = "NoPodsSelected";
+/// `podSelector` matches pods, and all of them are such as need no sidecar.
+pub const PODS_SKIPPED: &str = "PodsSkipped";
+/// The API server has not called the webhook although selected pods were created.
+pub const WEBHOOK_NOT_REACHED: &str = "WebhookNotReached";
 /// Selected pods run without the sidecar.
 pub const PODS_NOT_INJECTED: &str = "PodsNotInjected";
 /// Sidecars are not connected, or have not yet taken over the newest state.
@@ -58,14 +62,18 @@ pub const LITELLM_CONFIGURATION_DIFFERS: &str = "LiteLLMConfigurationDiffers";
 /// A sidecar reports a problem of its own.
 pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 
+/// A sidecar works, and reports something that should be looked at.
+pub const SIDECAR_NOTICE: &str = "SidecarNotice";
+
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 8] = [
+pub const WARNINGS: [&str; 9] = [
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,
     ISSUER_CHANGED,
     TOKEN_MISMATCH,
     INSUFFICIENT_SCOPE,
+    SIDECAR_NOTICE,
     LITELLM_CONFIGURATION_DIFFERS,
     AUDIT_KEYS_UNAVAILABLE,
 ];

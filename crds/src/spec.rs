@@ -31,8 +31,7 @@ use crate::{Audit, LiteLlm, McpServerAuthStatus, OAuth2};
     printcolumn(
         name = "REASON",
         type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        priority = 1
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
     printcolumn(name = "SERVER", type_ = "string", json_path = ".spec.server.name"),
     printcolumn(name = "EXPIRES", type_ = "string", json_path = ".status.token.expiresAt"),
@@ -41,6 +40,7 @@ use crate::{Audit, LiteLlm, McpServerAuthStatus, OAuth2};
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = default_selector_is_not_stored)]
 #[x_kube(validation = (
     "has(self.oauth2) != has(self.bearerToken)",
     "exactly one of oauth2 and bearerToken must be set"
@@ -89,7 +89,8 @@ pub struct McpServerAuthSpec {
     pub egress_proxy: Option<EgressProxy>,
 
     /// Which LiteLLM pods of this namespace reach the server this way. Default: those with the label
-    /// `app.kubernetes.io/name: litellm`, as LiteLLM's charts set it.
+    /// `app.kubernetes.io/name: litellm`, as LiteLLM's charts set it. The default is not stored, so that labels
+    /// given later take its place.
     #[serde(default = "default_pod_selector")]
     #[schemars(schema_with = "label_selector")]
     pub pod_selector: LabelSelector,
@@ -235,8 +236,17 @@ pub struct BearerToken {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = (
-        "!self.enabled || (has(self.cookieNames) && size(self.cookieNames) > 0)",
+        "!has(self.enabled) || !self.enabled || (has(self.cookieNames) && size(self.cookieNames) > 0)",
         "cookieNames must name the cookies to pass on: there is no wildcard"
+    ),
+    validation = (
+        "has(self.enabled) || !has(self.cookieNames) || size(self.cookieNames) == 0",
+        "cookieNames needs enabled: true, which passes the cookies on, or enabled: false, which keeps them back"
+    ),
+    validation = (
+        "!has(self.cookieNames) || self.cookieNames.all(n, !n.contains('*') && !n.contains('|') && \
+         !n.startsWith('^') && !n.endsWith('$'))",
+        "cookieNames looks like a pattern: names are compared byte for byte, so name each cookie in full"
     ),
     validation = (
         "!has(self.cookieNames) || !self.cookieNames.exists(n, n == 'token')",
@@ -244,9 +254,9 @@ pub struct BearerToken {
     )
 )]
 pub struct CookiePassthrough {
-    /// Whether the cookies named are passed on. Default: false.
-    #[serde(default)]
-    pub enabled: bool,
+    /// Whether the cookies named are passed on. To be stated where there are any. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
 
     /// Names of the cookies, compared byte for byte; no patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -285,6 +295,11 @@ pub struct CookiePassthrough {
         "!has(self.headerNames) || self.headerNames.all(n, !n.lowerAscii().startsWith('mcp-') && \
          !n.lowerAscii().startsWith('mcpauth-'))",
         "headerNames must not hold headers of the MCP transport or of mcp-auth"
+    ),
+    validation = (
+        "!has(self.headerNames) || self.headerNames.all(n, !n.contains('*') && !n.contains('|') && \
+         !n.startsWith('^') && !n.endsWith('$'))",
+        "headerNames looks like a pattern: name each header in full"
     )
 )]
 pub struct HeaderPassthrough {
@@ -339,6 +354,17 @@ fn default_pod_selector() -> LabelSelector {
     LabelSelector {
         match_labels: Some([("app.kubernetes.io/name".to_owned(), "litellm".to_owned())].into()),
         ..LabelSelector::default()
+    }
+}
+
+/// A default that is stored merges with labels that are applied later, and the two together select nothing. It is
+/// applied when the resource is read.
+fn default_selector_is_not_stored(schema: &mut schemars::Schema) {
+    if let Some(selector) = schema
+        .pointer_mut("/properties/podSelector")
+        .and_then(|it| it.as_object_mut())
+    {
+        selector.remove("default");
     }
 }
 

@@ -11,7 +11,7 @@ pub struct McpServerAuthStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `SecretsResolved`, `TokenIssued` and `SidecarsSynced`.
+    /// `Ready`, `SecretsResolved`, `TokenIssued`, `SidecarsSynced` and `ServerReachable`.
     #[serde(default)]
     #[schemars(schema_with = "condition_list")]
     pub conditions: Vec<Condition>,

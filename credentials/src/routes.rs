@@ -42,8 +42,8 @@ pub fn route(resource: &McpServerAuth) -> sync::Route {
         answer_timeout_seconds: spec.server.answer_timeout.as_deref().and_then(whole_seconds),
         ca_bundle: None,
         cookies: match spec.cookie_passthrough.enabled {
-            true => spec.cookie_passthrough.cookie_names.clone(),
-            false => Vec::new(),
+            Some(true) => spec.cookie_passthrough.cookie_names.clone(),
+            Some(false) | None => Vec::new(),
         },
         headers: spec
             .header_passthrough

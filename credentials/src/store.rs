@@ -16,7 +16,8 @@ use crate::resource_ref::ResourceRef;
 use crate::user_token_exchanger::UserTokenExchanger;
 
 pub use state::{
-    CredentialState, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot,
+    CredentialState, DiscoveredServer, Issuance, LastError, ServerTls, SupersededToken, TokenInUse,
+    TokenSnapshot,
 };
 
 /// Cheap to clone; all clones are the same.

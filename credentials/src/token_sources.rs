@@ -25,7 +25,7 @@ use crate::conditions::unavailable;
 use crate::credential_identity::{CredentialIdentity, RequestDigest};
 use crate::not_served::NotServedError;
 use crate::resource_ref::ResourceRef;
-use crate::store::{CredentialState, Credentials, Issuance, ServerTls};
+use crate::store::{CredentialState, Credentials, Issuance, ServerTls, SupersededToken};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use active_source::ActiveSource;
 use orphaned_token::OrphanedToken;
@@ -92,6 +92,10 @@ struct Source {
     /// What keeps it from being as the spec says.
     problem: Option<NotServedError>,
     kind: SourceKind,
+    /// [`mcp_auth_crds::Server::url`].
+    url: String,
+    /// While there is no token: the one of before a change of the resource, for the same URL.
+    superseded: Option<SupersededToken>,
     /// Publishes once more when the token changes by itself.
     timer: Option<AbortOnDrop>,
 }
@@ -102,6 +106,23 @@ enum SourceKind {
     OAuth2(Box<ActiveSource>),
     Secret(SecretToken),
     Orphaned(OrphanedToken),
+}
+
+impl Source {
+    /// The token that sidecars were given, or still go on with.
+    fn usable_by_sidecars(&self, now: Timestamp) -> Option<SupersededToken> {
+        let token = match &self.kind {
+            SourceKind::None => None,
+            SourceKind::OAuth2(active) => active.token(),
+            SourceKind::Secret(secret) => Some(secret.token()),
+            SourceKind::Orphaned(orphaned) => Some(orphaned.token()),
+        };
+        let given = token.map(|token| SupersededToken {
+            expires_at: token.expires_at,
+        });
+        let usable = given.or(self.superseded);
+        usable.filter(|token| token.expires_at.is_none_or(|at| at > now))
+    }
 }
 
 /// A task that ends when this is dropped.
@@ -136,10 +157,11 @@ impl TokenSources {
         let resource_ref = ResourceRef::from(resource);
         let credential_identity = CredentialIdentity::for_resource(resource);
         let mut sources = self.sources.lock();
-        let previous = sources
-            .remove(&resource_ref)
-            .or_else(|| self.resumed(resource))
-            .filter(|previous| previous.credential_identity == credential_identity);
+        let previous = sources.remove(&resource_ref).or_else(|| self.resumed(resource));
+        let url = &resource.spec.server.url;
+        let superseded = previous.as_ref().filter(|previous| previous.url == *url);
+        let superseded = superseded.and_then(|previous| previous.usable_by_sidecars(self.clock.now()));
+        let previous = previous.filter(|previous| previous.credential_identity == credential_identity);
         let (previous, previous_tls, previous_keys) = match previous {
             Some(previous) => (previous.kind, previous.tls, previous.audit_keys),
             None => (SourceKind::None, ServerTls::default(), None),
@@ -171,6 +193,8 @@ impl TokenSources {
             audit_keys,
             problem,
             kind,
+            url: url.clone(),
+            superseded,
             timer: None,
         };
         self.publish_source(&resource_ref, &mut source);
@@ -268,6 +292,8 @@ impl TokenSources {
             audit_keys: None,
             problem: None,
             kind: SourceKind::Orphaned(orphaned),
+            url: resource.spec.server.url.clone(),
+            superseded: None,
             timer: None,
         })
     }
@@ -307,6 +333,19 @@ impl TokenSources {
             SourceKind::Secret(secret) => (secret.snapshot(now), secret.next_change(now)),
             SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
         };
+        let mut snapshot = snapshot;
+        if snapshot.token.in_use.is_some()
+            || source
+                .problem
+                .as_ref()
+                .is_some_and(|problem| problem.is_conflict())
+        {
+            source.superseded = None;
+        }
+        source.superseded = source
+            .superseded
+            .filter(|token| token.expires_at.is_none_or(|at| at > now));
+        snapshot.token.superseded = source.superseded;
         source.timer = next_change.map(|at| self.publish_at(resource, at));
         self.metrics
             .set_circuit_open(resource, snapshot.token.circuit_open);

@@ -14,6 +14,7 @@ use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::litellm::Litellm;
+use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::control::probes::Started;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
@@ -104,6 +105,7 @@ impl Ground {
         );
         let litellm = self.litellm.address;
         let outbound_secret = OutboundSecret::generate();
+        let static_headers = StaticHeaders::resume(self.overlay.parent().unwrap_or(Path::new(".")));
         let proxies = Proxies::new(Wiring {
             litellm: Some(litellm.into()),
             trusted_proxies: trusted_proxies(),
@@ -113,6 +115,7 @@ impl Ground {
             exchange: Arc::new(feed.clone()),
             metrics: data_path_metrics,
             audit_log: audit_log.clone(),
+            static_headers: static_headers.clone(),
         });
         let settings = ControlSettings {
             original: self.config,
@@ -121,6 +124,7 @@ impl Ground {
             outbound_secret: outbound_secret.clone(),
             inbound: true,
             auth_blocks: true,
+            static_headers,
         };
         let controller = Controller::new(settings, Vec::new(), proxies.state(), reports.clone(), metrics);
         let probe = Litellm {

@@ -1,12 +1,16 @@
 //! The webhook's endpoint: looks up what the pod is entitled to and lets [`crate::inject`] decide.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use k8s_openapi::api::core::v1::Pod;
+use kube::Resource;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
+use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::routes::route;
 use mcp_auth_protocol::sync::Route;
 use tracing::{info, warn};
@@ -17,6 +21,8 @@ use crate::http::read_body;
 use crate::inject::{self, Settings};
 use crate::metrics::Metrics;
 use crate::resources::Resources;
+use crate::webhook_calls::WebhookCalls;
+use crate::workload_events::{NoticeKind, WorkloadEvents};
 
 /// Where the API server sends its reviews.
 const PATH: &str = "/v1/inject";
@@ -30,6 +36,8 @@ pub struct Admission {
     pub certificates: Certificates,
     pub resources: Resources,
     pub metrics: Metrics,
+    pub calls: WebhookCalls,
+    pub events: WorkloadEvents,
 }
 
 pub fn router(admission: Admission) -> Router {
@@ -55,13 +63,16 @@ async fn review(
         Ok(request) => request,
         Err(error) => return Ok(Json(AdmissionResponse::invalid(error.to_string()).into_review())),
     };
-    let Some(routes) = admission.routes(&request) else {
+    admission.calls.record();
+    let Some(entitled) = admission.entitled(&request) else {
         return Err(not_listed(&admission.metrics, &request));
     };
     let mut settings = admission.settings.clone();
     settings.operator.ca = admission.certificates.authority();
+    let routes: Vec<Route> = entitled.iter().map(|resource| route(resource)).collect();
     let response = inject::review(&request, &routes, &settings);
     note(&request, &response);
+    admission.tell_refusal(&request, &response, &entitled);
     let reason = response.audit_annotations.get(inject::AUDIT_KEY);
     admission.metrics.reviewed(reason.map_or("Other", String::as_str));
     Ok(Json(response.into_review()))
@@ -83,7 +94,7 @@ fn not_listed(metrics: &Metrics, request: &AdmissionRequest<Pod>) -> (StatusCode
 
 impl Admission {
     /// Nothing where the resources of the namespace have not been listed.
-    fn routes(&self, request: &AdmissionRequest<Pod>) -> Option<Vec<Route>> {
+    fn entitled(&self, request: &AdmissionRequest<Pod>) -> Option<Vec<Arc<McpServerAuth>>> {
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let labels = request
             .object
@@ -91,8 +102,37 @@ impl Admission {
             .and_then(|pod| pod.metadata.labels.clone())
             .unwrap_or_default();
         let resources = self.resources.in_namespace(namespace)?;
-        let entitled = entitled(&resources, &labels);
-        Some(entitled.iter().map(|resource| route(resource)).collect())
+        Some(entitled(&resources, &labels))
+    }
+
+    /// A pod that is refused never exists, so that only its workload and the resources that select it can be told.
+    fn tell_refusal(
+        &self,
+        request: &AdmissionRequest<Pod>,
+        response: &AdmissionResponse,
+        entitled: &[Arc<McpServerAuth>],
+    ) {
+        let Some(pod) = request
+            .object
+            .as_ref()
+            .filter(|_| !response.allowed && !request.dry_run)
+        else {
+            return;
+        };
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        let reason = response.audit_annotations.get(inject::AUDIT_KEY);
+        let text = format!(
+            "{}: {}",
+            reason.map_or("Other", String::as_str),
+            response.result.message
+        );
+        let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+        self.events
+            .tell_owner(namespace, owners, NoticeKind::Refused, &text);
+        for resource in entitled {
+            let object = resource.object_ref(&());
+            self.events.tell(&object, NoticeKind::Refused, &text);
+        }
     }
 }
 

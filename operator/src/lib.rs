@@ -17,6 +17,7 @@ mod leader;
 mod leader_client;
 mod liveness;
 mod metrics;
+mod namespaces;
 mod pods;
 mod reconcile;
 mod references;
@@ -26,7 +27,9 @@ mod run;
 mod sidecars;
 mod status;
 mod sync;
+mod webhook_calls;
 mod workload;
+mod workload_events;
 
 pub use args::{Args, Command};
 pub use entitlement::{Labels, entitled, selects};

@@ -21,12 +21,25 @@ use tracing::warn;
 use crate::api_server::with_deadline;
 use crate::entitlement::Labels;
 use crate::inject::annotations;
+use crate::workload_events::{NoticeKind, WorkloadEvents};
 
 /// What is known of a pod.
 pub type PodMeta = PartialObjectMeta<Pod>;
 
 /// A pod that is younger is starting: it is no news that its sidecar is not connected yet.
 pub const START_GRACE: Duration = Duration::from_secs(60);
+
+/// What injection has written, and is told of.
+const RETAINED_ANNOTATIONS: [&str; 4] = [
+    annotations::INJECTED,
+    annotations::SKIPPED,
+    annotations::NOT_INJECTED,
+    annotations::WARNINGS,
+];
+/// What is kept of one.
+const MAX_ANNOTATION_BYTES: usize = 512;
+/// A pod that is older was told of by an earlier leader.
+const MAX_NEW_POD_AGE: Duration = Duration::from_secs(10 * 60);
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -37,6 +50,7 @@ pub struct Pods {
     changed: mpsc::UnboundedSender<String>,
     /// For sync: what can change a pod's entitlement.
     changes: Changes,
+    events: WorkloadEvents,
 }
 
 struct Watched {
@@ -52,13 +66,18 @@ impl Drop for Watched {
 
 impl Pods {
     /// The receiver gets the namespace of each pod that changed.
-    pub fn new(client: Client, changes: Changes) -> (Self, mpsc::UnboundedReceiver<String>) {
+    pub fn new(
+        client: Client,
+        changes: Changes,
+        events: WorkloadEvents,
+    ) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         let pods = Self {
             client,
             watched: Arc::default(),
             changed,
             changes,
+            events,
         };
         (pods, receiver)
     }
@@ -108,6 +127,7 @@ impl Pods {
         let config = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
         let mut events = watcher(api, config).default_backoff().modify(prune).boxed();
         let (changed, changes, stored_pods) = (self.changed.clone(), self.changes.clone(), store.clone());
+        let events_of_workloads = self.events.clone();
         let task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 let event = match event {
@@ -120,6 +140,11 @@ impl Pods {
                 let is_relevant = is_relevant(&event, &stored_pods);
                 let is_new = matches!(&event, watcher::Event::Apply(pod)
                     if stored_pods.get(&ObjectRef::from_obj(pod)).is_none());
+                if let watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) = &event
+                    && stored_pods.get(&ObjectRef::from_obj(pod)).is_none()
+                {
+                    tell_workload(&events_of_workloads, &namespace, pod, Timestamp::now());
+                }
                 writer.apply_watcher_event(&event);
                 // Only now does the store say what they are to read there.
                 if is_relevant {
@@ -140,6 +165,25 @@ impl Pods {
         Watched {
             store,
             task: task.abort_handle(),
+        }
+    }
+}
+
+/// Tells the workload what injection has to say of its new pod. What was refused made no pod, and is told by the
+/// webhook.
+fn tell_workload(events: &WorkloadEvents, namespace: &str, pod: &PodMeta, now: Timestamp) {
+    let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    if created.is_none_or(|created| now > created + MAX_NEW_POD_AGE) {
+        return;
+    }
+    let kinds = [
+        (annotations::NOT_INJECTED, NoticeKind::NotInjected),
+        (annotations::SKIPPED, NoticeKind::Skipped),
+        (annotations::WARNINGS, NoticeKind::Warning),
+    ];
+    for (key, kind) in kinds {
+        if let Some(text) = pod.annotations().get(key) {
+            events.tell_owner(namespace, pod.owner_references(), kind, text);
         }
     }
 }
@@ -182,14 +226,22 @@ fn is_relevant(event: &watcher::Event<PodMeta>, stored_pods: &Store<PodMeta>) ->
 /// Whether a selected pod ought to have a sidecar. A Job's pod never gets one, neither does one that the
 /// webhook looked at and found to be no LiteLLM.
 pub fn ought_to_be_injected(pod: &PodMeta) -> bool {
-    let is_job_pod = pod.owner_references().iter().any(|owner| owner.kind == "Job");
+    let is_job_pod = is_of_job(pod);
     let opted_out = pod
         .labels()
         .get(annotations::INJECT_LABEL)
         .is_some_and(|value| value == "false");
-    let terminating = pod.metadata.deletion_timestamp.is_some();
+    let terminating = is_terminating(pod);
     let skipped = pod.annotations().contains_key(annotations::SKIPPED);
     !(is_job_pod || opted_out || terminating || skipped)
+}
+
+pub fn is_of_job(pod: &PodMeta) -> bool {
+    pod.owner_references().iter().any(|owner| owner.kind == "Job")
+}
+
+pub fn is_terminating(pod: &PodMeta) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
 }
 
 /// Whether the pod is so young that its sidecar need not be connected yet.
@@ -206,15 +258,14 @@ pub fn is_injected(pod: &PodMeta) -> bool {
 /// Keeps what is read here; managed fields and other annotations are most of a pod's metadata.
 fn prune(pod: &mut PodMeta) {
     pod.metadata.managed_fields = None;
-    let ours = [
-        annotations::INJECTED,
-        annotations::SKIPPED,
-        annotations::NOT_INJECTED,
-    ];
-    let is_ours = |key: &String| ours.contains(&key.as_str());
+    let is_ours = |key: &String| RETAINED_ANNOTATIONS.contains(&key.as_str());
     let retained: BTreeMap<_, _> = std::mem::take(pod.annotations_mut())
         .into_iter()
         .filter(|(key, _)| is_ours(key))
+        .map(|(key, mut text)| {
+            text.truncate(text.floor_char_boundary(MAX_ANNOTATION_BYTES));
+            (key, text)
+        })
         .collect();
     *pod.annotations_mut() = retained;
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
 use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
@@ -32,7 +33,9 @@ use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 use crate::status::StatusWriter;
 use crate::sync::{self, Authenticator, OperatorAccount, Sync};
+use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
+use crate::workload_events::WorkloadEvents;
 use replica_tasks::ReplicaTasks;
 
 /// How long a replica that neither leads nor follows is not ready.
@@ -71,7 +74,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (status_due, statuses_due) = mpsc::unbounded_channel();
     let credentials = Credentials::new(changes.clone(), status_due.clone());
     let (references, references_changed) = References::new(client.clone());
-    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone());
+    let reporter = Reporter {
+        controller: "mcp-auth-operator".into(),
+        instance: Some(args.identity.clone()),
+    };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let (workload_events, workload_event_writer) = WorkloadEvents::new(client.clone(), recorder.clone());
+    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), workload_events.clone());
     let (sidecars, sidecars_changed) = Sidecars::new();
     let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
     let workload = Workload::new(
@@ -81,6 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         args.workload_identity_namespaces.clone(),
     );
     let clock = Clock::system();
+    let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
     let reconciler = Reconciler {
         resources: resources.clone(),
         references,
@@ -95,11 +105,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let status_writer = Arc::new(StatusWriter::new(
         client.clone(),
-        &args.identity,
+        recorder,
         clock,
         credentials.clone(),
         pods.clone(),
         sidecars.clone(),
+        webhook_calls.clone(),
         metrics.clone(),
     ));
     let triggers = Triggers {
@@ -143,6 +154,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         certificates: certificates.clone(),
         resources: resources.clone(),
         metrics: metrics.clone(),
+        calls: webhook_calls,
+        events: workload_events,
     };
     let authenticator = Authenticator::new(client.clone());
     let replicas = Replicas {
@@ -216,6 +229,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         liveness.clone(),
     );
     tasks.spawn(forever(trust));
+    tasks.spawn(forever(workload_event_writer.run()));
     let replica_tasks = ReplicaTasks {
         reconciler,
         follower,

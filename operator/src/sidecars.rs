@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{Problem, Report};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub struct Sidecar {
     pub restart_needed_for: Vec<String>,
     pub problems: Vec<Problem>,
     pub notices: Vec<Problem>,
+    /// What it has learned of the servers.
+    pub reachability: Vec<ServerReachability>,
     /// Nothing is known of it yet, since this replica has only just begun to lead: it may be about to come
     /// back.
     pub is_awaited: bool,
@@ -207,6 +210,7 @@ impl From<&Sidecar> for ForwardedSidecar {
             restart_needed_for,
             problems,
             notices,
+            reachability,
             is_awaited: _,
         } = sidecar.clone();
         Self {
@@ -219,6 +223,7 @@ impl From<&Sidecar> for ForwardedSidecar {
                 restart_needed_for,
                 problems,
                 notices,
+                reachability,
                 ..Report::default()
             },
         }
@@ -255,6 +260,11 @@ impl SidecarEntry {
     pub fn record_report(&self, mut report: Report) {
         report.restart_needed_for.truncate(MAX_SERVERS);
         report.problems.truncate(MAX_PROBLEMS);
+        report.reachability.truncate(MAX_SERVERS);
+        for known in &mut report.reachability {
+            let end = known.detail.floor_char_boundary(MAX_TEXT_BYTES);
+            known.detail.truncate(end);
+        }
         report.notices.truncate(MAX_PROBLEMS);
         let end = report.version.floor_char_boundary(MAX_TEXT_BYTES);
         report.version.truncate(end);
@@ -270,6 +280,7 @@ impl SidecarEntry {
             sidecar.restart_needed_for = report.restart_needed_for;
             sidecar.problems = report.problems;
             sidecar.notices = report.notices;
+            sidecar.reachability = report.reachability;
         });
     }
 

@@ -6,7 +6,10 @@
 mod authorization_server;
 mod events;
 mod fleet;
+mod pods_injected;
 mod ready;
+mod selection;
+mod server_reachable;
 mod sidecars_synced;
 mod write_records;
 mod writer;
@@ -26,6 +29,7 @@ use crate::pods::PodMeta;
 use crate::sidecars::Sidecar;
 
 pub use authorization_server::known_server;
+pub use pods_injected::InjectionFacts;
 pub use writer::{StatusWriter, run};
 
 /// What the status is made of.
@@ -34,6 +38,9 @@ pub struct StatusInputs<'a> {
     pub issuance: &'a Issuance,
     /// The selected pods, with the state of their sidecars; none while they have not been listed.
     pub pods: Option<Vec<SelectedPod>>,
+    /// Pods that the selector matches and that get no sidecar.
+    pub passed_over: Vec<Arc<PodMeta>>,
+    pub injection: InjectionFacts,
 }
 
 /// A pod and its sidecar, if that is connected.
@@ -43,15 +50,16 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
     let secrets = secrets_resolved(inputs.issuance);
     let token = token_issued(inputs.issuance);
     let (sidecars, counts) = sidecars_synced::check_pods(inputs, now);
+    let server = server_reachable::server_reachable(inputs, now);
     let ready_inputs = ready::ReadyInputs {
         inputs,
-        conditions: [&secrets, &token, &sidecars],
+        conditions: [&secrets, &token, &sidecars, &server],
     };
     let ready = first_draft(ready::CHECKS, &ready_inputs);
     let previous = inputs.resource.status.as_ref();
     let previous = previous.map(|status| &status.conditions[..]).unwrap_or_default();
     let generation = inputs.resource.metadata.generation;
-    let conditions = [ready, secrets, token, sidecars];
+    let conditions = [ready, secrets, token, sidecars, server];
     let token = token_status(&inputs.issuance.token, now);
     McpServerAuthStatus {
         observed_generation: generation,

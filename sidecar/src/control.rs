@@ -11,4 +11,5 @@ pub mod litellm_config;
 pub mod outbound_secret;
 pub mod probes;
 pub mod proc_net;
+mod reachability_reports;
 pub mod sync_client;

@@ -10,6 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{Problem, Report, Server, Snapshot};
 use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
@@ -20,6 +21,7 @@ use crate::control::controller::{Controller, DataPath};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::TokenExchanger;
 use crate::control::litellm::{Litellm, ProbeResult};
+use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::Started;
 use crate::control::sync_client::{Connector, SyncClient};
@@ -28,7 +30,7 @@ use crate::proxy::inbound::client_address::TrustedProxies;
 use crate::proxy::inbound::{Inbound, LitellmServer};
 use crate::proxy::metrics as data_path;
 use crate::proxy::outbound::{Limits, Outbound};
-use crate::proxy::routes::Routes;
+use crate::proxy::routes::{Routes, connection_checks};
 use crate::proxy::user_context::seal::Sealer;
 use crate::server::{Bounds, Sockets, Workers};
 
@@ -70,6 +72,8 @@ pub struct Wiring {
     pub exchange: Arc<dyn TokenExchanger>,
     pub metrics: data_path::Metrics,
     pub audit_log: AuditLog,
+    /// What the keys of gateways in LiteLLM's configuration are called on their way through LiteLLM.
+    pub static_headers: StaticHeaders,
 }
 
 /// Both halves of the data path, and the routes that they share. The only place where control and data path
@@ -92,6 +96,7 @@ impl Proxies {
             exchange,
             metrics,
             audit_log,
+            static_headers,
         } = wiring;
         let routes = Routes::new(WORKERS, metrics.clone(), reports);
         let sealer = Arc::new(Sealer::new());
@@ -105,7 +110,8 @@ impl Proxies {
             limits,
             audit_log,
             metrics.clone(),
-        );
+        )
+        .with_static_headers(static_headers);
         let inbound = litellm.map(|litellm| {
             Inbound::new(
                 litellm,
@@ -133,8 +139,10 @@ impl Proxies {
         }
     }
 
-    /// Serves on these sockets, which were bound for [`WORKERS`].
+    /// Serves on these sockets, which were bound for [`WORKERS`], and checks connections to MCP servers on the
+    /// runtime that this is called on.
     pub fn start(&self, sockets: Sockets, bounds: Bounds) -> io::Result<Workers> {
+        tokio::spawn(connection_checks::run(self.routes.clone()));
         Workers::start_within(bounds, sockets, self.inbound.clone(), self.outbound.clone())
     }
 }
@@ -154,6 +162,14 @@ impl DataPath for DataPathState {
         self.fingerprinter.set_key(key);
     }
 
+    fn reachability(&self) -> Vec<ServerReachability> {
+        self.routes.reachability()
+    }
+
+    fn notices(&self) -> Vec<Problem> {
+        self.routes.notices()
+    }
+
     fn set_aliases(&self, aliases: Vec<String>) {
         self.routes.set_aliases(aliases);
     }
@@ -166,7 +182,7 @@ pub struct Control<P> {
     litellm: Option<Litellm>,
     litellm_listens: watch::Sender<bool>,
     started: Started,
-    authenticated: Notify,
+    tokens_settled: Notify,
     /// Longest time that LiteLLM's start waits for routes and first tokens.
     start_timeout: Duration,
 }
@@ -185,7 +201,7 @@ impl<P: DataPath> Control<P> {
             litellm,
             litellm_listens: watch::Sender::new(false),
             started,
-            authenticated: Notify::new(),
+            tokens_settled: Notify::new(),
             start_timeout,
         }
     }
@@ -201,8 +217,8 @@ impl<P: DataPath> Control<P> {
         let syncing = source.run(&self.reports, |snapshot| {
             let mut controller = self.controller.borrow_mut();
             controller.take_over(snapshot);
-            if controller.is_authenticated() {
-                self.authenticated.notify_one();
+            if controller.are_tokens_settled() {
+                self.tokens_settled.notify_one();
             }
         });
         let watching_litellm = async {
@@ -213,11 +229,11 @@ impl<P: DataPath> Control<P> {
         tokio::join!(syncing, watching_litellm).0
     }
 
-    /// Waits for tokens, but not for longer than LiteLLM's start may be held up, and puts the overlay in
+    /// Waits for tokens that are under way, but not for longer than LiteLLM's start may be held up, and puts the overlay in
     /// place.
     async fn release_start(&self) {
-        let authenticated = timeout(self.start_timeout, self.authenticated.notified());
-        if authenticated.await.is_err() {
+        let settled = timeout(self.start_timeout, self.tokens_settled.notified());
+        if settled.await.is_err() {
             warn!(
                 seconds = self.start_timeout.as_secs(),
                 "not every server has a token yet; LiteLLM starts all the same and finds their tools later"
@@ -247,6 +263,7 @@ impl<P: DataPath> Control<P> {
                 self.litellm_listens
                     .send_if_modified(|before| std::mem::replace(before, listens) != listens);
             }
+            self.controller.borrow_mut().observe_servers(Instant::now());
             sleep(wait).await;
             if Instant::now() >= next_read {
                 next_read = Instant::now() + CONFIG_READ_INTERVAL;

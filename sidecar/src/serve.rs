@@ -21,6 +21,7 @@ use crate::control::controller::{ControlSettings, Controller, Metrics, report};
 use crate::control::drain::Drain;
 use crate::control::exchange_client::{self, OperatorTokenExchanger};
 use crate::control::litellm::Litellm;
+use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
@@ -133,6 +134,7 @@ async fn run(
         exchange_client::Timing::default(),
         TcpConnector,
     );
+    let static_headers = StaticHeaders::resume(overlay.parent().unwrap_or(Path::new(".")));
     let outbound_secret = OutboundSecret::resume(&overlay);
     let proxies = Proxies::new(Wiring {
         litellm: inbound.and(litellm.as_ref()).map(|litellm| {
@@ -149,6 +151,7 @@ async fn run(
         exchange: Arc::new(exchange),
         metrics: data_path_metrics,
         audit_log,
+        static_headers: static_headers.clone(),
     });
     let data_path = proxies.state();
     // A probe that is refused costs a whole period, so this comes before everything that takes time.
@@ -169,6 +172,7 @@ async fn run(
         outbound_secret,
         inbound: inbound.is_some(),
         auth_blocks: false,
+        static_headers,
     };
     let controller = Controller::new(settings, routes.0, data_path, reports.clone(), metrics);
     let control = Control::new(controller, reports, litellm, started, start_timeout);

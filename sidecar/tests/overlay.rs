@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mcp_auth_protocol::sync::Route;
+use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::litellm_config::tag_resolution::resolve_tag;
 use mcp_auth_sidecar::control::litellm_config::{Input, Overlay, render};
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
@@ -144,6 +145,7 @@ fn text_of_any_kind_comes_back_from_pyyaml_as_it_was() {
             outbound: OUTBOUND.parse().unwrap(),
             outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
             auth_blocks: false,
+            static_headers: &static_headers(),
         });
         overlay.write().unwrap();
         assert_eq!(overlay.problems, [], "{original}");
@@ -203,7 +205,15 @@ fn render_case(case: &Case, overlay: &Path) -> Overlay {
         outbound,
         outbound_secret: &OutboundSecret::parse(SECRET).unwrap(),
         auth_blocks: false,
+        static_headers: &static_headers(),
     })
+}
+
+/// With names that are the same each time.
+fn static_headers() -> StaticHeaders {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("static-headers"), "0".repeat(32)).unwrap();
+    StaticHeaders::resume(folder.path())
 }
 
 /// Runs `check.py`.

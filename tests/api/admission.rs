@@ -1,10 +1,11 @@
 //! What `kubectl apply` answers: the schema and its rules.
 
-use kube::api::Api;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_crds::admission::{Admission, Violation};
 use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
 use mcp_auth_tests::resource::{merge, oauth2, resource};
+use mcp_auth_tests::sidecar::{Sidecar, bearer};
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
 
@@ -340,6 +341,22 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             json!({"cookiePassthrough": {"cookieNames": ["token"]}}),
             "LiteLLM's own UI session",
         ),
+        (
+            json!({"cookiePassthrough": {"cookieNames": ["session_id"]}}),
+            "cookieNames needs enabled: true",
+        ),
+        (
+            json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["session_*"]}}),
+            "cookieNames looks like a pattern",
+        ),
+        (
+            json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["^session$"]}}),
+            "cookieNames looks like a pattern",
+        ),
+        (
+            json!({"headerPassthrough": {"headerNames": ["X-User-*"]}}),
+            "headerNames looks like a pattern",
+        ),
         (json!({"server": {"name": long}}), "spec.server.name"),
         (
             json!({"cookiePassthrough": {"cookieNames": vec!["a"; 65]}}),
@@ -442,6 +459,7 @@ async fn what_can_work_is_taken() {
         json!({"oauth2": {"refreshBefore": "1h30m", "resource": "", "scopes": ["tools:read", "tools:call"]}}),
         json!({"oauth2": {"clientAuthentication": {"method": "ClientSecretPost"}}}),
         json!({"cookiePassthrough": {"enabled": true, "cookieNames": ["__Host-session", "session_id"]}}),
+        json!({"cookiePassthrough": {"enabled": false, "cookieNames": [".AspNetCore.Cookies"]}}),
         json!({"headerPassthrough": {"headerNames": ["X-Forwarded-User", "X-Auth-Request-Email"]}}),
         json!({"headerPassthrough": {"headerNames": [
             "X-Forwarded-Email",
@@ -471,4 +489,33 @@ async fn what_can_work_is_taken() {
         assert!(answer.is_ok(), "{changes}: {answer:?}");
         world.delete::<McpServerAuth>("good").await;
     }
+}
+
+/// The default would merge with labels that `kubectl apply` sends later, and the two together select nothing.
+#[tokio::test]
+async fn the_default_selector_is_not_stored_and_labels_given_later_take_its_place() {
+    let world = World::new("admission-selector", false).await;
+    let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
+    world.secret("token", "token", "t0ken").await;
+    world.apply(&resource("tools", "tools", given)).await.unwrap();
+    // As it is stored: the type of this crate would apply the default.
+    let kind = ApiResource::erase::<McpServerAuth>(&());
+    let untyped: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), "admission-selector", &kind);
+    let stored = async || untyped.get("tools").await.unwrap().data["spec"]["podSelector"].clone();
+    assert_eq!(stored().await, Value::Null);
+    // The default is applied when the operator reads it.
+    let pod = world
+        .pod("litellm-0", json!({"app.kubernetes.io/name": "litellm"}))
+        .await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
+    sidecar
+        .until(|snapshot| bearer(snapshot, "tools").is_some())
+        .await;
+
+    let api: Api<McpServerAuth> = world.api();
+    let patch = json!({"spec": {"podSelector": {"matchLabels": {"app": "gateway"}}}});
+    let params = PatchParams::default();
+    api.patch("tools", &params, &Patch::Merge(&patch)).await.unwrap();
+    assert_eq!(stored().await, json!({"matchLabels": {"app": "gateway"}}));
+    sidecar.until(|snapshot| snapshot.servers.is_empty()).await;
 }

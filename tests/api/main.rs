@@ -16,9 +16,12 @@ mod injection;
 mod malformed;
 mod methods;
 mod proxies;
+mod reachability;
 mod reconcile;
+mod reviews;
 mod rotation;
 mod sync;
+mod told;
 
 /// Held to write by the test that takes the operator's certificate Secret away, and to read by those that look whether
 /// it is there.

@@ -2,9 +2,10 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use mcp_auth_crds::{McpServerAuth, conditions, reasons};
+use mcp_auth_protocol::reachability::Reachability;
 use mcp_auth_tests::oauth;
 use mcp_auth_tests::resource::{SECRET, oauth2, resource};
-use mcp_auth_tests::sidecar::{Sidecar, bearer};
+use mcp_auth_tests::sidecar::{Sidecar, bearer, learned};
 use mcp_auth_tests::token_endpoint::TokenEndpoint;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
@@ -33,12 +34,19 @@ async fn a_resource_and_a_secret_become_a_token_in_the_sidecar() {
     let snapshot = sidecar
         .until(|snapshot| bearer(snapshot, "tools").is_some())
         .await;
-    sidecar.say(|report| report.applied = Some(snapshot.revision));
+    sidecar.say(|report| {
+        report.applied = Some(snapshot.revision);
+        report.reachability = vec![learned("tools", Reachability::Answered)];
+    });
+    let answered = Reachability::Answered.reason();
+    world
+        .condition("tools", conditions::SERVER_REACHABLE, "True", answered)
+        .await;
 
     let status = world
         .condition("tools", conditions::READY, "True", reasons::READY)
         .await;
-    assert_eq!(status.conditions.len(), 4);
+    assert_eq!(status.conditions.len(), 5);
     assert!(
         status
             .conditions
@@ -58,11 +66,14 @@ async fn a_resource_and_a_secret_become_a_token_in_the_sidecar() {
     );
     assert!(issued.0 < renewed.0 && renewed.0 < ends.0);
     assert_eq!(status.sidecars.unwrap().summary, "1/1");
-    let events = world.events("tools").await;
-    assert!(
-        events.iter().any(|(reason, _)| reason == reasons::ISSUED),
-        "{events:?}"
-    );
+    // Events follow the status that they tell of.
+    let issued = |events: &Vec<(String, String)>| events.iter().any(|(reason, _)| reason == reasons::ISSUED);
+    until(
+        "an event about the token",
+        async || world.events("tools").await,
+        issued,
+    )
+    .await;
 }
 
 #[tokio::test]

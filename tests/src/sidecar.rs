@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use mcp_auth_protocol::pod::AUDIENCE;
+use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
 use mcp_auth_protocol::sync::{
     self, Credential, ExchangeRequest, ExchangeResponse, Problem, RejectedToken, RejectionCause, Report,
     Snapshot,
@@ -34,6 +35,16 @@ pub struct Sidecar {
 pub struct Refused {
     pub status: u16,
     pub problem: Problem,
+}
+
+/// What a sidecar reports of a server.
+pub fn learned(server: &str, state: Reachability) -> ServerReachability {
+    ServerReachability {
+        server: server.to_owned(),
+        state,
+        since: 1_795_435_200,
+        detail: String::new(),
+    }
 }
 
 /// The report of a sidecar in this pod.

@@ -86,6 +86,14 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+# Which Deployment a ReplicaSet belongs to, for events where people look. Metadata only.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [get]
+# Whether a namespace has opted in, for advice that fits. Metadata only.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 {{- end }}
 
 {{/* Where the operator may connect to, with `networkPolicy.egress`. */}}

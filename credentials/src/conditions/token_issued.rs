@@ -126,14 +126,33 @@ fn in_use(issuance: &Issuance) -> Option<ConditionDraft> {
 fn not_resolved(issuance: &Issuance) -> Option<ConditionDraft> {
     let problem = issuance.problem.as_ref()?;
     let holds = (!problem.is_pending()).then_some(false);
-    draft(holds, problem.reason(), problem.message())
+    let message = format!("{}{}", problem.message(), superseded(issuance));
+    draft(holds, problem.reason(), message)
 }
 
 fn request_failed(issuance: &Issuance) -> Option<ConditionDraft> {
     let error = issuance.token.last_error.as_ref()?;
-    draft(false, error.condition, error.message.clone())
+    draft(
+        false,
+        error.condition,
+        format!("{}{}", error.message, superseded(issuance)),
+    )
 }
 
-fn first_request_under_way(_: &Issuance) -> Option<ConditionDraft> {
-    draft(None, reasons::PENDING, "the first token is being requested")
+fn first_request_under_way(issuance: &Issuance) -> Option<ConditionDraft> {
+    let message = format!("the first token is being requested{}", superseded(issuance));
+    draft(None, reasons::PENDING, message)
+}
+
+/// What sidecars do while the changed resource has brought no token.
+fn superseded(issuance: &Issuance) -> String {
+    match &issuance.token.superseded {
+        None => String::new(),
+        Some(token) => {
+            let until = token
+                .expires_at
+                .map_or("it is replaced".to_owned(), |at| seconds(at).to_string());
+            format!("; sidecars go on with the token of before this change of the resource until {until}")
+        }
+    }
 }

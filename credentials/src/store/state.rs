@@ -66,6 +66,14 @@ pub struct TokenSnapshot {
     pub scopes_refused: Option<String>,
     /// The circuit breaker is open: nothing is asked before the next attempt.
     pub circuit_open: bool,
+    /// While there is none: the token that was issued before the resource was changed.
+    pub superseded: Option<SupersededToken>,
+}
+
+/// A token of before a change of the resource, for the same URL: sidecars go on with it until there is a new one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SupersededToken {
+    pub expires_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -183,6 +183,7 @@ impl ActiveSource {
                 StepUp::None | StepUp::Granted { .. } => None,
             },
             circuit_open: matches!(state.circuit, Circuit::Open { .. }),
+            superseded: None,
         };
         SourceSnapshot {
             token,

@@ -44,6 +44,10 @@ impl OrphanedToken {
         }
     }
 
+    pub fn token(&self) -> Arc<oauth::Token> {
+        self.seed.token.clone()
+    }
+
     /// Whether its source, which another replica had, had this token from a Secret.
     pub fn is_resumed_with(&self, text: &SecretString) -> bool {
         self.resumed && self.seed.token.access_token.secret() == text.expose_secret()

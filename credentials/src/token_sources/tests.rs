@@ -245,3 +245,29 @@ async fn no_source_outlives_the_token_sources() {
     drop(operator.sources);
     assert!(sources.upgrade().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_resource_says_until_when_the_token_of_before_serves() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let operator = operator();
+    let mut by_secret = resource();
+    operator.sources.apply(&by_secret, Ok(expiring()));
+    // Another authorization server: the token in use is not one that it issued.
+    by_secret.spec.bearer_token = None;
+    operator.sources.apply(&by_secret, Ok(client_credentials()));
+    let told = |resource: &McpServerAuth| {
+        let state = operator.credentials.get(resource);
+        crate::conditions::token_issued(&state.issuance).message
+    };
+    let message = told(&by_secret);
+    assert!(
+        message.contains("go on with the token of before this change")
+            && message.contains("2027-01-15T08:01:00Z"),
+        "{message}"
+    );
+    // At another URL no sidecar uses it.
+    by_secret.spec.server.url = "https://elsewhere.example.com/mcp".into();
+    operator.sources.apply(&by_secret, Ok(client_credentials()));
+    let message = told(&by_secret);
+    assert!(!message.contains("of before"), "{message}");
+}

@@ -117,8 +117,7 @@ fn litellm_port(
     let is_declared = |port: &u16| ports.is_empty() || ports.iter().any(|(_, declared)| declared == port);
     // The kubelet asks LiteLLM where it listens.
     let probed = probed_port(container).filter(is_declared);
-    let default =
-        (may_use_default_port(environment, invocation) && is_declared(&DEFAULT_PORT)).then_some(DEFAULT_PORT);
+    let default = default_port(container, environment, invocation).filter(is_declared);
     match (explicit.or(probed).or(default), ports.as_slice()) {
         (Some(port), _) => Ok(port),
         (None, []) => Err(InjectionError::NoPort {
@@ -159,16 +158,27 @@ fn probed_port(container: &Container) -> Option<u16> {
     ports.all(|other| other == first).then_some(first)
 }
 
-/// Whether LiteLLM listens on its default port unless an option or variable says otherwise, and none that may
-/// is hidden.
-fn may_use_default_port(environment: &Environment, invocation: &Invocation) -> bool {
+/// The port that LiteLLM's own command line listens on where no option says otherwise: that of the variable, or its
+/// default. `None` if the variable may be hidden.
+fn default_port(container: &Container, environment: &Environment, invocation: &Invocation) -> Option<u16> {
     let is_command_line = matches!(
         invocation.role,
         Role::LiteLlm(Start::CommandLine | Start::Launcher) | Role::Named(_) | Role::Entrypoint
     );
-    is_command_line
-        && environment.get_or_hidden("PORT") != VariableValue::Hidden
-        && flag(&invocation.words, &["--port"]).is_none()
+    if !is_command_line || flag(&invocation.words, &["--port"]).is_some() {
+        return None;
+    }
+    // The image's own arguments hold an option, which counts more than the variable.
+    let has_words = container
+        .command
+        .iter()
+        .chain(&container.args)
+        .any(|words| !words.is_empty());
+    match environment.get_or_hidden("PORT") {
+        VariableValue::Literal(port) if has_words => port.parse().ok().filter(|port| *port > 0),
+        VariableValue::Literal(_) | VariableValue::Absent => Some(DEFAULT_PORT),
+        VariableValue::Hidden => None,
+    }
 }
 
 /// The address that the sidecar takes over: no wider than LiteLLM's own, and of the same family. Where that is
@@ -292,6 +302,16 @@ mod tests {
         assert_eq!(
             inbound("readinessProbe: {httpGet: {port: 8080}}"),
             Ok("0.0.0.0:8080".into())
+        );
+        let by_variable = "env: [{name: PORT, value: '4300'}]";
+        assert_eq!(
+            inbound(&format!("args: [--config, /a.yaml], {by_variable}")),
+            Ok("0.0.0.0:4300".into())
+        );
+        // The image's own arguments are `--port 4000`.
+        assert_eq!(
+            inbound(&format!("image: i, {by_variable}")),
+            Ok("0.0.0.0:4000".into())
         );
         // What may be another port than the default.
         assert_eq!(inbound("envFrom: [{configMapRef: {name: e}}]"), Err("NoPort"));

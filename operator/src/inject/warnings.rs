@@ -97,6 +97,18 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
             "the arguments of LiteLLM's image are replaced: repeat in `args` those that count",
         ));
     }
+    if plan.ports.inbound.is_some()
+        && let Some(server) = server_without_addresses(container)
+    {
+        warnings.push(lasting(
+            "ClientAddressesHidden",
+            format!(
+                "{server} takes every client behind the sidecar for 127.0.0.1: settings by address (allowed_ips, \
+                 available_on_public_internet) do not hold; let LiteLLM run uvicorn, or set {}: disabled",
+                annotations::INBOUND
+            ),
+        ));
+    }
     if plan.ports.inbound.is_some() && trusted_proxies::hides(container) {
         warnings.push(lasting(
             "TrustedProxiesHidden",
@@ -107,6 +119,19 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         ));
     }
     warnings
+}
+
+/// The server that LiteLLM runs in, if that is one which knows no `X-Forwarded-For`.
+fn server_without_addresses(container: &Container) -> Option<&'static str> {
+    let words = || container.command.iter().chain(&container.args).flatten();
+    let names = |server: &str| {
+        words().any(|word| {
+            let mut parts =
+                word.split(|character: char| character.is_whitespace() || "/;&|".contains(character));
+            parts.any(|part| part == server || part.strip_prefix("--run_") == Some(server))
+        })
+    };
+    ["granian", "hypercorn"].into_iter().find(|server| names(server))
 }
 
 fn of_environment(container: &Container, plan: &Plan) -> Vec<Warning> {

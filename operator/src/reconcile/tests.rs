@@ -8,6 +8,7 @@ use mcp_auth_credentials::{Changes, Credentials};
 use mcp_auth_oauth::Clock;
 
 use super::*;
+use crate::workload_events::WorkloadEvents;
 
 fn resource(name: &str, generation: u64) -> McpServerAuth {
     serde_json::from_value(serde_json::json!({
@@ -39,7 +40,7 @@ async fn endless_events_put_no_reconciliation_off() {
         Resources::from_watches(vec![None], vec![events.boxed()], changes.clone());
     let (status_due, mut statuses_due) = mpsc::unbounded_channel();
     let (references, references_changed) = References::new(client.clone());
-    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone());
+    let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), WorkloadEvents::unread());
     let credentials = Credentials::new(changes, status_due.clone());
     let reconciler = Reconciler {
         resources,

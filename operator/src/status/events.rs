@@ -14,6 +14,7 @@ pub fn events(before: Option<&McpServerAuthStatus>, after: &McpServerAuthStatus)
         conditions::TOKEN_ISSUED,
         conditions::SECRETS_RESOLVED,
         conditions::SIDECARS_SYNCED,
+        conditions::SERVER_REACHABLE,
     ];
     let changed = condition_types.iter().filter_map(|type_| {
         let current = find(after, type_)?;

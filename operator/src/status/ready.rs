@@ -7,7 +7,7 @@ use super::{ConditionDraft, StatusInputs};
 /// What Ready is judged by.
 pub(super) struct ReadyInputs<'a> {
     pub inputs: &'a StatusInputs<'a>,
-    pub conditions: [&'a ConditionDraft; 3],
+    pub conditions: [&'a ConditionDraft; 4],
 }
 
 pub(super) const CHECKS: &[for<'a> fn(&ReadyInputs<'a>) -> Option<ConditionDraft>] =
@@ -32,8 +32,11 @@ fn first_false(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
     first_matching(ready_inputs, |condition| condition.holds == Some(false))
 }
 
+/// A server that has not been spoken to yet is no fault, and sidecars of an earlier version report none.
 fn first_unknown(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
-    first_matching(ready_inputs, |condition| condition.holds.is_none())
+    first_matching(ready_inputs, |condition| {
+        condition.holds.is_none() && condition.type_ != conditions::SERVER_REACHABLE
+    })
 }
 
 /// A renewal that fails while the token serves is a warning: LiteLLM still reaches the server.
@@ -44,11 +47,18 @@ fn first_warning(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
 }
 
 fn ready(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
-    let message = format!(
-        "LiteLLM reaches {} with a valid token{}",
-        ready_inputs.inputs.resource.spec.server.name,
-        insecure(ready_inputs.inputs)
-    );
+    let server = &ready_inputs.inputs.resource.spec.server.name;
+    let insecure = insecure(ready_inputs.inputs);
+    let is_reached = ready_inputs
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == conditions::SERVER_REACHABLE && condition.holds == Some(true));
+    let message = match is_reached {
+        true => format!("LiteLLM reaches {server} with a valid token{insecure}"),
+        false => format!(
+            "every sidecar has a valid token for {server}, and none has spoken to the server yet{insecure}"
+        ),
+    };
     draft(true, reasons::READY, message)
 }
 

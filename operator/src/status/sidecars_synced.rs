@@ -2,33 +2,33 @@
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use mcp_auth_crds::{McpServerAuthStatus, SidecarsStatus, conditions, reasons};
+use mcp_auth_crds::{SidecarsStatus, conditions, reasons};
 use mcp_auth_protocol::sync::Problem;
 
+use super::pods_injected::{draft, left_alone, none_selected, not_injected, warnings, webhook_not_reached};
+use super::selection::{Selection, is_awaited, previous_status};
 use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
 use crate::pods;
 use crate::sidecars::Sidecar;
 
-/// How many pods a message names before it only counts them.
-const MAX_NAMED: usize = 3;
-
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     none_selected,
+    left_alone,
+    webhook_not_reached,
     not_injected,
     sidecar_problem,
     awaited,
     not_up_to_date,
     restart_needed,
     configuration_differs,
+    notice,
     synced,
 ];
 
-/// The pods that a resource selects, listed.
-struct Selection<'a> {
-    inputs: &'a StatusInputs<'a>,
-    pods: &'a [SelectedPod],
-    now: Timestamp,
-}
+/// A notice with a condition's reason of its own.
+const CONFIGURATION_DIFFERS: &str = "ConfigurationDiffers";
+/// A notice that may be as it should be: not every user has every cookie.
+const COOKIE_NEVER_ARRIVED: &str = "CookieNeverArrived";
 
 pub(super) fn check_pods(
     inputs: &StatusInputs<'_>,
@@ -57,50 +57,6 @@ pub(super) fn check_pods(
     )
 }
 
-impl Selection<'_> {
-    fn server(&self) -> &str {
-        &self.inputs.resource.spec.server.name
-    }
-
-    /// The names of the pods that match, as a message lists them; `None` where there are none.
-    fn list(&self, matches: impl Fn(&&SelectedPod) -> bool) -> Option<String> {
-        let pods = self.pods.iter().filter(matches);
-        let names: Vec<String> = pods.map(|(pod, _)| pod.name_any()).collect();
-        (!names.is_empty()).then(|| list(&names))
-    }
-}
-
-fn draft(holds: bool, reason: &str, message: String) -> Option<ConditionDraft> {
-    Some(ConditionDraft::new(
-        conditions::SIDECARS_SYNCED,
-        Some(holds),
-        reason,
-        message,
-    ))
-}
-
-fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    if !selection.pods.is_empty() {
-        return None;
-    }
-    let selector = &selection.inputs.resource.spec.pod_selector;
-    let selector = serde_json::to_string(selector).expect("a selector is plain values");
-    let message = format!(
-        "spec.podSelector {selector} matches no running pod of this namespace: compare it with the \
-         pods' labels"
-    );
-    draft(false, reasons::NO_PODS_SELECTED, message)
-}
-
-fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let pods = selection.list(|(pod, _)| !pods::is_injected(pod))?;
-    let message = format!(
-        "{pods} run without the sidecar: label the namespace mcpauth.dev/injection=enabled (or the pod \
-         template mcpauth.dev/inject=true) and restart the Deployment, as `kubectl rollout restart` does"
-    );
-    draft(false, reasons::PODS_NOT_INJECTED, message)
-}
-
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let (pod, problem) = selection.pods.iter().find_map(|(pod, sidecar)| {
         let problems = &sidecar.as_ref()?.problems;
@@ -115,28 +71,8 @@ fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
     draft(false, reasons::SIDECAR_PROBLEM, message)
 }
 
-/// A new leader does not know yet which sidecars there are: what its predecessor said holds for so long.
 fn awaited(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    if !selection.pods.iter().any(|pod| is_awaited(&pod)) {
-        return None;
-    }
-    let conditions = previous_status(selection.inputs).map(|status| &status.conditions[..]);
-    let previous = conditions
-        .unwrap_or_default()
-        .iter()
-        .find(|condition| condition.type_ == conditions::SIDECARS_SYNCED)?;
-    let holds = match previous.status.as_str() {
-        "True" => Some(true),
-        "False" => Some(false),
-        _ => None,
-    };
-    let message = previous.message.clone();
-    Some(ConditionDraft::new(
-        conditions::SIDECARS_SYNCED,
-        holds,
-        &previous.reason,
-        message,
-    ))
+    selection.kept_while_awaited(conditions::SIDECARS_SYNCED)
 }
 
 /// A pod that is starting beside others that serve, as in a rollout, is no fault.
@@ -164,16 +100,30 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
 
 /// True all the same: LiteLLM calls the server this way, though not with all that the resource says.
 fn configuration_differs(selection: &Selection<'_>) -> Option<ConditionDraft> {
-    let notices = selection.pods.iter().filter_map(|(_, sidecar)| {
-        let notices = &sidecar.as_ref()?.notices;
-        concerning(notices, selection.server())
-    });
-    let notice = notices.min()?;
-    draft(
-        true,
-        reasons::LITELLM_CONFIGURATION_DIFFERS,
-        notice.message.clone(),
-    )
+    let (_, notice) = first_notice(selection, |notice| notice.reason == CONFIGURATION_DIFFERS)?;
+    draft(true, reasons::LITELLM_CONFIGURATION_DIFFERS, notice.message)
+}
+
+/// Sidecars work, and something of LiteLLM's configuration should be looked at.
+fn notice(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let (pods, notice) = first_notice(selection, |notice| notice.reason != COOKIE_NEVER_ARRIVED)?;
+    let message = format!("{pods} report {}: {}", notice.reason, notice.message);
+    draft(true, reasons::SIDECAR_NOTICE, message)
+}
+
+/// The first notice of this kind, and the pods that report it.
+fn first_notice(
+    selection: &Selection<'_>,
+    is_wanted: impl Fn(&Problem) -> bool,
+) -> Option<(String, Problem)> {
+    let of_pod = |(_, sidecar): &SelectedPod| {
+        let notices = sidecar.as_ref()?.notices.iter();
+        let mut notices = notices.filter(|notice| is_wanted(notice) && concerns(notice, selection.server()));
+        notices.next().cloned()
+    };
+    let first = selection.pods.iter().filter_map(of_pod).min()?;
+    let pods = selection.list(|pod| of_pod(pod).as_ref() == Some(&first))?;
+    Some((pods, first))
 }
 
 fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
@@ -185,6 +135,11 @@ fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
         }
         Some(pods) => format!("all sidecars are up to date; {pods} starting"),
     };
+    let cookies = first_notice(selection, |notice| notice.reason == COOKIE_NEVER_ARRIVED);
+    let cookies =
+        cookies.map(|(pods, notice)| format!("{pods} report {}: {}", notice.reason, notice.message));
+    let message = [Some(message), warnings(selection), cookies];
+    let message = message.into_iter().flatten().collect::<Vec<_>>().join("; ");
     draft(true, reasons::SYNCED, message)
 }
 
@@ -192,29 +147,11 @@ fn is_up_to_date((_, sidecar): &&SelectedPod) -> bool {
     sidecar.as_ref().is_some_and(Sidecar::is_up_to_date)
 }
 
-fn is_awaited((_, sidecar): &&SelectedPod) -> bool {
-    sidecar.as_ref().is_some_and(|sidecar| sidecar.is_awaited)
-}
-
-/// Of this generation: one that changed is another task.
-fn previous_status<'a>(inputs: &StatusInputs<'a>) -> Option<&'a McpServerAuthStatus> {
-    let status = inputs.resource.status.as_ref();
-    status.filter(|status| status.observed_generation == inputs.resource.metadata.generation)
-}
-
 /// The first problem of the whole pod or of this server: one server's fault is not another's.
 fn concerning<'a>(problems: &'a [Problem], server: &str) -> Option<&'a Problem> {
-    let concerns = |problem: &&Problem| problem.server.as_deref().is_none_or(|name| name == server);
-    problems.iter().find(concerns)
+    problems.iter().find(|problem| concerns(problem, server))
 }
 
-fn list(names: &[String]) -> String {
-    let (listed, rest) = names.split_at(names.len().min(MAX_NAMED));
-    let pods = if names.len() == 1 { "pod" } else { "pods" };
-    let more = if rest.is_empty() {
-        String::new()
-    } else {
-        format!(" and {} more", rest.len())
-    };
-    format!("{pods} {}{more}", listed.join(", "))
+fn concerns(problem: &Problem, server: &str) -> bool {
+    problem.server.as_deref().is_none_or(|name| name == server)
 }

@@ -1,5 +1,6 @@
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_credentials::{DiscoveredServer, LastError, NotServedError, NotServedReason, TokenInUse};
+use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
 use mcp_auth_protocol::sync::Problem;
 
 use super::*;
@@ -31,7 +32,17 @@ fn synced() -> Sidecar {
     Sidecar {
         sent_revision: Some("1".into()),
         applied: Some("1".into()),
+        reachability: vec![learned("tools", Reachability::Answered)],
         ..Sidecar::default()
+    }
+}
+
+fn learned(server: &str, state: Reachability) -> ServerReachability {
+    ServerReachability {
+        server: server.into(),
+        state,
+        since: 1_795_435_200,
+        detail: String::new(),
     }
 }
 
@@ -42,6 +53,8 @@ struct Scenario<'a> {
     token: TokenSnapshot,
     audit_keys_problem: Option<String>,
     pods: Option<Vec<SelectedPod>>,
+    passed_over: Vec<Arc<PodMeta>>,
+    injection: InjectionFacts,
 }
 
 fn good(resource: &McpServerAuth) -> Scenario<'_> {
@@ -59,6 +72,13 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
         },
         audit_keys_problem: None,
         pods: Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(synced()))]),
+        passed_over: Vec::new(),
+        injection: InjectionFacts {
+            namespace_opted_in: Some(true),
+            webhook_called: true,
+            operator_started: now() - jiff::SignedDuration::from_hours(1),
+            webhook_port: 10250,
+        },
     }
 }
 
@@ -72,6 +92,8 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         resource: scenario.resource,
         issuance: &issuance,
         pods: scenario.pods.clone(),
+        passed_over: scenario.passed_over.clone(),
+        injection: scenario.injection.clone(),
     };
     super::status(&inputs, now)
 }
@@ -319,6 +341,223 @@ fn a_new_leader_leaves_the_condition_as_it_was_until_the_sidecars_have_come_back
     assert_eq!(
         condition(&status(&scenario, now()), conditions::SIDECARS_SYNCED).1,
         "SidecarsBehind"
+    );
+}
+
+/// One injected pod for each list of what its sidecar has learned.
+fn with_learned(learned: &[Vec<ServerReachability>]) -> Option<Vec<SelectedPod>> {
+    let pods = learned.iter().enumerate().map(|(index, learned)| {
+        let sidecar = Sidecar {
+            reachability: learned.clone(),
+            ..synced()
+        };
+        let name = format!("litellm-{index}");
+        (pod(&name, Some("mcpauth.dev/injected")), Some(sidecar))
+    });
+    Some(pods.collect())
+}
+
+#[test]
+fn a_server_that_one_pod_cannot_reach_is_not_reachable_and_the_message_says_what_to_do() {
+    let resource = resource("https://tools.example.com/mcp");
+    let untrusted = ServerReachability {
+        detail: "invalid peer certificate: UnknownIssuer".into(),
+        ..learned("tools", Reachability::CertificateNotTrusted)
+    };
+    let scenario = Scenario {
+        pods: with_learned(&[vec![learned("tools", Reachability::Answered)], vec![untrusted]]),
+        ..good(&resource)
+    };
+    let status = status(&scenario, now());
+    let (holds, reason, message) = condition(&status, conditions::SERVER_REACHABLE);
+    assert_eq!((&*holds, &*reason), ("False", "CertificateNotTrusted"));
+    for part in [
+        "pod litellm-1 ",
+        "https://tools.example.com/mcp",
+        "2026-11-23T12:00:00Z",
+        "UnknownIssuer",
+        "spec.server.tls.caBundle",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!(ready(&scenario), pair("False", "CertificateNotTrusted"));
+}
+
+#[test]
+fn ready_claims_that_litellm_reaches_the_server_only_once_a_sidecar_has() {
+    let resource = resource("https://tools.example.com/mcp");
+    let of = |learned: &[Vec<ServerReachability>]| {
+        let scenario = Scenario {
+            pods: with_learned(learned),
+            ..good(&resource)
+        };
+        let status = status(&scenario, now());
+        let (holds, _, message) = condition(&status, conditions::READY);
+        (condition(&status, conditions::SERVER_REACHABLE), holds, message)
+    };
+    // A sidecar of an earlier version says nothing, and another server is another's matter.
+    for unknown in [
+        vec![],
+        vec![learned("tools", Reachability::NotContacted)],
+        vec![learned("other", Reachability::ConnectionFailed)],
+    ] {
+        let ((holds, reason, _), ready, message) = of(&[unknown]);
+        assert_eq!((&*holds, &*reason), ("Unknown", "NotContacted"));
+        assert!(
+            ready == "True" && message.contains("none has spoken to the server yet"),
+            "{message}"
+        );
+    }
+    let ((_, reason, message), _, _) = of(&[vec![learned("tools", Reachability::Connected)], vec![]]);
+    assert_eq!(reason, "Connected");
+    assert!(message.contains("1 of 2"), "{message}");
+    let ((_, reason, _), _, message) = of(&[
+        vec![learned("tools", Reachability::Connected)],
+        vec![learned("tools", Reachability::Answered)],
+    ]);
+    assert_eq!(reason, "Answered");
+    assert!(message.contains("LiteLLM reaches tools"), "{message}");
+}
+
+/// A pod of this age, with an annotation.
+fn annotated(name: &str, seconds: i64, annotations: serde_json::Value) -> Arc<PodMeta> {
+    let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
+    let metadata =
+        serde_json::json!({"name": name, "annotations": annotations, "creationTimestamp": created});
+    Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+}
+
+fn synced_condition(scenario: &Scenario<'_>) -> (String, String) {
+    let (_, reason, message) = condition(&status(scenario, now()), conditions::SIDECARS_SYNCED);
+    (reason, message)
+}
+
+#[test]
+fn a_pod_that_was_left_alone_is_named_with_the_reason_and_no_label_is_asked_for() {
+    let resource = resource("https://tools.example.com/mcp");
+    let why = "LiteLlmTls: LiteLLM serves TLS itself (--ssl_keyfile_path)";
+    let left = annotated(
+        "litellm-1",
+        600,
+        serde_json::json!({"mcpauth.dev/not-injected": why}),
+    );
+    let mut scenario = good(&resource);
+    scenario.pods.as_mut().unwrap().push((left, None));
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.contains("pod litellm-1") && message.contains(why) && !message.contains("label"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_selector_that_matches_pods_is_never_said_to_match_none() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    scenario.pods = Some(Vec::new());
+    assert_eq!(synced_condition(&scenario).0, reasons::NO_PODS_SELECTED);
+    let skipped = serde_json::json!({"mcpauth.dev/skipped": "NotLiteLlm"});
+    scenario.passed_over = vec![annotated("postgres-0", 600, skipped)];
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_SKIPPED);
+    assert!(
+        message.contains("pod postgres-0 serves no LiteLLM API") && message.contains("mcpauth.dev/container"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_webhook_that_was_never_called_is_told_with_firewall_port_and_host_network() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let fresh = || annotated("litellm-1", 600, serde_json::json!({}));
+    scenario.pods = Some(vec![(fresh(), None)]);
+    scenario.injection.webhook_called = false;
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::WEBHOOK_NOT_REACHED);
+    for part in [
+        "pod litellm-1",
+        "firewall",
+        "port 10250",
+        "operator.hostNetwork=true",
+        "2026-11-23T11:00:00Z",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+
+    // Another replica was asked about a pod that is as young.
+    let marked = annotated("litellm-0", 500, serde_json::json!({"mcpauth.dev/injected": "1"}));
+    scenario.pods = Some(vec![(fresh(), None), (marked, Some(synced()))]);
+    assert_eq!(synced_condition(&scenario).0, reasons::PODS_NOT_INJECTED);
+    // Before the operator started nobody could have been asked.
+    scenario.pods = Some(vec![(annotated("litellm-1", 3601, serde_json::json!({})), None)]);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.contains("rollout restart") && !message.contains("label the namespace"),
+        "{message}"
+    );
+    // A namespace without the label is never asked about.
+    scenario.pods = Some(vec![(fresh(), None)]);
+    scenario.injection.namespace_opted_in = Some(false);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.contains("label the namespace mcpauth.dev/injection=enabled"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_warning_of_an_injected_pod_stands_in_the_status_and_is_no_fault() {
+    let resource = resource("https://tools.example.com/mcp");
+    let text = "EgressProxy: HTTPS_PROXY does not apply\nLowPort: port 80";
+    let annotations = serde_json::json!({"mcpauth.dev/injected": "1", "mcpauth.dev/warnings": text});
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![(annotated("litellm-0", 600, annotations), Some(synced()))]);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::SYNCED);
+    assert!(
+        message.ends_with(
+            "pod litellm-0 injected with a warning: EgressProxy: HTTPS_PROXY does not apply; LowPort: port 80"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_a_sidecar_wants_to_be_known_is_told_while_the_server_is_reached() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut sidecar = synced();
+    sidecar.notices = vec![
+        Problem::new("StaticHeaderDropped", "of another").for_server("other"),
+        Problem::new("ServerUnderOtherName", "mcp_servers.crm has its URL").for_server("tools"),
+    ];
+    let pod = pod("a", Some("mcpauth.dev/injected"));
+    scenario.pods = Some(vec![(pod, Some(sidecar))]);
+    assert_eq!(ready(&scenario), pair("True", reasons::SIDECAR_NOTICE));
+    let (_, message) = synced_condition(&scenario);
+    assert!(
+        message.contains("pod a report ServerUnderOtherName: mcp_servers.crm"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_cookie_that_never_arrives_is_told_and_leaves_the_resource_ready() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut sidecar = synced();
+    sidecar.notices = vec![Problem::new("CookieNeverArrived", "no request carried sid").for_server("tools")];
+    scenario.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    assert_eq!(ready(&scenario), pair("True", reasons::READY));
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::SYNCED);
+    assert!(
+        message.ends_with("pod a report CookieNeverArrived: no request carried sid"),
+        "{message}"
     );
 }
 

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
@@ -23,14 +23,16 @@ use tracing::{instrument, warn};
 
 use super::events::events;
 use super::write_records::WriteRecords;
-use super::{SelectedPod, StatusInputs, fleet, status};
+use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
 use crate::api_server::with_deadline;
 use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
 use crate::metrics::{Metrics, ResourceState};
-use crate::pods::{Pods, ought_to_be_injected};
+use crate::namespaces::Namespaces;
+use crate::pods::{PodMeta, Pods, is_injected, is_terminating, ought_to_be_injected};
 use crate::resources::object_ref;
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
+use crate::webhook_calls::WebhookCalls;
 
 /// Field manager of the status.
 const MANAGER: &str = "mcp-auth-operator";
@@ -49,6 +51,8 @@ pub struct StatusWriter {
     credentials: Credentials,
     pods: Pods,
     sidecars: Sidecars,
+    webhook: WebhookCalls,
+    namespaces: Namespaces,
     metrics: Metrics,
     recorder: Recorder,
     records: WriteRecords,
@@ -103,19 +107,18 @@ pub async fn run(
 impl StatusWriter {
     pub fn new(
         client: Client,
-        identity: &str,
+        recorder: Recorder,
         clock: Clock,
         credentials: Credentials,
         pods: Pods,
         sidecars: Sidecars,
+        webhook: WebhookCalls,
         metrics: Metrics,
     ) -> Self {
-        let reporter = Reporter {
-            controller: "mcp-auth-operator".into(),
-            instance: Some(identity.to_owned()),
-        };
         Self {
-            recorder: Recorder::new(client.clone(), reporter),
+            recorder,
+            webhook,
+            namespaces: Namespaces::new(client.clone()),
             client,
             clock,
             credentials,
@@ -138,10 +141,24 @@ impl StatusWriter {
         if self.records.last_written(resource).is_none() && is_said_already(resource, &state.issuance) {
             return Ok(Action::await_change());
         }
+        let (selected, passed_over) = self.selected_pods(resource, &resource_ref);
+        let lacks_sidecar = |(pod, _): &SelectedPod| !is_injected(pod);
+        let is_any_without = selected.iter().flatten().any(lacks_sidecar);
+        let namespace_opted_in = match is_any_without {
+            true => self.namespaces.has_opted_in(&resource_ref.namespace).await,
+            false => None,
+        };
         let inputs = StatusInputs {
             resource,
             issuance: &state.issuance,
-            pods: self.selected_pods(resource, &resource_ref),
+            pods: selected,
+            passed_over,
+            injection: InjectionFacts {
+                namespace_opted_in,
+                webhook_called: self.webhook.is_called(),
+                operator_started: self.webhook.started,
+                webhook_port: self.webhook.port,
+            },
         };
         let new_status = status(&inputs, self.clock.now());
         // Sidecars that may still be applying the newest snapshot are checked once more.
@@ -171,16 +188,19 @@ impl StatusWriter {
         &self,
         resource: &McpServerAuth,
         resource_ref: &ResourceRef,
-    ) -> Option<Vec<SelectedPod>> {
-        let pods = self.pods.in_namespace(&resource_ref.namespace)?.into_iter();
-        let selected = pods
-            .filter(|pod| ought_to_be_injected(pod))
-            .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()));
-        let with_sidecar = selected.map(|pod| {
+    ) -> (Option<Vec<SelectedPod>>, Vec<Arc<PodMeta>>) {
+        let Some(pods) = self.pods.in_namespace(&resource_ref.namespace) else {
+            return (None, Vec::new());
+        };
+        let matching = pods
+            .into_iter()
+            .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()) && !is_terminating(pod));
+        let (selected, passed_over): (Vec<_>, Vec<_>) = matching.partition(|pod| ought_to_be_injected(pod));
+        let with_sidecar = selected.into_iter().map(|pod| {
             let sidecar = pod.uid().and_then(|uid| self.sidecars.get(&uid));
             (pod, sidecar)
         });
-        Some(with_sidecar.collect())
+        (Some(with_sidecar.collect()), passed_over)
     }
 
     fn set_metrics(

@@ -4,6 +4,7 @@
 
 mod api_server;
 mod documentation;
+mod generated;
 mod input;
 mod properties;
 mod snapshots;

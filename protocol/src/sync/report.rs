@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::lenient;
+use crate::reachability::ServerReachability;
 
 /// The state of one sidecar.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -46,6 +47,13 @@ pub struct Report {
         deserialize_with = "lenient::readable_entries"
     )]
     pub refused: Vec<RejectedToken>,
+    /// What the sidecar has learned of each server of the snapshot in use. None of a sidecar that is too old to say.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::readable_entries"
+    )]
+    pub reachability: Vec<ServerReachability>,
 }
 
 /// A token that an MCP server rejected: the operator is to request a better one, once for all sidecars that

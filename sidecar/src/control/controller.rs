@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{
     Credential, Pod, Problem, Report, Route, Server, Snapshot, UnreadablePart, UnreadableServer,
 };
@@ -14,13 +15,19 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use secrecy::SecretString;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::control::litellm::ProbeResult;
 use crate::control::litellm_config::restart::{Loaded, Restart};
+use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::litellm_config::write::write;
 use crate::control::litellm_config::{Input, Overlay, render};
 use crate::control::outbound_secret::OutboundSecret;
+use crate::control::reachability_reports::ReachabilityReports;
+
+/// [`Credential::Unavailable::reason`] of a token that is being requested.
+const PENDING: &str = "Pending";
 
 /// Takes over routes and credentials. Called with the complete list each time; answers what is wrong with it.
 pub trait DataPath {
@@ -29,6 +36,11 @@ pub trait DataPath {
     /// Takes over the key of fingerprints in the audit log.
     fn set_fingerprint_key(&self, key: &SecretString);
 
+    /// What is known of each server, sorted by name.
+    fn reachability(&self) -> Vec<ServerReachability>;
+
+    /// What should be known of the servers although they are served.
+    fn notices(&self) -> Vec<Problem>;
     /// What LiteLLM calls these servers beside their names.
     fn set_aliases(&self, aliases: Vec<String>);
 }
@@ -46,20 +58,23 @@ pub struct ControlSettings {
     pub inbound: bool,
     /// As in [`Input::auth_blocks`].
     pub auth_blocks: bool,
+    pub static_headers: StaticHeaders,
 }
 
 pub struct Controller<P> {
     settings: ControlSettings,
     data_path: P,
     routes: Vec<Route>,
-    /// Whether a snapshot has come and gives every route a credential.
-    authenticated: bool,
+    /// Whether a snapshot has come and gives every route a credential, or says why there is none.
+    tokens_settled: bool,
     overlay: Option<Overlay>,
     overlay_problems: Vec<Problem>,
-    notices: Vec<Problem>,
+    overlay_notices: Vec<Problem>,
+    route_notices: Vec<Problem>,
     route_problems: Vec<Problem>,
     litellm_problem: Option<Problem>,
     restart: Restart,
+    reachability: ReachabilityReports,
     reports: watch::Sender<Report>,
     metrics: Metrics,
 }
@@ -115,7 +130,7 @@ impl<P: DataPath> Controller<P> {
             client_certificate: None,
             declined: None,
             credential: Credential::Unavailable {
-                reason: "Pending".into(),
+                reason: PENDING.into(),
                 message: "no credential has arrived from the operator yet".into(),
                 keep: false,
             },
@@ -126,14 +141,16 @@ impl<P: DataPath> Controller<P> {
         Self {
             settings,
             data_path,
-            authenticated: false,
+            tokens_settled: false,
             routes,
             overlay: None,
             overlay_problems: Vec::new(),
-            notices: Vec::new(),
+            overlay_notices: Vec::new(),
+            route_notices: Vec::new(),
             route_problems,
             litellm_problem: None,
             restart: Restart::resume(loaded),
+            reachability: ReachabilityReports::default(),
             reports,
             metrics,
         }
@@ -149,8 +166,7 @@ impl<P: DataPath> Controller<P> {
         problems.extend(snapshot.unreadable.iter().map(too_old_for));
         log_changes(&self.route_problems, &problems);
         self.route_problems = problems;
-        let is_bearer = |server: &Server| matches!(server.credential, Credential::Bearer { .. });
-        self.authenticated = snapshot.servers.iter().all(is_bearer);
+        self.tokens_settled = !snapshot.servers.iter().any(is_awaited);
         self.routes = snapshot.servers.into_iter().map(|server| server.route).collect();
         if self.overlay.is_some() {
             self.render();
@@ -158,9 +174,10 @@ impl<P: DataPath> Controller<P> {
         self.publish();
     }
 
-    /// Whether discovery would succeed if LiteLLM started now, as far as tokens go.
-    pub fn is_authenticated(&self) -> bool {
-        self.authenticated
+    /// Whether discovery would succeed if LiteLLM started now, as far as tokens go that are to be had: a resource that
+    /// is wrong holds up no start.
+    pub fn are_tokens_settled(&self) -> bool {
+        self.tokens_settled
     }
 
     /// Renders the overlay from the user's configuration as it is now and writes it. True if LiteLLM can read
@@ -173,9 +190,11 @@ impl<P: DataPath> Controller<P> {
             outbound: self.settings.outbound,
             outbound_secret: &self.settings.outbound_secret,
             auth_blocks: self.settings.auth_blocks,
+            static_headers: &self.settings.static_headers,
         });
         let mut problems = overlay.problems.clone();
-        let notices = overlay.notices.clone();
+        log_changes(&self.overlay_notices, &overlay.notices);
+        self.overlay_notices = overlay.notices.clone();
         self.data_path.set_aliases(overlay.aliases.clone());
         let in_place =
             match self.write_overlay(overlay) {
@@ -194,8 +213,6 @@ impl<P: DataPath> Controller<P> {
             };
         log_changes(&self.overlay_problems, &problems);
         self.overlay_problems = problems;
-        log_changes(&self.notices, &notices);
-        self.notices = notices;
         self.publish();
         in_place
     }
@@ -235,6 +252,17 @@ impl<P: DataPath> Controller<P> {
         self.publish();
     }
 
+    /// Takes over what calls and connection checks have shown of the servers.
+    pub fn observe_servers(&mut self, now: Instant) {
+        let is_news = self.reachability.update(self.data_path.reachability(), now);
+        let notices = self.data_path.notices();
+        if is_news || notices != self.route_notices {
+            log_changes(&self.route_notices, &notices);
+            self.route_notices = notices;
+            self.publish();
+        }
+    }
+
     fn write_overlay(&mut self, overlay: Overlay) -> io::Result<()> {
         if overlay.write()? {
             let servers = overlay.servers.len();
@@ -257,6 +285,8 @@ impl<P: DataPath> Controller<P> {
         let mut problems: Vec<_> = from_routes.chain(&self.litellm_problem).cloned().collect();
         problems.sort();
         problems.dedup();
+        let mut notices = [&self.overlay_notices[..], &self.route_notices].concat();
+        notices.sort();
         self.metrics
             .restart_needed
             .set(i64::try_from(restart_needed_for.len()).unwrap_or(i64::MAX));
@@ -264,14 +294,26 @@ impl<P: DataPath> Controller<P> {
             .problems
             .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
         self.reports.send_if_modified(|report| {
+            let reachability = self.reachability.reported();
             let is_changed = report.restart_needed_for != restart_needed_for
                 || report.problems != problems
-                || report.notices != self.notices;
+                || report.notices != notices
+                || report.reachability != reachability;
             report.restart_needed_for = restart_needed_for;
             report.problems = problems;
-            report.notices.clone_from(&self.notices);
+            report.notices = notices;
+            report.reachability = reachability;
             is_changed
         });
+    }
+}
+
+/// Whether the token is under way. What the operator gives another reason for has failed: it comes when somebody
+/// mends it, and LiteLLM finds the tools then.
+fn is_awaited(server: &Server) -> bool {
+    match &server.credential {
+        Credential::Bearer { .. } => false,
+        Credential::Unavailable { reason, .. } => reason == PENDING,
     }
 }
 

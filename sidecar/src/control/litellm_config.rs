@@ -19,6 +19,7 @@ pub mod parse;
 pub mod registration;
 pub mod restart;
 pub mod server_id;
+pub mod static_headers;
 pub mod tag_resolution;
 pub mod write;
 
@@ -35,7 +36,8 @@ use super::outbound_secret::OutboundSecret;
 use config::Config;
 use entry::{Address, EntryError, Managed, Surroundings};
 use error::{ConfigError, ConfigFileError};
-use node::{Budget, Mapping, Node};
+use node::{Budget, Mapping, Node, Pair};
+use static_headers::StaticHeaders;
 
 /// Key of an entry of `mcp_servers` that says how the server is authenticated to, where mcp-auth reads it
 /// there (`mcp-auth exec`).
@@ -55,6 +57,8 @@ pub struct Input<'a> {
     pub outbound_secret: &'a OutboundSecret,
     /// Whether [`AUTH_BLOCK`] in the entry of a server is for mcp-auth, and so kept from LiteLLM.
     pub auth_blocks: bool,
+    /// What the keys of gateways in `static_headers` are called on their way through LiteLLM.
+    pub static_headers: &'a StaticHeaders,
 }
 
 /// The overlay, ready to be written.
@@ -67,7 +71,8 @@ pub struct Overlay {
     /// What LiteLLM calls them beside their names.
     pub aliases: Vec<String>,
     pub problems: Vec<Problem>,
-    /// What resources and the user's configuration contradict each other in.
+    /// What keeps nothing from working and should be known all the same, such as what resources and the user's
+    /// configuration contradict each other in.
     pub notices: Vec<Problem>,
 }
 
@@ -177,6 +182,9 @@ fn merge(
             *entry = without_auth_block(entry, budget)?;
         }
     }
+    remarks
+        .notices
+        .extend(under_other_names(&pairs, input.routes, budget)?);
     let aliases = mapped_aliases(config, budget)?;
     let names = names(&pairs, &aliases, input.routes, budget)?;
     for route in input.routes {
@@ -188,12 +196,13 @@ fn merge(
             mapped_alias: aliases.get(&route.server).map(String::as_str),
             taken_names: &taken_names(&names, route),
             outbound_secret: input.outbound_secret,
+            static_headers: input.static_headers,
         };
         match managed(route, original, input.outbound, surroundings, budget) {
             Ok((managed, address)) => {
                 remarks.aliases.extend(managed.alias);
                 remarks.problems.extend(managed.problems);
-                remarks.notices.extend(managed.notice);
+                remarks.notices.extend(managed.notices);
                 servers.insert(route.server.clone(), address);
                 match position {
                     Some(position) => pairs[position].1 = managed.node,
@@ -211,6 +220,47 @@ fn merge(
         }
     }
     Ok(Node::mapping(pairs))
+}
+
+/// The user's entries that have the URL of a managed server under another name: by those LiteLLM calls it past the
+/// sidecar.
+fn under_other_names(
+    pairs: &[Pair],
+    routes: &[Route],
+    budget: &mut Budget,
+) -> Result<Vec<Problem>, ConfigError> {
+    let mut notices = Vec::new();
+    for (key, entry) in pairs {
+        let (Some(name), Some(mapping)) = (key.as_str(), entry.as_mapping()) else {
+            continue;
+        };
+        if routes.iter().any(|route| route.server == name) {
+            continue;
+        }
+        let url = mapping.get("url", budget)?;
+        let Some(url) = url.as_ref().and_then(|url| url.as_str()) else {
+            continue;
+        };
+        notices.extend(routes.iter().filter(|route| is_same_url(&route.url, url)).map(|route| {
+            let message = format!(
+                "mcp_servers.{name} of LiteLLM's configuration has the URL of McpServerAuth {} under another name, and \
+                 LiteLLM calls it there without a token: set spec.server.name to {name}, or remove that entry",
+                route.resource
+            );
+            Problem::new("ServerUnderOtherName", message).for_server(&route.server)
+        }));
+    }
+    Ok(notices)
+}
+
+/// A slash at the end makes no other server.
+fn is_same_url(one: &str, other: &str) -> bool {
+    let read = |text: &str| {
+        let url = url::Url::parse(text.trim()).ok()?;
+        let path = url.path().trim_end_matches('/').to_owned();
+        Some((url.origin(), path, url.query().map(str::to_owned)))
+    };
+    read(one).is_some_and(|url| read(other) == Some(url))
 }
 
 /// The server's entry, rewritten or added, and where it leads.
@@ -347,6 +397,7 @@ mcp_servers:
             outbound: "127.0.0.1:16481".parse().unwrap(),
             outbound_secret: &OutboundSecret::generate(),
             auth_blocks,
+            static_headers: &StaticHeaders::resume(folder.path()),
         });
         assert_eq!(overlay.problems, []);
         overlay.files[0].1.clone()

@@ -173,9 +173,14 @@ impl Inbound {
         let websocket = request.method() == Method::GET && hop_by_hop::wants_websocket(request.headers());
         to_origin_form(&mut request, &self.litellm.host);
         let lists_by_server_header = is_list_path(request.uri().path());
+        // Probes and pages of the user interface need no user.
+        let may_call_tools = request.method() == Method::POST;
         let headers = request.headers_mut();
         // Before hop-by-hop headers are removed: a user's header counts even if `Connection` names it.
         let context = self.context(headers)?;
+        if may_call_tools {
+            self.routes.count_cookies(context.as_ref());
+        }
         let table = self.routes.table();
         hop_by_hop::strip_request(headers, |name| is_forgeable(name, &table));
         drop(table);

@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use sha2::{Digest, Sha256};
 
 use crate::proxy::error::TokenOwner;
 use crate::proxy::user_context::Gathered;
@@ -71,6 +72,7 @@ struct Counters {
     contexts: [Counter; ContextResult::ALL.len()],
     duplicates: Counter,
     malformed: Counter,
+    cookies: Family<CookieLabels, Counter>,
     context_copies_dropped: Counter,
     errors: Family<ErrorLabels, Counter>,
     connects: Family<ServerLabels, Counter>,
@@ -120,6 +122,11 @@ struct ContextLabels {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct DroppedLabels {
     cause: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CookieLabels {
+    name: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -205,6 +212,12 @@ impl Metrics {
             "Allow-listed cookies and headers left out because the request states them twice or malformed",
             dropped.clone(),
         );
+        let cookies = Family::<CookieLabels, Counter>::default();
+        registry.register(
+            "cookies",
+            "Users' requests that carried an allow-listed cookie, by the fingerprint of its name",
+            cookies.clone(),
+        );
         let context_copies_dropped = Counter::default();
         registry.register(
             "context_copies_dropped",
@@ -258,6 +271,7 @@ impl Metrics {
             malformed: dropped("malformed"),
             context_copies_dropped,
             errors,
+            cookies,
             connects,
             calls,
             durations,
@@ -363,6 +377,14 @@ impl Metrics {
 
     pub(crate) fn waiting(&self) -> &Gauge {
         &self.0.waiting
+    }
+
+    /// Requests with a cookie of this name. The label is the beginning of the name's SHA-256: what a site calls its
+    /// session is nothing to be spread.
+    pub fn cookie_arrivals(&self, name: &[u8]) -> Counter {
+        let digest: [u8; 32] = Sha256::digest(name).into();
+        let name = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        self.0.cookies.get_or_create_owned(&CookieLabels { name })
     }
 
     /// `server` is a configured name.

@@ -38,6 +38,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::control::exchange_client::TokenExchanger;
+use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::http::framing;
 use crate::http::request_body::RequestBody;
@@ -71,6 +72,8 @@ pub struct Outbound {
     secret: OutboundSecret,
     audit_log: AuditLog,
     metrics: Metrics,
+    /// Absent where LiteLLM's configuration is not seen.
+    static_headers: Option<StaticHeaders>,
 }
 
 /// How the server answered, as far as the token is concerned.
@@ -104,6 +107,15 @@ impl Outbound {
             secret,
             audit_log,
             metrics,
+            static_headers: None,
+        }
+    }
+
+    /// With what the overlay calls the keys of gateways in LiteLLM's configuration.
+    pub fn with_static_headers(self, static_headers: StaticHeaders) -> Self {
+        Self {
+            static_headers: Some(static_headers),
+            ..self
         }
     }
 
@@ -196,7 +208,7 @@ impl Outbound {
         &self,
         worker: usize,
         server: &Arc<McpServer>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         call: &mut Call,
     ) -> Result<Response<ResponseBody>, OutboundError> {
         let (usable, path) = match route_request(server, request.method(), request.uri()) {
@@ -225,7 +237,10 @@ impl Outbound {
         let has_user = subject.is_some() || usable.exchange.is_none() && !user.is_empty();
         let missing = MissingUser::find(usable, has_user, invalid);
         call.record(|audited| audited.set_context(context));
+        let of_configuration = self.static_headers.as_ref();
+        let of_configuration = of_configuration.map(|names| names.take(request.headers_mut()));
         let mut replayable = ReplayableRequest::new(server, usable, request, path, user, missing).await?;
+        replayable.add_headers(of_configuration.unwrap_or_default());
         call.record(|audited| replayable.record_body(audited));
         let mut selected = match self.token_selector.select(server, usable, subject).await {
             Ok(selected) => selected,
@@ -305,6 +320,7 @@ impl Outbound {
     ) -> Result<ServerAnswer, OutboundError> {
         let server = &selected.server;
         let usable = server.require_usable()?;
+        let begins_session = replayable.begins_session(usable);
         let request = replayable
             .request(usable, &selected.token)
             .ok_or(ProxyError::BodyUnreadable)?;
@@ -316,8 +332,14 @@ impl Outbound {
             Err(error) if error.kept_connection_ended && replayable.is_idempotent() => {
                 return Ok(ServerAnswer::ConnectionEnded(send_error(server, *error)));
             }
-            Err(error) => return Err(send_error(server, *error)),
+            Err(error) => {
+                usable.reachability.record_failure(&error.cause);
+                return Err(send_error(server, *error));
+            }
         };
+        usable
+            .reachability
+            .record_answer(response.status(), begins_session);
         if selected.token.is_bound()
             && let Some(nonce) = auth_outcome::nonce(response.headers())
         {

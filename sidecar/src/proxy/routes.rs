@@ -6,7 +6,10 @@
 
 pub mod access_token;
 mod announced_endpoints;
+pub mod connection_checks;
+mod cookie_arrivals;
 mod mcp_server;
+mod reachability;
 mod rejection_reports;
 mod sessions;
 
@@ -17,16 +20,18 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderName;
 use mcp_auth_protocol::pod::CONTEXT_HEADER;
+use mcp_auth_protocol::reachability::ServerReachability;
 use mcp_auth_protocol::sync::{self, RejectionCause, Report};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::http::tls::TlsConfigs;
 use crate::proxy::metrics::Metrics;
-use crate::proxy::user_context::Allowlist;
+use crate::proxy::user_context::{Allowlist, Context};
 
 use access_token::AccessToken;
 pub use announced_endpoints::{AnnouncedEndpoints, Announcement};
+use cookie_arrivals::CookieArrivals;
 pub use mcp_server::{
     AuditSettings, AuditUserSource, McpServer, RouteError, ServerState, ServiceCredential, UsableServer,
     outbound_path,
@@ -45,6 +50,7 @@ struct RoutesInner {
     metrics: Metrics,
     trust: TlsConfigs,
     rejections: RejectionReports,
+    cookie_arrivals: CookieArrivals,
     /// Notifies the requests that wait for a token whenever they should look again.
     changes: watch::Sender<()>,
     /// What LiteLLM calls the servers beside their names. Serializes writers, so that each sees the table it replaces;
@@ -78,6 +84,7 @@ impl Routes {
             metrics,
             trust: TlsConfigs::default(),
             rejections: RejectionReports::new(reports),
+            cookie_arrivals: CookieArrivals::default(),
             changes: watch::Sender::new(()),
             aliases: Mutex::default(),
         }))
@@ -105,6 +112,9 @@ impl Routes {
         problems.sort_unstable();
         let is_audited = servers.values().any(|server| server.audit.is_some());
         let allowed = Allowlist::union(servers.values().filter_map(|server| server.sealed()));
+        let usable = || servers.values().filter_map(|server| server.usable());
+        let cookies = usable().flat_map(|usable| usable.allowed.cookies());
+        self.0.cookie_arrivals.set(cookies, &self.0.metrics);
         let mut context_headers: Vec<_> = servers
             .values()
             .filter_map(|server| {
@@ -126,6 +136,40 @@ impl Routes {
             .retain(|server, token| self.is_in_use(server, token));
         self.0.changes.send_replace(());
         problems
+    }
+
+    /// What is known of each server that can be used, sorted by name.
+    pub fn reachability(&self) -> Vec<ServerReachability> {
+        let table = self.table();
+        let servers = table.servers.values();
+        let mut all: Vec<_> = servers
+            .filter_map(|server| Some(server.usable()?.reachability.report(&server.name)))
+            .collect();
+        all.sort_unstable_by(|a, b| a.server.cmp(&b.server));
+        all
+    }
+
+    /// Counts the cookies of a user's request.
+    pub fn count_cookies(&self, context: Option<&Context>) {
+        self.0.cookie_arrivals.record(context);
+    }
+
+    /// The allow-listed cookies that never come.
+    pub fn notices(&self) -> Vec<sync::Problem> {
+        let table = self.table();
+        let usable = table
+            .servers
+            .values()
+            .filter_map(|server| Some((server, server.usable()?)));
+        let mut notices: Vec<_> = usable
+            .flat_map(|(server, usable)| {
+                let missing = |name| self.0.cookie_arrivals.missing_in(name).is_some();
+                let missing = usable.allowed.cookies().filter(move |name| missing(name));
+                missing.map(|name| missing_cookie(server, name))
+            })
+            .collect();
+        notices.sort_unstable();
+        notices
     }
 
     /// Takes over what LiteLLM calls the servers beside their names.
@@ -223,6 +267,17 @@ impl RouteTable {
     pub fn context_headers(&self) -> &[(HeaderName, Allowlist)] {
         &self.context_headers
     }
+}
+
+/// Without a number, so that the same is not reported again with each request.
+fn missing_cookie(server: &McpServer, name: &[u8]) -> sync::Problem {
+    let name = String::from_utf8_lossy(name);
+    let message = format!(
+        "no request of a user has carried the cookie {name} of spec.cookiePassthrough of McpServerAuth {} so far: \
+         compare its name, upper and lower case too, and see that the front end passes it on to LiteLLM",
+        server.resource
+    );
+    sync::Problem::new("CookieNeverArrived", message).for_server(&*server.name)
 }
 
 /// Names that LiteLLM reads itself, whatever a server is called.

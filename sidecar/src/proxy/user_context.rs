@@ -94,6 +94,11 @@ impl Allowlist {
             .is_ok()
     }
 
+    /// Names of the cookies.
+    pub fn cookies(&self) -> impl Iterator<Item = &[u8]> {
+        self.cookies.iter().map(|name| &**name)
+    }
+
     pub fn header(&self, name: &[u8]) -> bool {
         self.headers.iter().any(|one| one.as_str().as_bytes() == name)
     }

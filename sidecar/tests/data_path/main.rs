@@ -21,6 +21,7 @@ mod mcp;
 mod metrics;
 mod outbound;
 mod proofs;
+mod reachability;
 mod refusals;
 mod refused_users;
 mod scene;

@@ -281,3 +281,33 @@ async fn until_not_found(sidecar: &Sidecar, path: &str) {
         .await
         .expect("what was announced ends with its stream");
 }
+
+/// As LiteLLM sends it: by the name of the overlay, beside one that a client made it pass on.
+#[tokio::test]
+async fn a_gateways_key_of_litellms_configuration_arrives_and_a_clients_does_not() {
+    let upstream = Scripted::echo().await;
+    let sidecar = Sidecar::start(
+        unused_address().await,
+        &[server(&format!("http://{}/mcp", upstream.address))],
+    );
+    let overlay_name = sidecar
+        .static_headers
+        .overlay_name("Ocp-Apim-Subscription-Key")
+        .unwrap();
+    let request = Request::post("/tools/mcp")
+        .header(overlay_name, "of the gateway")
+        .header("ocp-apim-subscription-key", "of a client")
+        .header("x-api-key", "of a client")
+        .header("mcpauth-static-0-x-goog-api-key", "forged");
+    bytes(send(sidecar.outbound, request, whole("{}")).await).await;
+    let seen = upstream.only().headers;
+    let keys: Vec<_> = listed(&seen)
+        .into_iter()
+        .filter(|(name, _)| name.contains("key") || name.starts_with("mcpauth"))
+        .collect();
+    let expected = (
+        "ocp-apim-subscription-key".to_owned(),
+        "of the gateway".to_owned(),
+    );
+    assert_eq!(keys, [expected]);
+}

@@ -7,6 +7,7 @@ mod threads;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use mcp_auth_protocol::sync::{
 };
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
+use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
@@ -56,6 +58,7 @@ pub struct Sidecar {
     pub reports: watch::Receiver<Report>,
     pub sealer: Arc<Sealer>,
     pub audit_log: AuditLog,
+    pub static_headers: StaticHeaders,
     workers: Option<Workers>,
 }
 
@@ -145,6 +148,8 @@ impl Sidecar {
         };
         let audit_log = AuditLog::start(&pod, output, Fingerprinter::new(), metrics.clone());
         let (sealer, drain) = (Arc::new(Sealer::new()), Drain::default());
+        // Nothing is kept for a next process.
+        let static_headers = StaticHeaders::resume(Path::new("/nonexistent"));
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let sockets = Sockets::bind(Some(any), any, workers).unwrap();
         let (inbound, outbound) = (sockets.inbound().unwrap(), sockets.outbound());
@@ -165,7 +170,8 @@ impl Sidecar {
             limits,
             audit_log.clone(),
             metrics,
-        );
+        )
+        .with_static_headers(static_headers.clone());
         let workers = Workers::start(sockets, Some(Arc::new(in_half)), Arc::new(out_half)).unwrap();
         Self {
             inbound,
@@ -176,6 +182,7 @@ impl Sidecar {
             reports,
             sealer,
             audit_log,
+            static_headers,
             workers: Some(workers),
         }
     }

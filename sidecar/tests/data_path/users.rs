@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use mcp_auth_protocol::sync::{Server, UserContext};
 use tokio::sync::OnceCell;
 
-use crate::scene::{Body, Scripted, Sidecar, bytes, send, server, whole};
+use crate::scene::{Body, Scripted, Sidecar, bytes, get, send, server, whole};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#;
 
@@ -161,4 +161,37 @@ async fn a_context_of_another_process_or_beside_another_calls_nothing() {
     let second = Sidecar::start(litellm.address, &[server(&url)]);
     assert_eq!(ask(&second, &[&context]).await.0, 403);
     assert_eq!(upstream.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_cookie_that_never_arrives_is_told_until_it_does() {
+    let litellm = Scripted::echo().await;
+    let sidecar = Sidecar::start(litellm.address, &[server("http://127.0.0.1:9/mcp")]);
+    let ask = async |cookie: &'static str| {
+        let request = Request::post("/v1/chat/completions").header("cookie", cookie);
+        bytes(send(sidecar.inbound, request, whole("{}")).await).await;
+    };
+    for _ in 0..99 {
+        ask("Session_Id=of-another-case").await;
+    }
+    assert_eq!(sidecar.routes.notices(), [], "too few to say so");
+    // What cannot call a tool says nothing either way.
+    bytes(get(sidecar.inbound, "/health/liveliness").await).await;
+    assert_eq!(sidecar.routes.notices(), []);
+    ask("").await;
+    let notices = sidecar.routes.notices();
+    let [notice] = &notices[..] else {
+        panic!("{notices:?}")
+    };
+    assert_eq!(
+        (&*notice.reason, notice.server.as_deref()),
+        ("CookieNeverArrived", Some("tools"))
+    );
+    assert!(notice.message.contains("session_id"), "{notice:?}");
+    // printf %s session_id | sha256sum
+    let metric = r#"mcpauth_sidecar_cookies_total{name="5c3a09bf"}"#;
+    assert_eq!(sidecar.metric(metric), 0);
+    ask("session_id=s-1").await;
+    assert_eq!(sidecar.routes.notices(), []);
+    assert_eq!(sidecar.metric(metric), 1);
 }

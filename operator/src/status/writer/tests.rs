@@ -7,6 +7,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post};
+use jiff::Timestamp;
+use kube::runtime::events::Reporter;
 use kube::runtime::{reflector, watcher};
 use mcp_auth_crds::reasons;
 use mcp_auth_credentials::{
@@ -15,6 +17,7 @@ use mcp_auth_credentials::{
 use serde_json::{Value, json};
 
 use super::*;
+use crate::workload_events::WorkloadEvents;
 
 /// Longest wait for what has to come. Nothing here takes long; this ends a test that would hang.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -114,14 +117,20 @@ impl World {
         let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
         let changes = Changes::default();
         let credentials = Credentials::new(changes.clone(), mpsc::unbounded_channel().0);
-        let (pods, _) = Pods::new(client.clone(), changes);
+        let reporter = Reporter {
+            controller: "mcp-auth-operator".into(),
+            instance: None,
+        };
+        let recorder = Recorder::new(client.clone(), reporter);
+        let (pods, _) = Pods::new(client.clone(), changes, WorkloadEvents::unread());
         let writer = StatusWriter::new(
             client,
-            "operator-1",
+            recorder,
             Clock::system(),
             credentials.clone(),
             pods,
             Sidecars::new().0,
+            WebhookCalls::new(Timestamp::now(), 10250),
             Metrics::default(),
         );
         Self {

@@ -28,6 +28,14 @@ impl DataPath for Applied {
     }
 
     fn set_fingerprint_key(&self, _: &SecretString) {}
+
+    fn reachability(&self) -> Vec<ServerReachability> {
+        Vec::new()
+    }
+
+    fn notices(&self) -> Vec<Problem> {
+        Vec::new()
+    }
 }
 
 struct Pod {
@@ -70,7 +78,7 @@ fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
             }
         } else {
             Credential::Unavailable {
-                reason: "TokenRequestFailed".into(),
+                reason: "Pending".into(),
                 message: "no".into(),
                 keep: false,
             }
@@ -98,6 +106,7 @@ fn control(
         outbound_secret: OutboundSecret::generate(),
         inbound: true,
         auth_blocks: false,
+        static_headers: StaticHeaders::resume(folder),
     };
     Controller::new(settings, vec![route("a")], applied, reports, Metrics::default())
 }
@@ -141,15 +150,29 @@ fn routes_of_the_admission_answer_with_an_error_until_credentials_come() {
     let applied = pod.applied.0.borrow()[0].clone();
     assert_eq!(applied[0].route, route("a"));
     assert!(matches!(&applied[0].credential, Credential::Unavailable { reason, .. } if reason == "Pending"));
-    assert!(!pod.control.is_authenticated());
+    assert!(!pod.control.are_tokens_settled());
     pod.control.take_over(snapshot(&[("a", true), ("b", false)]));
-    assert!(!pod.control.is_authenticated());
+    assert!(!pod.control.are_tokens_settled());
     pod.control.take_over(snapshot(&[("a", true), ("b", true)]));
-    assert!(pod.control.is_authenticated());
+    assert!(pod.control.are_tokens_settled());
     assert!(
         !pod.folder.path().join("overlay.yaml").exists(),
         "LiteLLM's start is not released by a snapshot"
     );
+}
+
+#[test]
+fn a_resource_that_is_wrong_holds_up_no_start() {
+    let mut pod = pod();
+    let mut wrong = snapshot(&[("a", true), ("b", false)]);
+    pod.control.take_over(wrong.clone());
+    assert!(!pod.control.are_tokens_settled());
+    let Credential::Unavailable { reason, .. } = &mut wrong.servers[1].credential else {
+        panic!("b has no token")
+    };
+    *reason = "SecretNotFound".into();
+    pod.control.take_over(wrong);
+    assert!(pod.control.are_tokens_settled());
 }
 
 #[test]

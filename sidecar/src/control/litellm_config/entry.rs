@@ -11,9 +11,10 @@ use mcp_auth_protocol::sync::{LiteLlmSettings, Problem, Route, Transport};
 use url::Url;
 
 use super::error::ConfigError;
-use super::node::{Budget, Node, Pair};
+use super::node::{Budget, Mapping, Node, Pair};
 use super::registration;
 use super::server_id::ServerIdInputs;
+use super::static_headers::{StaticHeaders, is_dropped};
 use crate::control::outbound_secret::OutboundSecret;
 
 /// Where LiteLLM finds a managed server. A change of it takes effect only when LiteLLM starts again.
@@ -33,8 +34,8 @@ pub struct Managed {
     /// What LiteLLM calls the server beside its name.
     pub alias: Option<String>,
     pub problems: Vec<Problem>,
-    /// What the resource and LiteLLM's own entry contradict each other in.
-    pub notice: Option<Problem>,
+    /// What the resource and LiteLLM's own entry contradict each other in, and what of the entry does not arrive.
+    pub notices: Vec<Problem>,
 }
 
 /// What else LiteLLM's configuration says that concerns the entry.
@@ -46,6 +47,8 @@ pub struct Surroundings<'a> {
     pub taken_names: &'a BTreeSet<String>,
     /// What LiteLLM shows the sidecar.
     pub outbound_secret: &'a OutboundSecret,
+    /// What the keys of gateways are called on their way through LiteLLM.
+    pub static_headers: &'a StaticHeaders,
 }
 
 /// An entry that cannot be led through the sidecar and stays as the user wrote it.
@@ -170,13 +173,13 @@ pub fn register(route: &Route, address: &Address, surroundings: Surroundings<'_>
         alias: alias.as_deref(),
     };
     let context_header = vec![Node::text(CONTEXT_HEADER)];
-    let static_headers = static_headers(Vec::new(), surroundings.outbound_secret);
+    let static_headers = static_headers(Vec::new(), surroundings);
     let server_id = Some(inputs.server_id());
     Managed {
         node: entry(address, context_header, static_headers, server_id, settings),
         alias,
         problems,
-        notice: None,
+        notices: Vec::new(),
     }
 }
 
@@ -215,12 +218,12 @@ pub fn manage(
         ),
     };
     let static_headers = match get("static_headers").filter(|value| !value.is_null()) {
-        None => static_headers(Vec::new(), surroundings.outbound_secret),
+        None => static_headers(Vec::new(), surroundings),
         Some(value) => {
             let mapping = value
                 .as_mapping()
                 .ok_or_else(|| EntryError::StaticHeaders(name.clone()))?;
-            static_headers(mapping.flatten(budget)?, surroundings.outbound_secret)
+            static_headers(mapping.flatten(budget)?, surroundings)
         }
     };
     let (server_id, problem) = match get("server_id").filter(|value| !value.is_null()) {
@@ -230,6 +233,16 @@ pub fn manage(
             Err(problem) => (None, Some(problem)),
         },
     };
+    let mut notices = Vec::new();
+    notices.extend(registration::differences(
+        route,
+        &settings,
+        &address.transport,
+        budget,
+    )?);
+    if let Some(headers) = get("static_headers").and_then(Node::as_mapping) {
+        notices.extend(dropped_headers(name, headers, budget)?);
+    }
     let pinned_by_us = server_id.is_some();
     let kept = settings
         .iter()
@@ -245,7 +258,7 @@ pub fn manage(
         alias: alias.map(ToOwned::to_owned),
         node: entry(address, extra_headers, static_headers, server_id, kept),
         problems: problem.into_iter().collect(),
-        notice: registration::differences(route, &settings, &address.transport, budget)?,
+        notices,
     })
 }
 
@@ -318,16 +331,46 @@ fn extra_headers(names: &[Arc<Node>]) -> Vec<Arc<Node>> {
     kept
 }
 
-/// The user's, without `Authorization`, which is the sidecar's to set, and with the outbound secret.
-fn static_headers(stated: Vec<Pair>, secret: &OutboundSecret) -> Vec<Pair> {
+/// The user's, without `Authorization`, which is the sidecar's to set, with the keys of gateways under other names, and
+/// with the outbound secret.
+fn static_headers(stated: Vec<Pair>, surroundings: Surroundings<'_>) -> Vec<Pair> {
     let is_ours = |name: &str| {
         let name = name.trim();
         name.eq_ignore_ascii_case("authorization") || name.eq_ignore_ascii_case(OUTBOUND_SECRET_HEADER)
     };
     let mut kept = stated;
     kept.retain(|(key, _)| !key.as_str().is_some_and(is_ours));
+    for (key, _) in &mut kept {
+        let name = key.as_str();
+        if let Some(name) = name.and_then(|name| surroundings.static_headers.overlay_name(name)) {
+            *key = Node::text(name);
+        }
+    }
+    let secret = surroundings.outbound_secret;
     kept.push((Node::text(OUTBOUND_SECRET_HEADER), Node::text(secret.expose())));
     kept
+}
+
+/// Headers of the configuration that do not arrive.
+fn dropped_headers(
+    server: &str,
+    headers: &Mapping,
+    budget: &mut Budget,
+) -> Result<Option<Problem>, ConfigError> {
+    let pairs = headers.flatten(budget)?;
+    let names = pairs.iter().filter_map(|(key, _)| key.as_str());
+    let dropped: Vec<&str> = names.filter(|name| is_dropped(name)).collect();
+    Ok((!dropped.is_empty()).then(|| {
+        let message = format!(
+            "mcp_servers.{server}.static_headers: {} of LiteLLM's configuration {} not reach the MCP server, because \
+             only the sidecar says who calls; take {} out, and name cookies and headers of users in \
+             spec.cookiePassthrough and spec.headerPassthrough",
+            dropped.join(", "),
+            if dropped.len() == 1 { "does" } else { "do" },
+            if dropped.len() == 1 { "it" } else { "them" },
+        );
+        Problem::new("StaticHeaderDropped", message).for_server(server)
+    }))
 }
 
 fn transport(transport: Transport) -> &'static str {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -82,6 +82,11 @@ impl ReplayableRequest {
         })
     }
 
+    /// Adds headers that LiteLLM's configuration states.
+    pub fn add_headers(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {
+        self.headers.extend(headers);
+    }
+
     pub fn path(&self) -> &PathAndQuery {
         &self.path
     }
@@ -89,6 +94,11 @@ impl ReplayableRequest {
     /// The user's cookies and headers for the server.
     pub fn user(&self) -> &headers::UserPart {
         &self.user
+    }
+
+    /// Whether it goes to the endpoint itself, without a session that the server may have ended.
+    pub fn begins_session(&self, usable: &UsableServer) -> bool {
+        self.path == usable.endpoint && !self.headers.contains_key(SESSION_HEADER)
     }
 
     pub fn method(&self) -> &Method {

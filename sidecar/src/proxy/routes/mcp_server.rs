@@ -17,6 +17,7 @@ use url::{Host, Url};
 
 use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
 use super::announced_endpoints::AnnouncedEndpoints;
+use super::reachability::ReachabilityRecord;
 use super::sessions::Sessions;
 use crate::http::connect::{Peer, Tls};
 use crate::http::resolver::Resolver;
@@ -87,6 +88,8 @@ pub struct UsableServer {
     pub credential: ServiceCredential,
     declined: Option<DeclinedRefresh>,
     pub(crate) target: Arc<Target>,
+    /// Of the URL, by way of `target`.
+    pub(crate) reachability: Arc<ReachabilityRecord>,
     pub(crate) sessions: Arc<Sessions>,
     /// Where messages go with legacy SSE.
     pub(crate) announced: Arc<AnnouncedEndpoints>,
@@ -307,7 +310,10 @@ fn build_usable(
             && previous.ca_bundle.as_deref() == ca_bundle
             && previous.client_certificate.as_ref() == client_certificate
     };
-    let target = match previous.filter(unchanged) {
+    let unchanged = previous.filter(unchanged);
+    let reachability = unchanged.filter(|previous| previous.url == url);
+    let reachability = reachability.map(|previous| previous.reachability.clone());
+    let target = match unchanged {
         Some(previous) => previous.target.clone(),
         None => {
             let config = || trust.config(ca_bundle, client_certificate);
@@ -332,6 +338,7 @@ fn build_usable(
         credential,
         declined: server.declined.clone(),
         target,
+        reachability: reachability.unwrap_or_default(),
         sessions,
         announced,
         sealed,

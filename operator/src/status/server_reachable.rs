@@ -1,0 +1,168 @@
+//! `ServerReachable`: what the sidecars of the selected pods have learned of the MCP server. Its reasons are the
+//! states of [`Reachability`].
+
+use jiff::Timestamp;
+use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
+
+use super::selection::{Selection, is_awaited};
+use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
+
+const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] =
+    &[awaited, unreachable, reached, not_contacted];
+
+pub(super) fn server_reachable(inputs: &StatusInputs<'_>, now: Timestamp) -> ConditionDraft {
+    let Some(pods) = &inputs.pods else {
+        let message = "the selected pods are being listed";
+        return ConditionDraft::new(conditions::SERVER_REACHABLE, None, reasons::PENDING, message);
+    };
+    first_draft(CHECKS, &Selection { inputs, pods, now })
+}
+
+fn draft(holds: Option<bool>, state: Reachability, message: String) -> Option<ConditionDraft> {
+    let type_ = conditions::SERVER_REACHABLE;
+    Some(ConditionDraft::new(type_, holds, state.reason(), message))
+}
+
+fn awaited(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    if !selection.pods.iter().any(|pod| is_awaited(&pod)) {
+        return None;
+    }
+    selection.kept_while_awaited(conditions::SERVER_REACHABLE)
+}
+
+fn unreachable(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    // The same one each time, whatever the order of the pods.
+    let first = selection
+        .pods
+        .iter()
+        .filter_map(|pod| failing(selection, pod))
+        .min_by_key(|known| (known.state, known.since))?;
+    let pods =
+        selection.list(|pod| failing(selection, pod).is_some_and(|known| known.state == first.state))?;
+    let since = Timestamp::from_second(first.since).unwrap_or_default();
+    let detail = match first.detail.as_str() {
+        "" => String::new(),
+        detail => format!(" ({detail})"),
+    };
+    let url = &selection.inputs.resource.spec.server.url;
+    let message = format!(
+        "{pods} cannot reach {url} since {since}: {}{detail}. {}",
+        what(first.state),
+        advice(first.state)
+    );
+    draft(Some(false), first.state, message)
+}
+
+fn reached(selection: &Selection<'_>) -> Option<ConditionDraft> {
+    let states = || selection.pods.iter().filter_map(|pod| known(selection, pod));
+    let answered: Vec<_> = states()
+        .filter(|known| known.state == Reachability::Answered)
+        .collect();
+    let total = selection.pods.len();
+    if let Some(first) = answered.iter().map(|known| known.since).min() {
+        let first = Timestamp::from_second(first).unwrap_or_default();
+        let message = format!(
+            "the MCP server answers {} of {total} sidecars, the first since {first}",
+            answered.len()
+        );
+        return draft(Some(true), Reachability::Answered, message);
+    }
+    let connected = states()
+        .filter(|known| known.state == Reachability::Connected)
+        .count();
+    (connected > 0).then_some(())?;
+    let message = format!(
+        "the MCP server takes connections of {connected} of {total} sidecars, and LiteLLM has not called it through \
+         them since. If LiteLLM calls it all the same, it does so past the sidecar, as with a server of the same name \
+         in its database: remove that one"
+    );
+    draft(Some(true), Reachability::Connected, message)
+}
+
+fn not_contacted(_: &Selection<'_>) -> Option<ConditionDraft> {
+    let message = "no sidecar has spoken to the MCP server yet";
+    draft(None, Reachability::NotContacted, message.to_owned())
+}
+
+fn known<'a>(selection: &Selection<'_>, (_, sidecar): &'a SelectedPod) -> Option<&'a ServerReachability> {
+    let mut servers = sidecar.as_ref()?.reachability.iter();
+    servers.find(|known| known.server == selection.server())
+}
+
+fn failing<'a>(selection: &Selection<'_>, pod: &'a SelectedPod) -> Option<&'a ServerReachability> {
+    known(selection, pod).filter(|known| known.state.is_reachable() == Some(false))
+}
+
+fn what(state: Reachability) -> &'static str {
+    match state {
+        Reachability::NotContacted => "no connection has been tried",
+        Reachability::Connected => "it takes connections",
+        Reachability::Answered => "it answers",
+        Reachability::NameNotResolved => "its host name does not resolve",
+        Reachability::ConnectionFailed => "it takes no connection",
+        Reachability::ConnectionTimedOut => "a connection is not opened in time",
+        Reachability::CertificateNotTrusted => "its certificate is not trusted",
+        Reachability::CertificateForOtherHost => "its certificate is for another host name",
+        Reachability::CertificateExpired => "its certificate is not valid now",
+        Reachability::TlsFailed => "the TLS handshake fails",
+        Reachability::NoAnswer => "it takes connections and gives no answer",
+        Reachability::Unavailable => "it, or what stands before it, is unavailable",
+        Reachability::HostNotServed => "it does not serve this host name",
+        Reachability::PathNotFound => "there is no MCP server at this path",
+    }
+}
+
+/// The way out.
+fn advice(state: Reachability) -> &'static str {
+    match state {
+        Reachability::NotContacted | Reachability::Connected | Reachability::Answered => "",
+        Reachability::NameNotResolved => {
+            "Check the host in spec.server.url, and the namespace in a Service's name"
+        }
+        Reachability::ConnectionFailed => {
+            "Check host and port in spec.server.url, and whether its Service has ready pods (`kubectl get \
+             endpointslices`)"
+        }
+        Reachability::ConnectionTimedOut => {
+            "Check NetworkPolicies and firewalls between LiteLLM's pods and the server, and the port in \
+             spec.server.url"
+        }
+        Reachability::CertificateNotTrusted => {
+            "Name the certificate of its authority in spec.server.tls.caBundle, or the right one if one is named"
+        }
+        Reachability::CertificateForOtherHost => {
+            "Use a host name in spec.server.url that the certificate names, or correct the certificate"
+        }
+        Reachability::CertificateExpired => "Renew the server's certificate, and check the clock of the node",
+        Reachability::TlsFailed => {
+            "Check that the port in spec.server.url speaks TLS, and spec.server.tls.clientCertificate if the server \
+             demands one"
+        }
+        Reachability::NoAnswer | Reachability::Unavailable => "Look at the server's own logs and readiness",
+        Reachability::HostNotServed => "Correct the host in spec.server.url",
+        Reachability::PathNotFound => {
+            "Correct the path in spec.server.url: many servers listen on /mcp or /sse"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_is_documented_as_a_reason_and_every_failure_has_a_way_out() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/status.md");
+        let documented = std::fs::read_to_string(path).unwrap();
+        for state in Reachability::ALL {
+            let reason = state.reason();
+            assert!(documented.contains(&format!("`{reason}`")), "{reason}");
+            assert_eq!(
+                advice(state).is_empty(),
+                state.is_reachable() != Some(false),
+                "{reason}"
+            );
+        }
+    }
+}

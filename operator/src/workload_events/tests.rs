@@ -1,0 +1,159 @@
+//! Against an API server on loopback that knows one ReplicaSet and takes events.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use kube::runtime::events::Reporter;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Longest wait for what has to come.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+struct World {
+    events: WorkloadEvents,
+    written: mpsc::UnboundedReceiver<Value>,
+}
+
+async fn replica_set(Path(name): Path<String>) -> Response {
+    if name != "litellm-abc" {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let owner = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "name": "litellm", "uid": "d-1", "controller": true,
+    });
+    Json(json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+        "metadata": {"name": name, "namespace": "llm", "ownerReferences": [owner]},
+    }))
+    .into_response()
+}
+
+async fn create(State(written): State<mpsc::UnboundedSender<Value>>, body: String) -> Response {
+    written.send(serde_json::from_str(&body).unwrap()).unwrap();
+    (StatusCode::CREATED, body).into_response()
+}
+
+impl World {
+    async fn new() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (sender, written) = mpsc::unbounded_channel();
+        let router = Router::new()
+            .route(
+                "/apis/apps/v1/namespaces/llm/replicasets/{name}",
+                get(replica_set),
+            )
+            .route("/apis/events.k8s.io/v1/namespaces/llm/events", post(create))
+            .with_state(sender);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+        let reporter = Reporter {
+            controller: "mcp-auth-operator".into(),
+            instance: None,
+        };
+        let (events, writer) = WorkloadEvents::new(client.clone(), Recorder::new(client, reporter));
+        tokio::spawn(writer.run());
+        Self { events, written }
+    }
+
+    fn tell(&self, owner: &OwnerReference, text: &str) {
+        let owners = std::slice::from_ref(owner);
+        self.events.tell_owner("llm", owners, NoticeKind::Refused, text);
+    }
+
+    async fn next(&mut self) -> Value {
+        let event = tokio::time::timeout(DEADLINE, self.written.recv()).await;
+        event
+            .expect("an event in time")
+            .expect("the server outlives the test")
+    }
+}
+
+fn owner(kind: &str, name: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: "apps/v1".into(),
+        kind: kind.into(),
+        name: name.into(),
+        uid: format!("uid-of-{name}"),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_is_told_of_the_pods_that_its_replica_set_cannot_make() {
+    let mut world = World::new().await;
+    let replica_set = owner("ReplicaSet", "litellm-abc");
+    // A ReplicaSet tries again and again.
+    for _ in 0..50 {
+        world.tell(&replica_set, "LiteLlmTls: LiteLLM serves TLS itself");
+    }
+    world.tell(&owner("StatefulSet", "gateway"), "HostNetwork: take it off");
+    world.tell(&owner("ReplicaSet", "gone"), "HostNetwork: take it off");
+
+    let first = world.next().await;
+    let regarding = |event: &Value| {
+        let about = &event["regarding"];
+        (about["kind"].clone(), about["name"].clone(), about["uid"].clone())
+    };
+    assert_eq!(
+        regarding(&first),
+        (json!("Deployment"), json!("litellm"), json!("d-1"))
+    );
+    assert_eq!(
+        (&first["reason"], &first["type"]),
+        (&json!("PodRefused"), &json!("Warning"))
+    );
+    assert!(
+        first["note"]
+            .as_str()
+            .unwrap()
+            .contains("LiteLLM serves TLS itself"),
+        "{first}"
+    );
+    // What was told once is not told again.
+    assert_eq!(regarding(&world.next().await).1, "gateway");
+    assert_eq!(
+        regarding(&world.next().await).1,
+        "gone",
+        "a ReplicaSet that cannot be looked up is told itself"
+    );
+}
+
+#[test]
+fn the_same_is_told_again_after_a_quarter_of_an_hour_and_never_more_than_there_is_room_for() {
+    let mut recent = RecentNotices::default();
+    let start = Instant::now();
+    let notice = |text: &str| Notice {
+        about: ObjectId::from(&owner("Deployment", "litellm")),
+        namespace: "llm".into(),
+        kind: NoticeKind::NotInjected,
+        text: text.into(),
+    };
+    assert!(recent.is_news(&notice("a"), start));
+    assert!(!recent.is_news(&notice("a"), start + REPEAT_AFTER / 2));
+    assert!(recent.is_news(&notice("a"), start + REPEAT_AFTER));
+    let now = start + REPEAT_AFTER;
+    let told = (0..5000).filter(|number| recent.is_news(&notice(&number.to_string()), now));
+    assert_eq!(told.count(), MAX_REMEMBERED - 1);
+    assert!(
+        recent.is_news(&notice("b"), now + REPEAT_AFTER),
+        "there is room again"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_without_an_owner_and_a_full_queue_hold_nobody_up() {
+    let (sender, _receiver) = mpsc::channel(1);
+    let events = WorkloadEvents(sender);
+    events.tell_owner("llm", &[], NoticeKind::Skipped, "NotLiteLlm");
+    for _ in 0..3 {
+        let owners = [owner("StatefulSet", "gateway")];
+        events.tell_owner("llm", &owners, NoticeKind::Skipped, "NotLiteLlm");
+    }
+}

@@ -1,0 +1,330 @@
+//! Reachability of one MCP server, as calls and connection checks find it. Most answers change nothing: for those it
+//! is one comparison.
+
+use std::error::Error;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
+use mcp_auth_resilience::exponential;
+use parking_lot::Mutex;
+use rustls::CertificateError;
+use tokio::time::Instant;
+
+use crate::http::connect::ConnectError;
+use crate::http::upstream::UpstreamError;
+use crate::proxy::clock::unix_now;
+
+/// A server that answered is unreachable only after so many calls in a row that it did not answer: one may have met
+/// it in the middle of a restart.
+const MAX_UNANSWERED: u32 = 3;
+/// First and longest wait between two connection checks that fail.
+const CHECK_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Longest detail that is reported.
+const MAX_DETAIL_BYTES: usize = 200;
+
+pub struct ReachabilityRecord {
+    /// Whether the state is [`Reachability::Answered`] and no call since was left without an answer.
+    is_answering: AtomicBool,
+    entry: Mutex<Entry>,
+}
+
+struct Entry {
+    state: Reachability,
+    since: i64,
+    detail: String,
+    /// Calls in a row without an answer.
+    unanswered: u32,
+    /// Connection checks in a row that failed.
+    failed_checks: u32,
+    /// Before this no connection is checked.
+    next_check: Instant,
+    is_checking: bool,
+}
+
+/// What the head of an answer says of the server, apart from the token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum AnswerKind {
+    Answered,
+    Unavailable,
+    HostNotServed,
+    PathNotFound,
+}
+
+impl Default for ReachabilityRecord {
+    fn default() -> Self {
+        Self {
+            is_answering: AtomicBool::new(false),
+            entry: Mutex::new(Entry {
+                state: Reachability::NotContacted,
+                since: unix_now(),
+                detail: String::new(),
+                unanswered: 0,
+                failed_checks: 0,
+                next_check: Instant::now(),
+                is_checking: false,
+            }),
+        }
+    }
+}
+
+impl ReachabilityRecord {
+    /// An answer came. `begins_session`: to a request at the endpoint itself, without a session that could have
+    /// ended.
+    pub fn record_answer(&self, status: StatusCode, begins_session: bool) {
+        let kind = answer_kind(status, begins_session);
+        if kind == AnswerKind::Answered && self.is_answering.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut entry = self.entry.lock();
+        let detail = || format!("it answers {}", status.as_u16());
+        match kind {
+            AnswerKind::Answered => {
+                entry.unanswered = 0;
+                entry.set(Reachability::Answered, String::new());
+            }
+            AnswerKind::Unavailable => entry.count_unanswered(Reachability::Unavailable, detail()),
+            AnswerKind::HostNotServed => entry.set(Reachability::HostNotServed, detail()),
+            AnswerKind::PathNotFound => entry.set(Reachability::PathNotFound, detail()),
+        }
+        self.is_answering.store(
+            entry.state == Reachability::Answered && entry.unanswered == 0,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// A call got no answer.
+    pub fn record_failure(&self, error: &UpstreamError) {
+        let mut entry = self.entry.lock();
+        match error {
+            UpstreamError::Connect(error) => {
+                let (state, detail) = of_connection(error);
+                entry.set(state, detail);
+            }
+            UpstreamError::Http(_) | UpstreamError::Timeout => {
+                entry.count_unanswered(Reachability::NoAnswer, error.to_string());
+            }
+        }
+        self.is_answering.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a connection is to be opened now, to find out whether the server takes any: where no call has come to
+    /// it yet, and where the last connection failed. Answered by [`ReachabilityRecord::record_check`].
+    pub fn begin_check(&self, now: Instant) -> bool {
+        let mut entry = self.entry.lock();
+        let is_worth_it = entry.state == Reachability::NotContacted || entry.state.is_of_connection();
+        if !is_worth_it || entry.is_checking || now < entry.next_check {
+            return false;
+        }
+        entry.is_checking = true;
+        true
+    }
+
+    /// What a connection that was opened for its own sake has shown.
+    pub fn record_check(&self, result: Result<(), &ConnectError>) {
+        let mut entry = self.entry.lock();
+        entry.is_checking = false;
+        let is_first_contact = entry.state == Reachability::NotContacted;
+        match result {
+            Ok(()) => {
+                entry.failed_checks = 0;
+                // Calls may have shown more meanwhile.
+                if is_first_contact || entry.state.is_of_connection() {
+                    entry.set(Reachability::Connected, String::new());
+                }
+            }
+            Err(error) => {
+                let wait = exponential(CHECK_BACKOFF.0, entry.failed_checks, CHECK_BACKOFF.1);
+                entry.failed_checks = entry.failed_checks.saturating_add(1);
+                entry.next_check = Instant::now() + wait;
+                // In the first second of a pod its network may not be there yet.
+                let is_confirmed = entry.failed_checks > 1;
+                if is_first_contact && is_confirmed || entry.state.is_of_connection() {
+                    let (state, detail) = of_connection(error);
+                    entry.set(state, detail);
+                }
+            }
+        }
+    }
+
+    pub fn report(&self, server: &str) -> ServerReachability {
+        let entry = self.entry.lock();
+        ServerReachability {
+            server: server.to_owned(),
+            state: entry.state,
+            since: entry.since,
+            detail: entry.detail.clone(),
+        }
+    }
+}
+
+impl Entry {
+    /// The same state again keeps its beginning and its detail.
+    fn set(&mut self, state: Reachability, mut detail: String) {
+        if self.state != state {
+            detail.truncate(detail.floor_char_boundary(MAX_DETAIL_BYTES));
+            self.state = state;
+            self.since = unix_now();
+            self.detail = detail;
+            self.failed_checks = 0;
+            self.next_check = Instant::now() + CHECK_BACKOFF.0;
+        }
+    }
+
+    fn count_unanswered(&mut self, state: Reachability, detail: String) {
+        self.unanswered = self.unanswered.saturating_add(1);
+        if self.state != Reachability::Answered || self.unanswered >= MAX_UNANSWERED {
+            self.set(state, detail);
+        }
+    }
+}
+
+fn answer_kind(status: StatusCode, begins_session: bool) -> AnswerKind {
+    match status {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            AnswerKind::Unavailable
+        }
+        StatusCode::MISDIRECTED_REQUEST => AnswerKind::HostNotServed,
+        StatusCode::NOT_FOUND if begins_session => AnswerKind::PathNotFound,
+        _ => AnswerKind::Answered,
+    }
+}
+
+fn of_connection(error: &ConnectError) -> (Reachability, String) {
+    let detail = match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let state = match error {
+        ConnectError::Resolve(_) => Reachability::NameNotResolved,
+        ConnectError::Connect(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Reachability::ConnectionTimedOut
+        }
+        ConnectError::Connect(_) => Reachability::ConnectionFailed,
+        ConnectError::Timeout => Reachability::ConnectionTimedOut,
+        ConnectError::Tls(error) => of_handshake(error),
+    };
+    (state, detail)
+}
+
+fn of_handshake(error: &io::Error) -> Reachability {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(cause)) = cause else {
+        return Reachability::TlsFailed;
+    };
+    match cause {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Reachability::CertificateForOtherHost
+        }
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => Reachability::CertificateExpired,
+        _ => Reachability::CertificateNotTrusted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> ConnectError {
+        ConnectError::Connect(io::ErrorKind::ConnectionRefused.into())
+    }
+
+    fn state(record: &ReachabilityRecord) -> Reachability {
+        record.report("tools").state
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answered_is_unreachable_after_three_calls_without_an_answer() {
+        let record = ReachabilityRecord::default();
+        assert_eq!(state(&record), Reachability::NotContacted);
+        record.record_answer(StatusCode::OK, true);
+        for _ in 0..2 {
+            record.record_answer(StatusCode::SERVICE_UNAVAILABLE, true);
+            record.record_failure(&UpstreamError::Timeout);
+            assert_eq!(state(&record), Reachability::Answered);
+            record.record_answer(StatusCode::UNAUTHORIZED, true);
+        }
+        for _ in 0..3 {
+            record.record_failure(&UpstreamError::Timeout);
+        }
+        assert_eq!(state(&record), Reachability::NoAnswer);
+        record.record_answer(StatusCode::BAD_REQUEST, false);
+        assert_eq!(state(&record), Reachability::Answered);
+    }
+
+    #[tokio::test]
+    async fn an_ended_session_is_no_wrong_path() {
+        let record = ReachabilityRecord::default();
+        record.record_answer(StatusCode::NOT_FOUND, false);
+        assert_eq!(state(&record), Reachability::Answered);
+        record.record_answer(StatusCode::NOT_FOUND, true);
+        assert_eq!(state(&record), Reachability::PathNotFound);
+        assert_eq!(record.report("tools").detail, "it answers 404");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_connection_is_tried_again_at_growing_intervals_until_it_opens() {
+        let record = ReachabilityRecord::default();
+        record.record_answer(StatusCode::OK, true);
+        assert!(!record.begin_check(Instant::now()), "calls say enough");
+        record.record_failure(&UpstreamError::Connect(refused()));
+        assert_eq!(state(&record), Reachability::ConnectionFailed);
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            let before = Instant::now();
+            while !record.begin_check(Instant::now()) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            assert!(!record.begin_check(Instant::now()), "one at a time");
+            waits.push(before.elapsed().as_secs());
+            record.record_check(Err(&refused()));
+        }
+        assert_eq!(waits, [1, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        record.record_check(Ok(()));
+        assert_eq!(state(&record), Reachability::Connected);
+        assert!(!record.begin_check(Instant::now() + Duration::from_secs(3600)));
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_of_a_pod_that_has_just_started_is_looked_at_twice() {
+        let record = ReachabilityRecord::default();
+        record.record_check(Err(&refused()));
+        assert_eq!(state(&record), Reachability::NotContacted);
+        record.record_check(Err(&refused()));
+        assert_eq!(state(&record), Reachability::ConnectionFailed);
+    }
+
+    #[tokio::test]
+    async fn what_calls_have_shown_meanwhile_outweighs_a_connection_check() {
+        let record = ReachabilityRecord::default();
+        assert!(record.begin_check(Instant::now()));
+        record.record_answer(StatusCode::OK, true);
+        record.record_check(Err(&refused()));
+        assert_eq!(state(&record), Reachability::Answered);
+        record.record_check(Ok(()));
+        assert_eq!(state(&record), Reachability::Answered);
+    }
+
+    #[test]
+    fn a_certificate_says_what_is_wrong_with_it() {
+        let state = |cause| of_handshake(&io::Error::other(rustls::Error::InvalidCertificate(cause)));
+        assert_eq!(
+            state(CertificateError::UnknownIssuer),
+            Reachability::CertificateNotTrusted
+        );
+        assert_eq!(
+            state(CertificateError::NotValidForName),
+            Reachability::CertificateForOtherHost
+        );
+        assert_eq!(state(CertificateError::Expired), Reachability::CertificateExpired);
+        assert_eq!(
+            of_handshake(&io::ErrorKind::UnexpectedEof.into()),
+            Reachability::TlsFailed
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! What became of pods, told where people look: events on their workload, and the status of what selects them.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_tests::resource::resource;
+use mcp_auth_tests::wait::until;
+use mcp_auth_tests::world::{World, message};
+use serde_json::{Value, json};
+
+/// A namespace with a resource that the operator has seen.
+async fn world(namespace: &str) -> World {
+    let world = World::new(namespace, true).await;
+    let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
+    world.apply(&resource("tools", "tools", given)).await.unwrap();
+    until(
+        "the resource is seen",
+        async || world.status("tools").await,
+        |status| status.observed_generation.is_some(),
+    )
+    .await;
+    world
+}
+
+/// A Deployment and its ReplicaSet, as their controllers would make them; the reference to the ReplicaSet.
+async fn deployment(world: &World, name: &str) -> Value {
+    let labels = json!({"app": name});
+    let spec = json!({
+        "selector": {"matchLabels": labels},
+        "template": {
+            "metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "litellm", "image": "litellm"}]},
+        },
+    });
+    let deployment: Deployment = world
+        .create(json!({"metadata": {"name": name}, "spec": spec}))
+        .await
+        .unwrap();
+    let owned_by = |kind: &str, name: &str, uid: Option<String>| {
+        json!([{
+            "apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid.unwrap(), "controller": true,
+        }])
+    };
+    let owner = owned_by("Deployment", name, deployment.uid());
+    let replica_set = format!("{name}-5d9f");
+    let made: ReplicaSet = world
+        .create(json!({
+            "metadata": {"name": replica_set, "ownerReferences": owner},
+            "spec": spec,
+        }))
+        .await
+        .unwrap();
+    owned_by("ReplicaSet", &replica_set, made.uid())
+}
+
+fn pod(name: &str, owner: &Value, args: &[&str]) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "labels": {"app.kubernetes.io/name": "litellm"}, "ownerReferences": owner,
+        },
+        "spec": {
+            "serviceAccountName": "default",
+            "containers": [{
+                "name": "litellm",
+                "image": "ghcr.io/berriai/litellm",
+                "args": args,
+                "ports": [{"containerPort": 4000}],
+            }],
+        },
+    })
+}
+
+async fn event(world: &World, about: &str, reason: &str) -> String {
+    let events = until(
+        &format!("event {reason} about {about}"),
+        async || world.events(about).await,
+        |events| events.iter().any(|(found, _)| found == reason),
+    )
+    .await;
+    let event = events.into_iter().find(|(found, _)| found == reason);
+    event.unwrap().1
+}
+
+#[tokio::test]
+async fn a_deployment_and_the_status_are_told_of_a_pod_that_was_left_alone() {
+    let world = world("told-left-alone").await;
+    let owner = deployment(&world, "gateway").await;
+    let tls = [
+        "--config",
+        "/etc/litellm/config.yaml",
+        "--ssl_keyfile_path",
+        "/tls/key",
+    ];
+    let made: Pod = world.create(pod("gateway-1", &owner, &tls)).await.unwrap();
+    assert!(made.annotations().contains_key("mcpauth.dev/not-injected"));
+
+    let note = event(&world, "gateway", "PodNotInjected").await;
+    assert!(
+        note.contains("LiteLlmTls") && note.contains("--ssl_keyfile_path"),
+        "{note}"
+    );
+    let status = world
+        .condition(
+            "tools",
+            conditions::SIDECARS_SYNCED,
+            "False",
+            reasons::PODS_NOT_INJECTED,
+        )
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(
+        said.contains("pod gateway-1") && said.contains("--ssl_keyfile_path") && !said.contains("label"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_deployment_and_the_resource_are_told_of_a_pod_that_was_refused() {
+    let world = world("told-refused").await;
+    let owner = deployment(&world, "gateway").await;
+    let mut asking = pod("gateway-1", &owner, &["--ssl_keyfile_path", "/tls/key"]);
+    asking["metadata"]["labels"]["mcpauth.dev/inject"] = json!("true");
+    // A ReplicaSet tries again and again.
+    for _ in 0..5 {
+        world.create::<Pod>(asking.clone()).await.unwrap_err();
+    }
+    let note = event(&world, "gateway", "PodRefused").await;
+    assert!(note.contains("--ssl_keyfile_path"), "{note}");
+    let note = event(&world, "tools", "PodRefused").await;
+    assert!(note.contains("--ssl_keyfile_path"), "{note}");
+    let events = world.events("gateway").await;
+    assert_eq!(events.len(), 1, "once, however often it was tried: {events:?}");
+}
+
+#[tokio::test]
+async fn a_selected_pod_that_runs_no_litellm_is_told_and_a_selector_that_matches_it_matches_something() {
+    let world = world("told-skipped").await;
+    let owner = deployment(&world, "database").await;
+    let mut other = pod("database-1", &owner, &[]);
+    other["spec"]["containers"][0] = json!({"name": "postgres", "image": "postgres"});
+    world.create::<Pod>(other).await.unwrap();
+    let note = event(&world, "database", "PodSkipped").await;
+    assert!(note.contains("NotLiteLlm"), "{note}");
+    let status = world
+        .condition(
+            "tools",
+            conditions::SIDECARS_SYNCED,
+            "False",
+            reasons::PODS_SKIPPED,
+        )
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(said.contains("pod database-1 serves no LiteLLM API"), "{said}");
+}
+
+#[tokio::test]
+async fn advice_fits_a_namespace_that_has_not_opted_in() {
+    let world = World::new("told-no-label", false).await;
+    let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
+    world.apply(&resource("tools", "tools", given)).await.unwrap();
+    let owner = deployment(&world, "gateway").await;
+    world.create::<Pod>(pod("gateway-1", &owner, &[])).await.unwrap();
+    let status = world
+        .condition(
+            "tools",
+            conditions::SIDECARS_SYNCED,
+            "False",
+            reasons::PODS_NOT_INJECTED,
+        )
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(
+        said.contains("label the namespace mcpauth.dev/injection=enabled"),
+        "{said}"
+    );
+}
