@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::seen;
 
 /// Signature algorithms, as the resource names them.
-pub const ALGORITHMS: [&str; 4] = ["RS256", "PS256", "ES256", "EdDSA"];
+pub const ALGORITHMS: [&str; 5] = ["RS256", "PS256", "ES256", "ES384", "EdDSA"];
 
 /// A key pair for one algorithm.
 #[derive(Clone, Debug)]
@@ -31,6 +31,13 @@ impl Key {
                 "EC",
                 "-pkeyopt",
                 "ec_paramgen_curve:P-256",
+            ],
+            "ES384" => &[
+                "genpkey",
+                "-algorithm",
+                "EC",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-384",
             ],
             "EdDSA" => &["genpkey", "-algorithm", "ED25519"],
             other => panic!("no key is made for {other}"),
@@ -61,6 +68,10 @@ impl Key {
             "ES256" => {
                 let (x, y) = end(64).split_at(32);
                 json!({"kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y)})
+            }
+            "ES384" => {
+                let (x, y) = end(96).split_at(48);
+                json!({"kty": "EC", "crv": "P-384", "x": encode(x), "y": encode(y)})
             }
             "EdDSA" => json!({"kty": "OKP", "crv": "Ed25519", "x": encode(end(32))}),
             _ => {

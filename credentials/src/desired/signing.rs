@@ -87,6 +87,7 @@ fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
         SignatureAlgorithm::Rs256 => Algorithm::Rs256,
         SignatureAlgorithm::Ps256 => Algorithm::Ps256,
         SignatureAlgorithm::Es256 => Algorithm::Es256,
+        SignatureAlgorithm::Es384 => Algorithm::Es384,
         SignatureAlgorithm::EdDsa => Algorithm::EdDsa,
     }
 }

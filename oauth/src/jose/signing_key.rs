@@ -1,5 +1,6 @@
 //! Private keys that sign JWTs: from PEM or JWK text to a signature (RFC 7515, RFC 7518, RFC 8037).
 
+mod curve;
 mod error;
 mod jwk;
 mod pem;
@@ -16,6 +17,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::parse_x509_certificate;
 
+use curve::Curve;
 pub use error::KeyError;
 
 /// A private key with the algorithm that it signs by and the `kid` that it is announced by. Cheap to clone.
@@ -42,6 +44,7 @@ pub enum Algorithm {
     Rs256,
     Ps256,
     Es256,
+    Es384,
     EdDsa,
 }
 
@@ -57,13 +60,13 @@ struct ParsedKey {
 
 enum Pair {
     Rsa(Box<RsaKeyPair>),
-    Ec(EcdsaKeyPair),
+    Ec(Curve, EcdsaKeyPair),
     Ed(Ed25519KeyPair),
 }
 
 impl SigningKey {
     /// Reads PEM (PKCS#8, PKCS#1, SEC1) or a JWK. Without `algorithm` it signs by the one that the JWK names,
-    /// or else by RS256, ES256 or EdDSA, as the key is. `key_id` goes before the JWK's `kid`.
+    /// or else by RS256, ES256, ES384 or EdDSA, as the key is. `key_id` goes before the JWK's `kid`.
     pub fn parse(text: &str, algorithm: Option<Algorithm>, key_id: Option<String>) -> Result<Self, KeyError> {
         let parsed = read(text)?;
         let algorithm = algorithm.or(parsed.algorithm).unwrap_or(parsed.algorithms[0]);
@@ -126,27 +129,28 @@ impl SigningKey {
                 pair.sign(padding, &random, message, &mut signature)?;
                 Ok(signature)
             }
-            Pair::Ec(pair) => Ok(pair.sign(&random, message)?.as_ref().to_vec()),
+            Pair::Ec(_, pair) => Ok(pair.sign(&random, message)?.as_ref().to_vec()),
             Pair::Ed(pair) => Ok(pair.sign(message).as_ref().to_vec()),
         }
     }
 }
 
 impl Algorithm {
+    const ALL: [Self; 5] = [Self::Rs256, Self::Ps256, Self::Es256, Self::Es384, Self::EdDsa];
+
     /// The value of the header `alg`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rs256 => "RS256",
             Self::Ps256 => "PS256",
             Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
             Self::EdDsa => "EdDSA",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::Rs256, Self::Ps256, Self::Es256, Self::EdDsa]
-            .into_iter()
-            .find(|algorithm| algorithm.as_str() == name)
+        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
     }
 }
 
@@ -170,8 +174,8 @@ impl ParsedKey {
         Self::new(Pair::Rsa(Box::new(pair)), &[Algorithm::Ps256])
     }
 
-    fn ec(pair: EcdsaKeyPair) -> Self {
-        Self::new(Pair::Ec(pair), &[Algorithm::Es256])
+    fn ec(curve: Curve, pair: EcdsaKeyPair) -> Self {
+        Self::new(Pair::Ec(curve, pair), curve.algorithms())
     }
 
     fn ed(pair: Ed25519KeyPair) -> Self {
@@ -193,7 +197,7 @@ impl Pair {
     fn public_key(&self) -> &[u8] {
         match self {
             Self::Rsa(pair) => pair.public_key().as_ref(),
-            Self::Ec(pair) => pair.public_key().as_ref(),
+            Self::Ec(_, pair) => pair.public_key().as_ref(),
             Self::Ed(pair) => pair.public_key().as_ref(),
         }
     }
@@ -201,7 +205,7 @@ impl Pair {
     fn name(&self) -> &'static str {
         match self {
             Self::Rsa(_) => "RSA",
-            Self::Ec(_) => "P-256",
+            Self::Ec(curve, _) => curve.name(),
             Self::Ed(_) => "Ed25519",
         }
     }

@@ -66,7 +66,7 @@ impl Certificate {
                 rustls::Error::InconsistentKeys(_) => {
                     "holds a certificate and a key that do not belong together"
                 }
-                _ => "holds a key that TLS cannot sign with",
+                _ => "holds a key that TLS cannot sign with; RSA, EC P-256, EC P-384 and Ed25519 keys can",
             })
         })?;
         Ok(Self {

@@ -8,7 +8,7 @@ use mcp_auth_oauth::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm, date_time_ymd,
+    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SignatureAlgorithm, date_time_ymd,
 };
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -134,7 +134,7 @@ async fn a_certificate_is_shown_beside_any_other_method() {
 #[tokio::test]
 async fn the_certificate_says_who_the_client_is_and_the_form_its_name() {
     let ground = Ground::new("a");
-    for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519] {
+    for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         for version in BOTH {
             let mut server = ground.server(&ground, &[version]).await;
             let certificate = ground.certificate(algorithm, 4000);
@@ -229,6 +229,7 @@ fn each_mistake_in_the_pair_is_told_by_its_name() {
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----";
     let broken = "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----";
     let empty = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----";
+    let p521 = include_str!("../../src/jose/signing_key/testdata/p521.pem");
     let junk = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----";
     for (chain, key, words) in [
         ("", text(&good), "holds no certificate"),
@@ -239,6 +240,7 @@ fn each_mistake_in_the_pair_is_told_by_its_name() {
         (&good.chain, &good.chain, "holds no private key in PEM"),
         (&good.chain, encrypted, "holds an encrypted key"),
         (&good.chain, junk, "holds a key that TLS cannot sign with"),
+        (&good.chain, p521, "EC P-256, EC P-384 and Ed25519 keys can"),
         (&good.chain, text(&other), "do not belong together"),
     ] {
         let problem = problem(chain, key);

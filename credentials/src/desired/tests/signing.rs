@@ -139,3 +139,44 @@ fn a_certificate_s_key_signs_and_the_certificate_announces_it() {
     let error = certified(&certificate.pem(), &super::signing::key().serialize_pem()).unwrap_err();
     assert!(error.contains("do not belong together"), "{error}");
 }
+
+#[test]
+fn every_kind_of_key_signs_by_its_algorithm_and_p_521_is_named_with_the_way_out() {
+    let generated = |algorithm| rcgen::KeyPair::generate_for(algorithm).unwrap();
+    let (p256, p384, ed25519) = (
+        generated(&rcgen::PKCS_ECDSA_P256_SHA256),
+        generated(&rcgen::PKCS_ECDSA_P384_SHA384),
+        generated(&rcgen::PKCS_ED25519),
+    );
+    for (pair, name) in [(p256, "ES256"), (p384, "ES384"), (ed25519, "EdDSA")] {
+        let (pem, algorithm) = (pair.serialize_pem(), json!({"algorithm": name}));
+        assert_eq!(signer(jwt_bearer(json!({})), &pem).key.algorithm().as_str(), name);
+        assert_eq!(signer(jwt_bearer(algorithm), &pem).key.algorithm().as_str(), name);
+        let certificate = rcgen::CertificateParams::new(vec![])
+            .unwrap()
+            .self_signed(&pair)
+            .unwrap();
+        let by_certificate = certified(&certificate.pem(), &pem).unwrap().authentication;
+        let ClientAuthentication::PrivateKeyJwt { key, .. } = by_certificate else {
+            panic!("{by_certificate:?}");
+        };
+        assert_eq!(key.algorithm().as_str(), name);
+    }
+
+    let p521 = include_str!("../../../../oauth/src/jose/signing_key/testdata/p521.pem");
+    let way_out =
+        "its curve is P-521 instead of P-256 or P-384: use an RSA, EC P-256, EC P-384 or Ed25519 key";
+    for (refused, field) in [
+        (
+            registration(jwt_bearer(json!({})), &[("key", p521)]),
+            "spec.oauth2.jwtBearer.keyRef",
+        ),
+        (
+            certified("unread", p521),
+            "spec.oauth2.clientAuthentication.privateKeyJwt.certificateRef",
+        ),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(error.contains(field) && error.contains(way_out), "{error}");
+    }
+}

@@ -3,14 +3,14 @@
 use base64::Engine;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use ring::rand::SystemRandom;
 use ring::rsa::{KeyPairComponents, PublicKeyComponents};
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
+use ring::signature::{Ed25519KeyPair, RsaKeyPair};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
+use super::curve::Curve;
 use super::pem::rejected_rsa;
 use super::{Algorithm, KeyError, ParsedKey};
 
@@ -19,9 +19,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// Bytes of a number of P-256, and of a key of Ed25519.
-const WIDTH: usize = 32;
 
 /// All numbers are secrets here, the public ones too: it costs nothing, and text in a wrong member is no
 /// leak.
@@ -64,7 +61,7 @@ pub(super) fn read(text: &str) -> Result<ParsedKey, KeyError> {
     let algorithm = match jwk.alg.as_deref() {
         Some(name) => Some(
             Algorithm::from_name(name)
-                .ok_or_else(|| invalid("alg", "is none of RS256, PS256, ES256 and EdDSA"))?,
+                .ok_or_else(|| invalid("alg", "is none of RS256, PS256, ES256, ES384 and EdDSA"))?,
         ),
         None => None,
     };
@@ -117,24 +114,12 @@ impl Jwk {
         if self.d.is_none() {
             return Err(KeyError::Public);
         }
-        match self.crv.as_deref() {
-            Some("P-256") => {}
-            Some("P-384") => return Err(KeyError::WrongCurve { found: "P-384" }),
-            Some("P-521") => return Err(KeyError::WrongCurve { found: "P-521" }),
-            Some("secp256k1") => return Err(KeyError::WrongCurve { found: "secp256k1" }),
-            Some(_) => return Err(KeyError::WrongCurve { found: "another" }),
-            None => return Err(invalid("crv", "is missing")),
-        }
+        let name = self.crv.as_deref().ok_or_else(|| invalid("crv", "is missing"))?;
+        let curve = Curve::from_jwk_name(name)?;
+        let coordinate = |member, value| coordinate(curve, member, value);
         let (x, y) = (coordinate("x", &self.x)?, coordinate("y", &self.y)?);
         let point = [&[4][..], &x, &y].concat();
-        EcdsaKeyPair::from_private_key_and_public_key(
-            &ECDSA_P256_SHA256_FIXED_SIGNING,
-            &coordinate("d", &self.d)?,
-            &point,
-            &SystemRandom::new(),
-        )
-        .map(ParsedKey::ec)
-        .map_err(|_| KeyError::Malformed { key: "EC" })
+        curve.key(&coordinate("d", &self.d)?, &point)
     }
 
     fn okp(&self) -> Result<ParsedKey, KeyError> {
@@ -181,12 +166,12 @@ fn number(member: &'static str, value: &Option<SecretString>) -> Result<Bytes, K
 }
 
 /// Libraries that count numbers without their leading zeros are forgiven.
-fn coordinate(member: &'static str, value: &Option<SecretString>) -> Result<Bytes, KeyError> {
+fn coordinate(curve: Curve, member: &'static str, value: &Option<SecretString>) -> Result<Bytes, KeyError> {
     let bytes = without_zeros(&number(member, value)?);
-    let Some(missing) = WIDTH.checked_sub(bytes.len()) else {
-        return Err(invalid(member, "is longer than a number of P-256"));
+    let Some(missing) = curve.width().checked_sub(bytes.len()) else {
+        return Err(invalid(member, "is longer than a number of its curve"));
     };
-    let mut padded = Zeroizing::new(vec![0; WIDTH]);
+    let mut padded = Zeroizing::new(vec![0; curve.width()]);
     padded[missing..].copy_from_slice(&bytes);
     Ok(padded)
 }

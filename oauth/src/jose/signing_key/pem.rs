@@ -3,21 +3,18 @@
 //! names it.
 
 use mcp_auth_http_auth::pem::PemSection;
-use p256::elliptic_curve::sec1::ToSec1Point;
 use p256::pkcs8::{ObjectIdentifier, PrivateKeyInfoRef};
 use ring::error::KeyRejected;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
+use ring::signature::{Ed25519KeyPair, RsaKeyPair};
 use sec1::{EcParameters, EcPrivateKey};
-use zeroize::Zeroizing;
 
+use super::curve::Curve;
 use super::{KeyError, ParsedKey};
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 
 pub(super) fn read(text: &str) -> Result<ParsedKey, KeyError> {
     let sections = PemSection::all(text)?;
@@ -95,46 +92,14 @@ pub(super) fn rejected_rsa(rejected: KeyRejected) -> KeyError {
     }
 }
 
-/// Reads SEC1. In PKCS#8 the curve is named outside. The public key is computed: what Java writes does not
-/// hold it.
+/// Reads SEC1. In PKCS#8 the curve is named outside.
 fn ec(der: &[u8], outer_curve: Option<ObjectIdentifier>) -> Result<ParsedKey, KeyError> {
-    let malformed = KeyError::Malformed { key: "EC" };
     let Ok(key) = EcPrivateKey::try_from(der) else {
-        return Err(malformed);
+        return Err(KeyError::Malformed { key: "EC" });
     };
     let inner_curve = key.parameters.and_then(EcParameters::named_curve);
-    match outer_curve.or(inner_curve) {
-        Some(P256) => {}
-        Some(other) => {
-            return Err(KeyError::WrongCurve {
-                found: curve(&other.to_string()),
-            });
-        }
-        None => {
-            return Err(KeyError::WrongCurve { found: "not named" });
-        }
-    }
-    // Compares the public key too where there is one.
-    let Ok(secret) = p256::SecretKey::try_from(key) else {
-        return Err(malformed);
-    };
-    let private = Zeroizing::new(secret.to_bytes());
-    let public = secret.public_key().to_sec1_point(false);
-    EcdsaKeyPair::from_private_key_and_public_key(
-        &ECDSA_P256_SHA256_FIXED_SIGNING,
-        &private,
-        public.as_bytes(),
-        &SystemRandom::new(),
-    )
-    .map(ParsedKey::ec)
-    .map_err(|_| malformed)
-}
-
-fn curve(oid: &str) -> &'static str {
-    match oid {
-        "1.3.132.0.34" => "P-384",
-        "1.3.132.0.35" => "P-521",
-        "1.3.132.0.10" => "secp256k1",
-        _ => "another",
-    }
+    let oid = outer_curve
+        .or(inner_curve)
+        .ok_or(KeyError::WrongCurve { found: "not named" })?;
+    Curve::from_oid(oid)?.key_from_sec1(key)
 }

@@ -19,6 +19,11 @@ const EC_BARE: &str = include_str!("testdata/ec-without-public.pem");
 const EC_BARE_SEC1: &str = include_str!("testdata/ec-without-public.sec1.pem");
 const P384: &str = include_str!("testdata/p384.pem");
 const P384_SEC1: &str = include_str!("testdata/p384.sec1.pem");
+const P384_JWK: &str = include_str!("testdata/p384.jwk.json");
+const P384_BARE: &str = include_str!("testdata/p384-without-public.pem");
+const P384_BARE_SEC1: &str = include_str!("testdata/p384-without-public.sec1.pem");
+const P521: &str = include_str!("testdata/p521.pem");
+const P521_SEC1: &str = include_str!("testdata/p521.sec1.pem");
 const ED25519: &str = include_str!("testdata/ed25519.pem");
 const ED25519_JWK: &str = include_str!("testdata/ed25519.jwk.json");
 const X25519: &str = include_str!("testdata/x25519.pem");
@@ -27,7 +32,7 @@ const ENCRYPTED: &str = include_str!("testdata/encrypted.pem");
 const ENCRYPTED_PKCS1: &str = include_str!("testdata/encrypted.pkcs1.pem");
 const PUBLIC: &str = include_str!("testdata/public.pem");
 
-const GOOD: [&str; 11] = [
+const GOOD: [&str; 16] = [
     RSA,
     RSA_PKCS1,
     RSA_JWK,
@@ -37,6 +42,11 @@ const GOOD: [&str; 11] = [
     EC_JWK,
     EC_BARE,
     EC_BARE_SEC1,
+    P384,
+    P384_SEC1,
+    P384_JWK,
+    P384_BARE,
+    P384_BARE_SEC1,
     ED25519,
     ED25519_JWK,
 ];
@@ -52,7 +62,7 @@ fn reason(text: &str) -> &'static str {
 fn public(key: &SigningKey) -> Vec<u8> {
     match &*key.pair {
         Pair::Rsa(pair) => pair.public_key().as_ref().to_vec(),
-        Pair::Ec(pair) => pair.public_key().as_ref().to_vec(),
+        Pair::Ec(_, pair) => pair.public_key().as_ref().to_vec(),
         Pair::Ed(pair) => pair.public_key().as_ref().to_vec(),
     }
 }
@@ -62,6 +72,7 @@ fn verifies(key: &SigningKey) -> bool {
         Algorithm::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
         Algorithm::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
         Algorithm::Es256 => &signature::ECDSA_P256_SHA256_FIXED,
+        Algorithm::Es384 => &signature::ECDSA_P384_SHA384_FIXED,
         Algorithm::EdDsa => &signature::ED25519,
     };
     let signature = key.sign(b"message").unwrap();
@@ -87,6 +98,10 @@ fn every_form_of_a_key_is_the_same_key() {
     for (forms, algorithm) in [
         (&[RSA, RSA_PKCS1, RSA_JWK][..], Algorithm::Rs256),
         (&[EC, EC_SEC1, EC_JWK, EC_BARE, EC_BARE_SEC1], Algorithm::Es256),
+        (
+            &[P384, P384_SEC1, P384_JWK, P384_BARE, P384_BARE_SEC1],
+            Algorithm::Es384,
+        ),
         (&[ED25519, ED25519_JWK], Algorithm::EdDsa),
     ] {
         let mut keys = BTreeSet::new();
@@ -118,6 +133,8 @@ fn an_algorithm_that_does_not_fit_is_told_with_those_that_do() {
         (RSA, Algorithm::Es256),
         (ED25519, Algorithm::Es256),
         (EC_JWK, Algorithm::EdDsa),
+        (EC, Algorithm::Es384),
+        (P384, Algorithm::Es256),
     ] {
         let error = SigningKey::parse(text, Some(algorithm), None).unwrap_err();
         assert_eq!(error.reason(), "KeyAlgorithmMismatch");
@@ -176,8 +193,8 @@ fn each_mistake_is_told_by_its_name() {
         (dsa, "KeyUnsupported", "a DSA key"),
         (X25519, "KeyUnsupported", "key agreement"),
         (ED448, "KeyUnsupported", "an Ed448 key"),
-        (P384, "KeyWrongCurve", "P-384 instead of P-256"),
-        (P384_SEC1, "KeyWrongCurve", "P-384 instead of P-256"),
+        (P521, "KeyWrongCurve", "P-521 instead of P-256 or P-384"),
+        (P521_SEC1, "KeyWrongCurve", "use an RSA, EC P-256, EC P-384 or"),
         (RSA_1024, "KeyTooSmall", "2048 bits or more"),
         (&format!("{EC}{RSA}"), "KeySeveral", "2 private keys"),
         ("hello", "KeyUnknown", "but other text"),
@@ -270,6 +287,16 @@ fn each_mistake_in_a_jwk_is_told_by_its_member() {
             "longer",
         ),
         (
+            changed(P384_JWK, |jwk| jwk["crv"] = "P-256".into()),
+            "KeyInvalidJwk",
+            "longer",
+        ),
+        (
+            changed(EC_JWK, |jwk| jwk["crv"] = "P-384".into()),
+            "KeyMalformed",
+            "EC",
+        ),
+        (
             changed(ED25519_JWK, |jwk| jwk["x"] = jwk["d"].clone()),
             "KeyMalformed",
             "Ed25519",
@@ -357,7 +384,7 @@ fn json_value() -> impl Strategy<Value = Value> {
         "\\PC{0,40}".prop_map(Value::from),
         "[A-Za-z0-9_-]{0,90}".prop_map(Value::from),
         proptest::sample::select(vec![
-            "RSA", "EC", "OKP", "oct", "P-256", "Ed25519", "sig", "ES256"
+            "RSA", "EC", "OKP", "oct", "P-256", "P-384", "Ed25519", "sig", "ES256", "ES384"
         ])
         .prop_map(Value::from),
         Just(json!([{}])),
@@ -398,7 +425,7 @@ proptest! {
 
     #[test]
     fn a_jwk_with_one_member_changed_is_a_key_or_an_error(
-        which in proptest::sample::select(vec![RSA_JWK, EC_JWK, ED25519_JWK]),
+        which in proptest::sample::select(vec![RSA_JWK, EC_JWK, P384_JWK, ED25519_JWK]),
         member in "kty|crv|alg|use|n|e|d|p|q|dp|dq|qi|x|y", value in json_value(),
     ) {
         if let Ok(key) = parse(&changed(which, |jwk| jwk[&member] = value)) {
