@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Exec {
     /// Where the audit log goes: `stdout`, or a FILE that lines are appended to.
-    #[arg(long, value_name = "FILE", default_value = "stdout")]
+    #[arg(long, value_name = "FILE", default_value = "stdout", value_parser = audit_log)]
     pub audit_log: Output,
 
     #[command(flatten)]
@@ -90,6 +91,13 @@ pub struct Common {
     /// The command that starts LiteLLM, with its options.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+fn audit_log(text: &str) -> Result<Output, String> {
+    match text.is_empty() {
+        true => Err("must be stdout or the path of a file".to_owned()),
+        false => text.parse().map_err(|never: Infallible| match never {}),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -103,9 +103,19 @@ pub fn parse(node: &Node, field: &str, budget: &mut Budget) -> Result<Auth, Bloc
 }
 
 fn read<T: DeserializeOwned>(value: Value, field: &str) -> Result<T, BlockError> {
-    serde_json::from_value(value).map_err(|error| BlockError {
-        field: field.to_owned(),
-        problem: without_values(&error.to_string()),
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let mut problem = without_values(&error.inner().to_string());
+        let path = error.path().to_string();
+        // An unknown or missing key is named by the message itself.
+        let field = match problem.starts_with("invalid ") && path != "." {
+            true => format!("{field}.{path}"),
+            false => field.to_owned(),
+        };
+        if problem.ends_with("expected a string") && !problem.contains("sequence") && !problem.contains("map")
+        {
+            problem += ": put it in quotes";
+        }
+        BlockError { field, problem }
     })
 }
 
@@ -217,11 +227,27 @@ mod tests {
             ),
             (
                 "{oauth2: {client_id: a, client_secret: [s3cret]}}",
-                "auth.oauth2: invalid type: sequence, expected a string",
+                "auth.oauth2.client_secret: invalid type: sequence, expected a string",
             ),
             (
                 "{oauth2: {client_id: a, client_secret: 5309}}",
-                "auth.oauth2: invalid type: integer, expected a string",
+                "auth.oauth2.client_secret: invalid type: integer, expected a string: put it in quotes",
+            ),
+            (
+                "{oauth2: {client_id: a, client_secret: b, scopes: [a, 5309]}}",
+                "auth.oauth2.scopes[1]: invalid type: integer, expected a string: put it in quotes",
+            ),
+            (
+                "{oauth2: {client_id: a, client_secret: b, scopes: s3cret}}",
+                "auth.oauth2.scopes: invalid type: string, expected a sequence",
+            ),
+            (
+                "{oauth2: {client_id: a, client_secret: b, extra_parameters: {tenant: true}}}",
+                "auth.oauth2.extra_parameters.tenant: invalid type: boolean, expected a string: put it in quotes",
+            ),
+            (
+                "{allow_insecure_http: s3cret}",
+                "mcp_servers.tools.auth.allow_insecure_http: invalid type: string, expected a boolean",
             ),
             (
                 "{oauth2: {client_id: a}}",

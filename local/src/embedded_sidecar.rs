@@ -55,7 +55,13 @@ pub struct Ground {
 
 impl Ground {
     /// `config`: LiteLLM's own configuration.
-    pub fn prepare(listen: SocketAddr, config: Option<&Path>) -> Result<Self, ExitError> {
+    pub fn prepare(listen: SocketAddr, config: Option<&Path>, audit_log: &Output) -> Result<Self, ExitError> {
+        if let (Output::File(file), Err(error)) = (audit_log, audit_log.check()) {
+            return Err(ExitError::AuditLog {
+                file: file.clone(),
+                kind: error.kind(),
+            });
+        }
         let sockets = Sockets::bind(Some(listen), (Ipv4Addr::LOCALHOST, 0).into(), WORKERS);
         let sockets = sockets.map_err(|error| ExitError::Listen {
             address: listen,

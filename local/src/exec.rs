@@ -12,7 +12,7 @@ use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::proxy::audit::Output;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
 
 use crate::args::Exec;
@@ -20,14 +20,17 @@ use crate::embedded_sidecar::Ground;
 use crate::exit::{self, ExitError};
 use crate::litellm_command::{LitellmCommand, find_program};
 use crate::litellm_process::{LitellmOutput, LitellmProcess};
-use crate::readiness::{OLDEST, is_too_old, until_ready};
-use crate::servers::{self, Servers, Sources};
+use crate::readiness::{OLDEST, is_too_old, until_ready, why_not_ready};
+use crate::servers::{self, NO_SERVER, Servers, Sources};
 use crate::settings::Variables;
 use crate::supervise::FORWARDED;
 use crate::token_feed::TokenFeed;
 
 /// Between two looks at the configuration, the resources and the files of secrets.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Between two warnings that LiteLLM is not ready. It takes 10 to 20 s to start.
+const READINESS_REMINDER: Duration = Duration::from_secs(30);
 
 /// Runs to LiteLLM's end and answers the exit code.
 pub fn exec(args: Exec) -> u8 {
@@ -53,10 +56,12 @@ fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
         variables,
     };
     let servers = servers::read(&sources)?;
+    let proxy = egress_proxy(&sources.variables)?;
     in_runtime(run_litellm(
         command,
         &sources,
         servers,
+        proxy,
         args.common.start_timeout,
         args.audit_log,
     ))
@@ -81,12 +86,13 @@ async fn run_litellm(
     command: LitellmCommand,
     sources: &Sources,
     servers: Servers,
+    proxy: Option<EgressProxy>,
     start_timeout: Duration,
     audit_log: Output,
 ) -> Result<u8, ExitError> {
-    let ground = Ground::prepare(command.listen, command.config.as_deref())?;
+    let ground = Ground::prepare(command.listen, command.config.as_deref(), &audit_log)?;
     let mut signals = Signals::listen()?;
-    let (feed, changed) = TokenFeed::new(egress_proxy(&sources.variables));
+    let (feed, changed) = TokenFeed::new(proxy);
     let sidecar = ground.start(&feed, start_timeout, audit_log)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -108,7 +114,7 @@ async fn run_litellm(
         &servers.secret_variables,
     );
     let mut reloading = Reloading::default();
-    reloading.tell_ignored(servers.ignored);
+    reloading.tell(&servers);
     feed.apply(servers.protected);
     let litellm = async {
         // Until then a signal ends us alone: there is nothing to pass it on to.
@@ -139,6 +145,9 @@ async fn attend(
     let mut ready = std::pin::pin!(until_ready(address));
     let mut is_ready = false;
     let mut too_old = None;
+    let started = Instant::now();
+    let mut reminders = interval_at(started + READINESS_REMINDER, READINESS_REMINDER);
+    reminders.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             status = litellm.wait() => {
@@ -152,6 +161,10 @@ async fn attend(
                 // Until LiteLLM has ended.
                 drain.start(Duration::MAX);
                 litellm.signal(number).await;
+            }
+            _ = reminders.tick(), if !is_ready => {
+                let seconds = started.elapsed().as_secs();
+                warn!("after {seconds} s {}", why_not_ready(address).await);
             }
             version = &mut ready, if !is_ready => {
                 is_ready = true;
@@ -189,6 +202,8 @@ struct Reloading {
     /// What is wrong now, told once.
     problem: Option<String>,
     ignored: Vec<String>,
+    /// Nothing is authenticated to, and that was told.
+    is_none: bool,
 }
 
 impl Reloading {
@@ -203,7 +218,7 @@ impl Reloading {
                     if self.problem.take().is_some() {
                         info!("the configuration can be used again");
                     }
-                    self.tell_ignored(servers.ignored);
+                    self.tell(&servers);
                     feed.apply(servers.protected);
                 }
                 Err(error) => {
@@ -219,22 +234,25 @@ impl Reloading {
         }
     }
 
-    fn tell_ignored(&mut self, ignored: Vec<String>) {
-        for line in ignored.iter().filter(|line| !self.ignored.contains(line)) {
+    fn tell(&mut self, servers: &Servers) {
+        let is_new = |line: &&String| !self.ignored.contains(line);
+        for line in servers.ignored.iter().filter(is_new) {
             info!("ignored: {line}");
         }
-        self.ignored = ignored;
+        self.ignored.clone_from(&servers.ignored);
+        let is_none = servers.protected.is_empty();
+        if is_none && !self.is_none {
+            warn!("{NO_SERVER}");
+        }
+        self.is_none = is_none;
     }
 }
 
 /// As programs commonly read it: both cases of each name.
-pub fn egress_proxy(variables: &Variables) -> Option<EgressProxy> {
+pub fn egress_proxy(variables: &Variables) -> Result<Option<EgressProxy>, ExitError> {
     let get = |name: &str| variables.get(name).or(variables.get(&name.to_ascii_lowercase()));
     let proxy = EgressProxy::from_environment(get("HTTPS_PROXY"), get("HTTP_PROXY"), get("NO_PROXY"));
-    proxy.unwrap_or_else(|error| {
-        warn!(%error, "tokens are requested without a proxy");
-        None
-    })
+    Ok(proxy?)
 }
 
 /// The signals that are passed on.

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::servers::ServerError;
 use crate::settings::SettingsError;
+use mcp_auth_oauth::EgressProxyError;
 
 /// `check` found something that does not hold.
 pub const CHECK_FAILED: u8 = 1;
@@ -49,6 +50,23 @@ pub enum ExitError {
     Host(String),
     #[error("--port {0:?} is no port: give a number from 1 to 65535")]
     Port(String),
+    #[error(
+        "{program} takes its address by --bind, of which a second one adds another: use litellm --run_{program}, or \
+         uvicorn litellm.proxy.proxy_server:app"
+    )]
+    ServerArguments { program: &'static str },
+    #[error(
+        "{what} makes LiteLLM serve TLS, which mcp-auth does not speak to it: end TLS before mcp-auth, or run LiteLLM \
+         without mcp-auth by LITELLM_MCP_AUTH_AUTO_PATCH=false"
+    )]
+    LitellmTls { what: String },
+    #[error(
+        "LITELLM_CONFIG_BUCKET_NAME makes LiteLLM read its configuration from a bucket and ignore every file: unset it, \
+         and give the configuration as a file by --config"
+    )]
+    ConfigInBucket,
+    #[error(transparent)]
+    Proxy(#[from] EgressProxyError),
     #[error("no loopback port is free for LiteLLM between {first} and {last}")]
     NoLoopbackPort { first: u16, last: u16 },
     #[error(
@@ -58,6 +76,8 @@ pub enum ExitError {
     Folder { folder: PathBuf, kind: io::ErrorKind },
     #[error("{file} cannot be written: {kind}. Check --litellm-log")]
     LitellmLog { file: PathBuf, kind: io::ErrorKind },
+    #[error("{file} cannot be written: {kind}. Check --audit-log")]
+    AuditLog { file: PathBuf, kind: io::ErrorKind },
     #[error("{what}: {kind}")]
     System { what: &'static str, kind: io::ErrorKind },
     #[error(
@@ -72,10 +92,15 @@ impl ExitError {
         match self {
             Self::NotFound(_) => NOT_FOUND,
             Self::NotExecutable(..) => NOT_EXECUTABLE,
-            Self::Settings(_) | Self::Servers(_) | Self::OldLitellm { .. } => CONFIG,
-            Self::Host(_) | Self::Port(_) => USAGE,
+            Self::Settings(_)
+            | Self::Servers(_)
+            | Self::Proxy(_)
+            | Self::ConfigInBucket
+            | Self::LitellmTls { .. }
+            | Self::OldLitellm { .. } => CONFIG,
+            Self::Host(_) | Self::Port(_) | Self::ServerArguments { .. } => USAGE,
             Self::Listen { .. } | Self::NoLoopbackPort { .. } => UNAVAILABLE,
-            Self::Folder { .. } | Self::LitellmLog { .. } => CANNOT_CREATE,
+            Self::Folder { .. } | Self::LitellmLog { .. } | Self::AuditLog { .. } => CANNOT_CREATE,
             Self::System { .. } => OS_ERROR,
         }
     }

@@ -25,6 +25,10 @@ const LITELLM: [&str; 3] = [
     "litellm.proxy.proxy_cli",
     "litellm.proxy.proxy_server:app",
 ];
+/// Servers that take their address by `--bind`.
+const BIND_SERVERS: [&str; 2] = ["gunicorn", "hypercorn"];
+const CONFIG_BUCKET: &str = "LITELLM_CONFIG_BUCKET_NAME";
+const TLS_VARIABLES: [&str; 2] = ["SSL_KEYFILE_PATH", "SSL_CERTFILE_PATH"];
 const SCRIPT: &str = "litellm/proxy/proxy_cli.py";
 
 /// What the command and the environment say.
@@ -49,6 +53,11 @@ pub struct Launch {
 
 impl LitellmCommand {
     pub fn read(words: Vec<OsString>, variables: &Variables) -> Result<Self, ExitError> {
+        let starts_litellm = |word: &OsString| {
+            LITELLM.contains(&&*file_name(word)) || word.to_string_lossy().ends_with(SCRIPT)
+        };
+        let takes_options = words.iter().any(starts_litellm);
+        check_can_move(&words, takes_options, variables)?;
         let option = |names: &[&str], variable: &str| {
             option(&words, names).or_else(|| variables.get(variable).map(str::to_owned))
         };
@@ -73,12 +82,8 @@ impl LitellmCommand {
             .or_else(|| self::option(&words, &["--config", "-c"]))
             .map(PathBuf::from);
         let config = config.map(|path| std::path::absolute(&path).unwrap_or(path));
-        let starts_litellm = |word: &OsString| {
-            let word = word.to_string_lossy();
-            LITELLM.contains(&word.rsplit('/').next().unwrap_or_default()) || word.ends_with(SCRIPT)
-        };
         Ok(Self {
-            takes_options: words.iter().any(starts_litellm),
+            takes_options,
             listen: SocketAddr::new(host, port),
             config,
             words,
@@ -133,6 +138,41 @@ impl LitellmCommand {
                 .collect(),
         }
     }
+}
+
+/// Checks that LiteLLM can be moved to loopback, that plain HTTP is spoken there, and that it reads files: the
+/// set-ups that injection refuses on Kubernetes.
+fn check_can_move(words: &[OsString], takes_options: bool, variables: &Variables) -> Result<(), ExitError> {
+    // LiteLLM looks whether it is there, and takes the empty text too.
+    if variables.is_set(CONFIG_BUCKET) {
+        return Err(ExitError::ConfigInBucket);
+    }
+    let is_server = |program: &&str| words.iter().any(|word| file_name(word) == *program);
+    if takes_options && let Some(program) = BIND_SERVERS.into_iter().find(is_server) {
+        return Err(ExitError::ServerArguments { program });
+    }
+    let variable = TLS_VARIABLES
+        .into_iter()
+        .find(|name| variables.get(name).is_some());
+    let variable = variable.map(|name| format!("the variable {name}"));
+    let what = variable.or_else(|| {
+        let words = words.iter().map(|word| word.to_string_lossy());
+        let mut tls = words.filter(|word| word.starts_with("--ssl_") || word.starts_with("--ssl-"));
+        let option = tls.next()?;
+        Some(format!(
+            "the option {}",
+            option.split('=').next().unwrap_or_default()
+        ))
+    });
+    match what {
+        Some(what) => Err(ExitError::LitellmTls { what }),
+        None => Ok(()),
+    }
+}
+
+fn file_name(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    word.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
 /// Content of the wrapper: LiteLLM's own configuration, and then the overlay. JSON strings, which YAML 1.1 reads
@@ -266,6 +306,53 @@ mod tests {
                 .unwrap_err()
                 .contains("--host")
         );
+    }
+
+    #[test]
+    fn what_injection_refuses_on_kubernetes_is_refused_by_name() {
+        let app = "litellm.proxy.proxy_server:app";
+        for (words, variables, expected) in [
+            (
+                &["litellm"][..],
+                &[("LITELLM_CONFIG_BUCKET_NAME", "")][..],
+                "from a bucket",
+            ),
+            (
+                &["/venv/bin/gunicorn", app, "--bind", "0.0.0.0:4000"],
+                &[],
+                "litellm --run_gunicorn",
+            ),
+            (
+                &["python", "-m", "hypercorn", app],
+                &[],
+                "litellm --run_hypercorn",
+            ),
+            (
+                &["litellm"],
+                &[("SSL_KEYFILE_PATH", "/key")],
+                "the variable SSL_KEYFILE_PATH makes",
+            ),
+            (
+                &["litellm", "--ssl_certfile_path=/c"],
+                &[],
+                "the option --ssl_certfile_path makes",
+            ),
+            (
+                &["uvicorn", "--ssl-keyfile", "/key", app],
+                &[],
+                "the option --ssl-keyfile makes",
+            ),
+        ] {
+            let message = command(words, variables).unwrap_err();
+            assert!(message.contains(expected), "{message}");
+        }
+        for words in [&["litellm", "--run_gunicorn"][..], &["gunicorn", "other:app"]] {
+            assert_eq!(
+                command(words, &[("SSL_KEYFILE_PATH", "")]).map(|_| ()),
+                Ok(()),
+                "{words:?}"
+            );
+        }
     }
 
     #[test]

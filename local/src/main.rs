@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use mcp_auth_sidecar::log::{DroppedLines, LossyWriter};
-use tracing::Level;
+use tracing::{Level, warn};
 use tracing_subscriber::filter::Targets;
 
 use args::{Args, Command, LOG};
@@ -38,6 +38,8 @@ use args::{Args, Command, LOG};
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    // First of all, and in the supervisor too: LiteLLM and what it starts run as the same user.
+    let forbidden = processes::forbid_inspection();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -47,7 +49,12 @@ fn main() -> ExitCode {
         }
     };
     let code = match args.command {
-        Command::Exec(args) => logged(start_log(), || exec::exec(args)),
+        Command::Exec(args) => logged(start_log(), || {
+            if let Err(error) = forbidden {
+                warn!(%error, "the kernel lets other processes of this user read the client secrets in this one");
+            }
+            exec::exec(args)
+        }),
         Command::Check(args) => {
             // Its report says what there is to say.
             let log = std::env::var_os(LOG).and_then(|_| start_log());

@@ -5,11 +5,20 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper,
+    set_dumpable_behavior, wait,
+};
 
 const POLL: Duration = Duration::from_millis(50);
 /// What still starts others after SIGKILL to all is looked at this often.
 const KILL_ROUNDS: u32 = 40;
+
+/// From now on no other process of this user can read the environment and the memory of this one, which hold client
+/// secrets and tokens, unless it has CAP_SYS_PTRACE. A program that this process becomes is not bound by it.
+pub fn forbid_inspection() -> rustix::io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
 
 /// From now on processes below this one become its children when their own parent ends.
 pub fn become_subreaper() -> rustix::io::Result<()> {

@@ -30,6 +30,19 @@ pub async fn until_ready(litellm: SocketAddr) -> Option<String> {
     }
 }
 
+/// What to look at when it takes long.
+pub async fn why_not_ready(litellm: SocketAddr) -> String {
+    match timeout(ANSWER_TIMEOUT, TcpStream::connect(litellm)).await {
+        Ok(Ok(_)) => format!(
+            "LiteLLM listens on {litellm} and is not ready: its own output, and what http://{litellm}{PATH} answers, say why"
+        ),
+        _ => format!(
+            "LiteLLM does not listen on {litellm}, to which it was moved, so that users get errors: it may still be starting, \
+             which its own output tells; a script that sets --host or --port by itself has to leave them to HOST and PORT"
+        ),
+    }
+}
+
 /// The body of its answer, if that is 200.
 async fn ask(litellm: SocketAddr) -> Option<Bytes> {
     let stream = TcpStream::connect(litellm).await.ok()?;

@@ -31,6 +31,10 @@ const LITELLM_COOKIE: &str = "token";
 /// LiteLLM's keys with which an entry authenticates by itself.
 const OWN_AUTHENTICATION: [&str; 3] = ["auth_type", "auth_value", "authentication_token"];
 
+/// Said where there is none, with the ways out.
+pub const NO_SERVER: &str = "no MCP server is authenticated to: set MCP_OAUTH2_*, add an auth block to an entry of mcp_servers, \
+                             or give --resources";
+
 /// Where the servers are read from.
 pub struct Sources {
     /// LiteLLM's own configuration.
@@ -46,7 +50,7 @@ pub struct Servers {
     pub protected: Vec<ProtectedServer>,
     /// Variables that were read for `${NAME}`, and that LiteLLM's configuration does not use itself.
     pub secret_variables: BTreeSet<String>,
-    /// What of the resources is ignored on one machine.
+    /// What of the resources is ignored on one machine, and which servers get no token of the variables'.
     pub ignored: Vec<String>,
 }
 
@@ -108,7 +112,7 @@ pub fn read(sources: &Sources) -> Result<Servers, ServerError> {
     };
     let Resources {
         servers: by_resource,
-        ignored,
+        mut ignored,
     } = match &sources.resources {
         Some((folder, admission)) => resources::read(folder, admission)?,
         None => Resources::default(),
@@ -132,6 +136,7 @@ pub fn read(sources: &Sources) -> Result<Servers, ServerError> {
             name: &name,
             variables,
             used: &mut used,
+            ignored: &mut ignored,
         };
         protected.extend(reader.server(&entry, defaults.as_ref(), &mut budget)?);
     }
@@ -175,6 +180,7 @@ struct Reader<'a> {
     name: &'a str,
     variables: &'a Variables,
     used: &'a mut BTreeSet<String>,
+    ignored: &'a mut Vec<String>,
 }
 
 impl Reader<'_> {
@@ -194,7 +200,7 @@ impl Reader<'_> {
         let field = format!("mcp_servers.{}.{AUTH_BLOCK}", self.name);
         let block = match get(AUTH_BLOCK).filter(|node| !node.is_null()) {
             Some(node) => match auth_block::parse(node, &field, budget)? {
-                Auth::Off => return Ok(None),
+                Auth::Off => return Ok(self.without_token("its auth is false")),
                 Auth::On(block) => Some(*block),
             },
             None => None,
@@ -206,7 +212,10 @@ impl Reader<'_> {
         match (&block, defaults) {
             // What LiteLLM authenticates to by itself stays so, unless a block says otherwise.
             (None, None) => return Ok(None),
-            (None, Some(_)) if has_own || !is_http => return Ok(None),
+            (None, Some(_)) if has_own => {
+                return Ok(self.without_token("LiteLLM authenticates to it by itself"));
+            }
+            (None, Some(_)) if !is_http => return Ok(self.without_token("it is not reached by a url")),
             (Some(_), _) if !is_http => return Err(ServerError::NoUrl(self.name.to_owned())),
             _ => {}
         }
@@ -221,6 +230,12 @@ impl Reader<'_> {
             _ => "StreamableHTTP",
         };
         self.protected(&url, transport, block, defaults).map(Some)
+    }
+
+    fn without_token(&mut self, why: &str) -> Option<ProtectedServer> {
+        self.ignored
+            .push(format!("mcp_servers.{} gets no token: {why}", self.name));
+        None
     }
 
     /// The URL, which may be a variable of LiteLLM's.

@@ -47,6 +47,11 @@ pub enum SettingsError {
     #[error("{variable} names a file that cannot be read: {kind}")]
     File { variable: String, kind: io::ErrorKind },
     #[error(
+        "{variable} names no regular file: name one, since a pipe, such as the shell's <(...), or a device can be read \
+         once at most, and changes of the secret are read again"
+    )]
+    NoFile { variable: String },
+    #[error(
         "{field} refers to ${{{name}}}, which is not set: set {name}, or {name}_FILE to the file that holds it"
     )]
     Unset { field: String, name: String },
@@ -97,6 +102,11 @@ impl Variables {
             .filter(|value| !value.is_empty())
     }
 
+    /// Whether it is there, be it empty.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The names of mcp-auth's own settings that are set.
     pub fn own_names(&self) -> impl Iterator<Item = &str> {
         let is_own = |name: &&str| name.starts_with(PREFIX) || *name == AUTO_PATCH;
@@ -124,14 +134,19 @@ impl Variables {
         let Some(path) = self.get(&variable) else {
             return Ok(None);
         };
-        let read = std::fs::metadata(path).and_then(|file| match file.len() > MAX_FILE_BYTES {
-            true => Err(io::ErrorKind::FileTooLarge.into()),
-            false => std::fs::read_to_string(path),
-        });
-        let text = read.map_err(|error| SettingsError::File {
-            variable,
-            kind: error.kind(),
-        })?;
+        let cannot_read = |kind| SettingsError::File {
+            variable: variable.clone(),
+            kind,
+        };
+        let file = std::fs::metadata(path).map_err(|error| cannot_read(error.kind()))?;
+        if !file.is_file() {
+            // A pipe that nobody writes to would be waited for without an end.
+            return Err(SettingsError::NoFile { variable });
+        }
+        if file.len() > MAX_FILE_BYTES {
+            return Err(cannot_read(io::ErrorKind::FileTooLarge));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| cannot_read(error.kind()))?;
         Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
     }
 
@@ -292,6 +307,23 @@ mod tests {
                 .to_string()
                 .starts_with(CLIENT_SECRET_FILE)
         );
+    }
+
+    #[test]
+    fn a_secret_in_a_pipe_or_a_folder_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for path in [pipe.as_path(), folder.path()] {
+            let path = path.to_str().unwrap();
+            let settings = variables(&[WHOLE[0], WHOLE[1], (CLIENT_SECRET_FILE, path)]);
+            let message = settings.defaults().unwrap_err().to_string();
+            assert!(
+                message.starts_with("MCP_OAUTH2_CLIENT_SECRET_FILE names no regular file: name one"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -234,7 +234,7 @@ fn a_client_secret_that_the_authorization_server_refuses_is_told() {
     set_up.breaks(
         &[("SECRET", "wrong")],
         &[2, 5],
-        &["✗ OAuth2 works: 1 of 1 servers", "invalid_client"],
+        &["✗ OAuth2 works: 0 of 1 servers", "invalid_client"],
     );
 }
 
@@ -244,9 +244,28 @@ fn an_auth_block_that_does_not_parse_is_named() {
     set_up.configure(&set_up.configuration().replace("oauth2:", "oauth:"));
     set_up.breaks(
         &[],
-        &[2, 3, 5],
-        &["✗ The configuration loads: mcp_servers.tools.auth: unknown field `oauth`"],
+        &[1, 2, 3, 4, 5],
+        &[
+            "✗ The configuration loads: mcp_servers.tools.auth: unknown field `oauth`",
+            "✗ LiteLLM is unmodified: not known, since the configuration does not load",
+        ],
     );
+    // It would see the variable that the block names as a secret.
+    set_up.check(&[], &[]);
+    assert!(!set_up.path("report").exists(), "LiteLLM was not started");
+}
+
+#[test]
+fn a_proxy_that_is_no_url_is_told_before_anything_is_sent() {
+    let set_up = SetUp::new();
+    let output = set_up.check(&[], &[("HTTPS_PROXY", "::s3cret")]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        message(&output).contains("HTTPS_PROXY is not the URL of a proxy"),
+        "{}",
+        message(&output)
+    );
+    set_up.nothing_is_left_and_no_secret_is_told(&output);
 }
 
 #[test]

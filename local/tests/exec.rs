@@ -7,6 +7,7 @@ mod support;
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::sync::mpsc;
@@ -74,6 +75,132 @@ fn litellm_reaches_its_server_with_a_token_and_never_sees_the_secret() {
     let log = message(&output);
     assert!(!log.contains("s3cret") && !log.contains("opaque-t0ken"), "{log}");
     ground.nothing_is_left(&report);
+}
+
+#[test]
+fn litellm_can_read_the_client_secret_in_no_process_of_ours() {
+    let authorization_server = serve(|_| {
+        let token = r#"{"access_token": "opaque-t0ken", "token_type": "Bearer", "expires_in": 3600}"#;
+        (200, token.to_owned())
+    });
+    let ground = Ground::new("mcp_servers: {tools: {url: 'http://127.0.0.1:9/mcp'}}");
+    let mut command = ground.litellm();
+    command
+        .env(
+            "MCP_OAUTH2_TOKEN_URL",
+            format!("http://{authorization_server}/token"),
+        )
+        .env("MCP_OAUTH2_CLIENT_ID", "litellm")
+        .env("MCP_OAUTH2_CLIENT_SECRET", "s3cret");
+    let child = ground.as_nobody(&command).spawn().unwrap();
+    let report = ground.report();
+    let environment = report["environment"].as_object().unwrap();
+    assert!(
+        !environment.keys().any(|name| name.starts_with("MCP_OAUTH2_")),
+        "{report}"
+    );
+    assert!(!report.to_string().contains("s3cret"), "in LiteLLM's environment");
+    // A process of the same user that does nothing against it shows that the looking works.
+    let expected = serde_json::json!({"sleeper": true, "supervisor": false, "mcp-auth": false});
+    assert_eq!(report["can_read"], expected);
+    kill(&child, Signal::TERM);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", message(&output));
+    assert!(
+        !message(&output).contains("the kernel lets"),
+        "{}",
+        message(&output)
+    );
+    ground.nothing_is_left(&report);
+}
+
+#[test]
+fn nothing_to_authenticate_to_is_told_with_the_ways_out() {
+    let ground = Ground::new("mcp_servers: {tools: {url: 'https://tools.example.com/mcp'}}");
+    let child = ground.litellm().spawn().unwrap();
+    ground.report();
+    kill(&child, Signal::TERM);
+    let log = message(&child.wait_with_output().unwrap());
+    let expected = "no MCP server is authenticated to: set MCP_OAUTH2_*, add an auth block";
+    let told: Vec<&str> = log.lines().filter(|line| line.contains(expected)).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told[0].contains("WARN"), "{log}");
+}
+
+#[test]
+fn servers_that_get_no_token_are_named_with_the_reason() {
+    let ground = Ground::new(
+        "mcp_servers:
+  closed: {url: 'https://a.example.com/mcp', auth: false}
+  own: {url: 'https://b.example.com/mcp', auth_type: bearer_token}
+  local: {command: server}
+",
+    );
+    let mut command = ground.litellm();
+    command
+        .env("MCP_OAUTH2_TOKEN_URL", "https://auth.example.com/token")
+        .env("MCP_OAUTH2_CLIENT_ID", "litellm")
+        .env("MCP_OAUTH2_CLIENT_SECRET", "s3cret");
+    let child = command.spawn().unwrap();
+    ground.report();
+    kill(&child, Signal::TERM);
+    let log = message(&child.wait_with_output().unwrap());
+    for expected in [
+        "mcp_servers.closed gets no token: its auth is false",
+        "mcp_servers.own gets no token: LiteLLM authenticates to it by itself",
+        "mcp_servers.local gets no token: it is not reached by a url",
+        "no MCP server is authenticated to",
+    ] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+}
+
+#[test]
+fn a_litellm_that_does_not_listen_where_it_was_moved_is_told() {
+    let ground = Ground::new("{}");
+    let mut child = ground
+        .litellm_with(&["--start-timeout-seconds", "20"])
+        .env("STAYS", "so")
+        .spawn()
+        .unwrap();
+    let expected = "LiteLLM does not listen on 127.0.0.1:";
+    until("it is told", || ground.log().contains(expected).then_some(()));
+    kill(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(7), "{}", ground.log());
+}
+
+#[test]
+fn the_audit_log_is_for_its_owner_alone_and_one_that_cannot_be_written_is_told_before_litellm_starts() {
+    let ground = Ground::new("{}");
+    for (file, code, expected) in [
+        (
+            "/does/not/exist/audit.log",
+            73,
+            "/does/not/exist/audit.log cannot be written: entity not found. Check --audit-log",
+        ),
+        ("", 64, "must be stdout or the path of a file"),
+    ] {
+        let mut command = ground.litellm_with(&["--audit-log", file]);
+        let output = command.stderr(std::process::Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", message(&output));
+        assert!(message(&output).contains(expected), "{}", message(&output));
+    }
+    assert!(
+        !ground.folder.path().join("report").exists(),
+        "LiteLLM was not started"
+    );
+    let mut child = ground
+        .litellm_with(&["--audit-log", "audit.log"])
+        .spawn()
+        .unwrap();
+    ground.report();
+    let mode = fs::metadata(ground.folder.path().join("audit.log"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    kill(&child, Signal::TERM);
+    child.wait().unwrap();
 }
 
 #[test]
@@ -199,6 +326,20 @@ fn what_is_wrong_ends_before_litellm_starts_with_a_message_and_a_code_of_its_own
         78,
         "/does/not/exist cannot be read: entity not found. Check --resources",
     );
+    let ssl = ["litellm", "--config", "config.yaml", "--ssl_keyfile_path", "/key"];
+    fs::write(ground.folder.path().join("config.yaml"), "{}").unwrap();
+    check(
+        &mut ground.command(&ssl),
+        78,
+        "the option --ssl_keyfile_path makes LiteLLM serve TLS",
+    );
+    check(
+        ground
+            .command(&["litellm", "--config", "config.yaml"])
+            .env("HTTPS_PROXY", "::s3cret"),
+        78,
+        "HTTPS_PROXY is not the URL of a proxy: write it as http://proxy.example.com:3128",
+    );
     check(
         &mut ground.command(&["litellm", "--config", "/none.yaml"]),
         78,
@@ -235,9 +376,9 @@ fn a_litellm_that_ends_at_its_start_is_told_with_its_own_code() {
     assert_eq!(output.status.code(), Some(3), "{}", message(&output));
     let told = message(&output);
     let told: Vec<&str> = told.lines().filter(|line| line.contains("WARN")).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told.len(), 2, "that there is no server, and: {told:?}");
     assert!(
-        told[0].contains("LiteLLM ended before it was ready: its own output says why"),
+        told[1].contains("LiteLLM ended before it was ready: its own output says why"),
         "{told:?}"
     );
     let names = fs::read_dir(ground.folder.path()).unwrap();

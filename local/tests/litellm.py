@@ -5,7 +5,7 @@ configuration once, and starts a process that leaves its session. What it saw go
 POST /call/SERVER is a user's request that makes it call this MCP server, as LiteLLM does: with the headers that the overlay
 lists, and no others. POST /mcp/ passes a JSON-RPC message on to the server that the header x-mcp-servers names.
 
-Variables break it: ENDS_WITH a code, READINESS another status, LOSES the user's context, HIDES the servers' tools.
+Variables break it: ENDS_WITH a code, STAYS without listening, READINESS another status, LOSES the user's context, HIDES the servers' tools.
 """
 
 import http.server
@@ -45,7 +45,23 @@ def call(server, context=None, message=LIST):
         return f"{error.code}: {error.read().decode()}"
 
 
+def can_be_read(pid):
+    """Whether this process may read the environment and the memory of another."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environment, open(f"/proc/{pid}/mem", "rb"):
+            environment.read()
+        return True
+    except PermissionError:
+        return False
+
+
+def parent(pid):
+    return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
+
+
 print(os.environ["SAYS"], flush=True) if "SAYS" in os.environ else None
+if "STAYS" in os.environ:
+    signal.pause()  # never listens
 if "ENDS_WITH" in os.environ:
     sleeper.kill()
     sys.exit(int(os.environ["ENDS_WITH"]))
@@ -85,6 +101,8 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
 report = {"pid": os.getpid(), "sleeper": sleeper.pid, "parent": os.getppid(), "words": sys.argv[1:], "called": called,
           "environment": dict(os.environ)}
 if "CONFIG_FILE_PATH" in os.environ:
+    processes = {"sleeper": sleeper.pid, "supervisor": os.getppid(), "mcp-auth": parent(os.getppid())}
+    report["can_read"] = {name: can_be_read(pid) for name, pid in processes.items()}
     report["folder"] = oct(os.stat(os.path.dirname(os.environ["CONFIG_FILE_PATH"])).st_mode & 0o777)
 with open(os.environ["REPORT"] + ".new", "w") as file:
     json.dump(report, file)

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::servers::NO_SERVER;
+
 /// One of the five criteria.
 #[derive(Debug, Serialize)]
 pub struct Criterion {
@@ -72,13 +74,9 @@ impl Criterion {
         let failed = servers.iter().filter(|finding| !finding.holds).count();
         let count = servers.len();
         let finding = match (count, failed) {
-            (0, _) => Err(
-                "no MCP server is authenticated to: set MCP_OAUTH2_*, add an auth block to an entry of \
-                           mcp_servers, or give --resources"
-                    .to_owned(),
-            ),
+            (0, _) => Err(NO_SERVER.to_owned()),
             (_, 0) => Ok(format!("{count} of {count} servers")),
-            _ => Err(format!("{failed} of {count} servers")),
+            _ => Err(format!("{} of {count} servers", count - failed)),
         };
         Self {
             servers,
@@ -103,6 +101,21 @@ impl Report {
             holds: criteria.iter().all(|criterion| criterion.holds),
             criteria,
         }
+    }
+
+    /// Nothing but that the configuration does not load is known, since LiteLLM was not started.
+    pub fn not_loaded(problem: &str) -> Self {
+        let unknown = |criterion| {
+            let finding = "not known, since the configuration does not load".to_owned();
+            Criterion::new(criterion, Err(finding))
+        };
+        Self::new(vec![
+            unknown(Name::LitellmUnmodified),
+            unknown(Name::OAuth2Works),
+            Criterion::new(Name::ConfigurationLoads, Err(problem.to_owned())),
+            unknown(Name::HeadersArrive),
+            unknown(Name::ServersAccept),
+        ])
     }
 
     pub fn to_text(&self) -> String {
@@ -143,6 +156,7 @@ mod tests {
         let servers = vec![
             ServerFinding::new("tools", Ok("a token".into())),
             ServerFinding::new("other", Err("refused\n\u{1b}[2J: look".into())),
+            ServerFinding::new("third", Err("refused".into())),
         ];
         let report = Report::new(vec![
             Criterion::new(Name::LitellmUnmodified, Ok("1.110.2".into())),
@@ -152,8 +166,8 @@ mod tests {
         assert!(!report.holds);
         let text = report.to_text();
         assert!(text.starts_with(
-            "✓ LiteLLM is unmodified: 1.110.2\n✗ OAuth2 works: 1 of 2 servers\n    ✓ tools: a token\n    \
-             ✗ other: refused  [2J: look\n✗ MCP client and servers take them: no MCP server"
+            "✓ LiteLLM is unmodified: 1.110.2\n✗ OAuth2 works: 1 of 3 servers\n    ✓ tools: a token\n    \
+             ✗ other: refused  [2J: look\n    ✗ third: refused\n✗ MCP client and servers take them: no MCP server"
         ));
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
         assert_eq!(json["holds"], false);

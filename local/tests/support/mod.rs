@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -96,6 +97,33 @@ impl Ground {
             command.stderr(fs::File::create(self.log_file()).unwrap());
         }
         command
+    }
+
+    /// Runs it as a user without rights, where the test has those of root, which may read everything.
+    pub fn as_nobody(&self, command: &Command) -> Command {
+        const NOBODY: u32 = 65534;
+        let folder = self.folder.path();
+        let program = folder.join("mcp-auth");
+        fs::copy(command.get_program(), &program).unwrap();
+        let mut unprivileged = Command::new(program);
+        unprivileged.args(command.get_args()).current_dir(folder);
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => unprivileged.env(name, value),
+                None => unprivileged.env_remove(name),
+            };
+        }
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+            // Another Python may be in a folder of root's.
+            let path = format!("{}:/usr/local/bin:/usr/bin:/bin", folder.join("bin").display());
+            unprivileged.uid(NOBODY).gid(NOBODY).env("PATH", path);
+        }
+        unprivileged
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        unprivileged
     }
 
     fn log_file(&self) -> PathBuf {

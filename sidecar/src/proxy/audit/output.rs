@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -27,6 +27,20 @@ impl FromStr for Output {
             "stdout" | "-" => Self::Stdout,
             path => Self::File(path.into()),
         })
+    }
+}
+
+impl Output {
+    /// Whether it can be written to, for whoever wants to know before the first line. It makes the file.
+    pub fn check(&self) -> io::Result<()> {
+        match self {
+            // To open a pipe means to wait for its reader, which is for the thread that writes.
+            Self::File(path) if std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo()) => {
+                Ok(())
+            }
+            Self::File(path) => open(path).map(drop),
+            Self::Stdout => Ok(()),
+        }
     }
 }
 
@@ -105,7 +119,7 @@ impl LineWriter {
                 match kept {
                     Some(file) if !is_due || is_same(&file, path) => Ok(file),
                     kept => {
-                        let opened = OpenOptions::new().append(true).create(true).open(path);
+                        let opened = open(path);
                         // A new file begins with a whole line.
                         if kept.is_some() && opened.is_ok() {
                             self.is_cut = false;
@@ -116,6 +130,12 @@ impl LineWriter {
             }
         }
     }
+}
+
+/// Opens the file to append to it. One that is made is for its owner alone: lines name users.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).open(path)
 }
 
 fn is_same(file: &File, path: &Path) -> bool {
@@ -142,6 +162,8 @@ mod tests {
         std::fs::rename(&path, &old).unwrap();
         writer.checked = None;
         writer.write(b"3\n").unwrap();
+        let mode = std::fs::metadata(&path).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o600, "lines name users");
         assert_eq!(std::fs::read_to_string(old).unwrap(), "1\n2\n");
         assert_eq!(std::fs::read_to_string(path).unwrap(), "3\n");
     }
