@@ -31,7 +31,7 @@ use crate::references::References;
 use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
-use crate::status::StatusWriter;
+use crate::status::{ObservedPods, StatusWriter};
 use crate::sync::{self, Authenticator, OperatorAccount, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
@@ -108,9 +108,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         recorder,
         clock,
         credentials.clone(),
-        pods.clone(),
-        sidecars.clone(),
-        webhook_calls.clone(),
+        ObservedPods {
+            pods: pods.clone(),
+            sidecars: sidecars.clone(),
+            webhook: webhook_calls.clone(),
+        },
         metrics.clone(),
     ));
     let triggers = Triggers {

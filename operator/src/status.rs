@@ -30,7 +30,7 @@ use crate::sidecars::Sidecar;
 
 pub use authorization_server::known_server;
 pub use pods_injected::InjectionFacts;
-pub use writer::{StatusWriter, run};
+pub use writer::{ObservedPods, StatusWriter, run};
 
 /// What the status is made of.
 pub struct StatusInputs<'a> {

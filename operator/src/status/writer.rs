@@ -44,14 +44,19 @@ const MAX_RETRY: Duration = Duration::from_secs(60);
 /// written it.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
 
+/// What is seen of LiteLLM's pods.
+pub struct ObservedPods {
+    pub pods: Pods,
+    pub sidecars: Sidecars,
+    pub webhook: WebhookCalls,
+}
+
 /// What the status is made of and written with.
 pub struct StatusWriter {
     client: Client,
     clock: Clock,
     credentials: Credentials,
-    pods: Pods,
-    sidecars: Sidecars,
-    webhook: WebhookCalls,
+    observed: ObservedPods,
     namespaces: Namespaces,
     metrics: Metrics,
     recorder: Recorder,
@@ -110,20 +115,16 @@ impl StatusWriter {
         recorder: Recorder,
         clock: Clock,
         credentials: Credentials,
-        pods: Pods,
-        sidecars: Sidecars,
-        webhook: WebhookCalls,
+        observed: ObservedPods,
         metrics: Metrics,
     ) -> Self {
         Self {
             recorder,
-            webhook,
             namespaces: Namespaces::new(client.clone()),
             client,
             clock,
             credentials,
-            pods,
-            sidecars,
+            observed,
             metrics,
             records: WriteRecords::default(),
         }
@@ -155,9 +156,9 @@ impl StatusWriter {
             passed_over,
             injection: InjectionFacts {
                 namespace_opted_in,
-                webhook_called: self.webhook.is_called(),
-                operator_started: self.webhook.started,
-                webhook_port: self.webhook.port,
+                webhook_called: self.observed.webhook.is_called(),
+                operator_started: self.observed.webhook.started,
+                webhook_port: self.observed.webhook.port,
             },
         };
         let new_status = status(&inputs, self.clock.now());
@@ -189,7 +190,7 @@ impl StatusWriter {
         resource: &McpServerAuth,
         resource_ref: &ResourceRef,
     ) -> (Option<Vec<SelectedPod>>, Vec<Arc<PodMeta>>) {
-        let Some(pods) = self.pods.in_namespace(&resource_ref.namespace) else {
+        let Some(pods) = self.observed.pods.in_namespace(&resource_ref.namespace) else {
             return (None, Vec::new());
         };
         let matching = pods
@@ -197,7 +198,7 @@ impl StatusWriter {
             .filter(|pod| selects(&resource.spec.pod_selector, pod.labels()) && !is_terminating(pod));
         let (selected, passed_over): (Vec<_>, Vec<_>) = matching.partition(|pod| ought_to_be_injected(pod));
         let with_sidecar = selected.into_iter().map(|pod| {
-            let sidecar = pod.uid().and_then(|uid| self.sidecars.get(&uid));
+            let sidecar = pod.uid().and_then(|uid| self.observed.sidecars.get(&uid));
             (pod, sidecar)
         });
         (Some(with_sidecar.collect()), passed_over)

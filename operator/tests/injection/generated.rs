@@ -352,7 +352,7 @@ fn variable(container: &Value, name: &str) -> Option<String> {
 }
 
 /// The container that LiteLLM runs in is the one that changed.
-fn litellm_container<'a>(pod: &'a Value, number: u64) -> &'a Value {
+fn litellm_container(pod: &Value, number: u64) -> &Value {
     let is_litellm = |container: &&Value| ["litellm", "proxy"].iter().any(|name| container["name"] == *name);
     let containers = list(&pod["spec"], "containers");
     containers

@@ -128,9 +128,11 @@ impl World {
             recorder,
             Clock::system(),
             credentials.clone(),
-            pods,
-            Sidecars::new().0,
-            WebhookCalls::new(Timestamp::now(), 10250),
+            ObservedPods {
+                pods,
+                sidecars: Sidecars::new().0,
+                webhook: WebhookCalls::new(Timestamp::now(), 10250),
+            },
             Metrics::default(),
         );
         Self {

@@ -9,11 +9,14 @@ use super::*;
 
 const NOW: i64 = 1_800_000_000;
 
+/// From what is signed to the signature.
+type Sign = dyn Fn(&[u8]) -> Vec<u8>;
+
 /// Signs as an issuer does, by one algorithm.
 struct Issuer {
     algorithm: &'static str,
     key: VerificationKey,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Box<Sign>,
 }
 
 fn key(members: Value) -> VerificationKey {
