@@ -97,6 +97,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_to_look_at_depends_on_whether_litellm_listens() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let text = runtime.block_on(why_not_ready(address));
+        assert!(
+            text.starts_with(&format!("LiteLLM listens on {address} and is not ready")),
+            "{text}"
+        );
+        drop(listener);
+        let text = runtime.block_on(why_not_ready(address));
+        assert!(
+            text.starts_with(&format!("LiteLLM does not listen on {address}")),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn versions_are_compared_by_their_numbers() {
         for old in ["1.80.16", "1.9.100", "0.99.99", "1.80.16.rc1"] {
             assert!(is_too_old(old), "{old}");
