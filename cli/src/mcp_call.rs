@@ -27,6 +27,8 @@ const VERSION: &str = "mcp-protocol-version";
 /// Longest time of one request, and longest answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// JSON-RPC error of a sidecar that lets only LiteLLM call (docs/errors.md, `caller_not_allowed`).
+const CALLER_NOT_ALLOWED: i64 = -32070;
 /// Characters of a server's words that a message repeats.
 const MAX_WORDS: usize = 200;
 
@@ -47,6 +49,9 @@ pub enum McpCallError {
     Cluster(#[from] CliError),
     #[error("the connection into the pod broke off: {0}")]
     Connection(String),
+    /// The sidecar knows LiteLLM by a secret that is not for this program.
+    #[error("the sidecar lets only LiteLLM call this port")]
+    CallerNotAllowed,
     #[error("no answer to {method} within {} s", REQUEST_TIMEOUT.as_secs())]
     Silent { method: &'static str },
     #[error("{method} was answered with {status}{words}")]
@@ -197,6 +202,7 @@ impl Session<'_> {
             .map_err(|_| McpCallError::Silent { method })??;
         match head.status.is_success() {
             true => Ok((head, body)),
+            false if is_not_for_us(&body) => Err(McpCallError::CallerNotAllowed),
             false => Err(McpCallError::Status {
                 method,
                 status: head.status,
@@ -211,6 +217,11 @@ impl Session<'_> {
 
 fn connection_error(error: impl ToString) -> McpCallError {
     McpCallError::Connection(error.to_string())
+}
+
+fn is_not_for_us(body: &[u8]) -> bool {
+    let response: Value = serde_json::from_slice(body).unwrap_or_default();
+    response["error"]["code"] == CALLER_NOT_ALLOWED
 }
 
 /// The beginning of what a server says; of a JSON-RPC error or a problem document, the message.

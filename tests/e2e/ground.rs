@@ -74,7 +74,8 @@ async fn scale_operator(replicas: u8) {
     let scale = ["scale", OPERATOR, &replicas_flag];
     run("kubectl", &[&place[..], &scale].concat(), "").await.ok();
     if replicas == 0 {
-        let pods = ["get", "pods", "--output", "name"];
+        let operators = "--selector=app.kubernetes.io/component=operator";
+        let pods = ["get", "pods", operators, "--output", "name"];
         let pods = [&place[..], &pods].concat();
         until(
             "no operator runs",

@@ -42,6 +42,13 @@ async fn scale_tools(replicas: u8) {
                 |names: &String| names.is_empty(),
             )
             .await;
+            let ready = [
+                "wait",
+                "msa/tools",
+                "--for=condition=ServerReachable=False",
+                KUBECTL_LIMIT,
+            ];
+            kubectl(&ready).await.ok();
         }
         _ => {
             kubectl(&["rollout", "status", "deploy/tools", KUBECTL_LIMIT])

@@ -121,31 +121,42 @@ fn configuration_loads(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
 
 fn headers_arrive(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
     of_calls(findings, |outcome| match outcome {
-        CallOutcome::Listed { pod, direct, .. } => {
-            let through = format!("answered through {pod}, whose sidecar set the token");
-            match direct {
-                DirectCall::Refused(status) => (
-                    Outcome::Passed,
-                    format!("{through}; without a token it answers {status}"),
-                ),
-                DirectCall::Answered(_) => {
-                    let open = "it answers without a token as well, so nothing shows that the token arrived";
-                    (Outcome::Warning, format!("{through}; {open}"))
-                }
-                DirectCall::NotReached(why) => {
-                    let unknown = "what it says without a token could not be asked from here";
-                    (Outcome::Warning, format!("{through}; {unknown}: {why}"))
-                }
-            }
+        CallOutcome::Listed { pod, direct, .. } => beside_direct(
+            &format!("answered through {pod}, whose sidecar set the token"),
+            direct,
+        ),
+        CallOutcome::Reported { message, direct } => {
+            beside_direct(&format!("with the token that sidecars set, {message}"), direct)
         }
         CallOutcome::Failed { pod, problem } => (Outcome::Fault, format!("through {pod}: {problem}")),
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
     })
 }
 
+/// What was answered with a token shows something only beside what is answered without.
+fn beside_direct(with_token: &str, direct: &DirectCall) -> (Outcome, String) {
+    match direct {
+        DirectCall::Refused(status) => (
+            Outcome::Passed,
+            format!("{with_token}; without a token it answers {status}"),
+        ),
+        DirectCall::Answered(_) => {
+            let open = "it answers without a token as well, so nothing shows that the token arrived";
+            (Outcome::Warning, format!("{with_token}; {open}"))
+        }
+        DirectCall::NotReached(why) => {
+            let unknown = "what it says without a token could not be asked from here";
+            (Outcome::Warning, format!("{with_token}; {unknown}: {why}"))
+        }
+    }
+}
+
 fn tools_are_listed(findings: &Findings<'_>) -> Vec<(Outcome, String)> {
     of_calls(findings, |outcome| match outcome {
         CallOutcome::Listed { tools, .. } => (Outcome::Passed, tools.describe()),
+        CallOutcome::Reported { message, .. } => {
+            (Outcome::Passed, format!("LiteLLM's own requests: {message}"))
+        }
         CallOutcome::Failed { problem, .. } => (Outcome::Fault, problem.clone()),
         CallOutcome::NotMade(why) => (Outcome::NotChecked, why.clone()),
     })

@@ -128,6 +128,20 @@ fn each_criterion_fails_when_what_it_speaks_of_is_broken() {
 }
 
 #[test]
+fn litellm_s_own_requests_count_where_a_sidecar_lets_only_litellm_call() {
+    let reported = CallOutcome::Reported {
+        message: "the MCP server answers 1 of 1 sidecars".to_owned(),
+        direct: DirectCall::Refused(401),
+    };
+    let criteria = all(&inventory(resource()), &live(reported), now());
+    assert_eq!(outcomes(&criteria), [Outcome::Passed; 5]);
+    assert!(
+        criteria[3].findings[0].contains("without a token it answers 401"),
+        "{criteria:#?}"
+    );
+}
+
+#[test]
 fn what_shows_nothing_is_not_called_met() {
     let open = all(
         &inventory(resource()),

@@ -1,13 +1,15 @@
 //! One `tools/list` of each server, through a pod that its resource selects; and the same first request without a
-//! token, from here, which a protected server has to refuse.
+//! token, from here, which a protected server has to refuse. A sidecar that lets only LiteLLM call is not called: what
+//! it reports of LiteLLM's own requests stands for that.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use mcp_auth_crds::{McpServerAuth, Transport};
+use mcp_auth_crds::{McpServerAuth, Transport, conditions};
 use mcp_auth_operator::entitled;
+use mcp_auth_protocol::reachability::Reachability;
 use serde_json::json;
 use url::Url;
 
@@ -17,6 +19,7 @@ use crate::error::CliError;
 use crate::explain::{container, ports};
 use crate::inventory::{Inventory, pod_meta};
 use crate::mcp_call::{McpCallError, PodAddress, ToolList, initialize, list_tools};
+use crate::status::condition;
 
 /// Most servers that are called.
 const MAX_CALLS: usize = 20;
@@ -35,6 +38,11 @@ pub enum CallOutcome {
     Listed {
         pod: String,
         tools: ToolList,
+        direct: DirectCall,
+    },
+    /// LiteLLM's own requests were answered, as the sidecars report.
+    Reported {
+        message: String,
         direct: DirectCall,
     },
     Failed {
@@ -102,6 +110,7 @@ async fn call(
                 tools,
                 direct: direct(&url).await,
             },
+            Err(McpCallError::CallerNotAllowed) => reported(resource, pod, &url).await,
             Err(McpCallError::Cluster(error @ CliError::Forbidden { .. })) => {
                 CallOutcome::NotMade(error.to_string())
             }
@@ -112,6 +121,44 @@ async fn call(
             },
         },
     )
+}
+
+/// What the operator says that sidecars have learned from LiteLLM's requests, which had the token.
+#[derive(Debug, Eq, PartialEq)]
+enum SidecarReport {
+    Answered(String),
+    Failing(String),
+    Unknown(String),
+}
+
+fn sidecar_report(resource: &McpServerAuth) -> SidecarReport {
+    let Some(reachable) = condition(resource, conditions::SERVER_REACHABLE) else {
+        return SidecarReport::Unknown(
+            "the sidecar lets only LiteLLM call, and its operator says nothing of the server".to_owned(),
+        );
+    };
+    if reachable.status == "False" {
+        return SidecarReport::Failing(reachable.message.clone());
+    }
+    if reachable.reason != Reachability::Answered.reason() {
+        return SidecarReport::Unknown(reachable.message.clone());
+    }
+    // A server that refuses the token answers too.
+    match condition(resource, conditions::READY).filter(|ready| ready.status != "True") {
+        Some(ready) => SidecarReport::Failing(ready.message.clone()),
+        None => SidecarReport::Answered(reachable.message.clone()),
+    }
+}
+
+async fn reported(resource: &McpServerAuth, pod: String, url: &Url) -> CallOutcome {
+    match sidecar_report(resource) {
+        SidecarReport::Answered(message) => CallOutcome::Reported {
+            message,
+            direct: direct(url).await,
+        },
+        SidecarReport::Failing(problem) => CallOutcome::Failed { pod, problem },
+        SidecarReport::Unknown(why) => CallOutcome::NotMade(why),
+    }
 }
 
 /// The sidecar's outbound port, if this resource selects the pod and its sidecar is ready.
@@ -155,5 +202,54 @@ async fn direct(url: &Url) -> DirectCall {
         }
         Ok(answer) => DirectCall::NotReached(format!("it answers {}", answer.status().as_u16())),
         Err(error) => DirectCall::NotReached(innermost(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(ready: &str, reachable: Option<(&str, &str)>) -> McpServerAuth {
+        let condition = |type_: &str, status: &str, reason: &str| {
+            json!({"type": type_, "status": status, "reason": reason, "message": format!("{type_} is {status}"),
+                "lastTransitionTime": "2026-11-29T00:00:00Z"})
+        };
+        let mut found = vec![condition("Ready", ready, "Ready")];
+        found.extend(reachable.map(|(status, reason)| condition("ServerReachable", status, reason)));
+        let value = json!({
+            "apiVersion": "mcpauth.dev/v1alpha1", "kind": "McpServerAuth",
+            "metadata": {"name": "tools", "namespace": "llm"},
+            "spec": {"server": {"name": "tools", "url": "https://tools.example.com/mcp"},
+                "bearerToken": {"secretKeyRef": {"name": "tools", "key": "token"}}},
+            "status": {"conditions": found},
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn litellm_s_own_requests_show_what_a_call_of_ours_would() {
+        let said = |ready, reachable| sidecar_report(&resource(ready, reachable));
+        assert_eq!(
+            said("True", Some(("True", "Answered"))),
+            SidecarReport::Answered("ServerReachable is True".to_owned())
+        );
+        assert_eq!(
+            said("True", Some(("False", "ConnectionFailed"))),
+            SidecarReport::Failing("ServerReachable is False".to_owned())
+        );
+        assert_eq!(
+            said("False", Some(("True", "Answered"))),
+            SidecarReport::Failing("Ready is False".to_owned())
+        );
+        for unknown in [
+            None,
+            Some(("True", "Connected")),
+            Some(("Unknown", "NotContacted")),
+        ] {
+            assert!(
+                matches!(said("True", unknown), SidecarReport::Unknown(_)),
+                "{unknown:?}"
+            );
+        }
     }
 }

@@ -12,6 +12,9 @@ pub fn tools_listed(facts: &Facts) -> Vec<Finding> {
             CallOutcome::Listed { pod, tools, .. } => {
                 Finding::passed(check, subject, format!("{} through the pod {pod}", tools.describe()))
             }
+            CallOutcome::Reported { message, .. } => {
+                Finding::passed(check, subject, format!("as sidecars report of LiteLLM's requests: {message}"))
+            }
             CallOutcome::Failed { pod, problem } => Finding::fault(
                 check,
                 subject,
