@@ -2,6 +2,7 @@
 
 use mcp_auth_tests::wait::{KUBECTL_LIMIT, until};
 
+use crate::client::{client, url};
 use crate::command::{Said, helm, kubectl, run};
 use crate::ground::{OPERATOR_NAMESPACE, RELEASE, finally, ground};
 
@@ -42,13 +43,15 @@ async fn scale_tools(replicas: u8) {
                 |names: &String| names.is_empty(),
             )
             .await;
-            let ready = [
+            // A sidecar learns of it from the next call of a user.
+            client(&url("litellm"), &["call", "--server", "tools"]).await;
+            let unreachable = [
                 "wait",
                 "msa/tools",
                 "--for=condition=ServerReachable=False",
                 KUBECTL_LIMIT,
             ];
-            kubectl(&ready).await.ok();
+            kubectl(&unreachable).await.ok();
         }
         _ => {
             kubectl(&["rollout", "status", "deploy/tools", KUBECTL_LIMIT])
