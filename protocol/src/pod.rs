@@ -67,7 +67,7 @@ pub const IDENTITY_FOLDER: &str = "/var/run/mcpauth/identity";
 pub const TOKEN_FILE: &str = "token";
 
 /// Path of the sidecar's program in its image.
-pub const PROGRAM: &str = "/mcp-auth";
+pub const PROGRAM: &str = "/mcp-auth-sidecar";
 
 /// HTTP endpoints on the health port.
 pub mod health {
@@ -91,3 +91,17 @@ pub const CONTEXT_HEADER: &str = "mcpauth-context";
 /// Request header by which LiteLLM shows the outbound half that it is LiteLLM that calls. The overlay has LiteLLM set it,
 /// and no MCP server gets it.
 pub const OUTBOUND_SECRET_HEADER: &str = "mcpauth-outbound-secret";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kubelet starts it by this path: hooks and probes would fail, and nothing else would tell.
+    #[test]
+    fn the_image_of_the_sidecar_starts_the_program_that_hooks_and_probes_start() {
+        let stages = include_str!("../../Dockerfile");
+        let (_, sidecar) = stages.split_once(" AS sidecar\n").expect("the stage is there");
+        let stage = sidecar.split("\nFROM ").next().unwrap_or_default();
+        assert!(stage.contains(&format!("ENTRYPOINT [\"{PROGRAM}\"]")), "{stage}");
+    }
+}
