@@ -1,0 +1,173 @@
+//! What the status says of pods that were left alone, and of sidecars that report.
+
+use super::*;
+
+/// A pod of this age, with an annotation.
+fn annotated(name: &str, seconds: i64, annotations: serde_json::Value) -> Arc<PodMeta> {
+    let created = Time(super::seconds(now() - jiff::SignedDuration::from_secs(seconds)));
+    let metadata =
+        serde_json::json!({"name": name, "annotations": annotations, "creationTimestamp": created});
+    Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+}
+
+fn synced_condition(scenario: &Scenario<'_>) -> (String, String) {
+    let (_, reason, message) = condition(&status(scenario, now()), conditions::SIDECARS_SYNCED);
+    (reason, message)
+}
+
+#[test]
+fn a_pod_that_was_left_alone_is_named_with_the_reason_and_no_label_is_asked_for() {
+    let resource = resource("https://tools.example.com/mcp");
+    let why = "LiteLlmTls: LiteLLM serves TLS itself (--ssl_keyfile_path)";
+    let left = annotated(
+        "litellm-1",
+        600,
+        serde_json::json!({"mcpauth.dev/not-injected": why}),
+    );
+    let mut scenario = good(&resource);
+    scenario.pods.as_mut().unwrap().push((left, None));
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.contains("pod litellm-1") && message.contains(why) && !message.contains("label"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_selector_that_matches_pods_is_never_said_to_match_none() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    scenario.pods = Some(Vec::new());
+    assert_eq!(synced_condition(&scenario).0, reasons::NO_PODS_SELECTED);
+    let skipped = serde_json::json!({"mcpauth.dev/skipped": "NotLiteLlm"});
+    scenario.passed_over = vec![annotated("postgres-0", 600, skipped)];
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_SKIPPED);
+    assert!(
+        message.contains("pod postgres-0 serves no LiteLLM API") && message.contains("mcpauth.dev/container"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_webhook_that_was_never_called_is_told_with_firewall_port_and_host_network() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let fresh = || annotated("litellm-1", 600, serde_json::json!({}));
+    scenario.pods = Some(vec![(fresh(), None)]);
+    scenario.injection.webhook_called = false;
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::WEBHOOK_NOT_REACHED);
+    for part in [
+        "pod litellm-1",
+        "firewall",
+        "port 10250",
+        "operator.hostNetwork=true",
+        "2026-11-23T11:00:00Z",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+
+    // Another replica was asked about a pod that is as young.
+    let marked = annotated("litellm-0", 500, serde_json::json!({"mcpauth.dev/injected": "1"}));
+    scenario.pods = Some(vec![(fresh(), None), (marked, Some(synced()))]);
+    assert_eq!(synced_condition(&scenario).0, reasons::PODS_NOT_INJECTED);
+    // Before the operator started nobody could have been asked.
+    scenario.pods = Some(vec![(annotated("litellm-1", 3601, serde_json::json!({})), None)]);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.contains("rollout restart") && !message.contains("label the namespace"),
+        "{message}"
+    );
+    // A namespace without the label is never asked about.
+    scenario.pods = Some(vec![(fresh(), None)]);
+    scenario.injection.namespace_opted_in = Some(false);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.contains("label the namespace mcpauth.dev/injection=enabled"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_warning_of_an_injected_pod_stands_in_the_status_and_is_no_fault() {
+    let resource = resource("https://tools.example.com/mcp");
+    let text = "EgressProxy: HTTPS_PROXY does not apply\nLowPort: port 80";
+    let annotations = serde_json::json!({"mcpauth.dev/injected": "1", "mcpauth.dev/warnings": text});
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![(annotated("litellm-0", 600, annotations), Some(synced()))]);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::SYNCED);
+    assert!(
+        message.ends_with(
+            "pod litellm-0 injected with a warning: EgressProxy: HTTPS_PROXY does not apply; LowPort: port 80"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_a_sidecar_wants_to_be_known_is_told_while_the_server_is_reached() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut sidecar = synced();
+    sidecar.notices = vec![
+        Problem::new("StaticHeaderDropped", "of another").for_server("other"),
+        Problem::new("ServerUnderOtherName", "mcp_servers.crm has its URL").for_server("tools"),
+    ];
+    let pod = pod("a", Some("mcpauth.dev/injected"));
+    scenario.pods = Some(vec![(pod, Some(sidecar))]);
+    assert_eq!(ready(&scenario), pair("True", reasons::SIDECAR_NOTICE));
+    let (_, message) = synced_condition(&scenario);
+    assert!(
+        message.contains("pod a report ServerUnderOtherName: mcp_servers.crm"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_cookie_that_never_arrives_is_told_and_leaves_the_resource_ready() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let mut sidecar = synced();
+    sidecar.notices = vec![Problem::new("CookieNeverArrived", "no request carried sid").for_server("tools")];
+    scenario.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    assert_eq!(ready(&scenario), pair("True", reasons::READY));
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::SYNCED);
+    assert!(
+        message.ends_with("pod a report CookieNeverArrived: no request carried sid"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_claims_of_a_jwt_are_told_and_an_opaque_token_is_called_that() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    let opaque = status(&scenario, now()).token.unwrap();
+    assert_eq!((opaque.format.as_deref(), opaque.claims), (Some("Opaque"), None));
+
+    scenario.token.in_use.as_mut().unwrap().claims = Some(Arc::new(ReportedClaims {
+        issuer: Some("https://auth.example.com".to_owned()),
+        audiences: vec!["https://tools.example.com/mcp".to_owned()],
+        expires_at: Some("2026-11-23T13:00:00Z".parse::<Timestamp>().unwrap().as_second()),
+        ..ReportedClaims::default()
+    }));
+    let token = status(&scenario, now()).token.unwrap();
+    assert_eq!(token.format.as_deref(), Some("JWT"));
+    let claims = token.claims.unwrap();
+    assert_eq!(claims.issuer.as_deref(), Some("https://auth.example.com"));
+    assert_eq!(claims.audience, ["https://tools.example.com/mcp"]);
+    assert_eq!(claims.expires_at.unwrap().0.to_string(), "2026-11-23T13:00:00Z");
+
+    scenario.token.in_use = None;
+    assert_eq!(
+        status(&scenario, now()).token,
+        None,
+        "without a token there is no format"
+    );
+}
