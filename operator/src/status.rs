@@ -30,6 +30,7 @@ use crate::sidecars::Sidecar;
 
 pub use authorization_server::known_server;
 pub use pods_injected::InjectionFacts;
+pub use server_reachable::advice as reachability_advice;
 pub use writer::{ObservedPods, StatusWriter, run};
 
 /// What the status is made of.
