@@ -41,7 +41,7 @@ class Place:
 
 
 def start(ground: Ground, servers: dict[str, str]) -> list[Place]:
-    runs = ["granian", "hypercorn"]
+    runs, packages = ["granian", "hypercorn"], setting("MCPAUTH_SURFACES_SERVERS_PACKAGES")
     kubernetes.prepare(servers, runs, cookiePassthrough={"enabled": True, "cookieNames": COOKIES})
     models, entry = [ground.model()], {"url": servers["mcp"], "transport": "http", "allow_all_keys": True}
     config = {
@@ -53,7 +53,7 @@ def start(ground: Ground, servers: dict[str, str]) -> list[Place]:
     for run in runs:
         # The first port that is taken is LiteLLM's.
         port = ground.next_port
-        url = ground.injected_litellm(run, config, options=[*STATED, f"--run_{run}"])
+        url = ground.injected_litellm(run, config, packages, options=[*STATED, f"--run_{run}"])
         places.append(Place(f"{run} beside the sidecar", url, port))
     secret = ground.write("servers-secret", servers["secret"])
     settings = FROM_ITS_PACKAGE | {
@@ -65,7 +65,8 @@ def start(ground: Ground, servers: dict[str, str]) -> list[Place]:
     own = ground.write("servers-exec.yaml", json.dumps(config | {"mcp_servers": {"tools": entry | AUTH}}))
     for run in runs:
         port = ground.port()
-        command = [setting("MCPAUTH_SURFACES_LOCAL"), "exec", "--", setting("MCPAUTH_TEST_PYTHON"), str(LITELLM)]
+        python = ["env", f"PYTHONPATH={packages}", "python3.11"]
+        command = [setting("MCPAUTH_SURFACES_LOCAL"), "exec", "--", *python, str(LITELLM)]
         options = ["--config", str(own), "--host", "127.0.0.1", "--port", str(port), f"--run_{run}"]
         ground.processes.start(f"{run}-exec", [*command, *options], settings)
         places.append(Place(f"{run} under mcp-auth exec", local(port)))
@@ -122,8 +123,6 @@ def say(text: str) -> None:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    # hypercorn is in none of LiteLLM's own packages.
-    os.environ["PYTHONPATH"] += f":{setting('MCPAUTH_SURFACES_HYPERCORN')}"
     folder = Path(tempfile.mkdtemp(prefix="mcp-auth-servers."))
     with Processes(folder) as processes:
         try:
