@@ -8,7 +8,7 @@ use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
 
-fn litellm(name: &str, container: Value) -> Value {
+pub fn litellm(name: &str, container: Value) -> Value {
     json!({
         "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "litellm"}},
         "spec": {
@@ -19,7 +19,7 @@ fn litellm(name: &str, container: Value) -> Value {
     })
 }
 
-fn container() -> Value {
+pub fn container() -> Value {
     json!({
         "name": "litellm",
         "image": "litellm",
@@ -34,7 +34,7 @@ fn container() -> Value {
 }
 
 /// A namespace with a resource; the webhook is asked once it knows of it.
-async fn world(namespace: &str) -> World {
+pub async fn world(namespace: &str) -> World {
     let world = World::new(namespace, true).await;
     let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
     world.apply(&resource("tools", "tools", given)).await.unwrap();
@@ -48,7 +48,7 @@ async fn world(namespace: &str) -> World {
     world
 }
 
-fn has_sidecar(pod: &Pod) -> bool {
+pub fn has_sidecar(pod: &Pod) -> bool {
     let containers = pod
         .spec
         .iter()

@@ -16,6 +16,8 @@ pub const INBOUND: &str = "mcpauth.dev/inbound";
 pub const ON_REFUSAL: &str = "mcpauth.dev/on-refusal";
 /// Longest wait of LiteLLM's start for routes and first tokens, in seconds.
 pub const START_TIMEOUT: &str = "mcpauth.dev/start-timeout-seconds";
+/// Resources of this pod's sidecar, over those of the settings. JSON.
+pub const RESOURCES: &str = "mcpauth.dev/resources";
 /// How long the sidecar keeps users' connections without a request, in seconds.
 pub const KEEPALIVE: &str = "mcpauth.dev/keepalive-seconds";
 

@@ -1,13 +1,16 @@
 //! Injection options: the pod's label and annotations, parsed. An invalid value is an error that does not
 //! repeat it.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
 use super::annotations::{
-    CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL, PORT, START_TIMEOUT, annotation,
+    CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL, PORT, RESOURCES, START_TIMEOUT,
+    annotation,
 };
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
+use super::resources;
+use super::settings::Settings;
 
 /// What says whether the pod is to be injected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -107,6 +110,20 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         start_timeout_seconds,
         keepalive_seconds,
     })
+}
+
+/// The resources of the pod's sidecar: those of the settings, with what the pod states over them.
+pub(super) fn sidecar_resources(
+    pod: &Pod,
+    settings: &Settings,
+) -> Result<ResourceRequirements, InjectionError> {
+    let stated = parse_annotation(
+        pod,
+        RESOURCES,
+        r#"JSON such as {"limits":{"cpu":"100m"}} with cpu and memory, and no request above its limit"#,
+        |text| resources::with_stated(&settings.resources, text),
+    )?;
+    Ok(stated.unwrap_or_else(|| settings.resources.clone()))
 }
 
 fn parse_annotation<T>(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, ResourceRequirements, Volume};
 use mcp_auth_protocol::sync::Route;
 
 use super::config::{WrapperOption, is_in_bucket, original_config_path, wrapper_option};
@@ -10,7 +10,7 @@ use super::environment::Environment;
 use super::error::InjectionError;
 use super::keepalive;
 use super::mesh;
-use super::options::{PodOptions, StatedConfig};
+use super::options::{PodOptions, StatedConfig, sidecar_resources};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
@@ -43,6 +43,7 @@ pub(super) struct Plan {
     pub forwarded_allow_ips: Option<EnvVar>,
     /// How long connections without a request are kept, for the sidecar.
     pub keepalive: Vec<EnvVar>,
+    pub resources: ResourceRequirements,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
     /// The pod's own user is root, which our container must not be.
@@ -135,6 +136,7 @@ pub(super) fn plan(
             Some(previous) => previous.forwarded_allow_ips.clone(),
             None => trusted_proxies::sidecar_variable(container),
         },
+        resources: sidecar_resources(pod, settings)?,
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
         runs_as_root: spec
             .security_context

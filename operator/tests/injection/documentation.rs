@@ -46,6 +46,7 @@ fn the_documentation_lists_every_refusal_and_every_annotation() {
         annotations::CONTAINER,
         annotations::CONFIG_PATH,
         annotations::PORT,
+        annotations::RESOURCES,
         annotations::INBOUND,
         annotations::ON_REFUSAL,
         annotations::START_TIMEOUT,

@@ -319,8 +319,11 @@ impl Scripted {
 
     /// The only request so far.
     pub fn only(&self) -> Seen {
-        let [seen] = self.seen().try_into().expect("exactly one request");
-        seen
+        let seen = self.seen();
+        let [only] = &seen[..] else {
+            panic!("not exactly one request: {seen:#?}");
+        };
+        only.clone()
     }
 }
 
