@@ -1,7 +1,6 @@
 //! Check of `spec.podSelector`: the default that earlier versions stored in resources.
 
-use std::collections::BTreeMap;
-
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 use mcp_auth_crds::McpServerAuth;
 use serde_json::Value;
@@ -18,46 +17,40 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub fn stored_default(facts: &Facts) -> Vec<Finding> {
     let resources = facts.inventory.resources.iter();
     let findings = resources
-        .filter(|resource| is_stored(resource) && !is_stated(resource))
+        .filter(|resource| is_merged(resource) && !is_stated(resource))
         .map(|resource| {
             let name = resource.name_any();
             let namespace = resource.namespace().unwrap_or_default();
-            let message = match is_alone(resource) {
-                true => format!(
-                    "an earlier version stored its default {KEY}: {VALUE} in spec.podSelector; labels that are written \
-                     there later are added to it"
-                ),
-                false => format!(
-                    "spec.podSelector holds {KEY}: {VALUE}, which nobody wrote: an earlier version stored its default, \
-                     and pods must have that label besides those that were written"
-                ),
-            };
             Finding::warning(
                 "podSelector",
                 subject(resource),
-                message,
+                format!(
+                    "spec.podSelector holds {KEY}: {VALUE}, which nobody wrote: an early version stored its default, \
+                     and pods must have that label besides what was written"
+                ),
                 format!(
                     "kubectl patch msa {name} -n {namespace} --type=json -p \
-                     '[{{\"op\":\"remove\",\"path\":\"/spec/podSelector{}\"}}]'",
-                    if is_alone(resource) { "" } else { "/matchLabels/app.kubernetes.io~1name" }
+                     '[{{\"op\":\"remove\",\"path\":\"/spec/podSelector/matchLabels/app.kubernetes.io~1name\"}}]'"
                 ),
             )
         });
     findings.collect()
 }
 
-fn labels(resource: &McpServerAuth) -> Option<&BTreeMap<String, String>> {
-    resource.spec.pod_selector.as_ref()?.match_labels.as_ref()
-}
-
-fn is_stored(resource: &McpServerAuth) -> bool {
-    labels(resource).is_some_and(|labels| labels.get(KEY).is_some_and(|value| value == VALUE))
-}
-
-fn is_alone(resource: &McpServerAuth) -> bool {
-    let selector = resource.spec.pod_selector.as_ref();
-    let expressions = selector.and_then(|selector| selector.match_expressions.as_ref());
-    labels(resource).is_some_and(|labels| labels.len() == 1) && expressions.is_none_or(Vec::is_empty)
+/// Whether the label stands beside others. Alone it is what an absent `podSelector` means.
+fn is_merged(resource: &McpServerAuth) -> bool {
+    let LabelSelector {
+        match_labels,
+        match_expressions,
+    } = &resource.spec.pod_selector;
+    let others = match_labels
+        .iter()
+        .flatten()
+        .filter(|(key, _)| *key != KEY)
+        .count()
+        + match_expressions.iter().flatten().count();
+    let value = match_labels.iter().flatten().find(|(key, _)| *key == KEY);
+    others > 0 && value.is_some_and(|(_, value)| value == VALUE)
 }
 
 /// Whether somebody wrote the label, as far as `kubectl apply` tells: by its annotation, or by the fields that it owns where

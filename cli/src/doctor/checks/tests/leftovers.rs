@@ -65,9 +65,10 @@ fn a_default_that_an_earlier_version_stored_is_named_with_the_command_that_takes
             {"operation": "Apply", "manager": "operator", "subresource": "status", "fieldsV1": {}},
         ]})
     };
-    let label = json!({"f:podSelector": {"f:matchLabels": {"f:app.kubernetes.io/name": {}}}});
+    let label = json!({"f:podSelector": {"f:matchLabels": {"f:app.kubernetes.io/name": {}, "f:app": {}}}});
     for (selector, metadata, path) in [
-        (&default, applied(json!({})), Some("/spec/podSelector\"")),
+        // What an absent one means.
+        (&default, applied(json!({})), None),
         (
             &merged,
             applied(json!({"podSelector": {"matchLabels": {"app": "llm"}}})),
@@ -79,9 +80,9 @@ fn a_default_that_an_earlier_version_stored_is_named_with_the_command_that_takes
             Some("/matchLabels/app.kubernetes.io~1name\""),
         ),
         (&merged, applied(json!({"podSelector": merged})), None),
-        (&default, owned(label), None),
+        (&merged, owned(label), None),
         // Written by a program that does not say what it wrote.
-        (&default, json!({}), None),
+        (&merged, json!({}), None),
         (&json!({"matchLabels": {"app": "llm"}}), applied(json!({})), None),
     ] {
         let findings = found(&with_selector(selector.clone(), metadata.clone()), "podSelector");
