@@ -20,6 +20,7 @@ use super::half::Half;
 use super::http2;
 use super::load::{Connection, WatchedBody};
 use crate::proxy::error::{HEADERS_TOO_LARGE, ProxyError, REQUEST_MALFORMED};
+use crate::proxy::inbound::client_address::ClientPeer;
 
 /// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -97,7 +98,8 @@ async fn http1(
     half: Half,
     mut stopped: watch::Receiver<Option<Duration>>,
 ) {
-    let service = service_fn(|request| answer(&half, &watched, worker, peer, request));
+    let peer = ClientPeer::from(peer);
+    let service = service_fn(|request| answer(&half, &watched, worker, &peer, request));
     // How long headers may take is up to the sweeps: a timer for each request would cost more than all of them.
     let connection = http1::Builder::new()
         .header_read_timeout(None)
@@ -135,7 +137,7 @@ pub(super) async fn answer(
     half: &Half,
     connection: &Connection,
     worker: usize,
-    peer: IpAddr,
+    peer: &ClientPeer,
     request: Request<Incoming>,
 ) -> Result<Response<WatchedBody>, Infallible> {
     let (in_progress, response) = match connection.request() {

@@ -5,8 +5,12 @@ use http::Request;
 use crate::http::request_body::RequestBody;
 
 /// Why a request got no answer.
-pub struct RequestError {
-    pub error: hyper::Error,
-    /// The request, if no byte of it was sent.
-    pub unsent: Option<Request<RequestBody>>,
+pub enum RequestError {
+    /// None came in time.
+    Timeout,
+    Connection {
+        error: hyper::Error,
+        /// The request, if no byte of it was sent.
+        unsent: Option<Request<RequestBody>>,
+    },
 }

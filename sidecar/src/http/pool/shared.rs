@@ -166,7 +166,7 @@ impl Multiplexed {
             Err(mut failed) => {
                 let unsent = failed.take_message();
                 let error = failed.into_error();
-                Err(Box::new(RequestError { error, unsent }))
+                Err(Box::new(RequestError::Connection { error, unsent }))
             }
         }
     }
@@ -278,11 +278,12 @@ mod tests {
         let before = Instant::now();
         let request = Request::post("https://localhost/mcp");
         let request = request.body(RequestBody::Whole(None)).unwrap();
-        let Err(failed) = connection.send_request(request, stream).await else {
+        let failed = connection.send_request(request, stream).await.err();
+        let Some(RequestError::Connection { error, .. }) = failed.map(|failed| *failed) else {
             panic!("it cannot have answered");
         };
         assert_eq!(before.elapsed(), PING_INTERVAL + PING_TIMEOUT);
-        assert_eq!(StreamFailure::classify(&failed.error), StreamFailure::Connection);
+        assert_eq!(StreamFailure::classify(&error), StreamFailure::Connection);
         drop(connection);
         tokio::task::yield_now().await;
         assert!(shared.take().is_none());
