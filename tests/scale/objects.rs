@@ -29,7 +29,9 @@ pub async fn namespace(name: &str, resources: usize, first: usize, endpoints: &T
     let world_ref = &world;
     let create = |index: usize| async move {
         let (name, secret) = (resource_name(index), format!("oauth-{index:03}"));
-        world_ref.secret(&secret, "client-secret", "scale-client-s3cret").await;
+        world_ref
+            .secret(&secret, "client-secret", "scale-client-s3cret")
+            .await;
         let mut spec = oauth2(&endpoints.url(first + index));
         let reference = json!({"name": secret, "key": "client-secret"});
         merge(
@@ -74,7 +76,10 @@ pub async fn pods_from(world: &World, from: usize, to: usize) -> Vec<PodWithToke
 pub async fn operator_kubeconfig(world: &World) -> String {
     let accounts: Api<ServiceAccount> = world.api();
     let all = accounts.list(&ListParams::default()).await.unwrap();
-    let account = all.iter().map(ResourceExt::name_any).find(|name| name != "default");
+    let account = all
+        .iter()
+        .map(ResourceExt::name_any)
+        .find(|name| name != "default");
     let account = account.expect("the chart has a ServiceAccount");
     let audience = "https://kubernetes.default.svc";
     let token = request_token(&accounts, &account, audience, None, TOKEN_SECONDS).await;

@@ -45,10 +45,19 @@ pub async fn run(sizes: &Sizes) -> Results {
     scene.rest().await;
     let empty_memory = scene.memory();
 
-    say(&format!("{} namespaces, {} resources", sizes.namespaces, sizes.all_resources()));
+    say(&format!(
+        "{} namespaces, {} resources",
+        sizes.namespaces,
+        sizes.all_resources()
+    ));
     let worlds = objects::namespaces(sizes.namespaces, sizes.resources, &endpoints).await;
     let wanted = sizes.all_resources();
-    until("all tokens to be issued", async || endpoints.issued(), |issued| *issued >= wanted).await;
+    until(
+        "all tokens to be issued",
+        async || endpoints.issued(),
+        |issued| *issued >= wanted,
+    )
+    .await;
 
     let mut steps = vec![scene.step(sizes, 0.0).await];
     let mut speakers = Vec::new();
@@ -168,8 +177,14 @@ impl Scene {
             sidecars: self.sidecars.connected(),
             resources: sizes.all_resources(),
             memory: self.memory(),
-            peak_memory: self.replicas.iter().map(|replica| process::peak_memory(replica.id())).collect(),
-            processor: processor.map(|(after, before)| (after - before) / seconds).collect(),
+            peak_memory: self
+                .replicas
+                .iter()
+                .map(|replica| process::peak_memory(replica.id()))
+                .collect(),
+            processor: processor
+                .map(|(after, before)| (after - before) / seconds)
+                .collect(),
             connections_to_api_server: self
                 .replicas
                 .iter()
@@ -193,7 +208,10 @@ impl Scene {
     pub async fn until_connected(&self) {
         let all = self.sidecars.started();
         let connected = async || self.sidecars.connected();
-        until("all sidecars to be connected", connected, |connected| *connected >= all).await;
+        until("all sidecars to be connected", connected, |connected| {
+            *connected >= all
+        })
+        .await;
     }
 
     /// An MCP server refuses the token of this sidecar's server. Seconds from the new token's issue until so many
@@ -237,7 +255,8 @@ impl Scene {
         let leader_leads = self.replicas[0].leads().await;
         let leader = self.replicas.remove(usize::from(!leader_leads));
         let before = Requests::count(&self.operator_world.client).await;
-        self.sidecars.lead_to(self.replicas.iter().map(|replica| &*replica.address));
+        self.sidecars
+            .lead_to(self.replicas.iter().map(|replica| &*replica.address));
         let all = self.sidecars.connected();
         let sidecars = self.sidecars.clone();
         // The streams of the one that ends do not all end at once.
@@ -267,14 +286,23 @@ impl Scene {
         self.replicas[0].until_leads().await;
         let restart = Restart {
             seconds,
-            token_reviews: Requests::count(&self.operator_world.client).await.since(before).token_reviews,
+            token_reviews: Requests::count(&self.operator_world.client)
+                .await
+                .since(before)
+                .token_reviews,
             memory_of_the_other: process::memory(self.replicas[0].id()),
         };
-        let replica =
-            start_replica(&self.operator, &self.operator_world, &self.kubeconfig, self.started).await;
+        let replica = start_replica(
+            &self.operator,
+            &self.operator_world,
+            &self.kubeconfig,
+            self.started,
+        )
+        .await;
         self.started += 1;
         self.replicas.push(replica);
-        self.sidecars.lead_to(self.replicas.iter().map(|replica| &*replica.address));
+        self.sidecars
+            .lead_to(self.replicas.iter().map(|replica| &*replica.address));
         say(&format!("{restart:?}"));
         restart
     }
@@ -284,7 +312,12 @@ impl Scene {
         let first = sizes.all_resources();
         let world = objects::namespace("scale-large", sizes.large_resources, first, &self.endpoints).await;
         let wanted = before + sizes.large_resources;
-        until("its tokens to be issued", async || self.endpoints.issued(), |issued| *issued >= wanted).await;
+        until(
+            "its tokens to be issued",
+            async || self.endpoints.issued(),
+            |issued| *issued >= wanted,
+        )
+        .await;
         let pods = objects::pods_from(&world, 0, sizes.large_pods).await;
         let speakers = self.connect(&pods).await;
         self.rest().await;
@@ -327,17 +360,21 @@ async fn start_replica(operator: &Operator, world: &World, kubeconfig: &str, num
     let token = token(world, AUDIENCE, Some(&pod)).await;
     let token_file = format!("{kubeconfig}-{name}");
     std::fs::write(&token_file, token).unwrap();
+    let log = format!("{kubeconfig}-{name}.log").into();
     let change = |command: &mut tokio::process::Command| {
         command.env("KUBECONFIG", kubeconfig);
     };
     operator
-        .start_with(&name, Some(token_file.as_ref()), None, change)
+        .start_with(&name, Some(token_file.as_ref()), Some(&log), change)
         .await
 }
 
 fn api_server_port() -> u16 {
     let kubeconfig = std::fs::read_to_string(setting("KUBECONFIG")).unwrap();
-    let rest = kubeconfig.split("https://127.0.0.1:").nth(1).expect("its address");
+    let rest = kubeconfig
+        .split("https://127.0.0.1:")
+        .nth(1)
+        .expect("its address");
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap()
 }

@@ -186,13 +186,8 @@ impl Sidecars {
         socket.bind(SocketAddr::from((identity.address, 0)))?;
         let stream = socket.connect(replica).await?;
         stream.set_nodelay(true)?;
-        let stream = self
-            .0
-            .tls
-            .connect(ServerName::from(replica.ip()), stream)
-            .await?;
-        let (mut requests, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let stream = self.0.tls.connect(ServerName::from(replica.ip()), stream).await?;
+        let (mut requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let (reports, receiver) = mpsc::unbounded_channel::<Bytes>();
         let _ = reports.send(line(&identity.report));
@@ -282,7 +277,9 @@ impl Drop for Connected {
 
 fn revision(line: &[u8]) -> &str {
     let text = std::str::from_utf8(&line[..line.len().min(200)]).unwrap_or_default();
-    let text = text.strip_prefix(r#"{"revision":""#).expect("a snapshot begins with it");
+    let text = text
+        .strip_prefix(r#"{"revision":""#)
+        .expect("a snapshot begins with it");
     text.split('"').next().unwrap()
 }
 

@@ -77,7 +77,10 @@ async fn send_junk(replica: SocketAddr) -> usize {
     for number in 0..JUNK_A_SECOND * SECONDS {
         ticks.tick().await;
         let token = junk(number);
-        let request = client.post(format!("https://{replica}{PATH}")).bearer_auth(token).body("");
+        let request = client
+            .post(format!("https://{replica}{PATH}"))
+            .bearer_auth(token)
+            .body("");
         answers.push(tokio::spawn(request.send()));
     }
     let mut refused = 0;

@@ -33,10 +33,16 @@ pub struct Operator {
 impl Operator {
     /// Starts a replica that is ready. `token_file` is what it follows the others by, `log` what it writes to.
     pub async fn start(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
-        self.start_with(name, token_file, log, |_| {}).await
+        let change = |command: &mut Command| {
+            command.args(["--webhook-configuration", "of-a-test-that-has-none"]);
+            if log.is_some() {
+                command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
+            }
+        };
+        self.start_with(name, token_file, log, change).await
     }
 
-    /// The same with a change of its command line or environment.
+    /// The same with the chart's webhook and level of the log, unless `change` says otherwise.
     pub async fn start_with(
         &self,
         name: &str,
@@ -53,8 +59,7 @@ impl Operator {
             .args(["--certificate-secret", &self.certificate_secret])
             .args(["--listen", &address, "--listen-health", &health])
             .args(["--operator-url", &url, "--serving-name", "127.0.0.1"])
-            .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")])
-            .args(["--webhook-configuration", "of-a-test-that-has-none"]);
+            .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")]);
         if !self.watched_namespace.is_empty() {
             command.args(["--watch-namespace", &self.watched_namespace]);
         }
@@ -64,10 +69,7 @@ impl Operator {
                 .arg(token_file);
         }
         let output = match log {
-            Some(log) => {
-                command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
-                std::fs::File::create(log).expect("the log can be written").into()
-            }
+            Some(log) => std::fs::File::create(log).expect("the log can be written").into(),
             None => Stdio::null(),
         };
         change(&mut command);
