@@ -44,7 +44,7 @@ faults: ## calls, tokens and statuses while replicas, their lease and the API se
 scale: ## what many sidecars cost the operator, on loopback; writes docs/scale.md, unless SCALE_PODS or another size is set
 	cargo build --locked --profile e2e --bin mcp-auth-operator
 	cargo test --locked --package mcp-auth-tests --test scale --no-run
-	MCPAUTH_TEST_OPERATOR_BINARY=$${MCPAUTH_TEST_OPERATOR_BINARY:-$$(pwd)/target/e2e/mcp-auth-operator} \
+	MCPAUTH_TEST_OPERATOR_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/e2e/mcp-auth-operator \
 	  MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/scale/run
 
 conformance: ## the official MCP conformance suite through operator and sidecar, on loopback; no cluster

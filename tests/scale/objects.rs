@@ -28,7 +28,7 @@ pub async fn namespace(name: &str, resources: usize, first: usize, endpoints: &T
     let world = World::new(name, false).await;
     let world_ref = &world;
     let create = |index: usize| async move {
-        let (name, secret) = (resource_name(index), format!("oauth-{index:03}"));
+        let (name, secret) = (format!("tools-{index:03}"), format!("oauth-{index:03}"));
         world_ref
             .secret(&secret, "client-secret", "scale-client-s3cret")
             .await;
@@ -41,7 +41,10 @@ pub async fn namespace(name: &str, resources: usize, first: usize, endpoints: &T
                 "cookiePassthrough": {"enabled": true, "cookieNames": ["session_id", "user_id"]},
             }),
         );
-        world_ref.apply(&resource(&name, &name, spec)).await.unwrap();
+        world_ref
+            .apply(&resource(&name, &server_name(index), spec))
+            .await
+            .unwrap();
     };
     stream::iter(0..resources)
         .map(create)
@@ -51,8 +54,9 @@ pub async fn namespace(name: &str, resources: usize, first: usize, endpoints: &T
     world
 }
 
-pub fn resource_name(index: usize) -> String {
-    format!("tools-{index:03}")
+/// Of the MCP server of the resource with this number in its namespace.
+pub fn server_name(index: usize) -> String {
+    format!("tools_{index:03}")
 }
 
 /// The pods with these numbers.

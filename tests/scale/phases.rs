@@ -12,7 +12,7 @@ use mcp_auth_tests::world::World;
 use serde_json::json;
 
 use crate::api_server::Requests;
-use crate::objects::{self, PodWithToken, resource_name};
+use crate::objects::{self, PodWithToken, server_name};
 use crate::results::{Large, Renewals, Restart, Results, Step};
 use crate::sidecars::{Sidecars, Speaker};
 use crate::sizes::Sizes;
@@ -238,7 +238,7 @@ impl Scene {
         let apart = (speakers.len() / sizes.renewals).max(1);
         for number in 0..sizes.renewals {
             let speaker = &speakers[number * apart % speakers.len()];
-            let server = resource_name(number % sizes.resources);
+            let server = server_name(number % sizes.resources);
             seconds.push(self.renew(speaker, &server, sizes.pods).await);
         }
         self.rest().await;
@@ -271,18 +271,12 @@ impl Scene {
             Instant::now()
         };
         let (_, began) = tokio::join!(ends, counts);
-        let others_memory = async {
-            let mut least = usize::MAX;
-            let deadline = Instant::now() + Duration::from_secs(240);
-            while self.sidecars.connected() < all && Instant::now() < deadline {
-                least = least.min(self.sidecars.connected());
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            assert!(self.sidecars.connected() >= all, "the sidecars have come back");
-            say(&format!("at least {least} of {all} had a stream"));
-            began.elapsed().as_secs_f64()
-        };
-        let seconds = others_memory.await;
+        let connected = async || self.sidecars.connected();
+        until("the sidecars to come back", connected, |connected| {
+            *connected >= all
+        })
+        .await;
+        let seconds = began.elapsed().as_secs_f64();
         self.replicas[0].until_leads().await;
         let restart = Restart {
             seconds,
@@ -327,7 +321,7 @@ impl Scene {
         let before: f64 = self.processor_seconds().iter().sum();
         let mut seconds = Vec::new();
         for number in 0..sizes.renewals {
-            let server = resource_name(number % sizes.large_resources);
+            let server = server_name(number % sizes.large_resources);
             seconds.push(self.renew(&speakers[0], &server, sizes.large_pods).await);
         }
         // What follows a renewal belongs to it: reports, the status.

@@ -8,7 +8,7 @@ use mcp_auth_tests::world::World;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::api_server::Requests;
-use crate::objects::{self, resource_name};
+use crate::objects::{self, server_name};
 use crate::phases::Scene;
 use crate::results::Silent;
 use crate::say;
@@ -34,7 +34,7 @@ pub async fn measure(scene: &mut Scene, world: &World, sizes: &Sizes, speaker: &
     scene.sidecars.lead_to([&*scene.replicas[0].address]);
     scene.connect(&pods).await;
     let new_sidecar_seconds = connecting.elapsed().as_secs_f64();
-    let server = resource_name(sizes.resources - 1);
+    let server = server_name(sizes.resources - 1);
     let renewal_seconds = scene.renew(speaker, &server, sizes.pods + 1).await;
     let junk_tokens = junk.await.unwrap();
     let junk_seconds = began.elapsed().as_secs_f64();
