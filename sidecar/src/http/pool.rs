@@ -190,7 +190,7 @@ impl Connection {
     pub async fn send_request(
         mut self,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Self), Box<RequestError>> {
+    ) -> Result<(Response<Incoming>, Self), RequestError> {
         self.deadline.begin();
         let answer = {
             let mut answer = std::pin::pin!(self.sender.try_send_request(request));
@@ -208,12 +208,8 @@ impl Connection {
         self.deadline.end();
         match answer {
             Some(Ok(response)) => Ok((response, self)),
-            Some(Err(mut failed)) => {
-                let unsent = failed.take_message();
-                let error = failed.into_error();
-                Err(Box::new(RequestError::Connection { error, unsent }))
-            }
-            None => Err(Box::new(RequestError::Timeout)),
+            Some(Err(failed)) => Err(failed.into()),
+            None => Err(RequestError::Timeout),
         }
     }
 

@@ -77,10 +77,10 @@ impl SendError {
         }
     }
 
-    fn from_request(failed: Box<RequestError>) -> Box<Self> {
-        Box::new(match *failed {
+    fn from_request(failed: RequestError) -> Box<Self> {
+        Box::new(match failed {
             RequestError::Timeout => Self::new(UpstreamError::Timeout, None),
-            RequestError::Connection { error, unsent } => Self::new(UpstreamError::Http(error), unsent),
+            RequestError::Connection(failed) => Self::new(UpstreamError::Http(failed.error), failed.unsent),
         })
     }
 }
@@ -324,13 +324,13 @@ impl Target {
 
     async fn within_answer_timeout<T>(
         &self,
-        sending: impl Future<Output = Result<T, Box<RequestError>>>,
+        sending: impl Future<Output = Result<T, RequestError>>,
     ) -> Result<T, Box<SendError>> {
         let answer = match self.answer_timeout {
             None => sending.await,
             Some(limit) => timeout(limit, sending)
                 .await
-                .unwrap_or_else(|_| Err(Box::new(RequestError::Timeout))),
+                .unwrap_or(Err(RequestError::Timeout)),
         };
         answer.map_err(SendError::from_request)
     }
