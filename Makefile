@@ -10,10 +10,10 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down test test-unit test-chart test-api faults scale conformance surfaces e2e outage bench soak instructions instructions-quick fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down test test-unit test-chart test-api faults scale conformance surfaces e2e outage bench soak instructions fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 try: ## LiteLLM without mcp-auth and with it on this machine, in five steps that prove what they say; no cluster
 	@tests/try/run
@@ -69,11 +69,8 @@ bench: ## the sidecar beside nginx, haproxy, pingora and a TCP copy; writes docs
 soak: ## the sidecar's memory over a million mixed requests; writes docs/performance.md
 	@tests/bench/run --soak 1000000
 
-instructions: ## instructions of one request by callgrind, against the committed count; PROFILE=1, UPDATE=1
-	@tests/bench/instructions $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
-
-instructions-quick: ## the same in a build that takes half the time, against a count of its own
-	@tests/bench/instructions --quick $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
+instructions: ## instructions of one request by callgrind, against the committed count; QUICK=1, PROFILE=1, UPDATE=1
+	@tests/bench/instructions $(if $(QUICK),--quick) $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
 
 fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
 	@fuzz/run $(TEST)
