@@ -151,10 +151,15 @@ impl Cluster {
     async fn sidecar_of(&self, pod: &str) -> Option<String> {
         let pod = json!({
             "metadata": {"name": pod, "labels": {"app.kubernetes.io/name": "litellm"}},
-            "spec": {"serviceAccountName": "default", "containers": [{
-                "name": "litellm", "image": "litellm", "args": ["--config", "/etc/litellm/config.yaml"],
-                "ports": [{"name": "http", "containerPort": 4000}],
-            }]},
+            "spec": {
+                "serviceAccountName": "default",
+                "containers": [{
+                    "name": "litellm", "image": "litellm", "args": ["--config", "/etc/litellm/config.yaml"],
+                    "ports": [{"name": "http", "containerPort": 4000}],
+                    "volumeMounts": [{"name": "config", "mountPath": "/etc/litellm"}],
+                }],
+                "volumes": [{"name": "config", "configMap": {"name": "litellm"}}],
+            },
         });
         let pod: Pod = self.litellm.create(pod).await.unwrap();
         let containers = pod.spec.as_ref().unwrap().init_containers.iter().flatten();

@@ -52,7 +52,7 @@ impl Installation {
         // The API server is outside of any cluster.
         let webhooks = objects
             .iter_mut()
-            .filter_map(|object| object["webhooks"].as_array_mut());
+            .filter_map(|object| object.get_mut("webhooks").and_then(Value::as_array_mut));
         for webhook in webhooks.flatten() {
             webhook["clientConfig"] = json!({"url": format!("https://{address}/v1/inject")});
         }

@@ -230,10 +230,13 @@ mcpauth.dev/service: ""
 {{- $problems := list }}
 {{- with .Values.certificates.certManager }}
 {{- $given := list }}
-{{- if .issuerRef }}{{ $given = append $given "issuerRef" }}{{ end }}
+{{- if .issuerRef.name }}{{ $given = append $given "issuerRef.name" }}{{ end }}
 {{- if .fingerprintKeySecret }}{{ $given = append $given "fingerprintKeySecret" }}{{ end }}
 {{- if and $given (not .enabled) }}
 {{- $problems = append $problems (printf "certificates.certManager.%s is set, and certificates.certManager.enabled is false: set it to true, or leave the other out" (first $given)) }}
+{{- end }}
+{{- if and .enabled (not .issuerRef.name) (ne .issuerRef.kind "Issuer") }}
+{{- $problems = append $problems (printf "certificates.certManager.issuerRef.kind is %s, and no issuer is named: set certificates.certManager.issuerRef.name" .issuerRef.kind) }}
 {{- end }}
 {{- if hasKey $.Values.webhook.annotations "cert-manager.io/inject-ca-from" }}
 {{- $problems = append $problems "webhook.annotations sets cert-manager.io/inject-ca-from, by which cert-manager would write another authority than that of the operator: set certificates.certManager.enabled, and leave it out" }}
