@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::installation::Installation;
+use crate::installation::{Installation, litellm, sidecar_of};
 
 /// An issuer with an authority of its own.
 struct CertManager {
@@ -149,26 +149,9 @@ impl Cluster {
 
     /// A pod of LiteLLM that the API server asks the webhook about; its sidecar if it has got one.
     async fn sidecar_of(&self, pod: &str) -> Option<String> {
-        let pod = json!({
-            "metadata": {"name": pod, "labels": {"app.kubernetes.io/name": "litellm"}},
-            "spec": {
-                "serviceAccountName": "default",
-                "containers": [{
-                    "name": "litellm", "image": "litellm", "args": ["--config", "/etc/litellm/config.yaml"],
-                    "ports": [{"name": "http", "containerPort": 4000}],
-                    "volumeMounts": [{"name": "config", "mountPath": "/etc/litellm"}],
-                }],
-                "volumes": [{"name": "config", "configMap": {"name": "litellm"}}],
-            },
-        });
-        let pod: Pod = self.litellm.create(pod).await.unwrap();
-        let containers = pod.spec.as_ref().unwrap().init_containers.iter().flatten();
-        let mut sidecars = containers.filter(|container| container.name == "mcpauth-sidecar");
-        let found = sidecars
-            .next()
-            .map(|sidecar| serde_json::to_string(sidecar).unwrap());
+        let pod: Pod = self.litellm.create(litellm(pod)).await.unwrap();
         self.litellm.delete::<Pod>(&pod.name_any()).await;
-        found
+        sidecar_of(&pod)
     }
 
     /// Waits until the webhook answers the API server, and returns the sidecar that it gives.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -151,6 +151,31 @@ impl Installation {
         std::fs::write(&path, config.to_string()).expect("it can be written");
         path
     }
+}
+
+/// A pod of LiteLLM, with its configuration in a ConfigMap.
+pub fn litellm(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "litellm"}},
+        "spec": {
+            "serviceAccountName": "default",
+            "containers": [{
+                "name": "litellm", "image": "litellm", "args": ["--config", "/etc/litellm/config.yaml"],
+                "ports": [{"name": "http", "containerPort": 4000}],
+                "volumeMounts": [{"name": "config", "mountPath": "/etc/litellm"}],
+            }],
+            "volumes": [{"name": "config", "configMap": {"name": "litellm"}}],
+        },
+    })
+}
+
+/// The sidecar of a pod, if it has one.
+pub fn sidecar_of(pod: &Pod) -> Option<String> {
+    let containers = pod.spec.as_ref()?.init_containers.as_ref()?;
+    let sidecar = containers
+        .iter()
+        .find(|container| container.name == "mcpauth-sidecar")?;
+    Some(serde_json::to_string(sidecar).expect("it came as JSON"))
 }
 
 fn beside(file: &Path, name: &str) -> PathBuf {

@@ -5,4 +5,5 @@
 
 mod cert_manager;
 mod installation;
+mod own_namespace;
 mod secrets;
