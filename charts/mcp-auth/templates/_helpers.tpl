@@ -84,7 +84,7 @@ that are known when the chart is installed. */}}
 {{- define "mcp-auth.namespacedRules" -}}
 - apiGroups: [mcpauth.dev]
   resources: [mcpserverauths]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [mcpauth.dev]
   resources: [mcpserverauths/status]
   verbs: [patch]
