@@ -34,7 +34,7 @@ use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 use crate::status::{ObservedPods, StatusWriter};
-use crate::sync::{self, Authenticator, OperatorAccount, Sync};
+use crate::sync::{self, Authenticator, OperatorAccount, Snapshots, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
 use crate::workload_events::WorkloadEvents;
@@ -193,7 +193,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         leads,
         knows_tokens: tokens_known.clone(),
         leader: leader_client,
-        certificates: certificates.clone(),
+        snapshots: Snapshots::new(
+            resources.clone(),
+            credentials.clone(),
+            certificates.clone(),
+            changes.clone(),
+        ),
         resources: resources.clone(),
         credentials,
         token_refresh_requests,

@@ -154,6 +154,16 @@ impl Certificates {
     }
 }
 
+#[cfg(test)]
+impl Certificates {
+    /// Of an authority of its own, as of a new installation.
+    pub fn self_made() -> Self {
+        let names = ["127.0.0.1".to_owned()];
+        let material = super::issue::new_authority(&names, Timestamp::now()).unwrap();
+        Self(Arc::new(RwLock::new(ServingCertificate::new(material).unwrap())))
+    }
+}
+
 impl ServingCertificate {
     fn new(material: CertificateMaterial) -> anyhow::Result<Self> {
         Ok(Self {
