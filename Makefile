@@ -73,8 +73,8 @@ bench: ## the sidecar beside nginx, haproxy, pingora and a TCP copy; writes docs
 soak: ## the sidecar's memory over a million mixed requests; writes docs/performance.md
 	@tests/bench/run --soak 1000000
 
-instructions: ## instructions of one request by callgrind, against the committed count; PROFILE=1, UPDATE=1
-	@tests/bench/instructions $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
+instructions: ## instructions of one request by callgrind, against the committed count; QUICK=1, PROFILE=1, UPDATE=1
+	@tests/bench/instructions $(if $(QUICK),--quick) $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
 
 fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
 	@fuzz/run $(TEST)
