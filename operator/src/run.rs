@@ -27,6 +27,7 @@ use crate::leader::{self, Participation};
 use crate::leader_client::LeaderClient;
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
+use crate::pod_owners::PodOwners;
 use crate::pods::Pods;
 use crate::reconcile::{Reconciler, Triggers};
 use crate::references::{References, SecretsGrant};
@@ -166,6 +167,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         calls: webhook_calls,
         events: workload_events,
+        owners: PodOwners::new(client.clone()),
     };
     let authenticator = Authenticator::new(client.clone());
     let replicas = Replicas {

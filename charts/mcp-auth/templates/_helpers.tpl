@@ -104,9 +104,10 @@ that are known when the chart is installed. */}}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
-# Which Deployment a ReplicaSet belongs to, for events where people look. Metadata only.
+# Which Deployment a ReplicaSet belongs to, for events where people look; and whether the workload that a reviewed pod
+# names exists, since anybody can send a review. Metadata only.
 - apiGroups: [apps]
-  resources: [replicasets]
+  resources: [replicasets, statefulsets, daemonsets]
   verbs: [get]
 # Whether a namespace has opted in, for advice that fits. Metadata only.
 - apiGroups: [""]
