@@ -1,20 +1,24 @@
 //! The release is upgraded from an earlier chart, of one replica at another port, while users call.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mcp_auth_tests::setting;
 use mcp_auth_tests::wait::{KUBECTL_LIMIT, until};
 use mcp_auth_tests::world::World;
 use serde_json::Value;
 
-use crate::client::{client, url};
+use crate::client::{client, url, whoami};
 use crate::command::{get, kubectl, run};
 use crate::ground::{
-    OPERATOR, OPERATOR_NAMESPACE, finally, ground, injected, install, install_chart, pods, webhook_answers,
+    CRUMB, OPERATOR, OPERATOR_NAMESPACE, finally, ground, injected, install, install_chart, pods,
+    webhook_answers,
 };
 use crate::litellm;
 use crate::timeline::Timeline;
 
+/// How long users call before the upgrade, and after its end.
+const AROUND: Duration = Duration::from_secs(15);
 const STOP: &str = "/tmp/upgraded";
 
 #[tokio::test]
@@ -51,22 +55,34 @@ async fn upgrade_under_load(world: &World) {
         STOP,
     ];
     let upgrade = async {
+        tokio::time::sleep(AROUND).await;
         install().await;
         until_synced().await;
-        webhook_answers().await;
-        // A pod that starts after the upgrade has the sidecar and tokens, and takes calls of the load.
-        kubectl(&["rollout", "restart", "deploy/litellm"]).await.ok();
-        litellm::ready("litellm").await;
+        tokio::time::sleep(AROUND).await;
         kubectl(&["exec", "deploy/client", "--", "touch", STOP])
             .await
             .ok();
     };
     let (load, ()): (Value, ()) = tokio::join!(client(&litellm, &load), upgrade);
     let account = timeline.account().await;
+    let sidecar = [
+        "logs",
+        "deploy/litellm",
+        "--container=mcpauth-sidecar",
+        "--tail=40",
+    ];
+    let sidecar = kubectl(&sidecar).await.out;
     assert!(load["sent"].as_u64() > Some(50), "the load went on: {load}");
-    assert_eq!(load["failed"], 0, "{load}\n{account}");
+    assert_eq!(load["failed"], 0, "{load}\n{account}\n{sidecar}");
     assert_eq!(operator_replicas().await, 2);
+
+    // The next pod is injected by the new one, and finds its tokens.
+    webhook_answers().await;
+    kubectl(&["rollout", "restart", "deploy/litellm"]).await.ok();
+    litellm::ready("litellm").await;
     assert!(pods("litellm").await.iter().all(injected));
+    let answer = whoami(&litellm, "tools", &format!("session_id={CRUMB}upgraded")).await;
+    assert_eq!(answer["cookies"]["session_id"], format!("{CRUMB}upgraded"));
 }
 
 /// Waits until the operator runs and LiteLLM's sidecars have come to it.

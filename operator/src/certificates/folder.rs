@@ -99,6 +99,9 @@ mod tests {
         "2026-11-01T00:00:00Z".parse().unwrap()
     }
 
+    /// A name, files that are other ones, and what is said.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
     struct Files(tempfile::TempDir);
 
     impl Files {
@@ -155,7 +158,7 @@ mod tests {
         let material = new_authority(&names(), now()).unwrap();
         let other = new_authority(&names(), now()).unwrap();
         let elsewhere = new_serving(&material, &["elsewhere.svc".to_owned()], now()).unwrap();
-        let cases: [(&str, &[(&str, &str)], &str); 6] = [
+        let cases: [Case<'_>; 6] = [
             (
                 "no-authority",
                 &[(AUTHORITY, "")],
