@@ -7,6 +7,7 @@
 //! and [`routes`] say what a sidecar has to know of the server besides. [`conditions`] tell of a state in
 //! the words of the resource's status.
 
+mod administrator_policy;
 mod audit_keys;
 mod bearer;
 mod changes;
@@ -24,6 +25,7 @@ mod token_seed;
 mod token_sources;
 mod user_token_exchanger;
 
+pub use administrator_policy::AdministratorPolicy;
 pub use bearer::bearer;
 pub use changes::Changes;
 pub use credential_identity::{CredentialIdentity, RequestDigest};

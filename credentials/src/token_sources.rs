@@ -178,7 +178,7 @@ impl TokenSources {
         };
         let (kind, tls, problem) = match desired {
             // Sidecars may go on using its token, so it is not revoked.
-            Err(error) if error.is_conflict() => (SourceKind::None, ServerTls::default(), Some(error)),
+            Err(error) if error.ends_use() => (SourceKind::None, ServerTls::default(), Some(error)),
             Err(error) => match self.orphan(previous) {
                 Some(orphaned) => (SourceKind::Orphaned(orphaned), previous_tls, Some(error)),
                 None => (SourceKind::None, ServerTls::default(), Some(error)),
@@ -336,12 +336,7 @@ impl TokenSources {
             SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
         };
         let mut snapshot = snapshot;
-        if snapshot.token.in_use.is_some()
-            || source
-                .problem
-                .as_ref()
-                .is_some_and(|problem| problem.is_conflict())
-        {
+        if snapshot.token.in_use.is_some() || source.problem.as_ref().is_some_and(NotServedError::ends_use) {
             source.superseded = None;
         }
         source.superseded = source

@@ -2,7 +2,7 @@
 
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::references::{Data, Lookup, Reference, needed};
-use mcp_auth_credentials::{Desired, Inputs, NotServedError, desired};
+use mcp_auth_credentials::{AdministratorPolicy, Desired, Inputs, NotServedError, desired};
 use mcp_auth_oauth::{Assertions, EgressProxy};
 use secrecy::ExposeSecret;
 
@@ -37,8 +37,9 @@ impl ProtectedServer {
             &self.resource.spec,
             &Inputs {
                 references: &self.references,
-                workload: |_| None::<Assertions>,
+                workload: |_| None::<Result<Assertions, NotServedError>>,
                 known_issuer: None,
+                policy: &AdministratorPolicy::default(),
                 egress_proxy,
             },
         )

@@ -74,7 +74,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
     let credentials = Credentials::new(changes.clone(), status_due.clone());
-    let (references, references_changed) = References::new(client.clone());
+    let (references, references_changed) =
+        References::new(client.clone(), args.policy.require_secret_consent);
     let reporter = Reporter {
         controller: "mcp-auth-operator".into(),
         instance: Some(args.identity.clone()),
@@ -86,9 +87,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
     let workload = Workload::new(
         client.clone(),
-        args.namespace.clone(),
-        args.service_account.clone(),
         args.workload_identity_namespaces.clone(),
+        args.workload_identity_audiences.clone(),
     );
     let clock = Clock::system();
     let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
@@ -99,6 +99,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pods: pods.clone(),
         sidecars: sidecars.clone(),
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
+        policy: args.policy.to_policy(),
         egress_proxy,
         metrics: metrics.clone(),
         liveness: liveness.clone(),

@@ -13,7 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_tests::registration::{Grant, Method, Registration};
-use mcp_auth_tests::replica::{Operator, Replica};
+use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, token};
@@ -78,6 +78,7 @@ impl Fleet {
             lease: format!("faults-{name}"),
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+            arguments: vec![ANY_ADDRESS.into()],
         };
         let status_writes = Arc::new(AtomicUsize::new(0));
         let mut fleet = Self {

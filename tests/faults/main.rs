@@ -6,6 +6,7 @@
 
 mod calls;
 mod fleet;
+mod policy;
 mod rows;
 mod service;
 mod sidecar_process;

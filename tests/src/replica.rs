@@ -9,6 +9,9 @@ use tokio::process::{Child, Command};
 use crate::setting;
 use crate::wait::until;
 
+/// All servers of the tests are at loopback.
+pub const ANY_ADDRESS: &str = "--allowed-addresses=Any";
+
 pub struct Replica {
     pub name: String,
     /// `ADDRESS:PORT` of webhook and sidecars.
@@ -27,6 +30,8 @@ pub struct Operator {
     pub certificate_secret: String,
     /// URL that sidecars reach it by; nothing: that of the replica.
     pub url: Option<String>,
+    /// What it allows; see [`ANY_ADDRESS`].
+    pub arguments: Vec<String>,
 }
 
 impl Operator {
@@ -43,6 +48,7 @@ impl Operator {
             .args(["--listen", &address, "--listen-health", &health])
             .args(["--operator-url", &url, "--serving-name", "127.0.0.1"])
             .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")])
+            .args(&self.arguments)
             .args(["--webhook-configuration", "of-a-test-that-has-none"]);
         if let Some(token_file) = token_file {
             command
