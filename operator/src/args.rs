@@ -123,6 +123,11 @@ pub struct Args {
     #[arg(long, default_value_t = 1800)]
     pub longest_stream_seconds: u64,
 
+    /// Whether workloads whose LiteLLM has to start again are restarted: never, for resources with `spec.restart:
+    /// Automatic`, or for all but those with `Manual`.
+    #[arg(long = "restart", value_enum, default_value_t = RestartMode::Never)]
+    pub restart_mode: RestartMode,
+
     /// JSON file with the settings of injected sidecars: image, resources, times.
     #[arg(long)]
     pub sidecar_settings: PathBuf,
@@ -194,6 +199,14 @@ impl PolicyArgs {
             },
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum RestartMode {
+    Never,
+    OnRequest,
+    Always,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

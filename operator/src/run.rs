@@ -31,6 +31,7 @@ use crate::reconcile::{Reconciler, Triggers};
 use crate::references::References;
 use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
+use crate::restarts::{RestartOutcomes, Restarts};
 use crate::sidecars::Sidecars;
 use crate::status::{ObservedPods, StatusWriter};
 use crate::sync::{self, Authenticator, OperatorAccount, Sync};
@@ -92,6 +93,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     );
     let clock = Clock::system();
     let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
+    let restart_outcomes = RestartOutcomes::default();
+    let restarts = Restarts::new(
+        client.clone(),
+        args.restart_mode,
+        (resources.clone(), pods.clone(), sidecars.clone()),
+        restart_outcomes.clone(),
+        status_due.clone(),
+    );
     let reconciler = Reconciler {
         resources: resources.clone(),
         references,
@@ -114,6 +123,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             pods: pods.clone(),
             sidecars: sidecars.clone(),
             webhook: webhook_calls.clone(),
+            restarts: restart_outcomes.clone(),
         },
         metrics.clone(),
     ));
@@ -241,6 +251,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         resource_watch,
         triggers,
         status_writer,
+        restarts,
         resources,
         statuses_due,
         set_listed,

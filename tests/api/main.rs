@@ -18,6 +18,7 @@ mod methods;
 mod proxies;
 mod reachability;
 mod reconcile;
+mod restarts;
 mod reviews;
 mod rotation;
 mod sync;

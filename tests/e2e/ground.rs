@@ -165,6 +165,8 @@ async fn install() {
         "--set",
         "operator.resources.requests.cpu=100m",
         "--set",
+        "restart.mode=OnRequest",
+        "--set",
         &image("operator"),
         "--set",
         &image("sidecar"),

@@ -12,6 +12,7 @@ mod helm_test;
 mod litellm;
 mod outage;
 mod refusals;
+mod restarts;
 mod rollout;
 mod shapes;
 mod timeline;

@@ -106,7 +106,7 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- $arguments := dict "listen" "webhook.port" "listen-health" "metrics.port" "log" "operator.log" "watch-namespace" "watchNamespaces"
   "workload-identity-namespace" "workloadIdentity.namespaces" "workload-identity-audience" "workloadIdentity.audiences"
-  "require-secret-consent" "policy.requireSecretConsent" "authorization-server-host" "policy.authorizationServers"
+  "restart" "restart.mode" "require-secret-consent" "policy.requireSecretConsent" "authorization-server-host" "policy.authorizationServers"
   "mcp-server-host" "policy.mcpServers" "allowed-addresses" "policy.addresses" "forbid-plain-http" "policy.forbidPlainHttp"
   "sidecar-settings" "the values of sidecar" "certificate-secret" ""
   "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" ""
