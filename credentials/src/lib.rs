@@ -17,6 +17,7 @@ mod desired;
 mod not_served;
 pub mod references;
 mod replicated_credential;
+mod replicated_user_tokens;
 mod resource_ref;
 pub mod routes;
 mod store;
@@ -32,6 +33,7 @@ pub use credential_identity::{CredentialIdentity, RequestDigest};
 pub use desired::{Inputs, desired};
 pub use not_served::{NotServedError, NotServedReason};
 pub use replicated_credential::{ReplicatedCredential, ReplicatedCredentialError};
+pub use replicated_user_tokens::{ReplicatedUserToken, ReplicatedUserTokens, UserTokenScope};
 pub use resource_ref::ResourceRef;
 pub use store::{
     CredentialState, Credentials, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot,

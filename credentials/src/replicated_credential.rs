@@ -36,7 +36,7 @@ pub struct ReplicatedCredential {
 /// Times are Unix milliseconds.
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct TokenDetails {
+pub(crate) struct TokenDetails {
     issued_at: i64,
     expires_at: Option<i64>,
     #[serde(default)]
@@ -123,7 +123,10 @@ impl ReplicatedCredential {
 
 impl TokenDetails {
     /// Nothing where there is no token.
-    fn seed(self, credential: &Credential) -> Result<Option<TokenSeed>, ReplicatedCredentialError> {
+    pub(crate) fn seed(
+        self,
+        credential: &Credential,
+    ) -> Result<Option<TokenSeed>, ReplicatedCredentialError> {
         let Credential::Bearer {
             id, token, proof_key, ..
         } = credential
