@@ -67,10 +67,38 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         secret: args.certificate_secret.clone(),
         names: args.serving_names.clone(),
     };
-    let certificates = Certificates::load(&client, &certificate_config).await?;
-
     let metrics = Metrics::default();
     let liveness = Liveness::default();
+    // Probes are answered from the start on, whatever else has to be waited for.
+    let (set_answered, api_server_answers) = watch::channel(false);
+    let (set_listed, listed) = watch::channel(false);
+    let (set_trusted, trusted) = watch::channel(false);
+    let (knows_tokens, tokens_known) = watch::channel(false);
+    let (set_knowing_until, knowing_until) = watch::channel(Instant::now() + KNOWING_TIMEOUT);
+    let (close, closed) = watch::channel(false);
+    // Each of these runs for as long as the operator does: whichever ends first ends it.
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let health = Health {
+        metrics: metrics.clone(),
+        liveness: liveness.clone(),
+        api_server_answers,
+        listed,
+        trusted,
+        knows_tokens: tokens_known.clone(),
+        knowing_until,
+        closed: closed.clone(),
+    };
+    tasks.spawn(serve_health(args.listen_health, health));
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let certificates = tokio::select! {
+        loaded = Certificates::load_when_possible(&client, &certificate_config) => loaded?,
+        _ = terminate.recv() => return Ok(()),
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+        Some(result) = tasks.join_next() => return result.context("a task failed").and_then(|result| result),
+    };
+    set_answered.send_replace(true);
+    set_knowing_until.send_replace(Instant::now() + KNOWING_TIMEOUT);
+
     let changes = Changes::default();
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
@@ -134,7 +162,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         token_refresh_requests: refresh_requested,
     };
 
-    let (knows_tokens, tokens_known) = watch::channel(false);
     let (followers, follower_count) = FollowerCount::new();
     let candidate = leader::Candidate {
         client: client.clone(),
@@ -159,9 +186,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         args.replica_token_file.clone(),
         leader,
     );
-    let (close, closed) = watch::channel(false);
-    let (set_listed, listed) = watch::channel(false);
-    let (set_trusted, trusted) = watch::channel(false);
 
     let admission = Admission {
         settings,
@@ -212,24 +236,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .merge(sync::router(sync))
         .merge(replicas::router(replicas));
 
-    // Each of these runs for as long as the operator does: whichever ends first ends it.
-    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    let serving = tasks.spawn(serve_tls(
-        args.listen,
-        certificates.clone(),
-        router,
-        closed.clone(),
-    ));
-    let health = Health {
-        metrics: metrics.clone(),
-        liveness: liveness.clone(),
-        listed,
-        trusted,
-        knows_tokens: tokens_known,
-        knowing_until: Instant::now() + KNOWING_TIMEOUT,
-        closed,
-    };
-    tasks.spawn(serve_health(args.listen_health, health));
+    let serving = tasks.spawn(serve_tls(args.listen, certificates.clone(), router, closed));
     tasks.spawn(forever(certificates.clone().keep_renewed(
         client.clone(),
         certificate_config,
@@ -261,7 +268,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let leading = tasks.spawn(replica_tasks.run(elected, lead.clone()));
 
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::fleet::Fleet;
 
 #[tokio::test]
-async fn a_user_has_one_token_by_every_replica_and_one_by_the_next_leader() {
+async fn a_user_has_one_token_by_every_replica_and_by_the_next_leaders() {
     let mut fleet = Fleet::start_with("users", json!({"tokenExchange": {"subjectCookie": "session"}})).await;
     let subject = Server::OidcProvider.user_token("alice", &fleet.client).await;
     let pods: Api<Pod> = fleet.world.api();

@@ -16,6 +16,8 @@ pub struct Replica {
     pub name: String,
     /// `ADDRESS:PORT` of webhook and sidecars.
     pub address: String,
+    /// What it writes to.
+    pub log: Option<PathBuf>,
     process: Child,
     health: String,
 }
@@ -38,17 +40,36 @@ pub struct Operator {
 impl Operator {
     /// Starts a replica that is ready. `token_file` is what it follows the others by, `log` what it writes to.
     pub async fn start(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
+        let replica = self.launch(name, token_file, log).await;
+        replica.until_ready().await;
+        replica
+    }
+
+    /// The same of one that need not be ready yet.
+    pub async fn launch(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
         let change = |command: &mut Command| {
             command.args(["--webhook-configuration", "of-a-test-that-has-none"]);
             if log.is_some() {
                 command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
             }
         };
-        self.start_with(name, token_file, log, change).await
+        self.launch_with(name, token_file, log, change).await
     }
 
     /// The same with the chart's webhook and level of the log, unless `change` says otherwise.
     pub async fn start_with(
+        &self,
+        name: &str,
+        token_file: Option<&Path>,
+        log: Option<&PathBuf>,
+        change: impl FnOnce(&mut Command),
+    ) -> Replica {
+        let replica = self.launch_with(name, token_file, log, change).await;
+        replica.until_ready().await;
+        replica
+    }
+
+    async fn launch_with(
         &self,
         name: &str,
         token_file: Option<&Path>,
@@ -84,15 +105,13 @@ impl Operator {
             .kill_on_drop(true)
             .spawn()
             .expect("the operator starts");
-        let replica = Replica {
+        Replica {
             name: name.to_owned(),
             address,
+            log: log.cloned(),
             process,
             health: format!("http://{health}"),
-        };
-        let ready = async || replica.get("/readyz").await;
-        until(&format!("{name} to be ready"), ready, Option::is_some).await;
-        replica
+        }
     }
 }
 
@@ -101,6 +120,11 @@ impl Replica {
     pub async fn get(&self, path: &str) -> Option<String> {
         let response = reqwest::get(format!("{}{path}", self.health)).await.ok()?;
         response.error_for_status().ok()?.text().await.ok()
+    }
+
+    pub async fn until_ready(&self) {
+        let ready = async || self.get("/readyz").await;
+        until(&format!("{} to be ready", self.name), ready, Option::is_some).await;
     }
 
     pub async fn leads(&self) -> bool {
