@@ -316,7 +316,8 @@ mod tests {
             listed: yes(),
             trusted: yes(),
             knows_tokens,
-            knowing_until: Instant::now() + Duration::from_secs(20),
+            knowing_until: watch::channel(Instant::now() + Duration::from_secs(20)).1,
+            api_server_answers: yes(),
             closed: watch::channel(false).1,
         };
         let status = async || ready(State(health.clone())).await.0;

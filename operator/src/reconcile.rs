@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use kube::ResourceExt;
-use mcp_auth_crds::McpServerAuth;
+use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
 use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{
     AdministratorPolicy, Desired, Inputs, NotServedError, NotServedReason, ResourceRef, TokenRefreshRequest,
@@ -247,7 +247,9 @@ impl Reconciler {
         });
         let inputs = Inputs {
             references: &references.collect::<Vec<_>>(),
-            workload: |wanted| Some(self.workload.assertions(&resource_ref.namespace, wanted)),
+            workload: |wanted: &WorkloadIdentity| {
+                Some(self.workload.assertions(&resource_ref.namespace, wanted))
+            },
             known_issuer: known_server(resource).map(|server| server.issuer.clone()),
             policy: &self.policy,
             egress_proxy: self.egress_proxy.clone(),
