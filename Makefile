@@ -24,7 +24,7 @@ demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in fiv
 demo-down: ## removes what the demo made
 	@$(in_cluster) tests/demo/run --down
 
-test: test-unit test-chart alerts try test-api faults conformance surfaces e2e ## all tests
+test: test-unit test-chart alerts try test-api faults skew conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
 	@tests/cluster/retire
@@ -47,6 +47,10 @@ scale: ## what many sidecars cost the operator, on loopback; writes docs/scale.m
 	cargo test --locked --package mcp-auth-tests --test scale --no-run
 	MCPAUTH_TEST_OPERATOR_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/e2e/mcp-auth-operator \
 	  MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/scale/run
+
+skew: ## the previous version's operator and sidecar with this one's, on loopback; builds them once (about 5 minutes)
+	cargo test --locked --package mcp-auth-tests --test faults --no-run
+	tests/skew/run
 
 conformance: ## the official MCP conformance suite through operator and sidecar, on loopback; no cluster
 	tests/conformance/run $(if $(TEST),--only $(TEST))

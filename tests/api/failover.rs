@@ -18,6 +18,7 @@ async fn a_lead_that_is_lost_ends_no_process_and_the_next_replica_takes_it() {
         lease: LEASE.into(),
         certificate_secret: "failover-tls".into(),
         url: None,
+        program: None,
         arguments: vec![ANY_ADDRESS.into()],
     };
     let mut first = operator.start("first", None, None).await;

@@ -80,6 +80,7 @@ impl Fleet {
             lease: format!("faults-{name}"),
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+            program: None,
             arguments: vec![ANY_ADDRESS.into()],
         };
         let status_writes = Arc::new(AtomicUsize::new(0));
@@ -332,7 +333,7 @@ impl Drop for Fleet {
     }
 }
 
-async fn configure(world: &World, client: &str, more: Value) {
+pub async fn configure(world: &World, client: &str, more: Value) {
     world.trust().await;
     world.secret("client", "client-secret", SECRET).await;
     let url = setting("MCPAUTH_TEST_MCP");

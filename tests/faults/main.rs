@@ -10,5 +10,6 @@ mod policy;
 mod rows;
 mod service;
 mod sidecar_process;
+mod skew;
 mod tests;
 mod users;

@@ -48,6 +48,7 @@ impl Scene {
             lease: client.clone(),
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+            program: None,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
         };
         let replica = operator.start(&client, None, None).await;

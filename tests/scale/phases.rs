@@ -112,6 +112,7 @@ impl Scene {
             lease: "mcp-auth-operator".into(),
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+            program: None,
             arguments: vec![ANY_ADDRESS.into()],
         };
         let mut replicas = Vec::new();

@@ -33,6 +33,8 @@ pub struct Operator {
     pub certificate_secret: String,
     /// URL that sidecars reach it by; nothing: that of the replica.
     pub url: Option<String>,
+    /// Another program than this version's.
+    pub program: Option<String>,
     /// What it allows; see [`ANY_ADDRESS`].
     pub arguments: Vec<String>,
 }
@@ -78,7 +80,8 @@ impl Operator {
     ) -> Replica {
         let [address, health] = [free_address().await, free_address().await];
         let url = self.url.clone().unwrap_or_else(|| format!("https://{address}"));
-        let mut command = Command::new(setting("MCPAUTH_TEST_OPERATOR_PROGRAM"));
+        let program = setting("MCPAUTH_TEST_OPERATOR_PROGRAM");
+        let mut command = Command::new(self.program.as_deref().unwrap_or(&program));
         command
             .args(["--namespace", &self.namespace, "--service-account", "default"])
             .args(["--identity", name, "--lease", &self.lease])
