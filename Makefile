@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down test test-unit test-chart test-api faults scale conformance surfaces e2e outage bench soak instructions fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down test test-unit test-chart test-api faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in fiv
 demo-down: ## removes what the demo made
 	@$(in_cluster) tests/demo/run --down
 
-test: test-unit test-chart alerts try test-api faults skew conformance surfaces e2e ## all tests
+test: test-unit test-chart alerts try test-api faults conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
 	@tests/cluster/retire
