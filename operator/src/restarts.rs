@@ -219,11 +219,21 @@ impl Restarts {
         needs: BTreeMap<WorkloadName, Needs>,
     ) -> BTreeMap<ResourceRef, String> {
         let mut outcomes = BTreeMap::new();
+        let is_settled = |name: &WorkloadName, need: &Needs| {
+            need.causes.is_empty() || self.is_settled(namespace, name, &need.causes)
+        };
+        let in_need = || needs.iter().filter(|(_, need)| !need.causes.is_empty());
+        // Where all was done that there is to do, nobody is asked.
+        if needs.iter().all(|(name, need)| is_settled(name, need)) {
+            for (name, need) in in_need() {
+                let done = need.waiting.iter().map(|resource| (resource.clone(), done(name)));
+                outcomes.extend(done);
+            }
+            return outcomes;
+        }
         let mut objects = BTreeMap::new();
-        for name in needs.keys() {
-            let is_settled =
-                needs[name].causes.is_empty() || self.is_settled(namespace, name, &needs[name].causes);
-            let object = match (is_settled, self.workloads.get(namespace, name).await) {
+        for (name, need) in &needs {
+            let object = match (is_settled(name, need), self.workloads.get(namespace, name).await) {
                 (_, Ok(object)) => Ok(object),
                 // One that needs nothing and cannot be read, such as of a custom kind, is in nobody's way.
                 (true, Err(_)) => continue,
@@ -306,10 +316,7 @@ impl Restarts {
                 let mut settled = self.settled.lock();
                 settled.retain(|_, (_, since)| now.duration_since(*since) < LOOK_AGAIN);
                 settled.insert(key, (need.causes.clone(), now));
-                format!(
-                    "{name} was restarted for this once (spec.restart), and is not again: look at its pods, or restart it \
-                     yourself"
-                )
+                done(name)
             }
             Decision::Impossible(why) => format!("the operator cannot restart {name}: {why}"),
         }
@@ -320,6 +327,13 @@ impl Restarts {
         let known = settled.get(&(namespace.to_owned(), name.clone()));
         known.is_some_and(|(known, _)| known == causes)
     }
+}
+
+/// What is said of a workload that was restarted for all that there is to restart it for.
+fn done(name: &WorkloadName) -> String {
+    format!(
+        "{name} was restarted for this once (spec.restart), and is not again: look at its pods, or restart it yourself"
+    )
 }
 
 fn is_candidate(pod: &PodMeta) -> bool {
