@@ -29,10 +29,12 @@ pub fn decide(
         return Decision::Done;
     }
     if workload.is_rolling() {
-        return Decision::Wait("its pods are being replaced".to_owned());
+        return Decision::Wait("its pods are being replaced, or not all of them are available".to_owned());
     }
     if let Some(busy) = busy {
-        return Decision::Wait(format!("the pods of {busy} are being replaced"));
+        return Decision::Wait(format!(
+            "the pods of {busy} are being replaced, or not all of them are available"
+        ));
     }
     // Restarted now it would be restarted once more for what a pod says next.
     if is_unknown {
