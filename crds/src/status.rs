@@ -139,7 +139,6 @@ pub struct SidecarsStatus {
     pub too_old: i32,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
 fn is_zero(count: &i32) -> bool {
     *count == 0
 }
