@@ -130,7 +130,7 @@ async fn a_secret_is_used_only_with_its_owners_consent_and_nothing_of_it_is_told
         .await;
     match credential(&snapshot, "tools") {
         Some(Credential::Unavailable { keep, reason, .. }) => {
-            assert_eq!((keep, &*reason), (false, "NotAllowed"))
+            assert_eq!((*keep, reason.as_str()), (false, "NotAllowed"))
         }
         other => panic!("no token, and none to keep: {other:?}"),
     }
