@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use crate::bearer::bearer;
 use crate::credential_identity::CredentialIdentity;
-use crate::replicated_credential::{ReplicatedCredentialError, TokenDetails};
 use crate::resource_ref::ResourceRef;
+use crate::token_details::{ReplicatedCredentialError, TokenDetails};
 use crate::token_seed::TokenSeed;
 
 /// Tokens that are remembered, of all resources. The one that was recorded first goes first.
