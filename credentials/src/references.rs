@@ -22,7 +22,10 @@ pub enum Lookup {
     Unknown,
     NotFound,
     /// The operator may not read it.
-    Forbidden,
+    Forbidden {
+        /// The command by which somebody who may do so lets it, where there is one.
+        grant: Option<Arc<str>>,
+    },
     /// It has no label by which its owner lets resources use it, and the operator demands one. Nothing of it is known.
     NotConsented,
     Found(Arc<Data>),
