@@ -73,7 +73,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
     let credentials = Credentials::new(changes.clone(), status_due.clone());
-    let (references, references_changed) = References::new(client.clone());
+    let (references, references_changed) = References::new(client.clone(), &args.watch_namespaces);
     let reporter = Reporter {
         controller: "mcp-auth-operator".into(),
         instance: Some(args.identity.clone()),

@@ -65,20 +65,20 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 - apiGroups: [mcpauth.dev]
   resources: [mcpserverauths/status]
   verbs: [patch]
-# The operator reads single ones by name, where a resource refers to them, and no others. RBAC can say that only of names
-# that are known when the chart is installed.
+# The operator watches the metadata, and reads those that a resource refers to and no others. RBAC can say that only of
+# names that are known when the chart is installed: each is then watched by its name.
 - apiGroups: [""]
   resources: [secrets]
   {{- with .Values.rbac.secretNames }}
   resourceNames: {{ toJson . }}
   {{- end }}
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [configmaps]
   {{- with .Values.rbac.configMapNames }}
   resourceNames: {{ toJson . }}
   {{- end }}
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 # Metadata only.
 - apiGroups: [""]
   resources: [pods]
