@@ -19,6 +19,9 @@ pub const CONFIG_MAP_INVALID: &str = "ConfigMapInvalid";
 /// The operator may not read the Secret or ConfigMap.
 pub const FORBIDDEN: &str = "Forbidden";
 
+/// A rule of whoever runs the operator forbids what the resource wants.
+pub const NOT_ALLOWED: &str = "NotAllowed";
+
 /// The first token is on its way.
 pub const PENDING: &str = "Pending";
 /// The last token request failed; the token in use still serves.
@@ -39,7 +42,7 @@ pub const ISSUER_CHANGED: &str = "IssuerChanged";
 pub const TOKEN_MISMATCH: &str = "TokenMismatch";
 /// The MCP server refuses tokens that were just issued.
 pub const TOKEN_REFUSED: &str = "TokenRefused";
-/// The MCP server demands scopes that the authorization server does not grant.
+/// The MCP server demands scopes that the authorization server does not grant, or the resource does not allow.
 pub const INSUFFICIENT_SCOPE: &str = "InsufficientScope";
 
 /// The keys that users' tokens are verified by for the audit log cannot be fetched.

@@ -9,6 +9,7 @@
 
 mod client;
 mod clock;
+mod destinations;
 mod discovery;
 mod egress_proxy;
 mod error;
@@ -33,6 +34,7 @@ mod user_tokens;
 
 pub use client::Client;
 pub use clock::Clock;
+pub use destinations::{AllowedAddresses, DestinationError, Destinations, HostPattern, HostPatternError};
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
 pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
 pub use error::{Advice, Error, ErrorCode, ErrorResponse};
@@ -51,7 +53,7 @@ pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;
 pub use renewal::policy::{Policy, RefreshBefore, RefreshBeforeError, TimeSpan, TimeSpanError};
 pub use renewal::state::{Failure, TokenSourceState};
-pub use renewal::step_up::{StepUp, StepUpError};
+pub use renewal::step_up::{StepUp, StepUpError, is_scope_token};
 pub use retry_after::RetryAfter;
 pub use ssrf::ForbiddenAddressError;
 pub use token::Token;

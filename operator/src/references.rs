@@ -14,15 +14,41 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::Client;
+use kube::{Client, Resource};
 use mcp_auth_credentials::ResourceRef;
-use mcp_auth_credentials::references::{Kind, Lookup, Reference};
+use mcp_auth_credentials::references::{CONSENT_LABEL, Kind, Lookup, Reference};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use values::Values;
+
 /// Objects that are read at once: each takes a connection.
 const MAX_READS: usize = 16;
+
+/// The right to Secrets, where the operator has it in those namespaces alone that grant it.
+#[derive(Clone, Debug)]
+pub struct SecretsGrant {
+    /// The ClusterRole that is to be bound there.
+    pub cluster_role: String,
+    /// Namespace and name of the operator's ServiceAccount.
+    pub account: (String, String),
+}
+
+impl SecretsGrant {
+    /// By which it is granted in this namespace.
+    fn command(&self, namespace: &str) -> Arc<str> {
+        let Self {
+            cluster_role,
+            account: (account_namespace, account),
+        } = self;
+        format!(
+            "kubectl create rolebinding {cluster_role} --clusterrole={cluster_role} \
+             --serviceaccount={account_namespace}:{account} --namespace={namespace}"
+        )
+        .into()
+    }
+}
 
 /// Names an object: kind, namespace and name.
 type Object = (Kind, String, String);
@@ -36,6 +62,9 @@ pub struct References {
     client: Client,
     /// Whether one watch may cover all namespaces.
     is_cluster_wide: bool,
+    /// Whether a Secret without [`CONSENT_LABEL`] is not read.
+    requires_consent: bool,
+    secrets_grant: Option<SecretsGrant>,
     watched: Arc<Mutex<Watched>>,
     reads: Arc<Semaphore>,
     changed: mpsc::UnboundedSender<ResourceRef>,
@@ -87,11 +116,18 @@ impl Drop for AbortOnDrop {
 impl References {
     /// Of these namespaces, or of all if there are none. The receiver gets each resource that refers to an object that
     /// changed.
-    pub fn new(client: Client, namespaces: &[String]) -> (Self, mpsc::UnboundedReceiver<ResourceRef>) {
+    pub fn new(
+        client: Client,
+        namespaces: &[String],
+        secrets_grant: Option<SecretsGrant>,
+        requires_consent: bool,
+    ) -> (Self, mpsc::UnboundedReceiver<ResourceRef>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         let references = Self {
             client,
             is_cluster_wide: namespaces.is_empty(),
+            requires_consent,
+            secrets_grant,
             watched: Arc::default(),
             reads: Arc::new(Semaphore::new(MAX_READS)),
             changed,
@@ -181,7 +217,9 @@ impl References {
     }
 
     fn scope(&self, (kind, namespace, _): &Object) -> Scope {
-        (*kind, (!self.is_cluster_wide).then(|| namespace.clone()))
+        let is_granted_singly = *kind == Kind::Secret && self.secrets_grant.is_some();
+        let is_cluster_wide = self.is_cluster_wide && !is_granted_singly;
+        (*kind, (!is_cluster_wide).then(|| namespace.clone()))
     }
 
     fn start_scope(&self, scope: Scope) -> AbortOnDrop {
@@ -211,6 +249,20 @@ impl References {
         task.into()
     }
 
+    /// What an object holds that resources may use.
+    fn lookup<K: Resource + Values>(&self, found: K) -> Lookup {
+        match K::NEEDS_CONSENT && self.requires_consent && !has_consent(&found) {
+            true => Lookup::NotConsented,
+            false => Lookup::Found(Arc::new(found.values())),
+        }
+    }
+
+    /// How the operator would come to read an object.
+    fn grant(&self, (kind, namespace, _): &Object) -> Option<Arc<str>> {
+        let grant = self.secrets_grant.as_ref().filter(|_| *kind == Kind::Secret)?;
+        Some(grant.command(namespace))
+    }
+
     fn watch_object_by_name(&self, object: &Object) {
         if let Some(known) = self.watched.lock().objects.get_mut(object) {
             known.task = self.start_by_name(object.clone());
@@ -222,7 +274,10 @@ impl References {
             Some(known) => {
                 // What was read stays good while the API server refuses for a moment, as it does when it
                 // starts.
-                if matches!((&known.lookup, &lookup), (Lookup::Found(_), Lookup::Forbidden)) {
+                if matches!(
+                    (&known.lookup, &lookup),
+                    (Lookup::Found(_), Lookup::Forbidden { .. })
+                ) {
                     return;
                 }
                 known.lookup = lookup;
@@ -240,6 +295,12 @@ impl References {
             let _ = self.changed.send(user);
         }
     }
+}
+
+fn has_consent<K: Resource>(object: &K) -> bool {
+    let labels = object.meta().labels.as_ref();
+    let label = labels.and_then(|labels| labels.get(CONSENT_LABEL));
+    label.is_some_and(|value| value == "true")
 }
 
 #[cfg(test)]

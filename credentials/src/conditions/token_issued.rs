@@ -4,6 +4,7 @@ use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
+use crate::not_served::NotServedError;
 use crate::store::{Issuance, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
@@ -11,6 +12,7 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     renewal_failed,
     fresh_tokens_rejected,
     scopes_refused,
+    scopes_not_allowed,
     mismatch,
     alternate_secret_in_use,
     audit_keys_unavailable,
@@ -21,17 +23,14 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
 ];
 
 /// What sidecars get where there is no token. With `keep` they go on with a token that this operator does not
-/// know of, because it was restarted; not where the resource is in conflict.
+/// know of, because it was restarted; not where the resource is in conflict or not allowed.
 pub fn unavailable(issuance: &Issuance) -> Credential {
     let ConditionDraft { reason, message, .. } = first_draft(CHECKS, issuance);
-    let is_conflict = issuance
-        .problem
-        .as_ref()
-        .is_some_and(|problem| problem.is_conflict());
+    let ends_use = issuance.problem.as_ref().is_some_and(NotServedError::ends_use);
     Credential::Unavailable {
         reason,
         message,
-        keep: !is_conflict,
+        keep: !ends_use,
     }
 }
 
@@ -86,6 +85,17 @@ fn scopes_refused(issuance: &Issuance) -> Option<ConditionDraft> {
     let message = format!(
         "the MCP server demands scopes that the authorization server does not grant: {scopes}; allow this \
          client those scopes, or the calls that need them go on failing"
+    );
+    draft(true, reasons::INSUFFICIENT_SCOPE, message)
+}
+
+fn scopes_not_allowed(issuance: &Issuance) -> Option<ConditionDraft> {
+    issuance.token.in_use.as_ref()?;
+    let scopes = issuance.token.scopes_not_allowed.as_ref()?;
+    let message = format!(
+        "the MCP server demands scopes that this resource does not allow to be requested: {scopes}; list them in \
+         oauth2.stepUpAllowedScopes if every LiteLLM that is selected may have them, or the calls that need them go on \
+         failing"
     );
     draft(true, reasons::INSUFFICIENT_SCOPE, message)
 }

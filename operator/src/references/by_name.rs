@@ -1,7 +1,6 @@
 //! A watch of one object by its name, for rights that name it.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use futures::StreamExt;
 use kube::core::NamespaceResourceScope;
@@ -34,11 +33,13 @@ impl References {
                 }
                 Ok(watcher::Event::InitApply(found) | watcher::Event::Apply(found)) => {
                     exists = true;
-                    Lookup::Found(Arc::new(found.values()))
+                    self.lookup(found)
                 }
                 Ok(watcher::Event::InitDone) if exists => continue,
                 Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Lookup::NotFound,
-                Err(error) if is_forbidden(&error) => Lookup::Forbidden,
+                Err(error) if is_forbidden(&error) => Lookup::Forbidden {
+                    grant: self.grant(&object),
+                },
                 Err(error) => {
                     warn!(%namespace, %name, kind = object.0.as_str(), %error, "watch failed; trying again");
                     continue;

@@ -39,7 +39,7 @@ impl References {
                 Ok(found) => {
                     let version = found.as_ref().and_then(ResourceExt::resource_version);
                     let lookup = match found {
-                        Some(found) => Lookup::Found(Arc::new(found.values())),
+                        Some(found) => self.lookup(found),
                         None => Lookup::NotFound,
                     };
                     self.record(&object, lookup, version);

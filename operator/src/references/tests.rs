@@ -166,7 +166,7 @@ fn value(references: &References, namespace: &str, name: &str) -> Option<String>
     match references.get(namespace, &reference(name)) {
         Lookup::Found(data) => Some(String::from_utf8(data["key"].expose_secret().to_vec()).unwrap()),
         Lookup::NotFound => Some("not found".into()),
-        Lookup::Unknown | Lookup::Forbidden => None,
+        Lookup::Unknown | Lookup::Forbidden { .. } | Lookup::NotConsented => None,
     }
 }
 
@@ -180,7 +180,7 @@ async fn hundreds_of_secrets_take_one_watch_and_each_is_read_once_and_when_it_ch
         server.put(namespace, name, "first");
     }
     server.put("team-0", "of-somebody-else", "unread");
-    let (references, mut changed) = References::new(server.client(), &[]);
+    let (references, mut changed) = References::new(server.client(), &[], None, false);
     for (namespace, name) in &objects {
         references.set(&resource_ref(namespace, name), &[reference(name)]);
     }
@@ -215,7 +215,7 @@ async fn where_only_names_may_be_watched_each_is_watched_by_its_name() {
     let server = ApiServer::default();
     server.0.lock().only_by_name = true;
     server.put("apps", "one", "first");
-    let (references, _changed) = References::new(server.client(), &["apps".to_owned()]);
+    let (references, _changed) = References::new(server.client(), &["apps".to_owned()], None, false);
     references.set(&resource_ref("apps", "a"), &[reference("one")]);
     server.until_watched(1).await;
     server.put("apps", "one", "second");
@@ -229,7 +229,7 @@ async fn where_only_names_may_be_watched_each_is_watched_by_its_name() {
 async fn an_object_is_forgotten_with_the_last_resource_that_refers_to_it() {
     let server = ApiServer::default();
     server.put("apps", "shared", "first");
-    let (references, _changed) = References::new(server.client(), &[]);
+    let (references, _changed) = References::new(server.client(), &[], None, false);
     let (a, b) = (resource_ref("apps", "a"), resource_ref("apps", "b"));
     for resource in [&a, &b] {
         references.set(resource, &[reference("shared")]);
@@ -241,4 +241,17 @@ async fn an_object_is_forgotten_with_the_last_resource_that_refers_to_it() {
     assert!(value(&references, "apps", "shared").is_none());
     let watched = references.watched.lock();
     assert!(watched.objects.is_empty() && watched.by_resource.is_empty() && watched.scopes.is_empty());
+}
+
+#[test]
+fn the_command_binds_the_role_to_the_operators_account_in_the_namespace_of_the_secret() {
+    let grant = SecretsGrant {
+        cluster_role: "mcp-auth-operator-secrets".into(),
+        account: ("mcp-auth-system".into(), "mcp-auth-operator".into()),
+    };
+    assert_eq!(
+        &*grant.command("llm"),
+        "kubectl create rolebinding mcp-auth-operator-secrets --clusterrole=mcp-auth-operator-secrets \
+         --serviceaccount=mcp-auth-system:mcp-auth-operator --namespace=llm"
+    );
 }

@@ -4,10 +4,15 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use mcp_auth_credentials::references::Data;
 
 pub trait Values {
+    /// Whether its owner may have to agree that resources use it.
+    const NEEDS_CONSENT: bool;
+
     fn values(self) -> Data;
 }
 
 impl Values for Secret {
+    const NEEDS_CONSENT: bool = true;
+
     fn values(self) -> Data {
         self.data
             .unwrap_or_default()
@@ -18,6 +23,8 @@ impl Values for Secret {
 }
 
 impl Values for ConfigMap {
+    const NEEDS_CONSENT: bool = false;
+
     fn values(self) -> Data {
         self.data
             .unwrap_or_default()
