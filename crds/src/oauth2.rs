@@ -431,7 +431,7 @@ fn access_token_type() -> String {
     "urn:ietf:params:oauth:token-type:access_token".to_owned()
 }
 
-fn default_request_timeout() -> String {
+pub(crate) fn default_request_timeout() -> String {
     "10s".to_owned()
 }
 
@@ -441,6 +441,6 @@ fn default_assumed_lifetime() -> String {
 }
 
 /// A third of its life: the token is renewed when two thirds are over.
-fn default_refresh_before() -> String {
+pub(crate) fn default_refresh_before() -> String {
     "33%".to_owned()
 }

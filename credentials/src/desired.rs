@@ -1,5 +1,6 @@
 //! The desired token source of a resource: a pure function of the spec and of what its references lead to.
 
+mod github_app;
 mod signing;
 
 use std::collections::BTreeMap;
@@ -21,11 +22,62 @@ use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
 use crate::store::ServerTls;
-use crate::token_sources::{ClientConfiguration, Desired, DesiredSource};
+use crate::token_sources::{ClientConfiguration, Desired, DesiredSource, StepUpPolicy};
 
 /// Longest time that passes before a token request is sent: discovery (30 s), a turn at the server (20 s), and what
 /// lies between.
 const PREPARATION_TIMEOUT: Duration = Duration::from_secs(55);
+
+/// When tokens are renewed, and how long a request may take.
+struct Timing {
+    refresh_before: RefreshBefore,
+    /// `None`: every token states its life.
+    assumed_lifetime: Option<Duration>,
+    request_timeout: Duration,
+}
+
+impl Timing {
+    /// `part` is the part of the spec that the durations are fields of.
+    fn parse(
+        part: &str,
+        refresh_before: &str,
+        assumed_lifetime: Option<&str>,
+        request_timeout: &str,
+    ) -> Result<Self, NotServedError> {
+        let span = |field: &str, text: &str| match text.parse::<TimeSpan>() {
+            Ok(TimeSpan(duration)) => Ok(duration),
+            Err(error) => Err(invalid(format!("{part}.{field} {error}"))),
+        };
+        Ok(Self {
+            refresh_before: refresh_before
+                .parse()
+                .map_err(|error| invalid(format!("{part}.refreshBefore: {error}")))?,
+            assumed_lifetime: assumed_lifetime
+                .map(|text| span("assumedLifetime", text))
+                .transpose()?,
+            request_timeout: span("requestTimeout", request_timeout)?,
+        })
+    }
+
+    fn policy(&self) -> Policy {
+        let default = Policy::default();
+        Policy {
+            refresh_before: self.refresh_before,
+            assumed_lifetime: self.assumed_lifetime.unwrap_or(default.assumed_lifetime),
+            deadline: PREPARATION_TIMEOUT + self.request_timeout,
+            ..default
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            deadline: self.request_timeout,
+            connect: default.connect.min(self.request_timeout),
+            ..default
+        }
+    }
+}
 
 /// What is known besides the spec.
 pub struct Inputs<'a, W> {
@@ -86,16 +138,16 @@ where
     let source = match inputs.printable(fields::BEARER_TOKEN)? {
         Some(token) => DesiredSource::Secret(token),
         None => {
-            let oauth2 = spec
-                .oauth2
-                .as_ref()
-                .ok_or_else(|| invalid("spec has neither oauth2 nor bearerToken".into()))?;
-            DesiredSource::OAuth2(Box::new(client_configuration(
-                spec,
-                oauth2,
-                ca_bundle.clone(),
-                inputs,
-            )?))
+            let configuration = match (&spec.oauth2, &spec.github_app) {
+                (Some(oauth2), _) => client_configuration(spec, oauth2, ca_bundle.clone(), inputs)?,
+                (None, Some(app)) => github_app::client_configuration(spec, app, inputs)?,
+                (None, None) => {
+                    return Err(invalid(
+                        "spec has none of oauth2, githubApp and bearerToken".into(),
+                    ));
+                }
+            };
+            DesiredSource::OAuth2(Box::new(configuration))
         }
     };
     Ok(Desired {
@@ -128,10 +180,7 @@ where
         issuer: jwks.issuer.clone(),
         url: jwks.url.clone(),
         ca_bundle: inputs.pem(fields::TOKEN_ENDPOINT_CA)?,
-        egress_proxy: match &spec.egress_proxy {
-            Some(stated) => Some(egress_proxy(stated, inputs)?),
-            None => inputs.egress_proxy.clone(),
-        },
+        egress_proxy: egress_proxy_for(spec, inputs)?,
         allow_insecure_http: jwks.allow_insecure_http,
         allow_private_addresses: spec
             .oauth2
@@ -152,15 +201,12 @@ where
     let ca_bundle = inputs.pem(fields::TOKEN_ENDPOINT_CA)?;
     let client_id = client_id(oauth2, inputs)?.map(ClientId::new);
     let resource = oauth2.resource.clone().unwrap_or_else(|| spec.server.url.clone());
-    let refresh_before = oauth2.refresh_before.parse::<RefreshBefore>();
-    let refresh_before =
-        refresh_before.map_err(|error| invalid(format!("spec.oauth2.refreshBefore: {error}")))?;
-    let assumed_lifetime = oauth2.assumed_lifetime.parse::<TimeSpan>();
-    let TimeSpan(assumed_lifetime) =
-        assumed_lifetime.map_err(|error| invalid(format!("spec.oauth2.assumedLifetime {error}")))?;
-    let request_timeout = oauth2.request_timeout.parse::<TimeSpan>();
-    let TimeSpan(request_timeout) =
-        request_timeout.map_err(|error| invalid(format!("spec.oauth2.requestTimeout {error}")))?;
+    let timing = Timing::parse(
+        "spec.oauth2",
+        &oauth2.refresh_before,
+        Some(&oauth2.assumed_lifetime),
+        &oauth2.request_timeout,
+    )?;
     let registration = Registration {
         server: location(spec, oauth2, server_ca, inputs.known_issuer.clone()),
         client_id,
@@ -201,30 +247,21 @@ where
             ZeroExpiresIn::Unlimited => oauth::ZeroExpiresIn::Unlimited,
         },
         ca_bundle,
-        egress_proxy: match &spec.egress_proxy {
-            Some(stated) => Some(egress_proxy(stated, inputs)?),
-            None => inputs.egress_proxy.clone(),
-        },
+        egress_proxy: egress_proxy_for(spec, inputs)?,
         allow_insecure_http: oauth2.allow_insecure_http,
         allow_private_addresses: oauth2.allow_private_addresses,
     };
     Ok(ClientConfiguration {
         registration,
-        policy: Policy {
-            refresh_before,
-            assumed_lifetime,
-            deadline: PREPARATION_TIMEOUT + request_timeout,
-            ..Policy::default()
-        },
-        limits: Limits {
-            deadline: request_timeout,
-            connect: Limits::default().connect.min(request_timeout),
-            ..Limits::default()
-        },
-        request_digest: request_digest(spec, oauth2, inputs)?,
+        policy: timing.policy(),
+        limits: timing.limits(),
+        request_digest: request_digest(spec, inputs)?,
         exchanges: oauth2.token_exchange.is_some(),
         revoke_on_deletion: oauth2.revoke_on_deletion,
-        step_up: oauth2.step_up,
+        step_up: match oauth2.step_up {
+            true => StepUpPolicy::Request,
+            false => StepUpPolicy::Decline("spec.oauth2.stepUp is false"),
+        },
     })
 }
 
@@ -253,6 +290,20 @@ where
             Ok((parameter.name.clone(), resolve_printable(reference, lookup)?))
         })
         .collect()
+}
+
+/// The resource's own, or else the operator's.
+fn egress_proxy_for<W>(
+    spec: &McpServerAuthSpec,
+    inputs: &Inputs<'_, W>,
+) -> Result<Option<oauth::EgressProxy>, NotServedError>
+where
+    W: Fn(Option<String>) -> Option<Assertions>,
+{
+    match &spec.egress_proxy {
+        Some(stated) => egress_proxy(stated, inputs).map(Some),
+        None => Ok(inputs.egress_proxy.clone()),
+    }
 }
 
 fn egress_proxy<W>(stated: &EgressProxy, inputs: &Inputs<'_, W>) -> Result<oauth::EgressProxy, NotServedError>
@@ -378,7 +429,6 @@ where
 /// The digest of the token request. The certificate that only the MCP server is shown is no part of it.
 fn request_digest<W>(
     spec: &McpServerAuthSpec,
-    oauth2: &OAuth2,
     inputs: &Inputs<'_, W>,
 ) -> Result<RequestDigest, NotServedError>
 where
@@ -396,7 +446,7 @@ where
         Ok((reference.field, value))
     });
     let values = values.collect::<Result<Vec<_>, NotServedError>>()?;
-    Ok(RequestDigest::new(spec, oauth2, &values))
+    Ok(RequestDigest::new(spec, &values))
 }
 
 fn invalid(message: String) -> NotServedError {

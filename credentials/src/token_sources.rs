@@ -62,7 +62,16 @@ pub struct ClientConfiguration {
     /// Whether users get tokens of their own.
     pub exchanges: bool,
     pub revoke_on_deletion: bool,
-    pub step_up: bool,
+    pub step_up: StepUpPolicy,
+}
+
+/// What becomes of scopes that an MCP server demands of the token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StepUpPolicy {
+    /// They are requested.
+    Request,
+    /// They are not, and this is why.
+    Decline(&'static str),
 }
 
 /// Counts what token sources do, in the registry of the program.

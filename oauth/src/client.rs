@@ -2,7 +2,7 @@
 
 mod advice;
 mod revoke;
-mod send;
+pub(crate) mod send;
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use crate::token_request::client_auth;
 use crate::token_request::form;
 use crate::token_request::grant::{GrantParameters, GrantRequest};
 use crate::token_request::response::ExpectedToken;
+use crate::token_request::response::TokenEndpointResponse;
 use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
@@ -25,7 +26,7 @@ use crate::{
     ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ReportedClaims,
     RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn, token,
 };
-use send::{OutgoingRequest, ServerHints, TokenGrant};
+use send::{EndpointRequest, OutgoingRequest, ServerHints, TokenGrant};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones
 /// share what they learn.
@@ -138,7 +139,7 @@ impl Client {
         let parameters = self.parameters(&server, &scopes);
         match &self.registration.grant {
             Grant::ClientCredentials => {
-                let request = GrantRequest::client_credentials(&parameters);
+                let request = self.grant(GrantRequest::client_credentials(&parameters), false);
                 self.issue(&server, request, self.redactor.clone(), false).await
             }
             Grant::JwtBearer(assertions) => {
@@ -146,10 +147,15 @@ impl Client {
                 let assertion = assertions
                     .assertion(server.audience(), self.clock.now(), limit)
                     .await?;
-                let request = GrantRequest::jwt_bearer(&parameters, &assertion);
+                let request = self.grant(GrantRequest::jwt_bearer(&parameters, &assertion), false);
                 let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
                 let outcome = self.issue(&server, request, redactor, false).await;
                 assertions.learn(outcome)
+            }
+            Grant::GitHubApp(app) => {
+                let request = app.token_request(self.clock.now())?;
+                let redactor = request.redact(self.redactor.clone());
+                self.issue(&server, request, redactor, false).await
             }
         }
     }
@@ -158,7 +164,7 @@ impl Client {
     pub async fn exchange_token(&self, subject_token: &SecretString) -> Result<IssuedToken, Error> {
         let server = self.server().await?;
         let parameters = self.parameters(&server, self.scopes(&server));
-        let request = GrantRequest::token_exchange(&parameters, subject_token);
+        let request = self.grant(GrantRequest::token_exchange(&parameters, subject_token), true);
         let redactor = self
             .redactor
             .clone()
@@ -180,21 +186,28 @@ impl Client {
         }
     }
 
-    async fn issue(
-        &self,
-        server: &Endpoints,
-        request: GrantRequest,
-        redactor: Redactor,
-        by_token_exchange: bool,
-    ) -> Result<IssuedToken, Error> {
+    fn grant(&self, request: GrantRequest, by_token_exchange: bool) -> TokenGrant {
         let expected = ExpectedToken {
             token_type: self.registration.token_type,
             by_token_exchange,
         };
+        TokenGrant { request, expected }
+    }
+
+    async fn issue<R>(
+        &self,
+        server: &Endpoints,
+        request: R,
+        redactor: Redactor,
+        by_token_exchange: bool,
+    ) -> Result<IssuedToken, Error>
+    where
+        R: EndpointRequest<Response = TokenEndpointResponse>,
+    {
         let outgoing = OutgoingRequest {
             endpoint: server.token_for(self.certificate.is_some()),
             endpoints: server,
-            request: TokenGrant { request, expected },
+            request,
             redactor,
             with_proof: true,
         };
@@ -209,7 +222,7 @@ impl Client {
         };
         let read = match self.send(outgoing).await {
             Ok(reply) => reply.read(|response, redactor| {
-                let issued = response.into_token(redactor, expected.token_type);
+                let issued = response.into_token(redactor, self.registration.token_type);
                 let issued = self.check_token(issued, server, redactor)?;
                 // What a user's token says is about the user, and nobody asks for it.
                 let claims = match by_token_exchange {

@@ -6,6 +6,7 @@ use oauth2::{ClientId, ClientSecret, Scope};
 use secrecy::SecretString;
 
 use crate::egress_proxy::EgressProxy;
+use crate::github_app::GitHubApp;
 use crate::jose::assertion::Assertions;
 use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
@@ -104,6 +105,8 @@ pub enum Grant {
     ClientCredentials,
     /// An assertion (RFC 7523 section 2.1).
     JwtBearer(Assertions),
+    /// An installation access token of a GitHub App, which is no OAuth2: the token endpoint is GitHub's for it.
+    GitHubApp(GitHubApp),
 }
 
 /// What `expires_in: 0` says.

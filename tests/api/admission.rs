@@ -69,9 +69,12 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
     let cases: &[(Value, &str)] = &[
         (
             json!({"bearerToken": {"secretKeyRef": secret_ref}}),
-            "exactly one of oauth2 and bearerToken",
+            "exactly one of oauth2, githubApp and bearerToken",
         ),
-        (json!({"oauth2": null}), "exactly one of oauth2 and bearerToken"),
+        (
+            json!({"oauth2": null}),
+            "exactly one of oauth2, githubApp and bearerToken",
+        ),
         (json!({"server": {"name": "my-tools"}}), "spec.server.name"),
         (json!({"server": {"name": ""}}), "spec.server.name"),
         (

@@ -11,6 +11,7 @@ mod discovery;
 mod documents;
 mod exchange;
 mod failover;
+mod github;
 mod in_use;
 mod injection;
 mod malformed;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mcp_auth_crds::{JwtBearer, OAuth2, PrivateKeyJwt, SignatureAlgorithm};
-use mcp_auth_oauth::{Algorithm, AssertionSigner, Assertions, KeyError, ServiceAccountKey, SigningKey};
+use mcp_auth_oauth::{Algorithm, AssertionSigner, Assertions, ServiceAccountKey, SigningKey};
 use secrecy::ExposeSecret;
 
 use super::{Inputs, client_id, invalid, unset};
@@ -23,12 +23,12 @@ where
     if let Some(pair) = certified {
         return SigningKey::parse(pair.key.expose_secret(), algorithm, jwt.key_id.clone())
             .and_then(|key| key.with_certificate(&pair.chain))
-            .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY_OF_CERTIFICATE, &error));
+            .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY_OF_CERTIFICATE, &error.message()));
     }
     let text = inputs.text(fields::PRIVATE_KEY)?;
     let text = text.ok_or_else(|| unset(fields::PRIVATE_KEY))?;
     SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone())
-        .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY, &error))
+        .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY, &error.message()))
 }
 
 /// Assertions that are the grant itself.
@@ -49,7 +49,7 @@ where
         .clone()
         .or(file.as_ref().map(|file| file.key_id.clone()));
     let key = SigningKey::parse(key_text.expose_secret(), grant.algorithm.map(algorithm), key_id)
-        .map_err(|error| invalid_key(inputs, fields::GRANT_KEY, &error))?;
+        .map_err(|error| invalid_key(inputs, fields::GRANT_KEY, &error.message()))?;
 
     let account = || file.as_ref().map(|file| file.account.clone());
     let issuer = match grant.issuer.clone().or_else(account) {
@@ -92,12 +92,12 @@ fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
     }
 }
 
-fn invalid_key<W>(inputs: &Inputs<'_, W>, field: &str, error: &KeyError) -> NotServedError
+pub fn invalid_key<W>(inputs: &Inputs<'_, W>, field: &str, problem: &str) -> NotServedError
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let reference = inputs.find(field).map(|(reference, _)| reference);
-    let message = format!("{}: {}", describe_reference(reference), error.message());
+    let message = format!("{}: {problem}", describe_reference(reference));
     NotServedError::new(NotServedReason::SecretInvalid, message)
 }
 

@@ -87,6 +87,8 @@ pub mod fields {
     pub const EXTRA_PARAMETER: &str = "spec.oauth2.extraParametersFrom";
     pub const PROXY_USERNAME: &str = "spec.egressProxy.credentialsRef (username)";
     pub const PROXY_PASSWORD: &str = "spec.egressProxy.credentialsRef (password)";
+    pub const GITHUB_APP_KEY: &str = "spec.githubApp.keyRef";
+    pub const GITHUB_CA: &str = "spec.githubApp.caBundle";
     pub const BEARER_TOKEN: &str = "spec.bearerToken.secretKeyRef";
 }
 
@@ -152,6 +154,11 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
             .into_iter()
             .filter_map(|(fields, pair)| Some((fields, pair?)));
         references.extend(stated.flat_map(|(fields, pair)| Reference::certificate(fields, pair)));
+    }
+    if let Some(app) = &spec.github_app {
+        let ca = app.ca_bundle.as_ref();
+        references.extend(ca.and_then(|bundle| Reference::ca_bundle(fields::GITHUB_CA, bundle)));
+        references.push(Reference::secret(fields::GITHUB_APP_KEY, &app.key_ref));
     }
     let proxy = spec.egress_proxy.as_ref();
     let credentials = proxy.and_then(|proxy| proxy.credentials_ref.as_ref());

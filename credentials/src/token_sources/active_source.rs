@@ -10,7 +10,7 @@ use mcp_auth_oauth::{
 use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
-use super::{AbortOnDrop, ClientConfiguration};
+use super::{AbortOnDrop, ClientConfiguration, StepUpPolicy};
 use crate::bearer::bearer;
 use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
@@ -26,6 +26,13 @@ const MAX_SCOPE_BYTES: usize = 256;
 /// How many rejections of fresh tokens in a row are a problem of its own.
 const REJECTIONS_TO_REPORT: u32 = 2;
 
+/// Scopes that are demanded of a token and not requested.
+struct UnrequestedScopes {
+    token: String,
+    scopes: Vec<String>,
+    why_not: &'static str,
+}
+
 pub struct ActiveSource {
     request_digest: RequestDigest,
     policy: Policy,
@@ -35,9 +42,8 @@ pub struct ActiveSource {
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
     revoke: bool,
-    step_up: bool,
-    /// Scopes demanded of the token of this identifier while `stepUp` is false.
-    not_requested: Option<(String, Vec<String>)>,
+    step_up: StepUpPolicy,
+    not_requested: Option<UnrequestedScopes>,
     /// Requests that the metrics know of.
     counted: u64,
     /// Calls `on_change` whenever the token does.
@@ -132,14 +138,17 @@ impl ActiveSource {
     pub fn request_refresh(&mut self, request: &TokenRefreshRequest) {
         match &request.why {
             RejectionCause::Unauthorized => self.source.report_rejected(&request.token),
-            RejectionCause::InsufficientScope(scopes) if self.step_up => {
-                self.source.demand_scopes(&request.token, scopes.clone());
-            }
-            RejectionCause::InsufficientScope(scopes) => {
-                let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
-                let scopes = scopes.take(MAX_SCOPES).cloned().collect();
-                self.not_requested = Some((request.token.clone(), scopes));
-            }
+            RejectionCause::InsufficientScope(scopes) => match self.step_up {
+                StepUpPolicy::Request => self.source.demand_scopes(&request.token, scopes.clone()),
+                StepUpPolicy::Decline(why_not) => {
+                    let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
+                    self.not_requested = Some(UnrequestedScopes {
+                        token: request.token.clone(),
+                        scopes: scopes.take(MAX_SCOPES).cloned().collect(),
+                        why_not,
+                    });
+                }
+            },
         }
     }
 
@@ -218,12 +227,10 @@ impl ActiveSource {
             let why_not = RejectionCause::InsufficientScope(scopes.clone());
             return Some(declined(why_not, why.to_string()));
         }
-        let (_, scopes) = self.not_requested.as_ref().filter(|(id, _)| *id == token.id)?;
-        let message = "spec.oauth2.stepUp is false".to_owned();
-        Some(declined(
-            RejectionCause::InsufficientScope(scopes.clone()),
-            message,
-        ))
+        let unrequested = self.not_requested.as_ref();
+        let unrequested = unrequested.filter(|unrequested| unrequested.token == token.id)?;
+        let why = RejectionCause::InsufficientScope(unrequested.scopes.clone());
+        Some(declined(why, unrequested.why_not.to_owned()))
     }
 }
 
@@ -248,11 +255,17 @@ fn condition(error: &oauth::Error) -> &'static str {
 }
 
 fn client(registration: oauth::Registration, limits: Limits) -> Result<oauth::Client, NotServedError> {
+    let (part, ca_bundle) = match registration.grant {
+        oauth::Grant::GitHubApp(_) => ("spec.githubApp", fields::GITHUB_CA),
+        oauth::Grant::ClientCredentials | oauth::Grant::JwtBearer(_) => {
+            ("spec.oauth2", fields::TOKEN_ENDPOINT_CA)
+        }
+    };
     oauth::Client::with_limits(registration, limits).map_err(|error| {
         let (reason, field) = match error {
-            oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, fields::TOKEN_ENDPOINT_CA),
+            oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, ca_bundle),
             oauth::Error::InvalidCertificate { .. } => (NotServedReason::SecretInvalid, fields::CERTIFICATE),
-            _ => (NotServedReason::InvalidSpec, "spec.oauth2"),
+            _ => (NotServedReason::InvalidSpec, part),
         };
         NotServedError::new(reason, format!("{field}: {}", error.message()))
     })

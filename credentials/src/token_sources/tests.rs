@@ -1,5 +1,5 @@
 use jiff::SignedDuration;
-use mcp_auth_crds::{OAuth2, reasons};
+use mcp_auth_crds::reasons;
 use mcp_auth_oauth as oauth;
 use mcp_auth_protocol::sync::{Credential, RejectionCause};
 use serde_json::json;
@@ -72,15 +72,6 @@ fn secret(text: &str) -> Desired {
 /// Tokens are requested where no server listens.
 fn client_credentials() -> Desired {
     let url = "http://127.0.0.1:1/token";
-    let oauth2: OAuth2 = serde_json::from_value(json!({
-        "tokenUrl": url,
-        "clientId": "litellm",
-        "clientAuthentication": {
-            "method": "ClientSecretBasic",
-            "clientSecretRef": {"name": "oauth", "key": "secret"},
-        },
-    }))
-    .unwrap();
     let secret = oauth::ClientAuthentication::SecretBasic("t0p-s3cret".into());
     Desired {
         source: DesiredSource::OAuth2(Box::new(ClientConfiguration {
@@ -90,10 +81,10 @@ fn client_credentials() -> Desired {
             },
             policy: Policy::default(),
             limits: Limits::default(),
-            request_digest: RequestDigest::new(&resource().spec, &oauth2, &[]),
+            request_digest: RequestDigest::new(&resource().spec, &[]),
             exchanges: false,
             revoke_on_deletion: false,
-            step_up: true,
+            step_up: StepUpPolicy::Request,
         })),
         tls: ServerTls::default(),
         audit_keys: None,

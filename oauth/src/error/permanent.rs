@@ -30,6 +30,8 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::NotJson { .. }
             | Self::NoAccessToken { .. }
+            | Self::NoInstallationToken { .. }
+            | Self::Installation(_)
             | Self::UnsupportedTokenType { .. }
             | Self::ExpiredOnArrival { .. }
             | Self::TokenMismatch(_) => true,

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use mcp_auth_http_auth::jws;
 use oauth2::basic::BasicErrorResponseType;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::token_check::read;
@@ -188,15 +188,6 @@ pub(crate) fn sign_for_client(
 
 /// `nbf` is left out: it would only add a way to fail where clocks differ.
 fn sign(signer: &AssertionSigner, audience: &str, now: Timestamp) -> Result<SecretString, Error> {
-    let key = &signer.key;
-    let mut header = json!({"alg": key.algorithm().as_str(), "typ": "JWT"});
-    if let Some(key_id) = key.key_id() {
-        header["kid"] = key_id.into();
-    }
-    if let Some(certificate) = key.certificate() {
-        header["x5t"] = certificate.sha1.as_str().into();
-        header["x5t#S256"] = certificate.sha256.as_str().into();
-    }
     let now = now.as_second();
     let mut claims = json!(signer.claims);
     for (name, value) in [
@@ -208,6 +199,19 @@ fn sign(signer: &AssertionSigner, audience: &str, now: Timestamp) -> Result<Secr
         ("jti", json!(jws::random_jti())),
     ] {
         claims[name] = value;
+    }
+    sign_claims(&signer.key, &claims)
+}
+
+/// A JWT with these claims, in whose header the key is named.
+pub(crate) fn sign_claims(key: &SigningKey, claims: &Value) -> Result<SecretString, Error> {
+    let mut header = json!({"alg": key.algorithm().as_str(), "typ": "JWT"});
+    if let Some(key_id) = key.key_id() {
+        header["kid"] = key_id.into();
+    }
+    if let Some(certificate) = key.certificate() {
+        header["x5t"] = certificate.sha1.as_str().into();
+        header["x5t#S256"] = certificate.sha256.as_str().into();
     }
     jws::sign_compact(
         &jws::encode_header(&header.to_string()),
@@ -222,7 +226,6 @@ fn sign(signer: &AssertionSigner, audience: &str, now: Timestamp) -> Result<Secr
 mod tests {
     use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
     use secrecy::ExposeSecret;
-    use serde_json::Value;
 
     use super::*;
 
