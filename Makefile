@@ -27,6 +27,7 @@ demo-down: ## removes what the demo made
 test: test-unit test-chart alerts try test-api faults conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
+	@tests/cluster/retire
 	cargo test --locked --workspace --exclude mcp-auth-tests
 
 test-chart: ## the Helm chart with good and bad sets of values, applied to a real API server on loopback; no cluster
