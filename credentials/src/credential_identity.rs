@@ -73,7 +73,7 @@ impl RequestDigest {
 fn request_fields(oauth2: &OAuth2) -> OAuth2 {
     OAuth2 {
         refresh_before: String::new(),
-        assumed_lifetime: String::new(),
+        assumed_lifetime: None,
         revoke_on_deletion: false,
         step_up: false,
         ..oauth2.clone()

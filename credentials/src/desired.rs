@@ -19,6 +19,7 @@ use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::credential_identity::RequestDigest;
+use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
 use crate::store::ServerTls;
@@ -199,20 +200,20 @@ where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
     let ca_bundle = inputs.pem(fields::TOKEN_ENDPOINT_CA)?;
-    let client_id = client_id(oauth2, inputs)?.map(ClientId::new);
-    let resource = oauth2.resource.clone().unwrap_or_else(|| spec.server.url.clone());
+    let client_id = client_id(oauth2, inputs)?;
+    let effective = EffectiveSettings::new(spec, oauth2, client_id.as_deref());
     let timing = Timing::parse(
         "spec.oauth2",
         &oauth2.refresh_before,
-        Some(&oauth2.assumed_lifetime),
+        Some(&effective.assumed_lifetime),
         &oauth2.request_timeout,
     )?;
     let registration = Registration {
-        server: location(spec, oauth2, server_ca, inputs.known_issuer.clone()),
-        client_id,
-        authentication: authentication(oauth2, inputs)?,
+        server: location(spec, oauth2, &effective, server_ca, inputs.known_issuer.clone()),
+        client_id: client_id.map(ClientId::new),
+        authentication: authentication(oauth2, &effective, inputs)?,
         certificate: inputs.pair(fields::CERTIFICATE, fields::CERTIFICATE_KEY)?,
-        grant: grant(oauth2, inputs)?,
+        grant: grant(oauth2, &effective, inputs)?,
         token_type: match oauth2.token_type {
             TokenType::Bearer => oauth::TokenType::Bearer,
             TokenType::DPoP => oauth::TokenType::DPoP,
@@ -228,9 +229,9 @@ where
                 subject_token_type: exchange.subject_token_type.clone(),
                 requested_token_type: exchange.requested_token_type.clone(),
             }),
-        scopes: oauth2.scopes.iter().cloned().map(Scope::new).collect(),
-        audience: oauth2.audience.clone(),
-        resource: Some(resource).filter(|resource| !resource.is_empty()),
+        scopes: effective.scopes.into_iter().map(Scope::new).collect(),
+        audience: effective.audience,
+        resource: effective.resource,
         extra_parameters: oauth2.extra_parameters.clone(),
         secret_parameters: secret_parameters(oauth2, inputs)?,
         check: TokenCheck {
@@ -239,8 +240,8 @@ where
                 TokenCheckMode::Report => oauth::TokenCheckMode::Report,
                 TokenCheckMode::Off => oauth::TokenCheckMode::Off,
             },
-            accepted_audiences: oauth2.token_check.accepted_audiences.clone(),
-            accepted_issuers: oauth2.token_check.accepted_issuers.clone(),
+            accepted_audiences: effective.accepted_audiences,
+            accepted_issuers: effective.accepted_issuers,
         },
         zero_expires_in: match oauth2.zero_expires_in {
             ZeroExpiresIn::Expired => oauth::ZeroExpiresIn::Expired,
@@ -325,10 +326,11 @@ where
 fn location(
     spec: &McpServerAuthSpec,
     oauth2: &OAuth2,
+    effective: &EffectiveSettings,
     server_ca: Option<String>,
     known_issuer: Option<String>,
 ) -> ServerLocation {
-    match (&oauth2.token_url, &oauth2.issuer) {
+    match (&effective.token_url, &oauth2.issuer) {
         (Some(token_url), _) => ServerLocation::Endpoints {
             token_url: token_url.clone(),
             revocation_url: oauth2.revocation_url.clone(),
@@ -342,7 +344,11 @@ fn location(
     }
 }
 
-fn authentication<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<ClientAuthentication, NotServedError>
+fn authentication<W>(
+    oauth2: &OAuth2,
+    effective: &EffectiveSettings,
+    inputs: &Inputs<'_, W>,
+) -> Result<ClientAuthentication, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
@@ -369,7 +375,7 @@ where
             let jwt = jwt.ok_or_else(|| unset("spec.oauth2.clientAuthentication.privateKeyJwt"))?;
             ClientAuthentication::PrivateKeyJwt {
                 key: signing::client_key(jwt, inputs)?,
-                audience: jwt.audience.clone(),
+                audience: effective.client_assertion_audience.clone(),
             }
         }
         ClientAuthenticationMethod::TlsClientAuth => {
@@ -377,7 +383,9 @@ where
             ClientAuthentication::Tls(pair.ok_or_else(|| unset(fields::CERTIFICATE))?)
         }
         ClientAuthenticationMethod::WorkloadIdentity => match workload_assertion(oauth2) {
-            WorkloadAssertion::ClientAssertion => ClientAuthentication::Assertion(workload(oauth2, inputs)?),
+            WorkloadAssertion::ClientAssertion => {
+                ClientAuthentication::Assertion(workload(effective, inputs)?)
+            }
             WorkloadAssertion::JwtBearer => ClientAuthentication::None,
         },
     })
@@ -387,7 +395,11 @@ fn client_secret(word: SecretString) -> ClientSecret {
     ClientSecret::new(word.expose_secret().to_owned())
 }
 
-fn grant<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Grant, NotServedError>
+fn grant<W>(
+    oauth2: &OAuth2,
+    effective: &EffectiveSettings,
+    inputs: &Inputs<'_, W>,
+) -> Result<Grant, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
@@ -398,13 +410,13 @@ where
     }
     if let Some(grant) = oauth2.jwt_bearer.as_ref().filter(|grant| grant.key_ref.is_some()) {
         return Ok(Grant::JwtBearer(signing::grant_assertions(
-            oauth2, grant, inputs,
+            oauth2, grant, effective, inputs,
         )?));
     }
     let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
         && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;
     Ok(match by_workload {
-        true => Grant::JwtBearer(workload(oauth2, inputs)?),
+        true => Grant::JwtBearer(workload(effective, inputs)?),
         false => Grant::ClientCredentials,
     })
 }
@@ -414,12 +426,11 @@ fn workload_assertion(oauth2: &OAuth2) -> WorkloadAssertion {
     workload.map(|workload| workload.assertion).unwrap_or_default()
 }
 
-fn workload<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Assertions, NotServedError>
+fn workload<W>(effective: &EffectiveSettings, inputs: &Inputs<'_, W>) -> Result<Assertions, NotServedError>
 where
     W: Fn(Option<String>) -> Option<Assertions>,
 {
-    let workload = oauth2.client_authentication.workload_identity.as_ref();
-    (inputs.workload)(workload.and_then(|workload| workload.audience.clone())).ok_or_else(|| {
+    (inputs.workload)(effective.workload_audience.clone()).ok_or_else(|| {
         let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act \
                        as the operator: administrators of mcp-auth can add it to workloadIdentity.namespaces";
         NotServedError::new(NotServedReason::Forbidden, message)

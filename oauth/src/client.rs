@@ -144,9 +144,7 @@ impl Client {
             }
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
-                let assertion = assertions
-                    .assertion(server.audience(), self.clock.now(), limit)
-                    .await?;
+                let assertion = assertions.assertion(&server, self.clock.now(), limit).await?;
                 let request = self.grant(GrantRequest::jwt_bearer(&parameters, &assertion), false);
                 let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
                 let outcome = self.issue(&server, request, redactor, false).await;

@@ -46,8 +46,8 @@ pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use rate_limit::RequestLimiter;
 pub use registration::{
-    ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, Grant, Registration,
-    ServerLocation, TokenExchange, ZeroExpiresIn,
+    AssertionAudience, ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, Grant,
+    Registration, ServerLocation, TokenExchange, ZeroExpiresIn,
 };
 pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;

@@ -81,13 +81,22 @@ pub enum ClientAuthentication {
     /// An assertion that this client signs (RFC 7523 section 2.2).
     PrivateKeyJwt {
         key: SigningKey,
-        /// `None`: the issuer where it is known, else the token endpoint.
-        audience: Option<String>,
+        audience: AssertionAudience,
     },
     /// An assertion that another party signs (RFC 7523 section 2.2).
     Assertion(Assertions),
     /// A TLS client certificate (RFC 8705 section 2).
     Tls(ClientCertificate),
+}
+
+/// To whom an assertion that this client signs is addressed: its `aud`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum AssertionAudience {
+    /// The issuer of the authorization server where it is known, else its token endpoint.
+    #[default]
+    Issuer,
+    TokenEndpoint,
+    Stated(String),
 }
 
 /// A client secret, and the one before or after it, which is tried where the first is refused with

@@ -184,6 +184,23 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             json!({"oauth2": {"requestTimeout": "61s"}}),
             "spec.oauth2.requestTimeout",
         ),
+        (json!({"oauth2": {"provider": "Azure"}}), "spec.oauth2.provider"),
+        (
+            json!({"oauth2": {"provider": "Entra"}}),
+            "provider Entra needs audience",
+        ),
+        (
+            json!({"oauth2": {"provider": "Okta"}}),
+            "provider Okta needs scopes",
+        ),
+        (
+            json!({"oauth2": {"provider": "Google"}}),
+            "provider Google needs scopes",
+        ),
+        (
+            json!({"githubApp": {"appId": 1, "installationId": 2, "keyRef": secret_ref}}),
+            "exactly one of oauth2, githubApp and bearerToken",
+        ),
         (
             json!({"oauth2": {"assumedLifetime": "33%"}}),
             "spec.oauth2.assumedLifetime",
@@ -456,6 +473,7 @@ async fn what_can_work_is_taken() {
             "requestTimeout": "30s",
             "assumedLifetime": "2h",
             "zeroExpiresIn": "Unlimited",
+            "provider": "Salesforce",
             "tokenCheck": {"acceptedIssuers": ["https://sts.windows.net/tenant/"]},
         }}),
         json!({"egressProxy": {"url": "http://proxy.example.com:3128", "noProxy": [".svc", "10.0.0.0/8"]}}),

@@ -7,6 +7,7 @@ use mcp_auth_oauth::{Algorithm, AssertionSigner, Assertions, ServiceAccountKey, 
 use secrecy::ExposeSecret;
 
 use super::{Inputs, client_id, invalid, unset};
+use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Reference, fields};
 
@@ -35,6 +36,7 @@ where
 pub fn grant_assertions<W>(
     oauth2: &OAuth2,
     grant: &JwtBearer,
+    effective: &EffectiveSettings,
     inputs: &Inputs<'_, W>,
 ) -> Result<Assertions, NotServedError>
 where
@@ -64,10 +66,10 @@ where
         )
     })?;
     let mut claims = grant.claims.clone();
-    if file.as_ref().is_some_and(|file| file.scope_is_claim) && !oauth2.scopes.is_empty() {
+    if file.as_ref().is_some_and(|file| file.scope_is_claim) && !effective.scopes.is_empty() {
         claims
             .entry("scope".into())
-            .or_insert_with(|| oauth2.scopes.join(" "));
+            .or_insert_with(|| effective.scopes.join(" "));
     }
     Ok(Assertions::Signed(Arc::new(AssertionSigner {
         key,
@@ -77,7 +79,7 @@ where
             .or_else(account)
             .unwrap_or_else(|| issuer.clone()),
         issuer,
-        audience: grant.audience.clone(),
+        audience: effective.grant_assertion_audience.clone(),
         claims,
     })))
 }

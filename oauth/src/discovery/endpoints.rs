@@ -7,7 +7,7 @@ use url::Url;
 use super::metadata::ServerMetadata;
 use super::well_known;
 use crate::error::Error;
-use crate::registration::{Registration, ServerLocation};
+use crate::registration::{AssertionAudience, Registration, ServerLocation};
 
 /// The endpoints of one authorization server.
 #[derive(Debug)]
@@ -76,8 +76,19 @@ impl Endpoints {
         }
     }
 
+    /// What assertions of other parties are addressed to: the issuer where it is known, else the token endpoint, as
+    /// it was written.
     pub fn audience(&self) -> &str {
         &self.audience
+    }
+
+    /// What an assertion of this client is addressed to.
+    pub fn assertion_audience<'a>(&'a self, audience: &'a AssertionAudience) -> &'a str {
+        match (audience, &self.metadata) {
+            (AssertionAudience::Stated(stated), _) => stated,
+            (AssertionAudience::TokenEndpoint, Some(metadata)) => &metadata.token_endpoint,
+            (AssertionAudience::Issuer, _) | (AssertionAudience::TokenEndpoint, None) => &self.audience,
+        }
     }
 
     pub fn metadata(&self) -> Option<&Arc<ServerMetadata>> {

@@ -15,8 +15,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::discovery::endpoints::Endpoints;
 use crate::token_check::read;
-use crate::{Error, ErrorCode, SigningKey};
+use crate::{AssertionAudience, Error, ErrorCode, SigningKey};
 
 /// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that
 /// differ.
@@ -50,8 +51,7 @@ pub struct AssertionSigner {
     pub key: SigningKey,
     pub issuer: String,
     pub subject: String,
-    /// `None`: the issuer of the authorization server where it is known, else its token endpoint.
-    pub audience: Option<String>,
+    pub audience: AssertionAudience,
     /// Further claims. Those that every assertion has are not among them.
     pub claims: BTreeMap<String, String>,
 }
@@ -141,14 +141,14 @@ impl Assertions {
     /// The assertion, or an error where its source takes longer than `limit`.
     pub(crate) async fn assertion(
         &self,
-        audience: &str,
+        endpoints: &Endpoints,
         now: Timestamp,
         limit: Duration,
     ) -> Result<SecretString, Error> {
         match self {
             Self::Given(assertion) => assertion.usable(now),
-            Self::Signed(signer) => sign(signer, signer.audience.as_deref().unwrap_or(audience), now),
-            Self::From(source) => timeout(limit, source.assertion(audience))
+            Self::Signed(signer) => sign(signer, endpoints.assertion_audience(&signer.audience), now),
+            Self::From(source) => timeout(limit, source.assertion(endpoints.audience()))
                 .await
                 .unwrap_or_else(|_| {
                     Err(Error::NoAssertion {
@@ -180,7 +180,7 @@ pub(crate) fn sign_for_client(
         key: key.clone(),
         issuer: client_id.to_owned(),
         subject: client_id.to_owned(),
-        audience: None,
+        audience: AssertionAudience::default(),
         claims: BTreeMap::new(),
     };
     sign(&signer, audience, now)
@@ -305,7 +305,7 @@ mod tests {
             key: key(None),
             issuer: "i".into(),
             subject: "s".into(),
-            audience: None,
+            audience: AssertionAudience::default(),
             claims: [("scope".into(), "a b".into()), ("sub".into(), "admin".into())].into(),
         };
         let now = Timestamp::from_second(1_900_000_000).unwrap();

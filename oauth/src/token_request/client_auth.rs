@@ -60,7 +60,7 @@ impl<'a> ClientAuth<'a> {
                 secret: secrets.get(secret),
             },
             ClientAuthentication::PrivateKeyJwt { key, audience } => {
-                let audience = audience.as_deref().unwrap_or(endpoints.audience());
+                let audience = endpoints.assertion_audience(audience);
                 Self::Assertion {
                     client_id,
                     assertion: assertion::sign_for_client(key, required_id?, audience, now)?,
@@ -68,7 +68,7 @@ impl<'a> ClientAuth<'a> {
             }
             ClientAuthentication::Assertion(assertions) => Self::Assertion {
                 client_id,
-                assertion: assertions.assertion(endpoints.audience(), now, limit).await?,
+                assertion: assertions.assertion(endpoints, now, limit).await?,
             },
         })
     }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, ClientId, Clock, Error,
-    Registration, SigningKey, TokenRequest,
+    AssertionAudience, AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, ClientId,
+    Clock, Error, Registration, SigningKey, TokenRequest,
 };
 use serde_json::json;
 
@@ -53,10 +53,12 @@ async fn a_private_key_signs_an_assertion_for_the_token_endpoint_and_each_reques
     let mut server = server().await;
     let pair = rcgen::KeyPair::generate().unwrap();
     let key = SigningKey::parse(&pair.serialize_pem(), None, Some("k-1".into())).unwrap();
-    let client =
-        Client::new(server.registration(ClientAuthentication::PrivateKeyJwt { key, audience: None }))
-            .unwrap()
-            .with_clock(Clock::starting_at(Timestamp::from_second(NOW).unwrap()));
+    let client = Client::new(server.registration(ClientAuthentication::PrivateKeyJwt {
+        key,
+        audience: AssertionAudience::default(),
+    }))
+    .unwrap()
+    .with_clock(Clock::starting_at(Timestamp::from_second(NOW).unwrap()));
     let mut ids = Vec::new();
     for _ in 0..2 {
         client.request_token(&TokenRequest::default()).await.unwrap();
@@ -92,7 +94,7 @@ async fn the_audience_is_the_one_that_is_set() {
     let pair = rcgen::KeyPair::generate().unwrap();
     let authentication = ClientAuthentication::PrivateKeyJwt {
         key: SigningKey::parse(&pair.serialize_pem(), None, None).unwrap(),
-        audience: Some("https://as.example.com".into()),
+        audience: AssertionAudience::Stated("https://as.example.com".into()),
     };
     ask(server.registration(authentication)).await.unwrap();
     let (_, form) = server.form().await;
@@ -170,7 +172,10 @@ fn a_missing_client_id_is_told_before_anything_is_asked() {
     for authentication in [
         ClientAuthentication::SecretBasic("s3cret".into()),
         ClientAuthentication::SecretPost("s3cret".into()),
-        ClientAuthentication::PrivateKeyJwt { key, audience: None },
+        ClientAuthentication::PrivateKeyJwt {
+            key,
+            audience: AssertionAudience::default(),
+        },
     ] {
         let registration = Registration {
             client_id: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mcp_auth_crds::{McpServerAuth, McpServerAuthSpec};
-use mcp_auth_oauth::AssertionSigner;
+use mcp_auth_oauth::{AssertionAudience, AssertionSigner};
 use serde_json::{Value, json};
 
 use super::{decide, no_assertions, spec};
@@ -69,7 +69,10 @@ fn a_key_by_itself_signs_for_the_client_and_for_the_subject_that_is_stated() {
         (signed.issuer.as_str(), signed.subject.as_str()),
         ("consumer-key", "anna@example.com")
     );
-    assert_eq!(signed.audience.as_deref(), Some("https://login.salesforce.com"));
+    assert_eq!(
+        signed.audience,
+        AssertionAudience::Stated("https://login.salesforce.com".into())
+    );
     assert!(signed.claims.is_empty());
     let signed = signer(jwt_bearer(json!({"issuer": "me"})), &pem);
     assert_eq!((signed.issuer.as_str(), signed.subject.as_str()), ("me", "me"));
