@@ -389,7 +389,7 @@ impl TokenSources {
 
     /// Publishes what a source has, when its task says so. It does not keep the sources alive: a replica that
     /// no longer leads drops them, and must request no token any more.
-    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + 'static {
+    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + Sync + 'static {
         let sources = Arc::downgrade(&self.sources);
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let (credentials, resource) = (self.credentials.clone(), resource.clone());

@@ -2,7 +2,7 @@
 
 mod advice;
 mod revoke;
-pub(crate) mod send;
+mod send;
 
 use std::sync::Arc;
 
@@ -17,14 +17,16 @@ use crate::token_check::{self, Expectation};
 use crate::token_request::client_auth;
 use crate::token_request::form;
 use crate::token_request::grant::{GrantParameters, GrantRequest};
+use crate::token_request::installation::InstallationTokenRequest;
 use crate::token_request::response::ExpectedToken;
 use crate::token_request::response::TokenEndpointResponse;
 use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
-    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ReportedClaims,
-    RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn, token,
+    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, PreflightProblem, Registration,
+    ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn,
+    preflight, token,
 };
 use send::{EndpointRequest, OutgoingRequest, ServerHints, TokenGrant};
 
@@ -130,6 +132,35 @@ impl Client {
         self.discovery.as_ref()?.cached_server()
     }
 
+    /// What the metadata of the server that was discovered last say of this registration. `exchanges`: whether users'
+    /// tokens are exchanged too.
+    pub fn preflight(&self, exchanges: bool) -> Vec<PreflightProblem> {
+        let server = self.discovered_server();
+        server.map_or_else(Vec::new, |server| {
+            preflight::check(&self.registration, &server, exchanges)
+        })
+    }
+
+    /// Waits until a server is discovered that says something else than the known one. For ever where there is nothing
+    /// to discover.
+    pub async fn next_discovered(&self, known: Option<&ServerMetadata>) -> Arc<ServerMetadata> {
+        let Some(discovery) = &self.discovery else {
+            return std::future::pending().await;
+        };
+        let mut discovered = discovery.subscribe();
+        loop {
+            let server = discovered.borrow_and_update().clone();
+            match server {
+                Some(server) if Some(&*server) != known => return server,
+                _ => {}
+            }
+            if discovered.changed().await.is_err() {
+                // Not while this client has the sender.
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Makes one token request; a second one at the most for each of a refused client secret and a demanded
     /// nonce.
     pub async fn request_token(&self, token_request: &TokenRequest) -> Result<IssuedToken, Error> {
@@ -144,14 +175,16 @@ impl Client {
             }
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
-                let assertion = assertions.assertion(&server, self.clock.now(), limit).await?;
+                let assertion = assertions
+                    .assertion(server.names(), self.clock.now(), limit)
+                    .await?;
                 let request = self.grant(GrantRequest::jwt_bearer(&parameters, &assertion), false);
                 let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
                 let outcome = self.issue(&server, request, redactor, false).await;
                 assertions.learn(outcome)
             }
             Grant::GitHubApp(app) => {
-                let request = app.token_request(self.clock.now())?;
+                let request = InstallationTokenRequest::new(app, self.clock.now())?;
                 let redactor = request.redact(self.redactor.clone());
                 self.issue(&server, request, redactor, false).await
             }

@@ -6,8 +6,7 @@ use oauth2::{ClientId, ClientSecret, Scope};
 use secrecy::SecretString;
 
 use crate::egress_proxy::EgressProxy;
-use crate::github_app::GitHubApp;
-use crate::jose::assertion::Assertions;
+use crate::jose::assertion::{AssertionAudience, Assertions};
 use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
 use crate::token_type::TokenType;
@@ -89,16 +88,6 @@ pub enum ClientAuthentication {
     Tls(ClientCertificate),
 }
 
-/// To whom an assertion that this client signs is addressed: its `aud`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum AssertionAudience {
-    /// The issuer of the authorization server where it is known, else its token endpoint.
-    #[default]
-    Issuer,
-    TokenEndpoint,
-    Stated(String),
-}
-
 /// A client secret, and the one before or after it, which is tried where the first is refused with
 /// `invalid_client`.
 #[derive(Clone, Debug)]
@@ -116,6 +105,17 @@ pub enum Grant {
     JwtBearer(Assertions),
     /// An installation access token of a GitHub App, which is no OAuth2: the token endpoint is GitHub's for it.
     GitHubApp(GitHubApp),
+}
+
+/// A GitHub App, and what its tokens are narrowed to.
+#[derive(Clone, Debug)]
+pub struct GitHubApp {
+    pub app_id: i64,
+    pub key: SigningKey,
+    /// Names without owner. None: all of the installation.
+    pub repositories: Vec<String>,
+    /// By name: `read`, `write` or `admin`. None: all of the installation.
+    pub permissions: BTreeMap<String, String>,
 }
 
 /// What `expires_in: 0` says.

@@ -26,6 +26,8 @@ const MAX_SCOPE_BYTES: usize = 256;
 /// How many rejections of fresh tokens in a row are a problem of its own.
 const REJECTIONS_TO_REPORT: u32 = 2;
 
+type OnChange = Arc<dyn Fn() + Send + Sync>;
+
 /// Scopes that are demanded of a token and not requested.
 struct UnrequestedScopes {
     token: String,
@@ -48,6 +50,9 @@ pub struct ActiveSource {
     counted: u64,
     /// Calls `on_change` whenever the token does.
     _changes: AbortOnDrop,
+    /// The same when a server is discovered: its metadata may foretell the outcome.
+    discoveries: AbortOnDrop,
+    on_change: OnChange,
 }
 
 impl ActiveSource {
@@ -58,7 +63,7 @@ impl ActiveSource {
         seed: Option<TokenSeed>,
         clock: &Clock,
         limiter: &RequestLimiter,
-        on_change: impl Fn() + Send + 'static,
+        on_change: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, NotServedError> {
         let ClientConfiguration {
             registration,
@@ -83,9 +88,11 @@ impl ActiveSource {
             None => TokenSource::spawn(client.clone(), policy, clock.clone()),
         };
         let mut states = source.subscribe();
+        let on_change: OnChange = Arc::new(on_change);
+        let announce = Arc::clone(&on_change);
         let changes = AbortOnDrop::spawn(async move {
             while states.changed().await.is_ok() {
-                on_change();
+                announce();
             }
         });
         let exchanger = || UserTokenExchanger::new(client.clone(), policy, clock.clone());
@@ -94,6 +101,8 @@ impl ActiveSource {
             policy,
             exchanger: exchanges.then(|| Arc::new(exchanger())),
             _changes: changes,
+            discoveries: discoveries(&client, &on_change),
+            on_change,
             client,
             limiter: limiter.clone(),
             source,
@@ -128,6 +137,7 @@ impl ActiveSource {
                 }
                 (_, false) => self.exchanger = None,
             }
+            self.discoveries = discoveries(&client, &self.on_change);
             self.client = client;
             self.request_digest = configuration.request_digest;
         }
@@ -178,7 +188,12 @@ impl ActiveSource {
         // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
         let of_token = state.token.as_ref().and_then(|token| token.server.clone());
         let server = of_token.or_else(|| self.client.discovered_server());
+        let preflight = match &state.token {
+            None => self.client.preflight(self.exchanger.is_some()),
+            Some(_) => Vec::new(),
+        };
         let token = TokenSnapshot {
+            preflight,
             in_use: state.token.as_deref().map(in_use),
             next_attempt_at: Some(state.next_attempt_at),
             last_error: last_error(&state),
@@ -232,6 +247,18 @@ impl ActiveSource {
         let why = RejectionCause::InsufficientScope(unrequested.scopes.clone());
         Some(declined(why, unrequested.why_not.to_owned()))
     }
+}
+
+/// Calls `on_change` for each server that this client discovers.
+fn discoveries(client: &oauth::Client, on_change: &OnChange) -> AbortOnDrop {
+    let (client, on_change) = (client.clone(), Arc::clone(on_change));
+    AbortOnDrop::spawn(async move {
+        let mut known = None;
+        loop {
+            known = Some(client.next_discovered(known.as_deref()).await);
+            on_change();
+        }
+    })
 }
 
 fn last_error(state: &oauth::TokenSourceState) -> Option<LastError> {

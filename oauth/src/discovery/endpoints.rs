@@ -7,7 +7,8 @@ use url::Url;
 use super::metadata::ServerMetadata;
 use super::well_known;
 use crate::error::Error;
-use crate::registration::{AssertionAudience, Registration, ServerLocation};
+use crate::jose::assertion::ServerNames;
+use crate::registration::{Registration, ServerLocation};
 
 /// The endpoints of one authorization server.
 #[derive(Debug)]
@@ -76,18 +77,14 @@ impl Endpoints {
         }
     }
 
-    /// What assertions of other parties are addressed to: the issuer where it is known, else the token endpoint, as
-    /// it was written.
-    pub fn audience(&self) -> &str {
-        &self.audience
-    }
-
-    /// What an assertion of this client is addressed to.
-    pub fn assertion_audience<'a>(&'a self, audience: &'a AssertionAudience) -> &'a str {
-        match (audience, &self.metadata) {
-            (AssertionAudience::Stated(stated), _) => stated,
-            (AssertionAudience::TokenEndpoint, Some(metadata)) => &metadata.token_endpoint,
-            (AssertionAudience::Issuer, _) | (AssertionAudience::TokenEndpoint, None) => &self.audience,
+    /// What assertions can be addressed to, as it was written.
+    pub fn names(&self) -> ServerNames<'_> {
+        ServerNames {
+            issuer: &self.audience,
+            token_endpoint: self
+                .metadata
+                .as_ref()
+                .map_or(&*self.audience, |metadata| metadata.token_endpoint.as_str()),
         }
     }
 
@@ -153,6 +150,7 @@ mod tests {
             resource: None,
             scopes: Vec::new(),
             scope_origin: Default::default(),
+            supported: Default::default(),
         }
     }
 
@@ -221,8 +219,8 @@ mod tests {
     #[test]
     fn assertions_are_addressed_to_the_issuer_where_it_is_known_else_to_the_token_endpoint_as_written() {
         let endpoints = Endpoints::discovered(Arc::new(metadata()), false).unwrap();
-        assert_eq!(endpoints.audience(), "https://as.example.com");
+        assert_eq!(endpoints.names().issuer, "https://as.example.com");
         let endpoints = stated("https://AS.example.com:443", None, false).unwrap();
-        assert_eq!(endpoints.audience(), "https://AS.example.com:443");
+        assert_eq!(endpoints.names().issuer, "https://AS.example.com:443");
     }
 }

@@ -15,9 +15,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::discovery::endpoints::Endpoints;
 use crate::token_check::read;
-use crate::{AssertionAudience, Error, ErrorCode, SigningKey};
+use crate::{Error, ErrorCode, SigningKey};
 
 /// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that
 /// differ.
@@ -43,6 +42,34 @@ pub enum Assertions {
     From(Arc<dyn AssertionSource>),
     /// Signed for each token request.
     Signed(Arc<AssertionSigner>),
+}
+
+/// To whom an assertion that this client signs is addressed: its `aud`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum AssertionAudience {
+    /// The issuer of the authorization server where it is known, else its token endpoint.
+    #[default]
+    Issuer,
+    TokenEndpoint,
+    Stated(String),
+}
+
+/// By which names an authorization server can be addressed.
+#[derive(Clone, Copy)]
+pub(crate) struct ServerNames<'a> {
+    /// The token endpoint where the issuer is not known.
+    pub issuer: &'a str,
+    pub token_endpoint: &'a str,
+}
+
+impl AssertionAudience {
+    pub(crate) fn resolve<'a>(&'a self, server: ServerNames<'a>) -> &'a str {
+        match self {
+            Self::Issuer => server.issuer,
+            Self::TokenEndpoint => server.token_endpoint,
+            Self::Stated(stated) => stated,
+        }
+    }
 }
 
 /// What this client states in the assertions that it signs (RFC 7523 section 3).
@@ -141,14 +168,14 @@ impl Assertions {
     /// The assertion, or an error where its source takes longer than `limit`.
     pub(crate) async fn assertion(
         &self,
-        endpoints: &Endpoints,
+        server: ServerNames<'_>,
         now: Timestamp,
         limit: Duration,
     ) -> Result<SecretString, Error> {
         match self {
             Self::Given(assertion) => assertion.usable(now),
-            Self::Signed(signer) => sign(signer, endpoints.assertion_audience(&signer.audience), now),
-            Self::From(source) => timeout(limit, source.assertion(endpoints.audience()))
+            Self::Signed(signer) => sign(signer, signer.audience.resolve(server), now),
+            Self::From(source) => timeout(limit, source.assertion(server.issuer))
                 .await
                 .unwrap_or_else(|_| {
                     Err(Error::NoAssertion {

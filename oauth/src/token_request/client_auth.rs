@@ -60,7 +60,7 @@ impl<'a> ClientAuth<'a> {
                 secret: secrets.get(secret),
             },
             ClientAuthentication::PrivateKeyJwt { key, audience } => {
-                let audience = endpoints.assertion_audience(audience);
+                let audience = audience.resolve(endpoints.names());
                 Self::Assertion {
                     client_id,
                     assertion: assertion::sign_for_client(key, required_id?, audience, now)?,
@@ -68,7 +68,7 @@ impl<'a> ClientAuth<'a> {
             }
             ClientAuthentication::Assertion(assertions) => Self::Assertion {
                 client_id,
-                assertion: assertions.assertion(endpoints, now, limit).await?,
+                assertion: assertions.assertion(endpoints.names(), now, limit).await?,
             },
         })
     }

@@ -1,8 +1,6 @@
-//! Installation access tokens of a GitHub App: from the app's key to the request that issues a token, and from its
+//! Requests for installation access tokens of a GitHub App: from the app's key to the request that issues a token, and from its
 //! answer to the token. GitHub's own, and no OAuth2
 //! (<https://docs.github.com/en/rest/apps/apps#create-an-installation-access-token-for-an-app>).
-
-use std::collections::BTreeMap;
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request};
@@ -11,7 +9,6 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use crate::client::send::EndpointRequest;
 use crate::error::installation::{InstallationError, InstallationProblem};
 use crate::jose::assertion;
 use crate::redact::Redactor;
@@ -20,7 +17,7 @@ use crate::token_request::form;
 use crate::token_request::response::{self, TokenEndpointResponse};
 use crate::transport::Answer;
 use crate::transport::body_shape::BodyShape;
-use crate::{Error, RetryAfter, SigningKey};
+use crate::{Error, GitHubApp, RetryAfter};
 
 /// How far back the JWT says that it was issued, as GitHub advises for clocks that differ, and how long it is good for
 /// from now on: GitHub takes none that ends more than ten minutes ahead.
@@ -34,17 +31,6 @@ const RATE_LIMIT_PAUSE: std::time::Duration = std::time::Duration::from_secs(60)
 /// Characters repeated of GitHub's words.
 const MAX_MESSAGE_CHARS: usize = 200;
 
-/// An app, and what its tokens are narrowed to.
-#[derive(Clone, Debug)]
-pub struct GitHubApp {
-    pub app_id: i64,
-    pub key: SigningKey,
-    /// Names without owner. None: all of the installation.
-    pub repositories: Vec<String>,
-    /// By name: `read`, `write` or `admin`. None: all of the installation.
-    pub permissions: BTreeMap<String, String>,
-}
-
 /// One request for an installation access token. No `Debug`: it holds the app's JWT.
 pub(crate) struct InstallationTokenRequest {
     jwt: SecretString,
@@ -52,34 +38,42 @@ pub(crate) struct InstallationTokenRequest {
     now: Timestamp,
 }
 
-impl GitHubApp {
-    pub(crate) fn token_request(&self, now: Timestamp) -> Result<InstallationTokenRequest, Error> {
+impl InstallationTokenRequest {
+    pub fn new(app: &GitHubApp, now: Timestamp) -> Result<Self, Error> {
         let seconds = now.as_second();
         // Numbers, as servers of GitHub Enterprise demand of `iss`.
         let claims = json!({
-            "iss": self.app_id,
+            "iss": app.app_id,
             "iat": seconds.saturating_sub(BACKDATED_SECONDS),
             "exp": seconds.saturating_add(LIFETIME_SECONDS),
         });
         let mut body = Map::new();
-        if !self.repositories.is_empty() {
-            body.insert("repositories".into(), json!(self.repositories));
+        if !app.repositories.is_empty() {
+            body.insert("repositories".into(), json!(app.repositories));
         }
-        if !self.permissions.is_empty() {
-            body.insert("permissions".into(), json!(self.permissions));
+        if !app.permissions.is_empty() {
+            body.insert("permissions".into(), json!(app.permissions));
         }
-        Ok(InstallationTokenRequest {
-            jwt: assertion::sign_claims(&self.key, &claims)?,
+        Ok(Self {
+            jwt: assertion::sign_claims(&app.key, &claims)?,
             body: Value::Object(body).to_string().into_bytes(),
             now,
         })
     }
-}
 
-impl InstallationTokenRequest {
     /// Keeps back what the request holds.
     pub fn redact(&self, redactor: Redactor) -> Redactor {
         redactor.hide(self.jwt.expose_secret())
+    }
+
+    /// Sends it and reads the answer.
+    pub async fn send_to(
+        &self,
+        endpoint: &Url,
+        client: &EndpointClient<'_>,
+    ) -> Result<TokenEndpointResponse, Error> {
+        let answer = client.transport.send(self.build(endpoint)?).await?;
+        read(answer, client.redactor, self.now)
     }
 
     fn build(&self, endpoint: &Url) -> Result<Request<Vec<u8>>, Error> {
@@ -99,19 +93,6 @@ impl InstallationTokenRequest {
             ),
         ]);
         Ok(request)
-    }
-}
-
-impl EndpointRequest for InstallationTokenRequest {
-    type Response = TokenEndpointResponse;
-
-    async fn send(
-        &self,
-        endpoint: &Url,
-        client: &EndpointClient<'_>,
-    ) -> Result<TokenEndpointResponse, Error> {
-        let answer = client.transport.send(self.build(endpoint)?).await?;
-        read(answer, client.redactor, self.now)
     }
 }
 
