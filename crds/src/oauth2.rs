@@ -101,6 +101,10 @@ use crate::{CaBundle, ClientAuthentication, KeyRef, SignatureAlgorithm};
          scopes, such as api://ID/.default"
     ),
     validation = (
+        "self.serviceToken != 'None' || has(self.tokenExchange)",
+        "serviceToken None needs tokenExchange: without either nobody would have a token"
+    ),
+    validation = (
         "!has(self.provider) || self.provider != 'Okta' || (has(self.scopes) && size(self.scopes) > 0)",
         "provider Okta needs scopes: it has no default for machines"
     ),
@@ -152,6 +156,11 @@ pub struct OAuth2 {
     /// there is no user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_exchange: Option<TokenExchange>,
+
+    /// Whether the service has a token of its own. `None` where the authorization server has tokens for users only, by
+    /// `tokenExchange`: requests for no user, such as LiteLLM's discovery at its start, are then answered with an error.
+    #[serde(default)]
+    pub service_token: ServiceToken,
 
     /// `DPoP` binds the token to a key (RFC 9449): a stolen token alone is of no use.
     #[serde(default)]
@@ -400,6 +409,16 @@ pub struct TokenExchange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub requested_token_type: Option<String>,
+}
+
+/// Whether the service has a token of its own.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ServiceToken {
+    /// It is requested, renewed and handed out.
+    #[default]
+    Requested,
+    /// There is none.
+    None,
 }
 
 /// How a user's token is exchanged: RFC 8693, or the on-behalf-of flow of Microsoft Entra.

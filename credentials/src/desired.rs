@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mcp_auth_crds::{
     AuditLevel, ClientAuthenticationMethod, EgressProxy, ExchangeProfile, McpServerAuthSpec, OAuth2,
-    TokenCheckMode, TokenType, WorkloadAssertion, ZeroExpiresIn,
+    ServiceToken, TokenCheckMode, TokenType, WorkloadAssertion, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
     self as oauth, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
@@ -258,6 +258,7 @@ where
         limits: timing.limits(),
         request_digest: request_digest(spec, inputs)?,
         exchanges: oauth2.token_exchange.is_some(),
+        service_token: oauth2.service_token == ServiceToken::Requested,
         revoke_on_deletion: oauth2.revoke_on_deletion,
         step_up: match oauth2.step_up {
             true => StepUpPolicy::Request,

@@ -61,6 +61,8 @@ pub struct ClientConfiguration {
     pub request_digest: RequestDigest,
     /// Whether users get tokens of their own.
     pub exchanges: bool,
+    /// Whether the service has a token of its own.
+    pub service_token: bool,
     pub revoke_on_deletion: bool,
     pub step_up: StepUpPolicy,
 }
@@ -344,6 +346,7 @@ impl TokenSources {
         };
         let mut snapshot = snapshot;
         if snapshot.token.in_use.is_some()
+            || snapshot.token.users_only
             || source
                 .problem
                 .as_ref()

@@ -9,6 +9,7 @@ use crate::store::{Issuance, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
     conflict,
+    users_only,
     renewal_failed,
     fresh_tokens_rejected,
     scopes_refused,
@@ -20,6 +21,11 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     request_failed,
     first_request_under_way,
 ];
+
+/// What is said of requests for nobody.
+pub const USERS_ONLY: &str = "spec.oauth2.serviceToken is None: each user's token is exchanged when it is needed, and \
+                              requests for no user, such as LiteLLM's discovery at its start, have none and are \
+                              answered with an error";
 
 /// What sidecars get where there is no token. With `keep` they go on with a token that this operator does not
 /// know of, because it was restarted; not where the resource is in conflict.
@@ -51,6 +57,13 @@ fn conflict(issuance: &Issuance) -> Option<ConditionDraft> {
         .as_ref()
         .filter(|problem| problem.is_conflict())?;
     draft(false, conflict.reason(), conflict.message())
+}
+
+fn users_only(issuance: &Issuance) -> Option<ConditionDraft> {
+    // What keeps the source from being as the spec says is told first.
+    (issuance.token.users_only && issuance.problem.is_none())
+        .then(|| draft(true, reasons::USER_TOKENS_ONLY, USERS_ONLY))
+        .flatten()
 }
 
 fn renewal_failed(issuance: &Issuance) -> Option<ConditionDraft> {

@@ -75,6 +75,7 @@ where
         limits: timing.limits(),
         request_digest: request_digest(spec, inputs)?,
         exchanges: false,
+        service_token: true,
         revoke_on_deletion: false,
         step_up: StepUpPolicy::Decline(NO_STEP_UP),
     })

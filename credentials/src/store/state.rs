@@ -62,6 +62,8 @@ pub struct TokenSnapshot {
     pub server: Option<DiscoveredServer>,
     /// What the metadata of the authorization server say against the request, while there is no token.
     pub preflight: Vec<PreflightProblem>,
+    /// Only users have tokens, and none is requested for the service.
+    pub users_only: bool,
     /// The MCP server rejects tokens that were just issued.
     pub rejected: bool,
     /// Scopes that the MCP server demands and the authorization server does not grant, and why not.

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, Clock, DiscoveryError, Limits, Policy, RequestLimiter, StepUp, TokenSource,
+    self as oauth, Circuit, Clock, DiscoveryError, Limits, Policy, RequestLimiter, ServerMetadata, StepUp,
+    TokenSource,
 };
-use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
+use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
 use super::{AbortOnDrop, ClientConfiguration, StepUpPolicy};
 use crate::bearer::bearer;
+use crate::conditions::USERS_ONLY;
 use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::fields;
@@ -40,7 +42,8 @@ pub struct ActiveSource {
     policy: Policy,
     client: oauth::Client,
     limiter: RequestLimiter,
-    source: TokenSource,
+    /// None: only users have tokens.
+    source: Option<TokenSource>,
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
     revoke: bool,
@@ -49,7 +52,7 @@ pub struct ActiveSource {
     /// Requests that the metrics know of.
     counted: u64,
     /// Calls `on_change` whenever the token does.
-    _changes: AbortOnDrop,
+    _changes: Option<AbortOnDrop>,
     /// The same when a server is discovered: its metadata may foretell the outcome.
     discoveries: AbortOnDrop,
     on_change: OnChange,
@@ -71,11 +74,12 @@ impl ActiveSource {
             limits,
             request_digest,
             exchanges,
+            service_token,
             revoke_on_deletion,
             step_up,
         } = configuration;
         let client = client(registration, limits)?.with_limiter(limiter.clone());
-        let source = match seed {
+        let spawn = || match seed {
             Some(seed) => {
                 let (token, next_attempt_at) = (seed.token, seed.next_attempt_at);
                 let source =
@@ -87,13 +91,15 @@ impl ActiveSource {
             }
             None => TokenSource::spawn(client.clone(), policy, clock.clone()),
         };
-        let mut states = source.subscribe();
+        let source = service_token.then(spawn);
         let on_change: OnChange = Arc::new(on_change);
-        let announce = Arc::clone(&on_change);
-        let changes = AbortOnDrop::spawn(async move {
-            while states.changed().await.is_ok() {
-                announce();
-            }
+        let changes = source.as_ref().map(|source| {
+            let (mut states, announce) = (source.subscribe(), Arc::clone(&on_change));
+            AbortOnDrop::spawn(async move {
+                while states.changed().await.is_ok() {
+                    announce();
+                }
+            })
         });
         let exchanger = || UserTokenExchanger::new(client.clone(), policy, clock.clone());
         Ok(Self {
@@ -120,7 +126,9 @@ impl ActiveSource {
         self.revoke = configuration.revoke_on_deletion;
         self.step_up = configuration.step_up;
         if !self.policy.is_same_schedule(&configuration.policy) {
-            self.source.set_policy(configuration.policy);
+            if let Some(source) = &self.source {
+                source.set_policy(configuration.policy);
+            }
             self.policy = configuration.policy;
         }
         if self.request_digest != configuration.request_digest {
@@ -128,7 +136,9 @@ impl ActiveSource {
             let client = client(configuration.registration, configuration.limits)?
                 .with_limiter(self.limiter.clone())
                 .with_known_issuer_from(&self.client);
-            self.source.replace(client.clone());
+            if let Some(source) = &self.source {
+                source.replace(client.clone());
+            }
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
@@ -146,10 +156,11 @@ impl ActiveSource {
 
     /// Asks for a better token than the one that an MCP server rejected.
     pub fn request_refresh(&mut self, request: &TokenRefreshRequest) {
+        let Some(source) = &self.source else { return };
         match &request.why {
-            RejectionCause::Unauthorized => self.source.report_rejected(&request.token),
+            RejectionCause::Unauthorized => source.report_rejected(&request.token),
             RejectionCause::InsufficientScope(scopes) => match self.step_up {
-                StepUpPolicy::Request => self.source.demand_scopes(&request.token, scopes.clone()),
+                StepUpPolicy::Request => source.demand_scopes(&request.token, scopes.clone()),
                 StepUpPolicy::Decline(why_not) => {
                     let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
                     self.not_requested = Some(UnrequestedScopes {
@@ -163,7 +174,7 @@ impl ActiveSource {
     }
 
     pub fn token(&self) -> Option<Arc<oauth::Token>> {
-        self.source.subscribe().borrow().token.clone()
+        self.state()?.token
     }
 
     /// The client that revokes the token when the resource is deleted, if that is wished for.
@@ -177,14 +188,20 @@ impl ActiveSource {
 
     /// Token requests since the last call.
     pub fn new_requests(&mut self) -> u64 {
-        let requests = self.source.subscribe().borrow().requests;
+        let requests = self.state().map_or(0, |state| state.requests);
         let new = requests.saturating_sub(self.counted);
         self.counted = requests;
         new
     }
 
+    fn state(&self) -> Option<oauth::TokenSourceState> {
+        Some(self.source.as_ref()?.subscribe().borrow().clone())
+    }
+
     pub fn snapshot(&self, now: Timestamp) -> SourceSnapshot {
-        let state = self.source.subscribe().borrow().clone();
+        let Some(state) = self.state() else {
+            return self.without_service_token();
+        };
         // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
         let of_token = state.token.as_ref().and_then(|token| token.server.clone());
         let server = of_token.or_else(|| self.client.discovered_server());
@@ -197,10 +214,8 @@ impl ActiveSource {
             in_use: state.token.as_deref().map(in_use),
             next_attempt_at: Some(state.next_attempt_at),
             last_error: last_error(&state),
-            server: server.map(|server| DiscoveredServer {
-                issuer: server.issuer.clone(),
-                token_endpoint: server.token_endpoint.to_string(),
-            }),
+            server: server.as_deref().map(discovered),
+            users_only: false,
             rejected: state.rejections_in_a_row >= REJECTIONS_TO_REPORT,
             scopes_refused: match &state.step_up {
                 StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
@@ -219,6 +234,24 @@ impl ActiveSource {
                 request_digest: Some(self.request_digest),
                 next_attempt_at: Some(state.next_attempt_at),
             }),
+        }
+    }
+
+    /// Where only users have tokens. Sidecars go on with none of before either.
+    fn without_service_token(&self) -> SourceSnapshot {
+        SourceSnapshot {
+            token: TokenSnapshot {
+                users_only: true,
+                server: self.client.discovered_server().as_deref().map(discovered),
+                ..TokenSnapshot::default()
+            },
+            credential: Some(Credential::Unavailable {
+                reason: reasons::USER_TOKENS_ONLY.to_owned(),
+                message: USERS_ONLY.to_owned(),
+                keep: false,
+            }),
+            exchanger: self.exchanger.clone(),
+            ..SourceSnapshot::default()
         }
     }
 
@@ -246,6 +279,13 @@ impl ActiveSource {
         let unrequested = unrequested.filter(|unrequested| unrequested.token == token.id)?;
         let why = RejectionCause::InsufficientScope(unrequested.scopes.clone());
         Some(declined(why, unrequested.why_not.to_owned()))
+    }
+}
+
+fn discovered(server: &ServerMetadata) -> DiscoveredServer {
+    DiscoveredServer {
+        issuer: server.issuer.clone(),
+        token_endpoint: server.token_endpoint.to_string(),
     }
 }
 

@@ -83,6 +83,7 @@ fn client_credentials() -> Desired {
             limits: Limits::default(),
             request_digest: RequestDigest::new(&resource().spec, &[]),
             exchanges: false,
+            service_token: true,
             revoke_on_deletion: false,
             step_up: StepUpPolicy::Request,
         })),
@@ -261,4 +262,37 @@ async fn a_changed_resource_says_until_when_the_token_of_before_serves() {
     operator.sources.apply(&by_secret, Ok(client_credentials()));
     let message = told(&by_secret);
     assert!(!message.contains("of before"), "{message}");
+}
+
+/// Nothing listens at the token endpoint: a request would fail and be told.
+#[tokio::test(start_paused = true)]
+async fn where_only_users_have_tokens_none_is_requested_for_the_service() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut operator = operator();
+    // Sidecars that have a token of before are to give it up.
+    operator.sources.apply(&resource(), Ok(client_credentials()));
+    let mut desired = client_credentials();
+    let DesiredSource::OAuth2(configuration) = &mut desired.source else {
+        panic!("it is a client");
+    };
+    configuration.exchanges = true;
+    configuration.service_token = false;
+    let mut users_only = resource();
+    users_only.spec.server.name = "tools".into();
+    users_only.spec.bearer_token = None;
+    operator.sources.apply(&users_only, Ok(desired));
+    while operator.status_due.try_recv().is_ok() {}
+    tokio::time::sleep(std::time::Duration::from_secs(24 * 3600)).await;
+    assert!(
+        operator.status_due.try_recv().is_err(),
+        "nothing came of anything"
+    );
+    let state = operator.credentials.get(&users_only);
+    assert_eq!(unavailability(&state), (reasons::USER_TOKENS_ONLY, false));
+    assert!(state.exchanger.is_some());
+    let told = crate::conditions::token_issued(&state.issuance);
+    assert_eq!(
+        (told.holds, told.reason.as_str()),
+        (Some(true), reasons::USER_TOKENS_ONLY)
+    );
 }
