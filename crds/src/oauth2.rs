@@ -39,8 +39,8 @@ use crate::{CaBundle, ClientAuthentication, KeyRef, SignatureAlgorithm};
         "clientId and clientIdSecretRef exclude each other"
     ),
     validation = (
-        "has(self.clientId) || has(self.clientIdSecretRef) || self.clientAuthentication.method == \
-         'WorkloadIdentity' || (self.clientAuthentication.method == 'None' && has(self.jwtBearer))",
+        "has(self.clientId) || has(self.clientIdSecretRef) || self.clientAuthentication.method in \
+         ['WorkloadIdentity', 'ClientAssertion'] || (self.clientAuthentication.method == 'None' && has(self.jwtBearer))",
         "one of clientId and clientIdSecretRef must be set"
     ),
     validation = (

@@ -11,9 +11,9 @@ use mcp_auth_crds::{
     ServiceToken, TokenCheckMode, TokenType, WorkloadAssertion, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
-    self as oauth, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
-    ClientSecrets, GivenAssertion, Grant, Limits, Policy, ProxyCredentials, RefreshBefore, Registration,
-    Scope, ServerLocation, TimeSpan, TokenCheck, TokenExchange,
+    self as oauth, Assertions, ClientAssertionType, ClientAuthentication, ClientCertificate, ClientId,
+    ClientSecret, ClientSecrets, GivenAssertion, Grant, Limits, Policy, ProxyCredentials, RefreshBefore,
+    Registration, Scope, ServerLocation, TimeSpan, TokenCheck, TokenExchange,
 };
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
@@ -383,9 +383,20 @@ where
             let pair = inputs.pair(fields::CERTIFICATE, fields::CERTIFICATE_KEY)?;
             ClientAuthentication::Tls(pair.ok_or_else(|| unset(fields::CERTIFICATE))?)
         }
+        ClientAuthenticationMethod::ClientAssertion => {
+            let stated = authentication.client_assertion.as_ref();
+            let stated = stated.ok_or_else(|| unset("spec.oauth2.clientAuthentication.clientAssertion"))?;
+            let text = inputs.printable(fields::CLIENT_ASSERTION)?;
+            let text = text.ok_or_else(|| unset(fields::CLIENT_ASSERTION))?;
+            let kind = match stated.r#type {
+                mcp_auth_crds::ClientAssertionType::JwtBearer => ClientAssertionType::JwtBearer,
+                mcp_auth_crds::ClientAssertionType::JwtSpiffe => ClientAssertionType::JwtSpiffe,
+            };
+            ClientAuthentication::Assertion(Assertions::Given(GivenAssertion::for_client(text)), kind)
+        }
         ClientAuthenticationMethod::WorkloadIdentity => match workload_assertion(oauth2) {
             WorkloadAssertion::ClientAssertion => {
-                ClientAuthentication::Assertion(workload(effective, inputs)?)
+                ClientAuthentication::Assertion(workload(effective, inputs)?, ClientAssertionType::JwtBearer)
             }
             WorkloadAssertion::JwtBearer => ClientAuthentication::None,
         },

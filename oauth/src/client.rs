@@ -275,6 +275,10 @@ impl Client {
         {
             discovery.invalidate_unless_fresh().await;
         }
+        let read = match &self.registration.authentication {
+            ClientAuthentication::Assertion(assertions, _) => assertions.learn_of_client(read),
+            _ => read,
+        };
         let (issued, by_alternate_secret) =
             read.map_err(|error| advice::add(error, &self.registration, server, by_token_exchange))?;
         Ok(IssuedToken {

@@ -34,14 +34,11 @@ pub enum Error {
     CertificateExpired { at: Timestamp },
     #[error("there is no assertion to ask with: {problem}")]
     NoAssertion { problem: String },
-    #[error("the assertion in jwtBearer.assertionRef expired at {}", whole_seconds(*at))]
-    AssertionExpired { at: Timestamp },
+    #[error("the assertion in {field} expired at {}", whole_seconds(*at))]
+    AssertionExpired { field: &'static str, at: Timestamp },
     /// It brought a token before.
-    #[error(
-        "the authorization server takes the assertion in jwtBearer.assertionRef once, and it brought a token \
-         before"
-    )]
-    AssertionUsed,
+    #[error("the authorization server takes the assertion in {field} once, and it brought a token before")]
+    AssertionUsed { field: &'static str },
     #[error("the client assertion could not be signed")]
     Unsigned,
     #[error("caBundle {problem}")]
@@ -120,7 +117,7 @@ impl Error {
             Self::CertificateExpired { .. } => "CertificateExpired",
             Self::NoAssertion { .. } => "NoAssertion",
             Self::AssertionExpired { .. } => "AssertionExpired",
-            Self::AssertionUsed => "AssertionUsed",
+            Self::AssertionUsed { .. } => "AssertionUsed",
             Self::Unsigned => "Unsigned",
             Self::InvalidCaBundle { .. } => "InvalidCaBundle",
             Self::ReservedParameter { .. } => "ReservedParameter",
@@ -186,7 +183,7 @@ impl Error {
                 "another one is waited for: put it into that Secret, and it is used at once; check the clock \
                  too"
             }
-            Self::AssertionUsed => {
+            Self::AssertionUsed { .. } => {
                 "another one is waited for: put it into that Secret, and it is used at once"
             }
             Self::Unsigned => "check the key in clientAuthentication.privateKeyJwt.keyRef",

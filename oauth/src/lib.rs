@@ -48,8 +48,8 @@ pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use preflight::PreflightProblem;
 pub use rate_limit::RequestLimiter;
 pub use registration::{
-    ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, GitHubApp, Grant, Registration,
-    ServerLocation, TokenExchange, ZeroExpiresIn,
+    ClientAssertionType, ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, GitHubApp,
+    Grant, Registration, ServerLocation, TokenExchange, ZeroExpiresIn,
 };
 pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;

@@ -7,7 +7,10 @@ use std::fmt;
 use oauth2::Scope;
 
 use crate::discovery::metadata::Supported;
-use crate::{ClientAuthentication, ExchangeProfile, Grant, Registration, ServerMetadata, TokenType};
+use crate::{
+    ClientAssertionType, ClientAuthentication, ExchangeProfile, Grant, Registration, ServerMetadata,
+    TokenType,
+};
 
 /// RFC 9449 section 4.2; proofs are signed by this one.
 const DPOP_ALGORITHM: &str = "ES256";
@@ -131,12 +134,14 @@ fn grants(registration: &Registration, exchanges: bool) -> Vec<&'static str> {
 
 fn method(registration: &Registration, supported: &Supported) -> Option<PreflightProblem> {
     let (method, alias) = match registration.authentication {
-        ClientAuthentication::None => return None,
+        // Metadata have no name for it yet.
+        ClientAuthentication::None | ClientAuthentication::Assertion(_, ClientAssertionType::JwtSpiffe) => {
+            return None;
+        }
         ClientAuthentication::SecretBasic(_) => ("client_secret_basic", None),
         ClientAuthentication::SecretPost(_) => ("client_secret_post", None),
-        ClientAuthentication::PrivateKeyJwt { .. } | ClientAuthentication::Assertion(_) => {
-            ("private_key_jwt", None)
-        }
+        ClientAuthentication::PrivateKeyJwt { .. }
+        | ClientAuthentication::Assertion(_, ClientAssertionType::JwtBearer) => ("private_key_jwt", None),
         // RFC 8705 section 2.2: the same request, by a certificate without an authority.
         ClientAuthentication::Tls(_) => ("tls_client_auth", Some("self_signed_tls_client_auth")),
     };

@@ -83,9 +83,28 @@ pub enum ClientAuthentication {
         audience: AssertionAudience,
     },
     /// An assertion that another party signs (RFC 7523 section 2.2).
-    Assertion(Assertions),
+    Assertion(Assertions, ClientAssertionType),
     /// A TLS client certificate (RFC 8705 section 2).
     Tls(ClientCertificate),
+}
+
+/// The parameter `client_assertion_type`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ClientAssertionType {
+    /// A JWT (RFC 7523 section 2.2).
+    #[default]
+    JwtBearer,
+    /// A JWT-SVID of SPIFFE (draft-ietf-oauth-spiffe-client-auth).
+    JwtSpiffe,
+}
+
+impl ClientAssertionType {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::JwtBearer => "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            Self::JwtSpiffe => "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe",
+        }
+    }
 }
 
 /// A client secret, and the one before or after it, which is tried where the first is refused with

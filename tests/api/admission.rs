@@ -186,6 +186,14 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
         ),
         (json!({"oauth2": {"provider": "Azure"}}), "spec.oauth2.provider"),
         (
+            json!({"oauth2": {"serviceToken": "None"}}),
+            "serviceToken None needs tokenExchange",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {"method": "ClientAssertion", "clientSecretRef": null}}}),
+            "clientAssertion belongs to the method ClientAssertion",
+        ),
+        (
             json!({"oauth2": {"provider": "Entra"}}),
             "provider Entra needs audience",
         ),
@@ -466,6 +474,12 @@ async fn what_can_work_is_taken() {
             "certificateRef": {"name": "s"},
         }}}),
         json!({"oauth2": {"clientAuthentication": {"certificateRef": {"name": "s"}}}}),
+        json!({"oauth2": {"clientId": null, "clientAuthentication": {
+            "method": "ClientAssertion",
+            "clientSecretRef": null,
+            "clientAssertion": {"secretKeyRef": {"name": "s", "key": "svid"}, "type": "JwtSpiffe"},
+        }}}),
+        json!({"oauth2": {"serviceToken": "None", "tokenExchange": {"subjectCookie": "session"}}}),
         json!({"oauth2": {
             "tokenExchange": {"profile": "EntraOBO", "subjectHeader": "X-Forwarded-Access-Token"},
             "extraParameters": {"tenant": "a"},

@@ -81,6 +81,7 @@ pub mod fields {
         "spec.oauth2.clientAuthentication.privateKeyJwt.certificateRef (tls.key)";
     pub const CERTIFICATE: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.crt)";
     pub const CERTIFICATE_KEY: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.key)";
+    pub const CLIENT_ASSERTION: &str = "spec.oauth2.clientAuthentication.clientAssertion.secretKeyRef";
     pub const ASSERTION: &str = "spec.oauth2.jwtBearer.assertionRef";
     pub const GRANT_KEY: &str = "spec.oauth2.jwtBearer.keyRef";
     /// As many as the field has items, in their order.
@@ -110,6 +111,7 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
         let ca = oauth2.ca_bundle.as_ref();
         references.extend(ca.and_then(|bundle| Reference::ca_bundle(fields::TOKEN_ENDPOINT_CA, bundle)));
         let private_key_jwt = authentication.private_key_jwt.as_ref();
+        let client_assertion = authentication.client_assertion.as_ref();
         let jwt_bearer = oauth2.jwt_bearer.as_ref();
         let keys = [
             (fields::CLIENT_ID, oauth2.client_id_secret_ref.as_ref()),
@@ -121,6 +123,10 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
             (
                 fields::PRIVATE_KEY,
                 private_key_jwt.and_then(|jwt| jwt.key_ref.as_ref()),
+            ),
+            (
+                fields::CLIENT_ASSERTION,
+                client_assertion.map(|assertion| &assertion.secret_key_ref),
             ),
             (
                 fields::ASSERTION,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::token_check::read;
-use crate::{Error, ErrorCode, SigningKey};
+use crate::{Error, ErrorCode, ErrorResponse, SigningKey};
 
 /// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that
 /// differ.
@@ -89,6 +89,8 @@ pub struct GivenAssertion(Arc<Given>);
 
 struct Given {
     text: SecretString,
+    /// The field that names it.
+    field: &'static str,
     /// Unix seconds; where it is a JWT that says so.
     expires_at: Option<i64>,
     history: AtomicU8,
@@ -102,8 +104,19 @@ const ACCEPTED: u8 = 1;
 const USED_UP: u8 = 2;
 
 impl GivenAssertion {
+    /// The grant itself.
     pub fn new(text: SecretString) -> Self {
+        Self::in_field(text, "jwtBearer.assertionRef")
+    }
+
+    /// What says who the client is.
+    pub fn for_client(text: SecretString) -> Self {
+        Self::in_field(text, "clientAuthentication.clientAssertion.secretKeyRef")
+    }
+
+    fn in_field(text: SecretString, field: &'static str) -> Self {
         Self(Arc::new(Given {
+            field,
             expires_at: read(text.expose_secret()).and_then(|claims| claims.expires_at),
             text,
             history: AtomicU8::new(NEW),
@@ -112,15 +125,18 @@ impl GivenAssertion {
 
     /// Remembers what a request with it brought. A refusal after a success means that the server takes it once,
     /// as Keycloak does, and not that it is wrong.
-    fn learn<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
-        let history = &self.0.history;
+    fn learn<T>(
+        &self,
+        outcome: Result<T, Error>,
+        refuses: impl Fn(&ErrorResponse) -> bool,
+    ) -> Result<T, Error> {
+        let Given { history, field, .. } = &*self.0;
         match outcome {
             Err(Error::Rejected(rejection))
-                if rejection.code == ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
-                    && history.load(Ordering::Relaxed) == ACCEPTED =>
+                if refuses(&rejection) && history.load(Ordering::Relaxed) == ACCEPTED =>
             {
                 history.store(USED_UP, Ordering::Relaxed);
-                Err(Error::AssertionUsed)
+                Err(Error::AssertionUsed { field })
             }
             // The server took it; what it issued does not fit.
             Ok(_) | Err(Error::TokenMismatch(_)) => {
@@ -133,10 +149,11 @@ impl GivenAssertion {
 
     fn usable(&self, now: Timestamp) -> Result<SecretString, Error> {
         if self.0.history.load(Ordering::Relaxed) == USED_UP {
-            return Err(Error::AssertionUsed);
+            return Err(Error::AssertionUsed { field: self.0.field });
         }
         match self.0.expires_at {
             Some(end) if end <= now.as_second() => Err(Error::AssertionExpired {
+                field: self.0.field,
                 at: Timestamp::from_second(end).unwrap_or(Timestamp::MIN),
             }),
             _ => Ok(self.0.text.clone()),
@@ -160,7 +177,17 @@ impl Assertions {
     /// Remembers what came of a request with the assertion, see [`GivenAssertion::learn`].
     pub(crate) fn learn<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
         match self {
-            Self::Given(assertion) => assertion.learn(outcome),
+            Self::Given(assertion) => assertion.learn(outcome, |rejection| {
+                rejection.code == ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
+            }),
+            Self::From(_) | Self::Signed(_) => outcome,
+        }
+    }
+
+    /// The same of an assertion that says who the client is.
+    pub(crate) fn learn_of_client<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        match self {
+            Self::Given(assertion) => assertion.learn(outcome, ErrorResponse::is_of_client),
             Self::From(_) | Self::Signed(_) => outcome,
         }
     }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    AssertionAudience, AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, ClientId,
-    Clock, Error, Registration, SigningKey, TokenRequest,
+    AssertionAudience, AssertionFuture, AssertionSource, Assertions, Client, ClientAssertionType,
+    ClientAuthentication, ClientId, Clock, Error, Registration, SigningKey, TokenRequest,
 };
 use serde_json::json;
 
@@ -108,7 +108,10 @@ async fn an_assertion_of_somebody_else_is_asked_for_with_each_request_and_needs_
     let source = source(Ok("e.y.j"));
     let client = Client::new(Registration {
         client_id: None,
-        ..server.registration(ClientAuthentication::Assertion(Assertions::From(source.clone())))
+        ..server.registration(ClientAuthentication::Assertion(
+            Assertions::From(source.clone()),
+            ClientAssertionType::JwtBearer,
+        ))
     })
     .unwrap();
     for _ in 0..2 {
@@ -128,9 +131,12 @@ async fn without_an_assertion_nothing_is_sent() {
         problem: "forbidden".into(),
     };
     let assertions = Assertions::From(source(Err(none.clone())));
-    let error = ask(server.registration(ClientAuthentication::Assertion(assertions)))
-        .await
-        .unwrap_err();
+    let error = ask(server.registration(ClientAuthentication::Assertion(
+        assertions,
+        ClientAssertionType::JwtBearer,
+    )))
+    .await
+    .unwrap_err();
     assert_eq!(error, none);
     assert_eq!(server.connections(), 0);
 }
@@ -145,7 +151,7 @@ async fn an_assertion_that_never_comes_meets_the_deadline() {
     }
     server::install_provider();
     let assertions = Assertions::From(Arc::new(Never));
-    let authentication = ClientAuthentication::Assertion(assertions);
+    let authentication = ClientAuthentication::Assertion(assertions, ClientAssertionType::JwtBearer);
     let registration = Registration::new("https://127.0.0.1:1/token", "client", authentication);
     assert_eq!(ask(registration).await.unwrap_err().reason(), "NoAssertion");
 }

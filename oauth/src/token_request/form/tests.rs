@@ -73,6 +73,7 @@ fn each_identity_says_in_the_form_what_it_must_and_no_more() {
         ),
         (
             ClientAuth::Assertion {
+                kind: crate::ClientAssertionType::JwtBearer,
                 client_id: Some(&id()),
                 assertion: "e.y.j".into(),
             },
@@ -84,6 +85,7 @@ fn each_identity_says_in_the_form_what_it_must_and_no_more() {
         ),
         (
             ClientAuth::Assertion {
+                kind: crate::ClientAssertionType::JwtBearer,
                 client_id: None,
                 assertion: "e.y.j".into(),
             },
