@@ -76,6 +76,7 @@ fn request_fields(oauth2: &OAuth2) -> OAuth2 {
         assumed_lifetime: None,
         revoke_on_deletion: false,
         step_up: false,
+        step_up_allowed_scopes: Vec::new(),
         ..oauth2.clone()
     }
 }

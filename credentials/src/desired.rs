@@ -208,6 +208,7 @@ where
         Some(&effective.assumed_lifetime),
         &oauth2.request_timeout,
     )?;
+    let registered_scopes = effective.scopes.clone();
     let registration = Registration {
         server: location(spec, oauth2, &effective, server_ca, inputs.known_issuer.clone()),
         client_id: client_id.map(ClientId::new),
@@ -261,8 +262,13 @@ where
         service_token: oauth2.service_token == ServiceToken::Requested,
         revoke_on_deletion: oauth2.revoke_on_deletion,
         step_up: match oauth2.step_up {
-            true => StepUpPolicy::Request,
-            false => StepUpPolicy::Decline("spec.oauth2.stepUp is false"),
+            false => StepUpPolicy::Off {
+                why: "spec.oauth2.stepUp is false",
+            },
+            true => StepUpPolicy::Allowed {
+                allowed: oauth2.step_up_allowed_scopes.clone(),
+                registered: registered_scopes,
+            },
         },
     })
 }

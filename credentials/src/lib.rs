@@ -38,7 +38,5 @@ pub use store::{
 };
 pub use token_refresh_requests::{TokenRefreshRequest, TokenRefreshRequests};
 pub use token_seed::TokenSeed;
-pub use token_sources::{
-    ClientConfiguration, Desired, DesiredSource, StepUpPolicy, TokenMetrics, TokenSources,
-};
+pub use token_sources::{ClientConfiguration, Desired, DesiredSource, TokenMetrics, TokenSources};
 pub use user_token_exchanger::{ExchangeError, UserTokenExchanger};

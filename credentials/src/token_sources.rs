@@ -9,6 +9,7 @@ mod orphaned_token;
 mod revocation;
 mod secret_token;
 mod snapshot;
+mod step_up_policy;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use active_source::ActiveSource;
 use orphaned_token::OrphanedToken;
 use secret_token::SecretToken;
 use snapshot::SourceSnapshot;
+pub use step_up_policy::StepUpPolicy;
 
 /// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP
 /// server.
@@ -65,15 +67,6 @@ pub struct ClientConfiguration {
     pub service_token: bool,
     pub revoke_on_deletion: bool,
     pub step_up: StepUpPolicy,
-}
-
-/// What becomes of scopes that an MCP server demands of the token.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum StepUpPolicy {
-    /// They are requested.
-    Request,
-    /// They are not, and this is why.
-    Decline(&'static str),
 }
 
 /// Counts what token sources do, in the registry of the program.

@@ -16,6 +16,7 @@ mod in_use;
 mod injection;
 mod malformed;
 mod methods;
+mod one_machine;
 mod providers;
 mod proxies;
 mod reachability;

@@ -23,6 +23,10 @@ helm3_version=v3.22.0
 kube_score_version=v1.20.0
 kubeconform_version=v0.8.0
 checkov_version=3.3.30
+# The commit whose chart `make e2e` upgrades from, to the one that is there, while calls go on.
+earlier_chart=61cc15d882a3a71b1056903d7999bcfbc0a98399
+cert_manager_version=v1.21.2
+prometheus_operator_version=v0.85.0
 
 # Programs that this machine lacked lie in the cache. What is on the PATH comes first, so that its versions rule.
 export PATH=$PATH:$cache/bin

@@ -77,6 +77,6 @@ where
         exchanges: false,
         service_token: true,
         revoke_on_deletion: false,
-        step_up: StepUpPolicy::Decline(NO_STEP_UP),
+        step_up: StepUpPolicy::Off { why: NO_STEP_UP },
     })
 }

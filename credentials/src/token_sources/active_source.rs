@@ -11,7 +11,8 @@ use mcp_auth_oauth::{
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
-use super::{AbortOnDrop, ClientConfiguration, StepUpPolicy};
+use super::step_up_policy::{ScopesNotRequested, StepUpPolicy};
+use super::{AbortOnDrop, ClientConfiguration};
 use crate::bearer::bearer;
 use crate::conditions::USERS_ONLY;
 use crate::credential_identity::RequestDigest;
@@ -22,20 +23,10 @@ use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
 
-/// What is kept of demanded scopes that are not requested.
-const MAX_SCOPES: usize = 32;
-const MAX_SCOPE_BYTES: usize = 256;
 /// How many rejections of fresh tokens in a row are a problem of its own.
 const REJECTIONS_TO_REPORT: u32 = 2;
 
 type OnChange = Arc<dyn Fn() + Send + Sync>;
-
-/// Scopes that are demanded of a token and not requested.
-struct UnrequestedScopes {
-    token: String,
-    scopes: Vec<String>,
-    why_not: &'static str,
-}
 
 pub struct ActiveSource {
     request_digest: RequestDigest,
@@ -48,7 +39,7 @@ pub struct ActiveSource {
     exchanger: Option<Arc<UserTokenExchanger>>,
     revoke: bool,
     step_up: StepUpPolicy,
-    not_requested: Option<UnrequestedScopes>,
+    scopes_not_requested: Option<ScopesNotRequested>,
     /// Requests that the metrics know of.
     counted: u64,
     /// Calls `on_change` whenever the token does.
@@ -115,7 +106,7 @@ impl ActiveSource {
             clock: clock.clone(),
             revoke: revoke_on_deletion,
             step_up,
-            not_requested: None,
+            scopes_not_requested: None,
             counted: 0,
         })
     }
@@ -124,7 +115,15 @@ impl ActiveSource {
     /// before.
     pub fn change(&mut self, configuration: ClientConfiguration) -> Result<(), NotServedError> {
         self.revoke = configuration.revoke_on_deletion;
-        self.step_up = configuration.step_up;
+        let withdrawn = configuration.step_up.is_narrower_than(&self.step_up);
+        if self.step_up != configuration.step_up {
+            // What was demanded before may be allowed now: the next call that is refused tells.
+            self.scopes_not_requested = None;
+            self.step_up = configuration.step_up;
+            if let Some(source) = &self.source {
+                source.retain_step_up_scopes(self.step_up.allowed().to_vec());
+            }
+        }
         if !self.policy.is_same_schedule(&configuration.policy) {
             if let Some(source) = &self.source {
                 source.set_policy(configuration.policy);
@@ -150,6 +149,11 @@ impl ActiveSource {
             self.discoveries = discoveries(&client, &self.on_change);
             self.client = client;
             self.request_digest = configuration.request_digest;
+        } else if withdrawn {
+            // A token without the scopes that are allowed no more takes the place of the one that may have them.
+            if let Some(source) = &self.source {
+                source.replace(self.client.clone());
+            }
         }
         Ok(())
     }
@@ -159,17 +163,27 @@ impl ActiveSource {
         let Some(source) = &self.source else { return };
         match &request.why {
             RejectionCause::Unauthorized => source.report_rejected(&request.token),
-            RejectionCause::InsufficientScope(scopes) => match self.step_up {
-                StepUpPolicy::Request => source.demand_scopes(&request.token, scopes.clone()),
-                StepUpPolicy::Decline(why_not) => {
-                    let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
-                    self.not_requested = Some(UnrequestedScopes {
-                        token: request.token.clone(),
-                        scopes: scopes.take(MAX_SCOPES).cloned().collect(),
-                        why_not,
-                    });
-                }
-            },
+            RejectionCause::InsufficientScope(scopes) => self.demand_scopes(&request.token, scopes),
+        }
+    }
+
+    /// An MCP server demands scopes of the token of this identifier.
+    fn demand_scopes(&mut self, token_id: &str, demanded: &[String]) {
+        let Some(token) = self.token().filter(|token| token.id == token_id) else {
+            return;
+        };
+        let beyond = self.step_up.scopes_beyond(demanded, token.scope.as_deref());
+        // A server may demand more without naming what.
+        if beyond.is_empty() && !self.step_up.is_off() {
+            if let Some(source) = &self.source {
+                source.demand_scopes(token_id, demanded.to_vec());
+            }
+        } else {
+            self.scopes_not_requested
+                .take_if(|earlier| earlier.token != token_id);
+            self.scopes_not_requested
+                .get_or_insert_with(|| ScopesNotRequested::new(token_id))
+                .add(beyond);
         }
     }
 
@@ -221,6 +235,7 @@ impl ActiveSource {
                 StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
                 StepUp::None | StepUp::Granted { .. } => None,
             },
+            scopes_not_allowed: self.scopes_not_allowed(&state),
             circuit_open: matches!(state.circuit, Circuit::Open { .. }),
             superseded: None,
         };
@@ -275,10 +290,26 @@ impl ActiveSource {
             let why_not = RejectionCause::InsufficientScope(scopes.clone());
             return Some(declined(why_not, why.to_string()));
         }
-        let unrequested = self.not_requested.as_ref();
-        let unrequested = unrequested.filter(|unrequested| unrequested.token == token.id)?;
-        let why = RejectionCause::InsufficientScope(unrequested.scopes.clone());
-        Some(declined(why, unrequested.why_not.to_owned()))
+        let not_requested = self.scopes_not_requested.as_ref();
+        let not_requested = not_requested.filter(|scopes| scopes.token == token.id)?;
+        let message = match self.step_up {
+            StepUpPolicy::Off { why } => why.to_owned(),
+            StepUpPolicy::Allowed { .. } => format!(
+                "spec.oauth2.stepUpAllowedScopes does not list {}",
+                not_requested.for_people()
+            ),
+        };
+        let why = RejectionCause::InsufficientScope(not_requested.scopes());
+        Some(declined(why, message))
+    }
+
+    /// Scopes that the MCP server demands of the token in use, and that the resource does not allow. Where it turns
+    /// step-up off, that is what it wants and nothing to tell.
+    fn scopes_not_allowed(&self, state: &oauth::TokenSourceState) -> Option<String> {
+        let token = state.token.as_ref()?;
+        let not_requested = self.scopes_not_requested.as_ref()?;
+        let told = matches!(self.step_up, StepUpPolicy::Allowed { .. }) && not_requested.token == token.id;
+        told.then(|| not_requested.for_people())
     }
 }
 

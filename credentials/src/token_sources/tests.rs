@@ -85,7 +85,7 @@ fn client_credentials() -> Desired {
             exchanges: false,
             service_token: true,
             revoke_on_deletion: false,
-            step_up: StepUpPolicy::Request,
+            step_up: StepUpPolicy::Off { why: "it is off" },
         })),
         tls: ServerTls::default(),
         audit_keys: None,

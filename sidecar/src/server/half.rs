@@ -1,6 +1,5 @@
 //! The half of the data path that a listener belongs to, as connections see it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::proxy::error::ProxyError;
 use crate::proxy::inbound::Inbound;
+use crate::proxy::inbound::client_address::ClientPeer;
 use crate::proxy::outbound::Outbound;
 use crate::proxy::response_body::ResponseBody;
 
@@ -30,7 +30,7 @@ impl Half {
     pub async fn answer(
         &self,
         worker: usize,
-        peer: IpAddr,
+        peer: &ClientPeer,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         match self {

@@ -7,6 +7,7 @@
 //! their end; only where there is nobody to end instead is a new one refused.
 
 mod entry;
+mod parked;
 mod request;
 mod watched_io;
 
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use super::bounds::Bounds;
+pub use entry::Signal;
 use entry::{Entry, Waiting};
 pub use request::{RequestInProgress, WatchedBody};
 pub use watched_io::WatchedIo;
@@ -29,6 +31,8 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 // What is held at most, measured and rounded up.
 /// A connection with its smallest read buffer.
 const CONNECTION_BYTES: usize = 14 * 1024;
+/// A connection that is parked: its socket and its task.
+const PARKED_BYTES: usize = 3 * 1024;
 /// The read buffer that every connection has; longer headers count by their length.
 const FREE_HEAD_BYTES: usize = 8 * 1024;
 /// A request under way, and the connection that it goes on over.
@@ -100,7 +104,7 @@ impl Load {
         self.shed(|waiting| waiting != Waiting::Unread, None, enough);
     }
 
-    /// Ends what has waited for too long.
+    /// Ends what has waited for too long, and parks what has waited for some time.
     pub fn sweep(&self) {
         self.clock.fetch_add(1, Ordering::Relaxed);
         // Bytes after a request hide its client's end from the protocol, which reads no further before it has answered.
@@ -122,8 +126,11 @@ impl Load {
             };
             // Whether a client of HTTP/2 without requests is there, pings tell.
             let is_exempt = entry.is_http2() && waiting != Waiting::Unread;
-            if !is_exempt && self.age(since) > limit {
+            let age = self.age(since);
+            if !is_exempt && age > limit {
                 self.end(&entry);
+            } else if waiting == Waiting::Next && age >= SWEEP_INTERVAL {
+                entry.is_quiet();
             }
         }
     }
@@ -245,6 +252,11 @@ impl Load {
 }
 
 impl Connection {
+    /// Returns when the connection is to be closed, or to be parked.
+    pub async fn signal(&self) -> Signal {
+        self.entry.signal().await
+    }
+
     /// Returns when the connection is to be closed.
     pub async fn ended(&self) {
         self.entry.ended().await;

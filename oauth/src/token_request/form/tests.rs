@@ -79,7 +79,10 @@ fn each_identity_says_in_the_form_what_it_must_and_no_more() {
             },
             owned([
                 ("client_id", ID),
-                ("client_assertion_type", CLIENT_ASSERTION_TYPE),
+                (
+                    "client_assertion_type",
+                    crate::ClientAssertionType::JwtBearer.as_str(),
+                ),
                 ("client_assertion", "e.y.j"),
             ]),
         ),
@@ -90,7 +93,10 @@ fn each_identity_says_in_the_form_what_it_must_and_no_more() {
                 assertion: "e.y.j".into(),
             },
             owned([
-                ("client_assertion_type", CLIENT_ASSERTION_TYPE),
+                (
+                    "client_assertion_type",
+                    crate::ClientAssertionType::JwtBearer.as_str(),
+                ),
                 ("client_assertion", "e.y.j"),
             ]),
         ),

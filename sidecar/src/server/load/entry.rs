@@ -12,6 +12,15 @@ use tokio::sync::Notify;
 
 use crate::proxy::response_body::ResponseBody;
 
+/// What the task of a connection is told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// To close the connection.
+    End,
+    /// To hold nothing but the socket until the next request.
+    Park,
+}
+
 /// What of its client it waits for, in the order in which they end if somebody has to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Waiting {
@@ -47,7 +56,10 @@ pub struct Entry {
     has_request: AtomicBool,
     is_http2: AtomicBool,
     has_ended: AtomicBool,
-    end: Notify,
+    is_parked: AtomicBool,
+    /// It has waited for so long that it is to be parked.
+    is_quiet: AtomicBool,
+    signal: Notify,
     /// The body of the answer, so that ending it frees what is behind it.
     pub body: Mutex<Option<ResponseBody>>,
     /// Of a connection over HTTP/2: its requests that have not been ended.
@@ -81,7 +93,9 @@ impl Entry {
             has_request: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
-            end: Notify::new(),
+            is_parked: AtomicBool::new(false),
+            is_quiet: AtomicBool::new(false),
+            signal: Notify::new(),
             body: Mutex::new(None),
             streams: AtomicUsize::new(0),
             connection,
@@ -193,7 +207,7 @@ impl Entry {
             if self.connection.is_some() {
                 *self.body.lock() = None;
             }
-            self.end.notify_one();
+            self.signal.notify_one();
         }
         first
     }
@@ -204,8 +218,42 @@ impl Entry {
 
     pub async fn ended(&self) {
         while !self.has_ended() {
-            self.end.notified().await;
+            self.signal.notified().await;
         }
+    }
+
+    /// It has waited for its next request for some time.
+    pub fn is_quiet(&self) {
+        if !self.is_http2() && !self.is_parked() {
+            self.is_quiet.store(true, Relaxed);
+            self.signal.notify_one();
+        }
+    }
+
+    pub async fn signal(&self) -> Signal {
+        loop {
+            if self.has_ended() {
+                return Signal::End;
+            }
+            // What has come since then counts.
+            if self.is_quiet.swap(false, Relaxed) && matches!(self.waiting(), Some((Waiting::Next, _))) {
+                return Signal::Park;
+            }
+            self.signal.notified().await;
+        }
+    }
+
+    pub fn is_parked(&self) -> bool {
+        self.is_parked.load(Relaxed)
+    }
+
+    pub fn set_parked(&self, is_parked: bool) {
+        self.is_parked.store(is_parked, Relaxed);
+    }
+
+    /// That of a connection which is watched.
+    pub fn socket(&self) -> Option<&Arc<Mutex<TcpStream>>> {
+        self.socket.get()
     }
 
     /// Its socket may go on, as a tunnel that is bounded elsewhere.
