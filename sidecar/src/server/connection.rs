@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -50,7 +49,7 @@ pub(super) async fn serve_connection(
         _ = stopped.wait_for(Option::is_some) => None,
     };
     match protocol {
-        Some(Protocol::Http1) => http1(worker, connection, stream, peer, half, stopped).await,
+        Some(Protocol::Http1) => http1(worker, connection, stream, peer, half, &stopped).await,
         // In a box: connections of HTTP/1.1, of which there are thousands, need not make room for it.
         Some(Protocol::Http2) => {
             Box::pin(http2::serve(worker, connection, stream, peer, half, stopped)).await
@@ -96,7 +95,7 @@ async fn http1(
     stream: TcpStream,
     peer: IpAddr,
     half: Half,
-    mut stopped: watch::Receiver<Option<Duration>>,
+    stopped: &watch::Receiver<Option<Duration>>,
 ) {
     let peer = ClientPeer::from(peer);
     let mut builder = http1::Builder::new();
@@ -104,7 +103,10 @@ async fn http1(
     builder
         .header_read_timeout(None)
         .max_buf_size(MAX_HEADERS as usize);
-    let mut leaving = pin!(half.leaving(&mut stopped, || watched.has_request()));
+    // All that are served at the end are told; this one may have come a moment later.
+    if stopped.borrow().is_some() {
+        watched.retire();
+    }
     let mut io = watched.watch(stream);
     loop {
         let service = service_fn(|request| answer(&half, &watched, worker, &peer, request));
@@ -115,7 +117,10 @@ async fn http1(
             biased;
             result = &mut *connection => return log_end(&half, worker, result),
             signal = watched.signal() => signal,
-            () = leaving.as_mut() => {
+        };
+        match signal {
+            Signal::End => return log_no_progress(worker),
+            Signal::Retire => {
                 std::pin::Pin::new(&mut *connection).graceful_shutdown();
                 return tokio::select! {
                     biased;
@@ -123,9 +128,7 @@ async fn http1(
                     () = watched.ended() => log_no_progress(worker),
                 };
             }
-        };
-        if signal == Signal::End {
-            return log_no_progress(worker);
+            Signal::Park => {}
         }
         let Some(parts) = connection.into_parts() else {
             return;
@@ -134,8 +137,12 @@ async fn http1(
             tokio::select! {
                 biased;
                 result = watched.parked() => if result.is_err() { return },
-                () = watched.ended() => return log_no_progress(worker),
-                () = leaving.as_mut() => return,
+                signal = watched.signal() => {
+                    if signal == Signal::End {
+                        log_no_progress(worker);
+                    }
+                    return;
+                }
             }
         }
         match watched.resume(parts.read_buf) {

@@ -95,7 +95,8 @@ pub(super) async fn serve(
         tokio::select! {
             // What is on its way meanwhile may be sent again by its client: GOAWAY says what was not
             // processed.
-            () = half.leaving(&mut stopped, || true) => {}
+            () = half.drained() => {}
+            _ = stopped.wait_for(Option::is_some) => {}
             () = events.drain.notified() => {}
             // Other clients that share the connection, behind an ingress, get their answers.
             () = events.too_many_resets.notified() => {

@@ -12,6 +12,7 @@ mod request;
 mod watched_io;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -92,6 +93,14 @@ impl Load {
                 id,
             }
         })
+    }
+
+    /// Tells connections over HTTP/1.1 to take no more requests: all of them, or those that have had one.
+    pub fn retire(&self, even_without_request: bool) {
+        let entries = self.entries.lock();
+        let retired = entries.values();
+        let retired = retired.filter(|entry| even_without_request || entry.has_request());
+        retired.for_each(|entry| entry.retire());
     }
 
     /// Ends connections that wait for a request, the longest first, to make room for others.
@@ -252,19 +261,19 @@ impl Load {
 }
 
 impl Connection {
-    /// Returns when the connection is to be closed, or to be parked.
+    /// Returns when the connection is to be closed, to be parked, or to take no more requests.
     pub async fn signal(&self) -> Signal {
-        self.entry.signal().await
+        poll_fn(|cx| self.entry.poll_signal(cx)).await
     }
 
     /// Returns when the connection is to be closed.
     pub async fn ended(&self) {
-        self.entry.ended().await;
+        poll_fn(|cx| self.entry.poll_ended(cx)).await;
     }
 
-    /// Whether it has brought a request yet.
-    pub fn has_request(&self) -> bool {
-        self.entry.has_request()
+    /// It is to take no more requests.
+    pub fn retire(&self) {
+        self.entry.retire();
     }
 
     /// Counts what is read from and written to it.

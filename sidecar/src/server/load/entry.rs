@@ -3,12 +3,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use futures::FutureExt;
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 use crate::proxy::response_body::ResponseBody;
 
@@ -19,6 +20,8 @@ pub enum Signal {
     End,
     /// To hold nothing but the socket until the next request.
     Park,
+    /// To take no more requests.
+    Retire,
 }
 
 /// What of its client it waits for, in the order in which they end if somebody has to.
@@ -59,7 +62,10 @@ pub struct Entry {
     is_parked: AtomicBool,
     /// It has waited for so long that it is to be parked.
     is_quiet: AtomicBool,
-    signal: Notify,
+    is_retired: AtomicBool,
+    /// Of the connection's task, which hears all of the above by it: it looks at them whenever it runs, for the price of a
+    /// few instructions.
+    waker: AtomicWaker,
     /// The body of the answer, so that ending it frees what is behind it.
     pub body: Mutex<Option<ResponseBody>>,
     /// Of a connection over HTTP/2: its requests that have not been ended.
@@ -95,7 +101,8 @@ impl Entry {
             has_ended: AtomicBool::new(false),
             is_parked: AtomicBool::new(false),
             is_quiet: AtomicBool::new(false),
-            signal: Notify::new(),
+            is_retired: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
             body: Mutex::new(None),
             streams: AtomicUsize::new(0),
             connection,
@@ -207,7 +214,7 @@ impl Entry {
             if self.connection.is_some() {
                 *self.body.lock() = None;
             }
-            self.signal.notify_one();
+            self.waker.wake();
         }
         first
     }
@@ -216,9 +223,11 @@ impl Entry {
         self.has_ended.load(Relaxed)
     }
 
-    pub async fn ended(&self) {
-        while !self.has_ended() {
-            self.signal.notified().await;
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        match self.has_ended() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     }
 
@@ -226,21 +235,31 @@ impl Entry {
     pub fn is_quiet(&self) {
         if !self.is_http2() && !self.is_parked() {
             self.is_quiet.store(true, Relaxed);
-            self.signal.notify_one();
+            self.waker.wake();
         }
     }
 
-    pub async fn signal(&self) -> Signal {
-        loop {
-            if self.has_ended() {
-                return Signal::End;
-            }
-            // What has come since then counts.
-            if self.is_quiet.swap(false, Relaxed) && matches!(self.waiting(), Some((Waiting::Next, _))) {
-                return Signal::Park;
-            }
-            self.signal.notified().await;
+    pub fn poll_signal(&self, cx: &Context<'_>) -> Poll<Signal> {
+        if self.poll_ended(cx).is_ready() {
+            return Poll::Ready(Signal::End);
         }
+        if self.is_retired.load(Relaxed) && self.is_retired.swap(false, Relaxed) {
+            return Poll::Ready(Signal::Retire);
+        }
+        // What has come since then counts.
+        if self.is_quiet.load(Relaxed)
+            && self.is_quiet.swap(false, Relaxed)
+            && matches!(self.waiting(), Some((Waiting::Next, _)))
+        {
+            return Poll::Ready(Signal::Park);
+        }
+        Poll::Pending
+    }
+
+    /// Told once.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Relaxed);
+        self.waker.wake();
     }
 
     pub fn is_parked(&self) -> bool {
@@ -260,6 +279,7 @@ impl Entry {
     pub fn leave(&self) {
         self.has_ended.store(true, Relaxed);
         self.phase.store(GONE, Relaxed);
+        drop(self.waker.take());
     }
 
     pub fn charge(&self, bytes: usize) -> bool {

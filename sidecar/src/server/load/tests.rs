@@ -220,7 +220,7 @@ fn a_socket_that_takes_nothing_counts_as_an_answer_that_is_not_read() {
 }
 
 #[test]
-fn a_connection_is_parked_once_it_has_waited_for_a_while_and_only_while_it_waits() {
+fn a_connection_is_told_to_park_once_it_has_waited_for_a_while_and_to_retire_at_the_end() {
     let load = load(8 * MIB);
     let signal = |connection: &Connection| connection.signal().now_or_never();
     let [waiting, first, serving, http2] = [(); 4].map(|()| load.connection().unwrap());
@@ -238,6 +238,12 @@ fn a_connection_is_parked_once_it_has_waited_for_a_while_and_only_while_it_waits
     load.sweep();
     let _request = request(&waiting);
     assert_eq!(signal(&waiting), None, "a request has come meanwhile");
+    load.retire(false);
+    assert_eq!(signal(&first), None, "a request may be under way");
+    assert_eq!(signal(&waiting), Some(Signal::Retire));
+    load.retire(true);
+    assert_eq!(signal(&first), Some(Signal::Retire));
+    assert_eq!(signal(&first), None, "it is told once");
     load.end(&waiting.entry);
     assert_eq!(signal(&waiting), Some(Signal::End));
 }
