@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mcp_auth_crds::{
     AuditLevel, ClientAuthenticationMethod, EgressProxy, ExchangeProfile, McpServerAuthSpec, OAuth2,
-    ServiceToken, TokenCheckMode, TokenType, WorkloadAssertion, ZeroExpiresIn,
+    ServiceToken, TokenCheckMode, TokenType, WorkloadAssertion, WorkloadIdentity, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
     self as oauth, Assertions, ClientAssertionType, ClientAuthentication, ClientCertificate, ClientId,
@@ -18,6 +18,7 @@ use mcp_auth_oauth::{
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::administrator_policy::AdministratorPolicy;
 use crate::credential_identity::RequestDigest;
 use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
@@ -86,17 +87,19 @@ pub struct Inputs<'a, W> {
     /// changes between two looks would be used in one state and remembered in the other, and the change
     /// be lost.
     pub references: &'a [(Reference, Lookup)],
-    /// The operator's identity for this audience, where the resource's namespace may act as the operator.
+    /// Assertions of a ServiceAccount of the resource's namespace; nothing where there are none.
     pub workload: W,
     /// The issuer that was discovered for this server before.
     pub known_issuer: Option<String>,
+    /// What whoever runs this program allows.
+    pub policy: &'a AdministratorPolicy,
     /// The operator's own egress proxy, for resources that name none.
     pub egress_proxy: Option<oauth::EgressProxy>,
 }
 
 impl<W> Inputs<'_, W>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     fn find(&self, field: &str) -> Option<&(Reference, Lookup)> {
         self.references
@@ -132,8 +135,9 @@ where
 
 pub fn desired<W>(spec: &McpServerAuthSpec, inputs: &Inputs<'_, W>) -> Result<Desired, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
+    inputs.policy.check(spec)?;
     let ca_bundle = inputs.pem(fields::SERVER_CA)?;
     let shown = inputs.pair(fields::SERVER_CERTIFICATE, fields::SERVER_KEY)?;
     let source = match inputs.printable(fields::BEARER_TOKEN)? {
@@ -170,7 +174,7 @@ fn audit_keys<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<Option<oauth::KeySetLocation>, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let audits = spec.audit.level != AuditLevel::Off;
     let jwks = spec.audit.user.as_ref().and_then(|user| user.jwks.as_ref());
@@ -187,6 +191,7 @@ where
             .oauth2
             .as_ref()
             .is_some_and(|oauth2| oauth2.allow_private_addresses),
+        destinations: inputs.policy.authorization_servers.clone(),
     }))
 }
 
@@ -197,7 +202,7 @@ fn client_configuration<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<ClientConfiguration, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let ca_bundle = inputs.pem(fields::TOKEN_ENDPOINT_CA)?;
     let client_id = client_id(oauth2, inputs)?;
@@ -252,6 +257,7 @@ where
         egress_proxy: egress_proxy_for(spec, inputs)?,
         allow_insecure_http: oauth2.allow_insecure_http,
         allow_private_addresses: oauth2.allow_private_addresses,
+        destinations: inputs.policy.authorization_servers.clone(),
     };
     Ok(ClientConfiguration {
         registration,
@@ -275,7 +281,7 @@ where
 
 fn client_id<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Option<String>, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     Ok(match inputs.printable(fields::CLIENT_ID)? {
         Some(id) => Some(id.expose_secret().to_owned()),
@@ -288,7 +294,7 @@ fn secret_parameters<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<BTreeMap<String, SecretString>, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let references = inputs.references.iter();
     let references = references.filter(|(reference, _)| reference.field == fields::EXTRA_PARAMETER);
@@ -306,7 +312,7 @@ fn egress_proxy_for<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<Option<oauth::EgressProxy>, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     match &spec.egress_proxy {
         Some(stated) => egress_proxy(stated, inputs).map(Some),
@@ -316,7 +322,7 @@ where
 
 fn egress_proxy<W>(stated: &EgressProxy, inputs: &Inputs<'_, W>) -> Result<oauth::EgressProxy, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let username = inputs.printable(fields::PROXY_USERNAME)?;
     let password = inputs.printable(fields::PROXY_PASSWORD)?;
@@ -357,7 +363,7 @@ fn authentication<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<ClientAuthentication, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let authentication = &oauth2.client_authentication;
     let secrets = || -> Result<ClientSecrets, NotServedError> {
@@ -401,9 +407,10 @@ where
             ClientAuthentication::Assertion(Assertions::Given(GivenAssertion::for_client(text)), kind)
         }
         ClientAuthenticationMethod::WorkloadIdentity => match workload_assertion(oauth2) {
-            WorkloadAssertion::ClientAssertion => {
-                ClientAuthentication::Assertion(workload(effective, inputs)?, ClientAssertionType::JwtBearer)
-            }
+            WorkloadAssertion::ClientAssertion => ClientAuthentication::Assertion(
+                workload(oauth2, effective, inputs)?,
+                ClientAssertionType::JwtBearer,
+            ),
             WorkloadAssertion::JwtBearer => ClientAuthentication::None,
         },
     })
@@ -419,7 +426,7 @@ fn grant<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<Grant, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     if let Some(assertion) = inputs.printable(fields::ASSERTION)? {
         return Ok(Grant::JwtBearer(Assertions::Given(GivenAssertion::new(
@@ -434,7 +441,7 @@ where
     let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
         && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;
     Ok(match by_workload {
-        true => Grant::JwtBearer(workload(effective, inputs)?),
+        true => Grant::JwtBearer(workload(oauth2, effective, inputs)?),
         false => Grant::ClientCredentials,
     })
 }
@@ -444,14 +451,23 @@ fn workload_assertion(oauth2: &OAuth2) -> WorkloadAssertion {
     workload.map(|workload| workload.assertion).unwrap_or_default()
 }
 
-fn workload<W>(effective: &EffectiveSettings, inputs: &Inputs<'_, W>) -> Result<Assertions, NotServedError>
+fn workload<W>(
+    oauth2: &OAuth2,
+    effective: &EffectiveSettings,
+    inputs: &Inputs<'_, W>,
+) -> Result<Assertions, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
-    (inputs.workload)(effective.workload_audience.clone()).ok_or_else(|| {
-        let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act \
-                       as the operator: administrators of mcp-auth can add it to workloadIdentity.namespaces";
-        NotServedError::new(NotServedReason::Forbidden, message)
+    let field = "spec.oauth2.clientAuthentication.workloadIdentity";
+    let workload = oauth2.client_authentication.workload_identity.clone();
+    let workload = WorkloadIdentity {
+        audience: effective.workload_audience.clone(),
+        ..workload.ok_or_else(|| unset(field))?
+    };
+    (inputs.workload)(&workload).unwrap_or_else(|| {
+        let message = format!("{field}: there are no ServiceAccounts here");
+        Err(NotServedError::new(NotServedReason::InvalidSpec, message))
     })
 }
 
@@ -461,7 +477,7 @@ fn request_digest<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<RequestDigest, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let of_server = [fields::SERVER_CERTIFICATE, fields::SERVER_KEY];
     let references = inputs.references.iter();

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use mcp_auth_crds::McpServerAuth;
+use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
 use mcp_auth_credentials::references::{Data, Lookup, Reference, needed};
-use mcp_auth_credentials::{Desired, Inputs, NotServedError, desired};
+use mcp_auth_credentials::{AdministratorPolicy, Desired, Inputs, NotServedError, desired};
 use mcp_auth_oauth::{Assertions, EgressProxy};
 use secrecy::ExposeSecret;
 
@@ -55,8 +55,9 @@ impl ProtectedServer {
             &self.resource.spec,
             &Inputs {
                 references: &self.references,
-                workload: |_| None::<Assertions>,
+                workload: |_: &WorkloadIdentity| None::<Result<Assertions, NotServedError>>,
                 known_issuer: None,
+                policy: &AdministratorPolicy::default(),
                 egress_proxy,
             },
         )

@@ -43,6 +43,8 @@ pub struct StatusInputs<'a> {
     /// Pods that the selector matches and that get no sidecar.
     pub passed_over: Vec<Arc<PodMeta>>,
     pub injection: InjectionFacts,
+    /// What becomes of the restart that LiteLLM needs, where the operator is to see to it.
+    pub restart: Option<String>,
 }
 
 /// A pod and its sidecar, if that is connected.

@@ -21,6 +21,7 @@ mod providers;
 mod proxies;
 mod reachability;
 mod reconcile;
+mod restarts;
 mod reviews;
 mod rotation;
 mod sync;

@@ -1,6 +1,6 @@
 //! The client that asks GitHub for installation access tokens, from `spec.githubApp` and the app's key.
 
-use mcp_auth_crds::{GitHubApp, GitHubPermission, McpServerAuthSpec};
+use mcp_auth_crds::{GitHubApp, GitHubPermission, McpServerAuthSpec, WorkloadIdentity};
 use mcp_auth_oauth::{
     self as oauth, Algorithm, Assertions, ClientAuthentication, Grant, KeyError, Registration, SigningKey,
     TokenCheck, TokenCheckMode,
@@ -22,7 +22,7 @@ pub fn client_configuration<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<ClientConfiguration, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let timing = Timing::parse("spec.githubApp", &app.refresh_before, None, &app.request_timeout)?;
     let text = inputs.text(fields::GITHUB_APP_KEY)?;
@@ -67,6 +67,7 @@ where
         ca_bundle: inputs.pem(fields::GITHUB_CA)?,
         egress_proxy: egress_proxy_for(spec, inputs)?,
         allow_insecure_http: app.allow_insecure_http,
+        destinations: inputs.policy.authorization_servers.clone(),
         ..Registration::new(token_url, app.app_id.to_string(), ClientAuthentication::None)
     };
     Ok(ClientConfiguration {

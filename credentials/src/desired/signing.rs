@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcp_auth_crds::{JwtBearer, OAuth2, PrivateKeyJwt, SignatureAlgorithm};
+use mcp_auth_crds::{JwtBearer, OAuth2, PrivateKeyJwt, SignatureAlgorithm, WorkloadIdentity};
 use mcp_auth_oauth::{Algorithm, AssertionSigner, Assertions, ServiceAccountKey, SigningKey};
 use secrecy::ExposeSecret;
 
@@ -14,7 +14,7 @@ use crate::references::{Reference, fields};
 /// The key of a client that authenticates by assertions, announced by its certificate where it has one.
 pub fn client_key<W>(jwt: &PrivateKeyJwt, inputs: &Inputs<'_, W>) -> Result<SigningKey, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let algorithm = jwt.algorithm.map(algorithm);
     let certified = inputs.pair(
@@ -40,7 +40,7 @@ pub fn grant_assertions<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<Assertions, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let text = inputs.text(fields::GRANT_KEY)?;
     let text = text.ok_or_else(|| unset(fields::GRANT_KEY))?;
@@ -96,7 +96,7 @@ fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
 
 pub fn invalid_key<W>(inputs: &Inputs<'_, W>, field: &str, problem: &str) -> NotServedError
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let reference = inputs.find(field).map(|(reference, _)| reference);
     let message = format!("{}: {problem}", describe_reference(reference));

@@ -18,6 +18,7 @@ use crate::conditions::USERS_ONLY;
 use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::fields;
+use crate::replicated_user_tokens::UserTokenScope;
 use crate::store::{DiscoveredServer, LastError, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
@@ -37,6 +38,7 @@ pub struct ActiveSource {
     source: Option<TokenSource>,
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
+    user_tokens: UserTokenScope,
     revoke: bool,
     step_up: StepUpPolicy,
     scopes_not_requested: Option<ScopesNotRequested>,
@@ -56,7 +58,7 @@ impl ActiveSource {
         configuration: ClientConfiguration,
         seed: Option<TokenSeed>,
         clock: &Clock,
-        limiter: &RequestLimiter,
+        (limiter, user_tokens): (&RequestLimiter, UserTokenScope),
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, NotServedError> {
         let ClientConfiguration {
@@ -92,11 +94,13 @@ impl ActiveSource {
                 }
             })
         });
-        let exchanger = || UserTokenExchanger::new(client.clone(), policy, clock.clone());
+        let exchanger =
+            || UserTokenExchanger::new(client.clone(), policy, clock.clone(), user_tokens.clone());
         Ok(Self {
             request_digest,
             policy,
             exchanger: exchanges.then(|| Arc::new(exchanger())),
+            user_tokens: user_tokens.clone(),
             _changes: changes,
             discoveries: discoveries(&client, &on_change),
             on_change,
@@ -141,7 +145,12 @@ impl ActiveSource {
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
-                    let exchanger = UserTokenExchanger::new(client.clone(), self.policy, self.clock.clone());
+                    let exchanger = UserTokenExchanger::new(
+                        client.clone(),
+                        self.policy,
+                        self.clock.clone(),
+                        self.user_tokens.clone(),
+                    );
                     self.exchanger = Some(Arc::new(exchanger));
                 }
                 (_, false) => self.exchanger = None,

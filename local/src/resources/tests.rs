@@ -161,7 +161,7 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
     let workload = "
   oauth2:
     issuer: https://auth.example.com
-    clientAuthentication: {method: WorkloadIdentity}
+    clientAuthentication: {method: WorkloadIdentity, workloadIdentity: {serviceAccountRef: {name: litellm}}}
 ";
     let not_text = SECRET.replace("s3cret}", "[s3cret]}");
     let not_base64 = SECRET.replace("stringData", "data").replace("s3cret", "s3cret!");
