@@ -44,6 +44,14 @@ impl ProtectedServer {
         self.resource_name() == other.resource_name()
     }
 
+    /// The first reference whose object is not there.
+    pub fn missing(&self) -> Option<&Reference> {
+        let mut missing = self.references.iter();
+        missing
+            .find(|(_, lookup)| matches!(lookup, Lookup::NotFound))
+            .map(|(reference, _)| reference)
+    }
+
     /// Whether all that the resource refers to is there.
     pub fn is_usable(&self) -> bool {
         self.desired(None).is_ok()

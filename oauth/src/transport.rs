@@ -11,8 +11,9 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION};
+use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION};
 use http::{Request, StatusCode};
+use jiff::Timestamp;
 use reqwest::{Response, redirect, retry};
 use rustls::AlertDescription;
 use url::Url;
@@ -67,6 +68,8 @@ pub(crate) struct Answer {
     pub status: StatusCode,
     pub content_type: Option<String>,
     pub retry_after: Option<RetryAfter>,
+    /// The server's time.
+    pub date: Option<Timestamp>,
     /// Where a redirect leads. The rest of the address is not kept: it may repeat what was sent.
     pub location_host: Option<String>,
     /// The nonce for the next DPoP proof.
@@ -140,6 +143,7 @@ impl Transport {
             status: response.status(),
             content_type: text(response.headers(), CONTENT_TYPE),
             retry_after: RetryAfter::from_headers(response.status(), response.headers()),
+            date: text(response.headers(), DATE).and_then(|date| http_date(&date)),
             location_host: text(response.headers(), LOCATION)
                 .and_then(|location| response.url().join(&location).ok())
                 .and_then(|location| location.host_str().map(str::to_owned)),
@@ -230,6 +234,11 @@ impl Transport {
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// RFC 9110 section 5.6.7.
+fn http_date(text: &str) -> Option<Timestamp> {
+    Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
 }
 
 /// Whether a proxy answered CONNECT with 407. The type that says so is private to hyper-util, and its text is not.
