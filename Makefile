@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down idle test test-unit test-chart test-api faults conformance surfaces e2e outage bench soak instructions fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts packaging generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ SECONDS_AT_REST := $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)
 idle: demo ## how many requests LiteLLM gets beside the sidecar in 10 minutes in which nobody calls it, on the demo's cluster
 	@$(in_cluster) tests/idle/run $(SECONDS_AT_REST)
 
-test: test-unit test-chart alerts try test-api faults conformance surfaces e2e ## all tests
+test: test-unit test-chart alerts try test-api installations faults conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
 	@tests/cluster/retire
@@ -42,9 +42,24 @@ test-api: ## the operator against a real API server and a real OAuth2 server, on
 	cargo test --locked --package mcp-auth-tests --test api --test secrecy --no-run
 	tests/cluster/api/with tests/api/run $(TEST)
 
+installations: ## the operator with the arguments and the rights that the chart gives it in its modes: cert-manager, rights by namespace
+	cargo test --locked --package mcp-auth-tests --test installations --no-run
+	MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/installations/run $(TEST)
+
 faults: ## calls, tokens and statuses while replicas, their lease and the API server fail, on loopback; WRITE=1 for the table
 	cargo test --locked --package mcp-auth-tests --test faults --no-run
 	MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/faults/run $(if $(WRITE),--write) $(TEST)
+
+# The operator as its image has it: numbers of a debug build say nothing.
+scale: ## what many sidecars cost the operator, on loopback; writes docs/scale.md, unless SCALE_PODS or another size is set
+	cargo build --locked --profile e2e --bin mcp-auth-operator
+	cargo test --locked --package mcp-auth-tests --test scale --no-run
+	MCPAUTH_TEST_OPERATOR_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/e2e/mcp-auth-operator \
+	  MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/scale/run
+
+skew: ## the previous version's operator and sidecar with this one's, on loopback; builds them once (about 5 minutes)
+	cargo test --locked --package mcp-auth-tests --test faults --no-run
+	tests/skew/run
 
 conformance: ## the official MCP conformance suite through operator and sidecar, on loopback; no cluster
 	tests/conformance/run $(if $(TEST),--only $(TEST))
@@ -61,14 +76,15 @@ outage: ## LiteLLM's own client_credentials beside mcp-auth through outages of t
 
 # `make bench ROUNDS=1` takes a few minutes and leaves the document as it is.
 ROUNDS ?= 5
-bench: ## the sidecar beside nginx, haproxy, pingora and a TCP copy; writes docs/performance.md
+bench: ## the sidecar beside nginx, haproxy, pingora and a TCP copy, and LiteLLM with it and without; writes docs/performance.md
 	@tests/bench/run --rounds $(ROUNDS) $(if $(filter 1,$(ROUNDS)),--print)
+	@tests/bench/litellm/run --rounds $(ROUNDS) $(if $(filter 1,$(ROUNDS)),--silences 1 --print)
 
 soak: ## the sidecar's memory over a million mixed requests; writes docs/performance.md
 	@tests/bench/run --soak 1000000
 
-instructions: ## instructions of one request by callgrind, against the committed count; PROFILE=1, UPDATE=1
-	@tests/bench/instructions $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
+instructions: ## instructions of one request by callgrind, against the committed count; QUICK=1, PROFILE=1, UPDATE=1
+	@tests/bench/instructions $(if $(QUICK),--quick) $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
 
 fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
 	@fuzz/run $(TEST)
@@ -82,6 +98,9 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 	@tests/cluster/tools helm
 	$(in_cluster) helm lint --strict charts/mcp-auth --set operator.image.repository=operator,sidecar.image.repository=sidecar \
 	  --set prometheusRule.enabled=true --set dashboard.enabled=true
+
+packaging: ## the wheel by uv, the compose file, and the Dockerfile's commands for one machine, without a container engine
+	@tests/packaging/run
 
 alerts: ## fires each alert of the chart with synthetic series, by promtool
 	@tests/alerts/run

@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::middleware::{self, Next};
 use axum::routing::get;
 use http_body_util::{BodyExt, Limited};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -157,11 +157,12 @@ async fn connection(
     let (requested, mut has_request) = watch::channel(false);
     let place = Arc::new(place);
     let entered = place.clone();
-    let router = router.layer(middleware::from_fn(move |request: Request, next: Next| {
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |request| {
         entered.has_request();
         requested.send_replace(true);
-        next.run(request)
-    }));
+        service.call(request)
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -173,7 +174,7 @@ async fn connection(
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_INTERVAL);
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let served = builder.serve_connection(TokioIo::new(stream), service);
     let served = async {
         match watcher {
             Some(watcher) => watcher.watch(served.into_owned()).await,
@@ -220,6 +221,8 @@ pub struct Health {
     pub metrics: Metrics,
     /// Whether every task of the operator moves.
     pub liveness: Liveness,
+    /// Whether the API server has answered since the start: nothing else begins before.
+    pub api_server_answers: watch::Receiver<bool>,
     /// Whether resources have been listed, so that the webhook decides by what there is.
     pub listed: watch::Receiver<bool>,
     /// Whether the API server trusts the webhook.
@@ -227,7 +230,7 @@ pub struct Health {
     /// Whether this replica leads, or knows the tokens of the one that does.
     pub knows_tokens: watch::Receiver<bool>,
     /// Until when a replica that does not is not ready: one that cannot follow still reviews pods.
-    pub knowing_until: Instant,
+    pub knowing_until: watch::Receiver<Instant>,
     /// Whether this replica is stopping.
     pub closed: watch::Receiver<bool>,
 }
@@ -267,11 +270,13 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     let unready = |why| (StatusCode::SERVICE_UNAVAILABLE, why);
     if *health.closed.borrow() {
         unready("stopping")
+    } else if !*health.api_server_answers.borrow() {
+        unready("the API server has not answered yet")
     } else if !*health.listed.borrow() {
         unready("the resources have not been listed yet")
     } else if !*health.trusted.borrow() {
         unready("the API server does not trust the webhook yet")
-    } else if !*health.knows_tokens.borrow() && Instant::now() < health.knowing_until {
+    } else if !*health.knows_tokens.borrow() && Instant::now() < *health.knowing_until.borrow() {
         unready("this replica neither leads nor follows yet")
     } else {
         (StatusCode::OK, "ok")
@@ -302,7 +307,8 @@ mod tests {
             listed: watch::channel(false).1,
             trusted: watch::channel(false).1,
             knows_tokens: watch::channel(false).1,
-            knowing_until: Instant::now(),
+            knowing_until: watch::channel(Instant::now()).1,
+            api_server_answers: watch::channel(false).1,
             closed: watch::channel(false).1,
         };
         liveness.beat("reconcile");
@@ -323,7 +329,8 @@ mod tests {
             listed: yes(),
             trusted: yes(),
             knows_tokens,
-            knowing_until: Instant::now() + Duration::from_secs(20),
+            knowing_until: watch::channel(Instant::now() + Duration::from_secs(20)).1,
+            api_server_answers: yes(),
             closed: watch::channel(false).1,
         };
         let status = async || ready(State(health.clone())).await.0;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use kube::ResourceExt;
-use mcp_auth_crds::McpServerAuth;
+use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
 use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{
-    Desired, Inputs, NotServedError, NotServedReason, ResourceRef, TokenRefreshRequest, TokenSources, desired,
+    AdministratorPolicy, Desired, Inputs, NotServedError, NotServedReason, ResourceRef, TokenRefreshRequest,
+    TokenSources, desired,
 };
 use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
@@ -43,6 +44,8 @@ pub struct Reconciler {
     pub pods: Pods,
     pub sidecars: Sidecars,
     pub token_sources: TokenSources,
+    /// What whoever runs the operator allows.
+    pub policy: AdministratorPolicy,
     /// The operator's own, for resources that name none.
     pub egress_proxy: Option<EgressProxy>,
     pub metrics: Metrics,
@@ -244,8 +247,11 @@ impl Reconciler {
         });
         let inputs = Inputs {
             references: &references.collect::<Vec<_>>(),
-            workload: |audience| self.workload.assertions(&resource_ref.namespace, audience),
+            workload: |wanted: &WorkloadIdentity| {
+                Some(self.workload.assertions(&resource_ref.namespace, wanted))
+            },
             known_issuer: known_server(resource).map(|server| server.issuer.clone()),
+            policy: &self.policy,
             egress_proxy: self.egress_proxy.clone(),
         };
         desired(&resource.spec, &inputs)
@@ -254,10 +260,15 @@ impl Reconciler {
     /// The older resource that is served instead, whatever the references of this one hold.
     fn conflict(&self, resource: &McpServerAuth) -> Option<NotServedError> {
         let namespace = resource.namespace().unwrap_or_default();
+        let neighbours = self.resources.in_namespace(&namespace)?;
+        let is_rival = |other: &&Arc<McpServerAuth>| {
+            other.spec.server.name == resource.spec.server.name && other.name_any() != resource.name_any()
+        };
+        // Without one there is no need to look at the pods.
+        neighbours.iter().find(is_rival)?;
         let pods = self.pods.in_namespace(&namespace).unwrap_or_default();
         let pods = pods.iter().filter(|pod| ought_to_be_injected(pod));
         let labels: Vec<_> = pods.map(|pod| pod.labels().clone()).collect();
-        let neighbours = self.resources.in_namespace(&namespace)?;
         let conflict = conflict(resource, &neighbours, &labels)?;
         let message = format!(
             "spec.server.name {:?} is already served by the older McpServerAuth {} for the same pods: \

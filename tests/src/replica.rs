@@ -7,12 +7,17 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::setting;
-use crate::wait::until;
+use crate::wait::{LIMIT, until};
+
+/// All servers of the tests are at loopback.
+pub const ANY_ADDRESS: &str = "--allowed-addresses=Any";
 
 pub struct Replica {
     pub name: String,
     /// `ADDRESS:PORT` of webhook and sidecars.
     pub address: String,
+    /// What it writes to.
+    pub log: Option<PathBuf>,
     process: Child,
     health: String,
 }
@@ -22,58 +27,113 @@ pub struct Replica {
 pub struct Operator {
     /// Of the lease and the certificates.
     pub namespace: String,
+    /// Empty: every namespace.
     pub watched_namespace: String,
     pub lease: String,
     pub certificate_secret: String,
     /// URL that sidecars reach it by; nothing: that of the replica.
     pub url: Option<String>,
+    /// Another program than this version's.
+    pub program: Option<String>,
+    /// What it allows; see [`ANY_ADDRESS`].
+    pub arguments: Vec<String>,
 }
 
 impl Operator {
     /// Starts a replica that is ready. `token_file` is what it follows the others by, `log` what it writes to.
     pub async fn start(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
+        let replica = self.launch(name, token_file, log).await;
+        replica.until_ready().await;
+        replica
+    }
+
+    /// The same of one that need not be ready yet.
+    pub async fn launch(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
+        let change = |command: &mut Command| {
+            command.args(["--webhook-configuration", "of-a-test-that-has-none"]);
+        };
+        self.launch_with(name, token_file, log, change).await
+    }
+
+    /// The same with the chart's webhook and level of the log, unless `change` says otherwise.
+    pub async fn start_with(
+        &self,
+        name: &str,
+        token_file: Option<&Path>,
+        log: Option<&PathBuf>,
+        change: impl FnOnce(&mut Command),
+    ) -> Replica {
+        let replica = self.launch_with(name, token_file, log, change).await;
+        replica.until_ready().await;
+        replica
+    }
+
+    async fn launch_with(
+        &self,
+        name: &str,
+        token_file: Option<&Path>,
+        log: Option<&PathBuf>,
+        change: impl FnOnce(&mut Command),
+    ) -> Replica {
         let [address, health] = [free_address().await, free_address().await];
         let url = self.url.clone().unwrap_or_else(|| format!("https://{address}"));
-        let mut command = Command::new(setting("MCPAUTH_TEST_OPERATOR_PROGRAM"));
+        let program = setting("MCPAUTH_TEST_OPERATOR_PROGRAM");
+        let mut command = Command::new(self.program.as_deref().unwrap_or(&program));
         command
             .args(["--namespace", &self.namespace, "--service-account", "default"])
-            .args(["--watch-namespace", &self.watched_namespace])
             .args(["--identity", name, "--lease", &self.lease])
             .args(["--certificate-secret", &self.certificate_secret])
             .args(["--listen", &address, "--listen-health", &health])
             .args(["--operator-url", &url, "--serving-name", "127.0.0.1"])
             .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")])
-            .args(["--webhook-configuration", "of-a-test-that-has-none"]);
+            .args(&self.arguments);
+        if !self.watched_namespace.is_empty() {
+            command.args(["--watch-namespace", &self.watched_namespace]);
+        }
         if let Some(token_file) = token_file {
             command
                 .args(["--pod-ip", "127.0.0.1", "--replica-token-file"])
                 .arg(token_file);
         }
-        let output = match log {
-            Some(log) => {
-                command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
-                std::fs::File::create(log).expect("the log can be written").into()
-            }
-            None => Stdio::null(),
-        };
-        let process = command
-            .stdout(output)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the operator starts");
-        let replica = Replica {
-            name: name.to_owned(),
-            address,
-            process,
-            health: format!("http://{health}"),
-        };
-        let ready = async || replica.get("/readyz").await;
-        until(&format!("{name} to be ready"), ready, Option::is_some).await;
-        replica
+        if log.is_some() {
+            command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
+        }
+        change(&mut command);
+        Replica::spawn(name, &mut command, (address, health), log)
     }
 }
 
 impl Replica {
+    /// Starts the program by this command, which has been told to listen at the two addresses.
+    pub fn spawn(
+        name: &str,
+        command: &mut Command,
+        (address, health): (String, String),
+        log: Option<&PathBuf>,
+    ) -> Self {
+        if let Some(log) = log {
+            let log = std::fs::File::create(log).expect("the log can be written");
+            // Why it does not start stands there too.
+            command.stderr(log.try_clone().expect("it is open")).stdout(log);
+        } else {
+            command.stdout(Stdio::null());
+        }
+        let log_file = log.cloned();
+        let process = command.kill_on_drop(true).spawn();
+        Self {
+            name: name.to_owned(),
+            address,
+            log: log_file,
+            process: process.expect("the operator starts"),
+            health: format!("http://{health}"),
+        }
+    }
+
+    pub async fn until_ready(&self) {
+        let ready = async || self.get("/readyz").await;
+        until(&format!("{} to be ready", self.name), ready, Option::is_some).await;
+    }
+
     /// The body of a successful answer of the health port.
     pub async fn get(&self, path: &str) -> Option<String> {
         let response = reqwest::get(format!("{}{path}", self.health)).await.ok()?;
@@ -90,6 +150,11 @@ impl Replica {
         until(&what, async || self.leads().await, |leads| *leads).await;
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
     pub fn is_running(&mut self) -> bool {
         let status = self.process.try_wait();
         status.expect("it is a child of this process").is_none()
@@ -102,10 +167,16 @@ impl Replica {
 
     /// As the kubelet does it. Whether it ended in order.
     pub async fn terminate(&mut self) -> bool {
-        let pid = self.process.id().expect("it runs").to_string();
+        let pid = self.id().to_string();
         let signalled = Command::new("kill").args(["-TERM", &pid]).status().await;
         assert!(signalled.expect("kill is there").success());
-        let status = self.process.wait().await;
+        self.ended_well().await
+    }
+
+    /// Whether it ended in order, once it has ended by itself.
+    pub async fn ended_well(&mut self) -> bool {
+        let status = tokio::time::timeout(LIMIT, self.process.wait()).await;
+        let status = status.expect("it ends");
         status.expect("it is a child of this process").success()
     }
 }

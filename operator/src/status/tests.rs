@@ -96,6 +96,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         pods: scenario.pods.clone(),
         passed_over: scenario.passed_over.clone(),
         injection: scenario.injection.clone(),
+        restart: None,
     };
     super::status(&inputs, now)
 }
@@ -247,6 +248,14 @@ fn what_wants_attention_is_told_while_the_token_serves() {
     let (_, reason, message) = condition(&status(&scenario, now()), conditions::TOKEN_ISSUED);
     assert_eq!(reason, reasons::INSUFFICIENT_SCOPE);
     assert!(message.contains("tools:write"), "{message}");
+    scenario.token.scopes_refused = None;
+    scenario.token.scopes_not_allowed = Some("tools:admin".into());
+    let (holds, reason, message) = condition(&status(&scenario, now()), conditions::TOKEN_ISSUED);
+    assert_eq!((&*holds, &*reason), ("True", reasons::INSUFFICIENT_SCOPE));
+    assert!(
+        message.contains("tools:admin") && message.contains("oauth2.stepUpAllowedScopes"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 mod client_key;
 mod fingerprint;
+mod fingerprint_cache;
 mod jwt;
 mod line;
 mod message;
@@ -83,7 +84,7 @@ impl AuditLog {
             fingerprinter,
             metrics,
         }));
-        let writer = Writer::new(pod, output, Arc::downgrade(&log.0));
+        let writer = Writer::new(pod, output, &log.0.fingerprinter, Arc::downgrade(&log.0));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         if let Err(error) = thread.spawn(move || writer.run(&items)) {
             tracing::error!(%error, "the audit log's thread cannot be started: nothing is recorded");

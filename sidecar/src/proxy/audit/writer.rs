@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use mcp_auth_protocol::sync::Pod;
 
-use super::fingerprint::Kind;
+use super::fingerprint::{Fingerprinter, Kind};
+use super::fingerprint_cache::FingerprintCache;
 use super::line::{Line, VERSION, time, trace_id};
 use super::message::{self, Message};
 use super::output::{LineWriter, Output};
@@ -29,6 +30,8 @@ pub(super) struct Writer {
     namespace: String,
     pod: String,
     output: LineWriter,
+    users: FingerprintCache,
+    sessions: FingerprintCache,
     /// Weak, so that this thread ends with the log.
     log: Weak<Inner>,
     lines: Vec<u8>,
@@ -37,11 +40,14 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new(pod: &Pod, output: Output, log: Weak<Inner>) -> Self {
+    pub fn new(pod: &Pod, output: Output, fingerprinter: &Fingerprinter, log: Weak<Inner>) -> Self {
+        let cache = |kind| FingerprintCache::new(fingerprinter.clone(), kind);
         Self {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             output: LineWriter::new(output),
+            users: cache(Kind::User),
+            sessions: cache(Kind::Session),
             log,
             lines: Vec::new(),
             line_count: 0,
@@ -76,7 +82,7 @@ impl Writer {
             Item::Flush(confirm) => confirmations.push(confirm),
             Item::Call(record) => {
                 if let Some(log) = self.log.upgrade() {
-                    self.add(&log, &record);
+                    self.add(&record);
                     log.queued_bytes.fetch_sub(record.size(), Ordering::Relaxed);
                 }
                 if self.lines.len() >= MAX_WRITE {
@@ -87,7 +93,7 @@ impl Writer {
     }
 
     /// One line for each message of the call.
-    fn add(&mut self, log: &Inner, record: &CallRecord) {
+    fn add(&mut self, record: &CallRecord) {
         let (messages, request_bytes) = match &record.body {
             Body::Unread => (Vec::new(), 0),
             Body::Whole(bytes) => (message::read(bytes), bytes.len() as u64),
@@ -100,7 +106,7 @@ impl Writer {
             settings,
             record.server.usable(),
             record.context.as_ref(),
-            &log.fingerprinter,
+            &self.users,
             Timestamp::now().as_second(),
         );
         let header = |value: &Option<http::HeaderValue>| {
@@ -140,7 +146,7 @@ impl Writer {
                 batch_size,
                 user: user.as_ref(),
                 client_key: record.context.as_ref().and_then(|context| context.client_key()),
-                session: session.map(|session| log.fingerprinter.fingerprint(Kind::Session, [session])),
+                session: session.map(|session| self.sessions.fingerprint(&[session])),
                 trace_id: traceparent.and_then(trace_id),
                 request: record.id,
                 outcome,
