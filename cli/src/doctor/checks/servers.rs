@@ -25,8 +25,8 @@ pub fn reachable(facts: &Facts) -> Vec<Finding> {
                     .trim_end_matches(['.', ' ']);
                 Finding::fault(check, subject, format!("{}: {what}", condition.reason), way_out)
             }
-            // Where no sidecar runs, that is told before.
-            _ => Finding::not_checked(check, subject, message),
+            // Nothing is known yet, as where no sidecar runs, which is told before.
+            _ => return None,
         })
     });
     findings.collect()

@@ -6,8 +6,7 @@ fn a_server_that_sidecars_do_not_reach_is_a_step_of_its_own_with_its_way_out() {
         let mut facts = healthy();
         set_resource(&mut facts, "ServerReachable", status, reason, message);
         let findings = report(&facts).findings;
-        let found = findings.into_iter().find(|finding| finding.check == "MCP server");
-        found.unwrap()
+        findings.into_iter().find(|finding| finding.check == "MCP server")
     };
     for state in mcp_auth_protocol::reachability::Reachability::ALL {
         let advice = mcp_auth_operator::reachability_advice(state);
@@ -16,7 +15,7 @@ fn a_server_that_sidecars_do_not_reach_is_a_step_of_its_own_with_its_way_out() {
         }
         let message =
             format!("litellm-0 cannot reach https://tools.example.com/mcp since noon: it is so. {advice}");
-        let finding = told("False", state.reason(), &message);
+        let finding = told("False", state.reason(), &message).unwrap();
         assert_eq!(finding.outcome, Outcome::Fault);
         assert_eq!(finding.way_out.as_deref(), Some(advice));
         assert!(finding.message.starts_with(state.reason()), "{finding:?}");
@@ -25,7 +24,7 @@ fn a_server_that_sidecars_do_not_reach_is_a_step_of_its_own_with_its_way_out() {
             "the way out once: {finding:?}"
         );
     }
-    let newer = told("False", "SomethingNewer", "it is away");
+    let newer = told("False", "SomethingNewer", "it is away").unwrap();
     assert_eq!(newer.outcome, Outcome::Fault);
     assert!(newer.way_out.unwrap().contains("docs/status.md"));
     let waiting = told(
@@ -33,5 +32,5 @@ fn a_server_that_sidecars_do_not_reach_is_a_step_of_its_own_with_its_way_out() {
         "NotContacted",
         "no sidecar has spoken to the MCP server yet",
     );
-    assert_eq!(waiting.outcome, Outcome::NotChecked);
+    assert_eq!(waiting, None, "nothing is known yet");
 }
