@@ -9,14 +9,13 @@ use std::time::Duration;
 use mcp_auth_crds::admission::Admission;
 use mcp_auth_oauth::EgressProxy;
 use mcp_auth_sidecar::control::drain::Drain;
-use mcp_auth_sidecar::proxy::audit::Output;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
 
 use crate::args::Exec;
-use crate::embedded_sidecar::Ground;
+use crate::embedded_sidecar::{AuditDestination, Ground};
 use crate::exit::{self, ExitError};
 use crate::litellm_command::{LitellmCommand, find_program};
 use crate::litellm_process::{LitellmOutput, LitellmProcess};
@@ -56,6 +55,7 @@ fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
         variables,
     };
     let servers = servers::read(&sources)?;
+    let audit_log = AuditDestination::new(args.audit_log, &args.otlp, &sources.variables)?;
     let proxy = egress_proxy(&sources.variables)?;
     in_runtime(run_litellm(
         command,
@@ -63,7 +63,7 @@ fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
         servers,
         proxy,
         args.common.start_timeout,
-        args.audit_log,
+        audit_log,
     ))
 }
 
@@ -88,9 +88,9 @@ async fn run_litellm(
     servers: Servers,
     proxy: Option<EgressProxy>,
     start_timeout: Duration,
-    audit_log: Output,
+    audit_log: AuditDestination,
 ) -> Result<u8, ExitError> {
-    let ground = Ground::prepare(command.listen, command.config.as_deref(), &audit_log)?;
+    let ground = Ground::prepare(command.listen, command.config.as_deref(), &audit_log.lines)?;
     let mut signals = Signals::listen()?;
     let (feed, changed) = TokenFeed::new(proxy);
     let sidecar = ground.start(&feed, start_timeout, audit_log)?;

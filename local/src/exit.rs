@@ -11,6 +11,8 @@ use thiserror::Error;
 use crate::servers::ServerError;
 use crate::settings::SettingsError;
 use mcp_auth_oauth::EgressProxyError;
+use mcp_auth_protocol::pod::env;
+use mcp_auth_sidecar::proxy::otlp::{ClientError, OtlpArgsError};
 
 /// `check` found something that does not hold.
 pub const CHECK_FAILED: u8 = 1;
@@ -78,6 +80,10 @@ pub enum ExitError {
     LitellmLog { file: PathBuf, kind: io::ErrorKind },
     #[error("{file} cannot be written: {kind}. Check --audit-log")]
     AuditLog { file: PathBuf, kind: io::ErrorKind },
+    #[error(transparent)]
+    Otlp(#[from] OtlpArgsError),
+    #[error("--otlp-ca ({variable}) or --otlp-endpoint: {0}", variable = env::OTLP_CA)]
+    Collector(#[from] ClientError),
     #[error("{what}: {kind}")]
     System { what: &'static str, kind: io::ErrorKind },
     #[error(
@@ -95,6 +101,8 @@ impl ExitError {
             Self::Settings(_)
             | Self::Servers(_)
             | Self::Proxy(_)
+            | Self::Otlp(_)
+            | Self::Collector(_)
             | Self::ConfigInBucket
             | Self::LitellmTls { .. }
             | Self::OldLitellm { .. } => CONFIG,

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod error;
 pub mod inbound;
 pub mod metrics;
+pub mod otlp;
 pub mod outbound;
 pub mod request_id;
 pub mod respond;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec};
 use mcp_auth_protocol::sync::Route;
 
+use super::audit_output::{self, AuditPlan};
 use super::config::{WrapperOption, is_in_bucket, original_config_path, wrapper_option};
 use super::environment::Environment;
 use super::error::InjectionError;
@@ -43,6 +44,8 @@ pub(super) struct Plan {
     pub forwarded_allow_ips: Option<EnvVar>,
     /// How long connections without a request are kept, for the sidecar.
     pub keepalive: Vec<EnvVar>,
+    /// Where audit lines go, for the sidecar.
+    pub audit: AuditPlan,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
     /// The pod's own user is root, which our container must not be.
@@ -132,6 +135,7 @@ pub(super) fn plan(
             Some(previous) => previous.forwarded_allow_ips.clone(),
             None => trusted_proxies::sidecar_variable(container),
         },
+        audit: audit_output::plan(spec, options, settings),
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
         runs_as_root: spec
             .security_context

@@ -3,13 +3,15 @@
 //!
 //! A request pays for little of it: an [`AuditedCall`] notes what is at hand anyway ([`record`]) and hands it
 //! to a bounded queue when the call has ended. A thread of its own ([`writer`]) reads the message
-//! ([`message`]), finds the user ([`user`], by a token that [`jwt`] verifies) and writes the line ([`line`]) to the [`output`]. Where that is
+//! ([`message`]), finds the user ([`user`], by a token that [`jwt`] verifies) and writes the line ([`line`]) to the [`output`], or
+//! hands it to the OTLP exporter as a [`log_record`]. Where that is
 //! slower than the calls, lines are dropped and counted; a call never waits.
 
 mod client_key;
 mod fingerprint;
 mod jwt;
 mod line;
+mod log_record;
 mod message;
 mod output;
 mod record;
@@ -25,17 +27,19 @@ use http::{HeaderValue, Request};
 use mcp_auth_protocol::sync::Pod;
 
 use crate::proxy::metrics::{AuditDrop, Metrics};
+use crate::proxy::otlp::Exporter;
 use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::McpServer;
 
 pub use client_key::ClientKeys;
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use jwt::JwtVerifier;
+use output::LineWriter;
 pub use output::Output;
 use record::CallRecord;
 pub(crate) use record::TRACEPARENT;
 pub use record::{AuditedCall, Outcome};
-use writer::Writer;
+use writer::{Sink, Writer};
 
 /// Calls that wait to be written.
 const MAX_QUEUED: usize = 4096;
@@ -51,6 +55,23 @@ struct Inner {
     queued_bytes: AtomicUsize,
     fingerprinter: Fingerprinter,
     metrics: Metrics,
+    exporter: Option<Exporter>,
+}
+
+/// Where what is recorded goes.
+pub struct Destinations {
+    pub lines: Output,
+    /// Absent where there is no OpenTelemetry collector that could be called.
+    pub exporter: Option<Exporter>,
+}
+
+impl From<Output> for Destinations {
+    fn from(lines: Output) -> Self {
+        Self {
+            lines,
+            exporter: None,
+        }
+    }
 }
 
 /// The identifier of the trace that a request is part of, by its `traceparent` or, as LiteLLM's OpenTelemetry has it, by its
@@ -75,15 +96,27 @@ enum Item {
 impl AuditLog {
     /// Starts the thread that writes, which goes on as long as a clone of this is left. `pod` is named in each
     /// line. Without the thread every line is dropped, and counted.
-    pub fn start(pod: &Pod, output: Output, fingerprinter: Fingerprinter, metrics: Metrics) -> Self {
+    pub fn start(
+        pod: &Pod,
+        destinations: impl Into<Destinations>,
+        fingerprinter: Fingerprinter,
+        metrics: Metrics,
+    ) -> Self {
+        let Destinations { lines, exporter } = destinations.into();
+        let sink = match lines {
+            Output::Stdout => Sink::Lines(LineWriter::new(None)),
+            Output::File(path) => Sink::Lines(LineWriter::new(Some(path))),
+            Output::Otlp => Sink::Exporter(exporter.clone()),
+        };
         let (queue, items) = sync_channel(MAX_QUEUED);
         let log = Self(Arc::new(Inner {
             queue,
             queued_bytes: AtomicUsize::new(0),
             fingerprinter,
             metrics,
+            exporter,
         }));
-        let writer = Writer::new(pod, output, Arc::downgrade(&log.0));
+        let writer = Writer::new(pod, sink, Arc::downgrade(&log.0));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         if let Err(error) = thread.spawn(move || writer.run(&items)) {
             tracing::error!(%error, "the audit log's thread cannot be started: nothing is recorded");
@@ -109,10 +142,17 @@ impl AuditLog {
         Some(AuditedCall::new(self.clone(), record))
     }
 
-    /// Waits until the calls that have ended so far are written, but no longer than `timeout`. Whether they are.
+    /// Waits until the calls that have ended so far are written, or sent to the collector, but no longer than `timeout`.
+    /// Whether they are.
     pub fn flush(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
         let (confirm, confirmed) = sync_channel(1);
-        self.0.queue.try_send(Item::Flush(confirm)).is_ok() && confirmed.recv_timeout(timeout).is_ok()
+        if self.0.queue.try_send(Item::Flush(confirm)).is_err() || confirmed.recv_timeout(timeout).is_err() {
+            return false;
+        }
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let exporter = self.0.exporter.as_ref();
+        exporter.is_none_or(|exporter| exporter.flush(remaining))
     }
 
     fn submit(&self, record: Box<CallRecord>) {

@@ -11,12 +11,14 @@ use mcp_auth_protocol::sync::Pod;
 
 use super::fingerprint::Kind;
 use super::line::{Line, VERSION, time, trace_id};
+use super::log_record::log_record;
 use super::message::{self, Message};
-use super::output::{LineWriter, Output};
+use super::output::LineWriter;
 use super::record::{Body, CallRecord, Outcome};
 use super::user::identify;
 use super::{Inner, Item};
 use crate::proxy::metrics::AuditDrop;
+use crate::proxy::otlp::{Exporter, Signal};
 
 /// Calls that end within this time of one another are written at once.
 const GATHER: Duration = Duration::from_millis(20);
@@ -25,10 +27,17 @@ const MAX_WRITE: usize = 64 * 1024;
 /// Between two warnings about lines that could not be written.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Where lines go.
+pub(super) enum Sink {
+    Lines(LineWriter),
+    /// `None`: there is no collector that could be called, so every line is lost.
+    Exporter(Option<Exporter>),
+}
+
 pub(super) struct Writer {
     namespace: String,
     pod: String,
-    output: LineWriter,
+    sink: Sink,
     /// Weak, so that this thread ends with the log.
     log: Weak<Inner>,
     lines: Vec<u8>,
@@ -37,11 +46,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new(pod: &Pod, output: Output, log: Weak<Inner>) -> Self {
+    pub fn new(pod: &Pod, sink: Sink, log: Weak<Inner>) -> Self {
         Self {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
-            output: LineWriter::new(output),
+            sink,
             log,
             lines: Vec::new(),
             line_count: 0,
@@ -107,6 +116,7 @@ impl Writer {
             let text = value.as_ref().and_then(|value| value.to_str().ok());
             text.map(str::to_owned)
         };
+        let start = started(record);
         let session = record.session.as_ref().map(http::HeaderValue::as_bytes);
         let traceparent = header(&record.traceparent);
         let batch_size = (messages.len() > 1).then_some(messages.len());
@@ -125,7 +135,7 @@ impl Writer {
             };
             let line = Line {
                 schema: VERSION,
-                time: time(started(record)),
+                time: time(start),
                 namespace: &self.namespace,
                 pod: &self.pod,
                 server: &record.server.name,
@@ -152,6 +162,12 @@ impl Writer {
                 response_bytes: record.response_bytes,
                 replayed: record.replayed,
             };
+            if let Sink::Exporter(Some(exporter)) = &self.sink {
+                if let Some(record) = log_record(&line, start) {
+                    exporter.push(Signal::Logs, record);
+                }
+                continue;
+            }
             // Writing plain values to memory cannot fail.
             if serde_json::to_writer(&mut self.lines, &line).is_ok() {
                 self.lines.push(b'\n');
@@ -164,19 +180,25 @@ impl Writer {
         if self.lines.is_empty() {
             return;
         }
-        let lost = match self.output.write(&self.lines) {
-            Ok(()) => 0,
-            Err((error, lost)) => {
-                let is_due = self
-                    .warned
-                    .is_none_or(|warned| warned.elapsed() >= WARNING_INTERVAL);
-                if is_due {
-                    self.warned = Some(Instant::now());
-                    tracing::warn!(%error, lines = lost, "audit lines cannot be written and are lost");
-                }
-                lost as u64
-            }
+        let (lost, error) = match &mut self.sink {
+            Sink::Lines(output) => match output.write(&self.lines) {
+                Ok(()) => (0, None),
+                Err((error, lost)) => (lost as u64, Some(error)),
+            },
+            // Those that the exporter took are not here.
+            Sink::Exporter(_) => (self.line_count, None),
         };
+        let is_due = self
+            .warned
+            .is_none_or(|warned| warned.elapsed() >= WARNING_INTERVAL);
+        if lost > 0 && is_due {
+            self.warned = Some(Instant::now());
+            let error = error.map_or_else(
+                || "the OpenTelemetry collector's settings cannot be used".to_owned(),
+                |error| error.to_string(),
+            );
+            tracing::warn!(%error, lines = lost, "audit lines cannot be written and are lost");
+        }
         if let Some(log) = self.log.upgrade() {
             log.metrics.audit_written(self.line_count - lost);
             log.metrics.audit_dropped(AuditDrop::WriteFailed, lost);

@@ -1,0 +1,113 @@
+//! OTLP in JSON: protobuf's JSON mapping with identifiers in hex, and 64-bit numbers as text (OTLP 1.x, "JSON Protobuf
+//! Encoding").
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use super::queue::Signal;
+
+/// What the records are made by, as OpenTelemetry's scope.
+const SCOPE: &str = "mcp-auth";
+/// `SEVERITY_NUMBER_INFO`.
+const INFO: u8 = 9;
+
+/// An attribute.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeyValue {
+    key: &'static str,
+    value: AnyValue,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum AnyValue {
+    StringValue(String),
+    #[serde(serialize_with = "as_text")]
+    IntValue(i64),
+    BoolValue(bool),
+}
+
+/// A log record that is an event.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogRecord {
+    #[serde(serialize_with = "nanoseconds")]
+    pub time_unix_nano: Timestamp,
+    #[serde(serialize_with = "nanoseconds")]
+    pub observed_time_unix_nano: Timestamp,
+    severity_number: u8,
+    severity_text: &'static str,
+    pub event_name: &'static str,
+    body: AnyValue,
+    pub attributes: Vec<KeyValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span_id: Option<String>,
+}
+
+impl KeyValue {
+    pub fn text(key: &'static str, value: impl Into<String>) -> Self {
+        Self {
+            key,
+            value: AnyValue::StringValue(value.into()),
+        }
+    }
+
+    pub fn number(key: &'static str, value: i64) -> Self {
+        Self {
+            key,
+            value: AnyValue::IntValue(value),
+        }
+    }
+
+    pub fn flag(key: &'static str, value: bool) -> Self {
+        Self {
+            key,
+            value: AnyValue::BoolValue(value),
+        }
+    }
+}
+
+impl LogRecord {
+    pub fn new(event_name: &'static str, time: Timestamp, body: String) -> Self {
+        Self {
+            time_unix_nano: time,
+            observed_time_unix_nano: Timestamp::now(),
+            severity_number: INFO,
+            severity_text: "INFO",
+            event_name,
+            body: AnyValue::StringValue(body),
+            attributes: Vec::new(),
+            trace_id: None,
+            span_id: None,
+        }
+    }
+}
+
+/// Attributes of the resource in the form that [`request`] takes.
+pub fn resource(attributes: &[KeyValue]) -> String {
+    // Plain values in memory, which cannot fail; an empty resource is one too.
+    serde_json::to_string(attributes).unwrap_or_else(|_| "[]".to_owned())
+}
+
+/// The request with these records, each of which is JSON already.
+pub fn request(signal: Signal, resource: &str, records: &[Vec<u8>]) -> Vec<u8> {
+    let (resources, scopes, list) = match signal {
+        Signal::Logs => ("resourceLogs", "scopeLogs", "logRecords"),
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let beginning = format!(
+        r#"{{"{resources}":[{{"resource":{{"attributes":{resource}}},"{scopes}":[{{"scope":{{"name":"{SCOPE}","version":"{version}"}},"{list}":["#
+    );
+    let separated = records.join(&b","[..]);
+    [beginning.as_bytes(), &separated, b"]}]}]}"].concat()
+}
+
+fn as_text<S: Serializer>(number: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(number)
+}
+
+fn nanoseconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&time.as_nanosecond())
+}
