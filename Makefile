@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down test test-unit test-chart test-api faults conformance surfaces e2e outage bench soak instructions fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down test test-unit test-chart test-api faults scale conformance surfaces e2e outage bench soak instructions fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,7 @@ demo-down: ## removes what the demo made
 test: test-unit test-chart alerts try test-api faults conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
+	@tests/cluster/retire
 	cargo test --locked --workspace --exclude mcp-auth-tests
 
 test-chart: ## the Helm chart with good and bad sets of values, applied to a real API server on loopback; no cluster
@@ -39,6 +40,13 @@ test-api: ## the operator against a real API server and a real OAuth2 server, on
 faults: ## calls, tokens and statuses while replicas, their lease and the API server fail, on loopback; WRITE=1 for the table
 	cargo test --locked --package mcp-auth-tests --test faults --no-run
 	MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/faults/run $(if $(WRITE),--write) $(TEST)
+
+# The operator as its image has it: numbers of a debug build say nothing.
+scale: ## what many sidecars cost the operator, on loopback; writes docs/scale.md, unless SCALE_PODS or another size is set
+	cargo build --locked --profile e2e --bin mcp-auth-operator
+	cargo test --locked --package mcp-auth-tests --test scale --no-run
+	MCPAUTH_TEST_OPERATOR_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/e2e/mcp-auth-operator \
+	  MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/scale/run
 
 conformance: ## the official MCP conformance suite through operator and sidecar, on loopback; no cluster
 	tests/conformance/run $(if $(TEST),--only $(TEST))

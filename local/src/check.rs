@@ -30,6 +30,7 @@ use crate::exec::{egress_proxy, in_runtime};
 use crate::exit::{self, ExitError};
 use crate::litellm_command::{LitellmCommand, find_program};
 use crate::litellm_process::{LitellmOutput, LitellmProcess};
+use crate::problem::Problem;
 use crate::protected_server::ProtectedServer;
 use crate::readiness::until_ready;
 use crate::servers::{self, Servers, Sources};
@@ -118,13 +119,16 @@ impl Checking {
         let Servers {
             protected,
             secret_variables,
+            problems,
             ..
-        } = match servers::read(&sources) {
+        } = match servers::read(&sources).for_start() {
             Ok(servers) => servers,
-            // LiteLLM is not started: which variables are secrets, which it must not see, is not known.
-            Err(problem) => return Ok(Report::not_loaded(&problem.to_string())),
+            Err(unusable) => return Ok(Report::not_loaded(&messages(&unusable.0))),
         };
-        let problem = is_off.then(|| OFF.to_owned());
+        let problem = match is_off {
+            true => Some(OFF.to_owned()),
+            false => (!problems.is_empty()).then(|| messages(&problems)),
+        };
         // Not where LiteLLM was to listen: it may be running there.
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
         // Audit lines of the check are nobody's calls.
@@ -354,6 +358,11 @@ impl Checking {
         let session = McpClient::open(&self.client, &url, headers).await;
         session.map_err(|error| format!("LiteLLM's /mcp: {error}. {}", self.advice()))
     }
+}
+
+fn messages(problems: &[Problem]) -> String {
+    let messages: Vec<&str> = problems.iter().map(|problem| &*problem.message).collect();
+    messages.join("; ")
 }
 
 /// Where LiteLLM's output goes.

@@ -19,6 +19,8 @@ use crate::embedded_sidecar::{AuditDestination, Ground};
 use crate::exit::{self, ExitError};
 use crate::litellm_command::{LitellmCommand, find_program};
 use crate::litellm_process::{LitellmOutput, LitellmProcess};
+use crate::problem::{Problem, merge};
+use crate::protected_server::ProtectedServer;
 use crate::readiness::{OLDEST, is_too_old, until_ready, why_not_ready};
 use crate::servers::{self, NO_SERVER, Servers, Sources};
 use crate::settings::Variables;
@@ -54,7 +56,7 @@ fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
         resources: args.common.resources.map(|folder| (folder, Admission::new())),
         variables,
     };
-    let servers = servers::read(&sources)?;
+    let servers = servers::read(&sources).for_start()?;
     let audit_log = AuditDestination::new(args.audit_log, &args.otlp, &sources.variables)?;
     let proxy = egress_proxy(&sources.variables)?;
     in_runtime(run_litellm(
@@ -114,8 +116,7 @@ async fn run_litellm(
         &servers.secret_variables,
     );
     let mut reloading = Reloading::default();
-    reloading.tell(&servers);
-    feed.apply(servers.protected);
+    feed.apply(reloading.take(servers));
     let litellm = async {
         // Until then a signal ends us alone: there is nothing to pass it on to.
         tokio::select! {
@@ -199,8 +200,10 @@ fn ended(status: ExitStatus, was_ready: bool) -> u8 {
 /// Takes changed resources, `auth` blocks and files of secrets over.
 #[derive(Default)]
 struct Reloading {
-    /// What is wrong now, told once.
-    problem: Option<String>,
+    /// What is served.
+    servers: Vec<ProtectedServer>,
+    /// What cannot be used now, each told once.
+    problems: Vec<Problem>,
     ignored: Vec<String>,
     /// Nothing is authenticated to, and that was told.
     is_none: bool,
@@ -213,38 +216,44 @@ impl Reloading {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            match servers::read(sources) {
-                Ok(servers) => {
-                    if self.problem.take().is_some() {
-                        info!("the configuration can be used again");
-                    }
-                    self.tell(&servers);
-                    feed.apply(servers.protected);
-                }
-                Err(error) => {
-                    let message = error.to_string();
-                    if self.problem.as_ref() != Some(&message) {
-                        warn!(
-                            "the changed configuration cannot be used, and what was read before serves on: {message}"
-                        );
-                        self.problem = Some(message);
-                    }
-                }
-            }
+            feed.apply(self.take(servers::read(sources)));
         }
     }
 
-    fn tell(&mut self, servers: &Servers) {
-        let is_new = |line: &&String| !self.ignored.contains(line);
-        for line in servers.ignored.iter().filter(is_new) {
-            info!("ignored: {line}");
-        }
-        self.ignored.clone_from(&servers.ignored);
-        let is_none = servers.protected.is_empty();
+    /// What is served from now on.
+    fn take(&mut self, read: Servers) -> Vec<ProtectedServer> {
+        let Servers {
+            protected,
+            ignored,
+            problems,
+            ..
+        } = read;
+        self.tell(&ignored, &problems);
+        self.ignored = ignored;
+        self.servers = merge(&self.servers, protected, &problems);
+        self.problems = problems;
+        let is_none = self.servers.is_empty();
         if is_none && !self.is_none {
             warn!("{NO_SERVER}");
         }
         self.is_none = is_none;
+        self.servers.clone()
+    }
+
+    fn tell(&self, ignored: &[String], problems: &[Problem]) {
+        for line in ignored.iter().filter(|line| !self.ignored.contains(line)) {
+            info!("ignored: {line}");
+        }
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            let message = &problem.message;
+            match self.servers.iter().any(|server| problem.concerns(server)) {
+                true => warn!("cannot be used, and what was read before serves on: {message}"),
+                false => warn!("cannot be used, and all else is served: {message}"),
+            }
+        }
+        if problems.is_empty() && !self.problems.is_empty() {
+            info!("the configuration can be used again");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::servers::ServerError;
+use crate::problem::Unusable;
 use crate::settings::SettingsError;
 use mcp_auth_oauth::EgressProxyError;
 use mcp_auth_protocol::pod::env;
@@ -42,7 +42,7 @@ pub enum ExitError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
-    Servers(#[from] ServerError),
+    Servers(#[from] Unusable),
     #[error("{address} cannot be listened on: {kind}. {} with --port or --host of LiteLLM", way_out(*.kind))]
     Listen {
         address: SocketAddr,

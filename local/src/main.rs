@@ -15,6 +15,7 @@ mod exit;
 mod litellm_command;
 mod litellm_process;
 mod loopback_port;
+mod problem;
 mod processes;
 mod protected_server;
 mod readiness;

@@ -1,5 +1,7 @@
 //! One MCP server that is authenticated to: its resource, and the values that the resource refers to.
 
+use std::path::PathBuf;
+
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::references::{Data, Lookup, Reference, needed};
 use mcp_auth_credentials::{Desired, Inputs, NotServedError, desired};
@@ -9,6 +11,8 @@ use secrecy::ExposeSecret;
 #[derive(Clone, Debug)]
 pub struct ProtectedServer {
     pub resource: McpServerAuth,
+    /// The file that the resource is from; none where it is of LiteLLM's configuration.
+    pub file: Option<PathBuf>,
     /// Each as it was found when the resource was read.
     references: Vec<(Reference, Lookup)>,
 }
@@ -22,6 +26,7 @@ impl ProtectedServer {
             references: references
                 .map(|(lookup, reference)| (reference, lookup))
                 .collect(),
+            file: None,
             resource,
         }
     }
@@ -29,6 +34,19 @@ impl ProtectedServer {
     /// LiteLLM's key of the server.
     pub fn name(&self) -> &str {
         &self.resource.spec.server.name
+    }
+
+    pub fn resource_name(&self) -> &str {
+        self.resource.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    pub fn is_same_resource(&self, other: &Self) -> bool {
+        self.resource_name() == other.resource_name()
+    }
+
+    /// Whether all that the resource refers to is there.
+    pub fn is_usable(&self) -> bool {
+        self.desired(None).is_ok()
     }
 
     /// The token source that the server desires.
@@ -43,6 +61,12 @@ impl ProtectedServer {
             },
         )
     }
+}
+
+/// The resource that an entry of `mcp_servers` becomes. No name of Kubernetes has `_`, so that none of the resources
+/// is called the same.
+pub fn entry_resource_name(server: &str) -> String {
+    format!("mcp_servers.{server}")
 }
 
 /// Two are equal if the same comes of them.

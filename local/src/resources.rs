@@ -1,23 +1,25 @@
 //! The resources of a folder: the `McpServerAuth` YAML of Kubernetes, with the Secrets and ConfigMaps that it
 //! refers to ([`objects`]). Each is admitted by the schema and the CEL rules by which the API server admits it.
-//! What only a cluster has is refused by name.
+//! What only a cluster has is refused by name. A file or an object that cannot be used holds back no others.
 
 mod objects;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use mcp_auth_crds::admission::{Admission, Violation};
-use mcp_auth_crds::{ClientAuthenticationMethod, McpServerAuth};
+use mcp_auth_crds::{ClientAuthenticationMethod, McpServerAuth, reasons};
 use mcp_auth_credentials::NotServedError;
 use mcp_auth_credentials::references::Kind;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::protected_server::ProtectedServer;
+use crate::problem::{Concerns, Problem};
+use crate::protected_server::{ProtectedServer, entry_resource_name};
 use objects::{Objects, visible};
 
 const GROUP: &str = "mcpauth.dev";
@@ -74,17 +76,18 @@ pub enum ResourceError {
         field: &'static str,
     },
     #[error(
-        "the namespaces {first} and {second} are both in {folder}: one LiteLLM is in one namespace. Give each a folder of \
-         its own"
+        "{file}: {kind} {name} is in namespace {namespace}, and what was read before it in {first}: one LiteLLM is in one \
+         namespace. Give each a folder of its own"
     )]
-    TwoNamespaces {
-        folder: PathBuf,
+    OtherNamespace {
+        file: PathBuf,
+        kind: &'static str,
+        name: String,
+        namespace: String,
         first: String,
-        second: String,
     },
     #[error(
-        "McpServerAuth {first} and {second} are both for server {server:?}: on Kubernetes the older one would be served. \
-         Leave one out"
+        "McpServerAuth {second} is for server {server:?}, for which {first} is there already: leave one out"
     )]
     SameServer {
         server: String,
@@ -103,22 +106,25 @@ pub enum ResourceError {
 /// What a folder holds.
 #[derive(Debug, Default)]
 pub struct Resources {
+    /// With those whose Secrets are missing, for which the reason is told.
     pub servers: Vec<ProtectedServer>,
     /// What is ignored here, each to be told once.
     pub ignored: Vec<String>,
+    pub problems: Vec<Problem>,
+    /// Servers of resources that are refused: they get no token of another client.
+    pub refused: BTreeSet<String>,
 }
 
-/// Reads all of the folder, or says what is wrong with it.
-pub fn read(folder: &Path, admission: &Admission) -> Result<Resources, ResourceError> {
+/// Reads all of the folder that can be used, and says what is wrong with the rest.
+pub fn read(folder: &Path, admission: &Admission) -> Resources {
     let mut reading = Reading::default();
-    reading.objects.add_folders(folder)?;
-    for file in visible(folder)? {
-        let is_manifest = file
-            .extension()
-            .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
-        if is_manifest && file.is_file() {
-            reading.file(&file)?;
-        }
+    reading.problems = reading.objects.add_folders(folder);
+    match visible(folder) {
+        Ok(paths) => paths.iter().for_each(|file| reading.path(file)),
+        // Most likely the option is wrong; when LiteLLM runs, the folder may come again.
+        Err(error) => reading
+            .problems
+            .push(Problem::new(&error, Concerns::Folder).fatal()),
     }
     reading.finish(folder, admission)
 }
@@ -127,38 +133,53 @@ pub fn read(folder: &Path, admission: &Admission) -> Result<Resources, ResourceE
 struct Reading {
     objects: Objects,
     resources: Vec<(PathBuf, Value)>,
-    namespaces: Vec<String>,
+    /// That of the first object that names one.
+    namespace: Option<String>,
     ignored: Vec<String>,
+    problems: Vec<Problem>,
 }
 
 impl Reading {
-    fn file(&mut self, file: &Path) -> Result<(), ResourceError> {
-        let not_yaml = |place: String| ResourceError::NotYaml {
-            file: file.to_owned(),
-            place,
-        };
-        let text =
-            String::from_utf8(read_file(file)?).map_err(|_| not_yaml(": it is not UTF-8".to_owned()))?;
-        // Its message shows the text around the place, which may be a secret.
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| {
-            not_yaml(error.location().map_or_else(String::new, |location| {
-                format!(": see line {}, column {}", location.line(), location.column())
-            }))
-        })?;
-        for mut document in documents {
-            let is_list = document["kind"]
-                .as_str()
-                .is_some_and(|kind| kind.ends_with("List"));
-            match document.get_mut("items").map(Value::take) {
-                Some(Value::Array(items)) if is_list => {
-                    for item in items {
-                        self.object(item, file)?;
-                    }
+    fn path(&mut self, file: &Path) {
+        let is_manifest = file
+            .extension()
+            .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
+        if !is_manifest || !file.is_file() {
+            return;
+        }
+        match documents(file) {
+            Ok(documents) => {
+                for document in documents {
+                    self.document(document, file);
                 }
-                _ => self.object(document, file)?,
+            }
+            Err(error) => {
+                let concerns = Concerns::File(file.to_owned());
+                self.problems.push(Problem::new(&error, concerns));
             }
         }
-        Ok(())
+    }
+
+    /// One object, or a list of them.
+    fn document(&mut self, mut document: Value, file: &Path) {
+        let is_list = document["kind"]
+            .as_str()
+            .is_some_and(|kind| kind.ends_with("List"));
+        let objects = match document.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) if is_list => items,
+            _ => vec![document],
+        };
+        for object in objects {
+            let name = name(&object);
+            let is_referred_to = matches!(object["kind"].as_str(), Some("Secret" | "ConfigMap"));
+            if let Err(error) = self.object(object, file) {
+                self.problems.push(match is_referred_to {
+                    // Resources that refer to it have a problem of their own.
+                    true => Problem::new(&error, Concerns::Nothing),
+                    false => Problem::of_resource(&error, &name),
+                });
+            }
+        }
     }
 
     fn object(&mut self, object: Value, file: &Path) -> Result<(), ResourceError> {
@@ -168,9 +189,18 @@ impl Reading {
             return Ok(());
         }
         match (version.as_str(), kind.as_str()) {
-            (VERSION, KIND) => self.resources.push((file.to_owned(), object.clone())),
-            ("v1", "Secret") => self.objects.add_manifest(Kind::Secret, &object, file)?,
-            ("v1", "ConfigMap") => self.objects.add_manifest(Kind::ConfigMap, &object, file)?,
+            (VERSION, KIND) => {
+                self.check_namespace(&object, file, KIND)?;
+                self.resources.push((file.to_owned(), object));
+            }
+            ("v1", "Secret") => {
+                self.check_namespace(&object, file, Kind::Secret.as_str())?;
+                self.objects.add_manifest(Kind::Secret, &object, file)?;
+            }
+            ("v1", "ConfigMap") => {
+                self.check_namespace(&object, file, Kind::ConfigMap.as_str())?;
+                self.objects.add_manifest(Kind::ConfigMap, &object, file)?;
+            }
             (version, kind) if kind == KIND || version.split('/').next() == Some(GROUP) => {
                 return Err(ResourceError::Version {
                     file: file.to_owned(),
@@ -186,66 +216,141 @@ impl Reading {
             (_, kind) => {
                 let what = format!("{}: a {kind} says nothing to mcp-auth exec", file.display());
                 self.ignored.push(what);
-                return Ok(());
             }
         }
-        self.namespaces
-            .extend(object["metadata"]["namespace"].as_str().map(str::to_owned));
         Ok(())
     }
 
-    fn finish(self, folder: &Path, admission: &Admission) -> Result<Resources, ResourceError> {
-        if let Some(first) = self.namespaces.first()
-            && let Some(second) = self.namespaces.iter().find(|namespace| *namespace != first)
-        {
-            return Err(ResourceError::TwoNamespaces {
-                folder: folder.to_owned(),
-                first: first.clone(),
-                second: second.clone(),
-            });
+    fn check_namespace(
+        &mut self,
+        object: &Value,
+        file: &Path,
+        kind: &'static str,
+    ) -> Result<(), ResourceError> {
+        let Some(namespace) = object["metadata"]["namespace"].as_str() else {
+            return Ok(());
+        };
+        match &self.namespace {
+            None => self.namespace = Some(namespace.to_owned()),
+            Some(first) if first == namespace => {}
+            Some(first) => {
+                return Err(ResourceError::OtherNamespace {
+                    file: file.to_owned(),
+                    kind,
+                    name: name(object),
+                    namespace: namespace.to_owned(),
+                    first: first.clone(),
+                });
+            }
         }
-        if self.resources.is_empty() {
-            return Err(ResourceError::Empty(folder.to_owned()));
-        }
+        Ok(())
+    }
+
+    fn finish(self, folder: &Path, admission: &Admission) -> Resources {
         let mut read = Resources {
             ignored: self.ignored,
+            problems: self.problems,
             ..Resources::default()
         };
-        let mut places: Vec<(String, PathBuf)> = Vec::new();
+        if self.resources.is_empty() && read.problems.is_empty() {
+            let empty = ResourceError::Empty(folder.to_owned());
+            read.problems
+                .push(Problem::new(&empty, Concerns::Nothing).fatal());
+        }
         for (file, object) in self.resources {
-            let server = protected(&file, folder, &object, admission, &self.objects)?;
             let name = name(&object);
-            if let Some((_, first)) = places.iter().find(|(other, _)| *other == name) {
-                return Err(ResourceError::Twice {
-                    kind: KIND,
-                    name,
-                    first: first.clone(),
-                    second: file,
-                });
-            }
-            if let Some(other) = read.servers.iter().find(|other| other.name() == server.name()) {
-                return Err(ResourceError::SameServer {
-                    server: server.name().to_owned(),
-                    first: other.resource.metadata.name.clone().unwrap_or_default(),
-                    second: name,
-                });
-            }
-            if !object["spec"]["podSelector"].is_null() {
+            if let Err(error) = read.add(&file, folder, &object, admission, &self.objects) {
+                let mut names: BTreeSet<String> = [name].into();
+                if let Some(server) = object["spec"]["server"]["name"].as_str() {
+                    names.insert(entry_resource_name(server));
+                    read.refused.insert(server.to_owned());
+                }
+                read.problems
+                    .push(Problem::new(&error, Concerns::Resources(names)));
+            } else if !object["spec"]["podSelector"].is_null() {
                 read.ignored.push(format!(
                     "{}: McpServerAuth {name}: spec.podSelector chooses pods, and there is one LiteLLM here",
                     file.display()
                 ));
             }
-            places.push((name, file));
-            read.servers.push(server);
         }
-        Ok(read)
+        read
     }
+}
+
+impl Resources {
+    fn add(
+        &mut self,
+        file: &Path,
+        folder: &Path,
+        object: &Value,
+        admission: &Admission,
+        objects: &Objects,
+    ) -> Result<(), ResourceError> {
+        let mut server = protected(file, object, admission, objects)?;
+        server.file = Some(file.to_owned());
+        let name = server.resource_name();
+        if let Some(other) = self.servers.iter().find(|other| other.is_same_resource(&server)) {
+            return Err(ResourceError::Twice {
+                kind: KIND,
+                name: name.to_owned(),
+                first: other.file.clone().unwrap_or_default(),
+                second: file.to_owned(),
+            });
+        }
+        if let Some(other) = self.servers.iter().find(|other| other.name() == server.name()) {
+            return Err(ResourceError::SameServer {
+                server: server.name().to_owned(),
+                first: other.resource_name().to_owned(),
+                second: name.to_owned(),
+            });
+        }
+        let problem = server.desired(None).err();
+        let name = name.to_owned();
+        self.servers.push(server);
+        match problem {
+            None => Ok(()),
+            Some(problem) => Err(ResourceError::NotServed {
+                hint: hint(&problem, folder),
+                file: file.to_owned(),
+                name,
+                problem,
+            }),
+        }
+    }
+}
+
+/// Where a Secret or ConfigMap that is missing belongs.
+fn hint(problem: &NotServedError, folder: &Path) -> String {
+    let folder = folder.display();
+    match problem.reason() {
+        reasons::SECRET_NOT_FOUND => {
+            format!(" as a manifest in {folder}, or as files {folder}/secrets/NAME/KEY")
+        }
+        reasons::CONFIG_MAP_NOT_FOUND => {
+            format!(" as a manifest in {folder}, or as files {folder}/configmaps/NAME/KEY")
+        }
+        _ => String::new(),
+    }
+}
+
+/// The YAML documents of a file.
+fn documents(file: &Path) -> Result<Vec<Value>, ResourceError> {
+    let not_yaml = |place: String| ResourceError::NotYaml {
+        file: file.to_owned(),
+        place,
+    };
+    let text = String::from_utf8(read_file(file)?).map_err(|_| not_yaml(": it is not UTF-8".to_owned()))?;
+    // Its message shows the text around the place, which may be a secret.
+    serde_saphyr::from_multiple(&text).map_err(|error| {
+        not_yaml(error.location().map_or_else(String::new, |location| {
+            format!(": see line {}, column {}", location.line(), location.column())
+        }))
+    })
 }
 
 fn protected(
     file: &Path,
-    folder: &Path,
     object: &Value,
     admission: &Admission,
     objects: &Objects,
@@ -267,26 +372,9 @@ fn protected(
     }
     // There is one namespace here, which nothing has to name.
     resource.metadata.namespace = None;
-    let server = ProtectedServer::new(resource, |reference| objects.find(reference));
-    match server.desired(None) {
-        Ok(_) => Ok(server),
-        Err(problem) => {
-            let is_missing = problem.reason().ends_with("NotFound");
-            let hint = match is_missing {
-                true => format!(
-                    " as a manifest in {0}, or as files {0}/secrets/NAME/KEY or {0}/configmaps/NAME/KEY",
-                    folder.display()
-                ),
-                false => String::new(),
-            };
-            Err(ResourceError::NotServed {
-                file: file.to_owned(),
-                name,
-                problem,
-                hint,
-            })
-        }
-    }
+    Ok(ProtectedServer::new(resource, |reference| {
+        objects.find(reference)
+    }))
 }
 
 fn is_workload_identity(resource: &McpServerAuth) -> bool {

@@ -1,35 +1,28 @@
 //! From LiteLLM's configuration and the environment to the servers that are authenticated to: each becomes the
 //! resource that it would be on Kubernetes, with its secret beside it. All that follows is shared with the
-//! operator.
+//! operator. What cannot be used becomes a [`Problem`], and the other servers are read all the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod entry;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use mcp_auth_crds::McpServerAuth;
 use mcp_auth_crds::admission::Admission;
 use mcp_auth_credentials::NotServedError;
-use mcp_auth_credentials::references::Lookup;
 use mcp_auth_sidecar::control::litellm_config::AUTH_BLOCK;
 use mcp_auth_sidecar::control::litellm_config::config::{self, Config};
 use mcp_auth_sidecar::control::litellm_config::error::{ConfigError, ConfigFileError};
 use mcp_auth_sidecar::control::litellm_config::node::{Budget, Node, Pair};
-use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, json};
 use thiserror::Error;
-use url::{Host, Url};
 
-use crate::auth_block::{self, Auth, AuthBlock, BlockError, CookieBlock, OAuth2Block};
-use crate::protected_server::ProtectedServer;
-use crate::resources::{self, ResourceError, Resources};
-use crate::settings::{Defaults, SettingsError, TOKEN_URL, Variables};
-
-/// The key of the one secret that each server has here.
-const SECRET_KEY: &str = "client_secret";
-/// LiteLLM's own UI session.
-const LITELLM_COOKIE: &str = "token";
-/// LiteLLM's keys with which an entry authenticates by itself.
-const OWN_AUTHENTICATION: [&str; 3] = ["auth_type", "auth_value", "authentication_token"];
+use crate::auth_block::BlockError;
+use crate::problem::{Concerns, Problem, Unusable};
+use crate::protected_server::{ProtectedServer, entry_resource_name};
+use crate::resources::{self, Resources};
+use crate::settings::{self, SettingsError, TOKEN_URL, Variables};
+use entry::{Defaulted, Reader, Wanted};
 
 /// Said where there is none, with the ways out.
 pub const NO_SERVER: &str = "no MCP server is authenticated to: set MCP_OAUTH2_*, add an auth block to an entry of mcp_servers, \
@@ -52,6 +45,22 @@ pub struct Servers {
     pub secret_variables: BTreeSet<String>,
     /// What of the resources is ignored on one machine, and which servers get no token of the variables'.
     pub ignored: Vec<String>,
+    pub problems: Vec<Problem>,
+}
+
+impl Servers {
+    /// As they are to start with, unless one of the problems lets nothing start, or all that is there has one.
+    pub fn for_start(self) -> Result<Self, Unusable> {
+        let is_any_usable = self.protected.iter().any(ProtectedServer::is_usable);
+        if self.problems.iter().any(|problem| problem.is_fatal) {
+            let (fatal, _) = self.problems.into_iter().partition(|problem| problem.is_fatal);
+            return Err(Unusable(fatal));
+        }
+        match is_any_usable || self.problems.is_empty() {
+            true => Ok(self),
+            false => Err(Unusable(self.problems)),
+        }
+    }
 }
 
 #[derive(Debug, Error)]
@@ -66,9 +75,10 @@ pub enum ServerError {
     Block(#[from] BlockError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error(transparent)]
-    Resources(#[from] ResourceError),
-    #[error("mcp_servers.{server}.auth and McpServerAuth {resource} are both for this server: leave one out")]
+    #[error(
+        "mcp_servers.{server}.auth and McpServerAuth {resource} are both for this server, and the resource is taken: leave \
+         one out"
+    )]
     TwoSources { server: String, resource: String },
     #[error(
         "mcp_servers.{0}.auth says nothing of oauth2, and {TOKEN_URL} is not set: add an oauth2 block, or set \
@@ -100,53 +110,137 @@ pub enum ServerError {
     NotServed { field: String, problem: NotServedError },
 }
 
-/// Reads what they ask for. A server of the resources takes nothing from the variables, and has no block.
-pub fn read(sources: &Sources) -> Result<Servers, ServerError> {
-    let variables = &sources.variables;
-    let defaults = variables.defaults()?;
+/// Reads what they ask for. A server of the resources takes nothing from the variables, and its block is not used.
+pub fn read(sources: &Sources) -> Servers {
+    let Resources {
+        servers: by_resource,
+        ignored,
+        problems,
+        refused,
+    } = match &sources.resources {
+        Some((folder, admission)) => resources::read(folder, admission),
+        None => Resources::default(),
+    };
+    let mut servers = Servers {
+        ignored,
+        problems,
+        ..Servers::default()
+    };
+    match read_configuration(sources) {
+        Ok((files, entries, budget)) => {
+            let (refused, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(name, _)| {
+                refused.contains(name) && !by_resource.iter().any(|it| it.name() == name)
+            });
+            for (name, _) in refused {
+                let line =
+                    format!("mcp_servers.{name} gets no other token: its McpServerAuth cannot be used");
+                servers.ignored.push(line);
+            }
+            servers.add_entries(entries, budget, &by_resource, &sources.variables);
+            let is_used = |name: &String| files.iter().any(|file| mentions(file, name));
+            servers.secret_variables.retain(|name| !is_used(name));
+        }
+        Err(error) => {
+            let problem = Problem::new(&error, Concerns::Configuration);
+            servers.problems.push(problem.fatal());
+        }
+    }
+    servers.protected.extend(by_resource);
+    servers
+}
+
+impl Servers {
+    fn add_entries(
+        &mut self,
+        entries: Vec<Entry>,
+        mut budget: Budget,
+        by_resource: &[ProtectedServer],
+        variables: &Variables,
+    ) {
+        let (defaults, settings_error) = match variables.defaults() {
+            Ok(defaults) => (Defaulted::from(defaults), None),
+            Err(error) => (Defaulted::Unusable, Some(error)),
+        };
+        let mut without_defaults = BTreeSet::new();
+        for (name, entry) in entries {
+            let resource = by_resource.iter().find(|server| server.name() == name);
+            if let Some(resource) = resource {
+                if has_block(&entry) {
+                    let error = ServerError::TwoSources {
+                        server: name,
+                        resource: resource.resource_name().to_owned(),
+                    };
+                    self.problems.push(Problem::new(&error, Concerns::Nothing));
+                }
+                continue;
+            }
+            let mut reader = Reader {
+                name: &name,
+                variables,
+                used: &mut self.secret_variables,
+                ignored: &mut self.ignored,
+            };
+            match reader.server(&entry, &defaults, &mut budget) {
+                Ok(Wanted::Protected(server)) => self.protected.push(*server),
+                Ok(Wanted::Nothing) => {}
+                Ok(Wanted::Defaults) => {
+                    without_defaults.insert(entry_resource_name(&name));
+                }
+                Err(error) => {
+                    // LiteLLM sees none of them, though it is not known which of them is a secret.
+                    for (_, block) in entry.iter().filter(|(key, _)| is_block(key)) {
+                        add_references(block, &mut self.secret_variables, &mut budget);
+                    }
+                    self.problems
+                        .push(Problem::of_resource(&error, &entry_resource_name(&name)));
+                }
+            }
+        }
+        if let Some(error) = settings_error {
+            let problem = Problem::new(&error, Concerns::Resources(without_defaults));
+            self.problems.push(problem.fatal());
+        }
+    }
+}
+
+fn is_block(key: &Node) -> bool {
+    key.as_str() == Some(AUTH_BLOCK)
+}
+
+fn has_block(entry: &[Pair]) -> bool {
+    entry.iter().any(|(key, value)| is_block(key) && !value.is_null())
+}
+
+/// The variables of all `${NAME}` below the node.
+fn add_references(node: &Node, names: &mut BTreeSet<String>, budget: &mut Budget) {
+    if budget.spend(1).is_err() {
+        return;
+    }
+    match node {
+        Node::Scalar(scalar) => names.extend(settings::references(&scalar.text)),
+        Node::Sequence { items, .. } => {
+            for item in items {
+                add_references(item, names, budget);
+            }
+        }
+        Node::Mapping(mapping) => {
+            for (_, value) in &mapping.pairs {
+                add_references(value, names, budget);
+            }
+        }
+    }
+}
+
+/// LiteLLM's configuration: its files, and the entries of `mcp_servers`.
+fn read_configuration(sources: &Sources) -> Result<(Vec<PathBuf>, Vec<Entry>, Budget), ServerError> {
     let mut budget = Budget::default();
     let config = match &sources.config {
         Some(path) if !path.exists() => return Err(ServerError::NoConfig(path.to_owned())),
         Some(path) => config::read(path, &mut budget)?,
         None => Config::default(),
     };
-    let Resources {
-        servers: by_resource,
-        mut ignored,
-    } = match &sources.resources {
-        Some((folder, admission)) => resources::read(folder, admission)?,
-        None => Resources::default(),
-    };
-    let mut used = BTreeSet::new();
-    let mut protected = Vec::new();
-    for (name, entry) in entries(&config, &mut budget)? {
-        if let Some(server) = by_resource.iter().find(|server| server.name() == name) {
-            if entry
-                .iter()
-                .any(|(key, value)| key.as_str() == Some(AUTH_BLOCK) && !value.is_null())
-            {
-                return Err(ServerError::TwoSources {
-                    server: name,
-                    resource: server.resource.metadata.name.clone().unwrap_or_default(),
-                });
-            }
-            continue;
-        }
-        let mut reader = Reader {
-            name: &name,
-            variables,
-            used: &mut used,
-            ignored: &mut ignored,
-        };
-        protected.extend(reader.server(&entry, defaults.as_ref(), &mut budget)?);
-    }
-    protected.extend(by_resource);
-    used.retain(|name| !config.files.iter().any(|file| mentions(file, name)));
-    Ok(Servers {
-        protected,
-        secret_variables: used,
-        ignored,
-    })
+    let entries = entries(&config, &mut budget)?;
+    Ok((config.files, entries, budget))
 }
 
 /// Whether the file takes this variable from LiteLLM's environment.
@@ -174,237 +268,3 @@ fn entries(config: &Config, budget: &mut Budget) -> Result<Vec<Entry>, ConfigErr
     }
     Ok(entries)
 }
-
-/// Reads one server.
-struct Reader<'a> {
-    name: &'a str,
-    variables: &'a Variables,
-    used: &'a mut BTreeSet<String>,
-    ignored: &'a mut Vec<String>,
-}
-
-impl Reader<'_> {
-    fn server(
-        &mut self,
-        entry: &[Pair],
-        defaults: Option<&Defaults>,
-        budget: &mut Budget,
-    ) -> Result<Option<ProtectedServer>, ServerError> {
-        let get = |key: &str| {
-            entry
-                .iter()
-                .find(|(k, _)| k.as_str() == Some(key))
-                .map(|(_, value)| &**value)
-        };
-        let stated = |key: &str| get(key).filter(|node| !node.is_empty());
-        let field = format!("mcp_servers.{}.{AUTH_BLOCK}", self.name);
-        let block = match get(AUTH_BLOCK).filter(|node| !node.is_null()) {
-            Some(node) => match auth_block::parse(node, &field, budget)? {
-                Auth::Off => return Ok(self.without_token("its auth is false")),
-                Auth::On(block) => Some(*block),
-            },
-            None => None,
-        };
-        let has_own = OWN_AUTHENTICATION
-            .iter()
-            .any(|key| stated(key).is_some_and(|node| node.as_str() != Some("none")));
-        let is_http = stated("url").is_some() && stated("command").is_none() && stated("spec_path").is_none();
-        match (&block, defaults) {
-            // What LiteLLM authenticates to by itself stays so, unless a block says otherwise.
-            (None, None) => return Ok(None),
-            (None, Some(_)) if has_own => {
-                return Ok(self.without_token("LiteLLM authenticates to it by itself"));
-            }
-            (None, Some(_)) if !is_http => return Ok(self.without_token("it is not reached by a url")),
-            (Some(_), _) if !is_http => return Err(ServerError::NoUrl(self.name.to_owned())),
-            _ => {}
-        }
-        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(is_letter) {
-            return Err(ServerError::Name(self.name.to_owned()));
-        }
-        let url = self.url(get("url"))?;
-        let block = block.unwrap_or_default();
-        let transport = match stated("transport").and_then(Node::as_str) {
-            Some("sse") => "SSE",
-            _ => "StreamableHTTP",
-        };
-        self.protected(&url, transport, block, defaults).map(Some)
-    }
-
-    fn without_token(&mut self, why: &str) -> Option<ProtectedServer> {
-        self.ignored
-            .push(format!("mcp_servers.{} gets no token: {why}", self.name));
-        None
-    }
-
-    /// The URL, which may be a variable of LiteLLM's.
-    fn url(&self, node: Option<&Node>) -> Result<String, ServerError> {
-        let text = node.and_then(Node::as_str);
-        let text = text.and_then(|text| match text.strip_prefix("os.environ/") {
-            Some(variable) => self.variables.get(variable),
-            None => Some(text),
-        });
-        text.map(str::to_owned).ok_or_else(|| ServerError::Url {
-            field: format!("mcp_servers.{}.url", self.name),
-        })
-    }
-
-    fn protected(
-        &mut self,
-        url: &str,
-        transport: &str,
-        block: AuthBlock,
-        defaults: Option<&Defaults>,
-    ) -> Result<ProtectedServer, ServerError> {
-        let insecure = block.allow_insecure_http;
-        check_url(url, format!("mcp_servers.{}.url", self.name), insecure)?;
-        let (oauth2, secret) = match (block.oauth2, defaults) {
-            (Some(stated), _) => self.oauth2(stated, insecure)?,
-            (None, Some(defaults)) => (
-                self.by_default(defaults, insecure)?,
-                defaults.client_secret.clone(),
-            ),
-            (None, None) => return Err(ServerError::NoOAuth2(self.name.to_owned())),
-        };
-        let spec = json!({
-            "server": {"name": self.name, "url": url, "transport": transport, "allowInsecureHttp": true},
-            "oauth2": oauth2,
-            "cookiePassthrough": self.cookies(block.cookies)?,
-        });
-        let resource = json!({
-            "apiVersion": "mcpauth.dev/v1alpha1",
-            "kind": "McpServerAuth",
-            // No name of Kubernetes has `_`, so that none of the resources is called the same.
-            "metadata": {"name": format!("mcp_servers.{}", self.name)},
-            "spec": spec,
-        });
-        let resource: McpServerAuth =
-            serde_json::from_value(resource).expect("it is made of what the resource has");
-        let secret = secret.expose_secret().as_bytes().to_vec();
-        let data = Lookup::Found(Arc::new([(SECRET_KEY.to_owned(), secret.into())].into()));
-        let server = ProtectedServer::new(resource, |_| data.clone());
-        match server.desired(None) {
-            Ok(_) => Ok(server),
-            Err(problem) => Err(ServerError::NotServed {
-                field: format!("mcp_servers.{}", self.name),
-                problem,
-            }),
-        }
-    }
-
-    fn oauth2(&mut self, block: OAuth2Block, insecure: bool) -> Result<(Value, SecretString), ServerError> {
-        let prefix = format!("mcp_servers.{}.auth.oauth2", self.name);
-        let (variables, used) = (self.variables, &mut *self.used);
-        let mut text = |value: Option<String>, key: &str| {
-            let expand = |value: String| variables.expand_text(&value, &format!("{prefix}.{key}"), used);
-            value.map(expand).transpose()
-        };
-        let token_url = text(block.token_url, "token_url")?;
-        let issuer = text(block.issuer, "issuer")?;
-        let client_id = text(Some(block.client_id), "client_id")?;
-        let audience = text(block.audience, "audience")?;
-        let resource = text(block.resource, "resource")?;
-        let mut extra = BTreeMap::new();
-        for (key, value) in block.extra_parameters {
-            extra.insert(
-                key.clone(),
-                text(Some(value), &format!("extra_parameters.{key}"))?,
-            );
-        }
-        let endpoint = match (&token_url, &issuer) {
-            (Some(url), None) => (url, "token_url"),
-            (None, Some(url)) => (url, "issuer"),
-            _ => return Err(ServerError::Endpoint(self.name.to_owned())),
-        };
-        check_url(endpoint.0, format!("{prefix}.{}", endpoint.1), insecure)?;
-        let method = match block.client_authentication.as_deref() {
-            None | Some("client_secret_basic") => "ClientSecretBasic",
-            Some("client_secret_post") => "ClientSecretPost",
-            Some(_) => {
-                return Err(ServerError::ClientAuthentication(format!(
-                    "{prefix}.client_authentication"
-                )));
-            }
-        };
-        let field = format!("{prefix}.{SECRET_KEY}");
-        let secret = self.variables.expand(&block.client_secret, &field, self.used)?;
-        let oauth2 = json!({
-            "tokenUrl": token_url,
-            "issuer": issuer,
-            "clientId": client_id,
-            "clientAuthentication": self.by_secret(method),
-            "scopes": block.scopes,
-            "audience": audience,
-            "resource": resource,
-            "extraParameters": extra,
-            "allowInsecureHttp": true,
-        });
-        Ok((oauth2, secret))
-    }
-
-    fn by_default(&self, defaults: &Defaults, insecure: bool) -> Result<Value, ServerError> {
-        check_url(&defaults.token_url, TOKEN_URL.to_owned(), insecure)?;
-        Ok(json!({
-            "tokenUrl": defaults.token_url,
-            "clientId": defaults.client_id,
-            "clientAuthentication": self.by_secret("ClientSecretBasic"),
-            "scopes": defaults.scopes,
-            "audience": defaults.audience,
-            "resource": defaults.resource,
-            "allowInsecureHttp": true,
-        }))
-    }
-
-    fn by_secret(&self, method: &str) -> Value {
-        json!({"method": method, "clientSecretRef": {"name": self.name, "key": SECRET_KEY}})
-    }
-
-    fn cookies(&self, block: CookieBlock) -> Result<Value, ServerError> {
-        let wrong = |problem| ServerError::Cookies {
-            field: format!("mcp_servers.{}.auth.cookie_passthrough.cookie_names", self.name),
-            problem,
-        };
-        if block.enabled && block.cookie_names.is_empty() {
-            return Err(wrong("must name the cookies to pass on: there is no wildcard"));
-        }
-        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&byte);
-        let is_name = |name: &String| (1..=128).contains(&name.len()) && name.bytes().all(is_letter);
-        if !block.cookie_names.iter().all(is_name) {
-            return Err(wrong(
-                "holds something that is no cookie's name (RFC 6265 section 4.1.1; no patterns)",
-            ));
-        }
-        if block.cookie_names.iter().any(|name| name == LITELLM_COOKIE) {
-            return Err(wrong(
-                "the cookie `token` is LiteLLM's own UI session and is never passed on",
-            ));
-        }
-        Ok(json!({"enabled": block.enabled, "cookieNames": block.cookie_names}))
-    }
-}
-
-/// `insecure` allows plain http to other machines; to this one it is always allowed.
-fn check_url(text: &str, field: String, insecure: bool) -> Result<(), ServerError> {
-    let url = Url::parse(text).ok().filter(|url| {
-        let has_user = !url.username().is_empty() || url.password().is_some();
-        matches!(url.scheme(), "http" | "https") && url.has_host() && !has_user && url.fragment().is_none()
-    });
-    let Some(url) = url else {
-        return Err(ServerError::Url { field });
-    };
-    let is_here = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    match url.scheme() == "https" || is_here || insecure {
-        true => Ok(()),
-        false => Err(ServerError::PlainHttp { field }),
-    }
-}
-
-#[cfg(test)]
-#[path = "servers/tests.rs"]
-mod tests;

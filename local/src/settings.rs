@@ -213,7 +213,7 @@ impl Variables {
                 field: field.to_owned(),
                 name: name.to_owned(),
             })?;
-            used.extend([name.to_owned(), format!("{name}{FILE_SUFFIX}")]);
+            used.extend(references(text));
             expanded.push_str(before);
             expanded.push_str(&value);
             rest = after;
@@ -232,6 +232,12 @@ impl Variables {
     ) -> Result<String, SettingsError> {
         Ok(self.expand(text, field, used)?.expose_secret().to_owned())
     }
+}
+
+/// The variables that the `${NAME}` of a text may be taken from.
+pub fn references(text: &str) -> impl Iterator<Item = String> {
+    let names = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
+    names.flat_map(|(name, _)| [name.to_owned(), format!("{name}{FILE_SUFFIX}")])
 }
 
 /// What goes into a header or a form.

@@ -72,7 +72,7 @@ impl TokenFeed {
         }
         for gone in current
             .iter()
-            .filter(|server| !servers.iter().any(|other| name(other) == name(server)))
+            .filter(|server| !servers.iter().any(|other| other.is_same_resource(server)))
         {
             self.0.sources.remove(&ResourceRef::from(&gone.resource));
         }
@@ -150,10 +150,6 @@ impl TokenFeed {
             }
         }
     }
-}
-
-fn name(server: &ProtectedServer) -> Option<&str> {
-    server.resource.metadata.name.as_deref()
 }
 
 impl SnapshotSource for TokenFeed {

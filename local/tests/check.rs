@@ -250,9 +250,35 @@ fn an_auth_block_that_does_not_parse_is_named() {
             "✗ LiteLLM is unmodified: not known, since the configuration does not load",
         ],
     );
-    // It would see the variable that the block names as a secret.
+    // Nothing is left that it could be checked with.
     set_up.check(&[], &[]);
     assert!(!set_up.path("report").exists(), "LiteLLM was not started");
+}
+
+#[test]
+fn one_auth_block_that_does_not_parse_is_named_and_the_rest_is_checked() {
+    let set_up = SetUp::new();
+    let other =
+        "  other: {url: 'https://other.example.com/mcp', auth: {oauth: {client_secret: '${OTHER}'}}}\n";
+    set_up.configure(&format!("{}{other}", set_up.configuration()));
+    let output = set_up.check(&[], &[("OTHER", "0ther-s3cret")]);
+    assert!(
+        !set_up.ground.report()["environment"]
+            .to_string()
+            .contains("0ther-s3cret"),
+        "LiteLLM sees it"
+    );
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(
+        text.contains("✗ The configuration loads: mcp_servers.other.auth: unknown field `oauth`"),
+        "{text}"
+    );
+    assert_eq!(
+        text.lines().filter(|line| line.starts_with('✓')).count(),
+        4,
+        "{text}"
+    );
+    set_up.nothing_is_left_and_no_secret_is_told(&output);
 }
 
 #[test]

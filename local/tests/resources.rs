@@ -85,9 +85,13 @@ fn write(path: &Path, text: &str) {
 
 /// What arrived at the MCP server for a user's request with these headers; nothing where LiteLLM does not answer.
 fn call(ground: &Ground, headers: &str) -> Option<String> {
+    call_server(ground, "tools", headers)
+}
+
+fn call_server(ground: &Ground, server: &str, headers: &str) -> Option<String> {
     let port = ground.port;
     let head = format!(
-        "POST /call/tools HTTP/1.1\r\nhost: litellm\r\ncontent-length: 0\r\n{headers}connection: close\r\n\r\n"
+        "POST /call/{server} HTTP/1.1\r\nhost: litellm\r\ncontent-length: 0\r\n{headers}connection: close\r\n\r\n"
     );
     let (status, body) = request(port, &head)?;
     (status == 200).then_some(body)
@@ -150,6 +154,92 @@ fn changed_secrets_and_resources_are_taken_while_calls_run_and_none_fails() {
     assert_eq!(output.status.code(), Some(7), "{}", message(&output));
     let log = ground.log();
     assert!(!log.contains("s3cret-") && !log.contains("t0ken-by"), "{log}");
+}
+
+#[test]
+fn one_resource_that_cannot_be_used_holds_back_no_other_at_start_and_on_change() {
+    let (authorization_server, mcp_server) = (AuthorizationServer::start("s3cret-1"), mcp_server());
+    let ground = Ground::new("{}");
+    let folder = ground.folder.path().join("resources");
+    let tools = resource(mcp_server, authorization_server.address, "");
+    let other = tools.replace("name: tools,", "name: other,");
+    write(&folder.join("tools.yaml"), &tools);
+    write(&folder.join("broken.yaml"), "kind: [s3cret-0");
+    write(
+        &folder.join("other.yaml"),
+        &other.replace("name: tools-oauth", "name: lost-oauth"),
+    );
+    write(&folder.join("secrets/tools-oauth/secret"), "s3cret-1\n");
+    let child = ground
+        .litellm_with(&["--resources", "resources"])
+        .spawn()
+        .unwrap();
+    let cookies = "cookie: session_id=ada\r\n";
+    let first = until("LiteLLM answers", || call(&ground, cookies));
+    assert!(first.contains("Bearer t0ken-by-s3cret-1 | none"), "{first}");
+    let log = ground.log();
+    for expected in [
+        "cannot be used, and all else is served: resources/broken.yaml is not YAML",
+        "cannot be used, and all else is served: resources/other.yaml: McpServerAuth other: Secret lost-oauth",
+    ] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+    // A call to the other server is refused with the reason, and not sent without a token.
+    let refused = call_server(&ground, "other", cookies).unwrap();
+    assert!(
+        refused.contains("503: ") && refused.contains("lost-oauth"),
+        "{refused}"
+    );
+
+    // One is broken by a change, and another is changed and mended beside it.
+    write(&folder.join("tools.yaml"), &tools.replace("clientId", "clientID"));
+    let cookie = "  cookiePassthrough: {enabled: true, cookieNames: [session_id]}\n";
+    write(&folder.join("other.yaml"), &format!("{other}{cookie}"));
+    until("the mended one serves", || {
+        let answer = call_server(&ground, "other", cookies).unwrap();
+        answer
+            .contains("Bearer t0ken-by-s3cret-1 | session_id=ada |")
+            .then_some(())
+    });
+    let unchanged = call(&ground, cookies).unwrap();
+    assert!(
+        unchanged.contains("Bearer t0ken-by-s3cret-1 | none"),
+        "{unchanged}"
+    );
+    let log = ground.log();
+    assert!(
+        log.contains("cannot be used, and what was read before serves on: resources/tools.yaml"),
+        "{log}"
+    );
+    assert!(!log.contains("s3cret-"), "{log}");
+    kill(&child, Signal::TERM);
+    child.wait_with_output().unwrap();
+}
+
+#[test]
+fn where_no_resource_can_be_used_each_is_named_and_litellm_is_not_started() {
+    let ground = Ground::new("{}");
+    let folder = ground.folder.path().join("resources");
+    write(&folder.join("broken.yaml"), "kind: [");
+    write(
+        &folder.join("other.yaml"),
+        "{apiVersion: mcpauth.dev/v1, kind: McpServerAuth}",
+    );
+    let mut command = ground.litellm_with(&["--resources", "resources"]);
+    let output = command.stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{}", message(&output));
+    let told = message(&output);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 2, "{told}");
+    assert!(
+        lines[0].starts_with("mcp-auth: resources/broken.yaml is not YAML"),
+        "{told}"
+    );
+    assert!(
+        lines[1].starts_with("mcp-auth: resources/other.yaml: \"mcpauth.dev/v1"),
+        "{told}"
+    );
+    assert!(!ground.folder.path().join("report").exists());
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod faults;
 mod ground;
 mod helm_test;
 mod litellm;
+mod mesh;
 mod outage;
 mod refusals;
 mod rollout;

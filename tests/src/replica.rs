@@ -22,6 +22,7 @@ pub struct Replica {
 pub struct Operator {
     /// Of the lease and the certificates.
     pub namespace: String,
+    /// Empty: every namespace.
     pub watched_namespace: String,
     pub lease: String,
     pub certificate_secret: String,
@@ -32,30 +33,46 @@ pub struct Operator {
 impl Operator {
     /// Starts a replica that is ready. `token_file` is what it follows the others by, `log` what it writes to.
     pub async fn start(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
+        let change = |command: &mut Command| {
+            command.args(["--webhook-configuration", "of-a-test-that-has-none"]);
+            if log.is_some() {
+                command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
+            }
+        };
+        self.start_with(name, token_file, log, change).await
+    }
+
+    /// The same with the chart's webhook and level of the log, unless `change` says otherwise.
+    pub async fn start_with(
+        &self,
+        name: &str,
+        token_file: Option<&Path>,
+        log: Option<&PathBuf>,
+        change: impl FnOnce(&mut Command),
+    ) -> Replica {
         let [address, health] = [free_address().await, free_address().await];
         let url = self.url.clone().unwrap_or_else(|| format!("https://{address}"));
         let mut command = Command::new(setting("MCPAUTH_TEST_OPERATOR_PROGRAM"));
         command
             .args(["--namespace", &self.namespace, "--service-account", "default"])
-            .args(["--watch-namespace", &self.watched_namespace])
             .args(["--identity", name, "--lease", &self.lease])
             .args(["--certificate-secret", &self.certificate_secret])
             .args(["--listen", &address, "--listen-health", &health])
             .args(["--operator-url", &url, "--serving-name", "127.0.0.1"])
-            .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")])
-            .args(["--webhook-configuration", "of-a-test-that-has-none"]);
+            .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")]);
+        if !self.watched_namespace.is_empty() {
+            command.args(["--watch-namespace", &self.watched_namespace]);
+        }
         if let Some(token_file) = token_file {
             command
                 .args(["--pod-ip", "127.0.0.1", "--replica-token-file"])
                 .arg(token_file);
         }
         let output = match log {
-            Some(log) => {
-                command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
-                std::fs::File::create(log).expect("the log can be written").into()
-            }
+            Some(log) => std::fs::File::create(log).expect("the log can be written").into(),
             None => Stdio::null(),
         };
+        change(&mut command);
         let process = command
             .stdout(output)
             .kill_on_drop(true)
@@ -90,6 +107,11 @@ impl Replica {
         until(&what, async || self.leads().await, |leads| *leads).await;
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
     pub fn is_running(&mut self) -> bool {
         let status = self.process.try_wait();
         status.expect("it is a child of this process").is_none()
@@ -102,7 +124,7 @@ impl Replica {
 
     /// As the kubelet does it. Whether it ended in order.
     pub async fn terminate(&mut self) -> bool {
-        let pid = self.process.id().expect("it runs").to_string();
+        let pid = self.id().to_string();
         let signalled = Command::new("kill").args(["-TERM", &pid]).status().await;
         assert!(signalled.expect("kill is there").success());
         let status = self.process.wait().await;

@@ -63,16 +63,27 @@ pub fn report(pod: &Pod) -> Report {
 
 /// A ServiceAccount token, bound to the pod if there is one.
 pub async fn token(world: &World, audience: &str, pod: Option<&Pod>) -> String {
+    let accounts: Api<ServiceAccount> = world.api();
+    request_token(&accounts, "default", audience, pod, 600).await
+}
+
+/// A token of this account that lasts so many seconds.
+pub async fn request_token(
+    accounts: &Api<ServiceAccount>,
+    account: &str,
+    audience: &str,
+    pod: Option<&Pod>,
+    seconds: u32,
+) -> String {
     let bound =
         pod.map(|pod| json!({"kind": "Pod", "apiVersion": "v1", "name": pod.name_any(), "uid": pod.uid()}));
     let request = json!({
         "metadata": {},
-        "spec": {"audiences": [audience], "expirationSeconds": 600, "boundObjectRef": bound},
+        "spec": {"audiences": [audience], "expirationSeconds": seconds, "boundObjectRef": bound},
     });
     let request: TokenRequest = serde_json::from_value(request).expect("a token request");
-    let accounts: Api<ServiceAccount> = world.api();
     let answer = accounts
-        .create_token_request("default", &PostParams::default(), &request)
+        .create_token_request(account, &PostParams::default(), &request)
         .await;
     answer
         .expect("a token is issued")

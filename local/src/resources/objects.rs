@@ -12,6 +12,7 @@ use mcp_auth_credentials::references::{Data, Kind, Lookup, Reference};
 use serde_json::Value;
 
 use super::{ResourceError, read_file};
+use crate::problem::{Concerns, Problem};
 
 /// What references lead to, with the file or folder that each object is from.
 #[derive(Default)]
@@ -26,22 +27,28 @@ impl Objects {
         }
     }
 
-    /// Takes the objects of both folders, where they are there.
-    pub fn add_folders(&mut self, folder: &Path) -> Result<(), ResourceError> {
+    /// Takes the objects of both folders, where they are there, and says which cannot be read.
+    pub fn add_folders(&mut self, folder: &Path) -> Vec<Problem> {
+        let mut problems = Vec::new();
         for (kind, name) in [(Kind::Secret, "secrets"), (Kind::ConfigMap, "configmaps")] {
             let folder = folder.join(name);
             if !folder.exists() {
                 continue;
             }
-            for object in visible(&folder)? {
-                // A file there is in no object: a README, for example.
-                if object.is_dir() {
-                    let name = object.file_name().unwrap_or_default().to_string_lossy();
-                    self.add(kind, &name, folder_data(&object)?, &object)?;
+            let objects = visible(&folder).unwrap_or_else(|error| {
+                problems.push(Problem::new(&error, Concerns::Nothing));
+                Vec::new()
+            });
+            // A file there is in no object: a README, for example.
+            for object in objects.iter().filter(|object| object.is_dir()) {
+                let name = object.file_name().unwrap_or_default().to_string_lossy();
+                let data = folder_data(object);
+                if let Err(error) = data.and_then(|data| self.add(kind, &name, data, object)) {
+                    problems.push(Problem::new(&error, Concerns::Nothing));
                 }
             }
         }
-        Ok(())
+        problems
     }
 
     /// Takes the object of a manifest.

@@ -4,6 +4,7 @@ use mcp_auth_credentials::DesiredSource;
 use tempfile::TempDir;
 
 use super::*;
+use crate::problem::merge;
 
 const SERVER: &str = "
 apiVersion: mcpauth.dev/v1alpha1
@@ -42,7 +43,16 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn read_files(files: &[(&str, &str)]) -> Result<Resources, String> {
-    read(folder(files).path(), &Admission::new()).map_err(|error| error.to_string())
+    let read = read(folder(files).path(), &Admission::new());
+    match read.problems.is_empty() {
+        true => Ok(read),
+        false => Err(messages(&read)),
+    }
+}
+
+fn messages(read: &Resources) -> String {
+    let messages: Vec<&str> = read.problems.iter().map(|problem| &*problem.message).collect();
+    messages.join("\n")
 }
 
 #[test]
@@ -69,13 +79,13 @@ fn secrets_are_folders_too_as_kubelet_mounts_them() {
     let object = folder.path().join("secrets/tools-oauth");
     std::os::unix::fs::symlink("..2026_11_29", object.join("..data")).unwrap();
     std::os::unix::fs::symlink("..data/client-secret", object.join("client-secret")).unwrap();
-    let before = read(folder.path(), &Admission::new()).unwrap();
+    let before = read(folder.path(), &Admission::new());
     assert_eq!(before.servers.len(), 1);
 
-    let unchanged = read(folder.path(), &Admission::new()).unwrap();
+    let unchanged = read(folder.path(), &Admission::new());
     assert!(before.servers == unchanged.servers);
     fs::write(object.join("..2026_11_29/client-secret"), "rotated").unwrap();
-    let rotated = read(folder.path(), &Admission::new()).unwrap();
+    let rotated = read(folder.path(), &Admission::new());
     assert!(before.servers != rotated.servers, "the changed value is seen");
 }
 
@@ -170,7 +180,7 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
         ),
         (
             &[("a.yaml", &tools), ("b.yaml", SECRET), ("c.yaml", &other)],
-            "McpServerAuth tools and other are both for server \"tools\"",
+            "McpServerAuth other is for server \"tools\", for which tools is there already",
         ),
         (
             &[("a.yaml", &tools), ("b.yaml", SECRET), ("c.yaml", &tools)],
@@ -190,7 +200,7 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
         ),
         (
             &[("a.yaml", &tools), ("b.yaml", &elsewhere)],
-            "the namespaces llm and other are both in",
+            "b.yaml: Secret tools-oauth is in namespace other, and what was read before it in llm",
         ),
         (
             &[("a.yaml", &old)],
@@ -207,11 +217,77 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
         let message = read_files(files).unwrap_err();
         assert!(message.contains(expected), "{message}");
         assert!(!message.contains("s3cret"), "{message}");
-        assert_eq!(message.lines().count(), 1, "{message}");
     }
-    let missing = read(Path::new("/does/not/exist"), &Admission::new()).unwrap_err();
+    let missing = read(Path::new("/does/not/exist"), &Admission::new());
     assert!(
-        missing.to_string().contains("/does/not/exist cannot be read"),
-        "{missing}"
+        messages(&missing).contains("/does/not/exist cannot be read"),
+        "{missing:?}"
     );
+}
+
+#[test]
+fn a_file_or_an_object_that_cannot_be_used_holds_back_no_others() {
+    let tools = resource("tools", BY_SECRET);
+    let named = |name: &str| tools.replace("name: tools", &format!("name: {name}"));
+    let files = folder(&[
+        ("a.yaml", "a: [s3cret"),
+        ("b.yaml", &named("typo").replace("clientId", "clientID")),
+        ("c.yaml", &[named("tools"), SECRET.to_owned()].join("---")),
+        ("d.yaml", &named("lost").replace("tools-oauth", "lost-oauth")),
+        ("e.yaml", "a document without a kind: 1\n"),
+        ("secrets/more/key", "m0re"),
+        ("f.yaml", &SECRET.replace("tools-oauth", "more")),
+    ]);
+    let read = read(files.path(), &Admission::new());
+    let servers: Vec<(&str, bool)> = read
+        .servers
+        .iter()
+        .map(|server| (server.name(), server.is_usable()))
+        .collect();
+    // The one without its Secret is there, so that calls to it are refused and not sent without a token.
+    assert_eq!(servers, [("tools", true), ("lost", false)]);
+    let told = messages(&read);
+    for expected in [
+        "a.yaml is not YAML: see line",
+        "b.yaml: McpServerAuth typo is invalid: spec.oauth2.clientID: unknown field",
+        "d.yaml: McpServerAuth lost: Secret lost-oauth",
+        "e.yaml is not YAML of Kubernetes",
+        "Secret more is there twice, in ",
+    ] {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+    assert_eq!(read.problems.len(), 5, "{told}");
+}
+
+#[test]
+fn what_was_served_before_serves_on_until_its_resource_is_taken_out() {
+    let tools = resource("tools", BY_SECRET);
+    let folder = folder(&[("a.yaml", &tools), ("b.yaml", SECRET)]);
+    let path = |name: &str| folder.path().join(name);
+    let before = read(folder.path(), &Admission::new()).servers;
+    assert_eq!(before.len(), 1);
+    let merged = || {
+        let read = read(folder.path(), &Admission::new());
+        merge(&before, read.servers, &read.problems)
+    };
+    for text in [
+        "a: [".to_owned(),
+        tools.replace("clientId", "clientID"),
+        tools.replace("tools-oauth", "lost-oauth"),
+    ] {
+        fs::write(path("a.yaml"), text).unwrap();
+        assert_eq!(merged(), before);
+    }
+    // The Secret is gone for a moment, or cannot be read.
+    fs::write(path("a.yaml"), &tools).unwrap();
+    fs::write(path("b.yaml"), "a: [").unwrap();
+    assert_eq!(merged(), before);
+    // Another resource for the same server waits for this one, though it is read first.
+    fs::write(path("b.yaml"), SECRET).unwrap();
+    fs::write(path("_.yaml"), resource("first", BY_SECRET)).unwrap();
+    assert_eq!(merged(), before);
+    fs::remove_file(path("a.yaml")).unwrap();
+    assert_eq!(merged()[0].resource_name(), "first");
+    fs::remove_file(path("_.yaml")).unwrap();
+    assert!(merged().is_empty());
 }

@@ -2,6 +2,7 @@ use mcp_auth_credentials::DesiredSource;
 use mcp_auth_oauth::ClientAuthentication;
 
 use super::*;
+use crate::problem::merge;
 
 const SEED: &str = r#"
 mcp_servers:
@@ -32,6 +33,7 @@ fn read_text(text: &str, variables: &[(&str, &str)]) -> Result<Servers, String> 
         resources: None,
         variables: variables.collect(),
     })
+    .for_start()
     .map_err(|error| error.to_string())
 }
 
@@ -191,6 +193,7 @@ fn a_configuration_that_is_not_there_is_named() {
         resources: None,
         variables: Variables::default(),
     })
+    .for_start()
     .unwrap_err();
     assert!(
         error.to_string().contains("/does/not/exist.yaml does not exist"),
@@ -199,7 +202,76 @@ fn a_configuration_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_resource_goes_before_the_variables_and_beside_a_block_it_is_refused() {
+fn one_block_that_cannot_be_used_holds_back_no_other_server_and_its_secrets_stay_from_litellm() {
+    let other =
+        "  other: {url: https://other.example.com/mcp, auth: {oauth: {client_secret: '${OTHER_SECRET}'}}}\n";
+    let servers = read_text(&format!("{SEED}{other}"), &[("SECRET", "s3cret")]).unwrap();
+    assert_eq!(names(&servers), ["protected_tools"]);
+    let [problem] = &servers.problems[..] else {
+        panic!("one problem: {:?}", servers.problems);
+    };
+    assert!(
+        problem
+            .message
+            .contains("mcp_servers.other.auth: unknown field `oauth`"),
+        "{problem:?}"
+    );
+    for name in ["OTHER_SECRET", "OTHER_SECRET_FILE", "SECRET"] {
+        assert!(servers.secret_variables.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn variables_that_are_half_set_let_nothing_start() {
+    let message = read_text(SEED, &[("SECRET", "s3cret"), DEFAULTS[0]]).unwrap_err();
+    assert!(message.contains("MCP_OAUTH2_CLIENT_SECRET"), "{message}");
+}
+
+#[test]
+fn what_was_served_before_serves_on_where_its_source_cannot_be_used_any_more() {
+    let source = |text: &str, variables: &[(&str, &str)]| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        std::fs::write(&path, text).unwrap();
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        read(&Sources {
+            config: Some(path),
+            resources: None,
+            variables: variables.collect(),
+        })
+    };
+    let plain = "  plain: {url: https://a.example.com/mcp}\n";
+    let secret_variable = [&DEFAULTS[..], &[("SECRET", "s3cret")]].concat();
+    let before = source(&format!("{SEED}{plain}"), &secret_variable);
+    assert_eq!(names(&before), ["protected_tools", "plain"]);
+    let merged = |text: &str, variables: &[(&str, &str)]| {
+        let read = source(text, variables);
+        let servers = merge(&before.protected, read.protected, &read.problems);
+        let mut names: Vec<String> = servers.iter().map(|server| server.name().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let both = ["plain", "protected_tools"];
+    let broken = SEED.replace("oauth2:", "oauth:");
+    assert_eq!(merged(&format!("{broken}{plain}"), &secret_variable), both);
+    assert_eq!(merged("mcp_servers: [", &secret_variable), both);
+    // The file of the variables' secret is gone for a moment.
+    let gone = [
+        DEFAULTS[0],
+        DEFAULTS[1],
+        ("MCP_OAUTH2_CLIENT_SECRET_FILE", "/does/not/exist"),
+    ];
+    let gone = [&gone[..], &[("SECRET", "s3cret")]].concat();
+    assert_eq!(merged(&format!("{SEED}{plain}"), &gone), both);
+    // What was taken out is gone, whatever else is wrong.
+    assert_eq!(merged(&broken, &secret_variable), ["protected_tools"]);
+    assert_eq!(merged("mcp_servers: {}", &secret_variable), Vec::<String>::new());
+}
+
+#[test]
+fn a_resource_goes_before_the_variables_and_before_a_block_which_is_told() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("tools.yaml"),
@@ -228,10 +300,9 @@ spec:
             resources: Some((folder.path().to_owned(), Admission::new())),
             variables: variables.into_iter().collect(),
         })
-        .map_err(|error| error.to_string())
     };
     let url = "url: https://tools.example.com/mcp";
-    let servers = read_with(&format!("mcp_servers: {{tools: {{{url}}}, other: {{{url}}}}}")).unwrap();
+    let servers = read_with(&format!("mcp_servers: {{tools: {{{url}}}, other: {{{url}}}}}"));
     assert_eq!(names(&servers), ["other", "tools"]);
     assert_eq!(secret(&servers.protected[0]), "d3fault");
     assert_eq!(secret(&servers.protected[1]), "from-the-resource");
@@ -239,10 +310,31 @@ spec:
         "false",
         "{cookie_passthrough: {enabled: true, cookie_names: [sid]}}",
     ] {
-        let message = read_with(&format!("mcp_servers: {{tools: {{{url}, auth: {block}}}}}")).unwrap_err();
+        let servers = read_with(&format!("mcp_servers: {{tools: {{{url}, auth: {block}}}}}"));
+        assert_eq!(secret(&servers.protected[0]), "from-the-resource");
+        let [problem] = &servers.problems[..] else {
+            panic!("one problem: {:?}", servers.problems);
+        };
         assert!(
-            message.contains("mcp_servers.tools.auth and McpServerAuth tools are both for this server"),
-            "{message}"
+            problem.message.contains(
+                "mcp_servers.tools.auth and McpServerAuth tools are both for this server, and the resource"
+            ),
+            "{problem:?}"
         );
     }
+    // Without its resource it gets no token of another client.
+    let whole = std::fs::read_to_string(folder.path().join("tools.yaml")).unwrap();
+    std::fs::write(
+        folder.path().join("tools.yaml"),
+        whole.replace("clientId", "clientID"),
+    )
+    .unwrap();
+    let servers = read_with(&format!("mcp_servers: {{tools: {{{url}}}, other: {{{url}}}}}"));
+    assert_eq!(names(&servers), ["other"]);
+    assert!(
+        servers
+            .ignored
+            .join("")
+            .contains("mcp_servers.tools gets no other token")
+    );
 }

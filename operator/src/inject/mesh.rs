@@ -23,6 +23,8 @@ const REDIRECTORS: [&str; 7] = [
     "kuma-validation",
     "consul-connect-inject-init",
 ];
+/// Those that only look whether something on the node leads there already.
+const VALIDATORS: [&str; 3] = ["istio-validation", "linkerd-network-validator", "kuma-validation"];
 /// Annotations and labels by which a pod asks for such a proxy, and their values.
 const REQUESTS: [(&str, &str); 4] = [
     ("sidecar.istio.io/inject", "true"),
@@ -47,6 +49,18 @@ pub(super) fn takes_inbound_connections(pod: &Pod, spec: &PodSpec) -> bool {
     let asks =
         |(key, value): &(&str, &str)| annotation(pod, key) == Some(*value) || label(key) == Some(*value);
     containers.any(is_part) || REQUESTS.iter().any(asks)
+}
+
+/// Whether connections are led to a proxy that is no native sidecar before any container starts, so that no init
+/// container has a network.
+pub(super) fn starts_without_network(spec: &PodSpec) -> bool {
+    let has = |containers: &[Container], names: &[&str]| {
+        containers
+            .iter()
+            .any(|container| names.contains(&container.name.as_str()))
+    };
+    let init_containers = spec.init_containers.as_deref().unwrap_or_default();
+    has(init_containers, &VALIDATORS) && has(&spec.containers, &PROXIES)
 }
 
 /// Whether a container is a native sidecar that ours needs to reach the operator, or that has to end after

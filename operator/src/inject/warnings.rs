@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use super::annotations::{self, annotation};
 use super::environment::Environment;
 use super::image::{Image, OLDEST_LITELLM};
+use super::mesh;
 use super::plan::Plan;
 use super::role::Role;
 use super::settings::Settings;
@@ -185,6 +186,17 @@ fn of_pod(spec: &PodSpec, container: &Container, plan: &Plan) -> Vec<Warning> {
                 "LiteLLM {} is older than {}, the oldest that mcp-auth is tested with; take a newer image",
                 text(version),
                 text(OLDEST_LITELLM)
+            ),
+        ));
+    }
+    if mesh::starts_without_network(spec) && plan.start_timeout_seconds > 0 {
+        warnings.push(lasting(
+            "MeshStartsLater",
+            format!(
+                "the mesh's proxy starts after the sidecar, so LiteLLM waits {} s in vain: use native sidecars, let \
+                 the operator's address past the mesh, or set {}: \"0\"",
+                plan.start_timeout_seconds,
+                annotations::START_TIMEOUT
             ),
         ));
     }

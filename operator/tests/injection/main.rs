@@ -6,5 +6,7 @@ mod api_server;
 mod documentation;
 mod generated;
 mod input;
+mod meshes;
+mod neighbours;
 mod properties;
 mod snapshots;

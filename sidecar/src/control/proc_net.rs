@@ -14,6 +14,9 @@ use tracing::{error, info};
 const LISTEN: &str = "0A";
 /// Bytes of a table, some ten lines.
 const READ_AT_ONCE: usize = 2 * 1024;
+/// The users that the proxies of Istio, Linkerd, Kuma and Consul run as, by which their own rules know them. They listen
+/// on all addresses, and are not LiteLLM.
+const MESH_USERS: [u32; 4] = [1337, 2102, 5678, 5995];
 const RETRY: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 1024;
 
@@ -31,7 +34,7 @@ pub struct Socket {
 pub struct View {
     /// LiteLLM's socket, on the address it was given or on all addresses.
     pub litellm: Option<Socket>,
-    /// On all addresses, and neither LiteLLM's port nor one of ours.
+    /// On all addresses, and neither LiteLLM's port nor one of ours, nor that of a mesh's proxy.
     pub undeclared: Vec<Socket>,
 }
 
@@ -79,8 +82,11 @@ pub fn view(sockets: &[Socket], litellm: SocketAddr, ours: &[SocketAddr]) -> Vie
             && (socket.address.ip() == litellm.ip() || socket.address.ip().is_unspecified())
     };
     let is_declared = |port: u16| port == litellm.port() || ours.iter().any(|address| address.port() == port);
-    let undeclared =
-        |socket: &&Socket| socket.address.ip().is_unspecified() && !is_declared(socket.address.port());
+    let undeclared = |socket: &&Socket| {
+        socket.address.ip().is_unspecified()
+            && !is_declared(socket.address.port())
+            && !MESH_USERS.contains(&socket.uid)
+    };
     View {
         // The exact address comes first, whatever else listens on that port.
         litellm: sockets
@@ -240,6 +246,19 @@ mod tests {
         let view = view(&sockets, litellm, &["0.0.0.0:4000".parse().unwrap()]);
         assert_eq!(view.litellm, Some(sockets[0]));
         assert_eq!(view.undeclared, [sockets[2], sockets[3]]);
+    }
+
+    #[test]
+    fn the_proxy_of_a_mesh_is_not_taken_for_litellm_on_a_random_port() {
+        let sockets = [
+            socket("0.0.0.0:15006", 1337, 1),
+            socket("[::]:4143", 2102, 2),
+            socket("0.0.0.0:15010", 5678, 3),
+            socket("0.0.0.0:20000", 5995, 4),
+            socket("0.0.0.0:19131", 1000, 5),
+        ];
+        let litellm = "127.0.0.1:16480".parse().unwrap();
+        assert_eq!(view(&sockets, litellm, &[]).undeclared, [sockets[4]]);
     }
 
     #[test]

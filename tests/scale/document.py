@@ -1,0 +1,156 @@
+"""Makes the tables of docs/scale.md of what was measured. With --print the document is left as it is."""
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+BEGIN, END = "<!-- measured by make scale -->", "<!-- end -->"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
+# What one replica is to stand: with two of them, 10,000 pods.
+STREAMS, SERVERS = 5_000, 10
+
+
+def main(results: str, *options: str) -> None:
+    measured = json.loads(Path(results).read_text())
+    text = tables(measured)
+    print(text)
+    if "--print" not in options:
+        before, rest = DOCUMENT.read_text().split(BEGIN)
+        _, after = rest.split(END)
+        DOCUMENT.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+def tables(measured: dict) -> str:
+    return "\n".join([conditions(measured), goals(measured), sizes(measured), abuse(measured)])
+
+
+def conditions(measured: dict) -> str:
+    size = measured["sizes"]
+    sidecars = measured["steps"][-1]["sidecars"]
+    return f"""\
+Two replicas of the operator, {size["namespaces"]} namespaces with {size["pods"]} pods and {size["resources"]} resources each, so
+{number(sidecars)} sidecars with {size["resources"]} servers each, and one namespace with {number(size["large_pods"])} pods and
+{size["large_resources"]} resources. API server, etcd, token endpoints and all sidecars were on the same machine, of
+{os.cpu_count()} cores ({platform.machine()}), beside {load()}.
+"""
+
+
+def load() -> str:
+    return f"other work (load {os.getloadavg()[2]:.0f} over the last quarter of an hour)"
+
+
+def goals(measured: dict) -> str:
+    size, steps, large = measured["sizes"], measured["steps"], measured["large"]
+    last, restart, silent = steps[-1], measured["restart"], measured["silent"]
+    processor = max(last["processor"])
+    renewals = measured["renewals"]["seconds"]
+    memory = memory_at(steps, STREAMS)
+    streams = last["sidecars"] // 2
+    watches = size["namespaces"] + 12
+    writes = measured["renewals"]["api_writes"]
+    rows = [
+        (
+            f"memory of a replica with {number(STREAMS)} streams, {SERVERS} servers each",
+            "≤ 200 MB",
+            f"{memory:.0f} MB, by the {stream_kilobytes(steps):.0f} kB that each stream takes; with {number(streams)} streams "
+            f"{max(last['memory']):.0f} MB",
+            memory <= 200,
+        ),
+        (f"CPU at rest with {number(streams)} streams", "≤ 0.05 of a core", f"{processor:.3f}", processor <= 0.05),
+        (
+            f"CPU at rest with {number(STREAMS)} streams",
+            "≤ 0.05 of a core",
+            f"{processor * STREAMS / streams:.3f}, in proportion",
+            processor * STREAMS / streams <= 0.05,
+        ),
+        (
+            "a renewed token reaches all sidecars that use it",
+            "≤ 2 s",
+            f"{max(renewals):.2f} s at most of {len(renewals)}",
+            max(renewals) <= 2,
+        ),
+        (
+            f"all {number(last['sidecars'])} sidecars back after a restart of the leader",
+            "≤ 30 s",
+            f"{restart['seconds']:.1f} s, {restart['token_reviews']} TokenReviews",
+            restart["seconds"] <= 30,
+        ),
+        (
+            f"one namespace with {number(size['large_pods'])} pods and {size['large_resources']} resources: CPU per renewal",
+            "≤ 20 ms",
+            f"{large['processor_milliseconds']:.0f} ms of both replicas, {kilobytes(large['bytes_each'])} to each sidecar",
+            large["processor_milliseconds"] <= 20,
+        ),
+        (
+            "connections to the API server",
+            f"≤ 12 and one for each of {size['namespaces']} namespaces",
+            f"{max(last['connections_to_api_server'])}",
+            max(last["connections_to_api_server"]) <= watches,
+        ),
+        (
+            f"API writes while {len(renewals)} tokens were renewed",
+            f"≤ {len(renewals)}",
+            f"{writes}",
+            writes <= len(renewals),
+        ),
+        ("API writes at rest", "0", f"{last['api_writes']}", last["api_writes"] == 0),
+    ]
+    lines = [f"| {what} | {goal} | {value} | {'yes' if met else '**no**'} |" for what, goal, value, met in rows]
+    return "\n".join(["| what | goal | measured | met |", "|---|---|---|---|", *lines, ""])
+
+
+def sizes(measured: dict) -> str:
+    empty = measured["empty_memory"]
+    head = [
+        "| sidecars | resources | memory of the leader, of the follower | at most | CPU at rest | connections to the API server "
+        "| until all that came were served |",
+        "|---|---|---|---|---|---|---|",
+        f"| 0 | 0 | {pair(empty)} MB | | | | |",
+    ]
+    rows = [
+        f"| {number(step['sidecars'])} | {number(step['resources'])} | {pair(step['memory'])} MB | {pair(step['peak_memory'])} MB "
+        f"| {pair(step['processor'], 3)} | {pair(step['connections_to_api_server'])} | {step['connect_seconds']:.1f} s |"
+        for step in measured["steps"]
+    ]
+    return "\n".join([*head, *rows, ""])
+
+
+def abuse(measured: dict) -> str:
+    silent = measured["silent"]
+    return f"""\
+Beside {number(measured["steps"][-1]["sidecars"])} sidecars, {number(silent["connections"])} connections that say nothing and
+{number(silent["junk_tokens"])} junk tokens within {silent["junk_seconds"]:.0f} s, all at one replica: a new sidecar had its tokens
+after {silent["new_sidecar_seconds"]:.2f} s, a renewed token reached all after {silent["renewal_seconds"]:.2f} s, and the API server
+was asked about {silent["token_reviews"]} tokens. The replicas then had {pair(silent["memory"])} MB.
+"""
+
+
+def memory_at(steps: list[dict], streams: int) -> float:
+    """Of a replica, by the line through what was measured without sidecars and with all."""
+    return max(steps[0]["memory"]) + streams * stream_kilobytes(steps) / 1000
+
+
+def stream_kilobytes(steps: list[dict]) -> float:
+    first, last = steps[0], steps[-1]
+    return max(
+        (after - before) * 1000 / (last["sidecars"] / 2)
+        for before, after in zip(first["memory"], last["memory"], strict=True)
+    )
+
+
+def pair(values: list[float], digits: int = 0) -> str:
+    return ", ".join(f"{value:.{digits}f}" for value in values)
+
+
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+def kilobytes(value: int) -> str:
+    return f"{value / 1000:.1f} kB"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,374 @@
+//! What is done, one after another.
+
+use std::time::{Duration, Instant};
+
+use mcp_auth_protocol::pod::AUDIENCE;
+use mcp_auth_protocol::sync::RejectionCause;
+use mcp_auth_tests::replica::{Operator, Replica};
+use mcp_auth_tests::setting;
+use mcp_auth_tests::sidecar::{authority_pem, refused, token};
+use mcp_auth_tests::wait::until;
+use mcp_auth_tests::world::World;
+use serde_json::json;
+
+use crate::api_server::Requests;
+use crate::objects::{self, PodWithToken, server_name};
+use crate::results::{Large, Renewals, Restart, Results, Step};
+use crate::sidecars::{Sidecars, Speaker};
+use crate::sizes::Sizes;
+use crate::token_endpoint::TokenEndpoints;
+use crate::{process, say, silent};
+
+/// Shares of all sidecars that are measured, in percent.
+const STEPS: [usize; 3] = [25, 50, 100];
+/// Processor time of so short a time is at rest.
+const CALM_WINDOW: Duration = Duration::from_secs(3);
+/// The bound of a wait for rest: that it does not come is a result too.
+const CALM_LIMIT: Duration = Duration::from_secs(60);
+
+/// The parts that all phases share.
+pub struct Scene {
+    pub operator_world: World,
+    operator: Operator,
+    kubeconfig: String,
+    pub replicas: Vec<Replica>,
+    started: usize,
+    pub sidecars: Sidecars,
+    pub endpoints: TokenEndpoints,
+}
+
+pub async fn run(sizes: &Sizes) -> Results {
+    let endpoints = TokenEndpoints::start().await;
+    let operator_world = World::in_namespace(&setting("MCPAUTH_TEST_OPERATOR_NAMESPACE")).await;
+    say("two replicas, without resources");
+    let mut scene = Scene::start(operator_world, endpoints.clone()).await;
+    scene.rest().await;
+    let empty_memory = scene.memory();
+
+    say(&format!(
+        "{} namespaces, {} resources",
+        sizes.namespaces,
+        sizes.all_resources()
+    ));
+    let worlds = objects::namespaces(sizes.namespaces, sizes.resources, &endpoints).await;
+    let wanted = sizes.all_resources();
+    until(
+        "all tokens to be issued",
+        async || endpoints.issued(),
+        |issued| *issued >= wanted,
+    )
+    .await;
+
+    let mut steps = vec![scene.step(sizes, 0.0).await];
+    let mut speakers = Vec::new();
+    let mut of_namespace = vec![0; worlds.len()];
+    for share in STEPS {
+        let pods = sizes.pods * share / 100;
+        say(&format!("{} pods", pods * sizes.namespaces));
+        let mut new = Vec::new();
+        for (world, there) in worlds.iter().zip(&mut of_namespace) {
+            new.extend(objects::pods_from(world, *there, pods).await);
+            *there = pods;
+        }
+        let began = Instant::now();
+        speakers.extend(scene.connect(&new).await);
+        let seconds = began.elapsed().as_secs_f64();
+        steps.push(scene.step(sizes, seconds).await);
+    }
+
+    say("renewing tokens one after another");
+    let renewals = scene.renew_some(sizes, &speakers).await;
+    say("restarting the leader");
+    let restart = scene.restart_leader().await;
+    say("silent connections and junk tokens");
+    let silent = silent::measure(&mut scene, &worlds[0], sizes, &speakers[0]).await;
+    say(&format!(
+        "one namespace with {} pods and {} resources",
+        sizes.large_pods, sizes.large_resources
+    ));
+    let large = scene.large(sizes).await;
+    Results {
+        sizes: sizes.clone(),
+        empty_memory,
+        steps,
+        renewals,
+        restart,
+        large,
+        silent,
+    }
+}
+
+impl Scene {
+    async fn start(operator_world: World, endpoints: TokenEndpoints) -> Self {
+        let account = json!({"metadata": {"name": "default"}});
+        // The script may have made it.
+        let _ = operator_world
+            .create::<k8s_openapi::api::core::v1::ServiceAccount>(account)
+            .await;
+        let kubeconfig = objects::operator_kubeconfig(&operator_world).await;
+        let operator = Operator {
+            namespace: operator_world.namespace.clone(),
+            watched_namespace: String::new(),
+            lease: "mcp-auth-operator".into(),
+            certificate_secret: "mcp-auth-operator-tls".into(),
+            url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+        };
+        let mut replicas = Vec::new();
+        for number in 0..2 {
+            let replica = start_replica(&operator, &operator_world, &kubeconfig, number).await;
+            if number == 0 {
+                replica.until_leads().await;
+            }
+            replicas.push(replica);
+        }
+        let sidecars = Sidecars::new(&authority_pem(&operator_world).await);
+        sidecars.lead_to(replicas.iter().map(|replica| &*replica.address));
+        Self {
+            operator_world,
+            operator,
+            kubeconfig,
+            replicas,
+            started: 2,
+            sidecars,
+            endpoints,
+        }
+    }
+
+    pub fn memory(&self) -> Vec<f64> {
+        let memory = |replica: &Replica| process::memory(replica.id());
+        self.replicas.iter().map(memory).collect()
+    }
+
+    fn processor_seconds(&self) -> Vec<f64> {
+        let seconds = |replica: &Replica| process::processor_seconds(replica.id());
+        self.replicas.iter().map(seconds).collect()
+    }
+
+    /// Until the replicas have nothing to do but what they do all the time.
+    async fn rest(&self) {
+        let began = Instant::now();
+        let mut before: f64 = self.processor_seconds().iter().sum();
+        let mut least = f64::MAX;
+        while began.elapsed() < CALM_LIMIT {
+            tokio::time::sleep(CALM_WINDOW).await;
+            let now: f64 = self.processor_seconds().iter().sum();
+            let used = now - before;
+            before = now;
+            // No longer falling.
+            if used >= least * 0.8 || used < 0.05 {
+                return;
+            }
+            least = used;
+        }
+    }
+
+    /// Measures at rest.
+    async fn step(&self, sizes: &Sizes, connect_seconds: f64) -> Step {
+        self.rest().await;
+        let client = &self.operator_world.client;
+        let requests = Requests::count(client).await;
+        let processor = self.processor_seconds();
+        let began = Instant::now();
+        tokio::time::sleep(Duration::from_secs(sizes.rest_seconds as u64)).await;
+        let seconds = began.elapsed().as_secs_f64();
+        let processor = self.processor_seconds().into_iter().zip(processor);
+        let port = api_server_port();
+        let step = Step {
+            sidecars: self.sidecars.connected(),
+            resources: sizes.all_resources(),
+            memory: self.memory(),
+            peak_memory: self
+                .replicas
+                .iter()
+                .map(|replica| process::peak_memory(replica.id()))
+                .collect(),
+            processor: processor
+                .map(|(after, before)| (after - before) / seconds)
+                .collect(),
+            connections_to_api_server: self
+                .replicas
+                .iter()
+                .map(|replica| process::connections_to(replica.id(), port))
+                .collect(),
+            api_writes: Requests::count(client).await.since(requests).writes,
+            connect_seconds,
+        };
+        say(&format!("{step:?}"));
+        step
+    }
+
+    /// Starts the sidecars of these pods, and waits until each has had its snapshot.
+    pub async fn connect(&self, pods: &[PodWithToken]) -> Vec<Speaker> {
+        let start = |pod: &PodWithToken| self.sidecars.start(&pod.pod, pod.token.clone());
+        let speakers = pods.iter().map(start).collect();
+        self.until_connected().await;
+        speakers
+    }
+
+    pub async fn until_connected(&self) {
+        let all = self.sidecars.started();
+        let connected = async || self.sidecars.connected();
+        until("all sidecars to be connected", connected, |connected| {
+            *connected >= all
+        })
+        .await;
+    }
+
+    /// An MCP server refuses the token of this sidecar's server. Seconds from the new token's issue until so many
+    /// sidecars have it.
+    pub async fn renew(&self, speaker: &Speaker, server: &str, sidecars: usize) -> f64 {
+        let complete = self
+            .sidecars
+            .await_text(&format!("\"scale-{}-", self.endpoints.issued()), sidecars);
+        let snapshot = speaker.snapshot();
+        speaker.say(|report| {
+            let rejected = refused(&snapshot, server, RejectionCause::Unauthorized);
+            report.refused = vec![rejected];
+        });
+        let complete = tokio::time::timeout(Duration::from_secs(120), complete).await;
+        let complete = complete.expect("every sidecar has the new token within two minutes");
+        let issued_at = self.endpoints.newest_at().expect("one was issued");
+        complete.duration_since(issued_at).as_secs_f64()
+    }
+
+    async fn renew_some(&self, sizes: &Sizes, speakers: &[Speaker]) -> Renewals {
+        let client = &self.operator_world.client;
+        let before = Requests::count(client).await;
+        let mut seconds = Vec::new();
+        let apart = (speakers.len() / sizes.renewals).max(1);
+        for number in 0..sizes.renewals {
+            let speaker = &speakers[number * apart % speakers.len()];
+            let server = server_name(number % sizes.resources);
+            seconds.push(self.renew(speaker, &server, sizes.pods).await);
+        }
+        self.rest().await;
+        let renewals = Renewals {
+            seconds,
+            api_writes: Requests::count(client).await.since(before).writes,
+        };
+        say(&format!("{renewals:?}"));
+        renewals
+    }
+
+    /// Ends the leader as the kubelet does it, and starts another replica at the same time.
+    async fn restart_leader(&mut self) -> Restart {
+        let leader_leads = self.replicas[0].leads().await;
+        let leader = self.replicas.remove(usize::from(!leader_leads));
+        let before = Requests::count(&self.operator_world.client).await;
+        self.sidecars
+            .lead_to(self.replicas.iter().map(|replica| &*replica.address));
+        let all = self.sidecars.connected();
+        let sidecars = self.sidecars.clone();
+        // The streams of the one that ends do not all end at once.
+        let ends = async move {
+            let mut leader = leader;
+            assert!(leader.terminate().await, "it ended in order");
+        };
+        let counts = async {
+            while sidecars.connected() == all {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Instant::now()
+        };
+        let (_, began) = tokio::join!(ends, counts);
+        let connected = async || self.sidecars.connected();
+        until("the sidecars to come back", connected, |connected| {
+            *connected >= all
+        })
+        .await;
+        let seconds = began.elapsed().as_secs_f64();
+        self.replicas[0].until_leads().await;
+        let restart = Restart {
+            seconds,
+            token_reviews: Requests::count(&self.operator_world.client)
+                .await
+                .since(before)
+                .token_reviews,
+            memory_of_the_other: process::memory(self.replicas[0].id()),
+        };
+        let replica = start_replica(
+            &self.operator,
+            &self.operator_world,
+            &self.kubeconfig,
+            self.started,
+        )
+        .await;
+        self.started += 1;
+        self.replicas.push(replica);
+        self.sidecars
+            .lead_to(self.replicas.iter().map(|replica| &*replica.address));
+        say(&format!("{restart:?}"));
+        restart
+    }
+
+    async fn large(&self, sizes: &Sizes) -> Large {
+        let before = self.endpoints.issued();
+        let first = sizes.all_resources();
+        let world = objects::namespace("scale-large", sizes.large_resources, first, &self.endpoints).await;
+        let wanted = before + sizes.large_resources;
+        until(
+            "its tokens to be issued",
+            async || self.endpoints.issued(),
+            |issued| *issued >= wanted,
+        )
+        .await;
+        let pods = objects::pods_from(&world, 0, sizes.large_pods).await;
+        let speakers = self.connect(&pods).await;
+        self.rest().await;
+        let rest = self.used_in(Duration::from_secs(sizes.rest_seconds as u64)).await;
+        let bytes = self.sidecars.received_bytes();
+        let began = Instant::now();
+        let before: f64 = self.processor_seconds().iter().sum();
+        let mut seconds = Vec::new();
+        for number in 0..sizes.renewals {
+            let server = server_name(number % sizes.large_resources);
+            seconds.push(self.renew(&speakers[0], &server, sizes.large_pods).await);
+        }
+        // What follows a renewal belongs to it: reports, the status.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let used = self.processor_seconds().iter().sum::<f64>() - before;
+        let at_rest = rest * began.elapsed().as_secs_f64();
+        let received = self.sidecars.received_bytes() - bytes;
+        let large = Large {
+            seconds,
+            processor_milliseconds: (used - at_rest).max(0.0) * 1000.0 / sizes.renewals as f64,
+            bytes_each: received / sizes.renewals / sizes.large_pods,
+            memory: self.memory(),
+        };
+        say(&format!("{large:?}"));
+        large
+    }
+
+    /// Cores that both replicas together take now.
+    async fn used_in(&self, time: Duration) -> f64 {
+        let before: f64 = self.processor_seconds().iter().sum();
+        let began = Instant::now();
+        tokio::time::sleep(time).await;
+        (self.processor_seconds().iter().sum::<f64>() - before) / began.elapsed().as_secs_f64()
+    }
+}
+
+async fn start_replica(operator: &Operator, world: &World, kubeconfig: &str, number: usize) -> Replica {
+    let name = format!("operator-{number}");
+    let pod = world.pod(&name, json!({"app": "operator"})).await;
+    let token = token(world, AUDIENCE, Some(&pod)).await;
+    let token_file = format!("{kubeconfig}-{name}");
+    std::fs::write(&token_file, token).unwrap();
+    let log = format!("{kubeconfig}-{name}.log").into();
+    let change = |command: &mut tokio::process::Command| {
+        command.env("KUBECONFIG", kubeconfig);
+    };
+    operator
+        .start_with(&name, Some(token_file.as_ref()), Some(&log), change)
+        .await
+}
+
+fn api_server_port() -> u16 {
+    let kubeconfig = std::fs::read_to_string(setting("KUBECONFIG")).unwrap();
+    let rest = kubeconfig
+        .split("https://127.0.0.1:")
+        .nth(1)
+        .expect("its address");
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}

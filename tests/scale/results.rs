@@ -1,0 +1,71 @@
+//! What was measured. document.py makes the tables of it.
+
+use serde::Serialize;
+
+use crate::sizes::Sizes;
+
+#[derive(Debug, Serialize)]
+pub struct Results {
+    pub sizes: Sizes,
+    /// Of each replica, before there was a resource.
+    pub empty_memory: Vec<f64>,
+    pub steps: Vec<Step>,
+    pub renewals: Renewals,
+    pub restart: Restart,
+    pub large: Large,
+    pub silent: Silent,
+}
+
+/// At rest with so many sidecars.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    pub sidecars: usize,
+    pub resources: usize,
+    /// MB of the leader and of the follower, now and at most.
+    pub memory: Vec<f64>,
+    pub peak_memory: Vec<f64>,
+    /// Cores of each.
+    pub processor: Vec<f64>,
+    pub connections_to_api_server: Vec<usize>,
+    pub api_writes: usize,
+    /// Until all that are new had their snapshot.
+    pub connect_seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Renewals {
+    /// From the token endpoint's answer to the last sidecar, of each.
+    pub seconds: Vec<f64>,
+    pub api_writes: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Restart {
+    /// From the first stream that ended until all sidecars had one again.
+    pub seconds: f64,
+    pub token_reviews: usize,
+    pub memory_of_the_other: f64,
+}
+
+/// The namespace with many pods and resources.
+#[derive(Debug, Serialize)]
+pub struct Large {
+    pub seconds: Vec<f64>,
+    /// Processor milliseconds of both replicas for each renewal.
+    pub processor_milliseconds: f64,
+    pub bytes_each: usize,
+    pub memory: Vec<f64>,
+}
+
+/// Connections that say nothing, and tokens that are none, beside all those sidecars.
+#[derive(Debug, Serialize)]
+pub struct Silent {
+    pub connections: usize,
+    pub junk_tokens: usize,
+    pub junk_seconds: f64,
+    pub token_reviews: usize,
+    /// From the first connection of a new sidecar to its snapshot.
+    pub new_sidecar_seconds: f64,
+    pub renewal_seconds: f64,
+    pub memory: Vec<f64>,
+}

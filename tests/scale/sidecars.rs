@@ -1,0 +1,290 @@
+//! Simulated sidecars: each has an address and a connection of its own, its pod's token, and comes back as the real
+//! one does. Of a snapshot it reads the revision alone, and looks for the token that all wait for.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::api::core::v1::Pod;
+use mcp_auth_protocol::sync::{PATH, Report, Snapshot};
+use mcp_auth_tests::sidecar::report;
+use parking_lot::{Mutex, RwLock};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpSocket;
+use tokio::sync::{Notify, mpsc};
+use tokio_rustls::TlsConnector;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// First and longest wait between two attempts, and after how long a stream counts as a good one: as the sidecar's.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+const SETTLED: Duration = Duration::from_secs(30);
+/// Longest wait where the operator answered and another of its replicas will serve.
+const OTHER_REPLICA: Duration = Duration::from_secs(1);
+
+/// All simulated sidecars. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Sidecars(Arc<Inner>);
+
+struct Inner {
+    replicas: RwLock<Vec<SocketAddr>>,
+    tls: TlsConnector,
+    /// Those that have a stream, and a snapshot by it.
+    connected: AtomicUsize,
+    started: AtomicUsize,
+    received_bytes: AtomicUsize,
+    awaited: RwLock<Option<Arc<Awaited>>>,
+}
+
+/// A token that so many sidecars are to be given.
+struct Awaited {
+    text: String,
+    missing: AtomicUsize,
+    complete: Notify,
+}
+
+/// One of them.
+struct Identity {
+    address: Ipv4Addr,
+    token: String,
+    report: Report,
+}
+
+/// One that a test speaks through.
+#[derive(Clone)]
+pub struct Speaker {
+    reports: Arc<Mutex<Option<mpsc::UnboundedSender<Bytes>>>>,
+    last_line: Arc<Mutex<Bytes>>,
+    report: Report,
+}
+
+impl Speaker {
+    /// The snapshot in use.
+    pub fn snapshot(&self) -> Snapshot {
+        serde_json::from_slice(&self.last_line.lock()).expect("it has had a snapshot")
+    }
+
+    /// What it has applied, and more.
+    pub fn say(&self, change: impl FnOnce(&mut Report)) {
+        let mut report = self.report.clone();
+        report.applied = Some(self.snapshot().revision);
+        change(&mut report);
+        let reports = self.reports.lock();
+        let reports = reports.as_ref().expect("it is connected");
+        reports.send(line(&report)).expect("its stream lives");
+    }
+}
+
+impl Sidecars {
+    pub fn new(authority: &str) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+            roots.add(certificate.expect("PEM")).expect("a certificate");
+        }
+        let mut tls = rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        // Each would have a cache of its own.
+        tls.resumption = rustls::client::Resumption::disabled();
+        Self(Arc::new(Inner {
+            replicas: RwLock::default(),
+            tls: TlsConnector::from(Arc::new(tls)),
+            connected: AtomicUsize::new(0),
+            started: AtomicUsize::new(0),
+            received_bytes: AtomicUsize::new(0),
+            awaited: RwLock::default(),
+        }))
+    }
+
+    /// Where new connections go from now on, one or the other.
+    pub fn lead_to<'a>(&self, replicas: impl IntoIterator<Item = &'a str>) {
+        let replicas = replicas.into_iter().map(|address| address.parse().unwrap());
+        *self.0.replicas.write() = replicas.collect();
+    }
+
+    pub fn connected(&self) -> usize {
+        self.0.connected.load(Ordering::SeqCst)
+    }
+
+    pub fn started(&self) -> usize {
+        self.0.started.load(Ordering::SeqCst)
+    }
+
+    pub fn received_bytes(&self) -> usize {
+        self.0.received_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Starts the sidecar of this pod.
+    pub fn start(&self, pod: &Pod, token: String) -> Speaker {
+        let number = self.0.started.fetch_add(1, Ordering::SeqCst);
+        let [_, high, middle, low] = u32::try_from(number).unwrap().to_be_bytes();
+        let identity = Identity {
+            // Connections without a request are counted by address.
+            address: Ipv4Addr::new(127, 1 + high, middle, low),
+            token,
+            report: report(pod),
+        };
+        let speaker = Speaker {
+            reports: Arc::default(),
+            last_line: Arc::default(),
+            report: identity.report.clone(),
+        };
+        tokio::spawn(self.clone().run(identity, number, speaker.clone()));
+        speaker
+    }
+
+    /// From now on `text` is awaited by so many sidecars. Returns what tells when all have had it.
+    pub fn await_text(&self, text: &str, sidecars: usize) -> impl Future<Output = Instant> + use<> {
+        let awaited = Arc::new(Awaited {
+            text: text.into(),
+            missing: AtomicUsize::new(sidecars),
+            complete: Notify::new(),
+        });
+        *self.0.awaited.write() = Some(awaited.clone());
+        async move {
+            awaited.complete.notified().await;
+            Instant::now()
+        }
+    }
+
+    async fn run(self, identity: Identity, number: usize, speaker: Speaker) {
+        let mut failures = 0;
+        // They are dealt out evenly at first, and come back by chance.
+        let mut choice = number;
+        loop {
+            let began = Instant::now();
+            let ended = self.stream(&identity, choice, &speaker).await;
+            speaker.reports.lock().take();
+            choice = rand::random_range(0..1000);
+            if began.elapsed() >= SETTLED {
+                failures = 0;
+            }
+            let mut wait = (BACKOFF.0 * 2_u32.pow(failures)).min(BACKOFF.1);
+            failures = (failures + 1).min(7);
+            if matches!(ended, Err(Ended::Refused)) {
+                wait = wait.min(OTHER_REPLICA);
+            }
+            tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
+        }
+    }
+
+    async fn stream(&self, identity: &Identity, choice: usize, speaker: &Speaker) -> Result<(), Ended> {
+        let replica = {
+            let replicas = self.0.replicas.read();
+            replicas[choice % replicas.len()]
+        };
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((identity.address, 0)))?;
+        let stream = socket.connect(replica).await?;
+        stream.set_nodelay(true)?;
+        let stream = self.0.tls.connect(ServerName::from(replica.ip()), stream).await?;
+        let (mut requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let (reports, receiver) = mpsc::unbounded_channel::<Bytes>();
+        let _ = reports.send(line(&identity.report));
+        let body = futures::stream::unfold(receiver, |mut receiver| async move {
+            let line = receiver.recv().await?;
+            Some((Ok::<_, Infallible>(Frame::data(line)), receiver))
+        });
+        let request = http::Request::post(format!("https://{replica}{PATH}"))
+            .header(http::header::AUTHORIZATION, format!("Bearer {}", identity.token))
+            .body(StreamBody::new(body).boxed_unsync())?;
+        let response = requests.send_request(request).await?;
+        if !response.status().is_success() {
+            return Err(Ended::Refused);
+        }
+        *speaker.reports.lock() = Some(reports.clone());
+        self.read(response.into_body(), identity, &reports, speaker).await
+    }
+
+    async fn read(
+        &self,
+        mut body: hyper::body::Incoming,
+        identity: &Identity,
+        reports: &mpsc::UnboundedSender<Bytes>,
+        speaker: &Speaker,
+    ) -> Result<(), Ended> {
+        let mut buffer = BytesMut::new();
+        let mut connected = None;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            self.0.received_bytes.fetch_add(data.len(), Ordering::Relaxed);
+            let searched = buffer.len();
+            buffer.extend_from_slice(&data);
+            let mut from = searched;
+            while let Some(end) = buffer[from..].iter().position(|byte| *byte == b'\n') {
+                let line = buffer.split_to(from + end + 1).freeze();
+                from = 0;
+                if line.len() > 1 {
+                    self.take_over(&line);
+                    connected.get_or_insert_with(|| Connected::new(self));
+                    let mut report = identity.report.clone();
+                    report.applied = Some(revision(&line).to_owned());
+                    *speaker.last_line.lock() = line;
+                    let _ = reports.send(self::line(&report));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_over(&self, line: &[u8]) {
+        let awaited = self.0.awaited.read().clone();
+        let Some(awaited) = awaited else { return };
+        let found = std::str::from_utf8(line).is_ok_and(|line| line.contains(&awaited.text));
+        if found && awaited.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
+            awaited.complete.notify_one();
+        }
+    }
+}
+
+/// How a stream ended.
+enum Ended {
+    Refused,
+    #[expect(dead_code, reason = "for whoever looks why")]
+    Broken(Error),
+}
+
+impl<E: Into<Error>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+struct Connected(Sidecars);
+
+impl Connected {
+    fn new(sidecars: &Sidecars) -> Self {
+        sidecars.0.connected.fetch_add(1, Ordering::SeqCst);
+        Self(sidecars.clone())
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.0.connected.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn revision(line: &[u8]) -> &str {
+    let text = std::str::from_utf8(&line[..line.len().min(200)]).unwrap_or_default();
+    let text = text
+        .strip_prefix(r#"{"revision":""#)
+        .expect("a snapshot begins with it");
+    text.split('"').next().unwrap()
+}
+
+fn line(report: &Report) -> Bytes {
+    let mut line = serde_json::to_vec(report).expect("a report is plain values");
+    line.push(b'\n');
+    line.into()
+}

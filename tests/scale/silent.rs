@@ -1,0 +1,112 @@
+//! Pods that only disturb, beside all those sidecars: connections that say nothing, and bearer tokens that are none.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mcp_auth_protocol::sync::PATH;
+use mcp_auth_tests::world::World;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::api_server::Requests;
+use crate::objects::{self, server_name};
+use crate::phases::Scene;
+use crate::results::Silent;
+use crate::say;
+use crate::sidecars::Speaker;
+use crate::sizes::Sizes;
+
+/// A tenth of what has to be stood.
+const CONNECTIONS: usize = 1_500;
+const JUNK_A_SECOND: u32 = 100;
+const SECONDS: u32 = 10;
+
+pub async fn measure(scene: &mut Scene, world: &World, sizes: &Sizes, speaker: &Speaker) -> Silent {
+    let replica: SocketAddr = scene.replicas[0].address.parse().unwrap();
+    let mut connections = Vec::new();
+    for number in 0..CONNECTIONS {
+        connections.push(silent_connection(number, replica).await);
+    }
+    let before = Requests::count(&scene.operator_world.client).await;
+    let began = Instant::now();
+    let junk = tokio::spawn(send_junk(replica));
+    let pods = objects::pods_from(world, sizes.pods, sizes.pods + 1).await;
+    let connecting = Instant::now();
+    scene.sidecars.lead_to([&*scene.replicas[0].address]);
+    scene.connect(&pods).await;
+    let new_sidecar_seconds = connecting.elapsed().as_secs_f64();
+    let server = server_name(sizes.resources - 1);
+    let renewal_seconds = scene.renew(speaker, &server, sizes.pods + 1).await;
+    let junk_tokens = junk.await.unwrap();
+    let junk_seconds = began.elapsed().as_secs_f64();
+    let requests = Requests::count(&scene.operator_world.client).await.since(before);
+    let silent = Silent {
+        connections: connections.len(),
+        junk_tokens,
+        junk_seconds,
+        token_reviews: requests.token_reviews,
+        new_sidecar_seconds,
+        renewal_seconds,
+        memory: scene.memory(),
+    };
+    scene
+        .sidecars
+        .lead_to(scene.replicas.iter().map(|replica| &*replica.address));
+    say(&format!("{silent:?}"));
+    silent
+}
+
+/// Of thirty pods.
+async fn silent_connection(number: usize, replica: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let last = u8::try_from(number % 30).unwrap();
+    socket
+        .bind(SocketAddr::from((Ipv4Addr::new(127, 200, 0, last + 1), 0)))
+        .unwrap();
+    socket.connect(replica).await.unwrap()
+}
+
+/// As many requests as there is time for, each with another token. How many were answered.
+async fn send_junk(replica: SocketAddr) -> usize {
+    let client = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(true)
+        .local_address(std::net::IpAddr::from([127, 201, 0, 1]))
+        .build()
+        .unwrap();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / JUNK_A_SECOND);
+    let mut answers = Vec::new();
+    for number in 0..JUNK_A_SECOND * SECONDS {
+        ticks.tick().await;
+        let token = junk(number);
+        let request = client
+            .post(format!("https://{replica}{PATH}"))
+            .bearer_auth(token)
+            .body("");
+        answers.push(tokio::spawn(request.send()));
+    }
+    let mut refused = 0;
+    for answer in answers {
+        refused += usize::from(answer.await.unwrap().is_ok_and(|answer| answer.status() == 401));
+    }
+    refused
+}
+
+/// A third is no token at all, the others look like ServiceAccount tokens: of another audience, or of a pod that
+/// there may be, with a signature that nobody made.
+fn junk(number: u32) -> String {
+    use base64::Engine;
+    let claims = match number % 3 {
+        0 => return format!("junk-{number}"),
+        1 => serde_json::json!({"aud": ["elsewhere"], "number": number}),
+        _ => serde_json::json!({
+            "aud": ["mcp-auth-operator"], "exp": 4_000_000_000_u32, "number": number,
+            "kubernetes.io": {"namespace": "scale-000", "pod": {"name": "litellm", "uid": format!("{number}")}},
+        }),
+    };
+    let encode = |text: &str| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(text);
+    format!(
+        "{}.{}.{}",
+        encode(r#"{"alg":"RS256","kid":"none"}"#),
+        encode(&claims.to_string()),
+        encode("no signature")
+    )
+}
