@@ -21,6 +21,12 @@ pub struct Settings {
     /// Without requests for CPU and memory a HorizontalPodAutoscaler stops computing for the pod.
     #[serde(default, deserialize_with = "resources::deserialize")]
     pub resources: ResourceRequirements,
+    /// Where audit lines go.
+    #[serde(default)]
+    pub audit: AuditSettings,
+    /// The OpenTelemetry collector.
+    #[serde(default)]
+    pub otlp: OtlpSettings,
     /// Longest time that LiteLLM's start waits for routes and first tokens.
     #[serde(default = "default_start_timeout_seconds")]
     pub start_timeout_seconds: u32,
@@ -30,15 +36,20 @@ pub struct Settings {
     /// Level of the sidecar's log, or directives.
     #[serde(default = "default_log")]
     pub log: String,
-    /// Where audit lines go.
-    #[serde(default)]
-    pub audit: AuditSettings,
-    /// The OpenTelemetry collector.
-    #[serde(default)]
-    pub otlp: OtlpSettings,
     /// How the operator is reached. It is not in the file: the operator adds it.
     #[serde(skip)]
     pub operator: OperatorEndpoint,
+}
+
+/// How sidecars reach the operator.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OperatorEndpoint {
+    /// `https://HOST:PORT`.
+    pub url: String,
+    /// PEM certificates that its certificate is verified against.
+    pub ca: String,
+    /// Version of this operator, and so of the sidecars it injects.
+    pub version: String,
 }
 
 /// Where the sidecars' audit lines go, unless a pod's annotations say otherwise.
@@ -76,17 +87,6 @@ pub struct OtlpSettings {
 pub struct SecretKey {
     pub name: String,
     pub key: String,
-}
-
-/// How sidecars reach the operator.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct OperatorEndpoint {
-    /// `https://HOST:PORT`.
-    pub url: String,
-    /// PEM certificates that its certificate is verified against.
-    pub ca: String,
-    /// Version of this operator, and so of the sidecars it injects.
-    pub version: String,
 }
 
 /// Why the settings cannot be used.
