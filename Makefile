@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down test test-unit test-chart test-api faults scale conformance surfaces e2e outage bench soak instructions fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down test test-unit test-chart test-api faults scale conformance surfaces e2e outage bench soak instructions fuzz check alerts dashboard-screenshots generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 
 alerts: ## fires each alert of the chart with synthetic series, by promtool
 	@tests/alerts/run
+
+dashboard-screenshots: ## the dashboard's panels in docs/dashboard, drawn from what a real operator and sidecar expose; no cluster
+	@tests/dashboard/run
 
 generate: ## what is generated from the source: the CustomResourceDefinition and its page in docs/reference, the reference of the CLI, the values in the chart's README
 	cargo run --locked --quiet --package mcp-auth-crds --bin generate

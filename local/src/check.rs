@@ -135,6 +135,7 @@ impl Checking {
         let audit_log = AuditDestination {
             lines: Output::File("/dev/null".into()),
             collector: None,
+            spans: false,
         };
         let ground = Ground::prepare(listen, command.config.as_deref(), &audit_log.lines)?;
         let (feed, _) = TokenFeed::new(egress_proxy(&sources.variables)?);

@@ -47,20 +47,25 @@ const STOP_GRACE: Duration = Duration::from_millis(200);
 /// Where audit lines go.
 pub struct AuditDestination {
     pub lines: Output,
-    /// The OpenTelemetry collector, for [`Output::Otlp`].
+    /// The OpenTelemetry collector, for [`Output::Otlp`] and spans.
     pub collector: Option<ExportSettings>,
+    pub spans: bool,
 }
 
 impl AuditDestination {
     pub fn new(lines: Output, otlp: &OtlpArgs, variables: &Variables) -> Result<Self, ExitError> {
-        let collector = match lines {
-            Output::Otlp => {
+        let collector = match lines == Output::Otlp || otlp.traces() {
+            true => {
                 let resource = resource("mcp-auth", "", "", "");
                 Some(otlp.settings(variables.get(env::OTLP_HEADERS), resource)?)
             }
-            Output::Stdout | Output::File(_) => None,
+            false => None,
         };
-        Ok(Self { lines, collector })
+        Ok(Self {
+            lines,
+            collector,
+            spans: otlp.traces(),
+        })
     }
 }
 
@@ -132,6 +137,7 @@ impl Ground {
         let destinations = Destinations {
             lines: audit_log.lines,
             exporter,
+            spans: audit_log.spans,
         };
         let audit_log = AuditLog::start(
             &Pod::default(),

@@ -15,7 +15,7 @@ mod secret;
 mod serving;
 mod webhook;
 
-pub use check::certificate_expiry;
+pub use check::{certificate_expiry, certificate_validity};
 pub use secret::Config;
 pub use serving::Certificates;
 pub use webhook::keep_webhook_ca_bundle;

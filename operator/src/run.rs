@@ -93,7 +93,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
     let reconciler = Reconciler {
         resources: resources.clone(),
-        references,
+        references: references.clone(),
         workload,
         pods: pods.clone(),
         sidecars: sidecars.clone(),
@@ -108,6 +108,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         recorder,
         clock,
         credentials.clone(),
+        references,
         ObservedPods {
             pods: pods.clone(),
             sidecars: sidecars.clone(),

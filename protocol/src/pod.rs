@@ -42,6 +42,8 @@ pub mod env {
     pub const OTLP_ENDPOINT: &str = "MCPAUTH_OTLP_ENDPOINT";
     /// Headers of each request to it, `NAME=VALUE` separated by commas, as in OpenTelemetry's own variables. Secret.
     pub const OTLP_HEADERS: &str = "MCPAUTH_OTLP_HEADERS";
+    /// `enabled`: each call is a span that goes there.
+    pub const TRACING: &str = "MCPAUTH_TRACING";
     /// PEM certificates to verify it by, besides the platform's.
     pub const OTLP_CA: &str = "MCPAUTH_OTLP_CA";
     /// Time in whole seconds that the drain hook takes.

@@ -11,4 +11,5 @@ pub mod request_id;
 pub mod respond;
 pub mod response_body;
 pub mod routes;
+pub mod trace_context;
 pub mod user_context;

@@ -83,10 +83,10 @@ pub async fn serve(args: Serve, dropped_lines: DroppedLines) -> anyhow::Result<(
     Ok(())
 }
 
-/// Where lines of the audit log go. A collector that cannot be called costs lines, which are counted, and nothing else.
+/// Where lines of the audit log and spans go. A collector that cannot be called costs these and nothing else.
 fn destinations(args: &Serve, pod: &Pod, metrics: &data_path::Metrics) -> Destinations {
-    let lines = args.audit_log.clone();
-    if lines != Output::Otlp {
+    let (lines, spans) = (args.audit_log.clone(), args.otlp.traces());
+    if lines != Output::Otlp && !spans {
         return lines.into();
     }
     let headers = std::env::var(env::OTLP_HEADERS).ok();
@@ -99,6 +99,7 @@ fn destinations(args: &Serve, pod: &Pod, metrics: &data_path::Metrics) -> Destin
     Destinations {
         lines,
         exporter: exporter.ok(),
+        spans,
     }
 }
 

@@ -57,8 +57,8 @@ mcpauth.dev/service: ""
 {{- else if regexMatch "^https?://[^/]+:4317(/|$)" $endpoint }}
 {{- $problems = append $problems "sidecar.otlp.endpoint states port 4317, which takes gRPC: OTLP over HTTP is port 4318 of most collectors" }}
 {{- end }}
-{{- if and (eq .audit.output "otlp") (not $endpoint) }}
-{{- $problems = append $problems "sidecar.audit.output is otlp and sidecar.otlp.endpoint is empty: state where the OpenTelemetry collector is" }}
+{{- if and (or (eq .audit.output "otlp") .otlp.tracing) (not $endpoint) }}
+{{- $problems = append $problems "sidecar.audit.output is otlp, or sidecar.otlp.tracing is true, and sidecar.otlp.endpoint is empty: state where the OpenTelemetry collector is" }}
 {{- end }}
 {{- if and .otlp.caBundle (not (contains "-----BEGIN CERTIFICATE-----" .otlp.caBundle)) }}
 {{- $problems = append $problems "sidecar.otlp.caBundle holds no certificate: it is text in PEM" }}

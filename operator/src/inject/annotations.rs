@@ -26,6 +26,8 @@ pub const AUDIT_VOLUME: &str = "mcpauth.dev/audit-volume";
 pub const OTLP_ENDPOINT: &str = "mcpauth.dev/otlp-endpoint";
 /// `NAME/KEY` of the Secret with the headers by which the collector knows the sender.
 pub const OTLP_HEADERS_SECRET: &str = "mcpauth.dev/otlp-headers-secret";
+/// `enabled`: each call is a span that goes to the collector.
+pub const TRACING: &str = "mcpauth.dev/tracing";
 
 /// Written by injection: the version that injected the pod.
 pub const INJECTED: &str = "mcpauth.dev/injected";

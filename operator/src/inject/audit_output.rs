@@ -1,10 +1,10 @@
-//! Where the sidecar's audit lines go: what the chart says for all pods, and what the pod's annotations say instead. What
-//! cannot be done in this pod is a warning, and the lines go to standard output: nobody's calls are lost over it.
+//! Where the sidecar's audit lines and spans go: what the chart says for all pods, and what the pod's annotations say
+//! instead. What cannot be done in this pod is a warning, and the lines go to standard output: nobody's calls are lost over it.
 
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, PodSpec, SecretKeySelector, VolumeMount};
 use mcp_auth_protocol::pod::env;
 
-use super::annotations::{AUDIT_OUTPUT, AUDIT_VOLUME, OTLP_ENDPOINT};
+use super::annotations::{AUDIT_OUTPUT, AUDIT_VOLUME};
 use super::options::PodOptions;
 use super::reserved::{AUDIT_FOLDER, is_reserved_volume};
 use super::settings::{AuditOutput, SecretKey, Settings};
@@ -21,12 +21,33 @@ pub(super) struct AuditPlan {
 }
 
 pub(super) fn plan(spec: &PodSpec, options: &PodOptions, settings: &Settings) -> AuditPlan {
-    match options.audit_output.unwrap_or(settings.audit.output) {
-        AuditOutput::Stdout => AuditPlan::default(),
+    let output = options.audit_output.unwrap_or(settings.audit.output);
+    let traces = options.tracing.unwrap_or(settings.otlp.tracing);
+    let mut plan = match output {
         AuditOutput::File => file(spec, options, settings),
-        AuditOutput::Otlp => collector(options, settings),
+        AuditOutput::Stdout | AuditOutput::Otlp => AuditPlan::default(),
+    };
+    if output != AuditOutput::Otlp && !traces {
+        return plan;
     }
+    match collector(options, settings) {
+        Some(collector) => {
+            plan.variables.extend(collector);
+            if output == AuditOutput::Otlp {
+                plan.variables.push(literal(env::AUDIT_LOG, "otlp"));
+            }
+            if traces {
+                plan.variables.push(literal(env::TRACING, "enabled"));
+            }
+        }
+        None => plan.problem = plan.problem.or(Some(NO_COLLECTOR.to_owned())),
+    }
+    plan
 }
+
+const NO_COLLECTOR: &str = "nothing is sent by OTLP, and audit lines go to standard output: the annotation \
+                            mcpauth.dev/otlp-endpoint or the chart's sidecar.otlp.endpoint has to say where the OpenTelemetry \
+                            collector is";
 
 fn file(spec: &PodSpec, options: &PodOptions, settings: &Settings) -> AuditPlan {
     let stated = options.audit_volume.as_deref().or(settings.audit.volume());
@@ -60,34 +81,21 @@ fn file(spec: &PodSpec, options: &PodOptions, settings: &Settings) -> AuditPlan 
     }
 }
 
-fn collector(options: &PodOptions, settings: &Settings) -> AuditPlan {
+/// How the sidecar calls the collector, if anything says where that is.
+fn collector(options: &PodOptions, settings: &Settings) -> Option<Vec<EnvVar>> {
+    let annotated = options.otlp_headers_secret.as_ref();
     // Credentials are for one collector: with one of the pod's own, those of the chart's stay here.
     let (endpoint, headers) = match &options.otlp_endpoint {
-        Some(endpoint) => (Some(endpoint.as_str()), options.otlp_headers_secret.as_ref()),
+        Some(endpoint) => (endpoint.as_str(), annotated),
         None => (
-            settings.otlp.endpoint(),
-            options
-                .otlp_headers_secret
-                .as_ref()
-                .or(settings.otlp.headers_secret()),
+            settings.otlp.endpoint()?,
+            annotated.or(settings.otlp.headers_secret()),
         ),
     };
-    let Some(endpoint) = endpoint else {
-        return AuditPlan::problem(format!(
-            "nothing says where the OpenTelemetry collector is: set the annotation {OTLP_ENDPOINT}, or the chart's \
-             sidecar.otlp.endpoint"
-        ));
-    };
-    let mut variables = vec![
-        literal(env::AUDIT_LOG, "otlp"),
-        literal(env::OTLP_ENDPOINT, endpoint),
-    ];
+    let mut variables = vec![literal(env::OTLP_ENDPOINT, endpoint)];
     variables.extend(headers.map(headers_variable));
     variables.extend(settings.otlp.ca_bundle().map(|ca| literal(env::OTLP_CA, ca)));
-    AuditPlan {
-        variables,
-        ..AuditPlan::default()
-    }
+    Some(variables)
 }
 
 /// A Secret that is missing costs audit lines, which the sidecar tells, and no start of a pod.

@@ -7,7 +7,7 @@ use mcp_auth_protocol::otlp::OtlpEndpoint;
 
 use super::annotations::{
     AUDIT_OUTPUT, AUDIT_VOLUME, CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL,
-    OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, START_TIMEOUT, annotation,
+    OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, START_TIMEOUT, TRACING, annotation,
 };
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
@@ -37,6 +37,7 @@ pub(super) struct PodOptions {
     pub audit_volume: Option<String>,
     pub otlp_endpoint: Option<String>,
     pub otlp_headers_secret: Option<SecretKey>,
+    pub tracing: Option<bool>,
 }
 
 /// What the pod's owner says of LiteLLM's configuration.
@@ -81,11 +82,8 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
     let port = parse_annotation(pod, PORT, "a number from 1 to 65535", |text| {
         text.parse::<u16>().ok().filter(|port| *port > 0)
     })?;
-    let outbound_only = parse_annotation(pod, INBOUND, "`enabled` or `disabled`", |text| match text {
-        "enabled" => Some(false),
-        "disabled" => Some(true),
-        _ => None,
-    })?;
+    let inbound = parse_annotation(pod, INBOUND, SWITCH, switch)?;
+    let tracing = parse_annotation(pod, TRACING, SWITCH, switch)?;
     let start_timeout_seconds = parse_annotation(pod, START_TIMEOUT, "a number from 0 to 600", |text| {
         text.parse::<u32>()
             .ok()
@@ -141,14 +139,25 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         container: annotation(pod, CONTAINER).map(str::to_owned),
         config_path,
         port,
-        outbound_only: outbound_only.unwrap_or(false),
+        outbound_only: inbound == Some(false),
         start_timeout_seconds,
         keepalive_seconds,
         audit_output,
         audit_volume,
         otlp_endpoint,
         otlp_headers_secret,
+        tracing,
     })
+}
+
+const SWITCH: &str = "`enabled` or `disabled`";
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "enabled" => Some(true),
+        "disabled" => Some(false),
+        _ => None,
+    }
 }
 
 fn parse_annotation<T>(
@@ -245,6 +254,7 @@ mod tests {
             (CONFIG_PATH, "/etc/config.json", "a text of 16 characters"),
             (AUDIT_OUTPUT, "OTLP", "a text of 4 characters"),
             (AUDIT_VOLUME, "/var/log", "a text of 8 characters"),
+            (TRACING, "true", "a text of 4 characters"),
             (OTLP_ENDPOINT, "collector:4318", "a text of 14 characters"),
             (OTLP_ENDPOINT, "http://collector:4317", "a text of 21 characters"),
             (OTLP_HEADERS_SECRET, "collector", "a text of 9 characters"),

@@ -79,6 +79,8 @@ pub struct OtlpSettings {
     endpoint: String,
     headers_secret: SecretKey,
     ca_bundle: String,
+    /// Each call is a span that goes there.
+    pub tracing: bool,
 }
 
 /// A key of a Secret in the pod's own namespace.
@@ -108,7 +110,9 @@ pub enum SettingsError {
     AuditVolume,
     #[error("otlp.endpoint {0}")]
     OtlpEndpoint(#[from] OtlpEndpointError),
-    #[error("audit.output is otlp and otlp.endpoint is empty: state where the OpenTelemetry collector is")]
+    #[error(
+        "audit.output is otlp, or otlp.tracing is true, and otlp.endpoint is empty: state where the OpenTelemetry collector is"
+    )]
     NoOtlpEndpoint,
     #[error("otlp.headersSecret is no name and key of a Secret")]
     OtlpHeadersSecret,
@@ -156,7 +160,8 @@ impl Settings {
             return Err(SettingsError::AuditVolume);
         }
         self.otlp.check()?;
-        if self.audit.output == AuditOutput::Otlp && self.otlp.endpoint().is_none() {
+        let exports = self.audit.output == AuditOutput::Otlp || self.otlp.tracing;
+        if exports && self.otlp.endpoint().is_none() {
             return Err(SettingsError::NoOtlpEndpoint);
         }
         Ok(resources::check(&self.resources)?)
@@ -272,6 +277,7 @@ mod tests {
                 "audit.volume",
             ),
             (r#""audit": {"output": "otlp"}"#, "otlp.endpoint is empty"),
+            (r#""otlp": {"tracing": true}"#, "otlp.endpoint is empty"),
             (
                 r#""otlp": {"endpoint": "collector:4318"}"#,
                 "otlp.endpoint must be http://",

@@ -20,6 +20,10 @@ use tracing::warn;
 
 use crate::api_server::is_forbidden;
 
+/// Annotation of a Secret: when what it holds ends, where that cannot be read from it, such as of a client secret
+/// (RFC 3339).
+pub const EXPIRES_AT: &str = "mcpauth.dev/expires-at";
+
 /// Names an object: kind, namespace and name.
 type Object = (Kind, String, String);
 
@@ -33,6 +37,8 @@ pub struct References {
 
 struct Watched {
     lookup: Lookup,
+    /// Its annotation [`EXPIRES_AT`].
+    stated_end: Option<String>,
     users: Vec<ResourceRef>,
     task: AbortHandle,
 }
@@ -97,6 +103,12 @@ impl References {
             .map_or(Lookup::Unknown, |entry| entry.lookup.clone())
     }
 
+    /// When the object says that what it holds ends.
+    pub fn stated_end(&self, namespace: &str, reference: &Reference) -> Option<String> {
+        let object = (reference.kind, namespace.to_owned(), reference.name.clone());
+        self.watched.lock().get(&object)?.stated_end.clone()
+    }
+
     fn start(&self, object: Object) -> Watched {
         let references = self.clone();
         let task = match object.0 {
@@ -105,6 +117,7 @@ impl References {
         };
         Watched {
             lookup: Lookup::Unknown,
+            stated_end: None,
             users: Vec::new(),
             task: task.abort_handle(),
         }
@@ -121,6 +134,7 @@ impl References {
         let mut events = watcher(api, config).default_backoff().boxed();
         let mut exists = false;
         while let Some(event) = events.next().await {
+            let mut stated_end = None;
             let lookup = match event {
                 Ok(watcher::Event::Init) => {
                     exists = false;
@@ -128,6 +142,11 @@ impl References {
                 }
                 Ok(watcher::Event::InitApply(found) | watcher::Event::Apply(found)) => {
                     exists = true;
+                    stated_end = found
+                        .meta()
+                        .annotations
+                        .as_ref()
+                        .and_then(|all| all.get(EXPIRES_AT).cloned());
                     Lookup::Found(Arc::new(found.values()))
                 }
                 Ok(watcher::Event::InitDone) if exists => continue,
@@ -138,11 +157,11 @@ impl References {
                     continue;
                 }
             };
-            self.record(&object, lookup);
+            self.record(&object, lookup, stated_end);
         }
     }
 
-    fn record(&self, object: &Object, lookup: Lookup) {
+    fn record(&self, object: &Object, lookup: Lookup, stated_end: Option<String>) {
         let users = match self.watched.lock().get_mut(object) {
             Some(entry) => {
                 // What was read stays good while the API server refuses for a moment, as it does when it
@@ -151,6 +170,7 @@ impl References {
                     return;
                 }
                 entry.lookup = lookup;
+                entry.stated_end = stated_end;
                 entry.users.clone()
             }
             None => return,

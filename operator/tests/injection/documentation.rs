@@ -54,6 +54,7 @@ fn the_documentation_lists_every_refusal_and_every_annotation() {
         annotations::AUDIT_VOLUME,
         annotations::OTLP_ENDPOINT,
         annotations::OTLP_HEADERS_SECRET,
+        annotations::TRACING,
         annotations::INJECTED,
         annotations::SKIPPED,
         annotations::NOT_INJECTED,

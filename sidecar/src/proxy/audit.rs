@@ -4,7 +4,7 @@
 //! A request pays for little of it: an [`AuditedCall`] notes what is at hand anyway ([`record`]) and hands it
 //! to a bounded queue when the call has ended. A thread of its own ([`writer`]) reads the message
 //! ([`message`]), finds the user ([`user`], by a token that [`jwt`] verifies) and writes the line ([`line`]) to the [`output`], or
-//! hands it to the OTLP exporter as a [`log_record`]. Where that is
+//! hands it to the OTLP exporter as a [`log_record`]. Where calls are traced, the call is a [`span_record`] as well. Where that is
 //! slower than the calls, lines are dropped and counted; a call never waits.
 
 mod client_key;
@@ -15,6 +15,7 @@ mod log_record;
 mod message;
 mod output;
 mod record;
+mod span_record;
 mod user;
 mod writer;
 
@@ -23,13 +24,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request};
+use http::Request;
 use mcp_auth_protocol::sync::Pod;
 
 use crate::proxy::metrics::{AuditDrop, Metrics};
 use crate::proxy::otlp::Exporter;
 use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::McpServer;
+use crate::proxy::trace_context::TraceParent;
 
 pub use client_key::ClientKeys;
 pub use fingerprint::{Fingerprint, Fingerprinter};
@@ -37,7 +39,6 @@ pub use jwt::JwtVerifier;
 use output::LineWriter;
 pub use output::Output;
 use record::CallRecord;
-pub(crate) use record::TRACEPARENT;
 pub use record::{AuditedCall, Outcome};
 use writer::{Sink, Writer};
 
@@ -56,6 +57,7 @@ struct Inner {
     fingerprinter: Fingerprinter,
     metrics: Metrics,
     exporter: Option<Exporter>,
+    spans: bool,
 }
 
 /// Where what is recorded goes.
@@ -63,6 +65,8 @@ pub struct Destinations {
     pub lines: Output,
     /// Absent where there is no OpenTelemetry collector that could be called.
     pub exporter: Option<Exporter>,
+    /// Whether each call is exported as a span too.
+    pub spans: bool,
 }
 
 impl From<Output> for Destinations {
@@ -70,20 +74,16 @@ impl From<Output> for Destinations {
         Self {
             lines,
             exporter: None,
+            spans: false,
         }
     }
 }
 
-/// The identifier of the trace that a request is part of, by its `traceparent` or, as LiteLLM's OpenTelemetry has it, by its
-/// message.
-pub fn trace_id(traceparent: Option<&HeaderValue>, body: Option<&[u8]>) -> Option<String> {
-    let stated = traceparent.and_then(|value| value.to_str().ok());
-    if let Some(id) = stated.and_then(line::trace_id) {
-        return Some(id.to_owned());
-    }
-    let messages = message::read(body?);
-    let traceparent = messages.iter().find_map(|message| message.traceparent.as_deref());
-    traceparent.and_then(line::trace_id).map(str::to_owned)
+/// What the message of a request says of its trace, as LiteLLM's OpenTelemetry has it.
+pub fn traceparent(body: &[u8]) -> Option<TraceParent> {
+    let messages = message::read(body);
+    let stated = messages.iter().find_map(|message| message.traceparent.as_deref());
+    stated.and_then(TraceParent::parse)
 }
 
 /// What the writer takes from the queue.
@@ -102,7 +102,12 @@ impl AuditLog {
         fingerprinter: Fingerprinter,
         metrics: Metrics,
     ) -> Self {
-        let Destinations { lines, exporter } = destinations.into();
+        let Destinations {
+            lines,
+            exporter,
+            spans,
+        } = destinations.into();
+        let span_exporter = exporter.clone().filter(|_| spans);
         let sink = match lines {
             Output::Stdout => Sink::Lines(LineWriter::new(None)),
             Output::File(path) => Sink::Lines(LineWriter::new(Some(path))),
@@ -115,8 +120,9 @@ impl AuditLog {
             fingerprinter,
             metrics,
             exporter,
+            spans,
         }));
-        let writer = Writer::new(pod, sink, Arc::downgrade(&log.0));
+        let writer = Writer::new(pod, sink, span_exporter, Arc::downgrade(&log.0));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         if let Err(error) = thread.spawn(move || writer.run(&items)) {
             tracing::error!(%error, "the audit log's thread cannot be started: nothing is recorded");
@@ -129,7 +135,12 @@ impl AuditLog {
         self.0.fingerprinter.clone()
     }
 
-    /// The record of a request that begins, if the server's resource wants one.
+    /// Whether calls are exported as spans.
+    pub(crate) fn traces(&self) -> bool {
+        self.0.spans
+    }
+
+    /// The record of a request that begins, if the server's resource wants a line or calls are exported as spans.
     pub(crate) fn begin<B>(
         &self,
         server: &Arc<McpServer>,
@@ -137,7 +148,9 @@ impl AuditLog {
         id: RequestId,
         started: Instant,
     ) -> Option<AuditedCall> {
-        server.audit.as_ref()?;
+        if server.audit.is_none() && !self.0.spans {
+            return None;
+        }
         let record = CallRecord::new(server, request, id, started);
         Some(AuditedCall::new(self.clone(), record))
     }
@@ -178,23 +191,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_trace_is_that_of_the_header_or_else_of_the_message() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let header = HeaderValue::try_from(format!("00-{id}-00f067aa0ba902b7-01")).unwrap();
-        let other = "0af7651916cd43dd8448eb211c80319c";
-        let meta = format!(r#"{{"_meta":{{"traceparent":"00-{other}-b7ad6b7169203331-01"}}}}"#);
+    fn a_message_names_its_trace() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let meta = format!(r#"{{"_meta":{{"traceparent":"00-{id}-b7ad6b7169203331-01"}}}}"#);
         let body = format!(r#"{{"id":1,"method":"tools/call","params":{meta}}}"#);
-        let body = Some(body.as_bytes());
-        let invalid = HeaderValue::from_static("no trace");
-        for (traceparent, body, expected) in [
-            (Some(&header), body, Some(id)),
-            (Some(&header), None, Some(id)),
-            (None, body, Some(other)),
-            (Some(&invalid), body, Some(other)),
-            (Some(&invalid), None, None),
-            (None, Some(&b"{}"[..]), None),
-        ] {
-            assert_eq!(trace_id(traceparent, body).as_deref(), expected);
-        }
+        let found = traceparent(body.as_bytes()).unwrap();
+        assert_eq!(found.trace_id().to_string(), id);
+        assert_eq!(traceparent(b"{}"), None);
     }
 }

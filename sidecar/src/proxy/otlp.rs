@@ -11,9 +11,9 @@ mod exporter;
 mod headers;
 mod queue;
 
-pub use args::{OtlpArgs, OtlpArgsError, resource};
+pub use args::{OtlpArgs, OtlpArgsError, Switch, resource};
 pub use client::ClientError;
-pub use encoding::{KeyValue, LogRecord};
+pub use encoding::{KeyValue, LogRecord, SpanRecord, hex_span_id};
 pub use exporter::{ExportSettings, Exporter};
 pub use headers::{OtlpHeaders, OtlpHeadersError};
 pub use queue::Signal;

@@ -410,7 +410,9 @@ async fn each_message_of_a_batch_has_a_line_and_a_trace_is_named() {
         &[audited(&url(&upstream), Audit::default())],
     );
     let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let traced = format!(r#"{{"method":"ping","params":{{"_meta":{{"traceparent":"00-{id}-1-01"}}}}}}"#);
+    let traced = format!(
+        r#"{{"method":"ping","params":{{"_meta":{{"traceparent":"00-{id}-00f067aa0ba902b7-01"}}}}}}"#
+    );
     let batch = format!("[{CALL},{traced}]");
     bytes(
         send(

@@ -1,4 +1,4 @@
-//! Audit lines on their way to an OpenTelemetry collector, read by OpenTelemetry's own published messages.
+//! Audit lines and spans on their way to an OpenTelemetry collector, read by OpenTelemetry's own published messages.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -17,9 +17,13 @@ use mcp_auth_sidecar::proxy::metrics::Metrics;
 use mcp_auth_sidecar::proxy::otlp::{Exporter, OtlpArgs, Signal, resource};
 use mcp_auth_sidecar::proxy::outbound::Limits;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyValue;
 use opentelemetry_proto::tonic::common::v1::{AnyValue as Wrapped, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
 use prometheus_client::registry::Registry;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -35,6 +39,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 #[derive(Clone, Default)]
 struct Collector {
     bodies: Arc<Mutex<Vec<Bytes>>>,
+    spans: Arc<Mutex<Vec<Bytes>>>,
     /// Its answers to the first requests; then it takes everything.
     answers: Arc<Mutex<Vec<(StatusCode, &'static str)>>>,
 }
@@ -56,11 +61,13 @@ impl Collector {
     }
 
     async fn answer(self, request: Request<Incoming>) -> Response<crate::scene::Body> {
+        let is_of_spans = request.uri().path().ends_with("/v1/traces");
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let answer = self.answers.lock().unwrap().pop();
         let (status, text) = answer.unwrap_or((StatusCode::OK, "{}"));
         if status.is_success() {
-            self.bodies.lock().unwrap().push(body);
+            let taken = if is_of_spans { &self.spans } else { &self.bodies };
+            taken.lock().unwrap().push(body);
         }
         let mut response = Response::new(whole(text));
         *response.status_mut() = status;
@@ -72,6 +79,16 @@ impl Collector {
         let bodies = self.bodies.lock().unwrap();
         let read = |body: &Bytes| serde_json::from_slice(body).expect("it is as OpenTelemetry publishes it");
         bodies.iter().map(read).collect()
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        let bodies = self.spans.lock().unwrap();
+        let read = |body: &Bytes| -> ExportTraceServiceRequest {
+            serde_json::from_slice(body).expect("it is as OpenTelemetry publishes it")
+        };
+        let resources = bodies.iter().map(read).flat_map(|request| request.resource_spans);
+        let scopes = resources.flat_map(|spans| spans.scope_spans);
+        scopes.flat_map(|spans| spans.spans).collect()
     }
 
     fn records(&self) -> Vec<LogRecord> {
@@ -86,6 +103,7 @@ fn exporter(endpoint: &str, headers: Option<&str>, ca: Option<String>, metrics: 
     let args = OtlpArgs {
         otlp_endpoint: Some(endpoint.to_owned()),
         otlp_ca: ca,
+        ..OtlpArgs::default()
     };
     let resource = resource("mcp-auth-sidecar", "llm", "litellm-0", "u");
     Exporter::start(args.settings(headers, resource).unwrap(), metrics.clone()).unwrap()
@@ -103,8 +121,43 @@ async fn sidecar(upstream: &Scripted, endpoint: &str, headers: Option<&str>) -> 
         |metrics| Destinations {
             lines: Output::Otlp,
             exporter: Some(exporter(endpoint, headers, None, metrics)),
+            spans: false,
         },
     )
+}
+
+/// A sidecar whose calls are spans, and whose resource wants no audit lines.
+fn traced(upstream: &Scripted, collector: &Scripted) -> Sidecar {
+    let server = crate::scene::server(&format!("http://{}/mcp", upstream.address));
+    Sidecar::with_audit_log(
+        ([127, 0, 0, 1], 9).into(),
+        &[server],
+        NonZeroUsize::MIN,
+        Operator::default(),
+        Limits::default(),
+        |metrics| Destinations {
+            lines: Output::File("/dev/null".into()),
+            exporter: Some(exporter(
+                &format!("http://{}", collector.address),
+                None,
+                None,
+                metrics,
+            )),
+            spans: true,
+        },
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Of what the MCP server got: trace, parent and flags.
+fn passed_on(request: &crate::scene::Seen) -> [String; 3] {
+    let stated = request.headers["traceparent"].to_str().unwrap();
+    let [version, parts @ ..] = <[&str; 4]>::try_from(stated.split('-').collect::<Vec<_>>()).unwrap();
+    assert_eq!(version, "00");
+    parts.map(str::to_owned)
 }
 
 async fn call(sidecar: &Sidecar) {
@@ -171,8 +224,7 @@ async fn a_line_is_a_log_record_of_the_pod_with_its_trace_and_the_collector_know
         (&line["tool"], &line["outcome"]),
         (&"search".into(), &"answered".into())
     );
-    let hex: String = record.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, TRACE);
+    assert_eq!(hex(&record.trace_id), TRACE);
     let time: jiff::Timestamp = line["time"].as_str().unwrap().parse().unwrap();
     let nanoseconds = jiff::Timestamp::from_nanosecond(record.time_unix_nano.into()).unwrap();
     assert!(
@@ -340,4 +392,103 @@ async fn tls_collector(certificate: &rcgen::Certificate, key: &KeyPair) -> (Sock
         }
     });
     (address, collector)
+}
+
+#[tokio::test]
+async fn a_call_is_a_span_between_its_caller_and_the_mcp_server() {
+    let (upstream, collector) = (Scripted::echo().await, Collector::default());
+    let sidecar = traced(&upstream, &collector.start().await);
+    let request = Request::post("/tools/mcp")
+        .header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"))
+        .header("tracestate", "vendor=1");
+    let answer = send(sidecar.outbound, request, whole(CALL)).await;
+    bytes(answer).await;
+    assert!(flushed(&sidecar.audit_log, AuditLog::flush).await);
+
+    let [span] = collector.spans().try_into().unwrap();
+    let seen = upstream.only();
+    assert_eq!(
+        passed_on(&seen),
+        [TRACE.to_owned(), hex(&span.span_id), "01".to_owned()],
+        "the span is the MCP server's parent"
+    );
+    assert_eq!(seen.headers["tracestate"], "vendor=1");
+    assert_eq!(
+        (hex(&span.trace_id), hex(&span.parent_span_id)),
+        (TRACE.to_owned(), "00f067aa0ba902b7".to_owned())
+    );
+    assert_eq!(
+        (&*span.name, &*span.trace_state),
+        ("tools/call search", "vendor=1")
+    );
+    assert_eq!(span.kind, SpanKind::Client as i32);
+    assert!(span.end_time_unix_nano > span.start_time_unix_nano);
+    assert_eq!(span.status.unwrap().code, SpanStatus::Unset as i32);
+    for (key, expected) in [
+        ("mcpauth.server", "tools"),
+        ("mcpauth.outcome", "answered"),
+        ("mcp.method.name", "tools/call"),
+        ("gen_ai.tool.name", "search"),
+    ] {
+        assert_eq!(text(attribute(&span.attributes, key)), expected);
+    }
+    assert_eq!(sidecar.metric("mcpauth_sidecar_spans_total"), 1);
+    assert_eq!(sidecar.metric(LINES), 0, "the resource wants none");
+}
+
+#[tokio::test]
+async fn a_trace_that_is_not_recorded_passes_as_it_is_and_makes_no_span() {
+    let (upstream, collector) = (Scripted::echo().await, Collector::default());
+    let sidecar = traced(&upstream, &collector.start().await);
+    let stated = format!("00-{TRACE}-00f067aa0ba902b7-00");
+    let request = Request::post("/tools/mcp").header("traceparent", &stated);
+    bytes(send(sidecar.outbound, request, whole(CALL)).await).await;
+    assert!(flushed(&sidecar.audit_log, AuditLog::flush).await);
+    assert_eq!(upstream.only().headers["traceparent"], stated);
+    assert_eq!(collector.spans(), []);
+}
+
+#[tokio::test]
+async fn the_trace_is_that_of_the_message_or_begins_here() {
+    let (upstream, collector) = (Scripted::echo().await, Collector::default());
+    let sidecar = traced(&upstream, &collector.start().await);
+    let of_litellm = format!(
+        r#"{{"method":"tools/list","params":{{"_meta":{{"traceparent":"00-{TRACE}-00f067aa0ba902b7-01"}}}},"id":1}}"#
+    );
+    let request = Request::post("/tools/mcp");
+    bytes(send(sidecar.outbound, request, whole(of_litellm)).await).await;
+    // A trace state without a trace belongs to none.
+    let request = Request::post("/tools/mcp").header("tracestate", "vendor=1");
+    bytes(send(sidecar.outbound, request, whole(CALL)).await).await;
+    assert!(flushed(&sidecar.audit_log, AuditLog::flush).await);
+
+    let spans = collector.spans();
+    let [of_message, root] = [&spans[0], &spans[1]];
+    assert_eq!(hex(&of_message.trace_id), TRACE);
+    assert_eq!(hex(&of_message.parent_span_id), "00f067aa0ba902b7");
+    assert!(root.parent_span_id.is_empty());
+    let [first, second] = <[_; 2]>::try_from(upstream.seen()).unwrap();
+    assert_eq!(
+        passed_on(&first)[..2],
+        [TRACE.to_owned(), hex(&of_message.span_id)]
+    );
+    assert_eq!(passed_on(&second)[..2], [hex(&root.trace_id), hex(&root.span_id)]);
+    assert!(!second.headers.contains_key("tracestate"));
+}
+
+#[tokio::test]
+async fn a_call_that_the_sidecar_refuses_is_a_span_that_says_why() {
+    let (upstream, collector) = (Scripted::echo().await, Collector::default());
+    let sidecar = traced(&upstream, &collector.start().await);
+    let request =
+        Request::post("/tools/elsewhere").header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"));
+    let answer = send(sidecar.outbound, request, whole(CALL)).await;
+    assert!(answer.status().is_client_error());
+    bytes(answer).await;
+    assert!(flushed(&sidecar.audit_log, AuditLog::flush).await);
+    let [span] = collector.spans().try_into().unwrap();
+    assert_eq!(hex(&span.trace_id), TRACE);
+    assert_eq!(span.status.unwrap().code, SpanStatus::Error as i32);
+    assert_eq!(text(attribute(&span.attributes, "error.type")), "path_not_served");
+    assert_eq!(upstream.seen().len(), 0);
 }

@@ -10,15 +10,17 @@ use jiff::{SignedDuration, Timestamp};
 use mcp_auth_protocol::sync::Pod;
 
 use super::fingerprint::Kind;
-use super::line::{Line, VERSION, time, trace_id};
+use super::line::{Line, VERSION, time};
 use super::log_record::log_record;
 use super::message::{self, Message};
 use super::output::LineWriter;
-use super::record::{Body, CallRecord, Outcome};
+use super::record::{Body, CallRecord};
+use super::span_record::span_record;
 use super::user::identify;
 use super::{Inner, Item};
 use crate::proxy::metrics::AuditDrop;
 use crate::proxy::otlp::{Exporter, Signal};
+use crate::proxy::trace_context::TraceParent;
 
 /// Calls that end within this time of one another are written at once.
 const GATHER: Duration = Duration::from_millis(20);
@@ -38,6 +40,8 @@ pub(super) struct Writer {
     namespace: String,
     pod: String,
     sink: Sink,
+    /// Where spans go, if calls are traced.
+    spans: Option<Exporter>,
     /// Weak, so that this thread ends with the log.
     log: Weak<Inner>,
     lines: Vec<u8>,
@@ -46,11 +50,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new(pod: &Pod, sink: Sink, log: Weak<Inner>) -> Self {
+    pub fn new(pod: &Pod, sink: Sink, spans: Option<Exporter>, log: Weak<Inner>) -> Self {
         Self {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             sink,
+            spans,
             log,
             lines: Vec::new(),
             line_count: 0,
@@ -102,6 +107,12 @@ impl Writer {
             Body::Whole(bytes) => (message::read(bytes), bytes.len() as u64),
             Body::Streamed(tap) => (message::read(&tap.beginning()), tap.bytes()),
         };
+        let start = started(record);
+        if let (Some(exporter), Some(span)) = (&self.spans, &record.span)
+            && let Some(span) = span_record(record, span, messages.first(), start)
+        {
+            exporter.push(Signal::Spans, span);
+        }
         let Some(settings) = &record.server.audit else {
             return;
         };
@@ -112,13 +123,14 @@ impl Writer {
             &log.fingerprinter,
             Timestamp::now().as_second(),
         );
-        let header = |value: &Option<http::HeaderValue>| {
-            let text = value.as_ref().and_then(|value| value.to_str().ok());
-            text.map(str::to_owned)
-        };
-        let start = started(record);
         let session = record.session.as_ref().map(http::HeaderValue::as_bytes);
-        let traceparent = header(&record.traceparent);
+        let of_header = match &record.span {
+            Some(span) => Some(span.trace_id()),
+            None => {
+                let stated = record.traceparent.as_ref().and_then(TraceParent::of_header);
+                stated.map(TraceParent::trace_id)
+            }
+        };
         let batch_size = (messages.len() > 1).then_some(messages.len());
         let nothing = [Message::default()];
         let messages = match messages.as_slice() {
@@ -126,13 +138,11 @@ impl Writer {
             messages => messages,
         };
         for message in messages {
-            let traceparent = traceparent.as_deref().or(message.traceparent.as_deref());
-            let (outcome, reason) = match record.outcome {
-                Outcome::Answered => ("answered", None),
-                Outcome::Failed(reason) => ("failed", Some(reason)),
-                Outcome::Cancelled => ("cancelled", None),
-                Outcome::Broken => ("broken", None),
-            };
+            let trace_id = of_header.or_else(|| {
+                let stated = message.traceparent.as_deref().and_then(TraceParent::parse);
+                stated.map(TraceParent::trace_id)
+            });
+            let (outcome, reason) = record.outcome.text();
             let line = Line {
                 schema: VERSION,
                 time: time(start),
@@ -151,7 +161,7 @@ impl Writer {
                 user: user.as_ref(),
                 client_key: record.context.as_ref().and_then(|context| context.client_key()),
                 session: session.map(|session| log.fingerprinter.fingerprint(Kind::Session, [session])),
-                trace_id: traceparent.and_then(trace_id),
+                trace_id,
                 request: record.id,
                 outcome,
                 reason,
@@ -163,7 +173,7 @@ impl Writer {
                 replayed: record.replayed,
             };
             if let Sink::Exporter(Some(exporter)) = &self.sink {
-                if let Some(record) = log_record(&line, start) {
+                if let Some(record) = log_record(&line, start, record.span.as_deref()) {
                     exporter.push(Signal::Logs, record);
                 }
                 continue;

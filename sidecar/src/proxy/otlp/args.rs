@@ -16,9 +16,20 @@ pub struct OtlpArgs {
     #[arg(long, env = env::OTLP_ENDPOINT, value_name = "URL", hide_env_values = true)]
     pub otlp_endpoint: Option<String>,
 
+    /// Whether each call is a span that goes to the collector.
+    #[arg(long, env = env::TRACING, value_name = "SWITCH", default_value = "disabled")]
+    pub tracing: Switch,
+
     /// PEM certificates to verify the collector by, besides the system's.
     #[arg(long, env = env::OTLP_CA, value_name = "PEM", hide_env_values = true, allow_hyphen_values = true)]
     pub otlp_ca: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Switch {
+    #[default]
+    Disabled,
+    Enabled,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -36,6 +47,10 @@ pub enum OtlpArgsError {
 }
 
 impl OtlpArgs {
+    pub fn traces(&self) -> bool {
+        self.tracing == Switch::Enabled
+    }
+
     /// `headers`: the value of [`env::OTLP_HEADERS`], which is in no flag because every user of the machine sees those.
     pub fn settings(
         &self,
@@ -78,7 +93,7 @@ mod tests {
         let settings = |endpoint: Option<&str>, headers| {
             let args = OtlpArgs {
                 otlp_endpoint: endpoint.map(str::to_owned),
-                otlp_ca: None,
+                ..OtlpArgs::default()
             };
             args.settings(headers, Vec::new())
         };

@@ -165,7 +165,7 @@ impl Client {
         let body = Limited::new(body, MAX_ANSWER).collect().await;
         match head.status.is_success() {
             // What cannot be read of an answer does not undo it.
-            true => Ok(body.map_or(0, |body| rejected(&body.to_bytes()))),
+            true => Ok(body.map_or(0, |body| rejected(signal, &body.to_bytes()))),
             false => Err(ExportError::Status {
                 status: head.status,
                 retry_after: retry_after(&head.headers),
@@ -191,9 +191,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Of a partial success: the number of records that were rejected, which is text where the JSON mapping is followed.
-fn rejected(answer: &[u8]) -> u64 {
+fn rejected(signal: Signal, answer: &[u8]) -> u64 {
     let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
-    let number = &answer["partialSuccess"]["rejectedLogRecords"];
+    let number = &answer["partialSuccess"][match signal {
+        Signal::Logs => "rejectedLogRecords",
+        Signal::Spans => "rejectedSpans",
+    }];
     number
         .as_u64()
         .or_else(|| number.as_str()?.parse().ok())
@@ -206,15 +209,18 @@ mod tests {
 
     #[test]
     fn what_a_collector_rejects_is_a_number_or_its_text() {
-        assert_eq!(rejected(br#"{"partialSuccess":{"rejectedLogRecords":"3"}}"#), 3);
-        assert_eq!(rejected(br#"{"partialSuccess":{"rejectedLogRecords":3}}"#), 3);
+        let logs = |answer: &str| rejected(Signal::Logs, answer.as_bytes());
+        assert_eq!(logs(r#"{"partialSuccess":{"rejectedLogRecords":"3"}}"#), 3);
+        assert_eq!(logs(r#"{"partialSuccess":{"rejectedLogRecords":3}}"#), 3);
+        let spans = r#"{"partialSuccess":{"rejectedSpans":"2"}}"#;
+        assert_eq!((logs(spans), rejected(Signal::Spans, spans.as_bytes())), (0, 2));
         for none in [
             "{}",
             "",
             "\x01\x02",
             r#"{"partialSuccess":{"rejectedLogRecords":"-1"}}"#,
         ] {
-            assert_eq!(rejected(none.as_bytes()), 0, "{none}");
+            assert_eq!(logs(none), 0, "{none}");
         }
     }
 

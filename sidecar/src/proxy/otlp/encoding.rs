@@ -8,6 +8,10 @@ use super::queue::Signal;
 
 /// What the records are made by, as OpenTelemetry's scope.
 const SCOPE: &str = "mcp-auth";
+/// `SPAN_KIND_CLIENT`.
+const CLIENT: u8 = 3;
+/// `STATUS_CODE_ERROR`.
+const ERROR: u8 = 2;
 /// `SEVERITY_NUMBER_INFO`.
 const INFO: u8 = 9;
 
@@ -44,6 +48,64 @@ pub struct LogRecord {
     pub trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub span_id: Option<String>,
+}
+
+/// A span of a call to another program.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpanRecord<'a> {
+    trace_id: String,
+    span_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_span_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_state: Option<&'a str>,
+    name: String,
+    kind: u8,
+    #[serde(serialize_with = "nanoseconds")]
+    start_time_unix_nano: Timestamp,
+    #[serde(serialize_with = "nanoseconds")]
+    end_time_unix_nano: Timestamp,
+    attributes: Vec<KeyValue>,
+    status: Status,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    code: u8,
+}
+
+/// As the JSON of OTLP has identifiers of spans.
+pub fn hex_span_id(span_id: u64) -> String {
+    format!("{span_id:016x}")
+}
+
+impl<'a> SpanRecord<'a> {
+    /// `ids`: of the trace and of the span. `times`: from the request to the end of the answer.
+    pub fn new(
+        ids: (String, String),
+        parent_span_id: Option<String>,
+        trace_state: Option<&'a str>,
+        name: String,
+        times: (Timestamp, Timestamp),
+        attributes: Vec<KeyValue>,
+        has_failed: bool,
+    ) -> Self {
+        Self {
+            trace_id: ids.0,
+            span_id: ids.1,
+            parent_span_id,
+            trace_state,
+            name,
+            kind: CLIENT,
+            start_time_unix_nano: times.0,
+            end_time_unix_nano: times.1,
+            attributes,
+            status: Status {
+                code: if has_failed { ERROR } else { 0 },
+            },
+        }
+    }
 }
 
 impl KeyValue {
@@ -95,6 +157,7 @@ pub fn resource(attributes: &[KeyValue]) -> String {
 pub fn request(signal: Signal, resource: &str, records: &[Vec<u8>]) -> Vec<u8> {
     let (resources, scopes, list) = match signal {
         Signal::Logs => ("resourceLogs", "scopeLogs", "logRecords"),
+        Signal::Spans => ("resourceSpans", "scopeSpans", "spans"),
     };
     let version = env!("CARGO_PKG_VERSION");
     let beginning = format!(

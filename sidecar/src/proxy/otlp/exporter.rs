@@ -164,12 +164,14 @@ impl Shared {
     fn count_dropped(&self, signal: Signal, cause: AuditDrop, records: u64) {
         match signal {
             Signal::Logs => self.metrics.audit_dropped(cause, records),
+            Signal::Spans => self.metrics.spans_dropped(cause, records),
         }
     }
 
     fn count_sent(&self, signal: Signal, records: u64) {
         match signal {
             Signal::Logs => self.metrics.audit_written(records),
+            Signal::Spans => self.metrics.spans_exported(records),
         }
     }
 }

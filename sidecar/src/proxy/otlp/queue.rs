@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use mcp_auth_protocol::otlp::LOGS_PATH;
+use mcp_auth_protocol::otlp::{LOGS_PATH, TRACES_PATH};
 
 /// Records of one signal that wait.
 const MAX_QUEUED: usize = 4096;
@@ -16,14 +16,16 @@ const MAX_BATCH_BYTES: usize = 512 * 1024;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Signal {
     Logs,
+    Spans,
 }
 
 impl Signal {
-    pub const ALL: [Self; 1] = [Self::Logs];
+    pub const ALL: [Self; 2] = [Self::Logs, Self::Spans];
 
     pub fn path(self) -> &'static str {
         match self {
             Self::Logs => LOGS_PATH,
+            Self::Spans => TRACES_PATH,
         }
     }
 }
