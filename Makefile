@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down test test-unit test-chart test-api faults scale conformance surfaces e2e outage bench soak instructions fuzz check alerts dashboard-screenshots generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down test test-unit test-chart test-api installations faults scale conformance surfaces e2e outage bench soak instructions fuzz check alerts dashboard-screenshots packaging generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in fiv
 demo-down: ## removes what the demo made
 	@$(in_cluster) tests/demo/run --down
 
-test: test-unit test-chart alerts try test-api faults conformance surfaces e2e ## all tests
+test: test-unit test-chart alerts try test-api installations faults conformance surfaces e2e ## all tests
 
 test-unit: ## unit tests of all crates; no cluster
 	@tests/cluster/retire
@@ -36,6 +36,10 @@ test-chart: ## the Helm chart with good and bad sets of values, applied to a rea
 test-api: ## the operator against a real API server and a real OAuth2 server, on loopback; no cluster
 	cargo test --locked --package mcp-auth-tests --test api --test secrecy --no-run
 	tests/cluster/api/with tests/api/run $(TEST)
+
+installations: ## the operator with the arguments and the rights that the chart gives it in its modes: cert-manager, rights by namespace
+	cargo test --locked --package mcp-auth-tests --test installations --no-run
+	MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/installations/run $(TEST)
 
 faults: ## calls, tokens and statuses while replicas, their lease and the API server fail, on loopback; WRITE=1 for the table
 	cargo test --locked --package mcp-auth-tests --test faults --no-run
@@ -69,8 +73,8 @@ bench: ## the sidecar beside nginx, haproxy, pingora and a TCP copy; writes docs
 soak: ## the sidecar's memory over a million mixed requests; writes docs/performance.md
 	@tests/bench/run --soak 1000000
 
-instructions: ## instructions of one request by callgrind, against the committed count; PROFILE=1, UPDATE=1
-	@tests/bench/instructions $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
+instructions: ## instructions of one request by callgrind, against the committed count; QUICK=1, PROFILE=1, UPDATE=1
+	@tests/bench/instructions $(if $(QUICK),--quick) $(if $(PROFILE),--profile) $(if $(UPDATE),--update)
 
 fuzz: ## looks for input that breaks a promise, FUZZ_SECONDS (30) for each parser; TEST=cookies for one of them
 	@fuzz/run $(TEST)
@@ -84,6 +88,9 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 	@tests/cluster/tools helm
 	$(in_cluster) helm lint --strict charts/mcp-auth --set operator.image.repository=operator,sidecar.image.repository=sidecar \
 	  --set prometheusRule.enabled=true --set dashboard.enabled=true
+
+packaging: ## the wheel by uv, the compose file, and the Dockerfile's commands for one machine, without a container engine
+	@tests/packaging/run
 
 alerts: ## fires each alert of the chart with synthetic series, by promtool
 	@tests/alerts/run

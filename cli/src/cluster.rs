@@ -169,12 +169,17 @@ async fn load_config(options: &ClusterOptions) -> Result<Config, CliError> {
     })
 }
 
-/// The last cause of an error: the outer ones only say that there is one.
+/// The last cause of an error: the outer ones only say that there is one. The number that the system has for it says
+/// nothing to people.
 pub fn innermost(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
-    causes
+    let text = causes
         .last()
-        .map_or_else(|| error.to_string(), ToString::to_string)
+        .map_or_else(|| error.to_string(), ToString::to_string);
+    match text.split_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
 }
 
 /// Seconds from `now` until `at`, negative if it is over.

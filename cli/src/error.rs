@@ -27,7 +27,10 @@ pub enum CliError {
         limit: Duration,
         remedy: &'static str,
     },
-    #[error("the cluster at {url} cannot be reached: {cause}")]
+    #[error(
+        "the cluster at {url} cannot be reached: {cause}. Is it running? The address is the kubeconfig's: name another \
+         context with --context, or another kubeconfig with --kubeconfig"
+    )]
     Unreachable { url: String, cause: String },
     #[error(
         "the cluster at {url} does not take the kubeconfig's credentials (401): renew them, or name another \

@@ -75,6 +75,10 @@ use crate::{CaBundle, ClientAuthentication, KeyRef, SignatureAlgorithm};
          section 2)"
     ),
     validation = (
+        "self.stepUp || !has(self.stepUpAllowedScopes) || size(self.stepUpAllowedScopes) == 0",
+        "stepUpAllowedScopes has no effect while stepUp is false: leave one of the two out"
+    ),
+    validation = (
         "!has(self.revocationUrl) || !self.revocationUrl.startsWith('http://') || self.allowInsecureHttp",
         "revocationUrl is plain http. Use https, or set oauth2.allowInsecureHttp: true"
     ),
@@ -195,9 +199,18 @@ pub struct OAuth2 {
     pub zero_expires_in: ZeroExpiresIn,
 
     /// Whether a token with fewer scopes than the MCP server demands (403, `insufficient_scope`) is requested
-    /// once more with those scopes added. Default: true. The authorization server decides what it grants.
+    /// once more with those scopes added, as far as `stepUpAllowedScopes` lists them. Default: true.
     #[serde(default = "yes")]
     pub step_up: bool,
+
+    /// Scopes that may be requested because the MCP server demands them. None: none are, whatever it demands.
+    /// Every sidecar then has the token with them, so list only what every LiteLLM that is selected may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 256), regex(pattern = r"^[\x21\x23-\x5B\x5D-\x7E]+$"))
+    )]
+    pub step_up_allowed_scopes: Vec<String>,
 
     /// What an access token that is a JWT is compared with before it is handed out.
     #[serde(default)]

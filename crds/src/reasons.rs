@@ -39,7 +39,7 @@ pub const ISSUER_CHANGED: &str = "IssuerChanged";
 pub const TOKEN_MISMATCH: &str = "TokenMismatch";
 /// The MCP server refuses tokens that were just issued.
 pub const TOKEN_REFUSED: &str = "TokenRefused";
-/// The MCP server demands scopes that the authorization server does not grant.
+/// The MCP server demands scopes that the authorization server does not grant, or the resource does not allow.
 pub const INSUFFICIENT_SCOPE: &str = "InsufficientScope";
 
 /// The keys that users' tokens are verified by for the audit log cannot be fetched.

@@ -16,6 +16,11 @@ impl Changes {
         self.with_counter(namespace, |counter| counter.send_modify(|count| *count += 1));
     }
 
+    /// How many there were of this namespace.
+    pub fn count(&self, namespace: &str) -> u64 {
+        self.with_counter(namespace, |counter| *counter.borrow())
+    }
+
     /// A receiver that has not seen what came before.
     pub fn subscribe(&self, namespace: &str) -> watch::Receiver<u64> {
         self.with_counter(namespace, |counter| counter.subscribe())

@@ -60,6 +60,7 @@ fn request_fields(oauth2: &OAuth2) -> OAuth2 {
         assumed_lifetime: String::new(),
         revoke_on_deletion: false,
         step_up: false,
+        step_up_allowed_scopes: Vec::new(),
         ..oauth2.clone()
     }
 }

@@ -21,7 +21,7 @@ use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
 use crate::store::ServerTls;
-use crate::token_sources::{ClientConfiguration, Desired, DesiredSource};
+use crate::token_sources::{ClientConfiguration, Desired, DesiredSource, StepUpPolicy};
 
 /// Longest time that passes before a token request is sent: discovery (30 s), a turn at the server (20 s), and what
 /// lies between.
@@ -224,7 +224,13 @@ where
         request_digest: request_digest(spec, oauth2, inputs)?,
         exchanges: oauth2.token_exchange.is_some(),
         revoke_on_deletion: oauth2.revoke_on_deletion,
-        step_up: oauth2.step_up,
+        step_up: match oauth2.step_up {
+            false => StepUpPolicy::Off,
+            true => StepUpPolicy::Allowed {
+                allowed: oauth2.step_up_allowed_scopes.clone(),
+                registered: oauth2.scopes.clone(),
+            },
+        },
     })
 }
 

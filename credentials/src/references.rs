@@ -19,7 +19,10 @@ pub enum Lookup {
     Unknown,
     NotFound,
     /// The operator may not read it.
-    Forbidden,
+    Forbidden {
+        /// The command by which somebody who may do so lets it, where there is one.
+        grant: Option<Arc<str>>,
+    },
     Found(Arc<Data>),
 }
 

@@ -9,6 +9,7 @@ mod orphaned_token;
 mod revocation;
 mod secret_token;
 mod snapshot;
+mod step_up_policy;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use active_source::ActiveSource;
 use orphaned_token::OrphanedToken;
 use secret_token::SecretToken;
 use snapshot::SourceSnapshot;
+pub use step_up_policy::StepUpPolicy;
 
 /// The source of the token, and what the sidecar needs besides it to trust and to be trusted by the MCP
 /// server.
@@ -62,7 +64,7 @@ pub struct ClientConfiguration {
     /// Whether users get tokens of their own.
     pub exchanges: bool,
     pub revoke_on_deletion: bool,
-    pub step_up: bool,
+    pub step_up: StepUpPolicy,
 }
 
 /// Counts what token sources do, in the registry of the program.

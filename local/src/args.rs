@@ -2,12 +2,15 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mcp_auth_sidecar::proxy::audit::Output;
 use mcp_auth_sidecar::proxy::otlp::OtlpArgs;
+
+use crate::metrics;
 
 /// What is logged, such as `info` or `mcp_auth_local=debug`.
 pub const LOG: &str = "MCPAUTH_LOG";
@@ -49,6 +52,10 @@ pub struct Exec {
     /// Where the audit log goes: `stdout`, `otlp`, or a FILE that lines are appended to.
     #[arg(long, value_name = "FILE", default_value = "stdout", value_parser = audit_log)]
     pub audit_log: Output,
+
+    /// Where Prometheus finds the metrics, at /metrics: a PORT of loopback, or ADDRESS:PORT. Default: nowhere.
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics::address)]
+    pub metrics: Option<SocketAddr>,
 
     #[command(flatten)]
     pub otlp: OtlpArgs,

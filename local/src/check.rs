@@ -19,8 +19,9 @@ use mcp_auth_crds::Transport;
 use mcp_auth_crds::admission::Admission;
 use mcp_auth_protocol::pod::OUTBOUND_SECRET_HEADER;
 use mcp_auth_sidecar::proxy::audit::Output;
+use prometheus_client::registry::Registry;
 use reqwest::Client;
-use reqwest::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{sleep, timeout};
 use url::Url;
 
@@ -47,6 +48,10 @@ const OFF: &str =
 const SERVERS_HEADER: &str = "x-mcp-servers";
 const KEY_HEADER: &str = "x-litellm-api-key";
 const SECRET_HEADER: HeaderName = HeaderName::from_static(OUTBOUND_SECRET_HEADER);
+const EVENT_STREAM: &str = "text/event-stream";
+/// How long a server that is asked without a token may take to answer.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+const OPEN: &str = "it answers without a token, too: whoever reaches it can call it, until it demands one";
 /// How long LiteLLM may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at a token that is being requested.
@@ -137,7 +142,7 @@ impl Checking {
             collector: None,
             spans: false,
         };
-        let ground = Ground::prepare(listen, command.config.as_deref(), &audit_log.lines)?;
+        let ground = Ground::prepare(listen, command.config.as_deref(), &audit_log.lines, None).await?;
         let (feed, _) = TokenFeed::new(egress_proxy(&sources.variables)?);
         let echo = Echo::start().await?;
         let client = Client::builder().no_proxy().build();
@@ -145,7 +150,7 @@ impl Checking {
             what: "no HTTP client can be made",
             kind: io::ErrorKind::Other,
         })?;
-        let sidecar = ground.start(&feed, start_timeout, audit_log)?;
+        let sidecar = ground.start(&feed, start_timeout, audit_log, Registry::default())?;
         feed.apply(protected.iter().cloned().chain([echo.protected()]).collect());
         let launch = command.launch(
             sidecar.litellm.port(),
@@ -283,12 +288,36 @@ impl Checking {
     async fn servers_accept(&self) -> Vec<ServerFinding> {
         let mut findings = Vec::new();
         for server in &self.servers {
-            findings.push(ServerFinding::new(
-                server.name(),
-                self.server_accepts(server).await,
-            ));
+            let finding = self.server_accepts(server).await;
+            findings.push(ServerFinding {
+                warning: self.is_open(server).await.then_some(OPEN),
+                ..ServerFinding::new(server.name(), finding)
+            });
         }
         findings
+    }
+
+    /// Whether the server answers anybody. One that is not reached from here without the resource's TLS settings or
+    /// proxy counts as not open.
+    async fn is_open(&self, server: &ProtectedServer) -> bool {
+        let spec = &server.resource.spec.server;
+        let asking = async {
+            match spec.transport {
+                Transport::StreamableHttp => McpClient::open(&self.client, &spec.url, HeaderMap::new())
+                    .await
+                    .is_ok(),
+                Transport::Sse => {
+                    let request = self.client.get(&spec.url).header(ACCEPT, EVENT_STREAM);
+                    let response = request.send().await;
+                    response.is_ok_and(|response| {
+                        let kind = response.headers().get(CONTENT_TYPE);
+                        let kind = kind.map_or(&[][..], HeaderValue::as_bytes);
+                        response.status().is_success() && kind.starts_with(EVENT_STREAM.as_bytes())
+                    })
+                }
+            }
+        };
+        timeout(OPEN_TIMEOUT, asking).await.unwrap_or(false)
     }
 
     async fn server_accepts(&self, server: &ProtectedServer) -> Finding {

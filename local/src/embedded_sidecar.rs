@@ -25,6 +25,7 @@ use mcp_auth_sidecar::run::{Control, DataPathState, Proxies, WORKERS, Wiring};
 use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::warn;
@@ -32,6 +33,7 @@ use tracing::warn;
 use crate::exit::ExitError;
 use crate::litellm_command::wrapper;
 use crate::loopback_port::ReservedPort;
+use crate::metrics;
 use crate::settings::Variables;
 use crate::token_feed::TokenFeed;
 
@@ -78,11 +80,18 @@ pub struct Ground {
     pub wrapper: PathBuf,
     overlay: PathBuf,
     config: Option<PathBuf>,
+    metrics: Option<TcpListener>,
 }
 
 impl Ground {
     /// `config`: LiteLLM's own configuration.
-    pub fn prepare(listen: SocketAddr, config: Option<&Path>, audit_log: &Output) -> Result<Self, ExitError> {
+    /// `metrics`: where they are served.
+    pub async fn prepare(
+        listen: SocketAddr,
+        config: Option<&Path>,
+        audit_log: &Output,
+        metrics: Option<SocketAddr>,
+    ) -> Result<Self, ExitError> {
         if let (Output::File(file), Err(error)) = (audit_log, audit_log.check()) {
             return Err(ExitError::AuditLog {
                 file: file.clone(),
@@ -94,6 +103,16 @@ impl Ground {
             address: listen,
             kind: error.kind(),
         })?;
+        let metrics = match metrics {
+            Some(address) => {
+                let listener = TcpListener::bind(address).await;
+                Some(listener.map_err(|error| ExitError::Metrics {
+                    address,
+                    kind: error.kind(),
+                })?)
+            }
+            None => None,
+        };
         let litellm = ReservedPort::choose()?;
         let no_folder = |error: io::Error| ExitError::Folder {
             folder: std::env::temp_dir(),
@@ -115,6 +134,7 @@ impl Ground {
             wrapper: wrapper_path,
             overlay,
             config: config.map(Path::to_owned),
+            metrics,
         })
     }
 
@@ -124,9 +144,10 @@ impl Ground {
         feed: &TokenFeed,
         start_timeout: Duration,
         audit_log: AuditDestination,
+        mut registry: Registry,
     ) -> Result<EmbeddedSidecar, ExitError> {
-        let mut registry = Registry::default();
-        let metrics = Metrics::new(&mut registry);
+        feed.register_metrics(&mut registry);
+        let controller_metrics = Metrics::new(&mut registry);
         let data_path_metrics = data_path::Metrics::new(&mut registry);
         let reports = watch::Sender::new(report(Pod::default()));
         let (drain, started) = (Drain::default(), Started::default());
@@ -168,7 +189,13 @@ impl Ground {
             auth_blocks: true,
             static_headers,
         };
-        let controller = Controller::new(settings, Vec::new(), proxies.state(), reports.clone(), metrics);
+        let controller = Controller::new(
+            settings,
+            Vec::new(),
+            proxies.state(),
+            reports.clone(),
+            controller_metrics,
+        );
         let probe = Litellm {
             address: litellm,
             ours: Vec::new(),
@@ -177,6 +204,9 @@ impl Ground {
             proc_net: None,
         };
         let control = Control::new(controller, reports, Some(probe), started.clone(), start_timeout);
+        if let Some(listener) = self.metrics {
+            tokio::spawn(metrics::serve(listener, registry));
+        }
         let (inbound, outbound) = (self.sockets.inbound(), self.sockets.outbound());
         let workers = proxies
             .start(self.sockets, Bounds::default())

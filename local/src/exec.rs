@@ -9,6 +9,8 @@ use std::time::Duration;
 use mcp_auth_crds::admission::Admission;
 use mcp_auth_oauth::EgressProxy;
 use mcp_auth_sidecar::control::drain::Drain;
+use mcp_auth_sidecar::log::DroppedLines;
+use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
@@ -34,12 +36,12 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 const READINESS_REMINDER: Duration = Duration::from_secs(30);
 
 /// Runs to LiteLLM's end and answers the exit code.
-pub fn exec(args: Exec) -> u8 {
+pub fn exec(args: Exec, dropped_lines: &DroppedLines) -> u8 {
     let variables = Variables::of_process();
-    run(args, variables).unwrap_or_else(|error| exit::report(&error))
+    run(args, variables, dropped_lines).unwrap_or_else(|error| exit::report(&error))
 }
 
-fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
+fn run(args: Exec, variables: Variables, dropped_lines: &DroppedLines) -> Result<u8, ExitError> {
     let Some(program) = args.common.command.first().cloned() else {
         return Ok(exit::USAGE);
     };
@@ -59,14 +61,29 @@ fn run(args: Exec, variables: Variables) -> Result<u8, ExitError> {
     let servers = servers::read(&sources).for_start()?;
     let audit_log = AuditDestination::new(args.audit_log, &args.otlp, &sources.variables)?;
     let proxy = egress_proxy(&sources.variables)?;
+    let mut registry = Registry::default();
+    dropped_lines.register(&mut registry);
     in_runtime(run_litellm(
         command,
         &sources,
         servers,
         proxy,
-        args.common.start_timeout,
-        audit_log,
+        Options {
+            start_timeout: args.common.start_timeout,
+            audit_log,
+            metrics: args.metrics,
+            registry,
+        },
     ))
+}
+
+/// What of the command line is not for LiteLLM.
+struct Options {
+    start_timeout: Duration,
+    audit_log: AuditDestination,
+    metrics: Option<SocketAddr>,
+    /// For the metrics.
+    registry: Registry,
 }
 
 /// Runs it to its end.
@@ -89,13 +106,19 @@ async fn run_litellm(
     sources: &Sources,
     servers: Servers,
     proxy: Option<EgressProxy>,
-    start_timeout: Duration,
-    audit_log: AuditDestination,
+    options: Options,
 ) -> Result<u8, ExitError> {
-    let ground = Ground::prepare(command.listen, command.config.as_deref(), &audit_log.lines)?;
+    let Options {
+        start_timeout,
+        audit_log,
+        metrics,
+        registry,
+    } = options;
+    let config = command.config.as_deref();
+    let ground = Ground::prepare(command.listen, config, &audit_log.lines, metrics).await?;
     let mut signals = Signals::listen()?;
     let (feed, changed) = TokenFeed::new(proxy);
-    let sidecar = ground.start(&feed, start_timeout, audit_log)?;
+    let sidecar = ground.start(&feed, start_timeout, audit_log, registry)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         servers = servers.protected.len(),

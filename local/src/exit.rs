@@ -84,6 +84,15 @@ pub enum ExitError {
     Otlp(#[from] OtlpArgsError),
     #[error("--otlp-ca ({variable}) or --otlp-endpoint: {0}", variable = env::OTLP_CA)]
     Collector(#[from] ClientError),
+    #[error("{address} cannot be listened on for the metrics: {kind}. {}, or leave --metrics out", way_out(*.kind))]
+    Metrics {
+        address: SocketAddr,
+        kind: io::ErrorKind,
+    },
+    #[error(
+        "MCPAUTH_LOG is neither a level nor directives: write it as info, or as mcp_auth_local=debug,info"
+    )]
+    Log,
     #[error("{what}: {kind}")]
     System { what: &'static str, kind: io::ErrorKind },
     #[error(
@@ -104,10 +113,11 @@ impl ExitError {
             | Self::Otlp(_)
             | Self::Collector(_)
             | Self::ConfigInBucket
+            | Self::Log
             | Self::LitellmTls { .. }
             | Self::OldLitellm { .. } => CONFIG,
             Self::Host(_) | Self::Port(_) | Self::ServerArguments { .. } => USAGE,
-            Self::Listen { .. } | Self::NoLoopbackPort { .. } => UNAVAILABLE,
+            Self::Listen { .. } | Self::NoLoopbackPort { .. } | Self::Metrics { .. } => UNAVAILABLE,
             Self::Folder { .. } | Self::LitellmLog { .. } | Self::AuditLog { .. } => CANNOT_CREATE,
             Self::System { .. } => OS_ERROR,
         }

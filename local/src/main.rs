@@ -15,6 +15,7 @@ mod exit;
 mod litellm_command;
 mod litellm_process;
 mod loopback_port;
+mod metrics;
 mod problem;
 mod processes;
 mod protected_server;
@@ -25,15 +26,16 @@ mod settings;
 mod supervise;
 mod token_feed;
 
+use std::env::VarError;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use mcp_auth_sidecar::log::{DroppedLines, LossyWriter};
-use tracing::{Level, warn};
-use tracing_subscriber::filter::Targets;
+use mcp_auth_sidecar::log::{DroppedLines, LossyWriter, log_filter};
+use tracing::warn;
 
 use args::{Args, Command, LOG};
+use exit::ExitError;
 
 /// Longest time that the end waits for the last lines of the log.
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,16 +52,19 @@ fn main() -> ExitCode {
         }
     };
     let code = match args.command {
-        Command::Exec(args) => logged(start_log(), || {
+        Command::Exec(args) => logged(start_log(), |dropped_lines| {
             if let Err(error) = forbidden {
                 warn!(%error, "the kernel lets other processes of this user read the client secrets in this one");
             }
-            exec::exec(args)
+            exec::exec(args, dropped_lines)
         }),
         Command::Check(args) => {
             // Its report says what there is to say.
-            let log = std::env::var_os(LOG).and_then(|_| start_log());
-            logged(log, || check::check(args))
+            let log = match std::env::var_os(LOG) {
+                Some(_) => start_log(),
+                None => Ok(Log::default()),
+            };
+            logged(log, |_| check::check(args))
         }
         Command::Supervise { cleanup, command } => supervise::supervise(&command, cleanup),
         Command::Launch { supervisor, command } => supervise::launch(supervisor, &command),
@@ -67,18 +72,39 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// What writes the log, to be flushed at the end. Where it cannot be started nothing is logged, which is no reason not
+/// to run.
+#[derive(Default)]
+struct Log {
+    writer: Option<LossyWriter>,
+    dropped_lines: DroppedLines,
+}
+
 /// Runs it, and writes the last lines of the log.
-fn logged(log: Option<LossyWriter>, run: impl FnOnce() -> u8) -> u8 {
-    let code = run();
-    if let Some(log) = log {
-        log.flush(LOG_FLUSH_TIMEOUT);
+fn logged(log: Result<Log, ExitError>, run: impl FnOnce(&DroppedLines) -> u8) -> u8 {
+    let log = match log {
+        Ok(log) => log,
+        Err(error) => return exit::report(&error),
+    };
+    let code = run(&log.dropped_lines);
+    if let Some(writer) = log.writer {
+        writer.flush(LOG_FLUSH_TIMEOUT);
     }
     code
 }
 
-/// What writes the log, to be flushed at the end. Without it nothing is logged, which is no reason not to run.
-fn start_log() -> Option<LossyWriter> {
-    let filter = std::env::var(LOG).ok().and_then(|text| text.parse().ok());
-    let filter: Targets = filter.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
-    mcp_auth_sidecar::log::start_log(filter, &DroppedLines::default()).ok()
+fn start_log() -> Result<Log, ExitError> {
+    let directives = match std::env::var(LOG) {
+        Ok(directives) => directives,
+        Err(VarError::NotPresent) => String::new(),
+        Err(VarError::NotUnicode(_)) => return Err(ExitError::Log),
+    };
+    let (filter, None) = log_filter(&directives) else {
+        return Err(ExitError::Log);
+    };
+    let dropped_lines = DroppedLines::default();
+    Ok(Log {
+        writer: mcp_auth_sidecar::log::start_log(filter, &dropped_lines).ok(),
+        dropped_lines,
+    })
 }

@@ -127,11 +127,12 @@ pub fn read(sources: &Sources) -> Servers {
         ..Servers::default()
     };
     match read_configuration(sources) {
-        Ok((files, entries, budget)) => {
+        Ok((files, entries, mut budget)) => {
             let (refused, entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(name, _)| {
                 refused.contains(name) && !by_resource.iter().any(|it| it.name() == name)
             });
-            for (name, _) in refused {
+            for (name, entry) in refused {
+                servers.hide_references(&entry, &mut budget);
                 let line =
                     format!("mcp_servers.{name} gets no other token: its McpServerAuth cannot be used");
                 servers.ignored.push(line);
@@ -171,6 +172,7 @@ impl Servers {
                         resource: resource.resource_name().to_owned(),
                     };
                     self.problems.push(Problem::new(&error, Concerns::Nothing));
+                    self.hide_references(&entry, &mut budget);
                 }
                 continue;
             }
@@ -187,10 +189,7 @@ impl Servers {
                     without_defaults.insert(entry_resource_name(&name));
                 }
                 Err(error) => {
-                    // LiteLLM sees none of them, though it is not known which of them is a secret.
-                    for (_, block) in entry.iter().filter(|(key, _)| is_block(key)) {
-                        add_references(block, &mut self.secret_variables, &mut budget);
-                    }
+                    self.hide_references(&entry, &mut budget);
                     self.problems
                         .push(Problem::of_resource(&error, &entry_resource_name(&name)));
                 }
@@ -199,6 +198,13 @@ impl Servers {
         if let Some(error) = settings_error {
             let problem = Problem::new(&error, Concerns::Resources(without_defaults));
             self.problems.push(problem.fatal());
+        }
+    }
+
+    /// LiteLLM sees no variable that a block names, be the block used or not.
+    fn hide_references(&mut self, entry: &[Pair], budget: &mut Budget) {
+        for (_, block) in entry.iter().filter(|(key, _)| is_block(key)) {
+            add_references(block, &mut self.secret_variables, budget);
         }
     }
 }

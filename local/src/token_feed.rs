@@ -8,18 +8,18 @@ use std::time::Duration;
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::conditions::{ConditionDraft, token_issued};
 use mcp_auth_credentials::routes::server;
-use mcp_auth_credentials::{
-    Changes, Credentials, ResourceRef, TokenMetrics, TokenRefreshRequest, TokenSources,
-};
+use mcp_auth_credentials::{Changes, Credentials, ResourceRef, TokenRefreshRequest, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy};
 use mcp_auth_protocol::reasons;
 use mcp_auth_protocol::sync::{Problem, Report, Snapshot};
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
 use mcp_auth_sidecar::run::SnapshotSource;
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::metrics::TokenFamilies;
 use crate::protected_server::ProtectedServer;
 
 /// Everything is in one namespace here.
@@ -37,15 +37,7 @@ struct Feed {
     credentials: Credentials,
     changes: Changes,
     egress_proxy: Option<EgressProxy>,
-}
-
-/// Nothing reads metrics here.
-struct NoMetrics;
-
-impl TokenMetrics for NoMetrics {
-    fn token_refused(&self, _: &ResourceRef) {}
-    fn token_requested(&self, _: &ResourceRef, _: u64) {}
-    fn set_circuit_open(&self, _: &ResourceRef, _: bool) {}
+    metrics: TokenFamilies,
 }
 
 impl TokenFeed {
@@ -54,14 +46,20 @@ impl TokenFeed {
         let changes = Changes::default();
         let (changed, receiver) = mpsc::unbounded_channel();
         let credentials = Credentials::new(changes.clone(), changed);
+        let metrics = TokenFamilies::default();
         let feed = Feed {
             servers: Mutex::default(),
-            sources: TokenSources::new(Clock::system(), NoMetrics, credentials.clone()),
+            sources: TokenSources::new(Clock::system(), metrics.clone(), credentials.clone()),
             credentials,
             changes,
             egress_proxy,
+            metrics,
         };
         (Self(Arc::new(feed)), receiver)
+    }
+
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.0.metrics.register(registry);
     }
 
     /// Serves these and no others from now on. What has not changed keeps its token.
@@ -74,7 +72,9 @@ impl TokenFeed {
             .iter()
             .filter(|server| !servers.iter().any(|other| other.is_same_resource(server)))
         {
-            self.0.sources.remove(&ResourceRef::from(&gone.resource));
+            let resource = ResourceRef::from(&gone.resource);
+            self.0.sources.remove(&resource);
+            self.0.metrics.remove(&resource);
         }
         for server in &servers {
             self.0
@@ -98,7 +98,13 @@ impl TokenFeed {
             let Some(resource) = self.find(|resource| ResourceRef::from(resource) == resource_ref) else {
                 continue;
             };
-            let condition = self.token_issued(&resource);
+            let issuance = self.0.credentials.get(&resource).issuance;
+            let in_use = issuance.token.in_use.as_ref();
+            let expiry = in_use.and_then(|token| token.expires_at);
+            self.0
+                .metrics
+                .set_expiry(&resource_ref, expiry.map(|expiry| expiry.as_second()));
+            let condition = token_issued(&issuance);
             if told.contains(&(resource_ref.clone(), condition.clone())) {
                 continue;
             }

@@ -146,9 +146,13 @@ fn write(path: &Path, text: &str) {
 
 /// An MCP server with two tools that takes one token.
 fn mcp_server(request: &str) -> (u16, String) {
-    if header(request, "authorization") != Some("Bearer t0ken") {
-        return (401, r#"{"error": "no token of ours"}"#.to_owned());
+    match header(request, "authorization") {
+        Some("Bearer t0ken") => answer(request),
+        _ => (401, r#"{"error": "no token of ours"}"#.to_owned()),
     }
+}
+
+fn answer(request: &str) -> (u16, String) {
     let body = request.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let message: Value = serde_json::from_str(body).unwrap_or_default();
     let result = match message["method"].as_str() {
@@ -349,6 +353,100 @@ fn a_server_that_rejects_the_token_is_told() {
     set_up.configure(&set_up.configuration());
     set_up.breaks(&[], &[5], &["✗ tools: initialize is answered with status 502 Bad Gateway: McpServerAuth mcp_servers.tools: the MCP server \
            rejected the service token (401)"]);
+}
+
+#[test]
+fn a_server_that_answers_without_a_token_too_is_warned_of() {
+    let mut set_up = SetUp::new();
+    set_up.servers[1] = serve(answer);
+    set_up.configure(&set_up.configuration());
+    let output = set_up.check(&["-o", "json"], &[]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["holds"], true, "{report}");
+    let warning = report["criteria"][4]["servers"][0]["warning"].as_str();
+    assert!(
+        warning
+            .unwrap_or_default()
+            .starts_with("it answers without a token, too"),
+        "{report}"
+    );
+    assert!(report["criteria"][1]["servers"][0].get("warning").is_none());
+    let output = set_up.check(&[], &[]);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(
+        text.contains("✓ tools: LiteLLM lists 2 tools. Warning: it answers without a token, too"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_python_runs_at_its_start_and_speaks_of_litellm_is_named() {
+    let set_up = SetUp::new();
+    write(
+        &set_up.path("packages/sitecustomize.py"),
+        "# patches litellm.proxy\n",
+    );
+    set_up.breaks(
+        &[],
+        &[1],
+        &["sitecustomize.py at each start, which speaks of litellm and may patch it"],
+    );
+    fs::remove_file(set_up.path("packages/sitecustomize.py")).unwrap();
+
+    let base = set_up.path("user").to_str().unwrap().to_owned();
+    let variables = [("PYTHONUSERBASE", &*base)];
+    let site = std::process::Command::new("python3")
+        .args(["-c", "import site; print(site.getusersitepackages())"])
+        .envs(variables)
+        .output()
+        .unwrap();
+    let site = String::from_utf8(site.stdout).unwrap();
+    write(&set_up.path("packages/innocent.py"), "");
+    write(
+        &set_up.path("packages/patch_of_ours.py"),
+        "import sys  # for litellm\n",
+    );
+    write(
+        &Path::new(site.trim()).join("other.pth"),
+        "# litellm\nimport innocent\n",
+    );
+    let output = set_up.check(&[], &variables);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("✓ LiteLLM is unmodified: "), "{text}");
+    write(
+        &Path::new(site.trim()).join("patch.pth"),
+        "import sys; import patch_of_ours\n",
+    );
+    set_up.breaks(&variables, &[1], &["patch_of_ours.py at each start"]);
+}
+
+#[test]
+fn the_page_shows_what_a_healthy_set_up_prints() {
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/one-machine.md")).unwrap();
+    let shown = page
+        .lines()
+        .skip_while(|line| *line != "    $ mcp-auth check -- litellm --config config.yaml");
+    let shown = shown.skip(1).take_while(|line| !line.starts_with("    $ "));
+    let shown: Vec<String> = shown.map(|line| without_digits(line.trim())).collect();
+    assert_eq!(shown.len(), 7, "{shown:?}");
+    let output = SetUp::new().check(&[], &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let printed: Vec<String> = text.lines().map(|line| without_digits(line.trim())).collect();
+    assert_eq!(printed, shown);
+}
+
+/// Each number as one `#`.
+fn without_digits(line: &str) -> String {
+    let mut text = String::new();
+    for char in line.chars() {
+        match char.is_ascii_digit() {
+            true if text.ends_with('#') => {}
+            true => text.push('#'),
+            false => text.push(char),
+        }
+    }
+    text
 }
 
 #[test]

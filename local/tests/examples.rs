@@ -17,7 +17,8 @@ fn example(ground: &Ground) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/compose");
     let to = ground.folder.path().join("compose");
     fs::create_dir_all(to.join("mcp-auth/secrets/tools-oauth")).unwrap();
-    for file in ["compose.yml", "config.yml", "mcp-auth/tools.yaml"] {
+    fs::create_dir(to.join("litellm")).unwrap();
+    for file in ["compose.yml", "litellm/config.yaml", "mcp-auth/tools.yaml"] {
         // Nothing leaves this machine, and nothing answers there.
         let text = fs::read_to_string(from.join(file)).unwrap();
         let text = text.replace("tools.company.com", "127.0.0.1:1");
@@ -48,11 +49,24 @@ fn what_the_compose_file_runs_starts_litellm_with_the_server_of_the_resource() {
         .collect();
     // Paths of the container become those of the folder; the rest stays as it is.
     let here = |word: &String| {
-        let mounted = volumes.iter().find(|(_, path)| path == word);
-        mounted.map_or(word.clone(), |(source, _)| {
-            folder.join(source).to_str().unwrap().to_owned()
+        let mounted = volumes
+            .iter()
+            .find_map(|(source, path)| Some((source, word.strip_prefix(path.as_str())?)));
+        mounted.map_or(word.clone(), |(source, below)| {
+            format!("{}{below}", folder.join(source).display())
         })
     };
+    // What the configuration takes from LiteLLM's environment is passed on to the container.
+    let config = fs::read_to_string(folder.join("litellm/config.yaml")).unwrap();
+    let taken = config.split("os.environ/").skip(1);
+    let taken: Vec<&str> = taken
+        .map(|rest| rest.split(['\n', '}', ',', ' ']).next().unwrap())
+        .collect();
+    assert!(taken.contains(&"OPENAI_API_KEY"), "{taken:?}");
+    for name in taken {
+        let given = service["environment"][name].as_str().unwrap_or_default();
+        assert!(given.starts_with(&format!("${{{name}")), "{name}: {given:?}");
+    }
     let command = [words(&service["entrypoint"]), words(&service["command"])].concat();
     let mut command: Vec<String> = command.iter().map(here).collect();
     assert_eq!(command.remove(0), "mcp-auth");

@@ -14,7 +14,7 @@ use std::sync::mpsc;
 
 use rustix::process::{Signal, kill_process};
 
-use support::{Ground, kill, message, pid, request, serve, until};
+use support::{Ground, free_port, kill, message, pid, request, serve, until};
 
 #[test]
 fn litellm_reaches_its_server_with_a_token_and_never_sees_the_secret() {
@@ -75,6 +75,64 @@ fn litellm_reaches_its_server_with_a_token_and_never_sees_the_secret() {
     let log = message(&output);
     assert!(!log.contains("s3cret") && !log.contains("opaque-t0ken"), "{log}");
     ground.nothing_is_left(&report);
+}
+
+#[test]
+fn prometheus_finds_the_metrics_where_they_are_wanted() {
+    let authorization_server = serve(|_| {
+        let token = r#"{"access_token": "opaque-t0ken", "token_type": "Bearer", "expires_in": 3600}"#;
+        (200, token.to_owned())
+    });
+    let mcp_server = serve(|_| {
+        (
+            200,
+            r#"{"jsonrpc": "2.0", "id": 1, "result": {"tools": []}}"#.to_owned(),
+        )
+    });
+    let ground = Ground::new(&format!(
+        "mcp_servers: {{tools: {{url: 'http://{mcp_server}/mcp'}}}}"
+    ));
+    let metrics = free_port();
+    let options = ["--metrics", &metrics.to_string(), "--audit-log", "audit.log"];
+    let mut child = ground
+        .litellm_with(&options)
+        .env(
+            "MCP_OAUTH2_TOKEN_URL",
+            format!("http://{authorization_server}/token"),
+        )
+        .env("MCP_OAUTH2_CLIENT_ID", "litellm")
+        .env("MCP_OAUTH2_CLIENT_SECRET", "s3cret")
+        .spawn()
+        .unwrap();
+    ground.report();
+    let head = "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    // LiteLLM has called once; its line is written a moment later.
+    let text = until("the call is counted", || {
+        let (status, text) = request(metrics, head)?;
+        assert_eq!(status, 200, "{text}");
+        text.contains("mcpauth_sidecar_audit_lines_total 1\n")
+            .then_some(text)
+    });
+    for expected in [
+        "mcpauth_sidecar_calls_total{server=\"tools\",status=\"2xx\"} 1\n",
+        "mcpauth_sidecar_log_lines_dropped_total{cause=\"full\"} 0\n",
+        "mcpauth_operator_token_requests_total{namespace=\"\",name=\"mcp_servers.tools\"} 1\n",
+        "mcpauth_operator_token_expiry_timestamp_seconds{namespace=\"\",name=\"mcp_servers.tools\"} ",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    assert!(!text.contains("t0ken") && !text.contains("s3cret"), "{text}");
+
+    let second = Ground::new("{}")
+        .litellm_with(&options)
+        .stderr(std::process::Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(69));
+    let expected = format!("127.0.0.1:{metrics} cannot be listened on for the metrics");
+    assert!(message(&second).contains(&expected), "{}", message(&second));
+    kill(&child, Signal::TERM);
+    child.wait().unwrap();
 }
 
 #[test]
@@ -383,6 +441,13 @@ fn what_is_wrong_ends_before_litellm_starts_with_a_message_and_a_code_of_its_own
             .env("HTTPS_PROXY", "::s3cret"),
         78,
         "HTTPS_PROXY is not the URL of a proxy: write it as http://proxy.example.com:3128",
+    );
+    check(
+        ground
+            .command(&["litellm", "--config", "config.yaml"])
+            .env("MCPAUTH_LOG", "nonsense==x"),
+        78,
+        "MCPAUTH_LOG is neither a level nor directives: write it as info",
     );
     check(
         &mut ground.command(&["litellm", "--config", "/none.yaml"]),

@@ -51,7 +51,7 @@ pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;
 pub use renewal::policy::{Policy, RefreshBefore, RefreshBeforeError, TimeSpan, TimeSpanError};
 pub use renewal::state::{Failure, TokenSourceState};
-pub use renewal::step_up::{StepUp, StepUpError};
+pub use renewal::step_up::{StepUp, StepUpError, is_scope_token};
 pub use retry_after::RetryAfter;
 pub use ssrf::ForbiddenAddressError;
 pub use token::Token;

@@ -91,6 +91,12 @@ impl TokenSource {
         });
     }
 
+    /// Requests none but these scopes from the next request on, of those that resource servers have demanded. The token in
+    /// use may still have others.
+    pub fn retain_step_up_scopes(&self, allowed: Vec<String>) {
+        self.send_command(Command::RetainStepUpScopes(allowed));
+    }
+
     fn start(requester: Arc<dyn TokenRequester>, lifecycle: TokenLifecycle, clock: Clock) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let (task, state) = SourceTask::new(requester, lifecycle, clock);

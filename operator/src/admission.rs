@@ -18,8 +18,9 @@ use tracing::{info, warn};
 use crate::certificates::Certificates;
 use crate::entitlement::entitled;
 use crate::http::read_body;
-use crate::inject::{self, Settings};
+use crate::inject::{self, RoutesInPod, Settings};
 use crate::metrics::Metrics;
+use crate::pod_owners::PodOwners;
 use crate::resources::Resources;
 use crate::webhook_calls::WebhookCalls;
 use crate::workload_events::{NoticeKind, WorkloadEvents};
@@ -38,6 +39,7 @@ pub struct Admission {
     pub metrics: Metrics,
     pub calls: WebhookCalls,
     pub events: WorkloadEvents,
+    pub owners: PodOwners,
 }
 
 pub fn router(admission: Admission) -> Router {
@@ -69,10 +71,18 @@ async fn review(
     };
     let mut settings = admission.settings.clone();
     settings.operator.ca = admission.certificates.authority();
+    // Anybody may ask; who asks for a pod that no workload of the namespace makes hears of no route.
+    let is_owned = !entitled.is_empty() && admission.is_owned(&request).await;
+    settings.routes_in_pod = match is_owned {
+        true => RoutesInPod::Told,
+        false => RoutesInPod::Withheld,
+    };
     let routes: Vec<Route> = entitled.iter().map(|resource| route(resource)).collect();
     let response = inject::review(&request, &routes, &settings);
     note(&request, &response);
-    admission.tell_refusal(&request, &response, &entitled);
+    if is_owned {
+        admission.tell_refusal(&request, &response, &entitled);
+    }
     let reason = response.audit_annotations.get(inject::AUDIT_KEY);
     admission.metrics.reviewed(reason.map_or("Other", String::as_str));
     Ok(Json(response.into_review()))
@@ -103,6 +113,14 @@ impl Admission {
             .unwrap_or_default();
         let resources = self.resources.in_namespace(namespace)?;
         Some(entitled(&resources, &labels))
+    }
+
+    /// Whether a workload of the namespace makes the pod.
+    async fn is_owned(&self, request: &AdmissionRequest<Pod>) -> bool {
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        let metadata = request.object.as_ref().map(|pod| &pod.metadata);
+        let owners = metadata.and_then(|metadata| metadata.owner_references.as_deref());
+        self.owners.exist(namespace, owners.unwrap_or_default()).await
     }
 
     /// A pod that is refused never exists, so that only its workload and the resources that select it can be told.

@@ -60,6 +60,11 @@ pub struct Args {
     )]
     pub watch_namespaces: Vec<String>,
 
+    /// ClusterRole that is bound in each namespace whose Secrets the operator may read, where it may not read them in all.
+    /// The status of a resource then says how to bind it.
+    #[arg(long)]
+    pub secrets_cluster_role: Option<String>,
+
     /// ServiceAccount of the operator, whose identity resources with WorkloadIdentity act by.
     #[arg(long, env = "POD_SERVICE_ACCOUNT", default_value = "mcp-auth-operator")]
     pub service_account: String,
@@ -98,6 +103,12 @@ pub struct Args {
     /// Secret with the certificates; made if it does not exist.
     #[arg(long, default_value = "mcp-auth-operator-tls")]
     pub certificate_secret: String,
+
+    /// Folder that this Secret is mounted at, where somebody else keeps it, such as cert-manager: `tls.crt`, `tls.key` and
+    /// `ca.crt` are read there, again whenever they change, and neither the Secret nor the webhook configuration is
+    /// written.
+    #[arg(long)]
+    pub certificate_folder: Option<PathBuf>,
 
     /// MutatingWebhookConfiguration that is made to trust the webhook.
     #[arg(long, default_value = "mcp-auth")]

@@ -62,6 +62,11 @@ pub fn conflict<'a>(
 
 /// Whether a selector matches these labels. One that Kubernetes would refuse matches nothing.
 pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
+    // Most selectors are that, and it is asked for each resource and pod.
+    if selector.match_expressions.as_ref().is_none_or(Vec::is_empty) {
+        let mut wanted = selector.match_labels.iter().flatten();
+        return wanted.all(|(key, value)| labels.get(key) == Some(value));
+    }
     Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
 }
 

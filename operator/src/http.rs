@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::middleware::{self, Next};
 use axum::routing::get;
 use http_body_util::{BodyExt, Limited};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -145,11 +145,12 @@ async fn connection(
     let (requested, mut has_request) = watch::channel(false);
     let place = Arc::new(place);
     let entered = place.clone();
-    let router = router.layer(middleware::from_fn(move |request: Request, next: Next| {
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |request| {
         entered.has_request();
         requested.send_replace(true);
-        next.run(request)
-    }));
+        service.call(request)
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -161,7 +162,7 @@ async fn connection(
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_INTERVAL);
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let served = builder.serve_connection(TokioIo::new(stream), service);
     let served = async {
         match watcher {
             Some(watcher) => watcher.watch(served.into_owned()).await,

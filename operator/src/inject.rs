@@ -52,5 +52,5 @@ pub use decision::{Decision, SkipReason, decide};
 pub use error::{InjectionError, NOT_INJECTED_REASONS};
 pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};
-pub use settings::{OperatorEndpoint, Settings, SettingsError};
+pub use settings::{OperatorEndpoint, RoutesInPod, Settings, SettingsError};
 pub use warnings::Warning;

@@ -18,6 +18,7 @@ mod leader_client;
 mod liveness;
 mod metrics;
 mod namespaces;
+mod pod_owners;
 mod pods;
 mod reconcile;
 mod references;

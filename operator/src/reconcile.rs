@@ -254,10 +254,15 @@ impl Reconciler {
     /// The older resource that is served instead, whatever the references of this one hold.
     fn conflict(&self, resource: &McpServerAuth) -> Option<NotServedError> {
         let namespace = resource.namespace().unwrap_or_default();
+        let neighbours = self.resources.in_namespace(&namespace)?;
+        let is_rival = |other: &&Arc<McpServerAuth>| {
+            other.spec.server.name == resource.spec.server.name && other.name_any() != resource.name_any()
+        };
+        // Without one there is no need to look at the pods.
+        neighbours.iter().find(is_rival)?;
         let pods = self.pods.in_namespace(&namespace).unwrap_or_default();
         let pods = pods.iter().filter(|pod| ought_to_be_injected(pod));
         let labels: Vec<_> = pods.map(|pod| pod.labels().clone()).collect();
-        let neighbours = self.resources.in_namespace(&namespace)?;
         let conflict = conflict(resource, &neighbours, &labels)?;
         let message = format!(
             "spec.server.name {:?} is already served by the older McpServerAuth {} for the same pods: \

@@ -4,4 +4,4 @@
 
 mod watch;
 
-pub use watch::{EXPIRES_AT, References};
+pub use watch::{EXPIRES_AT, References, SecretsGrant};

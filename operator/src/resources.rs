@@ -1,7 +1,7 @@
 //! The `McpServerAuth` resources, as every replica knows them: of all namespaces, or of several, in one
 //! store.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -23,7 +23,11 @@ use crate::api_server::is_forbidden;
 pub struct Resources {
     store: Store<McpServerAuth>,
     listed: Arc<RwLock<ListedNamespaces>>,
+    by_namespace: Arc<RwLock<NamespaceIndex>>,
 }
+
+/// By namespace and name, since all that is decided is decided for a namespace.
+type NamespaceIndex = HashMap<String, BTreeMap<String, Arc<McpServerAuth>>>;
 
 /// The namespaces whose resources are all in the store.
 #[derive(Debug, Default)]
@@ -99,22 +103,14 @@ impl Resources {
             return None;
         }
         drop(listed);
-        let resources = self
-            .store
-            .state_filter(|resource| resource.metadata.namespace.as_deref() == Some(namespace));
-        Some(resources)
+        let by_namespace = self.by_namespace.read();
+        let resources = by_namespace.get(namespace).into_iter().flat_map(BTreeMap::values);
+        Some(resources.cloned().collect())
     }
 
     /// Every namespace that has a resource.
     pub fn namespaces(&self) -> Vec<String> {
-        let namespaces = self
-            .store
-            .state()
-            .iter()
-            .filter_map(|resource| resource.metadata.namespace.clone())
-            .collect();
-        let unique: HashSet<String> = namespaces;
-        unique.into_iter().collect()
+        self.by_namespace.read().keys().cloned().collect()
     }
 }
 
@@ -172,6 +168,7 @@ struct MergedStore {
     writer: Writer<McpServerAuth>,
     watches: Vec<WatchState>,
     listed: Arc<RwLock<ListedNamespaces>>,
+    by_namespace: Arc<RwLock<NamespaceIndex>>,
 }
 
 /// What one watch has shown.
@@ -210,6 +207,7 @@ impl MergedStore {
                 })
                 .collect(),
             listed: Arc::default(),
+            by_namespace: Arc::default(),
         }
     }
 
@@ -217,6 +215,28 @@ impl MergedStore {
         Resources {
             store: self.writer.as_reader(),
             listed: self.listed.clone(),
+            by_namespace: self.by_namespace.clone(),
+        }
+    }
+
+    /// Into the store and the index.
+    fn write(&mut self, resource_ref: &ResourceRef, event: &Event<McpServerAuth>) {
+        self.writer.apply_watcher_event(event);
+        let ResourceRef { namespace, name } = resource_ref;
+        let mut by_namespace = self.by_namespace.write();
+        match self.writer.as_reader().get(&object_ref(resource_ref)) {
+            Some(resource) => {
+                let resources = by_namespace.entry(namespace.clone()).or_default();
+                resources.insert(name.clone(), resource);
+            }
+            None => {
+                if let Some(resources) = by_namespace.get_mut(namespace) {
+                    resources.remove(name);
+                    if resources.is_empty() {
+                        by_namespace.remove(namespace);
+                    }
+                }
+            }
         }
     }
 
@@ -235,7 +255,7 @@ impl MergedStore {
             Event::Delete(resource) => {
                 let resource_ref = ResourceRef::from(&resource);
                 state.revisions.remove(&resource_ref);
-                self.writer.apply_watcher_event(&Event::Delete(resource));
+                self.write(&resource_ref, &Event::Delete(resource));
                 vec![ResourceEvent::Deleted(resource_ref)]
             }
             Event::InitDone => {
@@ -246,12 +266,13 @@ impl MergedStore {
                     .filter(|resource_ref| !state.listing.contains(resource_ref))
                     .cloned();
                 let deleted: Vec<ResourceRef> = deleted.collect();
-                let store = self.writer.as_reader();
                 for resource_ref in &deleted {
                     state.revisions.remove(resource_ref);
+                }
+                let store = self.writer.as_reader();
+                for resource_ref in &deleted {
                     if let Some(resource) = store.get(&object_ref(resource_ref)) {
-                        self.writer
-                            .apply_watcher_event(&Event::Delete((*resource).clone()));
+                        self.write(resource_ref, &Event::Delete((*resource).clone()));
                     }
                 }
                 let deleted = deleted.into_iter().map(ResourceEvent::Deleted);
@@ -301,7 +322,7 @@ impl MergedStore {
         let previous = self.watches[index]
             .revisions
             .insert(resource_ref.clone(), revision.clone());
-        self.writer.apply_watcher_event(&Event::Apply(resource));
+        self.write(&resource_ref, &Event::Apply(resource));
         if !self.watches[index].listed {
             return Vec::new();
         }

@@ -18,21 +18,24 @@ use tracing::{error, info};
 
 use crate::admission::{self, Admission};
 use crate::args::{Args, LogFormat};
-use crate::certificates::{self, Certificates, keep_webhook_ca_bundle};
+use crate::certificates::{
+    self, Certificates, SecretName, Source, await_webhook_ca_bundle, keep_webhook_ca_bundle,
+};
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader::{self, Participation};
 use crate::leader_client::LeaderClient;
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
+use crate::pod_owners::PodOwners;
 use crate::pods::Pods;
 use crate::reconcile::{Reconciler, Triggers};
-use crate::references::References;
+use crate::references::{References, SecretsGrant};
 use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
 use crate::sidecars::Sidecars;
 use crate::status::{ObservedPods, StatusWriter};
-use crate::sync::{self, Authenticator, OperatorAccount, Sync};
+use crate::sync::{self, Authenticator, OperatorAccount, Snapshots, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
 use crate::workload_events::WorkloadEvents;
@@ -61,8 +64,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let client_config = Config::infer().await.context("finding the API server")?;
     let client = Client::try_from(client_config).context("configuring the Kubernetes client")?;
     let certificate_config = certificates::Config {
-        namespace: args.namespace.clone(),
-        secret: args.certificate_secret.clone(),
+        source: certificate_source(&args),
         names: args.serving_names.clone(),
     };
     let certificates = Certificates::load(&client, &certificate_config).await?;
@@ -73,7 +75,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
     let credentials = Credentials::new(changes.clone(), status_due.clone());
-    let (references, references_changed) = References::new(client.clone());
+    let secrets_grant = args
+        .secrets_cluster_role
+        .clone()
+        .map(|cluster_role| SecretsGrant {
+            cluster_role,
+            account: (args.namespace.clone(), args.service_account.clone()),
+        });
+    let (references, references_changed) = References::new(client.clone(), secrets_grant);
     let reporter = Reporter {
         controller: "mcp-auth-operator".into(),
         instance: Some(args.identity.clone()),
@@ -159,6 +168,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         calls: webhook_calls,
         events: workload_events,
+        owners: PodOwners::new(client.clone()),
     };
     let authenticator = Authenticator::new(client.clone());
     let replicas = Replicas {
@@ -186,7 +196,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         leads,
         knows_tokens: tokens_known.clone(),
         leader: leader_client,
-        certificates: certificates.clone(),
+        snapshots: Snapshots::new(
+            resources.clone(),
+            credentials.clone(),
+            certificates.clone(),
+            changes.clone(),
+        ),
         resources: resources.clone(),
         credentials,
         token_refresh_requests,
@@ -224,14 +239,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         liveness.clone(),
         metrics.clone(),
     )));
-    let trust = keep_webhook_ca_bundle(
-        client,
-        args.webhook_configuration,
-        certificates,
-        set_trusted,
-        liveness.clone(),
-    );
-    tasks.spawn(forever(trust));
+    let (configuration, liveness_of_trust) = (args.webhook_configuration, liveness.clone());
+    match args.certificate_folder {
+        None => tasks.spawn(forever(keep_webhook_ca_bundle(
+            client,
+            configuration,
+            certificates,
+            set_trusted,
+            liveness_of_trust,
+        ))),
+        Some(_) => tasks.spawn(forever(await_webhook_ca_bundle(
+            client,
+            configuration,
+            (certificates, args.serving_names),
+            set_trusted,
+            liveness_of_trust,
+        ))),
+    };
     tasks.spawn(forever(workload_event_writer.run()));
     let replica_tasks = ReplicaTasks {
         reconciler,
@@ -270,6 +294,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     drop(tokio::time::timeout(CLOSE_TIMEOUT, until_finished(serving)).await);
     tasks.shutdown().await;
     result
+}
+
+fn certificate_source(args: &Args) -> Source {
+    match &args.certificate_folder {
+        Some(folder) => Source::Folder(folder.clone()),
+        None => Source::Secret(SecretName {
+            namespace: args.namespace.clone(),
+            name: args.certificate_secret.clone(),
+        }),
+    }
 }
 
 /// By the variables that most programs read, in either case.

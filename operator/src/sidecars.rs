@@ -49,6 +49,19 @@ impl Sidecar {
         self.applied.is_some() && (self.sent_revision == self.applied || self.is_taking_over())
     }
 
+    /// Whether a status can tell one from the other. One that goes from a snapshot to the next is served all the
+    /// while.
+    fn is_same_for_status(&self, other: &Self) -> bool {
+        let is_served = self.is_up_to_date() && other.is_up_to_date();
+        let whats_served = |sidecar: &Self| Self {
+            sent_revision: None,
+            sent_at: None,
+            applied: None,
+            ..sidecar.clone()
+        };
+        self == other || is_served && whats_served(self) == whats_served(other)
+    }
+
     pub fn is_taking_over(&self) -> bool {
         self.sent_revision != self.applied && self.sent_at.is_some_and(|at| at.elapsed() < GRACE)
     }
@@ -72,6 +85,8 @@ struct KnownSidecar {
     connection: u64,
     is_connected: bool,
     sidecar: Sidecar,
+    /// The status has been told that it does not take the last snapshot over.
+    is_overdue: bool,
     /// Number of the last change of what the leader is told of it.
     revision: u64,
 }
@@ -249,6 +264,24 @@ impl SidecarEntry {
         });
     }
 
+    /// Has the status looked at, once, where the sidecar has not taken the last snapshot over in time: of that there
+    /// is no event.
+    pub fn tell_if_overdue(&self) {
+        let mut known = self.sidecars.known.lock();
+        let entry = known.get_mut(&self.uid);
+        let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
+            return;
+        };
+        let is_overdue = !entry.sidecar.is_up_to_date();
+        let is_news = is_overdue && !entry.is_overdue;
+        entry.is_overdue = is_overdue;
+        let namespace = is_news.then(|| entry.sidecar.namespace.clone());
+        drop(known);
+        if let Some(namespace) = namespace {
+            self.sidecars.announce(&namespace);
+        }
+    }
+
     /// Whether no newer connection of the same pod has taken the entry over.
     pub fn is_current(&self) -> bool {
         let known = self.sidecars.known.lock();
@@ -296,7 +329,8 @@ impl SidecarEntry {
         if is_changed {
             entry.revision = self.sidecars.next_revision();
         }
-        let namespace = is_changed.then_some(before.namespace);
+        let is_news = !before.is_same_for_status(&entry.sidecar);
+        let namespace = is_news.then_some(before.namespace);
         drop(known);
         if let Some(namespace) = namespace {
             self.sidecars.announce(&namespace);
@@ -347,6 +381,35 @@ mod tests {
         );
         tokio::time::advance(GRACE).await;
         assert!(!sidecars.get("uid").unwrap().is_up_to_date());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_is_looked_at_for_a_sidecar_that_stays_behind_and_not_for_each_snapshot() {
+        let (sidecars, mut changed) = Sidecars::new();
+        let entry = sidecars.enter("uid", "apps", "litellm-0");
+        let apply = |revision: &str| {
+            entry.record_report(Report {
+                applied: Some(revision.into()),
+                ..Report::default()
+            });
+        };
+        entry.record_sent("1");
+        apply("1");
+        while changed.try_recv().is_ok() {}
+        entry.record_sent("2");
+        entry.tell_if_overdue();
+        apply("2");
+        entry.record_sent("3");
+        assert!(changed.try_recv().is_err(), "it is served all the while");
+
+        tokio::time::advance(GRACE).await;
+        for _ in 0..3 {
+            entry.tell_if_overdue();
+        }
+        assert_eq!(changed.try_recv().unwrap(), "apps");
+        assert!(changed.try_recv().is_err(), "once");
+        apply("3");
+        assert_eq!(changed.try_recv().unwrap(), "apps", "it serves again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,11 +1,12 @@
 //! Streams routes and tokens to the sidecars: [`authenticate`] tells whose pod calls, [`stream`] keeps it up
-//! to date with what [`crate::entitlement`] entitles that pod to, and nothing else, and [`exchange`] gets
+//! to date with what [`crate::entitlement`] entitles that pod to, and nothing else, by [`snapshots`], and [`exchange`] gets
 //! users' own tokens.
 
 mod authenticate;
 mod error;
 mod exchange;
 mod lines;
+mod snapshots;
 mod stream;
 mod token_claims;
 
@@ -17,7 +18,6 @@ use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests};
 use mcp_auth_protocol::sync::{EXCHANGE_PATH, PATH};
 use tokio::sync::watch;
 
-use crate::certificates::Certificates;
 use crate::leader_client::LeaderClient;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
@@ -28,6 +28,7 @@ pub use authenticate::{Authenticator, OperatorAccount};
 pub use error::SyncError;
 pub use exchange::exchanged;
 pub use lines::{LineError, lines};
+pub use snapshots::Snapshots;
 
 /// What the endpoint works with.
 #[derive(Clone)]
@@ -39,7 +40,7 @@ pub struct Sync {
     pub knows_tokens: watch::Receiver<bool>,
     /// Where it does not lead.
     pub leader: LeaderClient,
-    pub certificates: Certificates,
+    pub snapshots: Snapshots,
     pub resources: Resources,
     pub credentials: Credentials,
     pub token_refresh_requests: TokenRefreshRequests,

@@ -270,12 +270,21 @@ async fn serve(
     };
     let outbound = acceptor(Half::Outbound(halves.outbound.clone()));
     let mut loads = vec![outbound.load.clone()];
+    let announce = |acceptor: &Acceptor| {
+        tokio::spawn(announce_retirement(
+            acceptor.half.clone(),
+            acceptor.load.clone(),
+            stopped.clone(),
+        ))
+    };
+    announce(&outbound);
     let mut loops = vec![tokio::spawn(
         async move { outbound.accept(sockets.outbound).await },
     )];
     if let Some((socket, inbound)) = sockets.inbound.zip(halves.inbound.clone()) {
         let inbound = acceptor(Half::Inbound(inbound));
         loads.push(inbound.load.clone());
+        announce(&inbound);
         loops.push(tokio::spawn(async move {
             match may_connect {
                 Some(may_connect) => inbound.accept_while(socket, may_connect).await,
@@ -297,6 +306,16 @@ async fn serve(
         tracing::info!(worker, "connections still open are cut");
     }
     sweeper.abort();
+}
+
+/// Tells connections when they are to take no more requests: at the end, and before that when the time to drain is over.
+async fn announce_retirement(half: Half, load: Arc<Load>, mut stopped: watch::Receiver<Option<Duration>>) {
+    tokio::select! {
+        () = half.drained() => load.retire(false),
+        _ = stopped.wait_for(Option::is_some) => {}
+    }
+    let _ = stopped.wait_for(Option::is_some).await;
+    load.retire(true);
 }
 
 async fn sweep(worker: usize, halves: Halves, loads: Vec<Arc<Load>>) {

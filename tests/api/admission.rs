@@ -123,6 +123,14 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             "revocationUrl must be an absolute URL and belongs to tokenUrl",
         ),
         (
+            json!({"oauth2": {"stepUp": false, "stepUpAllowedScopes": ["tools:write"]}}),
+            "stepUpAllowedScopes has no effect while stepUp is false",
+        ),
+        (
+            json!({"oauth2": {"stepUpAllowedScopes": ["tools:read tools:write"]}}),
+            "spec.oauth2.stepUpAllowedScopes",
+        ),
+        (
             json!({"oauth2": {"clientId": null}}),
             "one of clientId and clientIdSecretRef must be set",
         ),

@@ -98,7 +98,7 @@ async fn a_token_that_two_sidecars_see_refused_is_renewed_once_for_all() {
 #[tokio::test]
 async fn scopes_that_the_mcp_server_demands_are_asked_for_besides_the_configured_ones() {
     let id = "use-step-up";
-    let scopes = json!({"scopes": ["tools:call"]});
+    let scopes = json!({"scopes": ["tools:call"], "stepUpAllowedScopes": ["tools:admin", "tools:write"]});
     let (world, mut sidecars, old) = start::<1>(id, json!({}), scopes).await;
     let [sidecar] = &mut sidecars;
     assert_eq!(jwt::claims(&old)["scope"], "tools:call");
@@ -120,7 +120,8 @@ async fn scopes_that_the_mcp_server_demands_are_asked_for_besides_the_configured
 async fn scopes_that_are_not_granted_are_told_and_the_token_in_use_serves_on() {
     let id = "use-step-up-refused";
     let registered = json!({"scope": "tools:call"});
-    let (world, mut sidecars, old) = start::<1>(id, registered, json!({"scopes": ["tools:call"]})).await;
+    let scopes = json!({"scopes": ["tools:call"], "stepUpAllowedScopes": ["tools:admin"]});
+    let (world, mut sidecars, old) = start::<1>(id, registered, scopes).await;
     let [sidecar] = &mut sidecars;
     let demanded = RejectionCause::InsufficientScope(vec!["tools:admin".into()]);
     refuse(&world, sidecar, demanded).await;
@@ -160,6 +161,73 @@ async fn no_scopes_are_added_where_that_is_turned_off() {
         asked.iter().all(|request| request["scope"] == "tools:call"),
         "{asked:?}"
     );
+}
+
+#[tokio::test]
+async fn scopes_that_the_resource_does_not_list_are_told_and_not_requested() {
+    let id = "use-step-up-not-listed";
+    let spec = json!({"scopes": ["tools:call"]});
+    let (world, mut sidecars, old) = start::<1>(id, json!({}), spec).await;
+    let [sidecar] = &mut sidecars;
+    let demanded = || RejectionCause::InsufficientScope(vec!["tools:call".into(), "tools:admin".into()]);
+    refuse(&world, sidecar, demanded()).await;
+    let status = world
+        .condition(
+            "tools",
+            conditions::TOKEN_ISSUED,
+            "True",
+            reasons::INSUFFICIENT_SCOPE,
+        )
+        .await;
+    let said = message(&status, conditions::TOKEN_ISSUED);
+    assert!(
+        said.contains("tools:admin") && said.contains("oauth2.stepUpAllowedScopes"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("tools:call"),
+        "what the token has is not what is missing: {said}"
+    );
+    let snapshot = sidecar
+        .until(|snapshot| snapshot.servers.iter().any(|server| server.declined.is_some()))
+        .await;
+    let declined = snapshot
+        .servers
+        .iter()
+        .find_map(|server| server.declined.clone())
+        .unwrap();
+    assert_eq!(
+        declined.why,
+        RejectionCause::InsufficientScope(vec!["tools:admin".into()])
+    );
+    assert_eq!(bearer(&snapshot, "tools").as_deref(), Some(&*old), "it serves on");
+    assert_eq!(oauth::requests(id).await.len(), 1);
+
+    // Listing it is the way out that the message names; taking it back brings a token without it.
+    for (listed, scope) in [
+        (json!(["tools:admin"]), "tools:admin tools:call"),
+        (json!([]), "tools:call"),
+    ] {
+        let patch = json!({"spec": {"oauth2": {"stepUpAllowedScopes": listed}}});
+        world.patch("tools", &patch).await.unwrap();
+        world
+            .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+            .await;
+        if scope.contains("admin") {
+            refuse(&world, sidecar, demanded()).await;
+        }
+        let has_scope = |token: &str| {
+            let claims = jwt::claims(token);
+            let mut scopes: Vec<_> = claims["scope"].as_str().unwrap().split(' ').collect();
+            scopes.sort_unstable();
+            scopes.join(" ") == scope
+        };
+        sidecar
+            .until(|snapshot| {
+                bearer(snapshot, "tools").is_some_and(|token| token != old && has_scope(&token))
+            })
+            .await;
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
-use mcp_auth_tests::resource::resource;
+use mcp_auth_tests::resource::{owned, resource};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
@@ -61,7 +61,10 @@ fn has_sidecar(pod: &Pod) -> bool {
 #[tokio::test]
 async fn a_litellm_pod_gets_the_sidecar_through_the_api_server() {
     let world = world("injection-litellm").await;
-    let pod: Pod = world.create(litellm("litellm-0", container())).await.unwrap();
+    let pod: Pod = world
+        .create(owned(&world, litellm("litellm-0", container())).await)
+        .await
+        .unwrap();
     assert!(has_sidecar(&pod));
     let spec = pod.spec.unwrap();
     let args = spec.containers[0].args.clone().unwrap();
@@ -74,6 +77,16 @@ async fn a_litellm_pod_gets_the_sidecar_through_the_api_server() {
         sidecar.contains("tools.example.com") && sidecar.contains("BEGIN CERTIFICATE"),
         "{sidecar}"
     );
+}
+
+#[tokio::test]
+async fn a_pod_that_no_workload_makes_gets_the_sidecar_without_the_routes_and_is_told() {
+    let world = world("injection-no-owner").await;
+    let pod: Pod = world.create(litellm("litellm-0", container())).await.unwrap();
+    assert!(has_sidecar(&pod));
+    assert!(!serde_json::to_string(&pod).unwrap().contains("tools.example.com"));
+    let warnings = pod.metadata.annotations.unwrap_or_default()["mcpauth.dev/warnings"].clone();
+    assert!(warnings.contains("RoutesWithheld"), "{warnings}");
 }
 
 #[tokio::test]

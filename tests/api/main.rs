@@ -15,6 +15,7 @@ mod in_use;
 mod injection;
 mod malformed;
 mod methods;
+mod one_machine;
 mod proxies;
 mod reachability;
 mod reconcile;

@@ -1,7 +1,9 @@
 //! What the webhook answers to reviews that no API server sends, over its real listener.
 
+use mcp_auth_tests::resource::{owned, resource};
 use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::authority;
+use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use reqwest::{Body, Client, StatusCode};
 use serde_json::{Value, json};
@@ -139,4 +141,109 @@ async fn a_review_that_stalls_holds_no_other_up_and_is_given_up() {
         }
         is_served(&client).await;
     }
+}
+
+/// A LiteLLM pod that is selected.
+fn litellm(asks: bool, container: &str) -> Value {
+    let mut pod = pod();
+    pod["metadata"]["labels"] = json!({"app.kubernetes.io/name": "litellm"});
+    if asks {
+        pod["metadata"]["labels"]["mcpauth.dev/inject"] = json!("true");
+    }
+    pod["spec"]["containers"] = json!([{
+        "name": container,
+        "image": "berriai/litellm",
+        "args": ["--port", "4000"],
+        "ports": [{"name": "http", "containerPort": 4000}],
+    }]);
+    pod
+}
+
+/// The whole answer, with the patch as text.
+async fn reviewed(client: &Client, namespace: &str, pod: Value) -> String {
+    let mut review = review(pod);
+    review["request"]["namespace"] = json!(namespace);
+    let (status, text) = answer(client, review.to_string()).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    let patch: Vec<u8> = serde_json::from_value(answer["response"]["patch"].clone()).unwrap_or_default();
+    format!("{}\n{}", answer["response"], String::from_utf8_lossy(&patch))
+}
+
+#[tokio::test]
+async fn a_review_that_a_stranger_makes_up_tells_no_route_and_writes_no_event() {
+    let world = World::new("reviews-stranger", false).await;
+    let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
+    let mut tools = resource("tools", "tools", given);
+    tools["spec"]["cookiePassthrough"] = json!({"enabled": true, "cookieNames": ["a_cookie_of_ours"]});
+    world.apply(&tools).await.unwrap();
+    let status = async || world.status("tools").await;
+    until("the resource is seen", status, |status| {
+        status.observed_generation.is_some()
+    })
+    .await;
+    let client = client(&world).await;
+    let injectable = || litellm(false, "litellm");
+    // It asks for the sidecar and cannot have it: LiteLLM's configuration is in the image.
+    let refused = |path: &str| {
+        let mut pod = litellm(true, "litellm");
+        pod["spec"]["containers"][0]["args"] = json!(["--config", path]);
+        pod
+    };
+
+    let known = owned(&world, injectable()).await;
+    let owner = known["metadata"]["ownerReferences"].clone();
+    let told = reviewed(&client, &world.namespace, known).await;
+    assert!(
+        told.contains("https://tools.example.com/mcp") && told.contains("a_cookie_of_ours"),
+        "whose owner is known gets the routes: {told}"
+    );
+
+    let of_owner = |change: fn(&mut Value)| {
+        let mut owner = owner.clone();
+        change(&mut owner[0]);
+        owner
+    };
+    for (name, owners) in [
+        ("no owner", json!([])),
+        (
+            "a UID that is guessed",
+            of_owner(|owner| owner["uid"] = json!("11111111-2222-3333-4444-555555555555")),
+        ),
+        ("an empty UID", of_owner(|owner| owner["uid"] = json!(""))),
+        ("another name", of_owner(|owner| owner["name"] = json!("another"))),
+        (
+            "another kind",
+            of_owner(|owner| owner["kind"] = json!("StatefulSet")),
+        ),
+        (
+            "an owner that is no controller",
+            of_owner(|owner| owner["controller"] = json!(false)),
+        ),
+    ] {
+        for mut pod in [injectable(), refused("/made-up.yaml")] {
+            pod["metadata"]["ownerReferences"] = owners.clone();
+            let told = reviewed(&client, &world.namespace, pod).await;
+            assert!(
+                !told.contains("tools.example.com") && !told.contains("a_cookie_of_ours"),
+                "{name}: {told}"
+            );
+        }
+    }
+
+    // Events are written in the order that they were told in: what strangers told would be there before this one.
+    let mut last = refused("/known.yaml");
+    last["metadata"]["ownerReferences"] = owner;
+    let told = reviewed(&client, &world.namespace, last).await;
+    assert!(told.contains("\"allowed\":false"), "{told}");
+    let events = until(
+        "the event of the pod that is known",
+        async || world.events("tools").await,
+        |events| events.iter().any(|(_, note)| note.contains("/known.yaml")),
+    )
+    .await;
+    assert!(
+        !events.iter().any(|(_, note)| note.contains("/made-up.yaml")),
+        "{events:?}"
+    );
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod keys;
+mod metadata;
 mod shown;
 
 use mcp_auth_tests::chart::{Case, helm_programs, inconsistencies, object_id};

@@ -2,7 +2,7 @@
 # what they are called, and which engine runs them. Each setting can be overridden from outside:
 #
 #   MCPAUTH_TEST_CLUSTER   name of the kind cluster (default: mcp-auth)
-#   MCPAUTH_TEST_ENGINE    docker or podman (default: docker where its daemon answers, else podman)
+#   MCPAUTH_TEST_ENGINE    docker or podman (default: docker where its daemon answers, else podman); none for what needs neither
 #   MCPAUTH_TEST_CACHE     what is built or downloaded, outside the tree (default: ~/.cache/mcp-auth)
 
 cluster_folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,6 +23,10 @@ helm3_version=v3.22.0
 kube_score_version=v1.20.0
 kubeconform_version=v0.8.0
 checkov_version=3.3.30
+# The commit whose chart `make e2e` upgrades from, to the one that is there, while calls go on.
+earlier_chart=61cc15d882a3a71b1056903d7999bcfbc0a98399
+cert_manager_version=v1.21.2
+prometheus_operator_version=v0.85.0
 
 # Programs that this machine lacked lie in the cache. What is on the PATH comes first, so that its versions rule.
 export PATH=$PATH:$cache/bin
@@ -59,7 +63,7 @@ fi
 export MCPAUTH_TEST_ENGINE
 engine=$MCPAUTH_TEST_ENGINE
 case $engine in
-  docker) ;;
+  docker | none) ;;
   podman)
     [ "$(uname -s)" = Linux ] || die "no Docker daemon answers, and without Docker the cluster needs Linux. Start Docker and try again."
     [ ! -e /sys/fs/cgroup/cgroup.controllers ] ||
@@ -76,7 +80,7 @@ runtime = "runc"
 CONF
     mv "$CONTAINERS_CONF.$$" "$CONTAINERS_CONF"
     ;;
-  *) die "MCPAUTH_TEST_ENGINE is '$engine': it must be docker or podman" ;;
+  *) die "MCPAUTH_TEST_ENGINE is '$engine': it must be docker, podman or none" ;;
 esac
 
 has_image() { "$engine" image inspect "$1" > /dev/null 2>&1; }

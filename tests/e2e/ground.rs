@@ -144,13 +144,18 @@ async fn make() {
     litellm::deploy(&["litellm"]).await;
 }
 
-async fn install() {
+/// The chart of this commit.
+pub async fn install() {
+    install_chart(&repository().join("charts/mcp-auth"), &[]).await;
+}
+
+/// Installs this chart, or upgrades the release to it.
+pub async fn install_chart(chart: &Path, more: &[&str]) {
     let image = |name: &str| {
         let image = setting(&format!("MCPAUTH_TEST_{}_IMAGE", name.to_uppercase()));
         let (repository, tag) = image.rsplit_once(':').expect("the image has a tag");
         format!("{name}.image.repository={repository},{name}.image.tag={tag}")
     };
-    let chart = repository().join("charts/mcp-auth");
     let arguments = [
         "upgrade",
         "--install",
@@ -169,7 +174,7 @@ async fn install() {
         "--set",
         &image("sidecar"),
     ];
-    helm(&arguments).await.ok();
+    helm(&[&arguments[..], more].concat()).await.ok();
 }
 
 /// `tools` as in the demo, and `legacy`: the same server by the older transport.
@@ -198,7 +203,7 @@ async fn open_server() -> Vec<Value> {
 }
 
 /// The API server reaches a new webhook about a second after its pod is ready.
-async fn webhook_answers() {
+pub async fn webhook_answers() {
     let template = of_kind(&manifest("litellm").await, "Deployment")["spec"]["template"].clone();
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "spec": template["spec"],

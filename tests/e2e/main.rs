@@ -3,6 +3,7 @@
 //! which takes its time, starts seldom. They run one after the other by name: `traces` looks at what the
 //! others left behind, and `uninstall` takes the operator away for good.
 
+mod chart_upgrade;
 mod client;
 mod command;
 mod cookies;

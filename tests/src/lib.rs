@@ -9,6 +9,8 @@ pub mod keycloak;
 pub mod keys;
 pub mod kubelet;
 pub mod oauth;
+pub mod one_machine;
+pub mod recorder;
 pub mod registration;
 pub mod replica;
 pub mod resource;

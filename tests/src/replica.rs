@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::setting;
-use crate::wait::until;
+use crate::wait::{LIMIT, until};
 
 pub struct Replica {
     pub name: String,
@@ -68,29 +68,45 @@ impl Operator {
                 .args(["--pod-ip", "127.0.0.1", "--replica-token-file"])
                 .arg(token_file);
         }
-        let output = match log {
-            Some(log) => std::fs::File::create(log).expect("the log can be written").into(),
-            None => Stdio::null(),
-        };
+        if log.is_some() {
+            command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
+        }
         change(&mut command);
-        let process = command
-            .stdout(output)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the operator starts");
-        let replica = Replica {
-            name: name.to_owned(),
-            address,
-            process,
-            health: format!("http://{health}"),
-        };
-        let ready = async || replica.get("/readyz").await;
-        until(&format!("{name} to be ready"), ready, Option::is_some).await;
+        let replica = Replica::spawn(name, &mut command, (address, health), log);
+        replica.until_ready().await;
         replica
     }
 }
 
 impl Replica {
+    /// Starts the program by this command, which has been told to listen at the two addresses.
+    pub fn spawn(
+        name: &str,
+        command: &mut Command,
+        (address, health): (String, String),
+        log: Option<&PathBuf>,
+    ) -> Self {
+        if let Some(log) = log {
+            let log = std::fs::File::create(log).expect("the log can be written");
+            // Why it does not start stands there too.
+            command.stderr(log.try_clone().expect("it is open")).stdout(log);
+        } else {
+            command.stdout(Stdio::null());
+        }
+        let process = command.kill_on_drop(true).spawn();
+        Self {
+            name: name.to_owned(),
+            address,
+            process: process.expect("the operator starts"),
+            health: format!("http://{health}"),
+        }
+    }
+
+    pub async fn until_ready(&self) {
+        let ready = async || self.get("/readyz").await;
+        until(&format!("{} to be ready", self.name), ready, Option::is_some).await;
+    }
+
     /// The body of a successful answer of the health port.
     pub async fn get(&self, path: &str) -> Option<String> {
         let response = reqwest::get(format!("{}{path}", self.health)).await.ok()?;
@@ -127,7 +143,13 @@ impl Replica {
         let pid = self.id().to_string();
         let signalled = Command::new("kill").args(["-TERM", &pid]).status().await;
         assert!(signalled.expect("kill is there").success());
-        let status = self.process.wait().await;
+        self.ended_well().await
+    }
+
+    /// Whether it ended in order, once it has ended by itself.
+    pub async fn ended_well(&mut self) -> bool {
+        let status = tokio::time::timeout(LIMIT, self.process.wait()).await;
+        let status = status.expect("it ends");
         status.expect("it is a child of this process").success()
     }
 }

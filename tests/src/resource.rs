@@ -1,6 +1,10 @@
 //! Resources as users write them.
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use kube::ResourceExt;
 use serde_json::{Value, json};
+
+use crate::world::World;
 
 /// Client and Secret that [`oauth2`] names.
 pub const CLIENT_ID: &str = "litellm";
@@ -41,4 +45,28 @@ pub fn merge(value: &mut Value, with: Value) {
         }
         (value, with) => *value = with,
     }
+}
+
+/// The pod as the controller of a ReplicaSet makes it. The ReplicaSet is made with it.
+pub async fn owned(world: &World, mut pod: Value) -> Value {
+    let labels = &pod["metadata"]["labels"];
+    let replica_set = json!({
+        "metadata": {"generateName": "litellm-", "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "litellm", "image": "litellm"}]},
+            },
+        },
+    });
+    let replica_set: ReplicaSet = world.create(replica_set).await.expect("a ReplicaSet");
+    pod["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "name": replica_set.name_any(),
+        "uid": replica_set.uid().expect("the API server gives one"),
+        "controller": true,
+    }]);
+    pod
 }

@@ -79,6 +79,13 @@ impl World {
         self.api().patch(name, &params, &Patch::Apply(resource)).await
     }
 
+    /// Changes a resource, as `kubectl patch --type merge` does it.
+    pub async fn patch(&self, name: &str, change: &Value) -> kube::Result<McpServerAuth> {
+        self.api()
+            .patch(name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+    }
+
     pub async fn secret(&self, name: &str, key: &str, value: &str) {
         seen::note(value);
         self.apply_secret(name, json!({"stringData": {key: value}})).await;

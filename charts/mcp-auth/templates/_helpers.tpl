@@ -13,6 +13,18 @@
 {{- default (include "mcp-auth.operator" .) .Values.serviceAccount.name }}
 {{- end }}
 
+{{/* What the operator's certificate is for. */}}
+{{- define "mcp-auth.servingNames" -}}
+- {{ include "mcp-auth.operator" . }}.{{ .Release.Namespace }}.svc
+- {{ include "mcp-auth.operator" . }}.{{ .Release.Namespace }}.svc.cluster.local
+{{- end }}
+
+{{/* The Secret with the operator's certificate. Not the same with cert-manager, which would otherwise be given one that holds the
+key of the operator's own authority. */}}
+{{- define "mcp-auth.certificateSecret" -}}
+{{ include "mcp-auth.operator" . }}-{{ ternary "serving" "tls" .Values.certificates.certManager.enabled }}
+{{- end }}
+
 {{- define "mcp-auth.selectorLabels" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | quote }}
@@ -57,22 +69,28 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 {{- end }}
 
-{{/* Rules on what the operator reads and writes in the namespaces it serves. */}}
-{{- define "mcp-auth.namespacedRules" -}}
-- apiGroups: [mcpauth.dev]
-  resources: [mcpserverauths]
-  verbs: [get, list, watch]
-- apiGroups: [mcpauth.dev]
-  resources: [mcpserverauths/status]
-  verbs: [patch]
-# The operator reads single ones by name, where a resource refers to them, and no others. RBAC can say that only of names
-# that are known when the chart is installed.
+{{/* The operator reads single ones by name, where a resource refers to them, and no others. RBAC can say that only of names
+that are known when the chart is installed. */}}
+{{- define "mcp-auth.secretRules" -}}
 - apiGroups: [""]
   resources: [secrets]
   {{- with .Values.rbac.secretNames }}
   resourceNames: {{ toJson . }}
   {{- end }}
   verbs: [list, watch]
+{{- end }}
+
+{{/* Rules on what the operator reads and writes in the namespaces it serves. */}}
+{{- define "mcp-auth.namespacedRules" -}}
+- apiGroups: [mcpauth.dev]
+  resources: [mcpserverauths]
+  verbs: [list, watch]
+- apiGroups: [mcpauth.dev]
+  resources: [mcpserverauths/status]
+  verbs: [patch]
+{{- if eq .Values.rbac.secrets "clusterWide" }}
+{{ include "mcp-auth.secretRules" . }}
+{{- end }}
 - apiGroups: [""]
   resources: [configmaps]
   {{- with .Values.rbac.configMapNames }}
@@ -86,9 +104,10 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
-# Which Deployment a ReplicaSet belongs to, for events where people look. Metadata only.
+# Which Deployment a ReplicaSet belongs to, for events where people look; and whether the workload that a reviewed pod
+# names exists, since anybody can send a review. Metadata only.
 - apiGroups: [apps]
-  resources: [replicasets]
+  resources: [replicasets, statefulsets, daemonsets]
   verbs: [get]
 # Whether a namespace has opted in, for advice that fits. Metadata only.
 - apiGroups: [""]

@@ -12,6 +12,7 @@ harm. All that is wrong is told at once. Types, ranges and unknown keys are valu
   (include "mcp-auth.networkProblems" . | fromJsonArray)
   (include "mcp-auth.availabilityProblems" . | fromJsonArray)
   (include "mcp-auth.namespaceProblems" . | fromJsonArray)
+  (include "mcp-auth.certificateProblems" . | fromJsonArray)
   (include "mcp-auth.otherProblems" . | fromJsonArray)
 }}
 {{- if $problems }}{{ fail (printf "\n- %s" (join "\n- " $problems)) }}{{ end }}
@@ -99,7 +100,8 @@ mcpauth.dev/service: ""
 {{- define "mcp-auth.resourceProblems" -}}
 {{- $problems := list }}
 {{- $form := "^([0-9]+[.]?[0-9]*|[.][0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?$" }}
-{{- range $name, $resources := dict "operator.resources" .Values.operator.resources "sidecar.resources" .Values.sidecar.resources }}
+{{- range $name, $resources := dict "operator.resources" .Values.operator.resources "sidecar.resources" .Values.sidecar.resources
+  "helmTest.resources" .Values.helmTest.resources }}
 {{- $limits := default (dict) $resources.limits }}
 {{- range $key, $quantities := dict "requests" $resources.requests "limits" $limits }}
 {{- range $resource, $quantity := $quantities }}
@@ -131,6 +133,7 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- $arguments := dict "listen" "webhook.port" "listen-health" "metrics.port" "log" "operator.log" "watch-namespace" "watchNamespaces"
   "workload-identity-namespace" "workloadIdentity.namespaces" "sidecar-settings" "the values of sidecar" "certificate-secret" ""
+  "certificate-folder" "certificates.certManager" "secrets-cluster-role" "rbac.secrets"
   "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" ""
   "pod-ip" "" "replica-token-file" "" }}
 {{- range $operator.extraArgs }}
@@ -149,14 +152,14 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
-{{- $volumes := list "sidecar" "trust-bundle" "identity" }}
+{{- $volumes := list "sidecar" "trust-bundle" "identity" "certificates" }}
 {{- range $operator.extraVolumes }}
 {{- if has .name $volumes }}
 {{- $problems = append $problems (printf "operator.extraVolumes has a volume %s, a name that is taken already: choose another" .name) }}
 {{- end }}
 {{- $volumes = append $volumes .name }}
 {{- end }}
-{{- $paths := list "/etc/mcp-auth" "/etc/mcp-auth-trust" "/var/run/mcpauth/identity" }}
+{{- $paths := list "/etc/mcp-auth" "/etc/mcp-auth-trust" "/var/run/mcpauth/identity" "/var/run/mcpauth/certificates" }}
 {{- range $operator.extraVolumeMounts }}
 {{- $path := trimSuffix "/" .mountPath }}
 {{- if has $path $paths }}
@@ -226,6 +229,13 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems (printf "watchNamespaces holds %s, where pods are never injected: take it out there, or out of webhook.excludedNamespaces" .) }}
 {{- end }}
 {{- end }}
+{{- if eq .Values.rbac.secrets "perNamespace" }}
+{{- if $watched }}
+{{- $problems = append $problems "rbac.secrets is perNamespace and watchNamespaces is set, where the chart gives the operator its rights in each of these namespaces itself: leave one of both out" }}
+{{- else if not .Values.rbac.create }}
+{{- $problems = append $problems "rbac.secrets is perNamespace and rbac.create is false, so that there is no ClusterRole to bind: leave one of both out" }}
+{{- end }}
+{{- end }}
 {{- if $watched }}
 {{- range .Values.workloadIdentity.namespaces }}
 {{- if not (has . $watched) }}
@@ -236,6 +246,25 @@ mcpauth.dev/service: ""
 {{- if not (has . $watched) }}
 {{- $problems = append $problems (printf "helmTest.namespaces holds %s, which is not in watchNamespaces: add it there, or take it out here" .) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
+{{- end }}
+
+{{- define "mcp-auth.certificateProblems" -}}
+{{- $problems := list }}
+{{- with .Values.certificates.certManager }}
+{{- $given := list }}
+{{- if .issuerRef.name }}{{ $given = append $given "issuerRef.name" }}{{ end }}
+{{- if .fingerprintKeySecret }}{{ $given = append $given "fingerprintKeySecret" }}{{ end }}
+{{- if and $given (not .enabled) }}
+{{- $problems = append $problems (printf "certificates.certManager.%s is set, and certificates.certManager.enabled is false: set it to true, or leave the other out" (first $given)) }}
+{{- end }}
+{{- if and .enabled (not .issuerRef.name) (ne .issuerRef.kind "Issuer") }}
+{{- $problems = append $problems (printf "certificates.certManager.issuerRef.kind is %s, and no issuer is named: set certificates.certManager.issuerRef.name" .issuerRef.kind) }}
+{{- end }}
+{{- if hasKey $.Values.webhook.annotations "cert-manager.io/inject-ca-from" }}
+{{- $problems = append $problems "webhook.annotations sets cert-manager.io/inject-ca-from, by which cert-manager would write another authority than that of the operator: set certificates.certManager.enabled, and leave it out" }}
 {{- end }}
 {{- end }}
 {{- toJson $problems }}
@@ -255,6 +284,13 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems (printf "egressProxy.%s holds a user, which everybody could read in the Deployment: set the variable by operator.extraEnv with valueFrom.secretKeyRef" $key) }}
 {{- else if and $url (not (regexMatch "^(https?://)?[^/ ]+/?$" $url)) }}
 {{- $problems = append $problems (printf "egressProxy.%s is no URL of a proxy: write it as http://HOST:PORT" $key) }}
+{{- end }}
+{{- end }}
+{{- range $name, $labels := dict "prometheusRule" .Values.prometheusRule.labels "dashboard" .Values.dashboard.labels }}
+{{- range $key, $_ := $labels }}
+{{- if or (hasKey (include "mcp-auth.ownLabels" $ | fromYaml) $key) (hasKey $.Values.commonLabels $key) }}
+{{- $problems = append $problems (printf "%s.labels sets %s, which it has from the chart or from commonLabels: leave it out" $name $key) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.metrics }}

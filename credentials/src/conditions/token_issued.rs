@@ -11,6 +11,7 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     renewal_failed,
     fresh_tokens_rejected,
     scopes_refused,
+    scopes_not_allowed,
     mismatch,
     alternate_secret_in_use,
     audit_keys_unavailable,
@@ -86,6 +87,17 @@ fn scopes_refused(issuance: &Issuance) -> Option<ConditionDraft> {
     let message = format!(
         "the MCP server demands scopes that the authorization server does not grant: {scopes}; allow this \
          client those scopes, or the calls that need them go on failing"
+    );
+    draft(true, reasons::INSUFFICIENT_SCOPE, message)
+}
+
+fn scopes_not_allowed(issuance: &Issuance) -> Option<ConditionDraft> {
+    issuance.token.in_use.as_ref()?;
+    let scopes = issuance.token.scopes_not_allowed.as_ref()?;
+    let message = format!(
+        "the MCP server demands scopes that this resource does not allow to be requested: {scopes}; list them in \
+         oauth2.stepUpAllowedScopes if every LiteLLM that is selected may have them, or the calls that need them go on \
+         failing"
     );
     draft(true, reasons::INSUFFICIENT_SCOPE, message)
 }

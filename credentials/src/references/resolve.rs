@@ -26,11 +26,14 @@ pub fn resolve_reference(reference: &Reference, lookup: &Lookup) -> Result<Secre
             let message = format!("{object}, named by {field}, does not exist in this namespace: create it");
             return Err(NotServedError::new(not_found(*kind), message));
         }
-        Lookup::Forbidden => {
-            let message = format!(
-                "the operator may not read {object}, named by {field}: its namespace is not among the \
-                 operator's, or its role was changed"
+        Lookup::Forbidden { grant } => {
+            let way_out = grant.as_ref().map_or_else(
+                || "its namespace is not among the operator's, or its role was changed".to_owned(),
+                |grant| {
+                    format!("in this namespace it has no right to Secrets until somebody grants it: {grant}")
+                },
             );
+            let message = format!("the operator may not read {object}, named by {field}: {way_out}");
             return Err(NotServedError::new(NotServedReason::Forbidden, message));
         }
         Lookup::Found(data) => data,

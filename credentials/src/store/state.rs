@@ -64,6 +64,8 @@ pub struct TokenSnapshot {
     pub rejected: bool,
     /// Scopes that the MCP server demands and the authorization server does not grant, and why not.
     pub scopes_refused: Option<String>,
+    /// Scopes that the MCP server demands and that the resource does not allow to be requested.
+    pub scopes_not_allowed: Option<String>,
     /// The circuit breaker is open: nothing is asked before the next attempt.
     pub circuit_open: bool,
     /// While there is none: the token that was issued before the resource was changed.

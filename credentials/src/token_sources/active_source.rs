@@ -10,6 +10,7 @@ use mcp_auth_oauth::{
 use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
+use super::step_up_policy::{ScopesNotRequested, StepUpPolicy};
 use super::{AbortOnDrop, ClientConfiguration};
 use crate::bearer::bearer;
 use crate::credential_identity::RequestDigest;
@@ -20,9 +21,6 @@ use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
 
-/// What is kept of demanded scopes that are not requested.
-const MAX_SCOPES: usize = 32;
-const MAX_SCOPE_BYTES: usize = 256;
 /// How many rejections of fresh tokens in a row are a problem of its own.
 const REJECTIONS_TO_REPORT: u32 = 2;
 
@@ -35,9 +33,8 @@ pub struct ActiveSource {
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
     revoke: bool,
-    step_up: bool,
-    /// Scopes demanded of the token of this identifier while `stepUp` is false.
-    not_requested: Option<(String, Vec<String>)>,
+    step_up: StepUpPolicy,
+    scopes_not_requested: Option<ScopesNotRequested>,
     /// Requests that the metrics know of.
     counted: u64,
     /// Calls `on_change` whenever the token does.
@@ -94,7 +91,7 @@ impl ActiveSource {
             clock: clock.clone(),
             revoke: revoke_on_deletion,
             step_up,
-            not_requested: None,
+            scopes_not_requested: None,
             counted: 0,
         })
     }
@@ -103,7 +100,13 @@ impl ActiveSource {
     /// before.
     pub fn change(&mut self, configuration: ClientConfiguration) -> Result<(), NotServedError> {
         self.revoke = configuration.revoke_on_deletion;
-        self.step_up = configuration.step_up;
+        let withdrawn = configuration.step_up.is_narrower_than(&self.step_up);
+        if self.step_up != configuration.step_up {
+            // What was demanded before may be allowed now: the next call that is refused tells.
+            self.scopes_not_requested = None;
+            self.step_up = configuration.step_up;
+            self.source.retain_step_up_scopes(self.step_up.allowed().to_vec());
+        }
         if !self.policy.is_same_schedule(&configuration.policy) {
             self.source.set_policy(configuration.policy);
             self.policy = configuration.policy;
@@ -124,6 +127,9 @@ impl ActiveSource {
             }
             self.client = client;
             self.request_digest = configuration.request_digest;
+        } else if withdrawn {
+            // A token without the scopes that are allowed no more takes the place of the one that may have them.
+            self.source.replace(self.client.clone());
         }
         Ok(())
     }
@@ -132,14 +138,25 @@ impl ActiveSource {
     pub fn request_refresh(&mut self, request: &TokenRefreshRequest) {
         match &request.why {
             RejectionCause::Unauthorized => self.source.report_rejected(&request.token),
-            RejectionCause::InsufficientScope(scopes) if self.step_up => {
-                self.source.demand_scopes(&request.token, scopes.clone());
-            }
-            RejectionCause::InsufficientScope(scopes) => {
-                let scopes = scopes.iter().filter(|scope| scope.len() <= MAX_SCOPE_BYTES);
-                let scopes = scopes.take(MAX_SCOPES).cloned().collect();
-                self.not_requested = Some((request.token.clone(), scopes));
-            }
+            RejectionCause::InsufficientScope(scopes) => self.demand_scopes(&request.token, scopes),
+        }
+    }
+
+    /// An MCP server demands scopes of the token of this identifier.
+    fn demand_scopes(&mut self, token_id: &str, demanded: &[String]) {
+        let Some(token) = self.token().filter(|token| token.id == token_id) else {
+            return;
+        };
+        let beyond = self.step_up.scopes_beyond(demanded, token.scope.as_deref());
+        // A server may demand more without naming what.
+        if beyond.is_empty() && self.step_up != StepUpPolicy::Off {
+            self.source.demand_scopes(token_id, demanded.to_vec());
+        } else {
+            self.scopes_not_requested
+                .take_if(|earlier| earlier.token != token_id);
+            self.scopes_not_requested
+                .get_or_insert_with(|| ScopesNotRequested::new(token_id))
+                .add(beyond);
         }
     }
 
@@ -182,6 +199,7 @@ impl ActiveSource {
                 StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
                 StepUp::None | StepUp::Granted { .. } => None,
             },
+            scopes_not_allowed: self.scopes_not_allowed(&state),
             circuit_open: matches!(state.circuit, Circuit::Open { .. }),
             superseded: None,
         };
@@ -218,12 +236,26 @@ impl ActiveSource {
             let why_not = RejectionCause::InsufficientScope(scopes.clone());
             return Some(declined(why_not, why.to_string()));
         }
-        let (_, scopes) = self.not_requested.as_ref().filter(|(id, _)| *id == token.id)?;
-        let message = "spec.oauth2.stepUp is false".to_owned();
-        Some(declined(
-            RejectionCause::InsufficientScope(scopes.clone()),
-            message,
-        ))
+        let not_requested = self.scopes_not_requested.as_ref();
+        let not_requested = not_requested.filter(|scopes| scopes.token == token.id)?;
+        let message = match self.step_up {
+            StepUpPolicy::Off => "spec.oauth2.stepUp is false".to_owned(),
+            StepUpPolicy::Allowed { .. } => format!(
+                "spec.oauth2.stepUpAllowedScopes does not list {}",
+                not_requested.for_people()
+            ),
+        };
+        let why = RejectionCause::InsufficientScope(not_requested.scopes());
+        Some(declined(why, message))
+    }
+
+    /// Scopes that the MCP server demands of the token in use, and that the resource does not allow. Where it turns
+    /// step-up off, that is what it wants and nothing to tell.
+    fn scopes_not_allowed(&self, state: &oauth::TokenSourceState) -> Option<String> {
+        let token = state.token.as_ref()?;
+        let not_requested = self.scopes_not_requested.as_ref()?;
+        let told = matches!(self.step_up, StepUpPolicy::Allowed { .. }) && not_requested.token == token.id;
+        told.then(|| not_requested.for_people())
     }
 }
 

@@ -93,7 +93,7 @@ fn client_credentials() -> Desired {
             request_digest: RequestDigest::new(&resource().spec, &oauth2, &[]),
             exchanges: false,
             revoke_on_deletion: false,
-            step_up: true,
+            step_up: StepUpPolicy::Off,
         })),
         tls: ServerTls::default(),
         audit_keys: None,

@@ -109,7 +109,11 @@ impl Echo {
         if let Some(name) = ours {
             return Err(format!("the tool call arrives with mcp-auth's own header {name}"));
         }
-        Ok("a tool call arrives with the token and the allowed cookie, and without the other one".to_owned())
+        let arrived = "a tool call arrives with the token and the allowed cookie, and without the other one";
+        Ok(match key {
+            Some(_) => arrived.to_owned(),
+            None => format!("{arrived}; LiteLLM's key was not looked for, since none was found"),
+        })
     }
 }
 

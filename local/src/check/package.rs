@@ -24,11 +24,7 @@ use crate::readiness::{OLDEST, is_too_old};
 const POLL: Duration = Duration::from_millis(100);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Asked of the interpreter. Without the distribution it fails.
-const QUESTION: &str = "\
-import importlib.metadata, importlib.util, json
-package = importlib.metadata.distribution('litellm')
-print(json.dumps({'version': package.version, 'root': str(package.locate_file('')),
-    'record': package.read_text('RECORD'), 'module': importlib.util.find_spec('litellm').origin}))";
+const QUESTION: &str = include_str!("package.py");
 /// The package's folder below the root.
 const PACKAGE: &str = "litellm/";
 /// How many differing files are named.
@@ -41,6 +37,9 @@ pub struct Package {
     root: PathBuf,
     record: Option<String>,
     module: Option<PathBuf>,
+    /// Files that Python runs at its start and that speak of litellm, by which it may be patched.
+    #[serde(default)]
+    hooks: Vec<PathBuf>,
 }
 
 /// Waits for a Python with LiteLLM below this process, and asks it.
@@ -167,6 +166,13 @@ impl Package {
                 .into_iter()
                 .filter(|path| !known.contains(path.as_str())),
         );
+        if let (true, Some(hook)) = (differing.is_empty(), self.hooks.first()) {
+            return Err(format!(
+                "its files are those of its wheel, but Python runs {} at each start, which speaks of litellm and may patch \
+                 it: uninstall what brought that, or remove it",
+                hook.display()
+            ));
+        }
         if differing.is_empty() {
             return Ok(format!("{version}, {} files as in its wheel", files.len()));
         }
@@ -200,7 +206,7 @@ fn digest(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(bytes))
 }
 
-/// Every Python module below the folder, by its path as in RECORD.
+/// Every module below the folder, in Python or compiled from C, by its path as in RECORD.
 fn modules(folder: &Path, prefix: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -208,7 +214,7 @@ fn modules(folder: &Path, prefix: &str) -> Vec<String> {
         let path = format!("{prefix}{name}");
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => found.extend(modules(&entry.path(), &format!("{path}/"))),
-            Ok(_) if name.ends_with(".py") => found.push(path),
+            Ok(_) if name.ends_with(".py") || name.ends_with(".so") => found.push(path),
             _ => {}
         }
     }
@@ -234,6 +240,7 @@ mod tests {
             root: root.to_owned(),
             record: Some(record),
             module: Some(root.join("litellm/__init__.py")),
+            hooks: Vec::new(),
         }
     }
 
@@ -259,6 +266,10 @@ mod tests {
         fs::write(root.join("litellm/patch.py"), "").unwrap();
         assert!(good.compare().unwrap_err().contains("such as litellm/patch.py"));
         fs::remove_file(root.join("litellm/patch.py")).unwrap();
+
+        fs::write(root.join("litellm/utils.cpython-311.so"), "").unwrap();
+        assert!(good.compare().unwrap_err().contains("such as litellm/utils."));
+        fs::remove_file(root.join("litellm/utils.cpython-311.so")).unwrap();
 
         fs::remove_file(root.join("litellm/__init__.py")).unwrap();
         assert!(

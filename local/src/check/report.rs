@@ -23,6 +23,9 @@ pub struct ServerFinding {
     pub server: String,
     pub holds: bool,
     pub message: String,
+    /// What is to be looked at, though it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,6 +94,7 @@ impl ServerFinding {
             server: server.to_owned(),
             holds: finding.is_ok(),
             message: finding.unwrap_or_else(|problem| problem),
+            warning: None,
         }
     }
 }
@@ -128,9 +132,11 @@ impl Report {
                 server,
                 holds,
                 message,
+                warning,
             } in &criterion.servers
             {
-                text += &format!("    {} {server}: {}\n", mark(*holds), one_line(message));
+                let warning = warning.map_or_else(String::new, |warning| format!(". Warning: {warning}"));
+                text += &format!("    {} {server}: {}{warning}\n", mark(*holds), one_line(message));
             }
         }
         text
@@ -154,7 +160,10 @@ mod tests {
     #[test]
     fn people_get_lines_and_programs_get_json() {
         let servers = vec![
-            ServerFinding::new("tools", Ok("a token".into())),
+            ServerFinding {
+                warning: Some("it is open"),
+                ..ServerFinding::new("tools", Ok("a token".into()))
+            },
             ServerFinding::new("other", Err("refused\n\u{1b}[2J: look".into())),
             ServerFinding::new("third", Err("refused".into())),
         ];
@@ -166,7 +175,7 @@ mod tests {
         assert!(!report.holds);
         let text = report.to_text();
         assert!(text.starts_with(
-            "✓ LiteLLM is unmodified: 1.110.2\n✗ OAuth2 works: 1 of 3 servers\n    ✓ tools: a token\n    \
+            "✓ LiteLLM is unmodified: 1.110.2\n✗ OAuth2 works: 1 of 3 servers\n    ✓ tools: a token. Warning: it is open\n    \
              ✗ other: refused  [2J: look\n    ✗ third: refused\n✗ MCP client and servers take them: no MCP server"
         ));
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();

@@ -39,12 +39,10 @@ impl Ground {
         .unwrap();
         fs::set_permissions(bin.join("litellm"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(folder.path().join("config.yaml"), config).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        Self { folder, port }
+        Self {
+            folder,
+            port: free_port(),
+        }
     }
 
     pub fn command(&self, words: &[&str]) -> Command {
@@ -154,6 +152,12 @@ impl Ground {
             (!names.into_iter().any(is_ours)).then_some(())
         });
     }
+}
+
+/// One that nothing listens at.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

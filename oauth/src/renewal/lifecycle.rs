@@ -11,7 +11,7 @@ use super::schedule;
 use crate::renewal::breaker::Breaker;
 use crate::renewal::rejection_backoff::RejectionBackoff;
 use crate::renewal::step_up::{DemandOutcome, FailureOutcome, GrantOutcome, StepUpTracker};
-use crate::{Error, Failure, IssuedToken, Policy, Token, TokenRequest, TokenSourceState};
+use crate::{Error, Failure, IssuedToken, Policy, StepUp, Token, TokenRequest, TokenSourceState};
 
 pub(super) struct TokenLifecycle {
     policy: Policy,
@@ -218,6 +218,18 @@ impl TokenLifecycle {
                 true
             }
         }
+    }
+
+    /// No other scopes than these are requested because resource servers demand them. Whether that changes anything.
+    pub fn retain_step_up_scopes(&mut self, allowed: &[String], now: Timestamp) -> bool {
+        let changed = self.step_ups.retain(allowed);
+        if changed {
+            self.state.step_up = self.step_ups.last_outcome(&StepUp::None, now);
+            if self.may_advance() {
+                self.state.next_attempt_at = self.next_due_at(now);
+            }
+        }
+        changed
     }
 
     fn succeed(&mut self, mut token: Token, requested: &[String], for_scopes: bool, now: Timestamp) {

@@ -267,6 +267,17 @@ impl StepUpTracker {
         }
     }
 
+    /// Leaves none but these of the scopes granted and still to be asked for. Whether that changes anything.
+    pub fn retain(&mut self, allowed: &[String]) -> bool {
+        let granted = self.granted.len();
+        self.granted.retain(|scope| allowed.contains(scope));
+        let was_pending = self.pending.is_some();
+        // Both were demanded together: half of it is of no use, and the next demand says what still is.
+        self.pending
+            .take_if(|pending| !pending.scopes.iter().all(|scope| allowed.contains(scope)));
+        self.granted.len() != granted || self.pending.is_some() != was_pending
+    }
+
     /// Somebody else is asked from now on, or in another way: refusals so far do not count.
     pub fn start_over(&mut self) {
         self.attempts.clear();
@@ -322,8 +333,8 @@ fn refuse(scopes: impl IntoIterator<Item = String>, why: StepUpError) -> DemandO
     DemandOutcome::Refuse(StepUp::Refused { scopes, why })
 }
 
-/// `scope-token` of RFC 6749 section 3.3.
-fn is_scope_token(scope: &str) -> bool {
+/// `scope-token` of RFC 6749 section 3.3, of a length that is bounded.
+pub fn is_scope_token(scope: &str) -> bool {
     let allowed = |byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     (1..=MAX_SCOPE_LEN).contains(&scope.len()) && scope.bytes().all(allowed)
 }

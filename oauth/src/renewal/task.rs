@@ -19,6 +19,7 @@ pub(super) enum Command {
     SetPolicy(Policy),
     Rejected(String),
     DemandScopes { token_id: String, scopes: Vec<String> },
+    RetainStepUpScopes(Vec<String>),
 }
 
 pub(super) struct SourceTask {
@@ -127,6 +128,7 @@ impl SourceTask {
             Command::DemandScopes { token_id, scopes } => {
                 self.lifecycle.demand_scopes(&token_id, &scopes, now)
             }
+            Command::RetainStepUpScopes(allowed) => self.lifecycle.retain_step_up_scopes(&allowed, now),
         }
     }
 

@@ -90,15 +90,14 @@ pub fn can_sign(material: &CertificateMaterial, at: Timestamp) -> bool {
 /// Whether clients that trust the authorities take the serving certificate for each of these names at this
 /// time.
 pub fn serves(material: &CertificateMaterial, names: &[String], at: Timestamp) -> bool {
-    let Ok(key) = serving_key(material) else {
-        return false;
-    };
+    serving_key(material).is_ok_and(|key| is_trusted(&key, &material.authority, names, at))
+}
+
+/// Whether clients that trust the authorities of a PEM bundle take this certificate for each of these names at
+/// this time.
+pub fn is_trusted(key: &CertifiedKey, bundle: &str, names: &[String], at: Timestamp) -> bool {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(
-        authorities(&material.authority)
-            .into_iter()
-            .map(|authority| authority.der),
-    );
+    roots.add_parsable_certificates(authorities(bundle).into_iter().map(|authority| authority.der));
     let provider = ring::default_provider().into();
     let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build() else {
         return false;

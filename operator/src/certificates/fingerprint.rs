@@ -19,14 +19,17 @@ pub fn is_key(text: &str) -> bool {
 
 /// The key of a namespace.
 pub fn key_of(key: &str, namespace: &str) -> String {
+    derived(key, &format!("mcp-auth audit fingerprints of {namespace}"))
+}
+
+/// The key where nobody keeps one: all replicas that have the same private key have the same.
+pub fn key_from(private_key: &str) -> String {
+    derived(private_key, "mcp-auth audit fingerprints")
+}
+
+fn derived(key: &str, purpose: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
-    hexadecimal(
-        hmac::sign(
-            &key,
-            format!("mcp-auth audit fingerprints of {namespace}").as_bytes(),
-        )
-        .as_ref(),
-    )
+    hexadecimal(hmac::sign(&key, purpose.as_bytes()).as_ref())
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -48,5 +51,13 @@ mod tests {
         for other in ["", "guess", &"g".repeat(LENGTH)] {
             assert!(!is_key(other));
         }
+    }
+
+    #[test]
+    fn a_key_that_comes_of_a_private_key_is_one_and_says_nothing_of_it() {
+        let key = key_from("private");
+        assert!(is_key(&key));
+        assert_eq!(key, key_from("private"));
+        assert_ne!(key, key_from("another"));
     }
 }

@@ -141,7 +141,7 @@ fn replaced_authority(
 }
 
 /// The same with the other authorities that still count, after its own.
-fn with_authorities_of<'a>(
+pub fn with_authorities_of<'a>(
     material: CertificateMaterial,
     others: impl IntoIterator<Item = &'a CertificateMaterial>,
     now: Timestamp,

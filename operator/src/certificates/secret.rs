@@ -21,35 +21,33 @@ const FINGERPRINT_KEY: &str = "fingerprint.key";
 /// Replicas that start together race for the Secret's creation.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// Which Secret, and for which names its certificate is.
+/// Which Secret.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// Namespace and name of the Secret.
+pub struct SecretName {
     pub namespace: String,
-    pub secret: String,
-    /// DNS names and IP addresses that the API server and the sidecars call the operator by.
-    pub names: Vec<String>,
+    pub name: String,
 }
 
 /// Makes, renews or restores in the Secret what is due, and returns what the Secret holds then. `remembered` is
 /// what this replica uses.
 pub(super) async fn renew_if_due(
     client: &Client,
-    config: &Config,
+    SecretName { namespace, name }: &SecretName,
+    names: &[String],
     remembered: Option<&CertificateMaterial>,
 ) -> anyhow::Result<CertificateMaterial> {
-    let api = Api::<Secret>::namespaced(client.clone(), &config.namespace);
+    let api = Api::<Secret>::namespaced(client.clone(), namespace);
     for _ in 0..MAX_ATTEMPTS {
         let now = Timestamp::now();
-        let existing = with_deadline(api.get_opt(&config.secret))
+        let existing = with_deadline(api.get_opt(name))
             .await
             .context("reading the certificates' Secret")?;
         let current = existing.as_ref().and_then(read_material);
-        let next = next_material(current.as_ref(), remembered, &config.names, now)?;
+        let next = next_material(current.as_ref(), remembered, names, now)?;
         if current.as_ref() == Some(&next) {
             return Ok(next);
         }
-        let mut secret = secret_with(config, &next);
+        let mut secret = secret_with(name, &next);
         let written = match existing {
             None => with_deadline(api.create(&PostParams::default(), &secret)).await,
             Some(existing) => {
@@ -57,30 +55,26 @@ pub(super) async fn renew_if_due(
                 secret.metadata.resource_version = existing.resource_version();
                 secret.metadata.labels = existing.metadata.labels;
                 secret.metadata.annotations = existing.metadata.annotations;
-                with_deadline(api.replace(&config.secret, &PostParams::default(), &secret)).await
+                with_deadline(api.replace(name, &PostParams::default(), &secret)).await
             }
         };
         match written {
             Ok(_) => {
-                info!(secret = config.secret, "wrote the certificates");
+                info!(secret = name, "wrote the certificates");
                 return Ok(next);
             }
             Err(kube::Error::Api(status)) if status.code == 409 => continue,
             Err(error) => return Err(error).context("writing the certificates' Secret"),
         }
     }
-    anyhow::bail!(
-        "other replicas kept changing the Secret {}/{}",
-        config.namespace,
-        config.secret
-    )
+    anyhow::bail!("other replicas kept changing the Secret {namespace}/{name}")
 }
 
-fn secret_with(config: &Config, material: &CertificateMaterial) -> Secret {
+fn secret_with(name: &str, material: &CertificateMaterial) -> Secret {
     let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
     Secret {
         metadata: ObjectMeta {
-            name: Some(config.secret.clone()),
+            name: Some(name.to_owned()),
             ..ObjectMeta::default()
         },
         type_: Some("kubernetes.io/tls".to_owned()),

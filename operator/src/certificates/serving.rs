@@ -1,6 +1,7 @@
 //! The serving certificate in use: what the TLS listener presents, and the authority that clients trust it
 //! by.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,13 @@ use parking_lot::RwLock;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::check::{certificate_expiry, serves, serving_key};
+use super::check::{certificate_expiry, is_trusted, serves, serving_key};
 use super::fingerprint;
+use super::folder::read_folder;
 use super::issue::CertificateMaterial;
-use super::secret::{Config, renew_if_due};
+use super::secret::{SecretName, renew_if_due};
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 
@@ -30,12 +32,54 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(90);
 const PUBLICATION: Duration = Duration::from_secs(60);
 const _: () = assert!(PUBLICATION.as_secs() >= 3 * HEARTBEAT.as_secs());
 
+/// How often files are read again: whoever mounts them tells nobody.
+const FOLDER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where the certificates are, and for which names.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub source: Source,
+    /// DNS names and IP addresses that the API server and the sidecars call the operator by.
+    pub names: Vec<String>,
+}
+
+/// Who makes and renews the certificates.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The operator, in a Secret of its own.
+    Secret(SecretName),
+    /// Somebody else, in files of this folder.
+    Folder(PathBuf),
+}
+
+impl Config {
+    /// What there is now, after making or renewing what is due where that is the operator's to do. `remembered` is
+    /// what this replica uses.
+    async fn current(
+        &self,
+        client: &Client,
+        remembered: Option<&CertificateMaterial>,
+    ) -> anyhow::Result<CertificateMaterial> {
+        match &self.source {
+            Source::Secret(secret) => renew_if_due(client, secret, &self.names, remembered).await,
+            Source::Folder(folder) => Ok(read_folder(folder, &self.names, remembered, Timestamp::now())?),
+        }
+    }
+
+    fn check_interval(&self) -> Duration {
+        match self.source {
+            Source::Secret(_) => CHECK_INTERVAL,
+            Source::Folder(_) => FOLDER_CHECK_INTERVAL,
+        }
+    }
+}
+
 /// The certificates in use. Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Certificates(Arc<RwLock<ServingCertificate>>);
 
 struct ServingCertificate {
-    /// What the Secret holds.
+    /// What the Secret or the files hold.
     material: CertificateMaterial,
     key: Arc<CertifiedKey>,
     /// A certificate of an authority that clients have still to learn of, and since when that is published.
@@ -55,9 +99,9 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl Certificates {
-    /// Takes the certificates from the Secret, after making or renewing what is due.
+    /// Takes the certificates from where they are, after making or renewing what is due.
     pub async fn load(client: &Client, config: &Config) -> anyhow::Result<Self> {
-        let material = renew_if_due(client, config, None).await?;
+        let material = config.current(client, None).await?;
         Ok(Self(Arc::new(RwLock::new(ServingCertificate::new(material)?))))
     }
 
@@ -72,6 +116,11 @@ impl Certificates {
         fingerprint::key_of(&self.0.read().material.fingerprint_key, namespace)
     }
 
+    /// Whether a client that knows the authorities of this PEM bundle takes what is served for all of the names.
+    pub fn is_trusted_by(&self, bundle: &str, names: &[String]) -> bool {
+        is_trusted(&self.0.read().key, bundle, names, Timestamp::now())
+    }
+
     fn set_metrics(&self, metrics: &Metrics) {
         let serving = self.0.read();
         let [authority, leaf] = [&serving.material.authority, &serving.material.serving]
@@ -79,15 +128,15 @@ impl Certificates {
         metrics.set_certificates(authority, leaf);
     }
 
-    /// Renews what becomes due, for as long as the operator runs.
+    /// Renews what becomes due, or takes what somebody else renewed, for as long as the operator runs.
     pub async fn keep_renewed(self, client: Client, config: Config, liveness: Liveness, metrics: Metrics) {
-        let mut ticks = tokio::time::interval(CHECK_INTERVAL);
+        let mut ticks = tokio::time::interval(config.check_interval());
         loop {
             ticks.tick().await;
             liveness.beat("certificates");
             self.set_metrics(&metrics);
             let remembered = self.0.read().material.clone();
-            let renewing = renew_if_due(&client, &config, Some(&remembered));
+            let renewing = config.current(&client, Some(&remembered));
             let renewed = tokio::time::timeout(CHECK_TIMEOUT, renewing).await;
             let renewed = renewed.unwrap_or_else(|_| Err(anyhow::anyhow!("it took too long")));
             let replaced = renewed.and_then(|material| {
@@ -102,6 +151,16 @@ impl Certificates {
                 ),
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Certificates {
+    /// Of an authority of its own, as of a new installation.
+    pub fn self_made() -> Self {
+        let names = ["127.0.0.1".to_owned()];
+        let material = super::issue::new_authority(&names, Timestamp::now()).unwrap();
+        Self(Arc::new(RwLock::new(ServingCertificate::new(material).unwrap())))
     }
 }
 
@@ -140,6 +199,7 @@ impl ServingCertificate {
         if is_new_authority && now < published_since + PUBLICATION {
             self.upcoming = Some((key, published_since));
         } else {
+            info!("a new serving certificate is in use");
             self.key = key;
             self.upcoming = None;
         }
@@ -168,8 +228,10 @@ mod tests {
     async fn a_silent_api_server_is_an_error_and_not_an_endless_wait() {
         let (client, _listener) = client_of_a_silent_api_server().await;
         let config = Config {
-            namespace: "mcp-auth".into(),
-            secret: "mcp-auth-operator-tls".into(),
+            source: Source::Secret(SecretName {
+                namespace: "mcp-auth".into(),
+                name: "mcp-auth-operator-tls".into(),
+            }),
             names: vec!["127.0.0.1".into()],
         };
         let waits = tokio::time::timeout(Duration::from_secs(3600), Certificates::load(&client, &config));

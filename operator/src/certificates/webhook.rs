@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -65,6 +65,63 @@ pub async fn keep_webhook_ca_bundle(
     }
 }
 
+/// Where somebody else writes the CA bundles, such as cert-manager's cainjector: `trusted` becomes true once every webhook
+/// has one by which the API server takes what is served, or where there is no configuration. Whoever waits for it, and
+/// whoever changes an authority without the bundle, is told in the log.
+pub async fn await_webhook_ca_bundle(
+    client: Client,
+    name: String,
+    (certificates, names): (Certificates, Vec<String>),
+    trusted: watch::Sender<bool>,
+    liveness: Liveness,
+) {
+    let api = Api::<MutatingWebhookConfiguration>::all(client);
+    let mut configurations = watcher::watch_object(api, &name).default_backoff().boxed();
+    let mut ticks = tokio::time::interval(RETRY_INTERVAL);
+    let (mut latest, mut was_trusted) = (None, None);
+    loop {
+        liveness.beat("webhook configuration");
+        tokio::select! {
+            Some(event) = configurations.next() => match event {
+                Ok(configuration) => latest = Some(configuration),
+                Err(error) => {
+                    warn!(%error, configuration = name, "watching the webhook configuration failed");
+                }
+            },
+            // What is served may have changed.
+            _ = ticks.tick() => {}
+        }
+        let Some(latest) = &latest else { continue };
+        let untrusting: Vec<&str> = latest
+            .iter()
+            .flat_map(|latest| latest.webhooks.iter().flatten())
+            .filter(|webhook| !certificates.is_trusted_by(&ca_bundle(webhook), &names))
+            .map(|webhook| webhook.name.as_str())
+            .collect();
+        if untrusting.is_empty() {
+            trusted.send_replace(true);
+        }
+        match (untrusting.is_empty(), was_trusted.replace(untrusting.is_empty())) {
+            (true, Some(true)) | (false, Some(false)) => {}
+            (true, _) => info!(configuration = name, "the API server trusts the webhook"),
+            (false, _) => warn!(
+                configuration = name,
+                webhooks = untrusting.join(", "),
+                "by its caBundle the API server does not take the serving certificate, so that no pod is injected until \
+                 cert-manager's cainjector, or whoever else keeps the bundle, has written the authority into it"
+            ),
+        }
+    }
+}
+
+/// The CA bundle of a webhook, in PEM; empty where it has none.
+fn ca_bundle(webhook: &MutatingWebhook) -> String {
+    let bundle = webhook.client_config.ca_bundle.as_ref();
+    bundle.map_or_else(String::new, |bundle| {
+        String::from_utf8_lossy(&bundle.0).into_owned()
+    })
+}
+
 /// The patch that makes every webhook trust the authorities; `None` if each does. What another replica wrote
 /// stays beside them: two that do not know the same authorities, as when one has just replaced a lost Secret,
 /// would otherwise undo one another's work again and again.
@@ -77,10 +134,7 @@ fn ca_bundle_patch(
     let webhooks = configuration.webhooks.iter().flatten().enumerate();
     let changes: Vec<_> = webhooks
         .filter_map(|(index, webhook)| {
-            let present = webhook.client_config.ca_bundle.as_ref();
-            let present = present.map_or_else(Vec::new, |present| {
-                authorities(&String::from_utf8_lossy(&present.0))
-            });
+            let present = authorities(&ca_bundle(webhook));
             if ours.iter().all(|authority| present.contains(authority)) {
                 return None;
             }

@@ -16,7 +16,7 @@ use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
-use super::settings::Settings;
+use super::settings::{RoutesInPod, Settings};
 use super::shell_script::sets_variable;
 use super::target::Target;
 use super::trusted_proxies;
@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub routes: String,
     /// How many did not fit.
     pub omitted_routes: usize,
+    /// Whether none is written although there are some.
+    pub withholds_routes: bool,
     pub start_timeout_seconds: u32,
     /// The proxies that LiteLLM trusts, for the sidecar.
     pub forwarded_allow_ips: Option<EnvVar>,
@@ -112,7 +114,11 @@ pub(super) fn plan(
         options,
         previous.as_ref(),
     )?;
-    let (routes, omitted_routes) = routes_json(routes);
+    let withholds_routes = settings.routes_in_pod == RoutesInPod::Withheld && !routes.is_empty();
+    let (routes, omitted_routes) = match withholds_routes {
+        true => routes_json(&[]),
+        false => routes_json(routes),
+    };
     if settings.operator.ca.len() > MAX_VARIABLE_BYTES {
         return Err(InjectionError::CaTooLarge);
     }
@@ -128,6 +134,7 @@ pub(super) fn plan(
         wrapper_option,
         routes,
         omitted_routes,
+        withholds_routes,
         start_timeout_seconds: options
             .start_timeout_seconds
             .unwrap_or(settings.start_timeout_seconds),

@@ -36,9 +36,21 @@ pub struct Settings {
     /// Level of the sidecar's log, or directives.
     #[serde(default = "default_log")]
     pub log: String,
+    /// Whether the pod's environment gets the routes. It is not in the file: each review decides.
+    #[serde(skip)]
+    pub routes_in_pod: RoutesInPod,
     /// How the operator is reached. It is not in the file: the operator adds it.
     #[serde(skip)]
     pub operator: OperatorEndpoint,
+}
+
+/// Whether a pod's environment gets the routes of its servers, so that LiteLLM starts with them while no operator answers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum RoutesInPod {
+    #[default]
+    Told,
+    /// They come with the operator's first answer to the sidecar alone, which shows whose pod it is in.
+    Withheld,
 }
 
 /// How sidecars reach the operator.

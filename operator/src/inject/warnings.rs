@@ -60,7 +60,13 @@ fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {
 
 fn of_routes(plan: &Plan, namespace: &str) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    if plan.routes == "[]" && plan.omitted_routes == 0 {
+    if plan.withholds_routes {
+        warnings.push(lasting(
+            "RoutesWithheld",
+            "no ReplicaSet, StatefulSet or DaemonSet of the namespace is known to make this pod, so that its servers are \
+             not written into it: LiteLLM knows them at its start only if the operator answers by then",
+        ));
+    } else if plan.routes == "[]" && plan.omitted_routes == 0 {
         warnings.push(Warning {
             reason: "NoResource",
             message: format!("no McpServerAuth of the namespace {namespace} selects this pod yet"),

@@ -27,10 +27,35 @@ pub const EXPIRES_AT: &str = "mcpauth.dev/expires-at";
 /// Names an object: kind, namespace and name.
 type Object = (Kind, String, String);
 
+/// The right to Secrets, where the operator has it in those namespaces alone that grant it.
+#[derive(Clone, Debug)]
+pub struct SecretsGrant {
+    /// The ClusterRole that is to be bound there.
+    pub cluster_role: String,
+    /// Namespace and name of the operator's ServiceAccount.
+    pub account: (String, String),
+}
+
+impl SecretsGrant {
+    /// By which it is granted in this namespace.
+    fn command(&self, namespace: &str) -> Arc<str> {
+        let Self {
+            cluster_role,
+            account: (account_namespace, account),
+        } = self;
+        format!(
+            "kubectl create rolebinding {cluster_role} --clusterrole={cluster_role} \
+             --serviceaccount={account_namespace}:{account} --namespace={namespace}"
+        )
+        .into()
+    }
+}
+
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct References {
     client: Client,
+    secrets_grant: Option<SecretsGrant>,
     watched: Arc<Mutex<HashMap<Object, Watched>>>,
     changed: mpsc::UnboundedSender<ResourceRef>,
 }
@@ -51,11 +76,15 @@ impl Drop for Watched {
 
 impl References {
     /// The receiver gets each resource that refers to an object that changed.
-    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<ResourceRef>) {
+    pub fn new(
+        client: Client,
+        secrets_grant: Option<SecretsGrant>,
+    ) -> (Self, mpsc::UnboundedReceiver<ResourceRef>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         (
             Self {
                 client,
+                secrets_grant,
                 watched: Arc::default(),
                 changed,
             },
@@ -151,7 +180,9 @@ impl References {
                 }
                 Ok(watcher::Event::InitDone) if exists => continue,
                 Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Lookup::NotFound,
-                Err(error) if is_forbidden(&error) => Lookup::Forbidden,
+                Err(error) if is_forbidden(&error) => Lookup::Forbidden {
+                    grant: self.grant(&object),
+                },
                 Err(error) => {
                     warn!(%namespace, %name, kind = object.0.as_str(), %error, "watch failed; trying again");
                     continue;
@@ -161,12 +192,21 @@ impl References {
         }
     }
 
+    /// How the operator would come to read an object.
+    fn grant(&self, (kind, namespace, _): &Object) -> Option<Arc<str>> {
+        let grant = self.secrets_grant.as_ref().filter(|_| *kind == Kind::Secret)?;
+        Some(grant.command(namespace))
+    }
+
     fn record(&self, object: &Object, lookup: Lookup, stated_end: Option<String>) {
         let users = match self.watched.lock().get_mut(object) {
             Some(entry) => {
                 // What was read stays good while the API server refuses for a moment, as it does when it
                 // starts.
-                if matches!((&entry.lookup, &lookup), (Lookup::Found(_), Lookup::Forbidden)) {
+                if matches!(
+                    (&entry.lookup, &lookup),
+                    (Lookup::Found(_), Lookup::Forbidden { .. })
+                ) {
                     return;
                 }
                 entry.lookup = lookup;
@@ -204,5 +244,23 @@ impl Values for ConfigMap {
             .into_iter()
             .map(|(key, value)| (key, value.into_bytes().into()))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_binds_the_role_to_the_operators_account_in_the_namespace_of_the_secret() {
+        let grant = SecretsGrant {
+            cluster_role: "mcp-auth-operator-secrets".into(),
+            account: ("mcp-auth-system".into(), "mcp-auth-operator".into()),
+        };
+        assert_eq!(
+            &*grant.command("llm"),
+            "kubectl create rolebinding mcp-auth-operator-secrets --clusterrole=mcp-auth-operator-secrets \
+             --serviceaccount=mcp-auth-system:mcp-auth-operator --namespace=llm"
+        );
     }
 }

@@ -106,6 +106,7 @@ async fn serve(
             },
             _ = heartbeat.tick() => {
                 if !deliver(&sender, Bytes::from_static(b"\n")).await { break "it went away" }
+                sidecars.values().for_each(SidecarEntry::tell_if_overdue);
             }
             () = lead_lost(&mut leads) => break "this replica does not lead any more",
         }

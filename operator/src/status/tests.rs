@@ -250,6 +250,14 @@ fn what_wants_attention_is_told_while_the_token_serves() {
     let (_, reason, message) = condition(&status(&scenario, now()), conditions::TOKEN_ISSUED);
     assert_eq!(reason, reasons::INSUFFICIENT_SCOPE);
     assert!(message.contains("tools:write"), "{message}");
+    scenario.token.scopes_refused = None;
+    scenario.token.scopes_not_allowed = Some("tools:admin".into());
+    let (holds, reason, message) = condition(&status(&scenario, now()), conditions::TOKEN_ISSUED);
+    assert_eq!((&*holds, &*reason), ("True", reasons::INSUFFICIENT_SCOPE));
+    assert!(
+        message.contains("tools:admin") && message.contains("oauth2.stepUpAllowedScopes"),
+        "{message}"
+    );
 }
 
 #[test]

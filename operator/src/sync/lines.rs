@@ -13,6 +13,8 @@ use thiserror::Error;
 use tokio_util::codec::{Decoder, FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
+const FIRST_BUFFER_BYTES: usize = 512;
+
 #[derive(Debug, Error)]
 pub enum LineError {
     #[error("a line is longer than {0} bytes")]
@@ -43,7 +45,8 @@ pub fn lines<T: DeserializeOwned + Send>(
         max_bytes,
         value: PhantomData,
     };
-    FramedRead::new(bytes, decoder)
+    // Most lines are short, and there is a reader for each sidecar.
+    FramedRead::with_capacity(bytes, decoder, FIRST_BUFFER_BYTES)
 }
 
 struct LineDecoder<T> {

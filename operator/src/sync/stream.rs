@@ -1,25 +1,23 @@
 //! One sidecar's stream: the whole state of its pod at once, and again whenever that changes.
 
 use std::pin::pin;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
-use jiff::Timestamp;
-use mcp_auth_credentials::routes::server;
 use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
-use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RejectedToken, Report, Server, Snapshot};
+use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RejectedToken, Report};
 use mcp_auth_protocol::timeouts::HEARTBEAT;
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::authenticate::agree;
 use super::lines::{LineError, reports};
+use super::snapshots::{Group, SerialisedSnapshot};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
 use crate::sidecars::SidecarEntry;
@@ -111,18 +109,19 @@ async fn serve(
     let mut knows_tokens = sync.knows_tokens.clone();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut time_is_up = pin!(tokio::time::sleep(lifetime(sync.longest_stream, rand::random())));
-    let mut sent_content = None;
+    let mut group = None;
+    let mut sent_revision = None;
     let why = loop {
         tokio::select! {
             changed = changes.changed() => {
                 if changed.is_err() { break "the operator is stopping" }
                 tokio::time::sleep(DEBOUNCE).await;
                 changes.mark_unchanged();
-                match state(&sync, &pod).await {
-                    Ok(Some(state)) if sent_content.as_ref() == Some(&state) => {}
-                    Ok(Some(state)) => {
-                        if !send(&entry, &lines, &state).await { break "the sidecar went away" }
-                        sent_content = Some(state);
+                match newest(&sync, &pod, &mut group).await {
+                    Ok(Some(newest)) if sent_revision.as_ref() == Some(&newest.revision) => {}
+                    Ok(Some(newest)) => {
+                        if !send(&entry, &lines, &newest).await { break "the sidecar went away" }
+                        sent_revision = Some(newest.revision.clone());
                     }
                     Ok(None) => break "the pod is gone",
                     Err(error) => {
@@ -146,6 +145,7 @@ async fn serve(
             _ = heartbeat.tick() => {
                 if !entry.is_current() { break "the pod has a newer connection" }
                 if !deliver(&lines, Bytes::from_static(b"\n")).await { break "the sidecar went away" }
+                entry.tell_if_overdue();
                 not_forwarded = forward_rejections(&sync, &pod, not_forwarded).await;
                 // The authority may have changed, of which there is no notification.
                 changes.mark_changed();
@@ -197,44 +197,31 @@ async fn forward_rejections(sync: &Sync, pod: &Pod, refused: Vec<RejectedToken>)
     Vec::new()
 }
 
-/// What a snapshot tells, besides its revision.
-#[derive(PartialEq)]
-struct SnapshotContent {
-    servers: Vec<Server>,
-    authority: String,
-    fingerprint_key: String,
-}
-
-/// What the pod is entitled to now, and the authority; nothing if the pod is gone.
-async fn state(sync: &Sync, pod: &Pod) -> kube::Result<Option<SnapshotContent>> {
+/// What the pod is entitled to now, and the authority; nothing if the pod is gone. `group` is the one that the pod
+/// was of the last time.
+async fn newest(
+    sync: &Sync,
+    pod: &Pod,
+    group: &mut Option<Arc<Group>>,
+) -> kube::Result<Option<Arc<SerialisedSnapshot>>> {
     let Some(labels) = sync.pods.labels(&pod.namespace, &pod.name, &pod.uid).await? else {
         return Ok(None);
     };
-    // A namespace that was listed stays known.
-    let resources = sync.resources.in_namespace(&pod.namespace).unwrap_or_default();
-    let servers = entitled(&resources, &labels)
-        .into_iter()
-        .map(|resource| server(&resource, sync.credentials.get(&resource)));
-    Ok(Some(SnapshotContent {
-        servers: servers.collect(),
-        authority: sync.certificates.authority(),
-        fingerprint_key: sync.certificates.fingerprint_key(&pod.namespace),
-    }))
+    let known = group.take().filter(|group| group.is_of(&pod.namespace, &labels));
+    let known = known.unwrap_or_else(|| sync.snapshots.group(&pod.namespace, &labels));
+    let newest = sync.snapshots.snapshot(&known);
+    *group = Some(known);
+    Ok(Some(newest))
 }
 
-async fn send(entry: &SidecarEntry, lines: &mpsc::Sender<Bytes>, content: &SnapshotContent) -> bool {
-    let snapshot = Snapshot {
-        revision: revision(),
-        operator_ca: content.authority.clone(),
-        fingerprint_key: Some(content.fingerprint_key.clone().into()),
-        servers: content.servers.clone(),
-        sent_at: Some(Timestamp::now().as_second()),
-        unreadable: Vec::new(),
-    };
-    let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
-    line.push(b'\n');
+async fn send(entry: &SidecarEntry, lines: &mpsc::Sender<Bytes>, snapshot: &SerialisedSnapshot) -> bool {
     entry.record_sent(&snapshot.revision);
-    deliver(lines, line.into()).await
+    for part in snapshot.parts() {
+        if !deliver(lines, part).await {
+            return false;
+        }
+    }
+    true
 }
 
 /// False if the sidecar has disconnected, or reads nothing any more.
@@ -243,16 +230,6 @@ async fn deliver(lines: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
         tokio::time::timeout(SEND_TIMEOUT, lines.send(line)).await,
         Ok(Ok(()))
     )
-}
-
-/// Never the same again, of whichever stream and replica: an echo of an old one must not pass for the newest.
-fn revision() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    static START: LazyLock<u128> = LazyLock::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        since.map_or(0, |since| since.as_nanos())
-    });
-    format!("{:x}-{}", *START, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! wake-up and a hand-over in each direction, and a request that is dropped closes its connection at once.
 //! The lock is only ever taken by the pool's own worker, so no thread waits for it.
 
+mod answer_deadline;
 mod error;
 mod first_read_notifier;
 mod idle_limit;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::http::connect::Io;
 use crate::http::request_body::RequestBody;
+use answer_deadline::{AnswerDeadline, AnswerDeadlines};
 pub use error::RequestError;
 pub use idle_limit::DEFAULT_IDLE;
 use idle_limit::IdleLimit;
@@ -46,6 +48,9 @@ pub struct Pool {
     idle_limit: IdleLimit,
     /// In the order they came back, so the last one has waited least.
     idle: Mutex<Vec<Idle>>,
+    /// Longest wait for the head of an answer.
+    answer_timeout: Option<Duration>,
+    deadlines: AnswerDeadlines,
     pub shared: Shared,
 }
 
@@ -59,6 +64,7 @@ pub struct Connection {
     sender: http1::SendRequest<RequestBody>,
     driver: Pin<Box<http1::Connection<TokioIo<Io>, RequestBody>>>,
     closed: bool,
+    deadline: AnswerDeadline,
 }
 
 /// An answer's body together with what it comes over.
@@ -79,13 +85,25 @@ enum LeasedFrom {
 }
 
 impl Pool {
-    /// Connections wait for as long as `idle`, unless the server shows that it keeps them for less.
-    pub fn new(idle: Duration) -> Self {
+    /// Connections wait for as long as `idle`, unless the server shows that it keeps them for less; requests wait for the
+    /// head of an answer for as long as `answer_timeout`, up to two sweeps longer.
+    pub fn new(idle: Duration, answer_timeout: Option<Duration>) -> Self {
         Self {
             idle_limit: IdleLimit::new(idle),
             idle: Mutex::default(),
+            answer_timeout,
+            deadlines: AnswerDeadlines::default(),
             shared: Shared::default(),
         }
+    }
+
+    /// An HTTP/1.1 connection over `io`, which becomes one of this pool with its first answer.
+    pub async fn open(&self, io: Io) -> Result<Connection, hyper::Error> {
+        let connection = Connection::open(io).await?;
+        if self.answer_timeout.is_some() {
+            self.deadlines.watch(&connection.deadline);
+        }
+        Ok(connection)
     }
 
     /// An answer has come over one of the connections.
@@ -110,7 +128,8 @@ impl Pool {
         None
     }
 
-    /// Closes what has waited too long or was closed by the other side.
+    /// Closes what has waited too long or was closed by the other side, and ends requests that wait too long for their
+    /// answer.
     pub fn sweep(&self) {
         let limit = self.idle_limit.current();
         let mut idle = self.lock();
@@ -129,6 +148,9 @@ impl Pool {
             is_usable && waited < limit
         });
         drop(idle);
+        if let Some(answer_timeout) = self.answer_timeout {
+            self.deadlines.sweep(answer_timeout);
+        }
         self.shared.sweep();
     }
 
@@ -150,7 +172,7 @@ impl Pool {
 }
 
 impl Connection {
-    pub async fn open(io: Io) -> Result<Self, hyper::Error> {
+    async fn open(io: Io) -> Result<Self, hyper::Error> {
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .max_headers(MAX_RESPONSE_HEADERS)
@@ -160,6 +182,7 @@ impl Connection {
             sender,
             driver: Box::pin(driver),
             closed: false,
+            deadline: AnswerDeadline::default(),
         })
     }
 
@@ -167,26 +190,26 @@ impl Connection {
     pub async fn send_request(
         mut self,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Self), Box<RequestError>> {
+    ) -> Result<(Response<Incoming>, Self), RequestError> {
+        self.deadline.begin();
         let answer = {
             let mut answer = std::pin::pin!(self.sender.try_send_request(request));
             std::future::poll_fn(|cx| {
                 if !self.closed {
                     self.closed = self.driver.as_mut().poll(cx).is_ready();
                 }
-                answer.as_mut().poll(cx)
+                match answer.as_mut().poll(cx) {
+                    Poll::Pending => self.deadline.poll(cx).map(|()| None),
+                    Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                }
             })
             .await
         };
+        self.deadline.end();
         match answer {
-            Ok(response) => Ok((response, self)),
-            Err(mut failed) => {
-                let unsent = failed.take_message();
-                Err(Box::new(RequestError {
-                    error: failed.into_error(),
-                    unsent,
-                }))
-            }
+            Some(Ok(response)) => Ok((response, self)),
+            Some(Err(failed)) => Err(failed.into()),
+            None => Err(RequestError::Timeout),
         }
     }
 
@@ -287,7 +310,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_not_used_once_it_has_waited_too_long() {
-        let pool = Pool::new(IDLE);
+        let pool = Pool::new(IDLE, None);
         let (ours, _theirs) = connections(2).await;
         let mut ours = ours.into_iter();
         pool.put(ours.next().unwrap());
@@ -307,7 +330,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_long_pause_nothing_is_left_to_take() {
-        let pool = Pool::new(IDLE);
+        let pool = Pool::new(IDLE, None);
         let (ours, _theirs) = connections(3).await;
         ours.into_iter().for_each(|connection| pool.put(connection));
         tokio::time::advance(IDLE).await;
@@ -317,7 +340,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_burst_a_few_connections_are_kept_for_long() {
-        let pool = Pool::new(DEFAULT_IDLE);
+        let pool = Pool::new(DEFAULT_IDLE, None);
         let (ours, _theirs) = connections(20).await;
         ours.into_iter().for_each(|connection| pool.put(connection));
         tokio::time::advance(SURPLUS_IDLE).await;
@@ -330,7 +353,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_closes_early_is_given_less_time_from_then_on() {
-        let pool = Pool::new(DEFAULT_IDLE);
+        let pool = Pool::new(DEFAULT_IDLE, None);
         let (ours, theirs) = connections(1).await;
         ours.into_iter().for_each(|connection| pool.put(connection));
         tokio::time::advance(Duration::from_secs(6)).await;
@@ -347,7 +370,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_the_other_side_closed_is_swept() {
-        let pool = Pool::new(IDLE);
+        let pool = Pool::new(IDLE, None);
         let (ours, theirs) = connections(1).await;
         ours.into_iter().for_each(|connection| pool.put(connection));
         pool.sweep();

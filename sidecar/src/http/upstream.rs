@@ -30,7 +30,7 @@ pub struct Target {
     pub host: HeaderValue,
     /// The same for HTTP/2.
     authority: Option<Authority>,
-    /// Longest wait for the head of an answer.
+    /// Longest wait for the head of an answer over HTTP/2; over HTTP/1.1 the pools look after it.
     answer_timeout: Option<Duration>,
     /// Not to servers that are not to be offered HTTP/2, or whose answers over it are malformed.
     offers_http2: AtomicBool,
@@ -76,6 +76,13 @@ impl SendError {
             kept_connection_ended: false,
         }
     }
+
+    fn from_request(failed: RequestError) -> Box<Self> {
+        Box::new(match failed {
+            RequestError::Timeout => Self::new(UpstreamError::Timeout, None),
+            RequestError::Connection(failed) => Self::new(UpstreamError::Http(failed.error), failed.unsent),
+        })
+    }
 }
 
 impl Target {
@@ -88,7 +95,9 @@ impl Target {
         workers: usize,
     ) -> Self {
         let authority = Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok();
-        let pools = (0..workers).map(|_| Arc::new(Pool::new(DEFAULT_IDLE))).collect();
+        let pools = (0..workers)
+            .map(|_| Arc::new(Pool::new(DEFAULT_IDLE, answer_timeout)))
+            .collect();
         Self {
             peer,
             tls,
@@ -133,7 +142,7 @@ impl Target {
         let idle = keep_alive
             .saturating_sub(Duration::from_secs(1))
             .max(keep_alive / 2);
-        litellm.pools = (0..workers).map(|_| Arc::new(Pool::new(idle))).collect();
+        litellm.pools = (0..workers).map(|_| Arc::new(Pool::new(idle, None))).collect();
         litellm
     }
 
@@ -194,7 +203,8 @@ impl Target {
     /// A connection of the protocol that the other side chooses. Where that may be HTTP/2, one is opened at a
     /// time, and the requests that wait for it share it.
     async fn open(&self, worker: usize) -> Result<OpenedConnection, UpstreamError> {
-        let shared = &self.pools[worker].shared;
+        let pool = &self.pools[worker];
+        let shared = &pool.shared;
         let mut opening_lock = None;
         if self.tls.is_some() && shared.may_be_shared() {
             let lock = timeout_at(Instant::now() + CONNECT_TIMEOUT, shared.opening.lock()).await;
@@ -212,7 +222,7 @@ impl Target {
             OpenedConnection::Shared(shared.open(TokioIo::new(io)).await?, true)
         } else {
             shared.negotiated(false);
-            OpenedConnection::Own(Connection::open(io).await?)
+            OpenedConnection::Own(pool.open(io).await?)
         };
         drop(opening_lock);
         Ok(connection)
@@ -224,9 +234,8 @@ impl Target {
         connection: Connection,
         request: Request<RequestBody>,
     ) -> Result<Response<Lease>, Box<SendError>> {
-        let (response, connection) = self
-            .within_answer_timeout(connection.send_request(request))
-            .await?;
+        let sent = connection.send_request(request).await;
+        let (response, connection) = sent.map_err(SendError::from_request)?;
         let home = self.pools[worker].clone();
         home.answered(response.headers());
         Ok(response.map(|body| Lease::new(body, connection, home)))
@@ -315,19 +324,15 @@ impl Target {
 
     async fn within_answer_timeout<T>(
         &self,
-        sending: impl Future<Output = Result<T, Box<RequestError>>>,
+        sending: impl Future<Output = Result<T, RequestError>>,
     ) -> Result<T, Box<SendError>> {
         let answer = match self.answer_timeout {
             None => sending.await,
-            Some(limit) => match timeout(limit, sending).await {
-                Ok(answer) => answer,
-                Err(_) => return Err(Box::new(SendError::new(UpstreamError::Timeout, None))),
-            },
+            Some(limit) => timeout(limit, sending)
+                .await
+                .unwrap_or(Err(RequestError::Timeout)),
         };
-        answer.map_err(|failed| {
-            let RequestError { error, unsent } = *failed;
-            Box::new(SendError::new(UpstreamError::Http(error), unsent))
-        })
+        answer.map_err(SendError::from_request)
     }
 
     /// The host is part of the target there (RFC 9113 section 8.3.1), and nothing belongs to the connection

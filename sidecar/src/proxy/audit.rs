@@ -9,6 +9,7 @@
 
 mod client_key;
 mod fingerprint;
+mod fingerprint_cache;
 mod jwt;
 mod line;
 mod log_record;
@@ -122,7 +123,8 @@ impl AuditLog {
             exporter,
             spans,
         }));
-        let writer = Writer::new(pod, sink, span_exporter, Arc::downgrade(&log.0));
+        let fingerprinter = &log.0.fingerprinter;
+        let writer = Writer::new(pod, sink, span_exporter, fingerprinter, Arc::downgrade(&log.0));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         if let Err(error) = thread.spawn(move || writer.run(&items)) {
             tracing::error!(%error, "the audit log's thread cannot be started: nothing is recorded");

@@ -6,7 +6,7 @@ mod tunnel;
 
 pub(crate) use tunnel::CONNECTION_GUARD;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::audit::{ClientKeys, Fingerprinter};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
-use crate::proxy::inbound::client_address::TrustedProxies;
+use crate::proxy::inbound::client_address::{ClientPeer, TrustedProxies};
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
 use crate::proxy::request_id::RequestId;
 use crate::proxy::respond::problem;
@@ -103,7 +103,7 @@ impl Inbound {
     pub(crate) async fn answer(
         &self,
         worker: usize,
-        peer: IpAddr,
+        peer: &ClientPeer,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         let (method, id) = (request.method().clone(), RequestId::next());
@@ -164,7 +164,7 @@ impl Inbound {
     async fn forward(
         &self,
         worker: usize,
-        peer: IpAddr,
+        peer: &ClientPeer,
         mut request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         if request.method() == Method::CONNECT {

@@ -10,6 +10,7 @@ mod auth_outcome;
 mod call;
 pub(crate) mod endpoint;
 mod error;
+mod header_copy;
 pub(crate) mod headers;
 mod limits;
 mod location;

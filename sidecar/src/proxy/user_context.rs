@@ -34,6 +34,9 @@ pub struct Allowlist {
 #[derive(Clone, Eq, PartialEq)]
 pub struct Context {
     encoded: Vec<u8>,
+    /// Where the section of headers begins, and where it ends.
+    headers_at: usize,
+    headers_end: usize,
 }
 
 /// The user context of a request, and how many names were left out of it.
@@ -140,35 +143,28 @@ impl Context {
         cookies.sort_unstable();
         headers.sort_unstable();
         let mut encoded = Vec::with_capacity(128);
-        for pairs in [cookies, headers] {
-            push_length(&mut encoded, pairs.len());
-            for (name, value) in pairs {
-                push_length(&mut encoded, name.len());
-                encoded.extend_from_slice(name);
-                push_length(&mut encoded, value.len());
-                encoded.extend_from_slice(value);
-            }
+        push_section(&mut encoded, &cookies);
+        let headers_at = encoded.len();
+        push_section(&mut encoded, &headers);
+        Self {
+            headers_at,
+            headers_end: encoded.len(),
+            encoded,
         }
-        Self { encoded }
     }
 
     /// `None` unless [`Context::encode`] could have written exactly this.
     pub(crate) fn decode(encoded: Vec<u8>) -> Option<Self> {
-        let (cookies, rest) = pairs(&encoded)?;
-        let (headers, rest) = pairs(rest)?;
-        if !matches!(rest.len(), 0 | Fingerprint::LENGTH) {
+        let after_cookies = check_section(&encoded)?;
+        let after_headers = check_section(after_cookies)?;
+        if !matches!(after_headers.len(), 0 | Fingerprint::LENGTH) {
             return None;
         }
-        for section in [cookies, headers] {
-            let mut last: Option<&[u8]> = None;
-            for (name, value) in section {
-                if name.is_empty() || last.is_some_and(|last| last >= name) || has_controls(value) {
-                    return None;
-                }
-                last = Some(name);
-            }
-        }
-        Some(Self { encoded })
+        Some(Self {
+            headers_at: encoded.len() - after_cookies.len(),
+            headers_end: encoded.len() - after_headers.len(),
+            encoded,
+        })
     }
 
     /// The context with the fingerprint of the key by which the client authenticates to LiteLLM; it has none yet.
@@ -193,8 +189,7 @@ impl Context {
 
     /// The fingerprint of the client's key.
     pub fn client_key(&self) -> Option<Fingerprint> {
-        let (_, rest) = pairs(&self.encoded)?;
-        let (_, rest) = pairs(rest)?;
+        let rest = self.encoded.get(self.headers_end..)?;
         rest.try_into().ok().map(Fingerprint)
     }
 
@@ -206,9 +201,6 @@ impl Context {
     /// Names and values, by name.
     pub fn cookies(&self) -> impl Iterator<Item = Pair<'_>> {
         pairs(&self.encoded)
-            .map(|(section, _)| section)
-            .into_iter()
-            .flatten()
     }
 
     /// Value of a cookie, or of a header by its name in lower case.
@@ -222,8 +214,7 @@ impl Context {
 
     /// Names in lower case and values, by name.
     pub fn headers(&self) -> impl Iterator<Item = Pair<'_>> {
-        let headers = pairs(&self.encoded).and_then(|(_, rest)| pairs(rest));
-        headers.map(|(section, _)| section).into_iter().flatten()
+        pairs(self.encoded.get(self.headers_at..).unwrap_or_default())
     }
 }
 
@@ -245,8 +236,7 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Pairs of one section; constructed only from bytes that hold as many pairs as their count states.
-#[derive(Clone, Copy)]
+/// The rest of the pairs of one section.
 struct Pairs<'a> {
     remaining: usize,
     bytes: &'a [u8],
@@ -264,20 +254,37 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
-/// The section at the beginning of `bytes`, and what follows it.
-fn pairs(bytes: &[u8]) -> Option<(Pairs<'_>, &[u8])> {
-    let (count, bytes) = length(bytes)?;
-    let mut rest = bytes;
-    for _ in 0..2 * count {
-        rest = sized(rest)?.1;
+/// The section at the beginning of `bytes`.
+fn pairs(bytes: &[u8]) -> Pairs<'_> {
+    let (remaining, bytes) = length(bytes).unwrap_or_default();
+    Pairs { remaining, bytes }
+}
+
+/// What follows the section at the beginning of `bytes`; `None` unless [`push_section`] could have written it.
+fn check_section(bytes: &[u8]) -> Option<&[u8]> {
+    let (count, mut rest) = length(bytes)?;
+    let mut last: &[u8] = &[];
+    for _ in 0..count {
+        let (name, after_name) = sized(rest)?;
+        let (value, after_value) = sized(after_name)?;
+        // No name is empty, so each is greater than the one before, and the first than none.
+        if name <= last || has_controls(value) {
+            return None;
+        }
+        last = name;
+        rest = after_value;
     }
-    Some((
-        Pairs {
-            remaining: count,
-            bytes,
-        },
-        rest,
-    ))
+    Some(rest)
+}
+
+fn push_section(encoded: &mut Vec<u8>, pairs: &[Pair<'_>]) {
+    push_length(encoded, pairs.len());
+    for (name, value) in pairs {
+        push_length(encoded, name.len());
+        encoded.extend_from_slice(name);
+        push_length(encoded, value.len());
+        encoded.extend_from_slice(value);
+    }
 }
 
 fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -298,7 +305,10 @@ fn push_length(encoded: &mut Vec<u8>, length: usize) {
 /// C0 controls and DEL, which servers never set in a cookie (RFC 6265bis section 4.1.1) and no user name
 /// holds. Among them are CR, LF and NUL, by which one header could become two.
 fn has_controls(value: &[u8]) -> bool {
-    value.iter().any(u8::is_ascii_control)
+    // Without an end in between: a few bytes at a time are compared at once.
+    value
+        .iter()
+        .fold(false, |found, byte| found | byte.is_ascii_control())
 }
 
 #[cfg(test)]

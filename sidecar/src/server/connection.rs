@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -18,8 +17,9 @@ use tokio::time::sleep;
 use super::bounds::MAX_HEADERS;
 use super::half::Half;
 use super::http2;
-use super::load::{Connection, WatchedBody};
+use super::load::{Connection, Signal, WatchedBody};
 use crate::proxy::error::{HEADERS_TOO_LARGE, ProxyError, REQUEST_MALFORMED};
+use crate::proxy::inbound::client_address::ClientPeer;
 
 /// How a client of HTTP/2 begins that knows beforehand that it will be understood (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -49,7 +49,7 @@ pub(super) async fn serve_connection(
         _ = stopped.wait_for(Option::is_some) => None,
     };
     match protocol {
-        Some(Protocol::Http1) => http1(worker, connection, stream, peer, half, stopped).await,
+        Some(Protocol::Http1) => http1(worker, connection, stream, peer, half, &stopped).await,
         // In a box: connections of HTTP/1.1, of which there are thousands, need not make room for it.
         Some(Protocol::Http2) => {
             Box::pin(http2::serve(worker, connection, stream, peer, half, stopped)).await
@@ -95,32 +95,64 @@ async fn http1(
     stream: TcpStream,
     peer: IpAddr,
     half: Half,
-    mut stopped: watch::Receiver<Option<Duration>>,
+    stopped: &watch::Receiver<Option<Duration>>,
 ) {
-    let service = service_fn(|request| answer(&half, &watched, worker, peer, request));
+    let peer = ClientPeer::from(peer);
+    let mut builder = http1::Builder::new();
     // How long headers may take is up to the sweeps: a timer for each request would cost more than all of them.
-    let connection = http1::Builder::new()
+    builder
         .header_read_timeout(None)
-        .max_buf_size(MAX_HEADERS as usize)
-        .serve_connection(TokioIo::new(watched.watch(stream)), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let leaving = half.leaving(&mut stopped, || watched.has_request());
-    let served = async {
-        tokio::select! {
+        .max_buf_size(MAX_HEADERS as usize);
+    // All that are served at the end are told; this one may have come a moment later.
+    if stopped.borrow().is_some() {
+        watched.retire();
+    }
+    let mut io = watched.watch(stream);
+    loop {
+        let service = service_fn(|request| answer(&half, &watched, worker, &peer, request));
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        // In a box: a parked connection needs no room for it.
+        let mut connection = Box::new(connection.with_upgrades());
+        let signal = tokio::select! {
             biased;
-            result = connection.as_mut() => result,
-            () = leaving => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+            result = &mut *connection => return log_end(&half, worker, result),
+            signal = watched.signal() => signal,
+        };
+        match signal {
+            Signal::End => return log_no_progress(worker),
+            Signal::Retire => {
+                std::pin::Pin::new(&mut *connection).graceful_shutdown();
+                return tokio::select! {
+                    biased;
+                    result = connection => log_end(&half, worker, result),
+                    () = watched.ended() => log_no_progress(worker),
+                };
+            }
+            Signal::Park => {}
+        }
+        let Some(parts) = connection.into_parts() else {
+            return;
+        };
+        if parts.read_buf.is_empty() {
+            tokio::select! {
+                biased;
+                result = watched.parked() => if result.is_err() { return },
+                signal = watched.signal() => {
+                    if signal == Signal::End {
+                        log_no_progress(worker);
+                    }
+                    return;
+                }
             }
         }
-    };
-    let result = tokio::select! {
-        biased;
-        result = served => result,
-        () = watched.ended() => return tracing::debug!(worker, "connection ended: its client made no progress"),
-    };
+        match watched.resume(parts.read_buf) {
+            Some(resumed) => io = resumed,
+            None => return log_no_progress(worker),
+        }
+    }
+}
+
+fn log_end(half: &Half, worker: usize, result: Result<(), hyper::Error>) {
     if let Err(error) = result {
         if let Some(reason) = parse_failure(&error) {
             half.count_unparsed(reason);
@@ -130,12 +162,16 @@ async fn http1(
     }
 }
 
+fn log_no_progress(worker: usize) {
+    tracing::debug!(worker, "connection ended: its client made no progress");
+}
+
 /// Answers a request, unless there is no room for it.
 pub(super) async fn answer(
     half: &Half,
     connection: &Connection,
     worker: usize,
-    peer: IpAddr,
+    peer: &ClientPeer,
     request: Request<Incoming>,
 ) -> Result<Response<WatchedBody>, Infallible> {
     let (in_progress, response) = match connection.request() {

@@ -1,15 +1,13 @@
 //! The half of the data path that a listener belongs to, as connections see it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::sync::watch;
 
 use crate::proxy::error::ProxyError;
 use crate::proxy::inbound::Inbound;
+use crate::proxy::inbound::client_address::ClientPeer;
 use crate::proxy::outbound::Outbound;
 use crate::proxy::response_body::ResponseBody;
 
@@ -30,7 +28,7 @@ impl Half {
     pub async fn answer(
         &self,
         worker: usize,
-        peer: IpAddr,
+        peer: &ClientPeer,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         match self {
@@ -56,27 +54,14 @@ impl Half {
         }
     }
 
-    /// Returns when a connection is to take no more requests: at the end, and before that when the time to
-    /// drain is over. LiteLLM gets its SIGTERM next, and a client that keeps a connection without using it
-    /// would send its next request to a pod that cannot answer any more. Where `has_request` is not true yet,
-    /// a request may be under way, and its answer closes the connection.
-    pub async fn leaving(
-        &self,
-        stopped: &mut watch::Receiver<Option<Duration>>,
-        has_request: impl FnOnce() -> bool,
-    ) {
-        let drained = async {
-            match self {
-                Self::Inbound(inbound) => inbound.drained().await,
-                Self::Outbound(_) => std::future::pending().await,
-            }
-            if !has_request() {
-                std::future::pending().await
-            }
-        };
-        tokio::select! {
-            _ = stopped.wait_for(Option::is_some) => {}
-            () = drained => {}
+    /// Returns when clients had time to find another pod. LiteLLM gets its SIGTERM next, and a client that keeps a
+    /// connection without using it would send its next request to a pod that cannot answer any more: connections that
+    /// have had a request take no more of them from then on. Where one has had none yet, a request may be under way, and
+    /// its answer closes the connection.
+    pub async fn drained(&self) {
+        match self {
+            Self::Inbound(inbound) => inbound.drained().await,
+            Self::Outbound(_) => std::future::pending().await,
         }
     }
 }

@@ -22,6 +22,7 @@ use super::connection::answer;
 use super::half::Half;
 use super::load::Connection;
 use crate::proxy::error::OVERLOADED;
+use crate::proxy::inbound::client_address::ClientPeer;
 
 /// Requests of a connection that are answered at a time. An event stream takes one for hours.
 const MAX_STREAMS: u32 = 256;
@@ -65,12 +66,13 @@ pub(super) async fn serve(
     let watched = Arc::new(watched);
     let io = TokioIo::new(watched.watch(stream));
     let events = Arc::new(ConnectionEvents::default());
+    let peer = Arc::new(ClientPeer::from(peer));
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (half, events, watched) = (half.clone(), events.clone(), watched.clone());
+        let (half, events, watched, peer) = (half.clone(), events.clone(), watched.clone(), peer.clone());
         async move {
             let unanswered = Unanswered(Some(&events));
             as_http1(&mut request);
-            let response = answer(&half, &watched, worker, peer, request).await;
+            let response = answer(&half, &watched, worker, &peer, request).await;
             unanswered.answered();
             if half.is_draining() {
                 events.drain.notify_one();
@@ -93,7 +95,8 @@ pub(super) async fn serve(
         tokio::select! {
             // What is on its way meanwhile may be sent again by its client: GOAWAY says what was not
             // processed.
-            () = half.leaving(&mut stopped, || true) => {}
+            () = half.drained() => {}
+            _ = stopped.wait_for(Option::is_some) => {}
             () = events.drain.notified() => {}
             // Other clients that share the connection, behind an ingress, get their answers.
             () = events.too_many_resets.notified() => {

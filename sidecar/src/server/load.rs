@@ -7,10 +7,12 @@
 //! their end; only where there is nobody to end instead is a new one refused.
 
 mod entry;
+mod parked;
 mod request;
 mod watched_io;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use super::bounds::Bounds;
+pub use entry::Signal;
 use entry::{Entry, Waiting};
 pub use request::{RequestInProgress, WatchedBody};
 pub use watched_io::WatchedIo;
@@ -29,6 +32,8 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 // What is held at most, measured and rounded up.
 /// A connection with its smallest read buffer.
 const CONNECTION_BYTES: usize = 14 * 1024;
+/// A connection that is parked: its socket and its task.
+const PARKED_BYTES: usize = 3 * 1024;
 /// The read buffer that every connection has; longer headers count by their length.
 const FREE_HEAD_BYTES: usize = 8 * 1024;
 /// A request under way, and the connection that it goes on over.
@@ -90,6 +95,14 @@ impl Load {
         })
     }
 
+    /// Tells connections over HTTP/1.1 to take no more requests: all of them, or those that have had one.
+    pub fn retire(&self, even_without_request: bool) {
+        let entries = self.entries.lock();
+        let retired = entries.values();
+        let retired = retired.filter(|entry| even_without_request || entry.has_request());
+        retired.for_each(|entry| entry.retire());
+    }
+
     /// Ends connections that wait for a request, the longest first, to make room for others.
     pub fn shed_idle(&self) {
         let mut most = self.bounds.connections.div_ceil(BATCH);
@@ -100,7 +113,7 @@ impl Load {
         self.shed(|waiting| waiting != Waiting::Unread, None, enough);
     }
 
-    /// Ends what has waited for too long.
+    /// Ends what has waited for too long, and parks what has waited for some time.
     pub fn sweep(&self) {
         self.clock.fetch_add(1, Ordering::Relaxed);
         // Bytes after a request hide its client's end from the protocol, which reads no further before it has answered.
@@ -122,8 +135,11 @@ impl Load {
             };
             // Whether a client of HTTP/2 without requests is there, pings tell.
             let is_exempt = entry.is_http2() && waiting != Waiting::Unread;
-            if !is_exempt && self.age(since) > limit {
+            let age = self.age(since);
+            if !is_exempt && age > limit {
                 self.end(&entry);
+            } else if waiting == Waiting::Next && age >= SWEEP_INTERVAL {
+                entry.is_quiet();
             }
         }
     }
@@ -245,14 +261,19 @@ impl Load {
 }
 
 impl Connection {
-    /// Returns when the connection is to be closed.
-    pub async fn ended(&self) {
-        self.entry.ended().await;
+    /// Returns when the connection is to be closed, to be parked, or to take no more requests.
+    pub async fn signal(&self) -> Signal {
+        poll_fn(|cx| self.entry.poll_signal(cx)).await
     }
 
-    /// Whether it has brought a request yet.
-    pub fn has_request(&self) -> bool {
-        self.entry.has_request()
+    /// Returns when the connection is to be closed.
+    pub async fn ended(&self) {
+        poll_fn(|cx| self.entry.poll_ended(cx)).await;
+    }
+
+    /// It is to take no more requests.
+    pub fn retire(&self) {
+        self.entry.retire();
     }
 
     /// Counts what is read from and written to it.

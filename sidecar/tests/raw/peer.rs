@@ -1,6 +1,7 @@
 //! The two ends, which speak bytes: a client that takes answers apart itself, and a server that keeps what it
 //! saw.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -172,6 +173,12 @@ impl Client {
             return None;
         }
         self.answer().await
+    }
+
+    /// Whether the other side has left the connection open. All answers must have been read.
+    pub fn is_open(&self) -> bool {
+        let read = self.peer.stream.try_read(&mut [0; 1]);
+        matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     async fn answer(&mut self) -> Option<String> {

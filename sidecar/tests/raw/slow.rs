@@ -191,6 +191,58 @@ async fn connections_beyond_the_bound_wait_while_all_have_requests_and_the_other
     workers.stop(Duration::ZERO);
 }
 
+/// Connections that wait for a request give back their buffers after a moment; with them, 149 would fill this memory.
+#[tokio::test]
+async fn connections_that_wait_for_their_next_request_hold_little_and_go_on_with_it() {
+    const NUMBER: usize = 250;
+    let upstream = Upstream::start().await;
+    let bounds = Bounds {
+        memory: 2 << 20,
+        ..Bounds::default()
+    };
+    let (workers, [inbound, _]) = bounded(upstream.address, bounds);
+    let mut kept: Vec<Client> = Vec::new();
+    let keeping = async {
+        while kept.len() < NUMBER {
+            let mut client = Client::connect(inbound).await;
+            if client.next("first").await.as_deref() == Some("200 for first") {
+                kept.push(client);
+            }
+            // Where there is no room yet, those that have waited longest end for it: not so many at a time that nobody
+            // ever waits for long.
+            kept.retain(Client::is_open);
+            sleep(Duration::from_millis(30)).await;
+        }
+    };
+    timeout(TEST_TIMEOUT, keeping).await.expect("room for all");
+    for client in &mut kept[..20] {
+        assert_eq!(client.next("second").await.as_deref(), Some("200 for second"));
+    }
+    workers.stop(Duration::ZERO);
+}
+
+/// Its beginning was read before the request that came with it was answered.
+#[tokio::test]
+async fn headers_that_begin_behind_a_request_are_given_up_too() {
+    let upstream = Upstream::start().await;
+    let bounds = Bounds {
+        headers: Duration::from_millis(300),
+        ..Bounds::default()
+    };
+    let (workers, [inbound, _]) = bounded(upstream.address, bounds);
+    let mut client = TcpStream::connect(inbound).await.unwrap();
+    let sent = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /late HTTP/1.1\r\nX: ";
+    client.write_all(sent).await.unwrap();
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200"));
+    let mut rest = Vec::new();
+    // A reset is an end as well.
+    let _ = timeout(TEST_TIMEOUT, client.read_to_end(&mut rest))
+        .await
+        .expect("an end in time");
+    assert!(!upstream.seen().contains("/late"), "{}", upstream.seen());
+    workers.stop(Duration::ZERO);
+}
+
 /// The bytes keep the end of the client's side from being read.
 #[tokio::test]
 async fn a_client_that_has_gone_is_noticed_although_it_sent_more_than_its_request() {

@@ -202,6 +202,20 @@ fn scopes_that_are_granted_no_more_leave_the_registrations_own() {
 }
 
 #[test]
+fn scopes_that_are_allowed_no_more_are_neither_renewed_nor_asked_for() {
+    let mut tracker = StepUpTracker::default();
+    demand(&mut tracker, "a b", 0);
+    answer(&mut tracker, None);
+    demand(&mut tracker, "c", 0);
+    assert!(tracker.retain(&scopes("b")));
+    assert_eq!(
+        (tracker.is_pending(), tracker.scopes_to_request()),
+        (false, scopes("b"))
+    );
+    assert!(!tracker.retain(&scopes("b x")), "nothing is left to take away");
+}
+
+#[test]
 fn a_refusal_is_told_for_an_hour() {
     let mut tracker = StepUpTracker::default();
     demand(&mut tracker, "a", 0);

@@ -160,14 +160,10 @@ impl Multiplexed {
         &mut self,
         request: Request<RequestBody>,
         stream: Stream,
-    ) -> Result<(Response<Incoming>, Stream), Box<RequestError>> {
+    ) -> Result<(Response<Incoming>, Stream), RequestError> {
         match self.sender.try_send_request(request).await {
             Ok(response) => Ok((response, stream)),
-            Err(mut failed) => {
-                let unsent = failed.take_message();
-                let error = failed.into_error();
-                Err(Box::new(RequestError { error, unsent }))
-            }
+            Err(failed) => Err(failed.into()),
         }
     }
 
@@ -278,7 +274,8 @@ mod tests {
         let before = Instant::now();
         let request = Request::post("https://localhost/mcp");
         let request = request.body(RequestBody::Whole(None)).unwrap();
-        let Err(failed) = connection.send_request(request, stream).await else {
+        let failed = connection.send_request(request, stream).await.err();
+        let Some(RequestError::Connection(failed)) = failed else {
             panic!("it cannot have answered");
         };
         assert_eq!(before.elapsed(), PING_INTERVAL + PING_TIMEOUT);

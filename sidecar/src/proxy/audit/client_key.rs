@@ -1,13 +1,10 @@
 //! The key by which a user's client authenticates to LiteLLM, as its fingerprint. LiteLLM does not pass the key
 //! on to MCP servers, so the inbound half takes the fingerprint and seals it into the user context.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-
 use http::{HeaderMap, HeaderName};
-use parking_lot::Mutex;
 
-use super::fingerprint::{Fingerprint, Fingerprinter, Fingerprints, Kind};
+use super::fingerprint::{Fingerprint, Fingerprinter, Kind};
+use super::fingerprint_cache::FingerprintCache;
 
 /// Where LiteLLM looks for a key, in its order (1.109.1, `get_api_key`).
 const KEY_HEADERS: [HeaderName; 6] = [
@@ -19,63 +16,19 @@ const KEY_HEADERS: [HeaderName; 6] = [
     HeaderName::from_static("ocp-apim-subscription-key"),
 ];
 
-/// Fingerprints that are remembered. A fleet has some hundred keys; with more, they are computed again.
-const MAX_REMEMBERED: usize = 1024;
-
-/// Fingerprints the keys of requests, and remembers the fingerprints, since most requests bring a key that was
-/// seen before. The keys themselves are not kept, only a keyed hash of each.
-pub struct ClientKeys {
-    fingerprinter: Fingerprinter,
-    hasher: RandomState,
-    known: Mutex<KnownKeys>,
-}
-
-/// What is remembered, by one key of the fingerprints.
-struct KnownKeys {
-    fingerprints: Fingerprints,
-    by_hash: HashMap<u64, Fingerprint>,
-}
+/// Fingerprints the keys of requests.
+pub struct ClientKeys(FingerprintCache);
 
 impl ClientKeys {
     pub fn new(fingerprinter: Fingerprinter) -> Self {
-        Self {
-            known: Mutex::new(KnownKeys {
-                fingerprints: fingerprinter.current(),
-                by_hash: HashMap::new(),
-            }),
-            fingerprinter,
-            hasher: RandomState::new(),
-        }
+        Self(FingerprintCache::new(fingerprinter, Kind::ClientKey))
     }
 
     /// The fingerprint of the key that a request carries, without the word `Bearer`.
     pub fn fingerprint(&self, headers: &HeaderMap) -> Option<Fingerprint> {
         let value = KEY_HEADERS.iter().find_map(|name| headers.get(name))?;
         let key = without_scheme(value.as_bytes());
-        if key.is_empty() {
-            return None;
-        }
-        let hash = self.hasher.hash_one(key);
-        let current = self.fingerprinter.current();
-        {
-            let mut known = self.known.lock();
-            if !known.fingerprints.is_by_key_of(&current) {
-                known.by_hash.clear();
-                known.fingerprints = self.fingerprinter.current();
-            }
-            if let Some(fingerprint) = known.by_hash.get(&hash) {
-                return Some(*fingerprint);
-            }
-        }
-        let fingerprint = current.fingerprint(Kind::ClientKey, [key]);
-        let mut known = self.known.lock();
-        if known.by_hash.len() >= MAX_REMEMBERED {
-            known.by_hash.clear();
-        }
-        if known.fingerprints.is_by_key_of(&current) {
-            known.by_hash.insert(hash, fingerprint);
-        }
-        Some(fingerprint)
+        (!key.is_empty()).then(|| self.0.fingerprint(&[key]))
     }
 }
 
@@ -136,18 +89,5 @@ mod tests {
         let elsewhere = Fingerprinter::new();
         elsewhere.set_key(&"k1".into());
         assert_eq!(after, ClientKeys::new(elsewhere).fingerprint(&headers));
-    }
-
-    #[test]
-    fn more_keys_than_are_remembered_keep_their_fingerprints() {
-        let keys = ClientKeys::new(Fingerprinter::new());
-        let of = |number: usize| {
-            let value = HeaderValue::try_from(format!("sk-{number}")).unwrap();
-            keys.fingerprint(&[(KEY_HEADERS[2].clone(), value)].into_iter().collect())
-        };
-        let first = of(0);
-        (1..=MAX_REMEMBERED).for_each(|number| assert_ne!(of(number), first));
-        assert_eq!(of(0), first);
-        assert!(keys.known.lock().by_hash.len() <= MAX_REMEMBERED);
     }
 }

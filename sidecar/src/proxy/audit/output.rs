@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// Between two looks whether the file is still there.
 const ROTATION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// POSIX's `PIPE_BUF` on Linux. Other programs may write to the same standard output, as LiteLLM does on one machine.
+const PIPE_BUF: usize = 4096;
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Output {
     Stdout,
@@ -86,7 +89,12 @@ impl LineWriter {
             self.is_cut = result.is_err();
         }
         while result.is_ok() && written < lines.len() {
-            match file.write(&lines[written..]) {
+            let rest = &lines[written..];
+            let next = match self.path {
+                None => &rest[..whole_lines(rest)],
+                Some(_) => rest,
+            };
+            match file.write(next) {
                 Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => written += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -150,6 +158,16 @@ fn is_same(file: &File, path: &Path) -> bool {
     }
 }
 
+/// How many of the lines go into one write of a pipe that nothing else can come between: at most `PIPE_BUF` bytes. A
+/// longer line is written alone.
+fn whole_lines(lines: &[u8]) -> usize {
+    if lines.len() <= PIPE_BUF {
+        return lines.len();
+    }
+    let end = memchr::memrchr(b'\n', &lines[..PIPE_BUF]).or_else(|| memchr::memchr(b'\n', lines));
+    end.map_or(lines.len(), |end| end + 1)
+}
+
 fn line_breaks(bytes: &[u8]) -> usize {
     memchr::memchr_iter(b'\n', bytes).count()
 }
@@ -194,6 +212,26 @@ mod tests {
         writer.write(b"1\n").unwrap();
         writer.write(b"2\n").unwrap();
         assert_eq!(std::fs::read_to_string(path).unwrap(), "{\"half\n1\n2\n");
+    }
+
+    #[test]
+    fn what_shares_standard_output_comes_between_whole_lines_only() {
+        let lines: Vec<u8> = (0..1000)
+            .flat_map(|number| format!("{{\"line\":{number}}}\n").into_bytes())
+            .collect();
+        let long = [vec![b'x'; 2 * PIPE_BUF], b"\n".to_vec()].concat();
+        let all = [&*lines, &*long, &*lines].concat();
+        let (mut rest, mut writes) = (&*all, 0);
+        while !rest.is_empty() {
+            let length = whole_lines(rest);
+            assert_eq!(rest[length - 1], b'\n');
+            assert!(
+                length <= PIPE_BUF || line_breaks(&rest[..length]) == 1,
+                "{length}"
+            );
+            (rest, writes) = (&rest[length..], writes + 1);
+        }
+        assert!(writes < 20, "{writes} writes");
     }
 
     #[cfg(target_os = "linux")]

@@ -4,7 +4,8 @@
 use mcp_auth_protocol::sync::SubjectTokenSource;
 use serde::Serialize;
 
-use super::fingerprint::{Fingerprint, Fingerprinter, Kind};
+use super::fingerprint::Fingerprint;
+use super::fingerprint_cache::FingerprintCache;
 use super::jwt::Jwt;
 use super::message::cut;
 use crate::proxy::routes::{AuditSettings, AuditUserSource, UsableServer};
@@ -59,11 +60,11 @@ pub fn identify(
     settings: &AuditSettings,
     server: Option<&UsableServer>,
     context: Option<&Context>,
-    fingerprinter: &Fingerprinter,
+    fingerprints: &FingerprintCache,
     now: i64,
 ) -> Option<User> {
     let Some(source) = &settings.user else {
-        let fingerprint = user_fingerprint(server?, context?, fingerprinter);
+        let fingerprint = user_fingerprint(server?, context?, fingerprints);
         return fingerprint.map(|fingerprint| User {
             fingerprint: Some(fingerprint),
             ..User::default()
@@ -96,7 +97,7 @@ pub fn identify(
         Err(problem) => user.problem = Some(problem),
     }
     if user.id.is_none() {
-        user.fingerprint = Some(fingerprinter.fingerprint(Kind::User, [value]));
+        user.fingerprint = Some(fingerprints.fingerprint(&[value]));
     }
     Some(user)
 }
@@ -114,7 +115,7 @@ fn claim_of(value: &[u8], claim: &str, source: &AuditUserSource, now: i64) -> Re
 fn user_fingerprint(
     server: &UsableServer,
     context: &Context,
-    fingerprinter: &Fingerprinter,
+    fingerprints: &FingerprintCache,
 ) -> Option<Fingerprint> {
     let cookies = context
         .cookies()
@@ -126,7 +127,7 @@ fn user_fingerprint(
         .flat_map(|(name, value)| [&b"cookie"[..], name, value])
         .chain(headers.flat_map(|(name, value)| [&b"header"[..], name, value]))
         .collect();
-    (!parts.is_empty()).then(|| fingerprinter.fingerprint(Kind::User, parts))
+    (!parts.is_empty()).then(|| fingerprints.fingerprint(&parts))
 }
 
 fn is_exchanged(server: &UsableServer, name: &[u8], is_cookie: bool) -> bool {
@@ -143,6 +144,7 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     use super::*;
+    use crate::proxy::audit::fingerprint::{Fingerprinter, Kind};
     use crate::proxy::routes::AuditUserSource;
 
     fn settings(from: SubjectTokenSource, claim: Option<&str>) -> AuditSettings {
@@ -161,12 +163,16 @@ mod tests {
         format!("{}.{}.c2ln", part(r#"{"alg":"ES256"}"#), part(claims))
     }
 
+    fn fingerprints() -> FingerprintCache {
+        FingerprintCache::new(Fingerprinter::new(), Kind::User)
+    }
+
     fn user(settings: &AuditSettings, cookie: &str, header: &str) -> User {
         let context = Context::encode(
             vec![(b"sid", cookie.as_bytes())],
             vec![(b"x-user", header.as_bytes())],
         );
-        identify(settings, None, Some(&context), &Fingerprinter::new(), 0).unwrap()
+        identify(settings, None, Some(&context), &fingerprints(), 0).unwrap()
     }
 
     #[test]
@@ -221,7 +227,7 @@ mod tests {
                 .all(|user| user.problem == Some(UserProblem::ClaimMissing))
         );
         assert_eq!(user(&cookie, "", "").problem, Some(UserProblem::Missing));
-        let nothing = identify(&cookie, None, None, &Fingerprinter::new(), 0).unwrap();
+        let nothing = identify(&cookie, None, None, &fingerprints(), 0).unwrap();
         assert_eq!(nothing.problem, Some(UserProblem::Missing));
     }
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use mcp_auth_protocol::sync::Pod;
 
-use super::fingerprint::Kind;
+use super::fingerprint::{Fingerprinter, Kind};
+use super::fingerprint_cache::FingerprintCache;
 use super::line::{Line, VERSION, time};
 use super::log_record::log_record;
 use super::message::{self, Message};
@@ -42,6 +43,8 @@ pub(super) struct Writer {
     sink: Sink,
     /// Where spans go, if calls are traced.
     spans: Option<Exporter>,
+    users: FingerprintCache,
+    sessions: FingerprintCache,
     /// Weak, so that this thread ends with the log.
     log: Weak<Inner>,
     lines: Vec<u8>,
@@ -50,12 +53,21 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new(pod: &Pod, sink: Sink, spans: Option<Exporter>, log: Weak<Inner>) -> Self {
+    pub fn new(
+        pod: &Pod,
+        sink: Sink,
+        spans: Option<Exporter>,
+        fingerprinter: &Fingerprinter,
+        log: Weak<Inner>,
+    ) -> Self {
+        let cache = |kind| FingerprintCache::new(fingerprinter.clone(), kind);
         Self {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             sink,
             spans,
+            users: cache(Kind::User),
+            sessions: cache(Kind::Session),
             log,
             lines: Vec::new(),
             line_count: 0,
@@ -90,7 +102,7 @@ impl Writer {
             Item::Flush(confirm) => confirmations.push(confirm),
             Item::Call(record) => {
                 if let Some(log) = self.log.upgrade() {
-                    self.add(&log, &record);
+                    self.add(&record);
                     log.queued_bytes.fetch_sub(record.size(), Ordering::Relaxed);
                 }
                 if self.lines.len() >= MAX_WRITE {
@@ -101,7 +113,7 @@ impl Writer {
     }
 
     /// One line for each message of the call.
-    fn add(&mut self, log: &Inner, record: &CallRecord) {
+    fn add(&mut self, record: &CallRecord) {
         let (messages, request_bytes) = match &record.body {
             Body::Unread => (Vec::new(), 0),
             Body::Whole(bytes) => (message::read(bytes), bytes.len() as u64),
@@ -120,7 +132,7 @@ impl Writer {
             settings,
             record.server.usable(),
             record.context.as_ref(),
-            &log.fingerprinter,
+            &self.users,
             Timestamp::now().as_second(),
         );
         let session = record.session.as_ref().map(http::HeaderValue::as_bytes);
@@ -160,7 +172,7 @@ impl Writer {
                 batch_size,
                 user: user.as_ref(),
                 client_key: record.context.as_ref().and_then(|context| context.client_key()),
-                session: session.map(|session| log.fingerprinter.fingerprint(Kind::Session, [session])),
+                session: session.map(|session| self.sessions.fingerprint(&[session])),
                 trace_id,
                 request: record.id,
                 outcome,

@@ -80,10 +80,26 @@ impl TrustedProxies {
     }
 }
 
+/// Who is connected, in the forms that each of its requests needs.
+pub struct ClientPeer {
+    address: IpAddr,
+    field: HeaderValue,
+}
+
+impl From<IpAddr> for ClientPeer {
+    fn from(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let field = HeaderValue::try_from(address.to_string());
+        Self {
+            address,
+            field: field.expect("an address is made of header characters"),
+        }
+    }
+}
+
 /// Adds what makes LiteLLM's server see the client that it would see if `peer` were connected to it.
-pub(super) fn set(headers: &mut HeaderMap, peer: IpAddr, trusted: &TrustedProxies) {
-    let peer = peer.to_canonical();
-    let is_trusted = trusted.contains_address(&peer);
+pub(super) fn set(headers: &mut HeaderMap, peer: &ClientPeer, trusted: &TrustedProxies) {
+    let is_trusted = trusted.contains_address(&peer.address);
     let stated = if is_trusted {
         let fields = headers.get_all(X_FORWARDED_FOR).iter();
         let client = trusted.client(fields.filter_map(|field| field.to_str().ok()));
@@ -91,10 +107,7 @@ pub(super) fn set(headers: &mut HeaderMap, peer: IpAddr, trusted: &TrustedProxie
     } else {
         None
     };
-    let client = stated.or_else(|| HeaderValue::from_str(&peer.to_string()).ok());
-    if let Some(client) = client {
-        headers.append(X_FORWARDED_FOR, client);
-    }
+    headers.append(X_FORWARDED_FOR, stated.unwrap_or_else(|| peer.field.clone()));
     // uvicorn takes the last one for the URL's scheme, and would not have believed this client.
     if !is_trusted && headers.contains_key(X_FORWARDED_PROTO) {
         headers.append(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -127,7 +140,8 @@ mod tests {
         for field in fields {
             headers.append(name, HeaderValue::from_static(field));
         }
-        set(&mut headers, peer.parse().unwrap(), &trusted.parse().unwrap());
+        let peer: IpAddr = peer.parse().unwrap();
+        set(&mut headers, &peer.into(), &trusted.parse().unwrap());
         let fields = headers.get_all(name).iter();
         fields.map(|field| field.to_str().unwrap().to_owned()).collect()
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde::Deserialize;
@@ -55,9 +56,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads up to [`MAX_BODY_BYTES`].
 pub async fn read(body: Incoming) -> BodyRead {
-    timeout(READ_TIMEOUT, read_frames(body))
-        .await
-        .unwrap_or(BodyRead::Failed)
+    let mut reading = std::pin::pin!(read_frames(body));
+    // Nearly always all of it is here already, and then there is nothing to time.
+    if let Some(read) = reading.as_mut().now_or_never() {
+        return read;
+    }
+    timeout(READ_TIMEOUT, reading).await.unwrap_or(BodyRead::Failed)
 }
 
 async fn read_frames(mut body: Incoming) -> BodyRead {

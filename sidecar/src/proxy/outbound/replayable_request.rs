@@ -13,6 +13,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use super::error::OutboundError;
+use super::header_copy::HeaderCopy;
 use super::headers;
 use super::message::{self, BodyRead, MessageKind};
 use super::user_guard::MissingUser;
@@ -28,8 +29,11 @@ use crate::proxy::trace_context::Tracing;
 pub struct ReplayableRequest {
     method: Method,
     path: PathAndQuery,
-    /// Without those that authenticate.
+    /// Without those that authenticate; empty once they were sent.
     headers: HeaderMap,
+    /// The same, once they were sent, where the body is kept.
+    copy: Option<HeaderCopy>,
+    session: Option<HeaderValue>,
     user: headers::UserPart,
     opens_nobodys_session: bool,
     body: ReplayableBody,
@@ -76,7 +80,9 @@ impl ReplayableRequest {
         Ok(Self {
             method: parts.method,
             path,
+            session: headers.get(SESSION_HEADER).cloned(),
             headers,
+            copy: None,
             user,
             opens_nobodys_session,
             body,
@@ -112,16 +118,16 @@ impl ReplayableRequest {
 
     /// Whether it goes to the endpoint itself, without a session that the server may have ended.
     pub fn begins_session(&self, usable: &UsableServer) -> bool {
-        self.path == usable.endpoint && !self.headers.contains_key(SESSION_HEADER)
+        self.path == usable.endpoint && self.session.is_none()
     }
 
     pub fn method(&self) -> &Method {
         &self.method
     }
 
-    /// The session that the request is in; `None` where the request was streamed, too.
+    /// The session that the request is in.
     pub fn session(&self) -> Option<&HeaderValue> {
-        self.headers.get(SESSION_HEADER)
+        self.session.as_ref()
     }
 
     /// Whether a session that the server opens in its answer is one of nobody's.
@@ -159,9 +165,16 @@ impl ReplayableRequest {
 
     /// The request with `token`. `None` if it has been sent and cannot be sent again.
     pub fn request(&mut self, usable: &UsableServer, token: &AccessToken) -> Option<Request<RequestBody>> {
-        let (mut headers, body) = match &mut self.body {
-            ReplayableBody::Whole(bytes) => (self.headers.clone(), RequestBody::Whole(bytes.clone())),
-            ReplayableBody::Streamed(body) => (std::mem::take(&mut self.headers), body.take()?),
+        let body = match &mut self.body {
+            ReplayableBody::Whole(bytes) => RequestBody::Whole(bytes.clone()),
+            ReplayableBody::Streamed(body) => body.take()?,
+        };
+        let mut headers = match &self.copy {
+            Some(copy) => copy.to_map()?,
+            None => {
+                self.copy = self.is_replayable().then(|| HeaderCopy::of(&self.headers));
+                std::mem::take(&mut self.headers)
+            }
         };
         let nonce = token.is_bound().then(|| usable.target.nonce()).flatten();
         let nonce = nonce.as_ref().map(|nonce| nonce.as_str());

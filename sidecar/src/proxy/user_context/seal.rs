@@ -10,7 +10,8 @@
 //! Form: the version `1`, then in base64url without padding: the lowest byte of the hour, ciphertext, tag.
 
 use aes_gcm_siv::aead::{Buffer, Generate, Key};
-use aes_gcm_siv::{AeadInOut, Aes256GcmSiv, KeyInit, Nonce};
+use aes_gcm_siv::aes::Aes256Enc;
+use aes_gcm_siv::{AeadInOut, AesGcmSiv, KeyInit, Nonce};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
@@ -27,9 +28,13 @@ const OVERHEAD: usize = 16 + 1;
 /// Bound to every value, so that the key can never be used for anything else.
 const PURPOSE: &[u8] = b"mcpauth-context";
 
+/// AES-256-GCM-SIV. It only ever encrypts blocks, to open too, so no keys for their decryption are derived: that would be
+/// done anew for each value.
+type Cipher = AesGcmSiv<Aes256Enc>;
+
 /// Holds the key.
 pub struct Sealer {
-    cipher: Aes256GcmSiv,
+    cipher: Cipher,
 }
 
 /// Why a value is no user context.
@@ -57,7 +62,7 @@ impl Sealer {
     /// With a new random key.
     pub fn new() -> Self {
         Self {
-            cipher: Aes256GcmSiv::new(&Key::<Aes256GcmSiv>::generate()),
+            cipher: Cipher::new(&Key::<Cipher>::generate()),
         }
     }
 

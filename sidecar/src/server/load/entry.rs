@@ -3,14 +3,26 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use futures::FutureExt;
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 use crate::proxy::response_body::ResponseBody;
+
+/// What the task of a connection is told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// To close the connection.
+    End,
+    /// To hold nothing but the socket until the next request.
+    Park,
+    /// To take no more requests.
+    Retire,
+}
 
 /// What of its client it waits for, in the order in which they end if somebody has to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -47,7 +59,13 @@ pub struct Entry {
     has_request: AtomicBool,
     is_http2: AtomicBool,
     has_ended: AtomicBool,
-    end: Notify,
+    is_parked: AtomicBool,
+    /// It has waited for so long that it is to be parked.
+    is_quiet: AtomicBool,
+    is_retired: AtomicBool,
+    /// Of the connection's task, which hears all of the above by it: it looks at them whenever it runs, for the price of a
+    /// few instructions.
+    waker: AtomicWaker,
     /// The body of the answer, so that ending it frees what is behind it.
     pub body: Mutex<Option<ResponseBody>>,
     /// Of a connection over HTTP/2: its requests that have not been ended.
@@ -81,7 +99,10 @@ impl Entry {
             has_request: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
-            end: Notify::new(),
+            is_parked: AtomicBool::new(false),
+            is_quiet: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
             body: Mutex::new(None),
             streams: AtomicUsize::new(0),
             connection,
@@ -193,7 +214,7 @@ impl Entry {
             if self.connection.is_some() {
                 *self.body.lock() = None;
             }
-            self.end.notify_one();
+            self.waker.wake();
         }
         first
     }
@@ -202,16 +223,63 @@ impl Entry {
         self.has_ended.load(Relaxed)
     }
 
-    pub async fn ended(&self) {
-        while !self.has_ended() {
-            self.end.notified().await;
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        match self.has_ended() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
+    }
+
+    /// It has waited for its next request for some time.
+    pub fn is_quiet(&self) {
+        if !self.is_http2() && !self.is_parked() {
+            self.is_quiet.store(true, Relaxed);
+            self.waker.wake();
+        }
+    }
+
+    pub fn poll_signal(&self, cx: &Context<'_>) -> Poll<Signal> {
+        if self.poll_ended(cx).is_ready() {
+            return Poll::Ready(Signal::End);
+        }
+        if self.is_retired.load(Relaxed) && self.is_retired.swap(false, Relaxed) {
+            return Poll::Ready(Signal::Retire);
+        }
+        // What has come since then counts.
+        if self.is_quiet.load(Relaxed)
+            && self.is_quiet.swap(false, Relaxed)
+            && matches!(self.waiting(), Some((Waiting::Next, _)))
+        {
+            return Poll::Ready(Signal::Park);
+        }
+        Poll::Pending
+    }
+
+    /// Told once.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Relaxed);
+        self.waker.wake();
+    }
+
+    pub fn is_parked(&self) -> bool {
+        self.is_parked.load(Relaxed)
+    }
+
+    pub fn set_parked(&self, is_parked: bool) {
+        self.is_parked.store(is_parked, Relaxed);
+    }
+
+    /// That of a connection which is watched.
+    pub fn socket(&self) -> Option<&Arc<Mutex<TcpStream>>> {
+        self.socket.get()
     }
 
     /// Its socket may go on, as a tunnel that is bounded elsewhere.
     pub fn leave(&self) {
         self.has_ended.store(true, Relaxed);
         self.phase.store(GONE, Relaxed);
+        drop(self.waker.take());
     }
 
     pub fn charge(&self, bytes: usize) -> bool {

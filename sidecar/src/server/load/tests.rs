@@ -218,3 +218,48 @@ fn a_socket_that_takes_nothing_counts_as_an_answer_that_is_not_read() {
     io.write_all(b"more").now_or_never().unwrap().unwrap();
     assert!(!connection.entry.is_unread());
 }
+
+#[test]
+fn a_connection_is_told_to_park_once_it_has_waited_for_a_while_and_to_retire_at_the_end() {
+    let load = load(8 * MIB);
+    let signal = |connection: &Connection| connection.signal().now_or_never();
+    let [waiting, first, serving, http2] = [(); 4].map(|()| load.connection().unwrap());
+    drop(request(&waiting));
+    let _request = request(&serving);
+    assert!(http2.becomes_http2());
+    drop(request(&http2));
+    load.sweep();
+    assert_eq!(signal(&waiting), None, "it may be getting on");
+    load.sweep();
+    assert_eq!(signal(&waiting), Some(Signal::Park));
+    for connection in [&first, &serving, &http2] {
+        assert_eq!(signal(connection), None);
+    }
+    load.sweep();
+    let _request = request(&waiting);
+    assert_eq!(signal(&waiting), None, "a request has come meanwhile");
+    load.retire(false);
+    assert_eq!(signal(&first), None, "a request may be under way");
+    assert_eq!(signal(&waiting), Some(Signal::Retire));
+    load.retire(true);
+    assert_eq!(signal(&first), Some(Signal::Retire));
+    assert_eq!(signal(&first), None, "it is told once");
+    load.end(&waiting.entry);
+    assert_eq!(signal(&waiting), Some(Signal::End));
+}
+
+#[test]
+fn what_was_read_before_a_connection_was_parked_is_read_once_more() {
+    let load = load(8 * MIB);
+    let connection = load.connection().unwrap();
+    let (mut theirs, ours) = tokio::io::duplex(100);
+    theirs.write_all(b"lo").now_or_never().unwrap().unwrap();
+    let unread = Bytes::from_static(b"hel");
+    let mut io = connection
+        .watch_io(Arc::new(Mutex::new(ours)))
+        .with_unread(unread);
+    let mut read = [0; 5];
+    io.read_exact(&mut read).now_or_never().unwrap().unwrap();
+    assert_eq!(&read, b"hello");
+    assert_eq!(connection.entry.request_began(), 5, "it counts as what it is");
+}

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -14,6 +15,8 @@ use super::{FREE_HEAD_BYTES, Load};
 
 /// The connection may be asked about by a sweep as well, in between.
 pub struct WatchedIo<T> {
+    /// Read before, and to be read once more before anything else.
+    unread: Bytes,
     io: Arc<Mutex<T>>,
     load: Arc<Load>,
     entry: Arc<Entry>,
@@ -21,7 +24,17 @@ pub struct WatchedIo<T> {
 
 impl<T> WatchedIo<T> {
     pub(super) fn new(io: Arc<Mutex<T>>, load: Arc<Load>, entry: Arc<Entry>) -> Self {
-        Self { io, load, entry }
+        let unread = Bytes::new();
+        Self {
+            unread,
+            io,
+            load,
+            entry,
+        }
+    }
+
+    pub(super) fn with_unread(self, unread: Bytes) -> Self {
+        Self { unread, ..self }
     }
 
     fn read(&self, bytes: usize) {
@@ -52,11 +65,17 @@ impl<T> WatchedIo<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for WatchedIo<T> {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(length));
+            self.read(length);
+            return Poll::Ready(Ok(()));
+        }
         ready!(Pin::new(&mut *self.io.lock()).poll_read(cx, buffer))?;
         let bytes = buffer.filled().len() - before;
         if bytes > 0 {

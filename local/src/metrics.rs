@@ -1,0 +1,145 @@
+//! Metrics for Prometheus on one machine: the sidecar's, and of the operator's those of tokens, under the same names, so
+//! that dashboards and alerts are the same. `docs/metrics.md` lists them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use mcp_auth_credentials::{ResourceRef, TokenMetrics};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::net::TcpListener;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone, Default)]
+pub struct TokenFamilies {
+    requests: Family<ResourceLabels, Counter>,
+    refusals: Family<ResourceLabels, Counter>,
+    circuit_open: Family<ResourceLabels, Gauge>,
+    expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ResourceLabels {
+    namespace: String,
+    name: String,
+}
+
+impl From<&ResourceRef> for ResourceLabels {
+    fn from(resource: &ResourceRef) -> Self {
+        Self {
+            namespace: resource.namespace.clone(),
+            name: resource.name.clone(),
+        }
+    }
+}
+
+impl TokenFamilies {
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("mcpauth_operator");
+        registry.register(
+            "token_requests",
+            "Requests to token endpoints",
+            self.requests.clone(),
+        );
+        registry.register(
+            "token_refusals",
+            "Reports that an MCP server refused the token",
+            self.refusals.clone(),
+        );
+        registry.register(
+            "circuit_open",
+            "Whether the circuit breaker lets no token request out",
+            self.circuit_open.clone(),
+        );
+        registry.register_with_unit(
+            "token_expiry_timestamp",
+            "End of the token in use, Unix time",
+            Unit::Seconds,
+            self.expiry.clone(),
+        );
+    }
+
+    /// `expiry`: Unix time, where there is a token that says it.
+    pub fn set_expiry(&self, resource: &ResourceRef, expiry: Option<i64>) {
+        match expiry {
+            Some(expiry) => {
+                self.expiry.get_or_create(&resource.into()).set(expiry as f64);
+            }
+            None => {
+                self.expiry.remove(&resource.into());
+            }
+        }
+    }
+
+    /// Drops what is known of a resource that is gone.
+    pub fn remove(&self, resource: &ResourceRef) {
+        self.expiry.remove(&resource.into());
+        self.circuit_open.remove(&resource.into());
+    }
+}
+
+impl TokenMetrics for TokenFamilies {
+    fn token_refused(&self, resource: &ResourceRef) {
+        self.refusals.get_or_create(&resource.into()).inc();
+    }
+
+    fn token_requested(&self, resource: &ResourceRef, times: u64) {
+        self.requests.get_or_create(&resource.into()).inc_by(times);
+    }
+
+    fn set_circuit_open(&self, resource: &ResourceRef, open: bool) {
+        self.circuit_open.get_or_create(&resource.into()).set(open.into());
+    }
+}
+
+/// `PORT`, which is one of loopback, or `ADDRESS:PORT`.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let on_loopback = |port: u16| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    let address = text.parse().ok().or(text.parse().ok().map(on_loopback));
+    address.ok_or_else(|| {
+        "must be a port, such as 9400, or an IP address with one, such as 0.0.0.0:9400".to_owned()
+    })
+}
+
+/// Answers until the runtime ends.
+pub async fn serve(listener: TcpListener, registry: Registry) {
+    let routes = Router::new()
+        .route("/metrics", get(answer))
+        .with_state(Arc::new(registry));
+    // It accepts for ever.
+    let _ = axum::serve(listener, routes).await;
+}
+
+async fn answer(State(registry): State<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_one_of_loopback() {
+        assert_eq!(address("9400").unwrap().to_string(), "127.0.0.1:9400");
+        assert_eq!(address("0.0.0.0:9400").unwrap().to_string(), "0.0.0.0:9400");
+        assert_eq!(address("[::1]:9400").unwrap().to_string(), "[::1]:9400");
+        for wrong in ["", "70000", "localhost:9400", "127.0.0.1"] {
+            assert!(address(wrong).unwrap_err().contains("such as 9400"));
+        }
+    }
+}

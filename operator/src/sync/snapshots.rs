@@ -1,0 +1,186 @@
+//! The snapshots in use: made and serialised once for all pods of a namespace that have the same labels, however many
+//! streams there are.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use jiff::Timestamp;
+use mcp_auth_credentials::routes::server;
+use mcp_auth_credentials::{Changes, Credentials};
+use mcp_auth_protocol::sync::Snapshot;
+use parking_lot::Mutex;
+
+use crate::certificates::Certificates;
+use crate::entitlement::{Labels, entitled};
+use crate::resources::Resources;
+
+/// Makes snapshots, and keeps those that a stream uses. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Snapshots(Arc<Inner>);
+
+struct Inner {
+    resources: Resources,
+    credentials: Credentials,
+    certificates: Certificates,
+    changes: Changes,
+    groups: Mutex<HashMap<GroupKey, Weak<Group>>>,
+}
+
+/// Namespace and labels.
+type GroupKey = (String, Labels);
+
+/// The pods of a namespace with the same labels: each is entitled to what the others are.
+pub struct Group {
+    key: GroupKey,
+    newest: Mutex<Option<Made>>,
+    inner: Weak<Inner>,
+}
+
+struct Made {
+    /// Of the namespace's changes, when it was looked at last.
+    change: u64,
+    authority: String,
+    snapshot: Arc<SerialisedSnapshot>,
+}
+
+/// A line but for its end, which tells when it was sent.
+pub struct SerialisedSnapshot {
+    pub revision: String,
+    line: Bytes,
+}
+
+impl SerialisedSnapshot {
+    fn new(mut snapshot: Snapshot) -> Self {
+        snapshot.revision = revision();
+        let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
+        // What `sentAt` is put in front of.
+        line.pop();
+        Self {
+            revision: snapshot.revision,
+            line: line.into(),
+        }
+    }
+
+    /// What stands in it after the revision, which is the first field.
+    fn content(&self) -> &[u8] {
+        &self.line[r#"{"revision":"""#.len() + self.revision.len()..]
+    }
+
+    /// The line, in two parts: the first is shared by all streams.
+    pub fn parts(&self) -> [Bytes; 2] {
+        let end = format!(",\"sentAt\":{}}}\n", Timestamp::now().as_second());
+        [self.line.clone(), end.into()]
+    }
+}
+
+impl Snapshots {
+    pub fn new(
+        resources: Resources,
+        credentials: Credentials,
+        certificates: Certificates,
+        changes: Changes,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            resources,
+            credentials,
+            certificates,
+            changes,
+            groups: Mutex::default(),
+        }))
+    }
+
+    /// The group of a pod with these labels. It is forgotten when nobody holds it any more.
+    pub fn group(&self, namespace: &str, labels: &Labels) -> Arc<Group> {
+        let key = (namespace.to_owned(), labels.clone());
+        let mut groups = self.0.groups.lock();
+        if let Some(group) = groups.get(&key).and_then(Weak::upgrade) {
+            return group;
+        }
+        let group = Arc::new(Group {
+            key: key.clone(),
+            newest: Mutex::default(),
+            inner: Arc::downgrade(&self.0),
+        });
+        groups.insert(key, Arc::downgrade(&group));
+        group
+    }
+
+    /// What the pods of a group are entitled to now, and the authority.
+    pub fn snapshot(&self, group: &Group) -> Arc<SerialisedSnapshot> {
+        let Inner {
+            resources,
+            credentials,
+            certificates,
+            changes,
+            ..
+        } = &*self.0;
+        let (namespace, labels) = &group.key;
+        let mut newest = group.newest.lock();
+        // Read before what it counts, so that a change meanwhile is looked at again.
+        let change = changes.count(namespace);
+        let authority = certificates.authority();
+        let is_newest = |made: &&Made| made.change == change && made.authority == authority;
+        if let Some(made) = newest.as_ref().filter(is_newest) {
+            return made.snapshot.clone();
+        }
+        // A namespace that was listed stays known.
+        let resources = resources.in_namespace(namespace).unwrap_or_default();
+        let servers = entitled(&resources, labels)
+            .into_iter()
+            .map(|resource| server(&resource, credentials.get(&resource)));
+        let snapshot = Snapshot {
+            revision: String::new(),
+            operator_ca: authority.clone(),
+            fingerprint_key: Some(certificates.fingerprint_key(namespace).into()),
+            servers: servers.collect(),
+            sent_at: None,
+            unreadable: Vec::new(),
+        };
+        let snapshot = Arc::new(SerialisedSnapshot::new(snapshot));
+        let previous = newest.take().map(|made| made.snapshot);
+        let is_same = |previous: &Arc<SerialisedSnapshot>| previous.content() == snapshot.content();
+        let snapshot = previous.filter(is_same).unwrap_or(snapshot);
+        *newest = Some(Made {
+            change,
+            authority,
+            snapshot: snapshot.clone(),
+        });
+        snapshot
+    }
+}
+
+impl Group {
+    pub fn is_of(&self, namespace: &str, labels: &Labels) -> bool {
+        self.key.0 == namespace && self.key.1 == *labels
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        let mut groups = inner.groups.lock();
+        // Another one may have taken its place since.
+        if groups
+            .get(&self.key)
+            .is_some_and(|group| group.strong_count() == 0)
+        {
+            groups.remove(&self.key);
+        }
+    }
+}
+
+/// Never the same again, of whichever content and replica: an echo of an old one must not pass for the newest.
+fn revision() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static START: LazyLock<u128> = LazyLock::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_nanos())
+    });
+    format!("{:x}-{}", *START, COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use futures::StreamExt;
+use kube::runtime::watcher::Event;
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::{CredentialIdentity, CredentialState, ResourceRef};
+use mcp_auth_protocol::sync::Credential;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::resources::ResourceEvent;
+
+struct Scene {
+    snapshots: Snapshots,
+    credentials: Credentials,
+    changes: Changes,
+}
+
+fn resource(name: &str, team: Option<&str>) -> McpServerAuth {
+    let mut labels = json!({"app": "litellm"});
+    if let Some(team) = team {
+        labels["team"] = team.into();
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "mcpauth.dev/v1alpha1",
+        "kind": "McpServerAuth",
+        "metadata": {"name": name, "namespace": "apps"},
+        "spec": {
+            "server": {"name": name, "url": format!("https://{name}.example.com/mcp")},
+            "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+            "podSelector": {"matchLabels": labels},
+        },
+    }))
+    .unwrap()
+}
+
+/// With these resources in namespace `apps`.
+async fn scene(resources: Vec<McpServerAuth>) -> Scene {
+    let changes = Changes::default();
+    let events = [Event::Init]
+        .into_iter()
+        .chain(resources.into_iter().map(Event::InitApply))
+        .chain([Event::InitDone])
+        .map(Ok);
+    let events = futures::stream::iter(events).chain(futures::stream::pending());
+    let (resources, mut watch) = Resources::from_watches(vec![None], vec![events.boxed()], changes.clone());
+    while watch.next().await != ResourceEvent::Listed {}
+    let credentials = Credentials::new(changes.clone(), mpsc::unbounded_channel().0);
+    let snapshots = Snapshots::new(
+        resources,
+        credentials.clone(),
+        Certificates::self_made(),
+        changes.clone(),
+    );
+    Scene {
+        snapshots,
+        credentials,
+        changes,
+    }
+}
+
+impl Scene {
+    fn publish(&self, resource: &McpServerAuth, token: &str) {
+        let credential = Credential::Bearer {
+            id: "1".into(),
+            token: token.into(),
+            proof_key: None,
+            expires_at: None,
+        };
+        let state = CredentialState {
+            credential,
+            ..CredentialState::pending(CredentialIdentity::for_resource(resource))
+        };
+        self.credentials.publish(&ResourceRef::from(resource), state);
+    }
+
+    fn group(&self, team: &str) -> Arc<Group> {
+        let labels = [("app", "litellm"), ("team", team)];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        self.snapshots.group("apps", &labels.into())
+    }
+}
+
+fn read(snapshot: &SerialisedSnapshot) -> Snapshot {
+    let line = snapshot.parts().concat();
+    assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
+    serde_json::from_slice(&line).unwrap()
+}
+
+fn servers(snapshot: &SerialisedSnapshot) -> Vec<String> {
+    let servers = read(snapshot).servers.into_iter();
+    servers.map(|server| server.route.server).collect()
+}
+
+#[tokio::test]
+async fn pods_with_the_same_labels_share_one_line_and_others_have_their_own() {
+    let scene = scene(vec![resource("tools", None), resource("files", Some("red"))]).await;
+    let groups = [scene.group("red"), scene.group("red"), scene.group("blue")];
+    let [first, second, other] = groups.each_ref().map(|group| scene.snapshots.snapshot(group));
+    assert_eq!(first.line.as_ptr(), second.line.as_ptr(), "it is kept once");
+    assert_eq!(servers(&first), ["files", "tools"]);
+    assert_eq!(servers(&other), ["tools"]);
+    let read = read(&first);
+    assert_eq!(read.revision, first.revision);
+    let age = Timestamp::now().as_second() - read.sent_at.unwrap();
+    assert!((0..60).contains(&age), "it says when it was sent: {age}");
+}
+
+#[tokio::test]
+async fn a_change_makes_a_new_snapshot_and_an_announcement_of_nothing_does_not() {
+    let tools = resource("tools", None);
+    let scene = scene(vec![tools.clone()]).await;
+    let group = scene.group("red");
+    let before = scene.snapshots.snapshot(&group);
+    scene.changes.announce("apps");
+    let same = scene.snapshots.snapshot(&group);
+    assert_eq!(same.revision, before.revision, "nobody is sent the same again");
+
+    scene.publish(&tools, "t0ken-1");
+    let after = scene.snapshots.snapshot(&group);
+    assert_ne!(after.revision, before.revision);
+    assert!(after.parts().concat().windows(7).any(|part| part == b"t0ken-1"));
+}
+
+#[tokio::test]
+async fn a_group_that_no_stream_uses_is_forgotten_with_its_tokens() {
+    let scene = scene(vec![resource("tools", None)]).await;
+    let (first, second) = (scene.group("red"), scene.group("red"));
+    let known = || scene.snapshots.0.groups.lock().len();
+    scene.snapshots.snapshot(&first);
+    drop(first);
+    assert_eq!(known(), 1);
+    drop(second);
+    assert_eq!(known(), 0);
+}
