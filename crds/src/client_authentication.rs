@@ -28,6 +28,12 @@ use crate::{KeyRef, SecretName};
     validation = (
         "has(self.workloadIdentity) ? self.method == 'WorkloadIdentity' : true",
         "workloadIdentity belongs to the method WorkloadIdentity"
+    ),
+    validation = (
+        "self.method != 'WorkloadIdentity' || (has(self.workloadIdentity) && \
+         has(self.workloadIdentity.serviceAccountRef))",
+        "the method WorkloadIdentity needs workloadIdentity.serviceAccountRef, a ServiceAccount of this namespace: \
+         nobody acts as the operator's own"
     )
 )]
 pub struct ClientAuthentication {
@@ -52,7 +58,7 @@ pub struct ClientAuthentication {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ref: Option<SecretName>,
 
-    /// The operator's own ServiceAccount token, for WorkloadIdentity.
+    /// The ServiceAccount whose token is the client's identity, for WorkloadIdentity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_identity: Option<WorkloadIdentity>,
 }
@@ -73,7 +79,7 @@ impl ClientAuthentication {
 
 /// Client authentication method: the secret in the Authorization header (`ClientSecretBasic`) or in the body
 /// (`ClientSecretPost`), RFC 6749 section 2.3.1; a signed assertion (`PrivateKeyJwt`), RFC 7523; a TLS client
-/// certificate (`TlsClientAuth`), RFC 8705; the operator's Kubernetes identity (`WorkloadIdentity`), RFC
+/// certificate (`TlsClientAuth`), RFC 8705; a ServiceAccount of the namespace (`WorkloadIdentity`), RFC
 /// 7523; not at all (`None`), where the assertion of `jwtBearer` says it all.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ClientAuthenticationMethod {
@@ -133,11 +139,16 @@ pub enum SignatureAlgorithm {
     EdDsa,
 }
 
-/// A token of the operator's ServiceAccount as the client's identity. The namespace must be among those that
-/// the operator's settings allow to act as it (`workloadIdentity.namespaces` of the chart).
+/// A token of a ServiceAccount of the resource's own namespace as the client's identity. The namespace must be among
+/// those that the operator may request such tokens in (`workloadIdentity.namespaces` of the chart).
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadIdentity {
+    /// The ServiceAccount, in the namespace of this resource: `system:serviceaccount:NAMESPACE:NAME` towards the
+    /// authorization server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_ref: Option<ServiceAccountName>,
+
     /// Audience of the ServiceAccount token. Default: the issuer or the token endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
@@ -145,6 +156,17 @@ pub struct WorkloadIdentity {
 
     #[serde(default)]
     pub assertion: WorkloadAssertion,
+}
+
+/// A ServiceAccount of the resource's namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct ServiceAccountName {
+    /// Its name.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub name: String,
 }
 
 /// The ServiceAccount token authenticates the client (`ClientAssertion`, RFC 7523 section 2.2), or is the

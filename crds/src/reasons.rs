@@ -19,6 +19,9 @@ pub const CONFIG_MAP_INVALID: &str = "ConfigMapInvalid";
 /// The operator may not read the Secret or ConfigMap.
 pub const FORBIDDEN: &str = "Forbidden";
 
+/// A rule of whoever runs the operator forbids what the resource wants.
+pub const NOT_ALLOWED: &str = "NotAllowed";
+
 /// The first token is on its way.
 pub const PENDING: &str = "Pending";
 /// The last token request failed; the token in use still serves.

@@ -88,12 +88,26 @@ pub struct McpServerAuthSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<EgressProxy>,
 
+    /// Whether the operator restarts the workload of a LiteLLM that has to start again, as `kubectl rollout restart` does:
+    /// because a server came, changed or went, a pod runs without the sidecar, or its sidecar is too old. Default: what
+    /// `restart.mode` of the chart says, which also has to allow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "RestartPolicy")]
+    pub restart: Option<RestartPolicy>,
+
     /// Which LiteLLM pods of this namespace reach the server this way. Default: those with the label
     /// `app.kubernetes.io/name: litellm`, as LiteLLM's charts set it. The default is not stored, so that labels
     /// given later take its place.
     #[serde(default = "default_pod_selector")]
     #[schemars(schema_with = "label_selector")]
     pub pod_selector: LabelSelector,
+}
+
+/// `Automatic`: once for each change, one workload of a namespace at a time. `Manual`: the status says which pods need it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum RestartPolicy {
+    Automatic,
+    Manual,
 }
 
 /// An MCP server.

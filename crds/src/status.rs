@@ -131,6 +131,16 @@ pub struct SidecarsStatus {
     pub total: i32,
     /// `synced/total`, for the printer column.
     pub summary: String,
+    /// Selected pods that run without a sidecar, such as those that the webhook was not asked about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_injected: i32,
+    /// Pods whose sidecar is older than this operator supports: one minor version.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub too_old: i32,
+}
+
+fn is_zero(count: &i32) -> bool {
+    *count == 0
 }
 
 /// A list with the condition's type as merge key, as Kubernetes' own kinds have it.

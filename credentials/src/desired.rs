@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mcp_auth_crds::{
     AuditLevel, ClientAuthenticationMethod, EgressProxy, ExchangeProfile, McpServerAuthSpec, OAuth2,
-    TokenCheckMode, TokenType, WorkloadAssertion, ZeroExpiresIn,
+    TokenCheckMode, TokenType, WorkloadAssertion, WorkloadIdentity, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
     self as oauth, Assertions, ClientAuthentication, ClientCertificate, ClientId, ClientSecret,
@@ -17,6 +17,7 @@ use mcp_auth_oauth::{
 use mcp_auth_protocol::sync;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::administrator_policy::AdministratorPolicy;
 use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
@@ -33,17 +34,19 @@ pub struct Inputs<'a, W> {
     /// changes between two looks would be used in one state and remembered in the other, and the change
     /// be lost.
     pub references: &'a [(Reference, Lookup)],
-    /// The operator's identity for this audience, where the resource's namespace may act as the operator.
+    /// Assertions of a ServiceAccount of the resource's namespace; nothing where there are none.
     pub workload: W,
     /// The issuer that was discovered for this server before.
     pub known_issuer: Option<String>,
+    /// What whoever runs this program allows.
+    pub policy: &'a AdministratorPolicy,
     /// The operator's own egress proxy, for resources that name none.
     pub egress_proxy: Option<oauth::EgressProxy>,
 }
 
 impl<W> Inputs<'_, W>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     fn find(&self, field: &str) -> Option<&(Reference, Lookup)> {
         self.references
@@ -79,8 +82,9 @@ where
 
 pub fn desired<W>(spec: &McpServerAuthSpec, inputs: &Inputs<'_, W>) -> Result<Desired, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
+    inputs.policy.check(spec)?;
     let ca_bundle = inputs.pem(fields::SERVER_CA)?;
     let shown = inputs.pair(fields::SERVER_CERTIFICATE, fields::SERVER_KEY)?;
     let source = match inputs.printable(fields::BEARER_TOKEN)? {
@@ -117,7 +121,7 @@ fn audit_keys<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<Option<oauth::KeySetLocation>, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let audits = spec.audit.level != AuditLevel::Off;
     let jwks = spec.audit.user.as_ref().and_then(|user| user.jwks.as_ref());
@@ -137,6 +141,7 @@ where
             .oauth2
             .as_ref()
             .is_some_and(|oauth2| oauth2.allow_private_addresses),
+        destinations: inputs.policy.authorization_servers.clone(),
     }))
 }
 
@@ -147,7 +152,7 @@ fn client_configuration<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<ClientConfiguration, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let ca_bundle = inputs.pem(fields::TOKEN_ENDPOINT_CA)?;
     let client_id = client_id(oauth2, inputs)?.map(ClientId::new);
@@ -207,6 +212,7 @@ where
         },
         allow_insecure_http: oauth2.allow_insecure_http,
         allow_private_addresses: oauth2.allow_private_addresses,
+        destinations: inputs.policy.authorization_servers.clone(),
     };
     Ok(ClientConfiguration {
         registration,
@@ -236,7 +242,7 @@ where
 
 fn client_id<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Option<String>, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     Ok(match inputs.printable(fields::CLIENT_ID)? {
         Some(id) => Some(id.expose_secret().to_owned()),
@@ -249,7 +255,7 @@ fn secret_parameters<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<BTreeMap<String, SecretString>, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let references = inputs.references.iter();
     let references = references.filter(|(reference, _)| reference.field == fields::EXTRA_PARAMETER);
@@ -263,7 +269,7 @@ where
 
 fn egress_proxy<W>(stated: &EgressProxy, inputs: &Inputs<'_, W>) -> Result<oauth::EgressProxy, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let username = inputs.printable(fields::PROXY_USERNAME)?;
     let password = inputs.printable(fields::PROXY_PASSWORD)?;
@@ -299,7 +305,7 @@ fn location(
 
 fn authentication<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<ClientAuthentication, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let authentication = &oauth2.client_authentication;
     let secrets = || -> Result<ClientSecrets, NotServedError> {
@@ -344,7 +350,7 @@ fn client_secret(word: SecretString) -> ClientSecret {
 
 fn grant<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Grant, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     if let Some(assertion) = inputs.printable(fields::ASSERTION)? {
         return Ok(Grant::JwtBearer(Assertions::Given(GivenAssertion::new(
@@ -371,13 +377,14 @@ fn workload_assertion(oauth2: &OAuth2) -> WorkloadAssertion {
 
 fn workload<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Assertions, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
+    let field = "spec.oauth2.clientAuthentication.workloadIdentity";
     let workload = oauth2.client_authentication.workload_identity.as_ref();
-    (inputs.workload)(workload.and_then(|workload| workload.audience.clone())).ok_or_else(|| {
-        let message = "spec.oauth2.clientAuthentication.method WorkloadIdentity: this namespace may not act \
-                       as the operator: administrators of mcp-auth can add it to workloadIdentity.namespaces";
-        NotServedError::new(NotServedReason::Forbidden, message)
+    let workload = workload.ok_or_else(|| unset(field))?;
+    (inputs.workload)(workload).unwrap_or_else(|| {
+        let message = format!("{field}: there are no ServiceAccounts here");
+        Err(NotServedError::new(NotServedReason::InvalidSpec, message))
     })
 }
 
@@ -388,7 +395,7 @@ fn request_digest<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<RequestDigest, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let of_server = [fields::SERVER_CERTIFICATE, fields::SERVER_KEY];
     let references = inputs.references.iter();

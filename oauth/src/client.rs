@@ -70,6 +70,7 @@ impl Client {
             addresses: discovery
                 .as_ref()
                 .map_or(AddressPolicy::Stated, Discovery::addresses),
+            destinations: registration.destinations.clone(),
             egress_proxy: registration.egress_proxy.clone(),
         };
         let transport = Transport::new(

@@ -99,6 +99,11 @@ impl Discovery {
         };
         let rules = SearchRules {
             addresses: AddressPolicy::discovered([start.url()], registration.allow_private_addresses),
+            // The MCP server is asked too, and shown nothing: whether it may be used is not for this list to say.
+            destinations: match &start {
+                SearchStart::Issuer { .. } => registration.destinations.clone(),
+                SearchStart::Resource { url, .. } => registration.destinations.and_host_of(url),
+            },
             start,
             known_issuer,
             ca_bundle: registration.ca_bundle.clone(),

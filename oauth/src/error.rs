@@ -123,7 +123,9 @@ impl Error {
             Self::Connect(ConnectError::Dns) => "ConnectDns",
             Self::Connect(ConnectError::Refused) => "ConnectRefused",
             Self::Connect(ConnectError::Tls(_)) => "ConnectTls",
-            Self::Connect(ConnectError::Forbidden(_)) => "ConnectForbidden",
+            Self::Connect(ConnectError::Forbidden(_) | ConnectError::ForbiddenByPolicy(_)) => {
+                "ConnectForbidden"
+            }
             Self::Connect(ConnectError::ClientCertificate(_)) => "ConnectClientCertificate",
             Self::Connect(ConnectError::Proxy) => "ConnectProxy",
             Self::Connect(ConnectError::ProxyAuthentication) => "ConnectProxyAuthentication",

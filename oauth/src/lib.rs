@@ -9,6 +9,7 @@
 
 mod client;
 mod clock;
+mod destinations;
 mod discovery;
 mod egress_proxy;
 mod error;
@@ -33,6 +34,7 @@ mod user_tokens;
 
 pub use client::Client;
 pub use clock::Clock;
+pub use destinations::{AllowedAddresses, DestinationError, Destinations, HostPattern, HostPatternError};
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
 pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
 pub use error::{Advice, Error, ErrorCode, ErrorResponse};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use oauth2::{ClientId, ClientSecret, Scope};
 use secrecy::SecretString;
 
+use crate::destinations::Destinations;
 use crate::egress_proxy::EgressProxy;
 use crate::jose::assertion::Assertions;
 use crate::jose::signing_key::SigningKey;
@@ -43,6 +44,8 @@ pub struct Registration {
     pub allow_insecure_http: bool,
     /// Whether endpoints that were discovered may be at private addresses.
     pub allow_private_addresses: bool,
+    /// Where requests may go whatever the registration says.
+    pub destinations: Destinations,
 }
 
 /// How the authorization server is found.
@@ -153,6 +156,7 @@ impl Registration {
             check: TokenCheck::default(),
             zero_expires_in: ZeroExpiresIn::default(),
             allow_private_addresses: false,
+            destinations: Destinations::default(),
             scopes: Vec::new(),
             audience: None,
             resource: None,

@@ -16,9 +16,10 @@ use reqwest::{Response, redirect, retry};
 use rustls::AlertDescription;
 use url::Url;
 
+use crate::destinations::Destinations;
 use crate::egress_proxy::EgressProxy;
 use crate::redact::Redactor;
-use crate::ssrf::{AddressPolicy, ForbiddenAddressError, GuardedResolver, UnresolvedHostError};
+use crate::ssrf::{AddressPolicy, AddressScope, ForbiddenAddressError, GuardedResolver, UnresolvedHostError};
 use crate::{Error, RetryAfter};
 use client_certificate::Certificate;
 use connect_error::ConnectError;
@@ -47,6 +48,7 @@ pub(crate) struct TransportRules {
     /// Whether anything may be reached by TLS.
     pub encrypted: bool,
     pub addresses: AddressPolicy,
+    pub destinations: Destinations,
     pub egress_proxy: Option<EgressProxy>,
 }
 
@@ -54,6 +56,7 @@ pub(crate) struct TransportRules {
 pub(crate) struct Transport {
     http: reqwest::Client,
     addresses: AddressPolicy,
+    destinations: Destinations,
     egress_proxy: Option<EgressProxy>,
     limits: Limits,
 }
@@ -106,7 +109,12 @@ impl Transport {
             .pool_max_idle_per_host(0)
             .dns_resolver(GuardedResolver::new(
                 rules.addresses.clone(),
+                rules.destinations.addresses.scope(),
                 rules.egress_proxy.iter().flat_map(EgressProxy::hosts),
+                match &rules.egress_proxy {
+                    Some(proxy) if proxy.is_of_resource() => rules.destinations.addresses.scope(),
+                    _ => AddressScope::Any,
+                },
             ));
         let proxies = rules.egress_proxy.iter().flat_map(EgressProxy::to_reqwest);
         let builder = proxies.fold(builder, reqwest::ClientBuilder::proxy);
@@ -129,6 +137,7 @@ impl Transport {
         Ok(Self {
             http,
             addresses: rules.addresses,
+            destinations: rules.destinations,
             egress_proxy: rules.egress_proxy,
             limits,
         })
@@ -164,6 +173,9 @@ impl Transport {
         let request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
             problem: "cannot be requested",
         })?;
+        self.destinations
+            .check(request.url())
+            .map_err(|forbidden| Error::Connect(ConnectError::ForbiddenByPolicy(forbidden)))?;
         // An address in the URL is connected to without a resolver being asked.
         self.addresses
             .check_url(request.url())

@@ -45,6 +45,8 @@ pub struct StatusInputs<'a> {
     pub injection: InjectionFacts,
     /// What the spec refers to and when it ends.
     pub expiries: Vec<CredentialExpiry>,
+    /// What becomes of the restart that LiteLLM needs, where the operator is to see to it.
+    pub restart: Option<String>,
 }
 
 /// A pod and its sidecar, if that is connected.

@@ -3,9 +3,6 @@ them. `run` starts it."""
 
 import json
 import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "dashboard"))
 
 from panels import panels
 

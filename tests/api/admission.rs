@@ -210,6 +210,10 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             "workloadIdentity belongs to the method WorkloadIdentity",
         ),
         (
+            json!({"oauth2": {"clientAuthentication": {"method": "WorkloadIdentity", "clientSecretRef": null}}}),
+            "needs workloadIdentity.serviceAccountRef, a ServiceAccount of this namespace",
+        ),
+        (
             json!({"oauth2": {"clientAuthentication": {"method": "None", "clientSecretRef": null}}}),
             "clientAuthentication.method None needs jwtBearer",
         ),

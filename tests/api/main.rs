@@ -19,6 +19,7 @@ mod one_machine;
 mod proxies;
 mod reachability;
 mod reconcile;
+mod restarts;
 mod reviews;
 mod rotation;
 mod sync;

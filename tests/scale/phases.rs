@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::RejectionCause;
-use mcp_auth_tests::replica::{Operator, Replica};
+use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::{authority_pem, refused, token};
 use mcp_auth_tests::wait::until;
@@ -112,6 +112,8 @@ impl Scene {
             lease: "mcp-auth-operator".into(),
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+            program: None,
+            arguments: vec![ANY_ADDRESS.into()],
         };
         let mut replicas = Vec::new();
         for number in 0..2 {

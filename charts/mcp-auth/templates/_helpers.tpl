@@ -109,6 +109,15 @@ that are known when the chart is installed. */}}
 - apiGroups: [apps]
   resources: [replicasets, statefulsets, daemonsets]
   verbs: [get]
+{{- if ne .Values.restart.mode "Never" }}
+# Restarts of LiteLLM's workloads, and whether a budget of theirs allows it.
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [get, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list]
+{{- end }}
 # Whether a namespace has opted in, for advice that fits. Metadata only.
 - apiGroups: [""]
   resources: [namespaces]

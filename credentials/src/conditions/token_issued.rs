@@ -4,6 +4,7 @@ use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
+use crate::not_served::NotServedError;
 use crate::store::{Issuance, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
@@ -22,17 +23,14 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
 ];
 
 /// What sidecars get where there is no token. With `keep` they go on with a token that this operator does not
-/// know of, because it was restarted; not where the resource is in conflict.
+/// know of, because it was restarted; not where the resource is in conflict or not allowed.
 pub fn unavailable(issuance: &Issuance) -> Credential {
     let ConditionDraft { reason, message, .. } = first_draft(CHECKS, issuance);
-    let is_conflict = issuance
-        .problem
-        .as_ref()
-        .is_some_and(|problem| problem.is_conflict());
+    let ends_use = issuance.problem.as_ref().is_some_and(NotServedError::ends_use);
     Credential::Unavailable {
         reason,
         message,
-        keep: !is_conflict,
+        keep: !ends_use,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcp_auth_crds::{JwtBearer, OAuth2, PrivateKeyJwt, SignatureAlgorithm};
+use mcp_auth_crds::{JwtBearer, OAuth2, PrivateKeyJwt, SignatureAlgorithm, WorkloadIdentity};
 use mcp_auth_oauth::{Algorithm, AssertionSigner, Assertions, KeyError, ServiceAccountKey, SigningKey};
 use secrecy::ExposeSecret;
 
@@ -13,7 +13,7 @@ use crate::references::{Reference, fields};
 /// The key of a client that authenticates by assertions, announced by its certificate where it has one.
 pub fn client_key<W>(jwt: &PrivateKeyJwt, inputs: &Inputs<'_, W>) -> Result<SigningKey, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let algorithm = jwt.algorithm.map(algorithm);
     let certified = inputs.pair(
@@ -38,7 +38,7 @@ pub fn grant_assertions<W>(
     inputs: &Inputs<'_, W>,
 ) -> Result<Assertions, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let text = inputs.text(fields::GRANT_KEY)?;
     let text = text.ok_or_else(|| unset(fields::GRANT_KEY))?;
@@ -94,7 +94,7 @@ fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
 
 fn invalid_key<W>(inputs: &Inputs<'_, W>, field: &str, error: &KeyError) -> NotServedError
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let reference = inputs.find(field).map(|(reference, _)| reference);
     let message = format!("{}: {}", describe_reference(reference), error.message());

@@ -16,6 +16,7 @@ use crate::bearer::bearer;
 use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::fields;
+use crate::replicated_user_tokens::UserTokenScope;
 use crate::store::{DiscoveredServer, LastError, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
@@ -32,6 +33,7 @@ pub struct ActiveSource {
     source: TokenSource,
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
+    user_tokens: UserTokenScope,
     revoke: bool,
     step_up: StepUpPolicy,
     scopes_not_requested: Option<ScopesNotRequested>,
@@ -48,7 +50,7 @@ impl ActiveSource {
         configuration: ClientConfiguration,
         seed: Option<TokenSeed>,
         clock: &Clock,
-        limiter: &RequestLimiter,
+        (limiter, user_tokens): (&RequestLimiter, UserTokenScope),
         on_change: impl Fn() + Send + 'static,
     ) -> Result<Self, NotServedError> {
         let ClientConfiguration {
@@ -79,11 +81,13 @@ impl ActiveSource {
                 on_change();
             }
         });
-        let exchanger = || UserTokenExchanger::new(client.clone(), policy, clock.clone());
+        let exchanger =
+            || UserTokenExchanger::new(client.clone(), policy, clock.clone(), user_tokens.clone());
         Ok(Self {
             request_digest,
             policy,
             exchanger: exchanges.then(|| Arc::new(exchanger())),
+            user_tokens: user_tokens.clone(),
             _changes: changes,
             client,
             limiter: limiter.clone(),
@@ -120,7 +124,12 @@ impl ActiveSource {
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
-                    let exchanger = UserTokenExchanger::new(client.clone(), self.policy, self.clock.clone());
+                    let exchanger = UserTokenExchanger::new(
+                        client.clone(),
+                        self.policy,
+                        self.clock.clone(),
+                        self.user_tokens.clone(),
+                    );
                     self.exchanger = Some(Arc::new(exchanger));
                 }
                 (_, false) => self.exchanger = None,

@@ -153,7 +153,7 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
     let workload = "
   oauth2:
     issuer: https://auth.example.com
-    clientAuthentication: {method: WorkloadIdentity}
+    clientAuthentication: {method: WorkloadIdentity, workloadIdentity: {serviceAccountRef: {name: litellm}}}
 ";
     let not_text = SECRET.replace("s3cret}", "[s3cret]}");
     let not_base64 = SECRET.replace("stringData", "data").replace("s3cret", "s3cret!");
@@ -166,6 +166,7 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
             "a.yaml: McpServerAuth tools: Secret tools-oauth, named by \
           spec.oauth2.clientAuthentication.clientSecretRef, does not exist in this namespace: create it as a manifest in",
         ),
+        (&[("a.yaml", &tools)], "/secrets/tools-oauth/client-secret"),
         (
             &[("a.yaml", &tools), ("secrets/tools-oauth/secret", "s3cret")],
             "has no key \"client-secret\": it has the keys secret",

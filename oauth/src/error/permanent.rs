@@ -38,6 +38,7 @@ impl Error {
             Self::Connect(fault) => match fault {
                 ConnectError::Tls(_)
                 | ConnectError::Forbidden(_)
+                | ConnectError::ForbiddenByPolicy(_)
                 | ConnectError::ClientCertificate(_)
                 | ConnectError::ProxyAuthentication => true,
                 ConnectError::Dns | ConnectError::Refused | ConnectError::Proxy | ConnectError::Other => {

@@ -11,7 +11,7 @@ use kube::core::NamespaceResourceScope;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use mcp_auth_credentials::ResourceRef;
-use mcp_auth_credentials::references::{Data, Kind, Lookup, Reference};
+use mcp_auth_credentials::references::{CONSENT_LABEL, Data, Kind, Lookup, Reference};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -55,6 +55,8 @@ impl SecretsGrant {
 #[derive(Clone)]
 pub struct References {
     client: Client,
+    /// Whether a Secret without [`CONSENT_LABEL`] is not read.
+    requires_consent: bool,
     secrets_grant: Option<SecretsGrant>,
     watched: Arc<Mutex<HashMap<Object, Watched>>>,
     changed: mpsc::UnboundedSender<ResourceRef>,
@@ -79,11 +81,13 @@ impl References {
     pub fn new(
         client: Client,
         secrets_grant: Option<SecretsGrant>,
+        requires_consent: bool,
     ) -> (Self, mpsc::UnboundedReceiver<ResourceRef>) {
         let (changed, receiver) = mpsc::unbounded_channel();
         (
             Self {
                 client,
+                requires_consent,
                 secrets_grant,
                 watched: Arc::default(),
                 changed,
@@ -176,7 +180,10 @@ impl References {
                         .annotations
                         .as_ref()
                         .and_then(|all| all.get(EXPIRES_AT).cloned());
-                    Lookup::Found(Arc::new(found.values()))
+                    match K::NEEDS_CONSENT && self.requires_consent && !has_consent(&found) {
+                        true => Lookup::NotConsented,
+                        false => Lookup::Found(Arc::new(found.values())),
+                    }
                 }
                 Ok(watcher::Event::InitDone) if exists => continue,
                 Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Lookup::NotFound,
@@ -222,12 +229,23 @@ impl References {
     }
 }
 
+fn has_consent<K: Resource>(object: &K) -> bool {
+    let labels = object.meta().labels.as_ref();
+    let label = labels.and_then(|labels| labels.get(CONSENT_LABEL));
+    label.is_some_and(|value| value == "true")
+}
+
 /// The values of a Secret or ConfigMap.
 trait Values {
+    /// Whether its owner may have to agree that resources use it.
+    const NEEDS_CONSENT: bool;
+
     fn values(self) -> Data;
 }
 
 impl Values for Secret {
+    const NEEDS_CONSENT: bool = true;
+
     fn values(self) -> Data {
         self.data
             .unwrap_or_default()
@@ -238,6 +256,8 @@ impl Values for Secret {
 }
 
 impl Values for ConfigMap {
+    const NEEDS_CONSENT: bool = false;
+
     fn values(self) -> Data {
         self.data
             .unwrap_or_default()

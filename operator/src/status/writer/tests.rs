@@ -128,10 +128,11 @@ impl World {
             recorder,
             Clock::system(),
             credentials.clone(),
-            References::new(client.clone(), None).0,
+            References::new(client.clone(), None, false).0,
             ObservedPods {
                 pods,
                 sidecars: Sidecars::new().0,
+                restarts: RestartOutcomes::default(),
                 webhook: WebhookCalls::new(Timestamp::now(), 10250),
             },
             Metrics::default(),
