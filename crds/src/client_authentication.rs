@@ -26,6 +26,10 @@ use crate::{KeyRef, SecretName};
         "the method TlsClientAuth needs certificateRef"
     ),
     validation = (
+        "(self.method == 'ClientAssertion') == has(self.clientAssertion)",
+        "clientAssertion belongs to the method ClientAssertion, which needs it"
+    ),
+    validation = (
         "has(self.workloadIdentity) ? self.method == 'WorkloadIdentity' : true",
         "workloadIdentity belongs to the method WorkloadIdentity"
     ),
@@ -58,6 +62,10 @@ pub struct ClientAuthentication {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ref: Option<SecretName>,
 
+    /// An assertion that something else mints, for ClientAssertion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_assertion: Option<ClientAssertion>,
+
     /// The ServiceAccount whose token is the client's identity, for WorkloadIdentity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_identity: Option<WorkloadIdentity>,
@@ -72,6 +80,7 @@ impl ClientAuthentication {
             alternate_client_secret_ref: None,
             private_key_jwt: None,
             certificate_ref: None,
+            client_assertion: None,
             workload_identity: None,
         }
     }
@@ -80,7 +89,8 @@ impl ClientAuthentication {
 /// Client authentication method: the secret in the Authorization header (`ClientSecretBasic`) or in the body
 /// (`ClientSecretPost`), RFC 6749 section 2.3.1; a signed assertion (`PrivateKeyJwt`), RFC 7523; a TLS client
 /// certificate (`TlsClientAuth`), RFC 8705; a ServiceAccount of the namespace (`WorkloadIdentity`), RFC
-/// 7523; not at all (`None`), where the assertion of `jwtBearer` says it all.
+/// 7523; an assertion that something else keeps in a Secret (`ClientAssertion`), such as a JWT-SVID of SPIFFE or a JWT of
+/// AWS STS; not at all (`None`), where the assertion of `jwtBearer` says it all.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ClientAuthenticationMethod {
     ClientSecretBasic,
@@ -88,6 +98,7 @@ pub enum ClientAuthenticationMethod {
     PrivateKeyJwt,
     TlsClientAuth,
     WorkloadIdentity,
+    ClientAssertion,
     None,
 }
 
@@ -137,6 +148,26 @@ pub enum SignatureAlgorithm {
     Es384,
     #[serde(rename = "EdDSA")]
     EdDsa,
+}
+
+/// A client assertion that something else mints and renews (RFC 7521 section 4.2). Taken over the moment it changes.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientAssertion {
+    /// The assertion: a JWT.
+    pub secret_key_ref: KeyRef,
+
+    #[serde(default)]
+    pub r#type: ClientAssertionType,
+}
+
+/// `client_assertion_type` of the request: `JwtBearer` (RFC 7523 section 2.2), or `JwtSpiffe` for a JWT-SVID where the
+/// authorization server wants that named so (draft-ietf-oauth-spiffe-client-auth).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ClientAssertionType {
+    #[default]
+    JwtBearer,
+    JwtSpiffe,
 }
 
 /// A token of a ServiceAccount of the resource's own namespace as the client's identity. The namespace must be among

@@ -29,6 +29,9 @@ pub const RENEWAL_FAILED: &str = "RenewalFailed";
 /// The last token request failed, and there is no valid token.
 pub const REQUEST_FAILED: &str = "RequestFailed";
 
+/// Only users have tokens, and none is requested for the service.
+pub const USER_TOKENS_ONLY: &str = "UserTokensOnly";
+
 /// The token in the Secret of `bearerToken` has expired.
 pub const EXPIRED: &str = "Expired";
 /// The token was issued with the alternate client secret: the first one is refused.

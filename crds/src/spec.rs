@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Audit, LiteLlm, McpServerAuthStatus, OAuth2};
+use crate::{Audit, GitHubApp, LiteLlm, McpServerAuthStatus, OAuth2};
 
 /// McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says who calls,
 /// and the cookies and headers that say for which user.
@@ -42,19 +42,23 @@ use crate::{Audit, LiteLlm, McpServerAuthStatus, OAuth2};
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = default_selector_is_not_stored)]
 #[x_kube(validation = (
-    "has(self.oauth2) != has(self.bearerToken)",
-    "exactly one of oauth2 and bearerToken must be set"
+    "(has(self.oauth2) ? 1 : 0) + (has(self.githubApp) ? 1 : 0) + (has(self.bearerToken) ? 1 : 0) == 1",
+    "exactly one of oauth2, githubApp and bearerToken must be set"
 ))]
 pub struct McpServerAuthSpec {
     /// The MCP server, as LiteLLM's `mcp_servers` names it and as it is really reached.
     pub server: Server,
 
-    /// Where the token comes from: an OAuth2 authorization server. Either this or `bearerToken`.
+    /// Where the token comes from: an OAuth2 authorization server. Exactly one of this, `githubApp` and `bearerToken`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth2: Option<OAuth2>,
 
+    /// Where the token comes from: an installation of a GitHub App. Exactly one of this, `oauth2` and `bearerToken`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub github_app: Option<GitHubApp>,
+
     /// Where the token comes from: a Secret that something else keeps up to date. A changed value is taken
-    /// over at once, without a restart of LiteLLM. Either this or `oauth2`.
+    /// over at once, without a restart of LiteLLM. Exactly one of this, `oauth2` and `githubApp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<BearerToken>,
 

@@ -39,6 +39,9 @@ impl AdministratorPolicy {
             endpoint("spec.oauth2.issuer", &oauth2.issuer)?;
             endpoint("spec.oauth2.revocationUrl", &oauth2.revocation_url)?;
         }
+        if let Some(app) = &spec.github_app {
+            endpoint("spec.githubApp.apiUrl", &Some(app.api_url.clone()))?;
+        }
         let jwks = spec.audit.user.as_ref().and_then(|user| user.jwks.as_ref());
         if let Some(jwks) = jwks {
             match &jwks.url {
@@ -185,6 +188,22 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn the_api_of_a_github_app_is_judged_too() {
+        let app = json!({
+            "appId": 1, "installationId": 2, "keyRef": {"name": "github", "key": "key.pem"},
+            "apiUrl": "https://evil.example.net/api/v3",
+        });
+        let message = message(&spec(|spec| {
+            spec.as_object_mut().unwrap().remove("oauth2");
+            spec["githubApp"] = app;
+        }));
+        assert!(
+            message.starts_with("spec.githubApp.apiUrl") && message.contains("policy.authorizationServers"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub struct ClientConfiguration {
     pub request_digest: RequestDigest,
     /// Whether users get tokens of their own.
     pub exchanges: bool,
+    /// Whether the service has a token of its own.
+    pub service_token: bool,
     pub revoke_on_deletion: bool,
     pub step_up: StepUpPolicy,
 }
@@ -340,7 +342,10 @@ impl TokenSources {
             SourceKind::Orphaned(orphaned) => (orphaned.snapshot(), orphaned.next_change(now)),
         };
         let mut snapshot = snapshot;
-        if snapshot.token.in_use.is_some() || source.problem.as_ref().is_some_and(NotServedError::ends_use) {
+        if snapshot.token.in_use.is_some()
+            || snapshot.token.users_only
+            || source.problem.as_ref().is_some_and(NotServedError::ends_use)
+        {
             source.superseded = None;
         }
         source.superseded = source
@@ -381,7 +386,7 @@ impl TokenSources {
 
     /// Publishes what a source has, when its task says so. It does not keep the sources alive: a replica that
     /// no longer leads drops them, and must request no token any more.
-    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + 'static {
+    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + Sync + 'static {
         let sources = Arc::downgrade(&self.sources);
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let (credentials, resource) = (self.credentials.clone(), resource.clone());

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use crate::destinations::Destinations;
 use crate::egress_proxy::EgressProxy;
-use crate::jose::assertion::Assertions;
+use crate::jose::assertion::{AssertionAudience, Assertions};
 use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
 use crate::token_type::TokenType;
@@ -83,13 +83,31 @@ pub enum ClientAuthentication {
     /// An assertion that this client signs (RFC 7523 section 2.2).
     PrivateKeyJwt {
         key: SigningKey,
-        /// `None`: the issuer where it is known, else the token endpoint.
-        audience: Option<String>,
+        audience: AssertionAudience,
     },
     /// An assertion that another party signs (RFC 7523 section 2.2).
-    Assertion(Assertions),
+    Assertion(Assertions, ClientAssertionType),
     /// A TLS client certificate (RFC 8705 section 2).
     Tls(ClientCertificate),
+}
+
+/// The parameter `client_assertion_type`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ClientAssertionType {
+    /// A JWT (RFC 7523 section 2.2).
+    #[default]
+    JwtBearer,
+    /// A JWT-SVID of SPIFFE (draft-ietf-oauth-spiffe-client-auth).
+    JwtSpiffe,
+}
+
+impl ClientAssertionType {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::JwtBearer => "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            Self::JwtSpiffe => "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe",
+        }
+    }
 }
 
 /// A client secret, and the one before or after it, which is tried where the first is refused with
@@ -107,6 +125,19 @@ pub enum Grant {
     ClientCredentials,
     /// An assertion (RFC 7523 section 2.1).
     JwtBearer(Assertions),
+    /// An installation access token of a GitHub App, which is no OAuth2: the token endpoint is GitHub's for it.
+    GitHubApp(GitHubApp),
+}
+
+/// A GitHub App, and what its tokens are narrowed to.
+#[derive(Clone, Debug)]
+pub struct GitHubApp {
+    pub app_id: i64,
+    pub key: SigningKey,
+    /// Names without owner. None: all of the installation.
+    pub repositories: Vec<String>,
+    /// By name: `read`, `write` or `admin`. None: all of the installation.
+    pub permissions: BTreeMap<String, String>,
 }
 
 /// What `expires_in: 0` says.

@@ -218,13 +218,37 @@ fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
     let client = registration(&spec(by_workload(json!({"audience": "idp"}))));
     assert!(matches!(
         client.authentication,
-        ClientAuthentication::Assertion(Assertions::Given(assertion))
+        ClientAuthentication::Assertion(Assertions::Given(assertion), _)
             if assertion.expose_secret() == "for idp"
     ));
     assert!(matches!(client.grant, Grant::ClientCredentials));
     let grant = registration(&spec(by_workload(json!({"assertion": "JwtBearer"}))));
     assert!(matches!(grant.authentication, ClientAuthentication::None));
     assert!(matches!(grant.grant, Grant::JwtBearer(_)));
+}
+
+#[test]
+fn an_assertion_of_a_secret_says_who_the_client_is_by_the_type_that_is_stated() {
+    for (stated, expected) in [
+        (json!({}), ClientAssertionType::JwtBearer),
+        (json!({"type": "JwtSpiffe"}), ClientAssertionType::JwtSpiffe),
+    ] {
+        let mut assertion = stated;
+        assertion["secretKeyRef"] = json!({"name": "svid", "key": "jwt"});
+        let oauth2 = json!({
+            "tokenUrl": "https://auth.example.com/token",
+            "clientAuthentication": {"method": "ClientAssertion", "clientAssertion": assertion},
+        });
+        let client = registration(&spec(oauth2.clone()));
+        assert_eq!(client.client_id, None);
+        let ClientAuthentication::Assertion(Assertions::Given(given), kind) = client.authentication else {
+            panic!("another method");
+        };
+        assert_eq!((given.expose_secret(), kind), ("s3cret", expected));
+        // A token outlives the assertion that brought it.
+        let digest = |secret| configuration(&spec(oauth2.clone()), secret).request_digest;
+        assert_ne!(digest("one"), digest("two"));
+    }
 }
 
 #[test]

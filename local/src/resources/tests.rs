@@ -95,7 +95,14 @@ fn every_way_to_a_credential_that_needs_no_cluster_is_taken() {
     let exchange = "    tokenExchange: {subjectHeader: X-User-Token}\n    tokenType: DPoP\n";
     let key = "apiVersion: v1\nkind: Secret\nmetadata: {name: key}\ndata: {tls.key: VALUE}\n";
     let pem = include_str!("../../../oauth/src/jose/signing_key/testdata/ec.pem");
-    let key = key.replace("VALUE", &base64_of(pem));
+    let rsa = include_str!("../../../oauth/src/jose/signing_key/testdata/rsa.pkcs1.pem");
+    let key = [
+        key.replace("VALUE", &base64_of(pem)),
+        key.replace("name: key", "name: app")
+            .replace("VALUE", &base64_of(rsa)),
+    ]
+    .join("---\n");
+    let app = "  githubApp: {appId: 1, installationId: 2, keyRef: {name: app, key: tls.key}}\n";
     let jwt = "
   oauth2:
     issuer: https://auth.example.com
@@ -106,6 +113,7 @@ fn every_way_to_a_credential_that_needs_no_cluster_is_taken() {
         (bearer.to_owned(), false),
         (format!("{BY_SECRET}{exchange}"), true),
         (jwt.to_owned(), true),
+        (app.to_owned(), true),
     ] {
         let tools = resource("tools", &spec);
         let read = read_files(&[("a.yaml", &tools), ("b.yml", SECRET), ("c.yaml", &key)]).unwrap();

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::error::{Attempt, AttemptError, DiscoveryError, name};
-use super::metadata::{self, MetadataError, ScopeOrigin, ServerMetadata};
+use super::metadata::{self, MetadataError, ScopeOrigin, ServerMetadata, Supported};
 use super::well_known;
 use crate::Error;
 use crate::Limits;
@@ -221,6 +221,7 @@ impl<'a> Search<'a> {
             resource: None,
             scopes: scopes(answered.challenge.scopes),
             scope_origin: ScopeOrigin::Challenge,
+            supported: Supported::default(),
         })
     }
 

@@ -128,7 +128,7 @@ impl World {
             recorder,
             Clock::system(),
             credentials.clone(),
-            References::new(client.clone(), None, false).0,
+            References::new(client.clone(), &[], None, false).0,
             ObservedPods {
                 pods,
                 sidecars: Sidecars::new().0,
