@@ -53,6 +53,9 @@ const STEPS: [(Nearness, i64, i32); 3] = [
 /// Begin, where it is stated, and end.
 type Validity = Option<(Option<Timestamp>, Timestamp)>;
 
+/// How the end is read from a value, where that is possible.
+type ReadValidity = fn(&str) -> Validity;
+
 /// What of these ends, and when.
 pub fn expiries(references: &[FoundReference]) -> Vec<CredentialExpiry> {
     references.iter().filter_map(expiry).collect()
@@ -84,8 +87,8 @@ fn expiry(found: &FoundReference) -> Option<CredentialExpiry> {
 }
 
 /// What a field refers to, and how its end is read from it where that is possible.
-fn kind(field: &str) -> Option<(&'static str, fn(&str) -> Validity)> {
-    let says_nothing: fn(&str) -> Validity = |_| None;
+fn kind(field: &str) -> Option<(&'static str, ReadValidity)> {
+    let says_nothing: ReadValidity = |_| None;
     Some(match field {
         fields::SERVER_CERTIFICATE => ("server-client-certificate", of_certificate),
         fields::CERTIFICATE => ("oauth2-client-certificate", of_certificate),

@@ -23,12 +23,13 @@ pub struct KeyValue {
 }
 
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 enum AnyValue {
-    StringValue(String),
-    #[serde(serialize_with = "as_text")]
-    IntValue(i64),
-    BoolValue(bool),
+    #[serde(rename = "stringValue")]
+    Text(String),
+    #[serde(rename = "intValue", serialize_with = "as_text")]
+    Number(i64),
+    #[serde(rename = "boolValue")]
+    Flag(bool),
 }
 
 /// A log record that is an event.
@@ -112,21 +113,21 @@ impl KeyValue {
     pub fn text(key: &'static str, value: impl Into<String>) -> Self {
         Self {
             key,
-            value: AnyValue::StringValue(value.into()),
+            value: AnyValue::Text(value.into()),
         }
     }
 
     pub fn number(key: &'static str, value: i64) -> Self {
         Self {
             key,
-            value: AnyValue::IntValue(value),
+            value: AnyValue::Number(value),
         }
     }
 
     pub fn flag(key: &'static str, value: bool) -> Self {
         Self {
             key,
-            value: AnyValue::BoolValue(value),
+            value: AnyValue::Flag(value),
         }
     }
 }
@@ -139,7 +140,7 @@ impl LogRecord {
             severity_number: INFO,
             severity_text: "INFO",
             event_name,
-            body: AnyValue::StringValue(body),
+            body: AnyValue::Text(body),
             attributes: Vec::new(),
             trace_id: None,
             span_id: None,
