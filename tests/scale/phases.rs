@@ -355,7 +355,9 @@ impl Scene {
         let received = self.sidecars.received_bytes() - bytes;
         let large = Large {
             seconds,
-            processor_milliseconds: (used - at_rest).max(0.0) * 1000.0 / sizes.renewals as f64,
+            // Only where little else went on.
+            processor_milliseconds: (at_rest * 5.0 < used)
+                .then(|| (used - at_rest) * 1000.0 / sizes.renewals as f64),
             bytes_each: received / sizes.renewals / sizes.large_pods,
             memory: self.memory(),
         };
