@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down test test-unit test-chart test-api installations faults scale conformance surfaces e2e outage bench soak instructions fuzz check alerts generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts packaging generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ scale: ## what many sidecars cost the operator, on loopback; writes docs/scale.m
 	MCPAUTH_TEST_OPERATOR_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/e2e/mcp-auth-operator \
 	  MCPAUTH_TEST_KEYCLOAK=none MCPAUTH_TEST_OPERATOR=none tests/cluster/api/with tests/scale/run
 
+skew: ## the previous version's operator and sidecar with this one's, on loopback; builds them once (about 5 minutes)
+	cargo test --locked --package mcp-auth-tests --test faults --no-run
+	tests/skew/run
+
 conformance: ## the official MCP conformance suite through operator and sidecar, on loopback; no cluster
 	tests/conformance/run $(if $(TEST),--only $(TEST))
 
@@ -88,6 +92,9 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 	@tests/cluster/tools helm
 	$(in_cluster) helm lint --strict charts/mcp-auth --set operator.image.repository=operator,sidecar.image.repository=sidecar \
 	  --set prometheusRule.enabled=true --set dashboard.enabled=true
+
+packaging: ## the wheel by uv, the compose file, and the Dockerfile's commands for one machine, without a container engine
+	@tests/packaging/run
 
 alerts: ## fires each alert of the chart with synthetic series, by promtool
 	@tests/alerts/run

@@ -1,5 +1,9 @@
 //! `krew.yaml` becomes a manifest that krew takes, once a release fills it in.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+use std::process::Command;
+
 use serde_json::Value;
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/krew.yaml");
@@ -98,4 +102,59 @@ fn version_and_description_are_as_krew_wants_them() {
     );
     let description = manifest["spec"]["description"].as_str().unwrap();
     assert!(description.lines().all(|line| line.len() <= 120), "{description}");
+}
+
+/// An archive as a release has it.
+fn archive(folder: &std::path::Path, name: &str, files: &[&str]) {
+    for file in files {
+        std::fs::write(folder.join(file), file).unwrap();
+    }
+    let status = Command::new("tar")
+        .args(["--create", "--gzip", "--file", name])
+        .args(files)
+        .current_dir(folder)
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn rendered(folder: &std::path::Path, version: &str) -> std::process::Output {
+    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/krew-manifest"))
+        .args([version, "https://example.com/v1.2.3"])
+        .arg(folder)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_release_s_archives_fill_the_manifest_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let names = ["amd64", "arm64"].map(|arch| format!("kubectl-mcp_auth-1.2.3-linux-{arch}.tar.gz"));
+    archive(folder, &names[0], &["kubectl-mcp_auth", "LICENSE"]);
+    let missing = rendered(folder, "1.2.3");
+    let told = String::from_utf8(missing.stderr).unwrap();
+    assert!(!missing.status.success() && told.contains(&names[1]), "{told}");
+    archive(folder, &names[1], &["LICENSE"]);
+    let empty = rendered(folder, "1.2.3");
+    let told = String::from_utf8(empty.stderr).unwrap();
+    assert!(
+        !empty.status.success() && told.contains("arm64.tar.gz holds no kubectl-mcp_auth"),
+        "{told}"
+    );
+
+    archive(folder, &names[1], &["LICENSE", "kubectl-mcp_auth"]);
+    let output = rendered(folder, "1.2.3");
+    assert!(output.status.success(), "{output:?}");
+    let manifest: Value = serde_saphyr::from_slice(&output.stdout).unwrap();
+    assert_eq!(manifest["spec"]["version"], "v1.2.3");
+    let platforms = manifest["spec"]["platforms"].as_array().unwrap();
+    assert_eq!(platforms.len(), names.len());
+    for (platform, name) in platforms.iter().zip(&names) {
+        assert_eq!(platform["uri"], format!("https://example.com/v1.2.3/{name}"));
+        let sum = Command::new("sha256sum").arg(folder.join(name)).output().unwrap();
+        let sum = String::from_utf8(sum.stdout).unwrap();
+        assert_eq!(platform["sha256"], sum.split_whitespace().next().unwrap());
+    }
+    assert!(!rendered(folder, "next").status.success());
 }

@@ -289,6 +289,65 @@ mod tests {
         lines.join("\n")
     }
 
+    fn app(fields: Value) -> Value {
+        let mut app = json!({
+            "appId": 1, "installationId": 2, "keyRef": {"name": "github", "key": "key.pem"},
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            app[name] = value.clone();
+        }
+        app
+    }
+
+    #[test]
+    fn a_github_app_is_checked_field_by_field() {
+        let with_app = |fields| {
+            let mut object = good();
+            let spec = object["spec"].as_object_mut().unwrap();
+            spec.remove("bearerToken");
+            spec.insert("githubApp".into(), app(fields));
+            object
+        };
+        let resource = Admission::new().admit(&with_app(json!({}))).unwrap();
+        let github_app = resource.spec.github_app.unwrap();
+        assert_eq!(github_app.api_url, "https://api.github.com");
+        for (fields, expected) in [
+            (
+                json!({"appId": "12"}),
+                "spec.githubApp.appId: must be of type integer",
+            ),
+            (json!({"installationId": 0}), "spec.githubApp.installationId: "),
+            (
+                json!({"keyRef": {"name": "github"}}),
+                "spec.githubApp.keyRef.key: Required value",
+            ),
+            (
+                json!({"apiUrl": "http://ghe.example.com/api/v3"}),
+                "githubApp.allowInsecureHttp: true",
+            ),
+            (
+                json!({"apiUrl": "https://me:s3cret@ghe.example.com"}),
+                "apiUrl must be an absolute",
+            ),
+            (
+                json!({"repositories": ["company/tools"]}),
+                "repositories must be named without their owner",
+            ),
+            (
+                json!({"permissions": {"Contents": "read"}}),
+                "permissions must be named as in GitHub's API",
+            ),
+            (
+                json!({"permissions": {"contents": "all"}}),
+                "supported values: \"read\", \"write\", \"admin\"",
+            ),
+        ] {
+            let refusal = refusal(&with_app(fields));
+            assert!(refusal.contains(expected), "{refusal}");
+            assert!(!refusal.contains("s3cret"), "{refusal}");
+        }
+    }
+
     #[test]
     fn a_good_resource_gets_its_defaults_and_keeps_no_nulls() {
         let resource = Admission::new().admit(&good()).unwrap();
@@ -344,7 +403,11 @@ mod tests {
             ),
             (
                 with(&["bearerToken"], json!(null)),
-                "spec: exactly one of oauth2 and bearerToken must be set",
+                "spec: exactly one of oauth2, githubApp and bearerToken must be set",
+            ),
+            (
+                with(&["githubApp"], app(json!({}))),
+                "spec: exactly one of oauth2, githubApp and bearerToken must be set",
             ),
         ] {
             let refusal = refusal(&object);

@@ -26,8 +26,18 @@ use crate::{KeyRef, SecretName};
         "the method TlsClientAuth needs certificateRef"
     ),
     validation = (
+        "(self.method == 'ClientAssertion') == has(self.clientAssertion)",
+        "clientAssertion belongs to the method ClientAssertion, which needs it"
+    ),
+    validation = (
         "has(self.workloadIdentity) ? self.method == 'WorkloadIdentity' : true",
         "workloadIdentity belongs to the method WorkloadIdentity"
+    ),
+    validation = (
+        "self.method != 'WorkloadIdentity' || (has(self.workloadIdentity) && \
+         has(self.workloadIdentity.serviceAccountRef))",
+        "the method WorkloadIdentity needs workloadIdentity.serviceAccountRef, a ServiceAccount of this namespace: \
+         nobody acts as the operator's own"
     )
 )]
 pub struct ClientAuthentication {
@@ -52,7 +62,11 @@ pub struct ClientAuthentication {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ref: Option<SecretName>,
 
-    /// The operator's own ServiceAccount token, for WorkloadIdentity.
+    /// An assertion that something else mints, for ClientAssertion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_assertion: Option<ClientAssertion>,
+
+    /// The ServiceAccount whose token is the client's identity, for WorkloadIdentity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_identity: Option<WorkloadIdentity>,
 }
@@ -66,6 +80,7 @@ impl ClientAuthentication {
             alternate_client_secret_ref: None,
             private_key_jwt: None,
             certificate_ref: None,
+            client_assertion: None,
             workload_identity: None,
         }
     }
@@ -73,8 +88,9 @@ impl ClientAuthentication {
 
 /// Client authentication method: the secret in the Authorization header (`ClientSecretBasic`) or in the body
 /// (`ClientSecretPost`), RFC 6749 section 2.3.1; a signed assertion (`PrivateKeyJwt`), RFC 7523; a TLS client
-/// certificate (`TlsClientAuth`), RFC 8705; the operator's Kubernetes identity (`WorkloadIdentity`), RFC
-/// 7523; not at all (`None`), where the assertion of `jwtBearer` says it all.
+/// certificate (`TlsClientAuth`), RFC 8705; a ServiceAccount of the namespace (`WorkloadIdentity`), RFC
+/// 7523; an assertion that something else keeps in a Secret (`ClientAssertion`), such as a JWT-SVID of SPIFFE or a JWT of
+/// AWS STS; not at all (`None`), where the assertion of `jwtBearer` says it all.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ClientAuthenticationMethod {
     ClientSecretBasic,
@@ -82,6 +98,7 @@ pub enum ClientAuthenticationMethod {
     PrivateKeyJwt,
     TlsClientAuth,
     WorkloadIdentity,
+    ClientAssertion,
     None,
 }
 
@@ -133,11 +150,36 @@ pub enum SignatureAlgorithm {
     EdDsa,
 }
 
-/// A token of the operator's ServiceAccount as the client's identity. The namespace must be among those that
-/// the operator's settings allow to act as it (`workloadIdentity.namespaces` of the chart).
+/// A client assertion that something else mints and renews (RFC 7521 section 4.2). Taken over the moment it changes.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientAssertion {
+    /// The assertion: a JWT.
+    pub secret_key_ref: KeyRef,
+
+    #[serde(default)]
+    pub r#type: ClientAssertionType,
+}
+
+/// `client_assertion_type` of the request: `JwtBearer` (RFC 7523 section 2.2), or `JwtSpiffe` for a JWT-SVID where the
+/// authorization server wants that named so (draft-ietf-oauth-spiffe-client-auth).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ClientAssertionType {
+    #[default]
+    JwtBearer,
+    JwtSpiffe,
+}
+
+/// A token of a ServiceAccount of the resource's own namespace as the client's identity. The namespace must be among
+/// those that the operator may request such tokens in (`workloadIdentity.namespaces` of the chart).
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadIdentity {
+    /// The ServiceAccount, in the namespace of this resource: `system:serviceaccount:NAMESPACE:NAME` towards the
+    /// authorization server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_ref: Option<ServiceAccountName>,
+
     /// Audience of the ServiceAccount token. Default: the issuer or the token endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
@@ -145,6 +187,17 @@ pub struct WorkloadIdentity {
 
     #[serde(default)]
     pub assertion: WorkloadAssertion,
+}
+
+/// A ServiceAccount of the resource's namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct ServiceAccountName {
+    /// Its name.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub name: String,
 }
 
 /// The ServiceAccount token authenticates the client (`ClientAssertion`, RFC 7523 section 2.2), or is the

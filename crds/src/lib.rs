@@ -7,6 +7,7 @@ pub mod admission;
 mod audit;
 mod client_authentication;
 pub mod conditions;
+mod github_app;
 mod litellm;
 mod oauth2;
 pub mod reasons;
@@ -16,6 +17,7 @@ mod status;
 
 pub use audit::*;
 pub use client_authentication::*;
+pub use github_app::*;
 pub use litellm::*;
 pub use oauth2::*;
 pub use spec::*;

@@ -39,8 +39,8 @@ use crate::{CaBundle, ClientAuthentication, KeyRef, SignatureAlgorithm};
         "clientId and clientIdSecretRef exclude each other"
     ),
     validation = (
-        "has(self.clientId) || has(self.clientIdSecretRef) || self.clientAuthentication.method == \
-         'WorkloadIdentity' || (self.clientAuthentication.method == 'None' && has(self.jwtBearer))",
+        "has(self.clientId) || has(self.clientIdSecretRef) || self.clientAuthentication.method in \
+         ['WorkloadIdentity', 'ClientAssertion'] || (self.clientAuthentication.method == 'None' && has(self.jwtBearer))",
         "one of clientId and clientIdSecretRef must be set"
     ),
     validation = (
@@ -97,9 +97,35 @@ use crate::{CaBundle, ClientAuthentication, KeyRef, SignatureAlgorithm};
          'actor_token_type', 'requested_token_type']) && !(has(self.extraParameters) && p.name in \
          self.extraParameters))",
         "extraParametersFrom must not name a parameter that has a field of its own or is in extraParameters"
+    ),
+    validation = (
+        "!has(self.provider) || self.provider != 'Entra' || has(self.audience) || (has(self.scopes) && \
+         size(self.scopes) > 0)",
+        "provider Entra needs audience, the identifier of the MCP server's application such as api://ID, or its \
+         scopes, such as api://ID/.default"
+    ),
+    validation = (
+        "self.serviceToken != 'None' || has(self.tokenExchange)",
+        "serviceToken None needs tokenExchange: without either nobody would have a token"
+    ),
+    validation = (
+        "!has(self.provider) || self.provider != 'Okta' || (has(self.scopes) && size(self.scopes) > 0)",
+        "provider Okta needs scopes: it has no default for machines"
+    ),
+    validation = (
+        "!has(self.provider) || self.provider != 'Google' || (has(self.scopes) && size(self.scopes) > 0) || \
+         (has(self.jwtBearer) && has(self.jwtBearer.claims) && 'scope' in self.jwtBearer.claims)",
+        "provider Google needs scopes, such as https://www.googleapis.com/auth/cloud-platform"
     )
 )]
 pub struct OAuth2 {
+    /// The identity provider, whose peculiarities become defaults: whether `resource` is sent, `audience`, `scopes`, the
+    /// audience of signed assertions, accepted audiences and issuers, and the assumed lifetime. Each of these fields goes
+    /// before it where it is set, and `status.effective` shows what counts. Default: none, and the standards' defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Provider")]
+    pub provider: Option<Provider>,
+
     /// URL of the token endpoint. Either this or `issuer`, or neither: then the authorization server is
     /// discovered from the MCP server's own metadata (RFC 9728).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,6 +161,11 @@ pub struct OAuth2 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_exchange: Option<TokenExchange>,
 
+    /// Whether the service has a token of its own. `None` where the authorization server has tokens for users only, by
+    /// `tokenExchange`: requests for no user, such as LiteLLM's discovery at its start, are then answered with an error.
+    #[serde(default)]
+    pub service_token: ServiceToken,
+
     /// `DPoP` binds the token to a key (RFC 9449): a stolen token alone is of no use.
     #[serde(default)]
     pub token_type: TokenType,
@@ -154,7 +185,8 @@ pub struct OAuth2 {
     #[schemars(length(min = 1, max = 2048))]
     pub audience: Option<String>,
 
-    /// The `resource` parameter (RFC 8707). Default: the server's URL, as MCP demands. Empty: not sent.
+    /// The `resource` parameter (RFC 8707). Default: the server's URL, as MCP demands, and not sent where `provider` does
+    /// not know it. Empty: not sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub resource: Option<String>,
@@ -185,13 +217,13 @@ pub struct OAuth2 {
 
     /// How long a token is assumed to live that the authorization server states no life of, such as the opaque
     /// ones of Salesforce: it is renewed by that (`refreshBefore`), and serves until its successor is there.
-    /// Default: `5m`.
-    #[serde(default = "default_assumed_lifetime")]
+    /// Default: `5m`, with `provider: Salesforce` `1h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 2, max = 16),
         regex(pattern = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$")
     )]
-    pub assumed_lifetime: String,
+    pub assumed_lifetime: Option<String>,
 
     /// What `expires_in: 0` says: that the token is over already (`Expired`), as RFC 6749 has it, or that it has
     /// no end (`Unlimited`), as some servers write that. Default: `Expired`.
@@ -237,6 +269,22 @@ pub struct OAuth2 {
     /// Those that this resource states itself may be, and link-local ones never are.
     #[serde(default)]
     pub allow_private_addresses: bool,
+}
+
+/// An identity provider with peculiarities of its own.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Provider {
+    Entra,
+    Okta,
+    Auth0,
+    Keycloak,
+    Google,
+    Cognito,
+    Salesforce,
+    ServiceNow,
+    PingFederate,
+    Ory,
+    Zitadel,
 }
 
 /// A parameter whose value is kept in a Secret.
@@ -376,6 +424,16 @@ pub struct TokenExchange {
     pub requested_token_type: Option<String>,
 }
 
+/// Whether the service has a token of its own.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ServiceToken {
+    /// It is requested, renewed and handed out.
+    #[default]
+    Requested,
+    /// There is none.
+    None,
+}
+
 /// How a user's token is exchanged: RFC 8693, or the on-behalf-of flow of Microsoft Entra.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ExchangeProfile {
@@ -444,16 +502,11 @@ fn access_token_type() -> String {
     "urn:ietf:params:oauth:token-type:access_token".to_owned()
 }
 
-fn default_request_timeout() -> String {
+pub(crate) fn default_request_timeout() -> String {
     "10s".to_owned()
 }
 
-/// Short, since nothing is known, and long enough to be no burden.
-fn default_assumed_lifetime() -> String {
-    "5m".to_owned()
-}
-
 /// A third of its life: the token is renewed when two thirds are over.
-fn default_refresh_before() -> String {
+pub(crate) fn default_refresh_before() -> String {
     "33%".to_owned()
 }

@@ -19,12 +19,18 @@ pub const CONFIG_MAP_INVALID: &str = "ConfigMapInvalid";
 /// The operator may not read the Secret or ConfigMap.
 pub const FORBIDDEN: &str = "Forbidden";
 
+/// A rule of whoever runs the operator forbids what the resource wants.
+pub const NOT_ALLOWED: &str = "NotAllowed";
+
 /// The first token is on its way.
 pub const PENDING: &str = "Pending";
 /// The last token request failed; the token in use still serves.
 pub const RENEWAL_FAILED: &str = "RenewalFailed";
 /// The last token request failed, and there is no valid token.
 pub const REQUEST_FAILED: &str = "RequestFailed";
+
+/// Only users have tokens, and none is requested for the service.
+pub const USER_TOKENS_ONLY: &str = "UserTokensOnly";
 
 /// The token in the Secret of `bearerToken` has expired.
 pub const EXPIRED: &str = "Expired";

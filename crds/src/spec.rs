@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Audit, LiteLlm, McpServerAuthStatus, OAuth2};
+use crate::{Audit, GitHubApp, LiteLlm, McpServerAuthStatus, OAuth2};
 
 /// McpServerAuth gives LiteLLM an authenticated way to one MCP server: the OAuth2 token that says who calls,
 /// and the cookies and headers that say for which user.
@@ -42,19 +42,23 @@ use crate::{Audit, LiteLlm, McpServerAuthStatus, OAuth2};
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = default_selector_is_not_stored)]
 #[x_kube(validation = (
-    "has(self.oauth2) != has(self.bearerToken)",
-    "exactly one of oauth2 and bearerToken must be set"
+    "(has(self.oauth2) ? 1 : 0) + (has(self.githubApp) ? 1 : 0) + (has(self.bearerToken) ? 1 : 0) == 1",
+    "exactly one of oauth2, githubApp and bearerToken must be set"
 ))]
 pub struct McpServerAuthSpec {
     /// The MCP server, as LiteLLM's `mcp_servers` names it and as it is really reached.
     pub server: Server,
 
-    /// Where the token comes from: an OAuth2 authorization server. Either this or `bearerToken`.
+    /// Where the token comes from: an OAuth2 authorization server. Exactly one of this, `githubApp` and `bearerToken`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth2: Option<OAuth2>,
 
+    /// Where the token comes from: an installation of a GitHub App. Exactly one of this, `oauth2` and `bearerToken`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub github_app: Option<GitHubApp>,
+
     /// Where the token comes from: a Secret that something else keeps up to date. A changed value is taken
-    /// over at once, without a restart of LiteLLM. Either this or `oauth2`.
+    /// over at once, without a restart of LiteLLM. Exactly one of this, `oauth2` and `githubApp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<BearerToken>,
 
@@ -88,12 +92,26 @@ pub struct McpServerAuthSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<EgressProxy>,
 
+    /// Whether the operator restarts the workload of a LiteLLM that has to start again, as `kubectl rollout restart` does:
+    /// because a server came, changed or went, a pod runs without the sidecar, or its sidecar is too old. Default: what
+    /// `restart.mode` of the chart says, which also has to allow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "RestartPolicy")]
+    pub restart: Option<RestartPolicy>,
+
     /// Which LiteLLM pods of this namespace reach the server this way. Default: those with the label
     /// `app.kubernetes.io/name: litellm`, as LiteLLM's charts set it. The default is not stored, so that labels
     /// given later take its place.
     #[serde(default = "default_pod_selector")]
     #[schemars(schema_with = "label_selector")]
     pub pod_selector: LabelSelector,
+}
+
+/// `Automatic`: once for each change, one workload of a namespace at a time. `Manual`: the status says which pods need it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum RestartPolicy {
+    Automatic,
+    Manual,
 }
 
 /// An MCP server.

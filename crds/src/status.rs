@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Provider;
+
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct McpServerAuthStatus {
@@ -24,9 +26,49 @@ pub struct McpServerAuthStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization_server: Option<AuthorizationServerStatus>,
 
+    /// What is requested with `spec.oauth2`: what it states, and what its provider wants for the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<EffectiveOAuth2>,
+
     /// The selected pods and their sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecars: Option<SidecarsStatus>,
+}
+
+/// The settings of `spec.oauth2` as they count. What is absent is not sent, or not compared.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveOAuth2 {
+    /// `spec.oauth2.provider`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Provider")]
+    pub provider: Option<Provider>,
+    /// The token endpoint, where it is not discovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_url: Option<String>,
+    /// The parameter `resource`; where discovery leads from the MCP server to its metadata, those may name it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// The parameter `audience`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// The scopes; none: those that the MCP server names, or the authorization server's default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// `aud` of the assertion that the client signs about itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_assertion_audience: Option<String>,
+    /// `aud` of the assertion that the client signs as the grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant_assertion_audience: Option<String>,
+    /// Values of `aud` of the token that fit besides `resource` and `audience`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_audiences: Vec<String>,
+    /// Values of `iss` of the token that fit besides the issuer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_issuers: Vec<String>,
+    /// The life of a token that states none.
+    pub assumed_lifetime: String,
 }
 
 /// What discovery found. An issuer that stands here is kept to: where the MCP server names another one, the
@@ -131,6 +173,16 @@ pub struct SidecarsStatus {
     pub total: i32,
     /// `synced/total`, for the printer column.
     pub summary: String,
+    /// Selected pods that run without a sidecar, such as those that the webhook was not asked about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_injected: i32,
+    /// Pods whose sidecar is older than this operator supports: one minor version.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub too_old: i32,
+}
+
+fn is_zero(count: &i32) -> bool {
+    *count == 0
 }
 
 /// A list with the condition's type as merge key, as Kubernetes' own kinds have it.

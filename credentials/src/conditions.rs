@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::store::Issuance;
 
-pub use token_issued::unavailable;
+pub use token_issued::{USERS_ONLY, unavailable};
 
 /// What a check says of one condition: the whole of it, but since when it holds.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! Credential identity: what a credential was minted for; and the digest of the request that would mint it.
 //! Both leave the same fields out.
 
-use mcp_auth_crds::{ClientAuthentication, McpServerAuth, McpServerAuthSpec, OAuth2};
+use mcp_auth_crds::{ClientAuthentication, GitHubApp, KeyRef, McpServerAuth, McpServerAuthSpec, OAuth2};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,8 +20,19 @@ impl CredentialIdentity {
             client_authentication: ClientAuthentication::none(),
             ..request_fields(oauth2)
         });
-        let parts = (&spec.server.url, &spec.server.tls, oauth2, &spec.bearer_token);
-        Self(serde_json::to_string(&parts).expect("a spec is plain values"))
+        let app = spec.github_app.as_ref().map(|app| GitHubApp {
+            key_ref: KeyRef {
+                name: String::new(),
+                key: String::new(),
+            },
+            ..app_request_fields(app)
+        });
+        let server = (&spec.server.url, &spec.server.tls);
+        let text = match &app {
+            Some(app) => serde_json::to_string(&(server.0, server.1, app)),
+            None => serde_json::to_string(&(server.0, server.1, oauth2, &spec.bearer_token)),
+        };
+        Self(text.expect("a spec is plain values"))
     }
 
     /// A short text that differs for different identities: the sync protocol's `mintedFor`.
@@ -31,18 +42,23 @@ impl CredentialIdentity {
     }
 }
 
-/// A digest of everything that a token request depends on: the server, the egress proxy, all of `oauth2` but when and how long
-/// its token is kept, and the values of the references, secrets included. The issuer that was discovered is
+/// A digest of everything that a token request depends on: the server, the egress proxy, all of `oauth2` or `githubApp` but when and how
+/// long its token is kept, and the values of the references, secrets included. The issuer that was discovered is
 /// not among it: it comes of the same registration.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RequestDigest([u8; 32]);
 
 impl RequestDigest {
     /// `values` are those of the references, each with the field that names it.
-    pub fn new(spec: &McpServerAuthSpec, oauth2: &OAuth2, values: &[(&str, SecretString)]) -> Self {
-        let parts = (&spec.server.url, &spec.egress_proxy, request_fields(oauth2));
+    pub fn new(spec: &McpServerAuthSpec, values: &[(&str, SecretString)]) -> Self {
+        let (url, proxy) = (&spec.server.url, &spec.egress_proxy);
+        let oauth2 = spec.oauth2.as_ref().map(request_fields);
+        let text = match &spec.github_app {
+            Some(app) => serde_json::to_vec(&(url, proxy, app_request_fields(app))),
+            None => serde_json::to_vec(&(url, proxy, oauth2)),
+        };
         let mut digest = Sha256::new();
-        digest.update(serde_json::to_vec(&parts).expect("a spec is plain values"));
+        digest.update(text.expect("a spec is plain values"));
         for (field, value) in values {
             let value = value.expose_secret().as_bytes();
             digest.update(field);
@@ -57,10 +73,18 @@ impl RequestDigest {
 fn request_fields(oauth2: &OAuth2) -> OAuth2 {
     OAuth2 {
         refresh_before: String::new(),
-        assumed_lifetime: String::new(),
+        assumed_lifetime: None,
         revoke_on_deletion: false,
         step_up: false,
         step_up_allowed_scopes: Vec::new(),
         ..oauth2.clone()
+    }
+}
+
+/// The same of `githubApp`.
+fn app_request_fields(app: &GitHubApp) -> GitHubApp {
+    GitHubApp {
+        refresh_before: String::new(),
+        ..app.clone()
     }
 }

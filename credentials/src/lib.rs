@@ -7,33 +7,41 @@
 //! and [`routes`] say what a sidecar has to know of the server besides. [`conditions`] tell of a state in
 //! the words of the resource's status.
 
+mod administrator_policy;
 mod audit_keys;
 mod bearer;
 mod changes;
 pub mod conditions;
 mod credential_identity;
 mod desired;
+mod effective;
 mod not_served;
 pub mod references;
 mod replicated_credential;
+mod replicated_user_tokens;
 mod resource_ref;
 pub mod routes;
 mod store;
+mod token_details;
 mod token_refresh_requests;
 mod token_seed;
 mod token_sources;
 mod user_token_exchanger;
 
+pub use administrator_policy::AdministratorPolicy;
 pub use bearer::bearer;
 pub use changes::Changes;
 pub use credential_identity::{CredentialIdentity, RequestDigest};
 pub use desired::{Inputs, desired};
+pub use effective::EffectiveSettings;
 pub use not_served::{NotServedError, NotServedReason};
-pub use replicated_credential::{ReplicatedCredential, ReplicatedCredentialError};
+pub use replicated_credential::ReplicatedCredential;
+pub use replicated_user_tokens::{ReplicatedUserToken, ReplicatedUserTokens, UserTokenScope};
 pub use resource_ref::ResourceRef;
 pub use store::{
     CredentialState, Credentials, DiscoveredServer, Issuance, LastError, ServerTls, TokenInUse, TokenSnapshot,
 };
+pub use token_details::ReplicatedCredentialError;
 pub use token_refresh_requests::{TokenRefreshRequest, TokenRefreshRequests};
 pub use token_seed::TokenSeed;
 pub use token_sources::{ClientConfiguration, Desired, DesiredSource, TokenMetrics, TokenSources};

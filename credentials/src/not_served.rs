@@ -18,6 +18,8 @@ pub enum NotServedReason {
     /// What a reference names is being read.
     Pending,
     Forbidden,
+    /// A rule of whoever runs the operator forbids it.
+    NotAllowed,
     InvalidSpec,
     SecretNotFound,
     SecretKeyNotFound,
@@ -40,6 +42,7 @@ impl NotServedError {
             NotServedReason::Conflict => reasons::CONFLICT,
             NotServedReason::Pending => reasons::PENDING,
             NotServedReason::Forbidden => reasons::FORBIDDEN,
+            NotServedReason::NotAllowed => reasons::NOT_ALLOWED,
             NotServedReason::InvalidSpec => reasons::INVALID_SPEC,
             NotServedReason::SecretNotFound => reasons::SECRET_NOT_FOUND,
             NotServedReason::SecretKeyNotFound => reasons::SECRET_KEY_NOT_FOUND,
@@ -57,6 +60,11 @@ impl NotServedError {
     /// Whether another resource is served instead, whatever the references hold.
     pub fn is_conflict(&self) -> bool {
         self.kind == NotServedReason::Conflict
+    }
+
+    /// Whether not even the token that there is may be used any more.
+    pub fn ends_use(&self) -> bool {
+        matches!(self.kind, NotServedReason::Conflict | NotServedReason::NotAllowed)
     }
 
     /// Whether it is not known yet, since a reference is still being read.

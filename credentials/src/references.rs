@@ -12,6 +12,9 @@ use secrecy::SecretSlice;
 pub use needed::{Kind, Reference, fields, needed};
 pub use resolve::{resolve_printable, resolve_reference};
 
+/// Label of a Secret by which its owner lets resources of the namespace use it, with the value `true`.
+pub const CONSENT_LABEL: &str = "mcpauth.dev/allow";
+
 /// What is known of an object.
 #[derive(Clone, Debug)]
 pub enum Lookup {
@@ -23,6 +26,8 @@ pub enum Lookup {
         /// The command by which somebody who may do so lets it, where there is one.
         grant: Option<Arc<str>>,
     },
+    /// It has no label by which its owner lets resources use it, and the operator demands one. Nothing of it is known.
+    NotConsented,
     Found(Arc<Data>),
 }
 

@@ -1,18 +1,12 @@
 //! Replicated credential: a [`CredentialState`] on its way from the replica of the operator that leads to one that
 //! follows, which serves sidecars by it and goes on with its token when it leads itself.
 
-use std::sync::Arc;
-
-use jiff::Timestamp;
-use mcp_auth_http_auth::{ProofKey, ProofKeyError};
-use mcp_auth_oauth::{AccessToken, ClaimMismatchError, ReportedClaims, ServerMetadata, Token, TokenType};
 use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, VerificationKey};
-use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
-use crate::credential_identity::{CredentialIdentity, RequestDigest};
+use crate::credential_identity::CredentialIdentity;
 use crate::store::{CredentialState, Issuance, ServerTls};
-use crate::token_seed::TokenSeed;
+use crate::token_details::{ReplicatedCredentialError, TokenDetails};
 
 /// No `Debug`: it holds the token.
 #[derive(Deserialize, Serialize)]
@@ -33,36 +27,6 @@ pub struct ReplicatedCredential {
     token: Option<TokenDetails>,
 }
 
-/// Times are Unix milliseconds.
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct TokenDetails {
-    issued_at: i64,
-    expires_at: Option<i64>,
-    #[serde(default)]
-    is_dpop: bool,
-    #[serde(default)]
-    is_certificate_bound: bool,
-    #[serde(default)]
-    is_by_alternate_secret: bool,
-    mismatch: Option<ClaimMismatchError>,
-    #[serde(default)]
-    claims: Option<ReportedClaims>,
-    server: Option<ServerMetadata>,
-    scope: Option<String>,
-    request_digest: Option<RequestDigest>,
-    next_attempt_at: Option<i64>,
-}
-
-/// Why a replicated credential cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ReplicatedCredentialError {
-    #[error(transparent)]
-    ProofKey(#[from] ProofKeyError),
-    #[error("a time is out of range")]
-    Time(#[from] jiff::Error),
-}
-
 impl From<&CredentialState> for ReplicatedCredential {
     fn from(state: &CredentialState) -> Self {
         Self {
@@ -73,25 +37,6 @@ impl From<&CredentialState> for ReplicatedCredential {
             declined: state.declined.clone(),
             audit_keys: state.audit_keys.to_vec(),
             token: state.seed.as_ref().map(TokenDetails::from),
-        }
-    }
-}
-
-impl From<&TokenSeed> for TokenDetails {
-    fn from(seed: &TokenSeed) -> Self {
-        let token = &seed.token;
-        Self {
-            issued_at: token.issued_at.as_millisecond(),
-            expires_at: token.expires_at.map(Timestamp::as_millisecond),
-            is_dpop: token.token_type == TokenType::DPoP,
-            is_certificate_bound: token.certificate_bound,
-            is_by_alternate_secret: token.by_alternate_secret,
-            mismatch: token.mismatch.clone(),
-            claims: token.claims.as_deref().cloned(),
-            server: token.server.as_deref().cloned(),
-            scope: token.scope.clone(),
-            request_digest: seed.request_digest,
-            next_attempt_at: seed.next_attempt_at.map(Timestamp::as_millisecond),
         }
     }
 }
@@ -118,43 +63,5 @@ impl ReplicatedCredential {
             issuance: Issuance::default(),
             seed: seed.flatten(),
         })
-    }
-}
-
-impl TokenDetails {
-    /// Nothing where there is no token.
-    fn seed(self, credential: &Credential) -> Result<Option<TokenSeed>, ReplicatedCredentialError> {
-        let Credential::Bearer {
-            id, token, proof_key, ..
-        } = credential
-        else {
-            return Ok(None);
-        };
-        let proof_key = proof_key
-            .as_ref()
-            .map(|pem| ProofKey::from_pem(pem.expose_secret()));
-        let time = |milliseconds: Option<i64>| milliseconds.map(Timestamp::from_millisecond).transpose();
-        let token = Token {
-            id: id.clone(),
-            access_token: AccessToken::new(token.expose_secret().to_owned()),
-            token_type: match self.is_dpop {
-                true => TokenType::DPoP,
-                false => TokenType::Bearer,
-            },
-            proof_key: proof_key.transpose()?.map(Arc::new),
-            by_alternate_secret: self.is_by_alternate_secret,
-            certificate_bound: self.is_certificate_bound,
-            mismatch: self.mismatch,
-            claims: self.claims.map(Arc::new),
-            server: self.server.map(Arc::new),
-            issued_at: Timestamp::from_millisecond(self.issued_at)?,
-            expires_at: time(self.expires_at)?,
-            scope: self.scope,
-        };
-        Ok(Some(TokenSeed {
-            token: Arc::new(token),
-            request_digest: self.request_digest,
-            next_attempt_at: time(self.next_attempt_at)?,
-        }))
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::changes::Changes;
 use crate::credential_identity::CredentialIdentity;
+use crate::replicated_user_tokens::ReplicatedUserTokens;
 use crate::resource_ref::ResourceRef;
 use crate::user_token_exchanger::UserTokenExchanger;
 
@@ -26,6 +27,7 @@ pub struct Credentials {
     states: Arc<Mutex<HashMap<ResourceRef, PublishedState>>>,
     /// For other replicas: number of the last change of what they are given.
     revision: Arc<watch::Sender<u64>>,
+    user_tokens: ReplicatedUserTokens,
     /// For sync: what sidecars are given changed.
     changes: Changes,
     /// For the status: each resource that it is to be looked at for.
@@ -43,6 +45,7 @@ impl Credentials {
         Self {
             states: Arc::default(),
             revision: Arc::new(watch::Sender::new(0)),
+            user_tokens: ReplicatedUserTokens::default(),
             changes,
             status_due,
         }
@@ -78,9 +81,15 @@ impl Credentials {
             self.next_revision();
         }
         drop(states);
+        self.user_tokens.forget(resource);
         if before.is_some() {
             self.changes.announce(&resource.namespace);
         }
+    }
+
+    /// Users' own tokens, of all resources.
+    pub fn user_tokens(&self) -> &ReplicatedUserTokens {
+        &self.user_tokens
     }
 
     /// Tells of each change of what other replicas are given.

@@ -63,6 +63,8 @@ pub struct ClientConfiguration {
     pub request_digest: RequestDigest,
     /// Whether users get tokens of their own.
     pub exchanges: bool,
+    /// Whether the service has a token of its own.
+    pub service_token: bool,
     pub revoke_on_deletion: bool,
     pub step_up: StepUpPolicy,
 }
@@ -178,15 +180,17 @@ impl TokenSources {
         };
         let (kind, tls, problem) = match desired {
             // Sidecars may go on using its token, so it is not revoked.
-            Err(error) if error.is_conflict() => (SourceKind::None, ServerTls::default(), Some(error)),
+            Err(error) if error.ends_use() => (SourceKind::None, ServerTls::default(), Some(error)),
             Err(error) => match self.orphan(previous) {
                 Some(orphaned) => (SourceKind::Orphaned(orphaned), previous_tls, Some(error)),
                 None => (SourceKind::None, ServerTls::default(), Some(error)),
             },
-            Ok(Desired { source, tls, .. }) => match self.change_source(&resource_ref, previous, source) {
-                (SourceKind::None, problem) => (SourceKind::None, ServerTls::default(), problem),
-                (kind, problem) => (kind, tls, problem),
-            },
+            Ok(Desired { source, tls, .. }) => {
+                match self.change_source((&resource_ref, &credential_identity), previous, source) {
+                    (SourceKind::None, problem) => (SourceKind::None, ServerTls::default(), problem),
+                    (kind, problem) => (kind, tls, problem),
+                }
+            }
         };
         let mut source = Source {
             credential_identity,
@@ -243,7 +247,7 @@ impl TokenSources {
     /// The source as the spec desires it, and the problem that prevents that.
     fn change_source(
         &self,
-        resource_ref: &ResourceRef,
+        (resource_ref, identity): (&ResourceRef, &CredentialIdentity),
         previous: SourceKind,
         desired: DesiredSource,
     ) -> (SourceKind, Option<NotServedError>) {
@@ -274,7 +278,9 @@ impl TokenSources {
                     _ => None,
                 };
                 let on_change = self.publisher(resource_ref);
-                match ActiveSource::start(*configuration, seed, &self.clock, &self.limiter, on_change) {
+                let user_tokens = self.credentials.user_tokens().of_resource(resource_ref, identity);
+                let shared = (&self.limiter, user_tokens);
+                match ActiveSource::start(*configuration, seed, &self.clock, shared, on_change) {
                     Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
                     Err(error) => (SourceKind::None, Some(error)),
                 }
@@ -337,10 +343,8 @@ impl TokenSources {
         };
         let mut snapshot = snapshot;
         if snapshot.token.in_use.is_some()
-            || source
-                .problem
-                .as_ref()
-                .is_some_and(|problem| problem.is_conflict())
+            || snapshot.token.users_only
+            || source.problem.as_ref().is_some_and(NotServedError::ends_use)
         {
             source.superseded = None;
         }
@@ -382,7 +386,7 @@ impl TokenSources {
 
     /// Publishes what a source has, when its task says so. It does not keep the sources alive: a replica that
     /// no longer leads drops them, and must request no token any more.
-    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + 'static {
+    fn publisher(&self, resource: &ResourceRef) -> impl Fn() + Send + Sync + 'static {
         let sources = Arc::downgrade(&self.sources);
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let (credentials, resource) = (self.credentials.clone(), resource.clone());

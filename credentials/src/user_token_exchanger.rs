@@ -11,11 +11,15 @@ use parking_lot::Mutex;
 use secrecy::SecretString;
 
 use crate::bearer::bearer;
+use crate::replicated_user_tokens::UserTokenScope;
 
 /// Exchanges users' tokens at one authorization server, and keeps what it got.
 pub struct UserTokenExchanger {
     client: Mutex<Client>,
     users: UserTokens,
+    /// What other replicas have, and are given.
+    replicated: UserTokenScope,
+    clock: Clock,
 }
 
 /// Why a user gets no token now.
@@ -42,10 +46,12 @@ impl ExchangeError {
 }
 
 impl UserTokenExchanger {
-    pub fn new(client: Client, policy: Policy, clock: Clock) -> Self {
+    pub fn new(client: Client, policy: Policy, clock: Clock, replicated: UserTokenScope) -> Self {
         Self {
             client: Mutex::new(client),
-            users: UserTokens::new(policy, clock),
+            users: UserTokens::new(policy, clock.clone()),
+            replicated,
+            clock,
         }
     }
 
@@ -73,15 +79,22 @@ impl UserTokenExchanger {
     }
 
     async fn token(&self, subject: &SecretString, refused: Option<&str>) -> Result<Arc<Token>, Error> {
+        // What an earlier leader exchanged is as good as what this one would.
+        if let Some(token) = self.replicated.find(subject, self.clock.now()) {
+            self.users.insert_if_unknown(subject, token);
+        }
         if let Some(id) = refused {
             self.users.report_rejected(subject, id);
         }
         let client = self.client.lock().clone();
-        self.users
+        let token = self
+            .users
             .get(subject, || {
                 let (client, subject) = (client.clone(), subject.clone());
                 async move { client.exchange_token(&subject).await }
             })
-            .await
+            .await?;
+        self.replicated.record(subject, Arc::clone(&token));
+        Ok(token)
     }
 }

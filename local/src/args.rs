@@ -14,9 +14,20 @@ use crate::metrics;
 /// What is logged, such as `info` or `mcp_auth_local=debug`.
 pub const LOG: &str = "MCPAUTH_LOG";
 
+const AFTER_HELP: &str = "\
+Variables:
+  MCP_OAUTH2_TOKEN_URL, MCP_OAUTH2_CLIENT_ID, MCP_OAUTH2_CLIENT_SECRET or MCP_OAUTH2_CLIENT_SECRET_FILE, MCP_OAUTH2_SCOPE,
+  MCP_OAUTH2_AUDIENCE, MCP_OAUTH2_RESOURCE    the client for each MCP server that states none of its own
+  LITELLM_MCP_AUTH_AUTO_PATCH=false           runs the command as it is, without mcp-auth
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY           the proxy that tokens are requested through
+  MCPAUTH_LOG                                 what is logged, such as info or debug
+
+Exit codes: LiteLLM's own, or with a line of mcp-auth: 64 the command line, 69 a port, 71 the system, 73 a file that cannot be
+written, 78 the configuration, 126 and 127 the command; 1 of check: something does not hold. docs/one-machine.md has the rest.";
+
 /// Gives the LiteLLM of this machine an authenticated way to MCP servers.
 #[derive(Debug, Parser)]
-#[command(name = "mcp-auth", version, about)]
+#[command(name = "mcp-auth", version, after_help = AFTER_HELP)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -121,6 +132,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_the_variables_and_the_exit_codes() {
+        let help = Args::command().render_help().to_string();
+        for expected in [
+            "Gives the LiteLLM of this machine",
+            "MCP_OAUTH2_CLIENT_SECRET_FILE",
+            "MCPAUTH_LOG",
+            "78 the configuration",
+        ] {
+            assert!(help.contains(expected), "{expected}: {help}");
+        }
     }
 
     #[test]

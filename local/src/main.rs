@@ -27,10 +27,12 @@ mod supervise;
 mod token_feed;
 
 use std::env::VarError;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use mcp_auth_sidecar::log::{DroppedLines, LossyWriter, log_filter};
 use tracing::warn;
 
@@ -48,6 +50,12 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no errors; without a terminal nobody reads either.
             let _ = error.print();
+            if error.kind() == ErrorKind::UnknownArgument && !std::env::args_os().any(|word| word == "--") {
+                let _ = writeln!(
+                    io::stderr(),
+                    "\nThe command stands behind `--`: mcp-auth exec -- litellm --config config.yaml"
+                );
+            }
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
         }
     };

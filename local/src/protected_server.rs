@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use mcp_auth_crds::McpServerAuth;
+use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
 use mcp_auth_credentials::references::{Data, Lookup, Reference, needed};
-use mcp_auth_credentials::{Desired, Inputs, NotServedError, desired};
+use mcp_auth_credentials::{AdministratorPolicy, Desired, Inputs, NotServedError, desired};
 use mcp_auth_oauth::{Assertions, EgressProxy};
 use secrecy::ExposeSecret;
 
@@ -44,6 +44,14 @@ impl ProtectedServer {
         self.resource_name() == other.resource_name()
     }
 
+    /// The first reference whose object is not there.
+    pub fn missing(&self) -> Option<&Reference> {
+        let mut missing = self.references.iter();
+        missing
+            .find(|(_, lookup)| matches!(lookup, Lookup::NotFound))
+            .map(|(reference, _)| reference)
+    }
+
     /// Whether all that the resource refers to is there.
     pub fn is_usable(&self) -> bool {
         self.desired(None).is_ok()
@@ -55,8 +63,9 @@ impl ProtectedServer {
             &self.resource.spec,
             &Inputs {
                 references: &self.references,
-                workload: |_| None::<Assertions>,
+                workload: |_: &WorkloadIdentity| None::<Result<Assertions, NotServedError>>,
                 known_issuer: None,
+                policy: &AdministratorPolicy::default(),
                 egress_proxy,
             },
         )

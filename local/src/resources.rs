@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use mcp_auth_crds::admission::{Admission, Violation};
 use mcp_auth_crds::{ClientAuthenticationMethod, McpServerAuth, reasons};
 use mcp_auth_credentials::NotServedError;
-use mcp_auth_credentials::references::Kind;
+use mcp_auth_credentials::references::{Kind, Reference};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -305,33 +305,31 @@ impl Resources {
                 second: name.to_owned(),
             });
         }
-        let problem = server.desired(None).err();
-        let name = name.to_owned();
-        self.servers.push(server);
-        match problem {
-            None => Ok(()),
-            Some(problem) => Err(ResourceError::NotServed {
-                hint: hint(&problem, folder),
+        let problem = server.desired(None).err().map(|problem| {
+            let is_missing =
+                [reasons::SECRET_NOT_FOUND, reasons::CONFIG_MAP_NOT_FOUND].contains(&problem.reason());
+            let missing = server.missing().filter(|_| is_missing);
+            ResourceError::NotServed {
+                hint: missing.map_or_else(String::new, |reference| hint(reference, folder)),
                 file: file.to_owned(),
-                name,
+                name: name.to_owned(),
                 problem,
-            }),
-        }
+            }
+        });
+        self.servers.push(server);
+        problem.map_or(Ok(()), Err)
     }
 }
 
 /// Where a Secret or ConfigMap that is missing belongs.
-fn hint(problem: &NotServedError, folder: &Path) -> String {
+fn hint(missing: &Reference, folder: &Path) -> String {
+    let objects = match missing.kind {
+        Kind::Secret => "secrets",
+        Kind::ConfigMap => "configmaps",
+    };
+    let Reference { name, key, .. } = missing;
     let folder = folder.display();
-    match problem.reason() {
-        reasons::SECRET_NOT_FOUND => {
-            format!(" as a manifest in {folder}, or as files {folder}/secrets/NAME/KEY")
-        }
-        reasons::CONFIG_MAP_NOT_FOUND => {
-            format!(" as a manifest in {folder}, or as files {folder}/configmaps/NAME/KEY")
-        }
-        _ => String::new(),
-    }
+    format!(" as a manifest in {folder}, or as the file {folder}/{objects}/{name}/{key}")
 }
 
 /// The YAML documents of a file.

@@ -97,7 +97,7 @@ pub enum ServerError {
     Url { field: String },
     #[error(
         "{field} is plain http to another machine: tokens and cookies would be readable on the way. Use https, or set \
-         allow_insecure_http: true in the auth block"
+         allow_insecure_http: true in an auth block of the entry in mcp_servers"
     )]
     PlainHttp { field: String },
     #[error("{0} must be client_secret_basic or client_secret_post")]

@@ -172,7 +172,11 @@ impl Variables {
         let secret = self
             .secret(CLIENT_SECRET)?
             .ok_or_else(|| missing(CLIENT_SECRET))?;
-        check_printable(&secret, CLIENT_SECRET)?;
+        let field = match self.get(CLIENT_SECRET) {
+            Some(_) => CLIENT_SECRET.to_owned(),
+            None => format!("the file of {CLIENT_SECRET_FILE}"),
+        };
+        check_printable(&secret, &field)?;
         Ok(Some(Defaults {
             token_url: self.get(TOKEN_URL).ok_or_else(|| missing(TOKEN_URL))?.to_owned(),
             client_id: self.get(CLIENT_ID).ok_or_else(|| missing(CLIENT_ID))?.to_owned(),

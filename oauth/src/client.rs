@@ -17,15 +17,18 @@ use crate::token_check::{self, Expectation};
 use crate::token_request::client_auth;
 use crate::token_request::form;
 use crate::token_request::grant::{GrantParameters, GrantRequest};
+use crate::token_request::installation::InstallationTokenRequest;
 use crate::token_request::response::ExpectedToken;
+use crate::token_request::response::TokenEndpointResponse;
 use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
-    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, Registration, ReportedClaims,
-    RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn, token,
+    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, PreflightProblem, Registration,
+    ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn,
+    preflight, token,
 };
-use send::{OutgoingRequest, ServerHints, TokenGrant};
+use send::{EndpointRequest, OutgoingRequest, ServerHints, TokenGrant};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones
 /// share what they learn.
@@ -70,6 +73,7 @@ impl Client {
             addresses: discovery
                 .as_ref()
                 .map_or(AddressPolicy::Stated, Discovery::addresses),
+            destinations: registration.destinations.clone(),
             egress_proxy: registration.egress_proxy.clone(),
         };
         let transport = Transport::new(
@@ -129,6 +133,35 @@ impl Client {
         self.discovery.as_ref()?.cached_server()
     }
 
+    /// What the metadata of the server that was discovered last say of this registration. `exchanges`: whether users'
+    /// tokens are exchanged too.
+    pub fn preflight(&self, exchanges: bool) -> Vec<PreflightProblem> {
+        let server = self.discovered_server();
+        server.map_or_else(Vec::new, |server| {
+            preflight::check(&self.registration, &server, exchanges)
+        })
+    }
+
+    /// Waits until a server is discovered that says something else than the known one. For ever where there is nothing
+    /// to discover.
+    pub async fn next_discovered(&self, known: Option<&ServerMetadata>) -> Arc<ServerMetadata> {
+        let Some(discovery) = &self.discovery else {
+            return std::future::pending().await;
+        };
+        let mut discovered = discovery.subscribe();
+        loop {
+            let server = discovered.borrow_and_update().clone();
+            match server {
+                Some(server) if Some(&*server) != known => return server,
+                _ => {}
+            }
+            if discovered.changed().await.is_err() {
+                // Not while this client has the sender.
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Makes one token request; a second one at the most for each of a refused client secret and a demanded
     /// nonce.
     pub async fn request_token(&self, token_request: &TokenRequest) -> Result<IssuedToken, Error> {
@@ -138,18 +171,23 @@ impl Client {
         let parameters = self.parameters(&server, &scopes);
         match &self.registration.grant {
             Grant::ClientCredentials => {
-                let request = GrantRequest::client_credentials(&parameters);
+                let request = self.grant(GrantRequest::client_credentials(&parameters), false);
                 self.issue(&server, request, self.redactor.clone(), false).await
             }
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
                 let assertion = assertions
-                    .assertion(server.audience(), self.clock.now(), limit)
+                    .assertion(server.names(), self.clock.now(), limit)
                     .await?;
-                let request = GrantRequest::jwt_bearer(&parameters, &assertion);
+                let request = self.grant(GrantRequest::jwt_bearer(&parameters, &assertion), false);
                 let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
                 let outcome = self.issue(&server, request, redactor, false).await;
                 assertions.learn(outcome)
+            }
+            Grant::GitHubApp(app) => {
+                let request = InstallationTokenRequest::new(app, self.clock.now())?;
+                let redactor = request.redact(self.redactor.clone());
+                self.issue(&server, request, redactor, false).await
             }
         }
     }
@@ -158,7 +196,7 @@ impl Client {
     pub async fn exchange_token(&self, subject_token: &SecretString) -> Result<IssuedToken, Error> {
         let server = self.server().await?;
         let parameters = self.parameters(&server, self.scopes(&server));
-        let request = GrantRequest::token_exchange(&parameters, subject_token);
+        let request = self.grant(GrantRequest::token_exchange(&parameters, subject_token), true);
         let redactor = self
             .redactor
             .clone()
@@ -180,21 +218,28 @@ impl Client {
         }
     }
 
-    async fn issue(
-        &self,
-        server: &Endpoints,
-        request: GrantRequest,
-        redactor: Redactor,
-        by_token_exchange: bool,
-    ) -> Result<IssuedToken, Error> {
+    fn grant(&self, request: GrantRequest, by_token_exchange: bool) -> TokenGrant {
         let expected = ExpectedToken {
             token_type: self.registration.token_type,
             by_token_exchange,
         };
+        TokenGrant { request, expected }
+    }
+
+    async fn issue<R>(
+        &self,
+        server: &Endpoints,
+        request: R,
+        redactor: Redactor,
+        by_token_exchange: bool,
+    ) -> Result<IssuedToken, Error>
+    where
+        R: EndpointRequest<Response = TokenEndpointResponse>,
+    {
         let outgoing = OutgoingRequest {
             endpoint: server.token_for(self.certificate.is_some()),
             endpoints: server,
-            request: TokenGrant { request, expected },
+            request,
             redactor,
             with_proof: true,
         };
@@ -209,7 +254,7 @@ impl Client {
         };
         let read = match self.send(outgoing).await {
             Ok(reply) => reply.read(|response, redactor| {
-                let issued = response.into_token(redactor, expected.token_type);
+                let issued = response.into_token(redactor, self.registration.token_type);
                 let issued = self.check_token(issued, server, redactor)?;
                 // What a user's token says is about the user, and nobody asks for it.
                 let claims = match by_token_exchange {
@@ -231,6 +276,10 @@ impl Client {
         {
             discovery.invalidate_unless_fresh().await;
         }
+        let read = match &self.registration.authentication {
+            ClientAuthentication::Assertion(assertions, _) => assertions.learn_of_client(read),
+            _ => read,
+        };
         let (issued, by_alternate_secret) =
             read.map_err(|error| advice::add(error, &self.registration, server, by_token_exchange))?;
         Ok(IssuedToken {

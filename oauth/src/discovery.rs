@@ -14,8 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::RwLock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 pub use error::{Attempt, AttemptError, DiscoveryError};
@@ -44,7 +43,7 @@ pub struct Discovery {
     /// Locked while a search is under way, so that there is one at a time.
     cached: Mutex<Option<CachedServer>>,
     /// The server of `cached`, for readers that do not wait for a search.
-    published: RwLock<Option<Arc<ServerMetadata>>>,
+    published: watch::Sender<Option<Arc<ServerMetadata>>>,
 }
 
 #[derive(Debug)]
@@ -99,6 +98,11 @@ impl Discovery {
         };
         let rules = SearchRules {
             addresses: AddressPolicy::discovered([start.url()], registration.allow_private_addresses),
+            // The MCP server is asked too, and shown nothing: whether it may be used is not for this list to say.
+            destinations: match &start {
+                SearchStart::Issuer { .. } => registration.destinations.clone(),
+                SearchStart::Resource { url, .. } => registration.destinations.and_host_of(url),
+            },
             start,
             known_issuer,
             ca_bundle: registration.ca_bundle.clone(),
@@ -126,7 +130,12 @@ impl Discovery {
 
     /// What was found last, however long ago, without a search and without waiting for one.
     pub fn cached_server(&self) -> Option<Arc<ServerMetadata>> {
-        self.published.read().clone()
+        self.published.borrow().clone()
+    }
+
+    /// Tells of each server that is found.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<ServerMetadata>>> {
+        self.published.subscribe()
     }
 
     /// The authorization server, searched for unless it was found within the hour. Where it cannot be had,
@@ -155,7 +164,7 @@ impl Discovery {
         match (outcome, &mut *cached) {
             (Ok(server), cached) => {
                 let server = Arc::new(server);
-                *self.published.write() = Some(Arc::clone(&server));
+                self.published.send_replace(Some(Arc::clone(&server)));
                 *cached = Some(CachedServer {
                     server: Arc::clone(&server),
                     since: now,
@@ -205,7 +214,7 @@ impl Discovery {
             rules,
             clock,
             cached: Mutex::new(None),
-            published: RwLock::new(None),
+            published: watch::Sender::new(None),
         }
     }
 

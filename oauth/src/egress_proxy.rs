@@ -26,6 +26,8 @@ struct Proxies {
     /// With the exceptions.
     matcher: Matcher,
     servers: Vec<ProxyServer>,
+    /// Whether a resource names it, whose author is not trusted as far as who runs this program.
+    of_resource: bool,
 }
 
 /// The proxy for requests of one scheme.
@@ -80,7 +82,11 @@ impl EgressProxy {
             .map(|(scheme, field, _)| ProxyServer::read(&builder().build(), scheme, field))
             .collect::<Result<_, _>>()?;
         let matcher = builder().no(no_proxy.unwrap_or_default()).build();
-        Ok(Some(Self(Arc::new(Proxies { matcher, servers }))))
+        Ok(Some(Self(Arc::new(Proxies {
+            matcher,
+            servers,
+            of_resource: false,
+        }))))
     }
 
     /// The proxy that a resource names, for all its requests.
@@ -102,13 +108,21 @@ impl EgressProxy {
             })
             .collect::<Result<_, _>>()?;
         let matcher = Matcher::builder().all(url).no(no_proxy.join(",")).build();
-        Ok(Self(Arc::new(Proxies { matcher, servers })))
+        Ok(Self(Arc::new(Proxies {
+            matcher,
+            servers,
+            of_resource: true,
+        })))
     }
 
     /// Whether a request for this URL goes through a proxy.
     pub(crate) fn applies_to(&self, url: &Url) -> bool {
         let uri = url.as_str().parse::<Uri>();
         uri.is_ok_and(|uri| self.0.matcher.intercept(&uri).is_some())
+    }
+
+    pub(crate) fn is_of_resource(&self) -> bool {
+        self.0.of_resource
     }
 
     /// The hosts of the proxies themselves.

@@ -2,6 +2,7 @@
 //! message that says what to check. What a server said is in here only as
 //! [`Redactor`](crate::redact::Redactor) let it through.
 
+pub(crate) mod installation;
 mod permanent;
 mod response;
 
@@ -15,6 +16,7 @@ use crate::token_check::mismatch::ClaimMismatchError;
 use crate::token_type::TokenType;
 use crate::transport::body_shape::BodyShape;
 use crate::transport::connect_error::ConnectError;
+pub use installation::{InstallationError, InstallationProblem};
 pub use response::{Advice, ErrorCode, ErrorResponse};
 
 /// A failed token request, or a registration that none can be made from.
@@ -32,14 +34,11 @@ pub enum Error {
     CertificateExpired { at: Timestamp },
     #[error("there is no assertion to ask with: {problem}")]
     NoAssertion { problem: String },
-    #[error("the assertion in jwtBearer.assertionRef expired at {}", whole_seconds(*at))]
-    AssertionExpired { at: Timestamp },
+    #[error("the assertion in {field} expired at {}", whole_seconds(*at))]
+    AssertionExpired { field: &'static str, at: Timestamp },
     /// It brought a token before.
-    #[error(
-        "the authorization server takes the assertion in jwtBearer.assertionRef once, and it brought a token \
-         before"
-    )]
-    AssertionUsed,
+    #[error("the authorization server takes the assertion in {field} once, and it brought a token before")]
+    AssertionUsed { field: &'static str },
     #[error("the client assertion could not be signed")]
     Unsigned,
     #[error("caBundle {problem}")]
@@ -64,6 +63,10 @@ pub enum Error {
     /// With the answer to the first of the two.
     #[error("the authorization server answered {0} to both client secrets")]
     BothSecretsRefused(ErrorResponse),
+    #[error("GitHub answered with {0}")]
+    Installation(InstallationError),
+    #[error("GitHub's answer holds no usable token: {problem}")]
+    NoInstallationToken { problem: &'static str },
     #[error("the token endpoint answered with HTTP status {status}")]
     HttpStatus {
         status: u16,
@@ -114,7 +117,7 @@ impl Error {
             Self::CertificateExpired { .. } => "CertificateExpired",
             Self::NoAssertion { .. } => "NoAssertion",
             Self::AssertionExpired { .. } => "AssertionExpired",
-            Self::AssertionUsed => "AssertionUsed",
+            Self::AssertionUsed { .. } => "AssertionUsed",
             Self::Unsigned => "Unsigned",
             Self::InvalidCaBundle { .. } => "InvalidCaBundle",
             Self::ReservedParameter { .. } => "ReservedParameter",
@@ -123,7 +126,9 @@ impl Error {
             Self::Connect(ConnectError::Dns) => "ConnectDns",
             Self::Connect(ConnectError::Refused) => "ConnectRefused",
             Self::Connect(ConnectError::Tls(_)) => "ConnectTls",
-            Self::Connect(ConnectError::Forbidden(_)) => "ConnectForbidden",
+            Self::Connect(ConnectError::Forbidden(_) | ConnectError::ForbiddenByPolicy(_)) => {
+                "ConnectForbidden"
+            }
             Self::Connect(ConnectError::ClientCertificate(_)) => "ConnectClientCertificate",
             Self::Connect(ConnectError::Proxy) => "ConnectProxy",
             Self::Connect(ConnectError::ProxyAuthentication) => "ConnectProxyAuthentication",
@@ -131,6 +136,8 @@ impl Error {
             Self::RateLimited { .. } => "RateLimited",
             Self::Interrupted => "Interrupted",
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.code.reason(),
+            Self::Installation(error) => error.problem.reason(),
+            Self::NoInstallationToken { .. } => "NoInstallationToken",
             Self::HttpStatus { .. } => "HttpStatus",
             Self::Redirected { .. } => "Redirected",
             Self::TooLarge { .. } => "TooLarge",
@@ -178,7 +185,7 @@ impl Error {
                 "another one is waited for: put it into that Secret, and it is used at once; check the clock \
                  too"
             }
-            Self::AssertionUsed => {
+            Self::AssertionUsed { .. } => {
                 "another one is waited for: put it into that Secret, and it is used at once"
             }
             Self::Unsigned => "check the key in clientAuthentication.privateKeyJwt.keyRef",
@@ -197,8 +204,14 @@ impl Error {
                  clientId and the client secrets, and that the client may authenticate by the configured \
                  method"
             }
+            Self::Installation(error) => error.problem.hint(),
+            Self::NoInstallationToken { .. } => {
+                "check that githubApp.apiUrl is the base URL of GitHub's REST API"
+            }
             Self::HttpStatus { status, .. } => status_hint(*status),
-            Self::Redirected { .. } => "redirects are not followed; set tokenUrl to the final address",
+            Self::Redirected { .. } => {
+                "redirects are not followed; set tokenUrl (apiUrl of a GitHub App) to the final address"
+            }
             Self::TooLarge { .. } | Self::NotJson { .. } => {
                 "check that tokenUrl is the token endpoint itself"
             }
@@ -228,6 +241,7 @@ impl Error {
         match self {
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.retry_after,
             Self::HttpStatus { retry_after, .. } => *retry_after,
+            Self::Installation(error) => error.retry_after,
             Self::RateLimited { retry_after } => Some(*retry_after),
             _ => None,
         }

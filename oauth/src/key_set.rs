@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use url::Url;
 
+use crate::destinations::Destinations;
 use crate::discovery::well_known;
 use crate::egress_proxy::EgressProxy;
 use crate::issuer::is_same_issuer;
@@ -35,6 +36,8 @@ pub struct KeySetLocation {
     pub allow_insecure_http: bool,
     /// Whether a `jwks_uri` that the metadata name may be at a private address.
     pub allow_private_addresses: bool,
+    /// Where requests may go whatever else is said here.
+    pub destinations: Destinations,
 }
 
 /// A public key as it stands in a key set, without what is not needed to verify.
@@ -74,6 +77,7 @@ impl KeySetLocation {
         (&self.issuer, &self.url, &self.ca_bundle) == (&other.issuer, &other.url, &other.ca_bundle)
             && self.allow_insecure_http == other.allow_insecure_http
             && self.allow_private_addresses == other.allow_private_addresses
+            && self.destinations == other.destinations
     }
 
     /// The keys as they are now.
@@ -148,6 +152,7 @@ impl KeySetLocation {
             allow_http: self.allow_insecure_http,
             encrypted: url.scheme() == "https",
             addresses,
+            destinations: self.destinations.clone(),
             egress_proxy: self.egress_proxy.clone(),
         };
         let transport = Transport::new(rules, self.ca_bundle.as_deref(), None, limits)?;
@@ -240,6 +245,7 @@ mod tests {
             egress_proxy: None,
             allow_insecure_http: true,
             allow_private_addresses: false,
+            destinations: Destinations::default(),
         }
     }
 

@@ -9,12 +9,14 @@
 
 mod client;
 mod clock;
+mod destinations;
 mod discovery;
 mod egress_proxy;
 mod error;
 mod issuer;
 mod jose;
 mod key_set;
+mod preflight;
 #[cfg(any(test, fuzzing))]
 #[path = "../tests/promises/readers.rs"]
 pub mod promises;
@@ -33,19 +35,23 @@ mod user_tokens;
 
 pub use client::Client;
 pub use clock::Clock;
+pub use destinations::{AllowedAddresses, DestinationError, Destinations, HostPattern, HostPatternError};
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
 pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
-pub use error::{Advice, Error, ErrorCode, ErrorResponse};
-pub use jose::assertion::{AssertionFuture, AssertionSigner, AssertionSource, Assertions, GivenAssertion};
+pub use error::{Advice, Error, ErrorCode, ErrorResponse, InstallationError, InstallationProblem};
+pub use jose::assertion::{
+    AssertionAudience, AssertionFuture, AssertionSigner, AssertionSource, Assertions, GivenAssertion,
+};
 pub use jose::service_account_key::ServiceAccountKey;
 pub use jose::signing_key::{Algorithm, CertificateThumbprints, KeyError, SigningKey};
 pub use key_set::{KeySetError, KeySetLocation, PublicKey};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
+pub use preflight::PreflightProblem;
 pub use rate_limit::RequestLimiter;
 pub use registration::{
-    ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, Grant, Registration,
-    ServerLocation, TokenExchange, ZeroExpiresIn,
+    ClientAssertionType, ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, GitHubApp,
+    Grant, Registration, ServerLocation, TokenExchange, ZeroExpiresIn,
 };
 pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use oauth2::{ClientId, ClientSecret, Scope};
 use secrecy::SecretString;
 
+use crate::destinations::Destinations;
 use crate::egress_proxy::EgressProxy;
-use crate::jose::assertion::Assertions;
+use crate::jose::assertion::{AssertionAudience, Assertions};
 use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
 use crate::token_type::TokenType;
@@ -43,6 +44,8 @@ pub struct Registration {
     pub allow_insecure_http: bool,
     /// Whether endpoints that were discovered may be at private addresses.
     pub allow_private_addresses: bool,
+    /// Where requests may go whatever the registration says.
+    pub destinations: Destinations,
 }
 
 /// How the authorization server is found.
@@ -80,13 +83,31 @@ pub enum ClientAuthentication {
     /// An assertion that this client signs (RFC 7523 section 2.2).
     PrivateKeyJwt {
         key: SigningKey,
-        /// `None`: the issuer where it is known, else the token endpoint.
-        audience: Option<String>,
+        audience: AssertionAudience,
     },
     /// An assertion that another party signs (RFC 7523 section 2.2).
-    Assertion(Assertions),
+    Assertion(Assertions, ClientAssertionType),
     /// A TLS client certificate (RFC 8705 section 2).
     Tls(ClientCertificate),
+}
+
+/// The parameter `client_assertion_type`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ClientAssertionType {
+    /// A JWT (RFC 7523 section 2.2).
+    #[default]
+    JwtBearer,
+    /// A JWT-SVID of SPIFFE (draft-ietf-oauth-spiffe-client-auth).
+    JwtSpiffe,
+}
+
+impl ClientAssertionType {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::JwtBearer => "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            Self::JwtSpiffe => "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe",
+        }
+    }
 }
 
 /// A client secret, and the one before or after it, which is tried where the first is refused with
@@ -104,6 +125,19 @@ pub enum Grant {
     ClientCredentials,
     /// An assertion (RFC 7523 section 2.1).
     JwtBearer(Assertions),
+    /// An installation access token of a GitHub App, which is no OAuth2: the token endpoint is GitHub's for it.
+    GitHubApp(GitHubApp),
+}
+
+/// A GitHub App, and what its tokens are narrowed to.
+#[derive(Clone, Debug)]
+pub struct GitHubApp {
+    pub app_id: i64,
+    pub key: SigningKey,
+    /// Names without owner. None: all of the installation.
+    pub repositories: Vec<String>,
+    /// By name: `read`, `write` or `admin`. None: all of the installation.
+    pub permissions: BTreeMap<String, String>,
 }
 
 /// What `expires_in: 0` says.
@@ -153,6 +187,7 @@ impl Registration {
             check: TokenCheck::default(),
             zero_expires_in: ZeroExpiresIn::default(),
             allow_private_addresses: false,
+            destinations: Destinations::default(),
             scopes: Vec::new(),
             audience: None,
             resource: None,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
 /// Headers that say when the count of requests begins anew: `X-Rate-Limit-Reset` of Okta and `X-RateLimit-Reset` of
-/// Auth0 by Unix time, `RateLimit-Reset` of earlier drafts of the IETF's by seconds.
+/// Auth0 and GitHub by Unix time, `RateLimit-Reset` of earlier drafts of the IETF's by seconds.
 const RESETS: [&str; 3] = ["x-rate-limit-reset", "x-ratelimit-reset", "ratelimit-reset"];
 
 /// A number this large is a Unix time (of 2001 or later), and no number of seconds to wait.
@@ -26,13 +26,15 @@ pub enum RetryAfter {
 
 impl RetryAfter {
     /// Reads the headers of an answer. Where requests are counted, every answer says when that begins anew; it is
-    /// to be waited for only where the answer is that there were too many (429).
+    /// to be waited for only where the answer is that there were too many.
     pub(crate) fn from_headers(status: StatusCode, headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let stated = text(RETRY_AFTER.as_str()).and_then(Self::parse);
         let reset = || RESETS.into_iter().find_map(|name| Self::parse_reset(text(name)?));
         match status {
             StatusCode::TOO_MANY_REQUESTS => stated.or_else(reset),
+            // GitHub's answer to too many.
+            StatusCode::FORBIDDEN if text("x-ratelimit-remaining") == Some("0") => stated.or_else(reset),
             _ => stated,
         }
     }

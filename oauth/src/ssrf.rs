@@ -39,11 +39,13 @@ pub(crate) enum AddressPolicy {
     },
 }
 
-/// What addresses one host may have.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What addresses one host may have, the widest first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum AddressScope {
-    /// Private ones too, as those of a cluster's Services are.
-    Private,
+    /// Private ones too, as those of a cluster's Services are, and this machine's.
+    Any,
+    /// Private ones too, but not this machine's.
+    NotLoopback,
     /// Only those that everyone can reach.
     Public,
 }
@@ -59,17 +61,24 @@ pub enum ForbiddenAddressError {
     Unspecified,
     #[error("multicast or broadcast")]
     Multicast,
+    #[error("this machine's")]
+    Loopback,
     /// Or of this machine, or of no network in use: all that is not public.
     #[error("private")]
     Private,
+    #[error("private")]
+    PrivateByPolicy,
 }
 
 /// The system's resolver, less the addresses that are forbidden.
 #[derive(Clone, Debug)]
 pub(crate) struct GuardedResolver {
     addresses: AddressPolicy,
+    /// What the administrator allows of all of them.
+    allowed: AddressScope,
     /// Hosts of the egress proxies, which are inside the network.
     proxies: Arc<[String]>,
+    proxy_scope: AddressScope,
 }
 
 /// The name does not resolve.
@@ -101,27 +110,32 @@ impl AddressPolicy {
 
     fn scope(&self, host: &str) -> AddressScope {
         match self {
-            Self::Stated | Self::Discovered { private: true, .. } => AddressScope::Private,
-            Self::Discovered { stated, .. } if stated.contains(&normalize_host(host)) => {
-                AddressScope::Private
-            }
+            Self::Stated | Self::Discovered { private: true, .. } => AddressScope::Any,
+            Self::Discovered { stated, .. } if stated.contains(&normalize_host(host)) => AddressScope::Any,
             Self::Discovered { .. } => AddressScope::Public,
         }
     }
 }
 
 impl GuardedResolver {
-    pub fn new<'a>(addresses: AddressPolicy, proxies: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn new<'a>(
+        addresses: AddressPolicy,
+        allowed: AddressScope,
+        proxies: impl IntoIterator<Item = &'a str>,
+        proxy_scope: AddressScope,
+    ) -> Self {
         Self {
             addresses,
+            allowed,
+            proxy_scope,
             proxies: proxies.into_iter().map(normalize_host).collect(),
         }
     }
 
     fn scope(&self, host: &str) -> AddressScope {
         match self.proxies.contains(&normalize_host(host)) {
-            true => AddressScope::Private,
-            false => self.addresses.scope(host),
+            true => self.proxy_scope,
+            false => self.addresses.scope(host).max(self.allowed),
         }
     }
 }
@@ -129,6 +143,7 @@ impl GuardedResolver {
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let scope = self.scope(name.as_str());
+        let is_policy = self.allowed == AddressScope::Public;
         Box::pin(async move {
             // The port is the caller's to fill in.
             let resolved = tokio::net::lookup_host((name.as_str(), 0)).await;
@@ -138,7 +153,12 @@ impl Resolve for GuardedResolver {
                 .filter(|address| match check_address(address.ip(), scope) {
                     Ok(()) => true,
                     Err(forbidden) => {
-                        refused = Some(forbidden);
+                        refused = Some(match forbidden {
+                            ForbiddenAddressError::Private if is_policy => {
+                                ForbiddenAddressError::PrivateByPolicy
+                            }
+                            forbidden => forbidden,
+                        });
                         false
                     }
                 })
@@ -175,6 +195,9 @@ pub(crate) fn check_address(address: IpAddr, scope: AddressScope) -> Result<(), 
     }
     if unspecified {
         return Err(ForbiddenAddressError::Unspecified);
+    }
+    if address.is_loopback() && scope == AddressScope::NotLoopback {
+        return Err(ForbiddenAddressError::Loopback);
     }
     if !public && scope == AddressScope::Public {
         return Err(ForbiddenAddressError::Private);
@@ -219,7 +242,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     a & 0xe000 == 0x2000 && !special
 }
 
-fn normalize_host(host: &str) -> String {
+pub(crate) fn normalize_host(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
@@ -251,7 +274,7 @@ mod tests {
             ("255.255.255.255", ForbiddenAddressError::Multicast),
             ("ff02::1", ForbiddenAddressError::Multicast),
         ] {
-            for scope in [AddressScope::Private, AddressScope::Public] {
+            for scope in [AddressScope::Any, AddressScope::Public] {
                 assert_eq!(check(address, scope), Err(forbidden), "{address}");
             }
         }
@@ -279,7 +302,7 @@ mod tests {
             "2001:db8::1",
             "64:ff9b:1::1",
         ] {
-            assert_eq!(check(address, AddressScope::Private), Ok(()), "{address}");
+            assert_eq!(check(address, AddressScope::Any), Ok(()), "{address}");
             assert_eq!(
                 check(address, AddressScope::Public),
                 Err(ForbiddenAddressError::Private),
@@ -312,7 +335,7 @@ mod tests {
             "2002:a9fe:a9fe::1",
         ] {
             assert_eq!(
-                check(disguise, AddressScope::Private),
+                check(disguise, AddressScope::Any),
                 Err(ForbiddenAddressError::LinkLocal),
                 "{disguise}"
             );
@@ -331,18 +354,23 @@ mod tests {
     fn only_the_hosts_that_are_stated_may_be_private() {
         let stated = Url::parse("https://Tools.example.com./mcp").unwrap();
         let addresses = AddressPolicy::discovered([&stated], false);
-        assert_eq!(addresses.scope("tools.example.com"), AddressScope::Private);
-        assert_eq!(addresses.scope("TOOLS.example.com"), AddressScope::Private);
+        assert_eq!(addresses.scope("tools.example.com"), AddressScope::Any);
+        assert_eq!(addresses.scope("TOOLS.example.com"), AddressScope::Any);
         assert_eq!(addresses.scope("example.com"), AddressScope::Public);
         assert_eq!(addresses.scope("x.tools.example.com"), AddressScope::Public);
         let addresses = AddressPolicy::discovered([&stated], true);
-        assert_eq!(addresses.scope("example.com"), AddressScope::Private);
+        assert_eq!(addresses.scope("example.com"), AddressScope::Any);
     }
 
     #[test]
     fn the_egress_proxy_may_be_private_and_what_was_discovered_beside_it_may_not() {
-        let resolver = GuardedResolver::new(AddressPolicy::discovered([], false), ["Proxy.corp"]);
-        assert_eq!(resolver.scope("proxy.corp"), AddressScope::Private);
+        let resolver = GuardedResolver::new(
+            AddressPolicy::discovered([], false),
+            AddressScope::NotLoopback,
+            ["Proxy.corp"],
+            AddressScope::Any,
+        );
+        assert_eq!(resolver.scope("proxy.corp"), AddressScope::Any);
         assert_eq!(resolver.scope("auth.corp"), AddressScope::Public);
     }
 
@@ -371,14 +399,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_forbidden_to_the_stated_is_forbidden_to_all(address: IpAddr) {
-            if let Err(forbidden) = check_address(address, AddressScope::Private) {
+            if let Err(forbidden) = check_address(address, AddressScope::Any) {
                 prop_assert_eq!(check_address(address, AddressScope::Public), Err(forbidden));
             }
         }
 
         #[test]
         fn a_mapped_address_is_judged_like_the_plain_one(address: Ipv4Addr) {
-            for scope in [AddressScope::Private, AddressScope::Public] {
+            for scope in [AddressScope::Any, AddressScope::Public] {
                 prop_assert_eq!(
                     check_address(address.to_ipv6_mapped().into(), scope),
                     check_address(address.into(), scope)

@@ -5,6 +5,7 @@ pub(crate) mod client_auth;
 pub(crate) mod endpoint_client;
 pub(crate) mod form;
 pub(crate) mod grant;
+pub(crate) mod installation;
 pub(crate) mod response;
 
 use std::pin::Pin;

@@ -5,20 +5,23 @@
 pub(crate) mod body_shape;
 pub(crate) mod client_certificate;
 pub(crate) mod connect_error;
+mod tls;
 
 use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION};
+use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION};
 use http::{Request, StatusCode};
+use jiff::Timestamp;
 use reqwest::{Response, redirect, retry};
 use rustls::AlertDescription;
 use url::Url;
 
+use crate::destinations::Destinations;
 use crate::egress_proxy::EgressProxy;
 use crate::redact::Redactor;
-use crate::ssrf::{AddressPolicy, ForbiddenAddressError, GuardedResolver, UnresolvedHostError};
+use crate::ssrf::{AddressPolicy, AddressScope, ForbiddenAddressError, GuardedResolver, UnresolvedHostError};
 use crate::{Error, RetryAfter};
 use client_certificate::Certificate;
 use connect_error::ConnectError;
@@ -47,6 +50,7 @@ pub(crate) struct TransportRules {
     /// Whether anything may be reached by TLS.
     pub encrypted: bool,
     pub addresses: AddressPolicy,
+    pub destinations: Destinations,
     pub egress_proxy: Option<EgressProxy>,
 }
 
@@ -54,6 +58,7 @@ pub(crate) struct TransportRules {
 pub(crate) struct Transport {
     http: reqwest::Client,
     addresses: AddressPolicy,
+    destinations: Destinations,
     egress_proxy: Option<EgressProxy>,
     limits: Limits,
 }
@@ -63,6 +68,8 @@ pub(crate) struct Answer {
     pub status: StatusCode,
     pub content_type: Option<String>,
     pub retry_after: Option<RetryAfter>,
+    /// The server's time.
+    pub date: Option<Timestamp>,
     /// Where a redirect leads. The rest of the address is not kept: it may repeat what was sent.
     pub location_host: Option<String>,
     /// The nonce for the next DPoP proof.
@@ -89,7 +96,7 @@ impl Transport {
         certificate: Option<&Certificate>,
         limits: Limits,
     ) -> Result<Self, Error> {
-        let authorities = ca_bundle.map(authorities).transpose()?.unwrap_or_default();
+        let tls = tls::client_config(ca_bundle, rules.encrypted, certificate)?;
         let builder = reqwest::Client::builder()
             .user_agent(concat!("mcp-auth/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits.connect)
@@ -106,29 +113,21 @@ impl Transport {
             .pool_max_idle_per_host(0)
             .dns_resolver(GuardedResolver::new(
                 rules.addresses.clone(),
+                rules.destinations.addresses.scope(),
                 rules.egress_proxy.iter().flat_map(EgressProxy::hosts),
+                match &rules.egress_proxy {
+                    Some(proxy) if proxy.is_of_resource() => rules.destinations.addresses.scope(),
+                    _ => AddressScope::Any,
+                },
             ));
         let proxies = rules.egress_proxy.iter().flat_map(EgressProxy::to_reqwest);
         let builder = proxies.fold(builder, reqwest::ClientBuilder::proxy);
-        let builder = if rules.encrypted {
-            builder.tls_certs_merge(authorities)
-        } else {
-            // Nothing will be verified, so a system without authorities will do.
-            builder.tls_certs_only(authorities)
-        };
-        let builder = match certificate {
-            Some(certificate) => builder.identity(certificate.tls_identity()),
-            None => builder,
-        };
-        let http = builder.build().map_err(|_| match ca_bundle {
-            Some(_) => Error::InvalidCaBundle {
-                problem: "holds a certificate that is none of an authority",
-            },
-            None => Error::NoTrustRoots,
-        })?;
+        let http = builder.tls_backend_preconfigured(tls).build();
+        let http = http.expect("all that can be wrong with a client's configuration is checked before");
         Ok(Self {
             http,
             addresses: rules.addresses,
+            destinations: rules.destinations,
             egress_proxy: rules.egress_proxy,
             limits,
         })
@@ -144,6 +143,7 @@ impl Transport {
             status: response.status(),
             content_type: text(response.headers(), CONTENT_TYPE),
             retry_after: RetryAfter::from_headers(response.status(), response.headers()),
+            date: text(response.headers(), DATE).and_then(|date| http_date(&date)),
             location_host: text(response.headers(), LOCATION)
                 .and_then(|location| response.url().join(&location).ok())
                 .and_then(|location| location.host_str().map(str::to_owned)),
@@ -164,6 +164,9 @@ impl Transport {
         let request = reqwest::Request::try_from(request).map_err(|_| Error::InvalidUrl {
             problem: "cannot be requested",
         })?;
+        self.destinations
+            .check(request.url())
+            .map_err(|forbidden| Error::Connect(ConnectError::ForbiddenByPolicy(forbidden)))?;
         // An address in the URL is connected to without a resolver being asked.
         self.addresses
             .check_url(request.url())
@@ -229,21 +232,13 @@ impl Transport {
     }
 }
 
-fn authorities(pem: &str) -> Result<Vec<reqwest::Certificate>, Error> {
-    let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes());
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(Error::InvalidCaBundle {
-            problem: "holds no certificate",
-        }),
-        Err(_) => Err(Error::InvalidCaBundle {
-            problem: "is not PEM",
-        }),
-    }
-}
-
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// RFC 9110 section 5.6.7.
+fn http_date(text: &str) -> Option<Timestamp> {
+    Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
 }
 
 /// Whether a proxy answered CONNECT with 407. The type that says so is private to hyper-util, and its text is not.

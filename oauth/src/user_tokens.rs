@@ -91,6 +91,12 @@ impl UserTokens {
         in_flight.outcome().await.unwrap_or(Err(Error::Interrupted))
     }
 
+    /// Goes on with a token that was exchanged before, such as by another replica, where nothing is known of this user.
+    pub fn insert_if_unknown(&self, subject: &SecretString, token: Arc<Token>) {
+        let user = self.user(subject);
+        self.shared.cache.lock().insert_if_unknown(user, token);
+    }
+
     /// The MCP server answered 401 to the user's token of this id. If that is the one that is there, it is
     /// dropped, and the next [`UserTokens::get`] asks for another. Where successors are refused as well, each
     /// stays further and further until it is dropped.

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use mcp_auth_credentials::AdministratorPolicy;
+use mcp_auth_oauth::{AllowedAddresses, Destinations, HostPattern};
+
 use crate::inject_command::InjectArgs;
 
 /// What the program is asked to do: to run, unless a subcommand says otherwise.
@@ -65,14 +68,22 @@ pub struct Args {
     #[arg(long)]
     pub secrets_cluster_role: Option<String>,
 
-    /// ServiceAccount of the operator, whose identity resources with WorkloadIdentity act by.
+    /// ServiceAccount of the operator, by which its replicas know one another.
     #[arg(long, env = "POD_SERVICE_ACCOUNT", default_value = "mcp-auth-operator")]
     pub service_account: String,
 
-    /// Namespace whose resources may act by the operator's identity (WorkloadIdentity); repeatable. None: no
-    /// namespace.
+    /// Namespace whose resources may use WorkloadIdentity, by ServiceAccounts of the same namespace; repeatable. None:
+    /// no namespace.
     #[arg(long = "workload-identity-namespace")]
     pub workload_identity_namespaces: Vec<String>,
+
+    /// Audience that ServiceAccount tokens are requested for (WorkloadIdentity); repeatable. None: every audience but
+    /// the API server's own, which is never taken.
+    #[arg(long = "workload-identity-audience")]
+    pub workload_identity_audiences: Vec<String>,
+
+    #[command(flatten)]
+    pub policy: PolicyArgs,
 
     /// Where the webhook and the sidecars are served, over TLS.
     #[arg(long, default_value = "[::]:8443")]
@@ -123,6 +134,11 @@ pub struct Args {
     #[arg(long, default_value_t = 1800)]
     pub longest_stream_seconds: u64,
 
+    /// Whether workloads whose LiteLLM has to start again are restarted: never, for resources with `spec.restart:
+    /// Automatic`, or for all but those with `Manual`.
+    #[arg(long = "restart", value_enum, default_value_t = RestartMode::Never)]
+    pub restart_mode: RestartMode,
+
     /// JSON file with the settings of injected sidecars: image, resources, times.
     #[arg(long)]
     pub sidecar_settings: PathBuf,
@@ -134,6 +150,74 @@ pub struct Args {
     /// Form of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+}
+
+/// What authors of resources may do. Each rule takes away from what they may otherwise.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PolicyArgs {
+    /// Uses only Secrets with the label `mcpauth.dev/allow: "true"`.
+    #[arg(long)]
+    pub require_secret_consent: bool,
+
+    /// Host that token requests, discovery and fetches of keys may go to, or `*.DOMAIN` for all hosts below one;
+    /// repeatable. None: every host.
+    #[arg(long = "authorization-server-host")]
+    pub authorization_server_hosts: Vec<HostPattern>,
+
+    /// Host that MCP servers may be at, or `*.DOMAIN` for all hosts below one; repeatable. None: every host.
+    #[arg(long = "mcp-server-host")]
+    pub mcp_server_hosts: Vec<HostPattern>,
+
+    /// At which addresses authorization servers may be, and MCP servers whose URL states an address. Link-local
+    /// addresses never. MCP servers may be at loopback, which is that of LiteLLM's pod, unless only public ones are allowed.
+    #[arg(long, value_enum, default_value_t = AddressesArg::NotLoopback)]
+    pub allowed_addresses: AddressesArg,
+
+    /// Forbids plain http for authorization servers and MCP servers, whatever a resource says.
+    #[arg(long)]
+    pub forbid_plain_http: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum AddressesArg {
+    Any,
+    NotLoopback,
+    Public,
+}
+
+impl PolicyArgs {
+    pub fn to_policy(&self) -> AdministratorPolicy {
+        let addresses = match self.allowed_addresses {
+            AddressesArg::Any => AllowedAddresses::Any,
+            AddressesArg::NotLoopback => AllowedAddresses::NotLoopback,
+            AddressesArg::Public => AllowedAddresses::Public,
+        };
+        AdministratorPolicy {
+            authorization_servers: Destinations {
+                hosts: self.authorization_server_hosts.clone().into(),
+                addresses,
+                forbid_http: self.forbid_plain_http,
+            },
+            mcp_servers: Destinations {
+                hosts: self.mcp_server_hosts.clone().into(),
+                // A sidecar's own machine is LiteLLM's pod, where an MCP server may run beside it.
+                addresses: match addresses {
+                    AllowedAddresses::NotLoopback => AllowedAddresses::Any,
+                    addresses => addresses,
+                },
+                forbid_http: self.forbid_plain_http,
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum RestartMode {
+    Never,
+    OnRequest,
+    Always,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

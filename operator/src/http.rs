@@ -209,6 +209,8 @@ pub struct Health {
     pub metrics: Metrics,
     /// Whether every task of the operator moves.
     pub liveness: Liveness,
+    /// Whether the API server has answered since the start: nothing else begins before.
+    pub api_server_answers: watch::Receiver<bool>,
     /// Whether resources have been listed, so that the webhook decides by what there is.
     pub listed: watch::Receiver<bool>,
     /// Whether the API server trusts the webhook.
@@ -216,7 +218,7 @@ pub struct Health {
     /// Whether this replica leads, or knows the tokens of the one that does.
     pub knows_tokens: watch::Receiver<bool>,
     /// Until when a replica that does not is not ready: one that cannot follow still reviews pods.
-    pub knowing_until: Instant,
+    pub knowing_until: watch::Receiver<Instant>,
     /// Whether this replica is stopping.
     pub closed: watch::Receiver<bool>,
 }
@@ -256,11 +258,13 @@ async fn ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     let unready = |why| (StatusCode::SERVICE_UNAVAILABLE, why);
     if *health.closed.borrow() {
         unready("stopping")
+    } else if !*health.api_server_answers.borrow() {
+        unready("the API server has not answered yet")
     } else if !*health.listed.borrow() {
         unready("the resources have not been listed yet")
     } else if !*health.trusted.borrow() {
         unready("the API server does not trust the webhook yet")
-    } else if !*health.knows_tokens.borrow() && Instant::now() < health.knowing_until {
+    } else if !*health.knows_tokens.borrow() && Instant::now() < *health.knowing_until.borrow() {
         unready("this replica neither leads nor follows yet")
     } else {
         (StatusCode::OK, "ok")
@@ -291,7 +295,8 @@ mod tests {
             listed: watch::channel(false).1,
             trusted: watch::channel(false).1,
             knows_tokens: watch::channel(false).1,
-            knowing_until: Instant::now(),
+            knowing_until: watch::channel(Instant::now()).1,
+            api_server_answers: watch::channel(false).1,
             closed: watch::channel(false).1,
         };
         liveness.beat("reconcile");
@@ -312,7 +317,8 @@ mod tests {
             listed: yes(),
             trusted: yes(),
             knows_tokens,
-            knowing_until: Instant::now() + Duration::from_secs(20),
+            knowing_until: watch::channel(Instant::now() + Duration::from_secs(20)).1,
+            api_server_answers: yes(),
             closed: watch::channel(false).1,
         };
         let status = async || ready(State(health.clone())).await.0;

@@ -37,6 +37,7 @@ struct MetricFamilies {
     pods_not_injected: Family<PodLabels, Gauge>,
     sidecars_behind: Family<ResourceLabels, Gauge>,
     sidecars_outdated: Family<ResourceLabels, Gauge>,
+    sidecars_too_old: Family<ResourceLabels, Gauge>,
     ready: Family<ResourceLabels, Gauge>,
     reconcile_errors: Family<ReasonLabels, Counter>,
     leader: Gauge,
@@ -82,6 +83,7 @@ pub struct ResourceState {
     pub pods_not_injected: BTreeMap<&'static str, i64>,
     pub sidecars_behind: i64,
     pub sidecars_outdated: i64,
+    pub sidecars_too_old: i64,
 }
 
 impl From<&ResourceRef> for ResourceLabels {
@@ -127,6 +129,7 @@ impl Default for Metrics {
             pods_not_injected: Family::default(),
             sidecars_behind: Family::default(),
             sidecars_outdated: Family::default(),
+            sidecars_too_old: Family::default(),
             ready: Family::default(),
             reconcile_errors: Family::default(),
             leader: Gauge::default(),
@@ -195,6 +198,11 @@ impl Default for Metrics {
             "sidecars_outdated",
             "Sidecars of another version than the operator",
             families.sidecars_outdated.clone(),
+        );
+        registry.register(
+            "sidecars_too_old",
+            "Sidecars that are older than the operator supports, which is one minor version",
+            families.sidecars_too_old.clone(),
         );
         registry.register_with_unit(
             "token_expiry_timestamp",
@@ -280,6 +288,10 @@ impl Metrics {
             .sidecars_outdated
             .get_or_create(&labels)
             .set(state.sidecars_outdated);
+        families
+            .sidecars_too_old
+            .get_or_create(&labels)
+            .set(state.sidecars_too_old);
         for (reason, labels) in pod_labels(resource_ref) {
             match state.pods_not_injected.get(reason) {
                 Some(pods) => drop(families.pods_not_injected.get_or_create(&labels).set(*pods)),
@@ -318,6 +330,7 @@ impl Metrics {
         self.0.client_certificate_expiry.remove(&resource_ref.into());
         self.0.sidecars_behind.remove(&resource_ref.into());
         self.0.sidecars_outdated.remove(&resource_ref.into());
+        self.0.sidecars_too_old.remove(&resource_ref.into());
         for (_, labels) in pod_labels(resource_ref) {
             self.0.pods_not_injected.remove(&labels);
         }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use kube::ResourceExt;
-use mcp_auth_crds::McpServerAuth;
+use mcp_auth_crds::{McpServerAuth, WorkloadIdentity};
 use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{
-    Desired, Inputs, NotServedError, NotServedReason, ResourceRef, TokenRefreshRequest, TokenSources, desired,
+    AdministratorPolicy, Desired, Inputs, NotServedError, NotServedReason, ResourceRef, TokenRefreshRequest,
+    TokenSources, desired,
 };
 use mcp_auth_oauth::EgressProxy;
 use tokio::sync::mpsc;
@@ -43,6 +44,8 @@ pub struct Reconciler {
     pub pods: Pods,
     pub sidecars: Sidecars,
     pub token_sources: TokenSources,
+    /// What whoever runs the operator allows.
+    pub policy: AdministratorPolicy,
     /// The operator's own, for resources that name none.
     pub egress_proxy: Option<EgressProxy>,
     pub metrics: Metrics,
@@ -244,8 +247,11 @@ impl Reconciler {
         });
         let inputs = Inputs {
             references: &references.collect::<Vec<_>>(),
-            workload: |audience| self.workload.assertions(&resource_ref.namespace, audience),
+            workload: |wanted: &WorkloadIdentity| {
+                Some(self.workload.assertions(&resource_ref.namespace, wanted))
+            },
             known_issuer: known_server(resource).map(|server| server.issuer.clone()),
+            policy: &self.policy,
             egress_proxy: self.egress_proxy.clone(),
         };
         desired(&resource.spec, &inputs)

@@ -33,6 +33,7 @@ use crate::reconcile::{Reconciler, Triggers};
 use crate::references::{References, SecretsGrant};
 use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
+use crate::restarts::{RestartOutcomes, Restarts};
 use crate::sidecars::Sidecars;
 use crate::status::{ObservedPods, StatusWriter};
 use crate::sync::{self, Authenticator, OperatorAccount, Snapshots, Sync};
@@ -67,10 +68,38 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         source: certificate_source(&args),
         names: args.serving_names.clone(),
     };
-    let certificates = Certificates::load(&client, &certificate_config).await?;
-
     let metrics = Metrics::default();
     let liveness = Liveness::default();
+    // Probes are answered from the start on, whatever else has to be waited for.
+    let (set_answered, api_server_answers) = watch::channel(false);
+    let (set_listed, listed) = watch::channel(false);
+    let (set_trusted, trusted) = watch::channel(false);
+    let (knows_tokens, tokens_known) = watch::channel(false);
+    let (set_knowing_until, knowing_until) = watch::channel(Instant::now() + KNOWING_TIMEOUT);
+    let (close, closed) = watch::channel(false);
+    // Each of these runs for as long as the operator does: whichever ends first ends it.
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let health = Health {
+        metrics: metrics.clone(),
+        liveness: liveness.clone(),
+        api_server_answers,
+        listed,
+        trusted,
+        knows_tokens: tokens_known.clone(),
+        knowing_until,
+        closed: closed.clone(),
+    };
+    tasks.spawn(serve_health(args.listen_health, health));
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let certificates = tokio::select! {
+        loaded = Certificates::load_when_possible(&client, &certificate_config) => loaded?,
+        _ = terminate.recv() => return Ok(()),
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+        Some(result) = tasks.join_next() => return result.context("a task failed").and_then(|result| result),
+    };
+    set_answered.send_replace(true);
+    set_knowing_until.send_replace(Instant::now() + KNOWING_TIMEOUT);
+
     let changes = Changes::default();
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
@@ -82,7 +111,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             cluster_role,
             account: (args.namespace.clone(), args.service_account.clone()),
         });
-    let (references, references_changed) = References::new(client.clone(), secrets_grant);
+    let (references, references_changed) = References::new(
+        client.clone(),
+        &args.watch_namespaces,
+        secrets_grant,
+        args.policy.require_secret_consent,
+    );
     let reporter = Reporter {
         controller: "mcp-auth-operator".into(),
         instance: Some(args.identity.clone()),
@@ -94,12 +128,19 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
     let workload = Workload::new(
         client.clone(),
-        args.namespace.clone(),
-        args.service_account.clone(),
         args.workload_identity_namespaces.clone(),
+        args.workload_identity_audiences.clone(),
     );
     let clock = Clock::system();
     let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
+    let restart_outcomes = RestartOutcomes::default();
+    let restarts = Restarts::new(
+        client.clone(),
+        args.restart_mode,
+        (resources.clone(), pods.clone(), sidecars.clone()),
+        restart_outcomes.clone(),
+        status_due.clone(),
+    );
     let reconciler = Reconciler {
         resources: resources.clone(),
         references,
@@ -107,6 +148,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pods: pods.clone(),
         sidecars: sidecars.clone(),
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
+        policy: args.policy.to_policy(),
         egress_proxy,
         metrics: metrics.clone(),
         liveness: liveness.clone(),
@@ -121,6 +163,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             pods: pods.clone(),
             sidecars: sidecars.clone(),
             webhook: webhook_calls.clone(),
+            restarts: restart_outcomes.clone(),
         },
         metrics.clone(),
     ));
@@ -131,7 +174,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         token_refresh_requests: refresh_requested,
     };
 
-    let (knows_tokens, tokens_known) = watch::channel(false);
     let (followers, follower_count) = FollowerCount::new();
     let candidate = leader::Candidate {
         client: client.clone(),
@@ -156,9 +198,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         args.replica_token_file.clone(),
         leader,
     );
-    let (close, closed) = watch::channel(false);
-    let (set_listed, listed) = watch::channel(false);
-    let (set_trusted, trusted) = watch::channel(false);
 
     let admission = Admission {
         settings,
@@ -214,24 +253,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .merge(sync::router(sync))
         .merge(replicas::router(replicas));
 
-    // Each of these runs for as long as the operator does: whichever ends first ends it.
-    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    let serving = tasks.spawn(serve_tls(
-        args.listen,
-        certificates.clone(),
-        router,
-        closed.clone(),
-    ));
-    let health = Health {
-        metrics: metrics.clone(),
-        liveness: liveness.clone(),
-        listed,
-        trusted,
-        knows_tokens: tokens_known,
-        knowing_until: Instant::now() + KNOWING_TIMEOUT,
-        closed,
-    };
-    tasks.spawn(serve_health(args.listen_health, health));
+    let serving = tasks.spawn(serve_tls(args.listen, certificates.clone(), router, closed));
     tasks.spawn(forever(certificates.clone().keep_renewed(
         client.clone(),
         certificate_config,
@@ -262,6 +284,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         resource_watch,
         triggers,
         status_writer,
+        restarts,
         resources,
         statuses_due,
         set_listed,
@@ -271,7 +294,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let leading = tasks.spawn(replica_tasks.run(elected, lead.clone()));
 
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),

@@ -18,11 +18,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, TokenClaims, TokenError, TokenStatus};
+use mcp_auth_crds::{
+    EffectiveOAuth2, McpServerAuth, McpServerAuthStatus, TokenClaims, TokenError, TokenStatus,
+};
 use mcp_auth_credentials::conditions::{
     ConditionDraft, first_draft, seconds, secrets_resolved, token_issued,
 };
-use mcp_auth_credentials::{Issuance, TokenInUse, TokenSnapshot};
+use mcp_auth_credentials::{EffectiveSettings, Issuance, TokenInUse, TokenSnapshot};
 use mcp_auth_oauth::ReportedClaims;
 
 use crate::pods::PodMeta;
@@ -41,6 +43,8 @@ pub struct StatusInputs<'a> {
     /// Pods that the selector matches and that get no sidecar.
     pub passed_over: Vec<Arc<PodMeta>>,
     pub injection: InjectionFacts,
+    /// What becomes of the restart that LiteLLM needs, where the operator is to see to it.
+    pub restart: Option<String>,
 }
 
 /// A pod and its sidecar, if that is connected.
@@ -69,8 +73,17 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
             .collect(),
         token: Some(token).filter(|status| *status != TokenStatus::default()),
         authorization_server: authorization_server::authorization_server(inputs),
+        effective: effective(inputs),
         sidecars: counts,
     }
+}
+
+/// What counts of `spec.oauth2`, as far as it is known without Secrets.
+fn effective(inputs: &StatusInputs<'_>) -> Option<EffectiveOAuth2> {
+    let spec = &inputs.resource.spec;
+    let oauth2 = spec.oauth2.as_ref()?;
+    let effective = EffectiveSettings::new(spec, oauth2, oauth2.client_id.as_deref());
+    Some(effective.in_status(oauth2, inputs.issuance.token.server.as_ref()))
 }
 
 /// The condition with the time since when its status holds.

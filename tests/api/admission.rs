@@ -69,9 +69,12 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
     let cases: &[(Value, &str)] = &[
         (
             json!({"bearerToken": {"secretKeyRef": secret_ref}}),
-            "exactly one of oauth2 and bearerToken",
+            "exactly one of oauth2, githubApp and bearerToken",
         ),
-        (json!({"oauth2": null}), "exactly one of oauth2 and bearerToken"),
+        (
+            json!({"oauth2": null}),
+            "exactly one of oauth2, githubApp and bearerToken",
+        ),
         (json!({"server": {"name": "my-tools"}}), "spec.server.name"),
         (json!({"server": {"name": ""}}), "spec.server.name"),
         (
@@ -189,6 +192,31 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             json!({"oauth2": {"requestTimeout": "61s"}}),
             "spec.oauth2.requestTimeout",
         ),
+        (json!({"oauth2": {"provider": "Azure"}}), "spec.oauth2.provider"),
+        (
+            json!({"oauth2": {"serviceToken": "None"}}),
+            "serviceToken None needs tokenExchange",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {"method": "ClientAssertion", "clientSecretRef": null}}}),
+            "clientAssertion belongs to the method ClientAssertion",
+        ),
+        (
+            json!({"oauth2": {"provider": "Entra"}}),
+            "provider Entra needs audience",
+        ),
+        (
+            json!({"oauth2": {"provider": "Okta"}}),
+            "provider Okta needs scopes",
+        ),
+        (
+            json!({"oauth2": {"provider": "Google"}}),
+            "provider Google needs scopes",
+        ),
+        (
+            json!({"githubApp": {"appId": 1, "installationId": 2, "keyRef": secret_ref}}),
+            "exactly one of oauth2, githubApp and bearerToken",
+        ),
         (
             json!({"oauth2": {"assumedLifetime": "33%"}}),
             "spec.oauth2.assumedLifetime",
@@ -208,6 +236,10 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
         (
             json!({"oauth2": {"clientAuthentication": {"workloadIdentity": {}}}}),
             "workloadIdentity belongs to the method WorkloadIdentity",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {"method": "WorkloadIdentity", "clientSecretRef": null}}}),
+            "needs workloadIdentity.serviceAccountRef, a ServiceAccount of this namespace",
         ),
         (
             json!({"oauth2": {"clientAuthentication": {"method": "None", "clientSecretRef": null}}}),
@@ -454,6 +486,12 @@ async fn what_can_work_is_taken() {
             "certificateRef": {"name": "s"},
         }}}),
         json!({"oauth2": {"clientAuthentication": {"certificateRef": {"name": "s"}}}}),
+        json!({"oauth2": {"clientId": null, "clientAuthentication": {
+            "method": "ClientAssertion",
+            "clientSecretRef": null,
+            "clientAssertion": {"secretKeyRef": {"name": "s", "key": "svid"}, "type": "JwtSpiffe"},
+        }}}),
+        json!({"oauth2": {"serviceToken": "None", "tokenExchange": {"subjectCookie": "session"}}}),
         json!({"oauth2": {
             "tokenExchange": {"profile": "EntraOBO", "subjectHeader": "X-Forwarded-Access-Token"},
             "extraParameters": {"tenant": "a"},
@@ -461,6 +499,7 @@ async fn what_can_work_is_taken() {
             "requestTimeout": "30s",
             "assumedLifetime": "2h",
             "zeroExpiresIn": "Unlimited",
+            "provider": "Salesforce",
             "tokenCheck": {"acceptedIssuers": ["https://sts.windows.net/tenant/"]},
         }}),
         json!({"egressProxy": {"url": "http://proxy.example.com:3128", "noProxy": [".svc", "10.0.0.0/8"]}}),

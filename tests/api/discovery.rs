@@ -2,9 +2,11 @@
 
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_tests::registration::{Method, Registration};
-use mcp_auth_tests::resource::{merge, resource};
+use mcp_auth_tests::resource::{merge, oauth2, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer};
+use mcp_auth_tests::token_endpoint::TokenEndpoint;
+use mcp_auth_tests::wait::until;
 use mcp_auth_tests::web::Web;
 use mcp_auth_tests::world::{World, message};
 use mcp_auth_tests::{jwt, oauth, setting};
@@ -257,4 +259,37 @@ async fn without_any_metadata_the_condition_says_where_it_looked() {
         .await;
     let said = message(&status, conditions::TOKEN_ISSUED);
     assert!(said.contains(OF_SERVER) && said.contains("404"), "{said}");
+}
+
+/// The token endpoint takes every request and never answers, so that what is told can only come from the metadata.
+#[tokio::test]
+async fn what_the_metadata_speak_against_is_told_before_the_token_endpoint_has_answered() {
+    let world = World::new("discovery-preflight", false).await;
+    world
+        .secret("tools-oauth", "client-secret", "s3cret-for-nobody")
+        .await;
+    let endpoint = TokenEndpoint::silent().await;
+    let web = Web::start().await;
+    web.json(
+        "/.well-known/oauth-authorization-server",
+        &json!({
+            "issuer": web.url,
+            "token_endpoint": endpoint.url,
+            "grant_types_supported": ["authorization_code"],
+        }),
+    );
+    let mut tools = resource("tools", "tools", oauth2(""));
+    tools["spec"]["oauth2"]["tokenUrl"] = Value::Null;
+    tools["spec"]["oauth2"]["issuer"] = json!(web.url);
+    tools["spec"]["oauth2"]["requestTimeout"] = json!("60s");
+    world.apply(&tools).await.unwrap();
+    until(
+        "the metadata's objection",
+        async || message(&world.status("tools").await, conditions::TOKEN_ISSUED),
+        |told| {
+            told.starts_with("the first token is being requested")
+                && told.contains("authorization_code, and not client_credentials")
+        },
+    )
+    .await;
 }

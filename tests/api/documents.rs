@@ -50,7 +50,10 @@ fn shown(value: &Value) -> Option<Value> {
     } else {
         return None;
     }
-    if around["spec"].get("bearerToken").is_some() {
+    if ["bearerToken", "githubApp"]
+        .iter()
+        .any(|source| around["spec"].get(source).is_some())
+    {
         around["spec"].as_object_mut().unwrap().remove("oauth2");
     }
     Some(around)

@@ -6,7 +6,7 @@ use mcp_auth_protocol::sync::Credential;
 use mcp_auth_tests::registration::{Grant, Method, Registration};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
-use mcp_auth_tests::sidecar::{Sidecar, bearer, exchange, token_of};
+use mcp_auth_tests::sidecar::{Sidecar, bearer, credential, exchange, token_of};
 use mcp_auth_tests::world::World;
 use mcp_auth_tests::{jwt, oauth};
 use serde_json::{Value, json};
@@ -19,6 +19,11 @@ fn litellm() -> Value {
 
 /// A client that may exchange, its resource, and a pod that is served.
 async fn start(server: Server, id: &str) -> (World, Pod) {
+    start_with(server, id, json!({}), reasons::ISSUED).await
+}
+
+/// The same with more in `spec.oauth2`, and `TokenIssued` with another reason.
+async fn start_with(server: Server, id: &str, more: Value, reason: &str) -> (World, Pod) {
     let world = World::new(id, false).await;
     world.trust().await;
     world.secret("client", "client-secret", SECRET).await;
@@ -34,9 +39,10 @@ async fn start(server: Server, id: &str) -> (World, Pod) {
         &mut spec,
         json!({"oauth2": {"tokenExchange": {"subjectCookie": "session"}}}),
     );
+    merge(&mut spec["oauth2"], more);
     world.apply(&resource("tools", "tools", spec)).await.unwrap();
     world
-        .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .condition("tools", conditions::TOKEN_ISSUED, "True", reason)
         .await;
     let pod = world.pod("litellm-0", litellm()).await;
     (world, pod)
@@ -153,4 +159,36 @@ async fn only_servers_of_the_pod_and_with_token_exchange_are_answered_for() {
         .await;
     let refused = exchange(&world, &pod, "plain", &subject, None).await.unwrap_err();
     assert_eq!((refused.status, &*refused.problem.reason), (404, "NoExchange"));
+}
+
+#[tokio::test]
+async fn where_only_users_have_tokens_each_gets_theirs_and_the_service_asks_for_none() {
+    for server in Server::all() {
+        let id = format!("exchange-only-{}", server.name());
+        let users_only = json!({"serviceToken": "None"});
+        let (world, pod) = start_with(server, &id, users_only, reasons::USER_TOKENS_ONLY).await;
+        let mut sidecar = Sidecar::in_pod(&world, &pod).await;
+        let snapshot = sidecar.until(|snapshot| unavailable(snapshot).is_some()).await;
+        let (reason, message) = unavailable(&snapshot).unwrap();
+        assert_eq!(reason, reasons::USER_TOKENS_ONLY);
+        assert!(message.contains("spec.oauth2.serviceToken is None"), "{message}");
+
+        let subject = server.user_token("alice", &id).await;
+        let credential = exchange(&world, &pod, "tools", &subject, None).await.unwrap();
+        let claims = jwt::claims(&token_of(&credential).unwrap());
+        assert!(jwt::is_for(&claims, "https://tools.example.com/mcp"));
+        let granted = server.granted(&id).await;
+        assert!(
+            granted.iter().all(|it| it.grant == Grant::TokenExchange.name()),
+            "{granted:?}"
+        );
+    }
+}
+
+/// Reason and message of a server that the service has no token for.
+fn unavailable(snapshot: &mcp_auth_protocol::sync::Snapshot) -> Option<(String, String)> {
+    match credential(snapshot, "tools")? {
+        Credential::Unavailable { reason, message, .. } => Some((reason.clone(), message.clone())),
+        Credential::Bearer { .. } => None,
+    }
 }

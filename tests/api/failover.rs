@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, Patch, PatchParams};
-use mcp_auth_tests::replica::Operator;
+use mcp_auth_tests::replica::{ANY_ADDRESS, Operator};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use serde_json::json;
@@ -18,6 +18,8 @@ async fn a_lead_that_is_lost_ends_no_process_and_the_next_replica_takes_it() {
         lease: LEASE.into(),
         certificate_secret: "failover-tls".into(),
         url: None,
+        program: None,
+        arguments: vec![ANY_ADDRESS.into()],
     };
     let mut first = operator.start("first", None, None).await;
     first.until_leads().await;

@@ -291,91 +291,142 @@ async fn an_assertion_that_something_else_keeps_in_a_secret_is_the_grant() {
     }
 }
 
-/// The operator's own ServiceAccount, as the cluster's tokens name it.
-async fn operator() -> String {
-    let namespace = setting("MCPAUTH_TEST_OPERATOR_NAMESPACE");
-    let world = World::in_namespace(&namespace).await;
-    let accounts: Api<ServiceAccount> = world.api();
-    let accounts = accounts.list(&Default::default()).await.unwrap();
-    let names = accounts.iter().map(ResourceExt::name_any);
-    let name = names.into_iter().find(|name| name != "default").unwrap();
-    format!("system:serviceaccount:{namespace}:{name}")
+/// One of the two namespaces that may use workload identity, with a ServiceAccount of the same name in each.
+async fn workload_world(namespace: &str) -> World {
+    let world = World::in_namespace(namespace).await;
+    for account in ["default", "litellm"] {
+        let account = json!({"metadata": {"name": account}});
+        world.create::<ServiceAccount>(account).await.unwrap();
+    }
+    world.trust().await;
+    world
 }
 
-// One test for both, since both need the one namespace that is allowed to.
+fn by_account(account: &str, more: Value) -> Value {
+    let mut workload = json!({"serviceAccountRef": {"name": account}});
+    merge(&mut workload, more);
+    json!({"method": "WorkloadIdentity", "workloadIdentity": workload})
+}
+
+// One test for all, since they need the two namespaces that are allowed to.
 #[tokio::test]
-async fn the_cluster_vouches_for_the_operator_where_the_namespace_is_allowed_to_act_as_it() {
-    let world = world("methods-workload").await;
-    let subject = operator().await;
+async fn each_namespace_acts_as_its_own_service_accounts_and_none_as_another_s_or_the_operator_s() {
     let pod = json!({"app.kubernetes.io/name": "litellm"});
-    let pod = world.pod("litellm-0", pod).await;
-    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
-    for (server, name, assertion, method, grant) in [
-        (
-            Server::OidcProvider,
-            "grant",
-            "JwtBearer",
-            Method::None,
-            Grant::JwtBearer,
-        ),
-        (
-            Server::Keycloak,
-            "client",
-            "ClientAssertion",
-            Method::Workload {
-                subject: subject.clone(),
-            },
-            Grant::ClientCredentials,
-        ),
-    ] {
-        if !Server::all().contains(&server) {
-            continue;
-        }
-        let id = format!("methods-workload-{}", server.name());
-        let registration = Registration {
-            grant,
-            resource: format!("https://{name}.example.com/mcp"),
-            ..Registration::new(&id, method)
-        };
-        server.register(&registration).await;
-        let authentication =
-            json!({"method": "WorkloadIdentity", "workloadIdentity": {"assertion": assertion}});
-        let asked = resource(name, name, server.oauth2(&id, authentication));
-        world.apply(&asked).await.unwrap();
-        world
-            .condition(name, conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
-            .await;
-        let snapshot = sidecar
-            .until(|snapshot| credential(snapshot, name).and_then(token_of).is_some())
-            .await;
-        let claims = jwt::claims(&credential(&snapshot, name).and_then(token_of).unwrap());
-        assert!(jwt::is_for(&claims, &registration.resource), "{claims}");
-        let granted = server.granted(&id).await;
-        assert_eq!(granted[0].grant, grant.name());
-        assert_eq!(granted[0].method, server.name_of(&registration.method));
-        if server == Server::OidcProvider {
-            assert_eq!(claims["sub"], subject);
-            let requests = oauth::requests(&id).await;
-            assert_eq!(requests[0]["assertion"]["aud"], json!([server.issuer()]));
+    let one = workload_world("workload-one").await;
+    let two = workload_world("workload-two").await;
+    for world in [&one, &two] {
+        let subject = format!("system:serviceaccount:{}:litellm", world.namespace);
+        let pod = world.pod("litellm-0", pod.clone()).await;
+        let mut sidecar = Sidecar::in_pod(world, &pod).await;
+        for (server, name, assertion, method, grant) in [
+            (
+                Server::OidcProvider,
+                "grant",
+                "JwtBearer",
+                Method::None,
+                Grant::JwtBearer,
+            ),
+            (
+                Server::Keycloak,
+                "client",
+                "ClientAssertion",
+                Method::Workload {
+                    subject: subject.clone(),
+                },
+                Grant::ClientCredentials,
+            ),
+        ] {
+            if !Server::all().contains(&server) {
+                continue;
+            }
+            let id = format!("{}-{}", world.namespace, server.name());
+            let registration = Registration {
+                grant,
+                resource: format!("https://{name}.example.com/mcp"),
+                ..Registration::new(&id, method)
+            };
+            server.register(&registration).await;
+            let authentication = by_account("litellm", json!({"assertion": assertion}));
+            let asked = resource(name, name, server.oauth2(&id, authentication));
+            world.apply(&asked).await.unwrap();
+            world
+                .condition(name, conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+                .await;
+            let snapshot = sidecar
+                .until(|snapshot| credential(snapshot, name).and_then(token_of).is_some())
+                .await;
+            let claims = jwt::claims(&credential(&snapshot, name).and_then(token_of).unwrap());
+            assert!(jwt::is_for(&claims, &registration.resource), "{claims}");
+            let granted = server.granted(&id).await;
+            assert_eq!(granted[0].grant, grant.name());
+            assert_eq!(granted[0].method, server.name_of(&registration.method));
+            if server == Server::OidcProvider {
+                assert_eq!(claims["sub"], subject, "each as its own, by the same name");
+                let requests = oauth::requests(&id).await;
+                assert_eq!(requests[0]["assertion"]["aud"], json!([server.issuer()]));
+            }
         }
     }
 
-    // With a token that the API server accepts, the authorization server could act as the operator.
+    // An account of the other namespace, or the operator's, is none of this one, however it is written.
+    let operators =
+        Api::<ServiceAccount>::namespaced(one.client.clone(), &setting("MCPAUTH_TEST_OPERATOR_NAMESPACE"));
+    let operators = operators.list(&Default::default()).await.unwrap();
+    let operator = operators
+        .iter()
+        .map(ResourceExt::name_any)
+        .find(|name| name != "default");
+    let account = json!({"metadata": {"name": "only-of-two"}});
+    two.create::<ServiceAccount>(account).await.unwrap();
+    for (name, account) in [
+        ("other", "only-of-two".to_owned()),
+        ("operator", operator.unwrap()),
+    ] {
+        let id = format!("workload-one-{name}");
+        let grant = Registration {
+            grant: Grant::JwtBearer,
+            ..Registration::new(&id, Method::None)
+        };
+        Server::OidcProvider.register(&grant).await;
+        let authentication = by_account(&account, json!({"assertion": "JwtBearer"}));
+        let asked = resource(name, name, Server::OidcProvider.oauth2(&id, authentication));
+        one.apply(&asked).await.unwrap();
+        let status = one
+            .condition(name, conditions::TOKEN_ISSUED, "False", reasons::REQUEST_FAILED)
+            .await;
+        let said = mcp_auth_tests::world::message(&status, conditions::TOKEN_ISSUED);
+        assert!(said.contains(&format!("no ServiceAccount {account}")), "{said}");
+        assert_eq!(oauth::requests(&id).await.len(), 0, "nothing was sent");
+    }
+    let mut elsewhere = resource(
+        "elsewhere",
+        "elsewhere",
+        Server::OidcProvider.oauth2("elsewhere", by_account("workload-two/litellm", json!({}))),
+    );
+    let refusal = one.apply(&elsewhere).await.unwrap_err().to_string();
+    assert!(refusal.contains("serviceAccountRef.name"), "{refusal}");
+    elsewhere["spec"]["oauth2"]["clientAuthentication"] = json!({"method": "WorkloadIdentity"});
+    let refusal = one.apply(&elsewhere).await.unwrap_err().to_string();
+    assert!(
+        refusal.contains("needs workloadIdentity.serviceAccountRef"),
+        "{refusal}"
+    );
+
+    // With a token that the API server accepts, the authorization server could act as the ServiceAccount.
     let id = "methods-workload-api-server";
     let registration = Registration {
         grant: Grant::JwtBearer,
         ..Registration::new(id, Method::None)
     };
     Server::OidcProvider.register(&registration).await;
-    let workload = json!({"assertion": "JwtBearer", "audience": "https://kubernetes.default.svc"});
-    let authentication = json!({"method": "WorkloadIdentity", "workloadIdentity": workload});
+    let to_api_server = json!({"assertion": "JwtBearer", "audience": "https://kubernetes.default.svc"});
     let asked = resource(
         "api-server",
         "api_server",
-        Server::OidcProvider.oauth2(id, authentication),
+        Server::OidcProvider.oauth2(id, by_account("litellm", to_api_server)),
     );
-    world.apply(&asked).await.unwrap();
-    let status = world
+    one.apply(&asked).await.unwrap();
+    let status = one
         .condition(
             "api-server",
             conditions::TOKEN_ISSUED,
@@ -389,12 +440,18 @@ async fn the_cluster_vouches_for_the_operator_where_the_namespace_is_allowed_to_
 }
 
 #[tokio::test]
-async fn a_namespace_that_is_not_allowed_to_act_as_the_operator_is_told_so() {
+async fn a_namespace_that_may_not_use_workload_identity_is_told_so() {
     let world = world("methods-workload-elsewhere").await;
-    let authentication = json!({"method": "WorkloadIdentity"});
-    apply(&world, Server::OidcProvider, "nobody", authentication, json!({})).await;
+    apply(
+        &world,
+        Server::OidcProvider,
+        "nobody",
+        by_account("default", json!({})),
+        json!({}),
+    )
+    .await;
     let status = world
-        .condition("tools", conditions::READY, "False", reasons::FORBIDDEN)
+        .condition("tools", conditions::READY, "False", reasons::NOT_ALLOWED)
         .await;
     let said = mcp_auth_tests::world::message(&status, conditions::READY);
     assert!(said.contains("workloadIdentity.namespaces"), "{said}");

@@ -217,6 +217,10 @@ async fn a_review_that_a_stranger_makes_up_tells_no_route_and_writes_no_event() 
             of_owner(|owner| owner["kind"] = json!("StatefulSet")),
         ),
         (
+            "a third kind",
+            of_owner(|owner| owner["kind"] = json!("DaemonSet")),
+        ),
+        (
             "an owner that is no controller",
             of_owner(|owner| owner["controller"] = json!(false)),
         ),

@@ -2,7 +2,7 @@
 # what they are called, and which engine runs them. Each setting can be overridden from outside:
 #
 #   MCPAUTH_TEST_CLUSTER   name of the kind cluster (default: mcp-auth)
-#   MCPAUTH_TEST_ENGINE    docker or podman (default: docker where its daemon answers, else podman)
+#   MCPAUTH_TEST_ENGINE    docker or podman (default: docker where its daemon answers, else podman); none for what needs neither
 #   MCPAUTH_TEST_CACHE     what is built or downloaded, outside the tree (default: ~/.cache/mcp-auth)
 
 cluster_folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -63,7 +63,7 @@ fi
 export MCPAUTH_TEST_ENGINE
 engine=$MCPAUTH_TEST_ENGINE
 case $engine in
-  docker) ;;
+  docker | none) ;;
   podman)
     [ "$(uname -s)" = Linux ] || die "no Docker daemon answers, and without Docker the cluster needs Linux. Start Docker and try again."
     [ ! -e /sys/fs/cgroup/cgroup.controllers ] ||
@@ -80,7 +80,7 @@ runtime = "runc"
 CONF
     mv "$CONTAINERS_CONF.$$" "$CONTAINERS_CONF"
     ;;
-  *) die "MCPAUTH_TEST_ENGINE is '$engine': it must be docker or podman" ;;
+  *) die "MCPAUTH_TEST_ENGINE is '$engine': it must be docker, podman or none" ;;
 esac
 
 has_image() { "$engine" image inspect "$1" > /dev/null 2>&1; }

@@ -170,6 +170,8 @@ pub async fn install_chart(chart: &Path, more: &[&str]) {
         "--set",
         "operator.resources.requests.cpu=100m",
         "--set",
+        "restart.mode=OnRequest",
+        "--set",
         &image("operator"),
         "--set",
         &image("sidecar"),

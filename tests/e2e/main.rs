@@ -14,6 +14,7 @@ mod litellm;
 mod mesh;
 mod outage;
 mod refusals;
+mod restarts;
 mod rollout;
 mod shapes;
 mod timeline;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -13,7 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_tests::registration::{Grant, Method, Registration};
-use mcp_auth_tests::replica::{Operator, Replica};
+use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, token};
@@ -47,6 +48,7 @@ pub struct Fleet {
 
 /// What there was when a fault began.
 pub struct Before {
+    at: Instant,
     calls: Calls,
     issued: usize,
     status_writes: usize,
@@ -78,6 +80,8 @@ impl Fleet {
             lease: format!("faults-{name}"),
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+            program: None,
+            arguments: vec![ANY_ADDRESS.into()],
         };
         let status_writes = Arc::new(AtomicUsize::new(0));
         let mut fleet = Self {
@@ -121,15 +125,36 @@ impl Fleet {
 
     /// A replica of this name: the kubelet starts a container that has crashed anew in the same pod.
     pub async fn start_replica(&mut self, name: &str) {
-        let token_file = self.folder.join(format!("{name}.token"));
+        self.give_token(name).await;
+        let replica = self.launch_replica(name).await;
+        replica.until_ready().await;
+        self.take_in(replica).await;
+    }
+
+    /// What the kubelet gives a pod before its container starts.
+    pub async fn give_token(&self, name: &str) {
+        let token_file = self.token_file(name);
         if !token_file.exists() {
             let pod = self.operator_world.pod(name, json!({"app": "operator"})).await;
             let token = token(&self.operator_world, AUDIENCE, Some(&pod)).await;
             std::fs::write(&token_file, token).unwrap();
         }
+    }
+
+    fn token_file(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.token"))
+    }
+
+    /// A replica that need not be ready yet, and is not part of the fleet.
+    pub async fn launch_replica(&mut self, name: &str) -> Replica {
         self.started += 1;
         let log = self.folder.join(format!("{name}-{}.log", self.started));
-        let replica = self.operator.start(name, Some(&token_file), Some(&log)).await;
+        self.operator
+            .launch(name, Some(&self.token_file(name)), Some(&log))
+            .await
+    }
+
+    pub async fn take_in(&mut self, replica: Replica) {
         self.replicas.push(replica);
         self.lead_service().await;
     }
@@ -232,6 +257,7 @@ impl Fleet {
 
     pub async fn begin(&self) -> Before {
         Before {
+            at: Instant::now(),
             calls: Calls::start(self.sidecars.iter().map(|sidecar| &sidecar.endpoint)),
             issued: oauth::issued(&self.client).await,
             status_writes: self.status_writes.load(Ordering::SeqCst),
@@ -241,12 +267,14 @@ impl Fleet {
 
     /// Ends the calls. No call failed, no condition changed, and nothing was logged that must not be.
     pub async fn finish(&self, before: Before, fault: &'static str) -> Row {
+        let seconds_until_calm = before.at.elapsed().as_secs();
         let outcome = before.calls.finish().await;
         let row = Row {
             fault,
             calls: outcome.sent,
             failed: outcome.failed.len(),
             minted: oauth::issued(&self.client).await - before.issued,
+            seconds_until_calm,
             status_writes: self.status_writes.load(Ordering::SeqCst) - before.status_writes,
         };
         assert!(outcome.sent > 0);
@@ -305,7 +333,7 @@ impl Drop for Fleet {
     }
 }
 
-async fn configure(world: &World, client: &str, more: Value) {
+pub async fn configure(world: &World, client: &str, more: Value) {
     world.trust().await;
     world.secret("client", "client-secret", SECRET).await;
     let url = setting("MCPAUTH_TEST_MCP");

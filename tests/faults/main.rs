@@ -6,8 +6,10 @@
 
 mod calls;
 mod fleet;
+mod policy;
 mod rows;
 mod service;
 mod sidecar_process;
+mod skew;
 mod tests;
 mod users;

@@ -11,6 +11,8 @@ pub struct Row {
     pub calls: usize,
     pub failed: usize,
     pub minted: usize,
+    /// From the beginning of the fault.
+    pub seconds_until_calm: u64,
     pub status_writes: usize,
 }
 
@@ -22,6 +24,7 @@ impl Row {
             calls,
             failed,
             minted,
+            seconds_until_calm,
             status_writes,
         } = self;
         let mut file = std::fs::OpenOptions::new()
@@ -31,7 +34,7 @@ impl Row {
             .unwrap();
         writeln!(
             file,
-            "| {fault} | {calls} | {failed} | {minted} | {status_writes} |"
+            "| {fault} | {calls} | {failed} | {minted} | {seconds_until_calm} | {status_writes} |"
         )
         .unwrap();
     }

@@ -25,7 +25,8 @@ pub struct SidecarProcess {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Endpoint {
     pub url: String,
-    /// By which the sidecar knows LiteLLM.
+    /// By which the sidecar knows LiteLLM. The first versions asked for none.
+    #[serde(default)]
     pub static_headers: BTreeMap<String, String>,
 }
 
@@ -37,6 +38,11 @@ struct Overlay {
 impl SidecarProcess {
     /// Starts it in a pod of this name, and returns once LiteLLM would start.
     pub async fn start(world: &World, name: &str, folder: &Path) -> Self {
+        Self::start_program(&setting("MCPAUTH_TEST_SIDECAR_BINARY"), world, name, folder).await
+    }
+
+    /// The same of another version's program.
+    pub async fn start_program(program: &str, world: &World, name: &str, folder: &Path) -> Self {
         let pod = world
             .pod(name, json!({"app.kubernetes.io/name": "litellm"}))
             .await;
@@ -45,7 +51,7 @@ impl SidecarProcess {
         let token = token(world, AUDIENCE, Some(&pod)).await;
         std::fs::write(files.join("token"), token).unwrap();
         let [outbound, health] = [free_address().await, free_address().await];
-        let process = Command::new(setting("MCPAUTH_TEST_SIDECAR_BINARY"))
+        let process = Command::new(program)
             .arg("serve")
             .env("MCPAUTH_OUTBOUND", &outbound)
             .env("MCPAUTH_HEALTH", &health)

@@ -4,7 +4,10 @@ import sys
 from pathlib import Path
 
 BEGIN, END = "<!-- counted by make faults -->", "<!-- end -->"
-HEAD = "| fault | calls sent | calls failed | tokens minted | status writes |\n|---|---|---|---|---|\n"
+HEAD = (
+    "| fault | calls sent | calls failed | tokens minted | seconds until calm | status writes |\n"
+    "|---|---|---|---|---|---|\n"
+)
 
 
 def main(rows: str, document: str) -> None:

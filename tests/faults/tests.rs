@@ -162,6 +162,39 @@ async fn an_api_server_that_is_away_for_a_minute_fails_no_call_and_mints_nothing
     assert_eq!(row.minted, 0);
 }
 
+#[tokio::test]
+async fn a_replica_that_starts_while_the_api_server_is_away_waits_for_it() {
+    let mut fleet = Fleet::start("cold").await;
+    let before = fleet.begin().await;
+    fleet.give_token("faults-cold-new").await;
+    signal("-STOP").await;
+    let mut replica = fleet.launch_replica("faults-cold-new").await;
+    let alive = async || replica.get("/healthz").await;
+    until("the probes to be answered", alive, Option::is_some).await;
+    assert_eq!(replica.get("/readyz").await, None, "alive, and not ready");
+    // It tries again: its first attempt is over, and so is its second one.
+    let attempts = async || {
+        let log = std::fs::read_to_string(replica.log.as_ref().unwrap()).unwrap();
+        log.matches("the API server does not answer").count()
+    };
+    until("it to try again", attempts, |attempts| *attempts >= 2).await;
+    assert!(
+        replica.get("/healthz").await.is_some(),
+        "it would be no better off for being restarted"
+    );
+    assert!(replica.is_running());
+    signal("-CONT").await;
+    replica.until_ready().await;
+    fleet.take_in(replica).await;
+    fleet.until_one_leads().await;
+    fleet.until_followed().await;
+    fleet.until_served().await;
+    let row = fleet
+        .finish(before, "a replica starts while the API server does not answer")
+        .await;
+    assert_eq!(row.minted, 0);
+}
+
 /// To the API server.
 async fn signal(signal: &str) {
     let process = setting("MCPAUTH_TEST_API_SERVER_PROCESS");

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
+use mcp_auth_protocol::sync::Credential;
 use mcp_auth_tests::oauth;
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{exchange, token_of};
@@ -10,7 +11,7 @@ use serde_json::json;
 use crate::fleet::Fleet;
 
 #[tokio::test]
-async fn a_user_has_one_token_by_every_replica_and_one_by_the_next_leader() {
+async fn a_user_has_one_token_by_every_replica_and_by_the_next_leaders() {
     let mut fleet = Fleet::start_with("users", json!({"tokenExchange": {"subjectCookie": "session"}})).await;
     let subject = Server::OidcProvider.user_token("alice", &fleet.client).await;
     let pods: Api<Pod> = fleet.world.api();
@@ -37,6 +38,10 @@ async fn a_user_has_one_token_by_every_replica_and_one_by_the_next_leader() {
         assert_eq!(&*refused.problem.reason, "NotEntitled");
     }
 
+    // The next leader goes on with the token, and so does the one after it, which followed neither of the first two when
+    // it was exchanged.
+    fleet.add_replica().await;
+    fleet.until_followed().await;
     // The exchange that comes while the lead changes waits for the next leader.
     let mut leader = fleet.take_leader().await;
     fleet.lead_service().await;
@@ -45,10 +50,34 @@ async fn a_user_has_one_token_by_every_replica_and_one_by_the_next_leader() {
         exchange(&fleet.world, &pod, "tools", &subject, None),
     );
     assert!(ended);
-    assert!(token_of(&exchanged.unwrap()).is_some());
+    assert_eq!(token_of(&exchanged.unwrap()), tokens.first().cloned());
+    fleet.until_one_leads().await;
+    fleet.until_followed().await;
+    let mut crashing = fleet.take_leader().await;
+    crashing.kill().await;
+    fleet.lead_service().await;
     fleet.until_one_leads().await;
     let credential = exchange(&fleet.world, &pod, "tools", &subject, None)
         .await
         .unwrap();
-    assert!(token_of(&credential).is_some());
+    assert_eq!(
+        token_of(&credential),
+        tokens.first().cloned(),
+        "the same by the third leader"
+    );
+    assert_eq!(
+        oauth::issued(&fleet.client).await,
+        issued + 1,
+        "and none was exchanged twice"
+    );
+
+    // A token that the MCP server does not take is not kept to, whoever exchanged it.
+    let Credential::Bearer { id, .. } = &credential else {
+        panic!("a token");
+    };
+    let other = exchange(&fleet.world, &pod, "tools", &subject, Some(id))
+        .await
+        .unwrap();
+    assert_ne!(token_of(&other), tokens.first().cloned());
+    assert_eq!(oauth::issued(&fleet.client).await, issued + 2);
 }

@@ -10,6 +10,8 @@ BEGIN, END = "<!-- measured by make scale -->", "<!-- end -->"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 # What one replica is to stand: with two of them, 10,000 pods.
 STREAMS, SERVERS = 5_000, 10
+# Whatever there is: 50 TokenReviews, 16 statuses, 16 objects that are read, and some watches.
+CONNECTIONS = 100
 
 
 def main(results: str, *options: str) -> None:
@@ -43,12 +45,12 @@ def load() -> str:
 
 def goals(measured: dict) -> str:
     size, steps, large = measured["sizes"], measured["steps"], measured["large"]
-    last, restart, silent = steps[-1], measured["restart"], measured["silent"]
+    last, restart = steps[-1], measured["restart"]
     processor = max(last["processor"])
     renewals = measured["renewals"]["seconds"]
     memory = memory_at(steps, STREAMS)
     streams = last["sidecars"] // 2
-    watches = size["namespaces"] + 12
+    watches = size["namespaces"] + CONNECTIONS
     writes = measured["renewals"]["api_writes"]
     rows = [
         (
@@ -85,7 +87,7 @@ def goals(measured: dict) -> str:
         ),
         (
             "connections to the API server",
-            f"≤ 12 and one for each of {size['namespaces']} namespaces",
+            f"≤ {CONNECTIONS} and one for each of {size['namespaces']} namespaces",
             f"{max(last['connections_to_api_server'])}",
             max(last["connections_to_api_server"]) <= watches,
         ),

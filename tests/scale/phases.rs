@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::RejectionCause;
-use mcp_auth_tests::replica::{Operator, Replica};
+use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::setting;
 use mcp_auth_tests::sidecar::{authority_pem, refused, token};
 use mcp_auth_tests::wait::until;
@@ -54,8 +54,8 @@ pub async fn run(sizes: &Sizes) -> Results {
     let wanted = sizes.all_resources();
     until(
         "all tokens to be issued",
-        async || endpoints.issued(),
-        |issued| *issued >= wanted,
+        async || endpoints.served(),
+        |served| *served >= wanted,
     )
     .await;
 
@@ -112,6 +112,8 @@ impl Scene {
             lease: "mcp-auth-operator".into(),
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
+            program: None,
+            arguments: vec![ANY_ADDRESS.into()],
         };
         let mut replicas = Vec::new();
         for number in 0..2 {
@@ -214,21 +216,23 @@ impl Scene {
         .await;
     }
 
-    /// An MCP server refuses the token of this sidecar's server. Seconds from the new token's issue until so many
-    /// sidecars have it.
-    pub async fn renew(&self, speaker: &Speaker, server: &str, sidecars: usize) -> f64 {
-        let complete = self
-            .sidecars
-            .await_text(&format!("\"scale-{}-", self.endpoints.issued()), sidecars);
+    /// An MCP server refuses the token of this sidecar's server, of the resource with this number. Seconds from the
+    /// new token's issue until so many sidecars have it.
+    pub async fn renew(&self, speaker: &Speaker, resource: usize, server: &str, sidecars: usize) -> f64 {
+        let wanted = format!("\"{}", self.endpoints.next_token(resource));
+        let awaited = self.sidecars.await_text(&wanted, sidecars);
         let snapshot = speaker.snapshot();
         speaker.say(|report| {
             let rejected = refused(&snapshot, server, RejectionCause::Unauthorized);
             report.refused = vec![rejected];
         });
-        let complete = tokio::time::timeout(Duration::from_secs(120), complete).await;
-        let complete = complete.expect("every sidecar has the new token within two minutes");
-        let issued_at = self.endpoints.newest_at().expect("one was issued");
-        complete.duration_since(issued_at).as_secs_f64()
+        let missing = async || awaited.missing();
+        until("every sidecar to have the new token", missing, |missing| {
+            *missing == 0
+        })
+        .await;
+        let issued_at = self.endpoints.last_at(resource).expect("one was issued");
+        awaited.completed_at().duration_since(issued_at).as_secs_f64()
     }
 
     async fn renew_some(&self, sizes: &Sizes, speakers: &[Speaker]) -> Renewals {
@@ -238,8 +242,12 @@ impl Scene {
         let apart = (speakers.len() / sizes.renewals).max(1);
         for number in 0..sizes.renewals {
             let speaker = &speakers[number * apart % speakers.len()];
-            let server = server_name(number % sizes.resources);
-            seconds.push(self.renew(speaker, &server, sizes.pods).await);
+            let index = number % sizes.resources;
+            let resource = speaker.namespace_number() * sizes.resources + index;
+            seconds.push(
+                self.renew(speaker, resource, &server_name(index), sizes.pods)
+                    .await,
+            );
         }
         self.rest().await;
         let renewals = Renewals {
@@ -302,14 +310,14 @@ impl Scene {
     }
 
     async fn large(&self, sizes: &Sizes) -> Large {
-        let before = self.endpoints.issued();
+        let before = self.endpoints.served();
         let first = sizes.all_resources();
         let world = objects::namespace("scale-large", sizes.large_resources, first, &self.endpoints).await;
         let wanted = before + sizes.large_resources;
         until(
             "its tokens to be issued",
-            async || self.endpoints.issued(),
-            |issued| *issued >= wanted,
+            async || self.endpoints.served(),
+            |served| *served >= wanted,
         )
         .await;
         let pods = objects::pods_from(&world, 0, sizes.large_pods).await;
@@ -321,8 +329,12 @@ impl Scene {
         let before: f64 = self.processor_seconds().iter().sum();
         let mut seconds = Vec::new();
         for number in 0..sizes.renewals {
-            let server = server_name(number % sizes.large_resources);
-            seconds.push(self.renew(&speakers[0], &server, sizes.large_pods).await);
+            let index = number % sizes.large_resources;
+            let server = server_name(index);
+            seconds.push(
+                self.renew(&speakers[0], first + index, &server, sizes.large_pods)
+                    .await,
+            );
         }
         // What follows a renewal belongs to it: reports, the status.
         tokio::time::sleep(Duration::from_secs(5)).await;

@@ -9,10 +9,15 @@ use tokio::process::{Child, Command};
 use crate::setting;
 use crate::wait::{LIMIT, until};
 
+/// All servers of the tests are at loopback.
+pub const ANY_ADDRESS: &str = "--allowed-addresses=Any";
+
 pub struct Replica {
     pub name: String,
     /// `ADDRESS:PORT` of webhook and sidecars.
     pub address: String,
+    /// What it writes to.
+    pub log: Option<PathBuf>,
     process: Child,
     health: String,
 }
@@ -28,18 +33,26 @@ pub struct Operator {
     pub certificate_secret: String,
     /// URL that sidecars reach it by; nothing: that of the replica.
     pub url: Option<String>,
+    /// Another program than this version's.
+    pub program: Option<String>,
+    /// What it allows; see [`ANY_ADDRESS`].
+    pub arguments: Vec<String>,
 }
 
 impl Operator {
     /// Starts a replica that is ready. `token_file` is what it follows the others by, `log` what it writes to.
     pub async fn start(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
+        let replica = self.launch(name, token_file, log).await;
+        replica.until_ready().await;
+        replica
+    }
+
+    /// The same of one that need not be ready yet.
+    pub async fn launch(&self, name: &str, token_file: Option<&Path>, log: Option<&PathBuf>) -> Replica {
         let change = |command: &mut Command| {
             command.args(["--webhook-configuration", "of-a-test-that-has-none"]);
-            if log.is_some() {
-                command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
-            }
         };
-        self.start_with(name, token_file, log, change).await
+        self.launch_with(name, token_file, log, change).await
     }
 
     /// The same with the chart's webhook and level of the log, unless `change` says otherwise.
@@ -50,16 +63,30 @@ impl Operator {
         log: Option<&PathBuf>,
         change: impl FnOnce(&mut Command),
     ) -> Replica {
+        let replica = self.launch_with(name, token_file, log, change).await;
+        replica.until_ready().await;
+        replica
+    }
+
+    async fn launch_with(
+        &self,
+        name: &str,
+        token_file: Option<&Path>,
+        log: Option<&PathBuf>,
+        change: impl FnOnce(&mut Command),
+    ) -> Replica {
         let [address, health] = [free_address().await, free_address().await];
         let url = self.url.clone().unwrap_or_else(|| format!("https://{address}"));
-        let mut command = Command::new(setting("MCPAUTH_TEST_OPERATOR_PROGRAM"));
+        let program = setting("MCPAUTH_TEST_OPERATOR_PROGRAM");
+        let mut command = Command::new(self.program.as_deref().unwrap_or(&program));
         command
             .args(["--namespace", &self.namespace, "--service-account", "default"])
             .args(["--identity", name, "--lease", &self.lease])
             .args(["--certificate-secret", &self.certificate_secret])
             .args(["--listen", &address, "--listen-health", &health])
             .args(["--operator-url", &url, "--serving-name", "127.0.0.1"])
-            .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")]);
+            .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")])
+            .args(&self.arguments);
         if !self.watched_namespace.is_empty() {
             command.args(["--watch-namespace", &self.watched_namespace]);
         }
@@ -72,9 +99,7 @@ impl Operator {
             command.args(["--log", "debug,hyper=info,h2=info,tower=info,rustls=info"]);
         }
         change(&mut command);
-        let replica = Replica::spawn(name, &mut command, (address, health), log);
-        replica.until_ready().await;
-        replica
+        Replica::spawn(name, &mut command, (address, health), log)
     }
 }
 
@@ -93,10 +118,12 @@ impl Replica {
         } else {
             command.stdout(Stdio::null());
         }
+        let log_file = log.cloned();
         let process = command.kill_on_drop(true).spawn();
         Self {
             name: name.to_owned(),
             address,
+            log: log_file,
             process: process.expect("the operator starts"),
             health: format!("http://{health}"),
         }

@@ -17,9 +17,15 @@ pub struct Web {
     task: JoinHandle<()>,
 }
 
+/// The parameters of a form, by name.
+pub type Form = HashMap<String, String>;
+
+/// From the form of a request to the whole answer.
+type Responder = Arc<dyn Fn(&Form) -> String + Send + Sync>;
+
 #[derive(Default)]
 struct Script {
-    answers: HashMap<String, String>,
+    responders: HashMap<String, Responder>,
     requested_paths: Vec<String>,
 }
 
@@ -56,12 +62,26 @@ impl Web {
 
     /// `headers` are whole lines.
     pub fn answer(&self, path: &str, status: &str, headers: &str, body: &str) {
-        let answer = format!(
-            "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
+        let answer = http(status, headers, body);
+        self.respond(path, Arc::new(move |_| answer.clone()));
+    }
+
+    /// What a path is answered with from now on: a status and JSON, by the form of the request.
+    pub fn by_form(
+        &self,
+        path: &str,
+        answer: impl Fn(&Form) -> (&'static str, Value) + Send + Sync + 'static,
+    ) {
+        let responder = move |form: &Form| {
+            let (status, body) = answer(form);
+            http(status, "content-type: application/json\r\n", &body.to_string())
+        };
+        self.respond(path, Arc::new(responder));
+    }
+
+    fn respond(&self, path: &str, responder: Responder) {
         let mut script = self.script.lock().expect("no test panics meanwhile");
-        script.answers.insert(path.to_owned(), answer);
+        script.responders.insert(path.to_owned(), responder);
     }
 
     /// Paths asked for so far, in order.
@@ -74,9 +94,36 @@ impl Web {
     }
 }
 
+fn http(status: &str, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn form(body: &str) -> Form {
+    let url = reqwest::Url::parse(&format!("http://form.invalid/?{body}"));
+    url.map(|url| url.query_pairs().into_owned().collect())
+        .unwrap_or_default()
+}
+
+/// Whether head and body are there.
+fn is_complete(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        let is_length = name.eq_ignore_ascii_case("content-length");
+        is_length.then(|| value.parse::<usize>().ok()).flatten()
+    });
+    body.len() >= length.unwrap_or(0)
+}
+
 async fn answer(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
     let mut request = Vec::new();
-    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < LONGEST {
+    while !is_complete(&request) && request.len() < LONGEST {
         match stream.read_buf(&mut request).await {
             Ok(read) if read > 0 => {}
             _ => return,
@@ -87,9 +134,13 @@ async fn answer(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
     let answer = {
         let mut script = script.lock().expect("no test panics meanwhile");
         script.requested_paths.push(path.clone());
-        script.answers.get(&path).cloned()
+        script.responders.get(&path).cloned()
     };
-    let answer = answer.unwrap_or_else(|| "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".into());
+    let (_, body) = request.split_once("\r\n\r\n").unwrap_or_default();
+    let answer = match answer {
+        Some(responder) => responder(&form(body)),
+        None => "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".into(),
+    };
     // Who asked may be gone.
     let _ = stream.write_all(answer.as_bytes()).await;
 }

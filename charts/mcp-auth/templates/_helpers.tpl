@@ -69,15 +69,15 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 {{- end }}
 
-{{/* The operator reads single ones by name, where a resource refers to them, and no others. RBAC can say that only of names
-that are known when the chart is installed. */}}
+{{/* The operator watches the metadata, and reads those that a resource refers to and no others. RBAC can say that only of names
+that are known when the chart is installed: each is then watched by its name. */}}
 {{- define "mcp-auth.secretRules" -}}
 - apiGroups: [""]
   resources: [secrets]
   {{- with .Values.rbac.secretNames }}
   resourceNames: {{ toJson . }}
   {{- end }}
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 {{- end }}
 
 {{/* Rules on what the operator reads and writes in the namespaces it serves. */}}
@@ -96,7 +96,7 @@ that are known when the chart is installed. */}}
   {{- with .Values.rbac.configMapNames }}
   resourceNames: {{ toJson . }}
   {{- end }}
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 # Metadata only.
 - apiGroups: [""]
   resources: [pods]
@@ -109,6 +109,15 @@ that are known when the chart is installed. */}}
 - apiGroups: [apps]
   resources: [replicasets, statefulsets, daemonsets]
   verbs: [get]
+{{- if ne .Values.restart.mode "Never" }}
+# Restarts of LiteLLM's workloads, and whether a budget of theirs allows it.
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [get, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list]
+{{- end }}
 # Whether a namespace has opted in, for advice that fits. Metadata only.
 - apiGroups: [""]
   resources: [namespaces]

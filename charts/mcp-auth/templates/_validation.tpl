@@ -107,7 +107,10 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- end }}
 {{- $arguments := dict "listen" "webhook.port" "listen-health" "metrics.port" "log" "operator.log" "watch-namespace" "watchNamespaces"
-  "workload-identity-namespace" "workloadIdentity.namespaces" "sidecar-settings" "the values of sidecar" "certificate-secret" ""
+  "workload-identity-namespace" "workloadIdentity.namespaces" "workload-identity-audience" "workloadIdentity.audiences"
+  "restart" "restart.mode" "require-secret-consent" "policy.requireSecretConsent" "authorization-server-host" "policy.authorizationServers"
+  "mcp-server-host" "policy.mcpServers" "allowed-addresses" "policy.addresses" "forbid-plain-http" "policy.forbidPlainHttp"
+  "sidecar-settings" "the values of sidecar" "certificate-secret" ""
   "certificate-folder" "certificates.certManager" "secrets-cluster-role" "rbac.secrets"
   "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" ""
   "pod-ip" "" "replica-token-file" "" }}

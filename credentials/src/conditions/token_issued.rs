@@ -1,13 +1,16 @@
 //! `TokenIssued`: whether there is a token to use, and what is to be said of it.
 
 use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_oauth::PreflightProblem;
 use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
+use crate::not_served::NotServedError;
 use crate::store::{Issuance, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
     conflict,
+    users_only,
     renewal_failed,
     fresh_tokens_rejected,
     scopes_refused,
@@ -21,18 +24,20 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     first_request_under_way,
 ];
 
+/// What is said of requests for nobody.
+pub const USERS_ONLY: &str = "spec.oauth2.serviceToken is None: each user's token is exchanged when it is needed, and \
+                              requests for no user, such as LiteLLM's discovery at its start, have none and are \
+                              answered with an error";
+
 /// What sidecars get where there is no token. With `keep` they go on with a token that this operator does not
-/// know of, because it was restarted; not where the resource is in conflict.
+/// know of, because it was restarted; not where the resource is in conflict or not allowed.
 pub fn unavailable(issuance: &Issuance) -> Credential {
     let ConditionDraft { reason, message, .. } = first_draft(CHECKS, issuance);
-    let is_conflict = issuance
-        .problem
-        .as_ref()
-        .is_some_and(|problem| problem.is_conflict());
+    let ends_use = issuance.problem.as_ref().is_some_and(NotServedError::ends_use);
     Credential::Unavailable {
         reason,
         message,
-        keep: !is_conflict,
+        keep: !ends_use,
     }
 }
 
@@ -51,6 +56,13 @@ fn conflict(issuance: &Issuance) -> Option<ConditionDraft> {
         .as_ref()
         .filter(|problem| problem.is_conflict())?;
     draft(false, conflict.reason(), conflict.message())
+}
+
+fn users_only(issuance: &Issuance) -> Option<ConditionDraft> {
+    // What keeps the source from being as the spec says is told first.
+    (issuance.token.users_only && issuance.problem.is_none())
+        .then(|| draft(true, reasons::USER_TOKENS_ONLY, USERS_ONLY))
+        .flatten()
 }
 
 fn renewal_failed(issuance: &Issuance) -> Option<ConditionDraft> {
@@ -144,16 +156,32 @@ fn not_resolved(issuance: &Issuance) -> Option<ConditionDraft> {
 
 fn request_failed(issuance: &Issuance) -> Option<ConditionDraft> {
     let error = issuance.token.last_error.as_ref()?;
+    let foretold = preflight(issuance, |_| true);
     draft(
         false,
         error.condition,
-        format!("{}{}", error.message, superseded(issuance)),
+        format!("{}{foretold}{}", error.message, superseded(issuance)),
     )
 }
 
 fn first_request_under_way(issuance: &Issuance) -> Option<ConditionDraft> {
-    let message = format!("the first token is being requested{}", superseded(issuance));
+    let foretold = preflight(issuance, PreflightProblem::is_stated);
+    let message = format!(
+        "the first token is being requested{foretold}{}",
+        superseded(issuance)
+    );
     draft(None, reasons::PENDING, message)
+}
+
+/// What the authorization server's metadata say against the request.
+fn preflight(issuance: &Issuance, matters: impl Fn(&PreflightProblem) -> bool) -> String {
+    let problems = issuance.token.preflight.iter();
+    let problems = problems.filter(|problem| matters(problem));
+    let told: String = problems.map(|problem| format!("; {problem}")).collect();
+    match told.strip_prefix("; ") {
+        Some(told) => format!("; the authorization server's metadata speak against it: {told}"),
+        None => told,
+    }
 }
 
 /// What sidecars do while the changed resource has brought no token.
@@ -165,6 +193,62 @@ fn superseded(issuance: &Issuance) -> String {
                 .expires_at
                 .map_or("it is replaced".to_owned(), |at| seconds(at).to_string());
             format!("; sidecars go on with the token of before this change of the resource until {until}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcp_auth_crds::reasons;
+
+    use super::*;
+    use crate::store::{LastError, TokenSnapshot};
+
+    fn issuance(last_error: Option<LastError>) -> Issuance {
+        Issuance {
+            token: TokenSnapshot {
+                preflight: vec![
+                    PreflightProblem::Grant {
+                        grant: "client_credentials",
+                        listed: vec!["authorization_code".into()],
+                    },
+                    PreflightProblem::MethodByDefault {
+                        method: "client_secret_post",
+                    },
+                ],
+                last_error,
+                ..TokenSnapshot::default()
+            },
+            ..Issuance::default()
+        }
+    }
+
+    #[test]
+    fn what_the_metadata_state_is_told_before_the_first_answer_and_their_silence_after_it() {
+        let before = first_draft(CHECKS, &issuance(None));
+        assert_eq!((before.holds, before.reason.as_str()), (None, reasons::PENDING));
+        assert_eq!(
+            before.message,
+            "the first token is being requested; the authorization server's metadata speak against it: \
+             grant_types_supported has authorization_code, and not client_credentials: allow this client that grant, \
+             or use another"
+        );
+        let after = first_draft(
+            CHECKS,
+            &issuance(Some(LastError {
+                at: jiff::Timestamp::UNIX_EPOCH,
+                reason: "unauthorized_client".into(),
+                condition: reasons::REQUEST_FAILED,
+                message: "refused".into(),
+            })),
+        );
+        assert_eq!(after.reason, reasons::REQUEST_FAILED);
+        for part in [
+            "refused; ",
+            "client_credentials",
+            "token_endpoint_auth_methods_supported",
+        ] {
+            assert!(after.message.contains(part), "{}", after.message);
         }
     }
 }

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use mcp_auth_crds::{JwtBearer, OAuth2, PrivateKeyJwt, SignatureAlgorithm};
-use mcp_auth_oauth::{Algorithm, AssertionSigner, Assertions, KeyError, ServiceAccountKey, SigningKey};
+use mcp_auth_crds::{JwtBearer, OAuth2, PrivateKeyJwt, SignatureAlgorithm, WorkloadIdentity};
+use mcp_auth_oauth::{Algorithm, AssertionSigner, Assertions, ServiceAccountKey, SigningKey};
 use secrecy::ExposeSecret;
 
 use super::{Inputs, client_id, invalid, unset};
+use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Reference, fields};
 
 /// The key of a client that authenticates by assertions, announced by its certificate where it has one.
 pub fn client_key<W>(jwt: &PrivateKeyJwt, inputs: &Inputs<'_, W>) -> Result<SigningKey, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let algorithm = jwt.algorithm.map(algorithm);
     let certified = inputs.pair(
@@ -23,22 +24,23 @@ where
     if let Some(pair) = certified {
         return SigningKey::parse(pair.key.expose_secret(), algorithm, jwt.key_id.clone())
             .and_then(|key| key.with_certificate(&pair.chain))
-            .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY_OF_CERTIFICATE, &error));
+            .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY_OF_CERTIFICATE, &error.message()));
     }
     let text = inputs.text(fields::PRIVATE_KEY)?;
     let text = text.ok_or_else(|| unset(fields::PRIVATE_KEY))?;
     SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone())
-        .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY, &error))
+        .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY, &error.message()))
 }
 
 /// Assertions that are the grant itself.
 pub fn grant_assertions<W>(
     oauth2: &OAuth2,
     grant: &JwtBearer,
+    effective: &EffectiveSettings,
     inputs: &Inputs<'_, W>,
 ) -> Result<Assertions, NotServedError>
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let text = inputs.text(fields::GRANT_KEY)?;
     let text = text.ok_or_else(|| unset(fields::GRANT_KEY))?;
@@ -49,7 +51,7 @@ where
         .clone()
         .or(file.as_ref().map(|file| file.key_id.clone()));
     let key = SigningKey::parse(key_text.expose_secret(), grant.algorithm.map(algorithm), key_id)
-        .map_err(|error| invalid_key(inputs, fields::GRANT_KEY, &error))?;
+        .map_err(|error| invalid_key(inputs, fields::GRANT_KEY, &error.message()))?;
 
     let account = || file.as_ref().map(|file| file.account.clone());
     let issuer = match grant.issuer.clone().or_else(account) {
@@ -64,10 +66,10 @@ where
         )
     })?;
     let mut claims = grant.claims.clone();
-    if file.as_ref().is_some_and(|file| file.scope_is_claim) && !oauth2.scopes.is_empty() {
+    if file.as_ref().is_some_and(|file| file.scope_is_claim) && !effective.scopes.is_empty() {
         claims
             .entry("scope".into())
-            .or_insert_with(|| oauth2.scopes.join(" "));
+            .or_insert_with(|| effective.scopes.join(" "));
     }
     Ok(Assertions::Signed(Arc::new(AssertionSigner {
         key,
@@ -77,7 +79,7 @@ where
             .or_else(account)
             .unwrap_or_else(|| issuer.clone()),
         issuer,
-        audience: grant.audience.clone(),
+        audience: effective.grant_assertion_audience.clone(),
         claims,
     })))
 }
@@ -92,12 +94,12 @@ fn algorithm(algorithm: SignatureAlgorithm) -> Algorithm {
     }
 }
 
-fn invalid_key<W>(inputs: &Inputs<'_, W>, field: &str, error: &KeyError) -> NotServedError
+pub fn invalid_key<W>(inputs: &Inputs<'_, W>, field: &str, problem: &str) -> NotServedError
 where
-    W: Fn(Option<String>) -> Option<Assertions>,
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
     let reference = inputs.find(field).map(|(reference, _)| reference);
-    let message = format!("{}: {}", describe_reference(reference), error.message());
+    let message = format!("{}: {problem}", describe_reference(reference));
     NotServedError::new(NotServedReason::SecretInvalid, message)
 }
 

@@ -37,20 +37,20 @@ fn holding(secret: &'static str) -> impl Fn(&Reference) -> Lookup {
     }
 }
 
-/// Everybody may act as the operator, for whatever audience.
-fn some_assertions(audience: Option<String>) -> Option<Assertions> {
-    let assertion = format!("for {}", audience.unwrap_or_default());
-    Some(Assertions::Given(GivenAssertion::new(assertion.into())))
+/// Of whatever ServiceAccount, for whatever audience.
+fn some_assertions(workload: &WorkloadIdentity) -> Option<Result<Assertions, NotServedError>> {
+    let assertion = format!("for {}", workload.audience.clone().unwrap_or_default());
+    Some(Ok(Assertions::Given(GivenAssertion::new(assertion.into()))))
 }
 
-fn no_assertions(_: Option<String>) -> Option<Assertions> {
+fn no_assertions(_: &WorkloadIdentity) -> Option<Result<Assertions, NotServedError>> {
     None
 }
 
 fn decide(
     spec: &McpServerAuthSpec,
     lookup: impl Fn(&Reference) -> Lookup,
-    workload: impl Fn(Option<String>) -> Option<Assertions>,
+    workload: impl Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 ) -> Result<Desired, NotServedError> {
     let references: Vec<_> = needed(spec)
         .into_iter()
@@ -60,6 +60,7 @@ fn decide(
         references: &references,
         workload,
         known_issuer: Some("https://known.example.com".into()),
+        policy: &AdministratorPolicy::default(),
         egress_proxy: None,
     };
     desired(spec, &inputs)
@@ -217,7 +218,7 @@ fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
     let client = registration(&spec(by_workload(json!({"audience": "idp"}))));
     assert!(matches!(
         client.authentication,
-        ClientAuthentication::Assertion(Assertions::Given(assertion))
+        ClientAuthentication::Assertion(Assertions::Given(assertion), _)
             if assertion.expose_secret() == "for idp"
     ));
     assert!(matches!(client.grant, Grant::ClientCredentials));
@@ -227,17 +228,62 @@ fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
 }
 
 #[test]
-fn a_namespace_that_was_not_allowed_to_cannot_act_as_the_operator() {
+fn an_assertion_of_a_secret_says_who_the_client_is_by_the_type_that_is_stated() {
+    for (stated, expected) in [
+        (json!({}), ClientAssertionType::JwtBearer),
+        (json!({"type": "JwtSpiffe"}), ClientAssertionType::JwtSpiffe),
+    ] {
+        let mut assertion = stated;
+        assertion["secretKeyRef"] = json!({"name": "svid", "key": "jwt"});
+        let oauth2 = json!({
+            "tokenUrl": "https://auth.example.com/token",
+            "clientAuthentication": {"method": "ClientAssertion", "clientAssertion": assertion},
+        });
+        let client = registration(&spec(oauth2.clone()));
+        assert_eq!(client.client_id, None);
+        let ClientAuthentication::Assertion(Assertions::Given(given), kind) = client.authentication else {
+            panic!("another method");
+        };
+        assert_eq!((given.expose_secret(), kind), ("s3cret", expected));
+        // A token outlives the assertion that brought it.
+        let digest = |secret| configuration(&spec(oauth2.clone()), secret).request_digest;
+        assert_ne!(digest("one"), digest("two"));
+    }
+}
+
+#[test]
+fn where_there_are_no_service_accounts_nobody_acts_as_one() {
     for assertion in ["ClientAssertion", "JwtBearer"] {
         let spec = spec(by_workload(json!({"assertion": assertion})));
         let error = decide(&spec, holding("x"), no_assertions).unwrap_err();
-        assert_eq!(error.reason(), "Forbidden");
+        assert_eq!(error.reason(), "InvalidSpec");
         assert!(
-            error.message().contains("workloadIdentity.namespaces"),
+            error.message().contains("workloadIdentity"),
             "{}",
             error.message()
         );
     }
+}
+
+#[test]
+fn what_the_administrator_forbids_is_refused_before_any_secret_is_looked_at() {
+    let policy = AdministratorPolicy {
+        mcp_servers: oauth::Destinations {
+            hosts: ["elsewhere.example.com".parse().unwrap()].into(),
+            ..oauth::Destinations::default()
+        },
+        ..AdministratorPolicy::default()
+    };
+    let inputs = Inputs {
+        references: &[],
+        workload: no_assertions,
+        known_issuer: None,
+        policy: &policy,
+        egress_proxy: None,
+    };
+    let error = desired(&spec(basic()), &inputs).unwrap_err();
+    assert_eq!(error.reason(), "NotAllowed");
+    assert!(error.ends_use() && !error.is_conflict());
 }
 
 #[test]

@@ -81,12 +81,15 @@ pub mod fields {
         "spec.oauth2.clientAuthentication.privateKeyJwt.certificateRef (tls.key)";
     pub const CERTIFICATE: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.crt)";
     pub const CERTIFICATE_KEY: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.key)";
+    pub const CLIENT_ASSERTION: &str = "spec.oauth2.clientAuthentication.clientAssertion.secretKeyRef";
     pub const ASSERTION: &str = "spec.oauth2.jwtBearer.assertionRef";
     pub const GRANT_KEY: &str = "spec.oauth2.jwtBearer.keyRef";
     /// As many as the field has items, in their order.
     pub const EXTRA_PARAMETER: &str = "spec.oauth2.extraParametersFrom";
     pub const PROXY_USERNAME: &str = "spec.egressProxy.credentialsRef (username)";
     pub const PROXY_PASSWORD: &str = "spec.egressProxy.credentialsRef (password)";
+    pub const GITHUB_APP_KEY: &str = "spec.githubApp.keyRef";
+    pub const GITHUB_CA: &str = "spec.githubApp.caBundle";
     pub const BEARER_TOKEN: &str = "spec.bearerToken.secretKeyRef";
 }
 
@@ -108,6 +111,7 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
         let ca = oauth2.ca_bundle.as_ref();
         references.extend(ca.and_then(|bundle| Reference::ca_bundle(fields::TOKEN_ENDPOINT_CA, bundle)));
         let private_key_jwt = authentication.private_key_jwt.as_ref();
+        let client_assertion = authentication.client_assertion.as_ref();
         let jwt_bearer = oauth2.jwt_bearer.as_ref();
         let keys = [
             (fields::CLIENT_ID, oauth2.client_id_secret_ref.as_ref()),
@@ -119,6 +123,10 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
             (
                 fields::PRIVATE_KEY,
                 private_key_jwt.and_then(|jwt| jwt.key_ref.as_ref()),
+            ),
+            (
+                fields::CLIENT_ASSERTION,
+                client_assertion.map(|assertion| &assertion.secret_key_ref),
             ),
             (
                 fields::ASSERTION,
@@ -152,6 +160,11 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
             .into_iter()
             .filter_map(|(fields, pair)| Some((fields, pair?)));
         references.extend(stated.flat_map(|(fields, pair)| Reference::certificate(fields, pair)));
+    }
+    if let Some(app) = &spec.github_app {
+        let ca = app.ca_bundle.as_ref();
+        references.extend(ca.and_then(|bundle| Reference::ca_bundle(fields::GITHUB_CA, bundle)));
+        references.push(Reference::secret(fields::GITHUB_APP_KEY, &app.key_ref));
     }
     let proxy = spec.egress_proxy.as_ref();
     let credentials = proxy.and_then(|proxy| proxy.credentials_ref.as_ref());

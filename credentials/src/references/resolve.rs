@@ -3,7 +3,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Kind, Lookup, Reference};
+use super::{CONSENT_LABEL, Kind, Lookup, Reference};
 use crate::not_served::{NotServedError, NotServedReason};
 
 /// The text that a reference leads to, without the line end that `echo` and editors leave behind it.
@@ -35,6 +35,14 @@ pub fn resolve_reference(reference: &Reference, lookup: &Lookup) -> Result<Secre
             );
             let message = format!("the operator may not read {object}, named by {field}: {way_out}");
             return Err(NotServedError::new(NotServedReason::Forbidden, message));
+        }
+        Lookup::NotConsented => {
+            let message = format!(
+                "{object}, named by {field}, has no label {CONSENT_LABEL}: \"true\", which the administrator of mcp-auth \
+                 demands of Secrets that resources use (policy.requireSecretConsent): whoever owns it can allow that by \
+                 `kubectl label secret {name} {CONSENT_LABEL}=true`"
+            );
+            return Err(NotServedError::new(NotServedReason::NotAllowed, message));
         }
         Lookup::Found(data) => data,
     };
@@ -142,6 +150,19 @@ mod tests {
             error.message(),
             r#"Secret oauth, named by spec.f, has no key "secret": it has the keys Secret"#
         );
+    }
+
+    #[test]
+    fn of_a_secret_without_consent_nothing_is_told_but_how_to_give_it() {
+        let error = resolve_reference(&reference(), &Lookup::NotConsented).unwrap_err();
+        assert_eq!(error.reason(), "NotAllowed");
+        let message = error.message();
+        assert!(
+            message.contains("spec.f")
+                && message.contains("kubectl label secret oauth mcpauth.dev/allow=true"),
+            "{message}"
+        );
+        assert!(error.ends_use());
     }
 
     #[test]

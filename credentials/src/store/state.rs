@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
-use mcp_auth_oauth::ReportedClaims;
+use mcp_auth_oauth::{PreflightProblem, ReportedClaims};
 use mcp_auth_protocol::sync::{ClientCertificate, Credential, DeclinedRefresh, VerificationKey};
 
 use crate::credential_identity::CredentialIdentity;
@@ -60,6 +60,10 @@ pub struct TokenSnapshot {
     pub last_error: Option<LastError>,
     /// The authorization server, where it was discovered.
     pub server: Option<DiscoveredServer>,
+    /// What the metadata of the authorization server say against the request, while there is no token.
+    pub preflight: Vec<PreflightProblem>,
+    /// Only users have tokens, and none is requested for the service.
+    pub users_only: bool,
     /// The MCP server rejects tokens that were just issued.
     pub rejected: bool,
     /// Scopes that the MCP server demands and the authorization server does not grant, and why not.

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, Clock, DiscoveryError, Limits, Policy, RequestLimiter, StepUp, TokenSource,
+    self as oauth, Circuit, Clock, DiscoveryError, Limits, Policy, RequestLimiter, ServerMetadata, StepUp,
+    TokenSource,
 };
-use mcp_auth_protocol::sync::{DeclinedRefresh, RejectionCause};
+use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
 use super::snapshot::{SourceSnapshot, in_use};
 use super::step_up_policy::{ScopesNotRequested, StepUpPolicy};
 use super::{AbortOnDrop, ClientConfiguration};
 use crate::bearer::bearer;
+use crate::conditions::USERS_ONLY;
 use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::fields;
+use crate::replicated_user_tokens::UserTokenScope;
 use crate::store::{DiscoveredServer, LastError, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
@@ -24,21 +27,28 @@ use crate::user_token_exchanger::UserTokenExchanger;
 /// How many rejections of fresh tokens in a row are a problem of its own.
 const REJECTIONS_TO_REPORT: u32 = 2;
 
+type OnChange = Arc<dyn Fn() + Send + Sync>;
+
 pub struct ActiveSource {
     request_digest: RequestDigest,
     policy: Policy,
     client: oauth::Client,
     limiter: RequestLimiter,
-    source: TokenSource,
+    /// None: only users have tokens.
+    source: Option<TokenSource>,
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
+    user_tokens: UserTokenScope,
     revoke: bool,
     step_up: StepUpPolicy,
     scopes_not_requested: Option<ScopesNotRequested>,
     /// Requests that the metrics know of.
     counted: u64,
     /// Calls `on_change` whenever the token does.
-    _changes: AbortOnDrop,
+    _changes: Option<AbortOnDrop>,
+    /// The same when a server is discovered: its metadata may foretell the outcome.
+    discoveries: AbortOnDrop,
+    on_change: OnChange,
 }
 
 impl ActiveSource {
@@ -48,8 +58,8 @@ impl ActiveSource {
         configuration: ClientConfiguration,
         seed: Option<TokenSeed>,
         clock: &Clock,
-        limiter: &RequestLimiter,
-        on_change: impl Fn() + Send + 'static,
+        (limiter, user_tokens): (&RequestLimiter, UserTokenScope),
+        on_change: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, NotServedError> {
         let ClientConfiguration {
             registration,
@@ -57,11 +67,12 @@ impl ActiveSource {
             limits,
             request_digest,
             exchanges,
+            service_token,
             revoke_on_deletion,
             step_up,
         } = configuration;
         let client = client(registration, limits)?.with_limiter(limiter.clone());
-        let source = match seed {
+        let spawn = || match seed {
             Some(seed) => {
                 let (token, next_attempt_at) = (seed.token, seed.next_attempt_at);
                 let source =
@@ -73,18 +84,26 @@ impl ActiveSource {
             }
             None => TokenSource::spawn(client.clone(), policy, clock.clone()),
         };
-        let mut states = source.subscribe();
-        let changes = AbortOnDrop::spawn(async move {
-            while states.changed().await.is_ok() {
-                on_change();
-            }
+        let source = service_token.then(spawn);
+        let on_change: OnChange = Arc::new(on_change);
+        let changes = source.as_ref().map(|source| {
+            let (mut states, announce) = (source.subscribe(), Arc::clone(&on_change));
+            AbortOnDrop::spawn(async move {
+                while states.changed().await.is_ok() {
+                    announce();
+                }
+            })
         });
-        let exchanger = || UserTokenExchanger::new(client.clone(), policy, clock.clone());
+        let exchanger =
+            || UserTokenExchanger::new(client.clone(), policy, clock.clone(), user_tokens.clone());
         Ok(Self {
             request_digest,
             policy,
             exchanger: exchanges.then(|| Arc::new(exchanger())),
+            user_tokens: user_tokens.clone(),
             _changes: changes,
+            discoveries: discoveries(&client, &on_change),
+            on_change,
             client,
             limiter: limiter.clone(),
             source,
@@ -105,10 +124,14 @@ impl ActiveSource {
             // What was demanded before may be allowed now: the next call that is refused tells.
             self.scopes_not_requested = None;
             self.step_up = configuration.step_up;
-            self.source.retain_step_up_scopes(self.step_up.allowed().to_vec());
+            if let Some(source) = &self.source {
+                source.retain_step_up_scopes(self.step_up.allowed().to_vec());
+            }
         }
         if !self.policy.is_same_schedule(&configuration.policy) {
-            self.source.set_policy(configuration.policy);
+            if let Some(source) = &self.source {
+                source.set_policy(configuration.policy);
+            }
             self.policy = configuration.policy;
         }
         if self.request_digest != configuration.request_digest {
@@ -116,28 +139,39 @@ impl ActiveSource {
             let client = client(configuration.registration, configuration.limits)?
                 .with_limiter(self.limiter.clone())
                 .with_known_issuer_from(&self.client);
-            self.source.replace(client.clone());
+            if let Some(source) = &self.source {
+                source.replace(client.clone());
+            }
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
-                    let exchanger = UserTokenExchanger::new(client.clone(), self.policy, self.clock.clone());
+                    let exchanger = UserTokenExchanger::new(
+                        client.clone(),
+                        self.policy,
+                        self.clock.clone(),
+                        self.user_tokens.clone(),
+                    );
                     self.exchanger = Some(Arc::new(exchanger));
                 }
                 (_, false) => self.exchanger = None,
             }
+            self.discoveries = discoveries(&client, &self.on_change);
             self.client = client;
             self.request_digest = configuration.request_digest;
         } else if withdrawn {
             // A token without the scopes that are allowed no more takes the place of the one that may have them.
-            self.source.replace(self.client.clone());
+            if let Some(source) = &self.source {
+                source.replace(self.client.clone());
+            }
         }
         Ok(())
     }
 
     /// Asks for a better token than the one that an MCP server rejected.
     pub fn request_refresh(&mut self, request: &TokenRefreshRequest) {
+        let Some(source) = &self.source else { return };
         match &request.why {
-            RejectionCause::Unauthorized => self.source.report_rejected(&request.token),
+            RejectionCause::Unauthorized => source.report_rejected(&request.token),
             RejectionCause::InsufficientScope(scopes) => self.demand_scopes(&request.token, scopes),
         }
     }
@@ -149,8 +183,10 @@ impl ActiveSource {
         };
         let beyond = self.step_up.scopes_beyond(demanded, token.scope.as_deref());
         // A server may demand more without naming what.
-        if beyond.is_empty() && self.step_up != StepUpPolicy::Off {
-            self.source.demand_scopes(token_id, demanded.to_vec());
+        if beyond.is_empty() && !self.step_up.is_off() {
+            if let Some(source) = &self.source {
+                source.demand_scopes(token_id, demanded.to_vec());
+            }
         } else {
             self.scopes_not_requested
                 .take_if(|earlier| earlier.token != token_id);
@@ -161,7 +197,7 @@ impl ActiveSource {
     }
 
     pub fn token(&self) -> Option<Arc<oauth::Token>> {
-        self.source.subscribe().borrow().token.clone()
+        self.state()?.token
     }
 
     /// The client that revokes the token when the resource is deleted, if that is wished for.
@@ -175,25 +211,34 @@ impl ActiveSource {
 
     /// Token requests since the last call.
     pub fn new_requests(&mut self) -> u64 {
-        let requests = self.source.subscribe().borrow().requests;
+        let requests = self.state().map_or(0, |state| state.requests);
         let new = requests.saturating_sub(self.counted);
         self.counted = requests;
         new
     }
 
+    fn state(&self) -> Option<oauth::TokenSourceState> {
+        Some(self.source.as_ref()?.subscribe().borrow().clone())
+    }
+
     pub fn snapshot(&self, now: Timestamp) -> SourceSnapshot {
-        let state = self.source.subscribe().borrow().clone();
+        let Some(state) = self.state() else {
+            return self.without_service_token();
+        };
         // Known before there is a token: the client has shown who it is to this server, and is to keep to it.
         let of_token = state.token.as_ref().and_then(|token| token.server.clone());
         let server = of_token.or_else(|| self.client.discovered_server());
+        let preflight = match &state.token {
+            None => self.client.preflight(self.exchanger.is_some()),
+            Some(_) => Vec::new(),
+        };
         let token = TokenSnapshot {
+            preflight,
             in_use: state.token.as_deref().map(in_use),
             next_attempt_at: Some(state.next_attempt_at),
             last_error: last_error(&state),
-            server: server.map(|server| DiscoveredServer {
-                issuer: server.issuer.clone(),
-                token_endpoint: server.token_endpoint.to_string(),
-            }),
+            server: server.as_deref().map(discovered),
+            users_only: false,
             rejected: state.rejections_in_a_row >= REJECTIONS_TO_REPORT,
             scopes_refused: match &state.step_up {
                 StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
@@ -213,6 +258,24 @@ impl ActiveSource {
                 request_digest: Some(self.request_digest),
                 next_attempt_at: Some(state.next_attempt_at),
             }),
+        }
+    }
+
+    /// Where only users have tokens. Sidecars go on with none of before either.
+    fn without_service_token(&self) -> SourceSnapshot {
+        SourceSnapshot {
+            token: TokenSnapshot {
+                users_only: true,
+                server: self.client.discovered_server().as_deref().map(discovered),
+                ..TokenSnapshot::default()
+            },
+            credential: Some(Credential::Unavailable {
+                reason: reasons::USER_TOKENS_ONLY.to_owned(),
+                message: USERS_ONLY.to_owned(),
+                keep: false,
+            }),
+            exchanger: self.exchanger.clone(),
+            ..SourceSnapshot::default()
         }
     }
 
@@ -239,7 +302,7 @@ impl ActiveSource {
         let not_requested = self.scopes_not_requested.as_ref();
         let not_requested = not_requested.filter(|scopes| scopes.token == token.id)?;
         let message = match self.step_up {
-            StepUpPolicy::Off => "spec.oauth2.stepUp is false".to_owned(),
+            StepUpPolicy::Off { why } => why.to_owned(),
             StepUpPolicy::Allowed { .. } => format!(
                 "spec.oauth2.stepUpAllowedScopes does not list {}",
                 not_requested.for_people()
@@ -257,6 +320,25 @@ impl ActiveSource {
         let told = matches!(self.step_up, StepUpPolicy::Allowed { .. }) && not_requested.token == token.id;
         told.then(|| not_requested.for_people())
     }
+}
+
+fn discovered(server: &ServerMetadata) -> DiscoveredServer {
+    DiscoveredServer {
+        issuer: server.issuer.clone(),
+        token_endpoint: server.token_endpoint.to_string(),
+    }
+}
+
+/// Calls `on_change` for each server that this client discovers.
+fn discoveries(client: &oauth::Client, on_change: &OnChange) -> AbortOnDrop {
+    let (client, on_change) = (client.clone(), Arc::clone(on_change));
+    AbortOnDrop::spawn(async move {
+        let mut known = None;
+        loop {
+            known = Some(client.next_discovered(known.as_deref()).await);
+            on_change();
+        }
+    })
 }
 
 fn last_error(state: &oauth::TokenSourceState) -> Option<LastError> {
@@ -280,11 +362,17 @@ fn condition(error: &oauth::Error) -> &'static str {
 }
 
 fn client(registration: oauth::Registration, limits: Limits) -> Result<oauth::Client, NotServedError> {
+    let (part, ca_bundle) = match registration.grant {
+        oauth::Grant::GitHubApp(_) => ("spec.githubApp", fields::GITHUB_CA),
+        oauth::Grant::ClientCredentials | oauth::Grant::JwtBearer(_) => {
+            ("spec.oauth2", fields::TOKEN_ENDPOINT_CA)
+        }
+    };
     oauth::Client::with_limits(registration, limits).map_err(|error| {
         let (reason, field) = match error {
-            oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, fields::TOKEN_ENDPOINT_CA),
+            oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, ca_bundle),
             oauth::Error::InvalidCertificate { .. } => (NotServedReason::SecretInvalid, fields::CERTIFICATE),
-            _ => (NotServedReason::InvalidSpec, "spec.oauth2"),
+            _ => (NotServedReason::InvalidSpec, part),
         };
         NotServedError::new(reason, format!("{field}: {}", error.message()))
     })

@@ -13,8 +13,8 @@ const MAX_SCOPE_BYTES: usize = 256;
 /// Which scopes are requested because the MCP server demands them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StepUpPolicy {
-    /// None: the resource turns it off.
-    Off,
+    /// None, and this is why.
+    Off { why: &'static str },
     /// These. `registered` are requested in any case, where the resource says which.
     Allowed {
         allowed: Vec<String>,
@@ -23,10 +23,14 @@ pub enum StepUpPolicy {
 }
 
 impl StepUpPolicy {
+    pub fn is_off(&self) -> bool {
+        matches!(self, Self::Off { .. })
+    }
+
     /// What may be requested besides what the resource requests in any case.
     pub fn allowed(&self) -> &[String] {
         match self {
-            Self::Off => &[],
+            Self::Off { .. } => &[],
             Self::Allowed { allowed, .. } => allowed,
         }
     }
@@ -44,7 +48,7 @@ impl StepUpPolicy {
     pub fn scopes_beyond(&self, demanded: &[String], token_scope: Option<&str>) -> Vec<String> {
         let token_scopes: BTreeSet<&str> = token_scope.unwrap_or_default().split(' ').collect();
         let is_beyond = |scope: &&String| match self {
-            Self::Off => true,
+            Self::Off { .. } => true,
             Self::Allowed { allowed, registered } => {
                 !allowed.contains(scope)
                     && !registered.contains(scope)
@@ -106,6 +110,8 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
+    const OFF: StepUpPolicy = StepUpPolicy::Off { why: "it is off" };
+
     fn allowed(allowed: &str) -> StepUpPolicy {
         StepUpPolicy::Allowed {
             allowed: scopes(allowed),
@@ -137,7 +143,7 @@ mod tests {
     fn without_listed_scopes_and_where_it_is_off_nothing_is_requested() {
         assert_eq!(allowed("").scopes_beyond(&scopes("admin"), None), ["admin"]);
         assert_eq!(
-            StepUpPolicy::Off.scopes_beyond(&scopes("tools:call"), Some("tools:call")),
+            OFF.scopes_beyond(&scopes("tools:call"), Some("tools:call")),
             ["tools:call"]
         );
     }
@@ -158,8 +164,8 @@ mod tests {
     #[test]
     fn a_policy_narrows_another_where_it_leaves_out_what_that_allows() {
         assert!(allowed("a").is_narrower_than(&allowed("a b")));
-        assert!(StepUpPolicy::Off.is_narrower_than(&allowed("a")));
+        assert!(OFF.is_narrower_than(&allowed("a")));
         assert!(!allowed("a b").is_narrower_than(&allowed("b")));
-        assert!(!StepUpPolicy::Off.is_narrower_than(&StepUpPolicy::Off));
+        assert!(!OFF.is_narrower_than(&OFF));
     }
 }

@@ -1,5 +1,5 @@
 use jiff::SignedDuration;
-use mcp_auth_crds::{OAuth2, reasons};
+use mcp_auth_crds::reasons;
 use mcp_auth_oauth as oauth;
 use mcp_auth_protocol::sync::{Credential, RejectionCause};
 use serde_json::json;
@@ -72,15 +72,6 @@ fn secret(text: &str) -> Desired {
 /// Tokens are requested where no server listens.
 fn client_credentials() -> Desired {
     let url = "http://127.0.0.1:1/token";
-    let oauth2: OAuth2 = serde_json::from_value(json!({
-        "tokenUrl": url,
-        "clientId": "litellm",
-        "clientAuthentication": {
-            "method": "ClientSecretBasic",
-            "clientSecretRef": {"name": "oauth", "key": "secret"},
-        },
-    }))
-    .unwrap();
     let secret = oauth::ClientAuthentication::SecretBasic("t0p-s3cret".into());
     Desired {
         source: DesiredSource::OAuth2(Box::new(ClientConfiguration {
@@ -90,10 +81,11 @@ fn client_credentials() -> Desired {
             },
             policy: Policy::default(),
             limits: Limits::default(),
-            request_digest: RequestDigest::new(&resource().spec, &oauth2, &[]),
+            request_digest: RequestDigest::new(&resource().spec, &[]),
             exchanges: false,
+            service_token: true,
             revoke_on_deletion: false,
-            step_up: StepUpPolicy::Off,
+            step_up: StepUpPolicy::Off { why: "it is off" },
         })),
         tls: ServerTls::default(),
         audit_keys: None,
@@ -270,4 +262,37 @@ async fn a_changed_resource_says_until_when_the_token_of_before_serves() {
     operator.sources.apply(&by_secret, Ok(client_credentials()));
     let message = told(&by_secret);
     assert!(!message.contains("of before"), "{message}");
+}
+
+/// Nothing listens at the token endpoint: a request would fail and be told.
+#[tokio::test(start_paused = true)]
+async fn where_only_users_have_tokens_none_is_requested_for_the_service() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut operator = operator();
+    // Sidecars that have a token of before are to give it up.
+    operator.sources.apply(&resource(), Ok(client_credentials()));
+    let mut desired = client_credentials();
+    let DesiredSource::OAuth2(configuration) = &mut desired.source else {
+        panic!("it is a client");
+    };
+    configuration.exchanges = true;
+    configuration.service_token = false;
+    let mut users_only = resource();
+    users_only.spec.server.name = "tools".into();
+    users_only.spec.bearer_token = None;
+    operator.sources.apply(&users_only, Ok(desired));
+    while operator.status_due.try_recv().is_ok() {}
+    tokio::time::sleep(std::time::Duration::from_secs(24 * 3600)).await;
+    assert!(
+        operator.status_due.try_recv().is_err(),
+        "nothing came of anything"
+    );
+    let state = operator.credentials.get(&users_only);
+    assert_eq!(unavailability(&state), (reasons::USER_TOKENS_ONLY, false));
+    assert!(state.exchanger.is_some());
+    let told = crate::conditions::token_issued(&state.issuance);
+    assert_eq!(
+        (told.holds, told.reason.as_str()),
+        (Some(true), reasons::USER_TOKENS_ONLY)
+    );
 }

@@ -95,7 +95,14 @@ fn every_way_to_a_credential_that_needs_no_cluster_is_taken() {
     let exchange = "    tokenExchange: {subjectHeader: X-User-Token}\n    tokenType: DPoP\n";
     let key = "apiVersion: v1\nkind: Secret\nmetadata: {name: key}\ndata: {tls.key: VALUE}\n";
     let pem = include_str!("../../../oauth/src/jose/signing_key/testdata/ec.pem");
-    let key = key.replace("VALUE", &base64_of(pem));
+    let rsa = include_str!("../../../oauth/src/jose/signing_key/testdata/rsa.pkcs1.pem");
+    let key = [
+        key.replace("VALUE", &base64_of(pem)),
+        key.replace("name: key", "name: app")
+            .replace("VALUE", &base64_of(rsa)),
+    ]
+    .join("---\n");
+    let app = "  githubApp: {appId: 1, installationId: 2, keyRef: {name: app, key: tls.key}}\n";
     let jwt = "
   oauth2:
     issuer: https://auth.example.com
@@ -106,6 +113,7 @@ fn every_way_to_a_credential_that_needs_no_cluster_is_taken() {
         (bearer.to_owned(), false),
         (format!("{BY_SECRET}{exchange}"), true),
         (jwt.to_owned(), true),
+        (app.to_owned(), true),
     ] {
         let tools = resource("tools", &spec);
         let read = read_files(&[("a.yaml", &tools), ("b.yml", SECRET), ("c.yaml", &key)]).unwrap();
@@ -153,7 +161,7 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
     let workload = "
   oauth2:
     issuer: https://auth.example.com
-    clientAuthentication: {method: WorkloadIdentity}
+    clientAuthentication: {method: WorkloadIdentity, workloadIdentity: {serviceAccountRef: {name: litellm}}}
 ";
     let not_text = SECRET.replace("s3cret}", "[s3cret]}");
     let not_base64 = SECRET.replace("stringData", "data").replace("s3cret", "s3cret!");
@@ -166,6 +174,7 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
             "a.yaml: McpServerAuth tools: Secret tools-oauth, named by \
           spec.oauth2.clientAuthentication.clientSecretRef, does not exist in this namespace: create it as a manifest in",
         ),
+        (&[("a.yaml", &tools)], "/secrets/tools-oauth/client-secret"),
         (
             &[("a.yaml", &tools), ("secrets/tools-oauth/secret", "s3cret")],
             "has no key \"client-secret\": it has the keys secret",

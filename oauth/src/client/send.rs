@@ -14,6 +14,7 @@ use crate::redact::Redactor;
 use crate::token_request::client_auth::{self, ClientAuth, SecretChoice};
 use crate::token_request::endpoint_client::{EndpointClient, TokenEndpoint};
 use crate::token_request::grant::GrantRequest;
+use crate::token_request::installation::InstallationTokenRequest;
 use crate::token_request::response::{ExpectedToken, TokenEndpointResponse};
 
 /// A request on its way to an endpoint.
@@ -167,6 +168,18 @@ impl EndpointRequest for TokenGrant {
             expected: self.expected,
         };
         self.request.send(endpoint, client.client_auth, &http).await
+    }
+}
+
+impl EndpointRequest for InstallationTokenRequest {
+    type Response = TokenEndpointResponse;
+
+    async fn send(
+        &self,
+        endpoint: &Url,
+        client: &EndpointClient<'_>,
+    ) -> Result<TokenEndpointResponse, Error> {
+        self.send_to(endpoint, client).await
     }
 }
 

@@ -7,6 +7,7 @@ use url::Url;
 use super::metadata::ServerMetadata;
 use super::well_known;
 use crate::error::Error;
+use crate::jose::assertion::ServerNames;
 use crate::registration::{Registration, ServerLocation};
 
 /// The endpoints of one authorization server.
@@ -76,8 +77,15 @@ impl Endpoints {
         }
     }
 
-    pub fn audience(&self) -> &str {
-        &self.audience
+    /// What assertions can be addressed to, as it was written.
+    pub fn names(&self) -> ServerNames<'_> {
+        ServerNames {
+            issuer: &self.audience,
+            token_endpoint: self
+                .metadata
+                .as_ref()
+                .map_or(&*self.audience, |metadata| metadata.token_endpoint.as_str()),
+        }
     }
 
     pub fn metadata(&self) -> Option<&Arc<ServerMetadata>> {
@@ -142,6 +150,7 @@ mod tests {
             resource: None,
             scopes: Vec::new(),
             scope_origin: Default::default(),
+            supported: Default::default(),
         }
     }
 
@@ -210,8 +219,8 @@ mod tests {
     #[test]
     fn assertions_are_addressed_to_the_issuer_where_it_is_known_else_to_the_token_endpoint_as_written() {
         let endpoints = Endpoints::discovered(Arc::new(metadata()), false).unwrap();
-        assert_eq!(endpoints.audience(), "https://as.example.com");
+        assert_eq!(endpoints.names().issuer, "https://as.example.com");
         let endpoints = stated("https://AS.example.com:443", None, false).unwrap();
-        assert_eq!(endpoints.audience(), "https://AS.example.com:443");
+        assert_eq!(endpoints.names().issuer, "https://AS.example.com:443");
     }
 }

@@ -157,7 +157,11 @@ impl Attempt {
                     | AttemptError::TooLarge(_)
                     | AttemptError::Unusable { .. }
                     | AttemptError::NoTrustRoots
-                    | AttemptError::Connect(ConnectError::Tls(_) | ConnectError::Forbidden(_))
+                    | AttemptError::Connect(
+                        ConnectError::Tls(_)
+                            | ConnectError::Forbidden(_)
+                            | ConnectError::ForbiddenByPolicy(_)
+                    )
             )
     }
 
@@ -183,7 +187,10 @@ impl Attempt {
     }
 
     fn is_forbidden(&self) -> bool {
-        matches!(self.outcome, AttemptError::Connect(ConnectError::Forbidden(_)))
+        matches!(
+            self.outcome,
+            AttemptError::Connect(ConnectError::Forbidden(_) | ConnectError::ForbiddenByPolicy(_))
+        )
     }
 }
 

@@ -10,6 +10,9 @@ use super::well_known;
 
 /// Issuers looked at of a resource's metadata.
 const MAX_ISSUERS: usize = 16;
+/// Values kept of what an authorization server lists, and the longest.
+const MAX_LISTED: usize = 256;
+const MAX_LISTED_BYTES: usize = 200;
 
 /// What an authorization server says of itself.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -31,6 +34,43 @@ pub struct ServerMetadata {
     pub scopes: Vec<Scope>,
     /// Where those come from.
     pub scope_origin: ScopeOrigin,
+    /// What the metadata list. Of no use once there is a token, and not handed on with it.
+    #[serde(skip)]
+    pub supported: Supported,
+}
+
+/// What an authorization server's metadata list (RFC 8414 section 2, RFC 9449 section 5.1). Empty: they do not say.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Supported {
+    /// Whether there were metadata.
+    pub is_stated: bool,
+    pub grant_types: Vec<String>,
+    pub auth_methods: Vec<String>,
+    pub auth_algorithms: Vec<String>,
+    pub scopes: Vec<String>,
+    pub dpop_algorithms: Vec<String>,
+}
+
+impl Supported {
+    fn read(fields: &Map<String, Value>) -> Self {
+        let list = |field| {
+            let values = strings(fields, field).filter(|value| is_plain(value));
+            values.take(MAX_LISTED).map(str::to_owned).collect()
+        };
+        Self {
+            is_stated: true,
+            grant_types: list("grant_types_supported"),
+            auth_methods: list("token_endpoint_auth_methods_supported"),
+            auth_algorithms: list("token_endpoint_auth_signing_alg_values_supported"),
+            scopes: list("scopes_supported"),
+            dpop_algorithms: list("dpop_signing_alg_values_supported"),
+        }
+    }
+}
+
+/// Whether a value of a list may be repeated in a status.
+fn is_plain(value: &str) -> bool {
+    !value.is_empty() && value.len() <= MAX_LISTED_BYTES && value.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Who names scopes for a registration that states none.
@@ -100,6 +140,7 @@ pub(crate) fn server(
         resource: None,
         scopes: Vec::new(),
         scope_origin: ScopeOrigin::default(),
+        supported: Supported::read(fields),
     })
 }
 
@@ -184,6 +225,11 @@ mod tests {
                 resource: None,
                 scopes: vec![],
                 scope_origin: ScopeOrigin::Challenge,
+                supported: Supported {
+                    is_stated: true,
+                    scopes: vec!["openid".into()],
+                    ..Supported::default()
+                },
             })
         );
     }

@@ -9,10 +9,11 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::error::{Attempt, AttemptError, DiscoveryError, name};
-use super::metadata::{self, MetadataError, ScopeOrigin, ServerMetadata};
+use super::metadata::{self, MetadataError, ScopeOrigin, ServerMetadata, Supported};
 use super::well_known;
 use crate::Error;
 use crate::Limits;
+use crate::destinations::Destinations;
 use crate::egress_proxy::EgressProxy;
 use crate::issuer::is_same_issuer;
 use crate::ssrf::AddressPolicy;
@@ -50,6 +51,7 @@ pub(super) struct SearchRules {
     /// For the authorization server.
     pub ca_bundle: Option<String>,
     pub allow_insecure_http: bool,
+    pub destinations: Destinations,
     pub addresses: AddressPolicy,
     pub egress_proxy: Option<EgressProxy>,
     pub limits: Limits,
@@ -98,6 +100,7 @@ impl SearchRules {
             allow_http: self.allow_insecure_http,
             encrypted: url.scheme() == "https",
             addresses: self.addresses.clone(),
+            destinations: self.destinations.clone(),
             egress_proxy: self.egress_proxy.clone(),
         };
         Transport::new(transport_rules, ca_bundle, None, self.limits)
@@ -218,6 +221,7 @@ impl<'a> Search<'a> {
             resource: None,
             scopes: scopes(answered.challenge.scopes),
             scope_origin: ScopeOrigin::Challenge,
+            supported: Supported::default(),
         })
     }
 

@@ -21,7 +21,7 @@ impl Error {
             | Self::InvalidCertificate { .. }
             | Self::CertificateExpired { .. }
             | Self::AssertionExpired { .. }
-            | Self::AssertionUsed
+            | Self::AssertionUsed { .. }
             | Self::Unsigned
             | Self::InvalidCaBundle { .. }
             | Self::ReservedParameter { .. }
@@ -30,6 +30,8 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::NotJson { .. }
             | Self::NoAccessToken { .. }
+            | Self::NoInstallationToken { .. }
+            | Self::Installation(_)
             | Self::UnsupportedTokenType { .. }
             | Self::ExpiredOnArrival { .. }
             | Self::TokenMismatch(_) => true,
@@ -38,6 +40,7 @@ impl Error {
             Self::Connect(fault) => match fault {
                 ConnectError::Tls(_)
                 | ConnectError::Forbidden(_)
+                | ConnectError::ForbiddenByPolicy(_)
                 | ConnectError::ClientCertificate(_)
                 | ConnectError::ProxyAuthentication => true,
                 ConnectError::Dns | ConnectError::Refused | ConnectError::Proxy | ConnectError::Other => {
@@ -107,7 +110,9 @@ mod tests {
             rejected("invalid_grant", 200, None),
             status(404),
             Error::TokenMismatch(mismatch),
-            Error::AssertionUsed,
+            Error::AssertionUsed {
+                field: "jwtBearer.assertionRef",
+            },
             Error::Connect(ConnectError::Tls(None)),
         ] {
             assert!(error.is_permanent(), "{error}");

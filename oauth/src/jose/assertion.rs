@@ -12,11 +12,11 @@ use jiff::Timestamp;
 use mcp_auth_http_auth::jws;
 use oauth2::basic::BasicErrorResponseType;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::token_check::read;
-use crate::{Error, ErrorCode, SigningKey};
+use crate::{Error, ErrorCode, ErrorResponse, SigningKey};
 
 /// Seconds that an assertion is good for. Short, since it is used at once, and long enough for clocks that
 /// differ.
@@ -44,14 +44,41 @@ pub enum Assertions {
     Signed(Arc<AssertionSigner>),
 }
 
+/// To whom an assertion that this client signs is addressed: its `aud`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum AssertionAudience {
+    /// The issuer of the authorization server where it is known, else its token endpoint.
+    #[default]
+    Issuer,
+    TokenEndpoint,
+    Stated(String),
+}
+
+/// By which names an authorization server can be addressed.
+#[derive(Clone, Copy)]
+pub(crate) struct ServerNames<'a> {
+    /// The token endpoint where the issuer is not known.
+    pub issuer: &'a str,
+    pub token_endpoint: &'a str,
+}
+
+impl AssertionAudience {
+    pub(crate) fn resolve<'a>(&'a self, server: ServerNames<'a>) -> &'a str {
+        match self {
+            Self::Issuer => server.issuer,
+            Self::TokenEndpoint => server.token_endpoint,
+            Self::Stated(stated) => stated,
+        }
+    }
+}
+
 /// What this client states in the assertions that it signs (RFC 7523 section 3).
 #[derive(Clone, Debug)]
 pub struct AssertionSigner {
     pub key: SigningKey,
     pub issuer: String,
     pub subject: String,
-    /// `None`: the issuer of the authorization server where it is known, else its token endpoint.
-    pub audience: Option<String>,
+    pub audience: AssertionAudience,
     /// Further claims. Those that every assertion has are not among them.
     pub claims: BTreeMap<String, String>,
 }
@@ -62,6 +89,8 @@ pub struct GivenAssertion(Arc<Given>);
 
 struct Given {
     text: SecretString,
+    /// The field that names it.
+    field: &'static str,
     /// Unix seconds; where it is a JWT that says so.
     expires_at: Option<i64>,
     history: AtomicU8,
@@ -75,8 +104,19 @@ const ACCEPTED: u8 = 1;
 const USED_UP: u8 = 2;
 
 impl GivenAssertion {
+    /// The grant itself.
     pub fn new(text: SecretString) -> Self {
+        Self::in_field(text, "jwtBearer.assertionRef")
+    }
+
+    /// What says who the client is.
+    pub fn for_client(text: SecretString) -> Self {
+        Self::in_field(text, "clientAuthentication.clientAssertion.secretKeyRef")
+    }
+
+    fn in_field(text: SecretString, field: &'static str) -> Self {
         Self(Arc::new(Given {
+            field,
             expires_at: read(text.expose_secret()).and_then(|claims| claims.expires_at),
             text,
             history: AtomicU8::new(NEW),
@@ -85,15 +125,18 @@ impl GivenAssertion {
 
     /// Remembers what a request with it brought. A refusal after a success means that the server takes it once,
     /// as Keycloak does, and not that it is wrong.
-    fn learn<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
-        let history = &self.0.history;
+    fn learn<T>(
+        &self,
+        outcome: Result<T, Error>,
+        refuses: impl Fn(&ErrorResponse) -> bool,
+    ) -> Result<T, Error> {
+        let Given { history, field, .. } = &*self.0;
         match outcome {
             Err(Error::Rejected(rejection))
-                if rejection.code == ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
-                    && history.load(Ordering::Relaxed) == ACCEPTED =>
+                if refuses(&rejection) && history.load(Ordering::Relaxed) == ACCEPTED =>
             {
                 history.store(USED_UP, Ordering::Relaxed);
-                Err(Error::AssertionUsed)
+                Err(Error::AssertionUsed { field })
             }
             // The server took it; what it issued does not fit.
             Ok(_) | Err(Error::TokenMismatch(_)) => {
@@ -106,10 +149,11 @@ impl GivenAssertion {
 
     fn usable(&self, now: Timestamp) -> Result<SecretString, Error> {
         if self.0.history.load(Ordering::Relaxed) == USED_UP {
-            return Err(Error::AssertionUsed);
+            return Err(Error::AssertionUsed { field: self.0.field });
         }
         match self.0.expires_at {
             Some(end) if end <= now.as_second() => Err(Error::AssertionExpired {
+                field: self.0.field,
                 at: Timestamp::from_second(end).unwrap_or(Timestamp::MIN),
             }),
             _ => Ok(self.0.text.clone()),
@@ -133,7 +177,17 @@ impl Assertions {
     /// Remembers what came of a request with the assertion, see [`GivenAssertion::learn`].
     pub(crate) fn learn<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
         match self {
-            Self::Given(assertion) => assertion.learn(outcome),
+            Self::Given(assertion) => assertion.learn(outcome, |rejection| {
+                rejection.code == ErrorCode::Basic(BasicErrorResponseType::InvalidGrant)
+            }),
+            Self::From(_) | Self::Signed(_) => outcome,
+        }
+    }
+
+    /// The same of an assertion that says who the client is.
+    pub(crate) fn learn_of_client<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        match self {
+            Self::Given(assertion) => assertion.learn(outcome, ErrorResponse::is_of_client),
             Self::From(_) | Self::Signed(_) => outcome,
         }
     }
@@ -141,14 +195,14 @@ impl Assertions {
     /// The assertion, or an error where its source takes longer than `limit`.
     pub(crate) async fn assertion(
         &self,
-        audience: &str,
+        server: ServerNames<'_>,
         now: Timestamp,
         limit: Duration,
     ) -> Result<SecretString, Error> {
         match self {
             Self::Given(assertion) => assertion.usable(now),
-            Self::Signed(signer) => sign(signer, signer.audience.as_deref().unwrap_or(audience), now),
-            Self::From(source) => timeout(limit, source.assertion(audience))
+            Self::Signed(signer) => sign(signer, signer.audience.resolve(server), now),
+            Self::From(source) => timeout(limit, source.assertion(server.issuer))
                 .await
                 .unwrap_or_else(|_| {
                     Err(Error::NoAssertion {
@@ -180,7 +234,7 @@ pub(crate) fn sign_for_client(
         key: key.clone(),
         issuer: client_id.to_owned(),
         subject: client_id.to_owned(),
-        audience: None,
+        audience: AssertionAudience::default(),
         claims: BTreeMap::new(),
     };
     sign(&signer, audience, now)
@@ -188,15 +242,6 @@ pub(crate) fn sign_for_client(
 
 /// `nbf` is left out: it would only add a way to fail where clocks differ.
 fn sign(signer: &AssertionSigner, audience: &str, now: Timestamp) -> Result<SecretString, Error> {
-    let key = &signer.key;
-    let mut header = json!({"alg": key.algorithm().as_str(), "typ": "JWT"});
-    if let Some(key_id) = key.key_id() {
-        header["kid"] = key_id.into();
-    }
-    if let Some(certificate) = key.certificate() {
-        header["x5t"] = certificate.sha1.as_str().into();
-        header["x5t#S256"] = certificate.sha256.as_str().into();
-    }
     let now = now.as_second();
     let mut claims = json!(signer.claims);
     for (name, value) in [
@@ -208,6 +253,19 @@ fn sign(signer: &AssertionSigner, audience: &str, now: Timestamp) -> Result<Secr
         ("jti", json!(jws::random_jti())),
     ] {
         claims[name] = value;
+    }
+    sign_claims(&signer.key, &claims)
+}
+
+/// A JWT with these claims, in whose header the key is named.
+pub(crate) fn sign_claims(key: &SigningKey, claims: &Value) -> Result<SecretString, Error> {
+    let mut header = json!({"alg": key.algorithm().as_str(), "typ": "JWT"});
+    if let Some(key_id) = key.key_id() {
+        header["kid"] = key_id.into();
+    }
+    if let Some(certificate) = key.certificate() {
+        header["x5t"] = certificate.sha1.as_str().into();
+        header["x5t#S256"] = certificate.sha256.as_str().into();
     }
     jws::sign_compact(
         &jws::encode_header(&header.to_string()),
@@ -222,7 +280,6 @@ fn sign(signer: &AssertionSigner, audience: &str, now: Timestamp) -> Result<Secr
 mod tests {
     use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
     use secrecy::ExposeSecret;
-    use serde_json::Value;
 
     use super::*;
 
@@ -302,7 +359,7 @@ mod tests {
             key: key(None),
             issuer: "i".into(),
             subject: "s".into(),
-            audience: None,
+            audience: AssertionAudience::default(),
             claims: [("scope".into(), "a b".into()), ("sub".into(), "admin".into())].into(),
         };
         let now = Timestamp::from_second(1_900_000_000).unwrap();

@@ -11,7 +11,7 @@ use crate::egress_proxy::EgressProxy;
 use crate::error::Error;
 use crate::jose::assertion;
 use crate::redact::Redactor;
-use crate::registration::{ClientAuthentication, ClientSecrets, Registration};
+use crate::registration::{ClientAssertionType, ClientAuthentication, ClientSecrets, Registration};
 
 /// The client authentication of one request. No `Debug`: it holds secrets.
 pub(crate) enum ClientAuth<'a> {
@@ -28,6 +28,7 @@ pub(crate) enum ClientAuth<'a> {
     Assertion {
         client_id: Option<&'a ClientId>,
         assertion: SecretString,
+        kind: ClientAssertionType,
     },
 }
 
@@ -60,15 +61,17 @@ impl<'a> ClientAuth<'a> {
                 secret: secrets.get(secret),
             },
             ClientAuthentication::PrivateKeyJwt { key, audience } => {
-                let audience = audience.as_deref().unwrap_or(endpoints.audience());
+                let audience = audience.resolve(endpoints.names());
                 Self::Assertion {
                     client_id,
                     assertion: assertion::sign_for_client(key, required_id?, audience, now)?,
+                    kind: ClientAssertionType::JwtBearer,
                 }
             }
-            ClientAuthentication::Assertion(assertions) => Self::Assertion {
+            ClientAuthentication::Assertion(assertions, kind) => Self::Assertion {
+                kind: *kind,
                 client_id,
-                assertion: assertions.assertion(endpoints.audience(), now, limit).await?,
+                assertion: assertions.assertion(endpoints.names(), now, limit).await?,
             },
         })
     }
@@ -94,7 +97,7 @@ impl ClientSecrets {
 /// Refuses a registration without a client identifier where one is needed.
 pub(crate) fn check(registration: &Registration) -> Result<(), Error> {
     match &registration.authentication {
-        ClientAuthentication::None | ClientAuthentication::Assertion(_) => Ok(()),
+        ClientAuthentication::None | ClientAuthentication::Assertion(..) => Ok(()),
         _ if registration.client_id.is_some() => Ok(()),
         _ => Err(Error::NoClientId),
     }

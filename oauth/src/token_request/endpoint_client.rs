@@ -68,8 +68,8 @@ pub(crate) fn complete(
     if client_auth.client_id().is_none() {
         body = form::without_empty_client_id(&body);
     }
-    if let ClientAuth::Assertion { assertion, .. } = client_auth {
-        body = form::with_client_assertion(body, assertion);
+    if let ClientAuth::Assertion { assertion, kind, .. } = client_auth {
+        body = form::with_client_assertion(body, assertion, *kind);
     }
     if let Some(proof) = proof {
         let mut value = HeaderValue::from_str(proof).map_err(form::unbuilt)?;

@@ -10,7 +10,7 @@ use url::Url;
 use url::form_urlencoded::{self, Serializer, byte_serialize};
 
 use crate::token_request::client_auth::ClientAuth;
-use crate::{Error, Registration};
+use crate::{ClientAssertionType, Error, Registration};
 
 /// Parameters that the registration has fields for, or that a grant or client authentication needs.
 const RESERVED: [&str; 14] = [
@@ -29,8 +29,6 @@ const RESERVED: [&str; 14] = [
     "actor_token_type",
     "requested_token_type",
 ];
-
-const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// The parameters of a request, without those of the client that sends it. No `Debug`: it may hold secrets.
 pub(crate) struct Form(Vec<(String, String)>);
@@ -118,10 +116,14 @@ pub(crate) fn without_empty_client_id(body: &[u8]) -> Vec<u8> {
 }
 
 /// RFC 7523 section 2.2.
-pub(crate) fn with_client_assertion(body: Vec<u8>, assertion: &SecretString) -> Vec<u8> {
+pub(crate) fn with_client_assertion(
+    body: Vec<u8>,
+    assertion: &SecretString,
+    kind: ClientAssertionType,
+) -> Vec<u8> {
     let mut added = Serializer::new(String::new());
     added
-        .append_pair("client_assertion_type", CLIENT_ASSERTION_TYPE)
+        .append_pair("client_assertion_type", kind.as_str())
         .append_pair("client_assertion", assertion.expose_secret());
     [body, b"&".to_vec(), added.finish().into_bytes()].concat()
 }

@@ -1,5 +1,6 @@
 //! Connect errors: why no connection was established.
 
+use crate::destinations::DestinationError;
 use crate::ssrf::ForbiddenAddressError;
 
 /// Why no connection was established.
@@ -13,6 +14,8 @@ pub enum ConnectError {
     Tls(Option<String>),
     #[error("its address is {0}")]
     Forbidden(ForbiddenAddressError),
+    #[error("{0}")]
+    ForbiddenByPolicy(DestinationError),
     /// The server's TLS alert says that it wants a certificate, or another one.
     #[error("the server does not take the client certificate{}", because(.0))]
     ClientCertificate(Option<String>),
@@ -38,6 +41,11 @@ impl ConnectError {
             Self::Forbidden(ForbiddenAddressError::Private) => {
                 "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: \
                  true, or state tokenUrl"
+            }
+            Self::Forbidden(ForbiddenAddressError::Loopback | ForbiddenAddressError::PrivateByPolicy)
+            | Self::ForbiddenByPolicy(_) => {
+                "ask who runs mcp-auth, whose chart's policy.* says where requests may go, or use an endpoint that it \
+                 allows"
             }
             Self::Forbidden(_) => "such an address is never connected to; check the host's DNS records",
             Self::ClientCertificate(_) => {

@@ -172,6 +172,20 @@ impl UserTokenCache {
         outcome
     }
 
+    /// A token that was exchanged elsewhere, where there is neither one for this user nor a request under way.
+    pub fn insert_if_unknown(&mut self, user: User, token: Arc<Token>) {
+        if self.users.lookup(&user).is_some() {
+            return;
+        }
+        // What begins and ends a request makes room for its outcome.
+        if self.users.start(user).is_ok()
+            && let Some(entry) = self.users.finish(user)
+        {
+            entry.token = Some(CachedToken::new(token, &self.clock, &self.budget));
+            self.evict_to_budget();
+        }
+    }
+
     /// The MCP server refused this token of the user.
     pub fn reject(&mut self, user: User, token_id: &str) {
         let Some(entry) = self.users.get_mut(&user) else {

@@ -4,6 +4,7 @@
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
 
+mod broken_set_ups;
 mod client;
 mod issuer;
 mod keeping;

@@ -109,6 +109,7 @@ fn answer(status: u16, body: Vec<u8>) -> Answer {
         status: StatusCode::from_u16(status).unwrap(),
         content_type: None,
         retry_after: None,
+        date: None,
         location_host: None,
         dpop_nonce: None,
         body,

@@ -30,6 +30,7 @@ pub fn token_response(data: &[u8]) {
         status: StatusCode::from_u16(200 + u16::from(*status) * 2).expect("it is 200 to 710"),
         content_type: None,
         retry_after: None,
+        date: None,
         location_host: None,
         dpop_nonce: None,
         body: body.to_vec(),

@@ -28,7 +28,13 @@ async fn requests_of_a_day(step: fn(usize) -> Step) -> usize {
 #[tokio::test(start_paused = true)]
 async fn a_token_that_never_fits_is_minted_some_150_times_a_day_and_a_healthy_one_36_times() {
     assert_eq!(requests_of_a_day(|_| mismatch()).await, 152);
-    assert_eq!(requests_of_a_day(|_| Step::Fail(Error::AssertionUsed)).await, 152);
+    assert_eq!(
+        requests_of_a_day(|_| Step::Fail(Error::AssertionUsed {
+            field: "jwtBearer.assertionRef"
+        }))
+        .await,
+        152
+    );
     // Renewed at two thirds of an hour.
     let healthy = |nth: usize| issue(["one", "another"][nth % 2], 3600);
     assert_eq!(requests_of_a_day(healthy).await, 36);

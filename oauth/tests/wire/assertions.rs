@@ -1,9 +1,10 @@
-//! An assertion of a Secret as the grant: used until its end, or once where the server takes it once.
+//! An assertion of a Secret, as the grant or as the client's authentication: used until its end, or once where the server takes it once.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    Assertions, Client, ClientAuthentication, Clock, Error, Grant, IssuedToken, TokenRequest,
+    Assertions, Client, ClientAssertionType, ClientAuthentication, Clock, Error, GivenAssertion, Grant,
+    IssuedToken, TokenRequest,
 };
 
 use crate::TOKEN;
@@ -40,7 +41,12 @@ async fn one_that_is_taken_once_is_not_sent_in_vain_and_the_error_says_what_is_w
     ask(&client).await.unwrap();
     for _ in 0..3 {
         let error = ask(&client).await.unwrap_err();
-        assert_eq!(error, Error::AssertionUsed);
+        assert_eq!(
+            error,
+            Error::AssertionUsed {
+                field: "jwtBearer.assertionRef"
+            }
+        );
         assert!(
             error.message().contains("another one is waited for"),
             "{}",
@@ -86,4 +92,56 @@ async fn one_that_is_over_is_not_sent() {
          put it into that Secret, and it is used at once; check the clock too"
     );
     assert_eq!(server.connections(), 0);
+}
+
+/// A JWT-SVID, say, or a JWT of AWS STS: something else keeps it in a Secret.
+fn client_by(server: &Server, assertion: &str, kind: ClientAssertionType) -> Client {
+    server::install_provider();
+    let given = Assertions::Given(GivenAssertion::for_client(assertion.into()));
+    let mut registration = server.registration(ClientAuthentication::Assertion(given, kind));
+    registration.client_id = None;
+    Client::new(registration)
+        .unwrap()
+        .with_clock(Clock::starting_at(Timestamp::from_second(NOW).unwrap()))
+}
+
+#[tokio::test]
+async fn a_client_s_assertion_of_a_secret_is_sent_with_its_type() {
+    for (kind, name) in [
+        (ClientAssertionType::JwtBearer, "jwt-bearer"),
+        (ClientAssertionType::JwtSpiffe, "jwt-spiffe"),
+    ] {
+        let mut server = Server::answering([json("200 OK", TOKEN)]).await;
+        let svid = assertion(NOW + 600);
+        ask(&client_by(&server, &svid, kind)).await.unwrap();
+        let (_, form) = server.form().await;
+        assert_eq!(form["grant_type"], "client_credentials");
+        assert_eq!(form["client_assertion"], svid);
+        assert_eq!(
+            form["client_assertion_type"],
+            format!("urn:ietf:params:oauth:client-assertion-type:{name}")
+        );
+        assert_eq!(form.get("client_id"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_client_s_assertion_that_ended_or_is_taken_once_is_not_sent_and_its_field_is_named() {
+    const FIELD: &str = "clientAuthentication.clientAssertion.secretKeyRef";
+    let reused = r#"{"error":"invalid_client","error_description":"Token reuse detected"}"#;
+    let server = Server::answering([json("200 OK", TOKEN), json("401 Unauthorized", reused)]).await;
+    let client = client_by(&server, &assertion(NOW + 600), ClientAssertionType::JwtBearer);
+    ask(&client).await.unwrap();
+    for _ in 0..2 {
+        let error = ask(&client).await.unwrap_err();
+        assert_eq!(error, Error::AssertionUsed { field: FIELD });
+        assert!(error.message().contains(FIELD), "{}", error.message());
+    }
+    assert_eq!(server.connections(), 2, "not a third time");
+
+    let ended = client_by(&server, &assertion(NOW), ClientAssertionType::JwtSpiffe);
+    let error = ask(&ended).await.unwrap_err();
+    assert_eq!(error.reason(), "AssertionExpired");
+    assert!(error.message().contains(FIELD), "{}", error.message());
+    assert_eq!(server.connections(), 2);
 }

@@ -1,8 +1,8 @@
 //! A server that says again all it was sent: nothing of it is told, whatever the method and the grant.
 
 use mcp_auth_oauth::{
-    Assertions, Client, ClientAuthentication, ClientSecret, ClientSecrets, Error, Grant, Registration,
-    SigningKey, TokenRequest, TokenType,
+    AssertionAudience, Assertions, Client, ClientAssertionType, ClientAuthentication, ClientSecret,
+    ClientSecrets, Error, Grant, Registration, SigningKey, TokenRequest, TokenType,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -87,9 +87,12 @@ fn methods() -> Vec<ClientAuthentication> {
         ClientAuthentication::SecretPost(secrets()),
         ClientAuthentication::PrivateKeyJwt {
             key: SigningKey::parse(&pem, None, None).unwrap(),
-            audience: None,
+            audience: AssertionAudience::default(),
         },
-        ClientAuthentication::Assertion(Assertions::Given(ASSERTION.into())),
+        ClientAuthentication::Assertion(
+            Assertions::Given(ASSERTION.into()),
+            ClientAssertionType::JwtBearer,
+        ),
     ]
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_oauth::{
-    AssertionSigner, Assertions, Client, ClientAuthentication, Error, ExchangeProfile, Grant, IssuedToken,
-    Limits, Registration, Scope, SigningKey, TokenExchange, TokenRequest, TokenType,
+    AssertionAudience, AssertionSigner, Assertions, Client, ClientAuthentication, Error, ExchangeProfile,
+    Grant, IssuedToken, Limits, Registration, Scope, SigningKey, TokenExchange, TokenRequest, TokenType,
 };
 use serde_json::json;
 
@@ -80,7 +80,7 @@ async fn an_assertion_that_is_the_grant_can_be_signed_here_anew_for_each_request
         key: SigningKey::parse(&pair.serialize_pem(), None, Some("k-1".into())).unwrap(),
         issuer: "tools@p.iam.gserviceaccount.com".into(),
         subject: "anna@example.com".into(),
-        audience: None,
+        audience: AssertionAudience::default(),
         claims: [("scope".into(), "a b".into())].into(),
     };
     let client = client(Registration {

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    AssertionFuture, AssertionSource, Assertions, Client, ClientAuthentication, ClientId, Clock, Error,
-    Registration, SigningKey, TokenRequest,
+    AssertionAudience, AssertionFuture, AssertionSource, Assertions, Client, ClientAssertionType,
+    ClientAuthentication, ClientId, Clock, Error, Registration, SigningKey, TokenRequest,
 };
 use serde_json::json;
 
@@ -53,10 +53,12 @@ async fn a_private_key_signs_an_assertion_for_the_token_endpoint_and_each_reques
     let mut server = server().await;
     let pair = rcgen::KeyPair::generate().unwrap();
     let key = SigningKey::parse(&pair.serialize_pem(), None, Some("k-1".into())).unwrap();
-    let client =
-        Client::new(server.registration(ClientAuthentication::PrivateKeyJwt { key, audience: None }))
-            .unwrap()
-            .with_clock(Clock::starting_at(Timestamp::from_second(NOW).unwrap()));
+    let client = Client::new(server.registration(ClientAuthentication::PrivateKeyJwt {
+        key,
+        audience: AssertionAudience::default(),
+    }))
+    .unwrap()
+    .with_clock(Clock::starting_at(Timestamp::from_second(NOW).unwrap()));
     let mut ids = Vec::new();
     for _ in 0..2 {
         client.request_token(&TokenRequest::default()).await.unwrap();
@@ -92,7 +94,7 @@ async fn the_audience_is_the_one_that_is_set() {
     let pair = rcgen::KeyPair::generate().unwrap();
     let authentication = ClientAuthentication::PrivateKeyJwt {
         key: SigningKey::parse(&pair.serialize_pem(), None, None).unwrap(),
-        audience: Some("https://as.example.com".into()),
+        audience: AssertionAudience::Stated("https://as.example.com".into()),
     };
     ask(server.registration(authentication)).await.unwrap();
     let (_, form) = server.form().await;
@@ -106,7 +108,10 @@ async fn an_assertion_of_somebody_else_is_asked_for_with_each_request_and_needs_
     let source = source(Ok("e.y.j"));
     let client = Client::new(Registration {
         client_id: None,
-        ..server.registration(ClientAuthentication::Assertion(Assertions::From(source.clone())))
+        ..server.registration(ClientAuthentication::Assertion(
+            Assertions::From(source.clone()),
+            ClientAssertionType::JwtBearer,
+        ))
     })
     .unwrap();
     for _ in 0..2 {
@@ -126,9 +131,12 @@ async fn without_an_assertion_nothing_is_sent() {
         problem: "forbidden".into(),
     };
     let assertions = Assertions::From(source(Err(none.clone())));
-    let error = ask(server.registration(ClientAuthentication::Assertion(assertions)))
-        .await
-        .unwrap_err();
+    let error = ask(server.registration(ClientAuthentication::Assertion(
+        assertions,
+        ClientAssertionType::JwtBearer,
+    )))
+    .await
+    .unwrap_err();
     assert_eq!(error, none);
     assert_eq!(server.connections(), 0);
 }
@@ -143,7 +151,7 @@ async fn an_assertion_that_never_comes_meets_the_deadline() {
     }
     server::install_provider();
     let assertions = Assertions::From(Arc::new(Never));
-    let authentication = ClientAuthentication::Assertion(assertions);
+    let authentication = ClientAuthentication::Assertion(assertions, ClientAssertionType::JwtBearer);
     let registration = Registration::new("https://127.0.0.1:1/token", "client", authentication);
     assert_eq!(ask(registration).await.unwrap_err().reason(), "NoAssertion");
 }
@@ -170,7 +178,10 @@ fn a_missing_client_id_is_told_before_anything_is_asked() {
     for authentication in [
         ClientAuthentication::SecretBasic("s3cret".into()),
         ClientAuthentication::SecretPost("s3cret".into()),
-        ClientAuthentication::PrivateKeyJwt { key, audience: None },
+        ClientAuthentication::PrivateKeyJwt {
+            key,
+            audience: AssertionAudience::default(),
+        },
     ] {
         let registration = Registration {
             client_id: None,

@@ -6,6 +6,7 @@
 mod assertions;
 mod certificates;
 mod echo;
+mod github_app;
 mod grants;
 mod identity;
 mod jwt;

@@ -1,8 +1,8 @@
 //! What identity providers write otherwise than the standards, and what is told of their refusals.
 
 use mcp_auth_oauth::{
-    Client, ClientAuthentication, Error, IssuedToken, Limits, Registration, SigningKey, TokenRequest,
-    ZeroExpiresIn,
+    AssertionAudience, Client, ClientAuthentication, Error, IssuedToken, Limits, Registration, SigningKey,
+    TokenRequest, ZeroExpiresIn,
 };
 
 use crate::basic;
@@ -81,7 +81,10 @@ async fn a_refused_assertion_leads_to_its_audience() {
     let server = Server::answering([json("401 Unauthorized", REFUSED)]).await;
     let pair = rcgen::KeyPair::generate().unwrap();
     let key = SigningKey::parse(&pair.serialize_pem(), None, None).unwrap();
-    let authentication = ClientAuthentication::PrivateKeyJwt { key, audience: None };
+    let authentication = ClientAuthentication::PrivateKeyJwt {
+        key,
+        audience: AssertionAudience::default(),
+    };
     let error = ask(server.registration(authentication)).await.unwrap_err();
     let message = error.message();
     assert!(message.contains("privateKeyJwt.audience"), "{message}");

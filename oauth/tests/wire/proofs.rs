@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use mcp_auth_oauth::{
-    Client, ClientAuthentication, Clock, Error, IssuedToken, Registration, SigningKey, TokenRequest,
-    TokenType,
+    AssertionAudience, Client, ClientAuthentication, Clock, Error, IssuedToken, Registration, SigningKey,
+    TokenRequest, TokenType,
 };
 use serde_json::Value;
 
@@ -128,7 +128,10 @@ async fn an_answer_to_a_nonce_has_a_client_assertion_of_its_own() {
     let key = SigningKey::parse(&pair.serialize_pem(), None, None).unwrap();
     let client = client_by(
         &server,
-        ClientAuthentication::PrivateKeyJwt { key, audience: None },
+        ClientAuthentication::PrivateKeyJwt {
+            key,
+            audience: AssertionAudience::default(),
+        },
     );
     ask(&client).await.unwrap();
     let mut ids = BTreeSet::new();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Client;
 use mcp_auth_protocol::timeouts::HEARTBEAT;
+use mcp_auth_resilience::exponential;
 use parking_lot::RwLock;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -27,6 +28,10 @@ use crate::metrics::Metrics;
 const CHECK_INTERVAL: Duration = Duration::from_secs(20);
 /// Longest time of one check, with all its calls.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest time that one attempt at the start may take.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// First and longest wait between two of them.
+const LOAD_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// How long a new authority is published before a certificate of it is served: connected sidecars are told of
 /// it with a heartbeat, and the API server trusts it by then.
 const PUBLICATION: Duration = Duration::from_secs(60);
@@ -98,11 +103,39 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
+/// Whether the API server could not be asked, or refused: it may answer otherwise in a moment.
+fn is_of_api_server(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<kube::Error>())
+}
+
 impl Certificates {
     /// Takes the certificates from where they are, after making or renewing what is due.
     pub async fn load(client: &Client, config: &Config) -> anyhow::Result<Self> {
         let material = config.current(client, None).await?;
         Ok(Self(Arc::new(RwLock::new(ServingCertificate::new(material)?))))
+    }
+
+    /// The same, once the API server answers: an operator that starts while it is away waits, and is no better off for
+    /// being started anew. What no waiting mends is an error.
+    pub async fn load_when_possible(client: &Client, config: &Config) -> anyhow::Result<Self> {
+        let mut failures = 0;
+        loop {
+            let loaded = tokio::time::timeout(LOAD_TIMEOUT, Self::load(client, config)).await;
+            let error = match loaded {
+                Ok(Ok(certificates)) => return Ok(certificates),
+                Ok(Err(error)) if !is_of_api_server(&error) => return Err(error),
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => format!("no answer within {} s", LOAD_TIMEOUT.as_secs()),
+            };
+            let wait = exponential(LOAD_BACKOFF.0, failures, LOAD_BACKOFF.1);
+            failures = failures.saturating_add(1);
+            warn!(
+                error,
+                seconds = wait.as_secs(),
+                "the API server does not answer, or not as it should; trying again"
+            );
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// PEM certificates that clients trust the operator by.

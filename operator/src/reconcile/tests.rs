@@ -4,7 +4,7 @@ use axum::Router;
 use futures::{StreamExt, stream};
 use kube::Client;
 use kube::runtime::watcher::{self, Event};
-use mcp_auth_credentials::{Changes, Credentials};
+use mcp_auth_credentials::{AdministratorPolicy, Changes, Credentials};
 use mcp_auth_oauth::Clock;
 
 use super::*;
@@ -39,17 +39,18 @@ async fn endless_events_put_no_reconciliation_off() {
     let (resources, mut resource_watch) =
         Resources::from_watches(vec![None], vec![events.boxed()], changes.clone());
     let (status_due, mut statuses_due) = mpsc::unbounded_channel();
-    let (references, references_changed) = References::new(client.clone(), None);
+    let (references, references_changed) = References::new(client.clone(), &[], None, false);
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), WorkloadEvents::unread());
     let credentials = Credentials::new(changes, status_due.clone());
     let reconciler = Reconciler {
         resources,
         references,
-        workload: Workload::new(client, "mcp-auth".into(), "operator".into(), Vec::new()),
+        workload: Workload::new(client, Vec::new(), Vec::new()),
         pods,
         sidecars: Sidecars::new().0,
         token_sources: TokenSources::new(Clock::system(), Metrics::default(), credentials),
         metrics: Metrics::default(),
+        policy: AdministratorPolicy::default(),
         egress_proxy: None,
         liveness: Liveness::default(),
         status_due,

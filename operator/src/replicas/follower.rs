@@ -8,7 +8,8 @@ use std::time::Duration;
 use axum::body::Bytes;
 use futures::StreamExt;
 use mcp_auth_credentials::{
-    Credentials, ReplicatedCredential, ReplicatedCredentialError, ResourceRef, TokenRefreshRequest,
+    Credentials, ReplicatedCredential, ReplicatedCredentialError, ReplicatedUserToken, ResourceRef,
+    TokenRefreshRequest,
 };
 use mcp_auth_protocol::timeouts::{HEARTBEAT, SYNC_SILENCE};
 use mcp_auth_resilience::exponential;
@@ -168,6 +169,7 @@ impl Follower {
                     LeaderLine::Withdrawn { namespace, name } => {
                         self.credentials.withdraw(&ResourceRef { namespace, name });
                     }
+                    LeaderLine::UserToken { token } => self.record_user_token(token),
                     LeaderLine::Complete => {
                         *is_complete = true;
                         info!("following the replica that leads");
@@ -194,6 +196,15 @@ impl Follower {
                     }
                 }
             }
+        }
+    }
+
+    fn record_user_token(&self, token: serde_json::Value) {
+        let taken_over = serde_json::from_value::<ReplicatedUserToken>(token)
+            .map_err(|_| CredentialError::OtherVersion)
+            .and_then(|token| Ok(self.credentials.user_tokens().take_over(token)?));
+        if let Err(error) = taken_over {
+            debug!(%error, "a user's token that the leader has cannot be read");
         }
     }
 

@@ -25,6 +25,11 @@ pub enum LeaderLine {
     },
     /// The resource is gone.
     Withdrawn { namespace: String, name: String },
+    /// A user's own token.
+    UserToken {
+        /// A [`mcp_auth_credentials::ReplicatedUserToken`], read on its own as well.
+        token: serde_json::Value,
+    },
     /// The follower has everything that there is.
     Complete,
     #[serde(other)]
@@ -96,6 +101,7 @@ mod tests {
             let kind = match serde_json::from_str(text).unwrap() {
                 LeaderLine::Published { .. } => "published",
                 LeaderLine::Withdrawn { .. } => "withdrawn",
+                LeaderLine::UserToken { .. } => "userToken",
                 LeaderLine::Complete => "complete",
                 LeaderLine::Unknown => "unknown",
             };

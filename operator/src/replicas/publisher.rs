@@ -123,6 +123,8 @@ async fn lead_lost(leads: &mut watch::Receiver<bool>) {
 struct Published {
     changes: watch::Receiver<u64>,
     revision: u64,
+    user_token_changes: watch::Receiver<u64>,
+    user_token_revision: u64,
     resources: HashSet<ResourceRef>,
 }
 
@@ -133,12 +135,17 @@ impl Published {
         Self {
             changes,
             revision: 0,
+            user_token_changes: replicas.credentials.user_tokens().subscribe(),
+            user_token_revision: 0,
             resources: HashSet::new(),
         }
     }
 
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
-        self.changes.changed().await
+        tokio::select! {
+            changed = self.changes.changed() => changed,
+            changed = self.user_token_changes.changed() => changed,
+        }
     }
 
     /// What has changed since the last time.
@@ -160,6 +167,14 @@ impl Published {
         }
         self.resources = resources;
         self.revision = revision;
+        // After the resources that they are for: what is withdrawn is forgotten with its users' tokens.
+        let user_tokens = replicas.credentials.user_tokens();
+        let revision = *self.user_token_changes.borrow_and_update();
+        for token in user_tokens.recorded_since(self.user_token_revision) {
+            let token = serde_json::to_value(token).expect("a token is plain values");
+            lines.push(line(&LeaderLine::UserToken { token }));
+        }
+        self.user_token_revision = revision;
         lines
     }
 }

@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::reconcile::{self, Reconciler, Triggers};
 use crate::replicas::Follower;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources};
+use crate::restarts::Restarts;
 use crate::status::{self, StatusWriter};
 
 pub struct ReplicaTasks {
@@ -20,6 +21,7 @@ pub struct ReplicaTasks {
     pub resource_watch: ResourceWatch,
     pub triggers: Triggers,
     pub status_writer: Arc<StatusWriter>,
+    pub restarts: Restarts,
     pub resources: Resources,
     pub statuses_due: mpsc::UnboundedReceiver<ResourceRef>,
     pub set_listed: watch::Sender<bool>,
@@ -122,6 +124,7 @@ impl ReplicaTasks {
             () = status::run(self.status_writer.clone(), self.resources.store(), due) => {
                 anyhow::bail!("writing statuses ended")
             }
+            () = self.restarts.run() => anyhow::bail!("restarting workloads ended"),
             () = forwarding => anyhow::bail!("nothing asks for statuses any more"),
         }
     }

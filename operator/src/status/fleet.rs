@@ -10,6 +10,7 @@ use crate::inject::{NOT_INJECTED_REASONS, annotations};
 use crate::metrics::NOT_REVIEWED;
 use crate::pods;
 use crate::sidecars::Sidecar;
+use crate::version_skew::is_too_old;
 
 /// How many of the selected pods want attention.
 #[derive(Debug, Default, PartialEq)]
@@ -20,6 +21,8 @@ pub struct Fleet {
     pub behind: i64,
     /// With a sidecar of another version than the operator's.
     pub outdated: i64,
+    /// With a sidecar that is older than this operator supports.
+    pub too_old: i64,
 }
 
 /// Counts `pods`. One that is starting is neither behind nor without a sidecar for no reason.
@@ -38,6 +41,9 @@ pub fn count(pods: &[SelectedPod], now: Timestamp) -> Fleet {
         let version = sidecar.as_ref().map(|sidecar| sidecar.version.as_str());
         if version.is_some_and(|version| !version.is_empty() && version != env!("CARGO_PKG_VERSION")) {
             fleet.outdated += 1;
+        }
+        if sidecar.as_ref().is_some_and(is_too_old) {
+            fleet.too_old += 1;
         }
     }
     fleet

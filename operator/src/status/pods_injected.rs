@@ -169,7 +169,8 @@ pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> 
     } else {
         format!("they are older than the label that asks for it, or the operator was away: {restart}")
     };
-    let message = format!("{pods} run without the sidecar: {advice}");
+    let restart = selection.restart_outcome();
+    let message = format!("{pods} run without the sidecar: {advice}{restart}");
     draft(false, reasons::PODS_NOT_INJECTED, message)
 }
 

@@ -53,11 +53,15 @@ fn ready(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
         .conditions
         .iter()
         .any(|condition| condition.type_ == conditions::SERVER_REACHABLE && condition.holds == Some(true));
+    let (token, tokens) = match ready_inputs.inputs.issuance.token.users_only {
+        true => ("users' own tokens", "gets users' own tokens"),
+        false => ("a valid token", "has a valid token"),
+    };
     let message = match is_reached {
-        true => format!("LiteLLM reaches {server} with a valid token{insecure}"),
-        false => format!(
-            "every sidecar has a valid token for {server}, and none has spoken to the server yet{insecure}"
-        ),
+        true => format!("LiteLLM reaches {server} with {token}{insecure}"),
+        false => {
+            format!("every sidecar {tokens} for {server}, and none has spoken to the server yet{insecure}")
+        }
     };
     draft(true, reasons::READY, message)
 }

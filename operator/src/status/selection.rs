@@ -28,6 +28,12 @@ impl Selection<'_> {
         (!names.is_empty()).then(|| list(&names))
     }
 
+    /// What becomes of the restart that the resource waits for, as the end of a message.
+    pub fn restart_outcome(&self) -> String {
+        let outcome = self.inputs.restart.as_ref();
+        outcome.map(|outcome| format!("; {outcome}")).unwrap_or_default()
+    }
+
     /// A new leader does not know yet which sidecars there are: what its predecessor said holds for so long.
     pub fn kept_while_awaited(&self, type_: &'static str) -> Option<ConditionDraft> {
         if !self.pods.iter().any(|pod| is_awaited(&pod)) {

@@ -10,6 +10,7 @@ use super::selection::{Selection, is_awaited, previous_status};
 use super::{ConditionDraft, SelectedPod, StatusInputs, first_draft};
 use crate::pods;
 use crate::sidecars::Sidecar;
+use crate::version_skew::is_too_old;
 
 const CHECKS: &[for<'a> fn(&Selection<'a>) -> Option<ConditionDraft>] = &[
     none_selected,
@@ -50,11 +51,19 @@ pub(super) fn check_pods(
         synced: i32::try_from(up_to_date).unwrap_or(i32::MAX),
         total: i32::try_from(total).unwrap_or(i32::MAX),
         summary: format!("{up_to_date}/{total}"),
+        not_injected: count(pods, |(pod, _)| {
+            !pods::is_injected(pod) && !pods::is_starting(pod, now)
+        }),
+        too_old: count(pods, |(_, sidecar)| sidecar.as_ref().is_some_and(is_too_old)),
     };
     (
         first_draft(CHECKS, &Selection { inputs, pods, now }),
         Some(counts),
     )
+}
+
+fn count(pods: &[SelectedPod], matches: impl Fn(&&SelectedPod) -> bool) -> i32 {
+    i32::try_from(pods.iter().filter(matches).count()).unwrap_or(i32::MAX)
 }
 
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
@@ -63,10 +72,11 @@ fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
         Some((pod, concerning(problems, selection.server())?))
     })?;
     let message = format!(
-        "{} reports {}: {}",
+        "{} reports {}: {}{}",
         pod.name_any(),
         problem.reason,
-        problem.message
+        problem.message,
+        selection.restart_outcome()
     );
     draft(false, reasons::SIDECAR_PROBLEM, message)
 }
@@ -93,7 +103,8 @@ fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let pods = selection.list(|(_, sidecar)| sidecar.as_ref().is_some_and(needs_restart))?;
     let message = format!(
         "LiteLLM reads its servers only at start: restart {pods} (`kubectl rollout restart`) to make it call \
-         {server} this way"
+         {server} this way{}",
+        selection.restart_outcome()
     );
     draft(false, reasons::RESTART_NEEDED, message)
 }

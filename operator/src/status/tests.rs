@@ -96,6 +96,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         pods: scenario.pods.clone(),
         passed_over: scenario.passed_over.clone(),
         injection: scenario.injection.clone(),
+        restart: None,
     };
     super::status(&inputs, now)
 }

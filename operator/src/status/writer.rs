@@ -31,6 +31,7 @@ use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
 use crate::pods::{PodMeta, Pods, is_injected, is_terminating, ought_to_be_injected};
 use crate::resources::object_ref;
+use crate::restarts::RestartOutcomes;
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
 use crate::webhook_calls::WebhookCalls;
 
@@ -49,6 +50,7 @@ pub struct ObservedPods {
     pub pods: Pods,
     pub sidecars: Sidecars,
     pub webhook: WebhookCalls,
+    pub restarts: RestartOutcomes,
 }
 
 /// What the status is made of and written with.
@@ -160,6 +162,7 @@ impl StatusWriter {
                 operator_started: self.observed.webhook.started,
                 webhook_port: self.observed.webhook.port,
             },
+            restart: self.observed.restarts.get(&resource_ref),
         };
         let new_status = status(&inputs, self.clock.now());
         // Sidecars that may still be applying the newest snapshot are checked once more.
@@ -228,6 +231,7 @@ impl StatusWriter {
             pods_not_injected: fleet.not_injected,
             sidecars_behind: fleet.behind,
             sidecars_outdated: fleet.outdated,
+            sidecars_too_old: fleet.too_old,
         };
         self.metrics.set_resource(resource_ref, &state);
     }

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt};
 use mcp_auth_crds::{CaBundle, McpServerAuth, OAuth2};
+use mcp_auth_credentials::EffectiveSettings;
 use mcp_auth_oauth::{
     ClientAuthentication, Clock, Discovery, DiscoveryError, Error, Limits, Registration, ServerLocation,
 };
@@ -54,9 +55,10 @@ async fn question(
     oauth2: &OAuth2,
 ) -> Result<Question, CliError> {
     let namespace = resource.namespace().unwrap_or_default();
-    let location = match (&oauth2.token_url, &oauth2.issuer) {
+    let effective = EffectiveSettings::new(&resource.spec, oauth2, oauth2.client_id.as_deref());
+    let location = match (effective.token_url, &oauth2.issuer) {
         (Some(token_url), _) => ServerLocation::Endpoints {
-            token_url: token_url.clone(),
+            token_url,
             revocation_url: None,
         },
         (None, Some(issuer)) => ServerLocation::Issuer(issuer.clone()),

@@ -127,7 +127,7 @@ fn wanted(
         wanted.extend(rules.map(|rule| attributes(rule, Some(namespace))));
     }
     for (namespace, resource, name) in referenced {
-        wanted.extend(["list", "watch"].map(|verb| ResourceAttributes {
+        wanted.extend(["get", "list", "watch"].map(|verb| ResourceAttributes {
             name: Some(name.clone()),
             ..attributes(&(verb, "", resource, ""), Some(namespace))
         }));

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::AssertionSigner;
+use mcp_auth_crds::{McpServerAuth, McpServerAuthSpec};
+use mcp_auth_oauth::{AssertionAudience, AssertionSigner};
 use serde_json::{Value, json};
 
 use super::{decide, no_assertions, spec};
+use crate::credential_identity::CredentialIdentity;
 use crate::references::{Lookup, Reference};
 use crate::token_sources::DesiredSource;
-use mcp_auth_oauth::{Assertions, ClientAuthentication, Grant, Registration};
+use mcp_auth_oauth::{Assertions, ClientAuthentication, Grant, Registration, ServerLocation};
 
 fn key() -> rcgen::KeyPair {
     rcgen::KeyPair::generate().unwrap()
@@ -16,13 +18,17 @@ fn key() -> rcgen::KeyPair {
 
 /// What becomes of a spec whose references lead to these values, by their keys.
 fn registration(oauth2: Value, values: &[(&str, &str)]) -> Result<Registration, String> {
+    registration_of(&spec(oauth2), values)
+}
+
+fn registration_of(spec: &McpServerAuthSpec, values: &[(&str, &str)]) -> Result<Registration, String> {
     let lookup = |reference: &Reference| {
         let (_, value) = values.iter().find(|(key, _)| *key == reference.key).unwrap();
         Lookup::Found(Arc::new(
             [(reference.key.clone(), value.as_bytes().to_vec().into())].into(),
         ))
     };
-    match decide(&spec(oauth2), lookup, no_assertions) {
+    match decide(spec, lookup, no_assertions) {
         Ok(desired) => match desired.source {
             DesiredSource::OAuth2(configuration) => Ok(configuration.registration),
             DesiredSource::Secret(_) => panic!("not a given token"),
@@ -63,7 +69,10 @@ fn a_key_by_itself_signs_for_the_client_and_for_the_subject_that_is_stated() {
         (signed.issuer.as_str(), signed.subject.as_str()),
         ("consumer-key", "anna@example.com")
     );
-    assert_eq!(signed.audience.as_deref(), Some("https://login.salesforce.com"));
+    assert_eq!(
+        signed.audience,
+        AssertionAudience::Stated("https://login.salesforce.com".into())
+    );
     assert!(signed.claims.is_empty());
     let signed = signer(jwt_bearer(json!({"issuer": "me"})), &pem);
     assert_eq!((signed.issuer.as_str(), signed.subject.as_str()), ("me", "me"));
@@ -178,5 +187,104 @@ fn every_kind_of_key_signs_by_its_algorithm_and_p_521_is_named_with_the_way_out(
     ] {
         let error = refused.unwrap_err();
         assert!(error.contains(field) && error.contains(way_out), "{error}");
+    }
+}
+
+fn github_app(app: Value) -> McpServerAuthSpec {
+    let mut github_app = json!({
+        "appId": 123_456,
+        "installationId": 87_654_321,
+        "keyRef": {"name": "github", "key": "key.pem"},
+    });
+    for (name, value) in app.as_object().unwrap() {
+        github_app[name] = value.clone();
+    }
+    let server = json!({"name": "github", "url": "https://api.githubcopilot.com/mcp/"});
+    serde_json::from_value(json!({"server": server, "githubApp": github_app})).unwrap()
+}
+
+#[test]
+fn a_github_app_asks_at_its_installation_for_what_it_names() {
+    const RSA: &str = include_str!("../../../../oauth/src/jose/signing_key/testdata/rsa.pkcs1.pem");
+    for (app, token_url) in [
+        (
+            json!({"repositories": ["tools"], "permissions": {"contents": "read", "issues": "write"}}),
+            "https://api.github.com/app/installations/87654321/access_tokens",
+        ),
+        (
+            json!({"apiUrl": "https://github.example.com/api/v3/"}),
+            "https://github.example.com/api/v3/app/installations/87654321/access_tokens",
+        ),
+    ] {
+        let narrowed = app.get("repositories").is_some();
+        let registration = registration_of(&github_app(app), &[("key.pem", RSA)]).unwrap();
+        assert_eq!(
+            registration.server,
+            ServerLocation::Endpoints {
+                token_url: token_url.into(),
+                revocation_url: None
+            }
+        );
+        let Grant::GitHubApp(app) = registration.grant else {
+            panic!("another grant");
+        };
+        assert_eq!(app.app_id, 123_456);
+        assert_eq!(app.repositories.len(), usize::from(narrowed));
+        let permissions: Vec<_> = app
+            .permissions
+            .iter()
+            .map(|(name, access)| format!("{name}={access}"))
+            .collect();
+        let expected: &[&str] = if narrowed {
+            &["contents=read", "issues=write"]
+        } else {
+            &[]
+        };
+        assert_eq!(permissions, expected);
+    }
+}
+
+#[test]
+fn a_key_that_no_github_app_has_is_named() {
+    for (text, problem) in [
+        (
+            key().serialize_pem(),
+            "a key of the kind P-256, and those of GitHub Apps are RSA",
+        ),
+        ("hello".into(), "neither PEM nor a JWK"),
+        (String::new(), "is empty"),
+    ] {
+        let error = registration_of(&github_app(json!({})), &[("key.pem", &text)]).unwrap_err();
+        assert!(
+            error.contains("spec.githubApp.keyRef") && error.contains(problem),
+            "{error}"
+        );
+    }
+}
+
+/// What changes which token it is, and what does not.
+#[test]
+fn a_token_of_an_installation_is_of_its_narrowing_and_not_of_the_key_that_asked() {
+    let identity = |app| {
+        let mut resource = McpServerAuth::new("github", github_app(app));
+        resource.metadata.namespace = Some("llm".into());
+        CredentialIdentity::for_resource(&resource)
+    };
+    let first = identity(json!({}));
+    let same = [
+        json!({"keyRef": {"name": "next", "key": "key.pem"}}),
+        json!({"refreshBefore": "10m"}),
+    ];
+    for app in same {
+        assert_eq!(identity(app.clone()), first, "{app}");
+    }
+    let other = [
+        json!({"installationId": 1}),
+        json!({"apiUrl": "https://github.example.com/api/v3"}),
+        json!({"repositories": ["tools"]}),
+        json!({"permissions": {"contents": "read"}}),
+    ];
+    for app in other {
+        assert_ne!(identity(app.clone()), first, "{app}");
     }
 }

@@ -73,22 +73,30 @@ fn each_identity_says_in_the_form_what_it_must_and_no_more() {
         ),
         (
             ClientAuth::Assertion {
+                kind: crate::ClientAssertionType::JwtBearer,
                 client_id: Some(&id()),
                 assertion: "e.y.j".into(),
             },
             owned([
                 ("client_id", ID),
-                ("client_assertion_type", CLIENT_ASSERTION_TYPE),
+                (
+                    "client_assertion_type",
+                    crate::ClientAssertionType::JwtBearer.as_str(),
+                ),
                 ("client_assertion", "e.y.j"),
             ]),
         ),
         (
             ClientAuth::Assertion {
+                kind: crate::ClientAssertionType::JwtBearer,
                 client_id: None,
                 assertion: "e.y.j".into(),
             },
             owned([
-                ("client_assertion_type", CLIENT_ASSERTION_TYPE),
+                (
+                    "client_assertion_type",
+                    crate::ClientAssertionType::JwtBearer.as_str(),
+                ),
                 ("client_assertion", "e.y.j"),
             ]),
         ),

@@ -170,6 +170,7 @@ fn an_assertion_as_client_authentication_is_as_in_rfc_7523_section_2_2() {
     let registration = Registration::new(ENDPOINT, ID, ClientAuthentication::None);
     let grant = GrantRequest::client_credentials(&parameters(&registration, &[]));
     let client_auth = ClientAuth::Assertion {
+        kind: crate::ClientAssertionType::JwtBearer,
         client_id: None,
         assertion: "eyJhbGciOiJSUzI1NiIsImtpZCI6IjIyIn0.eyJpc3Mi.cC4hiUPo".into(),
     };

@@ -30,6 +30,7 @@ fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
         status: StatusCode::from_u16(status).unwrap(),
         content_type: Some("application/json".into()),
         retry_after: None,
+        date: None,
         location_host: None,
         dpop_nonce: None,
         body: body.into(),

@@ -131,6 +131,7 @@ impl World {
             ObservedPods {
                 pods,
                 sidecars: Sidecars::new().0,
+                restarts: RestartOutcomes::default(),
                 webhook: WebhookCalls::new(Timestamp::now(), 10250),
             },
             Metrics::default(),

@@ -22,7 +22,7 @@ pub enum ConfigError {
     NotFound,
     #[error("the file includes {0}, which does not exist; mount it into the sidecar as into LiteLLM")]
     IncludeNotFound(PathBuf),
-    #[error("cannot be read ({0}); make it readable for the sidecar's user")]
+    #[error("cannot be read ({0}); make it readable for the user that mcp-auth's process runs as")]
     Unreadable(io::ErrorKind),
     #[error("larger than {MAX_BYTES} bytes")]
     TooLarge,

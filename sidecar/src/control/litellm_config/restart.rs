@@ -5,7 +5,7 @@
 //! LiteLLM reads its files is not known (mostly before it listens), so it is taken to have read only what
 //! stood in every overlay since it was last seen to be another process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +83,8 @@ impl Restart {
         self.loaded.as_ref()
     }
 
-    /// Sorted names of the servers in the overlay that LiteLLM has not read as they are.
+    /// Sorted names of the servers in the overlay that LiteLLM has not read as they are, and of those that it has read
+    /// and that are not there any more: it offers their tools, and no call of them succeeds.
     pub fn needed_for(&self) -> Vec<String> {
         let Some(loaded) = &self.loaded else {
             return Vec::new();
@@ -92,7 +93,12 @@ impl Restart {
             .current
             .iter()
             .filter(|(name, address)| loaded.servers.get(*name) != Some(address));
-        unread.map(|(name, _)| name.clone()).collect()
+        let gone = loaded
+            .servers
+            .keys()
+            .filter(|name| !self.current.contains_key(*name));
+        let names: BTreeSet<&String> = unread.map(|(name, _)| name).chain(gone).collect();
+        names.into_iter().cloned().collect()
     }
 }
 
@@ -161,9 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_goes_needs_none() {
+    fn a_server_that_goes_needs_one_until_it_is_back() {
         let mut restart = up(&["a", "b"]);
         restart.overlay_written(servers(&["a"]));
+        assert_eq!(restart.needed_for(), ["b"]);
+        restart.overlay_written(servers(&["a", "b"]));
         assert!(restart.needed_for().is_empty());
     }
 

@@ -1,0 +1,248 @@
+//! Administrator policy: what whoever runs the operator allows the authors of resources. Authors may name any Secret of
+//! their namespace and any URL; these rules bound where a Secret's value can go. A pure function of the spec.
+
+use mcp_auth_crds::McpServerAuthSpec;
+use mcp_auth_oauth::{AllowedAddresses, DestinationError, Destinations};
+
+use crate::not_served::{NotServedError, NotServedReason};
+
+/// The default allows everything.
+#[derive(Clone, Debug, Default)]
+pub struct AdministratorPolicy {
+    /// Of requests to authorization servers, which the operator makes: client secrets and assertions go there.
+    pub authorization_servers: Destinations,
+    /// Of MCP servers, which sidecars call: tokens go there. Their addresses are judged where a URL states one; what a
+    /// name resolves to is not known to the operator.
+    pub mcp_servers: Destinations,
+}
+
+impl AdministratorPolicy {
+    /// The first rule that the spec breaks, with its field and the way out.
+    pub fn check(&self, spec: &McpServerAuthSpec) -> Result<(), NotServedError> {
+        allow(
+            &self.mcp_servers,
+            "spec.server.url",
+            &spec.server.url,
+            "policy.mcpServers",
+        )?;
+        let endpoint = |field, url: &Option<String>| match url {
+            Some(url) => allow(
+                &self.authorization_servers,
+                field,
+                url,
+                "policy.authorizationServers",
+            ),
+            None => Ok(()),
+        };
+        if let Some(oauth2) = &spec.oauth2 {
+            endpoint("spec.oauth2.tokenUrl", &oauth2.token_url)?;
+            endpoint("spec.oauth2.issuer", &oauth2.issuer)?;
+            endpoint("spec.oauth2.revocationUrl", &oauth2.revocation_url)?;
+        }
+        if let Some(app) = &spec.github_app {
+            endpoint("spec.githubApp.apiUrl", &Some(app.api_url.clone()))?;
+        }
+        let jwks = spec.audit.user.as_ref().and_then(|user| user.jwks.as_ref());
+        if let Some(jwks) = jwks {
+            match &jwks.url {
+                Some(_) => endpoint("spec.audit.user.jwks.url", &jwks.url)?,
+                None => endpoint("spec.audit.user.jwks.issuer", &Some(jwks.issuer.clone()))?,
+            }
+        }
+        match &spec.egress_proxy {
+            Some(proxy) => self.check_proxy(&proxy.url),
+            None => Ok(()),
+        }
+    }
+
+    /// A proxy resolves names and connects by itself, and sees what is sent without TLS: where hosts or addresses are
+    /// restricted, the proxy has to be a host that is listed.
+    fn check_proxy(&self, url: &str) -> Result<(), NotServedError> {
+        let field = "spec.egressProxy.url";
+        let rules = &self.authorization_servers;
+        if rules.hosts.is_empty() && rules.addresses == AllowedAddresses::Public {
+            let message = format!(
+                "{field}: resources may name no proxy where only public addresses are allowed (policy.addresses), since a \
+                 proxy connects to any: ask who runs mcp-auth to set egressProxy, or to list the proxy in \
+                 policy.authorizationServers"
+            );
+            return Err(NotServedError::new(NotServedReason::NotAllowed, message));
+        }
+        // What the proxy is spoken to by is no matter: requests by TLS go through it unread.
+        let rules = Destinations {
+            forbid_http: false,
+            addresses: match rules.addresses {
+                // A listed proxy is inside of the network, as proxies are.
+                AllowedAddresses::Public => AllowedAddresses::NotLoopback,
+                addresses => addresses,
+            },
+            hosts: rules.hosts.clone(),
+        };
+        allow(&rules, field, url, "policy.authorizationServers")
+    }
+}
+
+fn allow(rules: &Destinations, field: &str, url: &str, hosts_value: &str) -> Result<(), NotServedError> {
+    let refusal = match rules.check_text(url) {
+        Ok(()) => return Ok(()),
+        Err(refusal) => refusal,
+    };
+    let way_out = match &refusal {
+        DestinationError::Host { .. } => {
+            format!("use a listed host, or ask for it to be added to {hosts_value}")
+        }
+        DestinationError::PlainHttp => "use https, or ask for policy.forbidPlainHttp to be lifted".to_owned(),
+        DestinationError::Address(_) => {
+            "use another address, or ask for policy.addresses to be changed".to_owned()
+        }
+    };
+    let message = format!("{field}: {refusal}: {way_out}");
+    Err(NotServedError::new(NotServedReason::NotAllowed, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec(change: impl FnOnce(&mut Value)) -> McpServerAuthSpec {
+        let mut spec = json!({
+            "server": {"name": "tools", "url": "https://tools.example.com/mcp"},
+            "oauth2": {
+                "tokenUrl": "https://auth.example.com/token",
+                "clientId": "litellm",
+                "clientAuthentication": {
+                    "method": "ClientSecretBasic",
+                    "clientSecretRef": {"name": "oauth", "key": "secret"},
+                },
+            },
+        });
+        change(&mut spec);
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn policy() -> AdministratorPolicy {
+        let destinations = |host: &str| Destinations {
+            hosts: [host.parse().unwrap()].into(),
+            addresses: AllowedAddresses::NotLoopback,
+            forbid_http: true,
+        };
+        AdministratorPolicy {
+            authorization_servers: destinations("*.example.com"),
+            mcp_servers: destinations("tools.example.com"),
+        }
+    }
+
+    fn message(spec: &McpServerAuthSpec) -> String {
+        let error = policy().check(spec).unwrap_err();
+        assert_eq!(error.reason(), "NotAllowed");
+        error.message().to_owned()
+    }
+
+    #[test]
+    fn what_the_rules_allow_and_an_operator_without_rules_pass() {
+        assert_eq!(policy().check(&spec(|_| {})), Ok(()));
+        let anywhere = spec(|spec| spec["oauth2"]["tokenUrl"] = json!("http://127.0.0.1:1/token"));
+        assert_eq!(AdministratorPolicy::default().check(&anywhere), Ok(()));
+    }
+
+    #[test]
+    fn each_url_is_judged_and_the_message_names_field_rule_and_way_out() {
+        let elsewhere = "https://evil.example.net/";
+        for (path, field, way_out) in [
+            ("/server/url", "spec.server.url", "policy.mcpServers"),
+            (
+                "/oauth2/tokenUrl",
+                "spec.oauth2.tokenUrl",
+                "policy.authorizationServers",
+            ),
+            (
+                "/oauth2/issuer",
+                "spec.oauth2.issuer",
+                "policy.authorizationServers",
+            ),
+            (
+                "/oauth2/revocationUrl",
+                "spec.oauth2.revocationUrl",
+                "policy.authorizationServers",
+            ),
+            (
+                "/egressProxy",
+                "spec.egressProxy.url",
+                "policy.authorizationServers",
+            ),
+        ] {
+            let spec = spec(|spec| match path {
+                "/egressProxy" => spec["egressProxy"] = json!({"url": elsewhere}),
+                "/oauth2/issuer" | "/oauth2/revocationUrl" => {
+                    spec["oauth2"][path.trim_start_matches("/oauth2/")] = json!(elsewhere);
+                }
+                path => *spec.pointer_mut(path).unwrap() = json!(elsewhere),
+            });
+            let message = message(&spec);
+            assert!(
+                message.starts_with(field)
+                    && message.contains("evil.example.net")
+                    && message.contains(way_out),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_api_of_a_github_app_is_judged_too() {
+        let app = json!({
+            "appId": 1, "installationId": 2, "keyRef": {"name": "github", "key": "key.pem"},
+            "apiUrl": "https://evil.example.net/api/v3",
+        });
+        let message = message(&spec(|spec| {
+            spec.as_object_mut().unwrap().remove("oauth2");
+            spec["githubApp"] = app;
+        }));
+        assert!(
+            message.starts_with("spec.githubApp.apiUrl") && message.contains("policy.authorizationServers"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn plain_http_and_a_stated_address_have_messages_of_their_own() {
+        let plain = message(&spec(|spec| {
+            spec["oauth2"]["tokenUrl"] = json!("http://auth.example.com/t")
+        }));
+        assert!(
+            plain.contains("plain http") && plain.contains("policy.forbidPlainHttp"),
+            "{plain}"
+        );
+        let any_host = AdministratorPolicy {
+            authorization_servers: Destinations {
+                addresses: AllowedAddresses::NotLoopback,
+                ..Destinations::default()
+            },
+            ..AdministratorPolicy::default()
+        };
+        let loopback = spec(|spec| spec["oauth2"]["tokenUrl"] = json!("https://127.0.0.1/token"));
+        let error = any_host.check(&loopback).unwrap_err();
+        assert!(
+            error.message().contains("loopback") && error.message().contains("policy.addresses"),
+            "{}",
+            error.message()
+        );
+    }
+
+    #[test]
+    fn where_only_public_addresses_are_allowed_a_resource_names_no_proxy_that_is_not_listed() {
+        let public = |hosts: &[&str]| AdministratorPolicy {
+            authorization_servers: Destinations {
+                addresses: AllowedAddresses::Public,
+                hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+                forbid_http: false,
+            },
+            ..AdministratorPolicy::default()
+        };
+        let proxied = spec(|spec| spec["egressProxy"] = json!({"url": "http://10.0.0.7:3128"}));
+        assert!(public(&[]).check(&proxied).is_err());
+        assert_eq!(public(&["10.0.0.7", "auth.example.com"]).check(&proxied), Ok(()));
+    }
+}

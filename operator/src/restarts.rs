@@ -1,0 +1,345 @@
+//! Restarts: rolls the workloads whose LiteLLM has to start again, where resources ask for it (`spec.restart`): once for
+//! each change, one workload of a namespace at a time, and never into a rollout. [`causes`] says which pods need it and
+//! why, [`workload`] reads and patches what they belong to, [`decision`] says what becomes of it; all pure but for the
+//! requests in between.
+//!
+//! What is written is the pod template's annotation `kubectl.kubernetes.io/restartedAt`, as by `kubectl rollout restart`,
+//! and beside it what it was for. GitOps tools compare the fields that they manage, and these are none of them.
+
+mod causes;
+mod decision;
+mod workload;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{Client, ResourceExt};
+use mcp_auth_crds::McpServerAuth;
+use mcp_auth_credentials::ResourceRef;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::args::RestartMode;
+use crate::entitlement::selects;
+use crate::namespaces::Namespaces;
+use crate::pods::{PodMeta, Pods, is_starting, is_terminating, ought_to_be_injected};
+use crate::resources::Resources;
+use crate::sidecars::Sidecars;
+use causes::{Cause, Facts, causes, restarts};
+use decision::{Decision, decide};
+use workload::{Workload, WorkloadName, Workloads};
+
+/// How often it is looked what needs a restart. What does not is decided without a request.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// A workload that was restarted for all there is to restart it for is looked at again after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// Workloads of a namespace that are looked at; LiteLLM has a few.
+const MAX_WORKLOADS: usize = 32;
+
+/// What became of the restart that a resource waits for, as the end of a condition's message. Cheap to clone; all clones
+/// are the same.
+#[derive(Clone, Default)]
+pub struct RestartOutcomes(Arc<Mutex<HashMap<ResourceRef, String>>>);
+
+impl RestartOutcomes {
+    pub fn get(&self, resource: &ResourceRef) -> Option<String> {
+        self.0.lock().get(resource).cloned()
+    }
+
+    /// Makes these the outcomes of a namespace. Those that changed.
+    fn replace(&self, namespace: &str, outcomes: BTreeMap<ResourceRef, String>) -> Vec<ResourceRef> {
+        let mut known = self.0.lock();
+        let of_namespace = |resource: &&ResourceRef| resource.namespace == namespace;
+        let mut changed: BTreeSet<ResourceRef> = known.keys().filter(of_namespace).cloned().collect();
+        changed.extend(outcomes.keys().cloned());
+        changed.retain(|resource| known.get(resource) != outcomes.get(resource));
+        known.retain(|resource, _| resource.namespace != namespace);
+        known.extend(outcomes);
+        changed.into_iter().collect()
+    }
+}
+
+pub struct Restarts {
+    pub mode: RestartMode,
+    pub resources: Resources,
+    pub pods: Pods,
+    pub sidecars: Sidecars,
+    pub outcomes: RestartOutcomes,
+    /// For the status: resources whose outcome changed.
+    pub status_due: mpsc::UnboundedSender<ResourceRef>,
+    workloads: Workloads,
+    namespaces: Namespaces,
+    /// Workloads that were restarted for all that there is to restart them for, and since when that is known.
+    settled: Mutex<HashMap<(String, WorkloadName), (BTreeSet<Cause>, tokio::time::Instant)>>,
+}
+
+/// The pods of one workload, and what they need.
+#[derive(Default)]
+struct Needs {
+    causes: BTreeSet<Cause>,
+    /// Resources that wait for it.
+    waiting: BTreeSet<ResourceRef>,
+    /// A pod of it is starting, or nothing is known of its sidecar yet.
+    is_unknown: bool,
+}
+
+impl Restarts {
+    pub fn new(
+        client: Client,
+        mode: RestartMode,
+        (resources, pods, sidecars): (Resources, Pods, Sidecars),
+        outcomes: RestartOutcomes,
+        status_due: mpsc::UnboundedSender<ResourceRef>,
+    ) -> Self {
+        Self {
+            mode,
+            resources,
+            pods,
+            sidecars,
+            outcomes,
+            status_due,
+            workloads: Workloads::new(client.clone()),
+            namespaces: Namespaces::new(client),
+            settled: Mutex::default(),
+        }
+    }
+
+    /// Restarts for as long as it is polled.
+    pub async fn run(&self) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for namespace in self.resources.namespaces() {
+                let outcomes = self.restart_in(&namespace).await;
+                for changed in self.outcomes.replace(&namespace, outcomes) {
+                    // Without a receiver the operator is stopping.
+                    let _ = self.status_due.send(changed);
+                }
+            }
+        }
+    }
+
+    async fn restart_in(&self, namespace: &str) -> BTreeMap<ResourceRef, String> {
+        let resources = self.resources.in_namespace(namespace).unwrap_or_default();
+        if self.mode == RestartMode::Never {
+            let asking = resources
+                .iter()
+                .filter(|resource| restarts(resource, RestartMode::OnRequest));
+            let text = "spec.restart is Automatic, and the operator may not restart workloads: ask who runs mcp-auth to set \
+                        restart.mode of the chart";
+            return asking
+                .map(|resource| (ResourceRef::from(&**resource), text.to_owned()))
+                .collect();
+        }
+        let automatic: Vec<_> = resources
+            .iter()
+            .filter(|resource| restarts(resource, self.mode))
+            .cloned()
+            .collect();
+        let pods = self.pods.in_namespace(namespace).unwrap_or_default();
+        if automatic.is_empty() || !self.is_any_in_need(&automatic, &resources, &pods) {
+            return BTreeMap::new();
+        }
+        let needs = self.needs(namespace, &automatic, &resources, &pods).await;
+        self.restart_one(namespace, needs).await
+    }
+
+    /// Asks nobody: most of the time no pod needs anything.
+    fn is_any_in_need(
+        &self,
+        automatic: &[Arc<McpServerAuth>],
+        resources: &[Arc<McpServerAuth>],
+        pods: &[Arc<PodMeta>],
+    ) -> bool {
+        pods.iter().any(|pod| {
+            let sidecar = pod.uid().and_then(|uid| self.sidecars.get(&uid));
+            let of_resource = |resource: &Arc<McpServerAuth>| {
+                let facts = Facts {
+                    namespace_opted_in: true,
+                    now: Timestamp::now(),
+                };
+                !causes(resource, resources, pod, sidecar.as_ref(), facts).is_empty()
+            };
+            is_candidate(pod)
+                && automatic
+                    .iter()
+                    .filter(|it| is_selected(it, pod))
+                    .any(of_resource)
+        })
+    }
+
+    /// By workload, all of LiteLLM's in the namespace.
+    async fn needs(
+        &self,
+        namespace: &str,
+        automatic: &[Arc<McpServerAuth>],
+        resources: &[Arc<McpServerAuth>],
+        pods: &[Arc<PodMeta>],
+    ) -> BTreeMap<WorkloadName, Needs> {
+        let facts = Facts {
+            namespace_opted_in: self.namespaces.has_opted_in(namespace).await == Some(true),
+            now: Timestamp::now(),
+        };
+        let mut needs: BTreeMap<WorkloadName, Needs> = BTreeMap::new();
+        for pod in pods.iter().filter(|pod| is_candidate(pod)) {
+            if !resources.iter().any(|resource| is_selected(resource, pod)) {
+                continue;
+            }
+            let Some(owner) = self.workloads.owner(namespace, pod).await else {
+                continue;
+            };
+            if needs.len() >= MAX_WORKLOADS && !needs.contains_key(&owner) {
+                continue;
+            }
+            let sidecar = pod.uid().and_then(|uid| self.sidecars.get(&uid));
+            let entry = needs.entry(owner).or_default();
+            entry.is_unknown |= match &sidecar {
+                Some(sidecar) => sidecar.is_awaited,
+                None => is_starting(pod, facts.now),
+            };
+            for resource in automatic.iter().filter(|resource| is_selected(resource, pod)) {
+                let found = causes(resource, resources, pod, sidecar.as_ref(), facts);
+                if !found.is_empty() {
+                    entry.waiting.insert(ResourceRef::from(&**resource));
+                    entry.causes.extend(found);
+                }
+            }
+        }
+        needs
+    }
+
+    /// Restarts one workload at the most, and says of each resource what becomes of the restart that it waits for.
+    async fn restart_one(
+        &self,
+        namespace: &str,
+        needs: BTreeMap<WorkloadName, Needs>,
+    ) -> BTreeMap<ResourceRef, String> {
+        let mut outcomes = BTreeMap::new();
+        let is_settled = |name: &WorkloadName, need: &Needs| {
+            need.causes.is_empty() || self.is_settled(namespace, name, &need.causes)
+        };
+        let in_need = || needs.iter().filter(|(_, need)| !need.causes.is_empty());
+        // Where all was done that there is to do, nobody is asked.
+        if needs.iter().all(|(name, need)| is_settled(name, need)) {
+            for (name, need) in in_need() {
+                let done = need.waiting.iter().map(|resource| (resource.clone(), done(name)));
+                outcomes.extend(done);
+            }
+            return outcomes;
+        }
+        let mut objects = BTreeMap::new();
+        for (name, need) in &needs {
+            let object = match (is_settled(name, need), self.workloads.get(namespace, name).await) {
+                (_, Ok(object)) => Ok(object),
+                // One that needs nothing and cannot be read, such as of a custom kind, is in nobody's way.
+                (true, Err(_)) => continue,
+                (false, Err(problem)) => Err(problem),
+            };
+            objects.insert(name.clone(), object);
+        }
+        // While any is being replaced, no other one is.
+        let busy = objects.iter().find_map(|(name, object)| {
+            object
+                .as_ref()
+                .ok()
+                .filter(|it| it.is_rolling())
+                .map(|_| name.clone())
+        });
+        let mut is_begun = false;
+        for (name, need) in needs.iter().filter(|(_, need)| !need.causes.is_empty()) {
+            let Some(object) = objects.get(name) else { continue };
+            let text = match object {
+                Err(problem) => problem.clone(),
+                Ok(object) => {
+                    self.decide(namespace, name, need, object, busy.as_ref(), &mut is_begun)
+                        .await
+                }
+            };
+            for resource in &need.waiting {
+                outcomes.insert(resource.clone(), text.clone());
+            }
+        }
+        outcomes
+    }
+
+    async fn decide(
+        &self,
+        namespace: &str,
+        name: &WorkloadName,
+        need: &Needs,
+        object: &Workload,
+        busy: Option<&WorkloadName>,
+        is_begun: &mut bool,
+    ) -> String {
+        let new = object.unrecorded(&need.causes);
+        let decision = decide(object, &new, need.is_unknown, busy.filter(|_| !*is_begun));
+        let decision = match decision {
+            Decision::Restart if *is_begun => {
+                Decision::Wait("another workload of the namespace is restarted first".into())
+            }
+            Decision::Restart => match self.workloads.blocking_budget(namespace, object).await {
+                Ok(None) => Decision::Restart,
+                Ok(Some(budget)) => Decision::Wait(format!(
+                    "the PodDisruptionBudget {budget} allows no disruption now"
+                )),
+                Err(problem) => Decision::Wait(problem),
+            },
+            decision => decision,
+        };
+        match decision {
+            Decision::Restart => {
+                *is_begun = true;
+                match self
+                    .workloads
+                    .restart(namespace, name, object, &need.causes)
+                    .await
+                {
+                    Ok(()) => {
+                        let why: Vec<String> = new.iter().map(ToString::to_string).collect();
+                        info!(namespace, workload = %name, ?why, "a workload is restarted");
+                        format!("the operator restarts {name} (spec.restart)")
+                    }
+                    Err(problem) => {
+                        warn!(namespace, workload = %name, problem, "a workload could not be restarted");
+                        problem
+                    }
+                }
+            }
+            Decision::Wait(why) => format!("the operator restarts {name} (spec.restart) once it can: {why}"),
+            Decision::Done => {
+                let key = (namespace.to_owned(), name.clone());
+                let now = tokio::time::Instant::now();
+                let mut settled = self.settled.lock();
+                settled.retain(|_, (_, since)| now.duration_since(*since) < LOOK_AGAIN);
+                settled.insert(key, (need.causes.clone(), now));
+                done(name)
+            }
+            Decision::Impossible(why) => format!("the operator cannot restart {name}: {why}"),
+        }
+    }
+
+    fn is_settled(&self, namespace: &str, name: &WorkloadName, causes: &BTreeSet<Cause>) -> bool {
+        let settled = self.settled.lock();
+        let known = settled.get(&(namespace.to_owned(), name.clone()));
+        known.is_some_and(|(known, _)| known == causes)
+    }
+}
+
+/// What is said of a workload that was restarted for all that there is to restart it for.
+fn done(name: &WorkloadName) -> String {
+    format!(
+        "{name} was restarted for this once (spec.restart), and is not again: look at its pods, or restart it yourself"
+    )
+}
+
+fn is_candidate(pod: &PodMeta) -> bool {
+    ought_to_be_injected(pod) && !is_terminating(pod)
+}
+
+fn is_selected(resource: &McpServerAuth, pod: &PodMeta) -> bool {
+    selects(&resource.spec.pod_selector, pod.labels())
+}

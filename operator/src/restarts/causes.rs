@@ -1,0 +1,221 @@
+//! Restart causes: why the LiteLLM of a pod has to start again. A pure function of the resource, the pod and what its
+//! sidecar reported.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use mcp_auth_crds::{McpServerAuth, RestartPolicy};
+use sha2::{Digest, Sha256};
+
+use crate::args::RestartMode;
+use crate::inject::annotations;
+use crate::pods::{PodMeta, is_injected, is_starting};
+use crate::sidecars::Sidecar;
+use crate::version_skew::is_too_old;
+
+/// Why LiteLLM has to start again. Equal for the same change of the same resource, whoever leads.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Cause {
+    /// LiteLLM does not know the server as this generation of the resource says.
+    ServerChanged { resource: String, generation: i64 },
+    /// LiteLLM knows a server that no resource serves any more.
+    ServerRemoved { server: String },
+    /// The pod is older than the resource, or the webhook was not asked about it.
+    NotInjected { resource: String },
+    /// The pod's sidecar is older than this operator serves.
+    SidecarTooOld { operator: &'static str },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServerChanged { resource, generation } => {
+                write!(formatter, "changed:{resource}:{generation}")
+            }
+            Self::ServerRemoved { server } => write!(formatter, "removed:{server}"),
+            Self::NotInjected { resource } => write!(formatter, "uninjected:{resource}"),
+            Self::SidecarTooOld { operator } => write!(formatter, "too-old:{operator}"),
+        }
+    }
+}
+
+impl Cause {
+    /// A short text that stands for it in an annotation.
+    pub fn digest(&self) -> String {
+        let digest: [u8; 32] = Sha256::digest(self.to_string()).into();
+        digest[..5].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// What is known besides the objects.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Whether a pod that is made now is injected by its namespace's label.
+    pub namespace_opted_in: bool,
+    pub now: Timestamp,
+}
+
+/// Whether the operator restarts workloads for this resource.
+pub fn restarts(resource: &McpServerAuth, mode: RestartMode) -> bool {
+    match (mode, resource.spec.restart) {
+        (RestartMode::Never, _) | (_, Some(RestartPolicy::Manual)) => false,
+        (RestartMode::OnRequest, policy) => policy == Some(RestartPolicy::Automatic),
+        (RestartMode::Always, _) => true,
+    }
+}
+
+/// What this pod, which the resource selects, has to be replaced for. `resources` are all of the namespace.
+pub fn causes(
+    resource: &McpServerAuth,
+    resources: &[Arc<McpServerAuth>],
+    pod: &PodMeta,
+    sidecar: Option<&Sidecar>,
+    facts: Facts,
+) -> BTreeSet<Cause> {
+    let uid = resource.uid().unwrap_or_default();
+    if !is_injected(pod) {
+        // What injection has left alone it leaves alone again.
+        let is_left_alone = pod.annotations().contains_key(annotations::NOT_INJECTED);
+        let asks_itself = pod.labels().get(annotations::INJECT_LABEL).map(String::as_str) == Some("true");
+        let is_missed =
+            !is_left_alone && (asks_itself || facts.namespace_opted_in) && !is_starting(pod, facts.now);
+        return is_missed
+            .then_some(Cause::NotInjected { resource: uid })
+            .into_iter()
+            .collect();
+    }
+    let Some(sidecar) = sidecar else {
+        return BTreeSet::new();
+    };
+    let is_served = |server: &String| {
+        resources
+            .iter()
+            .any(|resource| resource.spec.server.name == *server)
+    };
+    let restart_needed = sidecar.restart_needed_for.iter();
+    let mut causes: BTreeSet<Cause> = restart_needed
+        .filter_map(|server| match *server == resource.spec.server.name {
+            true => Some(Cause::ServerChanged {
+                resource: uid.clone(),
+                generation: resource.metadata.generation.unwrap_or_default(),
+            }),
+            // Nobody else asks for it.
+            false => (!is_served(server)).then(|| Cause::ServerRemoved {
+                server: server.clone(),
+            }),
+        })
+        .collect();
+    if is_too_old(sidecar) {
+        causes.insert(Cause::SidecarTooOld {
+            operator: env!("CARGO_PKG_VERSION"),
+        });
+    }
+    causes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn resource(name: &str, restart: Option<&str>) -> McpServerAuth {
+        serde_json::from_value(json!({
+            "apiVersion": "mcpauth.dev/v1alpha1",
+            "kind": "McpServerAuth",
+            "metadata": {"name": name, "namespace": "llm", "uid": format!("uid-{name}"), "generation": 3},
+            "spec": {
+                "server": {"name": name, "url": "https://tools.example.com/mcp"},
+                "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
+                "restart": restart,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn pod(annotation: Option<&str>) -> PodMeta {
+        let annotations: std::collections::BTreeMap<_, _> =
+            annotation.map(|key| (key, "x")).into_iter().collect();
+        let metadata =
+            json!({"name": "a", "annotations": annotations, "creationTimestamp": "2026-01-01T00:00:00Z"});
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-02T00:00:00Z".parse().unwrap()
+    }
+
+    fn found(pod: &PodMeta, sidecar: Option<&Sidecar>) -> Vec<String> {
+        let tools = resource("tools", None);
+        let all = [Arc::new(tools.clone()), Arc::new(resource("other", None))];
+        let facts = Facts {
+            namespace_opted_in: true,
+            now: now(),
+        };
+        let causes = causes(&tools, &all, pod, sidecar, facts);
+        causes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn who_asks_for_restarts_is_the_resource_within_what_the_operator_may() {
+        for (mode, policy, expected) in [
+            (RestartMode::Never, Some("Automatic"), false),
+            (RestartMode::OnRequest, None, false),
+            (RestartMode::OnRequest, Some("Automatic"), true),
+            (RestartMode::OnRequest, Some("Manual"), false),
+            (RestartMode::Always, None, true),
+            (RestartMode::Always, Some("Manual"), false),
+        ] {
+            assert_eq!(
+                restarts(&resource("tools", policy), mode),
+                expected,
+                "{mode:?} {policy:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pod_past_the_webhook_needs_one_and_what_injection_left_alone_does_not() {
+        assert_eq!(found(&pod(None), None), ["uninjected:uid-tools"]);
+        assert!(found(&pod(Some(annotations::NOT_INJECTED)), None).is_empty());
+        assert!(found(&pod(Some(annotations::INJECTED)), None).is_empty());
+        let mut young = pod(None);
+        young.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+        assert!(
+            found(&young, None).is_empty(),
+            "its namespace may only just have opted in"
+        );
+        let closed = Facts {
+            namespace_opted_in: false,
+            now: now(),
+        };
+        let tools = resource("tools", None);
+        assert!(
+            causes(&tools, &[], &pod(None), None, closed).is_empty(),
+            "it would come back as it is"
+        );
+    }
+
+    #[test]
+    fn servers_that_came_changed_or_went_need_one_and_another_resources_server_is_its_own_matter() {
+        let sidecar = |servers: &[&str]| Sidecar {
+            restart_needed_for: servers.iter().map(|server| (*server).to_owned()).collect(),
+            ..Sidecar::default()
+        };
+        let injected = pod(Some(annotations::INJECTED));
+        assert_eq!(
+            found(&injected, Some(&sidecar(&["tools"]))),
+            ["changed:uid-tools:3"]
+        );
+        assert_eq!(found(&injected, Some(&sidecar(&["gone"]))), ["removed:gone"]);
+        assert!(found(&injected, Some(&sidecar(&["other"]))).is_empty());
+        let old = Sidecar {
+            problems: vec![mcp_auth_protocol::sync::Problem::new("SidecarTooOld", "restart")],
+            ..Sidecar::default()
+        };
+        assert_eq!(found(&injected, Some(&old)).len(), 1);
+    }
+}

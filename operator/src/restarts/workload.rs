@@ -1,0 +1,262 @@
+//! The workloads that LiteLLM's pods belong to: which one, whether it is at rest, what it was restarted for, and the
+//! restart itself.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client, ResourceExt};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::causes::Cause;
+use crate::api_server::with_deadline;
+use crate::entitlement::selects;
+use crate::pods::PodMeta;
+
+/// By `kubectl rollout restart`, and by GitOps tools' own restart.
+const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+/// Digests of what the workload was restarted for, separated by commas.
+pub const RESTARTED_FOR: &str = "mcpauth.dev/restarted-for";
+/// The kinds that are restarted.
+const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
+/// ReplicaSets whose Deployment is remembered.
+const MAX_OWNERS: usize = 4096;
+/// Field manager of the restart.
+const MANAGER: &str = "mcp-auth-operator";
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkloadName {
+    pub kind: String,
+    pub name: String,
+}
+
+impl fmt::Display for WorkloadName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.kind, self.name)
+    }
+}
+
+impl From<&OwnerReference> for WorkloadName {
+    fn from(owner: &OwnerReference) -> Self {
+        Self {
+            kind: owner.kind.clone(),
+            name: owner.name.clone(),
+        }
+    }
+}
+
+/// A workload as the API server has it.
+#[derive(Debug)]
+pub struct Workload {
+    kind: String,
+    object: Value,
+}
+
+impl Workload {
+    pub fn new(kind: &str, object: Value) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            object,
+        }
+    }
+
+    fn number(&self, path: &str) -> i64 {
+        self.object
+            .pointer(path)
+            .and_then(Value::as_i64)
+            .unwrap_or_default()
+    }
+
+    fn text(&self, path: &str) -> &str {
+        self.object
+            .pointer(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    }
+
+    /// Whether its pods are being replaced, or not all of them serve.
+    pub fn is_rolling(&self) -> bool {
+        if self.number("/status/observedGeneration") < self.number("/metadata/generation") {
+            return true;
+        }
+        let wanted = self
+            .object
+            .pointer("/spec/replicas")
+            .and_then(Value::as_i64)
+            .unwrap_or(1);
+        let counts: &[&str] = match self.kind.as_str() {
+            "Deployment" => &[
+                "/status/replicas",
+                "/status/updatedReplicas",
+                "/status/availableReplicas",
+            ],
+            "StatefulSet" => &["/status/replicas", "/status/readyReplicas"],
+            _ => {
+                let wanted = self.number("/status/desiredNumberScheduled");
+                let counts = ["/status/updatedNumberScheduled", "/status/numberAvailable"];
+                return counts.iter().any(|count| self.number(count) != wanted);
+            }
+        };
+        let is_replaced = self.text("/status/currentRevision") == self.text("/status/updateRevision");
+        counts.iter().any(|count| self.number(count) != wanted) || !is_replaced
+    }
+
+    /// Why a changed pod template would replace no pod.
+    pub fn is_not_restartable(&self) -> Option<&'static str> {
+        if self.object.pointer("/spec/paused") == Some(&Value::Bool(true)) {
+            return Some("it is paused (spec.paused)");
+        }
+        (self.text("/spec/updateStrategy/type") == "OnDelete")
+            .then_some("its pods are replaced only when they are deleted (updateStrategy OnDelete)")
+    }
+
+    /// Those of these causes that it was not restarted for.
+    pub fn unrecorded(&self, causes: &BTreeSet<Cause>) -> BTreeSet<Cause> {
+        let path = format!(
+            "/spec/template/metadata/annotations/{}",
+            RESTARTED_FOR.replace('/', "~1")
+        );
+        let recorded: BTreeSet<&str> = self.text(&path).split(',').collect();
+        let is_new = |cause: &&Cause| !recorded.contains(&*cause.digest());
+        causes.iter().filter(is_new).cloned().collect()
+    }
+
+    fn template_labels(&self) -> std::collections::BTreeMap<String, String> {
+        let labels = self.object.pointer("/spec/template/metadata/labels");
+        labels
+            .and_then(|labels| serde_json::from_value(labels.clone()).ok())
+            .unwrap_or_default()
+    }
+}
+
+pub struct Workloads {
+    client: Client,
+    /// By UID of a ReplicaSet, what made it.
+    owners: Mutex<HashMap<String, Option<WorkloadName>>>,
+}
+
+impl Workloads {
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            owners: Mutex::default(),
+        }
+    }
+
+    /// What made the pod: a Deployment rather than its ReplicaSet. Nothing of a pod that was made by hand.
+    pub async fn owner(&self, namespace: &str, pod: &PodMeta) -> Option<WorkloadName> {
+        let is_controller = |owner: &&OwnerReference| owner.controller == Some(true);
+        let owner = pod.owner_references().iter().find(is_controller)?;
+        if owner.kind != "ReplicaSet" {
+            return Some(owner.into());
+        }
+        if let Some(known) = self.owners.lock().get(&owner.uid) {
+            return known.clone();
+        }
+        let api = Api::<ReplicaSet>::namespaced(self.client.clone(), namespace);
+        // What could not be asked is asked again.
+        let found = with_deadline(api.get_metadata_opt(&owner.name)).await.ok()?;
+        let found = found.filter(|found| found.metadata.uid.as_ref() == Some(&owner.uid));
+        let made_by = found.as_ref().map(|found| {
+            let mut owners = found.owner_references().iter();
+            owners
+                .find(is_controller)
+                .map_or_else(|| owner.into(), WorkloadName::from)
+        });
+        let mut owners = self.owners.lock();
+        if owners.len() >= MAX_OWNERS {
+            owners.clear();
+        }
+        owners.insert(owner.uid.clone(), made_by.clone());
+        made_by
+    }
+
+    fn api(&self, namespace: &str, kind: &str) -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind));
+        Api::namespaced_with(self.client.clone(), namespace, &resource)
+    }
+
+    /// The workload, or why it cannot be restarted, for people.
+    pub async fn get(&self, namespace: &str, name: &WorkloadName) -> Result<Workload, String> {
+        if !KINDS.contains(&&*name.kind) {
+            return Err(format!(
+                "the operator restarts Deployments, StatefulSets and DaemonSets, and the pods are of {name}: restart it \
+                 yourself"
+            ));
+        }
+        let found = with_deadline(self.api(namespace, &name.kind).get(&name.name)).await;
+        let found = found.map_err(|error| failed("read", name, &error))?;
+        let object = serde_json::to_value(&found).map_err(|_| format!("{name} cannot be read"))?;
+        Ok(Workload::new(&name.kind, object))
+    }
+
+    /// A PodDisruptionBudget of the workload's pods that allows no disruption now. Rollouts do not ask budgets by
+    /// themselves.
+    pub async fn blocking_budget(
+        &self,
+        namespace: &str,
+        workload: &Workload,
+    ) -> Result<Option<String>, String> {
+        let api = Api::<PodDisruptionBudget>::namespaced(self.client.clone(), namespace);
+        let budgets = with_deadline(api.list(&ListParams::default())).await;
+        let budgets =
+            budgets.map_err(|error| format!("PodDisruptionBudgets could not be listed: {error}"))?;
+        let labels = workload.template_labels();
+        let blocking = budgets.items.into_iter().find(|budget| {
+            let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());
+            let is_exhausted = budget
+                .status
+                .as_ref()
+                .is_some_and(|status| status.disruptions_allowed <= 0);
+            is_exhausted && selector.is_some_and(|selector| selects(&selector, &labels))
+        });
+        Ok(blocking.map(|budget| budget.name_any()))
+    }
+
+    /// Replaces the pods, by a pod template that differs in two annotations. Nothing is written where somebody else has
+    /// changed the workload meanwhile.
+    pub async fn restart(
+        &self,
+        namespace: &str,
+        name: &WorkloadName,
+        workload: &Workload,
+        causes: &BTreeSet<Cause>,
+    ) -> Result<(), String> {
+        let digests: Vec<String> = causes.iter().map(Cause::digest).collect();
+        let annotations = json!({
+            RESTARTED_AT: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            RESTARTED_FOR: digests.join(","),
+        });
+        let patch = json!({
+            "metadata": {"resourceVersion": workload.text("/metadata/resourceVersion")},
+            "spec": {"template": {"metadata": {"annotations": annotations}}},
+        });
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = self.api(namespace, &name.kind);
+        let patched = with_deadline(api.patch(&name.name, &params, &Patch::Merge(&patch))).await;
+        patched
+            .map(|_| ())
+            .map_err(|error| failed("restart", name, &error))
+    }
+}
+
+fn failed(what: &str, name: &WorkloadName, error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => format!(
+            "the operator may not {what} {name}: it needs get and patch of it, as restart.mode of the chart grants"
+        ),
+        kube::Error::Api(status) if status.code == 409 => {
+            format!("the operator could not {what} {name}, which has just changed, and tries again")
+        }
+        error => format!("the operator could not {what} {name}: {error}"),
+    }
+}

@@ -1,0 +1,283 @@
+//! Workloads whose LiteLLM has to start again. No controller runs: the tests play the Deployment's, and the sidecar.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_tests::resource::resource;
+use mcp_auth_tests::sidecar::Sidecar;
+use mcp_auth_tests::wait::until;
+use mcp_auth_tests::world::{World, message};
+use serde_json::{Value, json};
+
+const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+
+/// A Deployment of one pod, with a sidecar that is connected.
+struct LiteLlm {
+    world: World,
+    name: String,
+    sidecar: Sidecar,
+}
+
+impl LiteLlm {
+    async fn start(namespace: &str, name: &str) -> Self {
+        let world = World::in_namespace(namespace).await;
+        let labels = json!({"app.kubernetes.io/name": "litellm", "instance": name});
+        let template = json!({
+            "metadata": {"labels": labels, "annotations": {"of-the-chart": "stays"}},
+            "spec": {"containers": [{"name": "litellm", "image": "litellm"}]},
+        });
+        let spec = json!({"replicas": 1, "selector": {"matchLabels": labels}, "template": template});
+        let deployment: Deployment = world
+            .create(json!({"metadata": {"name": name}, "spec": spec}))
+            .await
+            .unwrap();
+        let owner = |kind: &str, name: String, uid: Option<String>| json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": true}]);
+        let owners = owner("Deployment", deployment.name_any(), deployment.uid());
+        let metadata = json!({"name": format!("{name}-1"), "ownerReferences": owners});
+        let replica_set: ReplicaSet = world
+            .create(json!({"metadata": metadata, "spec": spec}))
+            .await
+            .unwrap();
+        let owners = owner("ReplicaSet", replica_set.name_any(), replica_set.uid());
+        let pod: Pod = world
+            .create(json!({
+                "metadata": {
+                    "name": format!("{name}-1-a"),
+                    "labels": labels,
+                    "annotations": {"mcpauth.dev/injected": "by the test"},
+                    "ownerReferences": owners,
+                },
+                "spec": {
+                    "serviceAccountName": "default",
+                    "containers": [{"name": "litellm", "image": "litellm"}],
+                },
+            }))
+            .await
+            .unwrap();
+        let mut sidecar = Sidecar::in_pod(&world, &pod).await;
+        let revision = sidecar.next().await.expect("a snapshot").revision;
+        sidecar.say(|report| report.applied = Some(revision));
+        Self {
+            world,
+            name: name.to_owned(),
+            sidecar,
+        }
+    }
+
+    async fn found(&self) -> Deployment {
+        self.world.api().get(&self.name).await.unwrap()
+    }
+
+    /// How often the pod template was changed, beginning with 1.
+    async fn generation(&self) -> i64 {
+        self.found().await.metadata.generation.unwrap()
+    }
+
+    /// The Deployment's controller has seen the newest template, and so many of its one pod are replaced.
+    async fn has_replaced(&self, pods: i32) {
+        let status = json!({"status": {
+            "observedGeneration": self.generation().await,
+            "replicas": 1, "updatedReplicas": pods, "availableReplicas": 1, "readyReplicas": 1,
+        }});
+        let api: Api<Deployment> = self.world.api();
+        api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .unwrap();
+    }
+
+    fn needs(&mut self, servers: &[&str]) {
+        let servers = servers.iter().map(|server| (*server).to_owned()).collect();
+        self.sidecar.say(|report| report.restart_needed_for = servers);
+    }
+
+    async fn until_restarted(&self, generation: i64) -> Deployment {
+        let what = format!("{} to be restarted", self.name);
+        until(
+            &what,
+            async || self.found().await,
+            |found| found.metadata.generation == Some(generation),
+        )
+        .await
+    }
+}
+
+fn annotation(deployment: &Deployment, key: &str) -> Option<String> {
+    let template = &deployment.spec.as_ref()?.template;
+    template
+        .metadata
+        .as_ref()?
+        .annotations
+        .as_ref()?
+        .get(key)
+        .cloned()
+}
+
+/// A namespace with a resource whose token is given.
+async fn world(namespace: &str, restart: Value) -> World {
+    let world = World::new(namespace, false).await;
+    world.secret("token", "token", "a-given-t0ken-of-restarts").await;
+    apply(&world, "tools", restart, "300s").await;
+    world
+        .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .await;
+    world
+}
+
+async fn apply(world: &World, name: &str, restart: Value, timeout: &str) {
+    let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
+    let mut object = resource(name, &name.replace('-', "_"), given);
+    if !restart.is_null() {
+        object["spec"]["restart"] = restart;
+    }
+    object["spec"]["server"]["answerTimeout"] = json!(timeout);
+    world.apply(&object).await.unwrap();
+}
+
+/// Until the resource says this of the restart that it waits for.
+async fn until_said(world: &World, resource: &str, text: &str) {
+    let said = async || message(&world.status(resource).await, conditions::SIDECARS_SYNCED);
+    until(&format!("{resource} to say {text:?}"), said, |said| {
+        said.contains(text)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workload_is_restarted_once_for_each_change() {
+    let world = world("restarts-once", json!("Automatic")).await;
+    let mut litellm = LiteLlm::start(&world.namespace, "litellm").await;
+    litellm.has_replaced(1).await;
+    litellm.needs(&["tools"]);
+    let restarted = litellm.until_restarted(2).await;
+    assert!(
+        annotation(&restarted, RESTARTED_AT).is_some(),
+        "as `kubectl rollout restart` does it"
+    );
+    assert_eq!(annotation(&restarted, "of-the-chart").as_deref(), Some("stays"));
+
+    // It is being replaced, and then was, and the pod that is there now says the same.
+    until_said(&world, "tools", "its pods are being replaced").await;
+    litellm.has_replaced(1).await;
+    until_said(&world, "tools", "was restarted for this once").await;
+    assert_eq!(
+        litellm.generation().await,
+        2,
+        "it did not help, and is not tried again"
+    );
+
+    // A changed resource is another change.
+    apply(&world, "tools", json!("Automatic"), "200s").await;
+    litellm.until_restarted(3).await;
+
+    // So is a server that went, which LiteLLM still offers.
+    litellm.has_replaced(1).await;
+    litellm.needs(&["gone"]);
+    litellm.until_restarted(4).await;
+    litellm.has_replaced(1).await;
+    litellm.needs(&[]);
+    world
+        .condition("tools", conditions::SIDECARS_SYNCED, "True", reasons::SYNCED)
+        .await;
+}
+
+#[tokio::test]
+async fn nothing_is_restarted_into_a_rollout_or_past_a_budget() {
+    let world = world("restarts-wait", json!("Automatic")).await;
+    let mut litellm = LiteLlm::start(&world.namespace, "litellm").await;
+    litellm.has_replaced(0).await;
+    litellm.needs(&["tools"]);
+    until_said(&world, "tools", "its pods are being replaced").await;
+    assert_eq!(litellm.generation().await, 1);
+
+    let selector = json!({"matchLabels": {"instance": "litellm"}});
+    world
+        .create::<PodDisruptionBudget>(json!({
+            "metadata": {"name": "guard"},
+            "spec": {"maxUnavailable": 1, "selector": selector},
+        }))
+        .await
+        .unwrap();
+    let budgets: Api<PodDisruptionBudget> = world.api();
+    let allow = async |disruptions: i32| {
+        let status = json!({"status": {
+            "disruptionsAllowed": disruptions, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1,
+        }});
+        budgets
+            .patch_status("guard", &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .unwrap();
+    };
+    allow(0).await;
+    litellm.has_replaced(1).await;
+    until_said(
+        &world,
+        "tools",
+        "the PodDisruptionBudget guard allows no disruption",
+    )
+    .await;
+    assert_eq!(litellm.generation().await, 1);
+    allow(1).await;
+    litellm.until_restarted(2).await;
+}
+
+#[tokio::test]
+async fn one_workload_of_a_namespace_is_restarted_at_a_time_and_only_where_it_is_asked_for() {
+    let world = world("restarts-turns", json!("Automatic")).await;
+    let mut first = LiteLlm::start(&world.namespace, "a").await;
+    let mut second = LiteLlm::start(&world.namespace, "b").await;
+    // What another resource waits for is its own matter, and this one says nothing of it.
+    apply(&world, "by-hand", Value::Null, "300s").await;
+    let mut third = LiteLlm::start(&world.namespace, "c").await;
+    for litellm in [&first, &second, &third] {
+        litellm.has_replaced(1).await;
+    }
+    third.needs(&["by_hand"]);
+    first.needs(&["tools"]);
+    first.until_restarted(2).await;
+    second.needs(&["tools"]);
+    until_said(&world, "tools", "the pods of Deployment a are being replaced").await;
+    assert_eq!(second.generation().await, 1);
+    first.needs(&[]);
+    first.has_replaced(1).await;
+    second.until_restarted(2).await;
+    second.needs(&[]);
+    second.has_replaced(1).await;
+    world
+        .condition("tools", conditions::SIDECARS_SYNCED, "True", reasons::SYNCED)
+        .await;
+    let status = world
+        .condition(
+            "by-hand",
+            conditions::SIDECARS_SYNCED,
+            "False",
+            reasons::RESTART_NEEDED,
+        )
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(
+        said.contains("kubectl rollout restart") && said.contains("c-1-a"),
+        "{said}"
+    );
+    assert_eq!(third.generation().await, 1, "nobody asked for it");
+}
+
+#[tokio::test]
+async fn sidecars_that_are_too_old_are_counted_and_restarted() {
+    let world = world("restarts-too-old", json!("Automatic")).await;
+    let mut litellm = LiteLlm::start(&world.namespace, "litellm").await;
+    litellm.has_replaced(1).await;
+    litellm.sidecar.say(|report| report.version = "0.0.0".into());
+    let too_old = mcp_auth_protocol::sync::Problem::new("SidecarTooOld", "it knows too little");
+    litellm.sidecar.say(|report| report.problems = vec![too_old]);
+    litellm.until_restarted(2).await;
+    let status = async || world.status("tools").await;
+    let status = until("the sidecar to be counted", status, |status| {
+        status.sidecars.as_ref().is_some_and(|counts| counts.too_old == 1)
+    })
+    .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(said.contains("SidecarTooOld"), "{said}");
+}
