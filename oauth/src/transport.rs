@@ -5,6 +5,7 @@
 pub(crate) mod body_shape;
 pub(crate) mod client_certificate;
 pub(crate) mod connect_error;
+mod tls;
 
 use std::error::Error as StdError;
 use std::io;
@@ -95,7 +96,7 @@ impl Transport {
         certificate: Option<&Certificate>,
         limits: Limits,
     ) -> Result<Self, Error> {
-        let authorities = ca_bundle.map(authorities).transpose()?.unwrap_or_default();
+        let tls = tls::client_config(ca_bundle, rules.encrypted, certificate)?;
         let builder = reqwest::Client::builder()
             .user_agent(concat!("mcp-auth/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits.connect)
@@ -121,22 +122,8 @@ impl Transport {
             ));
         let proxies = rules.egress_proxy.iter().flat_map(EgressProxy::to_reqwest);
         let builder = proxies.fold(builder, reqwest::ClientBuilder::proxy);
-        let builder = if rules.encrypted {
-            builder.tls_certs_merge(authorities)
-        } else {
-            // Nothing will be verified, so a system without authorities will do.
-            builder.tls_certs_only(authorities)
-        };
-        let builder = match certificate {
-            Some(certificate) => builder.identity(certificate.tls_identity()),
-            None => builder,
-        };
-        let http = builder.build().map_err(|_| match ca_bundle {
-            Some(_) => Error::InvalidCaBundle {
-                problem: "holds a certificate that is none of an authority",
-            },
-            None => Error::NoTrustRoots,
-        })?;
+        let http = builder.tls_backend_preconfigured(tls).build();
+        let http = http.expect("all that can be wrong with a client's configuration is checked before");
         Ok(Self {
             http,
             addresses: rules.addresses,
@@ -242,19 +229,6 @@ impl Transport {
             (true, false) => Error::Connect(ConnectError::Other),
             (false, _) => Error::Interrupted,
         }
-    }
-}
-
-fn authorities(pem: &str) -> Result<Vec<reqwest::Certificate>, Error> {
-    let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes());
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(Error::InvalidCaBundle {
-            problem: "holds no certificate",
-        }),
-        Err(_) => Err(Error::InvalidCaBundle {
-            problem: "is not PEM",
-        }),
     }
 }
 

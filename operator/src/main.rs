@@ -3,6 +3,10 @@ use std::process::ExitCode;
 
 use mcp_auth_operator::{Command, run, run_inject};
 
+/// Thousands of streams come and go, of which the system's allocator keeps the gaps.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A pod would be refused.
 const REFUSED: u8 = 1;
 /// The input cannot be used.

@@ -111,8 +111,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             cluster_role,
             account: (args.namespace.clone(), args.service_account.clone()),
         });
-    let (references, references_changed) =
-        References::new(client.clone(), secrets_grant, args.policy.require_secret_consent);
+    let (references, references_changed) = References::new(
+        client.clone(),
+        &args.watch_namespaces,
+        secrets_grant,
+        args.policy.require_secret_consent,
+    );
     let reporter = Reporter {
         controller: "mcp-auth-operator".into(),
         instance: Some(args.identity.clone()),

@@ -42,7 +42,12 @@ impl Installation {
     /// Renders the chart with these values as release and namespace `name`, and applies it, but for what stands for pods.
     pub async fn new(name: &str, values: Value) -> Self {
         let world = World::new(name, false).await;
-        let mut all = json!({"crds": {"install": false}, "helmTest": {"enabled": false}});
+        let mut all = json!({
+            "crds": {"install": false},
+            "helmTest": {"enabled": false},
+            // The authorization server of the tests is at loopback.
+            "policy": {"addresses": "Any"},
+        });
         merge(&mut all, values);
         let mut case = Case::with_values(all);
         name.clone_into(&mut case.release);

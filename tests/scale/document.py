@@ -10,6 +10,8 @@ BEGIN, END = "<!-- measured by make scale -->", "<!-- end -->"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 # What one replica is to stand: with two of them, 10,000 pods.
 STREAMS, SERVERS = 5_000, 10
+# Whatever there is: 50 TokenReviews, 16 statuses, 16 objects that are read, and some watches.
+CONNECTIONS = 100
 
 
 def main(results: str, *options: str) -> None:
@@ -43,12 +45,12 @@ def load() -> str:
 
 def goals(measured: dict) -> str:
     size, steps, large = measured["sizes"], measured["steps"], measured["large"]
-    last, restart, silent = steps[-1], measured["restart"], measured["silent"]
+    last, restart = steps[-1], measured["restart"]
     processor = max(last["processor"])
     renewals = measured["renewals"]["seconds"]
     memory = memory_at(steps, STREAMS)
     streams = last["sidecars"] // 2
-    watches = size["namespaces"] + 12
+    watches = size["namespaces"] + CONNECTIONS
     writes = measured["renewals"]["api_writes"]
     rows = [
         (
@@ -80,12 +82,18 @@ def goals(measured: dict) -> str:
         (
             f"one namespace with {number(size['large_pods'])} pods and {size['large_resources']} resources: CPU per renewal",
             "≤ 20 ms",
-            f"{large['processor_milliseconds']:.0f} ms of both replicas, {kilobytes(large['bytes_each'])} to each sidecar",
-            large["processor_milliseconds"] <= 20,
+            f"{milliseconds(large['processor_milliseconds'])}, {kilobytes(large['bytes_each'])} to each sidecar",
+            large["processor_milliseconds"] is not None and large["processor_milliseconds"] <= 20,
+        ),
+        (
+            "there, a renewed token reaches all",
+            "≤ 2 s",
+            f"{max(large['seconds']):.2f} s at most of {len(large['seconds'])}",
+            max(large["seconds"]) <= 2,
         ),
         (
             "connections to the API server",
-            f"≤ 12 and one for each of {size['namespaces']} namespaces",
+            f"≤ {CONNECTIONS} and one for each of {size['namespaces']} namespaces",
             f"{max(last['connections_to_api_server'])}",
             max(last["connections_to_api_server"]) <= watches,
         ),
@@ -146,6 +154,10 @@ def pair(values: list[float], digits: int = 0) -> str:
 
 def number(value: int) -> str:
     return f"{value:,}"
+
+
+def milliseconds(value: float | None) -> str:
+    return "could not be told from what else went on" if value is None else f"{value:.0f} ms of both replicas"
 
 
 def kilobytes(value: int) -> str:

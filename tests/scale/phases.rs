@@ -23,6 +23,8 @@ use crate::{process, say, silent};
 const STEPS: [usize; 3] = [25, 50, 100];
 /// Processor time of so short a time is at rest.
 const CALM_WINDOW: Duration = Duration::from_secs(3);
+/// As often rest is waited for.
+const REST_ATTEMPTS: usize = 4;
 /// The bound of a wait for rest: that it does not come is a result too.
 const CALM_LIMIT: Duration = Duration::from_secs(60);
 
@@ -54,8 +56,8 @@ pub async fn run(sizes: &Sizes) -> Results {
     let wanted = sizes.all_resources();
     until(
         "all tokens to be issued",
-        async || endpoints.issued(),
-        |issued| *issued >= wanted,
+        async || endpoints.served(),
+        |served| *served >= wanted,
     )
     .await;
 
@@ -164,8 +166,20 @@ impl Scene {
         }
     }
 
-    /// Measures at rest.
+    /// Measures at rest. That may take a while to come: a status is looked at again when a pod is a minute old.
     async fn step(&self, sizes: &Sizes, connect_seconds: f64) -> Step {
+        let mut step = self.measure(sizes, connect_seconds).await;
+        for _ in 1..REST_ATTEMPTS {
+            if step.api_writes == 0 {
+                break;
+            }
+            step = self.measure(sizes, connect_seconds).await;
+        }
+        say(&format!("{step:?}"));
+        step
+    }
+
+    async fn measure(&self, sizes: &Sizes, connect_seconds: f64) -> Step {
         self.rest().await;
         let client = &self.operator_world.client;
         let requests = Requests::count(client).await;
@@ -175,7 +189,7 @@ impl Scene {
         let seconds = began.elapsed().as_secs_f64();
         let processor = self.processor_seconds().into_iter().zip(processor);
         let port = api_server_port();
-        let step = Step {
+        Step {
             sidecars: self.sidecars.connected(),
             resources: sizes.all_resources(),
             memory: self.memory(),
@@ -194,9 +208,7 @@ impl Scene {
                 .collect(),
             api_writes: Requests::count(client).await.since(requests).writes,
             connect_seconds,
-        };
-        say(&format!("{step:?}"));
-        step
+        }
     }
 
     /// Starts the sidecars of these pods, and waits until each has had its snapshot.
@@ -216,21 +228,23 @@ impl Scene {
         .await;
     }
 
-    /// An MCP server refuses the token of this sidecar's server. Seconds from the new token's issue until so many
-    /// sidecars have it.
-    pub async fn renew(&self, speaker: &Speaker, server: &str, sidecars: usize) -> f64 {
-        let complete = self
-            .sidecars
-            .await_text(&format!("\"scale-{}-", self.endpoints.issued()), sidecars);
+    /// An MCP server refuses the token of this sidecar's server, of the resource with this number. Seconds from the
+    /// new token's issue until so many sidecars have it.
+    pub async fn renew(&self, speaker: &Speaker, resource: usize, server: &str, sidecars: usize) -> f64 {
+        let wanted = format!("\"{}", self.endpoints.next_token(resource));
+        let awaited = self.sidecars.await_text(&wanted, sidecars);
         let snapshot = speaker.snapshot();
         speaker.say(|report| {
             let rejected = refused(&snapshot, server, RejectionCause::Unauthorized);
             report.refused = vec![rejected];
         });
-        let complete = tokio::time::timeout(Duration::from_secs(120), complete).await;
-        let complete = complete.expect("every sidecar has the new token within two minutes");
-        let issued_at = self.endpoints.newest_at().expect("one was issued");
-        complete.duration_since(issued_at).as_secs_f64()
+        let missing = async || awaited.missing();
+        until("every sidecar to have the new token", missing, |missing| {
+            *missing == 0
+        })
+        .await;
+        let issued_at = self.endpoints.last_at(resource).expect("one was issued");
+        awaited.completed_at().duration_since(issued_at).as_secs_f64()
     }
 
     async fn renew_some(&self, sizes: &Sizes, speakers: &[Speaker]) -> Renewals {
@@ -240,8 +254,12 @@ impl Scene {
         let apart = (speakers.len() / sizes.renewals).max(1);
         for number in 0..sizes.renewals {
             let speaker = &speakers[number * apart % speakers.len()];
-            let server = server_name(number % sizes.resources);
-            seconds.push(self.renew(speaker, &server, sizes.pods).await);
+            let index = number % sizes.resources;
+            let resource = speaker.namespace_number() * sizes.resources + index;
+            seconds.push(
+                self.renew(speaker, resource, &server_name(index), sizes.pods)
+                    .await,
+            );
         }
         self.rest().await;
         let renewals = Renewals {
@@ -304,14 +322,14 @@ impl Scene {
     }
 
     async fn large(&self, sizes: &Sizes) -> Large {
-        let before = self.endpoints.issued();
+        let before = self.endpoints.served();
         let first = sizes.all_resources();
         let world = objects::namespace("scale-large", sizes.large_resources, first, &self.endpoints).await;
         let wanted = before + sizes.large_resources;
         until(
             "its tokens to be issued",
-            async || self.endpoints.issued(),
-            |issued| *issued >= wanted,
+            async || self.endpoints.served(),
+            |served| *served >= wanted,
         )
         .await;
         let pods = objects::pods_from(&world, 0, sizes.large_pods).await;
@@ -323,8 +341,12 @@ impl Scene {
         let before: f64 = self.processor_seconds().iter().sum();
         let mut seconds = Vec::new();
         for number in 0..sizes.renewals {
-            let server = server_name(number % sizes.large_resources);
-            seconds.push(self.renew(&speakers[0], &server, sizes.large_pods).await);
+            let index = number % sizes.large_resources;
+            let server = server_name(index);
+            seconds.push(
+                self.renew(&speakers[0], first + index, &server, sizes.large_pods)
+                    .await,
+            );
         }
         // What follows a renewal belongs to it: reports, the status.
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -333,7 +355,9 @@ impl Scene {
         let received = self.sidecars.received_bytes() - bytes;
         let large = Large {
             seconds,
-            processor_milliseconds: (used - at_rest).max(0.0) * 1000.0 / sizes.renewals as f64,
+            // Only where little else went on.
+            processor_milliseconds: (at_rest * 5.0 < used)
+                .then(|| (used - at_rest) * 1000.0 / sizes.renewals as f64),
             bytes_each: received / sizes.renewals / sizes.large_pods,
             memory: self.memory(),
         };

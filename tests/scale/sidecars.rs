@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpSocket;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -45,10 +45,21 @@ struct Inner {
 }
 
 /// A token that so many sidecars are to be given.
-struct Awaited {
+pub struct Awaited {
     text: String,
     missing: AtomicUsize,
-    complete: Notify,
+    last_at: Mutex<Option<Instant>>,
+}
+
+impl Awaited {
+    pub fn missing(&self) -> usize {
+        self.missing.load(Ordering::SeqCst)
+    }
+
+    /// Once none is missing.
+    pub fn completed_at(&self) -> Instant {
+        self.last_at.lock().expect("a sidecar has had it")
+    }
 }
 
 /// One of them.
@@ -63,10 +74,20 @@ struct Identity {
 pub struct Speaker {
     reports: Arc<Mutex<Option<mpsc::UnboundedSender<Bytes>>>>,
     last_line: Arc<Mutex<Bytes>>,
+    /// The last token that it was counted for.
+    counted: Arc<Mutex<Option<Arc<Awaited>>>>,
     report: Report,
 }
 
 impl Speaker {
+    /// Of its namespace's name.
+    pub fn namespace_number(&self) -> usize {
+        let number = self.report.pod.namespace.rsplit('-').next();
+        number
+            .and_then(|number| number.parse().ok())
+            .expect("it ends with one")
+    }
+
     /// The snapshot in use.
     pub fn snapshot(&self) -> Snapshot {
         serde_json::from_slice(&self.last_line.lock()).expect("it has had a snapshot")
@@ -136,24 +157,22 @@ impl Sidecars {
         let speaker = Speaker {
             reports: Arc::default(),
             last_line: Arc::default(),
+            counted: Arc::default(),
             report: identity.report.clone(),
         };
         tokio::spawn(self.clone().run(identity, number, speaker.clone()));
         speaker
     }
 
-    /// From now on `text` is awaited by so many sidecars. Returns what tells when all have had it.
-    pub fn await_text(&self, text: &str, sidecars: usize) -> impl Future<Output = Instant> + use<> {
+    /// From now on `text` is awaited by so many sidecars.
+    pub fn await_text(&self, text: &str, sidecars: usize) -> Arc<Awaited> {
         let awaited = Arc::new(Awaited {
-            text: text.into(),
+            text: text.to_owned(),
             missing: AtomicUsize::new(sidecars),
-            complete: Notify::new(),
+            last_at: Mutex::default(),
         });
         *self.0.awaited.write() = Some(awaited.clone());
-        async move {
-            awaited.complete.notified().await;
-            Instant::now()
-        }
+        awaited
     }
 
     async fn run(self, identity: Identity, number: usize, speaker: Speaker) {
@@ -225,7 +244,7 @@ impl Sidecars {
                 let line = buffer.split_to(from + end + 1).freeze();
                 from = 0;
                 if line.len() > 1 {
-                    self.take_over(&line);
+                    self.take_over(&line, speaker);
                     connected.get_or_insert_with(|| Connected::new(self));
                     let mut report = identity.report.clone();
                     report.applied = Some(revision(&line).to_owned());
@@ -237,12 +256,17 @@ impl Sidecars {
         Ok(())
     }
 
-    fn take_over(&self, line: &[u8]) {
+    fn take_over(&self, line: &[u8], speaker: &Speaker) {
         let awaited = self.0.awaited.read().clone();
         let Some(awaited) = awaited else { return };
-        let found = std::str::from_utf8(line).is_ok_and(|line| line.contains(&awaited.text));
-        if found && awaited.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
-            awaited.complete.notify_one();
+        // It may stand in later snapshots too.
+        let is_counted = |counted: &Arc<Awaited>| Arc::ptr_eq(counted, &awaited);
+        let mut counted = speaker.counted.lock();
+        let is_news = !counted.as_ref().is_some_and(is_counted);
+        if is_news && std::str::from_utf8(line).is_ok_and(|line| line.contains(&awaited.text)) {
+            *counted = Some(awaited.clone());
+            *awaited.last_at.lock() = Some(Instant::now());
+            awaited.missing.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

@@ -34,8 +34,10 @@ pub async fn measure(scene: &mut Scene, world: &World, sizes: &Sizes, speaker: &
     scene.sidecars.lead_to([&*scene.replicas[0].address]);
     scene.connect(&pods).await;
     let new_sidecar_seconds = connecting.elapsed().as_secs_f64();
-    let server = server_name(sizes.resources - 1);
-    let renewal_seconds = scene.renew(speaker, &server, sizes.pods + 1).await;
+    // Of the first namespace.
+    let resource = sizes.resources - 1;
+    let server = server_name(resource);
+    let renewal_seconds = scene.renew(speaker, resource, &server, sizes.pods + 1).await;
     let junk_tokens = junk.await.unwrap();
     let junk_seconds = began.elapsed().as_secs_f64();
     let requests = Requests::count(&scene.operator_world.client).await.since(before);

@@ -1,8 +1,8 @@
 //! Token endpoints that issue opaque tokens, so that nothing but the operator is measured. The operator asks one
 //! server at most sixteen times a second, so there are several.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -16,8 +16,15 @@ const LIFETIME_SECONDS: u32 = 24 * 3600;
 #[derive(Clone)]
 pub struct TokenEndpoints {
     addresses: Arc<Vec<String>>,
-    issued: Arc<AtomicUsize>,
-    newest_at: Arc<Mutex<Option<Instant>>>,
+    /// By number of the resource.
+    issued: Arc<Mutex<HashMap<usize, Issued>>>,
+}
+
+/// Tokens of one resource.
+#[derive(Clone, Copy)]
+struct Issued {
+    count: usize,
+    last_at: Instant,
 }
 
 impl TokenEndpoints {
@@ -32,7 +39,6 @@ impl TokenEndpoints {
         let endpoints = Self {
             addresses: Arc::new(addresses.collect()),
             issued: Arc::default(),
-            newest_at: Arc::default(),
         };
         for listener in listeners {
             tokio::spawn(endpoints.clone().serve(listener));
@@ -40,18 +46,38 @@ impl TokenEndpoints {
         endpoints
     }
 
-    /// Where a resource requests its token, by its number.
+    /// Where the resource with this number requests its token.
     pub fn url(&self, resource: usize) -> String {
-        format!("http://{}/token", self.addresses[resource % SERVERS])
+        format!("http://{}/token/{resource}", self.addresses[resource % SERVERS])
     }
 
-    pub fn issued(&self) -> usize {
-        self.issued.load(Ordering::SeqCst)
+    /// Resources that have a token.
+    pub fn served(&self) -> usize {
+        self.issued.lock().len()
     }
 
-    /// When the newest token was issued.
-    pub fn newest_at(&self) -> Option<Instant> {
-        *self.newest_at.lock()
+    /// How the next token of this resource begins.
+    pub fn next_token(&self, resource: usize) -> String {
+        let count = self.issued.lock().get(&resource).map_or(0, |issued| issued.count);
+        token_prefix(resource, count)
+    }
+
+    /// When the newest token of this resource was issued.
+    pub fn last_at(&self, resource: usize) -> Option<Instant> {
+        self.issued.lock().get(&resource).map(|issued| issued.last_at)
+    }
+
+    fn issue(&self, resource: usize) -> String {
+        let last_at = Instant::now();
+        let mut all = self.issued.lock();
+        let issued = all.entry(resource).or_insert(Issued { count: 0, last_at });
+        let prefix = token_prefix(resource, issued.count);
+        *issued = Issued {
+            count: issued.count + 1,
+            last_at,
+        };
+        // As long as a JWT is.
+        format!("{prefix}{}", "x".repeat(900))
     }
 
     async fn serve(self, listener: TcpListener) {
@@ -59,10 +85,12 @@ impl TokenEndpoints {
             let endpoints = self.clone();
             tokio::spawn(async move {
                 let mut request = [0; 8192];
-                let _ = stream.read(&mut request).await;
-                let number = endpoints.issued.fetch_add(1, Ordering::SeqCst);
-                // As long as a JWT is.
-                let token = format!("scale-{number}-{}", "x".repeat(900));
+                let length = stream.read(&mut request).await.unwrap_or(0);
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let number = request.strip_prefix("POST /token/");
+                let number = number.and_then(|rest| rest.split(' ').next()?.parse().ok());
+                let Some(resource) = number else { return };
+                let token = endpoints.issue(resource);
                 let body = format!(
                     r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":{LIFETIME_SECONDS}}}"#
                 );
@@ -71,9 +99,12 @@ impl TokenEndpoints {
                      connection: close\r\n\r\n{body}",
                     body.len()
                 );
-                *endpoints.newest_at.lock() = Some(Instant::now());
                 let _ = stream.write_all(answer.as_bytes()).await;
             });
         }
     }
+}
+
+fn token_prefix(resource: usize, count: usize) -> String {
+    format!("scale-{resource}-{count}-")
 }

@@ -69,15 +69,15 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 {{- end }}
 
-{{/* The operator reads single ones by name, where a resource refers to them, and no others. RBAC can say that only of names
-that are known when the chart is installed. */}}
+{{/* The operator watches the metadata, and reads those that a resource refers to and no others. RBAC can say that only of names
+that are known when the chart is installed: each is then watched by its name. */}}
 {{- define "mcp-auth.secretRules" -}}
 - apiGroups: [""]
   resources: [secrets]
   {{- with .Values.rbac.secretNames }}
   resourceNames: {{ toJson . }}
   {{- end }}
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 {{- end }}
 
 {{/* Rules on what the operator reads and writes in the namespaces it serves. */}}
@@ -96,7 +96,7 @@ that are known when the chart is installed. */}}
   {{- with .Values.rbac.configMapNames }}
   resourceNames: {{ toJson . }}
   {{- end }}
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 # Metadata only.
 - apiGroups: [""]
   resources: [pods]

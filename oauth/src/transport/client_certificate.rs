@@ -1,11 +1,10 @@
 //! The TLS client certificate (RFC 8705): from PEM to what the handshake presents, checked before that.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use jiff::Timestamp;
-use mcp_auth_http_auth::pem;
-use reqwest::Identity;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,14 +12,13 @@ use rustls::sign::CertifiedKey;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use x509_parser::parse_x509_certificate;
-use zeroize::Zeroizing;
 
 use crate::{ClientCertificate, Error};
 
 /// A certificate whose key belongs to it.
 #[derive(Clone)]
 pub(crate) struct Certificate {
-    tls_identity: Identity,
+    key: Arc<CertifiedKey>,
     expires_at: Timestamp,
     thumbprint: String,
 }
@@ -48,20 +46,8 @@ impl Certificate {
                 "holds no private key in PEM"
             })
         })?;
-        let label = match &key {
-            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
-            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
-            _ => "PRIVATE KEY",
-        };
         // Only what was checked here is presented, whatever else the texts hold.
-        let mut bundle = Zeroizing::new(Vec::new());
-        bundle.extend_from_slice(pem::encode(label, key.secret_der()).expose_secret().as_bytes());
-        for certificate in &chain {
-            bundle.extend_from_slice(pem::encode("CERTIFICATE", certificate).expose_secret().as_bytes());
-        }
-        let tls_identity = Identity::from_pem(&bundle)
-            .map_err(|_| invalid("holds a chain and a key that cannot be read"))?;
-        CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
+        let key = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
             invalid(match error {
                 rustls::Error::InconsistentKeys(_) => {
                     "holds a certificate and a key that do not belong together"
@@ -70,14 +56,15 @@ impl Certificate {
             })
         })?;
         Ok(Self {
-            tls_identity,
+            key: Arc::new(key),
             expires_at,
             thumbprint,
         })
     }
 
-    pub fn tls_identity(&self) -> Identity {
-        self.tls_identity.clone()
+    /// The chain and its key, for the handshake.
+    pub fn key(&self) -> Arc<CertifiedKey> {
+        self.key.clone()
     }
 
     /// SHA-256 of the certificate, as tokens that are bound to it name it (RFC 8705 section 3.1).

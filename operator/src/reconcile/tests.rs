@@ -39,7 +39,7 @@ async fn endless_events_put_no_reconciliation_off() {
     let (resources, mut resource_watch) =
         Resources::from_watches(vec![None], vec![events.boxed()], changes.clone());
     let (status_due, mut statuses_due) = mpsc::unbounded_channel();
-    let (references, references_changed) = References::new(client.clone(), None, false);
+    let (references, references_changed) = References::new(client.clone(), &[], None, false);
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), WorkloadEvents::unread());
     let credentials = Credentials::new(changes, status_due.clone());
     let reconciler = Reconciler {
