@@ -71,8 +71,9 @@ outage: ## LiteLLM's own client_credentials beside mcp-auth through outages of t
 
 # `make bench ROUNDS=1` takes a few minutes and leaves the document as it is.
 ROUNDS ?= 5
-bench: ## the sidecar beside nginx, haproxy, pingora and a TCP copy; writes docs/performance.md
+bench: ## the sidecar beside nginx, haproxy, pingora and a TCP copy, and LiteLLM with it and without; writes docs/performance.md
 	@tests/bench/run --rounds $(ROUNDS) $(if $(filter 1,$(ROUNDS)),--print)
+	@tests/bench/litellm/run --rounds $(ROUNDS) $(if $(filter 1,$(ROUNDS)),--silences 1 --print)
 
 soak: ## the sidecar's memory over a million mixed requests; writes docs/performance.md
 	@tests/bench/run --soak 1000000

@@ -41,7 +41,7 @@ pub struct SecretsGrant {
 
 impl SecretsGrant {
     /// By which it is granted in this namespace.
-    fn command(&self, namespace: &str) -> Arc<str> {
+    pub fn command(&self, namespace: &str) -> Arc<str> {
         let Self {
             cluster_role,
             account: (account_namespace, account),

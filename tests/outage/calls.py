@@ -62,12 +62,12 @@ class Callers:
                 task.cancel()
             await asyncio.gather(*probes, return_exceptions=True)
 
-    async def call(self, replica: str) -> tuple[float, str | None]:
-        """How long it took, and what was said if it was no answer of the tool."""
+    async def call(self, replica: str, server: str = "tools") -> tuple[float, str | None]:
+        """How long a call of this server's tool took, and what was said if it was no answer of the tool."""
         began = time.monotonic()
         limit = aiohttp.ClientTimeout(total=self.patience)
         url = f"{replica}/mcp-rest/tools/call"
-        body = {"server_id": "tools", "name": "whoami", "arguments": {}}
+        body = {"server_id": server, "name": "whoami", "arguments": {}}
         try:
             async with self.session.post(url, headers=self.headers, json=body, timeout=limit) as answer:
                 problem = problem_of(answer.status, await answer.text())

@@ -133,7 +133,10 @@ async fn http1(
         let Some(parts) = connection.into_parts() else {
             return;
         };
-        if parts.read_buf.is_empty() {
+        // Even an empty one keeps its buffer alive.
+        let unread = Some(parts.read_buf).filter(|unread| !unread.is_empty());
+        if unread.is_none() {
+            drop(parts.io);
             tokio::select! {
                 biased;
                 result = watched.parked() => if result.is_err() { return },
@@ -145,7 +148,7 @@ async fn http1(
                 }
             }
         }
-        match watched.resume(parts.read_buf) {
+        match watched.resume(unread.unwrap_or_default()) {
             Some(resumed) => io = resumed,
             None => return log_no_progress(worker),
         }
@@ -195,6 +198,21 @@ fn parse_failure(error: &hyper::Error) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn size_of_output<A, F: Future>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands wait at the same time, and each keeps room for whatever it may come to.
+    #[test]
+    fn a_connection_needs_little_room_while_it_waits() {
+        type Arguments = (Connection, TcpStream, Half, watch::Receiver<Option<Duration>>);
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        let size = size_of_output(|(connection, stream, half, stopped): Arguments| {
+            serve_connection(0, connection, stream, peer, half, stopped)
+        });
+        assert!(size <= 1024, "{size}");
+    }
 
     #[test]
     fn only_the_whole_preface_is_http2_and_only_a_part_of_it_is_waited_for() {

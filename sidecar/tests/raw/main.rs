@@ -16,3 +16,4 @@ mod row;
 #[path = "../data_path/scene.rs"]
 mod scene;
 mod slow;
+mod websockets;

@@ -30,7 +30,7 @@ use crate::scene::{
 };
 
 /// A sidecar before `upstream`, which is LiteLLM as well: its workers, and where its two halves listen.
-fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
+pub fn bounded(upstream: SocketAddr, bounds: Bounds) -> (Workers, [SocketAddr; 2]) {
     bounded_before(server(&format!("http://{upstream}/mcp")), upstream, bounds)
 }
 
