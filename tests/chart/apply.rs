@@ -166,12 +166,33 @@ fn the_notes_name_the_namespace_the_port_and_what_is_left_to_do() {
         ] {
             assert!(printed.contains(told), "{told}: {printed}");
         }
+        let printed = notes(
+            &helm,
+            &Case::with_values(json!({
+                "rbac": {"secrets": "perNamespace"},
+                "certificates": {"certManager": {"enabled": true}},
+            })),
+        );
+        for told in [
+            "--clusterrole=mcp-auth-operator-secrets",
+            "--serviceaccount=mcp-auth-system:mcp-auth-operator --namespace=NAMESPACE",
+            "the Secret mcp-auth-operator-serving",
+        ] {
+            assert!(printed.contains(told), "{told}: {printed}");
+        }
         let printed = notes(&helm, &Case::with_values(Value::Null));
         assert!(
             printed.contains("namespace NAMESPACE mcpauth.dev/injection=enabled"),
             "{printed}"
         );
-        for told in ["rbac.create", "crds.install", "pull secret", "failurePolicy"] {
+        for told in [
+            "rbac.create",
+            "rbac.secrets",
+            "certManager",
+            "crds.install",
+            "pull secret",
+            "failurePolicy",
+        ] {
             assert!(!printed.contains(told), "{told}: {printed}");
         }
     }

@@ -54,6 +54,8 @@ pub struct Right {
     /// Completes "may".
     pub action: String,
     pub allowed: Lookup<bool>,
+    /// The command that gives it, where a namespace does that.
+    pub grant: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -56,7 +56,7 @@ pub async fn gather(cluster: &Cluster, scope: &Scope, args: &DoctorArgs) -> Resu
     let deployment = operator.deployment(cluster).await?;
     let certificates = operator.certificates(cluster, webhook, &deployment).await?;
     let names = namespaces(scope, &inventory);
-    let rights = rights::rights(cluster, &operator, webhook, &deployment, &names).await?;
+    let rights = rights::rights(cluster, &operator, webhook, &deployment, (&names, &inventory)).await?;
     let mut facts = Facts {
         now: Timestamp::now(),
         version: env!("CARGO_PKG_VERSION"),
@@ -193,17 +193,21 @@ impl OperatorLocation {
 
 /// Name of the operator's Secret, as the chart tells the operator.
 fn certificate_secret(deployment: &Lookup<Deployment>) -> String {
-    let stated = match deployment {
-        Lookup::Found(deployment) => deployment
-            .spec
-            .iter()
-            .filter_map(|spec| spec.template.spec.as_ref())
-            .flat_map(|pod| &pod.containers)
-            .flat_map(|container| container.args.iter().flatten())
-            .find_map(|argument| argument.strip_prefix("--certificate-secret=")),
-        Lookup::Missing | Lookup::Unknown(_) => None,
-    };
+    let stated = argument(deployment, "--certificate-secret=");
     stated.unwrap_or("mcp-auth-operator-tls").to_owned()
+}
+
+/// The value of an argument that the chart gives the operator, by the argument's beginning.
+fn argument<'a>(deployment: &'a Lookup<Deployment>, beginning: &str) -> Option<&'a str> {
+    let Lookup::Found(deployment) = deployment else {
+        return None;
+    };
+    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    let mut arguments = pod
+        .containers
+        .iter()
+        .flat_map(|container| container.args.iter().flatten());
+    arguments.find_map(|argument| argument.strip_prefix(beginning))
 }
 
 /// Host that the API server calls the webhooks by.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, ResourceRequirements, Volume};
 use mcp_auth_protocol::sync::Route;
 
+use super::audit_output::{self, AuditPlan};
 use super::config::{WrapperOption, is_in_bucket, original_config_path, wrapper_option};
 use super::environment::Environment;
 use super::error::InjectionError;
@@ -46,6 +47,8 @@ pub(super) struct Plan {
     /// How long connections without a request are kept, for the sidecar.
     pub keepalive: Vec<EnvVar>,
     pub resources: ResourceRequirements,
+    /// Where audit lines go, for the sidecar.
+    pub audit: AuditPlan,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
     /// The pod's own user is root, which our container must not be.
@@ -144,6 +147,7 @@ pub(super) fn plan(
             None => trusted_proxies::sidecar_variable(container),
         },
         resources: sidecar_resources(pod, settings)?,
+        audit: audit_output::plan(spec, options, settings),
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
         runs_as_root: spec
             .security_context

@@ -165,6 +165,7 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
         literal(env::DRAIN_SECONDS, &settings.drain_seconds.to_string()),
         literal(LOG, &settings.log),
     ]);
+    variables.extend(plan.audit.variables.clone());
     variables
 }
 
@@ -181,6 +182,7 @@ fn mounts(plan: &Plan) -> Vec<VolumeMount> {
         mount(EMPTY_VOLUME, API_TOKEN_FOLDER, Some(true)),
     ];
     ours.into_iter()
+        .chain(plan.audit.mount.clone())
         .chain(plan.wrapper.originals.iter().cloned())
         .collect()
 }

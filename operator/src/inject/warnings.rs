@@ -45,6 +45,8 @@ pub(super) fn warnings(
     }
     warnings.extend(of_environment(container, plan));
     warnings.extend(of_pod(spec, container, plan));
+    let audit = plan.audit.problem.as_ref();
+    warnings.extend(audit.map(|problem| lasting("AuditOutputUnusable", problem)));
     warnings
 }
 

@@ -10,7 +10,7 @@ use kube::{CustomResourceExt, ResourceExt};
 use mcp_auth_crds::McpServerAuth;
 
 use crate::cluster::ApiGroup;
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Facts, Right};
 use crate::doctor::finding::Finding;
 use crate::lookup::Lookup;
 use crate::operator_version::numbers;
@@ -276,26 +276,45 @@ pub fn versions(facts: &Facts) -> Vec<Finding> {
 pub fn rights(facts: &Facts) -> Vec<Finding> {
     let check = "operator's rights";
     let mut findings = Vec::new();
-    let refused: Vec<&str> = facts
-        .rights
-        .iter()
-        .filter(|right| right.allowed == Lookup::Found(false))
-        .map(|right| right.action.as_str())
-        .collect();
+    let refused = |is_granted_by_namespace: bool| -> Vec<&Right> {
+        let rights = facts.rights.iter();
+        let refused = rights.filter(|right| right.allowed == Lookup::Found(false));
+        refused
+            .filter(|right| right.grant.is_some() == is_granted_by_namespace)
+            .collect()
+    };
+    let actions = |rights: &[&Right]| {
+        let actions: Vec<&str> = rights.iter().map(|right| right.action.as_str()).collect();
+        format!("the operator may not {}", actions.join("; "))
+    };
+    let (granted_by_nobody, refused) = (refused(true), refused(false));
     let unknown = facts.rights.iter().find_map(|right| match &right.allowed {
         Lookup::Unknown(why) => Some(why),
         _ => None,
     });
+    if !granted_by_nobody.is_empty() {
+        let commands = granted_by_nobody
+            .iter()
+            .filter_map(|right| right.grant.as_deref());
+        let commands: BTreeSet<&str> = commands.collect();
+        let way_out = Vec::from_iter(commands).join("; ");
+        findings.push(Finding::fault(
+            check,
+            "RBAC",
+            actions(&granted_by_nobody),
+            way_out,
+        ));
+    }
     if !refused.is_empty() {
         findings.push(Finding::fault(
             check,
             "RBAC",
-            format!("the operator may not {}", refused.join("; ")),
+            actions(&refused),
             "upgrade the chart, which brings the roles; with watchNamespaces, list the namespace there",
         ));
     } else if let Some(why) = unknown {
         findings.push(Finding::not_checked(check, "RBAC", why));
-    } else if !facts.rights.is_empty() {
+    } else if granted_by_nobody.is_empty() && !facts.rights.is_empty() {
         let message = format!(
             "it has what it needs ({} rights were asked for)",
             facts.rights.len()

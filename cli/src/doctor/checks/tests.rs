@@ -193,6 +193,7 @@ fn healthy() -> Facts {
         rights: vec![Right {
             action: "list secrets in the namespace llm".to_owned(),
             allowed: Lookup::Found(true),
+            grant: None,
         }],
         namespaces: vec![NamespaceFacts {
             name: "llm".to_owned(),
@@ -302,6 +303,14 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
     ("a certificate that is over", "certificates", |facts| {
         facts.now = "2027-02-02T00:00:00Z".parse().unwrap();
     }),
+    (
+        "an operator that a namespace has not let",
+        "operator's rights",
+        |facts| {
+            facts.rights[0].allowed = Lookup::Found(false);
+            facts.rights[0].grant = Some("kubectl create rolebinding".to_owned());
+        },
+    ),
     ("an operator without a right", "operator's rights", |facts| {
         facts.rights[0].allowed = Lookup::Found(false);
     }),

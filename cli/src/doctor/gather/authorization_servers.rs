@@ -12,7 +12,7 @@ use mcp_auth_oauth::{
     ClientAuthentication, Clock, Discovery, DiscoveryError, Error, Limits, Registration, ServerLocation,
 };
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, innermost};
 use crate::doctor::facts::{AuthorizationServerFacts, AuthorizationServerOutcome};
 use crate::error::CliError;
 use crate::inventory::Inventory;
@@ -129,11 +129,7 @@ async fn ask(question: Question) -> AuthorizationServerFacts {
 
 /// A GET, which a token endpoint refuses (RFC 6749 section 3.2 demands POST), and by that it answers.
 async fn token_endpoint(url: &str, ca_bundle: Option<&str>) -> AuthorizationServerOutcome {
-    let unreachable = |error: reqwest::Error| {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        let innermost = causes.last().map(ToString::to_string).unwrap_or_default();
-        AuthorizationServerOutcome::Unreachable(innermost)
-    };
+    let unreachable = |error: reqwest::Error| AuthorizationServerOutcome::Unreachable(innermost(&error));
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(ANSWER_TIMEOUT)

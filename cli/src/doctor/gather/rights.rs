@@ -1,31 +1,33 @@
 //! Whether the operator has the rights that it needs: the API server is asked about each, by
 //! SubjectAccessReview.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
+use mcp_auth_credentials::references::{Kind, needed};
+use mcp_auth_operator::SecretsGrant;
 
-use super::OperatorLocation;
+use super::{OperatorLocation, argument};
 use crate::cluster::Cluster;
 use crate::doctor::facts::Right;
 use crate::error::CliError;
+use crate::inventory::Inventory;
 use crate::lookup::{Lookup, known};
 
 /// Verb, group, resource and subresource.
 type Rule = (&'static str, &'static str, &'static str, &'static str);
 
 const CLUSTER_RULES: &[Rule] = &[("create", "authentication.k8s.io", "tokenreviews", "")];
+/// In each namespace; besides these the right to the Secrets and ConfigMaps that resources name.
 const NAMESPACE_RULES: &[Rule] = &[
     ("list", "mcpauth.dev", "mcpserverauths", ""),
     ("watch", "mcpauth.dev", "mcpserverauths", ""),
     ("patch", "mcpauth.dev", "mcpserverauths", "status"),
-    ("list", "", "secrets", ""),
-    ("watch", "", "secrets", ""),
-    ("list", "", "configmaps", ""),
-    ("watch", "", "configmaps", ""),
     ("list", "", "pods", ""),
     ("watch", "", "pods", ""),
     ("create", "events.k8s.io", "events", ""),
@@ -36,7 +38,7 @@ pub async fn rights(
     operator: &OperatorLocation,
     webhook: Option<&MutatingWebhookConfiguration>,
     deployment: &Lookup<Deployment>,
-    namespaces: &[String],
+    (namespaces, inventory): (&[String], &Inventory),
 ) -> Result<Vec<Right>, CliError> {
     let Some(operator_namespace) = &operator.namespace else {
         return Ok(Vec::new());
@@ -48,15 +50,67 @@ pub async fn rights(
             return Ok(vec![Right {
                 action: "do what it needs to".to_owned(),
                 allowed: Lookup::Unknown(why),
+                grant: None,
             }]);
         }
     };
     let user = format!("system:serviceaccount:{operator_namespace}:{account}");
+    let webhook = webhook
+        .filter(|_| argument(deployment, "--certificate-folder=").is_none())
+        .map(ResourceExt::name_any);
+    let secrets_grant = argument(deployment, "--secrets-cluster-role=").map(|cluster_role| SecretsGrant {
+        cluster_role: cluster_role.to_owned(),
+        account: (operator_namespace.clone(), account.clone()),
+    });
+    let wanted = wanted(webhook, namespaces, &referenced(inventory));
+    let mut rights = Vec::new();
+    for attributes in wanted {
+        let grant = match attributes.resource.as_deref() {
+            Some("secrets") => secrets_grant.as_ref().zip(attributes.namespace.as_deref()),
+            _ => None,
+        };
+        let grant = grant.map(|(grant, namespace)| grant.command(namespace).to_string());
+        let right = Right {
+            grant,
+            ..review(cluster, &user, attributes).await?
+        };
+        let is_unknown = matches!(right.allowed, Lookup::Unknown(_));
+        rights.push(right);
+        // The others would be answered the same.
+        if is_unknown {
+            break;
+        }
+    }
+    Ok(rights)
+}
+
+/// Namespace, resource and name of each object that resources refer to.
+fn referenced(inventory: &Inventory) -> BTreeSet<(String, &'static str, String)> {
+    let resources = inventory.resources.iter();
+    let references = resources.flat_map(|resource| {
+        let namespace = resource.namespace().unwrap_or_default();
+        needed(&resource.spec).into_iter().map(move |reference| {
+            let resource = match reference.kind {
+                Kind::Secret => "secrets",
+                Kind::ConfigMap => "configmaps",
+            };
+            (namespace.clone(), resource, reference.name)
+        })
+    });
+    references.collect()
+}
+
+/// `webhook` is the configuration that the operator writes; none where cert-manager does.
+fn wanted(
+    webhook: Option<String>,
+    namespaces: &[String],
+    referenced: &BTreeSet<(String, &'static str, String)>,
+) -> Vec<ResourceAttributes> {
     let mut wanted: Vec<ResourceAttributes> =
         CLUSTER_RULES.iter().map(|rule| attributes(rule, None)).collect();
     if let Some(webhook) = webhook {
         wanted.push(ResourceAttributes {
-            name: Some(webhook.name_any()),
+            name: Some(webhook),
             ..attributes(
                 &(
                     "patch",
@@ -69,23 +123,16 @@ pub async fn rights(
         });
     }
     for namespace in namespaces {
-        wanted.extend(
-            NAMESPACE_RULES
-                .iter()
-                .map(|rule| attributes(rule, Some(namespace))),
-        );
+        let rules = NAMESPACE_RULES.iter();
+        wanted.extend(rules.map(|rule| attributes(rule, Some(namespace))));
     }
-    let mut rights = Vec::new();
-    for attributes in wanted {
-        let right = review(cluster, &user, attributes).await?;
-        let is_unknown = matches!(right.allowed, Lookup::Unknown(_));
-        rights.push(right);
-        // The others would be answered the same.
-        if is_unknown {
-            break;
-        }
+    for (namespace, resource, name) in referenced {
+        wanted.extend(["get", "list", "watch"].map(|verb| ResourceAttributes {
+            name: Some(name.clone()),
+            ..attributes(&(verb, "", resource, ""), Some(namespace))
+        }));
     }
-    Ok(rights)
+    wanted
 }
 
 async fn service_account(
@@ -141,6 +188,7 @@ async fn review(cluster: &Cluster, user: &str, attributes: ResourceAttributes) -
     Ok(Right {
         action,
         allowed: answer.map(|review| review.status.is_some_and(|status| status.allowed)),
+        grant: None,
     })
 }
 
@@ -162,4 +210,34 @@ fn describe(attributes: &ResourceAttributes) -> String {
         .map(|namespace| format!(" in the namespace {namespace}"))
         .unwrap_or_default();
     format!("{verb} {resource}{subresource}{name}{place}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn actions(webhook: Option<&str>, referenced: &[(&str, &'static str, &str)]) -> Vec<String> {
+        let referenced = referenced.iter();
+        let referenced = referenced
+            .map(|(namespace, resource, name)| ((*namespace).to_owned(), *resource, (*name).to_owned()));
+        let wanted = wanted(
+            webhook.map(str::to_owned),
+            &["llm".to_owned()],
+            &referenced.collect(),
+        );
+        wanted.iter().map(describe).collect()
+    }
+
+    #[test]
+    fn the_right_to_secrets_is_asked_for_by_the_names_that_resources_have() {
+        let asked = actions(Some("mcp-auth"), &[("llm", "secrets", "tools-oauth")]);
+        assert!(asked.contains(&"list secrets tools-oauth in the namespace llm".to_owned()));
+        assert!(asked.contains(&"patch mutatingwebhookconfigurations mcp-auth".to_owned()));
+        let asked = actions(None, &[]);
+        assert!(
+            !asked
+                .iter()
+                .any(|action| action.contains("secrets") || action.contains("webhook"))
+        );
+    }
 }
