@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts packaging generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts packaging generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,11 @@ demo: cluster ## LiteLLM without mcp-auth and with it, on a real cluster, in fiv
 
 demo-down: ## removes what the demo made
 	@$(in_cluster) tests/demo/run --down
+
+# `make idle SECONDS=60` is a short one.
+SECONDS_AT_REST := $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)
+idle: demo ## how many requests LiteLLM gets beside the sidecar in 10 minutes in which nobody calls it, on the demo's cluster
+	@$(in_cluster) tests/idle/run $(SECONDS_AT_REST)
 
 test: test-unit test-chart alerts try test-api installations faults conformance surfaces e2e ## all tests
 

@@ -22,6 +22,7 @@ mod render;
 mod run;
 mod status;
 mod token;
+mod token_summary;
 mod webhook_scope;
 
 pub use exit_code::ExitStatus;

@@ -8,5 +8,7 @@ pub const SECRETS_RESOLVED: &str = "SecretsResolved";
 pub const TOKEN_ISSUED: &str = "TokenIssued";
 /// Every selected pod has a sidecar that uses the newest routes and tokens.
 pub const SIDECARS_SYNCED: &str = "SidecarsSynced";
+/// Something that the spec refers to ends soon. It is there only where there is something to say.
+pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
 /// The sidecars reach the MCP server. Its reasons are what they report: the states of the sync protocol.
 pub const SERVER_REACHABLE: &str = "ServerReachable";

@@ -51,6 +51,15 @@ pub const INSUFFICIENT_SCOPE: &str = "InsufficientScope";
 /// The keys that users' tokens are verified by for the audit log cannot be fetched.
 pub const AUDIT_KEYS_UNAVAILABLE: &str = "AuditKeysUnavailable";
 
+/// What the spec refers to, such as a client certificate, ends soon.
+pub const EXPIRES_WITHIN_30_DAYS: &str = "ExpiresWithin30Days";
+pub const EXPIRES_WITHIN_14_DAYS: &str = "ExpiresWithin14Days";
+pub const EXPIRES_WITHIN_3_DAYS: &str = "ExpiresWithin3Days";
+/// It has ended.
+pub const CREDENTIAL_EXPIRED: &str = "CredentialExpired";
+/// A Secret states an end that is no time.
+pub const EXPIRY_INVALID: &str = "ExpiryInvalid";
+
 /// `podSelector` matches no pod of the namespace.
 pub const NO_PODS_SELECTED: &str = "NoPodsSelected";
 /// `podSelector` matches pods, and all of them are such as need no sidecar.
@@ -72,7 +81,7 @@ pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 pub const SIDECAR_NOTICE: &str = "SidecarNotice";
 
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 9] = [
+pub const WARNINGS: [&str; 14] = [
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,
@@ -82,4 +91,9 @@ pub const WARNINGS: [&str; 9] = [
     SIDECAR_NOTICE,
     LITELLM_CONFIGURATION_DIFFERS,
     AUDIT_KEYS_UNAVAILABLE,
+    EXPIRES_WITHIN_30_DAYS,
+    EXPIRES_WITHIN_14_DAYS,
+    EXPIRES_WITHIN_3_DAYS,
+    CREDENTIAL_EXPIRED,
+    EXPIRY_INVALID,
 ];

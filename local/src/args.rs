@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use mcp_auth_sidecar::proxy::audit::Output;
+use mcp_auth_sidecar::proxy::otlp::OtlpArgs;
 
 use crate::metrics;
 
@@ -59,13 +60,16 @@ pub enum Command {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Exec {
-    /// Where the audit log goes: `stdout`, or a FILE that lines are appended to.
+    /// Where the audit log goes: `stdout`, `otlp`, or a FILE that lines are appended to.
     #[arg(long, value_name = "FILE", default_value = "stdout", value_parser = audit_log)]
     pub audit_log: Output,
 
     /// Where Prometheus finds the metrics, at /metrics: a PORT of loopback, or ADDRESS:PORT. Default: nowhere.
     #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics::address)]
     pub metrics: Option<SocketAddr>,
+
+    #[command(flatten)]
+    pub otlp: OtlpArgs,
 
     #[command(flatten)]
     pub common: Common,
@@ -113,7 +117,7 @@ pub struct Common {
 
 fn audit_log(text: &str) -> Result<Output, String> {
     match text.is_empty() {
-        true => Err("must be stdout or the path of a file".to_owned()),
+        true => Err("must be stdout, otlp or the path of a file".to_owned()),
         false => text.parse().map_err(|never: Infallible| match never {}),
     }
 }

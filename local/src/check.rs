@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::args::{Check, Format};
-use crate::embedded_sidecar::{EmbeddedSidecar, Ground};
+use crate::embedded_sidecar::{AuditDestination, EmbeddedSidecar, Ground};
 use crate::exec::{egress_proxy, in_runtime};
 use crate::exit::{self, ExitError};
 use crate::litellm_command::{LitellmCommand, find_program};
@@ -137,8 +137,12 @@ impl Checking {
         // Not where LiteLLM was to listen: it may be running there.
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
         // Audit lines of the check are nobody's calls.
-        let audit_log = Output::File("/dev/null".into());
-        let ground = Ground::prepare(listen, command.config.as_deref(), &audit_log, None).await?;
+        let audit_log = AuditDestination {
+            lines: Output::File("/dev/null".into()),
+            collector: None,
+            spans: false,
+        };
+        let ground = Ground::prepare(listen, command.config.as_deref(), &audit_log.lines, None).await?;
         let (feed, _) = TokenFeed::new(egress_proxy(&sources.variables)?);
         let echo = Echo::start().await?;
         let client = Client::builder().no_proxy().build();

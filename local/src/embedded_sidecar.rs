@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mcp_auth_protocol::pod::DEFAULT_FORWARDED_ALLOW_IPS;
+use mcp_auth_protocol::pod::{DEFAULT_FORWARDED_ALLOW_IPS, env};
 use mcp_auth_protocol::sync::Pod;
 use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use mcp_auth_sidecar::control::controller::{ControlSettings, Controller, Metrics, report};
@@ -17,9 +17,10 @@ use mcp_auth_sidecar::control::litellm::Litellm;
 use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
 use mcp_auth_sidecar::control::probes::Started;
-use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
+use mcp_auth_sidecar::proxy::audit::{AuditLog, Destinations, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics as data_path;
+use mcp_auth_sidecar::proxy::otlp::{ExportSettings, Exporter, OtlpArgs, resource};
 use mcp_auth_sidecar::run::{Control, DataPathState, Proxies, WORKERS, Wiring};
 use mcp_auth_sidecar::server::{Bounds, Sockets, Workers};
 use prometheus_client::registry::Registry;
@@ -33,6 +34,7 @@ use crate::exit::ExitError;
 use crate::litellm_command::wrapper;
 use crate::loopback_port::ReservedPort;
 use crate::metrics;
+use crate::settings::Variables;
 use crate::token_feed::TokenFeed;
 
 /// Whose `X-Forwarded-` headers LiteLLM's server trusts.
@@ -43,6 +45,31 @@ const START_POLL: Duration = Duration::from_millis(20);
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long answers that have begun may take when LiteLLM has ended.
 const STOP_GRACE: Duration = Duration::from_millis(200);
+
+/// Where audit lines go.
+pub struct AuditDestination {
+    pub lines: Output,
+    /// The OpenTelemetry collector, for [`Output::Otlp`] and spans.
+    pub collector: Option<ExportSettings>,
+    pub spans: bool,
+}
+
+impl AuditDestination {
+    pub fn new(lines: Output, otlp: &OtlpArgs, variables: &Variables) -> Result<Self, ExitError> {
+        let collector = match lines == Output::Otlp || otlp.traces() {
+            true => {
+                let resource = resource("mcp-auth", "", "", "");
+                Some(otlp.settings(variables.get(env::OTLP_HEADERS), resource)?)
+            }
+            false => None,
+        };
+        Ok(Self {
+            lines,
+            collector,
+            spans: otlp.traces(),
+        })
+    }
+}
 
 /// What is to be had before anything starts.
 pub struct Ground {
@@ -116,7 +143,7 @@ impl Ground {
         self,
         feed: &TokenFeed,
         start_timeout: Duration,
-        audit_log: Output,
+        audit_log: AuditDestination,
         mut registry: Registry,
     ) -> Result<EmbeddedSidecar, ExitError> {
         feed.register_metrics(&mut registry);
@@ -124,9 +151,18 @@ impl Ground {
         let data_path_metrics = data_path::Metrics::new(&mut registry);
         let reports = watch::Sender::new(report(Pod::default()));
         let (drain, started) = (Drain::default(), Started::default());
+        let exporter = audit_log
+            .collector
+            .map(|settings| Exporter::start(settings, data_path_metrics.clone()))
+            .transpose()?;
+        let destinations = Destinations {
+            lines: audit_log.lines,
+            exporter,
+            spans: audit_log.spans,
+        };
         let audit_log = AuditLog::start(
             &Pod::default(),
-            audit_log,
+            destinations,
             Fingerprinter::new(),
             data_path_metrics.clone(),
         );

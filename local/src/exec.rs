@@ -10,7 +10,6 @@ use mcp_auth_crds::admission::Admission;
 use mcp_auth_oauth::EgressProxy;
 use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::log::DroppedLines;
-use mcp_auth_sidecar::proxy::audit::Output;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -18,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
 
 use crate::args::Exec;
-use crate::embedded_sidecar::Ground;
+use crate::embedded_sidecar::{AuditDestination, Ground};
 use crate::exit::{self, ExitError};
 use crate::litellm_command::{LitellmCommand, find_program};
 use crate::litellm_process::{LitellmOutput, LitellmProcess};
@@ -60,6 +59,7 @@ fn run(args: Exec, variables: Variables, dropped_lines: &DroppedLines) -> Result
         variables,
     };
     let servers = servers::read(&sources).for_start()?;
+    let audit_log = AuditDestination::new(args.audit_log, &args.otlp, &sources.variables)?;
     let proxy = egress_proxy(&sources.variables)?;
     let mut registry = Registry::default();
     dropped_lines.register(&mut registry);
@@ -70,7 +70,7 @@ fn run(args: Exec, variables: Variables, dropped_lines: &DroppedLines) -> Result
         proxy,
         Options {
             start_timeout: args.common.start_timeout,
-            audit_log: args.audit_log,
+            audit_log,
             metrics: args.metrics,
             registry,
         },
@@ -80,7 +80,7 @@ fn run(args: Exec, variables: Variables, dropped_lines: &DroppedLines) -> Result
 /// What of the command line is not for LiteLLM.
 struct Options {
     start_timeout: Duration,
-    audit_log: Output,
+    audit_log: AuditDestination,
     metrics: Option<SocketAddr>,
     /// For the metrics.
     registry: Registry,
@@ -115,7 +115,7 @@ async fn run_litellm(
         registry,
     } = options;
     let config = command.config.as_deref();
-    let ground = Ground::prepare(command.listen, config, &audit_log, metrics).await?;
+    let ground = Ground::prepare(command.listen, config, &audit_log.lines, metrics).await?;
     let mut signals = Signals::listen()?;
     let (feed, changed) = TokenFeed::new(proxy);
     let sidecar = ground.start(&feed, start_timeout, audit_log, registry)?;

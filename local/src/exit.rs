@@ -11,6 +11,8 @@ use thiserror::Error;
 use crate::problem::Unusable;
 use crate::settings::SettingsError;
 use mcp_auth_oauth::EgressProxyError;
+use mcp_auth_protocol::pod::env;
+use mcp_auth_sidecar::proxy::otlp::{ClientError, OtlpArgsError};
 
 /// `check` found something that does not hold.
 pub const CHECK_FAILED: u8 = 1;
@@ -78,6 +80,10 @@ pub enum ExitError {
     LitellmLog { file: PathBuf, kind: io::ErrorKind },
     #[error("{file} cannot be written: {kind}. Check --audit-log")]
     AuditLog { file: PathBuf, kind: io::ErrorKind },
+    #[error(transparent)]
+    Otlp(#[from] OtlpArgsError),
+    #[error("--otlp-ca ({variable}) or --otlp-endpoint: {0}", variable = env::OTLP_CA)]
+    Collector(#[from] ClientError),
     #[error("{address} cannot be listened on for the metrics: {kind}. {}, or leave --metrics out", way_out(*.kind))]
     Metrics {
         address: SocketAddr,
@@ -104,6 +110,8 @@ impl ExitError {
             Self::Settings(_)
             | Self::Servers(_)
             | Self::Proxy(_)
+            | Self::Otlp(_)
+            | Self::Collector(_)
             | Self::ConfigInBucket
             | Self::Log
             | Self::LitellmTls { .. }

@@ -381,12 +381,17 @@ mod tests {
         let launch = script.launch(
             16480,
             Path::new("/w.yaml"),
-            &Variables::default(),
+            &[(
+                "MCPAUTH_OTLP_HEADERS".to_owned(),
+                "authorization=s3cret".to_owned(),
+            )]
+            .into_iter()
+            .collect(),
             &["SECRET".to_owned()].into(),
         );
         assert_eq!(launch.words.len(), 3, "the script would take them for its own");
         assert!(launch.set.contains(&("PORT".to_owned(), "16480".into())));
-        assert_eq!(launch.remove, ["SECRET"]);
+        assert_eq!(launch.remove, ["MCPAUTH_OTLP_HEADERS", "SECRET"]);
     }
 
     #[test]

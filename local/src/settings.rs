@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use mcp_auth_protocol::pod::env;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
@@ -109,7 +110,7 @@ impl Variables {
 
     /// The names of mcp-auth's own settings that are set.
     pub fn own_names(&self) -> impl Iterator<Item = &str> {
-        let is_own = |name: &&str| name.starts_with(PREFIX) || *name == AUTO_PATCH;
+        let is_own = |name: &&str| name.starts_with(PREFIX) || [AUTO_PATCH, env::OTLP_HEADERS].contains(name);
         self.0.keys().map(String::as_str).filter(is_own)
     }
 
@@ -154,7 +155,7 @@ impl Variables {
     pub fn defaults(&self) -> Result<Option<Defaults>, SettingsError> {
         let set: Vec<&str> = self
             .own_names()
-            .filter(|name| *name != AUTO_PATCH && self.get(name).is_some())
+            .filter(|name| name.starts_with(PREFIX) && self.get(name).is_some())
             .collect();
         let Some(first) = set.first() else {
             return Ok(None);

@@ -236,7 +236,7 @@ fn the_audit_log_is_for_its_owner_alone_and_one_that_cannot_be_written_is_told_b
             73,
             "/does/not/exist/audit.log cannot be written: entity not found. Check --audit-log",
         ),
-        ("", 64, "must be stdout or the path of a file"),
+        ("", 64, "must be stdout, otlp or the path of a file"),
     ] {
         let mut command = ground.litellm_with(&["--audit-log", file]);
         let output = command.stderr(std::process::Stdio::piped()).output().unwrap();
@@ -259,6 +259,50 @@ fn the_audit_log_is_for_its_owner_alone_and_one_that_cannot_be_written_is_told_b
     assert_eq!(mode & 0o777, 0o600);
     kill(&child, Signal::TERM);
     child.wait().unwrap();
+}
+
+#[test]
+fn a_collector_that_cannot_be_called_is_told_before_litellm_starts() {
+    let ground = Ground::new("{}");
+    for (options, headers, expected) in [
+        (vec![], "", "--otlp-endpoint (MCPAUTH_OTLP_ENDPOINT) is missing"),
+        (
+            vec!["--otlp-endpoint", "collector:4318"],
+            "",
+            "--otlp-endpoint (MCPAUTH_OTLP_ENDPOINT) must be http://HOST:PORT",
+        ),
+        (
+            vec!["--otlp-endpoint", "http://collector:4318"],
+            "s3cret",
+            "MCPAUTH_OTLP_HEADERS: header 1 has no `=`",
+        ),
+        (
+            vec![
+                "--otlp-endpoint",
+                "https://collector:4318",
+                "--otlp-ca",
+                "/ca.pem",
+            ],
+            "",
+            "--otlp-ca (MCPAUTH_OTLP_CA) or --otlp-endpoint: the collector's certificates cannot be verified: \
+             the CA bundle holds no certificate",
+        ),
+    ] {
+        let options = [vec!["--audit-log", "otlp"], options].concat();
+        let mut command = ground.litellm_with(&options);
+        command.env("MCPAUTH_OTLP_HEADERS", headers);
+        let output = command.stderr(std::process::Stdio::piped()).output().unwrap();
+        let message = message(&output);
+        assert_eq!(output.status.code(), Some(78), "{message}");
+        assert!(
+            message.contains(expected) && !message.contains("s3cret"),
+            "{message}"
+        );
+    }
+    assert!(
+        !ground.folder.path().join("report").exists(),
+        "LiteLLM was not started"
+    );
 }
 
 #[test]

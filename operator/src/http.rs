@@ -1,6 +1,7 @@
 //! The operator's listeners: TLS for the webhook and the sidecars, plain HTTP for probes and metrics.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,10 +105,21 @@ pub async fn serve_tls(
     Ok(())
 }
 
+/// `[::]` takes IPv4 as well, and is `0.0.0.0` where the node has no IPv6.
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening on {address}"))
+    let bound = match TcpListener::bind(address).await {
+        Err(error) if without_ipv6(address, &error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.with_context(|| format!("listening on {address}"))
+}
+
+/// Whether the address cannot be listened on because the node has no IPv6 (EAFNOSUPPORT), or no address of it
+/// (EADDRNOTAVAIL).
+fn without_ipv6(address: SocketAddr, error: &io::Error) -> bool {
+    address.ip() == Ipv6Addr::UNSPECIFIED && matches!(error.raw_os_error(), Some(97 | 99))
 }
 
 /// The next connection that there is room for.
@@ -328,6 +340,16 @@ mod tests {
         knows.send_replace(false);
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(status().await, StatusCode::OK, "it reviews pods");
+    }
+
+    #[test]
+    fn only_all_addresses_of_a_node_without_ipv6_become_those_of_ipv4() {
+        let is_replaced =
+            |address: &str, code| without_ipv6(address.parse().unwrap(), &io::Error::from_raw_os_error(code));
+        assert!(is_replaced("[::]:10250", 97) && is_replaced("[::]:10250", 99));
+        assert!(!is_replaced("[::]:10250", 98), "a port that is taken");
+        assert!(!is_replaced("[::1]:10250", 97), "an address that somebody chose");
+        assert!(!is_replaced("0.0.0.0:10250", 97));
     }
 
     #[tokio::test]

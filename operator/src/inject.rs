@@ -16,6 +16,7 @@
 //! `docs/injection.md` tells users about it.
 
 pub mod annotations;
+mod audit_output;
 mod command_line;
 mod config;
 mod decision;

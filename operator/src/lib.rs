@@ -40,3 +40,4 @@ pub use inject_command::{InjectArgs, Preview, inject as run_inject, previews};
 pub use pods::{PodMeta, is_injected, ought_to_be_injected};
 pub use references::SecretsGrant;
 pub use run::run;
+pub use status::reachability_advice;

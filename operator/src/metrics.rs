@@ -17,6 +17,20 @@ use crate::inject::NOT_INJECTED_REASONS;
 /// Why a pod has no sidecar that the webhook was never asked about, such as one that is older than the resource.
 pub const NOT_REVIEWED: &str = "NotReviewed";
 
+/// What a resource may refer to that ends.
+pub const CREDENTIALS: [&str; 10] = [
+    "alternate-client-secret",
+    "assertion",
+    "bearer-token",
+    "client-secret",
+    "egress-proxy-password",
+    "grant-signing-key",
+    "oauth2-client-certificate",
+    "server-client-certificate",
+    "signing-certificate",
+    "signing-key",
+];
+
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Metrics(Arc<MetricFamilies>);
@@ -34,6 +48,8 @@ struct MetricFamilies {
     token_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     client_certificate_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     certificate_expiry: Family<CertificateLabels, Gauge<f64, AtomicU64>>,
+    credential_expiry: Family<CredentialLabels, Gauge<f64, AtomicU64>>,
+    credential_warning_level: Family<CredentialLabels, Gauge>,
     pods_not_injected: Family<PodLabels, Gauge>,
     sidecars_behind: Family<ResourceLabels, Gauge>,
     sidecars_outdated: Family<ResourceLabels, Gauge>,
@@ -71,6 +87,23 @@ struct CertificateLabels {
     certificate: &'static str,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CredentialLabels {
+    namespace: String,
+    name: String,
+    credential: &'static str,
+}
+
+impl CredentialLabels {
+    fn new(resource_ref: &ResourceRef, credential: &'static str) -> Self {
+        Self {
+            namespace: resource_ref.namespace.clone(),
+            name: resource_ref.name.clone(),
+            credential,
+        }
+    }
+}
+
 /// What the status tells of a resource. Times are in seconds since 1970.
 #[derive(Debug, Default)]
 pub struct ResourceState {
@@ -79,6 +112,8 @@ pub struct ResourceState {
     pub token_expires_at: Option<i64>,
     /// Of the certificate that is shown to the MCP server.
     pub client_certificate_expires_at: Option<i64>,
+    /// Of each of [`CREDENTIALS`] that ends: when, and how near that is.
+    pub credentials: BTreeMap<&'static str, (i64, i64)>,
     /// Selected pods without a sidecar, by the reason.
     pub pods_not_injected: BTreeMap<&'static str, i64>,
     pub sidecars_behind: i64,
@@ -126,6 +161,8 @@ impl Default for Metrics {
             token_expiry: Family::default(),
             client_certificate_expiry: Family::default(),
             certificate_expiry: Family::default(),
+            credential_expiry: Family::default(),
+            credential_warning_level: Family::default(),
             pods_not_injected: Family::default(),
             sidecars_behind: Family::default(),
             sidecars_outdated: Family::default(),
@@ -177,6 +214,17 @@ impl Default for Metrics {
             "End of the certificate that is shown to the MCP server, Unix time",
             Unit::Seconds,
             families.client_certificate_expiry.clone(),
+        );
+        registry.register_with_unit(
+            "credential_expiry_timestamp",
+            "End of what a resource refers to, Unix time",
+            Unit::Seconds,
+            families.credential_expiry.clone(),
+        );
+        registry.register(
+            "credential_warning_level",
+            "How near that end is: 1 within 30 days, 2 within 14, 3 within 3, 4 over",
+            families.credential_warning_level.clone(),
         );
         registry.register_with_unit(
             "certificate_expiry_timestamp",
@@ -280,6 +328,7 @@ impl Metrics {
                 None => drop(family.remove(&labels)),
             }
         }
+        self.set_credentials(resource_ref, &state.credentials);
         families
             .sidecars_behind
             .get_or_create(&labels)
@@ -296,6 +345,24 @@ impl Metrics {
             match state.pods_not_injected.get(reason) {
                 Some(pods) => drop(families.pods_not_injected.get_or_create(&labels).set(*pods)),
                 None => drop(families.pods_not_injected.remove(&labels)),
+            }
+        }
+    }
+
+    /// Of a resource: each kind of credential with its end and how near that is.
+    fn set_credentials(&self, resource_ref: &ResourceRef, credentials: &BTreeMap<&'static str, (i64, i64)>) {
+        for credential in CREDENTIALS {
+            let labels = CredentialLabels::new(resource_ref, credential);
+            let (expiry, level) = (&self.0.credential_expiry, &self.0.credential_warning_level);
+            match credentials.get(credential) {
+                Some((end, nearness)) => {
+                    expiry.get_or_create(&labels).set(*end as f64);
+                    level.get_or_create(&labels).set(*nearness);
+                }
+                None => {
+                    expiry.remove(&labels);
+                    level.remove(&labels);
+                }
             }
         }
     }
@@ -328,6 +395,7 @@ impl Metrics {
         self.0.token_issued.remove(&resource_ref.into());
         self.0.token_expiry.remove(&resource_ref.into());
         self.0.client_certificate_expiry.remove(&resource_ref.into());
+        self.set_credentials(resource_ref, &BTreeMap::new());
         self.0.sidecars_behind.remove(&resource_ref.into());
         self.0.sidecars_outdated.remove(&resource_ref.into());
         self.0.sidecars_too_old.remove(&resource_ref.into());
@@ -386,6 +454,7 @@ mod tests {
             token_issued_at: Some(1),
             token_expires_at: Some(1),
             client_certificate_expires_at: Some(1),
+            credentials: [("client-secret", (1, 4))].into(),
             pods_not_injected: [(NOT_REVIEWED, 2)].into(),
             ..ResourceState::default()
         }

@@ -26,6 +26,10 @@ use values::Values;
 /// Objects that are read at once: each takes a connection.
 const MAX_READS: usize = 16;
 
+/// Annotation of a Secret: when what it holds ends, where that cannot be read from it, such as of a client secret
+/// (RFC 3339).
+pub const EXPIRES_AT: &str = "mcpauth.dev/expires-at";
+
 /// The right to Secrets, where the operator has it in those namespaces alone that grant it.
 #[derive(Clone, Debug)]
 pub struct SecretsGrant {
@@ -79,6 +83,8 @@ struct Watched {
 
 struct WatchedObject {
     lookup: Lookup,
+    /// Its annotation [`EXPIRES_AT`].
+    stated_end: Option<String>,
     /// The `metadata.resourceVersion` of what was read.
     version: Option<String>,
     /// What the watch has shown while it was read for the first time.
@@ -90,6 +96,21 @@ struct WatchedObject {
     is_listed: bool,
     /// Dropped with it, which ends the task.
     task: AbortOnDrop,
+}
+
+/// What was read of an object.
+struct Finding {
+    lookup: Lookup,
+    stated_end: Option<String>,
+}
+
+impl From<Lookup> for Finding {
+    fn from(lookup: Lookup) -> Self {
+        Self {
+            lookup,
+            stated_end: None,
+        }
+    }
 }
 
 struct WatchedScope {
@@ -171,6 +192,12 @@ impl References {
         known.map_or(Lookup::Unknown, |known| known.lookup.clone())
     }
 
+    /// When the object says that what it holds ends.
+    pub fn stated_end(&self, namespace: &str, reference: &Reference) -> Option<String> {
+        let object = (reference.kind, namespace.to_owned(), reference.name.clone());
+        self.watched.lock().objects.get(&object)?.stated_end.clone()
+    }
+
     fn join(&self, watched: &mut Watched, object: Object, resource_ref: &ResourceRef) {
         if let Some(known) = watched.objects.get_mut(&object) {
             known.users.push(resource_ref.clone());
@@ -191,6 +218,7 @@ impl References {
         };
         let known = WatchedObject {
             lookup: Lookup::Unknown,
+            stated_end: None,
             version: None,
             noted_version: None,
             users: vec![resource_ref.clone()],
@@ -250,11 +278,14 @@ impl References {
     }
 
     /// What an object holds that resources may use.
-    fn lookup<K: Resource + Values>(&self, found: K) -> Lookup {
-        match K::NEEDS_CONSENT && self.requires_consent && !has_consent(&found) {
+    fn lookup<K: Resource + Values>(&self, found: K) -> Finding {
+        let annotations = found.meta().annotations.as_ref();
+        let stated_end = annotations.and_then(|all| all.get(EXPIRES_AT).cloned());
+        let lookup = match K::NEEDS_CONSENT && self.requires_consent && !has_consent(&found) {
             true => Lookup::NotConsented,
             false => Lookup::Found(Arc::new(found.values())),
-        }
+        };
+        Finding { lookup, stated_end }
     }
 
     /// How the operator would come to read an object.
@@ -269,7 +300,8 @@ impl References {
         }
     }
 
-    fn record(&self, object: &Object, lookup: Lookup, version: Option<String>) {
+    fn record(&self, object: &Object, finding: impl Into<Finding>, version: Option<String>) {
+        let Finding { lookup, stated_end } = finding.into();
         let users = match self.watched.lock().objects.get_mut(object) {
             Some(known) => {
                 // What was read stays good while the API server refuses for a moment, as it does when it
@@ -281,6 +313,7 @@ impl References {
                     return;
                 }
                 known.lookup = lookup;
+                known.stated_end = stated_end;
                 let noted = known.noted_version.take();
                 if noted.is_some() && noted != version {
                     known.outdated.notify_one();

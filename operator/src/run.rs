@@ -143,7 +143,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     );
     let reconciler = Reconciler {
         resources: resources.clone(),
-        references,
+        references: references.clone(),
         workload,
         pods: pods.clone(),
         sidecars: sidecars.clone(),
@@ -159,6 +159,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         recorder,
         clock,
         credentials.clone(),
+        references,
         ObservedPods {
             pods: pods.clone(),
             sidecars: sidecars.clone(),

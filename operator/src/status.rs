@@ -4,6 +4,7 @@
 //! ([`mcp_auth_credentials::conditions`], where those that need no cluster are too).
 
 mod authorization_server;
+mod credential_expiring;
 mod events;
 mod fleet;
 mod pods_injected;
@@ -31,7 +32,9 @@ use crate::pods::PodMeta;
 use crate::sidecars::Sidecar;
 
 pub use authorization_server::known_server;
+pub use credential_expiring::CredentialExpiry;
 pub use pods_injected::InjectionFacts;
+pub use server_reachable::advice as reachability_advice;
 pub use writer::{ObservedPods, StatusWriter, run};
 
 /// What the status is made of.
@@ -43,6 +46,8 @@ pub struct StatusInputs<'a> {
     /// Pods that the selector matches and that get no sidecar.
     pub passed_over: Vec<Arc<PodMeta>>,
     pub injection: InjectionFacts,
+    /// What the spec refers to and when it ends.
+    pub expiries: Vec<CredentialExpiry>,
     /// What becomes of the restart that LiteLLM needs, where the operator is to see to it.
     pub restart: Option<String>,
 }
@@ -55,9 +60,11 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
     let token = token_issued(inputs.issuance);
     let (sidecars, counts) = sidecars_synced::check_pods(inputs, now);
     let server = server_reachable::server_reachable(inputs, now);
+    let expiring = credential_expiring::credential_expiring(&inputs.expiries, now);
+    let judged = [&secrets, &token, &sidecars, &server].into_iter();
     let ready_inputs = ready::ReadyInputs {
         inputs,
-        conditions: [&secrets, &token, &sidecars, &server],
+        conditions: judged.chain(&expiring).collect(),
     };
     let ready = first_draft(ready::CHECKS, &ready_inputs);
     let previous = inputs.resource.status.as_ref();
@@ -69,6 +76,7 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
         observed_generation: generation,
         conditions: conditions
             .into_iter()
+            .chain(expiring)
             .map(|draft| with_transition_time(draft, previous, generation, now))
             .collect(),
         token: Some(token).filter(|status| *status != TokenStatus::default()),

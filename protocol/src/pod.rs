@@ -36,8 +36,16 @@ pub mod env {
     pub const POD_UID: &str = "MCPAUTH_POD_UID";
     /// Longest time in whole seconds that LiteLLM's start waits for routes and first tokens.
     pub const START_TIMEOUT_SECONDS: &str = "MCPAUTH_START_TIMEOUT_SECONDS";
-    /// Where the sidecar's audit log goes: `stdout`, which is the default, or the path of a file.
+    /// Where the sidecar's audit log goes: `stdout`, which is the default, `otlp`, or the path of a file.
     pub const AUDIT_LOG: &str = "MCPAUTH_AUDIT_LOG";
+    /// [`OtlpEndpoint`](crate::otlp::OtlpEndpoint) of the OpenTelemetry collector.
+    pub const OTLP_ENDPOINT: &str = "MCPAUTH_OTLP_ENDPOINT";
+    /// Headers of each request to it, `NAME=VALUE` separated by commas, as in OpenTelemetry's own variables. Secret.
+    pub const OTLP_HEADERS: &str = "MCPAUTH_OTLP_HEADERS";
+    /// `enabled`: each call is a span that goes there.
+    pub const TRACING: &str = "MCPAUTH_TRACING";
+    /// PEM certificates to verify it by, besides the platform's.
+    pub const OTLP_CA: &str = "MCPAUTH_OTLP_CA";
     /// Time in whole seconds that the drain hook takes.
     pub const DRAIN_SECONDS: &str = "MCPAUTH_DRAIN_SECONDS";
 }

@@ -14,6 +14,7 @@ use mcp_auth_protocol::sync::Route;
 use crate::control::sync_client::Endpoint;
 use crate::proxy::audit::Output;
 use crate::proxy::inbound::client_address::TrustedProxies;
+use crate::proxy::otlp::OtlpArgs;
 
 /// What is logged, such as `debug`, which means this program's own code, or `info,h2=debug`.
 pub const LOG: &str = "MCPAUTH_LOG";
@@ -143,9 +144,12 @@ pub struct Serve {
           default_value = "20", value_parser = seconds)]
     pub start_timeout: Duration,
 
-    /// Where the audit log goes: `stdout`, or a FILE that lines are appended to.
+    /// Where the audit log goes: `stdout`, `otlp`, or a FILE that lines are appended to.
     #[arg(long, env = env::AUDIT_LOG, value_name = "FILE", default_value = "stdout")]
     pub audit_log: Output,
+
+    #[command(flatten)]
+    pub otlp: OtlpArgs,
 
     /// Time that LiteLLM's drain hook takes, for its clients to find another pod.
     #[arg(long = "drain-seconds", env = env::DRAIN_SECONDS, value_name = "SECONDS", default_value = "5",

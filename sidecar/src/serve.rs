@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use mcp_auth_protocol::pod::env;
 use mcp_auth_protocol::sync::Pod;
 use mcp_auth_protocol::timeouts::LITELLM_CONNECT;
 use prometheus_client::registry::Registry;
@@ -27,9 +28,10 @@ use crate::control::probes::{self, Health, Started};
 use crate::control::proc_net::retry;
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
 use crate::log::DroppedLines;
-use crate::proxy::audit::{AuditLog, Fingerprinter};
+use crate::proxy::audit::{AuditLog, Destinations, Fingerprinter, Output};
 use crate::proxy::inbound::LitellmServer;
 use crate::proxy::metrics as data_path;
+use crate::proxy::otlp::{Exporter, resource};
 use crate::run::{Control, DataPathState, Proxies, WORKERS, Wiring};
 use crate::server::resource_limits::{memory_limit, raise_open_files};
 use crate::server::{Bounds, Sockets};
@@ -66,7 +68,7 @@ pub async fn serve(args: Serve, dropped_lines: DroppedLines) -> anyhow::Result<(
     };
     let audit_log = AuditLog::start(
         &pod,
-        args.audit_log.clone(),
+        destinations(&args, &pod, &metrics),
         Fingerprinter::new(),
         metrics.clone(),
     );
@@ -79,6 +81,26 @@ pub async fn serve(args: Serve, dropped_lines: DroppedLines) -> anyhow::Result<(
         warn!("audit lines of the last calls may be missing: the output takes no more");
     }
     Ok(())
+}
+
+/// Where lines of the audit log and spans go. A collector that cannot be called costs these and nothing else.
+fn destinations(args: &Serve, pod: &Pod, metrics: &data_path::Metrics) -> Destinations {
+    let (lines, spans) = (args.audit_log.clone(), args.otlp.traces());
+    if lines != Output::Otlp && !spans {
+        return lines.into();
+    }
+    let headers = std::env::var(env::OTLP_HEADERS).ok();
+    let resource = resource("mcp-auth-sidecar", &pod.namespace, &pod.name, &pod.uid);
+    let exporter = match args.otlp.settings(headers.as_deref(), resource) {
+        Ok(settings) => Exporter::start(settings, metrics.clone()).map_err(anyhow::Error::from),
+        Err(error) => Err(error.into()),
+    };
+    let exporter = exporter.inspect_err(|error| error!(%error, "no OpenTelemetry collector can be called"));
+    Destinations {
+        lines,
+        exporter: exporter.ok(),
+        spans,
+    }
 }
 
 async fn run(
@@ -108,6 +130,7 @@ async fn run(
         pod_uid,
         start_timeout,
         audit_log: _,
+        otlp: _,
         drain: drain_time,
     } = args;
     let stated = |keepalive: Option<Keepalive>| keepalive.and_then(|keepalive| keepalive.0);

@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use crate::control::proc_net::is_without_ipv6;
 use crate::http::connect::{keepalive, set_unacknowledged_timeout};
 use crate::proxy::inbound::{CONNECTION_GUARD, Inbound};
 use crate::proxy::outbound::Outbound;
@@ -199,7 +200,7 @@ fn run(runtime: Runtime, serving: impl Future<Output = ()>) {
 fn bind(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Vec<Socket>> {
     let shared = workers.get() > 1;
     let first = match bound_socket(address, shared) {
-        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && !has_ipv6(&error) => {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
             bound_socket((Ipv4Addr::UNSPECIFIED, address.port()).into(), shared)
         }
         bound => bound,
@@ -243,11 +244,6 @@ fn listen(socket: Socket) -> io::Result<TcpListener> {
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     let address = socket.local_addr()?.as_socket();
     address.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no internet address"))
-}
-
-/// The kernel has no IPv6 (EAFNOSUPPORT), or no address of it (EADDRNOTAVAIL).
-fn has_ipv6(error: &io::Error) -> bool {
-    !matches!(error.raw_os_error(), Some(97 | 99))
 }
 
 async fn serve(

@@ -31,6 +31,10 @@ struct Sidecar {
 
 impl Sidecar {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(
             folder.path().join("config.yaml"),
@@ -64,6 +68,7 @@ impl Sidecar {
             .env("MCPAUTH_POD_UID", "u")
             .env("MCPAUTH_START_TIMEOUT_SECONDS", "1")
             .env("MCPAUTH_DRAIN_SECONDS", "0")
+            .envs(variables.iter().copied())
             .stderr(fs::File::create(folder.path().join("log")).unwrap())
             .stdin(Stdio::null())
             .spawn()
@@ -215,6 +220,38 @@ fn wait_for_connections(address: SocketAddr, are_taken: bool) {
         "connections to {address} are never {}",
         if are_taken { "taken" } else { "refused" }
     );
+}
+
+#[test]
+fn a_collector_that_cannot_be_called_does_not_keep_litellm_from_starting() {
+    let collector = ("MCPAUTH_OTLP_ENDPOINT", "http://collector:4318");
+    for (variables, expected) in [
+        (vec![], "MCPAUTH_OTLP_ENDPOINT) is missing"),
+        (
+            vec![("MCPAUTH_OTLP_ENDPOINT", "https://ada:s3cret@collector")],
+            "holds a user or a password",
+        ),
+        (
+            vec![collector, ("MCPAUTH_OTLP_HEADERS", "s3cret")],
+            "MCPAUTH_OTLP_HEADERS: header 1 has no `=`",
+        ),
+        (
+            vec![
+                ("MCPAUTH_OTLP_ENDPOINT", "https://collector"),
+                ("MCPAUTH_OTLP_CA", "s3cret"),
+            ],
+            "the CA bundle holds no certificate",
+        ),
+    ] {
+        let mut sidecar = Sidecar::with(&[vec![("MCPAUTH_AUDIT_LOG", "otlp")], variables].concat());
+        sidecar.wait_for("/startup", "200 OK");
+        let log = sidecar.read("log");
+        assert!(
+            log.contains("no OpenTelemetry collector can be called") && log.contains(expected),
+            "{log}"
+        );
+        assert!(!log.contains("s3cret"), "{log}");
+    }
 }
 
 #[test]

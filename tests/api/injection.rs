@@ -8,7 +8,7 @@ use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
 
-fn litellm(name: &str, container: Value) -> Value {
+pub fn litellm(name: &str, container: Value) -> Value {
     json!({
         "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "litellm"}},
         "spec": {
@@ -19,7 +19,7 @@ fn litellm(name: &str, container: Value) -> Value {
     })
 }
 
-fn container() -> Value {
+pub fn container() -> Value {
     json!({
         "name": "litellm",
         "image": "litellm",
@@ -34,7 +34,7 @@ fn container() -> Value {
 }
 
 /// A namespace with a resource; the webhook is asked once it knows of it.
-async fn world(namespace: &str) -> World {
+pub async fn world(namespace: &str) -> World {
     let world = World::new(namespace, true).await;
     let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
     world.apply(&resource("tools", "tools", given)).await.unwrap();
@@ -48,7 +48,7 @@ async fn world(namespace: &str) -> World {
     world
 }
 
-fn has_sidecar(pod: &Pod) -> bool {
+pub fn has_sidecar(pod: &Pod) -> bool {
     let containers = pod
         .spec
         .iter()
@@ -87,6 +87,49 @@ async fn a_pod_that_no_workload_makes_gets_the_sidecar_without_the_routes_and_is
     assert!(!serde_json::to_string(&pod).unwrap().contains("tools.example.com"));
     let warnings = pod.metadata.annotations.unwrap_or_default()["mcpauth.dev/warnings"].clone();
     assert!(warnings.contains("RoutesWithheld"), "{warnings}");
+}
+
+#[tokio::test]
+async fn the_annotations_of_a_pod_send_its_audit_lines_and_spans_to_a_collector() {
+    let world = world("injection-collector").await;
+    let mut pod = litellm("litellm-0", container());
+    pod["metadata"]["annotations"] = json!({
+        "mcpauth.dev/audit-output": "otlp",
+        "mcpauth.dev/tracing": "enabled",
+        "mcpauth.dev/otlp-endpoint": "http://collector.monitoring:4318",
+        // There is none: nothing keeps the pod from starting.
+        "mcpauth.dev/otlp-headers-secret": "collector/headers",
+    });
+    let pod: Pod = world.create(pod).await.unwrap();
+    let sidecar = &pod.spec.unwrap().init_containers.unwrap()[0];
+    let variable = |name: &str| {
+        let mut variables = sidecar.env.iter().flatten();
+        variables.find(|variable| variable.name == name).unwrap().clone()
+    };
+    for (name, expected) in [
+        ("MCPAUTH_AUDIT_LOG", "otlp"),
+        ("MCPAUTH_TRACING", "enabled"),
+        ("MCPAUTH_OTLP_ENDPOINT", "http://collector.monitoring:4318"),
+    ] {
+        assert_eq!(variable(name).value.as_deref(), Some(expected), "{name}");
+    }
+    let source = variable("MCPAUTH_OTLP_HEADERS").value_from.unwrap();
+    let secret = source.secret_key_ref.unwrap();
+    assert_eq!(
+        (&*secret.name, &*secret.key, secret.optional),
+        ("collector", "headers", Some(true))
+    );
+
+    let mut wrong = litellm("litellm-1", container());
+    wrong["metadata"]["annotations"] =
+        json!({"mcpauth.dev/otlp-endpoint": "http://ada:s3cret@collector:4318"});
+    let wrong: Pod = world.create(wrong).await.unwrap();
+    assert!(!has_sidecar(&wrong));
+    let told = &wrong.metadata.annotations.unwrap()["mcpauth.dev/not-injected"];
+    assert!(
+        told.contains("mcpauth.dev/otlp-endpoint") && !told.contains("s3cret"),
+        "{told}"
+    );
 }
 
 #[tokio::test]

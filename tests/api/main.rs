@@ -17,6 +17,7 @@ mod injection;
 mod malformed;
 mod methods;
 mod one_machine;
+mod policies;
 mod providers;
 mod proxies;
 mod reachability;

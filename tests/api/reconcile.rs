@@ -1,7 +1,9 @@
 //! From a resource to its token and its status.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use mcp_auth_crds::{McpServerAuth, conditions, reasons};
+use kube::api::{Api, Patch, PatchParams};
+use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions, reasons};
 use mcp_auth_protocol::reachability::Reachability;
 use mcp_auth_tests::oauth;
 use mcp_auth_tests::resource::{SECRET, oauth2, resource};
@@ -408,6 +410,52 @@ async fn a_given_bearer_token_is_taken_over_the_moment_it_changes() {
             reasons::SECRET_INVALID,
         )
         .await;
+}
+
+#[tokio::test]
+async fn the_end_that_a_secret_states_is_told_ahead_and_one_that_is_no_time_too() {
+    let world = World::new("reconcile-expiring", false).await;
+    world.secret("token", "token", "expiring-t0ken").await;
+    let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});
+    world.apply(&resource("tools", "tools", given)).await.unwrap();
+    world
+        .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .await;
+    let told = |status: &McpServerAuthStatus| {
+        let mut types = status.conditions.iter().map(|condition| &*condition.type_);
+        types.any(|type_| type_ == conditions::CREDENTIAL_EXPIRING)
+    };
+    assert!(!told(&world.status("tools").await), "there is nothing to say");
+
+    let state = async |end: serde_json::Value| {
+        let annotations = json!({"metadata": {"annotations": {"mcpauth.dev/expires-at": end}}});
+        let api: Api<Secret> = world.api();
+        let patch = Patch::Merge(&annotations);
+        api.patch("token", &PatchParams::default(), &patch).await.unwrap();
+    };
+    let in_days = |days: i64| json!((Timestamp::now() + SignedDuration::from_hours(24 * days)).to_string());
+    let expiring = async |reason: &str| {
+        let status = world
+            .condition("tools", conditions::CREDENTIAL_EXPIRING, "True", reason)
+            .await;
+        message(&status, conditions::CREDENTIAL_EXPIRING)
+    };
+    state(in_days(20)).await;
+    let told_of = expiring(reasons::EXPIRES_WITHIN_30_DAYS).await;
+    assert!(told_of.contains("spec.bearerToken.secretKeyRef"), "{told_of}");
+    state(in_days(2)).await;
+    expiring(reasons::EXPIRES_WITHIN_3_DAYS).await;
+    state(json!("next year")).await;
+    let invalid = expiring(reasons::EXPIRY_INVALID).await;
+    assert!(invalid.contains("mcpauth.dev/expires-at"), "{invalid}");
+    state(in_days(300)).await;
+    let silent = |status: &McpServerAuthStatus| !told(status);
+    until(
+        "the condition to go",
+        async || world.status("tools").await,
+        silent,
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ def locked(requirements):
 
 def main():
     newest = locked("requirements.txt")
-    oldest = [path.stem.removeprefix("requirements-") for path in PYTHON.glob("requirements-*.txt")]
+    oldest = [path.stem.removeprefix("requirements-") for path in PYTHON.glob("requirements-[0-9]*.txt")]
     wrong = [f"error: {PYTHON}/requirements-{each}.txt installs LiteLLM {locked(f'requirements-{each}.txt')}"
              for each in oldest if locked(f"requirements-{each}.txt") != each]
     wrong += [

@@ -55,14 +55,21 @@ class Ground:
         return {"model_name": "stub", "litellm_params": params}
 
     def injected_litellm(
-        self, pod: str, config: dict, packages: str | None = None, settings: dict[str, str] | None = None
+        self,
+        pod: str,
+        config: dict,
+        packages: str | None = None,
+        settings: dict[str, str] | None = None,
+        options: list[str] | None = None,
     ) -> str:
-        """LiteLLM beside a sidecar with these settings; its URL, as users see it. `kubernetes.prepare` must know the pod."""
+        """LiteLLM with these options beside a sidecar with these settings; its URL, as users see it. `kubernetes.prepare`
+        must know the pod.
+        """
         litellm = self.port()
         original = self.write(f"{pod}.yaml", json.dumps(config))
         inbound = self.sidecar(pod, litellm, original, settings)
         wrapper = self.write(f"{pod}-wrapper.yaml", f"include: {json.dumps([str(original), str(self.overlay(pod))])}\n")
-        self.litellm(pod, litellm, wrapper, packages=packages)
+        self.litellm(pod, litellm, wrapper, packages=packages, options=options)
         return local(inbound)
 
     def sidecar(self, pod: str, litellm: int, original: Path, settings: dict[str, str] | None = None) -> int:
@@ -101,12 +108,13 @@ class Ground:
         config: Path,
         environment: dict[str, str] | None = None,
         packages: str | None = None,
+        options: list[str] | None = None,
     ) -> None:
         """`packages`: where another LiteLLM is than the tests' usual one."""
         python = ["env", f"PYTHONPATH={packages}", "python3.11"] if packages else [setting("MCPAUTH_TEST_PYTHON")]
         where = ["--host", "127.0.0.1", "--port", str(port)]
         environment = (environment or {}) | FROM_ITS_PACKAGE | {"CONFIG_FILE_PATH": str(config), "MASTER_KEY": KEY}
-        self.processes.start(name, [*python, str(LITELLM), *where], environment)
+        self.processes.start(name, [*python, str(LITELLM), *(options or []), *where], environment)
 
     def port(self) -> int:
         self.next_port += 1

@@ -82,8 +82,14 @@ def goals(measured: dict) -> str:
         (
             f"one namespace with {number(size['large_pods'])} pods and {size['large_resources']} resources: CPU per renewal",
             "≤ 20 ms",
-            f"{large['processor_milliseconds']:.0f} ms of both replicas, {kilobytes(large['bytes_each'])} to each sidecar",
-            large["processor_milliseconds"] <= 20,
+            f"{milliseconds(large['processor_milliseconds'])}, {kilobytes(large['bytes_each'])} to each sidecar",
+            large["processor_milliseconds"] is not None and large["processor_milliseconds"] <= 20,
+        ),
+        (
+            "there, a renewed token reaches all",
+            "≤ 2 s",
+            f"{max(large['seconds']):.2f} s at most of {len(large['seconds'])}",
+            max(large["seconds"]) <= 2,
         ),
         (
             "connections to the API server",
@@ -148,6 +154,10 @@ def pair(values: list[float], digits: int = 0) -> str:
 
 def number(value: int) -> str:
     return f"{value:,}"
+
+
+def milliseconds(value: float | None) -> str:
+    return "could not be told from what else went on" if value is None else f"{value:.0f} ms of both replicas"
 
 
 def kilobytes(value: int) -> str:

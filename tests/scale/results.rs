@@ -51,8 +51,8 @@ pub struct Restart {
 #[derive(Debug, Serialize)]
 pub struct Large {
     pub seconds: Vec<f64>,
-    /// Processor milliseconds of both replicas for each renewal.
-    pub processor_milliseconds: f64,
+    /// Processor milliseconds of both replicas for each renewal, where that can be told.
+    pub processor_milliseconds: Option<f64>,
     pub bytes_each: usize,
     pub memory: Vec<f64>,
 }

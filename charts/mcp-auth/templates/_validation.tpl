@@ -6,6 +6,7 @@ harm. All that is wrong is told at once. Types, ranges and unknown keys are valu
 {{- $problems := concat
   (include "mcp-auth.nameProblems" . | fromJsonArray)
   (include "mcp-auth.imageProblems" . | fromJsonArray)
+  (include "mcp-auth.auditProblems" . | fromJsonArray)
   (include "mcp-auth.resourceProblems" . | fromJsonArray)
   (include "mcp-auth.podProblems" . | fromJsonArray)
   (include "mcp-auth.networkProblems" . | fromJsonArray)
@@ -41,6 +42,30 @@ app.kubernetes.io/{{ . }}: ""
 helm.sh/chart: ""
 mcpauth.dev/inject: ""
 mcpauth.dev/service: ""
+{{- end }}
+
+{{/* Where sidecars send audit lines; the operator checks the same at its start. */}}
+{{- define "mcp-auth.auditProblems" -}}
+{{- $problems := list }}
+{{- with .Values.sidecar }}
+{{- $endpoint := .otlp.endpoint }}
+{{- if contains "@" $endpoint }}
+{{- $problems = append $problems "sidecar.otlp.endpoint holds a user or a password, which everybody could read in the pods: put credentials as headers into the Secret of sidecar.otlp.headersSecret" }}
+{{- else if and $endpoint (not (regexMatch "^https?://[^/?# ]+(/[^?# ]*)?$" $endpoint)) }}
+{{- $problems = append $problems "sidecar.otlp.endpoint is no URL of a collector: write it as http://HOST:PORT or https://HOST:PORT" }}
+{{- else if regexMatch "/v1/(logs|traces)/*$" $endpoint }}
+{{- $problems = append $problems "sidecar.otlp.endpoint ends in /v1/logs or /v1/traces, which sidecars append by themselves: leave it out" }}
+{{- else if regexMatch "^https?://[^/]+:4317(/|$)" $endpoint }}
+{{- $problems = append $problems "sidecar.otlp.endpoint states port 4317, which takes gRPC: OTLP over HTTP is port 4318 of most collectors" }}
+{{- end }}
+{{- if and (or (eq .audit.output "otlp") .otlp.tracing) (not $endpoint) }}
+{{- $problems = append $problems "sidecar.audit.output is otlp, or sidecar.otlp.tracing is true, and sidecar.otlp.endpoint is empty: state where the OpenTelemetry collector is" }}
+{{- end }}
+{{- if and .otlp.caBundle (not (contains "-----BEGIN CERTIFICATE-----" .otlp.caBundle)) }}
+{{- $problems = append $problems "sidecar.otlp.caBundle holds no certificate: it is text in PEM" }}
+{{- end }}
+{{- end }}
+{{- toJson $problems }}
 {{- end }}
 
 {{- define "mcp-auth.imageProblems" -}}

@@ -6,6 +6,8 @@ mod installation;
 mod namespaces;
 mod pods;
 mod resources;
+mod selectors;
+mod servers;
 
 use super::facts::Facts;
 use super::finding::Finding;
@@ -21,7 +23,9 @@ const CHECKS: &[Check] = &[
     installation::rights,
     namespaces::opted_in,
     namespaces::webhook_call,
+    namespaces::watched,
     resources::readable,
+    selectors::stored_default,
     resources::references,
     resources::secrets_resolved,
     resources::token_issued,
@@ -29,6 +33,7 @@ const CHECKS: &[Check] = &[
     resources::claims,
     pods::sidecars_synced,
     pods::injected,
+    servers::reachable,
     calls::tools_listed,
 ];
 

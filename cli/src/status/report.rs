@@ -3,14 +3,14 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use mcp_auth_crds::{McpServerAuth, TokenStatus, conditions, reasons};
+use mcp_auth_crds::{McpServerAuth, conditions, reasons};
 use mcp_auth_operator::inject::annotations;
 use mcp_auth_operator::{PodMeta, entitled, is_injected, ought_to_be_injected};
 use serde::Serialize;
 
-use crate::cluster::seconds_until;
 use crate::inventory::{Inventory, workload};
 use crate::operator_version::numbers;
+use crate::token_summary::TokenSummary;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,26 +43,6 @@ pub struct ServerStatus {
     /// `synced/total`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sidecars: Option<String>,
-}
-
-/// The token in use, as the status tells of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TokenSummary {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub r#type: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<String>,
-    /// Negative once it has expired.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_in_seconds: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_refresh_at: Option<String>,
-    /// Code of the last failed request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -183,19 +163,6 @@ impl ServerStatus {
             sidecars: status
                 .and_then(|status| status.sidecars.as_ref())
                 .map(|sidecars| sidecars.summary.clone()),
-        }
-    }
-}
-
-impl TokenSummary {
-    fn new(token: &TokenStatus, now: Timestamp) -> Self {
-        Self {
-            r#type: token.r#type.clone(),
-            scope: token.scope.clone(),
-            expires_at: token.expires_at.as_ref().map(|at| at.0.to_string()),
-            expires_in_seconds: token.expires_at.as_ref().map(|at| seconds_until(at.0, now)),
-            next_refresh_at: token.next_refresh_at.as_ref().map(|at| at.0.to_string()),
-            last_error: token.last_error.as_ref().map(|error| error.reason.clone()),
         }
     }
 }

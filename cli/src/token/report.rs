@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use mcp_auth_crds::{McpServerAuth, TokenClaims, TokenStatus, conditions};
+use mcp_auth_crds::{McpServerAuth, TokenStatus, conditions};
 use serde::Serialize;
 
-use crate::cluster::seconds_until;
 use crate::status::condition;
+use crate::token_summary::TokenSummary;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,37 +22,12 @@ pub struct TokenReport {
     pub message: String,
     /// None while there is no token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub token: Option<TokenFacts>,
+    pub token: Option<TokenSummary>,
     /// Why less is told than there could be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     #[serde(skip)]
     pub is_of_older_operator: bool,
-}
-
-/// The token in use, without the token.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TokenFacts {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub r#type: Option<String>,
-    /// `JWT` or `Opaque`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub format: Option<String>,
-    /// As the authorization server granted it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub issued_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<String>,
-    /// Negative once it has expired.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_in_seconds: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_refresh_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub claims: Option<TokenClaims>,
 }
 
 impl TokenReport {
@@ -74,7 +49,7 @@ impl TokenReport {
                 },
                 |issued| issued.message.clone(),
             ),
-            token: token.map(|token| TokenFacts::new(token, now)),
+            token: token.map(|token| TokenSummary::new(token, now)),
             note: None,
             is_of_older_operator: token.is_some_and(|token| token.format.is_none()),
         }
@@ -104,19 +79,4 @@ impl TokenReport {
 /// A status may speak of a failed request alone.
 fn is_in_use(token: &TokenStatus) -> bool {
     token.r#type.is_some() || token.issued_at.is_some() || token.expires_at.is_some()
-}
-
-impl TokenFacts {
-    fn new(token: &TokenStatus, now: Timestamp) -> Self {
-        Self {
-            r#type: token.r#type.clone(),
-            format: token.format.clone(),
-            scope: token.scope.clone(),
-            issued_at: token.issued_at.as_ref().map(|at| at.0.to_string()),
-            expires_at: token.expires_at.as_ref().map(|at| at.0.to_string()),
-            expires_in_seconds: token.expires_at.as_ref().map(|at| seconds_until(at.0, now)),
-            next_refresh_at: token.next_refresh_at.as_ref().map(|at| at.0.to_string()),
-            claims: token.claims.clone(),
-        }
-    }
 }

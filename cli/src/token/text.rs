@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mcp_auth_crds::TokenClaims;
 
-use super::report::{TokenFacts, TokenReport};
+use super::report::TokenReport;
 use crate::output::{BAD, Cell, GOOD, HEADING, UNKNOWN, WARNING, clean, duration, paint, table};
+use crate::token_summary::TokenSummary;
 
 pub fn render(reports: &[TokenReport]) -> String {
     let texts: Vec<String> = reports.iter().map(report).collect();
@@ -36,7 +37,7 @@ fn report(report: &TokenReport) -> String {
     text
 }
 
-fn facts(token: &TokenFacts) -> String {
+fn facts(token: &TokenSummary) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, value: Option<String>| {
         if let Some(value) = value {

@@ -4,6 +4,7 @@
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
 
+mod day;
 mod demands;
 mod health;
 mod model;

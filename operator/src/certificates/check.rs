@@ -56,11 +56,17 @@ pub fn authorities(pem: &str) -> Vec<Authority> {
     sections.filter_map(authority).collect()
 }
 
+/// When the first certificate of a chain in PEM begins and ends.
+pub fn certificate_validity(chain: &str) -> Option<(Timestamp, Timestamp)> {
+    let first = CertificateDer::pem_slice_iter(chain.as_bytes()).next()?.ok()?;
+    let validity = parse(&first)?.validity().clone();
+    let time = |at: x509_parser::time::ASN1Time| Timestamp::from_second(at.timestamp()).ok();
+    Some((time(validity.not_before)?, time(validity.not_after)?))
+}
+
 /// When the first certificate of a chain in PEM ends.
 pub fn certificate_expiry(chain: &str) -> Option<Timestamp> {
-    let first = CertificateDer::pem_slice_iter(chain.as_bytes()).next()?.ok()?;
-    let end = parse(&first)?.validity().not_after.timestamp();
-    Timestamp::from_second(end).ok()
+    certificate_validity(chain).map(|(_, end)| end)
 }
 
 /// The bundle of these authorities.

@@ -16,8 +16,20 @@ pub const INBOUND: &str = "mcpauth.dev/inbound";
 pub const ON_REFUSAL: &str = "mcpauth.dev/on-refusal";
 /// Longest wait of LiteLLM's start for routes and first tokens, in seconds.
 pub const START_TIMEOUT: &str = "mcpauth.dev/start-timeout-seconds";
+/// Resources of this pod's sidecar, over those of the settings. JSON.
+pub const RESOURCES: &str = "mcpauth.dev/resources";
 /// How long the sidecar keeps users' connections without a request, in seconds.
 pub const KEEPALIVE: &str = "mcpauth.dev/keepalive-seconds";
+/// Where audit lines go: `stdout`, `file` or `otlp`.
+pub const AUDIT_OUTPUT: &str = "mcpauth.dev/audit-output";
+/// Name of the pod's volume that the file of audit lines is in.
+pub const AUDIT_VOLUME: &str = "mcpauth.dev/audit-volume";
+/// Where the OpenTelemetry collector takes OTLP over HTTP.
+pub const OTLP_ENDPOINT: &str = "mcpauth.dev/otlp-endpoint";
+/// `NAME/KEY` of the Secret with the headers by which the collector knows the sender.
+pub const OTLP_HEADERS_SECRET: &str = "mcpauth.dev/otlp-headers-secret";
+/// `enabled`: each call is a span that goes to the collector.
+pub const TRACING: &str = "mcpauth.dev/tracing";
 
 /// Written by injection: the version that injected the pod.
 pub const INJECTED: &str = "mcpauth.dev/injected";

@@ -9,7 +9,7 @@ use super::command_line::flag;
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::image::Image;
-use super::litellm_options::configuration_option;
+use super::litellm_options::{configuration_option, may_hide_options};
 use super::path::{is_yaml, normalize};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
 
@@ -52,6 +52,12 @@ pub(super) fn original_config_path(
         },
     };
     let Some(path) = path else {
+        if takes_config_option(invocation) && may_hide_options(&invocation.words) {
+            return Err(hidden("a variable in the start command"));
+        }
+        if reads_environment_file(invocation) {
+            return Err(hidden("the option --env-file"));
+        }
         return match Image::of(container).is_official() {
             true => Ok(None),
             false => Err(hidden("the image")),
@@ -85,6 +91,14 @@ pub(super) fn wrapper_option(
     let option = takes_config_option(invocation)
         .then(|| configuration_option(&invocation.words))
         .flatten();
+    // Options that are not seen may be configuration too.
+    let is_hidden = takes_config_option(invocation) && may_hide_options(&invocation.words);
+    if option.is_none() && is_hidden && invocation.arguments != ArgumentsPlace::Unreachable {
+        return Ok(match environment.is_set(CONFIG_FILE_PATH) {
+            true => WrapperOption::Variable,
+            false => WrapperOption::Argument,
+        });
+    }
     match option {
         // With the variable in the pod LiteLLM ignores the options already.
         Some(_) if environment.is_set(CONFIG_FILE_PATH) => Ok(WrapperOption::Variable),
@@ -113,6 +127,12 @@ fn takes_config_option(invocation: &Invocation) -> bool {
         Role::Entrypoint | Role::Program => true,
         Role::Shell | Role::Other => false,
     }
+}
+
+/// Whether the server that LiteLLM runs in reads variables from a file, as uvicorn and granian can.
+fn reads_environment_file(invocation: &Invocation) -> bool {
+    let mut words = invocation.words.iter().flatten();
+    words.any(|word| word.starts_with("--env-file"))
 }
 
 /// The path in `WORKER_CONFIG`, which LiteLLM's command line sets itself whatever it was. `None` if it cannot

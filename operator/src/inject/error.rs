@@ -42,6 +42,11 @@ pub enum InjectionError {
     )]
     ServerArguments { container: String, program: String },
     #[error(
+        "the container `{container}` has LiteLLM listen on a socket of its own by {option}, which cannot be moved; \
+         use --host and --port, or keep it by the annotation {INBOUND}: disabled"
+    )]
+    OwnSocket { container: String, option: &'static str },
+    #[error(
         "LiteLLM is the native sidecar `{container}`, which starts before the containers of the pod; run it \
          as one of `containers`"
     )]
@@ -104,6 +109,11 @@ pub enum InjectionError {
     )]
     ConfigInImage { path: String },
     #[error(
+        "the configuration lies in the emptyDir `{volume}`, which LiteLLM's own container alone can fill, after the \
+         sidecar has read it; write it in an init container"
+    )]
+    ConfigWrittenAtStart { volume: String },
+    #[error(
         "the configuration is mounted from the volume `{volume}` by subPathExpr, which means something else \
          in the sidecar; use subPath"
     )]
@@ -135,7 +145,7 @@ pub enum InjectionError {
 }
 
 /// What [`InjectionError::reason`] may be, for whoever reads one back from a pod.
-pub const NOT_INJECTED_REASONS: [&str; 27] = [
+pub const NOT_INJECTED_REASONS: [&str; 29] = [
     "InvalidMetadata",
     "NoTarget",
     "SeveralTargets",
@@ -143,6 +153,7 @@ pub const NOT_INJECTED_REASONS: [&str; 27] = [
     "ShellCommand",
     "UnknownCommand",
     "ServerArguments",
+    "OwnSocket",
     "NativeSidecar",
     "Windows",
     "NoPort",
@@ -156,6 +167,7 @@ pub const NOT_INJECTED_REASONS: [&str; 27] = [
     "ConfigInArguments",
     "ConfigInBucket",
     "ConfigInImage",
+    "ConfigWrittenAtStart",
     "ConfigSubPathExpression",
     "ConfigNotReadable",
     "UnknownVolumeSource",
@@ -176,6 +188,7 @@ impl InjectionError {
             Self::ShellCommand { .. } => "ShellCommand",
             Self::UnknownCommand { .. } => "UnknownCommand",
             Self::ServerArguments { .. } => "ServerArguments",
+            Self::OwnSocket { .. } => "OwnSocket",
             Self::NativeSidecar { .. } => "NativeSidecar",
             Self::Windows => "Windows",
             Self::NoPort { .. } => "NoPort",
@@ -189,6 +202,7 @@ impl InjectionError {
             Self::ConfigInArguments { .. } => "ConfigInArguments",
             Self::ConfigInBucket => "ConfigInBucket",
             Self::ConfigInImage { .. } => "ConfigInImage",
+            Self::ConfigWrittenAtStart { .. } => "ConfigWrittenAtStart",
             Self::ConfigSubPathExpression { .. } => "ConfigSubPathExpression",
             Self::ConfigNotReadable { .. } => "ConfigNotReadable",
             Self::UnknownVolumeSource { .. } => "UnknownVolumeSource",

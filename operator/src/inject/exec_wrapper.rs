@@ -34,7 +34,7 @@ const fn wrapper(
     }
 }
 
-static WRAPPERS: [Wrapper; 22] = [
+static WRAPPERS: [Wrapper; 25] = [
     // Init processes.
     wrapper(
         &["tini", "tini-static", "dumb-init"],
@@ -67,6 +67,37 @@ static WRAPPERS: [Wrapper; 22] = [
         0,
         &["-n", "--adjustment", "-c", "--class", "--classdata"],
     ),
+    wrapper(
+        &["setpriv"],
+        None,
+        0,
+        &[
+            "--reuid",
+            "--regid",
+            "--groups",
+            "--inh-caps",
+            "--ambient-caps",
+            "--bounding-set",
+            "--securebits",
+        ],
+    ),
+    wrapper(
+        &["numactl"],
+        None,
+        0,
+        &[
+            "-i",
+            "-N",
+            "-m",
+            "-C",
+            "-p",
+            "--interleave",
+            "--cpunodebind",
+            "--membind",
+            "--physcpubind",
+        ],
+    ),
+    wrapper(&["timeout"], None, 1, &["-k", "--kill-after", "-s", "--signal"]),
     wrapper(
         &["stdbuf"],
         None,
@@ -315,11 +346,16 @@ mod tests {
             "opentelemetry-instrument --traces_exporter otlp --metrics_exporter=none litellm --port 1",
             "newrelic-admin run-program litellm --port 1",
             "env -u A B=c litellm --port 1",
+            "setpriv --reuid 1000 --clear-groups litellm --port 1",
+            "numactl --interleave=all litellm --port 1",
+            "timeout -k 5 86400 litellm --port 1",
         ] {
             assert_eq!(unwrapped(line).as_deref(), Some("litellm --port 1"), "{line}");
         }
         assert_eq!(unwrapped("uv pip install litellm").as_deref(), Some(""));
         assert_eq!(unwrapped("tini --").as_deref(), Some(""));
         assert_eq!(unwrapped("/start litellm"), None);
+        // It keeps no environment, with which the wrapper configuration would be lost.
+        assert_eq!(unwrapped("sudo -u app litellm"), None);
     }
 }

@@ -22,6 +22,39 @@ const CONFIGURATION: [&str; 17] = [
     "--telemetry",
 ];
 
+/// Options of the command line that take the next word as their value. Of one that is not listed the next word may be an
+/// option too.
+const WITH_VALUE: [&str; 22] = [
+    "--config",
+    "-c",
+    "--host",
+    "--port",
+    "--num_workers",
+    "--model",
+    "-m",
+    "--alias",
+    "--api_base",
+    "--api_version",
+    "--headers",
+    "--temperature",
+    "--max_tokens",
+    "--request_timeout",
+    "--max_budget",
+    "--log_config",
+    "--keepalive_timeout",
+    "--max_requests_before_restart",
+    "--limit_concurrency",
+    "--granian_threads",
+    "--ssl_keyfile_path",
+    "--ssl_certfile_path",
+];
+
+/// Whether a word that the pod does not show may hold options: one that is no option's value, such as `$ARGS` in a script.
+pub(super) fn may_hide_options(words: &[Option<String>]) -> bool {
+    let takes_next = |word: &Option<String>| word.as_deref().is_some_and(|word| WITH_VALUE.contains(&word));
+    (1..words.len()).any(|index| words[index].is_none() && !takes_next(&words[index - 1]))
+}
+
 /// The first option among LiteLLM's words that is configuration, without its value.
 pub(super) fn configuration_option(words: &[Option<String>]) -> Option<&'static str> {
     let name = |word: &String| word.split('=').next().unwrap_or_default().to_owned();
@@ -34,6 +67,20 @@ pub(super) fn configuration_option(words: &[Option<String>]) -> Option<&'static 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_that_is_not_shown_may_hold_options_unless_it_is_the_value_of_one() {
+        let hides = |line: &str| {
+            let word = |word: &str| (!word.starts_with('$')).then(|| word.to_owned());
+            may_hide_options(&line.split(' ').map(word).collect::<Vec<_>>())
+        };
+        assert!(hides("litellm $ARGS"));
+        assert!(hides("litellm --port 4000 $ARGS"));
+        assert!(hides("litellm --detailed_debug $ARGS"));
+        assert!(hides("litellm --port $PORT $ARGS"));
+        assert!(!hides("litellm --port $PORT --config $CONFIG --num_workers $N"));
+        assert!(!hides("litellm --config /c.yaml"));
+    }
 
     #[test]
     fn options_that_are_configuration_are_told_from_those_of_the_server() {

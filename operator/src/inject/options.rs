@@ -1,13 +1,18 @@
 //! Injection options: the pod's label and annotations, parsed. An invalid value is an error that does not
 //! repeat it.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+
+use mcp_auth_protocol::otlp::OtlpEndpoint;
 
 use super::annotations::{
-    CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL, PORT, START_TIMEOUT, annotation,
+    AUDIT_OUTPUT, AUDIT_VOLUME, CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL,
+    OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, RESOURCES, START_TIMEOUT, TRACING, annotation,
 };
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
+use super::resources;
+use super::settings::{AuditOutput, SecretKey, Settings, is_object_name};
 
 /// What says whether the pod is to be injected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,6 +34,11 @@ pub(super) struct PodOptions {
     pub outbound_only: bool,
     pub start_timeout_seconds: Option<u32>,
     pub keepalive_seconds: Option<u32>,
+    pub audit_output: Option<AuditOutput>,
+    pub audit_volume: Option<String>,
+    pub otlp_endpoint: Option<String>,
+    pub otlp_headers_secret: Option<SecretKey>,
+    pub tracing: Option<bool>,
 }
 
 /// What the pod's owner says of LiteLLM's configuration.
@@ -73,11 +83,8 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
     let port = parse_annotation(pod, PORT, "a number from 1 to 65535", |text| {
         text.parse::<u16>().ok().filter(|port| *port > 0)
     })?;
-    let outbound_only = parse_annotation(pod, INBOUND, "`enabled` or `disabled`", |text| match text {
-        "enabled" => Some(false),
-        "disabled" => Some(true),
-        _ => None,
-    })?;
+    let inbound = parse_annotation(pod, INBOUND, SWITCH, switch)?;
+    let tracing = parse_annotation(pod, TRACING, SWITCH, switch)?;
     let start_timeout_seconds = parse_annotation(pod, START_TIMEOUT, "a number from 0 to 600", |text| {
         text.parse::<u32>()
             .ok()
@@ -99,14 +106,73 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
                 .map(StatedConfig::File),
         },
     )?;
+    let audit_output = parse_annotation(
+        pod,
+        AUDIT_OUTPUT,
+        "`stdout`, `file` or `otlp`",
+        |text| match text {
+            "stdout" => Some(AuditOutput::Stdout),
+            "file" => Some(AuditOutput::File),
+            "otlp" => Some(AuditOutput::Otlp),
+            _ => None,
+        },
+    )?;
+    let audit_volume = parse_annotation(pod, AUDIT_VOLUME, "the name of a volume of the pod", |text| {
+        is_object_name(text).then(|| text.to_owned())
+    })?;
+    let otlp_endpoint = parse_annotation(
+        pod,
+        OTLP_ENDPOINT,
+        "http://HOST:PORT or https://HOST:PORT, without user, query, `/v1/logs` and the port 4317 of gRPC",
+        |text| {
+            text.parse::<OtlpEndpoint>()
+                .ok()
+                .map(|endpoint| endpoint.to_string())
+        },
+    )?;
+    let otlp_headers_secret = parse_annotation(
+        pod,
+        OTLP_HEADERS_SECRET,
+        "NAME/KEY of a Secret of the pod's namespace",
+        SecretKey::parse,
+    )?;
     Ok(PodOptions {
         container: annotation(pod, CONTAINER).map(str::to_owned),
         config_path,
         port,
-        outbound_only: outbound_only.unwrap_or(false),
+        outbound_only: inbound == Some(false),
         start_timeout_seconds,
         keepalive_seconds,
+        audit_output,
+        audit_volume,
+        otlp_endpoint,
+        otlp_headers_secret,
+        tracing,
     })
+}
+
+/// The resources of the pod's sidecar: those of the settings, with what the pod states over them.
+pub(super) fn sidecar_resources(
+    pod: &Pod,
+    settings: &Settings,
+) -> Result<ResourceRequirements, InjectionError> {
+    let stated = parse_annotation(
+        pod,
+        RESOURCES,
+        r#"JSON such as {"limits":{"cpu":"100m"}} with cpu and memory, and no request above its limit"#,
+        |text| resources::with_stated(&settings.resources, text),
+    )?;
+    Ok(stated.unwrap_or_else(|| settings.resources.clone()))
+}
+
+const SWITCH: &str = "`enabled` or `disabled`";
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "enabled" => Some(true),
+        "disabled" => Some(false),
+        _ => None,
+    }
 }
 
 fn parse_annotation<T>(
@@ -201,6 +267,17 @@ mod tests {
             (CONFIG_PATH, "config.yaml", "a text of 11 characters"),
             (CONFIG_PATH, "/etc/../config.yaml", "a text of 19 characters"),
             (CONFIG_PATH, "/etc/config.json", "a text of 16 characters"),
+            (AUDIT_OUTPUT, "OTLP", "a text of 4 characters"),
+            (AUDIT_VOLUME, "/var/log", "a text of 8 characters"),
+            (TRACING, "true", "a text of 4 characters"),
+            (OTLP_ENDPOINT, "collector:4318", "a text of 14 characters"),
+            (OTLP_ENDPOINT, "http://collector:4317", "a text of 21 characters"),
+            (OTLP_HEADERS_SECRET, "collector", "a text of 9 characters"),
+            (
+                OTLP_HEADERS_SECRET,
+                "collector/he aders",
+                "a text of 18 characters",
+            ),
         ] {
             let error = pod_options(&pod(key, value)).unwrap_err();
             assert_eq!(error.reason(), "InvalidMetadata");

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, ResourceRequirements, Volume};
 use mcp_auth_protocol::sync::Route;
 
+use super::audit_output::{self, AuditPlan};
 use super::config::{WrapperOption, is_in_bucket, original_config_path, wrapper_option};
 use super::environment::Environment;
 use super::error::InjectionError;
 use super::keepalive;
 use super::mesh;
-use super::options::{PodOptions, StatedConfig};
+use super::options::{PodOptions, StatedConfig, sidecar_resources};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
@@ -45,6 +46,9 @@ pub(super) struct Plan {
     pub forwarded_allow_ips: Option<EnvVar>,
     /// How long connections without a request are kept, for the sidecar.
     pub keepalive: Vec<EnvVar>,
+    pub resources: ResourceRequirements,
+    /// Where audit lines go, for the sidecar.
+    pub audit: AuditPlan,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
     /// The pod's own user is root, which our container must not be.
@@ -103,6 +107,9 @@ pub(super) fn plan(
         &original_mounts(container, previous.as_ref()),
         spec,
     )?;
+    if previous.is_none() {
+        check_written_before(spec, container, &wrapper)?;
+    }
     let ports = ports::choose(
         spec,
         container,
@@ -139,6 +146,8 @@ pub(super) fn plan(
             Some(previous) => previous.forwarded_allow_ips.clone(),
             None => trusted_proxies::sidecar_variable(container),
         },
+        resources: sidecar_resources(pod, settings)?,
+        audit: audit_output::plan(spec, options, settings),
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
         runs_as_root: spec
             .security_context
@@ -225,6 +234,12 @@ fn check_can_move_litellm(
         }
         _ => {}
     }
+    if let Some(option) = own_socket(invocation) {
+        return Err(InjectionError::OwnSocket {
+            container: name(),
+            option,
+        });
+    }
     let variable = ["SSL_KEYFILE_PATH", "SSL_CERTFILE_PATH"]
         .into_iter()
         .find(|name| environment.is_set(name));
@@ -244,6 +259,51 @@ fn check_can_move_litellm(
         }),
         None => Ok(()),
     }
+}
+
+/// The option by which a server listens on a Unix socket, or one that it inherits, and not where it is told by the others.
+fn own_socket(invocation: &Invocation) -> Option<&'static str> {
+    if invocation.role != Role::LiteLlm(Start::Server) {
+        return None;
+    }
+    let names = |word: &String, option: &str| {
+        word.strip_prefix(option)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    ["--uds", "--fd"]
+        .into_iter()
+        .find(|option| invocation.words.iter().flatten().any(|word| names(word, option)))
+}
+
+/// Checks that something else than LiteLLM's own container can fill the volume of the configuration: the sidecar reads it
+/// before that container starts, and what it writes into the overlay then takes the place of LiteLLM's own servers.
+fn check_written_before(
+    spec: &PodSpec,
+    container: &Container,
+    wrapper: &Wrapper,
+) -> Result<(), InjectionError> {
+    let Some(volume) = wrapper.originals.first().map(|mount| mount.name.as_str()) else {
+        return Ok(());
+    };
+    let is_empty = |candidate: &Volume| candidate.name == volume && candidate.empty_dir.is_some();
+    let mut others = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .filter(|other| other.name != container.name);
+    let mounts = |other: &Container| {
+        other
+            .volume_mounts
+            .iter()
+            .flatten()
+            .any(|mount| mount.name == volume)
+    };
+    if spec.volumes.iter().flatten().any(is_empty) && !others.any(mounts) {
+        return Err(InjectionError::ConfigWrittenAtStart {
+            volume: volume.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// Index of the sidecar among the init containers. It comes first, so that init containers of the user can

@@ -2,6 +2,8 @@
 
 use mcp_auth_protocol::pod::{CONFIG_FOLDER, IDENTITY_FOLDER};
 
+/// Folder of the file of audit lines in the sidecar, where a volume of the pod's is mounted.
+pub(super) const AUDIT_FOLDER: &str = "/var/run/mcpauth/audit";
 /// Name of the sidecar's container.
 pub const SIDECAR: &str = "mcpauth-sidecar";
 /// The volume of the configuration overlay, which the sidecar writes and LiteLLM reads.
@@ -27,6 +29,6 @@ pub(super) fn is_reserved_volume(name: &str) -> bool {
 /// Whether injection may mount something at this path.
 pub(super) fn is_reserved_path(path: &str) -> bool {
     let path = path.trim_end_matches('/');
-    [CONFIG_FOLDER, IDENTITY_FOLDER, WRAPPER_ELSEWHERE].contains(&path)
+    [AUDIT_FOLDER, CONFIG_FOLDER, IDENTITY_FOLDER, WRAPPER_ELSEWHERE].contains(&path)
         || path.ends_with(&format!("/{WRAPPER_FILE}"))
 }

@@ -67,6 +67,23 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     })
 }
 
+/// What an annotation states, over what the settings say; `None` if it is none, or if the API server would refuse what
+/// comes of it.
+pub(super) fn with_stated(settings: &ResourceRequirements, text: &str) -> Option<ResourceRequirements> {
+    let stated = deserialize(&mut serde_json::Deserializer::from_str(text)).ok()?;
+    let over = |base: &Option<BTreeMap<String, Quantity>>, stated: Option<BTreeMap<String, Quantity>>| {
+        let mut quantities = base.clone().unwrap_or_default();
+        quantities.extend(stated.unwrap_or_default());
+        (!quantities.is_empty()).then_some(quantities)
+    };
+    let resources = ResourceRequirements {
+        requests: over(&settings.requests, stated.requests),
+        limits: over(&settings.limits, stated.limits),
+        claims: None,
+    };
+    check(&resources).is_ok().then_some(resources)
+}
+
 pub(super) fn check(resources: &ResourceRequirements) -> Result<(), ResourcesError> {
     let requests = amounts("requests", resources.requests.as_ref())?;
     let limits = amounts("limits", resources.limits.as_ref())?;
@@ -171,6 +188,32 @@ mod tests {
             ("1e99", None),
         ] {
             assert_eq!(nano_units(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_pod_states_stands_over_what_the_settings_say_where_both_fit() {
+        let settings = r#"{"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}"#;
+        let settings = deserialize(&mut serde_json::Deserializer::from_str(settings)).unwrap();
+        let stated = with_stated(
+            &settings,
+            r#"{"limits": {"cpu": "100m"}, "requests": {"cpu": 0.05}}"#,
+        )
+        .unwrap();
+        let shown = serde_json::to_value(&stated).unwrap();
+        let expected = serde_json::json!({
+            "requests": {"cpu": "0.05", "memory": "32Mi"}, "limits": {"cpu": "100m", "memory": "128Mi"},
+        });
+        assert_eq!(shown, expected);
+        for wrong in [
+            "",
+            "100m",
+            r#"{"limit": {}}"#,
+            r#"{"limits": {"cpu": "abc"}}"#,
+            r#"{"limits": {"memory": "16Mi"}}"#,
+            r#"{"limits": {"gpu": "1"}}"#,
+        ] {
+            assert_eq!(with_stated(&settings, wrong), None, "{wrong}");
         }
     }
 

@@ -201,6 +201,8 @@ fn python(words: Words) -> Role {
             Some("gunicorn" | "hypercorn") => application(words, Start::BindServer),
             Some(LAUNCHER) => Role::LiteLlm(Start::Launcher),
             Some(COMMAND_LINE_MODULE) => Role::LiteLlm(Start::CommandLine),
+            // Debuggers and the like run the module that their words name.
+            Some(_) if rest.any(|word| word == COMMAND_LINE_MODULE) => Role::Program,
             _ => Role::Other,
         },
         // What follows the code are its arguments.
@@ -263,6 +265,19 @@ fn script(container: &Container, environment: &Environment, words: Words) -> Opt
     let role = Role::LiteLlm(start);
     // Behind the script comes its own name, then its arguments.
     let passed = words.get(at_script + 2..);
+    // In a function they are what the function is called with.
+    if command.passes_arguments && text.contains("()") {
+        let place = ScriptPlace {
+            in_command,
+            index,
+            at: command.end,
+        };
+        return Some(Invocation {
+            role,
+            words: [&litellm_words, &[None][..]].concat(),
+            arguments: ArgumentsPlace::InScript(place),
+        });
+    }
     let (words, arguments) = match passed {
         // One of several branches, or a first try: which one runs cannot be read.
         _ if found.next().is_some() => (litellm_words, ArgumentsPlace::Unreachable),

@@ -1,6 +1,7 @@
 //! The sidecar's settings: what every injected sidecar gets, as the chart's values state it.
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
+use mcp_auth_protocol::otlp::{OtlpEndpoint, OtlpEndpointError};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -20,6 +21,12 @@ pub struct Settings {
     /// Without requests for CPU and memory a HorizontalPodAutoscaler stops computing for the pod.
     #[serde(default, deserialize_with = "resources::deserialize")]
     pub resources: ResourceRequirements,
+    /// Where audit lines go.
+    #[serde(default)]
+    pub audit: AuditSettings,
+    /// The OpenTelemetry collector.
+    #[serde(default)]
+    pub otlp: OtlpSettings,
     /// Longest time that LiteLLM's start waits for routes and first tokens.
     #[serde(default = "default_start_timeout_seconds")]
     pub start_timeout_seconds: u32,
@@ -57,6 +64,45 @@ pub struct OperatorEndpoint {
     pub version: String,
 }
 
+/// Where the sidecars' audit lines go, unless a pod's annotations say otherwise.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AuditSettings {
+    pub output: AuditOutput,
+    /// Name of the pods' own volume that the file is in; empty where each pod says it.
+    volume: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum AuditOutput {
+    #[default]
+    Stdout,
+    /// In a volume of the pod's.
+    File,
+    /// To an OpenTelemetry collector.
+    Otlp,
+}
+
+/// How sidecars call the OpenTelemetry collector. What is empty is not set.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct OtlpSettings {
+    endpoint: String,
+    headers_secret: SecretKey,
+    ca_bundle: String,
+    /// Each call is a span that goes there.
+    pub tracing: bool,
+}
+
+/// A key of a Secret in the pod's own namespace.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SecretKey {
+    pub name: String,
+    pub key: String,
+}
+
 /// Why the settings cannot be used.
 #[derive(Debug, Error)]
 pub enum SettingsError {
@@ -72,10 +118,24 @@ pub enum SettingsError {
     ImagePullSecret { length: usize },
     #[error("{field} is above {MAX_SECONDS}")]
     TooLong { field: &'static str },
+    #[error("audit.output is file and audit.volume is no name of a volume: a-z, 0-9 and - are")]
+    AuditVolume,
+    #[error("otlp.endpoint {0}")]
+    OtlpEndpoint(#[from] OtlpEndpointError),
+    #[error(
+        "audit.output is otlp, or otlp.tracing is true, and otlp.endpoint is empty: state where the OpenTelemetry collector is"
+    )]
+    NoOtlpEndpoint,
+    #[error("otlp.headersSecret is no name and key of a Secret")]
+    OtlpHeadersSecret,
+    #[error("otlp.caBundle holds no certificate in PEM, or more than {MAX_CA_BYTES} bytes")]
+    OtlpCaBundle,
 }
 
 /// Longest wait that may be set for all pods.
 const MAX_SECONDS: u32 = 3600;
+/// Longest CA bundle: it is a variable of each sidecar.
+const MAX_CA_BYTES: usize = 96 * 1024;
 
 impl Settings {
     /// Reads the settings and checks that the API server takes what is made of them: a container that it
@@ -106,12 +166,76 @@ impl Settings {
                 return Err(SettingsError::TooLong { field });
             }
         }
+        if let Some(volume) = self.audit.volume()
+            && !is_object_name(volume)
+        {
+            return Err(SettingsError::AuditVolume);
+        }
+        self.otlp.check()?;
+        let exports = self.audit.output == AuditOutput::Otlp || self.otlp.tracing;
+        if exports && self.otlp.endpoint().is_none() {
+            return Err(SettingsError::NoOtlpEndpoint);
+        }
         Ok(resources::check(&self.resources)?)
     }
 }
 
+impl AuditSettings {
+    pub fn volume(&self) -> Option<&str> {
+        Some(self.volume.as_str()).filter(|volume| !volume.is_empty())
+    }
+}
+
+impl OtlpSettings {
+    fn check(&self) -> Result<(), SettingsError> {
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.parse::<OtlpEndpoint>()?;
+        }
+        if self.headers_secret().is_some_and(|secret| !secret.is_valid()) {
+            return Err(SettingsError::OtlpHeadersSecret);
+        }
+        let is_pem = |ca: &str| ca.contains("-----BEGIN CERTIFICATE-----") && ca.len() <= MAX_CA_BYTES;
+        match self.ca_bundle().is_none_or(is_pem) {
+            true => Ok(()),
+            false => Err(SettingsError::OtlpCaBundle),
+        }
+    }
+
+    pub fn endpoint(&self) -> Option<&str> {
+        Some(self.endpoint.as_str()).filter(|endpoint| !endpoint.is_empty())
+    }
+
+    pub fn headers_secret(&self) -> Option<&SecretKey> {
+        Some(&self.headers_secret).filter(|secret| !secret.name.is_empty())
+    }
+
+    pub fn ca_bundle(&self) -> Option<&str> {
+        Some(self.ca_bundle.as_str()).filter(|ca| !ca.trim().is_empty())
+    }
+}
+
+impl SecretKey {
+    /// `NAME/KEY`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, key) = text.split_once('/')?;
+        let secret = Self {
+            name: name.to_owned(),
+            key: key.to_owned(),
+        };
+        secret.is_valid().then_some(secret)
+    }
+
+    fn is_valid(&self) -> bool {
+        let is_allowed = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter);
+        is_object_name(&self.name)
+            && (1..=253).contains(&self.key.len())
+            && self.key.bytes().all(is_allowed)
+            && ![".", ".."].contains(&self.key.as_str())
+    }
+}
+
 /// A DNS subdomain (RFC 1123), as names of objects are.
-fn is_object_name(name: &str) -> bool {
+pub(super) fn is_object_name(name: &str) -> bool {
     let is_letter = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit();
     let is_label = |label: &str| {
         let bytes = label.as_bytes();
@@ -159,6 +283,22 @@ mod tests {
             (r#""imagePullPolicy": "Sometimes""#, "imagePullPolicy"),
             (r#""imagePullSecrets": ["Not_A_Name"]"#, "imagePullSecrets"),
             (r#""drainSeconds": 86400"#, "drainSeconds"),
+            (r#""audit": {"output": "syslog"}"#, "syslog"),
+            (
+                r#""audit": {"output": "file", "volume": "/var/log"}"#,
+                "audit.volume",
+            ),
+            (r#""audit": {"output": "otlp"}"#, "otlp.endpoint is empty"),
+            (r#""otlp": {"tracing": true}"#, "otlp.endpoint is empty"),
+            (
+                r#""otlp": {"endpoint": "collector:4318"}"#,
+                "otlp.endpoint must be http://",
+            ),
+            (
+                r#""otlp": {"headersSecret": {"name": "a", "key": "b/c"}}"#,
+                "otlp.headersSecret",
+            ),
+            (r#""otlp": {"caBundle": "collector-ca"}"#, "otlp.caBundle"),
         ] {
             let text = format!(r#"{{"image": "sidecar:1", {settings}}}"#);
             let error = Settings::from_json(&text).unwrap_err().to_string();

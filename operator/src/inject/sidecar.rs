@@ -55,7 +55,7 @@ pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
             timeout_seconds: Some(READINESS_PROBE_SECONDS),
             ..probe(plan, health::READY)
         }),
-        resources: Some(settings.resources.clone()),
+        resources: Some(plan.resources.clone()),
         security_context: Some(SecurityContext {
             run_as_non_root: Some(true),
             run_as_user: plan.runs_as_root.then_some(USER),
@@ -113,7 +113,12 @@ pub(super) fn volumes(plan: &Plan) -> Vec<Volume> {
     };
     let empty = Volume {
         name: EMPTY_VOLUME.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
+        // Memory too, though nothing is ever in it: on the node's disk it would keep the cluster autoscaler from
+        // removing the node.
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: Some("Memory".to_owned()),
+            ..EmptyDirVolumeSource::default()
+        }),
         ..Volume::default()
     };
     let token = Volume {
@@ -160,6 +165,7 @@ fn environment(plan: &Plan, settings: &Settings) -> Vec<EnvVar> {
         literal(env::DRAIN_SECONDS, &settings.drain_seconds.to_string()),
         literal(LOG, &settings.log),
     ]);
+    variables.extend(plan.audit.variables.clone());
     variables
 }
 
@@ -176,6 +182,7 @@ fn mounts(plan: &Plan) -> Vec<VolumeMount> {
         mount(EMPTY_VOLUME, API_TOKEN_FOLDER, Some(true)),
     ];
     ours.into_iter()
+        .chain(plan.audit.mount.clone())
         .chain(plan.wrapper.originals.iter().cloned())
         .collect()
 }

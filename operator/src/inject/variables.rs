@@ -75,6 +75,13 @@ pub(super) fn set(operations: &mut Operations, target: &Container, index: &str, 
     }
     let has_upper = variables.extend("NO_PROXY", with_loopback);
     let has_lower = variables.extend("no_proxy", with_loopback);
+    // Python reads `no_proxy` where both are set: one that `envFrom` brings would hide what was added to the other.
+    if has_upper && !has_lower && environment.may_come_from_env_from("no_proxy") {
+        variables.add(
+            "no_proxy",
+            format!("$(no_proxy),$(NO_PROXY),{}", LOOPBACK.join(",")),
+        );
+    }
     // Python reads only one of the two, so that adding the other one would hide a list of the user's.
     if !has_upper && !has_lower {
         let is_hidden = |name: &&str| environment.may_come_from_env_from(name);

@@ -45,6 +45,8 @@ pub(super) fn warnings(
     }
     warnings.extend(of_environment(container, plan));
     warnings.extend(of_pod(spec, container, plan));
+    let audit = plan.audit.problem.as_ref();
+    warnings.extend(audit.map(|problem| lasting("AuditOutputUnusable", problem)));
     warnings
 }
 
@@ -105,13 +107,13 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         ));
     }
     if plan.ports.inbound.is_some()
-        && let Some(server) = server_without_addresses(container)
+        && let Some((server, advice)) = server_without_addresses(container)
     {
         warnings.push(lasting(
             "ClientAddressesHidden",
             format!(
                 "{server} takes every client behind the sidecar for 127.0.0.1: settings by address (allowed_ips, \
-                 available_on_public_internet) do not hold; let LiteLLM run uvicorn, or set {}: disabled",
+                 available_on_public_internet) do not hold; {advice}, or set {}: disabled",
                 annotations::INBOUND
             ),
         ));
@@ -128,8 +130,8 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
     warnings
 }
 
-/// The server that LiteLLM runs in, if that is one which knows no `X-Forwarded-For`.
-fn server_without_addresses(container: &Container) -> Option<&'static str> {
+/// The server that LiteLLM runs in, if that knows no `X-Forwarded-For`, or believes the sidecar none; and what to do.
+fn server_without_addresses(container: &Container) -> Option<(&'static str, &'static str)> {
     let words = || container.command.iter().chain(&container.args).flatten();
     let names = |server: &str| {
         words().any(|word| {
@@ -138,7 +140,13 @@ fn server_without_addresses(container: &Container) -> Option<&'static str> {
             parts.any(|part| part == server || part.strip_prefix("--run_") == Some(server))
         })
     };
-    ["granian", "hypercorn"].into_iter().find(|server| names(server))
+    if let Some(server) = ["granian", "hypercorn"].into_iter().find(|server| names(server)) {
+        return Some((server, "let LiteLLM run uvicorn"));
+    }
+    ["--no-proxy-headers", "--forwarded-allow-ips"]
+        .into_iter()
+        .find(|option| words().any(|word| word.contains(option)))
+        .map(|option| (option, "use FORWARDED_ALLOW_IPS"))
 }
 
 fn of_environment(container: &Container, plan: &Plan) -> Vec<Warning> {

@@ -26,7 +26,7 @@ impl References {
         let mut events = watcher(api, config).default_backoff().boxed();
         let mut exists = false;
         while let Some(event) = events.next().await {
-            let lookup = match event {
+            let finding = match event {
                 Ok(watcher::Event::Init) => {
                     exists = false;
                     continue;
@@ -36,16 +36,17 @@ impl References {
                     self.lookup(found)
                 }
                 Ok(watcher::Event::InitDone) if exists => continue,
-                Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Lookup::NotFound,
+                Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => Lookup::NotFound.into(),
                 Err(error) if is_forbidden(&error) => Lookup::Forbidden {
                     grant: self.grant(&object),
-                },
+                }
+                .into(),
                 Err(error) => {
                     warn!(%namespace, %name, kind = object.0.as_str(), %error, "watch failed; trying again");
                     continue;
                 }
             };
-            self.record(&object, lookup, None);
+            self.record(&object, finding, None);
         }
     }
 }

@@ -38,11 +38,11 @@ impl References {
             match answer {
                 Ok(found) => {
                     let version = found.as_ref().and_then(ResourceExt::resource_version);
-                    let lookup = match found {
+                    let finding = match found {
                         Some(found) => self.lookup(found),
-                        None => Lookup::NotFound,
+                        None => Lookup::NotFound.into(),
                     };
-                    self.record(&object, lookup, version);
+                    self.record(&object, finding, version);
                     failures = 0;
                     outdated.notified().await;
                 }

@@ -15,6 +15,7 @@ pub fn events(before: Option<&McpServerAuthStatus>, after: &McpServerAuthStatus)
         conditions::SECRETS_RESOLVED,
         conditions::SIDECARS_SYNCED,
         conditions::SERVER_REACHABLE,
+        conditions::CREDENTIAL_EXPIRING,
     ];
     let changed = condition_types.iter().filter_map(|type_| {
         let current = find(after, type_)?;

@@ -7,7 +7,7 @@ use super::{ConditionDraft, StatusInputs};
 /// What Ready is judged by.
 pub(super) struct ReadyInputs<'a> {
     pub inputs: &'a StatusInputs<'a>,
-    pub conditions: [&'a ConditionDraft; 4],
+    pub conditions: Vec<&'a ConditionDraft>,
 }
 
 pub(super) const CHECKS: &[for<'a> fn(&ReadyInputs<'a>) -> Option<ConditionDraft>] =

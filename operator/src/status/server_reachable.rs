@@ -113,8 +113,8 @@ fn what(state: Reachability) -> &'static str {
     }
 }
 
-/// The way out.
-fn advice(state: Reachability) -> &'static str {
+/// The way out of this state; empty where none is needed.
+pub fn advice(state: Reachability) -> &'static str {
     match state {
         Reachability::NotContacted | Reachability::Connected | Reachability::Answered => "",
         Reachability::NameNotResolved => {

@@ -57,6 +57,7 @@ struct Scenario<'a> {
     pods: Option<Vec<SelectedPod>>,
     passed_over: Vec<Arc<PodMeta>>,
     injection: InjectionFacts,
+    expiries: Vec<CredentialExpiry>,
 }
 
 fn good(resource: &McpServerAuth) -> Scenario<'_> {
@@ -81,6 +82,7 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             operator_started: now() - jiff::SignedDuration::from_hours(1),
             webhook_port: 10250,
         },
+        expiries: Vec::new(),
     }
 }
 
@@ -96,6 +98,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         pods: scenario.pods.clone(),
         passed_over: scenario.passed_over.clone(),
         injection: scenario.injection.clone(),
+        expiries: scenario.expiries.clone(),
         restart: None,
     };
     super::status(&inputs, now)
@@ -428,4 +431,28 @@ fn ready_claims_that_litellm_reaches_the_server_only_once_a_sidecar_has() {
     ]);
     assert_eq!(reason, "Answered");
     assert!(message.contains("LiteLLM reaches tools"), "{message}");
+}
+
+#[test]
+fn a_credential_that_ends_soon_is_told_and_the_resource_is_ready_all_the_same() {
+    let resource = resource("https://tools.example.com/mcp");
+    let mut scenario = good(&resource);
+    scenario.expiries = vec![CredentialExpiry {
+        credential: "client-secret",
+        holder: "Secret oauth, named by spec.f".to_owned(),
+        end: Some("2026-12-01T00:00:00Z".parse().unwrap()),
+        lifetime: None,
+    }];
+    assert_eq!(ready(&scenario), pair("True", "ExpiresWithin14Days"));
+    let status = status(&scenario, now());
+    let (holds, reason, message) = condition(&status, conditions::CREDENTIAL_EXPIRING);
+    assert_eq!((&*holds, &*reason), ("True", "ExpiresWithin14Days"));
+    assert!(message.contains("2026-12-01T00:00:00Z"), "{message}");
+
+    scenario.expiries.clear();
+    let told = super::tests::status(&scenario, now()).conditions;
+    assert!(
+        told.iter()
+            .all(|condition| condition.type_ != conditions::CREDENTIAL_EXPIRING)
+    );
 }

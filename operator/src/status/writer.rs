@@ -14,6 +14,7 @@ use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
+use mcp_auth_credentials::references::needed;
 use mcp_auth_credentials::{Credentials, Issuance, ResourceRef, ServerTls};
 use mcp_auth_oauth::Clock;
 use mcp_auth_resilience::exponential;
@@ -21,6 +22,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{instrument, warn};
 
+use super::credential_expiring::{CredentialExpiry, FoundReference, expiries};
 use super::events::events;
 use super::write_records::WriteRecords;
 use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
@@ -30,6 +32,7 @@ use crate::entitlement::selects;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
 use crate::pods::{PodMeta, Pods, is_injected, is_terminating, ought_to_be_injected};
+use crate::references::References;
 use crate::resources::object_ref;
 use crate::restarts::RestartOutcomes;
 use crate::sidecars::{GRACE, Sidecar, Sidecars};
@@ -58,6 +61,7 @@ pub struct StatusWriter {
     client: Client,
     clock: Clock,
     credentials: Credentials,
+    references: References,
     observed: ObservedPods,
     namespaces: Namespaces,
     metrics: Metrics,
@@ -117,6 +121,7 @@ impl StatusWriter {
         recorder: Recorder,
         clock: Clock,
         credentials: Credentials,
+        references: References,
         observed: ObservedPods,
         metrics: Metrics,
     ) -> Self {
@@ -126,6 +131,7 @@ impl StatusWriter {
             client,
             clock,
             credentials,
+            references,
             observed,
             metrics,
             records: WriteRecords::default(),
@@ -162,6 +168,7 @@ impl StatusWriter {
                 operator_started: self.observed.webhook.started,
                 webhook_port: self.observed.webhook.port,
             },
+            expiries: self.expiries(resource, &resource_ref),
             restart: self.observed.restarts.get(&resource_ref),
         };
         let new_status = status(&inputs, self.clock.now());
@@ -207,6 +214,19 @@ impl StatusWriter {
         (Some(with_sidecar.collect()), passed_over)
     }
 
+    /// What the spec refers to, as it was last read, and when it ends.
+    fn expiries(&self, resource: &McpServerAuth, resource_ref: &ResourceRef) -> Vec<CredentialExpiry> {
+        let namespace = &resource_ref.namespace;
+        let found = needed(&resource.spec)
+            .into_iter()
+            .map(|reference| FoundReference {
+                lookup: self.references.get(namespace, &reference),
+                stated_end: self.references.stated_end(namespace, &reference),
+                reference,
+            });
+        expiries(&found.collect::<Vec<_>>())
+    }
+
     fn set_metrics(
         &self,
         resource_ref: &ResourceRef,
@@ -223,8 +243,14 @@ impl StatusWriter {
         let shown_until = shown.and_then(|shown| certificate_expiry(&shown.chain));
         let pods = inputs.pods.as_deref().unwrap_or_default();
         let fleet = fleet::count(pods, self.clock.now());
+        let now = self.clock.now();
+        let ends = inputs.expiries.iter().filter_map(|expiry| {
+            let end = expiry.end?.as_second();
+            Some((expiry.credential, (end, expiry.nearness(now) as i64)))
+        });
         let state = ResourceState {
             ready,
+            credentials: ends.collect(),
             token_issued_at: token.and_then(|token| token.issued_at.as_ref().map(seconds)),
             token_expires_at: token.and_then(|token| token.expires_at.as_ref().map(seconds)),
             client_certificate_expires_at: shown_until.map(|end| end.as_second()),

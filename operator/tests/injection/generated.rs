@@ -446,6 +446,7 @@ fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behin
             pod: generated.pod.clone(),
             routes: vec![route("echo")],
             image_pull_secrets: Vec::new(),
+            settings: serde_json::Map::new(),
         };
         let mut pod = admitted(&generated.pod);
         let asks = pod["metadata"]["labels"]["mcpauth.dev/inject"] == "true";

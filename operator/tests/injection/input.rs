@@ -24,6 +24,8 @@ struct Header {
     times_routes: usize,
     /// Names of the Secrets that the sidecar's image is pulled with.
     image_pull_secrets: Vec<String>,
+    /// More settings of the chart's for all sidecars.
+    settings: serde_json::Map<String, Value>,
 }
 
 impl Default for Header {
@@ -32,6 +34,7 @@ impl Default for Header {
             routes: vec!["echo".to_owned()],
             times_routes: 1,
             image_pull_secrets: Vec::new(),
+            settings: serde_json::Map::new(),
         }
     }
 }
@@ -41,6 +44,7 @@ pub struct Input {
     pub pod: Value,
     pub routes: Vec<Route>,
     pub image_pull_secrets: Vec<String>,
+    pub settings: serde_json::Map<String, Value>,
 }
 
 impl Input {
@@ -62,6 +66,7 @@ impl Input {
             pod,
             routes: routes.map(|server| route(server)).collect(),
             image_pull_secrets: header.image_pull_secrets,
+            settings: header.settings,
         }
     }
 
@@ -78,7 +83,24 @@ impl Input {
 
     pub fn decide(&self, pod: &Value) -> Decision {
         let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
-        decide(&typed, "ai", &self.routes, &settings(&self.image_pull_secrets))
+        decide(&typed, "ai", &self.routes, &self.settings())
+    }
+
+    fn settings(&self) -> Settings {
+        let mut settings = json!({
+            "image": "registry.example.com/mcp-auth-sidecar:1.2.3",
+            "imagePullPolicy": "IfNotPresent",
+            "imagePullSecrets": self.image_pull_secrets,
+            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        });
+        settings.as_object_mut().unwrap().extend(self.settings.clone());
+        let mut settings = Settings::from_json(&settings.to_string()).unwrap();
+        settings.operator = OperatorEndpoint {
+            url: "https://mcp-auth.mcp-auth.svc:8443".to_owned(),
+            ca: "OPERATOR CA".to_owned(),
+            version: "1.2.3".to_owned(),
+        };
+        settings
     }
 
     /// The pod after this decision.
@@ -109,22 +131,6 @@ pub fn route(server: &str) -> Route {
         audit: None,
         litellm: None,
     }
-}
-
-fn settings(image_pull_secrets: &[String]) -> Settings {
-    let mut settings: Settings = serde_json::from_value(json!({
-        "image": "registry.example.com/mcp-auth-sidecar:1.2.3",
-        "imagePullPolicy": "IfNotPresent",
-        "imagePullSecrets": image_pull_secrets,
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
-    }))
-    .unwrap();
-    settings.operator = OperatorEndpoint {
-        url: "https://mcp-auth.mcp-auth.svc:8443".to_owned(),
-        ca: "OPERATOR CA".to_owned(),
-        version: "1.2.3".to_owned(),
-    };
-    settings
 }
 
 pub fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -159,6 +165,7 @@ pub fn injecting() -> impl Iterator<Item = (Input, Value, Value)> {
                 pod: Value::Null,
                 routes: input.routes.clone(),
                 image_pull_secrets: input.image_pull_secrets.clone(),
+                settings: input.settings.clone(),
             };
             Some((input, pod, injected))
         })

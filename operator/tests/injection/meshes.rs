@@ -29,6 +29,7 @@ fn pod() -> Input {
         pod,
         routes: vec![route("echo")],
         image_pull_secrets: Vec::new(),
+        settings: serde_json::Map::new(),
     }
 }
 

@@ -272,6 +272,18 @@ fn the_sidecar_passes_pod_security_restricted_and_has_no_api_token() {
 }
 
 #[test]
+fn nothing_of_ours_keeps_the_cluster_autoscaler_from_removing_a_node() {
+    for (input, _, injected) in injecting() {
+        for volume in list(&injected["spec"], "volumes") {
+            let is_ours = volume["name"].as_str().unwrap().starts_with("mcpauth-");
+            if is_ours && volume.get("emptyDir").is_some() {
+                assert_eq!(volume["emptyDir"]["medium"], "Memory", "{}: {volume}", input.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn all_that_users_wrote_is_still_there_in_their_order() {
     for (input, pod, injected) in injecting() {
         let (before, after) = (&pod["spec"], &injected["spec"]);

@@ -112,19 +112,18 @@ pub async fn bind(what: &str, address: SocketAddr) -> TcpListener {
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    let no_ipv6 = |error: &io::Error| {
-        matches!(
-            error.kind(),
-            io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable
-        )
-    };
     retry(what, address, || match listen(address) {
-        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6(&error) => {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
             listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
         }
         bound => bound,
     })
     .await
+}
+
+/// Whether the node has no IPv6 (EAFNOSUPPORT), or no address of it (EADDRNOTAVAIL).
+pub fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(97 | 99))
 }
 
 /// Calls `listen` every second until it succeeds. To exit instead would not free the port, and would have the
@@ -259,6 +258,12 @@ mod tests {
         ];
         let litellm = "127.0.0.1:16480".parse().unwrap();
         assert_eq!(view(&sockets, litellm, &[]).undeclared, [sockets[4]]);
+    }
+
+    #[test]
+    fn a_node_without_ipv6_is_told_from_a_port_that_is_taken() {
+        let errors = [97, 99, 98].map(io::Error::from_raw_os_error);
+        assert_eq!(errors.map(|error| is_without_ipv6(&error)), [true, true, false]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A request pays for little of it: an [`AuditedCall`] notes what is at hand anyway ([`record`]) and hands it
 //! to a bounded queue when the call has ended. A thread of its own ([`writer`]) reads the message
-//! ([`message`]), finds the user ([`user`], by a token that [`jwt`] verifies) and writes the line ([`line`]) to the [`output`]. Where that is
+//! ([`message`]), finds the user ([`user`], by a token that [`jwt`] verifies) and writes the line ([`line`]) to the [`output`], or
+//! hands it to the OTLP exporter as a [`log_record`]. Where calls are traced, the call is a [`span_record`] as well. Where that is
 //! slower than the calls, lines are dropped and counted; a call never waits.
 
 mod client_key;
@@ -11,9 +12,11 @@ mod fingerprint;
 mod fingerprint_cache;
 mod jwt;
 mod line;
+mod log_record;
 mod message;
 mod output;
 mod record;
+mod span_record;
 mod user;
 mod writer;
 
@@ -22,21 +25,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request};
+use http::Request;
 use mcp_auth_protocol::sync::Pod;
 
 use crate::proxy::metrics::{AuditDrop, Metrics};
+use crate::proxy::otlp::Exporter;
 use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::McpServer;
+use crate::proxy::trace_context::TraceParent;
 
 pub use client_key::ClientKeys;
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use jwt::JwtVerifier;
+use output::LineWriter;
 pub use output::Output;
 use record::CallRecord;
-pub(crate) use record::TRACEPARENT;
 pub use record::{AuditedCall, Outcome};
-use writer::Writer;
+use writer::{Sink, Writer};
 
 /// Calls that wait to be written.
 const MAX_QUEUED: usize = 4096;
@@ -52,18 +57,34 @@ struct Inner {
     queued_bytes: AtomicUsize,
     fingerprinter: Fingerprinter,
     metrics: Metrics,
+    exporter: Option<Exporter>,
+    spans: bool,
 }
 
-/// The identifier of the trace that a request is part of, by its `traceparent` or, as LiteLLM's OpenTelemetry has it, by its
-/// message.
-pub fn trace_id(traceparent: Option<&HeaderValue>, body: Option<&[u8]>) -> Option<String> {
-    let stated = traceparent.and_then(|value| value.to_str().ok());
-    if let Some(id) = stated.and_then(line::trace_id) {
-        return Some(id.to_owned());
+/// Where what is recorded goes.
+pub struct Destinations {
+    pub lines: Output,
+    /// Absent where there is no OpenTelemetry collector that could be called.
+    pub exporter: Option<Exporter>,
+    /// Whether each call is exported as a span too.
+    pub spans: bool,
+}
+
+impl From<Output> for Destinations {
+    fn from(lines: Output) -> Self {
+        Self {
+            lines,
+            exporter: None,
+            spans: false,
+        }
     }
-    let messages = message::read(body?);
-    let traceparent = messages.iter().find_map(|message| message.traceparent.as_deref());
-    traceparent.and_then(line::trace_id).map(str::to_owned)
+}
+
+/// What the message of a request says of its trace, as LiteLLM's OpenTelemetry has it.
+pub fn traceparent(body: &[u8]) -> Option<TraceParent> {
+    let messages = message::read(body);
+    let stated = messages.iter().find_map(|message| message.traceparent.as_deref());
+    stated.and_then(TraceParent::parse)
 }
 
 /// What the writer takes from the queue.
@@ -76,15 +97,34 @@ enum Item {
 impl AuditLog {
     /// Starts the thread that writes, which goes on as long as a clone of this is left. `pod` is named in each
     /// line. Without the thread every line is dropped, and counted.
-    pub fn start(pod: &Pod, output: Output, fingerprinter: Fingerprinter, metrics: Metrics) -> Self {
+    pub fn start(
+        pod: &Pod,
+        destinations: impl Into<Destinations>,
+        fingerprinter: Fingerprinter,
+        metrics: Metrics,
+    ) -> Self {
+        let Destinations {
+            lines,
+            exporter,
+            spans,
+        } = destinations.into();
+        let span_exporter = exporter.clone().filter(|_| spans);
+        let sink = match lines {
+            Output::Stdout => Sink::Lines(LineWriter::new(None)),
+            Output::File(path) => Sink::Lines(LineWriter::new(Some(path))),
+            Output::Otlp => Sink::Exporter(exporter.clone()),
+        };
         let (queue, items) = sync_channel(MAX_QUEUED);
         let log = Self(Arc::new(Inner {
             queue,
             queued_bytes: AtomicUsize::new(0),
             fingerprinter,
             metrics,
+            exporter,
+            spans,
         }));
-        let writer = Writer::new(pod, output, &log.0.fingerprinter, Arc::downgrade(&log.0));
+        let fingerprinter = &log.0.fingerprinter;
+        let writer = Writer::new(pod, sink, span_exporter, fingerprinter, Arc::downgrade(&log.0));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         if let Err(error) = thread.spawn(move || writer.run(&items)) {
             tracing::error!(%error, "the audit log's thread cannot be started: nothing is recorded");
@@ -97,7 +137,12 @@ impl AuditLog {
         self.0.fingerprinter.clone()
     }
 
-    /// The record of a request that begins, if the server's resource wants one.
+    /// Whether calls are exported as spans.
+    pub(crate) fn traces(&self) -> bool {
+        self.0.spans
+    }
+
+    /// The record of a request that begins, if the server's resource wants a line or calls are exported as spans.
     pub(crate) fn begin<B>(
         &self,
         server: &Arc<McpServer>,
@@ -105,15 +150,24 @@ impl AuditLog {
         id: RequestId,
         started: Instant,
     ) -> Option<AuditedCall> {
-        server.audit.as_ref()?;
+        if server.audit.is_none() && !self.0.spans {
+            return None;
+        }
         let record = CallRecord::new(server, request, id, started);
         Some(AuditedCall::new(self.clone(), record))
     }
 
-    /// Waits until the calls that have ended so far are written, but no longer than `timeout`. Whether they are.
+    /// Waits until the calls that have ended so far are written, or sent to the collector, but no longer than `timeout`.
+    /// Whether they are.
     pub fn flush(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
         let (confirm, confirmed) = sync_channel(1);
-        self.0.queue.try_send(Item::Flush(confirm)).is_ok() && confirmed.recv_timeout(timeout).is_ok()
+        if self.0.queue.try_send(Item::Flush(confirm)).is_err() || confirmed.recv_timeout(timeout).is_err() {
+            return false;
+        }
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let exporter = self.0.exporter.as_ref();
+        exporter.is_none_or(|exporter| exporter.flush(remaining))
     }
 
     fn submit(&self, record: Box<CallRecord>) {
@@ -139,23 +193,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_trace_is_that_of_the_header_or_else_of_the_message() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let header = HeaderValue::try_from(format!("00-{id}-00f067aa0ba902b7-01")).unwrap();
-        let other = "0af7651916cd43dd8448eb211c80319c";
-        let meta = format!(r#"{{"_meta":{{"traceparent":"00-{other}-b7ad6b7169203331-01"}}}}"#);
+    fn a_message_names_its_trace() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let meta = format!(r#"{{"_meta":{{"traceparent":"00-{id}-b7ad6b7169203331-01"}}}}"#);
         let body = format!(r#"{{"id":1,"method":"tools/call","params":{meta}}}"#);
-        let body = Some(body.as_bytes());
-        let invalid = HeaderValue::from_static("no trace");
-        for (traceparent, body, expected) in [
-            (Some(&header), body, Some(id)),
-            (Some(&header), None, Some(id)),
-            (None, body, Some(other)),
-            (Some(&invalid), body, Some(other)),
-            (Some(&invalid), None, None),
-            (None, Some(&b"{}"[..]), None),
-        ] {
-            assert_eq!(trace_id(traceparent, body).as_deref(), expected);
-        }
+        let found = traceparent(body.as_bytes()).unwrap();
+        assert_eq!(found.trace_id().to_string(), id);
+        assert_eq!(traceparent(b"{}"), None);
     }
 }

@@ -23,7 +23,7 @@ use crate::http::hop_by_hop;
 use crate::http::idle_timeout::is_of_body;
 use crate::http::request_body::RequestBody;
 use crate::http::upstream::{Target, UpstreamError};
-use crate::proxy::audit::{ClientKeys, Fingerprinter, TRACEPARENT, trace_id};
+use crate::proxy::audit::{ClientKeys, Fingerprinter};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
 use crate::proxy::inbound::client_address::{ClientPeer, TrustedProxies};
@@ -32,6 +32,7 @@ use crate::proxy::request_id::RequestId;
 use crate::proxy::respond::problem;
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::{RouteTable, Routes};
+use crate::proxy::trace_context::{TRACEPARENT, TraceParent};
 use crate::proxy::user_context::seal::Sealer;
 use crate::proxy::user_context::{Context, ContextTooLargeError, gather};
 
@@ -118,7 +119,8 @@ impl Inbound {
             Err(error) => {
                 self.metrics.count_error(Half::Inbound, error.reason());
                 let status = error.status().as_u16();
-                let (reason, trace_id) = (error.reason(), trace_id(traceparent.as_ref(), None));
+                let parent = traceparent.as_ref().and_then(TraceParent::of_header);
+                let (reason, trace_id) = (error.reason(), parent.map(|parent| parent.trace_id().to_string()));
                 tracing::warn!(half = "inbound", request = %id, trace_id, %method, reason, status, "request refused");
                 problem(&error)
             }

@@ -84,6 +84,8 @@ struct Counters {
     waiting: Gauge,
     audit_lines: Counter,
     audit_dropped: [Counter; 2],
+    spans: Counter,
+    spans_dropped: [Counter; 2],
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -237,6 +239,18 @@ impl Metrics {
             "Audit lines that were not written, by cause",
             audit_dropped.clone(),
         );
+        let spans = Counter::default();
+        registry.register(
+            "spans",
+            "Spans that the OpenTelemetry collector took",
+            spans.clone(),
+        );
+        let spans_dropped = Family::<DroppedLabels, Counter>::default();
+        registry.register(
+            "spans_dropped",
+            "Spans that the OpenTelemetry collector did not take, by cause",
+            spans_dropped.clone(),
+        );
         // Counters that seldom count are there from the start: else their first increase could not be seen.
         for why in [
             RetryCause::Unauthorized,
@@ -256,6 +270,7 @@ impl Metrics {
             drop(exchanges.get_or_create(&ExchangeLabels { result }));
         }
         let dropped = |cause| dropped.get_or_create_owned(&DroppedLabels { cause });
+        let spans_dropped = |cause| spans_dropped.get_or_create_owned(&DroppedLabels { cause });
         let audit_dropped = |cause| audit_dropped.get_or_create_owned(&DroppedLabels { cause });
         Self(Arc::new(Counters {
             requests: [Half::Inbound, Half::Outbound].map(|half| {
@@ -282,6 +297,8 @@ impl Metrics {
             audit_lines,
             // In the order of `AuditDrop`.
             audit_dropped: [audit_dropped("queue_full"), audit_dropped("write_failed")],
+            spans,
+            spans_dropped: [spans_dropped("queue_full"), spans_dropped("write_failed")],
         }))
     }
 
@@ -365,6 +382,14 @@ impl Metrics {
             sidecar: duration("sidecar"),
             server: duration("server"),
         }
+    }
+
+    pub(crate) fn spans_exported(&self, spans: u64) {
+        self.0.spans.inc_by(spans);
+    }
+
+    pub(crate) fn spans_dropped(&self, cause: AuditDrop, number: u64) {
+        self.0.spans_dropped[cause as usize].inc_by(number);
     }
 
     pub(crate) fn audit_written(&self, lines: u64) {

@@ -25,7 +25,7 @@ use crate::scene::{
 };
 use crate::users::LiteLlm;
 
-const CALL: &str = concat!(
+pub const CALL: &str = concat!(
     r#"{"method":"tools/call","params":{"name":"search","arguments":{"query":"v4lue","limit":10}},"#,
     r#""jsonrpc":"2.0","id":1}"#
 );
@@ -72,12 +72,12 @@ fn with_output(litellm: SocketAddr, servers: &[Server], output: PathBuf) -> Side
         NonZeroUsize::MIN,
         Operator::default(),
         Limits::default(),
-        Output::File(output),
+        |_| Output::File(output).into(),
     )
 }
 
 /// The documented schema.
-fn validate(line: &Value) {
+pub fn validate(line: &Value) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/audit.schema.json");
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     let schema = compiler.compile(path.to_str().unwrap(), &mut schemas).unwrap();
@@ -86,7 +86,7 @@ fn validate(line: &Value) {
     }
 }
 
-fn audited(url: &str, audit: Audit) -> Server {
+pub fn audited(url: &str, audit: Audit) -> Server {
     let mut server = server(url);
     server.route.audit = Some(audit);
     server
@@ -410,7 +410,9 @@ async fn each_message_of_a_batch_has_a_line_and_a_trace_is_named() {
         &[audited(&url(&upstream), Audit::default())],
     );
     let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let traced = format!(r#"{{"method":"ping","params":{{"_meta":{{"traceparent":"00-{id}-1-01"}}}}}}"#);
+    let traced = format!(
+        r#"{{"method":"ping","params":{{"_meta":{{"traceparent":"00-{id}-00f067aa0ba902b7-01"}}}}}}"#
+    );
     let batch = format!("[{CALL},{traced}]");
     bytes(
         send(

@@ -175,7 +175,9 @@ async fn each_server_is_listed_with_its_own_part_of_the_context_and_with_none_wh
     let sidecar = Sidecar::start(litellm.address, &servers);
     let cookies = "session_02=S-two; session_07=S-seven; token=ui";
     let request = Request::get("/mcp-rest/tools/list").header("cookie", cookies);
-    send(sidecar.inbound, request, whole("")).await;
+    let listed = send(sidecar.inbound, request, whole("")).await;
+    let status = listed.status();
+    assert_eq!(status, StatusCode::OK, "{:?}", bytes(listed).await);
     let copies = copies(&litellm.only());
     let names: Vec<_> = copies.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(

@@ -19,6 +19,7 @@ mod inbound;
 mod litellm;
 mod mcp;
 mod metrics;
+mod otlp;
 mod outbound;
 mod proofs;
 mod reachability;

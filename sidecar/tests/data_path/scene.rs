@@ -26,7 +26,7 @@ use mcp_auth_sidecar::control::drain::Drain;
 use mcp_auth_sidecar::control::exchange_client::{TokenExchanger, UserTokenRequest, UserTokenResponse};
 use mcp_auth_sidecar::control::litellm_config::static_headers::StaticHeaders;
 use mcp_auth_sidecar::control::outbound_secret::OutboundSecret;
-use mcp_auth_sidecar::proxy::audit::{AuditLog, Fingerprinter, Output};
+use mcp_auth_sidecar::proxy::audit::{AuditLog, Destinations, Fingerprinter, Output};
 use mcp_auth_sidecar::proxy::inbound::Inbound;
 use mcp_auth_sidecar::proxy::inbound::client_address::TrustedProxies;
 use mcp_auth_sidecar::proxy::metrics::Metrics;
@@ -117,14 +117,9 @@ impl Sidecar {
         operator: Operator,
         limits: Limits,
     ) -> Self {
-        Self::with_audit_log(
-            litellm,
-            servers,
-            workers,
-            operator,
-            limits,
-            Output::File("/dev/null".into()),
-        )
+        Self::with_audit_log(litellm, servers, workers, operator, limits, |_| {
+            Output::File("/dev/null".into()).into()
+        })
     }
 
     pub fn with_audit_log(
@@ -133,7 +128,7 @@ impl Sidecar {
         workers: NonZeroUsize,
         operator: Operator,
         limits: Limits,
-        output: Output,
+        destinations: impl FnOnce(&Metrics) -> Destinations,
     ) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
@@ -146,7 +141,12 @@ impl Sidecar {
             name: "litellm-0".into(),
             uid: "u".into(),
         };
-        let audit_log = AuditLog::start(&pod, output, Fingerprinter::new(), metrics.clone());
+        let audit_log = AuditLog::start(
+            &pod,
+            destinations(&metrics),
+            Fingerprinter::new(),
+            metrics.clone(),
+        );
         let (sealer, drain) = (Arc::new(Sealer::new()), Drain::default());
         // Nothing is kept for a next process.
         let static_headers = StaticHeaders::resume(Path::new("/nonexistent"));
@@ -319,8 +319,11 @@ impl Scripted {
 
     /// The only request so far.
     pub fn only(&self) -> Seen {
-        let [seen] = self.seen().try_into().expect("exactly one request");
-        seen
+        let seen = self.seen();
+        let [only] = &seen[..] else {
+            panic!("not exactly one request: {seen:#?}");
+        };
+        only.clone()
     }
 }
 

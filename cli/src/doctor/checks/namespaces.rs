@@ -1,5 +1,9 @@
 //! Checks of the namespaces: whether they opted in, and whether the API server calls the webhook for them.
 
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
+
+use super::resources::subject;
 use crate::doctor::facts::{Facts, NamespaceFacts, WebhookCall};
 use crate::doctor::finding::Finding;
 use crate::lookup::Lookup;
@@ -64,6 +68,56 @@ fn opted_in_one(facts: &Facts, namespace: &NamespaceFacts) -> Finding {
             way_out,
         ),
     }
+}
+
+/// Whether the operator watches the namespaces. What stands in the status of resources elsewhere it wrote when it still did,
+/// and has no right to change any more.
+pub fn watched(facts: &Facts) -> Vec<Finding> {
+    let Lookup::Found(deployment) = &facts.deployment else {
+        return Vec::new();
+    };
+    let watched = watched_namespaces(deployment);
+    if watched.is_empty() {
+        return Vec::new();
+    }
+    let resources = facts.inventory.resources.iter();
+    let unwatched = resources.filter(|resource| {
+        let namespace = resource.namespace().unwrap_or_default();
+        !watched.contains(&namespace.as_str())
+    });
+    let findings = unwatched.map(|resource| {
+        let written = resource.status.iter().flat_map(|status| &status.conditions);
+        let message = match written.map(|condition| &condition.last_transition_time).max() {
+            None => "the operator does not watch this namespace".to_owned(),
+            Some(last) => format!(
+                "the operator does not watch this namespace: what the status says is of an earlier time, and changed \
+                 last at {}",
+                last.0
+            ),
+        };
+        Finding::fault(
+            "watched",
+            subject(resource),
+            message,
+            "list the namespace in watchNamespaces of the chart, or delete the resource; LiteLLM's pods keep their \
+             tokens until these expire",
+        )
+    });
+    findings.collect()
+}
+
+/// As the chart tells the operator; empty where it watches all.
+fn watched_namespaces(deployment: &Deployment) -> Vec<&str> {
+    let pods = deployment
+        .spec
+        .iter()
+        .filter_map(|spec| spec.template.spec.as_ref());
+    let arguments = pods
+        .flat_map(|pod| &pod.containers)
+        .flat_map(|container| container.args.iter().flatten());
+    arguments
+        .filter_map(|argument| argument.strip_prefix("--watch-namespace="))
+        .collect()
 }
 
 pub fn webhook_call(facts: &Facts) -> Vec<Finding> {

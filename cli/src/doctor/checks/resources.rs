@@ -232,7 +232,7 @@ fn judge(check: &'static str, resource: &McpServerAuth, condition: &Condition) -
     }
 }
 
-fn subject(resource: &McpServerAuth) -> String {
+pub fn subject(resource: &McpServerAuth) -> String {
     format!(
         "{}/{}",
         resource.namespace().unwrap_or_default(),

@@ -1,3 +1,6 @@
+mod leftovers;
+mod servers;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -135,6 +138,12 @@ fn ready() -> McpServerAuth {
             "True",
             "Synced",
             "1 of 1 sidecars are up to date",
+        ),
+        (
+            "ServerReachable",
+            "True",
+            "Answered",
+            "the MCP server answers 1 of 1 sidecars, the first since 2026-12-01T00:00:00Z",
         ),
     ])
 }

@@ -124,10 +124,11 @@ impl World {
         let recorder = Recorder::new(client.clone(), reporter);
         let (pods, _) = Pods::new(client.clone(), changes, WorkloadEvents::unread());
         let writer = StatusWriter::new(
-            client,
+            client.clone(),
             recorder,
             Clock::system(),
             credentials.clone(),
+            References::new(client.clone(), &[], None, false).0,
             ObservedPods {
                 pods,
                 sidecars: Sidecars::new().0,

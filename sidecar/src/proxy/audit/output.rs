@@ -1,5 +1,5 @@
-//! Where lines go: standard output, or a file that is appended to. A file that was moved away or removed, as by
-//! logrotate, is opened anew under its name.
+//! Where lines go: standard output, a file that is appended to, or an OpenTelemetry collector. A file that was moved away
+//! or removed, as by logrotate, is opened anew under its name.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
@@ -20,6 +20,8 @@ const PIPE_BUF: usize = 4096;
 pub enum Output {
     Stdout,
     File(PathBuf),
+    /// As log records, by the exporter of the same program.
+    Otlp,
 }
 
 impl FromStr for Output {
@@ -28,6 +30,7 @@ impl FromStr for Output {
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
             "stdout" | "-" => Self::Stdout,
+            "otlp" => Self::Otlp,
             path => Self::File(path.into()),
         })
     }
@@ -42,14 +45,15 @@ impl Output {
                 Ok(())
             }
             Self::File(path) => open(path).map(drop),
-            Self::Stdout => Ok(()),
+            Self::Stdout | Self::Otlp => Ok(()),
         }
     }
 }
 
 /// Writes lines, and knows which of them were written.
 pub struct LineWriter {
-    output: Output,
+    /// `None`: standard output.
+    path: Option<PathBuf>,
     /// `None` until the first line, and after an error.
     file: Option<File>,
     checked: Option<Instant>,
@@ -58,9 +62,10 @@ pub struct LineWriter {
 }
 
 impl LineWriter {
-    pub fn new(output: Output) -> Self {
+    /// To standard output if there is no path.
+    pub fn new(path: Option<PathBuf>) -> Self {
         Self {
-            output,
+            path,
             file: None,
             checked: None,
             is_cut: false,
@@ -85,9 +90,9 @@ impl LineWriter {
         }
         while result.is_ok() && written < lines.len() {
             let rest = &lines[written..];
-            let next = match self.output {
-                Output::Stdout => &rest[..whole_lines(rest)],
-                Output::File(_) => rest,
+            let next = match self.path {
+                None => &rest[..whole_lines(rest)],
+                Some(_) => rest,
             };
             match file.write(next) {
                 Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
@@ -110,13 +115,13 @@ impl LineWriter {
 
     /// The file to write to, which is given back by whoever has written.
     fn file(&mut self) -> io::Result<File> {
-        match &self.output {
-            Output::Stdout => match self.file.take() {
+        match &self.path {
+            None => match self.file.take() {
                 Some(file) => Ok(file),
                 // Without the buffer of `Stdout`, which would keep what could not be written.
                 None => Ok(io::stdout().as_fd().try_clone_to_owned()?.into()),
             },
-            Output::File(path) => {
+            Some(path) => {
                 let is_due = self
                     .checked
                     .is_none_or(|checked| checked.elapsed() >= ROTATION_CHECK_INTERVAL);
@@ -175,7 +180,7 @@ mod tests {
     fn a_file_that_was_moved_away_is_opened_anew() {
         let folder = tempfile::tempdir().unwrap();
         let (path, old) = (folder.path().join("audit"), folder.path().join("audit.1"));
-        let mut writer = LineWriter::new(Output::File(path.clone()));
+        let mut writer = LineWriter::new(Some(path.clone()));
         writer.write(b"1\n2\n").unwrap();
         std::fs::rename(&path, &old).unwrap();
         writer.checked = None;
@@ -190,7 +195,7 @@ mod tests {
     fn a_folder_that_comes_later_is_written_to_from_then_on() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs/audit");
-        let mut writer = LineWriter::new(Output::File(path.clone()));
+        let mut writer = LineWriter::new(Some(path.clone()));
         assert_eq!(writer.write(b"1\n2\n").unwrap_err().1, 2);
         std::fs::create_dir(folder.path().join("logs")).unwrap();
         writer.write(b"3\n").unwrap();
@@ -202,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit");
         std::fs::write(&path, "{\"half").unwrap();
-        let mut writer = LineWriter::new(Output::File(path.clone()));
+        let mut writer = LineWriter::new(Some(path.clone()));
         writer.is_cut = true;
         writer.write(b"1\n").unwrap();
         writer.write(b"2\n").unwrap();
@@ -232,7 +237,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_an_error_that_says_how_many_lines_are_lost() {
-        let mut writer = LineWriter::new(Output::File("/dev/full".into()));
+        let mut writer = LineWriter::new(Some("/dev/full".into()));
         let (error, lost) = writer.write(b"1\n2\n3\n").unwrap_err();
         assert_eq!((error.kind(), lost), (io::ErrorKind::StorageFull, 3));
     }

@@ -12,10 +12,10 @@ use super::AuditLog;
 use crate::http::body_tap::BodyTap;
 use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::McpServer;
+use crate::proxy::trace_context::{Span, TRACEPARENT};
 use crate::proxy::user_context::Context;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What came of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,6 +28,18 @@ pub enum Outcome {
     Cancelled,
     /// The answer broke off.
     Broken,
+}
+
+impl Outcome {
+    /// As lines and spans have it, with the reason of an error of the sidecar's.
+    pub fn text(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Answered => ("answered", None),
+            Self::Failed(reason) => ("failed", Some(reason)),
+            Self::Cancelled => ("cancelled", None),
+            Self::Broken => ("broken", None),
+        }
+    }
 }
 
 /// The body of a request.
@@ -43,6 +55,8 @@ pub(super) struct CallRecord {
     pub http_method: Method,
     pub session: Option<HeaderValue>,
     pub traceparent: Option<HeaderValue>,
+    /// Of this call, where calls are traced and the caller records the trace.
+    pub span: Option<Box<Span>>,
     pub context: Option<Context>,
     pub body: Body,
     pub started: Instant,
@@ -70,6 +84,7 @@ impl CallRecord {
             http_method: request.method().clone(),
             session: request.headers().get(SESSION).cloned(),
             traceparent: request.headers().get(TRACEPARENT).cloned(),
+            span: None,
             context: None,
             body: Body::Unread,
             started,
@@ -103,6 +118,10 @@ impl AuditedCall {
 
     pub fn set_context(&mut self, context: Option<Context>) {
         self.note(|record| record.context = context);
+    }
+
+    pub fn set_span(&mut self, span: Span) {
+        self.note(|record| record.span = Some(Box::new(span)));
     }
 
     /// The body as it was read.

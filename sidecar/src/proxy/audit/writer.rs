@@ -11,13 +11,17 @@ use mcp_auth_protocol::sync::Pod;
 
 use super::fingerprint::{Fingerprinter, Kind};
 use super::fingerprint_cache::FingerprintCache;
-use super::line::{Line, VERSION, time, trace_id};
+use super::line::{Line, VERSION, time};
+use super::log_record::log_record;
 use super::message::{self, Message};
-use super::output::{LineWriter, Output};
-use super::record::{Body, CallRecord, Outcome};
+use super::output::LineWriter;
+use super::record::{Body, CallRecord};
+use super::span_record::span_record;
 use super::user::identify;
 use super::{Inner, Item};
 use crate::proxy::metrics::AuditDrop;
+use crate::proxy::otlp::{Exporter, Signal};
+use crate::proxy::trace_context::TraceParent;
 
 /// Calls that end within this time of one another are written at once.
 const GATHER: Duration = Duration::from_millis(20);
@@ -26,10 +30,19 @@ const MAX_WRITE: usize = 64 * 1024;
 /// Between two warnings about lines that could not be written.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Where lines go.
+pub(super) enum Sink {
+    Lines(LineWriter),
+    /// `None`: there is no collector that could be called, so every line is lost.
+    Exporter(Option<Exporter>),
+}
+
 pub(super) struct Writer {
     namespace: String,
     pod: String,
-    output: LineWriter,
+    sink: Sink,
+    /// Where spans go, if calls are traced.
+    spans: Option<Exporter>,
     users: FingerprintCache,
     sessions: FingerprintCache,
     /// Weak, so that this thread ends with the log.
@@ -40,12 +53,19 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new(pod: &Pod, output: Output, fingerprinter: &Fingerprinter, log: Weak<Inner>) -> Self {
+    pub fn new(
+        pod: &Pod,
+        sink: Sink,
+        spans: Option<Exporter>,
+        fingerprinter: &Fingerprinter,
+        log: Weak<Inner>,
+    ) -> Self {
         let cache = |kind| FingerprintCache::new(fingerprinter.clone(), kind);
         Self {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
-            output: LineWriter::new(output),
+            sink,
+            spans,
             users: cache(Kind::User),
             sessions: cache(Kind::Session),
             log,
@@ -99,6 +119,12 @@ impl Writer {
             Body::Whole(bytes) => (message::read(bytes), bytes.len() as u64),
             Body::Streamed(tap) => (message::read(&tap.beginning()), tap.bytes()),
         };
+        let start = started(record);
+        if let (Some(exporter), Some(span)) = (&self.spans, &record.span)
+            && let Some(span) = span_record(record, span, messages.first(), start)
+        {
+            exporter.push(Signal::Spans, span);
+        }
         let Some(settings) = &record.server.audit else {
             return;
         };
@@ -109,12 +135,14 @@ impl Writer {
             &self.users,
             Timestamp::now().as_second(),
         );
-        let header = |value: &Option<http::HeaderValue>| {
-            let text = value.as_ref().and_then(|value| value.to_str().ok());
-            text.map(str::to_owned)
-        };
         let session = record.session.as_ref().map(http::HeaderValue::as_bytes);
-        let traceparent = header(&record.traceparent);
+        let of_header = match &record.span {
+            Some(span) => Some(span.trace_id()),
+            None => {
+                let stated = record.traceparent.as_ref().and_then(TraceParent::of_header);
+                stated.map(TraceParent::trace_id)
+            }
+        };
         let batch_size = (messages.len() > 1).then_some(messages.len());
         let nothing = [Message::default()];
         let messages = match messages.as_slice() {
@@ -122,16 +150,14 @@ impl Writer {
             messages => messages,
         };
         for message in messages {
-            let traceparent = traceparent.as_deref().or(message.traceparent.as_deref());
-            let (outcome, reason) = match record.outcome {
-                Outcome::Answered => ("answered", None),
-                Outcome::Failed(reason) => ("failed", Some(reason)),
-                Outcome::Cancelled => ("cancelled", None),
-                Outcome::Broken => ("broken", None),
-            };
+            let trace_id = of_header.or_else(|| {
+                let stated = message.traceparent.as_deref().and_then(TraceParent::parse);
+                stated.map(TraceParent::trace_id)
+            });
+            let (outcome, reason) = record.outcome.text();
             let line = Line {
                 schema: VERSION,
-                time: time(started(record)),
+                time: time(start),
                 namespace: &self.namespace,
                 pod: &self.pod,
                 server: &record.server.name,
@@ -147,7 +173,7 @@ impl Writer {
                 user: user.as_ref(),
                 client_key: record.context.as_ref().and_then(|context| context.client_key()),
                 session: session.map(|session| self.sessions.fingerprint(&[session])),
-                trace_id: traceparent.and_then(trace_id),
+                trace_id,
                 request: record.id,
                 outcome,
                 reason,
@@ -158,6 +184,12 @@ impl Writer {
                 response_bytes: record.response_bytes,
                 replayed: record.replayed,
             };
+            if let Sink::Exporter(Some(exporter)) = &self.sink {
+                if let Some(record) = log_record(&line, start, record.span.as_deref()) {
+                    exporter.push(Signal::Logs, record);
+                }
+                continue;
+            }
             // Writing plain values to memory cannot fail.
             if serde_json::to_writer(&mut self.lines, &line).is_ok() {
                 self.lines.push(b'\n');
@@ -170,19 +202,25 @@ impl Writer {
         if self.lines.is_empty() {
             return;
         }
-        let lost = match self.output.write(&self.lines) {
-            Ok(()) => 0,
-            Err((error, lost)) => {
-                let is_due = self
-                    .warned
-                    .is_none_or(|warned| warned.elapsed() >= WARNING_INTERVAL);
-                if is_due {
-                    self.warned = Some(Instant::now());
-                    tracing::warn!(%error, lines = lost, "audit lines cannot be written and are lost");
-                }
-                lost as u64
-            }
+        let (lost, error) = match &mut self.sink {
+            Sink::Lines(output) => match output.write(&self.lines) {
+                Ok(()) => (0, None),
+                Err((error, lost)) => (lost as u64, Some(error)),
+            },
+            // Those that the exporter took are not here.
+            Sink::Exporter(_) => (self.line_count, None),
         };
+        let is_due = self
+            .warned
+            .is_none_or(|warned| warned.elapsed() >= WARNING_INTERVAL);
+        if lost > 0 && is_due {
+            self.warned = Some(Instant::now());
+            let error = error.map_or_else(
+                || "the OpenTelemetry collector's settings cannot be used".to_owned(),
+                |error| error.to_string(),
+            );
+            tracing::warn!(%error, lines = lost, "audit lines cannot be written and are lost");
+        }
         if let Some(log) = self.log.upgrade() {
             log.metrics.audit_written(self.line_count - lost);
             log.metrics.audit_dropped(AuditDrop::WriteFailed, lost);

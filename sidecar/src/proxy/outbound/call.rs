@@ -8,11 +8,12 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::error::{OutboundError, unsent_message};
 use super::message;
-use crate::proxy::audit::{AuditLog, AuditedCall, TRACEPARENT, trace_id};
+use crate::proxy::audit::{self, AuditLog, AuditedCall};
 use crate::proxy::request_id::RequestId;
 use crate::proxy::respond::{json_rpc, problem, tool_result};
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::McpServer;
+use crate::proxy::trace_context::{TRACEPARENT, TraceId, TraceParent, Tracing};
 
 /// A request, and how its client reads errors.
 pub struct Call {
@@ -22,6 +23,7 @@ pub struct Call {
     pub upstream_time: Duration,
     audited: Option<AuditedCall>,
     traceparent: Option<HeaderValue>,
+    tracing: Tracing,
     /// It has a message, and its answer is one.
     is_post: bool,
     /// Its client reads why a tool failed in the tool's result.
@@ -33,15 +35,46 @@ impl Call {
     pub fn begin<B>(request: &Request<B>, server: Option<&Arc<McpServer>>, audit_log: &AuditLog) -> Self {
         let (id, started) = (RequestId::next(), Instant::now());
         let is_post = request.method() == Method::POST;
-        Self {
+        let mut call = Self {
             id,
             started,
             upstream_time: Duration::ZERO,
             audited: server.and_then(|server| audit_log.begin(server, request, id, started)),
             traceparent: request.headers().get(TRACEPARENT).cloned(),
+            tracing: match server.is_some() && audit_log.traces() {
+                true => Tracing::of_headers(request.headers()),
+                false => Tracing::Off,
+            },
             is_post,
             takes_results: is_post && is_mcp_client(request.headers()),
+        };
+        call.record_span();
+        call
+    }
+
+    /// Decides by the message what becomes of the trace, where the headers have not, and says what the MCP server gets.
+    pub fn trace(&mut self, body: Option<&[u8]>) -> &Tracing {
+        if self.tracing == Tracing::Undecided {
+            self.tracing.decide(|| body.and_then(audit::traceparent));
+            self.record_span();
         }
+        &self.tracing
+    }
+
+    fn record_span(&mut self) {
+        if let (Some(audited), Some(span)) = (&mut self.audited, self.tracing.span()) {
+            audited.set_span(span.clone());
+        }
+    }
+
+    /// By its span, by its `traceparent` or, as LiteLLM's OpenTelemetry has it, by its message.
+    fn trace_id(&self, message: Option<&[u8]>) -> Option<TraceId> {
+        if let Some(span) = self.tracing.span() {
+            return Some(span.trace_id());
+        }
+        let of_header = self.traceparent.as_ref().and_then(TraceParent::of_header);
+        let parent = of_header.or_else(|| message.and_then(audit::traceparent));
+        parent.map(TraceParent::trace_id)
     }
 
     /// Notes something for the audit line, if there is to be one.
@@ -61,10 +94,11 @@ impl Call {
             true => unsent_message(body).await,
             false => None,
         };
+        self.trace(message.as_deref());
         tracing::warn!(
             half = "outbound",
             request = %self.id,
-            trace_id = trace_id(self.traceparent.as_ref(), message.as_deref()),
+            trace_id = self.trace_id(message.as_deref()).map(|id| id.to_string()),
             server,
             reason,
             status = error.status().as_u16(),

@@ -23,6 +23,7 @@ use crate::proxy::audit::AuditedCall;
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::access_token::AccessToken;
 use crate::proxy::routes::{McpServer, SESSION_HEADER, UsableServer};
+use crate::proxy::trace_context::Tracing;
 
 /// A request without its credentials, and its body as long as it is kept.
 pub struct ReplayableRequest {
@@ -91,6 +92,19 @@ impl ReplayableRequest {
     /// Adds headers that LiteLLM's configuration states.
     pub fn add_headers(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {
         self.headers.extend(headers);
+    }
+
+    /// The body, where it was read and not streamed.
+    pub fn whole_body(&self) -> Option<&[u8]> {
+        match &self.body {
+            ReplayableBody::Whole(bytes) => bytes.as_deref(),
+            ReplayableBody::Streamed(_) => None,
+        }
+    }
+
+    /// With the trace that the server is to go on with.
+    pub fn propagate(&mut self, tracing: &Tracing) {
+        tracing.propagate(&mut self.headers);
     }
 
     pub fn path(&self) -> &PathAndQuery {

@@ -22,12 +22,17 @@ use crate::proxy::clock::unix_now;
 const MAX_UNANSWERED: u32 = 3;
 /// First and longest wait between two connection checks that fail.
 const CHECK_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long a server that was reached may be silent before a connection tells whether it is still there. Of a server
+/// that answers calls none is opened.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// Longest detail that is reported.
 const MAX_DETAIL_BYTES: usize = 200;
 
 pub struct ReachabilityRecord {
     /// Whether the state is [`Reachability::Answered`] and no call since was left without an answer.
     is_answering: AtomicBool,
+    /// Whether an answer came since this was last looked at.
+    has_answered: AtomicBool,
     entry: Mutex<Entry>,
 }
 
@@ -57,6 +62,7 @@ impl Default for ReachabilityRecord {
     fn default() -> Self {
         Self {
             is_answering: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
             entry: Mutex::new(Entry {
                 state: Reachability::NotContacted,
                 since: unix_now(),
@@ -75,6 +81,10 @@ impl ReachabilityRecord {
     /// ended.
     pub fn record_answer(&self, status: StatusCode, begins_session: bool) {
         let kind = answer_kind(status, begins_session);
+        // Read first: a write would take the cache line from the other threads with each answer.
+        if !self.has_answered.load(Ordering::Relaxed) {
+            self.has_answered.store(true, Ordering::Relaxed);
+        }
         if kind == AnswerKind::Answered && self.is_answering.load(Ordering::Relaxed) {
             return;
         }
@@ -111,11 +121,16 @@ impl ReachabilityRecord {
     }
 
     /// Whether a connection is to be opened now, to find out whether the server takes any: where no call has come to
-    /// it yet, and where the last connection failed. Answered by [`ReachabilityRecord::record_check`].
+    /// it yet, where the last connection failed, and where it was reached and has been silent since. Answered by
+    /// [`ReachabilityRecord::record_check`].
     pub fn begin_check(&self, now: Instant) -> bool {
         let mut entry = self.entry.lock();
-        let is_worth_it = entry.state == Reachability::NotContacted || entry.state.is_of_connection();
+        let is_worth_it = entry.state.is_reachable() != Some(false) || entry.state.is_of_connection();
         if !is_worth_it || entry.is_checking || now < entry.next_check {
+            return false;
+        }
+        if entry.is_reached() && self.has_answered.swap(false, Ordering::Relaxed) {
+            entry.next_check = now + MAX_SILENCE;
             return false;
         }
         entry.is_checking = true;
@@ -127,9 +142,12 @@ impl ReachabilityRecord {
         let mut entry = self.entry.lock();
         entry.is_checking = false;
         let is_first_contact = entry.state == Reachability::NotContacted;
+        // Calls may have shown meanwhile that it is there.
+        let was_silent = entry.is_reached() && !self.has_answered.load(Ordering::Relaxed);
         match result {
             Ok(()) => {
                 entry.failed_checks = 0;
+                entry.next_check = Instant::now() + MAX_SILENCE;
                 // Calls may have shown more meanwhile.
                 if is_first_contact || entry.state.is_of_connection() {
                     entry.set(Reachability::Connected, String::new());
@@ -139,11 +157,12 @@ impl ReachabilityRecord {
                 let wait = exponential(CHECK_BACKOFF.0, entry.failed_checks, CHECK_BACKOFF.1);
                 entry.failed_checks = entry.failed_checks.saturating_add(1);
                 entry.next_check = Instant::now() + wait;
-                // In the first second of a pod its network may not be there yet.
+                // In the first second of a pod its network may not be there yet, and a server may be restarting.
                 let is_confirmed = entry.failed_checks > 1;
-                if is_first_contact && is_confirmed || entry.state.is_of_connection() {
+                if (is_first_contact || was_silent) && is_confirmed || entry.state.is_of_connection() {
                     let (state, detail) = of_connection(error);
                     entry.set(state, detail);
+                    self.is_answering.store(false, Ordering::Relaxed);
                 }
             }
         }
@@ -169,8 +188,16 @@ impl Entry {
             self.since = unix_now();
             self.detail = detail;
             self.failed_checks = 0;
-            self.next_check = Instant::now() + CHECK_BACKOFF.0;
+            let wait = match self.is_reached() {
+                true => MAX_SILENCE,
+                false => CHECK_BACKOFF.0,
+            };
+            self.next_check = Instant::now() + wait;
         }
+    }
+
+    fn is_reached(&self) -> bool {
+        self.state.is_reachable() == Some(true)
     }
 
     fn count_unanswered(&mut self, state: Reachability, detail: String) {
@@ -287,7 +314,78 @@ mod tests {
         assert_eq!(waits, [1, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
         record.record_check(Ok(()));
         assert_eq!(state(&record), Reachability::Connected);
-        assert!(!record.begin_check(Instant::now() + Duration::from_secs(3600)));
+        assert!(!record.begin_check(Instant::now() + Duration::from_secs(59)));
+    }
+
+    /// When connections are checked within this time, in seconds from its beginning.
+    async fn checks_within(
+        record: &ReachabilityRecord,
+        seconds: u64,
+        result: &Result<(), ConnectError>,
+    ) -> Vec<u64> {
+        let begin = Instant::now();
+        let mut checks = Vec::new();
+        while begin.elapsed() < Duration::from_secs(seconds) {
+            if record.begin_check(Instant::now()) {
+                checks.push(begin.elapsed().as_secs());
+                record.record_check(result.as_ref().copied());
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        checks
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_goes_away_while_nobody_calls_it_is_known_to_be_gone() {
+        let record = ReachabilityRecord::default();
+        record.record_answer(StatusCode::OK, true);
+        let there = checks_within(&record, 600, &Ok(())).await;
+        assert_eq!(
+            there.len(),
+            8,
+            "one a minute, once it has been silent for that long: {there:?}"
+        );
+        assert_eq!(
+            state(&record),
+            Reachability::Answered,
+            "a connection says less than answers did"
+        );
+
+        let gone = checks_within(&record, 61, &Err(refused())).await;
+        assert_eq!(state(&record), Reachability::ConnectionFailed, "{gone:?}");
+        assert!(gone.len() >= 2, "one failure is no proof: {gone:?}");
+        // An answer is the end of it at once, though there were answers before.
+        record.record_answer(StatusCode::OK, true);
+        assert_eq!(state(&record), Reachability::Answered);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_connection_is_opened_to_a_server_that_answers_calls() {
+        let record = ReachabilityRecord::default();
+        for _ in 0..60 {
+            record.record_answer(StatusCode::OK, true);
+            let checks = checks_within(&record, 30, &Err(refused())).await;
+            assert_eq!(checks, [0; 0]);
+        }
+        assert_eq!(state(&record), Reachability::Answered);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_restarts_while_nobody_calls_it_is_not_gone() {
+        let record = ReachabilityRecord::default();
+        record.record_answer(StatusCode::OK, true);
+        let mut checks = 0;
+        for second in 0..1200 {
+            if record.begin_check(Instant::now()) {
+                checks += 1;
+                // Every second connection meets a restart.
+                let refused = refused();
+                record.record_check(if checks % 2 == 0 { Err(&refused) } else { Ok(()) });
+            }
+            assert_eq!(state(&record), Reachability::Answered, "after {second} s");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(checks > 15, "{checks}");
     }
 
     #[tokio::test]

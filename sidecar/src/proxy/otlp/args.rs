@@ -1,0 +1,111 @@
+//! The settings of the exporter, as flags and variables state them.
+
+use mcp_auth_protocol::otlp::{OtlpEndpoint, OtlpEndpointError};
+use mcp_auth_protocol::pod::env;
+
+use super::encoding::KeyValue;
+use super::exporter::ExportSettings;
+use super::headers::{OtlpHeaders, OtlpHeadersError};
+
+/// How an OpenTelemetry collector is called. Whatever is wrong here is told by [`OtlpArgs::settings`]: in a pod it must not
+/// keep the program, and LiteLLM with it, from starting.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct OtlpArgs {
+    /// http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector that takes OTLP over HTTP. Headers that
+    /// authenticate to it are in the variable MCPAUTH_OTLP_HEADERS, as NAME=VALUE separated by commas.
+    #[arg(long, env = env::OTLP_ENDPOINT, value_name = "URL", hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
+
+    /// Whether each call is a span that goes to the collector.
+    #[arg(long, env = env::TRACING, value_name = "SWITCH", default_value = "disabled")]
+    pub tracing: Switch,
+
+    /// PEM certificates to verify the collector by, besides the system's.
+    #[arg(long, env = env::OTLP_CA, value_name = "PEM", hide_env_values = true, allow_hyphen_values = true)]
+    pub otlp_ca: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Switch {
+    #[default]
+    Disabled,
+    Enabled,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum OtlpArgsError {
+    #[error("--otlp-endpoint ({variable}) {0}", variable = env::OTLP_ENDPOINT)]
+    Endpoint(#[from] OtlpEndpointError),
+    #[error("{variable}: {0}", variable = env::OTLP_HEADERS)]
+    Headers(#[from] OtlpHeadersError),
+    #[error(
+        "--otlp-endpoint ({}) is missing: state where the OpenTelemetry collector is, such as \
+         http://collector.monitoring:4318",
+        env::OTLP_ENDPOINT
+    )]
+    NoEndpoint,
+}
+
+impl OtlpArgs {
+    pub fn traces(&self) -> bool {
+        self.tracing == Switch::Enabled
+    }
+
+    /// `headers`: the value of [`env::OTLP_HEADERS`], which is in no flag because every user of the machine sees those.
+    pub fn settings(
+        &self,
+        headers: Option<&str>,
+        resource: Vec<KeyValue>,
+    ) -> Result<ExportSettings, OtlpArgsError> {
+        let endpoint = self.otlp_endpoint.as_deref().ok_or(OtlpArgsError::NoEndpoint)?;
+        let endpoint: OtlpEndpoint = endpoint.trim().parse()?;
+        let headers: OtlpHeaders = headers.unwrap_or_default().parse()?;
+        let ca = self.otlp_ca.clone().filter(|ca| !ca.trim().is_empty());
+        Ok(ExportSettings {
+            endpoint,
+            headers,
+            ca,
+            resource,
+        })
+    }
+}
+
+/// OpenTelemetry's resource: the program, and the pod that it is in. What is empty is left out.
+pub fn resource(service: &'static str, namespace: &str, pod: &str, pod_uid: &str) -> Vec<KeyValue> {
+    let attributes = [
+        ("service.name", service),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+        ("service.instance.id", pod_uid),
+        ("k8s.namespace.name", namespace),
+        ("k8s.pod.name", pod),
+        ("k8s.pod.uid", pod_uid),
+    ];
+    let stated = attributes.into_iter().filter(|(_, value)| !value.is_empty());
+    stated.map(|(key, value)| KeyValue::text(key, value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_names_the_flag_and_the_variable() {
+        let settings = |endpoint: Option<&str>, headers| {
+            let args = OtlpArgs {
+                otlp_endpoint: endpoint.map(str::to_owned),
+                ..OtlpArgs::default()
+            };
+            args.settings(headers, Vec::new())
+        };
+        let endpoint = Some("http://collector:4318");
+        assert!(settings(endpoint, Some("a=1")).is_ok());
+        for (result, expected) in [
+            (settings(None, None), "MCPAUTH_OTLP_ENDPOINT"),
+            (settings(Some("collector"), None), "--otlp-endpoint"),
+            (settings(endpoint, Some("s3cret")), "MCPAUTH_OTLP_HEADERS"),
+        ] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("s3cret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Policies of the API server's own, which judge the pod that the webhook has changed: PodSecurity, ResourceQuota and
+//! LimitRange.
+
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use mcp_auth_tests::wait::until;
+use mcp_auth_tests::world::World;
+use serde_json::{Value, json};
+
+use crate::injection::{container, has_sidecar, litellm, world};
+
+/// A pod that PodSecurity `restricted` takes as it is.
+fn restricted(name: &str, profile_of_pod: bool) -> Value {
+    let profile = json!({"type": "RuntimeDefault"});
+    let mut pod = litellm(name, container());
+    let context =
+        json!({"allowPrivilegeEscalation": false, "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]}});
+    pod["spec"]["containers"][0]["securityContext"] = context;
+    match profile_of_pod {
+        true => pod["spec"]["securityContext"] = json!({"seccompProfile": profile}),
+        false => pod["spec"]["containers"][0]["securityContext"]["seccompProfile"] = profile,
+    }
+    pod
+}
+
+async fn enforce(world: &World, namespace: &str, level: &str) {
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}});
+    let patch = Patch::Merge(labels);
+    namespaces
+        .patch(namespace, &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+}
+
+/// What becomes of the pod, without its being stored.
+async fn tried(world: &World, pod: &Value) -> Result<Pod, String> {
+    let trial = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let pod: Pod = serde_json::from_value(pod.clone()).unwrap();
+    let pods: Api<Pod> = world.api();
+    pods.create(&trial, &pod).await.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn an_injected_pod_passes_pod_security_restricted_as_it_did_before() {
+    let namespace = "policies-restricted";
+    let world = world(namespace).await;
+    enforce(&world, namespace, "restricted").await;
+    // Without this the rest would show nothing.
+    let plain = until(
+        "the namespace's level is known",
+        async || tried(&world, &litellm("plain", container())).await,
+        Result::is_err,
+    )
+    .await;
+    assert!(plain.unwrap_err().contains("PodSecurity"));
+    for profile_of_pod in [true, false] {
+        let pod = tried(&world, &restricted("restricted", profile_of_pod))
+            .await
+            .unwrap();
+        assert!(has_sidecar(&pod), "{pod:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_quota_that_demands_limits_and_a_limit_range_are_met_by_an_annotation_of_the_pod() {
+    let world = world("policies-quota").await;
+    let quotas: Api<ResourceQuota> = world.api();
+    let hard = json!({"limits.cpu": "4", "limits.memory": "4Gi"});
+    let quota = json!({"metadata": {"name": "quota"}, "spec": {"hard": hard}});
+    let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
+    quotas.create(&PostParams::default(), &quota).await.unwrap();
+    // No controller runs here that would count what is used.
+    let status =
+        Patch::Merge(json!({"status": {"hard": hard, "used": {"limits.cpu": "0", "limits.memory": "0"}}}));
+    quotas
+        .patch_status("quota", &PatchParams::default(), &status)
+        .await
+        .unwrap();
+
+    let limits = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+    let mut pod = litellm("quota", container());
+    pod["spec"]["containers"][0]["resources"] = limits;
+    let refused = until(
+        "the quota is known",
+        async || tried(&world, &pod).await,
+        Result::is_err,
+    )
+    .await;
+    let refused = refused.unwrap_err();
+    assert!(
+        refused.contains("limits.cpu for: mcpauth-sidecar"),
+        "the sidecar alone is in the way: {refused}"
+    );
+    pod["metadata"]["annotations"] =
+        json!({"mcpauth.dev/resources": r#"{"limits": {"cpu": "200m", "memory": "256Mi"}}"#});
+    let taken = tried(&world, &pod).await.unwrap();
+    assert!(has_sidecar(&taken), "{taken:?}");
+
+    let ranges: Api<LimitRange> = world.api();
+    let range = json!({"metadata": {"name": "range"}, "spec": {"limits": [
+        {"type": "Container", "min": {"cpu": "150m", "memory": "200Mi"}},
+    ]}});
+    let range: LimitRange = serde_json::from_value(range).unwrap();
+    ranges.create(&PostParams::default(), &range).await.unwrap();
+    let refused = until(
+        "the range is known",
+        async || tried(&world, &pod).await,
+        Result::is_err,
+    )
+    .await;
+    assert!(refused.unwrap_err().contains("minimum"));
+    let stated =
+        r#"{"requests": {"cpu": "150m", "memory": "200Mi"}, "limits": {"cpu": "200m", "memory": "256Mi"}}"#;
+    pod["metadata"]["annotations"] = json!({"mcpauth.dev/resources": stated});
+    let taken = tried(&world, &pod).await.unwrap();
+    assert!(has_sidecar(&taken), "{taken:?}");
+}
