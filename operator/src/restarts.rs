@@ -72,9 +72,11 @@ pub struct Restarts {
     pub status_due: mpsc::UnboundedSender<ResourceRef>,
     workloads: Workloads,
     namespaces: Namespaces,
-    /// Workloads that were restarted for all that there is to restart them for, and since when that is known.
-    settled: Mutex<HashMap<(String, WorkloadName), (BTreeSet<Cause>, tokio::time::Instant)>>,
+    settled: Mutex<HashMap<(String, WorkloadName), Settled>>,
 }
+
+/// All that there was to restart a workload for, and since when it is known that this was done.
+type Settled = (BTreeSet<Cause>, tokio::time::Instant);
 
 /// The pods of one workload, and what they need.
 #[derive(Default)]
