@@ -467,7 +467,11 @@ async fn what_can_work_is_taken() {
         json!({"oauth2": {"tokenCheck": {"mode": "Report", "acceptedAudiences": ["tools"]}}}),
         json!({"oauth2": {
             "clientId": null,
-            "clientAuthentication": {"method": "WorkloadIdentity", "clientSecretRef": null},
+            "clientAuthentication": {
+                "method": "WorkloadIdentity",
+                "clientSecretRef": null,
+                "workloadIdentity": {"serviceAccountRef": {"name": "litellm"}},
+            },
         }}),
         json!({"oauth2": {
             "clientId": null,

@@ -23,9 +23,12 @@ pub fn pages() -> Vec<Document> {
     pages
 }
 
-/// The manifests of `examples/`.
+/// The manifests of `examples/`: all its YAML but LiteLLM's own configuration.
 pub fn examples() -> Vec<Document> {
     below("examples", "yaml")
+        .into_iter()
+        .filter(|example| !example.path.starts_with("examples/compose/litellm/"))
+        .collect()
 }
 
 pub fn read(path: &str) -> Document {
