@@ -30,6 +30,9 @@ const SETTLES = {
   "auth/authorization-server-migration": "IssuerChanged",
 };
 
+/** What a resource lets a server demand: without it a demanded scope is requested by nobody. */
+const STEP_UP_ALLOWED_SCOPES = { "auth/scope-step-up": ["mcp:basic", "mcp:write"] };
+
 // The suite ends only the shell around us, at the limit.
 const end = Date.now() + LIMIT * 1000 - 10_000;
 setTimeout(() => process.exit(2), LIMIT * 1000 - 2000).unref();
@@ -50,8 +53,9 @@ process.exit(called === "served" ? 0 : 1);
 async function apply() {
   const context = JSON.parse(process.env.MCP_CONFORMANCE_CONTEXT ?? "{}");
   const { oauth2, secret } = await credentials(scenario, url, context);
+  const stepUpAllowedScopes = STEP_UP_ALLOWED_SCOPES[scenario];
   await api.apply("secrets", { apiVersion: "v1", kind: "Secret", metadata: { name }, stringData: secret });
-  const spec = { server: { name: server, url, allowInsecureHttp: true }, oauth2 };
+  const spec = { server: { name: server, url, allowInsecureHttp: true }, oauth2: { ...oauth2, stepUpAllowedScopes } };
   await api.apply("mcpserverauths", { apiVersion: "mcpauth.dev/v1alpha1", kind: "McpServerAuth", metadata: { name }, spec });
 }
 
