@@ -5,7 +5,7 @@ use kube::api::{Api, Patch, PatchParams};
 use mcp_auth_crds::conditions::TOKEN_ISSUED;
 use mcp_auth_crds::reasons::ISSUED;
 use mcp_auth_tests::oauth;
-use mcp_auth_tests::resource::{SECRET, oauth2, resource};
+use mcp_auth_tests::resource::{SECRET, oauth2, owned, resource};
 use mcp_auth_tests::wait::until;
 use serde_json::json;
 
@@ -33,8 +33,9 @@ async fn litellm_in_the_operators_own_namespace_gets_the_sidecar_and_tokens() {
         .await
         .unwrap();
     world.condition("tools", TOKEN_ISSUED, "True", ISSUED).await;
+    let owned = owned(world, litellm("litellm")).await;
     let created = async || {
-        let pod: Pod = world.create(litellm("litellm")).await.unwrap();
+        let pod: Pod = world.create(owned.clone()).await.unwrap();
         world.delete::<Pod>("litellm").await;
         sidecar_of(&pod)
     };
