@@ -19,6 +19,15 @@
 - {{ include "mcp-auth.operator" . }}.{{ .Release.Namespace }}.svc.cluster.local
 {{- end }}
 
+{{/* The key of the certificate that cert-manager issues, as its `privateKey`. What is not set is the chart's own default, the size
+by the algorithm. */}}
+{{- define "mcp-auth.privateKey" -}}
+{{- $key := merge (dict "encoding" "PKCS8") (default (dict) .Values.certificates.certManager.privateKey) (dict "algorithm" "ECDSA" "rotationPolicy" "Always") }}
+{{- $sizes := dict "ECDSA" 256 "RSA" 2048 }}
+{{- if and (not (hasKey $key "size")) (hasKey $sizes $key.algorithm) }}{{ $key = set $key "size" (get $sizes $key.algorithm) }}{{ end }}
+{{- toYaml $key }}
+{{- end }}
+
 {{/* The Secret with the operator's certificate. Not the same with cert-manager, which would otherwise be given one that holds the
 key of the operator's own authority. */}}
 {{- define "mcp-auth.certificateSecret" -}}
@@ -124,6 +133,18 @@ that are known when the chart is installed: each is then watched by its name. */
   verbs: [get]
 {{- end }}
 
+{{/* The ports of the proxies in egressProxy: those of the URLs, or the default ones of their schemes. */}}
+{{- define "mcp-auth.egressProxyPorts" -}}
+{{- $ports := list }}
+{{- range $url := list .Values.egressProxy.httpsProxy .Values.egressProxy.httpProxy }}
+{{- if $url }}
+{{- $stated := regexFind ":[0-9]+/?$" $url | trimPrefix ":" | trimSuffix "/" }}
+{{- $ports = append $ports (default (hasPrefix "https://" $url | ternary 443 80) $stated | int) }}
+{{- end }}
+{{- end }}
+{{- $ports | uniq | toYaml }}
+{{- end }}
+
 {{/* Where the operator may connect to, with `networkPolicy.egress`. */}}
 {{- define "mcp-auth.egressRules" -}}
 - ports:
@@ -137,6 +158,13 @@ that are known when the chart is installed: each is then watched by its name. */
       matchLabels: {{- include "mcp-auth.selectorLabels" . | nindent 8 }}
 {{- with .Values.networkPolicy.egress.ports }}
 # The API server, and authorization servers.
+- ports:
+  {{- range . }}
+  - {protocol: TCP, port: {{ . }}}
+  {{- end }}
+{{- end }}
+{{- with include "mcp-auth.egressProxyPorts" . | fromYamlArray }}
+# The egress proxy.
 - ports:
   {{- range . }}
   - {protocol: TCP, port: {{ . }}}

@@ -197,6 +197,20 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems "networkPolicy.enabled has no effect on pods on the node's network: take it or operator.hostNetwork off" }}
 {{- end }}
 {{- end }}
+{{- with .Values.networkPolicy }}
+{{- $without := list }}
+{{- if .from }}{{ $without = append $without "networkPolicy.from is" }}{{ end }}
+{{- if .metricsFrom }}{{ $without = append $without "networkPolicy.metricsFrom is" }}{{ end }}
+{{- if .egress.enabled }}{{ $without = append $without "networkPolicy.egress.enabled is" }}{{ end }}
+{{- if and $without (not .enabled) }}
+{{- range $without }}
+{{- $problems = append $problems (printf "%s set, and networkPolicy.enabled is false, so that no NetworkPolicy is made: set it to true, or leave the other out" .) }}
+{{- end }}
+{{- end }}
+{{- if and .egress.extra (not .egress.enabled) }}
+{{- $problems = append $problems "networkPolicy.egress.extra is set, and networkPolicy.egress.enabled is false, so that nothing restricts where the operator connects to: set it to true, or leave the other out" }}
+{{- end }}
+{{- end }}
 {{- toJson $problems }}
 {{- end }}
 
@@ -205,10 +219,15 @@ mcpauth.dev/service: ""
 {{- $replicas := int .Values.operator.replicas }}
 {{- with .Values.podDisruptionBudget }}
 {{- $minimum := toString .minAvailable }}
+{{- $available := 0 }}
+{{- if regexMatch "^[0-9]+$" $minimum }}{{ $available = int $minimum }}
+{{- else if $minimum }}{{ $available = ceil (divf (mulf (trimSuffix "%" $minimum | float64) $replicas) 100) | int }}{{ end }}
 {{- if and (ne $minimum "") (ne (toString .maxUnavailable) "") }}
 {{- $problems = append $problems "podDisruptionBudget.minAvailable and podDisruptionBudget.maxUnavailable are both set: choose one" }}
-{{- else if and .enabled (regexMatch "^[0-9]+$" $minimum) (ge (int $minimum) $replicas) }}
+{{- else if and .enabled $minimum (ge $available $replicas) }}
 {{- $problems = append $problems (printf "podDisruptionBudget.minAvailable is %s with %d operator.replicas, so that no node they run on could be drained: raise operator.replicas, or set maxUnavailable" $minimum $replicas) }}
+{{- else if and .enabled (regexMatch "^0+%?$" (toString .maxUnavailable)) }}
+{{- $problems = append $problems (printf "podDisruptionBudget.maxUnavailable is %s with %d operator.replicas, so that no node they run on could be drained: set 1 or more" (toString .maxUnavailable) $replicas) }}
 {{- end }}
 {{- end }}
 {{- if and (eq $replicas 0) (eq .Values.webhook.failurePolicy "Fail") }}
@@ -239,6 +258,17 @@ mcpauth.dev/service: ""
 {{- $problems = append $problems "rbac.secrets is perNamespace and rbac.create is false, so that there is no ClusterRole to bind: leave one of both out" }}
 {{- end }}
 {{- end }}
+{{- with .Values.workloadIdentity }}
+{{- if not .namespaces }}
+{{- range $key := list "serviceAccountNames" "audiences" }}
+{{- if get $.Values.workloadIdentity $key }}
+{{- $problems = append $problems (printf "workloadIdentity.%s is set, and workloadIdentity.namespaces is empty, so that nobody may use workload identity: name the namespaces, or leave the other out" $key) }}
+{{- end }}
+{{- end }}
+{{- else if and .serviceAccountNames (not $.Values.rbac.create) }}
+{{- $problems = append $problems "workloadIdentity.serviceAccountNames is set, and rbac.create is false, so that there is no Role that it could bound: leave it out, and name the ServiceAccounts as resourceNames in the Role of your own" }}
+{{- end }}
+{{- end }}
 {{- if $watched }}
 {{- range .Values.workloadIdentity.namespaces }}
 {{- if not (has . $watched) }}
@@ -254,6 +284,16 @@ mcpauth.dev/service: ""
 {{- toJson $problems }}
 {{- end }}
 
+{{/* A duration such as 720h or 1h30m, in seconds. */}}
+{{- define "mcp-auth.seconds" -}}
+{{- $seconds := 0 }}
+{{- range regexFindAll "[0-9]+[hms]" (toString .) -1 }}
+{{- $unit := get (dict "h" 3600 "m" 60 "s" 1) (regexFind "[hms]$" .) }}
+{{- $seconds = add $seconds (mul $unit (regexFind "^[0-9]+" . | int64)) }}
+{{- end }}
+{{- $seconds }}
+{{- end }}
+
 {{- define "mcp-auth.certificateProblems" -}}
 {{- $problems := list }}
 {{- with .Values.certificates.certManager }}
@@ -265,6 +305,20 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- if and .enabled (not .issuerRef.name) (ne .issuerRef.kind "Issuer") }}
 {{- $problems = append $problems (printf "certificates.certManager.issuerRef.kind is %s, and no issuer is named: set certificates.certManager.issuerRef.name" .issuerRef.kind) }}
+{{- end }}
+{{- $key := include "mcp-auth.privateKey" $ | fromYaml }}
+{{- $size := int $key.size }}
+{{- if and (eq $key.algorithm "RSA") (or (lt $size 2048) (gt $size 4096)) }}
+{{- $problems = append $problems (printf "certificates.certManager.privateKey.size is %d with the algorithm RSA: set 2048, 3072 or 4096, or leave it out for 2048" $size) }}
+{{- else if and (eq $key.algorithm "ECDSA") (not (has $size (list 256 384))) }}
+{{- $problems = append $problems (printf "certificates.certManager.privateKey.size is %d with the algorithm ECDSA: set 256 or 384, or leave it out for 256" $size) }}
+{{- else if and (eq $key.algorithm "Ed25519") (hasKey $key "size") }}
+{{- $problems = append $problems (printf "certificates.certManager.privateKey.size is %d with the algorithm Ed25519, whose keys have one size: leave it out" $size) }}
+{{- end }}
+{{- $life := include "mcp-auth.seconds" (default "2160h" .duration) | int64 }}
+{{- $before := include "mcp-auth.seconds" .renewBefore | int64 }}
+{{- if and .renewBefore (ge $before $life) }}
+{{- $problems = append $problems (printf "certificates.certManager.renewBefore is %s, and the certificate lives no longer than %s, so that it would always be renewed: set less, or a longer certificates.certManager.duration" .renewBefore (default "2160h, cert-manager's default" .duration)) }}
 {{- end }}
 {{- if hasKey $.Values.webhook.annotations "cert-manager.io/inject-ca-from" }}
 {{- $problems = append $problems "webhook.annotations sets cert-manager.io/inject-ca-from, by which cert-manager would write another authority than that of the operator: set certificates.certManager.enabled, and leave it out" }}
@@ -285,9 +339,12 @@ mcpauth.dev/service: ""
 {{- $url := get $.Values.egressProxy $key }}
 {{- if contains "@" $url }}
 {{- $problems = append $problems (printf "egressProxy.%s holds a user, which everybody could read in the Deployment: set the variable by operator.extraEnv with valueFrom.secretKeyRef" $key) }}
-{{- else if and $url (not (regexMatch "^(https?://)?[^/ ]+/?$" $url)) }}
+{{- else if and $url (not (regexMatch "^(https?://)?([^/:?# ]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?/?$" $url)) }}
 {{- $problems = append $problems (printf "egressProxy.%s is no URL of a proxy: write it as http://HOST:PORT" $key) }}
 {{- end }}
+{{- end }}
+{{- if regexMatch "[^,\\s]\\s+[^,\\s]" .Values.egressProxy.noProxy }}
+{{- $problems = append $problems "egressProxy.noProxy separates by blanks, which makes one entry that fits no host: separate hosts, suffixes and networks by commas, as .svc,10.0.0.0/8" }}
 {{- end }}
 {{- range $name, $labels := dict "prometheusRule" .Values.prometheusRule.labels "dashboard" .Values.dashboard.labels }}
 {{- range $key, $_ := $labels }}
