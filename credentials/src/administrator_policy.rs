@@ -95,6 +95,9 @@ fn allow(rules: &Destinations, field: &str, url: &str, hosts_value: &str) -> Res
         DestinationError::Address(_) => {
             "use another address, or ask for policy.addresses to be changed".to_owned()
         }
+        DestinationError::NeverAllowed(_) => {
+            "such an address is never connected to, whatever is allowed: use another".to_owned()
+        }
     };
     let message = format!("{field}: {refusal}: {way_out}");
     Err(NotServedError::new(NotServedReason::NotAllowed, message))
@@ -229,6 +232,29 @@ mod tests {
             "{}",
             error.message()
         );
+    }
+
+    #[test]
+    fn an_mcp_server_is_at_no_metadata_service_whatever_the_policy_is_and_may_be_at_loopback() {
+        let at = |url: &str| spec(|spec| spec["server"]["url"] = json!(url));
+        for (url, word) in [
+            ("http://169.254.169.254/latest", "link-local"),
+            ("http://100.100.100.200/mcp", "metadata"),
+            ("http://0.0.0.0:8000/mcp", "unspecified"),
+            ("http://[::]:8000/mcp", "unspecified"),
+        ] {
+            let error = AdministratorPolicy::default().check(&at(url)).unwrap_err();
+            assert_eq!(error.reason(), "NotAllowed");
+            let message = error.message();
+            assert!(
+                message.starts_with("spec.server.url: ")
+                    && message.contains(word)
+                    && message.contains("never"),
+                "{message}"
+            );
+        }
+        let loopback = at("http://127.0.0.1:8000/mcp");
+        assert_eq!(AdministratorPolicy::default().check(&loopback), Ok(()));
     }
 
     #[test]
