@@ -4,6 +4,7 @@
 use mcp_auth_crds::McpServerAuthSpec;
 use mcp_auth_oauth::{AllowedAddresses, DestinationError, Destinations};
 
+use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 
 /// The default allows everything.
@@ -35,7 +36,14 @@ impl AdministratorPolicy {
             None => Ok(()),
         };
         if let Some(oauth2) = &spec.oauth2 {
-            endpoint("spec.oauth2.tokenUrl", &oauth2.token_url)?;
+            match &oauth2.token_url {
+                Some(_) => endpoint("spec.oauth2.tokenUrl", &oauth2.token_url)?,
+                // Google's, which has a token endpoint for all of its customers.
+                None => endpoint(
+                    "spec.oauth2.provider",
+                    &EffectiveSettings::new(spec, oauth2, None).token_url,
+                )?,
+            }
             endpoint("spec.oauth2.issuer", &oauth2.issuer)?;
             endpoint("spec.oauth2.revocationUrl", &oauth2.revocation_url)?;
         }
@@ -207,6 +215,24 @@ mod tests {
             message.starts_with("spec.githubApp.apiUrl") && message.contains("policy.authorizationServers"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn the_token_endpoint_that_a_provider_brings_is_judged_too() {
+        let google = spec(|spec| {
+            spec["oauth2"].as_object_mut().unwrap().remove("tokenUrl");
+            spec["oauth2"]["provider"] = json!("Google");
+        });
+        let message = message(&google);
+        assert!(
+            message.starts_with("spec.oauth2.provider: ")
+                && message.contains("oauth2.googleapis.com")
+                && message.contains("policy.authorizationServers"),
+            "{message}"
+        );
+        let mut listed = policy();
+        listed.authorization_servers.hosts = ["oauth2.googleapis.com".parse().unwrap()].into();
+        assert_eq!(listed.check(&google), Ok(()));
     }
 
     #[test]
