@@ -363,6 +363,49 @@ mod tests {
     }
 
     #[test]
+    fn what_is_of_the_service_s_token_is_refused_where_there_is_none() {
+        let users_only = |fields: Value| {
+            let mut object = good();
+            let spec = object["spec"].as_object_mut().unwrap();
+            spec.remove("bearerToken");
+            let mut oauth2 = json!({
+                "issuer": "https://auth.example.com",
+                "clientId": "litellm",
+                "clientAuthentication": {
+                    "method": "ClientSecretBasic",
+                    "clientSecretRef": {"name": "oauth", "key": "secret"},
+                },
+                "serviceToken": "None",
+                "tokenExchange": {"subjectCookie": "session"},
+            });
+            for (name, value) in fields.as_object().unwrap() {
+                oauth2[name] = value.clone();
+            }
+            spec.insert("oauth2".into(), oauth2);
+            object
+        };
+        let assertion = json!({"assertionRef": {"name": "assertion", "key": "jwt"}});
+        for fields in [
+            json!({"revokeOnDeletion": true}),
+            json!({"stepUpAllowedScopes": ["tools.write"]}),
+            json!({"jwtBearer": assertion}),
+        ] {
+            let refusal = refusal(&users_only(fields.clone()));
+            assert!(
+                refusal.contains("have no effect while serviceToken is None"),
+                "{fields}: {refusal}"
+            );
+            let mut with_service_token = fields;
+            with_service_token["serviceToken"] = json!("Requested");
+            let admitted = Admission::new().admit(&users_only(with_service_token.clone()));
+            assert!(admitted.is_ok(), "{with_service_token}: {admitted:?}");
+        }
+        // Of users' tokens too.
+        let unlimited = json!({"zeroExpiresIn": "Unlimited"});
+        assert!(Admission::new().admit(&users_only(unlimited)).is_ok());
+    }
+
+    #[test]
     fn schema_and_rules_are_told_with_field_and_way_out_and_without_values() {
         for (object, expected) in [
             (

@@ -109,6 +109,12 @@ use crate::{CaBundle, ClientAuthentication, KeyRef, SignatureAlgorithm};
         "serviceToken None needs tokenExchange: without either nobody would have a token"
     ),
     validation = (
+        "self.serviceToken != 'None' || !(has(self.jwtBearer) || self.revokeOnDeletion || \
+         (has(self.stepUpAllowedScopes) && size(self.stepUpAllowedScopes) > 0))",
+        "jwtBearer, stepUpAllowedScopes and revokeOnDeletion are of the service's token and have no effect while \
+         serviceToken is None: leave them or serviceToken out"
+    ),
+    validation = (
         "!has(self.provider) || self.provider != 'Okta' || (has(self.scopes) && size(self.scopes) > 0)",
         "provider Okta needs scopes: it has no default for machines"
     ),

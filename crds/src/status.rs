@@ -61,6 +61,9 @@ pub struct EffectiveOAuth2 {
     /// `aud` of the assertion that the client signs as the grant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant_assertion_audience: Option<String>,
+    /// `aud` of the ServiceAccount token of `clientAuthentication.workloadIdentity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_identity_audience: Option<String>,
     /// Values of `aud` of the token that fit besides `resource` and `audience`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted_audiences: Vec<String>,

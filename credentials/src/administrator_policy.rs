@@ -4,6 +4,7 @@
 use mcp_auth_crds::McpServerAuthSpec;
 use mcp_auth_oauth::{AllowedAddresses, DestinationError, Destinations};
 
+use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 
 /// The default allows everything.
@@ -35,7 +36,14 @@ impl AdministratorPolicy {
             None => Ok(()),
         };
         if let Some(oauth2) = &spec.oauth2 {
-            endpoint("spec.oauth2.tokenUrl", &oauth2.token_url)?;
+            match &oauth2.token_url {
+                Some(_) => endpoint("spec.oauth2.tokenUrl", &oauth2.token_url)?,
+                // Google's, which has a token endpoint for all of its customers.
+                None => endpoint(
+                    "spec.oauth2.provider",
+                    &EffectiveSettings::new(spec, oauth2, None).token_url,
+                )?,
+            }
             endpoint("spec.oauth2.issuer", &oauth2.issuer)?;
             endpoint("spec.oauth2.revocationUrl", &oauth2.revocation_url)?;
         }
@@ -94,6 +102,9 @@ fn allow(rules: &Destinations, field: &str, url: &str, hosts_value: &str) -> Res
         DestinationError::PlainHttp => "use https, or ask for policy.forbidPlainHttp to be lifted".to_owned(),
         DestinationError::Address(_) => {
             "use another address, or ask for policy.addresses to be changed".to_owned()
+        }
+        DestinationError::NeverAllowed(_) => {
+            "such an address is never connected to, whatever is allowed: use another".to_owned()
         }
     };
     let message = format!("{field}: {refusal}: {way_out}");
@@ -207,6 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn the_token_endpoint_that_a_provider_brings_is_judged_too() {
+        let google = spec(|spec| {
+            spec["oauth2"].as_object_mut().unwrap().remove("tokenUrl");
+            spec["oauth2"]["provider"] = json!("Google");
+        });
+        let message = message(&google);
+        assert!(
+            message.starts_with("spec.oauth2.provider: ")
+                && message.contains("oauth2.googleapis.com")
+                && message.contains("policy.authorizationServers"),
+            "{message}"
+        );
+        let mut listed = policy();
+        listed.authorization_servers.hosts = ["oauth2.googleapis.com".parse().unwrap()].into();
+        assert_eq!(listed.check(&google), Ok(()));
+    }
+
+    #[test]
     fn plain_http_and_a_stated_address_have_messages_of_their_own() {
         let plain = message(&spec(|spec| {
             spec["oauth2"]["tokenUrl"] = json!("http://auth.example.com/t")
@@ -229,6 +258,29 @@ mod tests {
             "{}",
             error.message()
         );
+    }
+
+    #[test]
+    fn an_mcp_server_is_at_no_metadata_service_whatever_the_policy_is_and_may_be_at_loopback() {
+        let at = |url: &str| spec(|spec| spec["server"]["url"] = json!(url));
+        for (url, word) in [
+            ("http://169.254.169.254/latest", "link-local"),
+            ("http://100.100.100.200/mcp", "metadata"),
+            ("http://0.0.0.0:8000/mcp", "unspecified"),
+            ("http://[::]:8000/mcp", "unspecified"),
+        ] {
+            let error = AdministratorPolicy::default().check(&at(url)).unwrap_err();
+            assert_eq!(error.reason(), "NotAllowed");
+            let message = error.message();
+            assert!(
+                message.starts_with("spec.server.url: ")
+                    && message.contains(word)
+                    && message.contains("never"),
+                "{message}"
+            );
+        }
+        let loopback = at("http://127.0.0.1:8000/mcp");
+        assert_eq!(AdministratorPolicy::default().check(&loopback), Ok(()));
     }
 
     #[test]

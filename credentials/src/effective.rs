@@ -84,6 +84,7 @@ impl EffectiveSettings {
         };
         let signed_grant = oauth2.jwt_bearer.as_ref().filter(|grant| grant.key_ref.is_some());
         let private_key_jwt = oauth2.client_authentication.private_key_jwt.as_ref();
+        let workload = oauth2.client_authentication.workload_identity.as_ref();
         EffectiveOAuth2 {
             provider: oauth2.provider,
             token_url: self.token_url.clone(),
@@ -92,6 +93,10 @@ impl EffectiveSettings {
             scopes: self.scopes.clone(),
             client_assertion_audience: private_key_jwt.and_then(|_| known(&self.client_assertion_audience)),
             grant_assertion_audience: signed_grant.and_then(|_| known(&self.grant_assertion_audience)),
+            workload_identity_audience: workload.and_then(|_| match &self.workload_audience {
+                Some(audience) => Some(audience.clone()),
+                None => known(&AssertionAudience::Issuer),
+            }),
             accepted_audiences: self.accepted_audiences.clone(),
             accepted_issuers: self.accepted_issuers.clone(),
             assumed_lifetime: self.assumed_lifetime.clone(),

@@ -60,12 +60,21 @@ pub enum DestinationError {
     PlainHttp,
     #[error("the administrator of mcp-auth forbids {0} addresses")]
     Address(&'static str),
+    /// Whatever the administrator allows.
+    #[error("its address is {0}")]
+    NeverAllowed(ForbiddenAddressError),
 }
 
 impl Destinations {
-    /// The same of a text. One that is no URL passes: it is refused where it is used.
+    /// Judges a URL that a resource states, also by the addresses that no policy allows: sidecars, which call MCP servers,
+    /// look at no address. A text that is no URL passes: it is refused where it is used.
     pub fn check_text(&self, url: &str) -> Result<(), DestinationError> {
-        url.parse().map_or(Ok(()), |url| self.check(&url))
+        let Ok(url) = url.parse() else {
+            return Ok(());
+        };
+        self.check(&url)?;
+        let judged = stated_address(&url).map_or(Ok(()), |address| check_address(address, AddressScope::Any));
+        judged.map_err(DestinationError::NeverAllowed)
     }
 
     /// Judges scheme, host, and an address that is written as the host. A name is judged once more when it is resolved.
@@ -77,23 +86,14 @@ impl Destinations {
         if !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| pattern.matches(&host)) {
             return Err(DestinationError::Host { host });
         }
-        let address = match url.host() {
-            Some(Host::Ipv4(address)) => IpAddr::V4(address),
-            Some(Host::Ipv6(address)) => IpAddr::V6(address),
-            // RFC 6761 section 6.3: these are this machine, whatever a resolver says.
-            Some(Host::Domain(_)) if host == "localhost" || host.ends_with(".localhost") => {
-                IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
-            }
-            Some(Host::Domain(_)) | None => return Ok(()),
-        };
-        self.check_address(address)
+        stated_address(url).map_or(Ok(()), |address| self.check_address(address))
     }
 
     fn check_address(&self, address: IpAddr) -> Result<(), DestinationError> {
         match check_address(address, self.addresses.scope()) {
             Err(ForbiddenAddressError::Loopback) => Err(DestinationError::Address("loopback")),
             Err(ForbiddenAddressError::Private) => Err(DestinationError::Address("private")),
-            // What is never connected to has an error of its own.
+            // What is never connected to has an error of its own: of `check_text`, and of the transport.
             _ => Ok(()),
         }
     }
@@ -107,6 +107,20 @@ impl Destinations {
             extended.hosts = self.hosts.iter().cloned().chain([pattern]).collect();
         }
         extended
+    }
+}
+
+/// The address that a URL has for a host.
+fn stated_address(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(IpAddr::V4(address)),
+        Host::Ipv6(address) => Some(IpAddr::V6(address)),
+        Host::Domain(name) => {
+            let host = normalize_host(name);
+            // RFC 6761 section 6.3: these are this machine, whatever a resolver says.
+            let is_this_machine = host == "localhost" || host.ends_with(".localhost");
+            is_this_machine.then_some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
+        }
     }
 }
 
@@ -244,6 +258,42 @@ mod tests {
             assert_eq!(check(&public, url), Err(DestinationError::Address(kind)), "{url}");
         }
         assert_eq!(check(&public, "https://1.1.1.1/"), Ok(()));
+    }
+
+    #[test]
+    fn a_resource_states_no_address_that_is_never_connected_to_whatever_is_allowed() {
+        for addresses in [
+            AllowedAddresses::Any,
+            AllowedAddresses::NotLoopback,
+            AllowedAddresses::Public,
+        ] {
+            let allowed = Destinations {
+                addresses,
+                ..Destinations::default()
+            };
+            for (url, forbidden) in [
+                ("http://169.254.169.254/mcp", ForbiddenAddressError::LinkLocal),
+                ("http://[fe80::1]/mcp", ForbiddenAddressError::LinkLocal),
+                (
+                    "http://[::ffff:169.254.169.254]/mcp",
+                    ForbiddenAddressError::LinkLocal,
+                ),
+                ("http://100.100.100.200/mcp", ForbiddenAddressError::Metadata),
+                ("http://[fd00:ec2::254]/mcp", ForbiddenAddressError::Metadata),
+                ("http://0.0.0.0/mcp", ForbiddenAddressError::Unspecified),
+                ("http://0/mcp", ForbiddenAddressError::Unspecified),
+                ("http://[::]/mcp", ForbiddenAddressError::Unspecified),
+                ("http://224.0.0.1/mcp", ForbiddenAddressError::Multicast),
+            ] {
+                let refused = DestinationError::NeverAllowed(forbidden);
+                assert_eq!(allowed.check_text(url), Err(refused), "{addresses:?} {url}");
+            }
+        }
+        assert_eq!(
+            Destinations::default().check_text("http://127.0.0.1:8000/mcp"),
+            Ok(())
+        );
+        assert_eq!(Destinations::default().check_text("http://localhost/mcp"), Ok(()));
     }
 
     #[test]

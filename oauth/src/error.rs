@@ -15,7 +15,7 @@ use crate::retry_after::RetryAfter;
 use crate::token_check::mismatch::ClaimMismatchError;
 use crate::token_type::TokenType;
 use crate::transport::body_shape::BodyShape;
-use crate::transport::connect_error::ConnectError;
+use crate::transport::connect_error::{ConnectError, endpoint_fields};
 pub use installation::{InstallationError, InstallationProblem};
 pub use response::{Advice, ErrorCode, ErrorResponse};
 
@@ -192,7 +192,11 @@ impl Error {
             Self::InvalidCaBundle { .. } => "it must hold one or more PEM certificates (BEGIN CERTIFICATE)",
             Self::ReservedParameter { .. } => "use that field, or remove the parameter",
             Self::NoTrustRoots => "install CA certificates, or set caBundle",
-            Self::Timeout { .. } => "check tokenUrl, network policies and the authorization server's health",
+            Self::Timeout { .. } => concat!(
+                "check ",
+                endpoint_fields!(),
+                ", network policies and the authorization server's health"
+            ),
             Self::Connect(fault) => fault.hint(),
             Self::RateLimited { .. } => {
                 "requests go on when that time is over; if it comes often, raise its rate limit"
@@ -212,9 +216,10 @@ impl Error {
             Self::Redirected { .. } => {
                 "redirects are not followed; set tokenUrl (apiUrl of a GitHub App) to the final address"
             }
-            Self::TooLarge { .. } | Self::NotJson { .. } => {
-                "check that tokenUrl is the token endpoint itself"
+            Self::TooLarge { .. } => {
+                concat!("check that ", endpoint_fields!(), " leads to the endpoint itself")
             }
+            Self::NotJson { .. } => "check that tokenUrl is the token endpoint itself",
             Self::NoAccessToken { .. } => {
                 "check that tokenUrl is a token endpoint, and what tokens it issues to this client"
             }
@@ -314,6 +319,28 @@ mod tests {
             "the token endpoint's answer is an HTML page of type text/html instead of JSON: check that \
              tokenUrl is the token endpoint itself"
         );
+    }
+
+    /// A GitHub App has no `tokenUrl`.
+    #[test]
+    fn what_any_endpoint_may_answer_names_the_field_of_a_github_app_too() {
+        for error in [
+            Error::Timeout {
+                limit: Duration::from_secs(1),
+            },
+            Error::Connect(ConnectError::Refused),
+            Error::Redirected {
+                status: 302,
+                host: None,
+            },
+            Error::TooLarge { limit: 1 },
+        ] {
+            let message = error.message();
+            assert!(
+                message.contains("tokenUrl (") && message.contains("apiUrl"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -39,9 +39,15 @@ pub enum PreflightProblem {
 }
 
 impl PreflightProblem {
-    /// Whether the metadata say so, and not their silence.
+    /// Whether the metadata say so, and not their silence. A list of scopes says nothing of those that it leaves out.
     pub fn is_stated(&self) -> bool {
-        !matches!(self, Self::MethodByDefault { .. })
+        !matches!(self, Self::MethodByDefault { .. } | Self::Scopes { .. })
+    }
+
+    /// Whether it may be the cause of a failure with this code. Entra, for one, lists none of the scopes that its
+    /// applications have, so that only the server's own word makes a scope suspicious.
+    pub fn explains(&self, code: &str) -> bool {
+        !matches!(self, Self::Scopes { .. }) || code == "invalid_scope"
     }
 }
 

@@ -75,8 +75,9 @@ pub struct Restarts {
     settled: Mutex<HashMap<(String, WorkloadName), Settled>>,
 }
 
-/// All that there was to restart a workload for, and since when it is known that this was done.
-type Settled = (BTreeSet<Cause>, tokio::time::Instant);
+/// All that there was to restart a workload for, with its youngest pod without a sidecar, and since when it is known that this
+/// was done.
+type Settled = (BTreeSet<Cause>, Option<Timestamp>, tokio::time::Instant);
 
 /// The pods of one workload, and what they need.
 #[derive(Default)]
@@ -86,6 +87,8 @@ struct Needs {
     waiting: BTreeSet<ResourceRef>,
     /// A pod of it is starting, or nothing is known of its sidecar yet.
     is_unknown: bool,
+    /// When the youngest pod that it needs replaced for want of a sidecar was made.
+    newest_missed: Option<Timestamp>,
 }
 
 impl Restarts {
@@ -205,6 +208,13 @@ impl Restarts {
             };
             for resource in automatic.iter().filter(|resource| is_selected(resource, pod)) {
                 let found = causes(resource, resources, pod, sidecar.as_ref(), facts);
+                if found
+                    .iter()
+                    .any(|cause| matches!(cause, Cause::NotInjected { .. }))
+                {
+                    let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+                    entry.newest_missed = entry.newest_missed.max(made);
+                }
                 if !found.is_empty() {
                     entry.waiting.insert(ResourceRef::from(&**resource));
                     entry.causes.extend(found);
@@ -222,7 +232,7 @@ impl Restarts {
     ) -> BTreeMap<ResourceRef, String> {
         let mut outcomes = BTreeMap::new();
         let is_settled = |name: &WorkloadName, need: &Needs| {
-            need.causes.is_empty() || self.is_settled(namespace, name, &need.causes)
+            need.causes.is_empty() || self.is_settled(namespace, name, need)
         };
         let in_need = || needs.iter().filter(|(_, need)| !need.causes.is_empty());
         // Where all was done that there is to do, nobody is asked.
@@ -277,7 +287,7 @@ impl Restarts {
         busy: Option<&WorkloadName>,
         is_begun: &mut bool,
     ) -> String {
-        let new = object.unrecorded(&need.causes);
+        let new = object.unrecorded(&need.causes, need.newest_missed);
         let decision = decide(object, &new, need.is_unknown, busy.filter(|_| !*is_begun));
         let decision = match decision {
             Decision::Restart if *is_begun => {
@@ -316,18 +326,18 @@ impl Restarts {
                 let key = (namespace.to_owned(), name.clone());
                 let now = tokio::time::Instant::now();
                 let mut settled = self.settled.lock();
-                settled.retain(|_, (_, since)| now.duration_since(*since) < LOOK_AGAIN);
-                settled.insert(key, (need.causes.clone(), now));
+                settled.retain(|_, (_, _, since)| now.duration_since(*since) < LOOK_AGAIN);
+                settled.insert(key, (need.causes.clone(), need.newest_missed, now));
                 done(name)
             }
             Decision::Impossible(why) => format!("the operator cannot restart {name}: {why}"),
         }
     }
 
-    fn is_settled(&self, namespace: &str, name: &WorkloadName, causes: &BTreeSet<Cause>) -> bool {
+    fn is_settled(&self, namespace: &str, name: &WorkloadName, need: &Needs) -> bool {
         let settled = self.settled.lock();
         let known = settled.get(&(namespace.to_owned(), name.clone()));
-        known.is_some_and(|(known, _)| known == causes)
+        known.is_some_and(|(causes, made, _)| *causes == need.causes && *made == need.newest_missed)
     }
 }
 

@@ -198,6 +198,27 @@ async fn what_cannot_work_is_refused_with_the_field_and_the_way_out() {
             "serviceToken None needs tokenExchange",
         ),
         (
+            json!({"oauth2": {
+                "serviceToken": "None", "tokenExchange": {"subjectCookie": "session"},
+                "issuer": "https://auth.example.com", "tokenUrl": null, "revokeOnDeletion": true,
+            }}),
+            "have no effect while serviceToken is None",
+        ),
+        (
+            json!({"oauth2": {
+                "serviceToken": "None", "tokenExchange": {"subjectCookie": "session"},
+                "stepUpAllowedScopes": ["tools.write"],
+            }}),
+            "have no effect while serviceToken is None",
+        ),
+        (
+            json!({"oauth2": {
+                "serviceToken": "None", "tokenExchange": {"subjectCookie": "session"},
+                "jwtBearer": {"assertionRef": secret_ref},
+            }}),
+            "have no effect while serviceToken is None",
+        ),
+        (
             json!({"oauth2": {"clientAuthentication": {"method": "ClientAssertion", "clientSecretRef": null}}}),
             "clientAssertion belongs to the method ClientAssertion",
         ),

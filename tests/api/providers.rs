@@ -286,7 +286,11 @@ async fn set_up(world: &World, provider: &Provider) -> (Web, Value) {
     match provider.issuer {
         Some(path) => {
             let issuer = format!("{}{path}", web.url);
-            let metadata = json!({"issuer": issuer, "token_endpoint": token_url});
+            // As Entra's and others': what users grant at a sign-in, and no scope of an application.
+            let metadata = json!({
+                "issuer": issuer, "token_endpoint": token_url,
+                "scopes_supported": ["openid", "profile", "email", "offline_access"],
+            });
             let path = path.trim_end_matches('/');
             web.json(
                 &format!("/.well-known/oauth-authorization-server{path}"),
@@ -367,6 +371,7 @@ async fn what_each_provider_refuses_is_told_and_naming_the_provider_is_enough() 
             .await;
         let told = message(&status, conditions::TOKEN_ISSUED);
         assert!(told.contains(words), "{name}: {told}");
+        assert!(!told.contains("scopes_supported"), "{name}: {told}");
         tools["spec"]["oauth2"]["provider"] = json!(provider.name);
         world.apply(&tools).await.unwrap();
         let status = world

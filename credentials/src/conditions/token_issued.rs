@@ -156,7 +156,7 @@ fn not_resolved(issuance: &Issuance) -> Option<ConditionDraft> {
 
 fn request_failed(issuance: &Issuance) -> Option<ConditionDraft> {
     let error = issuance.token.last_error.as_ref()?;
-    let foretold = preflight(issuance, |_| true);
+    let foretold = preflight(issuance, |problem| problem.explains(&error.reason));
     draft(
         false,
         error.condition,
@@ -223,6 +223,39 @@ mod tests {
         }
     }
 
+    fn failed(reason: &str) -> LastError {
+        LastError {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            reason: reason.into(),
+            condition: reasons::REQUEST_FAILED,
+            message: "refused".into(),
+        }
+    }
+
+    /// Entra's metadata list `openid`, `profile`, `email` and `offline_access`, and no scope of an application.
+    #[test]
+    fn a_scope_that_is_not_listed_is_told_only_after_the_server_refused_a_scope() {
+        let message = |last_error| {
+            let mut issuance = issuance(last_error);
+            issuance.token.preflight = vec![PreflightProblem::Scopes {
+                unlisted: vec!["api://tools/.default".into()],
+            }];
+            first_draft(CHECKS, &issuance).message
+        };
+        for silent in [
+            message(None),
+            message(Some(failed("invalid_client"))),
+            message(Some(failed("ConnectDns"))),
+        ] {
+            assert!(!silent.contains("metadata"), "{silent}");
+        }
+        let told = message(Some(failed("invalid_scope")));
+        assert!(
+            told.contains("scopes_supported does not list api://tools/.default"),
+            "{told}"
+        );
+    }
+
     #[test]
     fn what_the_metadata_state_is_told_before_the_first_answer_and_their_silence_after_it() {
         let before = first_draft(CHECKS, &issuance(None));
@@ -233,15 +266,7 @@ mod tests {
              grant_types_supported has authorization_code, and not client_credentials: allow this client that grant, \
              or use another"
         );
-        let after = first_draft(
-            CHECKS,
-            &issuance(Some(LastError {
-                at: jiff::Timestamp::UNIX_EPOCH,
-                reason: "unauthorized_client".into(),
-                condition: reasons::REQUEST_FAILED,
-                message: "refused".into(),
-            })),
-        );
+        let after = first_draft(CHECKS, &issuance(Some(failed("unauthorized_client"))));
         assert_eq!(after.reason, reasons::REQUEST_FAILED);
         for part in [
             "refused; ",

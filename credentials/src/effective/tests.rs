@@ -215,3 +215,29 @@ fn the_status_shows_what_counts_and_the_audience_of_assertions_once_it_is_known(
         })
     );
 }
+
+#[test]
+fn the_status_shows_the_audience_of_a_workload_identity_and_of_no_other_client() {
+    let shown = |authentication: Value| {
+        let fields = json!({
+            "issuer": format!("https://login.microsoftonline.com/{TENANT}/v2.0"),
+            "audience": format!("api://{APPLICATION}"),
+            "clientAuthentication": authentication,
+        });
+        let spec = spec("Entra", fields);
+        let oauth2 = spec.oauth2.as_ref().unwrap();
+        let effective = EffectiveSettings::new(&spec, oauth2, Some("litellm"));
+        effective.in_status(oauth2, None).workload_identity_audience
+    };
+    let by_workload = |workload: Value| json!({"method": "WorkloadIdentity", "workloadIdentity": workload});
+    assert_eq!(
+        shown(by_workload(json!({"serviceAccountName": "litellm"}))).as_deref(),
+        Some("api://AzureADTokenExchange")
+    );
+    let stated = json!({"serviceAccountName": "litellm", "audience": "api://mine"});
+    assert_eq!(shown(by_workload(stated)).as_deref(), Some("api://mine"));
+    let by_secret = json!({
+        "method": "ClientSecretPost", "clientSecretRef": {"name": "oauth", "key": "secret"},
+    });
+    assert_eq!(shown(by_secret), None);
+}

@@ -3,6 +3,14 @@
 use crate::destinations::DestinationError;
 use crate::ssrf::ForbiddenAddressError;
 
+/// The fields that an endpoint comes from.
+macro_rules! endpoint_fields {
+    () => {
+        "tokenUrl (without it issuer, provider or server.url; of a GitHub App apiUrl)"
+    };
+}
+pub(crate) use endpoint_fields;
+
 /// Why no connection was established.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ConnectError {
@@ -32,12 +40,17 @@ impl ConnectError {
     /// What to check.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            Self::Dns => "check the host in tokenUrl",
-            Self::Refused => "check host and port in tokenUrl, and that the authorization server is up",
-            Self::Tls(_) => {
-                "check the host in tokenUrl and the server's certificate, and set caBundle if a private \
-                 authority signed it"
-            }
+            Self::Dns => concat!("check the host in ", endpoint_fields!()),
+            Self::Refused => concat!(
+                "check host and port in ",
+                endpoint_fields!(),
+                ", and that the authorization server is up"
+            ),
+            Self::Tls(_) => concat!(
+                "check the host in ",
+                endpoint_fields!(),
+                " and the server's certificate, and set caBundle if a private authority signed it"
+            ),
             Self::Forbidden(ForbiddenAddressError::Private) => {
                 "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: \
                  true, or state tokenUrl"
@@ -62,7 +75,7 @@ impl ConnectError {
                 "set spec.egressProxy.credentialsRef to a Secret with username and password, or check those in \
                  it"
             }
-            Self::Other => "check tokenUrl and network policies",
+            Self::Other => concat!("check ", endpoint_fields!(), " and network policies"),
         }
     }
 }
@@ -72,4 +85,29 @@ fn because(detail: &Option<String>) -> String {
         .as_ref()
         .map(|detail| format!(" ({detail})"))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_check_names_each_field_that_the_endpoint_may_come_from() {
+        for error in [
+            ConnectError::Dns,
+            ConnectError::Refused,
+            ConnectError::Tls(None),
+            ConnectError::Other,
+        ] {
+            for field in [
+                "tokenUrl",
+                "issuer",
+                "provider",
+                "server.url",
+                "GitHub App apiUrl",
+            ] {
+                assert!(error.hint().contains(field), "{error:?}: {}", error.hint());
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -23,6 +23,8 @@ use crate::pods::PodMeta;
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 /// Digests of what the workload was restarted for, separated by commas.
 pub const RESTARTED_FOR: &str = "mcpauth.dev/restarted-for";
+/// How long after a restart a pod without a sidecar is no more one of those that the restart made.
+const LATER_OUTAGE: SignedDuration = SignedDuration::from_hours(1);
 /// The kinds that are restarted.
 const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
 /// ReplicaSets whose Deployment is remembered.
@@ -116,15 +118,27 @@ impl Workload {
             .then_some("its pods are replaced only when they are deleted (updateStrategy OnDelete)")
     }
 
-    /// Those of these causes that it was not restarted for.
-    pub fn unrecorded(&self, causes: &BTreeSet<Cause>) -> BTreeSet<Cause> {
-        let path = format!(
-            "/spec/template/metadata/annotations/{}",
-            RESTARTED_FOR.replace('/', "~1")
-        );
-        let recorded: BTreeSet<&str> = self.text(&path).split(',').collect();
-        let is_new = |cause: &&Cause| !recorded.contains(&*cause.digest());
+    /// Those of these causes that it was not restarted for. `newest_missed` is when the youngest of its pods without a sidecar
+    /// was made.
+    pub fn unrecorded(&self, causes: &BTreeSet<Cause>, newest_missed: Option<Timestamp>) -> BTreeSet<Cause> {
+        let recorded: BTreeSet<&str> = self.template_annotation(RESTARTED_FOR).split(',').collect();
+        let restarted_at: Option<Timestamp> = self.template_annotation(RESTARTED_AT).parse().ok();
+        // The pods of that restart are long made: this one missed the webhook by another outage.
+        let is_of_later_outage = restarted_at
+            .zip(newest_missed)
+            .is_some_and(|(restarted, made)| made.duration_since(restarted) > LATER_OUTAGE);
+        let is_new = |cause: &&Cause| {
+            let is_spent = is_of_later_outage && matches!(cause, Cause::NotInjected { .. });
+            is_spent || !recorded.contains(&*cause.digest())
+        };
         causes.iter().filter(is_new).cloned().collect()
+    }
+
+    fn template_annotation(&self, name: &str) -> &str {
+        self.text(&format!(
+            "/spec/template/metadata/annotations/{}",
+            name.replace('/', "~1")
+        ))
     }
 
     fn template_labels(&self) -> std::collections::BTreeMap<String, String> {
@@ -258,5 +272,63 @@ fn failed(what: &str, name: &WorkloadName, error: &kube::Error) -> String {
             format!("the operator could not {what} {name}, which has just changed, and tries again")
         }
         error => format!("the operator could not {what} {name}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn causes() -> BTreeSet<Cause> {
+        let resource = "uid-tools".to_owned();
+        [
+            Cause::NotInjected { resource },
+            Cause::ServerRemoved { server: "old".into() },
+        ]
+        .into()
+    }
+
+    fn restarted(annotations: Value) -> Workload {
+        let spec = json!({"template": {"metadata": {"annotations": annotations}}});
+        Workload::new(
+            "Deployment",
+            json!({"metadata": {"name": "litellm"}, "spec": spec}),
+        )
+    }
+
+    #[test]
+    fn a_pod_that_misses_the_webhook_long_after_the_restart_is_a_cause_again_and_nothing_else_is() {
+        let digests: Vec<String> = causes().iter().map(Cause::digest).collect();
+        let workload = restarted(json!({
+            RESTARTED_AT: "2026-01-01T00:00:00Z",
+            RESTARTED_FOR: digests.join(","),
+        }));
+        let unrecorded = |made: Option<&str>| -> Vec<String> {
+            let made = made.map(|made| made.parse().unwrap());
+            let unrecorded = workload.unrecorded(&causes(), made);
+            unrecorded.iter().map(ToString::to_string).collect()
+        };
+        for of_that_restart in [
+            None,
+            Some("2025-12-31T00:00:00Z"),
+            Some("2026-01-01T00:05:00Z"),
+            Some("2026-01-01T01:00:00Z"),
+        ] {
+            assert!(unrecorded(of_that_restart).is_empty(), "{of_that_restart:?}");
+        }
+        assert_eq!(unrecorded(Some("2026-04-01T00:00:00Z")), ["uninjected:uid-tools"]);
+    }
+
+    #[test]
+    fn a_restart_is_recorded_by_its_digests_where_its_time_is_missing_or_of_no_form() {
+        let digests: Vec<String> = causes().iter().map(Cause::digest).collect();
+        let made = Some("2026-04-01T00:00:00Z".parse().unwrap());
+        for annotations in [
+            json!({RESTARTED_FOR: digests.join(",")}),
+            json!({RESTARTED_AT: "yesterday", RESTARTED_FOR: digests.join(",")}),
+        ] {
+            assert!(restarted(annotations).unrecorded(&causes(), made).is_empty());
+        }
+        assert_eq!(restarted(json!({})).unrecorded(&causes(), made), causes());
     }
 }
