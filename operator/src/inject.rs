@@ -21,6 +21,7 @@ mod command_line;
 mod config;
 mod decision;
 mod environment;
+mod environment_source;
 mod error;
 mod exec_wrapper;
 mod image;

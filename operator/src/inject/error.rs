@@ -77,7 +77,7 @@ pub enum InjectionError {
     )]
     HiddenConfigPath {
         container: String,
-        source_of_path: &'static str,
+        source_of_path: String,
     },
     #[error(
         "the path of LiteLLM's configuration in the container `{container}` is relative or holds `..`; make \
