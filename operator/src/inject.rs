@@ -40,6 +40,7 @@ mod reserved;
 mod resources;
 mod review;
 mod role;
+mod server_variables;
 mod settings;
 mod shell_script;
 mod sidecar;

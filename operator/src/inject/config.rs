@@ -12,6 +12,7 @@ use super::image::Image;
 use super::litellm_options::{configuration_option, may_hide_options};
 use super::path::{is_yaml, normalize};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::server_variables;
 
 pub(super) const CONFIG_FILE_PATH: &str = "CONFIG_FILE_PATH";
 const WORKER_CONFIG: &str = "WORKER_CONFIG";
@@ -57,6 +58,9 @@ pub(super) fn original_config_path(
         }
         if reads_environment_file(invocation) {
             return Err(hidden("the option --env-file"));
+        }
+        if let Some(variable) = server_variables::may_read_file(environment, invocation) {
+            return Err(hidden(&format!("the file of the variable {variable}")));
         }
         if let Some(source) = &invocation.environment_source {
             return Err(hidden(source));

@@ -16,6 +16,7 @@ use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
 use super::shell_script::sets_variable;
 use super::target::Target;
@@ -234,7 +235,10 @@ fn check_can_move_litellm(
         }
         _ => {}
     }
-    if let Some(option) = own_socket(invocation) {
+    let server = ServerVariables::of(invocation.role, &invocation.words);
+    let set = |names: &'static [&'static str]| names.iter().copied().find(|name| environment.is_set(name));
+    let socket_variable = server.and_then(|server| set(server.own_socket));
+    if let Some(option) = own_socket(invocation).or(socket_variable) {
         return Err(InjectionError::OwnSocket {
             container: name(),
             option,
@@ -242,7 +246,8 @@ fn check_can_move_litellm(
     }
     let variable = ["SSL_KEYFILE_PATH", "SSL_CERTFILE_PATH"]
         .into_iter()
-        .find(|name| environment.is_set(name));
+        .find(|name| environment.is_set(name))
+        .or_else(|| set(server?.tls));
     if let Some(variable) = variable {
         return Err(InjectionError::LiteLlmTls {
             what: format!("the variable {variable}"),
