@@ -4,6 +4,7 @@
 use super::environment::Environment;
 use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
 use super::role::Words;
+use super::shell_script::SimpleCommand;
 
 /// Tools that set variables which the container does not name. Those that only put values in place of references in
 /// variables that are set (`secrets-init`, `ssm-env`, `berglas`) are not among them.
@@ -44,6 +45,17 @@ pub(super) fn of_wrappers(words: Words, program_words: usize, environment: &Envi
     None
 }
 
+/// What the script of LiteLLM brings in by the commands before it.
+pub(super) fn of_script<'a>(mut before: impl Iterator<Item = &'a SimpleCommand>) -> Option<String> {
+    let sources = |command: &SimpleCommand| {
+        let first = command.words.first().and_then(Option::as_deref);
+        matches!(first, Some("." | "source"))
+    };
+    before
+        .any(sources)
+        .then(|| "a file sourced by the start script".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Container;
@@ -80,6 +92,22 @@ mod tests {
         assert!(source(split).is_some());
         let by_variable = "command: [uv, run, litellm], env: [{name: UV_ENV_FILE, value: .env}]";
         assert!(source(by_variable).is_some());
+    }
+
+    #[test]
+    fn a_script_that_sources_a_file_before_litellm_is_named() {
+        for (script, expected) in [
+            (". /vault/secrets/env && litellm", true),
+            ("set -a; source /secrets/.env; exec litellm --port 4000", true),
+            ("[ -f /e ] && . /e\nlitellm", true),
+            ("litellm; . /secrets/.env", false),
+            ("echo source; litellm", false),
+        ] {
+            let yaml = format!("command: [sh, -c, {script:?}]");
+            let found = source(&yaml);
+            let named = expected.then(|| "a file sourced by the start script".to_owned());
+            assert_eq!(found, named, "{script}");
+        }
     }
 
     #[test]

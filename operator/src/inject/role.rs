@@ -271,7 +271,9 @@ fn script(container: &Container, environment: &Environment, words: Words) -> Opt
     let (command, start, litellm_words) = found.next()?;
     let role = Role::LiteLlm(start);
     let environment_source =
-        environment_source::of_wrappers(&command.words, litellm_words.len(), environment);
+        environment_source::of_wrappers(&command.words, litellm_words.len(), environment).or_else(|| {
+            environment_source::of_script(commands.iter().take_while(|before| before.end < command.end))
+        });
     // Behind the script comes its own name, then its arguments.
     let passed = words.get(at_script + 2..);
     // In a function they are what the function is called with.
