@@ -107,6 +107,8 @@ mcpauth.dev/service: ""
 {{- range $resource, $quantity := $quantities }}
 {{- if not (regexMatch $form (toString $quantity)) }}
 {{- $problems = append $problems (printf "%s.%s.%s is no quantity: write it as 100m, 0.5 or 256Mi" $name $key $resource) }}
+{{- else if and (eq $resource "memory") (eq $name "sidecar.resources") (gt (include "mcp-auth.quantity" $quantity | float64) 0.0) (lt (include "mcp-auth.quantity" $quantity | float64) 16777216.0) }}
+{{- $problems = append $problems (printf "%s.%s.memory (%v) is less than 16Mi, with which no sidecar runs: write 64Mi, not 64m" $name $key $quantity) }}
 {{- else if and (eq $key "requests") (regexMatch $form (get $limits $resource | toString)) }}
 {{- $limit := get $limits $resource }}
 {{- if gt (include "mcp-auth.quantity" $quantity | float64) (include "mcp-auth.quantity" $limit | float64) }}

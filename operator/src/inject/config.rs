@@ -12,6 +12,7 @@ use super::image::Image;
 use super::litellm_options::{configuration_option, may_hide_options};
 use super::path::{is_yaml, normalize};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::server_variables;
 
 pub(super) const CONFIG_FILE_PATH: &str = "CONFIG_FILE_PATH";
 const WORKER_CONFIG: &str = "WORKER_CONFIG";
@@ -32,9 +33,9 @@ pub(super) fn original_config_path(
     environment: &Environment,
     invocation: &Invocation,
 ) -> Result<Option<String>, InjectionError> {
-    let hidden = |source| InjectionError::HiddenConfigPath {
+    let hidden = |source: &str| InjectionError::HiddenConfigPath {
         container: container.name.clone(),
-        source_of_path: source,
+        source_of_path: source.to_owned(),
     };
     if environment.may_come_from_env_from(BUCKET) {
         return Err(hidden("envFrom"));
@@ -57,6 +58,12 @@ pub(super) fn original_config_path(
         }
         if reads_environment_file(invocation) {
             return Err(hidden("the option --env-file"));
+        }
+        if let Some(variable) = server_variables::may_read_file(environment, invocation) {
+            return Err(hidden(&format!("the file of the variable {variable}")));
+        }
+        if let Some(source) = &invocation.environment_source {
+            return Err(hidden(source));
         }
         return match Image::of(container).is_official() {
             true => Ok(None),
@@ -256,8 +263,24 @@ mod tests {
     fn the_configuration_of_a_server_or_wrapper_is_not_litellms() {
         let gunicorn = "command: [gunicorn, -c, /gunicorn.yaml, 'litellm.proxy.proxy_server:app']";
         assert_eq!(config_path(gunicorn), Ok(None));
-        let doppler = "command: [doppler, run, --config, prd.yaml, --, litellm]";
-        assert_eq!(config_path(doppler), Ok(None));
+        let tracer = "command: [opentelemetry-instrument, --config, prd.yaml, litellm]";
+        assert_eq!(config_path(tracer), Ok(None));
+    }
+
+    #[test]
+    fn what_a_wrapper_brings_into_the_environment_may_name_the_configuration() {
+        for wrapper in [
+            "doppler, run, --config, prd.yaml, --",
+            "uv, run, --env-file, /secrets/.env",
+            "op, run, --env-file=/secrets/.env, --",
+            "dotenv, -f, /secrets/.env, run, --",
+            "chamber, exec, x, --",
+        ] {
+            let alone = format!("command: [{wrapper}, litellm]");
+            assert_eq!(config_path(&alone), Err("HiddenConfigPath"), "{wrapper}");
+            let shown = format!("command: [{wrapper}, litellm, --config, /a.yaml]");
+            assert_eq!(config_path(&shown), Ok(Some("/a.yaml".into())), "{wrapper}");
+        }
     }
 
     #[test]

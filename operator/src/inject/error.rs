@@ -77,7 +77,7 @@ pub enum InjectionError {
     )]
     HiddenConfigPath {
         container: String,
-        source_of_path: &'static str,
+        source_of_path: String,
     },
     #[error(
         "the path of LiteLLM's configuration in the container `{container}` is relative or holds `..`; make \
@@ -109,10 +109,10 @@ pub enum InjectionError {
     )]
     ConfigInImage { path: String },
     #[error(
-        "the configuration lies in the emptyDir `{volume}`, which LiteLLM's own container alone can fill, after the \
-         sidecar has read it; write it in an init container"
+        "the configuration `{path}` is written by LiteLLM's own container, after the sidecar has read it: {evidence}; \
+         write it in an init container"
     )]
-    ConfigWrittenAtStart { volume: String },
+    ConfigWrittenAtStart { path: String, evidence: String },
     #[error(
         "the configuration is mounted from the volume `{volume}` by subPathExpr, which means something else \
          in the sidecar; use subPath"

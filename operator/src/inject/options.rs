@@ -159,7 +159,7 @@ pub(super) fn sidecar_resources(
     let stated = parse_annotation(
         pod,
         RESOURCES,
-        r#"JSON such as {"limits":{"cpu":"100m"}} with cpu and memory, and no request above its limit"#,
+        r#"JSON such as {"limits":{"cpu":"100m"}} with cpu and memory (64Mi, not 64m; 16Mi at least), and no request above its limit"#,
         |text| resources::with_stated(&settings.resources, text),
     )?;
     Ok(stated.unwrap_or_else(|| settings.resources.clone()))

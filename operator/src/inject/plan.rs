@@ -16,8 +16,9 @@ use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
-use super::shell_script::sets_variable;
+use super::shell_script::{sets_variable, writes_file};
 use super::target::Target;
 use super::trusted_proxies;
 use super::wrapper::{self, Wrapper};
@@ -102,13 +103,16 @@ pub(super) fn plan(
         Some(previous) => previous.wrapper_option(container),
         None => wrapper_option(container, &environment, invocation)?,
     };
+    if let (Some(path), None) = (&original, &previous) {
+        check_not_written_by_script(container, path)?;
+    }
     let wrapper = wrapper::place_wrapper(
         original.as_deref(),
         &original_mounts(container, previous.as_ref()),
         spec,
     )?;
-    if previous.is_none() {
-        check_written_before(spec, container, &wrapper)?;
+    if let (Some(path), None) = (&original, &previous) {
+        check_written_before(spec, container, &wrapper, path)?;
     }
     let ports = ports::choose(
         spec,
@@ -234,7 +238,10 @@ fn check_can_move_litellm(
         }
         _ => {}
     }
-    if let Some(option) = own_socket(invocation) {
+    let server = ServerVariables::of(invocation.role, &invocation.words);
+    let set = |names: &'static [&'static str]| names.iter().copied().find(|name| environment.is_set(name));
+    let socket_variable = server.and_then(|server| set(server.own_socket));
+    if let Some(option) = own_socket(invocation).or(socket_variable) {
         return Err(InjectionError::OwnSocket {
             container: name(),
             option,
@@ -242,7 +249,8 @@ fn check_can_move_litellm(
     }
     let variable = ["SSL_KEYFILE_PATH", "SSL_CERTFILE_PATH"]
         .into_iter()
-        .find(|name| environment.is_set(name));
+        .find(|name| environment.is_set(name))
+        .or_else(|| set(server?.tls));
     if let Some(variable) = variable {
         return Err(InjectionError::LiteLlmTls {
             what: format!("the variable {variable}"),
@@ -275,12 +283,25 @@ fn own_socket(invocation: &Invocation) -> Option<&'static str> {
         .find(|option| invocation.words.iter().flatten().any(|word| names(word, option)))
 }
 
+/// Checks that no script of LiteLLM's own container writes the configuration, which the sidecar reads before.
+fn check_not_written_by_script(container: &Container, path: &str) -> Result<(), InjectionError> {
+    let mut words = container.command.iter().chain(&container.args).flatten();
+    match words.any(|word| writes_file(word, path)) {
+        true => Err(InjectionError::ConfigWrittenAtStart {
+            path: path.to_owned(),
+            evidence: "its start script does".to_owned(),
+        }),
+        false => Ok(()),
+    }
+}
+
 /// Checks that something else than LiteLLM's own container can fill the volume of the configuration: the sidecar reads it
 /// before that container starts, and what it writes into the overlay then takes the place of LiteLLM's own servers.
 fn check_written_before(
     spec: &PodSpec,
     container: &Container,
     wrapper: &Wrapper,
+    path: &str,
 ) -> Result<(), InjectionError> {
     let Some(volume) = wrapper.originals.first().map(|mount| mount.name.as_str()) else {
         return Ok(());
@@ -291,16 +312,14 @@ fn check_written_before(
         .iter()
         .chain(spec.init_containers.iter().flatten())
         .filter(|other| other.name != container.name);
-    let mounts = |other: &Container| {
-        other
-            .volume_mounts
-            .iter()
-            .flatten()
-            .any(|mount| mount.name == volume)
+    let may_write = |other: &Container| {
+        let mut mounts = other.volume_mounts.iter().flatten();
+        mounts.any(|mount| mount.name == volume && mount.read_only != Some(true))
     };
-    if spec.volumes.iter().flatten().any(is_empty) && !others.any(mounts) {
+    if spec.volumes.iter().flatten().any(is_empty) && !others.any(may_write) {
         return Err(InjectionError::ConfigWrittenAtStart {
-            volume: volume.to_owned(),
+            path: path.to_owned(),
+            evidence: format!("no other can write into the emptyDir `{volume}`"),
         });
     }
     Ok(())

@@ -10,6 +10,10 @@ use thiserror::Error;
 
 /// What a sidecar can use.
 const NAMES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+/// The billionths in a unit.
+const NANO: i128 = 1_000_000_000;
+/// No sidecar runs with less memory, and LiteLLM starts after it: what states less has mistaken the unit.
+const LEAST_MEMORY_BYTES: i128 = 16 * 1024 * 1024;
 
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum ResourcesError {
@@ -26,6 +30,8 @@ pub enum ResourcesError {
     },
     #[error("resources.requests.{name} is above resources.limits.{name}; raise the limit or take it out")]
     RequestAboveLimit { name: String },
+    #[error("resources.{field}.memory is {bytes} bytes: write 64Mi, not 64m; 16Mi is the least")]
+    TooLittleMemory { field: &'static str, bytes: i128 },
 }
 
 /// What a settings file says of resources. A misspelt key is an error, which it is not in
@@ -112,6 +118,14 @@ fn amounts<'a>(
             name: name.clone(),
             length: text.chars().count(),
         })?;
+        // Zero stands for none.
+        if name == "memory" && amount > 0 && amount < LEAST_MEMORY_BYTES * NANO {
+            return Err(ResourcesError::TooLittleMemory {
+                field,
+                // Kubernetes rounds up as well.
+                bytes: (amount + NANO - 1) / NANO,
+            });
+        }
         Ok((name.as_str(), amount))
     };
     quantities.into_iter().flatten().map(amount).collect()
@@ -211,9 +225,22 @@ mod tests {
             r#"{"limit": {}}"#,
             r#"{"limits": {"cpu": "abc"}}"#,
             r#"{"limits": {"memory": "16Mi"}}"#,
+            r#"{"requests": {"memory": "64m"}}"#,
+            r#"{"requests": {"memory": "1"}, "limits": {"memory": "1"}}"#,
             r#"{"limits": {"gpu": "1"}}"#,
         ] {
             assert_eq!(with_stated(&settings, wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_least_memory_and_none_are_taken() {
+        for text in [
+            r#"{"limits": {"memory": "16Mi"}}"#,
+            r#"{"requests": {"memory": 0, "cpu": "1m"}}"#,
+        ] {
+            let resources = deserialize(&mut serde_json::Deserializer::from_str(text)).unwrap();
+            assert_eq!(check(&resources), Ok(()), "{text}");
         }
     }
 
@@ -237,6 +264,18 @@ mod tests {
                 "limits.cpu is a text of 3 characters",
             ),
             (r#"{"limits": {"mem": "1Gi"}}"#, "limits.mem is not known"),
+            (
+                r#"{"limits": {"memory": "64m"}}"#,
+                "limits.memory is 1 bytes: write 64Mi, not 64m",
+            ),
+            (
+                r#"{"requests": {"memory": 64}}"#,
+                "requests.memory is 64 bytes: write 64Mi, not 64m",
+            ),
+            (
+                r#"{"limits": {"memory": "16777215"}}"#,
+                "limits.memory is 16777215 bytes",
+            ),
         ] {
             let error = checked(text).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -5,6 +5,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::environment::{Environment, VariableValue};
+use super::environment_source;
 use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
 use super::shell_script::simple_commands;
 
@@ -69,6 +70,8 @@ pub(super) struct Invocation {
     /// The words that LiteLLM gets, without those of wrappers and shells around it; hidden ones `None`.
     pub words: Vec<Option<String>>,
     pub arguments: ArgumentsPlace,
+    /// What brings variables that the pod does not show, as an error names it.
+    pub environment_source: Option<String>,
 }
 
 /// The ASGI applications of LiteLLM.
@@ -100,19 +103,23 @@ pub(super) fn invocation(container: &Container, environment: &Environment) -> In
         environment.get("LITELLM_JOB_ROLE"),
         VariableValue::Literal(job) if matches!(job.as_str(), "collector" | "worker")
     );
-    let appended = |role| Invocation {
+    let environment_source = environment_source::of_wrappers(&words, rest.len(), environment);
+    let invocation = |role, arguments| Invocation {
         role,
         words: rest.to_vec(),
-        arguments: ArgumentsPlace::Appended,
+        arguments,
+        environment_source: environment_source.clone(),
     };
     match role {
-        _ if is_other_job => appended(Role::Other),
-        Role::Shell => script(container, environment, rest).unwrap_or(Invocation {
-            role: Role::Shell,
-            words: rest.to_vec(),
-            arguments: ArgumentsPlace::Unreachable,
-        }),
-        role => appended(role),
+        _ if is_other_job => invocation(Role::Other, ArgumentsPlace::Appended),
+        Role::Shell => match script(container, environment, rest) {
+            Some(in_script) => Invocation {
+                environment_source: environment_source.or(in_script.environment_source),
+                ..in_script
+            },
+            None => invocation(Role::Shell, ArgumentsPlace::Unreachable),
+        },
+        role => invocation(role, ArgumentsPlace::Appended),
     }
 }
 
@@ -263,6 +270,10 @@ fn script(container: &Container, environment: &Environment, words: Words) -> Opt
         .filter_map(|command| litellm(command).map(|(start, words)| (command, start, words)));
     let (command, start, litellm_words) = found.next()?;
     let role = Role::LiteLlm(start);
+    let environment_source =
+        environment_source::of_wrappers(&command.words, litellm_words.len(), environment).or_else(|| {
+            environment_source::of_script(commands.iter().take_while(|before| before.end < command.end))
+        });
     // Behind the script comes its own name, then its arguments.
     let passed = words.get(at_script + 2..);
     // In a function they are what the function is called with.
@@ -276,6 +287,7 @@ fn script(container: &Container, environment: &Environment, words: Words) -> Opt
             role,
             words: [&litellm_words, &[None][..]].concat(),
             arguments: ArgumentsPlace::InScript(place),
+            environment_source,
         });
     }
     let (words, arguments) = match passed {
@@ -297,6 +309,7 @@ fn script(container: &Container, environment: &Environment, words: Words) -> Opt
         role,
         words,
         arguments,
+        environment_source,
     })
 }
 

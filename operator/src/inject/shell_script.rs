@@ -27,11 +27,51 @@ pub(super) fn simple_commands(script: &str) -> Vec<SimpleCommand> {
     for token in Tokens::new(script) {
         match token {
             Token::Word(word) => current.push(word),
+            Token::Output(_) => {}
             Token::Separator => commands.extend(command(std::mem::take(&mut current))),
         }
     }
     commands.extend(command(current));
     commands
+}
+
+/// Whether a command of the script writes this file, as far as text alone tells: by a redirection, by an option for its
+/// output, or as a copy.
+pub(super) fn writes_file(script: &str, path: &str) -> bool {
+    let is_path = |word: &Option<String>| word.as_deref() == Some(path);
+    let redirects = |token| matches!(token, Token::Output(word) if is_path(&word.text));
+    let writes = |command: &SimpleCommand| {
+        let words = &command.words;
+        let by_option = words
+            .windows(2)
+            .any(|pair| matches!(pair[0].as_deref(), Some("-o" | "--output" | "-out")) && is_path(&pair[1]))
+            || words
+                .iter()
+                .flatten()
+                .any(|word| word.strip_prefix("--output=") == Some(path));
+        let Some((program, arguments)) = words.split_first() else {
+            return false;
+        };
+        let as_copy = || {
+            let Some((target, sources)) = arguments.split_last() else {
+                return false;
+            };
+            let in_folder = |source: &String| {
+                let name = source.rsplit('/').next().unwrap_or_default();
+                target
+                    .as_deref()
+                    .is_some_and(|folder| format!("{}/{name}", folder.trim_end_matches('/')) == path)
+            };
+            is_path(target) || sources.iter().flatten().any(in_folder)
+        };
+        by_option
+            || match program.as_deref().and_then(|program| program.rsplit('/').next()) {
+                Some("cp" | "mv" | "install" | "ln") => as_copy(),
+                Some("tee") => arguments.iter().any(is_path),
+                _ => false,
+            }
+    };
+    Tokens::new(script).any(redirects) || simple_commands(script).iter().any(writes)
 }
 
 /// Whether the script sets this variable.
@@ -71,6 +111,8 @@ struct Word {
 
 enum Token {
     Word(Word),
+    /// Where a command's output goes instead.
+    Output(Word),
     /// Ends a command.
     Separator,
 }
@@ -204,7 +246,8 @@ impl<'a> Tokens<'a> {
     }
 
     /// A redirection has a target, which is no argument.
-    fn skip_redirection(&mut self) {
+    fn redirection(&mut self) -> Option<Token> {
+        let is_output = !self.rest().starts_with('<');
         while self
             .peek()
             .is_some_and(|letter| matches!(letter, '<' | '>' | '&' | '|' | '-'))
@@ -214,7 +257,8 @@ impl<'a> Tokens<'a> {
         while self.peek().is_some_and(|letter| matches!(letter, ' ' | '\t')) {
             self.take();
         }
-        self.word();
+        let target = self.word();
+        is_output.then_some(Token::Output(target))
     }
 }
 
@@ -232,8 +276,12 @@ impl Iterator for Tokens<'_> {
                         self.take();
                     }
                 }
-                '<' | '>' => self.skip_redirection(),
-                '&' if self.rest().starts_with("&>") => self.skip_redirection(),
+                '<' | '>' => {
+                    if let Some(output) = self.redirection() {
+                        return Some(output);
+                    }
+                }
+                '&' if self.rest().starts_with("&>") => return self.redirection(),
                 '\n' | ';' | '&' | '|' | '(' | ')' => {
                     self.take();
                     return Some(Token::Separator);
@@ -340,6 +388,31 @@ mod tests {
         assert_eq!(passes("litellm --port 1 $@"), (true, 3));
         assert_eq!(passes("litellm \"$@\" --port 1"), (false, 4));
         assert_eq!(passes("litellm \"$*\""), (false, 2));
+    }
+
+    #[test]
+    fn a_script_writes_a_file_by_redirection_option_or_copy() {
+        for script in [
+            "envsubst < /t/c.yaml > /w/c.yaml && litellm --config /w/c.yaml",
+            "cat >/w/c.yaml <<EOF\nmodel_list: []\nEOF\nlitellm",
+            "echo a >> '/w/c.yaml'; litellm",
+            "curl -s -o /w/c.yaml https://e; litellm",
+            "yq --output=/w/c.yaml /t/c.yaml; litellm",
+            "cp /t/other.yaml /w/c.yaml && litellm",
+            "/bin/cp -f /t/c.yaml /w/ && litellm",
+            "gomplate < /t/c.yaml | tee /w/c.yaml; litellm",
+        ] {
+            assert!(writes_file(script, "/w/c.yaml"), "{script}");
+        }
+        for script in [
+            "litellm --config /w/c.yaml > /log 2>&1",
+            "cat < /w/c.yaml; litellm --config /w/c.yaml",
+            "cp /w/c.yaml /backup/c.yaml; litellm",
+            "test -f /w/c.yaml && litellm",
+            "echo '> /w/c.yaml'; litellm",
+        ] {
+            assert!(!writes_file(script, "/w/c.yaml"), "{script}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::image::{Image, OLDEST_LITELLM};
 use super::mesh;
 use super::plan::Plan;
 use super::role::Role;
+use super::server_variables::ServerVariables;
 use super::settings::Settings;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
 
@@ -107,7 +108,7 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
         ));
     }
     if plan.ports.inbound.is_some()
-        && let Some((server, advice)) = server_without_addresses(container)
+        && let Some((server, advice)) = server_without_addresses(container, plan)
     {
         warnings.push(lasting(
             "ClientAddressesHidden",
@@ -131,7 +132,7 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
 }
 
 /// The server that LiteLLM runs in, if that knows no `X-Forwarded-For`, or believes the sidecar none; and what to do.
-fn server_without_addresses(container: &Container) -> Option<(&'static str, &'static str)> {
+fn server_without_addresses(container: &Container, plan: &Plan) -> Option<(&'static str, &'static str)> {
     let words = || container.command.iter().chain(&container.args).flatten();
     let names = |server: &str| {
         words().any(|word| {
@@ -146,6 +147,10 @@ fn server_without_addresses(container: &Container) -> Option<(&'static str, &'st
     ["--no-proxy-headers", "--forwarded-allow-ips"]
         .into_iter()
         .find(|option| words().any(|word| word.contains(option)))
+        .or_else(|| {
+            let environment = Environment::from_container(container);
+            ServerVariables::of(plan.role, &plan.words)?.hides_addresses(&environment)
+        })
         .map(|option| (option, "use FORWARDED_ALLOW_IPS"))
 }
 
