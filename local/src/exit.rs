@@ -58,6 +58,16 @@ pub enum ExitError {
     )]
     ServerArguments { program: &'static str },
     #[error(
+        "{what} has LiteLLM listen on a socket of its own, which cannot be moved: use --host and --port, or run \
+         LiteLLM without mcp-auth by LITELLM_MCP_AUTH_AUTO_PATCH=false"
+    )]
+    OwnSocket { what: String },
+    #[error(
+        "the file of --env-file may name LiteLLM's configuration, unseen: name it by --config of litellm, or by the \
+         variable CONFIG_FILE_PATH for uvicorn and granian"
+    )]
+    HiddenConfig,
+    #[error(
         "{what} makes LiteLLM serve TLS, which mcp-auth does not speak to it: end TLS before mcp-auth, or run LiteLLM \
          without mcp-auth by LITELLM_MCP_AUTH_AUTO_PATCH=false"
     )]
@@ -116,7 +126,11 @@ impl ExitError {
             | Self::Log
             | Self::LitellmTls { .. }
             | Self::OldLitellm { .. } => CONFIG,
-            Self::Host(_) | Self::Port(_) | Self::ServerArguments { .. } => USAGE,
+            Self::Host(_)
+            | Self::Port(_)
+            | Self::ServerArguments { .. }
+            | Self::OwnSocket { .. }
+            | Self::HiddenConfig => USAGE,
             Self::Listen { .. } | Self::NoLoopbackPort { .. } | Self::Metrics { .. } => UNAVAILABLE,
             Self::Folder { .. } | Self::LitellmLog { .. } | Self::AuditLog { .. } => CANNOT_CREATE,
             Self::System { .. } => OS_ERROR,
