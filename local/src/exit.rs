@@ -100,7 +100,8 @@ pub enum ExitError {
         kind: io::ErrorKind,
     },
     #[error(
-        "MCPAUTH_LOG is neither a level nor directives: write it as info, or as mcp_auth_local=debug,info"
+        "MCPAUTH_LOG is neither a level nor directives: write it as info (off, error, warn, info, debug or trace), or \
+         as mcp_auth_local=debug,info"
     )]
     Log,
     #[error("{what}: {kind}")]
