@@ -60,17 +60,6 @@ pub enum Command {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Exec {
-    /// Where the audit log goes: `stdout`, `otlp`, or a FILE that lines are appended to.
-    #[arg(long, value_name = "FILE", default_value = "stdout", value_parser = audit_log)]
-    pub audit_log: Output,
-
-    /// Where Prometheus finds the metrics, at /metrics: a PORT of loopback, or ADDRESS:PORT. Default: nowhere.
-    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics::address)]
-    pub metrics: Option<SocketAddr>,
-
-    #[command(flatten)]
-    pub otlp: OtlpArgs,
-
     #[command(flatten)]
     pub common: Common,
 }
@@ -99,9 +88,20 @@ pub enum Format {
     Json,
 }
 
-/// What `exec` and `check` both take.
+/// What `exec` and `check` both take. `check` reads where lines, spans and metrics go, and sends nothing there.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Common {
+    /// Where the audit log goes: `stdout`, `otlp`, or a FILE that lines are appended to.
+    #[arg(long, value_name = "FILE", default_value = "stdout", value_parser = audit_log)]
+    pub audit_log: Output,
+
+    /// Where Prometheus finds the metrics, at /metrics: a PORT of loopback, or ADDRESS:PORT. Default: nowhere.
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics::address)]
+    pub metrics: Option<SocketAddr>,
+
+    #[command(flatten)]
+    pub otlp: OtlpArgs,
+
     /// Longest time that LiteLLM's start waits for first tokens.
     #[arg(long = "start-timeout-seconds", value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub start_timeout: Duration,
@@ -159,5 +159,20 @@ mod tests {
         };
         assert_eq!(exec.common.command, ["litellm", "--port", "4000"]);
         assert!(Args::try_parse_from(["mcp-auth", "exec"]).is_err());
+    }
+
+    #[test]
+    fn the_options_of_exec_are_those_of_check_too() {
+        let command = Args::command();
+        let options = |name: &str| -> Vec<String> {
+            let command = command.find_subcommand(name).unwrap();
+            let options = command.get_arguments().filter_map(|option| option.get_long());
+            options.map(str::to_owned).collect()
+        };
+        let of_check = options("check");
+        assert!(options("exec").contains(&"audit-log".to_owned()));
+        for option in options("exec") {
+            assert!(of_check.contains(&option), "{option}");
+        }
     }
 }

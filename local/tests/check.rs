@@ -299,6 +299,34 @@ fn a_proxy_that_is_no_url_is_told_before_anything_is_sent() {
 }
 
 #[test]
+fn the_collector_of_exec_is_looked_at_before_anything_starts_and_nothing_is_sent_or_written() {
+    let set_up = SetUp::new();
+    for (options, expected) in [
+        (
+            &["--audit-log", "otlp"][..],
+            "--otlp-endpoint (MCPAUTH_OTLP_ENDPOINT) is missing",
+        ),
+        (
+            &[
+                "--tracing=enabled",
+                "--otlp-endpoint=https://collector:4318",
+                "--otlp-ca=-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            ],
+            "the collector's certificates cannot be verified",
+        ),
+    ] {
+        let output = set_up.check(options, &[]);
+        assert_eq!(output.status.code(), Some(78), "{}", message(&output));
+        assert!(message(&output).contains(expected), "{}", message(&output));
+    }
+    let file = set_up.path("audit.log");
+    let options = ["--audit-log", file.to_str().unwrap(), "--metrics", "1"];
+    let output = set_up.check(&options, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", message(&output));
+    assert!(!file.exists());
+}
+
+#[test]
 fn a_switch_that_is_off_is_told() {
     let set_up = SetUp::new();
     set_up.breaks(
