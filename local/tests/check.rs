@@ -442,10 +442,26 @@ fn what_python_runs_at_its_start_and_speaks_of_litellm_is_named() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("✓ LiteLLM is unmodified: "), "{text}");
     write(
-        &Path::new(site.trim()).join("patch.pth"),
-        "import sys; import patch_of_ours\n",
+        &set_up.path("packages/hooks/of_ours.py"),
+        "hook = 1  # for litellm\n",
     );
-    set_up.breaks(&variables, &[1], &["patch_of_ours.py at each start"]);
+    let pth = Path::new(site.trim()).join("patch.pth");
+    for (line, file) in [
+        ("import sys; import patch_of_ours\n", "patch_of_ours.py"),
+        ("import os, patch_of_ours\n", "patch_of_ours.py"),
+        ("import os; from patch_of_ours import sys\n", "patch_of_ours.py"),
+        ("import os; from hooks.of_ours import hook\n", "hooks/of_ours.py"),
+        ("import os; from hooks import of_ours\n", "hooks/of_ours.py"),
+    ] {
+        write(&pth, line);
+        let expected = format!("{file} at each start");
+        set_up.breaks(&variables, &[1], &[&expected]);
+    }
+
+    // Python does not look into the user's folder then.
+    let output = set_up.check(&[], &[variables[0], ("PYTHONNOUSERSITE", "1")]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("✓ LiteLLM is unmodified: "), "{text}");
 }
 
 #[test]
