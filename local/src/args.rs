@@ -21,6 +21,8 @@ Variables:
   MCP_OAUTH2_AUDIENCE, MCP_OAUTH2_RESOURCE    the client for each MCP server that states none of its own
   LITELLM_MCP_AUTH_AUTO_PATCH=false           runs the command as it is, without mcp-auth
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY           the proxy that tokens are requested through
+  MCPAUTH_OTLP_ENDPOINT, MCPAUTH_OTLP_CA, MCPAUTH_TRACING    as --otlp-endpoint, --otlp-ca and --tracing
+  MCPAUTH_OTLP_HEADERS                        headers that authenticate to the collector, NAME=VALUE separated by commas
   MCPAUTH_LOG                                 what is logged, such as info or debug
 
 Exit codes: LiteLLM's own, or with a line of mcp-auth: 64 the command line, 69 a port, 71 the system, 73 a file that cannot be
@@ -60,17 +62,6 @@ pub enum Command {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Exec {
-    /// Where the audit log goes: `stdout`, `otlp`, or a FILE that lines are appended to.
-    #[arg(long, value_name = "FILE", default_value = "stdout", value_parser = audit_log)]
-    pub audit_log: Output,
-
-    /// Where Prometheus finds the metrics, at /metrics: a PORT of loopback, or ADDRESS:PORT. Default: nowhere.
-    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics::address)]
-    pub metrics: Option<SocketAddr>,
-
-    #[command(flatten)]
-    pub otlp: OtlpArgs,
-
     #[command(flatten)]
     pub common: Common,
 }
@@ -99,9 +90,20 @@ pub enum Format {
     Json,
 }
 
-/// What `exec` and `check` both take.
+/// What `exec` and `check` both take. `check` reads where lines, spans and metrics go, and sends nothing there.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Common {
+    /// Where the audit log goes: `stdout`, `otlp`, or a FILE that lines are appended to.
+    #[arg(long, value_name = "FILE", default_value = "stdout", value_parser = audit_log)]
+    pub audit_log: Output,
+
+    /// Where Prometheus finds the metrics, at /metrics: a PORT of loopback, or ADDRESS:PORT. Default: nowhere.
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics::address)]
+    pub metrics: Option<SocketAddr>,
+
+    #[command(flatten)]
+    pub otlp: OtlpArgs,
+
     /// Longest time that LiteLLM's start waits for first tokens.
     #[arg(long = "start-timeout-seconds", value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub start_timeout: Duration,
@@ -145,6 +147,10 @@ mod tests {
             "Gives the LiteLLM of this machine",
             "MCP_OAUTH2_CLIENT_SECRET_FILE",
             "MCPAUTH_LOG",
+            "MCPAUTH_OTLP_ENDPOINT",
+            "MCPAUTH_OTLP_HEADERS",
+            "MCPAUTH_OTLP_CA",
+            "MCPAUTH_TRACING",
             "78 the configuration",
         ] {
             assert!(help.contains(expected), "{expected}: {help}");
@@ -159,5 +165,20 @@ mod tests {
         };
         assert_eq!(exec.common.command, ["litellm", "--port", "4000"]);
         assert!(Args::try_parse_from(["mcp-auth", "exec"]).is_err());
+    }
+
+    #[test]
+    fn the_options_of_exec_are_those_of_check_too() {
+        let command = Args::command();
+        let options = |name: &str| -> Vec<String> {
+            let command = command.find_subcommand(name).unwrap();
+            let options = command.get_arguments().filter_map(|option| option.get_long());
+            options.map(str::to_owned).collect()
+        };
+        let of_check = options("check");
+        assert!(options("exec").contains(&"audit-log".to_owned()));
+        for option in options("exec") {
+            assert!(of_check.contains(&option), "{option}");
+        }
     }
 }

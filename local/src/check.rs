@@ -86,19 +86,26 @@ fn run(args: Check) -> Result<Report, ExitError> {
         find_program(program, std::env::var_os("PATH").as_deref())?;
     }
     let command = LitellmCommand::read(args.common.command, &variables)?;
+    let audit_log = AuditDestination::new(args.common.audit_log, &args.common.otlp, &variables)?;
     let sources = Sources {
         config: command.config.clone(),
         resources: args.common.resources.map(|folder| (folder, Admission::new())),
         variables,
     };
-    in_runtime(Checking::run(
-        command,
-        sources,
-        is_off,
-        args.common.start_timeout,
-        args.timeout,
-        args.litellm_log,
-    ))
+    in_runtime(async {
+        if let Some(collector) = audit_log.collector {
+            collector.check()?;
+        }
+        Checking::run(
+            command,
+            sources,
+            is_off,
+            args.common.start_timeout,
+            args.timeout,
+            args.litellm_log,
+        )
+        .await
+    })
 }
 
 /// What is there while LiteLLM runs.

@@ -58,10 +58,23 @@ impl AuditDestination {
     pub fn new(lines: Output, otlp: &OtlpArgs, variables: &Variables) -> Result<Self, ExitError> {
         let collector = match lines == Output::Otlp || otlp.traces() {
             true => {
+                let ca = otlp.otlp_ca.as_deref().map(str::trim).unwrap_or_default();
+                if !ca.is_empty() && !ca.contains(PEM) {
+                    return Err(ExitError::CaText);
+                }
                 let resource = resource("mcp-auth", "", "", "");
                 Some(otlp.settings(variables.get(env::OTLP_HEADERS), resource)?)
             }
-            false => None,
+            false => {
+                if otlp.endpoint().is_some() {
+                    warn!(
+                        "--otlp-endpoint ({}) names a collector, and nothing goes there: --audit-log otlp sends audit \
+                         lines to it, --tracing enabled sends spans",
+                        env::OTLP_ENDPOINT
+                    );
+                }
+                None
+            }
         };
         Ok(Self {
             lines,
@@ -70,6 +83,9 @@ impl AuditDestination {
         })
     }
 }
+
+/// What each PEM text has; a path has it not.
+const PEM: &str = "-----BEGIN ";
 
 /// What is to be had before anything starts.
 pub struct Ground {

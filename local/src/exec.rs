@@ -59,7 +59,7 @@ fn run(args: Exec, variables: Variables, dropped_lines: &DroppedLines) -> Result
         variables,
     };
     let servers = servers::read(&sources).for_start()?;
-    let audit_log = AuditDestination::new(args.audit_log, &args.otlp, &sources.variables)?;
+    let audit_log = AuditDestination::new(args.common.audit_log, &args.common.otlp, &sources.variables)?;
     let proxy = egress_proxy(&sources.variables)?;
     let mut registry = Registry::default();
     dropped_lines.register(&mut registry);
@@ -71,7 +71,7 @@ fn run(args: Exec, variables: Variables, dropped_lines: &DroppedLines) -> Result
         Options {
             start_timeout: args.common.start_timeout,
             audit_log,
-            metrics: args.metrics,
+            metrics: args.common.metrics,
             registry,
         },
     ))

@@ -58,6 +58,16 @@ pub enum ExitError {
     )]
     ServerArguments { program: &'static str },
     #[error(
+        "{what} has LiteLLM listen on a socket of its own, which cannot be moved: use --host and --port, or run \
+         LiteLLM without mcp-auth by LITELLM_MCP_AUTH_AUTO_PATCH=false"
+    )]
+    OwnSocket { what: String },
+    #[error(
+        "the file of --env-file may name LiteLLM's configuration, unseen: name it by --config of litellm, or by the \
+         variable CONFIG_FILE_PATH for uvicorn and granian"
+    )]
+    HiddenConfig,
+    #[error(
         "{what} makes LiteLLM serve TLS, which mcp-auth does not speak to it: end TLS before mcp-auth, or run LiteLLM \
          without mcp-auth by LITELLM_MCP_AUTH_AUTO_PATCH=false"
     )]
@@ -82,6 +92,11 @@ pub enum ExitError {
     AuditLog { file: PathBuf, kind: io::ErrorKind },
     #[error(transparent)]
     Otlp(#[from] OtlpArgsError),
+    #[error(
+        "--otlp-ca ({variable}) is the text of PEM certificates, not a file: write --otlp-ca \"$(cat FILE)\"",
+        variable = env::OTLP_CA
+    )]
+    CaText,
     #[error("--otlp-ca ({variable}) or --otlp-endpoint: {0}", variable = env::OTLP_CA)]
     Collector(#[from] ClientError),
     #[error("{address} cannot be listened on for the metrics: {kind}. {}, or leave --metrics out", way_out(*.kind))]
@@ -90,7 +105,8 @@ pub enum ExitError {
         kind: io::ErrorKind,
     },
     #[error(
-        "MCPAUTH_LOG is neither a level nor directives: write it as info, or as mcp_auth_local=debug,info"
+        "MCPAUTH_LOG is neither a level nor directives: write it as info (off, error, warn, info, debug or trace), or \
+         as mcp_auth_local=debug,info"
     )]
     Log,
     #[error("{what}: {kind}")]
@@ -111,12 +127,17 @@ impl ExitError {
             | Self::Servers(_)
             | Self::Proxy(_)
             | Self::Otlp(_)
+            | Self::CaText
             | Self::Collector(_)
             | Self::ConfigInBucket
             | Self::Log
             | Self::LitellmTls { .. }
             | Self::OldLitellm { .. } => CONFIG,
-            Self::Host(_) | Self::Port(_) | Self::ServerArguments { .. } => USAGE,
+            Self::Host(_)
+            | Self::Port(_)
+            | Self::ServerArguments { .. }
+            | Self::OwnSocket { .. }
+            | Self::HiddenConfig => USAGE,
             Self::Listen { .. } | Self::NoLoopbackPort { .. } | Self::Metrics { .. } => UNAVAILABLE,
             Self::Folder { .. } | Self::LitellmLog { .. } | Self::AuditLog { .. } => CANNOT_CREATE,
             Self::System { .. } => OS_ERROR,

@@ -27,6 +27,17 @@ const LITELLM: [&str; 3] = [
 ];
 /// Servers that take their address by `--bind`.
 const BIND_SERVERS: [&str; 2] = ["gunicorn", "hypercorn"];
+/// Servers that listen on a Unix socket, or on one that they inherit, rather than where `--host` and `--port` say.
+const SOCKET_SERVERS: [&str; 2] = ["uvicorn", "granian"];
+const SOCKET_OPTIONS: [&str; 2] = ["--uds", "--fd"];
+/// The same as variables, which those servers read whatever their options.
+const SOCKET_VARIABLES: [(&str, &str); 3] = [
+    ("uvicorn", "UVICORN_UDS"),
+    ("uvicorn", "UVICORN_FD"),
+    ("granian", "GRANIAN_UDS"),
+];
+/// Of uvicorn, granian (`--env-files` too) and what starts LiteLLM, such as `uv run`: variables that are not seen here.
+const ENVIRONMENT_FILE: &str = "--env-file";
 const CONFIG_BUCKET: &str = "LITELLM_CONFIG_BUCKET_NAME";
 const TLS_VARIABLES: [&str; 2] = ["SSL_KEYFILE_PATH", "SSL_CERTFILE_PATH"];
 const SCRIPT: &str = "litellm/proxy/proxy_cli.py";
@@ -82,6 +93,10 @@ impl LitellmCommand {
             .or_else(|| self::option(&words, &["--config", "-c"]))
             .map(PathBuf::from);
         let config = config.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let reads_file = |word: &OsString| word.to_string_lossy().starts_with(ENVIRONMENT_FILE);
+        if config.is_none() && words.iter().any(reads_file) {
+            return Err(ExitError::HiddenConfig);
+        }
         Ok(Self {
             takes_options,
             listen: SocketAddr::new(host, port),
@@ -151,6 +166,11 @@ fn check_can_move(words: &[OsString], takes_options: bool, variables: &Variables
     if takes_options && let Some(program) = BIND_SERVERS.into_iter().find(is_server) {
         return Err(ExitError::ServerArguments { program });
     }
+    let servers = SOCKET_SERVERS.into_iter().filter(is_server);
+    let servers: Vec<&str> = servers.filter(|_| takes_options).collect();
+    if let Some(what) = own_socket(words, &servers, variables) {
+        return Err(ExitError::OwnSocket { what });
+    }
     let variable = TLS_VARIABLES
         .into_iter()
         .find(|name| variables.get(name).is_some());
@@ -168,6 +188,23 @@ fn check_can_move(words: &[OsString], takes_options: bool, variables: &Variables
         Some(what) => Err(ExitError::LitellmTls { what }),
         None => Ok(()),
     }
+}
+
+/// What has one of these servers, which start LiteLLM, listen on a socket of its own.
+fn own_socket(words: &[OsString], servers: &[&str], variables: &Variables) -> Option<String> {
+    if servers.is_empty() {
+        return None;
+    }
+    let mut names = words.iter().map(|word| word.to_string_lossy());
+    let option = names.find_map(|word| {
+        let name = word.split('=').next().unwrap_or_default();
+        SOCKET_OPTIONS.into_iter().find(|option| *option == name)
+    });
+    let is_used = |(server, name): &(&str, &str)| servers.contains(server) && variables.get(name).is_some();
+    let variable = || SOCKET_VARIABLES.into_iter().find(is_used);
+    option
+        .map(|option| format!("the option {option}"))
+        .or_else(|| variable().map(|(_, name)| format!("the variable {name}")))
 }
 
 fn file_name(word: &OsStr) -> String {
@@ -342,6 +379,46 @@ mod tests {
                 &[],
                 "the option --ssl-keyfile makes",
             ),
+            (
+                &["uvicorn", app, "--uds", "/run/litellm"],
+                &[],
+                "the option --uds has LiteLLM listen on a socket of its own",
+            ),
+            (
+                &["python", "-m", "uvicorn", "--fd=3", app],
+                &[],
+                "the option --fd has",
+            ),
+            (
+                &["granian", "--interface", "asgi", app, "--uds=/run/litellm"],
+                &[],
+                "the option --uds has",
+            ),
+            (
+                &["uvicorn", app],
+                &[("UVICORN_UDS", "/run/litellm")],
+                "the variable UVICORN_UDS has",
+            ),
+            (
+                &["uvicorn", app],
+                &[("UVICORN_FD", "3")],
+                "the variable UVICORN_FD has",
+            ),
+            (
+                &["granian", app],
+                &[("GRANIAN_UDS", "/run/litellm")],
+                "the variable GRANIAN_UDS has",
+            ),
+            (
+                &["uvicorn", app, "--env-file", ".env"],
+                &[],
+                "the file of --env-file may name LiteLLM's configuration, unseen",
+            ),
+            (
+                &["uv", "run", "--env-file=.env", "litellm"],
+                &[],
+                "name it by --config",
+            ),
         ] {
             let message = command(words, variables).unwrap_err();
             assert!(message.contains(expected), "{message}");
@@ -353,6 +430,44 @@ mod tests {
                 "{words:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_does_not_reach_litellm_or_hides_nothing_is_no_reason_to_refuse() {
+        let app = "litellm.proxy.proxy_server:app";
+        for (words, variables) in [
+            (
+                &["litellm"][..],
+                &[("UVICORN_UDS", "/run/x"), ("GRANIAN_UDS", "/run/x")][..],
+            ),
+            (
+                &["uvicorn", app],
+                &[("GRANIAN_UDS", "/run/x"), ("UVICORN_UDS", "")],
+            ),
+            (
+                &[
+                    "uv",
+                    "run",
+                    "--env-file",
+                    ".env",
+                    "litellm",
+                    "--config",
+                    "/c.yaml",
+                ],
+                &[],
+            ),
+            (
+                &["uvicorn", app, "--env-file", ".env"],
+                &[("CONFIG_FILE_PATH", "/c.yaml")],
+            ),
+        ] {
+            assert_eq!(command(words, variables).map(|_| ()), Ok(()), "{words:?}");
+        }
+        let own_socket = LitellmCommand::read(
+            ["uvicorn", app, "--uds", "/run/x"].map(OsString::from).to_vec(),
+            &Variables::default(),
+        );
+        assert_eq!(own_socket.map_err(|error| error.code()), Err(64));
     }
 
     #[test]

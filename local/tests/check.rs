@@ -299,6 +299,34 @@ fn a_proxy_that_is_no_url_is_told_before_anything_is_sent() {
 }
 
 #[test]
+fn the_collector_of_exec_is_looked_at_before_anything_starts_and_nothing_is_sent_or_written() {
+    let set_up = SetUp::new();
+    for (options, expected) in [
+        (
+            &["--audit-log", "otlp"][..],
+            "--otlp-endpoint (MCPAUTH_OTLP_ENDPOINT) is missing",
+        ),
+        (
+            &[
+                "--tracing=enabled",
+                "--otlp-endpoint=https://collector:4318",
+                "--otlp-ca=-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            ],
+            "the collector's certificates cannot be verified",
+        ),
+    ] {
+        let output = set_up.check(options, &[]);
+        assert_eq!(output.status.code(), Some(78), "{}", message(&output));
+        assert!(message(&output).contains(expected), "{}", message(&output));
+    }
+    let file = set_up.path("audit.log");
+    let options = ["--audit-log", file.to_str().unwrap(), "--metrics", "1"];
+    let output = set_up.check(&options, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", message(&output));
+    assert!(!file.exists());
+}
+
+#[test]
 fn a_switch_that_is_off_is_told() {
     let set_up = SetUp::new();
     set_up.breaks(
@@ -414,10 +442,26 @@ fn what_python_runs_at_its_start_and_speaks_of_litellm_is_named() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("✓ LiteLLM is unmodified: "), "{text}");
     write(
-        &Path::new(site.trim()).join("patch.pth"),
-        "import sys; import patch_of_ours\n",
+        &set_up.path("packages/hooks/of_ours.py"),
+        "hook = 1  # for litellm\n",
     );
-    set_up.breaks(&variables, &[1], &["patch_of_ours.py at each start"]);
+    let pth = Path::new(site.trim()).join("patch.pth");
+    for (line, file) in [
+        ("import sys; import patch_of_ours\n", "patch_of_ours.py"),
+        ("import os, patch_of_ours\n", "patch_of_ours.py"),
+        ("import os; from patch_of_ours import sys\n", "patch_of_ours.py"),
+        ("import os; from hooks.of_ours import hook\n", "hooks/of_ours.py"),
+        ("import os; from hooks import of_ours\n", "hooks/of_ours.py"),
+    ] {
+        write(&pth, line);
+        let expected = format!("{file} at each start");
+        set_up.breaks(&variables, &[1], &[&expected]);
+    }
+
+    // Python does not look into the user's folder then.
+    let output = set_up.check(&[], &[variables[0], ("PYTHONNOUSERSITE", "1")]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("✓ LiteLLM is unmodified: "), "{text}");
 }
 
 #[test]

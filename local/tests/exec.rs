@@ -284,8 +284,7 @@ fn a_collector_that_cannot_be_called_is_told_before_litellm_starts() {
                 "/ca.pem",
             ],
             "",
-            "--otlp-ca (MCPAUTH_OTLP_CA) or --otlp-endpoint: the collector's certificates cannot be verified: \
-             the CA bundle holds no certificate",
+            "--otlp-ca (MCPAUTH_OTLP_CA) is the text of PEM certificates, not a file: write --otlp-ca \"$(cat FILE)\"",
         ),
     ] {
         let options = [vec!["--audit-log", "otlp"], options].concat();
@@ -303,6 +302,18 @@ fn a_collector_that_cannot_be_called_is_told_before_litellm_starts() {
         !ground.folder.path().join("report").exists(),
         "LiteLLM was not started"
     );
+}
+
+#[test]
+fn a_collector_that_nothing_goes_to_is_told_and_empty_variables_are_as_none() {
+    let ground = Ground::new("{}");
+    let mut command = ground.litellm_with(&["--otlp-endpoint", "http://collector:4318"]);
+    let mut child = command.env("MCPAUTH_TRACING", "").spawn().unwrap();
+    ground.report();
+    let log = ground.log();
+    assert!(log.contains("names a collector, and nothing goes there"), "{log}");
+    kill(&child, Signal::TERM);
+    child.wait().unwrap();
 }
 
 #[test]
@@ -442,13 +453,16 @@ fn what_is_wrong_ends_before_litellm_starts_with_a_message_and_a_code_of_its_own
         78,
         "HTTPS_PROXY is not the URL of a proxy: write it as http://proxy.example.com:3128",
     );
-    check(
-        ground
-            .command(&["litellm", "--config", "config.yaml"])
-            .env("MCPAUTH_LOG", "nonsense==x"),
-        78,
-        "MCPAUTH_LOG is neither a level nor directives: write it as info",
-    );
+    // The second would be the name of a target, and silence all others.
+    for directives in ["nonsense==x", "verbose"] {
+        check(
+            ground
+                .command(&["litellm", "--config", "config.yaml"])
+                .env("MCPAUTH_LOG", directives),
+            78,
+            "MCPAUTH_LOG is neither a level nor directives: write it as info",
+        );
+    }
     check(
         &mut ground.command(&["litellm", "--config", "/none.yaml"]),
         78,

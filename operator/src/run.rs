@@ -11,10 +11,12 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
 use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
+use mcp_auth_protocol::log::check_levels;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
 
 use crate::admission::{self, Admission};
 use crate::args::{Args, LogFormat};
@@ -360,13 +362,38 @@ fn read_settings(args: &Args) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
+fn log_filter(directives: &str) -> anyhow::Result<EnvFilter> {
+    let what = || {
+        format!(
+            "--log (MCPAUTH_LOG) {directives:?} is neither a level nor directives such as info,mcp_auth_operator=debug"
+        )
+    };
+    check_levels(directives).with_context(what)?;
+    EnvFilter::try_new(directives).with_context(what)
+}
+
 fn start_log(args: &Args) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
-        .with_context(|| format!("--log {:?} is neither a level nor directives", args.log))?;
+    let filter = log_filter(&args.log)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     match args.log_format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.init(),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_an_error_rather_than_silence() {
+        for directives in ["verbose", "info,kube", "mcp_auth_operator=loud"] {
+            let error = format!("{:#}", log_filter(directives).unwrap_err());
+            assert!(error.starts_with("--log (MCPAUTH_LOG)"), "{error}");
+        }
+        for directives in ["info", "WARN", "off", "info,mcp_auth_operator=debug"] {
+            assert!(log_filter(directives).is_ok(), "{directives}");
+        }
+    }
 }

@@ -7,10 +7,12 @@ mod rate_limit;
 
 use std::io::{self, IsTerminal, stderr};
 
+use mcp_auth_protocol::log::{NoLevel, check_levels};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use thiserror::Error;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::prelude::*;
@@ -20,6 +22,15 @@ use rate_limit::RateLimit;
 
 /// What the targets of all crates of this project begin with.
 const OURS: &str = "mcp_auth";
+
+/// Why directives are not used.
+#[derive(Debug, Error)]
+pub enum LogFilterError {
+    #[error(transparent)]
+    Level(#[from] NoLevel),
+    #[error(transparent)]
+    Directives(#[from] ParseError),
+}
 
 /// Lines that were not written: the queue was full, or many said the same.
 #[derive(Clone, Debug, Default)]
@@ -84,13 +95,11 @@ impl DroppedLines {
 /// The filter by `directives` (`debug`, `info,h2=trace`), and what is wrong with them if they are not used.
 /// Nothing means `info`. Targets and levels are all that is documented, and need none of the regular expressions
 /// of an `EnvFilter`.
-pub fn log_filter(directives: &str) -> (Targets, Option<ParseError>) {
-    let (stated, error) = match directives.trim() {
-        "" => (Targets::new().with_default(LevelFilter::INFO), None),
-        directives => match directives.parse() {
-            Ok(stated) => (stated, None),
-            Err(error) => (Targets::new().with_default(LevelFilter::INFO), Some(error)),
-        },
+pub fn log_filter(directives: &str) -> (Targets, Option<LogFilterError>) {
+    let info = || Targets::new().with_default(LevelFilter::INFO);
+    let (stated, error) = match parse(directives.trim()) {
+        Ok(stated) => (stated.unwrap_or_else(info), None),
+        Err(error) => (info(), Some(error)),
     };
     let Some(level) = stated.default_level() else {
         return (stated, error);
@@ -101,6 +110,14 @@ pub fn log_filter(directives: &str) -> (Targets, Option<ParseError>) {
         // The more specific ones, and those about us, count more.
         .with_targets(stated);
     (filter, error)
+}
+
+fn parse(directives: &str) -> Result<Option<Targets>, LogFilterError> {
+    if directives.is_empty() {
+        return Ok(None);
+    }
+    check_levels(directives)?;
+    Ok(Some(directives.parse()?))
 }
 
 #[cfg(test)]
@@ -137,8 +154,16 @@ mod tests {
 
     #[test]
     fn what_is_no_level_is_said_and_info_is_logged() {
-        let (filter, error) = log_filter("mcp_auth=loud");
-        assert!(error.is_some());
-        assert!(filter.would_enable("mcp_auth_sidecar", &Level::INFO));
+        for (directives, expected) in [
+            ("mcp_auth=loud", "level"),
+            ("verbose", "\"verbose\" is no level"),
+            ("warn,h2", "\"h2\" is no level"),
+        ] {
+            let (filter, error) = log_filter(directives);
+            let message = error.unwrap().to_string();
+            assert!(message.contains(expected), "{message}");
+            assert!(filter.would_enable("mcp_auth_sidecar", &Level::INFO));
+            assert!(!filter.would_enable("mcp_auth_sidecar", &Level::DEBUG));
+        }
     }
 }

@@ -1,4 +1,4 @@
-import importlib.metadata, importlib.util, json, os, re, site, sys
+import ast, importlib.metadata, importlib.util, json, os, site, sys
 
 
 def text(path):
@@ -12,20 +12,40 @@ def text(path):
 def source(name):
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
+    except (AttributeError, ImportError, ValueError):
         return None
     return spec.origin if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
+def imported(line):
+    """The modules that a line of Python imports by statements, with what may be a module in one of them."""
+    try:
+        statements = list(ast.walk(ast.parse(line)))
+    except (SyntaxError, ValueError):
+        return
+    for statement in statements:
+        names = [alias.name for alias in getattr(statement, "names", []) if isinstance(alias, ast.alias)]
+        if isinstance(statement, ast.Import):
+            yield from names
+            yield from (name.split(".")[0] for name in names)
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            yield statement.module
+            yield statement.module.split(".")[0]
+            yield from (f"{statement.module}.{name}" for name in names)
+
+
 def run_at_start():
     """What Python runs before any program: lines of .pth files that import something, and the two modules of the site."""
-    for folder in {*site.getsitepackages(), site.getusersitepackages()}:
+    # Without it Python does not look there.
+    of_user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    for folder in {*site.getsitepackages(), *of_user}:
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
             lines = text(os.path.join(folder, name)).splitlines() if name.endswith(".pth") else []
-            code = "\n".join(line for line in lines if line.startswith(("import ", "import\t")))
-            if "litellm" in code:
-                yield os.path.join(folder, name)
-            yield from filter(None, map(source, re.findall(r"\bimport\s+([A-Za-z_]\w*)", code)))
+            for line in lines:
+                if line.startswith(("import ", "import\t")):
+                    if "litellm" in line:
+                        yield os.path.join(folder, name)
+                    yield from filter(None, map(source, imported(line)))
     yield from filter(None, map(source, ("sitecustomize", "usercustomize")))
 
 

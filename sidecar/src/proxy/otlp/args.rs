@@ -1,5 +1,8 @@
 //! The settings of the exporter, as flags and variables state them.
 
+use std::ffi::OsStr;
+
+use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
 use mcp_auth_protocol::otlp::{OtlpEndpoint, OtlpEndpointError};
 use mcp_auth_protocol::pod::env;
 
@@ -17,7 +20,7 @@ pub struct OtlpArgs {
     pub otlp_endpoint: Option<String>,
 
     /// Whether each call is a span that goes to the collector.
-    #[arg(long, env = env::TRACING, value_name = "SWITCH", default_value = "disabled")]
+    #[arg(long, env = env::TRACING, value_name = "SWITCH", default_value = "disabled", value_parser = SwitchParser)]
     pub tracing: Switch,
 
     /// PEM certificates to verify the collector by, besides the system's.
@@ -30,6 +33,31 @@ pub enum Switch {
     #[default]
     Disabled,
     Enabled,
+}
+
+/// An empty text is as none: that is how a shell, or a compose file, unsets a variable for a program.
+#[derive(Clone)]
+struct SwitchParser;
+
+impl TypedValueParser for SwitchParser {
+    type Value = Switch;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Switch, clap::Error> {
+        match value.is_empty() {
+            true => Ok(Switch::default()),
+            false => EnumValueParser::new().parse_ref(command, argument, value),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let values: Vec<_> = EnumValueParser::<Switch>::new().possible_values()?.collect();
+        Some(Box::new(values.into_iter()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -51,14 +79,19 @@ impl OtlpArgs {
         self.tracing == Switch::Enabled
     }
 
+    /// The collector that is named.
+    pub fn endpoint(&self) -> Option<&str> {
+        let endpoint = self.otlp_endpoint.as_deref().map(str::trim);
+        endpoint.filter(|endpoint| !endpoint.is_empty())
+    }
+
     /// `headers`: the value of [`env::OTLP_HEADERS`], which is in no flag because every user of the machine sees those.
     pub fn settings(
         &self,
         headers: Option<&str>,
         resource: Vec<KeyValue>,
     ) -> Result<ExportSettings, OtlpArgsError> {
-        let endpoint = self.otlp_endpoint.as_deref().ok_or(OtlpArgsError::NoEndpoint)?;
-        let endpoint: OtlpEndpoint = endpoint.trim().parse()?;
+        let endpoint: OtlpEndpoint = self.endpoint().ok_or(OtlpArgsError::NoEndpoint)?.parse()?;
         let headers: OtlpHeaders = headers.unwrap_or_default().parse()?;
         let ca = self.otlp_ca.clone().filter(|ca| !ca.trim().is_empty());
         Ok(ExportSettings {
@@ -86,6 +119,8 @@ pub fn resource(service: &'static str, namespace: &str, pod: &str, pod_uid: &str
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[test]
@@ -100,12 +135,34 @@ mod tests {
         let endpoint = Some("http://collector:4318");
         assert!(settings(endpoint, Some("a=1")).is_ok());
         for (result, expected) in [
-            (settings(None, None), "MCPAUTH_OTLP_ENDPOINT"),
+            (settings(None, None), "MCPAUTH_OTLP_ENDPOINT) is missing"),
+            (settings(Some(" "), None), "MCPAUTH_OTLP_ENDPOINT) is missing"),
             (settings(Some("collector"), None), "--otlp-endpoint"),
             (settings(endpoint, Some("s3cret")), "MCPAUTH_OTLP_HEADERS"),
         ] {
             let error = result.unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("s3cret"), "{error}");
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        otlp: OtlpArgs,
+    }
+
+    #[test]
+    fn an_empty_switch_is_as_none_and_a_misspelt_one_is_told_with_what_there_is() {
+        let parse = |value: &str| Program::try_parse_from(["program", "--tracing", value]);
+        for (value, expected) in [("", false), ("disabled", false), ("enabled", true)] {
+            let program = parse(value).map_err(|error| error.to_string());
+            assert_eq!(
+                program.map(|program| program.otlp.traces()),
+                Ok(expected),
+                "{value}"
+            );
+        }
+        let error = parse("on").err().unwrap().to_string();
+        assert!(error.contains("possible values: disabled, enabled"), "{error}");
     }
 }

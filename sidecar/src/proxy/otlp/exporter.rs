@@ -62,6 +62,13 @@ struct State {
     is_closed: bool,
 }
 
+impl ExportSettings {
+    /// Whether an exporter can be started with them, for whoever wants to know beforehand. Nothing is sent.
+    pub fn check(&self) -> Result<(), ClientError> {
+        Client::new(self.endpoint.clone(), &self.headers, self.ca.as_deref()).map(drop)
+    }
+}
+
 impl Exporter {
     /// Starts the thread. Without it every record is dropped, and counted.
     pub fn start(settings: ExportSettings, metrics: Metrics) -> Result<Self, ClientError> {
