@@ -8,20 +8,24 @@ mod audit;
 mod client_authentication;
 pub mod conditions;
 mod github_app;
+mod jwt_bearer;
 mod litellm;
 mod oauth2;
 pub mod reasons;
 mod reference;
 mod spec;
 mod status;
+mod token_exchange;
 
 pub use audit::*;
 pub use client_authentication::*;
 pub use github_app::*;
+pub use jwt_bearer::*;
 pub use litellm::*;
 pub use oauth2::*;
 pub use spec::*;
 pub use status::*;
+pub use token_exchange::*;
 
 /// Where the generated YAML lies, seen from this crate: for `kubectl apply -f crds/`, and for the chart,
 /// which installs it as a template so that it is upgraded too.

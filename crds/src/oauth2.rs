@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CaBundle, ClientAuthentication, KeyRef, SignatureAlgorithm};
+use crate::{CaBundle, ClientAuthentication, JwtBearer, KeyRef, TokenExchange};
 /// An OAuth2 authorization server and this client's registration there. The grant is client_credentials (RFC
 /// 6749 section 4.4) unless `jwtBearer` or `clientAuthentication.workloadIdentity` say otherwise;
 /// `tokenExchange` adds a token for each user.
@@ -304,132 +304,6 @@ pub struct ExtraParameter {
     pub secret_key_ref: KeyRef,
 }
 
-/// The grant jwt-bearer (RFC 7523 section 2.1): with the assertion of a Secret, or with one that the operator signs.
-#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = (
-        "has(self.assertionRef) != has(self.keyRef)",
-        "exactly one of assertionRef and keyRef must be set"
-    ),
-    validation = (
-        "has(self.keyRef) || !(has(self.keyId) || has(self.algorithm) || has(self.issuer) || has(self.subject) || \
-         has(self.audience) || has(self.claims))",
-        "keyId, algorithm, issuer, subject, audience and claims belong to keyRef: an assertion that is in a Secret \
-         has its own"
-    ),
-    validation = (
-        "!has(self.claims) || self.claims.all(k, !(k in ['iss', 'sub', 'aud', 'exp', 'nbf', 'iat', 'jti']))",
-        "claims must not hold iss, sub, aud, exp, nbf, iat or jti: they are set by the operator, by issuer, subject \
-         and audience"
-    )
-)]
-pub struct JwtBearer {
-    /// The assertion: a JWT that something else mints and renews. Taken over the moment it changes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub assertion_ref: Option<KeyRef>,
-
-    /// The private key that the operator signs assertions with: in PEM, as a JWK, or a service account's key file
-    /// of Google Cloud or Zitadel as it was handed out, which says `keyId`, `issuer` and `subject` too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key_ref: Option<KeyRef>,
-
-    /// The `kid` header of the assertion. Default: that of the key file or the JWK.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
-    pub key_id: Option<String>,
-
-    /// The signature algorithm. Default: by the kind of key, RS256, ES256, ES384 or EdDSA.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "SignatureAlgorithm")]
-    pub algorithm: Option<SignatureAlgorithm>,
-
-    /// The `iss` claim. Default: that of the key file, else the client identifier.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048))]
-    pub issuer: Option<String>,
-
-    /// The `sub` claim: whom the token is for, such as a user of Salesforce, or a user whom a Google service account
-    /// stands in for. Default: that of the key file, else the issuer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048))]
-    pub subject: Option<String>,
-
-    /// The `aud` claim. Default: the authorization server's issuer where it is known, else the token endpoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048))]
-    pub audience: Option<String>,
-
-    /// Further claims. With a key file of Google, `scope` is set from `scopes` unless it is here.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
-    pub claims: BTreeMap<String, String>,
-}
-
-/// Token exchange (RFC 8693) for each user.
-#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = (
-        "self.profile != 'EntraOBO' || !has(self.requestedTokenType)",
-        "requestedTokenType belongs to the profile RFC8693"
-    ),
-    validation = (
-        "has(self.subjectCookie) != has(self.subjectHeader)",
-        "exactly one of subjectCookie and subjectHeader must be set"
-    ),
-    validation = (
-        "!has(self.subjectCookie) || self.subjectCookie != 'token'",
-        "the cookie `token` is LiteLLM's own UI session and is never used"
-    ),
-    validation = (
-        "!has(self.subjectHeader) || !(self.subjectHeader.lowerAscii() in ['accept', 'accept-encoding', \
-         'api-key', 'authorization', 'connection', 'cookie', 'cookie2', 'dpop', 'expect', 'forwarded', \
-         'host', 'http2-settings', 'keep-alive', 'last-event-id', 'ocp-apim-subscription-key', 'origin', \
-         'set-cookie', 'set-cookie2', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'via', \
-         'www-authenticate', 'x-api-key', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-port', \
-         'x-forwarded-prefix', 'x-forwarded-proto', 'x-forwarded-scheme', 'x-forwarded-server', \
-         'x-forwarded-ssl', 'x-goog-api-key', 'x-litellm-api-key', 'x-mcp-auth', \
-         'x-original-forwarded-for', 'x-original-host', 'x-real-ip'] || \
-         self.subjectHeader.lowerAscii().matches('^(content-|mcp-|mcpauth-|proxy-|sec-websocket-)'))",
-        "subjectHeader must not be a header that carries LiteLLM's own credentials or belongs to the \
-         connection, to the MCP transport or to mcp-auth"
-    )
-)]
-pub struct TokenExchange {
-    /// How the user's token is exchanged: as RFC 8693 has it, or by the on-behalf-of flow of Microsoft Entra.
-    /// Default: `RFC8693`.
-    #[serde(default)]
-    pub profile: ExchangeProfile,
-
-    /// Cookie of the user's request whose value is the subject token. It goes to the authorization server,
-    /// and to the MCP server only if `cookiePassthrough` names it too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 128),
-        regex(pattern = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
-    )]
-    pub subject_cookie: Option<String>,
-
-    /// Header of the user's request whose value is the subject token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 128),
-        regex(pattern = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
-    )]
-    pub subject_header: Option<String>,
-
-    /// Type of the subject token (RFC 8693 section 3). Default: an access token.
-    #[serde(default = "access_token_type")]
-    #[schemars(length(min = 1, max = 256))]
-    pub subject_token_type: String,
-
-    /// Type of token to request. Default: left to the authorization server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
-    pub requested_token_type: Option<String>,
-}
-
 /// Whether the service has a token of its own.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum ServiceToken {
@@ -438,16 +312,6 @@ pub enum ServiceToken {
     Requested,
     /// There is none.
     None,
-}
-
-/// How a user's token is exchanged: RFC 8693, or the on-behalf-of flow of Microsoft Entra.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum ExchangeProfile {
-    #[default]
-    #[serde(rename = "RFC8693")]
-    Rfc8693,
-    #[serde(rename = "EntraOBO")]
-    EntraObo,
 }
 
 /// How the token is presented: as a bearer token (`Bearer`, RFC 6750), or bound to a key (`DPoP`, RFC 9449).
@@ -501,11 +365,6 @@ pub enum TokenCheckMode {
 
 fn yes() -> bool {
     true
-}
-
-/// RFC 8693 section 3.
-fn access_token_type() -> String {
-    "urn:ietf:params:oauth:token-type:access_token".to_owned()
 }
 
 pub(crate) fn default_request_timeout() -> String {

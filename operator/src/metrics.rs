@@ -1,18 +1,21 @@
 //! What the operator counts, for Prometheus. All under the prefix `mcpauth_operator`. `docs/metrics.md` lists
 //! them, and a test compares it.
 
+mod labels;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use mcp_auth_credentials::{ResourceRef, TokenMetrics};
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::inject::NOT_INJECTED_REASONS;
+use labels::{
+    CertificateLabels, CredentialLabels, OutcomeLabels, PodLabels, ReasonLabels, ResourceLabels, pod_labels,
+};
 
 /// Why a pod has no sidecar that the webhook was never asked about, such as one that is older than the resource.
 pub const NOT_REVIEWED: &str = "NotReviewed";
@@ -59,51 +62,6 @@ struct MetricFamilies {
     leader: Gauge,
 }
 
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct OutcomeLabels {
-    outcome: String,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct ReasonLabels {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct ResourceLabels {
-    namespace: String,
-    name: String,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct PodLabels {
-    namespace: String,
-    name: String,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct CertificateLabels {
-    certificate: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct CredentialLabels {
-    namespace: String,
-    name: String,
-    credential: &'static str,
-}
-
-impl CredentialLabels {
-    fn new(resource_ref: &ResourceRef, credential: &'static str) -> Self {
-        Self {
-            namespace: resource_ref.namespace.clone(),
-            name: resource_ref.name.clone(),
-            credential,
-        }
-    }
-}
-
 /// What the status tells of a resource. Times are in seconds since 1970.
 #[derive(Debug, Default)]
 pub struct ResourceState {
@@ -119,15 +77,6 @@ pub struct ResourceState {
     pub sidecars_behind: i64,
     pub sidecars_outdated: i64,
     pub sidecars_too_old: i64,
-}
-
-impl From<&ResourceRef> for ResourceLabels {
-    fn from(resource_ref: &ResourceRef) -> Self {
-        Self {
-            namespace: resource_ref.namespace.clone(),
-            name: resource_ref.name.clone(),
-        }
-    }
 }
 
 /// How a request for a user's token ended.
@@ -408,20 +357,6 @@ impl Metrics {
     }
 }
 
-/// The labels for each reason that there may be.
-fn pod_labels(resource_ref: &ResourceRef) -> impl Iterator<Item = (&'static str, PodLabels)> {
-    let reasons = NOT_INJECTED_REASONS.into_iter().chain([NOT_REVIEWED]);
-    reasons.map(|reason| {
-        let ResourceRef { namespace, name } = resource_ref.clone();
-        let labels = PodLabels {
-            namespace,
-            name,
-            reason,
-        };
-        (reason, labels)
-    })
-}
-
 impl TokenMetrics for Metrics {
     fn token_requested(&self, resource_ref: &ResourceRef, times: u64) {
         self.0
@@ -443,86 +378,4 @@ impl TokenMetrics for Metrics {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn state() -> ResourceState {
-        ResourceState {
-            ready: true,
-            token_issued_at: Some(1),
-            token_expires_at: Some(1),
-            client_certificate_expires_at: Some(1),
-            credentials: [("client-secret", (1, 4))].into(),
-            pods_not_injected: [(NOT_REVIEWED, 2)].into(),
-            ..ResourceState::default()
-        }
-    }
-
-    #[test]
-    fn what_is_over_or_deleted_leaves_no_series() {
-        let metrics = Metrics::default();
-        let resource_ref = ResourceRef {
-            namespace: "llm".into(),
-            name: "tools".into(),
-        };
-        metrics.set_resource(&resource_ref, &state());
-        let not_injected = r#"pods_not_injected{namespace="llm",name="tools",reason="NotReviewed"} 2"#;
-        assert!(metrics.encode().contains(not_injected), "{}", metrics.encode());
-        metrics.set_resource(&resource_ref, &ResourceState::default());
-        let text = metrics.encode();
-        assert!(
-            !text.contains("NotReviewed") && !text.contains("token_issued_timestamp_seconds{"),
-            "{text}"
-        );
-        metrics.forget(&resource_ref);
-        assert!(
-            !metrics.encode().contains(r#"name="tools""#),
-            "{}",
-            metrics.encode()
-        );
-    }
-
-    #[test]
-    fn the_documentation_lists_exactly_the_metrics_that_there_are() {
-        let document = include_str!("../../docs/metrics.md");
-        let documented: BTreeSet<_> = document
-            .lines()
-            .filter_map(|line| {
-                let mut cells = line
-                    .strip_prefix("| `mcpauth_operator_")?
-                    .split('|')
-                    .map(str::trim);
-                let name = format!("mcpauth_operator_{}", cells.next()?.trim_end_matches('`'));
-                Some((name, cells.next()?.to_owned()))
-            })
-            .collect();
-        // Metrics without any series are not exposed.
-        let metrics = Metrics::default();
-        let resource_ref = ResourceRef {
-            namespace: "llm".into(),
-            name: "tools".into(),
-        };
-        metrics.reviewed("Injected");
-        metrics.sync_refused("NoToken");
-        metrics.reconcile_failed("Status");
-        metrics.set_resource(&resource_ref, &state());
-        metrics.set_certificates(Some(1), Some(1));
-        metrics.token_requested(&resource_ref, 1);
-        metrics.token_refused(&resource_ref);
-        metrics.set_circuit_open(&resource_ref, false);
-        metrics.exchanged(ExchangeOutcome::Issued);
-        let text = metrics.encode();
-        let exposed: BTreeSet<_> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-            .map(|(name, kind)| match kind {
-                "counter" => (format!("{name}_total"), kind.to_owned()),
-                kind => (name.to_owned(), kind.to_owned()),
-            })
-            .collect();
-        assert!(exposed.len() > 8, "{text}");
-        assert_eq!(documented, exposed);
-    }
-}
+mod tests;

@@ -1,27 +1,27 @@
 //! The sidecars that are connected or were a moment ago, and what each last reported: sync writes it, the
 //! status tells of it.
 
+mod entry;
+mod forwarded;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_protocol::reachability::ServerReachability;
-use mcp_auth_protocol::sync::{Problem, Report};
+use mcp_auth_protocol::sync::Problem;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+pub use entry::SidecarEntry;
+pub use forwarded::ForwardedSidecar;
 
 /// A sidecar that served before is not behind while a newer snapshot is on its way to it.
 pub const GRACE: Duration = Duration::from_secs(10);
 /// A sidecar that has disconnected counts as it was for this long: streams are renewed and replicas of the
 /// operator come and go, while the sidecar serves on.
 pub const DISCONNECT_GRACE: Duration = Duration::from_secs(60);
-/// What is kept of a report; a sidecar with more to say has said enough.
-const MAX_SERVERS: usize = 256;
-const MAX_PROBLEMS: usize = 16;
-const MAX_TEXT_BYTES: usize = 512;
-
 /// One connected sidecar.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sidecar {
@@ -89,25 +89,6 @@ struct KnownSidecar {
     is_overdue: bool,
     /// Number of the last change of what the leader is told of it.
     revision: u64,
-}
-
-/// What a follower tells the leader of a sidecar that is connected to it.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ForwardedSidecar {
-    pub namespace: String,
-    pub name: String,
-    #[serde(default)]
-    pub sent_revision: Option<String>,
-    #[serde(default)]
-    pub report: Report,
-}
-
-/// The right to write one sidecar's entry, which goes when this is dropped.
-pub struct SidecarEntry {
-    sidecars: Sidecars,
-    uid: String,
-    connection: u64,
 }
 
 impl Sidecars {
@@ -212,298 +193,5 @@ impl Sidecars {
     }
 }
 
-impl From<&Sidecar> for ForwardedSidecar {
-    fn from(sidecar: &Sidecar) -> Self {
-        let Sidecar {
-            namespace,
-            name,
-            version,
-            sent_revision,
-            // The leader's own clock tells since when.
-            sent_at: _,
-            applied,
-            restart_needed_for,
-            problems,
-            notices,
-            reachability,
-            is_awaited: _,
-        } = sidecar.clone();
-        Self {
-            namespace,
-            name,
-            sent_revision,
-            report: Report {
-                version,
-                applied,
-                restart_needed_for,
-                problems,
-                notices,
-                reachability,
-                ..Report::default()
-            },
-        }
-    }
-}
-
-impl SidecarEntry {
-    /// Takes over what a follower says of a sidecar that is connected to it.
-    pub fn record_forwarded(&self, forwarded: ForwardedSidecar) {
-        if let Some(revision) = &forwarded.sent_revision {
-            let known = self.sidecars.get(&self.uid);
-            if known.is_none_or(|known| known.sent_revision.as_ref() != Some(revision)) {
-                self.record_sent(revision);
-            }
-        }
-        self.record_report(forwarded.report);
-    }
-
-    pub fn record_sent(&self, revision: &str) {
-        self.modify(|sidecar| {
-            sidecar.sent_revision = Some(revision.to_owned());
-            sidecar.sent_at = Some(Instant::now());
-        });
-    }
-
-    /// Has the status looked at, once, where the sidecar has not taken the last snapshot over in time: of that there
-    /// is no event.
-    pub fn tell_if_overdue(&self) {
-        let mut known = self.sidecars.known.lock();
-        let entry = known.get_mut(&self.uid);
-        let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
-            return;
-        };
-        let is_overdue = !entry.sidecar.is_up_to_date();
-        let is_news = is_overdue && !entry.is_overdue;
-        entry.is_overdue = is_overdue;
-        let namespace = is_news.then(|| entry.sidecar.namespace.clone());
-        drop(known);
-        if let Some(namespace) = namespace {
-            self.sidecars.announce(&namespace);
-        }
-    }
-
-    /// Whether no newer connection of the same pod has taken the entry over.
-    pub fn is_current(&self) -> bool {
-        let known = self.sidecars.known.lock();
-        known
-            .get(&self.uid)
-            .is_some_and(|known| known.connection == self.connection)
-    }
-
-    pub fn record_report(&self, mut report: Report) {
-        report.restart_needed_for.truncate(MAX_SERVERS);
-        report.problems.truncate(MAX_PROBLEMS);
-        report.reachability.truncate(MAX_SERVERS);
-        for known in &mut report.reachability {
-            let end = known.detail.floor_char_boundary(MAX_TEXT_BYTES);
-            known.detail.truncate(end);
-        }
-        report.notices.truncate(MAX_PROBLEMS);
-        let end = report.version.floor_char_boundary(MAX_TEXT_BYTES);
-        report.version.truncate(end);
-        for problem in report.problems.iter_mut().chain(&mut report.notices) {
-            for text in [&mut problem.reason, &mut problem.message] {
-                text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
-            }
-        }
-
-        self.modify(|sidecar| {
-            sidecar.version = report.version;
-            sidecar.applied = report.applied;
-            sidecar.restart_needed_for = report.restart_needed_for;
-            sidecar.problems = report.problems;
-            sidecar.notices = report.notices;
-            sidecar.reachability = report.reachability;
-        });
-    }
-
-    fn modify(&self, change: impl FnOnce(&mut Sidecar)) {
-        let mut known = self.sidecars.known.lock();
-        let entry = known.get_mut(&self.uid);
-        let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
-            return;
-        };
-        let before = entry.sidecar.clone();
-        change(&mut entry.sidecar);
-        let is_changed = entry.sidecar != before;
-        if is_changed {
-            entry.revision = self.sidecars.next_revision();
-        }
-        let is_news = !before.is_same_for_status(&entry.sidecar);
-        let namespace = is_news.then_some(before.namespace);
-        drop(known);
-        if let Some(namespace) = namespace {
-            self.sidecars.announce(&namespace);
-        }
-    }
-}
-
-impl Drop for SidecarEntry {
-    fn drop(&mut self) {
-        let mut known = self.sidecars.known.lock();
-        let entry = known.get_mut(&self.uid);
-        let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
-            return;
-        };
-        entry.is_connected = false;
-        entry.revision = self.sidecars.next_revision();
-        drop(known);
-        let (sidecars, uid, connection) = (self.sidecars.clone(), self.uid.clone(), self.connection);
-        // Dropped outside of the runtime only when the operator has ended.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                tokio::time::sleep(DISCONNECT_GRACE).await;
-                sidecars.forget(&uid, connection);
-            });
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sidecar_is_up_to_date_once_it_has_applied_what_was_sent() {
-        let (sidecars, _changed) = Sidecars::new();
-        let entry = sidecars.enter("uid", "apps", "litellm-0");
-        assert!(!sidecars.get("uid").unwrap().is_up_to_date());
-        entry.record_sent("1");
-        entry.record_report(Report {
-            applied: Some("1".into()),
-            ..Report::default()
-        });
-        assert!(sidecars.get("uid").unwrap().is_up_to_date());
-        entry.record_sent("2");
-        assert!(
-            sidecars.get("uid").unwrap().is_up_to_date(),
-            "it may be taking it over"
-        );
-        tokio::time::advance(GRACE).await;
-        assert!(!sidecars.get("uid").unwrap().is_up_to_date());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_status_is_looked_at_for_a_sidecar_that_stays_behind_and_not_for_each_snapshot() {
-        let (sidecars, mut changed) = Sidecars::new();
-        let entry = sidecars.enter("uid", "apps", "litellm-0");
-        let apply = |revision: &str| {
-            entry.record_report(Report {
-                applied: Some(revision.into()),
-                ..Report::default()
-            });
-        };
-        entry.record_sent("1");
-        apply("1");
-        while changed.try_recv().is_ok() {}
-        entry.record_sent("2");
-        entry.tell_if_overdue();
-        apply("2");
-        entry.record_sent("3");
-        assert!(changed.try_recv().is_err(), "it is served all the while");
-
-        tokio::time::advance(GRACE).await;
-        for _ in 0..3 {
-            entry.tell_if_overdue();
-        }
-        assert_eq!(changed.try_recv().unwrap(), "apps");
-        assert!(changed.try_recv().is_err(), "once");
-        apply("3");
-        assert_eq!(changed.try_recv().unwrap(), "apps", "it serves again");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stale_connection_that_ends_leaves_the_newer_one_alone() {
-        let (sidecars, _changed) = Sidecars::new();
-        let old = sidecars.enter("uid", "apps", "litellm-0");
-        let new = sidecars.enter("uid", "apps", "litellm-0");
-        new.record_sent("1");
-        old.record_sent("0");
-        drop(old);
-        tokio::time::sleep(2 * DISCONNECT_GRACE).await;
-        assert_eq!(sidecars.get("uid").unwrap().sent_revision.as_deref(), Some("1"));
-        drop(new);
-        tokio::time::sleep(2 * DISCONNECT_GRACE).await;
-        assert!(sidecars.get("uid").is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_disconnect_shorter_than_the_grace_period_changes_nothing() {
-        let (sidecars, mut changed) = Sidecars::new();
-        let applied = Report {
-            applied: Some("1".into()),
-            ..Report::default()
-        };
-        let entry = sidecars.enter("uid", "apps", "litellm-0");
-        entry.record_sent("1");
-        entry.record_report(applied.clone());
-        while changed.try_recv().is_ok() {}
-
-        drop(entry);
-        tokio::time::sleep(DISCONNECT_GRACE / 2).await;
-        assert!(sidecars.get("uid").unwrap().is_up_to_date());
-        let entry = sidecars.enter("uid", "apps", "litellm-0");
-        entry.record_report(applied);
-        tokio::time::sleep(2 * DISCONNECT_GRACE).await;
-        assert!(sidecars.get("uid").unwrap().is_up_to_date());
-        assert!(changed.try_recv().is_err(), "no status need be looked at");
-
-        drop(entry);
-        tokio::time::sleep(2 * DISCONNECT_GRACE).await;
-        assert!(sidecars.get("uid").is_none());
-        assert_eq!(changed.recv().await.as_deref(), Some("apps"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sidecar_at_a_follower_counts_at_the_leader_as_one_of_its_own() {
-        let ((follower, _at_follower), (leader, _at_leader)) = (Sidecars::new(), Sidecars::new());
-        let entry = follower.enter("uid", "apps", "litellm-0");
-        entry.record_sent("1");
-        entry.record_report(Report {
-            applied: Some("1".into()),
-            restart_needed_for: vec!["tools".into()],
-            notices: vec![Problem::new("Noticed", "by the sidecar")],
-            ..Report::default()
-        });
-        let forward = || {
-            let (uid, forwarded) = follower.changed_since(0).pop().unwrap();
-            let line = serde_json::to_string(&forwarded).unwrap();
-            (
-                uid,
-                serde_json::from_str::<Option<ForwardedSidecar>>(&line).unwrap(),
-            )
-        };
-        let (uid, forwarded) = forward();
-        let at_leader = leader.enter(&uid, "apps", "litellm-0");
-        at_leader.record_forwarded(forwarded.unwrap());
-        let known = leader.get("uid").unwrap();
-        assert!(known.is_up_to_date());
-        assert_eq!(known.restart_needed_for, ["tools"]);
-        assert_eq!(known.notices.len(), 1);
-
-        entry.record_sent("2");
-        at_leader.record_forwarded(forward().1.unwrap());
-        tokio::time::advance(GRACE / 2).await;
-        // The same again, as after another change, is not sent again.
-        at_leader.record_forwarded(forward().1.unwrap());
-        assert!(leader.get("uid").unwrap().is_taking_over());
-        tokio::time::advance(GRACE / 2).await;
-        assert!(!leader.get("uid").unwrap().is_up_to_date());
-
-        let revision = *follower.subscribe().borrow();
-        drop(entry);
-        assert_eq!(follower.changed_since(revision), [("uid".to_owned(), None)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_new_leader_awaits_the_sidecars_that_it_has_never_seen() {
-        let (sidecars, _changed) = Sidecars::new();
-        assert!(sidecars.get("uid").is_none());
-        let until = sidecars.await_all();
-        assert!(sidecars.get("uid").unwrap().is_awaited);
-        let _entry = sidecars.enter("uid", "apps", "litellm-0");
-        assert!(!sidecars.get("uid").unwrap().is_awaited, "it has come");
-        tokio::time::sleep_until(until).await;
-        assert!(sidecars.get("uid-2").is_none());
-    }
-}
+mod tests;

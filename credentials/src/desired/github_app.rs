@@ -7,7 +7,8 @@ use mcp_auth_oauth::{
 };
 use secrecy::ExposeSecret;
 
-use super::{Inputs, Timing, egress_proxy_for, request_digest, signing, unset};
+use super::timing::Timing;
+use super::{Inputs, egress_proxy_for, request_digest, signing, unset};
 use crate::not_served::NotServedError;
 use crate::references::fields;
 use crate::token_sources::{ClientConfiguration, StepUpPolicy};

@@ -1,11 +1,16 @@
 mod signing;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use mcp_auth_oauth::{
+    ClientAssertionType, ClientAuthentication, GivenAssertion, Grant, Registration, ServerLocation,
+};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::references::needed;
+use crate::token_sources::ClientConfiguration;
 
 fn spec(oauth2: Value) -> McpServerAuthSpec {
     let server = json!({"name": "tools", "url": "https://tools.example.com/mcp"});

@@ -2,12 +2,12 @@
 //! `docs/metrics.md` lists them, and a test compares it.
 
 mod histogram;
+mod labels;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,50 +17,11 @@ use sha2::{Digest, Sha256};
 use crate::proxy::error::TokenOwner;
 use crate::proxy::user_context::Gathered;
 use histogram::DurationHistogram;
-
-/// The half of the sidecar that took the request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Half {
-    Inbound,
-    Outbound,
-}
-
-/// The outcome of a request's user context.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ContextResult {
-    /// Inbound: there was one, and it went on sealed.
-    Sealed,
-    /// Outbound: it was opened.
-    Opened,
-    /// The request has none.
-    None,
-    /// Outbound: not sealed by this process, or stated twice.
-    Forged,
-    /// Outbound: too old.
-    Expired,
-    /// Outbound: not in the form that the sidecar writes.
-    Malformed,
-    /// Inbound: above the limit, answered with an error.
-    TooLarge,
-}
-
-/// Why a token was rejected, or a request sent again.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum RetryCause {
-    Unauthorized,
-    InsufficientScope,
-    DpopNonce,
-    ConnectionEnded,
-}
-
-/// Why a call has no audit line.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum AuditDrop {
-    /// The writer is slower than the calls. Counted by calls.
-    QueueFull,
-    /// The output took no more. Counted by lines.
-    WriteFailed,
-}
+pub use labels::{AuditDrop, ContextResult, Half, RetryCause};
+use labels::{
+    CallLabels, ContextLabels, CookieLabels, DroppedLabels, DurationLabels, ErrorLabels, ExchangeLabels,
+    ReplayLabels, RequestLabels, ServerLabels, TokenRefusedLabels,
+};
 
 /// Cheap to clone. The counters of every request are looked up once, here, so that counting is one atomic
 /// addition.
@@ -86,66 +47,6 @@ struct Counters {
     audit_dropped: [Counter; 2],
     spans: Counter,
     spans_dropped: [Counter; 2],
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct TokenRefusedLabels {
-    whose: &'static str,
-    why: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct ReplayLabels {
-    why: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct ExchangeLabels {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct RequestLabels {
-    half: &'static str,
-    status: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct ErrorLabels {
-    half: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct ContextLabels {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct DroppedLabels {
-    cause: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct CookieLabels {
-    name: String,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct ServerLabels {
-    server: String,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct CallLabels {
-    server: String,
-    status: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct DurationLabels {
-    server: String,
-    part: &'static str,
 }
 
 /// What is counted of one MCP server.
@@ -435,51 +336,6 @@ impl ServerMetrics {
 /// Index among [`CLASSES`].
 fn class(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1
-}
-
-impl Half {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
-}
-
-impl RetryCause {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Unauthorized => "unauthorized",
-            Self::InsufficientScope => "insufficient_scope",
-            Self::DpopNonce => "dpop_nonce",
-            Self::ConnectionEnded => "connection_ended",
-        }
-    }
-}
-
-impl ContextResult {
-    /// In the order of the declaration, which is that of the counters.
-    const ALL: [Self; 7] = [
-        Self::Sealed,
-        Self::Opened,
-        Self::None,
-        Self::Forged,
-        Self::Expired,
-        Self::Malformed,
-        Self::TooLarge,
-    ];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Sealed => "sealed",
-            Self::Opened => "opened",
-            Self::None => "none",
-            Self::Forged => "forged",
-            Self::Expired => "expired",
-            Self::Malformed => "malformed",
-            Self::TooLarge => "too_large",
-        }
-    }
 }
 
 #[cfg(test)]

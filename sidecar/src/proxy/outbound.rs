@@ -2,7 +2,8 @@
 //! ([`loopback_host`]) and that show the secret of LiteLLM's configuration
 //! ([`OutboundSecret`]), finds the server that the path names ([`path`]), authenticates the request to it
 //! ([`headers`], [`token_selection`]), sends it, once more if the server rejects the token
-//! ([`replayable_request`], [`auth_outcome`], [`token_rejection`]), and passes the answer on ([`response`]).
+//! ([`replayable_request`], [`server_answer`], [`auth_outcome`], [`token_rejection`]), and passes the answer on
+//! ([`response`]).
 //! LiteLLM takes the sidecar for the server, so nothing in an answer may lead it around the sidecar: no
 //! challenge, no redirect ([`location`]), no endpoint ([`endpoint`]).
 
@@ -19,6 +20,7 @@ mod message;
 pub(crate) mod path;
 mod replayable_request;
 mod response;
+mod server_answer;
 mod suspect_users;
 mod token_rejection;
 mod token_selection;
@@ -28,9 +30,8 @@ mod wait_limit;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Instant;
 
-use http::header::{HeaderMap, HeaderName, SET_COOKIE};
+use http::header::{HeaderMap, HeaderName};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -49,18 +50,16 @@ use crate::proxy::error::{ProxyError, ReplayError};
 use crate::proxy::metrics::{ContextResult, Half, Metrics, RetryCause};
 use crate::proxy::respond::{json_rpc, problem};
 use crate::proxy::response_body::ResponseBody;
-use crate::proxy::routes::{McpServer, Routes, SESSION_HEADER, UsableServer};
+use crate::proxy::routes::{McpServer, Routes, UsableServer};
 use crate::proxy::user_context::Context;
 use crate::proxy::user_context::seal::{OpenError, Sealer};
-use auth_outcome::{AuthOutcome, auth_outcome};
 use call::Call;
-use error::{OutboundError, send_error};
+use error::OutboundError;
 use headers::UserPart;
 pub use limits::Limits;
 use replayable_request::ReplayableRequest;
-use response::prepare_response;
-use token_rejection::TokenRejection;
-use token_selection::{SelectedToken, TokenSelector};
+use server_answer::ServerAnswer;
+use token_selection::TokenSelector;
 use user_guard::MissingUser;
 
 const CONTEXT: HeaderName = HeaderName::from_static(CONTEXT_HEADER);
@@ -75,17 +74,6 @@ pub struct Outbound {
     metrics: Metrics,
     /// Absent where LiteLLM's configuration is not seen.
     static_headers: Option<StaticHeaders>,
-}
-
-/// How the server answered, as far as the token is concerned.
-enum ServerAnswer {
-    /// The token was accepted; the answer is for the client.
-    Accepted(Response<ResponseBody>),
-    Rejected(TokenRejection),
-    /// The same token is to be sent again, in a proof with the nonce that came along.
-    NonceRequired,
-    /// None: a kept connection ended. The request may be sent once more.
-    ConnectionEnded(OutboundError),
 }
 
 impl Outbound {
@@ -312,62 +300,6 @@ impl Outbound {
         }
     }
 
-    /// Sends the request once.
-    async fn send(
-        &self,
-        worker: usize,
-        replayable: &mut ReplayableRequest,
-        selected: &SelectedToken,
-        call: &mut Call,
-    ) -> Result<ServerAnswer, OutboundError> {
-        let server = &selected.server;
-        let usable = server.require_usable()?;
-        let begins_session = replayable.begins_session(usable);
-        let request = replayable
-            .request(usable, &selected.token)
-            .ok_or(ProxyError::BodyUnreadable)?;
-        let sent = Instant::now();
-        let answer = usable.target.send(worker, request).await;
-        call.upstream_time += sent.elapsed();
-        let response = match answer {
-            Ok(response) => response,
-            Err(error) if error.kept_connection_ended && replayable.is_idempotent() => {
-                return Ok(ServerAnswer::ConnectionEnded(send_error(server, *error)));
-            }
-            Err(error) => {
-                usable.reachability.record_failure(&error.cause);
-                return Err(send_error(server, *error));
-            }
-        };
-        usable
-            .reachability
-            .record_answer(response.status(), begins_session);
-        if selected.token.is_bound()
-            && let Some(nonce) = auth_outcome::nonce(response.headers())
-        {
-            usable.target.set_nonce(nonce.to_owned());
-        }
-        match auth_outcome(response.status(), response.headers(), selected.token.is_bound()) {
-            AuthOutcome::Accepted => {
-                if !response.status().is_server_error() {
-                    self.token_selector.record_accepted(selected);
-                }
-                record_session(usable, replayable, response.headers());
-                let is_get = replayable.method() == Method::GET;
-                let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
-                Ok(ServerAnswer::Accepted(response))
-            }
-            AuthOutcome::Unauthorized => Ok(ServerAnswer::Rejected(TokenRejection::Unauthorized)),
-            AuthOutcome::InsufficientScope(scopes) => {
-                // The token is valid, though not for this request.
-                self.token_selector.record_accepted(selected);
-                Ok(ServerAnswer::Rejected(TokenRejection::InsufficientScope(scopes)))
-            }
-            AuthOutcome::NonceRequired => Ok(ServerAnswer::NonceRequired),
-            AuthOutcome::OtherChallenge => Err(selected.to_error(StatusCode::FORBIDDEN).into()),
-        }
-    }
-
     /// The user context that the request carries, or why it cannot be opened: a session of LiteLLM's may well
     /// outlive it.
     fn context(&self, headers: &HeaderMap, now: i64) -> Result<Option<Context>, OpenError> {
@@ -408,26 +340,6 @@ fn route_request<'a>(
     }
 }
 
-/// Keeps what later requests of the session need.
-fn record_session(usable: &UsableServer, request: &ReplayableRequest, answer: &HeaderMap) {
-    let stated = answer.get(SESSION_HEADER);
-    if request.opens_nobodys_session()
-        && let Some(session) = stated
-    {
-        usable.sessions.record_nobodys(session.as_bytes());
-    }
-    // Looked for first: hardly any answer has one.
-    if answer.contains_key(SET_COOKIE)
-        && let Some(session) = stated.or(request.session())
-    {
-        usable.sessions.record_affinity_cookies(
-            session.as_bytes(),
-            answer.get_all(SET_COOKIE).iter(),
-            |name| usable.allowed.cookie(name),
-        );
-    }
-}
-
 /// The cookie or header of the user that is exchanged for a token. An empty value counts as none.
 fn subject(
     server: &McpServer,
@@ -450,61 +362,4 @@ fn subject(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proxy::routes::ServerState;
-    use mcp_auth_protocol::sync::{self, Transport, UserContext};
-    use prometheus_client::registry::Registry;
-    use tokio::sync::watch;
-
-    pub(super) fn server(url: &str, transport: Transport) -> Arc<McpServer> {
-        server_named("tools", url, transport)
-    }
-
-    pub(super) fn server_named(name: &str, url: &str, transport: Transport) -> Arc<McpServer> {
-        let routes = Routes::new(
-            NonZeroUsize::MIN,
-            Metrics::new(&mut Registry::default()),
-            watch::Sender::default(),
-        );
-        let route = sync::Route {
-            resource: name.into(),
-            server: name.into(),
-            url: url.into(),
-            transport,
-            http1_only: false,
-            answer_timeout_seconds: None,
-            ca_bundle: None,
-            cookies: vec!["session_id".into()],
-            headers: vec!["x-forwarded-user".into()],
-            user_context: UserContext::Optional,
-            exchange: None,
-            credential_identity: String::new(),
-            audit: None,
-            litellm: None,
-        };
-        let credential = sync::Credential::Bearer {
-            id: String::new(),
-            token: "service".into(),
-            proof_key: None,
-            expires_at: Some(1_000),
-        };
-        assert_eq!(
-            routes.apply(&[sync::Server {
-                route,
-                credential,
-                client_certificate: None,
-                declined: None,
-            }]),
-            []
-        );
-        routes.table().server(name).unwrap().clone()
-    }
-
-    pub(super) fn usable<T>(url: &str, transport: Transport, then: impl FnOnce(&UsableServer) -> T) -> T {
-        match &server(url, transport).state {
-            ServerState::Usable(usable) => then(usable),
-            ServerState::Unusable(unusable) => panic!("{unusable}"),
-        }
-    }
-}
+mod tests;

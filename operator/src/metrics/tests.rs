@@ -1,0 +1,81 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn state() -> ResourceState {
+    ResourceState {
+        ready: true,
+        token_issued_at: Some(1),
+        token_expires_at: Some(1),
+        client_certificate_expires_at: Some(1),
+        credentials: [("client-secret", (1, 4))].into(),
+        pods_not_injected: [(NOT_REVIEWED, 2)].into(),
+        ..ResourceState::default()
+    }
+}
+
+#[test]
+fn what_is_over_or_deleted_leaves_no_series() {
+    let metrics = Metrics::default();
+    let resource_ref = ResourceRef {
+        namespace: "llm".into(),
+        name: "tools".into(),
+    };
+    metrics.set_resource(&resource_ref, &state());
+    let not_injected = r#"pods_not_injected{namespace="llm",name="tools",reason="NotReviewed"} 2"#;
+    assert!(metrics.encode().contains(not_injected), "{}", metrics.encode());
+    metrics.set_resource(&resource_ref, &ResourceState::default());
+    let text = metrics.encode();
+    assert!(
+        !text.contains("NotReviewed") && !text.contains("token_issued_timestamp_seconds{"),
+        "{text}"
+    );
+    metrics.forget(&resource_ref);
+    assert!(
+        !metrics.encode().contains(r#"name="tools""#),
+        "{}",
+        metrics.encode()
+    );
+}
+
+#[test]
+fn the_documentation_lists_exactly_the_metrics_that_there_are() {
+    let document = include_str!("../../../docs/metrics.md");
+    let documented: BTreeSet<_> = document
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line
+                .strip_prefix("| `mcpauth_operator_")?
+                .split('|')
+                .map(str::trim);
+            let name = format!("mcpauth_operator_{}", cells.next()?.trim_end_matches('`'));
+            Some((name, cells.next()?.to_owned()))
+        })
+        .collect();
+    // Metrics without any series are not exposed.
+    let metrics = Metrics::default();
+    let resource_ref = ResourceRef {
+        namespace: "llm".into(),
+        name: "tools".into(),
+    };
+    metrics.reviewed("Injected");
+    metrics.sync_refused("NoToken");
+    metrics.reconcile_failed("Status");
+    metrics.set_resource(&resource_ref, &state());
+    metrics.set_certificates(Some(1), Some(1));
+    metrics.token_requested(&resource_ref, 1);
+    metrics.token_refused(&resource_ref);
+    metrics.set_circuit_open(&resource_ref, false);
+    metrics.exchanged(ExchangeOutcome::Issued);
+    let text = metrics.encode();
+    let exposed: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| match kind {
+            "counter" => (format!("{name}_total"), kind.to_owned()),
+            kind => (name.to_owned(), kind.to_owned()),
+        })
+        .collect();
+    assert!(exposed.len() > 8, "{text}");
+    assert_eq!(documented, exposed);
+}

@@ -1,0 +1,107 @@
+//! What a server answers to a request that is sent once, and what is remembered of that.
+
+use std::time::Instant;
+
+use http::header::{HeaderMap, SET_COOKIE};
+use http::{Method, Response, StatusCode};
+
+use super::Outbound;
+use super::auth_outcome::{self, AuthOutcome, auth_outcome};
+use super::call::Call;
+use super::error::{OutboundError, send_error};
+use super::replayable_request::ReplayableRequest;
+use super::response::prepare_response;
+use super::token_rejection::TokenRejection;
+use super::token_selection::SelectedToken;
+use crate::proxy::error::ProxyError;
+use crate::proxy::response_body::ResponseBody;
+use crate::proxy::routes::{SESSION_HEADER, UsableServer};
+
+/// How the server answered, as far as the token is concerned.
+pub(super) enum ServerAnswer {
+    /// The token was accepted; the answer is for the client.
+    Accepted(Response<ResponseBody>),
+    Rejected(TokenRejection),
+    /// The same token is to be sent again, in a proof with the nonce that came along.
+    NonceRequired,
+    /// None: a kept connection ended. The request may be sent once more.
+    ConnectionEnded(OutboundError),
+}
+
+impl Outbound {
+    /// Sends the request once.
+    pub(super) async fn send(
+        &self,
+        worker: usize,
+        replayable: &mut ReplayableRequest,
+        selected: &SelectedToken,
+        call: &mut Call,
+    ) -> Result<ServerAnswer, OutboundError> {
+        let server = &selected.server;
+        let usable = server.require_usable()?;
+        let begins_session = replayable.begins_session(usable);
+        let request = replayable
+            .request(usable, &selected.token)
+            .ok_or(ProxyError::BodyUnreadable)?;
+        let sent = Instant::now();
+        let answer = usable.target.send(worker, request).await;
+        call.upstream_time += sent.elapsed();
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) if error.kept_connection_ended && replayable.is_idempotent() => {
+                return Ok(ServerAnswer::ConnectionEnded(send_error(server, *error)));
+            }
+            Err(error) => {
+                usable.reachability.record_failure(&error.cause);
+                return Err(send_error(server, *error));
+            }
+        };
+        usable
+            .reachability
+            .record_answer(response.status(), begins_session);
+        if selected.token.is_bound()
+            && let Some(nonce) = auth_outcome::nonce(response.headers())
+        {
+            usable.target.set_nonce(nonce.to_owned());
+        }
+        match auth_outcome(response.status(), response.headers(), selected.token.is_bound()) {
+            AuthOutcome::Accepted => {
+                if !response.status().is_server_error() {
+                    self.token_selector.record_accepted(selected);
+                }
+                record_session(usable, replayable, response.headers());
+                let is_get = replayable.method() == Method::GET;
+                let response = prepare_response(server, usable, replayable.path(), is_get, response)?;
+                Ok(ServerAnswer::Accepted(response))
+            }
+            AuthOutcome::Unauthorized => Ok(ServerAnswer::Rejected(TokenRejection::Unauthorized)),
+            AuthOutcome::InsufficientScope(scopes) => {
+                // The token is valid, though not for this request.
+                self.token_selector.record_accepted(selected);
+                Ok(ServerAnswer::Rejected(TokenRejection::InsufficientScope(scopes)))
+            }
+            AuthOutcome::NonceRequired => Ok(ServerAnswer::NonceRequired),
+            AuthOutcome::OtherChallenge => Err(selected.to_error(StatusCode::FORBIDDEN).into()),
+        }
+    }
+}
+
+/// Keeps what later requests of the session need.
+fn record_session(usable: &UsableServer, request: &ReplayableRequest, answer: &HeaderMap) {
+    let stated = answer.get(SESSION_HEADER);
+    if request.opens_nobodys_session()
+        && let Some(session) = stated
+    {
+        usable.sessions.record_nobodys(session.as_bytes());
+    }
+    // Looked for first: hardly any answer has one.
+    if answer.contains_key(SET_COOKIE)
+        && let Some(session) = stated.or(request.session())
+    {
+        usable.sessions.record_affinity_cookies(
+            session.as_bytes(),
+            answer.get_all(SET_COOKIE).iter(),
+            |name| usable.allowed.cookie(name),
+        );
+    }
+}
