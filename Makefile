@@ -26,7 +26,7 @@ demo-down: ## removes what the demo made
 
 # `make idle SECONDS=60` is a short one.
 SECONDS_AT_REST := $(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)
-idle: demo ## how many requests LiteLLM gets beside the sidecar in 10 minutes in which nobody calls it, on the demo's cluster
+idle: demo ## how many requests LiteLLM gets beside the sidecar in 10 minutes without a client, on the demo's cluster
 	@$(in_cluster) tests/idle/run $(SECONDS_AT_REST)
 
 test: test-unit test-chart alerts try test-api installations faults conformance surfaces e2e ## all tests

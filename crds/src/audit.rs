@@ -102,7 +102,7 @@ pub struct AuditUser {
     ),
     validation = (
         "self.allowInsecureHttp || [self.issuer, has(self.url) ? self.url : self.issuer].all(u, u.startsWith('https://'))",
-        "issuer or url is plain http: whoever is on the way could put keys of their own in place. Use https, or set \
+        "issuer or url is plain http: an attacker on the network path could replace the keys. Use https, or set \
          allowInsecureHttp: true"
     )
 )]

@@ -37,7 +37,7 @@ use crate::{KeyRef, SecretName};
         "self.method != 'WorkloadIdentity' || (has(self.workloadIdentity) && \
          has(self.workloadIdentity.serviceAccountRef))",
         "the method WorkloadIdentity needs workloadIdentity.serviceAccountRef, a ServiceAccount of this namespace: \
-         nobody acts as the operator's own"
+         the operator's own is not used"
     )
 )]
 pub struct ClientAuthentication {

@@ -106,7 +106,7 @@ use crate::{CaBundle, ClientAuthentication, JwtBearer, KeyRef, TokenExchange};
     ),
     validation = (
         "self.serviceToken != 'None' || has(self.tokenExchange)",
-        "serviceToken None needs tokenExchange: without either nobody would have a token"
+        "serviceToken None needs tokenExchange: without either there is no token at all"
     ),
     validation = (
         "self.serviceToken != 'None' || !(has(self.jwtBearer) || self.revokeOnDeletion || \

@@ -19,7 +19,7 @@ pub const CONFIG_MAP_INVALID: &str = "ConfigMapInvalid";
 /// The operator may not read the Secret or ConfigMap.
 pub const FORBIDDEN: &str = "Forbidden";
 
-/// A rule of whoever runs the operator forbids what the resource wants.
+/// An administrator's rule (chart values `policy.*`) forbids what the resource asks for.
 pub const NOT_ALLOWED: &str = "NotAllowed";
 
 /// The first token is on its way.

@@ -8,7 +8,7 @@ use mcp_auth_tests::wait::{KUBECTL_LIMIT, until};
 use mcp_auth_tests::world::World;
 use serde_json::Value;
 
-use crate::client::{client, url, whoami};
+use crate::client::{calls_while, url, whoami};
 use crate::command::{get, kubectl, run};
 use crate::ground::{
     CRUMB, OPERATOR, OPERATOR_NAMESPACE, finally, ground, injected, install, install_chart, pods,
@@ -19,7 +19,6 @@ use crate::timeline::Timeline;
 
 /// How long users call before the upgrade, and after its end.
 const AROUND: Duration = Duration::from_secs(15);
-const STOP: &str = "/tmp/upgraded";
 
 #[tokio::test]
 async fn an_upgrade_from_an_earlier_chart_loses_no_call_and_injects_the_next_pod() {
@@ -45,34 +44,15 @@ async fn an_upgrade_from_an_earlier_chart_loses_no_call_and_injects_the_next_pod
 }
 
 async fn upgrade_under_load(world: &World) {
-    kubectl(&["exec", "deploy/client", "--", "rm", "-f", STOP])
-        .await
-        .ok();
     let litellm = url("litellm");
     let timeline = Timeline::watch(world);
-    let load = [
-        "load",
-        "--through",
-        "chat",
-        "responses",
-        "chat-stream",
-        "--rate",
-        "3",
-        "--seconds",
-        "600",
-        "--until",
-        STOP,
-    ];
     let upgrade = async {
         tokio::time::sleep(AROUND).await;
         install().await;
         until_synced().await;
         tokio::time::sleep(AROUND).await;
-        kubectl(&["exec", "deploy/client", "--", "touch", STOP])
-            .await
-            .ok();
     };
-    let (load, ()): (Value, ()) = tokio::join!(client(&litellm, &load), upgrade);
+    let (load, ()) = calls_while(&litellm, upgrade).await;
     let account = timeline.account().await;
     let sidecar = [
         "logs",

@@ -41,6 +41,36 @@ pub async fn client(litellm: &str, arguments: &[&str]) -> Value {
         .unwrap_or_else(|_| panic!("client.py printed no JSON: {}{}", said.out, said.err))
 }
 
+/// Calls over three ways, three a second, by one program with one pool of connections: while `until` goes on, and for ten
+/// minutes at the most. The account of the calls, and what `until` came to.
+pub async fn calls_while<T>(litellm: &str, until: impl Future<Output = T>) -> (Value, T) {
+    const STOP: &str = "/tmp/stop";
+    let file = |command: &'static [&'static str]| async move {
+        let command = [&["exec", "deploy/client", "--"], command].concat();
+        kubectl(&command).await.ok();
+    };
+    file(&["rm", "-f", STOP]).await;
+    let load = [
+        "load",
+        "--through",
+        "chat",
+        "responses",
+        "chat-stream",
+        "--rate",
+        "3",
+        "--seconds",
+        "600",
+        "--until",
+        STOP,
+    ];
+    let stopping = async {
+        let outcome = until.await;
+        file(&["touch", STOP]).await;
+        outcome
+    };
+    tokio::join!(client(litellm, &load), stopping)
+}
+
 /// What the tool `whoami` says of a call with this Cookie header.
 pub async fn whoami(litellm: &str, server: &str, cookie: &str) -> Value {
     let cookie = format!("Cookie={cookie}");

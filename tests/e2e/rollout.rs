@@ -11,13 +11,11 @@ use mcp_auth_tests::wait::KUBECTL_LIMIT;
 use mcp_auth_tests::world::World;
 use serde_json::Value;
 
-use crate::client::{client, url};
+use crate::client::{calls_while, client, url};
 use crate::command::kubectl;
 use crate::ground::{ground, pods};
 use crate::litellm;
 use crate::timeline::Timeline;
-
-const STOP: &str = "/tmp/stop";
 
 /// How long one stream takes; one is begun at each old pod in every period, so that some are always under way
 /// there.
@@ -38,29 +36,12 @@ struct Ended {
 async fn a_rollout_under_constant_load_loses_no_call_and_no_stream() {
     let world = ground().await;
     let litellm = url("litellm");
-    kubectl(&["exec", "deploy/client", "--", "rm", "-f", STOP])
-        .await
-        .ok();
     kubectl(&["scale", "deploy/litellm", "--replicas=2"]).await.ok();
     litellm::ready("litellm").await;
     let old = pods("litellm").await;
     assert_eq!(old.len(), 2, "two pods before the rollout");
     let timeline = Timeline::watch(&world);
 
-    // One program with one pool of connections, which are kept from call to call.
-    let load = [
-        "load",
-        "--through",
-        "chat",
-        "responses",
-        "chat-stream",
-        "--rate",
-        "3",
-        "--seconds",
-        "600",
-        "--until",
-        STOP,
-    ];
     let rollout = async {
         tokio::time::sleep(PERIOD).await;
         kubectl(&["rollout", "restart", "deploy/litellm"]).await.ok();
@@ -72,12 +53,10 @@ async fn a_rollout_under_constant_load_loses_no_call_and_no_stream() {
                 .await
                 .ok();
         }
-        kubectl(&["exec", "deploy/client", "--", "touch", STOP])
-            .await
-            .ok();
     };
     let streams = join_all(old.iter().map(|pod| streams_until_the_end(&world, pod)));
-    let (load, (), ended): (Value, (), Vec<Ended>) = tokio::join!(client(&litellm, &load), rollout, streams);
+    let ((load, ()), ended): ((Value, ()), Vec<Ended>) =
+        tokio::join!(calls_while(&litellm, rollout), streams);
     kubectl(&["scale", "deploy/litellm", "--replicas=1"]).await.ok();
 
     let account = timeline.account().await;

@@ -264,7 +264,7 @@ mcpauth.dev/service: ""
 {{- if not .namespaces }}
 {{- range $key := list "serviceAccountNames" "audiences" }}
 {{- if get $.Values.workloadIdentity $key }}
-{{- $problems = append $problems (printf "workloadIdentity.%s is set, and workloadIdentity.namespaces is empty, so that nobody may use workload identity: name the namespaces, or leave the other out" $key) }}
+{{- $problems = append $problems (printf "workloadIdentity.%s is set, and workloadIdentity.namespaces is empty, so that no resource may use workload identity: name the namespaces, or leave the other out" $key) }}
 {{- end }}
 {{- end }}
 {{- else if and .serviceAccountNames (not $.Values.rbac.create) }}

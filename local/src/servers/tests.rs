@@ -21,7 +21,7 @@ const DEFAULTS: [(&str, &str); 3] = [
     ("MCP_OAUTH2_CLIENT_SECRET", "d3fault"),
 ];
 
-fn read_text(text: &str, variables: &[(&str, &str)]) -> Result<Servers, String> {
+fn source(text: &str, variables: &[(&str, &str)]) -> Servers {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.yaml");
     std::fs::write(&path, text).unwrap();
@@ -33,8 +33,12 @@ fn read_text(text: &str, variables: &[(&str, &str)]) -> Result<Servers, String> 
         resources: None,
         variables: variables.collect(),
     })
-    .for_start()
-    .map_err(|error| error.to_string())
+}
+
+fn read_text(text: &str, variables: &[(&str, &str)]) -> Result<Servers, String> {
+    source(text, variables)
+        .for_start()
+        .map_err(|error| error.to_string())
 }
 
 /// What is sent to the authorization server as the secret.
@@ -229,19 +233,6 @@ fn variables_that_are_half_set_let_nothing_start() {
 
 #[test]
 fn what_was_served_before_serves_on_where_its_source_cannot_be_used_any_more() {
-    let source = |text: &str, variables: &[(&str, &str)]| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.yaml");
-        std::fs::write(&path, text).unwrap();
-        let variables = variables
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        read(&Sources {
-            config: Some(path),
-            resources: None,
-            variables: variables.collect(),
-        })
-    };
     let plain = "  plain: {url: https://a.example.com/mcp}\n";
     let secret_variable = [&DEFAULTS[..], &[("SECRET", "s3cret")]].concat();
     let before = source(&format!("{SEED}{plain}"), &secret_variable);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
@@ -10,6 +11,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::time::Interval;
 use tracing::{info, warn};
 
 use super::check::{authorities, bundle};
@@ -31,24 +33,12 @@ pub async fn keep_webhook_ca_bundle(
     trusted: watch::Sender<bool>,
     liveness: Liveness,
 ) {
-    let api = Api::<MutatingWebhookConfiguration>::all(client);
-    let mut configurations = watcher::watch_object(api.clone(), &name)
-        .default_backoff()
-        .boxed();
-    let mut ticks = tokio::time::interval(RETRY_INTERVAL);
-    let mut latest = None;
+    let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    let mut configurations = Configurations::watch(client, name.clone(), liveness);
     loop {
-        liveness.beat("webhook configuration");
-        tokio::select! {
-            Some(event) = configurations.next() => match event {
-                Ok(configuration) => latest = Some(configuration),
-                Err(error) => {
-                    warn!(%error, configuration = name, "watching the webhook configuration failed");
-                }
-            },
-            _ = ticks.tick() => {}
-        }
-        let Some(latest) = &latest else { continue };
+        let Some(latest) = configurations.next().await else {
+            continue;
+        };
         let patch = latest
             .as_ref()
             .and_then(|latest| ca_bundle_patch(latest, &certificates.authority(), Timestamp::now()));
@@ -65,9 +55,9 @@ pub async fn keep_webhook_ca_bundle(
     }
 }
 
-/// Where somebody else writes the CA bundles, such as cert-manager's cainjector: `trusted` becomes true once every webhook
-/// has one by which the API server takes what is served, or where there is no configuration. Whoever waits for it, and
-/// whoever changes an authority without the bundle, is told in the log.
+/// Where another program writes the CA bundles, such as cert-manager's cainjector: `trusted` becomes true once every
+/// webhook has one by which the API server takes what is served, or where there is no configuration. The log says while
+/// the API server does not trust the webhook.
 pub async fn await_webhook_ca_bundle(
     client: Client,
     name: String,
@@ -75,23 +65,12 @@ pub async fn await_webhook_ca_bundle(
     trusted: watch::Sender<bool>,
     liveness: Liveness,
 ) {
-    let api = Api::<MutatingWebhookConfiguration>::all(client);
-    let mut configurations = watcher::watch_object(api, &name).default_backoff().boxed();
-    let mut ticks = tokio::time::interval(RETRY_INTERVAL);
-    let (mut latest, mut was_trusted) = (None, None);
+    let mut configurations = Configurations::watch(client, name.clone(), liveness);
+    let mut was_trusted = None;
     loop {
-        liveness.beat("webhook configuration");
-        tokio::select! {
-            Some(event) = configurations.next() => match event {
-                Ok(configuration) => latest = Some(configuration),
-                Err(error) => {
-                    warn!(%error, configuration = name, "watching the webhook configuration failed");
-                }
-            },
-            // What is served may have changed.
-            _ = ticks.tick() => {}
-        }
-        let Some(latest) = &latest else { continue };
+        let Some(latest) = configurations.next().await else {
+            continue;
+        };
         let untrusting: Vec<&str> = latest
             .iter()
             .flat_map(|latest| latest.webhooks.iter().flatten())
@@ -108,9 +87,47 @@ pub async fn await_webhook_ca_bundle(
                 configuration = name,
                 webhooks = untrusting.join(", "),
                 "by its caBundle the API server does not take the serving certificate, so that no pod is injected until \
-                 cert-manager's cainjector, or whoever else keeps the bundle, has written the authority into it"
+                 cert-manager's cainjector, or another program that keeps the bundle, has written the authority into it"
             ),
         }
+    }
+}
+
+/// The webhook configuration, looked at whenever it changes and every [`RETRY_INTERVAL`], since what is served may change too.
+struct Configurations {
+    name: String,
+    events: BoxStream<'static, watcher::Result<Option<MutatingWebhookConfiguration>>>,
+    ticks: Interval,
+    liveness: Liveness,
+    latest: Option<Option<MutatingWebhookConfiguration>>,
+}
+
+impl Configurations {
+    fn watch(client: Client, name: String, liveness: Liveness) -> Self {
+        let api = Api::<MutatingWebhookConfiguration>::all(client);
+        Self {
+            events: watcher::watch_object(api, &name).default_backoff().boxed(),
+            ticks: tokio::time::interval(RETRY_INTERVAL),
+            name,
+            liveness,
+            latest: None,
+        }
+    }
+
+    /// The next time to look: what is known, which is `None` until the API server has answered. The inner `None`: there
+    /// is no configuration of this name.
+    async fn next(&mut self) -> Option<&Option<MutatingWebhookConfiguration>> {
+        self.liveness.beat("webhook configuration");
+        tokio::select! {
+            Some(event) = self.events.next() => match event {
+                Ok(configuration) => self.latest = Some(configuration),
+                Err(error) => {
+                    warn!(%error, configuration = self.name, "watching the webhook configuration failed");
+                }
+            },
+            _ = self.ticks.tick() => {}
+        }
+        self.latest.as_ref()
     }
 }
 
