@@ -118,9 +118,11 @@ def raise_up(ground: Ground) -> tuple[dict[str, str], str, int]:
     spec = {"containers": [{"name": "litellm", "image": "litellm"}]}
     kubernetes.apply(
         kubernetes.of_kind("v1", "Pod", NOT_INJECTED, metadata={"labels": labels}, spec=spec),
-        *another("search", search, search["secret"], **cookies),
+        # It is that of the first pod only, so that the other two are nothing to it.
+        *another("search", search, search["secret"], podSelector={"matchLabels": labels | {"tools": "search"}}, **cookies),
         *another("reports", tools, "outdated"),
     )
+    kubernetes.kubectl("label", "pod", PODS[0], "--namespace", kubernetes.NAMESPACE, "tools=search")
     ends = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=20)
     stated = f"mcpauth.dev/expires-at={ends:%Y-%m-%dT%H:%M:%SZ}"
     kubernetes.kubectl("annotate", "secret", "search-oauth", "--namespace", kubernetes.NAMESPACE, stated)

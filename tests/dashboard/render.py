@@ -8,6 +8,8 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 12, 34, 24
 LEGEND_LINE = 16
 # Seconds without a value that are drawn as a gap.
 GAP = 5
+# In days.
+YEAR = 365
 # They can be told apart on white and on a dark page.
 COLOURS = ["#2f7ed8", "#e8710a", "#2a9d4a", "#a35ee8", "#d6336c", "#a9743f", "#0e9aa7", "#7d8590"]
 # On the site the colours are those of the reader's theme there; a picture by itself goes by what the system wants.
@@ -28,6 +30,8 @@ def number(value: float, unit: str) -> str:
     ('2.1 ms', '1.5 min', '10 d', '25%', '1200')
     >>> number(0.5, "reqps"), number(0, "s"), number(-90, "s")
     ('0.5/s', '0 s', '-1.5 min')
+    >>> number(10 * 365 * 86400, "s")
+    '10 y'
     """
     if unit == "percentunit":
         return f"{value * 100:.3g}%"
@@ -40,7 +44,8 @@ def number(value: float, unit: str) -> str:
     for below, scale, name in [(1e-3, 1e6, "µs"), (1, 1e3, "ms"), (60, 1, "s"), (3600, 1 / 60, "min"), (86400, 1 / 3600, "h")]:
         if abs(value) < below:
             return f"{value * scale:.3g} {name}"
-    return f"{value / 86400:.3g} d"
+    days = value / 86400
+    return f"{days:.3g} d" if abs(days) < 2 * YEAR else f"{days / YEAR:.3g} y"
 
 
 def ticks(low: float, high: float, unit: str = "short") -> list[float]:
@@ -55,7 +60,7 @@ def ticks(low: float, high: float, unit: str = "short") -> list[float]:
         high = low + 1
     rough = (high - low) / 4
     steps = [15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400]
-    steps += [days * 86400 for days in (2, 5, 10, 30, 90, 180, 360, 720, 1800, 3600)]
+    steps += [days * 86400 for days in (2, 5, 10, 30, 90, 180, YEAR, 2 * YEAR, 5 * YEAR, 10 * YEAR)]
     if unit == "s" and 10 < rough <= steps[-1]:
         step = next(step for step in steps if step >= rough)
     else:
