@@ -1,5 +1,7 @@
 //! The commands of kubectl and helm that documents show: the programs themselves read them.
 
+use std::collections::BTreeMap;
+
 use mcp_auth_tests::documents::pages;
 use tokio::process::Command;
 
@@ -32,25 +34,29 @@ async fn objection(program: &str, words: &[&str]) -> Option<String> {
 
 #[tokio::test]
 async fn kubectl_and_helm_take_every_command_that_a_page_shows() {
-    let (mut checked, mut problems) = (0, Vec::new());
+    let mut shown: BTreeMap<String, String> = BTreeMap::new();
     for page in pages() {
         for command in page.commands() {
-            let words: Vec<&str> = command.split_whitespace().collect();
-            let [program @ ("kubectl" | "helm"), rest @ ..] = words.as_slice() else {
-                continue;
-            };
-            // A name alone is no command, our plugin's are looked at by themselves, and krew is not here.
-            if rest.is_empty() || ["mcp-auth", "krew"].contains(&rest[0]) {
-                continue;
-            }
-            checked += 1;
-            if let Some(said) = objection(program, rest).await {
-                problems.push(format!("{}: `{command}`: {said}", page.path));
-            }
+            shown.entry(command).or_insert_with(|| page.path.clone());
+        }
+    }
+    let (mut checked, mut problems) = (0, Vec::new());
+    for (command, page) in &shown {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let [program @ ("kubectl" | "helm"), rest @ ..] = words.as_slice() else {
+            continue;
+        };
+        // A name alone is no command, our plugin's are looked at by themselves, and krew is not here.
+        if rest.is_empty() || ["mcp-auth", "krew"].contains(&rest[0]) {
+            continue;
+        }
+        checked += 1;
+        if let Some(said) = objection(program, rest).await {
+            problems.push(format!("{page}: `{command}`: {said}"));
         }
     }
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
-    assert!(checked >= 50, "{checked} commands were found");
+    assert!(checked >= 40, "{checked} commands were found");
     for wrong in [
         "kubectl gett msa",
         "kubectl get msa --all-namespace",

@@ -31,9 +31,8 @@ from render import clock, page, svg
 
 DOCUMENT = REPOSITORY / "docs" / "dashboard.md"
 PICTURES = REPOSITORY / "docs" / "dashboard"
-# The second one never starts, so that its sidecar is behind. Another one was made past the webhook.
-PODS = ["litellm-0", "litellm-1"]
-NOT_INJECTED = "litellm-2"
+# The second one was made past the webhook.
+POD, NOT_INJECTED = "litellm-0", "litellm-1"
 # In seconds. The dashboard's rates need four scrapes.
 SCRAPE_INTERVAL, RATE_INTERVAL = 1, 15
 # Seconds between two calls of one user, and of a token.
@@ -44,7 +43,7 @@ Event = tuple[float, str]
 def expose(ground: Ground, sidecar: int) -> str:
     """Starts a Prometheus that scrapes the operator and this port of the sidecar's as a PodMonitor would; its URL."""
     operator = setting("MCPAUTH_TEST_OPERATOR_HEALTH").removeprefix("http://")
-    labels = {"namespace": kubernetes.NAMESPACE, "pod": PODS[0]}
+    labels = {"namespace": kubernetes.NAMESPACE, "pod": POD}
     jobs = [
         {"job_name": "operator", "honor_labels": True, "static_configs": [{"targets": [operator]}]},
         {"job_name": "sidecar", "static_configs": [{"targets": [f"127.0.0.1:{sidecar}"], "labels": labels}]},
@@ -113,25 +112,25 @@ def raise_up(ground: Ground) -> tuple[dict[str, str], str, int]:
     """
     tools, search = ground.servers("tools", lifetime=TOKEN_LIFETIME), ground.servers("search", lifetime=4 * TOKEN_LIFETIME)
     cookies = {"cookiePassthrough": {"enabled": True, "cookieNames": ["session_id"]}}
-    kubernetes.prepare(tools, PODS, **cookies)
+    kubernetes.prepare(tools, [POD], **cookies)
     labels = {"app.kubernetes.io/name": "litellm"}
     spec = {"containers": [{"name": "litellm", "image": "litellm"}]}
     kubernetes.apply(
         kubernetes.of_kind("v1", "Pod", NOT_INJECTED, metadata={"labels": labels}, spec=spec),
-        # It is that of the first pod only, so that the other two are nothing to it.
+        # It is for the first pod only, so that the other one is nothing to it.
         *another("search", search, search["secret"], podSelector={"matchLabels": labels | {"tools": "search"}}, **cookies),
         *another("reports", tools, "outdated"),
     )
-    kubernetes.kubectl("label", "pod", PODS[0], "--namespace", kubernetes.NAMESPACE, "tools=search")
+    kubernetes.kubectl("label", "pod", POD, "--namespace", kubernetes.NAMESPACE, "tools=search")
     ends = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=20)
     stated = f"mcpauth.dev/expires-at={ends:%Y-%m-%dT%H:%M:%SZ}"
     kubernetes.kubectl("annotate", "secret", "search-oauth", "--namespace", kubernetes.NAMESPACE, stated)
     config = litellm_config({"url": tools["mcp"]})
     config["mcp_servers"]["search"] = config["mcp_servers"]["tools"] | {"url": search["mcp"]}
-    url = ground.injected_litellm(PODS[0], config)
+    url = ground.injected_litellm(POD, config)
     # LiteLLM's, the inbound and the outbound one come before it.
     metrics = ground.next_port - 1
-    ground.processes.until_up(PODS[0], f"{url}/health/readiness")
+    ground.processes.until_up(POD, f"{url}/health/readiness")
     return tools, url, metrics
 
 
@@ -151,7 +150,7 @@ async def happen(ground: Ground, servers: dict[str, str], authority: Authority) 
         events.append((time.monotonic() - start, what))
         print(f"{clock(events[-1][0])} {what}", file=sys.stderr, flush=True)
 
-    begins("All is well, but for the resource `reports`, whose client secret is outdated, and two pods of three: one was never injected, and the sidecar of another never came")
+    begins("All is well, but for the resource `reports`, whose client secret is outdated, and a pod of `tools` and `reports` that has no sidecar")
     await asyncio.sleep(60)
     await authority.fail(status=503)
     begins("The authorization server of `tools` answers 503: the token in use serves until it expires, and then calls are refused")
