@@ -49,19 +49,6 @@ impl Sidecar {
         self.applied.is_some() && (self.sent_revision == self.applied || self.is_taking_over())
     }
 
-    /// Whether a status can tell one from the other. One that goes from a snapshot to the next is served all the
-    /// while.
-    fn is_same_for_status(&self, other: &Self) -> bool {
-        let is_served = self.is_up_to_date() && other.is_up_to_date();
-        let whats_served = |sidecar: &Self| Self {
-            sent_revision: None,
-            sent_at: None,
-            applied: None,
-            ..sidecar.clone()
-        };
-        self == other || is_served && whats_served(self) == whats_served(other)
-    }
-
     pub fn is_taking_over(&self) -> bool {
         self.sent_revision != self.applied && self.sent_at.is_some_and(|at| at.elapsed() < GRACE)
     }
@@ -84,7 +71,8 @@ struct KnownSidecar {
     /// Number of its newest connection.
     connection: u64,
     is_connected: bool,
-    sidecar: Sidecar,
+    /// Shared with whoever looks at many of them, as a status does.
+    sidecar: Arc<Sidecar>,
     /// The status has been told that it does not take the last snapshot over.
     is_overdue: bool,
     /// Number of the last change of what the leader is told of it.
@@ -114,8 +102,9 @@ impl Sidecars {
         let entry = known.entry(uid.to_owned()).or_default();
         entry.connection += 1;
         entry.is_connected = true;
-        entry.sidecar.namespace = namespace.into();
-        entry.sidecar.name = name.into();
+        let sidecar = Arc::make_mut(&mut entry.sidecar);
+        sidecar.namespace = namespace.into();
+        sidecar.name = name.into();
         entry.revision = self.next_revision();
         let connection = entry.connection;
         drop(known);
@@ -137,7 +126,7 @@ impl Sidecars {
         until
     }
 
-    pub fn get(&self, uid: &str) -> Option<Sidecar> {
+    pub fn get(&self, uid: &str) -> Option<Arc<Sidecar>> {
         if let Some(known) = self.known.lock().get(uid) {
             return Some(known.sidecar.clone());
         }
@@ -145,10 +134,11 @@ impl Sidecars {
             .awaited_until
             .lock()
             .is_some_and(|until| Instant::now() < until);
-        is_awaited.then(|| Sidecar {
+        let awaited = || Sidecar {
             is_awaited,
             ..Sidecar::default()
-        })
+        };
+        is_awaited.then(|| Arc::new(awaited()))
     }
 
     /// Tells of each change of what [`Self::changed_since`] returns.
@@ -161,7 +151,9 @@ impl Sidecars {
         let known = self.known.lock();
         let changed = known.iter().filter(|(_, known)| known.revision > revision);
         let forwarded = changed.map(|(uid, known)| {
-            let sidecar = known.is_connected.then(|| ForwardedSidecar::from(&known.sidecar));
+            let sidecar = known
+                .is_connected
+                .then(|| ForwardedSidecar::from(&*known.sidecar));
             (uid.clone(), sidecar)
         });
         forwarded.collect()

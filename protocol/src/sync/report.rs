@@ -13,6 +13,13 @@ pub struct Report {
     pub pod: Pod,
     /// Version of the sidecar.
     pub version: String,
+    /// What it reads besides what every version reads. None of a sidecar that is too old to say.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::readable_entries"
+    )]
+    pub capabilities: Vec<Capability>,
     /// Revision of the snapshot in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<String>,
@@ -54,6 +61,14 @@ pub struct Report {
         deserialize_with = "lenient::readable_entries"
     )]
     pub reachability: Vec<ServerReachability>,
+}
+
+/// What newer sidecars can do. The operator does without what a sidecar does not name.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Capability {
+    /// It reads [`SnapshotDelta`](super::SnapshotDelta).
+    Deltas,
 }
 
 /// A token that an MCP server rejected: the operator is to request a better one, once for all sidecars that

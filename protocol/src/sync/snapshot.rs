@@ -10,7 +10,7 @@ use super::route::Route;
 
 /// Everything the pod of one sidecar is entitled to.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", from = "lenient::Snapshot")]
+#[serde(rename_all = "camelCase", try_from = "lenient::Line")]
 pub struct Snapshot {
     /// Opaque; equal revisions of one stream mean equal content. Echoed in [`Report::applied`].
     pub revision: String,

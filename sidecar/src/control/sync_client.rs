@@ -1,9 +1,10 @@
 //! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of
 //! this sidecar. It never gives up: without the operator the sidecar goes on with what it has.
 //!
-//! [`connect`] opens a connection.
+//! [`connect`] opens a connection, [`delta`] turns a change into the next snapshot.
 
 mod connect;
+mod delta;
 mod error;
 
 use std::convert::Infallible;
@@ -18,7 +19,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use mcp_auth_protocol::bounds::{MAX_REFUSAL_BYTES, MAX_SNAPSHOT_BYTES};
-use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
+use mcp_auth_protocol::sync::{self, Capability, Problem, Report, Snapshot, SnapshotLine};
 use mcp_auth_protocol::timeouts::SYNC_SILENCE;
 use mcp_auth_resilience::exponential;
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ use crate::control::clock_offset::ClockOffset;
 pub(crate) use connect::Connection;
 use connect::operator_tls_config;
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
+use delta::next_snapshot;
 pub use error::SyncError;
 
 /// How the operator is reached, and as whom.
@@ -106,6 +108,7 @@ impl<D: Connector> SyncClient<D> {
             apply,
             clock_offset: ClockOffset::default(),
         };
+        reports.send_modify(|report| report.capabilities = vec![Capability::Deltas]);
         loop {
             let Err(error) = self.stream(&mut state).await;
             let lived = state.serving_since.take().map(|since| since.elapsed());
@@ -171,6 +174,8 @@ impl<D: Connector> SyncClient<D> {
         let mut body = response.into_body();
         let mut lines = LinesCodec::new_with_max_length(MAX_SNAPSHOT_BYTES);
         let mut buffer = BytesMut::new();
+        // As it was sent: what a delta changes. The ends of its tokens are by the operator's clock.
+        let mut last = None;
         loop {
             let frame = self
                 .within_silence(body.frame())
@@ -180,7 +185,12 @@ impl<D: Connector> SyncClient<D> {
             buffer.extend_from_slice(&data);
             while let Some(line) = lines.decode(&mut buffer)? {
                 if !line.is_empty() {
-                    take_over(parse(&line)?, state);
+                    let snapshot = match parse(&line)? {
+                        SnapshotLine::Whole(snapshot) => snapshot,
+                        SnapshotLine::Delta(delta) => next_snapshot(last.take(), delta)?,
+                    };
+                    last = Some(snapshot.clone());
+                    take_over(snapshot, state);
                 }
             }
         }
@@ -269,7 +279,7 @@ fn take_over(mut snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapsh
 }
 
 /// A serde error may quote the line, which holds tokens, so only its kind is repeated.
-fn parse(line: &str) -> Result<Snapshot, SyncError> {
+fn parse(line: &str) -> Result<SnapshotLine, SyncError> {
     serde_json::from_str(line).map_err(|error| {
         SyncError::NotASnapshot(match error.classify() {
             serde_json::error::Category::Data => "a field is missing or of another type",
