@@ -77,6 +77,21 @@ struct KnownSidecar {
     is_overdue: bool,
     /// Number of the last change of what the leader is told of it.
     revision: u64,
+    /// Of the last one that was of more than the snapshots that it was sent and has taken over.
+    report_revision: u64,
+}
+
+/// What the leader is told of a sidecar.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SidecarChange {
+    Whole(Box<ForwardedSidecar>),
+    /// Nothing but the snapshot that it was sent, or the one that it has taken over.
+    Revision {
+        sent: Option<String>,
+        applied: Option<String>,
+    },
+    /// It has disconnected.
+    Gone,
 }
 
 impl Sidecars {
@@ -106,6 +121,7 @@ impl Sidecars {
         sidecar.namespace = namespace.into();
         sidecar.name = name.into();
         entry.revision = self.next_revision();
+        entry.report_revision = entry.revision;
         let connection = entry.connection;
         drop(known);
         if is_new {
@@ -146,17 +162,25 @@ impl Sidecars {
         self.revision.subscribe()
     }
 
-    /// By uid of the pod, each sidecar that has changed since this revision; nothing where it has disconnected.
-    pub fn changed_since(&self, revision: u64) -> Vec<(String, Option<ForwardedSidecar>)> {
+    /// By uid of the pod, what has changed of each sidecar since this revision; the whole of it for a leader that reads
+    /// nothing else.
+    pub fn changed_since(&self, revision: u64, reads_revisions: bool) -> Vec<(String, SidecarChange)> {
         let known = self.known.lock();
         let changed = known.iter().filter(|(_, known)| known.revision > revision);
-        let forwarded = changed.map(|(uid, known)| {
-            let sidecar = known
-                .is_connected
-                .then(|| ForwardedSidecar::from(&*known.sidecar));
-            (uid.clone(), sidecar)
+        let changes = changed.map(|(uid, known)| {
+            let change = if !known.is_connected {
+                SidecarChange::Gone
+            } else if reads_revisions && known.report_revision <= revision {
+                SidecarChange::Revision {
+                    sent: known.sidecar.sent_revision.clone(),
+                    applied: known.sidecar.applied.clone(),
+                }
+            } else {
+                SidecarChange::Whole(Box::new(ForwardedSidecar::from(&*known.sidecar)))
+            };
+            (uid.clone(), change)
         });
-        forwarded.collect()
+        changes.collect()
     }
 
     /// Called with the sidecars locked, so that no revision is seen before what it is of.

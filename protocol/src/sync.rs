@@ -1,7 +1,8 @@
 //! The sync stream: one HTTP/2 `POST` to [`PATH`] for each sidecar, authenticated by its pod-bound
 //! ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
 //! each line: [`Report`] upwards, [`Snapshot`] downwards. To a sidecar that reads deltas, lines after the first
-//! may be a [`SnapshotDelta`]. An empty line is a heartbeat: downwards, one line at least comes within
+//! may be a [`SnapshotDelta`]; to an operator that reads acknowledgements, a report may say
+//! no more than [`Report::acknowledged`]. An empty line is a heartbeat: downwards, one line at least comes within
 //! [`HEARTBEAT`](crate::timeouts::HEARTBEAT).
 //!
 //! Operator and sidecar may be one minor version apart. Fields that one of them does not know are ignored, and

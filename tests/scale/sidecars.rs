@@ -1,6 +1,6 @@
 //! Simulated sidecars: each has an address and a connection of its own, its pod's token, and comes back as the real
-//! one does. It reads deltas, and reports every server that it has; of a line it reads the revision alone, and looks for
-//! the token that all wait for.
+//! one does. It reads deltas, reports every server that it has, and acknowledges what changes. Of a line it reads the
+//! revision alone, and looks for the token that all wait for.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -269,7 +269,6 @@ impl Sidecars {
     ) -> Result<(), Ended> {
         let mut buffer = BytesMut::new();
         let mut connected = None;
-        let mut report = identity.report.clone();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             self.0.received_bytes.fetch_add(data.len(), Ordering::Relaxed);
@@ -282,13 +281,22 @@ impl Sidecars {
                 if line.len() > 1 {
                     self.take_over(&line, speaker);
                     connected.get_or_insert_with(|| Connected::new(self));
-                    report.applied = Some(revision(&line).to_owned());
-                    // The number of servers stays what it was.
-                    if is_whole(&line) {
-                        report.reachability = answered(servers(&line));
-                    }
+                    let said = match is_whole(&line) {
+                        true => Report {
+                            applied: Some(revision(&line).to_owned()),
+                            reachability: answered(servers(&line)),
+                            ..identity.report.clone()
+                        },
+                        // The rest is as it was.
+                        false => Report {
+                            pod: identity.report.pod.clone(),
+                            version: identity.report.version.clone(),
+                            acknowledged: Some(revision(&line).to_owned()),
+                            ..Report::default()
+                        },
+                    };
                     speaker.take_over(line);
-                    let _ = reports.send(self::line(&report));
+                    let _ = reports.send(self::line(&said));
                 }
             }
         }

@@ -29,16 +29,8 @@ impl SidecarEntry {
         } = forwarded;
         let report = within_bounds(report);
         self.modify(|sidecar| {
-            let is_sent_anew = sent_revision.is_some() && sidecar.sent_revision != sent_revision;
-            if is_sent_anew {
-                sidecar.set_sent(sent_revision);
-            }
-            let change = sidecar.set_report(report);
-            change.max(if is_sent_anew {
-                Change::OfRevision
-            } else {
-                Change::None
-            })
+            let sent = sidecar.set_forwarded_sent(sent_revision);
+            sidecar.set_report(report).max(sent)
         });
     }
 
@@ -80,6 +72,19 @@ impl SidecarEntry {
         self.modify(|sidecar| sidecar.set_report(report));
     }
 
+    /// The sidecar is as it was when it last reported, but for this revision.
+    pub fn record_applied(&self, revision: String) {
+        self.modify(|sidecar| sidecar.set_applied(Some(revision)));
+    }
+
+    /// What a follower says of a sidecar that is otherwise as it said before.
+    pub fn record_forwarded_revision(&self, sent: Option<String>, applied: Option<String>) {
+        self.modify(|sidecar| {
+            let sent = sidecar.set_forwarded_sent(sent);
+            sidecar.set_applied(applied).max(sent)
+        });
+    }
+
     fn modify(&self, change: impl FnOnce(&mut Sidecar) -> Change) {
         let mut known = self.sidecars.known.lock();
         let entry = known.get_mut(&self.uid);
@@ -90,6 +95,9 @@ impl SidecarEntry {
         let change = change(Arc::make_mut(&mut entry.sidecar));
         if change != Change::None {
             entry.revision = self.sidecars.next_revision();
+        }
+        if change == Change::OfReport {
+            entry.report_revision = entry.revision;
         }
         let is_served = entry.sidecar.is_up_to_date();
         let is_news = match change {
@@ -121,6 +129,21 @@ impl Sidecar {
         self.sent_at = Some(Instant::now());
     }
 
+    /// The same again is not sent again.
+    fn set_forwarded_sent(&mut self, revision: Option<String>) -> Change {
+        if revision.is_none() || self.sent_revision == revision {
+            return Change::None;
+        }
+        self.set_sent(revision);
+        Change::OfRevision
+    }
+
+    fn set_applied(&mut self, revision: Option<String>) -> Change {
+        let is_same = self.applied == revision;
+        self.applied = revision;
+        if is_same { Change::None } else { Change::OfRevision }
+    }
+
     /// In place, since thousands report at once when a token is renewed, and most of a report stays what it was.
     fn set_report(&mut self, report: Report) -> Change {
         let Report {
@@ -132,6 +155,7 @@ impl Sidecar {
             reachability,
             pod: _,
             capabilities: _,
+            acknowledged: _,
             refused: _,
         } = report;
         let is_same = self.version == version
@@ -139,14 +163,9 @@ impl Sidecar {
             && self.problems == problems
             && self.notices == notices
             && self.reachability == reachability;
-        let has_applied = self.applied != applied;
-        self.applied = applied;
+        let change = self.set_applied(applied);
         if is_same {
-            return if has_applied {
-                Change::OfRevision
-            } else {
-                Change::None
-            };
+            return change;
         }
         self.version = version;
         self.restart_needed_for = restart_needed_for;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use mcp_auth_credentials::routes::server;
 use mcp_auth_credentials::{Changes, Credentials};
-use mcp_auth_protocol::sync::Snapshot;
+use mcp_auth_protocol::sync::{Capability, Snapshot};
 use parking_lot::Mutex;
 
 use crate::certificates::Certificates;
@@ -104,6 +104,7 @@ impl Snapshots {
         let snapshot = Snapshot {
             revision: String::new(),
             operator_ca: authority.clone(),
+            capabilities: vec![Capability::Acknowledgements],
             fingerprint_key: Some(certificates.fingerprint_key(namespace).into()),
             servers: servers.collect(),
             sent_at: None,

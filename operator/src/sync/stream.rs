@@ -134,6 +134,10 @@ async fn serve(
                 }
             }
             report = reports.next() => match report {
+                Some(Ok(Report { acknowledged: Some(revision), .. })) => {
+                    entry.record_applied(revision);
+                    tokio::time::sleep(MIN_REPORT_INTERVAL).await;
+                }
                 Some(Ok(report)) => {
                     not_forwarded = forward_rejections(&sync, &pod, report.refused.clone()).await;
                     entry.record_report(report);

@@ -8,7 +8,8 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::{
-    Credential, Route, Server, Snapshot, SnapshotDelta, SnapshotLine, UnreadablePart, UnreadableServer,
+    Capability, Credential, Route, Server, Snapshot, SnapshotDelta, SnapshotLine, UnreadablePart,
+    UnreadableServer,
 };
 
 /// A line downwards with its servers not read yet.
@@ -20,6 +21,8 @@ pub(super) struct Line {
     base: Option<String>,
     /// Of a whole snapshot only.
     operator_ca: Option<String>,
+    #[serde(default, deserialize_with = "readable_entries")]
+    capabilities: Vec<Capability>,
     #[serde(default)]
     fingerprint_key: Option<SecretString>,
     servers: Vec<Value>,
@@ -61,6 +64,7 @@ impl TryFrom<Line> for SnapshotLine {
             None => Self::Whole(Snapshot {
                 revision,
                 operator_ca: line.operator_ca.ok_or(LineError::NoOperatorCa)?,
+                capabilities: line.capabilities,
                 fingerprint_key: line.fingerprint_key,
                 servers,
                 sent_at,

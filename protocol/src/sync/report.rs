@@ -23,6 +23,10 @@ pub struct Report {
     /// Revision of the snapshot in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<String>,
+    /// In place of all that follows and of [`Self::applied`]: it is as in the stream's report before, but for this
+    /// revision, which is in use now. Sent to operators that name [`Capability::Acknowledgements`] only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<String>,
     /// Servers that LiteLLM does not know of before its pod is restarted, because it reads its configuration
     /// only at start.
     #[serde(
@@ -63,12 +67,14 @@ pub struct Report {
     pub reachability: Vec<ServerReachability>,
 }
 
-/// What newer sidecars can do. The operator does without what a sidecar does not name.
+/// What newer versions read: each side does without what the other does not name.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Capability {
-    /// It reads [`SnapshotDelta`](super::SnapshotDelta).
+    /// The sidecar reads [`SnapshotDelta`](super::SnapshotDelta).
     Deltas,
+    /// The operator reads [`Report::acknowledged`].
+    Acknowledgements,
 }
 
 /// A token that an MCP server rejected: the operator is to request a better one, once for all sidecars that

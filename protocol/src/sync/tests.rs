@@ -6,6 +6,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         revision: "7".into(),
         operator_ca: "PEM".into(),
+        capabilities: vec![],
         fingerprint_key: Some("f1nger-k3y".into()),
         servers: vec![Server {
             route: Route {

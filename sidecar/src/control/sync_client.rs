@@ -9,6 +9,8 @@ mod error;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -153,7 +155,8 @@ impl<D: Connector> SyncClient<D> {
     }
 
     async fn stream(&self, state: &mut SyncState<'_, impl FnMut(Snapshot)>) -> Result<Infallible, SyncError> {
-        let request = self.request(state.reports).await?;
+        let acknowledges = Arc::<AtomicBool>::default();
+        let request = self.request(state.reports, acknowledges.clone()).await?;
         let operator_ca = state.operator_ca.get();
         let address = self.endpoint.to_string();
         let mut connection = timeout(
@@ -186,7 +189,11 @@ impl<D: Connector> SyncClient<D> {
             while let Some(line) = lines.decode(&mut buffer)? {
                 if !line.is_empty() {
                     let snapshot = match parse(&line)? {
-                        SnapshotLine::Whole(snapshot) => snapshot,
+                        SnapshotLine::Whole(snapshot) => {
+                            let reads = snapshot.capabilities.contains(&Capability::Acknowledgements);
+                            acknowledges.store(reads, Ordering::Relaxed);
+                            snapshot
+                        }
                         SnapshotLine::Delta(delta) => next_snapshot(last.take(), delta)?,
                     };
                     last = Some(snapshot.clone());
@@ -199,9 +206,10 @@ impl<D: Connector> SyncClient<D> {
     async fn request(
         &self,
         reports: &watch::Sender<Report>,
+        acknowledges: Arc<AtomicBool>,
     ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, SyncError> {
         let bearer = bearer(&self.token_file).await?;
-        let mut request = Request::new(report_lines(reports.subscribe()));
+        let mut request = Request::new(report_lines(reports.subscribe(), acknowledges));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri(sync::PATH);
         request.headers_mut().insert(AUTHORIZATION, bearer);
@@ -289,20 +297,46 @@ fn parse(line: &str) -> Result<SnapshotLine, SyncError> {
 }
 
 /// The body of the request, as lines: the report as it stands, and then each that differs from the one
-/// before.
-fn report_lines(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible> {
-    let lines = stream::unfold((reports, None::<Report>), |(mut reports, sent)| async move {
-        loop {
-            let report = reports.borrow_and_update().clone();
-            if sent.as_ref() != Some(&report) {
-                let mut line = serde_json::to_vec(&report).expect("a report is strings and lists of strings");
-                line.push(b'\n');
-                return Some((Ok(Frame::data(Bytes::from(line))), (reports, Some(report))));
+/// before; of one that differs by what is applied alone no more than that, once `acknowledges` says that the operator
+/// reads it.
+fn report_lines(
+    reports: watch::Receiver<Report>,
+    acknowledges: Arc<AtomicBool>,
+) -> UnsyncBoxBody<Bytes, Infallible> {
+    let lines = stream::unfold((reports, None::<Report>), move |(mut reports, sent)| {
+        let acknowledges = acknowledges.clone();
+        async move {
+            loop {
+                let report = reports.borrow_and_update().clone();
+                if sent.as_ref() != Some(&report) {
+                    let short = sent.filter(|_| acknowledges.load(Ordering::Relaxed));
+                    let short = short.and_then(|sent| acknowledgement(&report, sent));
+                    let line = short.as_ref().unwrap_or(&report);
+                    let mut line =
+                        serde_json::to_vec(line).expect("a report is strings and lists of strings");
+                    line.push(b'\n');
+                    return Some((Ok(Frame::data(Bytes::from(line))), (reports, Some(report))));
+                }
+                reports.changed().await.ok()?;
             }
-            reports.changed().await.ok()?;
         }
     });
     BodyExt::boxed_unsync(StreamBody::new(lines))
+}
+
+/// What says the same as `report` after `sent`, where they differ by what is applied alone.
+fn acknowledgement(report: &Report, sent: Report) -> Option<Report> {
+    let applied = report.applied.clone()?;
+    let sent_again = Report {
+        applied: Some(applied.clone()),
+        ..sent
+    };
+    (sent_again == *report).then(|| Report {
+        pod: report.pod.clone(),
+        version: report.version.clone(),
+        acknowledged: Some(applied),
+        ..Report::default()
+    })
 }
 
 #[cfg(test)]
