@@ -9,6 +9,7 @@
 //! - `mesh` and `later_webhooks`: others that change the pod.
 //! - `trusted_proxies`: whom LiteLLM believes about a client's address.
 //! - `ports`: which ports. `plan`: all of it together, or an `error`.
+//! - `warnings` and `unknown_keys`: what is told besides.
 //! - `sidecar`, `variables` and `patch`: what is written. `reserved`: the names that are used for it.
 //! - `settings` and `resources`: what every sidecar gets, checked when the operator starts.
 //!
@@ -46,6 +47,7 @@ mod shell_script;
 mod sidecar;
 mod target;
 mod trusted_proxies;
+mod unknown_keys;
 mod variables;
 mod warnings;
 mod wrapper;
@@ -55,4 +57,4 @@ pub use error::{InjectionError, NOT_INJECTED_REASONS};
 pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};
 pub use settings::{OperatorEndpoint, RoutesInPod, Settings, SettingsError};
-pub use warnings::Warning;
+pub use warnings::{WARNING_REASONS, Warning};

@@ -12,6 +12,7 @@ use super::role::Role;
 use super::server_variables::ServerVariables;
 use super::settings::Settings;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
+use super::unknown_keys;
 
 /// One warning.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,6 +24,26 @@ pub struct Warning {
     pub is_lasting: bool,
 }
 
+/// What [`Warning::reason`] may be where it is lasting, for whoever reads one back from a pod.
+pub const WARNING_REASONS: [&str; 16] = [
+    "UnknownAnnotation",
+    "RoutesWithheld",
+    "RoutesOmitted",
+    "CopiedSidecar",
+    "NoConfigSeen",
+    "ImageArguments",
+    "ClientAddressesHidden",
+    "TrustedProxiesHidden",
+    "EgressProxy",
+    "MetricsOnLoopback",
+    "SeparateHealthApp",
+    "OldLiteLlm",
+    "MeshStartsLater",
+    "SharedProcesses",
+    "LowPort",
+    "AuditOutputUnusable",
+];
+
 pub(super) fn warnings(
     pod: &Pod,
     spec: &PodSpec,
@@ -31,7 +52,8 @@ pub(super) fn warnings(
     settings: &Settings,
 ) -> Vec<Warning> {
     let container = &spec.containers[plan.target];
-    let mut warnings = of_routes(plan, namespace);
+    let mut warnings = unknown_keys::warnings(pod);
+    warnings.extend(of_routes(plan, namespace));
     let version = annotation(pod, annotations::INJECTED);
     if plan.previous.is_some() {
         if version.is_some_and(|version| version != settings.operator.version) {
@@ -51,7 +73,7 @@ pub(super) fn warnings(
     warnings
 }
 
-fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {
+pub(super) fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {
     Warning {
         reason,
         message: message.into(),

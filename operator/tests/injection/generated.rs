@@ -463,7 +463,7 @@ fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behin
                     json_patch::patch(&mut pod, &patch).unwrap();
                     assert_eq!(pod["spec"], before["spec"], "{}", input.name);
                 }
-                Decision::Deny(error) => assert!(asks, "{}: {error}", input.name),
+                Decision::Deny { error, .. } => assert!(asks, "{}: {error}", input.name),
             }
             if look == 0 {
                 change_later(&mut pod, generated.later);

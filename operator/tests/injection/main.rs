@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod api_server;
+mod container;
 mod documentation;
 mod generated;
 mod input;
 mod meshes;
+mod messages;
 mod neighbours;
 mod properties;
+mod second_look;
 mod snapshots;
