@@ -11,7 +11,7 @@
 //! - `ports`: which ports. `plan`: all of it together, or an `error`.
 //! - `warnings` and `unknown_keys`: what is told besides.
 //! - `sidecar`, `variables` and `patch`: what is written. `reserved`: the names that are used for it.
-//! - `settings` and `resources`: what every sidecar gets, checked when the operator starts.
+//! - `settings` and `resources`: what every sidecar gets, checked when the operator starts. `security_context`.
 //!
 //! All of them look through a previous injection (`previous`), so that injecting twice is injecting once.
 //! `docs/injection.md` tells users about it.
@@ -41,6 +41,7 @@ mod reserved;
 mod resources;
 mod review;
 mod role;
+mod security_context;
 mod server_variables;
 mod settings;
 mod shell_script;

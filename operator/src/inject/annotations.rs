@@ -18,6 +18,8 @@ pub const ON_REFUSAL: &str = "mcpauth.dev/on-refusal";
 pub const START_TIMEOUT: &str = "mcpauth.dev/start-timeout-seconds";
 /// Resources of this pod's sidecar, over those of the settings. JSON.
 pub const RESOURCES: &str = "mcpauth.dev/resources";
+/// Security context of this pod's sidecar, over what is fixed. JSON.
+pub const SECURITY_CONTEXT: &str = "mcpauth.dev/security-context";
 /// How long the sidecar keeps users' connections without a request, in seconds.
 pub const KEEPALIVE: &str = "mcpauth.dev/keepalive-seconds";
 /// Where audit lines go: `stdout`, `file` or `otlp`.
@@ -32,7 +34,7 @@ pub const OTLP_HEADERS_SECRET: &str = "mcpauth.dev/otlp-headers-secret";
 pub const TRACING: &str = "mcpauth.dev/tracing";
 
 /// All annotations that users set.
-pub const STATED: [&str; 13] = [
+pub const STATED: [&str; 14] = [
     CONTAINER,
     CONFIG_PATH,
     PORT,
@@ -40,6 +42,7 @@ pub const STATED: [&str; 13] = [
     ON_REFUSAL,
     START_TIMEOUT,
     RESOURCES,
+    SECURITY_CONTEXT,
     KEEPALIVE,
     AUDIT_OUTPUT,
     AUDIT_VOLUME,

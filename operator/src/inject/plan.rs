@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, ResourceRequirements, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, Pod, PodSpec, ResourceRequirements, SecurityContext, Volume,
+};
 use mcp_auth_protocol::sync::Route;
 
 use super::audit_output::{self, AuditPlan};
@@ -16,6 +18,7 @@ use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::security_context::security_context;
 use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
 use super::shell_script::{sets_variable, writes_file};
@@ -52,10 +55,7 @@ pub(super) struct Plan {
     pub audit: AuditPlan,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
-    /// The pod's own user is root, which our container must not be.
-    pub runs_as_root: bool,
-    /// Containers of the pod state a seccomp profile of their own.
-    pub states_seccomp: bool,
+    pub security_context: SecurityContext,
     /// The proxy of a service mesh takes what the kubelet sends to the pod.
     pub has_mesh: bool,
     pub previous: Option<PreviousInjection>,
@@ -153,12 +153,7 @@ pub(super) fn plan(
         resources: sidecar_resources(pod, settings)?,
         audit: audit_output::plan(spec, options, settings),
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
-        runs_as_root: spec
-            .security_context
-            .as_ref()
-            .and_then(|context| context.run_as_user)
-            == Some(0),
-        states_seccomp: states_seccomp(spec),
+        security_context: security_context(spec, &options.security_context),
         has_mesh: mesh::takes_inbound_connections(pod, spec),
         previous,
     })
@@ -380,21 +375,4 @@ fn check_script(container: &Container) -> Result<(), InjectionError> {
         }),
         None => Ok(()),
     }
-}
-
-/// Whether a container states a seccomp profile and the pod, from which ours would have it, does not. Only
-/// then ours states one as well: a profile that nobody asked for is refused where the pod's policy allows none
-/// (OpenShift's `anyuid`), and where a policy demands one, all containers have it.
-fn states_seccomp(spec: &PodSpec) -> bool {
-    let of_pod = spec.security_context.as_ref();
-    let containers = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten());
-    let mut others = containers.filter(|container| container.name != SIDECAR);
-    of_pod.is_none_or(|context| context.seccomp_profile.is_none())
-        && others.any(|container| {
-            let context = container.security_context.as_ref();
-            context.is_some_and(|context| context.seccomp_profile.is_some())
-        })
 }

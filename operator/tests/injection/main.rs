@@ -10,6 +10,7 @@ mod input;
 mod meshes;
 mod messages;
 mod neighbours;
+mod policies;
 mod properties;
 mod second_look;
 mod snapshots;
