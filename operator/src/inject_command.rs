@@ -282,7 +282,9 @@ fn pod_name(pod: &Value) -> String {
 
 /// The objects of a file: of all its documents, and the items of lists.
 fn objects(path: &Path) -> anyhow::Result<Vec<Value>> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&read(path)?)
+    // As kubectl reads it: a mode such as 0444 is octal.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(&read(path)?, options)
         .map_err(|error| anyhow::anyhow!("{} is not YAML: {error}", path.display()))?;
     let mut objects = Vec::new();
     for mut document in documents {

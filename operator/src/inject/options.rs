@@ -1,7 +1,7 @@
 //! Injection options: the pod's label and annotations, parsed. An invalid value is an error that does not
 //! repeat it.
 
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
 
 use mcp_auth_protocol::otlp::OtlpEndpoint;
 
@@ -161,18 +161,22 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
     })
 }
 
-/// The resources of the pod's sidecar: those of the settings, with what the pod states over them.
+/// The resources of the pod's sidecar: those of the settings, with what the pod states over them. Of what the pod states
+/// for all its containers together the sidecar takes its part without stating any: Kubernetes refuses a pod whose
+/// containers request more than that.
 pub(super) fn sidecar_resources(
     pod: &Pod,
+    spec: &PodSpec,
     settings: &Settings,
 ) -> Result<ResourceRequirements, InjectionError> {
+    let base = resources::without_those_of_pod(&settings.resources, spec.resources.as_ref());
     let stated = parse_annotation(
         pod,
         RESOURCES,
         r#"JSON such as {"limits":{"cpu":"100m"}} with cpu and memory (64Mi, not 64m; 16Mi at least), and no request above its limit"#,
-        |text| resources::with_stated(&settings.resources, text),
+        |text| resources::with_stated(&base, text),
     )?;
-    Ok(stated.unwrap_or_else(|| settings.resources.clone()))
+    Ok(stated.unwrap_or(base))
 }
 
 const SWITCH: &str = "`enabled` or `disabled`";

@@ -73,7 +73,9 @@ struct StatedCapabilities {
 impl StatedSecurityContext {
     /// Nothing if the text is no such context, if the API server would refuse it, or PodSecurity `restricted`.
     pub fn parse(text: &str) -> Option<Self> {
-        let stated: Self = serde_json::from_str(text).ok()?;
+        // Of a list the fields would be taken in their order.
+        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+        let stated = Self::deserialize(serde_json::Value::Object(fields)).ok()?;
         let is_id = |id: Option<i64>, least| id.is_none_or(|id| (least..=MAX_ID).contains(&id));
         let is = |stated: Option<bool>, fixed| stated.is_none_or(|value| value == fixed);
         let drops_all = |stated: &StatedCapabilities| stated.drop == ["ALL"];

@@ -11,6 +11,8 @@ use super::warnings::{Warning, lasting};
 const DOMAIN: &str = "mcpauth.dev";
 /// How far a domain may be from ours to be a misspelt one: that of `mcpauth.io` is.
 const MAX_DOMAIN_DISTANCE: usize = 3;
+/// Letters of a name that stand for the whole: `keepalive` for `keepalive-seconds`.
+const MIN_BEGINNING: usize = 4;
 /// How many are named; a further one says how many there are besides.
 const MAX_NAMED: usize = 3;
 /// A longer key is not repeated. Kubernetes allows 63 characters behind the domain.
@@ -99,7 +101,11 @@ fn nearest(name: &str) -> Option<(&'static str, Kind)> {
     let name = name.to_ascii_lowercase().replace(['_', '.'], "-");
     let distance = |key: &str| {
         let known = key.split_once('/').map_or(key, |(_, known)| known);
-        strsim::damerau_levenshtein(&name, known)
+        let is_cut_off = name.len() >= MIN_BEGINNING && known.starts_with(&name);
+        match is_cut_off {
+            true => 1,
+            false => strsim::damerau_levenshtein(&name, known),
+        }
     };
     let (key, kind) = candidates.min_by_key(|(key, _)| distance(key))?;
     // A third of the letters may be wrong, or two.

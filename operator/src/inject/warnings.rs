@@ -25,12 +25,13 @@ pub struct Warning {
 }
 
 /// What [`Warning::reason`] may be where it is lasting, for whoever reads one back from a pod.
-pub const WARNING_REASONS: [&str; 16] = [
+pub const WARNING_REASONS: [&str; 17] = [
     "UnknownAnnotation",
     "RoutesWithheld",
     "RoutesOmitted",
     "CopiedSidecar",
     "NoConfigSeen",
+    "ConfigMayBeReplaced",
     "ImageArguments",
     "ClientAddressesHidden",
     "TrustedProxiesHidden",
@@ -118,6 +119,16 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
             format!(
                 "LiteLLM reads no configuration file that its own start script names: state it in the \
                  annotation {}",
+                annotations::CONFIG_PATH
+            ),
+        ));
+    }
+    if let Some(source) = &plan.may_replace_configuration {
+        warnings.push(lasting(
+            "ConfigMayBeReplaced",
+            format!(
+                "{source} may set CONFIG_FILE_PATH or a bucket, which LiteLLM reads before the file that the pod names: \
+                 take it out there, and state the file in the annotation {}",
                 annotations::CONFIG_PATH
             ),
         ));

@@ -4,13 +4,16 @@
 
 mod api_server;
 mod container;
+mod difficult;
 mod documentation;
 mod generated;
 mod input;
 mod meshes;
 mod messages;
+mod names;
 mod neighbours;
 mod policies;
 mod properties;
+mod runs;
 mod second_look;
 mod snapshots;

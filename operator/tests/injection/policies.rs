@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::api_server::admitted;
-use crate::input::{Input, injecting, list, route, sidecar};
+use crate::input::{Input, injecting, list, sidecar};
 
 /// The range that OpenShift gives a namespace.
 const RANGE: std::ops::RangeInclusive<i64> = 1_000_700_000..=1_000_709_999;
@@ -40,13 +40,7 @@ fn injected(annotations: &Value, of_pod: &Value, of_container: &Value) -> Value 
         },
         "spec": spec,
     });
-    let input = Input {
-        name: String::new(),
-        pod,
-        routes: vec![route("echo")],
-        image_pull_secrets: Vec::new(),
-        settings: serde_json::Map::new(),
-    };
+    let input = Input::of_pod("", pod);
     let patched = input.injected(&admitted(&input.pod));
     admitted(&patched.unwrap_or_else(|| panic!("{:?}", input.decide(&input.pod))))
 }
