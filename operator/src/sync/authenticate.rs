@@ -1,6 +1,6 @@
 //! Authenticates a sidecar: from its ServiceAccount token to its pod, by TokenReview, so that a token of a
-//! deleted pod is worth nothing. Any pod of the cluster can send tokens here: what [`look_at`] can tell alone
-//! costs the API server nothing.
+//! deleted pod is worth nothing. Any pod of the cluster can send tokens here: what [`look_at`] can tell alone, and what
+//! [`IssuerKeys`] say is forged, costs the API server nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::SyncError;
+use super::issuer_keys::{IssuerKeys, Signature};
 use super::token_claims::look_at;
 use crate::api_server::with_deadline;
 
@@ -30,6 +31,9 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 /// TokenReviews under way at once: sidecars that come all together wait for one another, and not for the API
 /// server.
 const MAX_REVIEWS: usize = 50;
+/// Of tokens that name a key which the cluster is not known to have. Its keys are read anew when one comes; until then genuine ones
+/// find a turn, and forged ones take none from the others.
+const MAX_REVIEWS_OF_UNKNOWN_KEYS: usize = 2;
 /// Longest wait for a turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer is used again, by a sidecar that exchanges users' tokens or connects again. Whether the
@@ -38,6 +42,8 @@ const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 /// Short, since the API server may learn of a new pod a moment after its token was made.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
 const MAX_REMEMBERED: usize = 20_000;
+
+const FORGED: &str = "the key of this cluster that it names has not signed it";
 
 /// The operator's own ServiceAccount.
 #[derive(Clone, Debug)]
@@ -52,7 +58,9 @@ pub struct Authenticator(Arc<AuthenticatorInner>);
 
 struct AuthenticatorInner {
     client: Client,
+    keys: IssuerKeys,
     turns: Semaphore,
+    turns_of_unknown_keys: Semaphore,
     remembered: Mutex<HashMap<TokenDigest, Remembered>>,
 }
 
@@ -75,8 +83,10 @@ struct Identity {
 impl Authenticator {
     pub fn new(client: Client) -> Self {
         Self(Arc::new(AuthenticatorInner {
+            keys: IssuerKeys::new(client.clone()),
             client,
             turns: Semaphore::new(MAX_REVIEWS),
+            turns_of_unknown_keys: Semaphore::new(MAX_REVIEWS_OF_UNKNOWN_KEYS),
             remembered: Mutex::default(),
         }))
     }
@@ -107,7 +117,12 @@ impl Authenticator {
         if let Some(answer) = self.0.remembered(&digest) {
             return answer;
         }
-        let turn = tokio::time::timeout(TURN_TIMEOUT, self.0.turns.acquire()).await;
+        let turns = match self.0.keys.look_at(token) {
+            Signature::Forged => return Err(SyncError::InvalidToken(FORGED.to_owned())),
+            Signature::OfUnknownKey => &self.0.turns_of_unknown_keys,
+            Signature::Genuine | Signature::NotLookedAt => &self.0.turns,
+        };
+        let turn = tokio::time::timeout(TURN_TIMEOUT, turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
             return Err(SyncError::ApiServer(
                 "too many tokens wait for its answer".to_owned(),
@@ -252,6 +267,7 @@ mod tests {
     use axum::{Json, Router};
     use serde_json::{Value, json};
 
+    use super::super::issuer_keys::tests::{Issuer, key_set, looked_at};
     use super::super::token_claims::unsigned;
     use super::*;
 
@@ -265,14 +281,18 @@ mod tests {
 
     impl Reviews {
         fn authenticator(&self) -> Authenticator {
+            self.with_keys(Router::new())
+        }
+
+        /// With what the API server answers to the request for its keys.
+        fn with_keys(&self, keys: Router) -> Authenticator {
             let reviews = self.clone();
             let answer = move |Json(review): Json<TokenReview>| {
                 let reviews = reviews.clone();
                 async move { Json(reviews.answer(&review).await) }
             };
             let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-            let router = Router::new().route(path, post(answer));
-            Authenticator::new(Client::new(router, "default"))
+            Authenticator::new(Client::new(keys.route(path, post(answer)), "default"))
         }
 
         async fn answer(&self, review: &TokenReview) -> Value {
@@ -323,6 +343,48 @@ mod tests {
             assert!(authenticator.authenticate(&headers(&junk)).await.is_err());
         }
         assert_eq!(reviews.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forged_token_costs_no_review_and_one_of_an_unknown_key_takes_no_other_sidecars_turn() {
+        let (cluster, stranger) = (Issuer::new(), Issuer::new());
+        let claims = |uid: &str| json!({"aud": [AUDIENCE], "kubernetes.io": {"pod": {"name": "litellm-0", "uid": uid}}});
+        let reviews = Reviews::default();
+        let authenticator = reviews.with_keys(key_set(json!([cluster.jwk("1")])));
+        let genuine = cluster.token("1", &claims("u1"));
+        assert_eq!(
+            looked_at(&authenticator.0.keys, &genuine).await,
+            Signature::Genuine
+        );
+        for number in 0..1_000 {
+            let forged = stranger.token("1", &claims(&number.to_string()));
+            let refused = authenticator.authenticate(&headers(&forged)).await.unwrap_err();
+            assert_eq!(refused, SyncError::InvalidToken(FORGED.to_owned()));
+        }
+        assert_eq!(reviews.count(), 0);
+        authenticator.authenticate(&headers(&genuine)).await.unwrap();
+        assert_eq!(reviews.count(), 1, "what is genuine is still reviewed");
+        // Whoever forges may name any key: few at a time are asked about, and no sidecar waits behind them.
+        let unknown = |number: usize| {
+            let (authenticator, stranger, claims) = (&authenticator, &stranger, &claims);
+            async move {
+                let token = stranger.token("2", &claims(&format!("s{number}")));
+                authenticator.authenticate(&headers(&token)).await
+            }
+        };
+        let crowd = futures::future::join_all((0..100).map(unknown));
+        let sidecar = async {
+            tokio::task::yield_now().await;
+            let token = cluster.token("1", &claims("u2"));
+            authenticator.authenticate(&headers(&token)).await.unwrap();
+            reviews.count()
+        };
+        let (_, counted) = tokio::join!(crowd, sidecar);
+        assert!(
+            counted <= 2 + 2 * MAX_REVIEWS_OF_UNKNOWN_KEYS,
+            "{counted} before the sidecar had its turn"
+        );
+        assert!(reviews.most_at_once.load(Ordering::SeqCst) <= MAX_REVIEWS_OF_UNKNOWN_KEYS + 1);
     }
 
     #[tokio::test(start_paused = true)]
