@@ -44,6 +44,8 @@ pub enum NoticeKind {
     Skipped,
     /// It was injected, and something may not be as its owner expects.
     Warning,
+    /// It was not injected, and what it states of injection is not known.
+    UnknownAnnotation,
 }
 
 /// Cheap to clone; all clones are the same.
@@ -90,6 +92,7 @@ impl NoticeKind {
             Self::NotInjected => "PodNotInjected",
             Self::Skipped => "PodSkipped",
             Self::Warning => "InjectedWithWarnings",
+            Self::UnknownAnnotation => "UnknownAnnotation",
         }
     }
 
@@ -99,6 +102,7 @@ impl NoticeKind {
             Self::NotInjected => "pods start without the sidecar of mcp-auth",
             Self::Skipped => "pods need no sidecar of mcp-auth",
             Self::Warning => "pods have the sidecar of mcp-auth",
+            Self::UnknownAnnotation => "pods have no sidecar of mcp-auth",
         }
     }
 
