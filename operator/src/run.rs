@@ -21,6 +21,7 @@ use crate::args::Args;
 use crate::certificates::{
     self, Certificates, SecretName, Source, await_webhook_ca_bundle, keep_webhook_ca_bundle,
 };
+use crate::event_recorder::EventRecorder;
 use crate::http::{Health, serve_health, serve_tls};
 use crate::inject::Settings;
 use crate::leader::{self, Participation};
@@ -123,7 +124,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         instance: Some(args.identity.clone()),
     };
     let recorder = Recorder::new(client.clone(), reporter);
-    let (workload_events, workload_event_writer) = WorkloadEvents::new(client.clone(), recorder.clone());
+    let events = EventRecorder::new(recorder, args.limits.max_events_per_namespace);
+    let (workload_events, workload_event_writer) = WorkloadEvents::new(client.clone(), events.clone());
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), workload_events.clone());
     let (sidecars, sidecars_changed) = Sidecars::new();
     let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
@@ -148,8 +150,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         workload,
         pods: pods.clone(),
         sidecars: sidecars.clone(),
-        token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
+        token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone())
+            .with_user_token_quotas(args.limits.user_token_quotas()),
         policy: args.policy.to_policy(),
+        limits: args.limits.tenant_limits(),
         egress_proxy,
         metrics: metrics.clone(),
         liveness: liveness.clone(),
@@ -157,7 +161,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let status_writer = Arc::new(StatusWriter::new(
         client.clone(),
-        recorder,
+        events,
         clock,
         credentials.clone(),
         references,

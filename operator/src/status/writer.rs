@@ -10,7 +10,6 @@ use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
@@ -29,6 +28,7 @@ use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
 use crate::api_server::with_deadline;
 use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
+use crate::event_recorder::EventRecorder;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
 use crate::pods::{PodMeta, Pods, is_injected, is_terminating, ought_to_be_injected};
@@ -65,7 +65,7 @@ pub struct StatusWriter {
     observed: ObservedPods,
     namespaces: Namespaces,
     metrics: Metrics,
-    recorder: Recorder,
+    events: EventRecorder,
     records: WriteRecords,
 }
 
@@ -118,7 +118,7 @@ pub async fn run(
 impl StatusWriter {
     pub fn new(
         client: Client,
-        recorder: Recorder,
+        events: EventRecorder,
         clock: Clock,
         credentials: Credentials,
         references: References,
@@ -126,7 +126,7 @@ impl StatusWriter {
         metrics: Metrics,
     ) -> Self {
         Self {
-            recorder,
+            events,
             namespaces: Namespaces::new(client.clone()),
             client,
             clock,
@@ -285,10 +285,7 @@ impl StatusWriter {
         let events = events(resource.status.as_ref(), &new_status);
         self.records.written(resource, new_status);
         for event in events {
-            if let Err(error) = with_deadline(self.recorder.publish(&event, &resource.object_ref(&()))).await
-            {
-                warn!(%error, reason = event.reason, "an event could not be written");
-            }
+            self.events.publish(&event, &resource.object_ref(&())).await;
         }
         Ok(())
     }
