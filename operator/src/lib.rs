@@ -16,6 +16,7 @@ mod inject_command;
 mod leader;
 mod leader_client;
 mod liveness;
+mod managed_keys;
 mod metrics;
 mod namespaces;
 mod pod_owners;
