@@ -27,6 +27,7 @@ use crate::references::References;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources, object_ref};
 use crate::sidecars::Sidecars;
 use crate::status::known_server;
+use crate::tenant_limits::TenantLimits;
 use crate::workload::Workload;
 
 /// Name of this task in [`Liveness`].
@@ -48,6 +49,7 @@ pub struct Reconciler {
     pub token_sources: TokenSources,
     /// What whoever runs the operator allows.
     pub policy: AdministratorPolicy,
+    pub limits: TenantLimits,
     /// The operator's own, for resources that name none.
     pub egress_proxy: Option<EgressProxy>,
     pub metrics: Metrics,
@@ -181,6 +183,9 @@ impl Reconciler {
             ReconcileEvent::Resource(ResourceEvent::Deleted(resource)) => {
                 self.forget(&resource);
                 self.watch_pods();
+                if self.limits.is_total_reached(&self.resources.index()) {
+                    queue.namespaces.extend(self.resources.namespaces());
+                }
                 queue.namespaces.insert(resource.namespace);
             }
             ReconcileEvent::Resource(ResourceEvent::Listed) | ReconcileEvent::Tick => {}
@@ -227,10 +232,10 @@ impl Reconciler {
             name = resource_ref.name
         )
         .entered();
-        let desired = match self.conflict(resource) {
-            Some(conflict) => {
+        let desired = match self.not_taken_up(resource) {
+            Some(error) => {
                 self.references.set(resource_ref, &[]);
-                Err(conflict)
+                Err(error)
             }
             None => self.desired(resource_ref, resource),
         };
@@ -260,6 +265,12 @@ impl Reconciler {
             egress_proxy: self.egress_proxy.clone(),
         };
         desired(&resource.spec, &inputs)
+    }
+
+    /// Why the resource is not served, whatever its references hold.
+    fn not_taken_up(&self, resource: &McpServerAuth) -> Option<NotServedError> {
+        let beyond_limits = || self.limits.check(resource, &self.resources.index()).err();
+        self.conflict(resource).or_else(beyond_limits)
     }
 
     /// The older resource that is served instead, whatever the references of this one hold.

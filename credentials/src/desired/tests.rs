@@ -1,3 +1,4 @@
+mod managed_key;
 mod signing;
 
 use std::sync::Arc;

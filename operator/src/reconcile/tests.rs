@@ -53,6 +53,7 @@ async fn endless_events_put_no_reconciliation_off() {
         token_sources: TokenSources::new(Clock::system(), Metrics::default(), credentials),
         metrics: Metrics::default(),
         policy: AdministratorPolicy::default(),
+        limits: TenantLimits::default(),
         egress_proxy: None,
         liveness: Liveness::default(),
         status_due,

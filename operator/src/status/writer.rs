@@ -10,7 +10,6 @@ use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
@@ -29,6 +28,7 @@ use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
 use crate::api_server::with_deadline;
 use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
+use crate::event_recorder::EventRecorder;
 use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
@@ -72,7 +72,7 @@ pub struct StatusWriter {
     observed: ObservedPods,
     namespaces: Namespaces,
     metrics: Metrics,
-    recorder: Recorder,
+    events: EventRecorder,
     records: WriteRecords,
 }
 
@@ -125,7 +125,7 @@ pub async fn run(
 impl StatusWriter {
     pub fn new(
         client: Client,
-        recorder: Recorder,
+        events: EventRecorder,
         clock: Clock,
         credentials: Credentials,
         secrets: KeptSecrets,
@@ -133,7 +133,7 @@ impl StatusWriter {
         metrics: Metrics,
     ) -> Self {
         Self {
-            recorder,
+            events,
             namespaces: Namespaces::new(client.clone()),
             client,
             clock,
@@ -182,7 +182,7 @@ impl StatusWriter {
         let new_status = status(&inputs, self.clock.now());
         // Sidecars that may still be applying the newest snapshot are checked once more.
         let is_taking_over =
-            |(_, sidecar): &SelectedPod| sidecar.as_ref().is_some_and(Sidecar::is_taking_over);
+            |(_, sidecar): &SelectedPod| sidecar.as_deref().is_some_and(Sidecar::is_taking_over);
         let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
         self.set_metrics(&resource_ref, &inputs, &state.tls, &new_status);
         if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
@@ -251,7 +251,7 @@ impl StatusWriter {
         let shown = tls.client_certificate.as_ref();
         let shown_until = shown.and_then(|shown| certificate_expiry(&shown.chain));
         let pods = inputs.pods.as_deref().unwrap_or_default();
-        let fleet = fleet::count(pods, self.clock.now());
+        let fleet = fleet::count(pods, &inputs.passed_over, self.clock.now());
         let now = self.clock.now();
         let ends = inputs.expiries.iter().filter_map(|expiry| {
             let end = expiry.end?.as_second();
@@ -264,6 +264,7 @@ impl StatusWriter {
             token_expires_at: token.and_then(|token| token.expires_at.as_ref().map(seconds)),
             client_certificate_expires_at: shown_until.map(|end| end.as_second()),
             pods_not_injected: fleet.not_injected,
+            pods_with_warnings: fleet.warnings,
             sidecars_behind: fleet.behind,
             sidecars_outdated: fleet.outdated,
             sidecars_too_old: fleet.too_old,
@@ -293,10 +294,7 @@ impl StatusWriter {
         let events = events(resource.status.as_ref(), &new_status);
         self.records.written(resource, new_status);
         for event in events {
-            if let Err(error) = with_deadline(self.recorder.publish(&event, &resource.object_ref(&()))).await
-            {
-                warn!(%error, reason = event.reason, "an event could not be written");
-            }
+            self.events.publish(&event, &resource.object_ref(&())).await;
         }
         Ok(())
     }
