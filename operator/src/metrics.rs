@@ -21,13 +21,16 @@ use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS};
 pub const NOT_REVIEWED: &str = "NotReviewed";
 
 /// What a resource may refer to that ends.
-pub const CREDENTIALS: [&str; 10] = [
+pub const CREDENTIALS: [&str; 13] = [
     "alternate-client-secret",
     "assertion",
     "bearer-token",
     "client-secret",
     "egress-proxy-password",
     "grant-signing-key",
+    "identity-provider-client-secret",
+    "identity-provider-signing-certificate",
+    "identity-provider-signing-key",
     "oauth2-client-certificate",
     "server-client-certificate",
     "signing-certificate",

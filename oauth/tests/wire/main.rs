@@ -8,6 +8,7 @@ mod certificates;
 mod echo;
 mod github_app;
 mod grants;
+mod id_jag;
 mod identity;
 mod jwt;
 mod peculiar;

@@ -29,7 +29,9 @@ fn parameters<'a>(registration: &'a Registration, scopes: &'a [Scope]) -> GrantP
     GrantParameters {
         registration,
         scopes,
+        audience: registration.audience.as_deref(),
         resource: registration.resource.as_deref(),
+        extra_parameters: &registration.extra_parameters,
     }
 }
 
