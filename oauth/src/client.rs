@@ -7,6 +7,7 @@ mod send;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use mcp_auth_http_auth::ProofKey;
 use oauth2::Scope;
 use secrecy::ExposeSecret;
@@ -147,6 +148,15 @@ impl Client {
         self.discovery.as_ref()?.cached_server()
     }
 
+    /// Seconds that the authorization server's clock is ahead of this one's, as its answers say; 0 where that is little.
+    pub fn clock_offset(&self) -> i64 {
+        self.hints.clock_offset.seconds()
+    }
+
+    fn time_at_server(&self) -> Timestamp {
+        self.hints.clock_offset.at_server(self.clock.now())
+    }
+
     /// What the metadata of the server that was discovered last say of this registration. `exchanges`: whether users'
     /// tokens are exchanged too.
     pub fn preflight(&self, exchanges: bool) -> Vec<PreflightProblem> {
@@ -192,7 +202,7 @@ impl Client {
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
                 let assertion = assertions
-                    .assertion(server.names(), self.clock.now(), limit)
+                    .assertion(server.names(), self.time_at_server(), limit)
                     .await?;
                 let request = self.grant(
                     GrantRequest::jwt_bearer(&parameters, &assertion),
@@ -203,7 +213,7 @@ impl Client {
                 assertions.learn(outcome)
             }
             Grant::GitHubApp(app) => {
-                let request = InstallationTokenRequest::new(app, self.clock.now())?;
+                let request = InstallationTokenRequest::new(app, self.time_at_server())?;
                 let redactor = request.redact(self.redactor.clone());
                 self.issue(&server, request, redactor, RequestedBy::Grant).await
             }

@@ -9,6 +9,7 @@
 
 mod client;
 mod clock;
+mod clock_offset;
 mod destinations;
 mod discovery;
 mod egress_proxy;

@@ -49,6 +49,7 @@ struct MetricFamilies {
     token_requests: Family<ResourceLabels, Counter>,
     token_refusals: Family<ResourceLabels, Counter>,
     circuit_open: Family<ResourceLabels, Gauge>,
+    clock_offset: Family<ResourceLabels, Gauge>,
     user_exchanges: Family<OutcomeLabels, Counter>,
     token_issued: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     token_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
@@ -111,6 +112,7 @@ impl Default for Metrics {
             token_requests: Family::default(),
             token_refusals: Family::default(),
             circuit_open: Family::default(),
+            clock_offset: Family::default(),
             user_exchanges: Family::default(),
             token_issued: Family::default(),
             token_expiry: Family::default(),
@@ -153,6 +155,12 @@ impl Default for Metrics {
             "circuit_open",
             "Whether the circuit breaker lets no token request out",
             families.circuit_open.clone(),
+        );
+        registry.register_with_unit(
+            "clock_offset",
+            "How far the authorization server's clock is ahead of the operator's",
+            Unit::Seconds,
+            families.clock_offset.clone(),
         );
         registry.register(
             "user_exchanges",
@@ -390,6 +398,7 @@ impl Metrics {
         self.0.token_requests.remove(&resource_ref.into());
         self.0.token_refusals.remove(&resource_ref.into());
         self.0.circuit_open.remove(&resource_ref.into());
+        self.0.clock_offset.remove(&resource_ref.into());
     }
 }
 
@@ -410,6 +419,13 @@ impl TokenMetrics for Metrics {
             .circuit_open
             .get_or_create(&resource_ref.into())
             .set(open.into());
+    }
+
+    fn set_clock_offset(&self, resource_ref: &ResourceRef, seconds: i64) {
+        self.0
+            .clock_offset
+            .get_or_create(&resource_ref.into())
+            .set(seconds);
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod assertions;
 mod certificates;
+mod clock_skew;
 mod echo;
 mod github_app;
 mod grants;
