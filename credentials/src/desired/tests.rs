@@ -1,6 +1,5 @@
 mod exchange;
 mod managed_key;
-mod managed_key;
 mod signing;
 
 use std::sync::Arc;
