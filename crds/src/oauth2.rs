@@ -113,7 +113,10 @@ use crate::{CaBundle, ClientAuthentication, JwtBearer, KeyRef, TokenExchange};
     ),
     validation = (
         "!has(self.tokenExchange) || !has(self.tokenExchange.identityProvider) || self.allowInsecureHttp || \
-         [self.tokenExchange.identityProvider].all(p, (has(p.issuer) ? p.issuer : p.tokenUrl).startsWith('https://'))",
+         ((!has(self.tokenExchange.identityProvider.issuer) || \
+         self.tokenExchange.identityProvider.issuer.startsWith('https://')) && \
+         (!has(self.tokenExchange.identityProvider.tokenUrl) || \
+         self.tokenExchange.identityProvider.tokenUrl.startsWith('https://')))",
         "tokenExchange.identityProvider is plain http: the client secret and users' tokens would be readable on the way. Use \
          https, or set oauth2.allowInsecureHttp: true"
     ),

@@ -119,8 +119,12 @@ pub struct TokenExchange {
         "exactly one of issuer and tokenUrl must be set"
     ),
     validation = (
-        "[has(self.issuer) ? self.issuer : self.tokenUrl].all(u, u.matches('^https?://') && isURL(u) && \
-         url(u).getHost() != '' && !u.contains('#') && !u.matches('^[a-z]+://[^/?]*@'))",
+        "(!has(self.issuer) || (self.issuer.matches('^https?://') && isURL(self.issuer) && \
+         url(self.issuer).getHost() != '' && !self.issuer.contains('#') && \
+         !self.issuer.matches('^[a-z]+://[^/?]*@'))) && \
+         (!has(self.tokenUrl) || (self.tokenUrl.matches('^https?://') && isURL(self.tokenUrl) && \
+         url(self.tokenUrl).getHost() != '' && !self.tokenUrl.contains('#') && \
+         !self.tokenUrl.matches('^[a-z]+://[^/?]*@')))",
         "issuer and tokenUrl must be absolute http or https URLs without fragment, user name and password"
     )
 )]

@@ -228,7 +228,9 @@ proptest! {
         let parameters = GrantParameters {
             registration: &registration,
             scopes: &scopes,
+            audience: None,
             resource: Some(&resource),
+            extra_parameters: &registration.extra_parameters,
         };
         let client_id = ClientId::new(client_id);
         let secret = ClientSecret::new(secret);
