@@ -43,7 +43,7 @@ pub use jose::assertion::{
     AssertionAudience, AssertionFuture, AssertionSigner, AssertionSource, Assertions, GivenAssertion,
 };
 pub use jose::service_account_key::ServiceAccountKey;
-pub use jose::signing_key::{Algorithm, CertificateThumbprints, KeyError, SigningKey};
+pub use jose::signing_key::{Algorithm, CertificateThumbprints, GeneratedKey, KeyError, SigningKey};
 pub use key_set::{KeySetError, KeySetLocation, PublicKey, read_key_set};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};

@@ -9,6 +9,7 @@ use mcp_auth_credentials::AdministratorPolicy;
 use mcp_auth_oauth::{AllowedAddresses, Destinations, HostPattern, UserTokenQuotas};
 
 use crate::inject_command::InjectArgs;
+use crate::managed_keys::PublicUrl;
 use crate::tenant_limits::TenantLimits;
 
 /// What the program is asked to do: to run, unless a subcommand says otherwise.
@@ -85,6 +86,20 @@ pub struct Args {
 
     #[command(flatten)]
     pub policy: PolicyArgs,
+
+    /// Secret in the operator's namespace that keys are kept in which it makes for clients (`privateKeyJwt.managed`); made
+    /// if it does not exist. Without it there are none.
+    #[arg(long, requires = "listen_managed_keys")]
+    pub managed_keys_secret: Option<String>,
+
+    /// Where the public halves of these keys are served for authorization servers, in plain HTTP.
+    #[arg(long, requires = "managed_keys_secret")]
+    pub listen_managed_keys: Option<SocketAddr>,
+
+    /// URL that authorization servers reach that by, as statuses state it. With https each client also has a client ID
+    /// metadata document, whose URL may be its identifier.
+    #[arg(long, requires = "managed_keys_secret")]
+    pub managed_keys_url: Option<PublicUrl>,
 
     #[command(flatten)]
     pub limits: LimitArgs,

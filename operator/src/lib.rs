@@ -18,6 +18,7 @@ mod leader;
 mod leader_client;
 mod liveness;
 mod log;
+mod managed_keys;
 mod metrics;
 mod namespaces;
 mod pod_owners;

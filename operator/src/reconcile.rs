@@ -20,6 +20,7 @@ use tracing::debug_span;
 
 use crate::entitlement::conflict;
 use crate::liveness::{BEAT_INTERVAL, Liveness};
+use crate::managed_keys::ManagedKeys;
 use crate::metrics::Metrics;
 use crate::pods::{Pods, ought_to_be_injected};
 use crate::references::References;
@@ -42,6 +43,7 @@ pub struct Reconciler {
     pub resources: Resources,
     pub references: References,
     pub workload: Workload,
+    pub managed_keys: ManagedKeys,
     pub pods: Pods,
     pub sidecars: Sidecars,
     pub token_sources: TokenSources,
@@ -56,9 +58,10 @@ pub struct Reconciler {
     pub status_due: mpsc::UnboundedSender<ResourceRef>,
 }
 
-/// Changes outside the resources: of references by resource, of pods and sidecars by namespace.
+/// Changes outside the resources: of references and of the operator's own keys by resource, of pods and sidecars by namespace.
 pub struct Triggers {
     pub references: mpsc::UnboundedReceiver<ResourceRef>,
+    pub managed_keys: mpsc::UnboundedReceiver<ResourceRef>,
     pub pods: mpsc::UnboundedReceiver<String>,
     pub sidecars: mpsc::UnboundedReceiver<String>,
     pub token_refresh_requests: mpsc::UnboundedReceiver<TokenRefreshRequest>,
@@ -113,6 +116,7 @@ impl Events<'_> {
             tokio::select! {
                 event = self.resource_watch.next() => return ReconcileEvent::Resource(event),
                 Some(resource) = triggers.references.recv() => return ReconcileEvent::Reference(resource),
+                Some(resource) = triggers.managed_keys.recv() => return ReconcileEvent::Reference(resource),
                 Some(namespace) = triggers.pods.recv() => return ReconcileEvent::Pods(namespace),
                 Some(namespace) = triggers.sidecars.recv() => {
                     self.sidecars_changed.insert(namespace);
@@ -255,6 +259,7 @@ impl Reconciler {
             workload: |wanted: &WorkloadIdentity| {
                 Some(self.workload.assertions(&resource_ref.namespace, wanted))
             },
+            managed_key: self.managed_keys.find(resource),
             known_issuer: known_server(resource).map(|server| server.issuer.clone()),
             policy: &self.policy,
             egress_proxy: self.egress_proxy.clone(),
@@ -301,6 +306,7 @@ impl Reconciler {
 
     fn forget(&self, resource: &ResourceRef) {
         self.token_sources.remove(resource);
+        self.managed_keys.forget(resource);
         self.references.set(resource, &[]);
         self.metrics.forget(resource);
         // The status step finds that it is gone, and forgets it too.

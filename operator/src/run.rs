@@ -22,12 +22,13 @@ use crate::certificates::{
     self, Certificates, SecretName, Source, await_webhook_ca_bundle, keep_webhook_ca_bundle,
 };
 use crate::event_recorder::EventRecorder;
-use crate::http::{Health, serve_health, serve_tls};
+use crate::http::{Health, serve_health, serve_plain, serve_tls};
 use crate::inject::Settings;
 use crate::leader::{self, Participation};
 use crate::leader_client::LeaderClient;
 use crate::liveness::Liveness;
 use crate::log;
+use crate::managed_keys::{self, ManagedKeys};
 use crate::metrics::Metrics;
 use crate::pod_owners::PodOwners;
 use crate::pods::Pods;
@@ -37,7 +38,7 @@ use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
 use crate::restarts::{RestartOutcomes, Restarts};
 use crate::sidecars::Sidecars;
-use crate::status::{ObservedPods, StatusWriter};
+use crate::status::{KeptSecrets, ObservedPods, StatusWriter};
 use crate::sync::{self, Authenticator, OperatorAccount, Snapshots, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
@@ -135,6 +136,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         args.workload_identity_audiences.clone(),
     );
     let clock = Clock::system();
+    let managed_keys_config = args
+        .managed_keys_secret
+        .clone()
+        .map(|secret| managed_keys::Config {
+            namespace: args.namespace.clone(),
+            secret,
+            url: args.managed_keys_url.clone(),
+        });
+    let (managed_keys, managed_keys_changed) = ManagedKeys::new(&client, managed_keys_config, clock.clone());
     let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
     let restart_outcomes = RestartOutcomes::default();
     let restarts = Restarts::new(
@@ -148,6 +158,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         resources: resources.clone(),
         references: references.clone(),
         workload,
+        managed_keys: managed_keys.clone(),
         pods: pods.clone(),
         sidecars: sidecars.clone(),
         token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone())
@@ -164,7 +175,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         events,
         clock,
         credentials.clone(),
-        references,
+        KeptSecrets {
+            references,
+            managed_keys: managed_keys.clone(),
+        },
         ObservedPods {
             pods: pods.clone(),
             sidecars: sidecars.clone(),
@@ -175,6 +189,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
     let triggers = Triggers {
         references: references_changed,
+        managed_keys: managed_keys_changed,
         pods: pods_changed,
         sidecars: sidecars_changed,
         token_refresh_requests: refresh_requested,
@@ -284,8 +299,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ))),
     };
     tasks.spawn(forever(workload_event_writer.run()));
+    if let Some(address) = args.listen_managed_keys {
+        let published = managed_keys::router(managed_keys.clone(), resources.clone());
+        tasks.spawn(serve_plain(address, published));
+        let watch = managed_keys.clone().watch();
+        tasks.spawn(async { match watch.await {} });
+    }
     let replica_tasks = ReplicaTasks {
         reconciler,
+        managed_keys,
         follower,
         resource_watch,
         triggers,

@@ -70,7 +70,7 @@ async fn a_token_that_cannot_be_requested_is_refused_with_the_field_and_the_way_
             json!({"oauth2": {"clientAuthentication": {
                 "method": "PrivateKeyJwt", "clientSecretRef": null, "privateKeyJwt": {},
             }}}),
-            "exactly one of keyRef and certificateRef must be set",
+            "exactly one of keyRef, certificateRef and managed must be set",
         ),
         (
             json!({"oauth2": {"jwtBearer": {"assertionRef": secret_ref, "keyRef": secret_ref}}}),

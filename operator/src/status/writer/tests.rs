@@ -128,7 +128,10 @@ impl World {
             EventRecorder::new(recorder, usize::MAX),
             Clock::system(),
             credentials.clone(),
-            References::new(client.clone(), &[], None, false).0,
+            KeptSecrets {
+                references: References::new(client.clone(), &[], None, false).0,
+                managed_keys: ManagedKeys::new(&client, None, Clock::system()).0,
+            },
             ObservedPods {
                 pods,
                 sidecars: Sidecars::new().0,
