@@ -131,7 +131,7 @@ fn grants(registration: &Registration, exchanges: bool) -> Vec<&'static str> {
     if exchanges {
         grants.push(match registration.token_exchange.profile {
             ExchangeProfile::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
-            ExchangeProfile::EntraOnBehalfOf => JWT_BEARER,
+            ExchangeProfile::EntraOnBehalfOf | ExchangeProfile::IdJag => JWT_BEARER,
         });
     }
     grants.dedup();
