@@ -1,7 +1,11 @@
 """The judge of what a collector got, judged: one thing after another is wrong, and it says so."""
 
 import json
+import sys
 import unittest
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "loopback"))
 
 from collected import judged
 
