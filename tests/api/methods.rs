@@ -114,7 +114,7 @@ async fn a_client_secret_is_sent_in_the_header_or_in_the_form() {
 #[tokio::test]
 async fn an_assertion_is_signed_with_each_algorithm() {
     for server in Server::all() {
-        for algorithm in ALGORITHMS {
+        for algorithm in ALGORITHMS.into_iter().filter(|algorithm| server.knows(algorithm)) {
             let word = algorithm.to_lowercase();
             let id = format!("methods-{word}-{}", server.name());
             let world = world(&id).await;
@@ -263,7 +263,7 @@ async fn a_nonce_that_the_server_demands_is_taken_up() {
 
 #[tokio::test]
 async fn an_assertion_that_something_else_keeps_in_a_secret_is_the_grant() {
-    for server in Server::all() {
+    for server in Server::with_jwt_bearer() {
         let id = format!("methods-jwt-bearer-{}", server.name());
         let world = world(&id).await;
         let assertion = token(&world, &server.issuer(), None).await;
@@ -278,6 +278,7 @@ async fn an_assertion_that_something_else_keeps_in_a_secret_is_the_grant() {
                 let authentication = json!({"method": "ClientSecretPost", "clientSecretRef": secret_ref()});
                 (authentication, Method::SecretPost("jwt-b3arer-s3cret".into()))
             }
+            Server::Spring => unreachable!("it has no such grant"),
         };
         let registration = Registration {
             grant: Grant::JwtBearer,

@@ -223,7 +223,7 @@ async fn a_token_is_revoked_with_its_resource_where_that_is_wished_for_and_only_
                 Server::OidcProvider => {
                     oauth::register_with(&registration, json!({"opaque": true})).await;
                 }
-                Server::Keycloak => server.register(&registration).await,
+                Server::Keycloak | Server::Spring => server.register(&registration).await,
             }
             let mut spec = server.oauth2(&id, by_secret());
             merge(&mut spec, json!({"oauth2": {"revokeOnDeletion": revoke}}));
