@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mcp_auth_http_auth::ProofKey;
 use oauth2::Scope;
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use crate::discovery::endpoints::Endpoints;
 use crate::redact::Redactor;
@@ -24,9 +25,9 @@ use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
-    ClientAuthentication, Clock, Discovery, Error, Grant, Limits, PreflightProblem, Registration,
-    ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType, ZeroExpiresIn,
-    preflight, token,
+    ClientAuthentication, Clock, Discovery, DiscoveryError, Error, Grant, Limits, PreflightProblem,
+    Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType,
+    TokenUse, ZeroExpiresIn, preflight, token,
 };
 use send::{EndpointRequest, OutgoingRequest, ServerHints, TokenGrant};
 
@@ -133,13 +134,18 @@ impl Client {
         self.discovery.as_ref()?.cached_server()
     }
 
-    /// What the metadata of the server that was discovered last say of this registration. `exchanges`: whether users'
-    /// tokens are exchanged too.
-    pub fn preflight(&self, exchanges: bool) -> Vec<PreflightProblem> {
+    /// What the metadata of the server that was discovered last say of this registration.
+    pub fn preflight(&self, token_use: TokenUse) -> Vec<PreflightProblem> {
         let server = self.discovered_server();
         server.map_or_else(Vec::new, |server| {
-            preflight::check(&self.registration, &server, exchanges)
+            preflight::check(&self.registration, &server, token_use)
         })
+    }
+
+    /// Looks the authorization server up, unless it was found within the hour, and judges its token endpoint. `None`: the
+    /// registration states the endpoints. Sends no secret.
+    pub async fn discover(&self) -> Result<Option<Arc<ServerMetadata>>, Error> {
+        Ok(self.server().await?.metadata().cloned())
     }
 
     /// Waits until a server is discovered that says something else than the known one. For ever where there is nothing
@@ -210,12 +216,39 @@ impl Client {
             (Some(endpoints), _) => Ok(Arc::clone(endpoints)),
             (None, Some(discovery)) => {
                 let metadata = discovery.server().await?;
-                Endpoints::discovered(metadata, self.registration.allow_insecure_http).map(Arc::new)
+                let endpoints = Endpoints::discovered(metadata, self.registration.allow_insecure_http)
+                    .and_then(|endpoints| {
+                        let token_endpoint = endpoints.token_for(self.certificate.is_some());
+                        self.allow_discovered(&endpoints, "token_endpoint", token_endpoint)?;
+                        Ok(endpoints)
+                    });
+                if endpoints.is_err() {
+                    // Who runs that server may mend its metadata within the hour.
+                    discovery.invalidate_unless_fresh().await;
+                }
+                Ok(Arc::new(endpoints?))
             }
             (None, None) => Err(Error::InvalidUrl {
                 problem: "is not set, and nothing says where to discover it",
             }),
         }
+    }
+
+    /// Judges an endpoint that metadata name by the administrator's policy, before an assertion is made for it. One that
+    /// the registration states was judged with the resource.
+    pub(crate) fn allow_discovered(
+        &self,
+        endpoints: &Endpoints,
+        field: &'static str,
+        url: &Url,
+    ) -> Result<(), Error> {
+        let Some(metadata) = endpoints.metadata() else {
+            return Ok(());
+        };
+        self.registration
+            .destinations
+            .check(url)
+            .map_err(|error| DiscoveryError::endpoint_not_allowed(&metadata.issuer, field, error).into())
     }
 
     fn grant(&self, request: GrantRequest, by_token_exchange: bool) -> TokenGrant {

@@ -8,13 +8,14 @@ pub(crate) mod endpoints;
 mod error;
 pub(crate) mod metadata;
 mod search;
+pub(crate) mod watch;
 pub(crate) mod well_known;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 pub use error::{Attempt, AttemptError, DiscoveryError};
@@ -43,7 +44,7 @@ pub struct Discovery {
     /// Locked while a search is under way, so that there is one at a time.
     cached: Mutex<Option<CachedServer>>,
     /// The server of `cached`, for readers that do not wait for a search.
-    published: watch::Sender<Option<Arc<ServerMetadata>>>,
+    published: tokio::sync::watch::Sender<Option<Arc<ServerMetadata>>>,
 }
 
 #[derive(Debug)]
@@ -134,7 +135,7 @@ impl Discovery {
     }
 
     /// Tells of each server that is found.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<ServerMetadata>>> {
+    pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<Option<Arc<ServerMetadata>>> {
         self.published.subscribe()
     }
 
@@ -214,7 +215,7 @@ impl Discovery {
             rules,
             clock,
             cached: Mutex::new(None),
-            published: watch::Sender::new(None),
+            published: tokio::sync::watch::Sender::new(None),
         }
     }
 

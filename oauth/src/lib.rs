@@ -36,6 +36,7 @@ mod user_tokens;
 pub use client::Client;
 pub use clock::Clock;
 pub use destinations::{AllowedAddresses, DestinationError, Destinations, HostPattern, HostPatternError};
+pub use discovery::watch::{DiscoveryState, DiscoveryWatch};
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
 pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
 pub use error::{Advice, Error, ErrorCode, ErrorResponse, InstallationError, InstallationProblem};
@@ -47,7 +48,7 @@ pub use jose::signing_key::{Algorithm, CertificateThumbprints, KeyError, Signing
 pub use key_set::{KeySetError, KeySetLocation, PublicKey};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
-pub use preflight::PreflightProblem;
+pub use preflight::{PreflightProblem, TokenUse};
 pub use rate_limit::RequestLimiter;
 pub use registration::{
     ClientAssertionType, ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, GitHubApp,

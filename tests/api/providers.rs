@@ -1,7 +1,11 @@
 //! Identity providers by stand-ins that answer as each provider's public documentation has it: what becomes of a resource
 //! that knows nothing of the provider, and what `provider` makes of the same. `docs/providers` names the pages.
 
-use mcp_auth_crds::{EffectiveOAuth2, conditions, reasons};
+use std::collections::BTreeSet;
+
+use kube::CustomResourceExt;
+use mcp_auth_crds::{EffectiveOAuth2, McpServerAuth, conditions, reasons};
+use mcp_auth_tests::documents::read;
 use mcp_auth_tests::jwt;
 use mcp_auth_tests::keys::Key;
 use mcp_auth_tests::resource::{merge, resource};
@@ -383,4 +387,63 @@ async fn what_each_provider_refuses_is_told_and_naming_the_provider_is_enough() 
             "{name}"
         );
     }
+}
+
+/// Names in backquotes.
+fn quoted(cell: &str) -> BTreeSet<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The values of `spec.oauth2.provider`.
+fn values_of_provider() -> BTreeSet<String> {
+    let schema = serde_json::to_value(&McpServerAuth::crd().spec.versions[0].schema).unwrap();
+    let field = "/openAPIV3Schema/properties/spec/properties/oauth2/properties/provider/enum";
+    let values = schema.pointer(field).and_then(Value::as_array).unwrap().iter();
+    values.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_table_of_providers_is_what_the_pages_show_and_what_runs_here() {
+    let table = read("docs/providers/README.md").text;
+    let (_, table) = table.split_once("## What works").unwrap();
+    let stand_ins: BTreeSet<String> = providers()
+        .iter()
+        .map(|provider| provider.name.to_owned())
+        .collect();
+    let mut named = BTreeSet::new();
+    let rows = table.lines().filter(|line| line.starts_with("| ["));
+    for row in rows {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [provider, works, fields, test] = cells[..] else {
+            panic!("{row}");
+        };
+        let page = provider.split_once("](").unwrap().1.trim_end_matches(')');
+        let shown = read(&format!("docs/providers/{page}")).yaml();
+        let spec = &shown[0]["spec"];
+        let (source, expected) = match spec.get("githubApp") {
+            Some(app) => (app, "by a stand-in"),
+            None => {
+                let value = spec["oauth2"]["provider"].as_str();
+                let is_stand_in = value.is_some_and(|value| stand_ins.contains(value));
+                named.extend(value.map(str::to_owned));
+                let works = if is_stand_in {
+                    "by a stand-in"
+                } else {
+                    "the real program"
+                };
+                (&spec["oauth2"], works)
+            }
+        };
+        assert_eq!(works, expected, "{page}");
+        let mut quoted_fields = quoted(fields);
+        quoted_fields.remove("githubApp");
+        let shown_fields = source.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(quoted_fields, shown_fields, "{page}");
+        assert!(!quoted(test).is_empty(), "{page}");
+    }
+    assert_eq!(named, values_of_provider(), "each value of the field has its row");
+    let mut tested = stand_ins;
+    // As the real program: `methods.rs`.
+    tested.insert("Keycloak".to_owned());
+    assert_eq!(named, tested, "each has its stand-in");
 }

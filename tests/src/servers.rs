@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::authority::{self, Certificate};
 use crate::registration::{Method, Registration};
 use crate::{keycloak, oauth, spring};
 
@@ -81,7 +82,9 @@ impl Server {
             (Self::OidcProvider | Self::Spring, Method::SecretPost(_)) => "client_secret_post",
             (Self::OidcProvider | Self::Spring, Method::PrivateKeyJwt(_)) => "private_key_jwt",
             (Self::OidcProvider | Self::Spring, Method::Tls { .. }) => "tls_client_auth",
-            (Self::OidcProvider | Self::Spring, Method::SelfSignedTls { .. }) => "self_signed_tls_client_auth",
+            (Self::OidcProvider | Self::Spring, Method::SelfSignedTls { .. }) => {
+                "self_signed_tls_client_auth"
+            }
             (_, Method::None) => "none",
             // It tells the two apart by what the client is registered for, and refuses the other.
             (Self::Keycloak, Method::SecretBasic(_) | Method::SecretPost(_)) => "client-secret",
@@ -115,6 +118,21 @@ impl Server {
                 granted.collect()
             }
         }
+    }
+
+    /// A client certificate with this common name. Spring tells `tls_client_auth` from `self_signed_tls_client_auth` by the
+    /// number of certificates that it is shown, and so wants that of the authority too.
+    pub fn certificate(self, name: &str) -> Certificate {
+        let mut certificate = authority::certificate(name);
+        if self == Self::Spring {
+            certificate.chain += &authority::bundle();
+        }
+        certificate
+    }
+
+    /// Whether it binds tokens to a certificate that is shown beside another method of client authentication.
+    pub fn binds_beside_other_methods(self) -> bool {
+        self != Self::Spring
     }
 
     /// The server's own record of a client's requests.

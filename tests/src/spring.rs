@@ -40,7 +40,11 @@ pub async fn register(registration: &Registration) {
             panic!("these tests do not register {:?} here", registration.method)
         }
     };
-    assert_ne!(registration.grant, Grant::JwtBearer, "this server has no such grant");
+    assert_ne!(
+        registration.grant,
+        Grant::JwtBearer,
+        "this server has no such grant"
+    );
     merge(&mut client, method);
     administer(HttpMethod::POST, "/clients", client).await;
 }
@@ -74,7 +78,10 @@ async fn administer(method: HttpMethod, path: &str, body: Value) -> Value {
     if !body.is_null() {
         request = request.json(&body);
     }
-    let response = request.send().await.expect("Spring Authorization Server is there");
+    let response = request
+        .send()
+        .await
+        .expect("Spring Authorization Server is there");
     let status = response.status();
     let answer = response.text().await.expect("an answer");
     assert!(status.is_success(), "{path}: {status} {answer}");

@@ -6,7 +6,7 @@ use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
 use crate::not_served::NotServedError;
-use crate::store::{Issuance, TokenInUse};
+use crate::store::{Issuance, ServerLookUp, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
     conflict,
@@ -59,10 +59,36 @@ fn conflict(issuance: &Issuance) -> Option<ConditionDraft> {
 }
 
 fn users_only(issuance: &Issuance) -> Option<ConditionDraft> {
+    let look_up = issuance.token.users_only?;
     // What keeps the source from being as the spec says is told first.
-    (issuance.token.users_only && issuance.problem.is_none())
-        .then(|| draft(true, reasons::USER_TOKENS_ONLY, USERS_ONLY))
-        .flatten()
+    if issuance.problem.is_some() {
+        return None;
+    }
+    if let Some(error) = &issuance.token.last_error {
+        let message = format!(
+            "{}; no user's token can be exchanged before that. {USERS_ONLY}",
+            error.message
+        );
+        return draft(false, error.condition, message);
+    }
+    let asked = match (look_up, &issuance.token.server) {
+        (ServerLookUp::Pending | ServerLookUp::Failed, _) => {
+            let message = format!("the authorization server's metadata are being looked for. {USERS_ONLY}");
+            return draft(None, reasons::PENDING, message);
+        }
+        (ServerLookUp::Discovered, Some(server)) => format!(
+            "the metadata of {} were read{}",
+            server.issuer,
+            preflight(issuance, PreflightProblem::is_stated)
+        ),
+        (ServerLookUp::Stated | ServerLookUp::Discovered, _) => {
+            "its tokenUrl is stated, so that the authorization server was asked nothing".to_owned()
+        }
+    };
+    let message = format!(
+        "{USERS_ONLY}; {asked}; no token was requested: whether they are exchanged shows with the first user's"
+    );
+    draft(true, reasons::USER_TOKENS_ONLY, message)
 }
 
 fn renewal_failed(issuance: &Issuance) -> Option<ConditionDraft> {
