@@ -1,8 +1,9 @@
 //! Identity providers by stand-ins that answer as each provider's public documentation has it: what becomes of a resource
 //! that knows nothing of the provider, and what `provider` makes of the same. `docs/providers` names the pages.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::CustomResourceExt;
 use mcp_auth_crds::{EffectiveOAuth2, McpServerAuth, conditions, reasons};
 use mcp_auth_tests::documents::read;
@@ -147,7 +148,7 @@ fn salesforce(_: &str, form: &Form) -> Answer {
 
 fn service_now(_: &str, form: &Form) -> Answer {
     let assertion = jwt::claims(&form["assertion"]);
-    if assertion["aud"] != "litellm" {
+    if assertion["aud"] != form["client_id"] {
         return refused("401 Unauthorized", "server_error", "access_denied");
     }
     let token = json!({
@@ -386,7 +387,70 @@ async fn what_each_provider_refuses_is_told_and_naming_the_provider_is_enough() 
             expected(provider.name, &web.url),
             "{name}"
         );
+        let shown = shown_resource(&world, &provider, &tools).await;
+        world.apply(&shown).await.unwrap();
+        world
+            .condition("shown", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+            .await;
     }
+}
+
+/// The first resource of the provider's page, with its Secrets, at the stand-in that `tools` leads to.
+async fn shown_resource(world: &World, provider: &Provider, tools: &Value) -> Value {
+    let page = format!("docs/providers/{}.md", provider.name.to_lowercase());
+    let mut shown = read(&page).yaml().swap_remove(0);
+    shown["metadata"]["name"] = json!("shown");
+    let oauth2 = &mut shown["spec"]["oauth2"];
+    make_secrets(world, oauth2).await;
+    for field in ["issuer", "tokenUrl", "allowInsecureHttp"] {
+        if let Some(value) = tools["spec"]["oauth2"].get(field) {
+            oauth2[field] = value.clone();
+        }
+    }
+    shown
+}
+
+/// Makes what the references of a page's resource name, each by the name of its key.
+async fn make_secrets(world: &World, oauth2: &Value) {
+    let key = Key::new("RS256", "shown").await;
+    let google = json!({
+        "type": "service_account", "client_email": "tools@p.iam.gserviceaccount.com", "private_key_id": "k",
+        "private_key": key.private_pem,
+    });
+    let zitadel = json!({"type": "serviceaccount", "keyId": "k", "userId": "u", "key": key.private_pem});
+    let mut secrets = BTreeMap::<String, Value>::new();
+    for reference in references(oauth2) {
+        let secret = secrets
+            .entry(reference["name"].as_str().unwrap().to_owned())
+            .or_insert(json!({}));
+        let data = match reference["key"].as_str() {
+            Some("client-secret") => json!({"client-secret": "s3cret-of-a-page"}),
+            Some("key.pem") => json!({"key.pem": key.private_pem}),
+            Some("key.json") if oauth2["provider"] == "Google" => json!({"key.json": google.to_string()}),
+            Some("key.json") => json!({"key.json": zitadel.to_string()}),
+            Some(other) => panic!("nothing is known of {other}"),
+            None => json!({"tls.crt": key.self_signed().await, "tls.key": key.private_pem}),
+        };
+        merge(secret, data);
+    }
+    for (name, data) in secrets {
+        let secret = json!({"metadata": {"name": name}, "stringData": data});
+        world.create::<Secret>(secret).await.unwrap();
+    }
+}
+
+/// The objects that are the value of a field whose name ends in `Ref`.
+fn references(value: &Value) -> Vec<Value> {
+    let Some(object) = value.as_object() else {
+        return Vec::new();
+    };
+    let below = object
+        .iter()
+        .flat_map(|(field, value)| match field.ends_with("Ref") {
+            true => vec![value.clone()],
+            false => references(value),
+        });
+    below.collect()
 }
 
 /// Names in backquotes.

@@ -151,7 +151,7 @@ async fn ten_set_ups_that_do_not_work_are_told_by_the_metadata_and_by_the_answer
             metadata[name] = value.clone();
         }
         server.json("/.well-known/oauth-authorization-server", metadata);
-        let (status, body) = set_up.answer;
+        let (status, body) = &set_up.answer;
         server.set("/token", Reply::Raw(status, String::new(), body.to_string()));
         let mut registration = registration(ServerLocation::Issuer(server.url("")));
         (set_up.change)(&mut registration);
