@@ -142,10 +142,15 @@ impl Client {
         })
     }
 
-    /// Looks the authorization server up, unless it was found within the hour, and judges its token endpoint. `None`: the
-    /// registration states the endpoints. Sends no secret.
-    pub async fn discover(&self) -> Result<Option<Arc<ServerMetadata>>, Error> {
-        Ok(self.server().await?.metadata().cloned())
+    /// Whether the authorization server is discovered. Else the registration states its endpoints.
+    pub(crate) fn discovers(&self) -> bool {
+        self.discovery.is_some()
+    }
+
+    /// Looks the authorization server up, unless it was found within the hour, and judges its token endpoint. Sends no
+    /// secret.
+    pub async fn discover(&self) -> Result<(), Error> {
+        self.server().await.map(drop)
     }
 
     /// Waits until a server is discovered that says something else than the known one. For ever where there is nothing

@@ -31,14 +31,19 @@ pub enum DiscoveryState {
 #[derive(Debug)]
 pub struct DiscoveryWatch {
     state: watch::Receiver<DiscoveryState>,
-    task: AbortHandle,
+    /// None: there is nothing to discover.
+    task: Option<AbortHandle>,
 }
 
 impl DiscoveryWatch {
     /// Searches at once. Needs a tokio runtime.
     pub fn spawn(client: Client, policy: Policy, clock: Clock) -> Self {
-        let (sender, state) = watch::channel(DiscoveryState::Pending);
-        let task = tokio::spawn(run(client, policy, clock, sender)).abort_handle();
+        let discovers = client.discovers();
+        let (sender, state) = watch::channel(match discovers {
+            true => DiscoveryState::Pending,
+            false => DiscoveryState::NothingToDiscover,
+        });
+        let task = discovers.then(|| tokio::spawn(run(client, policy, clock, sender)).abort_handle());
         Self { state, task }
     }
 
@@ -50,7 +55,9 @@ impl DiscoveryWatch {
 
 impl Drop for DiscoveryWatch {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -60,11 +67,7 @@ async fn run(client: Client, policy: Policy, clock: Clock, state: watch::Sender<
         let outcome = client.discover().await;
         let now = clock.now();
         let (outcome, next_at) = match outcome {
-            Ok(None) => {
-                state.send_replace(DiscoveryState::NothingToDiscover);
-                return;
-            }
-            Ok(Some(_)) => {
+            Ok(()) => {
                 failures = 0;
                 let next_at = time_after(now, with_jitter(INTERVAL, policy.random));
                 (DiscoveryState::Found, next_at)
