@@ -224,7 +224,7 @@ fn without_sidecar(
         };
     }
     match decision {
-        Decision::Deny(error) | Decision::AllowWithoutSidecar { error, .. } => missing(
+        Decision::Deny { error, .. } | Decision::AllowWithoutSidecar { error, .. } => missing(
             format!("it cannot be injected: {error}"),
             format!("change the pod's template as said, then {restart}"),
         ),

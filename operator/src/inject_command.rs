@@ -14,7 +14,7 @@ use mcp_auth_credentials::routes::route;
 use serde_json::{Value, json};
 
 use crate::entitlement::entitled;
-use crate::inject::{Decision, OperatorEndpoint, Settings, decide};
+use crate::inject::{OperatorEndpoint, Settings, decide};
 
 /// Workloads whose pod template stands for their pods, and where it is.
 const WORKLOADS: [(&str, &str); 6] = [
@@ -140,17 +140,12 @@ fn preview(pod: Value, resources: &[Arc<McpServerAuth>], settings: &Settings) ->
         .collect();
     let decision = decide(&typed, &namespace, &routes, settings);
     let (outcome, reason) = (decision.outcome(), decision.reason());
-    let (message, warnings, patch) = match decision {
-        Decision::Skip { patch, .. } => (None, Vec::new(), Some(patch)),
-        Decision::Inject { patch, warnings } => (None, warnings, Some(patch)),
-        Decision::AllowWithoutSidecar { error, patch } => (Some(error.to_string()), Vec::new(), Some(patch)),
-        Decision::Deny(error) => (Some(error.to_string()), Vec::new(), None),
-    };
-    let after = patch
+    let message = decision.error().map(ToString::to_string);
+    let after = decision
+        .patch()
         .map(|patch| {
             let mut patched = pod.clone();
-            json_patch::patch(&mut patched, &patch)
-                .with_context(|| format!("the patch of the pod {name}"))?;
+            json_patch::patch(&mut patched, patch).with_context(|| format!("the patch of the pod {name}"))?;
             anyhow::Ok(patched)
         })
         .transpose()?;
@@ -159,9 +154,10 @@ fn preview(pod: Value, resources: &[Arc<McpServerAuth>], settings: &Settings) ->
         outcome,
         reason,
         message,
-        warnings: warnings
-            .into_iter()
-            .map(|warning| (warning.reason, warning.message))
+        warnings: decision
+            .warnings()
+            .iter()
+            .map(|warning| (warning.reason, warning.message.clone()))
             .collect(),
         before: pod,
         after,
@@ -286,7 +282,9 @@ fn pod_name(pod: &Value) -> String {
 
 /// The objects of a file: of all its documents, and the items of lists.
 fn objects(path: &Path) -> anyhow::Result<Vec<Value>> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&read(path)?)
+    // As kubectl reads it: a mode such as 0444 is octal.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(&read(path)?, options)
         .map_err(|error| anyhow::anyhow!("{} is not YAML: {error}", path.display()))?;
     let mut objects = Vec::new();
     for mut document in documents {

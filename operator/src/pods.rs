@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
@@ -37,7 +37,7 @@ const RETAINED_ANNOTATIONS: [&str; 4] = [
     annotations::WARNINGS,
 ];
 /// What is kept of one.
-const MAX_ANNOTATION_BYTES: usize = 512;
+const MAX_ANNOTATION_BYTES: usize = 1024;
 /// A pod that is older was told of by an earlier leader.
 const MAX_NEW_POD_AGE: Duration = Duration::from_secs(10 * 60);
 
@@ -109,7 +109,8 @@ impl Pods {
             return Ok(Some(pod.labels().clone()));
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
-        let pod = with_deadline(pods.get_metadata_opt(name)).await?;
+        // On the heap, since it is large and seldom: every stream's task would be larger by it.
+        let pod = with_deadline(pods.get_metadata_opt(name)).boxed().await?;
         Ok(pod
             .filter(|pod| pod.uid().as_deref() == Some(uid))
             .map(|pod| pod.labels().clone()))
@@ -176,10 +177,14 @@ fn tell_workload(events: &WorkloadEvents, namespace: &str, pod: &PodMeta, now: T
     if created.is_none_or(|created| now > created + MAX_NEW_POD_AGE) {
         return;
     }
+    let warning = match is_injected(pod) {
+        true => NoticeKind::Warning,
+        false => NoticeKind::UnknownAnnotation,
+    };
     let kinds = [
         (annotations::NOT_INJECTED, NoticeKind::NotInjected),
         (annotations::SKIPPED, NoticeKind::Skipped),
-        (annotations::WARNINGS, NoticeKind::Warning),
+        (annotations::WARNINGS, warning),
     ];
     for (key, kind) in kinds {
         if let Some(text) = pod.annotations().get(key) {
@@ -195,7 +200,9 @@ trait ReadyNow {
 
 impl ReadyNow for Store<PodMeta> {
     fn is_ready_now(&self) -> bool {
-        futures::FutureExt::now_or_never(self.wait_until_ready()).is_some_and(|ready| ready.is_ok())
+        self.wait_until_ready()
+            .now_or_never()
+            .is_some_and(|ready| ready.is_ok())
     }
 }
 

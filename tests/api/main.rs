@@ -15,6 +15,7 @@ mod github;
 mod in_use;
 mod injection;
 mod malformed;
+mod managed_keys;
 mod methods;
 mod one_machine;
 mod policies;
@@ -27,6 +28,7 @@ mod reviews;
 mod rotation;
 mod sync;
 mod told;
+mod tool_commands;
 
 /// Held to write by the test that takes the operator's certificate Secret away, and to read by those that look whether
 /// it is there.

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_tests::resource::resource;
+use mcp_auth_tests::setting;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
 use serde_json::{Value, json};
@@ -152,6 +153,41 @@ async fn a_selected_pod_that_runs_no_litellm_is_told_and_a_selector_that_matches
         .await;
     let said = message(&status, conditions::SIDECARS_SYNCED);
     assert!(said.contains("pod database-1 serves no LiteLLM API"), "{said}");
+}
+
+#[tokio::test]
+async fn a_misspelt_annotation_is_told_by_event_condition_annotation_and_metric() {
+    let world = world("told-misspelt").await;
+    let owner = deployment(&world, "gateway").await;
+    let mut misspelt = pod("gateway-1", &owner, &["--ssl_keyfile_path", "/tls/key"]);
+    misspelt["metadata"]["annotations"] = json!({"mcpauth.dev/inbund": "disabled"});
+    let made: Pod = world.create(misspelt).await.unwrap();
+    let expected = "the annotation mcpauth.dev/inbund is not known and has no effect: perhaps the annotation \
+                    mcpauth.dev/inbound is meant";
+    let warning = &made.annotations()["mcpauth.dev/warnings"];
+    assert_eq!(*warning, format!("UnknownAnnotation: {expected}"));
+
+    let note = event(&world, "gateway", "UnknownAnnotation").await;
+    assert!(note.contains(expected), "{note}");
+    let status = world
+        .condition(
+            "tools",
+            conditions::SIDECARS_SYNCED,
+            "False",
+            reasons::PODS_NOT_INJECTED,
+        )
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(said.contains("LiteLlmTls") && said.contains(expected), "{said}");
+    let series = r#"mcpauth_operator_pods_with_warnings{namespace="told-misspelt",name="tools",reason="UnknownAnnotation"} 1"#;
+    let scraped = async || {
+        let url = format!("{}/metrics", setting("MCPAUTH_TEST_OPERATOR_HEALTH"));
+        reqwest::get(url).await.unwrap().text().await.unwrap()
+    };
+    until("the metric counts the pod", scraped, |text: &String| {
+        text.contains(series)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -10,7 +10,6 @@ use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
@@ -29,6 +28,8 @@ use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
 use crate::api_server::with_deadline;
 use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
+use crate::event_recorder::EventRecorder;
+use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
 use crate::pods::{PodMeta, Pods, is_injected, is_terminating, ought_to_be_injected};
@@ -48,6 +49,12 @@ const MAX_RETRY: Duration = Duration::from_secs(60);
 /// written it.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
 
+/// What is known of the secrets that resources refer to, and of those that the operator keeps for them.
+pub struct KeptSecrets {
+    pub references: References,
+    pub managed_keys: ManagedKeys,
+}
+
 /// What is seen of LiteLLM's pods.
 pub struct ObservedPods {
     pub pods: Pods,
@@ -61,11 +68,11 @@ pub struct StatusWriter {
     client: Client,
     clock: Clock,
     credentials: Credentials,
-    references: References,
+    secrets: KeptSecrets,
     observed: ObservedPods,
     namespaces: Namespaces,
     metrics: Metrics,
-    recorder: Recorder,
+    events: EventRecorder,
     records: WriteRecords,
 }
 
@@ -118,20 +125,20 @@ pub async fn run(
 impl StatusWriter {
     pub fn new(
         client: Client,
-        recorder: Recorder,
+        events: EventRecorder,
         clock: Clock,
         credentials: Credentials,
-        references: References,
+        secrets: KeptSecrets,
         observed: ObservedPods,
         metrics: Metrics,
     ) -> Self {
         Self {
-            recorder,
+            events,
             namespaces: Namespaces::new(client.clone()),
             client,
             clock,
             credentials,
-            references,
+            secrets,
             observed,
             metrics,
             records: WriteRecords::default(),
@@ -169,12 +176,13 @@ impl StatusWriter {
                 webhook_port: self.observed.webhook.port,
             },
             expiries: self.expiries(resource, &resource_ref),
+            managed_key: self.secrets.managed_keys.in_status(resource),
             restart: self.observed.restarts.get(&resource_ref),
         };
         let new_status = status(&inputs, self.clock.now());
         // Sidecars that may still be applying the newest snapshot are checked once more.
         let is_taking_over =
-            |(_, sidecar): &SelectedPod| sidecar.as_ref().is_some_and(Sidecar::is_taking_over);
+            |(_, sidecar): &SelectedPod| sidecar.as_deref().is_some_and(Sidecar::is_taking_over);
         let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
         self.set_metrics(&resource_ref, &inputs, &state.tls, &new_status);
         if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {
@@ -217,11 +225,12 @@ impl StatusWriter {
     /// What the spec refers to, as it was last read, and when it ends.
     fn expiries(&self, resource: &McpServerAuth, resource_ref: &ResourceRef) -> Vec<CredentialExpiry> {
         let namespace = &resource_ref.namespace;
+        let references = &self.secrets.references;
         let found = needed(&resource.spec)
             .into_iter()
             .map(|reference| FoundReference {
-                lookup: self.references.get(namespace, &reference),
-                stated_end: self.references.stated_end(namespace, &reference),
+                lookup: references.get(namespace, &reference),
+                stated_end: references.stated_end(namespace, &reference),
                 reference,
             });
         expiries(&found.collect::<Vec<_>>())
@@ -242,7 +251,7 @@ impl StatusWriter {
         let shown = tls.client_certificate.as_ref();
         let shown_until = shown.and_then(|shown| certificate_expiry(&shown.chain));
         let pods = inputs.pods.as_deref().unwrap_or_default();
-        let fleet = fleet::count(pods, self.clock.now());
+        let fleet = fleet::count(pods, &inputs.passed_over, self.clock.now());
         let now = self.clock.now();
         let ends = inputs.expiries.iter().filter_map(|expiry| {
             let end = expiry.end?.as_second();
@@ -255,6 +264,7 @@ impl StatusWriter {
             token_expires_at: token.and_then(|token| token.expires_at.as_ref().map(seconds)),
             client_certificate_expires_at: shown_until.map(|end| end.as_second()),
             pods_not_injected: fleet.not_injected,
+            pods_with_warnings: fleet.warnings,
             sidecars_behind: fleet.behind,
             sidecars_outdated: fleet.outdated,
             sidecars_too_old: fleet.too_old,
@@ -284,10 +294,7 @@ impl StatusWriter {
         let events = events(resource.status.as_ref(), &new_status);
         self.records.written(resource, new_status);
         for event in events {
-            if let Err(error) = with_deadline(self.recorder.publish(&event, &resource.object_ref(&()))).await
-            {
-                warn!(%error, reason = event.reason, "an event could not be written");
-            }
+            self.events.publish(&event, &resource.object_ref(&())).await;
         }
         Ok(())
     }

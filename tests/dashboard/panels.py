@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-DASHBOARD = Path(__file__).resolve().parents[2] / "charts/mcp-auth/files/dashboard.json"
+REPOSITORY = Path(__file__).resolve().parents[2]
+DASHBOARD = REPOSITORY / "charts/mcp-auth/files/dashboard.json"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Target:
 @dataclass(frozen=True)
 class Panel:
     title: str
+    description: str
     unit: str
     targets: list[Target]
 
@@ -42,5 +44,5 @@ def panels() -> list[Panel]:
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         targets = [Target(target["expr"], target["legendFormat"]) for target in panel["targets"]]
         unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit", "short")
-        found.append(Panel(panel["title"], unit, targets))
+        found.append(Panel(panel["title"], panel["description"], unit, targets))
     return found
