@@ -285,6 +285,7 @@ impl Fleet {
         assert!(outcome.sent > 0);
         assert!(outcome.failed.is_empty(), "{fault}: {:?}", outcome.failed);
         assert_eq!(self.conditions().await, before.conditions, "{fault}");
+        assert!(row.status_writes <= row.minted, "{fault}: {writes:#?}");
         self.look_for_secrets();
         row.write();
         row
