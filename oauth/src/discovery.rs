@@ -8,14 +8,13 @@ pub(crate) mod endpoints;
 mod error;
 pub(crate) mod metadata;
 mod search;
-pub(crate) mod watch;
 pub(crate) mod well_known;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 pub use error::{Attempt, AttemptError, DiscoveryError};
@@ -27,7 +26,7 @@ use crate::ssrf::AddressPolicy;
 use crate::{Clock, Error, Limits, Registration, ServerLocation};
 
 /// How long metadata are used without a new search.
-const CACHE_TTL: Duration = Duration::from_secs(60 * 60);
+pub(crate) const CACHE_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// How long metadata whose time is over serve on before they are asked for again, where they could not be
 /// had.
@@ -44,7 +43,7 @@ pub struct Discovery {
     /// Locked while a search is under way, so that there is one at a time.
     cached: Mutex<Option<CachedServer>>,
     /// The server of `cached`, for readers that do not wait for a search.
-    published: tokio::sync::watch::Sender<Option<Arc<ServerMetadata>>>,
+    published: watch::Sender<Option<Arc<ServerMetadata>>>,
 }
 
 #[derive(Debug)]
@@ -135,7 +134,7 @@ impl Discovery {
     }
 
     /// Tells of each server that is found.
-    pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<Option<Arc<ServerMetadata>>> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<ServerMetadata>>> {
         self.published.subscribe()
     }
 
@@ -215,7 +214,7 @@ impl Discovery {
             rules,
             clock,
             cached: Mutex::new(None),
-            published: tokio::sync::watch::Sender::new(None),
+            published: watch::Sender::new(None),
         }
     }
 

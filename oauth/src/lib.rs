@@ -11,6 +11,7 @@ mod client;
 mod clock;
 mod destinations;
 mod discovery;
+mod discovery_watch;
 mod egress_proxy;
 mod error;
 mod issuer;
@@ -36,8 +37,8 @@ mod user_tokens;
 pub use client::Client;
 pub use clock::Clock;
 pub use destinations::{AllowedAddresses, DestinationError, Destinations, HostPattern, HostPatternError};
-pub use discovery::watch::{DiscoveryState, DiscoveryWatch};
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
+pub use discovery_watch::{DiscoveryState, DiscoveryWatch};
 pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
 pub use error::{Advice, Error, ErrorCode, ErrorResponse, InstallationError, InstallationProblem};
 pub use jose::assertion::{

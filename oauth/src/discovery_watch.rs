@@ -9,12 +9,13 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::clock::time_after;
+use crate::discovery::CACHE_TTL;
 use crate::renewal::schedule::{retry_at, retry_permanent_at, with_jitter};
 use crate::renewal::state::Failure;
 use crate::{Client, Clock, Error, Policy, ServerMetadata};
 
 /// How long a server that was found is not looked up again: as long as metadata are used without a new search.
-const INTERVAL: Duration = super::CACHE_TTL;
+const INTERVAL: Duration = CACHE_TTL;
 
 /// What came of the last search.
 #[derive(Clone, Debug, Default, PartialEq)]
