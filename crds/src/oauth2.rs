@@ -106,6 +106,21 @@ use crate::{CaBundle, ClientAuthentication, JwtBearer, KeyRef, TokenExchange};
          scopes, such as api://ID/.default"
     ),
     validation = (
+        "!has(self.tokenUrl) || !has(self.tokenExchange) || self.tokenExchange.profile != 'IdJag' || \
+         has(self.tokenExchange.audience)",
+        "tokenExchange.profile IdJag needs tokenExchange.audience beside tokenUrl: the issuer of the authorization server, \
+         which the grant is for"
+    ),
+    validation = (
+        "!has(self.tokenExchange) || !has(self.tokenExchange.identityProvider) || self.allowInsecureHttp || \
+         ((!has(self.tokenExchange.identityProvider.issuer) || \
+         self.tokenExchange.identityProvider.issuer.startsWith('https://')) && \
+         (!has(self.tokenExchange.identityProvider.tokenUrl) || \
+         self.tokenExchange.identityProvider.tokenUrl.startsWith('https://')))",
+        "tokenExchange.identityProvider is plain http: the client secret and users' tokens would be readable on the way. Use \
+         https, or set oauth2.allowInsecureHttp: true"
+    ),
+    validation = (
         "self.serviceToken != 'None' || has(self.tokenExchange)",
         "serviceToken None needs tokenExchange: without either there is no token at all"
     ),

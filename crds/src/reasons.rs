@@ -48,6 +48,8 @@ pub const ISSUER_CHANGED: &str = "IssuerChanged";
 pub const TOKEN_MISMATCH: &str = "TokenMismatch";
 /// The MCP server refuses tokens that were just issued.
 pub const TOKEN_REFUSED: &str = "TokenRefused";
+/// The operator's clock differs from the authorization server's.
+pub const CLOCK_SKEW: &str = "ClockSkew";
 /// The MCP server demands scopes that the authorization server does not grant, or the resource does not allow.
 pub const INSUFFICIENT_SCOPE: &str = "InsufficientScope";
 
@@ -84,13 +86,14 @@ pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 pub const SIDECAR_NOTICE: &str = "SidecarNotice";
 
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 15] = [
+pub const WARNINGS: [&str; 16] = [
     LIMIT_EXCEEDED,
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,
     ISSUER_CHANGED,
     TOKEN_MISMATCH,
+    CLOCK_SKEW,
     INSUFFICIENT_SCOPE,
     SIDECAR_NOTICE,
     LITELLM_CONFIGURATION_DIFFERS,

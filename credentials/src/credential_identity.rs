@@ -1,7 +1,10 @@
 //! Credential identity: what a credential was minted for; and the digest of the request that would mint it.
 //! Both leave the same fields out.
 
-use mcp_auth_crds::{ClientAuthentication, GitHubApp, KeyRef, McpServerAuth, McpServerAuthSpec, OAuth2};
+use mcp_auth_crds::{
+    ClientAuthentication, GitHubApp, IdentityProvider, KeyRef, McpServerAuth, McpServerAuthSpec, OAuth2,
+    TokenExchange,
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,6 +21,7 @@ impl CredentialIdentity {
         let spec = &resource.spec;
         let oauth2 = spec.oauth2.as_ref().map(|oauth2| OAuth2 {
             client_authentication: ClientAuthentication::none(),
+            token_exchange: oauth2.token_exchange.clone().map(without_client_authentication),
             ..request_fields(oauth2)
         });
         let app = spec.github_app.as_ref().map(|app| GitHubApp {
@@ -78,6 +82,17 @@ fn request_fields(oauth2: &OAuth2) -> OAuth2 {
         step_up: false,
         step_up_allowed_scopes: Vec::new(),
         ..oauth2.clone()
+    }
+}
+
+/// The same users' tokens, however the client proves at the identity provider who it is.
+fn without_client_authentication(exchange: TokenExchange) -> TokenExchange {
+    TokenExchange {
+        identity_provider: exchange.identity_provider.map(|provider| IdentityProvider {
+            client_authentication: None,
+            ..provider
+        }),
+        ..exchange
     }
 }
 

@@ -1,5 +1,6 @@
 //! The desired token source of a resource: a pure function of the spec and of what its references lead to.
 
+mod exchange;
 mod github_app;
 mod oauth2;
 mod signing;

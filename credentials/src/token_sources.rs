@@ -75,6 +75,8 @@ pub trait TokenMetrics: Send + Sync + 'static {
     fn token_refused(&self, resource: &ResourceRef);
     fn token_requested(&self, resource: &ResourceRef, times: u64);
     fn set_circuit_open(&self, resource: &ResourceRef, open: bool);
+    /// Seconds that the authorization server's clock is ahead.
+    fn set_clock_offset(&self, resource: &ResourceRef, seconds: i64);
 }
 
 /// Dropping it ends all sources, and the requests under way.
@@ -365,6 +367,8 @@ impl TokenSources {
         source.timer = next_change.map(|at| self.publish_at(resource, at));
         self.metrics
             .set_circuit_open(resource, snapshot.token.circuit_open);
+        self.metrics
+            .set_clock_offset(resource, snapshot.token.clock_offset);
         let audit_keys = source.audit_keys.as_ref().map(AuditKeys::state);
         let AuditKeysState { keys, problem } = audit_keys.unwrap_or_default();
         let issuance = Issuance {

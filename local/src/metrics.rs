@@ -26,6 +26,7 @@ pub struct TokenFamilies {
     requests: Family<ResourceLabels, Counter>,
     refusals: Family<ResourceLabels, Counter>,
     circuit_open: Family<ResourceLabels, Gauge>,
+    clock_offset: Family<ResourceLabels, Gauge>,
     expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
 }
 
@@ -63,6 +64,12 @@ impl TokenFamilies {
             self.circuit_open.clone(),
         );
         registry.register_with_unit(
+            "clock_offset",
+            "How far the authorization server's clock is ahead of this machine's",
+            Unit::Seconds,
+            self.clock_offset.clone(),
+        );
+        registry.register_with_unit(
             "token_expiry_timestamp",
             "End of the token in use, Unix time",
             Unit::Seconds,
@@ -86,6 +93,7 @@ impl TokenFamilies {
     pub fn remove(&self, resource: &ResourceRef) {
         self.expiry.remove(&resource.into());
         self.circuit_open.remove(&resource.into());
+        self.clock_offset.remove(&resource.into());
     }
 }
 
@@ -100,6 +108,10 @@ impl TokenMetrics for TokenFamilies {
 
     fn set_circuit_open(&self, resource: &ResourceRef, open: bool) {
         self.circuit_open.get_or_create(&resource.into()).set(open.into());
+    }
+
+    fn set_clock_offset(&self, resource: &ResourceRef, seconds: i64) {
+        self.clock_offset.get_or_create(&resource.into()).set(seconds);
     }
 }
 

@@ -1,15 +1,17 @@
 //! The client: from a registration to one token request and its answer, checked.
 
 mod advice;
+mod exchange;
 mod revoke;
 mod send;
+mod server;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use mcp_auth_http_auth::ProofKey;
 use oauth2::Scope;
-use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use secrecy::ExposeSecret;
 
 use crate::discovery::endpoints::Endpoints;
 use crate::redact::Redactor;
@@ -19,13 +21,12 @@ use crate::token_request::client_auth;
 use crate::token_request::form;
 use crate::token_request::grant::{GrantParameters, GrantRequest};
 use crate::token_request::installation::InstallationTokenRequest;
-use crate::token_request::response::ExpectedToken;
-use crate::token_request::response::TokenEndpointResponse;
+use crate::token_request::response::{ExpectedToken, RequestedBy, TokenEndpointResponse};
 use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
-    ClientAuthentication, Clock, Discovery, DiscoveryError, Error, Grant, Limits, PreflightProblem,
+    ClientAuthentication, Clock, Discovery, Error, ExchangeProfile, Grant, Limits, PreflightProblem,
     Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType,
     TokenUse, ZeroExpiresIn, preflight, token,
 };
@@ -49,6 +50,8 @@ pub struct Client {
     stated: Option<Arc<Endpoints>>,
     /// Where they are not stated.
     discovery: Option<Arc<Discovery>>,
+    /// Asks the identity provider for what this client's exchanges are granted by.
+    identity_provider: Option<Box<Client>>,
 }
 
 impl Client {
@@ -87,6 +90,11 @@ impl Client {
             TokenType::Bearer => None,
             TokenType::DPoP => Some(Arc::new(ProofKey::generate())),
         };
+        let identity_provider = registration.token_exchange.identity_provider.clone();
+        let identity_provider = identity_provider
+            .map(|registration| Self::with_limits(*registration, limits))
+            .transpose()
+            .map_err(|error| Error::IdentityProvider(Box::new(error)))?;
         Ok(Self {
             redactor: client_auth::redactor(&registration),
             registration,
@@ -98,6 +106,7 @@ impl Client {
             hints: Arc::default(),
             stated: stated.map(Arc::new),
             discovery: discovery.map(Arc::new),
+            identity_provider: identity_provider.map(Box::new),
         })
     }
 
@@ -107,12 +116,18 @@ impl Client {
         self.discovery = self
             .discovery
             .map(|discovery| Arc::new(discovery.with_clock(clock.clone())));
+        self.identity_provider = self
+            .identity_provider
+            .map(|client| Box::new(client.with_clock(clock.clone())));
         self.clock = clock;
         self
     }
 
     /// Keeps to the rate limits that other clients of this process keep to.
     pub fn with_limiter(mut self, limiter: RequestLimiter) -> Self {
+        self.identity_provider = self
+            .identity_provider
+            .map(|client| Box::new(client.with_limiter(limiter.clone())));
         self.limiter = limiter;
         self
     }
@@ -134,23 +149,21 @@ impl Client {
         self.discovery.as_ref()?.cached_server()
     }
 
+    /// Seconds that the authorization server's clock is ahead of this one's, as its answers say; 0 where that is little.
+    pub fn clock_offset(&self) -> i64 {
+        self.hints.clock_offset.seconds()
+    }
+
+    fn time_at_server(&self) -> Timestamp {
+        self.hints.clock_offset.at_server(self.clock.now())
+    }
+
     /// What the metadata of the server that was discovered last say of this registration.
     pub fn preflight(&self, token_use: TokenUse) -> Vec<PreflightProblem> {
         let server = self.discovered_server();
         server.map_or_else(Vec::new, |server| {
             preflight::check(&self.registration, &server, token_use)
         })
-    }
-
-    /// Whether the authorization server is discovered. Else the registration states its endpoints.
-    pub(crate) fn discovers(&self) -> bool {
-        self.discovery.is_some()
-    }
-
-    /// Looks the authorization server up, unless it was found within the hour, and judges its token endpoint. Sends no
-    /// secret.
-    pub async fn discover(&self) -> Result<(), Error> {
-        self.server().await.map(drop)
     }
 
     /// Waits until a server is discovered that says something else than the known one. For ever where there is nothing
@@ -182,84 +195,35 @@ impl Client {
         let parameters = self.parameters(&server, &scopes);
         match &self.registration.grant {
             Grant::ClientCredentials => {
-                let request = self.grant(GrantRequest::client_credentials(&parameters), false);
-                self.issue(&server, request, self.redactor.clone(), false).await
+                let request = self.grant(GrantRequest::client_credentials(&parameters), RequestedBy::Grant);
+                self.issue(&server, request, self.redactor.clone(), RequestedBy::Grant)
+                    .await
             }
             Grant::JwtBearer(assertions) => {
                 let limit = self.transport.limits().deadline;
                 let assertion = assertions
-                    .assertion(server.names(), self.clock.now(), limit)
+                    .assertion(server.names(), self.time_at_server(), limit)
                     .await?;
-                let request = self.grant(GrantRequest::jwt_bearer(&parameters, &assertion), false);
+                let request = self.grant(
+                    GrantRequest::jwt_bearer(&parameters, &assertion),
+                    RequestedBy::Grant,
+                );
                 let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
-                let outcome = self.issue(&server, request, redactor, false).await;
+                let outcome = self.issue(&server, request, redactor, RequestedBy::Grant).await;
                 assertions.learn(outcome)
             }
             Grant::GitHubApp(app) => {
-                let request = InstallationTokenRequest::new(app, self.clock.now())?;
+                let request = InstallationTokenRequest::new(app, self.time_at_server())?;
                 let redactor = request.redact(self.redactor.clone());
-                self.issue(&server, request, redactor, false).await
+                self.issue(&server, request, redactor, RequestedBy::Grant).await
             }
         }
     }
 
-    /// Exchanges a user's token for one of the user's own at the MCP server (RFC 8693).
-    pub async fn exchange_token(&self, subject_token: &SecretString) -> Result<IssuedToken, Error> {
-        let server = self.server().await?;
-        let parameters = self.parameters(&server, self.scopes(&server));
-        let request = self.grant(GrantRequest::token_exchange(&parameters, subject_token), true);
-        let redactor = self
-            .redactor
-            .clone()
-            .hide_form_value(subject_token.expose_secret());
-        self.issue(&server, request, redactor, true).await
-    }
-
-    /// The server to ask: as the registration states it, or as it is discovered.
-    pub(crate) async fn server(&self) -> Result<Arc<Endpoints>, Error> {
-        match (&self.stated, &self.discovery) {
-            (Some(endpoints), _) => Ok(Arc::clone(endpoints)),
-            (None, Some(discovery)) => {
-                let metadata = discovery.server().await?;
-                let endpoints = Endpoints::discovered(metadata, self.registration.allow_insecure_http)
-                    .and_then(|endpoints| {
-                        let token_endpoint = endpoints.token_for(self.certificate.is_some());
-                        self.allow_discovered(&endpoints, "token_endpoint", token_endpoint)?;
-                        Ok(endpoints)
-                    });
-                if endpoints.is_err() {
-                    // Who runs that server may mend its metadata within the hour.
-                    discovery.invalidate_unless_fresh().await;
-                }
-                Ok(Arc::new(endpoints?))
-            }
-            (None, None) => Err(Error::InvalidUrl {
-                problem: "is not set, and nothing says where to discover it",
-            }),
-        }
-    }
-
-    /// Judges an endpoint that metadata name by the administrator's policy, before an assertion is made for it. One that
-    /// the registration states was judged with the resource.
-    pub(crate) fn allow_discovered(
-        &self,
-        endpoints: &Endpoints,
-        field: &'static str,
-        url: &Url,
-    ) -> Result<(), Error> {
-        let Some(metadata) = endpoints.metadata() else {
-            return Ok(());
-        };
-        self.registration
-            .destinations
-            .check(url)
-            .map_err(|error| DiscoveryError::endpoint_not_allowed(&metadata.issuer, field, error).into())
-    }
-
-    fn grant(&self, request: GrantRequest, by_token_exchange: bool) -> TokenGrant {
+    fn grant(&self, request: GrantRequest, by: RequestedBy) -> TokenGrant {
         let expected = ExpectedToken {
             token_type: self.registration.token_type,
-            by_token_exchange,
+            by,
         };
         TokenGrant { request, expected }
     }
@@ -269,7 +233,7 @@ impl Client {
         server: &Endpoints,
         request: R,
         redactor: Redactor,
-        by_token_exchange: bool,
+        by: RequestedBy,
     ) -> Result<IssuedToken, Error>
     where
         R: EndpointRequest<Response = TokenEndpointResponse>,
@@ -282,6 +246,7 @@ impl Client {
             with_proof: true,
         };
         let client_id = self.registration.client_id.as_ref();
+        let by_token_exchange = by != RequestedBy::Grant;
         let turn = match by_token_exchange {
             true => None,
             false => Some(
@@ -293,7 +258,11 @@ impl Client {
         let read = match self.send(outgoing).await {
             Ok(reply) => reply.read(|response, redactor| {
                 let issued = response.into_token(redactor, self.registration.token_type);
-                let issued = self.check_token(issued, server, redactor)?;
+                let issued = match by {
+                    // The authorization server that it is for reads it.
+                    RequestedBy::IdJagExchange => return Ok(issued),
+                    _ => self.check_token(issued, server, redactor, by)?,
+                };
                 // What a user's token says is about the user, and nobody asks for it.
                 let claims = match by_token_exchange {
                     true => None,
@@ -336,9 +305,19 @@ impl Client {
         issued: IssuedToken,
         server: &Endpoints,
         redactor: &Redactor,
+        by: RequestedBy,
     ) -> Result<IssuedToken, Error> {
         let registration = &self.registration;
-        let audiences = [self.resource(server), registration.audience.as_deref()];
+        let own = match by {
+            RequestedBy::Grant => None,
+            _ => Some(&registration.token_exchange),
+        };
+        let own_audience = own
+            .filter(|exchange| exchange.profile != ExchangeProfile::IdJag)
+            .and_then(|exchange| exchange.audience.as_deref());
+        let audience = own_audience.or(registration.audience.as_deref());
+        let audiences = [self.resource(server), audience];
+        let scopes = own.and_then(|exchange| exchange.scopes.as_ref());
         let expectation = Expectation {
             issuers: self.expected_issuers(server),
             audiences: audiences
@@ -347,7 +326,7 @@ impl Client {
                 .map(str::to_owned)
                 .chain(registration.check.accepted_audiences.iter().cloned())
                 .collect(),
-            scopes: registration.scopes.clone(),
+            scopes: scopes.unwrap_or(&registration.scopes).clone(),
             key_thumbprint: self.proof_key.as_ref().map(|key| key.thumbprint().to_owned()),
             certificate_thumbprint: self
                 .certificate
@@ -400,7 +379,9 @@ impl Client {
         GrantParameters {
             registration: &self.registration,
             scopes,
+            audience: self.registration.audience.as_deref(),
             resource: self.resource(server),
+            extra_parameters: &self.registration.extra_parameters,
         }
     }
 

@@ -103,6 +103,11 @@ pub enum Error {
     Discovery(#[from] DiscoveryError),
     #[error("the token does not fit: {0}")]
     TokenMismatch(ClaimMismatchError),
+    /// In the first of the two requests of an identity assertion authorization grant.
+    #[error("at the identity provider: {0}")]
+    IdentityProvider(Box<Error>),
+    #[error("the identity provider issued no identity assertion authorization grant")]
+    NoIdJag,
 }
 
 impl Error {
@@ -148,6 +153,8 @@ impl Error {
             Self::TooManyAtOnce => "TooManyAtOnce",
             Self::Discovery(error) => error.reason(),
             Self::TokenMismatch(_) => "TokenMismatch",
+            Self::IdentityProvider(error) => error.reason(),
+            Self::NoIdJag => "NoIdJag",
         }
     }
 
@@ -155,6 +162,7 @@ impl Error {
     pub fn code(&self) -> &str {
         match self {
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => rejection.code.as_str(),
+            Self::IdentityProvider(error) => error.code(),
             other => other.reason(),
         }
     }
@@ -247,6 +255,28 @@ impl Error {
             Self::TooManyAtOnce => "check the authorization server's health, and try again",
             Self::Discovery(error) => error.hint(),
             Self::TokenMismatch(mismatch) => mismatch.hint(),
+            Self::IdentityProvider(error) => error.identity_provider_hint(),
+            Self::NoIdJag => {
+                "let it issue such grants to this client (requested_token_type \
+                 urn:ietf:params:oauth:token-type:id-jag) for the authorization server that tokenExchange.audience, \
+                 or else its issuer, names"
+            }
+        }
+    }
+
+    /// What to check where the identity provider fails so: its settings are below `tokenExchange`.
+    fn identity_provider_hint(&self) -> &'static str {
+        match self {
+            Self::Rejected(rejection) if rejection.is_of_client() => {
+                "check clientId and the secret or key of tokenExchange.identityProvider, and that the client may \
+                 authenticate there by that method"
+            }
+            Self::Rejected(_) | Self::HttpStatus { status: 400, .. } => {
+                "check that it lets this client exchange users' tokens for the authorization server that \
+                 tokenExchange.audience, or else its issuer, names, and the subject token: its type \
+                 (subjectTokenType), that it was issued to this client (aud), and its expiry"
+            }
+            other => other.hint(),
         }
     }
 
@@ -266,6 +296,7 @@ impl Error {
             Self::HttpStatus { retry_after, .. } => *retry_after,
             Self::Installation(error) => error.retry_after,
             Self::RateLimited { retry_after } => Some(*retry_after),
+            Self::IdentityProvider(error) => error.retry_after(),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@
 
 mod client;
 mod clock;
+mod clock_offset;
 mod destinations;
 mod discovery;
 mod discovery_watch;
@@ -52,8 +53,9 @@ pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use preflight::{PreflightProblem, TokenUse};
 pub use rate_limit::RequestLimiter;
 pub use registration::{
-    ClientAssertionType, ClientAuthentication, ClientCertificate, ClientSecrets, ExchangeProfile, GitHubApp,
-    Grant, Registration, ServerLocation, TokenExchange, ZeroExpiresIn,
+    ACCESS_TOKEN_TYPE, ClientAssertionType, ClientAuthentication, ClientCertificate, ClientSecrets,
+    ExchangeProfile, GitHubApp, Grant, ID_TOKEN_TYPE, Registration, ServerLocation, TokenExchange,
+    ZeroExpiresIn,
 };
 pub use renewal::TokenSource;
 pub use renewal::breaker::Circuit;

@@ -145,7 +145,7 @@ fn grants(registration: &Registration, token_use: TokenUse) -> Vec<&'static str>
     if token_use != TokenUse::Service {
         grants.push(match registration.token_exchange.profile {
             ExchangeProfile::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
-            ExchangeProfile::EntraOnBehalfOf => JWT_BEARER,
+            ExchangeProfile::EntraOnBehalfOf | ExchangeProfile::IdJag => JWT_BEARER,
         });
     }
     grants.dedup();

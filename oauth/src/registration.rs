@@ -151,12 +151,21 @@ pub enum ZeroExpiresIn {
 }
 
 /// Parameters of token exchange (RFC 8693 section 2.1).
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct TokenExchange {
     pub profile: ExchangeProfile,
     pub subject_token_type: String,
     /// `None`: not sent.
     pub requested_token_type: Option<String>,
+    /// Instead of those of the registration.
+    pub scopes: Option<Vec<Scope>>,
+    /// Instead of that of the registration. With [`ExchangeProfile::IdJag`] it names the authorization server that
+    /// the grant is for; `None`: its issuer.
+    pub audience: Option<String>,
+    /// Instead of those of the registration.
+    pub extra_parameters: Option<BTreeMap<String, String>>,
+    /// Of [`ExchangeProfile::IdJag`]: how the identity provider knows this client, and where it is.
+    pub identity_provider: Option<Box<Registration>>,
 }
 
 /// PEM: the chain with the leaf first, and its key.
@@ -209,14 +218,28 @@ pub enum ExchangeProfile {
     /// The on-behalf-of flow of Microsoft Entra: the grant jwt-bearer with the user's token as the assertion, and
     /// `requested_token_use`.
     EntraOnBehalfOf,
+    /// By an identity assertion authorization grant (draft-ietf-oauth-identity-assertion-authz-grant): RFC 8693 at
+    /// [`TokenExchange::identity_provider`], and what that issues is the grant jwt-bearer at the authorization server.
+    IdJag,
 }
+
+/// RFC 8693 section 3.
+pub const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+/// RFC 8693 section 3.
+pub const ID_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:id_token";
+/// draft-ietf-oauth-identity-assertion-authz-grant section 4.3.
+pub(crate) const ID_JAG_TYPE: &str = "urn:ietf:params:oauth:token-type:id-jag";
 
 impl Default for TokenExchange {
     fn default() -> Self {
         Self {
             profile: ExchangeProfile::default(),
-            subject_token_type: "urn:ietf:params:oauth:token-type:access_token".into(),
+            subject_token_type: ACCESS_TOKEN_TYPE.into(),
             requested_token_type: None,
+            scopes: None,
+            audience: None,
+            extra_parameters: None,
+            identity_provider: None,
         }
     }
 }

@@ -21,13 +21,16 @@ use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS};
 pub const NOT_REVIEWED: &str = "NotReviewed";
 
 /// What a resource may refer to that ends.
-pub const CREDENTIALS: [&str; 10] = [
+pub const CREDENTIALS: [&str; 13] = [
     "alternate-client-secret",
     "assertion",
     "bearer-token",
     "client-secret",
     "egress-proxy-password",
     "grant-signing-key",
+    "identity-provider-client-secret",
+    "identity-provider-signing-certificate",
+    "identity-provider-signing-key",
     "oauth2-client-certificate",
     "server-client-certificate",
     "signing-certificate",
@@ -46,6 +49,7 @@ struct MetricFamilies {
     token_requests: Family<ResourceLabels, Counter>,
     token_refusals: Family<ResourceLabels, Counter>,
     circuit_open: Family<ResourceLabels, Gauge>,
+    clock_offset: Family<ResourceLabels, Gauge>,
     user_exchanges: Family<OutcomeLabels, Counter>,
     token_issued: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
     token_expiry: Family<ResourceLabels, Gauge<f64, AtomicU64>>,
@@ -108,6 +112,7 @@ impl Default for Metrics {
             token_requests: Family::default(),
             token_refusals: Family::default(),
             circuit_open: Family::default(),
+            clock_offset: Family::default(),
             user_exchanges: Family::default(),
             token_issued: Family::default(),
             token_expiry: Family::default(),
@@ -150,6 +155,12 @@ impl Default for Metrics {
             "circuit_open",
             "Whether the circuit breaker lets no token request out",
             families.circuit_open.clone(),
+        );
+        registry.register_with_unit(
+            "clock_offset",
+            "How far the authorization server's clock is ahead of the operator's",
+            Unit::Seconds,
+            families.clock_offset.clone(),
         );
         registry.register(
             "user_exchanges",
@@ -387,6 +398,7 @@ impl Metrics {
         self.0.token_requests.remove(&resource_ref.into());
         self.0.token_refusals.remove(&resource_ref.into());
         self.0.circuit_open.remove(&resource_ref.into());
+        self.0.clock_offset.remove(&resource_ref.into());
     }
 }
 
@@ -407,6 +419,13 @@ impl TokenMetrics for Metrics {
             .circuit_open
             .get_or_create(&resource_ref.into())
             .set(open.into());
+    }
+
+    fn set_clock_offset(&self, resource_ref: &ResourceRef, seconds: i64) {
+        self.0
+            .clock_offset
+            .get_or_create(&resource_ref.into())
+            .set(seconds);
     }
 }
 

@@ -9,7 +9,7 @@ use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, credential, exchange, token_of};
 use mcp_auth_tests::web::Web;
 use mcp_auth_tests::world::World;
-use mcp_auth_tests::{jwt, oauth};
+use mcp_auth_tests::{jwt, oauth, setting};
 use serde_json::{Value, json};
 
 const SECRET: &str = "exchanger-client-s3cret";
@@ -250,4 +250,81 @@ fn unavailable(snapshot: &mcp_auth_protocol::sync::Snapshot) -> Option<(String, 
         Credential::Unavailable { reason, message, .. } => Some((reason.clone(), message.clone())),
         Credential::Bearer { .. } => None,
     }
+}
+
+/// Two issuers: the one that users sign in at, and the one that the MCP server trusts. Both are the same real server.
+#[tokio::test]
+async fn a_user_s_token_is_had_by_a_grant_of_the_identity_provider() {
+    let id = "exchange-id-jag";
+    let world = World::new(id, false).await;
+    world.trust().await;
+    world.secret("client", "client-secret", SECRET).await;
+    let registration = Registration::new(id, Method::SecretBasic(SECRET.into()));
+    let grants = [Grant::ClientCredentials, Grant::TokenExchange, Grant::JwtBearer].map(Grant::name);
+    oauth::register_with(
+        &registration,
+        json!({"grants": grants, "scope": "tools:call tools:read"}),
+    )
+    .await;
+    let authentication =
+        json!({"method": "ClientSecretBasic", "clientSecretRef": {"name": "client", "key": "client-secret"}});
+    let mut spec = Server::OidcProvider.oauth2(id, authentication);
+    let identity_provider = setting("MCPAUTH_TEST_OAUTH");
+    merge(
+        &mut spec,
+        json!({"oauth2": {
+            "allowInsecureHttp": true,
+            "tokenExchange": {
+                "profile": "IdJag",
+                "subjectHeader": "Authorization",
+                "subjectTokenType": "urn:ietf:params:oauth:token-type:access_token",
+                "scopes": ["tools:call"],
+                "identityProvider": {"issuer": identity_provider},
+            },
+        }}),
+    );
+    world.apply(&resource("tools", "tools", spec)).await.unwrap();
+    world
+        .condition("tools", conditions::TOKEN_ISSUED, "True", reasons::ISSUED)
+        .await;
+    let pod = world.pod("litellm-0", litellm()).await;
+    let mut sidecar = Sidecar::in_pod(&world, &pod).await;
+    sidecar
+        .until(|snapshot| bearer(snapshot, "tools").is_some())
+        .await;
+
+    let subject = oauth::user_token("alice", id).await;
+    let credential = exchange(&world, &pod, "tools", &subject, None).await.unwrap();
+    let claims = jwt::claims(&token_of(&credential).unwrap());
+    assert_eq!(claims["sub"], "alice");
+    assert_eq!(claims["iss"], Server::OidcProvider.issuer());
+    assert_eq!(claims["scope"], "tools:call");
+    assert!(jwt::is_for(&claims, "https://tools.example.com/mcp"));
+    let requests = oauth::requests(id).await;
+    let of = |grant: Grant| {
+        requests
+            .iter()
+            .filter(move |request| request["grant"] == grant.name())
+    };
+    let [first] = of(Grant::TokenExchange).collect::<Vec<_>>()[..] else {
+        panic!("one request to the identity provider: {requests:?}")
+    };
+    assert_eq!(
+        first["requestedTokenType"],
+        "urn:ietf:params:oauth:token-type:id-jag"
+    );
+    assert_eq!(first["audience"], Server::OidcProvider.issuer());
+    assert_eq!(first["resource"], "https://tools.example.com/mcp");
+    let [second] = of(Grant::JwtBearer).collect::<Vec<_>>()[..] else {
+        panic!("one request to the authorization server: {requests:?}")
+    };
+    assert_eq!(second["assertion"]["iss"], identity_provider);
+    assert_eq!(
+        (&second["scope"], &second["audience"]),
+        (&Value::Null, &Value::Null)
+    );
+
+    let error = exchange(&world, &pod, "tools", "n0-token-of-this-server", None).await;
+    let error = format!("{:?}", error.unwrap_err());
+    assert!(error.contains("at the identity provider"), "{error}");
 }

@@ -20,6 +20,7 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     alternate_secret_in_use,
     user_tokens_limited,
     audit_keys_unavailable,
+    clock_skew,
     in_use,
     not_resolved,
     request_failed,
@@ -209,6 +210,31 @@ fn audit_keys_unavailable(issuance: &Issuance) -> Option<ConditionDraft> {
     draft(true, reasons::AUDIT_KEYS_UNAVAILABLE, message)
 }
 
+/// Less is no problem of anybody's.
+const TOLD_FROM_SECONDS: i64 = 30;
+
+/// Which clock differs, where that is worth a word.
+fn difference_of_clocks(issuance: &Issuance) -> Option<String> {
+    let offset = issuance.token.clock_offset;
+    let direction = if offset > 0 { "ahead of" } else { "behind" };
+    (offset.abs() >= TOLD_FROM_SECONDS).then(|| {
+        format!(
+            "the authorization server's clock is {} s {direction} the operator's: set the wrong one of the two right",
+            offset.abs()
+        )
+    })
+}
+
+/// Requests say the server's time meanwhile; a token's end is counted by the operator's clock.
+fn clock_skew(issuance: &Issuance) -> Option<ConditionDraft> {
+    issuance.token.in_use.as_ref()?;
+    let message = format!(
+        "{}; until then assertions and proofs for that server say its time",
+        difference_of_clocks(issuance)?
+    );
+    draft(true, reasons::CLOCK_SKEW, message)
+}
+
 fn in_use(issuance: &Issuance) -> Option<ConditionDraft> {
     let message = match issuance.token.in_use.as_ref()?.expires_at {
         Some(at) => format!("the token in use is valid until {}", seconds(at)),
@@ -227,10 +253,11 @@ fn not_resolved(issuance: &Issuance) -> Option<ConditionDraft> {
 fn request_failed(issuance: &Issuance) -> Option<ConditionDraft> {
     let error = issuance.token.last_error.as_ref()?;
     let foretold = preflight(issuance, |problem| problem.explains(&error.reason));
+    let clocks = difference_of_clocks(issuance).map_or(String::new(), |told| format!("; {told}"));
     draft(
         false,
         error.condition,
-        format!("{}{foretold}{}", error.message, superseded(issuance)),
+        format!("{}{clocks}{foretold}{}", error.message, superseded(issuance)),
     )
 }
 
@@ -375,6 +402,31 @@ mod tests {
                 told.message.starts_with("7 users' tokens") && told.message.contains("limits.userTokens")
             );
         }
+    }
+
+    #[test]
+    fn clocks_that_differ_are_told_beside_the_token_and_beside_a_failure() {
+        let with = |clock_offset, in_use: bool| {
+            let mut issuance = issuance((!in_use).then(|| failed("invalid_client")));
+            issuance.token.clock_offset = clock_offset;
+            issuance.token.in_use = in_use.then(TokenInUse::default);
+            first_draft(CHECKS, &issuance)
+        };
+        let behind = with(-90, true);
+        assert_eq!(
+            (behind.holds, behind.reason.as_str()),
+            (Some(true), reasons::CLOCK_SKEW)
+        );
+        assert!(
+            behind
+                .message
+                .starts_with("the authorization server's clock is 90 s behind the operator's"),
+            "{}",
+            behind.message
+        );
+        assert_eq!(with(29, true).reason, reasons::ISSUED);
+        let failing = with(90, false).message;
+        assert!(failing.contains("90 s ahead of the operator's"), "{failing}");
     }
 
     #[test]

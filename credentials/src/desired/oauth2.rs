@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mcp_auth_crds::{
-    ClientAuthenticationMethod, ExchangeProfile, McpServerAuthSpec, OAuth2, ServiceToken, TokenCheckMode,
-    TokenType, WorkloadAssertion, WorkloadIdentity, ZeroExpiresIn,
+    ClientAuthenticationMethod, McpServerAuthSpec, OAuth2, ServiceToken, TokenCheckMode, TokenType,
+    WorkloadAssertion, WorkloadIdentity, ZeroExpiresIn,
 };
 use mcp_auth_oauth::{
     self as oauth, Assertions, ClientAssertionType, ClientAuthentication, ClientId, ClientSecret,
@@ -13,7 +13,7 @@ use mcp_auth_oauth::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::timing::Timing;
-use super::{Inputs, client_id, egress_proxy_for, invalid, request_digest, signing, unset};
+use super::{Inputs, client_id, egress_proxy_for, exchange, invalid, request_digest, signing, unset};
 use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{fields, resolve_printable};
@@ -38,27 +38,31 @@ where
         &oauth2.request_timeout,
     )?;
     let registered_scopes = effective.scopes.clone();
+    let egress_proxy = egress_proxy_for(spec, inputs)?;
+    let authentication = authentication(oauth2, &effective, inputs)?;
+    let token_exchange = match &oauth2.token_exchange {
+        None => TokenExchange::default(),
+        Some(exchange) => {
+            let client = exchange::ClientThere {
+                client_id: client_id.clone(),
+                authentication: authentication.clone(),
+                ca_bundle: ca_bundle.clone(),
+                egress_proxy: egress_proxy.clone(),
+            };
+            exchange::token_exchange(oauth2, exchange, client, inputs)?
+        }
+    };
     let registration = Registration {
         server: location(spec, oauth2, &effective, server_ca, inputs.known_issuer.clone()),
         client_id: client_id.map(ClientId::new),
-        authentication: authentication(oauth2, &effective, inputs)?,
+        authentication,
         certificate: inputs.pair(fields::CERTIFICATE, fields::CERTIFICATE_KEY)?,
         grant: grant(oauth2, &effective, inputs)?,
         token_type: match oauth2.token_type {
             TokenType::Bearer => oauth::TokenType::Bearer,
             TokenType::DPoP => oauth::TokenType::DPoP,
         },
-        token_exchange: oauth2
-            .token_exchange
-            .as_ref()
-            .map_or_else(TokenExchange::default, |exchange| TokenExchange {
-                profile: match exchange.profile {
-                    ExchangeProfile::Rfc8693 => oauth::ExchangeProfile::TokenExchange,
-                    ExchangeProfile::EntraObo => oauth::ExchangeProfile::EntraOnBehalfOf,
-                },
-                subject_token_type: exchange.subject_token_type.clone(),
-                requested_token_type: exchange.requested_token_type.clone(),
-            }),
+        token_exchange,
         scopes: effective.scopes.into_iter().map(Scope::new).collect(),
         audience: effective.audience,
         resource: effective.resource,
@@ -78,7 +82,7 @@ where
             ZeroExpiresIn::Unlimited => oauth::ZeroExpiresIn::Unlimited,
         },
         ca_bundle,
-        egress_proxy: egress_proxy_for(spec, inputs)?,
+        egress_proxy,
         allow_insecure_http: oauth2.allow_insecure_http,
         allow_private_addresses: oauth2.allow_private_addresses,
         destinations: inputs.policy.authorization_servers.clone(),
@@ -170,7 +174,7 @@ where
         ClientAuthenticationMethod::PrivateKeyJwt => {
             let jwt = authentication.private_key_jwt.as_ref();
             let jwt = jwt.ok_or_else(|| unset("spec.oauth2.clientAuthentication.privateKeyJwt"))?;
-            let key = signing::client_key(jwt, inputs)?;
+            let key = signing::client_key(jwt, &signing::CLIENT_KEY, inputs)?;
             if jwt.managed.is_some() && client_id(oauth2, inputs)?.is_none() {
                 return Err(invalid(
                     "spec.oauth2.clientId is not set, and there is no https URL that a client ID metadata document is \
@@ -208,7 +212,7 @@ where
     })
 }
 
-fn client_secret(word: SecretString) -> ClientSecret {
+pub(super) fn client_secret(word: SecretString) -> ClientSecret {
     ClientSecret::new(word.expose_secret().to_owned())
 }
 

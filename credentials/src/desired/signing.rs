@@ -11,8 +11,33 @@ use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Reference, fields};
 
+/// The fields that a client's key may be named by.
+pub struct KeyFields {
+    pub key: &'static str,
+    pub certificate: &'static str,
+    pub key_of_certificate: &'static str,
+}
+
+/// Of the client of the authorization server.
+pub const CLIENT_KEY: KeyFields = KeyFields {
+    key: fields::PRIVATE_KEY,
+    certificate: fields::PRIVATE_KEY_CERTIFICATE,
+    key_of_certificate: fields::PRIVATE_KEY_OF_CERTIFICATE,
+};
+
+/// Of the client of the identity provider.
+pub const IDENTITY_PROVIDER_KEY: KeyFields = KeyFields {
+    key: fields::IDENTITY_PROVIDER_KEY,
+    certificate: fields::IDENTITY_PROVIDER_KEY_CERTIFICATE,
+    key_of_certificate: fields::IDENTITY_PROVIDER_KEY_OF_CERTIFICATE,
+};
+
 /// The key of a client that authenticates by assertions, announced by its certificate where it has one.
-pub fn client_key<W>(jwt: &PrivateKeyJwt, inputs: &Inputs<'_, W>) -> Result<SigningKey, NotServedError>
+pub fn client_key<W>(
+    jwt: &PrivateKeyJwt,
+    named_by: &KeyFields,
+    inputs: &Inputs<'_, W>,
+) -> Result<SigningKey, NotServedError>
 where
     W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
@@ -20,19 +45,16 @@ where
         return managed_key(inputs);
     }
     let algorithm = jwt.algorithm.map(algorithm);
-    let certified = inputs.pair(
-        fields::PRIVATE_KEY_CERTIFICATE,
-        fields::PRIVATE_KEY_OF_CERTIFICATE,
-    )?;
+    let certified = inputs.pair(named_by.certificate, named_by.key_of_certificate)?;
     if let Some(pair) = certified {
         return SigningKey::parse(pair.key.expose_secret(), algorithm, jwt.key_id.clone())
             .and_then(|key| key.with_certificate(&pair.chain))
-            .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY_OF_CERTIFICATE, &error.message()));
+            .map_err(|error| invalid_key(inputs, named_by.key_of_certificate, &error.message()));
     }
-    let text = inputs.text(fields::PRIVATE_KEY)?;
-    let text = text.ok_or_else(|| unset(fields::PRIVATE_KEY))?;
+    let text = inputs.text(named_by.key)?;
+    let text = text.ok_or_else(|| unset(named_by.key))?;
     SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone())
-        .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY, &error.message()))
+        .map_err(|error| invalid_key(inputs, named_by.key, &error.message()))
 }
 
 /// The key that the operator makes.

@@ -1,3 +1,4 @@
+mod exchange;
 mod managed_key;
 mod signing;
 

@@ -90,6 +90,12 @@ pub mod fields {
     pub const EXTRA_PARAMETER: &str = "spec.oauth2.extraParametersFrom";
     pub const PROXY_USERNAME: &str = "spec.egressProxy.credentialsRef (username)";
     pub const PROXY_PASSWORD: &str = "spec.egressProxy.credentialsRef (password)";
+    pub const IDENTITY_PROVIDER_SECRET: &str =
+        "spec.oauth2.tokenExchange.identityProvider.clientAuthentication.clientSecretRef";
+    pub const IDENTITY_PROVIDER_KEY: &str =
+        "spec.oauth2.tokenExchange.identityProvider.clientAuthentication.privateKeyJwt.keyRef";
+    pub const IDENTITY_PROVIDER_KEY_CERTIFICATE: &str = "spec.oauth2.tokenExchange.identityProvider.clientAuthentication.privateKeyJwt.certificateRef (tls.crt)";
+    pub const IDENTITY_PROVIDER_KEY_OF_CERTIFICATE: &str = "spec.oauth2.tokenExchange.identityProvider.clientAuthentication.privateKeyJwt.certificateRef (tls.key)";
     pub const GITHUB_APP_KEY: &str = "spec.githubApp.keyRef";
     pub const GITHUB_CA: &str = "spec.githubApp.caBundle";
     pub const BEARER_TOKEN: &str = "spec.bearerToken.secretKeyRef";
@@ -115,6 +121,11 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
         let private_key_jwt = authentication.private_key_jwt.as_ref();
         let client_assertion = authentication.client_assertion.as_ref();
         let jwt_bearer = oauth2.jwt_bearer.as_ref();
+        let exchange = oauth2.token_exchange.as_ref();
+        let identity_provider = exchange.and_then(|exchange| exchange.identity_provider.as_ref());
+        let identity_provider =
+            identity_provider.and_then(|provider| provider.client_authentication.as_ref());
+        let identity_provider_jwt = identity_provider.and_then(|client| client.private_key_jwt.as_ref());
         let keys = [
             (fields::CLIENT_ID, oauth2.client_id_secret_ref.as_ref()),
             (fields::CLIENT_SECRET, authentication.client_secret_ref.as_ref()),
@@ -138,6 +149,14 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
                 fields::GRANT_KEY,
                 jwt_bearer.and_then(|grant| grant.key_ref.as_ref()),
             ),
+            (
+                fields::IDENTITY_PROVIDER_SECRET,
+                identity_provider.and_then(|client| client.client_secret_ref.as_ref()),
+            ),
+            (
+                fields::IDENTITY_PROVIDER_KEY,
+                identity_provider_jwt.and_then(|jwt| jwt.key_ref.as_ref()),
+            ),
         ];
         let stated = keys.into_iter().filter_map(|(field, key)| Some((field, key?)));
         references.extend(stated.map(|(field, key)| Reference::secret(field, key)));
@@ -156,6 +175,13 @@ pub fn needed(spec: &McpServerAuthSpec) -> Vec<Reference> {
                     fields::PRIVATE_KEY_OF_CERTIFICATE,
                 ],
                 private_key_jwt.and_then(|jwt| jwt.certificate_ref.as_ref()),
+            ),
+            (
+                [
+                    fields::IDENTITY_PROVIDER_KEY_CERTIFICATE,
+                    fields::IDENTITY_PROVIDER_KEY_OF_CERTIFICATE,
+                ],
+                identity_provider_jwt.and_then(|jwt| jwt.certificate_ref.as_ref()),
             ),
         ];
         let stated = pairs

@@ -60,6 +60,8 @@ pub struct TokenSnapshot {
     pub last_error: Option<LastError>,
     /// The authorization server, where it was discovered.
     pub server: Option<DiscoveredServer>,
+    /// Seconds that the authorization server's clock is ahead; 0 where that is little.
+    pub clock_offset: i64,
     /// What the metadata of the authorization server say against the request, while there is no token.
     pub preflight: Vec<PreflightProblem>,
     /// Only users have tokens, and none is requested for the service: what was asked of the authorization server.

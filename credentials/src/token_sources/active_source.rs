@@ -252,6 +252,7 @@ impl ActiveSource {
             next_attempt_at: Some(state.next_attempt_at),
             last_error: last_error(&state),
             server: server.as_deref().map(discovered),
+            clock_offset: self.client.clock_offset(),
             users_only: None,
             user_tokens_limited_to: self.user_tokens_limited_to(),
             rejected: state.rejections_in_a_row >= REJECTIONS_TO_REPORT,
@@ -298,6 +299,7 @@ impl ActiveSource {
                 preflight: self.client.preflight(TokenUse::Users),
                 user_tokens_limited_to: self.user_tokens_limited_to(),
                 server: self.client.discovered_server().as_deref().map(discovered),
+                clock_offset: self.client.clock_offset(),
                 ..TokenSnapshot::default()
             },
             credential: Some(Credential::Unavailable {

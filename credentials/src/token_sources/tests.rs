@@ -17,6 +17,7 @@ impl TokenMetrics for NoMetrics {
     fn token_refused(&self, _: &ResourceRef) {}
     fn token_requested(&self, _: &ResourceRef, _: u64) {}
     fn set_circuit_open(&self, _: &ResourceRef, _: bool) {}
+    fn set_clock_offset(&self, _: &ResourceRef, _: i64) {}
 }
 
 struct Operator {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use super::Client;
-use crate::Error;
+use crate::clock_offset::ClockOffset;
 use crate::discovery::endpoints::Endpoints;
 use crate::error::ErrorCode;
 use crate::redact::Redactor;
@@ -16,6 +16,7 @@ use crate::token_request::endpoint_client::{EndpointClient, TokenEndpoint};
 use crate::token_request::grant::GrantRequest;
 use crate::token_request::installation::InstallationTokenRequest;
 use crate::token_request::response::{ExpectedToken, TokenEndpointResponse};
+use crate::{ClientAuthentication, Error};
 
 /// A request on its way to an endpoint.
 pub(crate) struct OutgoingRequest<'a, R> {
@@ -60,6 +61,8 @@ pub(crate) struct ServerHints {
     alternate_taken: AtomicBool,
     /// The newest that the server named (RFC 9449 section 8.2).
     nonce: Mutex<Option<String>>,
+    /// Of the server's clock.
+    pub(crate) clock_offset: ClockOffset,
 }
 
 impl Client {
@@ -92,15 +95,25 @@ impl Client {
         Ok(second)
     }
 
-    /// Sends it by one secret, with the nonce too where the server demands one (RFC 9449 section 8).
+    /// Sends it by one secret, with the nonce too where the server demands one (RFC 9449 section 8), and by the server's
+    /// clock where the refusal shows that this one is wrong.
     async fn send_with_nonce<R: EndpointRequest>(
         &self,
         outgoing: &OutgoingRequest<'_, R>,
         secret: SecretChoice,
     ) -> Result<EndpointReply<R::Response>, Error> {
+        let offset_before = self.hints.clock_offset.seconds();
         let reply = self.send_once(outgoing, secret).await?;
-        let demanded = outgoing.with_proof && self.proof_key.is_some() && reply.demands_nonce();
-        if demanded {
+        let has_proof = outgoing.with_proof && self.proof_key.is_some();
+        let demanded = has_proof && reply.demands_nonce();
+        let says_time = has_proof
+            || matches!(
+                self.registration.authentication,
+                ClientAuthentication::PrivateKeyJwt { .. }
+            );
+        let was_mistimed =
+            says_time && reply.is_refusal() && self.hints.clock_offset.seconds() != offset_before;
+        if demanded || was_mistimed {
             self.send_once(outgoing, secret).await
         } else {
             Ok(reply)
@@ -122,12 +135,19 @@ impl Client {
             }
         }
         let limit = self.transport.limits().deadline;
+        let at_server = self.hints.clock_offset.at_server(now);
         let client_auth =
-            ClientAuth::for_request(&self.registration, outgoing.endpoints, secret, now, limit).await?;
+            ClientAuth::for_request(&self.registration, outgoing.endpoints, secret, at_server, limit).await?;
         let key = self.proof_key.as_ref().filter(|_| outgoing.with_proof);
         let proof = key.map(|key| {
             let nonce = self.hints.nonce();
-            key.proof(&Method::POST, outgoing.endpoint, None, nonce.as_deref(), now)
+            key.proof(
+                &Method::POST,
+                outgoing.endpoint,
+                None,
+                nonce.as_deref(),
+                at_server,
+            )
         });
         let mut redactor = client_auth::with_request_secrets(&client_auth, outgoing.redactor.clone());
         if let Some(proof) = &proof {
@@ -139,8 +159,13 @@ impl Client {
             proof: proof.as_deref(),
             redactor: &redactor,
             dpop_nonce: Mutex::default(),
+            server_time: Mutex::default(),
         };
+        let sent_at = self.clock.now();
         let outcome = outgoing.request.send(outgoing.endpoint, &client).await;
+        if let Some(date) = client.server_time.into_inner() {
+            self.hints.clock_offset.learn(date, sent_at, self.clock.now());
+        }
         let nonce = client.dpop_nonce.into_inner();
         if let Some(nonce) = &nonce {
             self.hints.remember(nonce);
@@ -198,6 +223,10 @@ impl<T> EndpointReply<T> {
 
     fn refuses_client(&self) -> bool {
         matches!(&self.outcome, Err(Error::Rejected(rejection)) if rejection.is_of_client())
+    }
+
+    fn is_refusal(&self) -> bool {
+        matches!(&self.outcome, Err(Error::Rejected(_)))
     }
 
     /// Whether the server demands a nonce, and names one.

@@ -34,7 +34,9 @@ impl Error {
             | Self::Installation(_)
             | Self::UnsupportedTokenType { .. }
             | Self::ExpiredOnArrival { .. }
+            | Self::NoIdJag
             | Self::TokenMismatch(_) => true,
+            Self::IdentityProvider(error) => error.is_permanent(),
             Self::Rejected(rejection) | Self::BothSecretsRefused(rejection) => is_permanent(rejection),
             Self::HttpStatus { status, .. } => is_permanent_status(*status),
             Self::Connect(fault) => match fault {

@@ -5,6 +5,7 @@
 use std::pin::Pin;
 
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use jiff::Timestamp;
 use oauth2::{AsyncHttpClient, HttpRequest, HttpResponse};
 use parking_lot::Mutex;
 
@@ -26,6 +27,8 @@ pub(crate) struct EndpointClient<'a> {
     pub redactor: &'a Redactor,
     /// The nonce that the answer names.
     pub dpop_nonce: Mutex<Option<String>>,
+    /// The time that the answer states.
+    pub server_time: Mutex<Option<Timestamp>>,
 }
 
 /// A token endpoint, as the oauth2 crate sees it.
@@ -39,6 +42,7 @@ impl EndpointClient<'_> {
         let request = complete(request, self.client_auth, self.proof)?;
         let answer = self.transport.send(request).await?;
         self.dpop_nonce.lock().clone_from(&answer.dpop_nonce);
+        *self.server_time.lock() = answer.date;
         Ok(answer)
     }
 }

@@ -1,6 +1,8 @@
 //! A form and the request that carries it: for the grants that the oauth2 crate does not know, and for
 //! revocation.
 
+use std::collections::BTreeMap;
+
 use base64::prelude::{BASE64_STANDARD, Engine};
 use http::Method;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -57,6 +59,13 @@ pub(crate) fn check_extra_parameters(registration: &Registration) -> Result<(), 
         .extra_parameters
         .keys()
         .chain(registration.secret_parameters.keys())
+        .chain(
+            registration
+                .token_exchange
+                .extra_parameters
+                .iter()
+                .flat_map(BTreeMap::keys),
+        )
         .find(|name| RESERVED.contains(&name.as_str()))
     {
         Some(name) => Err(Error::ReservedParameter { name: name.clone() }),

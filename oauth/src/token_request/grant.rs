@@ -1,6 +1,8 @@
 //! Grants: client credentials, which the oauth2 crate builds the request of, and beside
 //! it, in the same shape, the grants that it does not know.
 
+use std::collections::BTreeMap;
+
 use oauth2::basic::{BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse};
 use oauth2::{
     AsyncHttpClient, AuthType, ClientId, RequestTokenError, Scope, StandardRevocableToken, TokenUrl,
@@ -8,6 +10,7 @@ use oauth2::{
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use crate::registration::ID_JAG_TYPE;
 use crate::token_request::client_auth::ClientAuth;
 use crate::token_request::form::{self, Form};
 use crate::token_request::response::{self, TokenEndpointResponse};
@@ -31,8 +34,11 @@ type OAuth2Client = oauth2::Client<
 pub(crate) struct GrantParameters<'a> {
     pub registration: &'a Registration,
     pub scopes: &'a [Scope],
+    /// `None`: not sent.
+    pub audience: Option<&'a str>,
     /// RFC 8707. `None`: not sent.
     pub resource: Option<&'a str>,
+    pub extra_parameters: &'a BTreeMap<String, String>,
 }
 
 /// A token request, without the authentication of the client that sends it. No `Debug`: it may hold secrets.
@@ -69,12 +75,22 @@ impl GrantRequest {
                 .with_parameter("requested_token_use", "on_behalf_of");
             return Self::Extension(parameters.add_to(form));
         }
-        let mut form = Form::grant("urn:ietf:params:oauth:grant-type:token-exchange")
-            .with_parameter("subject_token", subject_token.expose_secret())
-            .with_parameter("subject_token_type", &exchange.subject_token_type);
-        if let Some(kind) = &exchange.requested_token_type {
-            form = form.with_parameter("requested_token_type", kind);
-        }
+        let form = token_exchange(
+            subject_token,
+            &exchange.subject_token_type,
+            exchange.requested_token_type.as_deref(),
+        );
+        Self::Extension(parameters.add_to(form))
+    }
+
+    /// RFC 8693 section 2.1, for an identity assertion authorization grant
+    /// (draft-ietf-oauth-identity-assertion-authz-grant section 4.3).
+    pub fn id_jag(
+        parameters: &GrantParameters<'_>,
+        subject_token: &SecretString,
+        subject_type: &str,
+    ) -> Self {
+        let form = token_exchange(subject_token, subject_type, Some(ID_JAG_TYPE));
         Self::Extension(parameters.add_to(form))
     }
 
@@ -124,13 +140,20 @@ impl GrantRequest {
     }
 }
 
+fn token_exchange(subject_token: &SecretString, subject_type: &str, requested_type: Option<&str>) -> Form {
+    let form = Form::grant("urn:ietf:params:oauth:grant-type:token-exchange")
+        .with_parameter("subject_token", subject_token.expose_secret())
+        .with_parameter("subject_token_type", subject_type);
+    match requested_type {
+        Some(kind) => form.with_parameter("requested_token_type", kind),
+        None => form,
+    }
+}
+
 impl GrantParameters<'_> {
     fn beyond_scope(&self) -> Vec<(String, String)> {
-        let stated = [
-            ("audience", self.registration.audience.as_deref()),
-            ("resource", self.resource),
-        ];
-        let extra = self.registration.extra_parameters.iter();
+        let stated = [("audience", self.audience), ("resource", self.resource)];
+        let extra = self.extra_parameters.iter();
         let secret = self.registration.secret_parameters.iter();
         let secret = secret.map(|(name, value)| (name.clone(), value.expose_secret().to_owned()));
         stated

@@ -73,6 +73,7 @@ impl InstallationTokenRequest {
         client: &EndpointClient<'_>,
     ) -> Result<TokenEndpointResponse, Error> {
         let answer = client.transport.send(self.build(endpoint)?).await?;
+        *client.server_time.lock() = answer.date;
         read(answer, client.redactor, self.now)
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{ErrorCode, ErrorResponse};
 use crate::redact::Redactor;
+use crate::registration::ID_JAG_TYPE;
 use crate::transport::Answer;
 use crate::transport::body_shape::BodyShape;
 use crate::{Error, TokenType};
@@ -42,8 +43,17 @@ const NAMES_OF_BEARER: [&str; 2] = ["BearerToken", "JWT"];
 #[derive(Clone, Copy)]
 pub(crate) struct ExpectedToken {
     pub token_type: TokenType,
-    /// By token exchange (RFC 8693).
-    pub by_token_exchange: bool,
+    pub by: RequestedBy,
+}
+
+/// What a token was requested by, as far as its type goes by that.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum RequestedBy {
+    Grant,
+    /// RFC 8693.
+    TokenExchange,
+    /// RFC 8693, for an identity assertion authorization grant, which is no access token.
+    IdJagExchange,
 }
 
 /// Lets an answer through that issues a token of the type that was asked for, and makes an error of any
@@ -77,6 +87,9 @@ pub(crate) fn accept(
     }
     if !status.is_success() {
         return Err(http_status(&answer));
+    }
+    if expected.by == RequestedBy::IdJagExchange && !is_id_jag(&fields) {
+        return Err(Error::NoIdJag);
     }
     let unusable = unusable_type(&fields, expected);
     let issued =
@@ -154,10 +167,19 @@ pub(crate) fn http_status(answer: &Answer) -> Error {
     }
 }
 
+/// Its `token_type` says nothing: it is no token (`N_A`).
+fn is_id_jag(fields: &Map<String, Value>) -> bool {
+    fields.get("issued_token_type").and_then(Value::as_str) == Some(ID_JAG_TYPE)
+}
+
 /// The type of the token, if it is not what was asked for.
 fn unusable_type(fields: &Map<String, Value>, expected: ExpectedToken) -> Option<Value> {
+    if expected.by == RequestedBy::IdJagExchange {
+        return None;
+    }
+    let by_token_exchange = expected.by == RequestedBy::TokenExchange;
     let issued_type = fields.get("issued_token_type").and_then(Value::as_str);
-    if let Some(kind) = issued_type.filter(|kind| expected.by_token_exchange && UNUSABLE.contains(kind)) {
+    if let Some(kind) = issued_type.filter(|kind| by_token_exchange && UNUSABLE.contains(kind)) {
         return Some(kind.into());
     }
     let expected_name = match expected.token_type {
@@ -180,7 +202,7 @@ fn unusable_type(fields: &Map<String, Value>, expected: ExpectedToken) -> Option
             None
         }
         (Some(Value::String(kind)), TokenType::Bearer)
-            if expected.by_token_exchange
+            if by_token_exchange
                 && kind.eq_ignore_ascii_case("N_A")
                 && issued_type.is_some_and(|kind| NAMED_OTHERWISE.contains(&kind)) =>
         {

@@ -364,7 +364,9 @@ fn is_user_error(error: &Error) -> bool {
         | Error::NotJson { .. }
         | Error::NoAccessToken { .. }
         | Error::UnsupportedTokenType { .. }
+        | Error::NoIdJag
         | Error::TokenMismatch(_) => true,
+        Error::IdentityProvider(error) => is_user_error(error),
         _ => false,
     }
 }

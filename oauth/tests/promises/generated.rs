@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::{jwt, key, metadata as metadata_input, token_response};
+use super::{jwt, key, metadata as metadata_input, requested_by as requested_by_number, token_response};
 use crate::discovery::{metadata, well_known};
 use crate::redact::Redactor;
 use crate::token_check::{self, Expectation};
@@ -129,10 +129,10 @@ fn expectation() -> Expectation {
 proptest! {
     #[test]
     fn any_token_response_is_read(
-        status in 200_u16..600, body in document(), by_token_exchange: bool, bound: bool,
+        status in 200_u16..600, body in document(), requested_by in 0_u8..3, bound: bool,
     ) {
         let token_type = if bound { TokenType::DPoP } else { TokenType::Bearer };
-        let expected = ExpectedToken { token_type, by_token_exchange };
+        let expected = ExpectedToken { token_type, by: requested_by_number(requested_by) };
         let read = response::accept(answer(status, body), &Redactor::default(), expected)
             .and_then(|accepted| response::parse(accepted.body()))
             .map(|issued| issued.into_token(&Redactor::default(), token_type));

@@ -14,7 +14,7 @@ use url::Url;
 use crate::discovery::{metadata, well_known};
 use crate::redact::Redactor;
 use crate::token_check::{self, Expectation};
-use crate::token_request::response::{self, ExpectedToken};
+use crate::token_request::response::{self, ExpectedToken, RequestedBy};
 use crate::transport::Answer;
 use crate::{SigningKey, TokenCheckMode, TokenType};
 
@@ -41,7 +41,7 @@ pub fn token_response(data: &[u8]) {
         } else {
             TokenType::DPoP
         },
-        by_token_exchange: choices & 2 != 0,
+        by: requested_by(choices >> 1),
     };
     let fields = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let read = response::accept(answer, &Redactor::default(), expected)
@@ -61,6 +61,15 @@ pub fn token_response(data: &[u8]) {
                 assert!(!error.message().contains(token));
             }
         }
+    }
+}
+
+/// Each kind by a number.
+pub(crate) fn requested_by(number: u8) -> RequestedBy {
+    match number % 4 {
+        0 => RequestedBy::Grant,
+        1 | 3 => RequestedBy::TokenExchange,
+        _ => RequestedBy::IdJagExchange,
     }
 }
 

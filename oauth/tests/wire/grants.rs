@@ -172,6 +172,7 @@ async fn a_users_token_is_exchanged_with_the_parameters_of_the_registration() {
             profile: ExchangeProfile::TokenExchange,
             subject_token_type: "urn:ietf:params:oauth:token-type:jwt".into(),
             requested_token_type: Some("urn:ietf:params:oauth:token-type:access_token".into()),
+            ..TokenExchange::default()
         },
         scopes: vec![Scope::new("a".into())],
         audience: Some("urn:tools".into()),
@@ -200,6 +201,57 @@ async fn a_users_token_is_exchanged_with_the_parameters_of_the_registration() {
             ("subject_token", "subj3ct"),
             ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
         ]
+    );
+}
+
+#[tokio::test]
+async fn an_exchange_may_ask_for_other_scopes_and_another_audience_than_the_services_token() {
+    let mut server = Server::answering([json_answer("200 OK", TOKEN)]).await;
+    let client = client(Registration {
+        token_exchange: TokenExchange {
+            scopes: Some(vec![Scope::new("of-users".into())]),
+            audience: Some("urn:of-users".into()),
+            extra_parameters: Some([("tenant".into(), "acme".into())].into()),
+            ..TokenExchange::default()
+        },
+        scopes: vec![Scope::new("of-the-service".into())],
+        audience: Some("urn:of-the-service".into()),
+        extra_parameters: [("flavour".into(), "own".into())].into(),
+        ..server.registration(basic())
+    });
+    client.exchange_token(&"subj3ct".into()).await.unwrap();
+    let (_, exchanged) = server.form().await;
+    assert_eq!(
+        (&*exchanged["scope"], &*exchanged["audience"]),
+        ("of-users", "urn:of-users")
+    );
+    assert_eq!(
+        (
+            exchanged.get("tenant").map(String::as_str),
+            exchanged.get("flavour")
+        ),
+        (Some("acme"), None)
+    );
+
+    client.request_token(&TokenRequest::default()).await.unwrap();
+    let (_, of_the_service) = server.form().await;
+    assert_eq!(
+        (&*of_the_service["scope"], &*of_the_service["audience"]),
+        ("of-the-service", "urn:of-the-service")
+    );
+    assert!(!of_the_service.contains_key("tenant"));
+
+    let reserved = TokenExchange {
+        extra_parameters: Some([("subject_token".into(), "x".into())].into()),
+        ..TokenExchange::default()
+    };
+    let registration = Registration {
+        token_exchange: reserved,
+        ..server.registration(basic())
+    };
+    assert_eq!(
+        Client::new(registration).unwrap_err().reason(),
+        "ReservedParameter"
     );
 }
 

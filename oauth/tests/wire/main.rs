@@ -5,9 +5,11 @@
 
 mod assertions;
 mod certificates;
+mod clock_skew;
 mod echo;
 mod github_app;
 mod grants;
+mod id_jag;
 mod identity;
 mod jwt;
 mod peculiar;

@@ -117,7 +117,7 @@ fn grants(oauth2: &OAuth2) -> Vec<&'static str> {
     let exchange = oauth2.token_exchange.as_ref();
     let exchange = exchange.map(|exchange| match exchange.profile {
         ExchangeProfile::Rfc8693 => "urn:ietf:params:oauth:grant-type:token-exchange",
-        ExchangeProfile::EntraObo => JWT_BEARER,
+        ExchangeProfile::EntraObo | ExchangeProfile::IdJag => JWT_BEARER,
     });
     let mut grants: Vec<_> = service.into_iter().chain(exchange).collect();
     grants.dedup();

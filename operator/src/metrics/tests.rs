@@ -71,6 +71,7 @@ fn the_documentation_lists_exactly_the_metrics_that_there_are() {
     metrics.token_requested(&resource_ref, 1);
     metrics.token_refused(&resource_ref);
     metrics.set_circuit_open(&resource_ref, false);
+    metrics.set_clock_offset(&resource_ref, 0);
     metrics.exchanged(ExchangeOutcome::Issued);
     let text = metrics.encode();
     let exposed: BTreeSet<_> = text

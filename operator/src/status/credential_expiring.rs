@@ -96,6 +96,11 @@ fn kind(field: &str) -> Option<(&'static str, ReadValidity)> {
         fields::ASSERTION => ("assertion", of_jwt),
         fields::BEARER_TOKEN => ("bearer-token", of_jwt),
         fields::CLIENT_SECRET => ("client-secret", says_nothing),
+        fields::IDENTITY_PROVIDER_SECRET => ("identity-provider-client-secret", says_nothing),
+        fields::IDENTITY_PROVIDER_KEY => ("identity-provider-signing-key", says_nothing),
+        fields::IDENTITY_PROVIDER_KEY_CERTIFICATE => {
+            ("identity-provider-signing-certificate", of_certificate)
+        }
         fields::ALTERNATE_SECRET => ("alternate-client-secret", says_nothing),
         fields::PRIVATE_KEY => ("signing-key", says_nothing),
         fields::GRANT_KEY => ("grant-signing-key", says_nothing),

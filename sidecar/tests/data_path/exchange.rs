@@ -369,3 +369,32 @@ async fn a_token_that_was_minted_for_something_else_is_not_used_any_more() {
         assert_eq!(world.operator.asked(), vec![world.asked("ada", None); times]);
     }
 }
+
+/// As MCP clients and LiteLLM's authentication by JWT carry it.
+#[tokio::test]
+async fn the_token_that_the_user_authorizes_with_may_be_the_one_that_is_exchanged() {
+    let of_authorization = |server: &mut Server| {
+        server.route.exchange = Some(SubjectTokenSource::Header("authorization".into()));
+    };
+    let world = World::with(token_of_each_user(), whoami().await, of_authorization).await;
+    let context = async |authorization: &str| {
+        let request = Request::get("/").header("authorization", authorization);
+        send(world.sidecar.inbound, request, whole("")).await;
+        let seen = world.litellm.seen().last().unwrap().headers.clone();
+        assert_eq!(
+            seen["authorization"], authorization,
+            "LiteLLM gets what it needs too"
+        );
+        seen.get("mcpauth-context").cloned()
+    };
+    let ada = context("Bearer ada.jwt.x").await.unwrap();
+    assert_eq!(bytes(world.call(&ada).await).await, "Bearer token-of-ada.jwt.x;");
+    assert_eq!(world.operator.asked(), [world.asked("ada.jwt.x", None)]);
+    for no_users_token in ["Bearer sk-of-litellm-1234", "Basic YTpi"] {
+        assert_eq!(
+            context(no_users_token).await,
+            None,
+            "nothing of it goes anywhere else"
+        );
+    }
+}

@@ -206,8 +206,73 @@ async fn a_token_that_cannot_be_requested_is_refused_with_the_field_and_the_way_
             "LiteLLM's own UI session",
         ),
         (
-            json!({"oauth2": {"tokenExchange": {"subjectHeader": "Authorization"}}}),
+            json!({"oauth2": {"tokenExchange": {"subjectHeader": "X-LiteLLM-API-Key"}}}),
             "subjectHeader must not be a header that carries LiteLLM's own credentials",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {"profile": "IdJag", "subjectCookie": "id"}}}),
+            "identityProvider belongs to the profile IdJag, which needs it",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {"subjectCookie": "id", "identityProvider": {
+                "issuer": "https://idp.example.com",
+            }}}}),
+            "identityProvider belongs to the profile IdJag",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {"profile": "IdJag", "subjectCookie": "id", "identityProvider": {
+                "issuer": "https://idp.example.com",
+            }}}}),
+            "needs tokenExchange.audience beside tokenUrl",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {"profile": "IdJag", "subjectCookie": "id", "audience": "https://as",
+                "identityProvider": {"clientId": "there"},
+            }}}),
+            "exactly one of issuer and tokenUrl must be set",
+        ),
+        (
+            json!({"oauth2": {"allowInsecureHttp": false, "tokenUrl": "https://auth.example.com/token",
+                "tokenExchange": {"profile": "IdJag", "subjectCookie": "id", "audience": "https://as",
+                    "identityProvider": {"issuer": "http://idp.example.com"}},
+            }}),
+            "tokenExchange.identityProvider is plain http",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {"profile": "IdJag", "subjectCookie": "id", "audience": "https://as",
+                "identityProvider": {"issuer": "https://idp.example.com", "clientAuthentication": {
+                    "method": "ClientSecretPost",
+                }},
+            }}}),
+            "clientSecretRef belongs to the methods ClientSecretBasic and ClientSecretPost",
+        ),
+        (
+            json!({"oauth2": {"tokenExchange": {"subjectCookie": "id", "extraParameters": {"subject_token": "x"}}}}),
+            "extraParameters must not hold",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {
+                "method": "PrivateKeyJwt",
+                "clientSecretRef": null,
+                "privateKeyJwt": {"managed": {}, "keyRef": secret_ref},
+            }}}),
+            "exactly one of keyRef, certificateRef and managed must be set",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {
+                "method": "PrivateKeyJwt",
+                "clientSecretRef": null,
+                "privateKeyJwt": {"managed": {}, "keyId": "k-1"},
+            }}}),
+            "keyId and algorithm belong to a key of yours",
+        ),
+        (
+            json!({"oauth2": {"clientAuthentication": {
+                "method": "PrivateKeyJwt",
+                "clientSecretRef": null,
+                "privateKeyJwt": {"managed": {"rotateAfter": "30d"}},
+            }}}),
+            "rotateAfter",
         ),
         (json!({"oauth2": {"tokenType": "MAC"}}), "spec.oauth2.tokenType"),
         (

@@ -53,6 +53,31 @@ async fn what_can_work_is_taken() {
             "clientAssertion": {"secretKeyRef": {"name": "s", "key": "svid"}, "type": "JwtSpiffe"},
         }}}),
         json!({"oauth2": {"serviceToken": "None", "tokenExchange": {"subjectCookie": "session"}}}),
+        json!({"oauth2": {"tokenUrl": null, "issuer": "https://auth.example.com", "tokenExchange": {
+            "profile": "IdJag",
+            "subjectHeader": "Authorization",
+            "scopes": ["tools:call"],
+            "extraParameters": {"tenant": "a"},
+            "identityProvider": {"issuer": "https://idp.example.com"},
+        }}}),
+        json!({"oauth2": {"tokenExchange": {
+            "profile": "IdJag",
+            "subjectCookie": "id_token",
+            "audience": "https://auth.example.com",
+            "identityProvider": {
+                "tokenUrl": "https://idp.example.com/token",
+                "clientId": "there",
+                "clientAuthentication": {
+                    "method": "PrivateKeyJwt",
+                    "privateKeyJwt": {"keyRef": {"name": "s", "key": "k"}, "audience": "https://idp.example.com"},
+                },
+            },
+        }}}),
+        json!({"oauth2": {"clientId": null, "clientAuthentication": {
+            "method": "PrivateKeyJwt",
+            "clientSecretRef": null,
+            "privateKeyJwt": {"managed": {"algorithm": "EdDSA", "rotateAfter": "168h"}},
+        }}}),
         json!({"oauth2": {
             "tokenExchange": {"profile": "EntraOBO", "subjectHeader": "X-Forwarded-Access-Token"},
             "extraParameters": {"tenant": "a"},

@@ -78,7 +78,7 @@ export function createProvider({ issuer, aliases, configuration, clients, state,
       revocation: { enabled: true },
     },
   });
-  registerGrants(provider, configuration);
+  registerGrants(provider, configuration, common.jwks);
 
   function lifetime(client) {
     return clients.wishes(client?.clientId).lifetime ?? state.lifetime;

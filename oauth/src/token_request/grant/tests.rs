@@ -29,7 +29,9 @@ fn parameters<'a>(registration: &'a Registration, scopes: &'a [Scope]) -> GrantP
     GrantParameters {
         registration,
         scopes,
+        audience: registration.audience.as_deref(),
         resource: registration.resource.as_deref(),
+        extra_parameters: &registration.extra_parameters,
     }
 }
 
@@ -226,7 +228,9 @@ proptest! {
         let parameters = GrantParameters {
             registration: &registration,
             scopes: &scopes,
+            audience: None,
             resource: Some(&resource),
+            extra_parameters: &registration.extra_parameters,
         };
         let client_id = ClientId::new(client_id);
         let secret = ClientSecret::new(secret);

@@ -22,7 +22,7 @@ fn read(answer: Answer, redactor: &Redactor, expected: ExpectedToken) -> Result<
 
 const BEARER: ExpectedToken = ExpectedToken {
     token_type: TokenType::Bearer,
-    by_token_exchange: false,
+    by: RequestedBy::Grant,
 };
 
 fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
@@ -280,10 +280,15 @@ fn value() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn reading_any_bytes_never_panics(status in 200_u16..600, body: Vec<u8>) {
-        for (token_type, by_token_exchange) in
-            [(TokenType::Bearer, false), (TokenType::Bearer, true), (TokenType::DPoP, true)]
+        for (token_type, by) in
+            [
+                (TokenType::Bearer, RequestedBy::Grant),
+                (TokenType::Bearer, RequestedBy::TokenExchange),
+                (TokenType::DPoP, RequestedBy::TokenExchange),
+                (TokenType::Bearer, RequestedBy::IdJagExchange),
+            ]
         {
-            let expected = ExpectedToken { token_type, by_token_exchange };
+            let expected = ExpectedToken { token_type, by };
             let _ = read(answer(status, body.clone()), &redactor(), expected);
         }
     }

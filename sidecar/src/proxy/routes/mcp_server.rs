@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use mcp_auth_protocol::header_denylist::{DENIED_HEADERS, DENIED_PREFIXES};
@@ -373,6 +374,12 @@ fn allowlists(route: &Route) -> Result<(Allowlist, Allowlist), RouteError> {
     for source in route.exchange.iter().chain(audit_user.map(|user| &user.from)) {
         match source {
             SubjectTokenSource::Cookie(name) => other_cookies.push(name.as_str()),
+            // For the exchange alone, which it goes to the operator for, and never to the server.
+            SubjectTokenSource::Header(name)
+                if name == AUTHORIZATION.as_str() && route.exchange.as_ref() == Some(source) =>
+            {
+                other_headers.push(AUTHORIZATION);
+            }
             SubjectTokenSource::Header(name) => other_headers.push(allowed_header(name)?),
         }
     }

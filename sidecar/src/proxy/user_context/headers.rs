@@ -1,6 +1,7 @@
 //! The allow-listed headers of a request that name its user.
 
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
 
 use super::cookies::{FilteredPairs, trim};
 use super::{Allowlist, has_controls};
@@ -18,6 +19,10 @@ pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowlist) -> Filt
             continue;
         }
         let value = trim(value.as_bytes());
+        let value = match *name == AUTHORIZATION {
+            true => users_bearer_token(value),
+            false => value,
+        };
         if has_controls(value) {
             filtered.malformed += 1;
         } else if !value.is_empty() {
@@ -25,6 +30,19 @@ pub(super) fn filter<'a>(headers: &'a HeaderMap, allowed: &'a Allowlist) -> Filt
         }
     }
     filtered
+}
+
+/// What stands behind `Bearer` (RFC 6750 section 2.1): a user's own token, which may be exchanged for another one. Nothing
+/// of another scheme, and nothing that is a key of LiteLLM's: those begin with `sk-` and are for nobody else.
+fn users_bearer_token(value: &[u8]) -> &[u8] {
+    const SCHEME: &[u8] = b"bearer ";
+    match value.split_at_checked(SCHEME.len()) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(SCHEME) => match trim(token) {
+            key if key.starts_with(b"sk-") => b"",
+            token => token,
+        },
+        _ => b"",
+    }
 }
 
 #[cfg(test)]
@@ -70,6 +88,34 @@ mod tests {
             ]
         );
         assert_eq!((filtered.duplicates, filtered.malformed), (1, 1));
+    }
+
+    #[test]
+    fn of_authorization_it_is_the_users_token_without_its_scheme_and_never_a_key_of_litellms() {
+        let found = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
+            let allowed = Allowlist::new([], [AUTHORIZATION]);
+            let filtered = filter(&headers, &allowed);
+            filtered.pairs.first().map(|(_, value)| value.to_vec())
+        };
+        for (value, token) in [
+            ("Bearer eyJ.a.b", Some("eyJ.a.b")),
+            ("bearer   opaque-1", Some("opaque-1")),
+            ("Bearer sk-1234", None),
+            ("Bearer  sk-1234", None),
+            ("Basic dXNlcjpwYXNz", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("sk-1234", None),
+            ("eyJ.a.b", None),
+        ] {
+            assert_eq!(
+                found(value),
+                token.map(|token| token.as_bytes().to_vec()),
+                "{value}"
+            );
+        }
     }
 
     /// Names that a server may take for one another.

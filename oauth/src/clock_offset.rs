@@ -1,0 +1,102 @@
+//! Clock offset: how far the clock of an authorization server is from this one's, learned from the `Date` of its answers
+//! (RFC 9110 section 6.6.1). What is said about times to that server is said by its clock.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// Less than this is what servers take no offence at.
+const NEGLIGIBLE_SECONDS: i64 = 5;
+
+/// Shared by all who ask the same server. Zero until an answer says otherwise.
+#[derive(Debug, Default)]
+pub(crate) struct ClockOffset(AtomicI64);
+
+impl ClockOffset {
+    /// Seconds that the server's clock is ahead.
+    pub fn seconds(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// What the server's clock shows when this one shows `now`.
+    pub fn at_server(&self, now: Timestamp) -> Timestamp {
+        now.saturating_add(SignedDuration::from_secs(self.seconds()))
+            .expect("a duration holds no calendar units")
+    }
+
+    /// The server said its time somewhen between these two. `Date` has whole seconds, and a slow answer says little: what is
+    /// known holds as long as it may be true.
+    pub fn learn(&self, date: Timestamp, sent_at: Timestamp, received_at: Timestamp) {
+        let date = date.as_second();
+        let least = date.saturating_sub(received_at.as_second());
+        let most = date.saturating_add(1).saturating_sub(sent_at.as_second());
+        // This clock was set while the request was under way.
+        if least > most {
+            return;
+        }
+        let known = self.seconds();
+        let nearest = known.clamp(least, most);
+        if nearest != known {
+            let is_negligible = nearest.abs() < NEGLIGIBLE_SECONDS;
+            self.0
+                .store(if is_negligible { 0 } else { nearest }, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_900_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(NOW + second).unwrap()
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_or_behind_is_learned_and_counted_in() {
+        for ahead in [-90_000, -61, 7, 45, 90_000] {
+            let offset = ClockOffset::default();
+            offset.learn(at(ahead), at(0), at(0));
+            assert!(
+                (offset.seconds() - ahead).abs() <= 1,
+                "{ahead}: {}",
+                offset.seconds()
+            );
+            assert_eq!(offset.at_server(at(0)), at(offset.seconds()));
+        }
+    }
+
+    #[test]
+    fn seconds_that_differ_by_nothing_but_rounding_and_time_on_the_way_are_no_offset() {
+        let offset = ClockOffset::default();
+        for (date, sent, received) in [(0, 0, 0), (-1, 0, 0), (1, 0, 1), (0, 0, 9), (4, 0, 0), (-4, 0, 0)] {
+            offset.learn(at(date), at(sent), at(received));
+            assert_eq!(offset.seconds(), 0, "{date} {sent} {received}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_stays_while_answers_agree_with_it_and_goes_when_the_clock_is_set_right() {
+        let offset = ClockOffset::default();
+        offset.learn(at(45), at(0), at(0));
+        let known = offset.seconds();
+        for (date, sent, received) in [(145, 100, 100), (146, 100, 101), (150, 100, 110)] {
+            offset.learn(at(date), at(sent), at(received));
+            assert_eq!(offset.seconds(), known);
+        }
+        offset.learn(at(200), at(200), at(200));
+        assert_eq!(offset.seconds(), 0);
+    }
+
+    #[test]
+    fn times_that_no_clock_shows_are_harmless() {
+        let offset = ClockOffset::default();
+        offset.learn(Timestamp::MAX, Timestamp::MIN, Timestamp::MIN);
+        let _ = offset.at_server(Timestamp::MAX);
+        offset.learn(Timestamp::MIN, Timestamp::MAX, Timestamp::MAX);
+        let _ = offset.at_server(Timestamp::MIN);
+        offset.learn(at(0), at(10), at(0));
+    }
+}
