@@ -92,11 +92,6 @@ pub enum ExitError {
     AuditLog { file: PathBuf, kind: io::ErrorKind },
     #[error(transparent)]
     Otlp(#[from] OtlpArgsError),
-    #[error(
-        "--otlp-ca ({variable}) is the text of PEM certificates, not a file: write --otlp-ca \"$(cat FILE)\"",
-        variable = env::OTLP_CA
-    )]
-    CaText,
     #[error("--otlp-ca ({variable}) or --otlp-endpoint: {0}", variable = env::OTLP_CA)]
     Collector(#[from] ClientError),
     #[error("{address} cannot be listened on for the metrics: {kind}. {}, or leave --metrics out", way_out(*.kind))]
@@ -127,7 +122,6 @@ impl ExitError {
             | Self::Servers(_)
             | Self::Proxy(_)
             | Self::Otlp(_)
-            | Self::CaText
             | Self::Collector(_)
             | Self::ConfigInBucket
             | Self::Log

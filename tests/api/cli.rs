@@ -398,7 +398,11 @@ async fn a_cluster_that_cannot_be_asked_is_one_message() {
             5,
             "it serves mcpauth.dev/v1beta1 and this program knows mcpauth.dev/v1alpha1",
         ),
-        ("/nonexistent".to_owned(), 3, "the kubeconfig cannot be used"),
+        (
+            "/nonexistent".to_owned(),
+            3,
+            "the kubeconfig /nonexistent cannot be used: there is no such file",
+        ),
     ];
     for (path, code, expected) in cases {
         let printed = run(&["status", "--kubeconfig", &path]).await;
