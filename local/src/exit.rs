@@ -164,3 +164,31 @@ pub fn report(error: &ExitError) -> u8 {
     let _ = writeln!(io::stderr(), "mcp-auth: {error}");
     error.code()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_lists_every_code_and_no_other() {
+        let page = include_str!("../../docs/one-machine.md");
+        let (_, table) = page.split_once("| exit code | meaning |").unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        // The first row is LiteLLM's own.
+        let codes = rows
+            .skip(1)
+            .flat_map(|row| row.split('|').nth(1).unwrap().split(','));
+        let codes: Vec<u8> = codes.map(|code| code.trim().parse().unwrap()).collect();
+        let all = [
+            CHECK_FAILED,
+            USAGE,
+            UNAVAILABLE,
+            OS_ERROR,
+            CANNOT_CREATE,
+            CONFIG,
+            NOT_EXECUTABLE,
+            NOT_FOUND,
+        ];
+        assert_eq!(codes, all);
+    }
+}

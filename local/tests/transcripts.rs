@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, kill_process};
 use set_up::SetUp;
-use support::{pid, until};
+use support::{copy_environment, pid, until};
 
 const WRITE: &str = "MCPAUTH_TEST_WRITE_TRANSCRIPTS";
 const INTRODUCTION: &str = "\
@@ -57,12 +57,7 @@ impl Run<'_> {
             .args(["-c", TERMINAL])
             .arg(template.get_program())
             .args(self.words);
-        for (name, value) in template.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        copy_environment(&template, &mut command);
         command
             .env("SECRET", "s3cret")
             .env("PYTHONPATH", set_up.path("packages"))

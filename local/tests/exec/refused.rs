@@ -123,3 +123,22 @@ fn a_secret_that_is_not_set_is_named_before_anything_starts() {
         "LiteLLM was not started"
     );
 }
+
+#[test]
+fn without_ipv6_an_address_of_it_is_told_and_the_default_one_serves() {
+    let ground = Ground::new("{}");
+    let on_ipv6 = ground.command(&["litellm", "--host", "::1", "--port", "4000"]);
+    let output = ground.without_ipv6(&on_ipv6).output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", message(&output));
+    let expected = "[::1]:4000 cannot be listened on: address not available. The address is none of this machine's, or IPv6 is off \
+                    here";
+    assert!(message(&output).contains(expected), "{}", message(&output));
+
+    let by_default = ground.command(&["litellm", "--config", "config.yaml"]);
+    let child = ground.without_ipv6(&by_default).spawn().unwrap();
+    let report = ground.report();
+    kill(&child, Signal::TERM);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", message(&output));
+    ground.nothing_is_left(&report);
+}
