@@ -198,7 +198,7 @@ fn without_sidecar(
         return missing(left_out.reason(namespace), way_out);
     }
     match decision {
-        Decision::Deny(error) | Decision::AllowWithoutSidecar { error, .. } => missing(
+        Decision::Deny { error, .. } | Decision::AllowWithoutSidecar { error, .. } => missing(
             format!("it cannot be injected: {error}"),
             format!("change the pod's template as said, then {restart}"),
         ),

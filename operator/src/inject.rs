@@ -9,8 +9,9 @@
 //! - `mesh` and `later_webhooks`: others that change the pod.
 //! - `trusted_proxies`: whom LiteLLM believes about a client's address.
 //! - `ports`: which ports. `plan`: all of it together, or an `error`.
+//! - `warnings` and `unknown_keys`: what is told besides.
 //! - `sidecar`, `variables` and `patch`: what is written. `reserved`: the names that are used for it.
-//! - `settings` and `resources`: what every sidecar gets, checked when the operator starts.
+//! - `settings` and `resources`: what every sidecar gets, checked when the operator starts. `security_context`.
 //!
 //! All of them look through a previous injection (`previous`), so that injecting twice is injecting once.
 //! `docs/injection.md` tells users about it.
@@ -40,12 +41,14 @@ mod reserved;
 mod resources;
 mod review;
 mod role;
+mod security_context;
 mod server_variables;
 mod settings;
 mod shell_script;
 mod sidecar;
 mod target;
 mod trusted_proxies;
+mod unknown_keys;
 mod variables;
 mod warnings;
 mod wrapper;
@@ -55,4 +58,4 @@ pub use error::{InjectionError, NOT_INJECTED_REASONS};
 pub use reserved::SIDECAR;
 pub use review::{AUDIT_KEY, review};
 pub use settings::{OperatorEndpoint, RoutesInPod, Settings, SettingsError};
-pub use warnings::Warning;
+pub use warnings::{WARNING_REASONS, Warning};

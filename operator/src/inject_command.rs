@@ -166,17 +166,17 @@ fn preview(
     };
     let decision = decide(&typed, namespace, &routes, &settings);
     let (outcome, reason) = (decision.outcome(), decision.reason());
-    let (message, warnings, patch) = match decision {
-        Decision::Skip { patch, .. } => (None, Vec::new(), Some(patch)),
-        _ if let Some(why) = (installation.not_asked)(&typed) => return Ok(not_asked(pod, why)),
-        Decision::Inject { patch, warnings } => (None, warnings, Some(patch)),
-        Decision::AllowWithoutSidecar { error, patch } => (Some(error.to_string()), Vec::new(), Some(patch)),
-        Decision::Deny(error) => (Some(error.to_string()), Vec::new(), None),
-    };
-    let after = patch
+    if !matches!(decision, Decision::Skip { .. })
+        && let Some(why) = (installation.not_asked)(&typed)
+    {
+        return Ok(not_asked(pod, why));
+    }
+    let message = decision.error().map(ToString::to_string);
+    let after = decision
+        .patch()
         .map(|patch| {
             let mut patched = pod.value.clone();
-            let applied = json_patch::patch(&mut patched, &patch);
+            let applied = json_patch::patch(&mut patched, patch);
             applied.map(|()| patched)
         })
         .transpose()
@@ -189,9 +189,10 @@ fn preview(
         outcome,
         reason,
         message,
-        warnings: warnings
-            .into_iter()
-            .map(|warning| (warning.reason, warning.message))
+        warnings: decision
+            .warnings()
+            .iter()
+            .map(|warning| (warning.reason, warning.message.clone()))
             .collect(),
         before: pod.value.clone(),
         after,

@@ -13,9 +13,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use labels::{
-    CertificateLabels, CredentialLabels, OutcomeLabels, PodLabels, ReasonLabels, ResourceLabels, pod_labels,
-};
+use labels::{CertificateLabels, CredentialLabels, OutcomeLabels, PodLabels, ReasonLabels, ResourceLabels};
+
+use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS};
 
 /// Why a pod has no sidecar that the webhook was never asked about, such as one that is older than the resource.
 pub const NOT_REVIEWED: &str = "NotReviewed";
@@ -54,6 +54,7 @@ struct MetricFamilies {
     credential_expiry: Family<CredentialLabels, Gauge<f64, AtomicU64>>,
     credential_warning_level: Family<CredentialLabels, Gauge>,
     pods_not_injected: Family<PodLabels, Gauge>,
+    pods_with_warnings: Family<PodLabels, Gauge>,
     sidecars_behind: Family<ResourceLabels, Gauge>,
     sidecars_outdated: Family<ResourceLabels, Gauge>,
     sidecars_too_old: Family<ResourceLabels, Gauge>,
@@ -74,6 +75,8 @@ pub struct ResourceState {
     pub credentials: BTreeMap<&'static str, (i64, i64)>,
     /// Selected pods without a sidecar, by the reason.
     pub pods_not_injected: BTreeMap<&'static str, i64>,
+    /// Selected pods that injection warned of, by the reason.
+    pub pods_with_warnings: BTreeMap<&'static str, i64>,
     pub sidecars_behind: i64,
     pub sidecars_outdated: i64,
     pub sidecars_too_old: i64,
@@ -113,6 +116,7 @@ impl Default for Metrics {
             credential_expiry: Family::default(),
             credential_warning_level: Family::default(),
             pods_not_injected: Family::default(),
+            pods_with_warnings: Family::default(),
             sidecars_behind: Family::default(),
             sidecars_outdated: Family::default(),
             sidecars_too_old: Family::default(),
@@ -185,6 +189,11 @@ impl Default for Metrics {
             "pods_not_injected",
             "Selected pods that run without the sidecar",
             families.pods_not_injected.clone(),
+        );
+        registry.register(
+            "pods_with_warnings",
+            "Selected pods that injection warned of",
+            families.pods_with_warnings.clone(),
         );
         registry.register(
             "sidecars_behind",
@@ -290,10 +299,36 @@ impl Metrics {
             .sidecars_too_old
             .get_or_create(&labels)
             .set(state.sidecars_too_old);
-        for (reason, labels) in pod_labels(resource_ref) {
-            match state.pods_not_injected.get(reason) {
-                Some(pods) => drop(families.pods_not_injected.get_or_create(&labels).set(*pods)),
-                None => drop(families.pods_not_injected.remove(&labels)),
+        self.set_pods(resource_ref, &state.pods_not_injected, &state.pods_with_warnings);
+    }
+
+    /// Of a resource: how many of its pods there are for each reason.
+    fn set_pods(
+        &self,
+        resource_ref: &ResourceRef,
+        not_injected: &BTreeMap<&'static str, i64>,
+        with_warnings: &BTreeMap<&'static str, i64>,
+    ) {
+        let not_reviewed = NOT_INJECTED_REASONS.iter().chain([&NOT_REVIEWED]);
+        let families = [
+            (
+                &self.0.pods_not_injected,
+                not_injected,
+                not_reviewed.collect::<Vec<_>>(),
+            ),
+            (
+                &self.0.pods_with_warnings,
+                with_warnings,
+                WARNING_REASONS.iter().collect(),
+            ),
+        ];
+        for (family, counted, reasons) in families {
+            for reason in reasons {
+                let labels = PodLabels::new(resource_ref, reason);
+                match counted.get(reason) {
+                    Some(pods) => drop(family.get_or_create(&labels).set(*pods)),
+                    None => drop(family.remove(&labels)),
+                }
             }
         }
     }
@@ -348,9 +383,7 @@ impl Metrics {
         self.0.sidecars_behind.remove(&resource_ref.into());
         self.0.sidecars_outdated.remove(&resource_ref.into());
         self.0.sidecars_too_old.remove(&resource_ref.into());
-        for (_, labels) in pod_labels(resource_ref) {
-            self.0.pods_not_injected.remove(&labels);
-        }
+        self.set_pods(resource_ref, &BTreeMap::new(), &BTreeMap::new());
         self.0.token_requests.remove(&resource_ref.into());
         self.0.token_refusals.remove(&resource_ref.into());
         self.0.circuit_open.remove(&resource_ref.into());

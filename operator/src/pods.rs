@@ -37,7 +37,7 @@ const RETAINED_ANNOTATIONS: [&str; 4] = [
     annotations::WARNINGS,
 ];
 /// What is kept of one.
-const MAX_ANNOTATION_BYTES: usize = 512;
+const MAX_ANNOTATION_BYTES: usize = 1024;
 /// A pod that is older was told of by an earlier leader.
 const MAX_NEW_POD_AGE: Duration = Duration::from_secs(10 * 60);
 
@@ -176,10 +176,14 @@ fn tell_workload(events: &WorkloadEvents, namespace: &str, pod: &PodMeta, now: T
     if created.is_none_or(|created| now > created + MAX_NEW_POD_AGE) {
         return;
     }
+    let warning = match is_injected(pod) {
+        true => NoticeKind::Warning,
+        false => NoticeKind::UnknownAnnotation,
+    };
     let kinds = [
         (annotations::NOT_INJECTED, NoticeKind::NotInjected),
         (annotations::SKIPPED, NoticeKind::Skipped),
-        (annotations::WARNINGS, NoticeKind::Warning),
+        (annotations::WARNINGS, warning),
     ];
     for (key, kind) in kinds {
         if let Some(text) = pod.annotations().get(key) {

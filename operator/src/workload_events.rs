@@ -38,6 +38,8 @@ pub enum NoticeKind {
     Skipped,
     /// It was injected, and something may not be as its owner expects.
     Warning,
+    /// It was not injected, and what it states of injection is not known.
+    UnknownAnnotation,
 }
 
 /// Cheap to clone; all clones are the same.
@@ -76,6 +78,7 @@ impl NoticeKind {
             Self::NotInjected => "PodNotInjected",
             Self::Skipped => "PodSkipped",
             Self::Warning => "InjectedWithWarnings",
+            Self::UnknownAnnotation => "UnknownAnnotation",
         }
     }
 
@@ -85,6 +88,7 @@ impl NoticeKind {
             Self::NotInjected => "pods start without the sidecar of mcp-auth",
             Self::Skipped => "pods need no sidecar of mcp-auth",
             Self::Warning => "pods have the sidecar of mcp-auth",
+            Self::UnknownAnnotation => "pods have no sidecar of mcp-auth",
         }
     }
 

@@ -244,3 +244,29 @@ fn input_that_cannot_be_used_is_named() {
         assert!(run.out.is_empty(), "{}", run.out);
     }
 }
+
+#[test]
+fn modes_are_octal_as_kubectl_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let resources = file(&folder, "resources.yaml", RESOURCES);
+    let deployment = DEPLOYMENT
+        .replace(
+            "configMap: {name: litellm}",
+            "configMap: {name: litellm, defaultMode: 0444}",
+        )
+        .replace("/config.yaml, subPath: config.yaml", "");
+    let file = file(&folder, "deployment.yaml", &deployment);
+    let run = inject(
+        &[
+            "--file",
+            file.to_str().unwrap(),
+            "--resources",
+            resources.to_str().unwrap(),
+        ],
+        "",
+    );
+    assert_eq!(run.code, Some(0), "{}", run.error);
+    // The folder is made anew, with the mode that its volume had.
+    assert!(run.out.contains("defaultMode: 292"), "{}", run.out);
+    assert!(!run.out.contains("444"), "{}", run.out);
+}

@@ -119,3 +119,49 @@ async fn a_quota_that_demands_limits_and_a_limit_range_are_met_by_an_annotation_
     let taken = tried(&world, &pod).await.unwrap();
     assert!(has_sidecar(&taken), "{taken:?}");
 }
+
+#[tokio::test]
+async fn a_security_context_that_the_pod_states_for_the_sidecar_passes_pod_security_restricted() {
+    let namespace = "policies-stated";
+    let world = world(namespace).await;
+    enforce(&world, namespace, "restricted").await;
+    until(
+        "the namespace's level is known",
+        async || tried(&world, &litellm("plain", container())).await,
+        Result::is_err,
+    )
+    .await
+    .unwrap_err();
+    let mut pod = restricted("stated", false);
+    let stated = json!({
+        "runAsUser": 1_000_700_000, "runAsGroup": 0, "seLinuxOptions": {"level": "s0:c26,c5", "type": "container_t"},
+        "seccompProfile": {"type": "Localhost", "localhostProfile": "profiles/sidecar.json"},
+        "appArmorProfile": {"type": "RuntimeDefault"},
+    });
+    pod["metadata"]["annotations"] = json!({"mcpauth.dev/security-context": stated.to_string()});
+    let taken = tried(&world, &pod).await.unwrap();
+    let taken = serde_json::to_value(taken).unwrap();
+    let containers = taken["spec"]["initContainers"].as_array().unwrap();
+    let sidecar = containers
+        .iter()
+        .find(|container| container["name"] == "mcpauth-sidecar")
+        .unwrap();
+    for (field, value) in stated.as_object().unwrap() {
+        assert_eq!(&sidecar["securityContext"][field], value, "{field}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_states_resources_for_all_its_containers_together_is_taken_with_the_sidecar() {
+    let world = world("policies-pod-level").await;
+    let all = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}});
+    let mut pod = litellm("pod-level", container());
+    pod["spec"]["resources"] = all.clone();
+    pod["spec"]["containers"][0]["resources"] = all;
+    let taken = tried(&world, &pod).await.unwrap();
+    assert!(has_sidecar(&taken), "{taken:?}");
+    // Any request of another container is more than the pod states: without this the rest would show nothing.
+    pod["metadata"]["annotations"] = json!({"mcpauth.dev/resources": r#"{"requests": {"cpu": "20m"}}"#});
+    let refused = tried(&world, &pod).await.unwrap_err();
+    assert!(refused.contains("aggregate container requests"), "{refused}");
+}

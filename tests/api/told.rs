@@ -155,6 +155,32 @@ async fn a_selected_pod_that_runs_no_litellm_is_told_and_a_selector_that_matches
 }
 
 #[tokio::test]
+async fn a_misspelt_annotation_is_told_by_event_condition_and_annotation() {
+    let world = world("told-misspelt").await;
+    let owner = deployment(&world, "gateway").await;
+    let mut misspelt = pod("gateway-1", &owner, &["--ssl_keyfile_path", "/tls/key"]);
+    misspelt["metadata"]["annotations"] = json!({"mcpauth.dev/inbund": "disabled"});
+    let made: Pod = world.create(misspelt).await.unwrap();
+    let expected = "the annotation mcpauth.dev/inbund is not known and has no effect: perhaps the annotation \
+                    mcpauth.dev/inbound is meant";
+    let warning = &made.annotations()["mcpauth.dev/warnings"];
+    assert_eq!(*warning, format!("UnknownAnnotation: {expected}"));
+
+    let note = event(&world, "gateway", "UnknownAnnotation").await;
+    assert!(note.contains(expected), "{note}");
+    let status = world
+        .condition(
+            "tools",
+            conditions::SIDECARS_SYNCED,
+            "False",
+            reasons::PODS_NOT_INJECTED,
+        )
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(said.contains("LiteLlmTls") && said.contains(expected), "{said}");
+}
+
+#[tokio::test]
 async fn advice_fits_a_namespace_that_has_not_opted_in() {
     let world = World::new("told-no-label", false).await;
     let given = json!({"bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}}});

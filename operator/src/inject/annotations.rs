@@ -1,4 +1,4 @@
-//! Keys of the pod labels and annotations that users set and that injection writes.
+//! Keys of the pod's labels and annotations: what users set, and what the operator writes.
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -18,6 +18,8 @@ pub const ON_REFUSAL: &str = "mcpauth.dev/on-refusal";
 pub const START_TIMEOUT: &str = "mcpauth.dev/start-timeout-seconds";
 /// Resources of this pod's sidecar, over those of the settings. JSON.
 pub const RESOURCES: &str = "mcpauth.dev/resources";
+/// Security context of this pod's sidecar, over what is fixed. JSON.
+pub const SECURITY_CONTEXT: &str = "mcpauth.dev/security-context";
 /// How long the sidecar keeps users' connections without a request, in seconds.
 pub const KEEPALIVE: &str = "mcpauth.dev/keepalive-seconds";
 /// Where audit lines go: `stdout`, `file` or `otlp`.
@@ -31,6 +33,24 @@ pub const OTLP_HEADERS_SECRET: &str = "mcpauth.dev/otlp-headers-secret";
 /// `enabled`: each call is a span that goes to the collector.
 pub const TRACING: &str = "mcpauth.dev/tracing";
 
+/// All annotations that users set.
+pub const STATED: [&str; 14] = [
+    CONTAINER,
+    CONFIG_PATH,
+    PORT,
+    INBOUND,
+    ON_REFUSAL,
+    START_TIMEOUT,
+    RESOURCES,
+    SECURITY_CONTEXT,
+    KEEPALIVE,
+    AUDIT_OUTPUT,
+    AUDIT_VOLUME,
+    OTLP_ENDPOINT,
+    OTLP_HEADERS_SECRET,
+    TRACING,
+];
+
 /// Written by injection: the version that injected the pod.
 pub const INJECTED: &str = "mcpauth.dev/injected";
 /// Written by injection: why a selected pod needs no sidecar.
@@ -41,6 +61,12 @@ pub const NOT_INJECTED: &str = "mcpauth.dev/not-injected";
 pub const WARNINGS: &str = "mcpauth.dev/warnings";
 /// Written by injection: content of the file that makes LiteLLM read its own configuration and the overlay.
 pub const WRAPPER: &str = "mcpauth.dev/wrapper";
+
+/// Written into the pod template by a restart of the operator's own: what for, as digests.
+pub const RESTARTED_FOR: &str = "mcpauth.dev/restarted-for";
+
+/// All annotations that the operator writes.
+pub const WRITTEN: [&str; 6] = [INJECTED, SKIPPED, NOT_INJECTED, WARNINGS, WRAPPER, RESTARTED_FOR];
 
 /// Value of an annotation of the pod.
 pub(super) fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {

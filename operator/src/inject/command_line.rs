@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::environment::Environment;
+use super::shell_script::{SimpleCommand, simple_commands};
 
 /// The words of command and arguments, `None` where one depends on a hidden value.
 pub(super) fn command_words(container: &Container, environment: &Environment) -> Vec<Option<String>> {
@@ -11,6 +12,25 @@ pub(super) fn command_words(container: &Container, environment: &Environment) ->
         environment.expand_all(container.args.as_ref()),
     ]
     .concat()
+}
+
+/// Options of wrappers by which what they run starts in another folder.
+const FOLDER_OPTIONS: [&str; 4] = ["-C", "--chdir", "--directory", "--cwd"];
+
+/// Whether LiteLLM may start in another folder than its container does.
+pub(super) fn may_change_folder(container: &Container) -> bool {
+    let mut words = container.command.iter().chain(&container.args).flatten();
+    words.any(|word| {
+        let option = word.split('=').next().unwrap_or_default();
+        let changes = |command: &SimpleCommand| {
+            let mut words = command.words.iter().map(Option::as_deref);
+            matches!(words.next().flatten(), Some("cd" | "pushd"))
+                || words
+                    .flatten()
+                    .any(|word| FOLDER_OPTIONS.contains(&word.split('=').next().unwrap_or_default()))
+        };
+        FOLDER_OPTIONS.contains(&option) || simple_commands(word).iter().any(changes)
+    })
 }
 
 /// Value of the last of these options, `Some(None)` if it is hidden.

@@ -5,7 +5,7 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::command_line::flag;
+use super::command_line::{flag, may_change_folder};
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::image::Image;
@@ -56,14 +56,8 @@ pub(super) fn original_config_path(
         if takes_config_option(invocation) && may_hide_options(&invocation.words) {
             return Err(hidden("a variable in the start command"));
         }
-        if reads_environment_file(invocation) {
-            return Err(hidden("the option --env-file"));
-        }
-        if let Some(variable) = server_variables::may_read_file(environment, invocation) {
-            return Err(hidden(&format!("the file of the variable {variable}")));
-        }
-        if let Some(source) = &invocation.environment_source {
-            return Err(hidden(source));
+        if let Some(source) = hidden_environment(environment, invocation) {
+            return Err(hidden(&source));
         }
         return match Image::of(container).is_official() {
             true => Ok(None),
@@ -71,7 +65,7 @@ pub(super) fn original_config_path(
         };
     };
     let absolute = match container.working_dir.as_deref() {
-        Some(folder) if !path.starts_with('/') => format!("{folder}/{path}"),
+        Some(folder) if !path.starts_with('/') && !may_change_folder(container) => format!("{folder}/{path}"),
         _ => path,
     };
     let path = normalize(&absolute).ok_or_else(|| InjectionError::RelativeConfigPath {
@@ -82,6 +76,29 @@ pub(super) fn original_config_path(
         return Err(InjectionError::ConfigNotYaml { path });
     }
     Ok(Some(path))
+}
+
+/// What may bring variables that the pod does not show, and with them a configuration that comes before the one that the
+/// pod names.
+pub(super) fn may_replace_configuration(
+    environment: &Environment,
+    invocation: &Invocation,
+) -> Option<String> {
+    // Servers leave variables that are set as they are.
+    let is_server = matches!(invocation.role, Role::LiteLlm(Start::Server));
+    match is_server && environment.is_set(CONFIG_FILE_PATH) {
+        true => invocation.environment_source.clone(),
+        false => hidden_environment(environment, invocation),
+    }
+}
+
+fn hidden_environment(environment: &Environment, invocation: &Invocation) -> Option<String> {
+    if reads_environment_file(invocation) {
+        return Some("the option --env-file".to_owned());
+    }
+    server_variables::may_read_file(environment, invocation)
+        .map(|variable| format!("the file of the variable {variable}"))
+        .or_else(|| invocation.environment_source.clone())
 }
 
 /// Whether LiteLLM reads its configuration from a bucket, and ignores every file.
@@ -205,6 +222,15 @@ mod tests {
             Ok(Some("/app/conf/a.yaml".into()))
         );
         assert_eq!(config_path("args: [-c, a.yaml]"), Err("RelativeConfigPath"));
+        for elsewhere in [
+            "command: [sh, -c, 'cd /srv && litellm -c a.yaml']",
+            "command: [sh, -c, 'exec uv --directory=/srv run litellm -c a.yaml']",
+            "command: [uv, --directory, /srv, run, litellm, -c, a.yaml]",
+            "command: [env, --chdir=/srv, litellm, -c, a.yaml]",
+        ] {
+            let yaml = format!("{elsewhere}, workingDir: /app");
+            assert_eq!(config_path(&yaml), Err("RelativeConfigPath"), "{elsewhere}");
+        }
         assert_eq!(
             config_path("args: [-c, /app/../a.yaml]"),
             Err("RelativeConfigPath")
@@ -280,6 +306,41 @@ mod tests {
             assert_eq!(config_path(&alone), Err("HiddenConfigPath"), "{wrapper}");
             let shown = format!("command: [{wrapper}, litellm, --config, /a.yaml]");
             assert_eq!(config_path(&shown), Ok(Some("/a.yaml".into())), "{wrapper}");
+        }
+    }
+
+    #[test]
+    fn branches_that_name_different_configurations_name_none() {
+        let branches = |second: &str| {
+            config_path(&format!(
+                "command: [sh, -c, 'litellm -c /a.yaml || litellm {second}']"
+            ))
+        };
+        assert_eq!(branches("-c /a.yaml --port 1"), Ok(Some("/a.yaml".into())));
+        assert_eq!(branches("-c /b.yaml"), Err("HiddenConfigPath"));
+        assert_eq!(branches("--port 1"), Err("HiddenConfigPath"));
+    }
+
+    #[test]
+    fn what_brings_variables_may_replace_the_configuration_that_the_pod_names() {
+        let source = |yaml: &str| {
+            let (_, environment, invocation) = parts(yaml);
+            may_replace_configuration(&environment, &invocation)
+        };
+        for yaml in [
+            "command: [doppler, run, --, litellm, -c, /a.yaml]",
+            "command: [sh, -c, '. /e && litellm -c /a.yaml']",
+            "command: [uv, run, --env-file, .env, litellm, -c, /a.yaml]",
+            "command: [litellm], env: [{name: CONFIG_FILE_PATH, value: /a.yaml}], args: [--env-file]",
+        ] {
+            assert!(source(yaml).is_some(), "{yaml}");
+        }
+        for yaml in [
+            "command: [litellm, -c, /a.yaml]",
+            "command: [uvicorn, 'litellm.proxy.proxy_server:app', --env-file, .env], env: [{name: \
+             CONFIG_FILE_PATH, value: /a.yaml}]",
+        ] {
+            assert_eq!(source(yaml), None, "{yaml}");
         }
     }
 

@@ -10,19 +10,30 @@ use super::previous::PreviousInjection;
 use super::reserved::CONFIG_VOLUME;
 use super::settings::Settings;
 use super::warnings::{Warning, warnings};
-use super::{annotations, later_webhooks, patch, plan, target};
+use super::{annotations, later_webhooks, patch, plan, target, unknown_keys};
 
 /// What becomes of a pod.
 #[derive(Debug, PartialEq)]
 pub enum Decision {
     /// It needs no sidecar. The patch is empty, or marks the pod so that its status does not wait for one.
-    Skip { reason: SkipReason, patch: Patch },
+    Skip {
+        reason: SkipReason,
+        patch: Patch,
+        warnings: Vec<Warning>,
+    },
     /// It gets one. The patch is empty if it has one already.
     Inject { patch: Patch, warnings: Vec<Warning> },
     /// It cannot be injected, and must not start without the sidecar.
-    Deny(InjectionError),
+    Deny {
+        error: InjectionError,
+        warnings: Vec<Warning>,
+    },
     /// It cannot be injected, and starts as it is. The patch marks it.
-    AllowWithoutSidecar { error: InjectionError, patch: Patch },
+    AllowWithoutSidecar {
+        error: InjectionError,
+        patch: Patch,
+        warnings: Vec<Warning>,
+    },
 }
 
 /// Why a pod needs no sidecar.
@@ -51,7 +62,7 @@ impl Decision {
             Self::Skip { .. } => "skipped",
             Self::Inject { .. } => "injected",
             Self::AllowWithoutSidecar { .. } => "left alone",
-            Self::Deny(_) => "refused",
+            Self::Deny { .. } => "refused",
         }
     }
 
@@ -61,7 +72,34 @@ impl Decision {
             Self::Skip { reason, .. } => reason.as_str(),
             Self::Inject { patch, .. } if patch.is_empty() => "AlreadyInjected",
             Self::Inject { .. } => "Injected",
-            Self::Deny(error) | Self::AllowWithoutSidecar { error, .. } => error.reason(),
+            Self::Deny { error, .. } | Self::AllowWithoutSidecar { error, .. } => error.reason(),
+        }
+    }
+
+    /// Why the pod does not get the sidecar that it should have, and the way out.
+    pub fn error(&self) -> Option<&InjectionError> {
+        match self {
+            Self::Deny { error, .. } | Self::AllowWithoutSidecar { error, .. } => Some(error),
+            Self::Skip { .. } | Self::Inject { .. } => None,
+        }
+    }
+
+    pub fn warnings(&self) -> &[Warning] {
+        match self {
+            Self::Skip { warnings, .. }
+            | Self::Inject { warnings, .. }
+            | Self::Deny { warnings, .. }
+            | Self::AllowWithoutSidecar { warnings, .. } => warnings,
+        }
+    }
+
+    /// What makes the pod what it becomes; nothing where it is refused.
+    pub fn patch(&self) -> Option<&Patch> {
+        match self {
+            Self::Skip { patch, .. }
+            | Self::Inject { patch, .. }
+            | Self::AllowWithoutSidecar { patch, .. } => Some(patch),
+            Self::Deny { .. } => None,
         }
     }
 }
@@ -84,6 +122,11 @@ impl SkipReason {
     fn is_visible_in_metadata(self) -> bool {
         matches!(self, Self::OptedOut | Self::Job | Self::StaticPod)
     }
+
+    /// Whether what the pod states of injection may be the reason.
+    fn may_be_a_mistake(self) -> bool {
+        matches!(self, Self::OptedOut | Self::NotSelected | Self::NotLiteLlm)
+    }
 }
 
 /// Decides about a pod that is being created, in a namespace that opted in or with the label that asks for
@@ -97,6 +140,7 @@ pub fn decide(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings)
     let is_requested = injection_policy(pod) == Ok(InjectionPolicy::Requested);
     // Where the annotation cannot be read, the label decides.
     let may_start = may_start_without_sidecar(pod).unwrap_or(!is_requested);
+    let warnings = unknown_keys::warnings(pod);
     if may_start || later_webhooks::may_mend(pod, &error) {
         let has_sidecar = pod
             .spec
@@ -104,11 +148,15 @@ pub fn decide(pod: &Pod, namespace: &str, routes: &[Route], settings: &Settings)
             .is_some_and(|spec| PreviousInjection::find(spec).is_some());
         let patch = match has_sidecar {
             true => Patch::default(),
-            false => patch::mark_not_injected(pod, &error),
+            false => patch::mark_not_injected(pod, &error, &warnings),
         };
-        Decision::AllowWithoutSidecar { error, patch }
+        Decision::AllowWithoutSidecar {
+            error,
+            patch,
+            warnings,
+        }
     } else {
-        Decision::Deny(error)
+        Decision::Deny { error, warnings }
     }
 }
 
@@ -120,12 +168,17 @@ fn try_decide(
 ) -> Result<Decision, InjectionError> {
     let skip = |reason: SkipReason| {
         let needs_mark = !routes.is_empty() && !reason.is_visible_in_metadata();
-        let patch = if needs_mark {
-            patch::mark_skipped(pod, reason.as_str())
-        } else {
-            Patch::default()
+        let mark = needs_mark.then(|| reason.as_str());
+        // Charts copy the annotations of LiteLLM's pods onto others, whose owner has nothing to correct.
+        let warnings = match reason.may_be_a_mistake() {
+            true => unknown_keys::warnings(pod),
+            false => Vec::new(),
         };
-        Ok(Decision::Skip { reason, patch })
+        Ok(Decision::Skip {
+            reason,
+            patch: patch::mark_skipped(pod, mark, &warnings),
+            warnings,
+        })
     };
     let Some(spec) = &pod.spec else {
         return skip(SkipReason::NotLiteLlm);

@@ -241,6 +241,9 @@ static WRAPPERS: [Wrapper; 25] = [
 
 /// The words that a wrapper runs; `None` if the first word is no known wrapper, and empty if it runs none.
 pub(super) fn unwrap_exec(words: Words) -> Option<Words> {
+    if replaces_environment(words) {
+        return None;
+    }
     let (first, after) = words.split_first()?;
     let name = program_name(first.as_deref()?);
     if name == "env" {
@@ -266,8 +269,53 @@ pub(super) fn unwrap_exec(words: Words) -> Option<Words> {
     })
 }
 
+/// Variables that injection sets and that LiteLLM cannot do without.
+const NEEDED: [&str; 4] = ["CONFIG_FILE_PATH", "NO_PROXY", "no_proxy", "PYTHONPATH"];
+
+/// Whether a program runs the words after its own in another environment, in which what injection sets is lost. Also one
+/// word of `env` that holds a whole command line: it is not taken apart.
+fn replaces_environment(words: Words) -> bool {
+    let Some((Some(first), after)) = words.split_first() else {
+        return false;
+    };
+    let name = program_name(first);
+    let own: Vec<&str> = after
+        .iter()
+        .map_while(|word| word.as_deref().filter(|word| *word != "--"))
+        .collect();
+    match name {
+        "sudo" | "doas" => true,
+        "su" | "runuser" => own.iter().any(|word| matches!(*word, "-" | "-l" | "--login")),
+        "setpriv" => own.contains(&"--reset-env"),
+        "env" => {
+            let mut before = "";
+            for word in own {
+                let is_value = matches!(before, "-u" | "--unset" | "-C" | "--chdir");
+                if !is_value && !word.starts_with('-') && !word.contains('=') {
+                    return false;
+                }
+                let unset = match before {
+                    "-u" | "--unset" => Some(word),
+                    _ => word.strip_prefix("--unset=").or_else(|| word.strip_prefix("-u")),
+                };
+                let is_cleared = matches!(word, "-" | "-i" | "--ignore-environment");
+                let is_split = word.starts_with("-S") || word.starts_with("--split-string");
+                if is_cleared || is_split || unset.is_some_and(|name| NEEDED.contains(&name)) {
+                    return true;
+                }
+                before = word;
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
 /// What follows `--`: an unknown program that has one may be a wrapper too.
 pub(super) fn after_double_dash(words: Words) -> Option<Words> {
+    if replaces_environment(words) {
+        return None;
+    }
     let at = words.iter().position(|word| word.as_deref() == Some("--"))?;
     words.get(at + 1..)
 }
@@ -328,6 +376,32 @@ mod tests {
     }
 
     #[test]
+    fn what_replaces_the_environment_is_no_wrapper() {
+        for line in [
+            "sudo -u app litellm",
+            "sudo -E -u app -- litellm",
+            "doas -u app -- litellm",
+            "runuser -l app -- litellm",
+            "setpriv --reuid 1000 --reset-env litellm",
+            "env -i litellm",
+            "env - A=b litellm",
+            "env --ignore-environment A=b -- litellm",
+            "env -u NO_PROXY litellm",
+            "env -uCONFIG_FILE_PATH litellm",
+            "env A=b --unset=no_proxy litellm",
+            "env -S litellm",
+        ] {
+            assert_eq!(unwrapped(line), None, "{line}");
+            let words: Vec<Option<String>> = line.split(' ').map(|word| Some(word.to_owned())).collect();
+            assert_eq!(after_double_dash(&words), None, "{line}");
+        }
+        assert_eq!(
+            unwrapped("env -u HOME -C /app A=- litellm -i").as_deref(),
+            Some("litellm -i")
+        );
+    }
+
+    #[test]
     fn what_a_wrapper_runs_stands_behind_its_own_words() {
         for line in [
             "uv run litellm --port 1",
@@ -355,7 +429,5 @@ mod tests {
         assert_eq!(unwrapped("uv pip install litellm").as_deref(), Some(""));
         assert_eq!(unwrapped("tini --").as_deref(), Some(""));
         assert_eq!(unwrapped("/start litellm"), None);
-        // It keeps no environment, with which the wrapper configuration would be lost.
-        assert_eq!(unwrapped("sudo -u app litellm"), None);
     }
 }

@@ -1,17 +1,19 @@
 //! Injection options: the pod's label and annotations, parsed. An invalid value is an error that does not
 //! repeat it.
 
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
 
 use mcp_auth_protocol::otlp::OtlpEndpoint;
 
 use super::annotations::{
     AUDIT_OUTPUT, AUDIT_VOLUME, CONFIG_PATH, CONTAINER, INBOUND, INJECT_LABEL, KEEPALIVE, ON_REFUSAL,
-    OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, RESOURCES, START_TIMEOUT, TRACING, annotation,
+    OTLP_ENDPOINT, OTLP_HEADERS_SECRET, PORT, RESOURCES, SECURITY_CONTEXT, START_TIMEOUT, TRACING,
+    annotation,
 };
 use super::error::InjectionError;
 use super::path::{is_yaml, normalize};
 use super::resources;
+use super::security_context::StatedSecurityContext;
 use super::settings::{AuditOutput, SecretKey, Settings, is_object_name};
 
 /// What says whether the pod is to be injected.
@@ -39,6 +41,7 @@ pub(super) struct PodOptions {
     pub otlp_endpoint: Option<String>,
     pub otlp_headers_secret: Option<SecretKey>,
     pub tracing: Option<bool>,
+    pub security_context: StatedSecurityContext,
 }
 
 /// What the pod's owner says of LiteLLM's configuration.
@@ -136,6 +139,12 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         "NAME/KEY of a Secret of the pod's namespace",
         SecretKey::parse,
     )?;
+    let security_context = parse_annotation(
+        pod,
+        SECURITY_CONTEXT,
+        r#"JSON such as {"runAsUser":1001}, of runAsUser (not 0), runAsGroup, seccompProfile, appArmorProfile, seLinuxOptions, within PodSecurity restricted"#,
+        StatedSecurityContext::parse,
+    )?;
     Ok(PodOptions {
         container: annotation(pod, CONTAINER).map(str::to_owned),
         config_path,
@@ -148,21 +157,26 @@ pub(super) fn pod_options(pod: &Pod) -> Result<PodOptions, InjectionError> {
         otlp_endpoint,
         otlp_headers_secret,
         tracing,
+        security_context: security_context.unwrap_or_default(),
     })
 }
 
-/// The resources of the pod's sidecar: those of the settings, with what the pod states over them.
+/// The resources of the pod's sidecar: those of the settings, with what the pod states over them. Of what the pod states
+/// for all its containers together the sidecar takes its part without stating any: Kubernetes refuses a pod whose
+/// containers request more than that.
 pub(super) fn sidecar_resources(
     pod: &Pod,
+    spec: &PodSpec,
     settings: &Settings,
 ) -> Result<ResourceRequirements, InjectionError> {
+    let base = resources::without_those_of_pod(&settings.resources, spec.resources.as_ref());
     let stated = parse_annotation(
         pod,
         RESOURCES,
         r#"JSON such as {"limits":{"cpu":"100m"}} with cpu and memory (64Mi, not 64m; 16Mi at least), and no request above its limit"#,
-        |text| resources::with_stated(&settings.resources, text),
+        |text| resources::with_stated(&base, text),
     )?;
-    Ok(stated.unwrap_or_else(|| settings.resources.clone()))
+    Ok(stated.unwrap_or(base))
 }
 
 const SWITCH: &str = "`enabled` or `disabled`";
@@ -267,6 +281,7 @@ mod tests {
             (CONFIG_PATH, "config.yaml", "a text of 11 characters"),
             (CONFIG_PATH, "/etc/../config.yaml", "a text of 19 characters"),
             (CONFIG_PATH, "/etc/config.json", "a text of 16 characters"),
+            (SECURITY_CONTEXT, r#"{"runAsUser": 0}"#, "a text of 16 characters"),
             (AUDIT_OUTPUT, "OTLP", "a text of 4 characters"),
             (AUDIT_VOLUME, "/var/log", "a text of 8 characters"),
             (TRACING, "true", "a text of 4 characters"),

@@ -48,8 +48,8 @@ pub(super) fn patch(
         added_annotations.push((annotations::INJECTED, settings.operator.version.clone()));
     }
     // On the second look the first one's stand there; what was not hidden then may be now.
-    if plan.previous.is_none() && warnings.iter().any(|warning| warning.is_lasting) {
-        added_annotations.push((annotations::WARNINGS, warnings_text(warnings)));
+    if plan.previous.is_none() {
+        added_annotations.extend(warnings_annotation(warnings));
     }
     operations.annotate(pod, &added_annotations);
     remove_marks(
@@ -90,19 +90,26 @@ pub(super) fn patch(
     operations.into_patch()
 }
 
-/// Marks a selected pod that needs no sidecar, so that the resource's status does not wait for one.
-pub(super) fn mark_skipped(pod: &Pod, reason: &str) -> Patch {
+/// Marks a pod that needs no sidecar: with the reason where it is selected, so that the resource's status does not wait
+/// for one, and with what there is to warn of.
+pub(super) fn mark_skipped(pod: &Pod, reason: Option<&str>, warnings: &[Warning]) -> Patch {
     let mut operations = Operations::default();
-    operations.annotate(pod, &[(annotations::SKIPPED, reason.to_owned())]);
-    remove_marks(&mut operations, pod, &[annotations::NOT_INJECTED]);
+    let reason = reason.map(|reason| (annotations::SKIPPED, reason.to_owned()));
+    let added: Vec<_> = reason.into_iter().chain(warnings_annotation(warnings)).collect();
+    operations.annotate(pod, &added);
+    if added.iter().any(|(key, _)| *key == annotations::SKIPPED) {
+        remove_marks(&mut operations, pod, &[annotations::NOT_INJECTED]);
+    }
     operations.into_patch()
 }
 
 /// Marks a pod that starts without the sidecar that it should have, so that the resource's status can say why.
-pub(super) fn mark_not_injected(pod: &Pod, error: &InjectionError) -> Patch {
+pub(super) fn mark_not_injected(pod: &Pod, error: &InjectionError, warnings: &[Warning]) -> Patch {
     let mut operations = Operations::default();
     let text = format!("{}: {error}", error.reason());
-    operations.annotate(pod, &[(annotations::NOT_INJECTED, text)]);
+    let reason = std::iter::once((annotations::NOT_INJECTED, text));
+    let added: Vec<_> = reason.chain(warnings_annotation(warnings)).collect();
+    operations.annotate(pod, &added);
     remove_marks(&mut operations, pod, &[annotations::SKIPPED]);
     operations.into_patch()
 }
@@ -113,12 +120,13 @@ fn remove_marks(operations: &mut Operations, pod: &Pod, keys: &[&str]) {
     }
 }
 
-fn warnings_text(warnings: &[Warning]) -> String {
+/// The lasting warnings, a line each; nothing where there is none.
+fn warnings_annotation(warnings: &[Warning]) -> Option<(&'static str, String)> {
     let lasting = warnings.iter().filter(|warning| warning.is_lasting);
     let lines: Vec<String> = lasting
         .map(|warning| format!("{}: {}", warning.reason, warning.message))
         .collect();
-    lines.join("\n")
+    (!lines.is_empty()).then(|| (annotations::WARNINGS, lines.join("\n")))
 }
 
 /// Adds the Secrets that the sidecar's image is pulled with. Those of the pod's ServiceAccount are in the pod

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, ResourceRequirements, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, NodeSelectorTerm, Pod, PodSpec, ResourceRequirements, SecurityContext, Volume,
+};
 use mcp_auth_protocol::sync::Route;
 
 use super::audit_output::{self, AuditPlan};
-use super::config::{WrapperOption, is_in_bucket, original_config_path, wrapper_option};
+use super::config::{
+    WrapperOption, is_in_bucket, may_replace_configuration, original_config_path, wrapper_option,
+};
 use super::environment::Environment;
 use super::error::InjectionError;
 use super::keepalive;
@@ -16,9 +20,10 @@ use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::security_context::security_context;
 use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
-use super::shell_script::{sets_variable, writes_file};
+use super::shell_script::{assigned_values, sets_variable, writes_file};
 use super::target::Target;
 use super::trusted_proxies;
 use super::wrapper::{self, Wrapper};
@@ -52,12 +57,11 @@ pub(super) struct Plan {
     pub audit: AuditPlan,
     /// Index that the sidecar gets in `spec.initContainers`.
     pub position: usize,
-    /// The pod's own user is root, which our container must not be.
-    pub runs_as_root: bool,
-    /// Containers of the pod state a seccomp profile of their own.
-    pub states_seccomp: bool,
+    pub security_context: SecurityContext,
     /// The proxy of a service mesh takes what the kubelet sends to the pod.
     pub has_mesh: bool,
+    /// What may bring a configuration that LiteLLM reads before the one that the pod names.
+    pub may_replace_configuration: Option<String>,
     pub previous: Option<PreviousInjection>,
 }
 
@@ -98,6 +102,10 @@ pub(super) fn plan(
         (Some(StatedConfig::None), _) => None,
         (None, Some(previous)) => previous.original.clone(),
         (None, None) => original_config_path(container, &environment, invocation)?,
+    };
+    let may_replace_configuration = match (&options.config_path, &previous, &original) {
+        (None, None, Some(_)) => may_replace_configuration(&environment, invocation),
+        _ => None,
     };
     let wrapper_option = match &previous {
         Some(previous) => previous.wrapper_option(container),
@@ -150,16 +158,12 @@ pub(super) fn plan(
             Some(previous) => previous.forwarded_allow_ips.clone(),
             None => trusted_proxies::sidecar_variable(container),
         },
-        resources: sidecar_resources(pod, settings)?,
+        resources: sidecar_resources(pod, spec, settings)?,
         audit: audit_output::plan(spec, options, settings),
         keepalive: keepalive::sidecar_variables(container, options.keepalive_seconds),
-        runs_as_root: spec
-            .security_context
-            .as_ref()
-            .and_then(|context| context.run_as_user)
-            == Some(0),
-        states_seccomp: states_seccomp(spec),
+        security_context: security_context(spec, &options.security_context),
         has_mesh: mesh::takes_inbound_connections(pod, spec),
+        may_replace_configuration,
         previous,
     })
 }
@@ -180,6 +184,7 @@ fn check_pod(
     };
     if spec.os.as_ref().is_some_and(|system| system.name == "windows")
         || spec.node_selector.as_ref().is_some_and(selects_windows)
+        || requires_windows(spec)
     {
         return Err(InjectionError::Windows);
     }
@@ -206,6 +211,30 @@ fn check_pod(
         Some(path) => reserved(format!("the mount at `{path}`")),
         None => Ok(()),
     }
+}
+
+/// Whether the pod's affinity leaves only nodes with Windows: one of its terms has to hold.
+fn requires_windows(spec: &PodSpec) -> bool {
+    let affinity = spec
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| {
+        affinity
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
+    let is_windows = |term: &NodeSelectorTerm| {
+        term.match_expressions.iter().flatten().any(|expression| {
+            expression.key == "kubernetes.io/os"
+                && expression.operator == "In"
+                && expression.values.as_deref() == Some(&["windows".to_owned()])
+        })
+    };
+    required.is_some_and(|selector| {
+        let terms = &selector.node_selector_terms;
+        !terms.is_empty() && terms.iter().all(is_windows)
+    })
 }
 
 /// Checks that LiteLLM can be moved to another port: that is done by arguments, which have to reach LiteLLM,
@@ -366,35 +395,30 @@ fn routes_json(routes: &[Route]) -> (String, usize) {
     (json, routes.len() - fitting.len())
 }
 
+/// Whether a list that a script sets has what injection adds to the variable: by its name, or in words.
+fn keeps_loopback(value: &str, name: &str) -> bool {
+    value.contains(&format!("${name}"))
+        || value.contains(&format!("${{{name}"))
+        || value.contains("127.0.0.1")
+        || value.trim_matches(['"', '\'']) == "*"
+}
+
 /// Checks that no script of the container sets what injection sets: it would win, in silence.
 fn check_script(container: &Container) -> Result<(), InjectionError> {
-    let words = container.command.iter().chain(&container.args).flatten();
+    let words = || container.command.iter().chain(&container.args).flatten();
     let names = ["CONFIG_FILE_PATH", "LITELLM_CONFIG_BUCKET_NAME"];
-    match names
+    let set = names
         .into_iter()
-        .find(|name| words.clone().any(|word| sets_variable(word, name)))
-    {
+        .find(|name| words().any(|word| sets_variable(word, name)));
+    let replaced = ["NO_PROXY", "no_proxy"].into_iter().find(|name| {
+        let mut values = words().flat_map(|word| assigned_values(word, name));
+        values.any(|value| !keeps_loopback(value, name))
+    });
+    match set.or(replaced) {
         Some(name) => Err(InjectionError::ScriptSetsConfig {
             container: container.name.clone(),
             name,
         }),
         None => Ok(()),
     }
-}
-
-/// Whether a container states a seccomp profile and the pod, from which ours would have it, does not. Only
-/// then ours states one as well: a profile that nobody asked for is refused where the pod's policy allows none
-/// (OpenShift's `anyuid`), and where a policy demands one, all containers have it.
-fn states_seccomp(spec: &PodSpec) -> bool {
-    let of_pod = spec.security_context.as_ref();
-    let containers = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten());
-    let mut others = containers.filter(|container| container.name != SIDECAR);
-    of_pod.is_none_or(|context| context.seccomp_profile.is_none())
-        && others.any(|container| {
-            let context = container.security_context.as_ref();
-            context.is_some_and(|context| context.seccomp_profile.is_some())
-        })
 }

@@ -90,6 +90,34 @@ pub(super) fn with_stated(settings: &ResourceRequirements, text: &str) -> Option
     check(&resources).is_ok().then_some(resources)
 }
 
+/// The settings without what the pod states for all of its containers together (pod-level resources).
+pub(super) fn without_those_of_pod(
+    settings: &ResourceRequirements,
+    of_pod: Option<&ResourceRequirements>,
+) -> ResourceRequirements {
+    let stated: Vec<&String> = of_pod
+        .map(|of_pod| {
+            of_pod
+                .requests
+                .iter()
+                .chain(&of_pod.limits)
+                .flatten()
+                .map(|(name, _)| name)
+                .collect()
+        })
+        .unwrap_or_default();
+    let others = |quantities: &Option<BTreeMap<String, Quantity>>| {
+        let mut quantities = quantities.clone()?;
+        quantities.retain(|name, _| !stated.contains(&name));
+        (!quantities.is_empty()).then_some(quantities)
+    };
+    ResourceRequirements {
+        requests: others(&settings.requests),
+        limits: others(&settings.limits),
+        claims: None,
+    }
+}
+
 pub(super) fn check(resources: &ResourceRequirements) -> Result<(), ResourcesError> {
     let requests = amounts("requests", resources.requests.as_ref())?;
     let limits = amounts("limits", resources.limits.as_ref())?;

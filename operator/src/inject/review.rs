@@ -43,28 +43,27 @@ fn admission_response(request: &AdmissionRequest<Pod>, decision: &Decision) -> A
     response
         .audit_annotations
         .insert(AUDIT_KEY.to_owned(), decision.reason().to_owned());
-    match decision {
-        Decision::Skip { patch, .. } => patched(response, patch),
-        Decision::Inject { patch, warnings } => {
-            if !warnings.is_empty() {
-                let warnings = warnings
-                    .iter()
-                    .map(|warning| format!("mcp-auth: {}", warning.message));
-                response.warnings = Some(warnings.collect());
-            }
-            patched(response, patch)
-        }
-        Decision::AllowWithoutSidecar { error, patch } => {
-            response.warnings = Some(vec![format!("mcp-auth: starts without the sidecar: {error}")]);
-            patched(response, patch)
-        }
-        Decision::Deny(error) => {
-            let message = format!(
-                "mcp-auth cannot inject its sidecar: {error}. To start the pod without it, set its \
-                 annotation {ON_REFUSAL}: Allow or its label {INJECT_LABEL}: \"false\""
-            );
-            denied(response, 422, "Invalid", &message)
-        }
+    let warnings = decision.warnings().iter().map(|warning| warning.message.as_str());
+    if let Decision::Deny { error, .. } = decision {
+        // The answer of a webhook that refuses is shown without its warnings.
+        let also: String = warnings.map(|warning| format!(". Besides, {warning}")).collect();
+        let message = format!(
+            "mcp-auth cannot inject its sidecar: {error}. To start the pod without it, set its \
+             annotation {ON_REFUSAL}: Allow or its label {INJECT_LABEL}: \"false\"{also}"
+        );
+        return denied(response, 422, "Invalid", &message);
+    }
+    let error = decision
+        .error()
+        .map(|error| format!("mcp-auth: starts without the sidecar: {error}"));
+    let told: Vec<String> = error
+        .into_iter()
+        .chain(warnings.map(|warning| format!("mcp-auth: {warning}")))
+        .collect();
+    response.warnings = (!told.is_empty()).then_some(told);
+    match decision.patch() {
+        Some(patch) => patched(response, patch),
+        None => response,
     }
 }
 

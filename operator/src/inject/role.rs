@@ -4,6 +4,7 @@
 
 use k8s_openapi::api::core::v1::Container;
 
+use super::command_line::flag;
 use super::environment::{Environment, VariableValue};
 use super::environment_source;
 use super::exec_wrapper::{after_double_dash, program_name, unwrap_exec};
@@ -290,9 +291,13 @@ fn script(container: &Container, environment: &Environment, words: Words) -> Opt
             environment_source,
         });
     }
+    let others: Vec<Vec<Option<String>>> = found.map(|(_, _, words)| words).collect();
     let (words, arguments) = match passed {
         // One of several branches, or a first try: which one runs cannot be read.
-        _ if found.next().is_some() => (litellm_words, ArgumentsPlace::Unreachable),
+        _ if !others.is_empty() => (
+            with_open_configuration(litellm_words, &others),
+            ArgumentsPlace::Unreachable,
+        ),
         Some(passed) if command.passes_arguments => {
             ([&litellm_words, passed].concat(), ArgumentsPlace::Appended)
         }
@@ -313,22 +318,48 @@ fn script(container: &Container, environment: &Environment, words: Words) -> Opt
     })
 }
 
-/// Index of the script among the words of a shell: what follows its option `-c`.
+/// The words of the first of several commands; where they name different configurations, with a hidden one.
+fn with_open_configuration(
+    mut first: Vec<Option<String>>,
+    others: &[Vec<Option<String>>],
+) -> Vec<Option<String>> {
+    let configuration = |words: &[Option<String>]| flag(words, &["--config", "-c"]);
+    let of_first = configuration(&first);
+    if others.iter().any(|words| configuration(words) != of_first) {
+        first.extend([Some("--config".to_owned()), None]);
+    }
+    first
+}
+
+/// Index of the script among the words of a shell with the option `-c`: the first word that is no option.
 fn script_index(words: Words) -> Option<usize> {
     let mut index = 1;
+    let mut has_script = false;
     loop {
-        let word = words.get(index)?.as_deref()?;
-        let options = word.strip_prefix(['-', '+']);
-        index += match options {
-            Some("o" | "O") => 2,
-            Some(options) if !options.starts_with('-') && options.contains('c') => {
-                return (index + 1 < words.len()).then_some(index + 1);
-            }
-            Some(_) => 1,
-            // The applet of busybox.
-            None if word == "sh" || word == "ash" => 1,
-            None => return None,
+        // A script may hold what looks like a reference to a variable.
+        let Some(word) = words.get(index)?.as_deref() else {
+            return has_script.then_some(index);
         };
+        let Some(options) = word.strip_prefix(['-', '+']) else {
+            // The applet of busybox.
+            if index == 1 && matches!(word, "sh" | "ash") {
+                index += 1;
+                continue;
+            }
+            return has_script.then_some(index);
+        };
+        index += 1;
+        match options {
+            // The end of the options.
+            "" | "-" => return (has_script && index < words.len()).then_some(index),
+            "-rcfile" | "-init-file" => index += 1,
+            long if long.starts_with('-') => {}
+            short => {
+                has_script |= short.contains('c');
+                // Each takes the name of an option, as in `-euo pipefail`.
+                index += short.matches(['o', 'O']).count();
+            }
+        }
     }
 }
 

@@ -76,10 +76,19 @@ pub(super) fn writes_file(script: &str, path: &str) -> bool {
 
 /// Whether the script sets this variable.
 pub(super) fn sets_variable(script: &str, name: &str) -> bool {
+    assigned_values(script, name).next().is_some()
+}
+
+/// What the script sets this variable to, as it is written.
+pub(super) fn assigned_values<'a>(script: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     let assignment = format!("{name}=");
-    script.match_indices(&assignment).any(|(at, _)| {
+    let places: Vec<usize> = script.match_indices(&assignment).map(|(at, _)| at).collect();
+    places.into_iter().filter_map(move |at| {
         let before = script[..at].chars().next_back();
-        before.is_none_or(|letter| !(letter.is_alphanumeric() || letter == '_'))
+        let is_name = before.is_none_or(|letter| !(letter.is_alphanumeric() || letter == '_'));
+        let value = &script[at + assignment.len()..];
+        let end = value.find(|letter: char| letter.is_whitespace() || ";&|".contains(letter));
+        is_name.then(|| &value[..end.unwrap_or(value.len())])
     })
 }
 

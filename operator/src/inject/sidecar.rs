@@ -1,9 +1,9 @@
 //! The sidecar's container and its volumes.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
-    Lifecycle, LifecycleHandler, ObjectFieldSelector, Probe, ProjectedVolumeSource, SeccompProfile,
-    SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction, Lifecycle,
+    LifecycleHandler, ObjectFieldSelector, Probe, ProjectedVolumeSource, ServiceAccountTokenProjection,
+    Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -24,8 +24,6 @@ const TOKEN_SECONDS: i64 = 3600;
 /// Seconds that the start may take besides the wait that it is allowed: pulled image or not, the container
 /// runs when the first probe comes, but a busy node may run it slowly.
 const START_MARGIN: i32 = 40;
-/// The image's own user, for pods whose user is root.
-const USER: i64 = 65532;
 /// Between two readiness probes, in seconds: a request costs little, a process of its own more.
 const PROBE_PERIOD: i32 = 2;
 const EXEC_PROBE_PERIOD: i32 = 5;
@@ -56,21 +54,7 @@ pub(super) fn container(plan: &Plan, settings: &Settings) -> Container {
             ..probe(plan, health::READY)
         }),
         resources: Some(plan.resources.clone()),
-        security_context: Some(SecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: plan.runs_as_root.then_some(USER),
-            read_only_root_filesystem: Some(true),
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                add: None,
-            }),
-            seccomp_profile: plan.states_seccomp.then(|| SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                localhost_profile: None,
-            }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(plan.security_context.clone()),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 exec: Some(exec(&["drain"])),

@@ -111,12 +111,24 @@ struct Variables<'a> {
 }
 
 impl Variables<'_> {
-    /// Gives every entry of the name this value. False if there is none.
+    /// Gives every entry of the name this value. False if there is none. One that later entries are made of stays, and the
+    /// value comes in an entry after them.
     fn replace(&mut self, name: &str, value: &str) -> bool {
         let variable = variable(name, escape(value));
         let indexes = entry_indexes(self.entries, name);
+        let reference = format!("$({name})");
+        let refers = |entry: &EnvVar| {
+            entry
+                .value
+                .as_ref()
+                .is_some_and(|value| value.contains(&reference))
+        };
         for index in indexes.iter().filter(|index| self.entries[**index] != variable) {
-            self.replace_entry(*index, &variable);
+            if !self.entries[*index + 1..].iter().any(refers) {
+                self.replace_entry(*index, &variable);
+            } else if indexes.last() == Some(index) {
+                self.missing.push(variable.clone());
+            }
         }
         !indexes.is_empty()
     }

@@ -12,6 +12,7 @@ use super::role::Role;
 use super::server_variables::ServerVariables;
 use super::settings::Settings;
 use super::trusted_proxies::{self, FORWARDED_ALLOW_IPS};
+use super::unknown_keys;
 
 /// One warning.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,6 +24,27 @@ pub struct Warning {
     pub is_lasting: bool,
 }
 
+/// What [`Warning::reason`] may be where it is lasting, for whoever reads one back from a pod.
+pub const WARNING_REASONS: [&str; 17] = [
+    "UnknownAnnotation",
+    "RoutesWithheld",
+    "RoutesOmitted",
+    "CopiedSidecar",
+    "NoConfigSeen",
+    "ConfigMayBeReplaced",
+    "ImageArguments",
+    "ClientAddressesHidden",
+    "TrustedProxiesHidden",
+    "EgressProxy",
+    "MetricsOnLoopback",
+    "SeparateHealthApp",
+    "OldLiteLlm",
+    "MeshStartsLater",
+    "SharedProcesses",
+    "LowPort",
+    "AuditOutputUnusable",
+];
+
 pub(super) fn warnings(
     pod: &Pod,
     spec: &PodSpec,
@@ -31,7 +53,8 @@ pub(super) fn warnings(
     settings: &Settings,
 ) -> Vec<Warning> {
     let container = &spec.containers[plan.target];
-    let mut warnings = of_routes(plan, namespace);
+    let mut warnings = unknown_keys::warnings(pod);
+    warnings.extend(of_routes(plan, namespace));
     let version = annotation(pod, annotations::INJECTED);
     if plan.previous.is_some() {
         if version.is_some_and(|version| version != settings.operator.version) {
@@ -51,7 +74,7 @@ pub(super) fn warnings(
     warnings
 }
 
-fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {
+pub(super) fn lasting(reason: &'static str, message: impl Into<String>) -> Warning {
     Warning {
         reason,
         message: message.into(),
@@ -96,6 +119,16 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
             format!(
                 "LiteLLM reads no configuration file that its own start script names: state it in the \
                  annotation {}",
+                annotations::CONFIG_PATH
+            ),
+        ));
+    }
+    if let Some(source) = &plan.may_replace_configuration {
+        warnings.push(lasting(
+            "ConfigMayBeReplaced",
+            format!(
+                "{source} may set CONFIG_FILE_PATH or a bucket, which LiteLLM reads before the file that the pod names: \
+                 take it out there, and state the file in the annotation {}",
                 annotations::CONFIG_PATH
             ),
         ));

@@ -218,8 +218,10 @@ fn set_namespace(object: &mut Value, namespace: &str) {
 
 /// The objects of a file: of all its documents, and the items of lists.
 fn objects(path: &Path) -> Result<Vec<Value>, ManifestError> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&read(path)?).map_err(|error| not_yaml(path, &error))?;
+    // As kubectl reads it: a mode such as 0444 is octal.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(&read(path)?, options)
+        .map_err(|error| not_yaml(path, &error))?;
     let mut objects = Vec::new();
     for mut document in documents {
         let is_list = document["kind"]

@@ -3,9 +3,6 @@
 use mcp_auth_credentials::ResourceRef;
 use prometheus_client::encoding::EncodeLabelSet;
 
-use super::NOT_REVIEWED;
-use crate::inject::NOT_INJECTED_REASONS;
-
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub(super) struct OutcomeLabels {
     pub(super) outcome: String,
@@ -60,16 +57,13 @@ impl CredentialLabels {
     }
 }
 
-/// The labels for each reason that there may be.
-pub(super) fn pod_labels(resource_ref: &ResourceRef) -> impl Iterator<Item = (&'static str, PodLabels)> {
-    let reasons = NOT_INJECTED_REASONS.into_iter().chain([NOT_REVIEWED]);
-    reasons.map(|reason| {
+impl PodLabels {
+    pub(super) fn new(resource_ref: &ResourceRef, reason: &'static str) -> Self {
         let ResourceRef { namespace, name } = resource_ref.clone();
-        let labels = PodLabels {
+        Self {
             namespace,
             name,
             reason,
-        };
-        (reason, labels)
-    })
+        }
+    }
 }

@@ -10,6 +10,7 @@ fn state() -> ResourceState {
         client_certificate_expires_at: Some(1),
         credentials: [("client-secret", (1, 4))].into(),
         pods_not_injected: [(NOT_REVIEWED, 2)].into(),
+        pods_with_warnings: [("UnknownAnnotation", 3)].into(),
         ..ResourceState::default()
     }
 }
@@ -24,10 +25,14 @@ fn what_is_over_or_deleted_leaves_no_series() {
     metrics.set_resource(&resource_ref, &state());
     let not_injected = r#"pods_not_injected{namespace="llm",name="tools",reason="NotReviewed"} 2"#;
     assert!(metrics.encode().contains(not_injected), "{}", metrics.encode());
+    let warned = r#"pods_with_warnings{namespace="llm",name="tools",reason="UnknownAnnotation"} 3"#;
+    assert!(metrics.encode().contains(warned), "{}", metrics.encode());
     metrics.set_resource(&resource_ref, &ResourceState::default());
     let text = metrics.encode();
     assert!(
-        !text.contains("NotReviewed") && !text.contains("token_issued_timestamp_seconds{"),
+        !text.contains("NotReviewed")
+            && !text.contains("UnknownAnnotation")
+            && !text.contains("token_issued_timestamp_seconds{"),
         "{text}"
     );
     metrics.forget(&resource_ref);

@@ -17,12 +17,11 @@ use serde_json::{Value, json};
 use super::causes::Cause;
 use crate::api_server::with_deadline;
 use crate::entitlement::selects;
+use crate::inject::annotations::RESTARTED_FOR;
 use crate::pods::PodMeta;
 
 /// By `kubectl rollout restart`, and by GitOps tools' own restart.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-/// Digests of what the workload was restarted for, separated by commas.
-pub const RESTARTED_FOR: &str = "mcpauth.dev/restarted-for";
 /// How long after a restart a pod without a sidecar is no more one of those that the restart made.
 const LATER_OUTAGE: SignedDuration = SignedDuration::from_hours(1);
 /// The kinds that are restarted.

@@ -1,14 +1,15 @@
 //! The pods of a resource as numbers, for the metrics.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::SelectedPod;
-use crate::inject::{NOT_INJECTED_REASONS, annotations};
+use crate::inject::{NOT_INJECTED_REASONS, WARNING_REASONS, annotations};
 use crate::metrics::NOT_REVIEWED;
-use crate::pods;
+use crate::pods::{self, PodMeta};
 use crate::sidecars::Sidecar;
 use crate::version_skew::is_too_old;
 
@@ -17,6 +18,8 @@ use crate::version_skew::is_too_old;
 pub struct Fleet {
     /// Without a sidecar, by the reason.
     pub not_injected: BTreeMap<&'static str, i64>,
+    /// With something to warn of, by the reason.
+    pub warnings: BTreeMap<&'static str, i64>,
     /// With a sidecar that does not use the newest routes and tokens, or is not connected.
     pub behind: i64,
     /// With a sidecar of another version than the operator's.
@@ -25,9 +28,15 @@ pub struct Fleet {
     pub too_old: i64,
 }
 
-/// Counts `pods`. One that is starting is neither behind nor without a sidecar for no reason.
-pub fn count(pods: &[SelectedPod], now: Timestamp) -> Fleet {
+/// Counts `pods`, and warnings also of those that need no sidecar. One that is starting is neither behind nor without a
+/// sidecar for no reason.
+pub fn count(pods: &[SelectedPod], passed_over: &[Arc<PodMeta>], now: Timestamp) -> Fleet {
     let mut fleet = Fleet::default();
+    for pod in pods.iter().map(|(pod, _)| pod).chain(passed_over) {
+        for reason in warnings(pod) {
+            *fleet.warnings.entry(reason).or_default() += 1;
+        }
+    }
     for (pod, sidecar) in pods {
         if !pods::is_injected(pod) {
             *fleet.not_injected.entry(reason(pod)).or_default() += 1;
@@ -50,22 +59,30 @@ pub fn count(pods: &[SelectedPod], now: Timestamp) -> Fleet {
 }
 
 /// One of a closed set: whoever may write the pod's annotations must not be able to make series.
-fn reason(pod: &pods::PodMeta) -> &'static str {
+fn reason(pod: &PodMeta) -> &'static str {
     let text = pod.annotations().get(annotations::NOT_INJECTED);
     let stated = text.and_then(|text| text.split(':').next()).unwrap_or_default();
     let known = NOT_INJECTED_REASONS.iter().find(|known| **known == stated);
     known.copied().unwrap_or(NOT_REVIEWED)
 }
 
+/// Of a closed set as well, each once.
+fn warnings(pod: &PodMeta) -> Vec<&'static str> {
+    let text = pod.annotations().get(annotations::WARNINGS);
+    let stated: Vec<&str> = text
+        .map(|text| text.lines().filter_map(|line| line.split(':').next()).collect())
+        .unwrap_or_default();
+    let is_stated = |reason: &&'static str| stated.contains(reason);
+    WARNING_REASONS.into_iter().filter(is_stated).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;
 
-    fn pod(annotation: &str, text: &str) -> Arc<pods::PodMeta> {
+    fn pod(annotation: &str, text: &str) -> Arc<PodMeta> {
         let metadata = json!({"name": "a", "annotations": {annotation: text}});
         Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
     }
@@ -80,9 +97,17 @@ mod tests {
             (pod(annotations::NOT_INJECTED, "invented"), None),
             (pod("other", ""), None),
         ];
-        let fleet = count(&pods, Timestamp::now());
+        let fleet = count(&pods, &[], Timestamp::now());
         assert_eq!(fleet.not_injected, [("HostNetwork", 1), (NOT_REVIEWED, 2)].into());
         assert_eq!((fleet.behind, fleet.outdated), (0, 0));
+    }
+
+    #[test]
+    fn warnings_count_by_their_reason_also_of_pods_that_need_no_sidecar() {
+        let text = "UnknownAnnotation: a\nUnknownAnnotation: b\nLowPort: c\nInvented: d";
+        let warned = || pod(annotations::WARNINGS, text);
+        let fleet = count(&[(warned(), None)], &[warned()], Timestamp::now());
+        assert_eq!(fleet.warnings, [("UnknownAnnotation", 2), ("LowPort", 2)].into());
     }
 
     #[test]
@@ -100,7 +125,7 @@ mod tests {
             (injected(), Some(sidecar("0.0.1", "2"))),
             (injected(), Some(sidecar("0.0.1", "1"))),
         ];
-        let fleet = count(&pods, Timestamp::now());
+        let fleet = count(&pods, &[], Timestamp::now());
         assert_eq!((fleet.behind, fleet.outdated), (2, 2));
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn none_selected(selection: &Selection<'_>) -> Option<ConditionDraft>
          pod {} {}",
         passed_over.len(),
         first.name_any(),
-        why_passed_over(first)
+        why_passed_over(first) + &besides(first)
     );
     draft(false, reasons::PODS_SKIPPED, message)
 }
@@ -73,6 +73,13 @@ fn why_passed_over(pod: &PodMeta) -> String {
     }
 }
 
+/// What there is to warn of in a pod without a sidecar.
+fn besides(pod: &PodMeta) -> String {
+    let text = pod.annotations().get(annotations::WARNINGS);
+    text.map(|text| format!("; {}", text.replace('\n', "; ")))
+        .unwrap_or_default()
+}
+
 /// The webhook looked at them and left them alone, and said why.
 pub(super) fn left_alone(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let mut why: Vec<&str> = selection
@@ -82,10 +89,17 @@ pub(super) fn left_alone(selection: &Selection<'_>) -> Option<ConditionDraft> {
         .collect();
     why.sort_unstable();
     let why = why.first()?;
-    let pods = selection.list(|(pod, _)| why_left_alone(pod) == Some(why))?;
+    let is_alike = |(pod, _): &&SelectedPod| why_left_alone(pod) == Some(why);
+    let pods = selection.list(is_alike)?;
+    let first = selection
+        .pods
+        .iter()
+        .filter(is_alike)
+        .min_by_key(|(pod, _)| pod.name_any());
+    let besides = first.map(|(pod, _)| besides(pod)).unwrap_or_default();
     let message = format!(
-        "{pods} run without the sidecar, because injection is not possible: {why}. Change that in the pod template, \
-         which restarts them"
+        "{pods} run without the sidecar, because injection is not possible: {why}{besides}. Change that in the pod \
+         template, which restarts them"
     );
     draft(false, reasons::PODS_NOT_INJECTED, message)
 }
@@ -176,7 +190,10 @@ pub(super) fn not_injected(selection: &Selection<'_>) -> Option<ConditionDraft> 
 
 /// What works in injected pods, but perhaps not as their owner expects.
 pub(super) fn warnings(selection: &Selection<'_>) -> Option<String> {
-    let warned = |pod: &PodMeta| pod.annotations().get(annotations::WARNINGS).cloned();
+    let warned = |pod: &PodMeta| {
+        let text = pod.annotations().get(annotations::WARNINGS).cloned();
+        text.filter(|_| pods::is_injected(pod))
+    };
     let mut texts: Vec<String> = selection.pods.iter().filter_map(|(pod, _)| warned(pod)).collect();
     texts.sort_unstable();
     let text = texts.into_iter().next()?;

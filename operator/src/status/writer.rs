@@ -242,7 +242,7 @@ impl StatusWriter {
         let shown = tls.client_certificate.as_ref();
         let shown_until = shown.and_then(|shown| certificate_expiry(&shown.chain));
         let pods = inputs.pods.as_deref().unwrap_or_default();
-        let fleet = fleet::count(pods, self.clock.now());
+        let fleet = fleet::count(pods, &inputs.passed_over, self.clock.now());
         let now = self.clock.now();
         let ends = inputs.expiries.iter().filter_map(|expiry| {
             let end = expiry.end?.as_second();
@@ -255,6 +255,7 @@ impl StatusWriter {
             token_expires_at: token.and_then(|token| token.expires_at.as_ref().map(seconds)),
             client_certificate_expires_at: shown_until.map(|end| end.as_second()),
             pods_not_injected: fleet.not_injected,
+            pods_with_warnings: fleet.warnings,
             sidecars_behind: fleet.behind,
             sidecars_outdated: fleet.outdated,
             sidecars_too_old: fleet.too_old,

@@ -1,19 +1,14 @@
 //! Pods by a generator that combines wrappers, ports, probes, volumes and other webhooks. Whatever comes of it: a pod is
-//! untouched, or LiteLLM runs with its own configuration and is reached through the sidecar alone. What LiteLLM is
-//! started with is found by starting it: the container's command is run, with stand-ins for LiteLLM and for what
-//! wraps it.
+//! untouched, or LiteLLM runs with its own configuration and is reached through the sidecar alone.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 
 use mcp_auth_operator::inject::Decision;
 use serde_json::{Value, json};
 
 use crate::api_server::admitted;
-use crate::input::{Input, SIDECAR, list, route, sidecar};
+use crate::input::{Input, SIDECAR, list};
+use crate::runs::{Original, StandIns};
 
 const PODS: u64 = 300;
 const CONFIG_MAP: &str = "litellm-config";
@@ -275,179 +270,13 @@ fn change_later(pod: &mut Value, later: &str) {
     }
 }
 
-/// Programs that stand in for LiteLLM and for wrappers. Each wrapper drops its own words and runs the rest.
-fn stand_ins(folder: &Path) {
-    let dump = "printf '%s\\0' \"${0##*/}\" \"$@\" > \"$DUMP\"\n";
-    let run_rest =
-        "while [ $# -gt 0 ]; do case $1 in run|--|-*) shift;; *) break;; esac; done\nexec \"$@\"\n";
-    let programs = [("litellm", dump), ("uvicorn", dump)];
-    let wrappers = ["tini", "ddtrace-run", "uv", "vault-env", "doppler", "own-tool"];
-    let wrappers = wrappers.map(|name| (name, run_rest));
-    for (name, script) in programs.into_iter().chain(wrappers) {
-        let path = folder.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-}
-
-/// What a container starts: the words of the last program.
-fn started(container: &Value, folder: &Path) -> Vec<String> {
-    let env = variables(container);
-    let text = |word: &Value| expand(word.as_str().unwrap(), &env);
-    let mut words: Vec<String> = match container.get("command") {
-        Some(_) => list(container, "command").iter().map(text).collect(),
-        None => vec!["litellm".to_owned()],
-    };
-    words.extend(list(container, "args").iter().map(text));
-    let dump = folder.join("dump");
-    let _ = fs::remove_file(&dump);
-    let status = Command::new(&words[0])
-        .args(&words[1..])
-        .env_clear()
-        .env("PATH", format!("{}:/usr/bin:/bin", folder.display()))
-        .env("DUMP", &dump)
-        .envs(&env)
-        .status()
-        .unwrap();
-    assert!(status.success(), "{words:?}");
-    let dumped = fs::read_to_string(&dump).unwrap();
-    dumped.split_terminator('\0').map(str::to_owned).collect()
-}
-
-fn variables(container: &Value) -> BTreeMap<String, String> {
-    let mut variables = BTreeMap::new();
-    for entry in list(container, "env") {
-        let name = entry["name"].as_str().unwrap().to_owned();
-        if let Some(value) = entry["value"].as_str() {
-            let value = expand(value, &variables);
-            variables.insert(name, value);
-        }
-    }
-    variables
-}
-
-/// `$(NAME)`, as the kubelet replaces it.
-fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
-    variables.iter().fold(text.to_owned(), |text, (name, value)| {
-        text.replace(&format!("$({name})"), value)
-    })
-}
-
-/// The last value of an option, as both LiteLLM's and uvicorn's parsers take it.
-fn option(words: &[String], name: &str) -> Option<String> {
-    let with_equals = format!("{name}=");
-    let mut found = None;
-    for (index, word) in words.iter().enumerate() {
-        if word == name {
-            found = words.get(index + 1).cloned();
-        } else if let Some(value) = word.strip_prefix(&with_equals) {
-            found = Some(value.to_owned());
-        }
-    }
-    found
-}
-
-fn variable(container: &Value, name: &str) -> Option<String> {
-    variables(container).remove(name)
-}
-
-/// The container that LiteLLM runs in is the one that changed.
-fn litellm_container(pod: &Value, number: u64) -> &Value {
-    let is_litellm = |container: &&Value| ["litellm", "proxy"].iter().any(|name| container["name"] == *name);
-    let containers = list(&pod["spec"], "containers");
-    containers
-        .iter()
-        .find(is_litellm)
-        .unwrap_or_else(|| panic!("pod {number} has no LiteLLM"))
-}
-
-fn assert_runs_behind_the_sidecar(number: u64, generated: &Generated, pod: &Value, folder: &Path) {
-    let context = || format!("pod {number}: {pod:#}");
-    let container = litellm_container(pod, number);
-    let words = started(container, folder);
-    let is_uvicorn = words[0] == "uvicorn";
-
-    let ours: BTreeMap<&str, &str> = list(sidecar(pod), "env")
-        .iter()
-        .filter_map(|entry| Some((entry["name"].as_str()?, entry["value"].as_str()?)))
-        .collect();
-    // Options come before the environment, which uvicorn does not read.
-    let environment = |name| variable(container, name).filter(|_| !is_uvicorn);
-    let host = option(&words, "--host").or_else(|| environment("HOST"));
-    let port = option(&words, "--port").or_else(|| environment("PORT"));
-    let listens = format!("{}:{}", host.unwrap_or_default(), port.unwrap_or_default());
-    assert!(listens.starts_with("127.0.0.1:"), "{listens} {}", context());
-    assert_eq!(ours["MCPAUTH_LITELLM"], listens, "{}", context());
-    let inbound = ours["MCPAUTH_INBOUND"];
-    let users = inbound.rsplit_once(':').unwrap().1;
-    assert_eq!(users, generated.port.to_string(), "{}", context());
-
-    // CONFIG_FILE_PATH comes before --config.
-    let read = variable(container, "CONFIG_FILE_PATH").or_else(|| option(&words, "--config"));
-    let read = read.unwrap_or_else(|| panic!("no configuration: {}", context()));
-    let mount = list(container, "volumeMounts").iter().find(|mount| {
-        let at = mount["mountPath"].as_str().unwrap();
-        at == read || read.starts_with(&format!("{at}/"))
-    });
-    let mount = mount.unwrap_or_else(|| panic!("{read} is not mounted: {}", context()));
-    let is_ours = mount["name"].as_str().unwrap().starts_with("mcpauth-");
-    assert!(is_ours, "{read} is not the wrapper: {}", context());
-    let wrapper = pod["metadata"]["annotations"]["mcpauth.dev/wrapper"]
-        .as_str()
-        .unwrap();
-    match &generated.config {
-        Some(own) => {
-            assert_eq!(
-                wrapper.matches(own.as_str()).count(),
-                1,
-                "{wrapper} {}",
-                context()
-            );
-            assert!(
-                wrapper.find(own.as_str()) < wrapper.find("overlay.yaml"),
-                "{}",
-                context()
-            );
-            assert_eq!(ours["MCPAUTH_ORIGINAL_CONFIG"], own, "{}", context());
-            assert_is_mounted(own, container, pod, &context);
-            assert_is_mounted(own, sidecar(pod), pod, &context);
-        }
-        None => assert!(!ours.contains_key("MCPAUTH_ORIGINAL_CONFIG"), "{}", context()),
-    }
-}
-
-/// The user's own volume, or one that holds its sources, has the path.
-fn assert_is_mounted(path: &str, container: &Value, pod: &Value, context: &dyn Fn() -> String) {
-    let holds = |mount: &&Value| {
-        let at = mount["mountPath"].as_str().unwrap();
-        let volume = list(&pod["spec"], "volumes")
-            .iter()
-            .find(|volume| volume["name"] == mount["name"])
-            .unwrap();
-        let is_of_user = volume["name"] == "config" || volume.to_string().contains(CONFIG_MAP);
-        is_of_user && (at == path || path.starts_with(&format!("{at}/")))
-    };
-    assert!(
-        list(container, "volumeMounts").iter().any(|mount| holds(&mount)),
-        "{path} {}",
-        context()
-    );
-}
-
 #[test]
 fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behind_the_sidecar() {
-    let folder = tempfile::tempdir().unwrap();
-    stand_ins(folder.path());
+    let stand_ins = StandIns::new();
     let (mut injected, mut untouched) = (0, BTreeMap::<&'static str, usize>::new());
     for number in 0..PODS {
         let generated = generate(number);
-        let input = Input {
-            name: format!("generated {number}"),
-            pod: generated.pod.clone(),
-            routes: vec![route("echo")],
-            image_pull_secrets: Vec::new(),
-            settings: serde_json::Map::new(),
-        };
+        let input = Input::of_pod(&format!("generated {number}"), generated.pod.clone());
         let mut pod = admitted(&generated.pod);
         let asks = pod["metadata"]["labels"]["mcpauth.dev/inject"] == "true";
         // The first look, another webhook, and the second look.
@@ -463,7 +292,7 @@ fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behin
                     json_patch::patch(&mut pod, &patch).unwrap();
                     assert_eq!(pod["spec"], before["spec"], "{}", input.name);
                 }
-                Decision::Deny(error) => assert!(asks, "{}: {error}", input.name),
+                Decision::Deny { error, .. } => assert!(asks, "{}: {error}", input.name),
             }
             if look == 0 {
                 change_later(&mut pod, generated.later);
@@ -475,7 +304,11 @@ fn three_hundred_pods_are_untouched_or_litellm_runs_with_its_configuration_behin
             .any(|container| container["name"] == SIDECAR);
         if has_sidecar {
             injected += 1;
-            assert_runs_behind_the_sidecar(number, &generated, &pod, folder.path());
+            let original = Original {
+                port: generated.port,
+                config: generated.config.as_deref(),
+            };
+            stand_ins.assert_behind_the_sidecar(&input.name, &original, &pod);
         } else {
             *untouched.entry(input.decide(&pod).reason()).or_default() += 1;
             let mut expected = admitted(&generated.pod);

@@ -26,6 +26,17 @@ struct Header {
     image_pull_secrets: Vec<String>,
     /// More settings of the chart's for all sidecars.
     settings: serde_json::Map<String, Value>,
+    /// What is true of LiteLLM without injection, of pods that are run.
+    litellm: Option<LiteLlm>,
+}
+
+/// What is true of a pod's LiteLLM without injection.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiteLlm {
+    pub port: u64,
+    /// Path of its configuration, if it has one.
+    pub config: Option<String>,
 }
 
 impl Default for Header {
@@ -35,6 +46,7 @@ impl Default for Header {
             times_routes: 1,
             image_pull_secrets: Vec::new(),
             settings: serde_json::Map::new(),
+            litellm: None,
         }
     }
 }
@@ -45,12 +57,28 @@ pub struct Input {
     pub routes: Vec<Route>,
     pub image_pull_secrets: Vec<String>,
     pub settings: serde_json::Map<String, Value>,
+    pub litellm: Option<LiteLlm>,
 }
 
 impl Input {
+    /// A pod as it is, selected by one resource.
+    pub fn of_pod(name: &str, pod: Value) -> Self {
+        Self {
+            name: name.to_owned(),
+            pod,
+            routes: vec![route("echo")],
+            image_pull_secrets: Vec::new(),
+            settings: serde_json::Map::new(),
+            litellm: None,
+        }
+    }
+
     pub fn read(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap();
-        let mut documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let mut documents: Vec<Value> = {
+            let options = serde_saphyr::options! { legacy_octal_numbers: true };
+            serde_saphyr::from_multiple_with_options(&text, options).unwrap()
+        };
         let pod = documents.pop().unwrap();
         let header: Header = match documents.pop() {
             Some(header) if !header.is_null() => serde_json::from_value(header).unwrap(),
@@ -67,6 +95,7 @@ impl Input {
             routes: routes.map(|server| route(server)).collect(),
             image_pull_secrets: header.image_pull_secrets,
             settings: header.settings,
+            litellm: header.litellm,
         }
     }
 
@@ -166,6 +195,7 @@ pub fn injecting() -> impl Iterator<Item = (Input, Value, Value)> {
                 routes: input.routes.clone(),
                 image_pull_secrets: input.image_pull_secrets.clone(),
                 settings: input.settings.clone(),
+                litellm: input.litellm.clone(),
             };
             Some((input, pod, injected))
         })

@@ -4,7 +4,7 @@ use mcp_auth_operator::inject::Decision;
 use serde_json::{Value, json};
 
 use crate::api_server::admitted;
-use crate::input::{Input, SIDECAR, list, route, sidecar};
+use crate::input::{Input, SIDECAR, list, sidecar};
 use crate::neighbours::{ALL, Neighbour};
 
 fn pod() -> Input {
@@ -24,13 +24,7 @@ fn pod() -> Input {
             "volumes": [{"name": "config", "configMap": {"name": "litellm"}}],
         },
     });
-    Input {
-        name: String::new(),
-        pod,
-        routes: vec![route("echo")],
-        image_pull_secrets: Vec::new(),
-        settings: serde_json::Map::new(),
-    }
+    Input::of_pod("", pod)
 }
 
 /// The pod after both webhooks and, where the other one comes later, our second look.

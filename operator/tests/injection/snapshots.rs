@@ -1,7 +1,5 @@
 //! Each pod after the decision, as its snapshot shows it. A new file in `testdata` needs no code.
 
-use mcp_auth_operator::inject::Decision;
-
 use crate::input::Input;
 
 #[test]
@@ -10,24 +8,13 @@ fn every_pod_comes_out_as_its_snapshot() {
         let input = Input::read(path);
         let decision = input.decide(&input.pod);
         let mut report = format!("decision: {}\n", decision.reason());
-        let patch = match &decision {
-            Decision::Skip { patch, .. } => Some(patch),
-            Decision::Inject { patch, warnings } => {
-                for warning in warnings {
-                    report += &format!("warning: {}: {}\n", warning.reason, warning.message);
-                }
-                Some(patch)
-            }
-            Decision::Deny(error) => {
-                report += &format!("refused: {error}\n");
-                None
-            }
-            Decision::AllowWithoutSidecar { error, patch } => {
-                report += &format!("left alone: {error}\n");
-                Some(patch)
-            }
-        };
-        if let Some(patch) = patch.filter(|patch| !patch.is_empty()) {
+        for warning in decision.warnings() {
+            report += &format!("warning: {}: {}\n", warning.reason, warning.message);
+        }
+        if let Some(error) = decision.error() {
+            report += &format!("{}: {error}\n", decision.outcome());
+        }
+        if let Some(patch) = decision.patch().filter(|patch| !patch.is_empty()) {
             let mut pod = input.pod.clone();
             json_patch::patch(&mut pod, patch).unwrap();
             report += &format!("---\n{}", serde_saphyr::to_string(&pod).unwrap());

@@ -110,6 +110,39 @@ fn a_warning_of_an_injected_pod_stands_in_the_status_and_is_no_fault() {
 }
 
 #[test]
+fn an_annotation_that_is_not_known_is_told_of_pods_without_a_sidecar_too() {
+    let resource = resource("https://tools.example.com/mcp");
+    let text = "UnknownAnnotation: the annotation mcpauth.dev/configPath is not known";
+    let marked = |mark: &str, reason: &str| {
+        annotated(
+            "litellm-0",
+            600,
+            serde_json::json!({mark: reason, "mcpauth.dev/warnings": text}),
+        )
+    };
+    let mut scenario = good(&resource);
+    scenario.pods = Some(vec![(
+        marked("mcpauth.dev/not-injected", "HiddenConfigPath: x"),
+        None,
+    )]);
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_NOT_INJECTED);
+    assert!(
+        message.contains("HiddenConfigPath") && message.contains(text),
+        "{message}"
+    );
+
+    scenario.pods = Some(Vec::new());
+    scenario.passed_over = vec![marked("mcpauth.dev/skipped", "NotLiteLlm")];
+    let (reason, message) = synced_condition(&scenario);
+    assert_eq!(reason, reasons::PODS_SKIPPED);
+    assert!(
+        message.contains("mcpauth.dev/container") && message.contains(text),
+        "{message}"
+    );
+}
+
+#[test]
 fn what_a_sidecar_wants_to_be_known_is_told_while_the_server_is_reached() {
     let resource = resource("https://tools.example.com/mcp");
     let mut scenario = good(&resource);

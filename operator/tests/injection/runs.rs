@@ -1,0 +1,292 @@
+//! What LiteLLM of an injected pod is started with, found by starting it: the container's command is run, with stand-ins for
+//! LiteLLM and for wrappers that this machine lacks. Shells, `env`, `timeout` and their like are the machine's own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::input::{list, sidecar};
+
+/// Programs that tell what they were started with and end.
+const PROGRAMS: [&str; 7] = [
+    "litellm",
+    "docker/prod_entrypoint.sh",
+    "uvicorn",
+    "granian",
+    "gunicorn",
+    "python",
+    "python3",
+];
+/// Each drops its own words and runs the rest.
+const WRAPPERS: [&str; 11] = [
+    "tini",
+    "dumb-init",
+    "ddtrace-run",
+    "uv",
+    "uvx",
+    "poetry",
+    "pdm",
+    "hatch",
+    "vault-env",
+    "doppler",
+    "own-tool",
+];
+/// Options of wrappers whose value is the next word.
+const WITH_VALUE: &str = "--from|--with|--python|--project|-p|-e|--rewrite|-r|-C";
+
+/// What is true of the LiteLLM in a pod before anything is injected.
+pub struct Original<'a> {
+    pub port: u64,
+    /// Path of its configuration, if it has one.
+    pub config: Option<&'a str>,
+}
+
+/// Words and environment of the process that LiteLLM runs in.
+struct Process {
+    words: Vec<String>,
+    environment: BTreeMap<String, String>,
+}
+
+/// A folder with the stand-ins.
+pub struct StandIns(TempDir);
+
+impl StandIns {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let tell = "here=$(cd \"${0%/*}\" && pwd); case $here in */docker) here=${here%/docker};; esac\n\
+                    printf '%s\\0' \"${0##*/}\" \"$@\" > \"$here/words\"; env -0 > \"$here/environment\"\n";
+        let run_rest = format!(
+            "while [ $# -gt 0 ]; do case $1 in run|--) shift;; {WITH_VALUE}) shift 2;; -*) shift;; *) break;; esac; \
+             done\nexec \"$@\"\n"
+        );
+        let programs = PROGRAMS.map(|name| (name, tell));
+        let wrappers = WRAPPERS.map(|name| (name, run_rest.as_str()));
+        // Applets of busybox that are programs here.
+        for (name, script) in programs
+            .into_iter()
+            .chain(wrappers)
+            .chain([("busybox", "exec \"$@\"\n")])
+        {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs a container's command, as the kubelet makes it.
+    fn start(&self, container: &Value) -> Process {
+        let env = variables(container);
+        let text = |word: &Value| expand(word.as_str().unwrap(), &env);
+        let mut words: Vec<String> = list(container, "command").iter().map(text).collect();
+        if words.is_empty() {
+            words.push("litellm".to_owned());
+        }
+        words.extend(list(container, "args").iter().map(text));
+        for file in ["words", "environment"] {
+            let _ = fs::remove_file(self.path(file));
+        }
+        let program = match words[0].contains('/') && !words[0].starts_with('/') {
+            true => self.path(&words[0]),
+            false => PathBuf::from(&words[0]),
+        };
+        let status = Command::new(program)
+            .args(&words[1..])
+            .current_dir(self.0.path())
+            .env_clear()
+            .envs(&env)
+            .env("PATH", format!("{}:/usr/bin:/bin", self.0.path().display()))
+            .status()
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        assert!(status.success(), "{words:?}");
+        let told = |file: &str| -> Vec<String> {
+            let text =
+                fs::read_to_string(self.path(file)).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+            text.split_terminator('\0').map(str::to_owned).collect()
+        };
+        let environment = told("environment").into_iter().filter_map(|entry| {
+            let (name, value) = entry.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        });
+        Process {
+            words: told("words"),
+            environment: environment.collect(),
+        }
+    }
+
+    /// That LiteLLM runs with its own configuration, and is reached through the sidecar alone.
+    pub fn assert_behind_the_sidecar(&self, name: &str, original: &Original<'_>, pod: &Value) {
+        let context = || format!("{name}: {pod:#}");
+        let container = litellm_container(pod).unwrap_or_else(|| panic!("no LiteLLM: {}", context()));
+        let process = self.start(container);
+        let ours: BTreeMap<&str, &str> = list(sidecar(pod), "env")
+            .iter()
+            .filter_map(|entry| Some((entry["name"].as_str()?, entry["value"].as_str()?)))
+            .collect();
+
+        if let Some(inbound) = ours.get("MCPAUTH_INBOUND") {
+            assert_eq!(
+                Some(&process.listens().as_str()),
+                ours.get("MCPAUTH_LITELLM"),
+                "{}",
+                context()
+            );
+            let users = inbound.rsplit_once(':').unwrap().1;
+            assert_eq!(users, original.port.to_string(), "{}", context());
+        }
+        let no_proxy = process
+            .environment
+            .get("NO_PROXY")
+            .or(process.environment.get("no_proxy"));
+        assert!(
+            no_proxy.is_some_and(|list| list.split(',').any(|host| host.trim() == "127.0.0.1")),
+            "{no_proxy:?} {}",
+            context()
+        );
+
+        // CONFIG_FILE_PATH comes before --config.
+        let by_variable = process.environment.get("CONFIG_FILE_PATH").cloned();
+        let read = by_variable.or_else(|| option(&process.words, "--config"));
+        let read = read.unwrap_or_else(|| panic!("no configuration: {}", context()));
+        let mount = serving_mount(container, &read);
+        let mount = mount.unwrap_or_else(|| panic!("{read} is not mounted: {}", context()));
+        let is_ours = mount["name"].as_str().unwrap().starts_with("mcpauth-");
+        assert!(is_ours, "{read} is not the wrapper: {}", context());
+        let wrapper = pod["metadata"]["annotations"]["mcpauth.dev/wrapper"]
+            .as_str()
+            .unwrap();
+        let included: Value = serde_saphyr::from_str(wrapper).unwrap();
+        let overlay = "/var/run/mcpauth/config/overlay.yaml";
+        let expected: Vec<&str> = original.config.into_iter().chain([overlay]).collect();
+        assert_eq!(included["include"], serde_json::json!(expected), "{}", context());
+        let stated = ours
+            .get("MCPAUTH_ORIGINAL_CONFIG")
+            .map(|path| expand(path, &BTreeMap::new()));
+        assert_eq!(stated.as_deref(), original.config, "{}", context());
+        if let Some(path) = original.config {
+            assert_shows_users_volume(path, container, pod, &context);
+            assert_shows_users_volume(path, sidecar(pod), pod, &context);
+        }
+    }
+}
+
+impl Process {
+    /// Host and port, by its options and else by the environment, which ASGI servers do not read.
+    fn listens(&self) -> String {
+        let is_server = self
+            .words
+            .iter()
+            .any(|word| word.ends_with("uvicorn") || word.ends_with("granian"));
+        let environment = |name| self.environment.get(name).cloned().filter(|_| !is_server);
+        let host = option(&self.words, "--host").or_else(|| environment("HOST"));
+        let port = option(&self.words, "--port").or_else(|| environment("PORT"));
+        format!("{}:{}", host.unwrap_or_default(), port.unwrap_or_default())
+    }
+}
+
+fn variables(container: &Value) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::new();
+    for entry in list(container, "env") {
+        let name = entry["name"].as_str().unwrap().to_owned();
+        if let Some(value) = entry["value"].as_str() {
+            let value = expand(value, &variables);
+            variables.insert(name, value);
+        }
+    }
+    variables
+}
+
+/// `$(NAME)` and `$$`, as the kubelet replaces them (k8s.io/kubernetes/third_party/forked/golang/expansion).
+fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        expanded += before;
+        let reference = after.strip_prefix('(').and_then(|after| after.split_once(')'));
+        rest = match (after.strip_prefix('$'), reference) {
+            (Some(after), _) => {
+                expanded.push('$');
+                after
+            }
+            (None, Some((name, after))) => {
+                match variables.get(name) {
+                    Some(value) => expanded += value,
+                    None => expanded += &format!("$({name})"),
+                }
+                after
+            }
+            (None, None) => {
+                expanded.push('$');
+                after
+            }
+        };
+    }
+    expanded + rest
+}
+
+/// The last value of an option, as both LiteLLM's and uvicorn's parsers take it.
+fn option(words: &[String], name: &str) -> Option<String> {
+    let with_equals = format!("{name}=");
+    let mut found = None;
+    for (index, word) in words.iter().enumerate() {
+        if word == name {
+            found = words.get(index + 1).cloned();
+        } else if let Some(value) = word.strip_prefix(&with_equals) {
+            found = Some(value.to_owned());
+        }
+    }
+    found
+}
+
+/// The container that LiteLLM runs in alone mounts the overlay.
+fn litellm_container(pod: &Value) -> Option<&Value> {
+    let mounts_overlay = |container: &&Value| {
+        let mut mounts = list(container, "volumeMounts").iter();
+        mounts.any(|mount| mount["name"] == "mcpauth-config")
+    };
+    list(&pod["spec"], "containers").iter().find(mounts_overlay)
+}
+
+/// The mount that the kubelet would resolve the path to.
+fn serving_mount<'a>(container: &'a Value, path: &str) -> Option<&'a Value> {
+    let at = |mount: &Value| {
+        mount["mountPath"]
+            .as_str()
+            .unwrap()
+            .trim_end_matches('/')
+            .to_owned()
+    };
+    let covers = |mount: &&Value| path == at(mount) || Path::new(path).starts_with(at(mount));
+    let mounts = list(container, "volumeMounts").iter();
+    mounts.filter(covers).max_by_key(|mount| at(mount).len())
+}
+
+/// What the path shows is a volume of the user's, or ours that has the sources of one.
+fn assert_shows_users_volume(path: &str, container: &Value, pod: &Value, context: &dyn Fn() -> String) {
+    let mount =
+        serving_mount(container, path).unwrap_or_else(|| panic!("{path} is not mounted: {}", context()));
+    let volume = list(&pod["spec"], "volumes")
+        .iter()
+        .find(|volume| volume["name"] == mount["name"])
+        .unwrap();
+    let name = volume["name"].as_str().unwrap();
+    let has_sources = name == "mcpauth-folder"
+        && list(&volume["projected"], "sources")
+            .iter()
+            .any(|source| source.get("downwardAPI").is_none());
+    assert!(
+        !name.starts_with("mcpauth-") || has_sources,
+        "{path}: {}",
+        context()
+    );
+}

@@ -1,0 +1,188 @@
+//! What holds when the API server asks again, after other webhooks or with a template that is injected already.
+
+use mcp_auth_operator::inject::Decision;
+use serde_json::{Value, json};
+
+use crate::api_server::admitted;
+use crate::input::{SIDECAR, injecting, list, route, sidecar};
+
+#[test]
+fn an_injected_pod_has_nothing_left_to_inject() {
+    let mut seen = 0;
+    for (input, _, injected) in injecting() {
+        for again in [injected.clone(), admitted(&injected)] {
+            let Decision::Inject { patch, .. } = input.decide(&again) else {
+                panic!("{}: refused what it injected", input.name);
+            };
+            assert!(patch.is_empty(), "{}: {patch}", input.name);
+        }
+        seen += 1;
+    }
+    assert!(seen > 50, "only {seen} pods were injected");
+}
+
+#[test]
+fn what_other_webhooks_change_afterwards_is_left_alone() {
+    for (input, _, injected) in injecting() {
+        let mut pod = admitted(&injected);
+        let spec = &mut pod["spec"];
+        let extra = json!({
+            "name": "extra", "image": "extra", "restartPolicy": "Always", "ports": [{"containerPort": 16480}],
+        });
+        spec["initContainers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, extra.clone());
+        spec["containers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"name": "more", "image": "more", "args": ["--v=1"]}));
+        spec["volumes"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"name": "v", "emptyDir": {}}));
+        for container in spec["initContainers"].as_array_mut().unwrap() {
+            if container["name"] == SIDECAR {
+                container["image"] = json!("mirror.example.com/sidecar");
+                container["env"]
+                    .as_array_mut()
+                    .unwrap()
+                    .insert(0, json!({"name": "ADDED", "value": "1"}));
+            }
+        }
+        pod["metadata"]["annotations"]["other"] = json!("x");
+        let decision = input.decide(&pod);
+        let Decision::Inject { patch, .. } = &decision else {
+            panic!("{}: {decision:?}", input.name);
+        };
+        assert!(patch.is_empty(), "{}: {patch}", input.name);
+    }
+}
+
+#[test]
+fn what_gets_lost_is_injected_anew_and_nothing_else() {
+    for (input, _, injected) in injecting() {
+        for pointer in [
+            "/spec/volumes",
+            "/metadata/annotations",
+            "/spec/initContainers/S/env",
+            "/spec/initContainers/S/volumeMounts",
+        ] {
+            let at = list(&injected["spec"], "initContainers")
+                .iter()
+                .position(|container| container["name"] == SIDECAR)
+                .unwrap();
+            let pointer = pointer.replace('S', &at.to_string());
+            let whole = admitted(&injected);
+            let mut pod = whole.clone();
+            let lost = pod.pointer_mut(&pointer).unwrap();
+            match lost {
+                Value::Array(items) => items.retain(|item| {
+                    let name = item["name"].as_str().unwrap();
+                    ![
+                        "mcpauth-none",
+                        "mcpauth-folder",
+                        "MCPAUTH_OPERATOR",
+                        "MCPAUTH_POD_UID",
+                    ]
+                    .contains(&name)
+                }),
+                Value::Object(items) => drop(items.remove("mcpauth.dev/wrapper")),
+                _ => unreachable!(),
+            }
+            let Decision::Inject { patch, .. } = input.decide(&pod) else {
+                panic!("{}: refused", input.name);
+            };
+            assert!((1..=2).contains(&patch.len()), "{}: {patch}", input.name);
+            json_patch::patch(&mut pod, &patch).unwrap();
+            assert_eq!(sorted(&admitted(&pod)), sorted(&whole), "{}", input.name);
+        }
+    }
+}
+
+#[test]
+fn what_others_drop_of_the_sidecar_is_put_back() {
+    for (input, _, injected) in injecting() {
+        let whole = admitted(&injected);
+        for field in ["restartPolicy", "startupProbe", "readinessProbe"] {
+            let mut pod = whole.clone();
+            for container in pod["spec"]["initContainers"].as_array_mut().unwrap() {
+                if container["name"] == SIDECAR {
+                    container.as_object_mut().unwrap().remove(field);
+                }
+            }
+            let again = input
+                .injected(&pod)
+                .unwrap_or_else(|| panic!("{}: refused", input.name));
+            assert_eq!(
+                sorted(&admitted(&again)),
+                sorted(&whole),
+                "{}: {field}",
+                input.name
+            );
+        }
+    }
+}
+
+#[test]
+fn a_wrapper_that_another_webhook_puts_in_front_stays() {
+    for (input, pod, injected) in injecting() {
+        let at = list(&pod["spec"], "containers")
+            .iter()
+            .zip(list(&injected["spec"], "containers"))
+            .position(|(before, after)| before != after)
+            .unwrap();
+        for wrapper in [json!(["/vault/vault-env"]), json!(["/new/wrapper", "--flag"])] {
+            let mut wrapped = admitted(&injected);
+            let container = &mut wrapped["spec"]["containers"][at];
+            let own = container.get("command").cloned().unwrap_or_else(|| json!([]));
+            let arguments = list(container, "args").to_vec();
+            let words = [list(&json!({"own": own}), "own"), &arguments].concat();
+            container["command"] = wrapper;
+            container["args"] = json!(words);
+            let Decision::Inject { patch, .. } = input.decide(&wrapped) else {
+                panic!("{}: {:?}", input.name, input.decide(&wrapped));
+            };
+            assert!(patch.is_empty(), "{}: {patch}", input.name);
+        }
+    }
+}
+
+#[test]
+fn routes_that_changed_since_are_brought_up_to_date() {
+    for (mut input, _, injected) in injecting() {
+        input.routes = vec![route("other")];
+        let again = input.injected(&admitted(&injected)).unwrap();
+        let routes: Vec<&Value> = list(sidecar(&again), "env")
+            .iter()
+            .filter(|entry| entry["name"] == "MCPAUTH_ROUTES")
+            .collect();
+        assert_eq!(routes.len(), 1);
+        assert!(
+            routes[0]["value"]
+                .as_str()
+                .unwrap()
+                .contains("\"server\":\"other\""),
+            "{}",
+            input.name
+        );
+    }
+}
+
+/// With lists of named things in the order of their names, and volume mounts by path.
+fn sorted(pod: &Value) -> Value {
+    match pod {
+        Value::Array(items) => {
+            let mut items: Vec<Value> = items.iter().map(sorted).collect();
+            if items.iter().all(|item| item.get("name").is_some()) {
+                items.sort_by_key(|item| format!("{}{}", item["name"], item["mountPath"]));
+            }
+            Value::Array(items)
+        }
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| (key.clone(), sorted(value)))
+            .collect(),
+        other => other.clone(),
+    }
+}
