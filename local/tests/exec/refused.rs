@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Ground, message, serve};
+use rustix::process::Signal;
+
+use crate::support::{Ground, kill, message};
 
 #[test]
 fn an_older_litellm_is_ended_and_named() {
