@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 TEST ?=
 in_cluster := tests/cluster/with
 
-.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts packaging generate site newest-litellm images cluster cluster-down clean-caches
+.PHONY: help try demo demo-down idle test test-unit test-chart test-api installations faults skew scale conformance surfaces e2e outage bench soak instructions fuzz check alerts dashboard packaging generate site newest-litellm images cluster cluster-down clean-caches
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,8 +102,11 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 packaging: ## the wheel by uv, and the Dockerfile and the compose file for one machine, also for real where docker or podman is there
 	@tests/packaging/run
 
-alerts: ## fires each alert of the chart with synthetic series, by promtool
+alerts: ## fires each alert of the chart with synthetic series, by promtool; looks whether the dashboard and its pictures fit
 	@tests/alerts/run
+
+dashboard: ## draws docs/dashboard: the dashboard's queries to a real Prometheus beside operator and sidecar, on loopback
+	@tests/dashboard/run
 
 generate: ## what is generated from the source: the CustomResourceDefinition and its page in docs/reference, the reference of the CLI, the values in the chart's README
 	cargo run --locked --quiet --package mcp-auth-crds --bin generate

@@ -1,8 +1,8 @@
 """A preprocessor of mdBook: makes pages of the site that stand in the repository outside of docs/, such as SECURITY.md, fit
 in. A page of docs/ that is nothing but `{{#include ../../FILE}}` stands for that file; links to the file lead to that page,
 and links within it start from the file. What is not on the site is linked to MCPAUTH_SITE_REPOSITORY, the URL of the
-repository, or is plain text where that is not set. Blocks of `svgbob` become drawings, and the page of the examples holds
-them all.
+repository, or is plain text where that is not set. Blocks of `svgbob` become drawings, the page of the examples holds
+them all, and pictures of the dashboard become part of their page, so that they have the colours of the reader's theme.
 
 Called by mdBook as book.toml says: with `supports RENDERER`, or with the book on standard input.
 """
@@ -21,6 +21,7 @@ INCLUDE = re.compile(r"\{\{#include (\S+)\}\}\n?")
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 EXAMPLES = "examples/README.md"
+PICTURE = re.compile(r'<img src="(dashboard/[a-z0-9-]+\.svg)" alt="[^"]*">')
 DIAGRAM = re.compile(r"^```svgbob\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -99,6 +100,13 @@ def drawn(match):
     return f'<figure class="diagram" role="img" aria-label="Diagram; the text around it says the same">{made}</figure>'
 
 
+def picture(match):
+    made = (ROOT / "docs" / match[1]).read_text()
+    # What it was drawn by is for a test, and the style of one is that of all.
+    made = re.sub(r"<metadata>.*?</metadata>\n", "", made, flags=re.DOTALL)
+    return made.replace("\n", " ").strip()
+
+
 def main():
     if sys.argv[1:2] == ["supports"]:
         sys.exit(0 if sys.argv[2] == "html" else 1)
@@ -109,7 +117,7 @@ def main():
     for chapter in found:
         if not chapter.get("source_path"):
             continue
-        content = DIAGRAM.sub(drawn, chapter["content"])
+        content = PICTURE.sub(picture, DIAGRAM.sub(drawn, chapter["content"]))
         page = f"docs/{chapter['source_path']}"
         chapter["content"] = links.of_page(page, content)
         if links.origins.get(page) == EXAMPLES:

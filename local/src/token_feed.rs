@@ -140,6 +140,7 @@ impl TokenFeed {
             servers,
             // The same clock.
             sent_at: None,
+            capabilities: Vec::new(),
             unreadable: Vec::new(),
         }
     }

@@ -143,7 +143,7 @@ pub struct Args {
     #[arg(long)]
     pub sidecar_settings: PathBuf,
 
-    /// What is logged: a level, or directives such as `info,mcp_auth_operator=debug`.
+    /// What is logged: a level, which is that of the operator's own code, or directives such as `info,kube=debug`.
     #[arg(long, env = "MCPAUTH_LOG", default_value = "info")]
     pub log: String,
 

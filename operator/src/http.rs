@@ -19,7 +19,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -52,6 +52,9 @@ const MAX_HEALTH_CONNECTIONS: ConnectionLimits = ConnectionLimits {
     without_request: 200,
     without_request_by_address: 50,
 };
+/// Connections that wait to be accepted, as far as the system allows it: where a replica has gone, thousands of sidecars
+/// come to another at the same moment, and what has no room there is tried again after a second and more.
+const BACKLOG: u32 = 8192;
 /// A sidecar's node that vanished is noticed by HTTP/2 pings.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Requests still running this long after the stop are cut off: streams to sidecars never end by themselves,
@@ -73,7 +76,7 @@ pub async fn serve_tls(
         .with_cert_resolver(Arc::new(certificates));
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let listener = bind(address).await?;
+    let listener = bind(address)?;
     info!(%address, "serving webhook and sidecars");
     let graceful = GracefulShutdown::new();
     let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
@@ -89,7 +92,8 @@ pub async fn serve_tls(
         let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
         tokio::spawn(async move {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => connection(stream, place, router, Some(watcher)).await,
+                // As a task of its own, since what the handshake took would be part of this one until the end.
+                Ok(Ok(stream)) => drop(tokio::spawn(connection(stream, place, router, watcher))),
                 Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
                 Err(_) => debug!("TLS handshake took too long"),
             }
@@ -106,14 +110,24 @@ pub async fn serve_tls(
 }
 
 /// `[::]` takes IPv4 as well, and is `0.0.0.0` where the node has no IPv6.
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let bound = match TcpListener::bind(address).await {
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = match listen(address) {
         Err(error) if without_ipv6(address, &error) => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+            listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
         }
         bound => bound,
     };
     bound.with_context(|| format!("listening on {address}"))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Whether the address cannot be listened on because the node has no IPv6 (EAFNOSUPPORT), or no address of it
@@ -152,14 +166,38 @@ async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     place: Place,
     router: Router,
-    watcher: Option<Watcher>,
+    watcher: Watcher,
 ) {
     let (requested, mut has_request) = watch::channel(false);
-    let place = Arc::new(place);
-    let entered = place.clone();
+    let served = requests(stream, place, router, watcher, requested);
+    let no_request = async {
+        let first = has_request.wait_for(|has_request| *has_request);
+        if tokio::time::timeout(FIRST_REQUEST_TIMEOUT, first).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+        debug!("a connection was closed: no request came in time");
+    };
+    tokio::select! {
+        result = served => if let Err(error) = result {
+            debug!(error, "a connection ended with an error");
+        },
+        () = no_request => {}
+    }
+}
+
+/// Answers the requests of a connection, and tells `requested` of the first. No `async fn`, whose future would hold each
+/// of these parts twice: there is one for every sidecar.
+fn requests(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    place: Place,
+    router: Router,
+    watcher: Watcher,
+    requested: watch::Sender<bool>,
+) -> impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send {
     let service = TowerToHyperService::new(router);
+    // The place is free again when the connection ends, and with it this.
     let service = service_fn(move |request| {
-        entered.has_request();
+        place.has_request();
         requested.send_replace(true);
         service.call(request)
     });
@@ -174,27 +212,8 @@ async fn connection(
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_INTERVAL);
-    let served = builder.serve_connection(TokioIo::new(stream), service);
-    let served = async {
-        match watcher {
-            Some(watcher) => watcher.watch(served.into_owned()).await,
-            None => served.await,
-        }
-    };
-    let no_request = async {
-        let first = has_request.wait_for(|has_request| *has_request);
-        if tokio::time::timeout(FIRST_REQUEST_TIMEOUT, first).await.is_ok() {
-            std::future::pending::<()>().await;
-        }
-        debug!("a connection was closed: no request came in time");
-    };
-    tokio::select! {
-        result = served => if let Err(error) = result {
-            debug!(error, "a connection ended with an error");
-        },
-        () = no_request => {}
-    }
-    drop(place);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    watcher.watch(connection.into_owned())
 }
 
 /// A body that is no use to anybody.
@@ -238,11 +257,13 @@ pub struct Health {
 /// Serves probes and metrics in plain HTTP.
 pub async fn serve_health(address: SocketAddr, health: Health) -> anyhow::Result<()> {
     let router = health_router(health);
-    let listener = bind(address).await?;
+    let listener = bind(address)?;
     let bounds = ConnectionBounds::new(MAX_HEALTH_CONNECTIONS);
+    // Nothing waits for these to end.
+    let graceful = GracefulShutdown::new();
     loop {
         let (stream, place) = accept(&listener, &bounds).await;
-        tokio::spawn(connection(stream, place, router.clone(), None));
+        tokio::spawn(connection(stream, place, router.clone(), graceful.watcher()));
     }
 }
 
@@ -381,11 +402,13 @@ mod tests {
     async fn a_connection_without_a_whole_request_is_closed_in_time() {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let beginnings: [&[u8]; 4] = [b"", b"P", b"GET / HTTP/1.1\r\nHost:", preface];
+        let graceful = GracefulShutdown::new();
         for beginning in beginnings {
             let (mut near, far) = tokio::io::duplex(1024);
             let bounds = ConnectionBounds::new(MAX_CONNECTIONS);
             let place = bounds.enter("127.0.0.1".parse().unwrap()).unwrap();
-            let serving = tokio::spawn(connection(far, place, Router::new(), None));
+            let watcher = graceful.watcher();
+            let serving = tokio::spawn(connection(far, place, Router::new(), watcher));
             near.write_all(beginning).await.unwrap();
             tokio::time::timeout(2 * FIRST_REQUEST_TIMEOUT, serving)
                 .await

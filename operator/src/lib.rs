@@ -16,6 +16,7 @@ mod inject_command;
 mod leader;
 mod leader_client;
 mod liveness;
+mod log;
 mod metrics;
 mod namespaces;
 mod pod_owners;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::PartialObjectMeta;
@@ -109,7 +109,8 @@ impl Pods {
             return Ok(Some(pod.labels().clone()));
         }
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
-        let pod = with_deadline(pods.get_metadata_opt(name)).await?;
+        // On the heap, since it is large and seldom: every stream's task would be larger by it.
+        let pod = with_deadline(pods.get_metadata_opt(name)).boxed().await?;
         Ok(pod
             .filter(|pod| pod.uid().as_deref() == Some(uid))
             .map(|pod| pod.labels().clone()))
@@ -199,7 +200,9 @@ trait ReadyNow {
 
 impl ReadyNow for Store<PodMeta> {
     fn is_ready_now(&self) -> bool {
-        futures::FutureExt::now_or_never(self.wait_until_ready()).is_some_and(|ready| ready.is_ok())
+        self.wait_until_ready()
+            .now_or_never()
+            .is_some_and(|ready| ready.is_ok())
     }
 }
 

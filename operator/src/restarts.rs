@@ -167,7 +167,7 @@ impl Restarts {
                     namespace_opted_in: true,
                     now: Timestamp::now(),
                 };
-                !causes(resource, resources, pod, sidecar.as_ref(), facts).is_empty()
+                !causes(resource, resources, pod, sidecar.as_deref(), facts).is_empty()
             };
             is_candidate(pod)
                 && automatic
@@ -207,7 +207,7 @@ impl Restarts {
                 None => is_starting(pod, facts.now),
             };
             for resource in automatic.iter().filter(|resource| is_selected(resource, pod)) {
-                let found = causes(resource, resources, pod, sidecar.as_ref(), facts);
+                let found = causes(resource, resources, pod, sidecar.as_deref(), facts);
                 if found
                     .iter()
                     .any(|cause| matches!(cause, Cause::NotInjected { .. }))

@@ -11,15 +11,13 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
 use mcp_auth_credentials::{Changes, Credentials, TokenRefreshRequests, TokenSources};
 use mcp_auth_oauth::{Clock, EgressProxy, EgressProxyError};
-use mcp_auth_protocol::log::check_levels;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
 
 use crate::admission::{self, Admission};
-use crate::args::{Args, LogFormat};
+use crate::args::Args;
 use crate::certificates::{
     self, Certificates, SecretName, Source, await_webhook_ca_bundle, keep_webhook_ca_bundle,
 };
@@ -28,6 +26,7 @@ use crate::inject::Settings;
 use crate::leader::{self, Participation};
 use crate::leader_client::LeaderClient;
 use crate::liveness::Liveness;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::pod_owners::PodOwners;
 use crate::pods::Pods;
@@ -53,7 +52,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs until SIGTERM or SIGINT, or until something that all depends on has failed.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    start_log(&args)?;
+    log::start(&args.log, args.log_format)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = args.identity,
@@ -360,40 +359,4 @@ fn read_settings(args: &Args) -> anyhow::Result<Settings> {
     settings.operator.url = args.operator_url.clone();
     settings.operator.version = env!("CARGO_PKG_VERSION").to_owned();
     Ok(settings)
-}
-
-fn log_filter(directives: &str) -> anyhow::Result<EnvFilter> {
-    let what = || {
-        format!(
-            "--log (MCPAUTH_LOG) {directives:?} is neither a level nor directives such as info,mcp_auth_operator=debug"
-        )
-    };
-    check_levels(directives).with_context(what)?;
-    EnvFilter::try_new(directives).with_context(what)
-}
-
-fn start_log(args: &Args) -> anyhow::Result<()> {
-    let filter = log_filter(&args.log)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    match args.log_format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.init(),
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_level_is_an_error_rather_than_silence() {
-        for directives in ["verbose", "info,kube", "mcp_auth_operator=loud"] {
-            let error = format!("{:#}", log_filter(directives).unwrap_err());
-            assert!(error.starts_with("--log (MCPAUTH_LOG)"), "{error}");
-        }
-        for directives in ["info", "WARN", "off", "info,mcp_auth_operator=debug"] {
-            assert!(log_filter(directives).is_ok(), "{directives}");
-        }
-    }
 }

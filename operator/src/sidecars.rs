@@ -49,19 +49,6 @@ impl Sidecar {
         self.applied.is_some() && (self.sent_revision == self.applied || self.is_taking_over())
     }
 
-    /// Whether a status can tell one from the other. One that goes from a snapshot to the next is served all the
-    /// while.
-    fn is_same_for_status(&self, other: &Self) -> bool {
-        let is_served = self.is_up_to_date() && other.is_up_to_date();
-        let whats_served = |sidecar: &Self| Self {
-            sent_revision: None,
-            sent_at: None,
-            applied: None,
-            ..sidecar.clone()
-        };
-        self == other || is_served && whats_served(self) == whats_served(other)
-    }
-
     pub fn is_taking_over(&self) -> bool {
         self.sent_revision != self.applied && self.sent_at.is_some_and(|at| at.elapsed() < GRACE)
     }
@@ -84,11 +71,27 @@ struct KnownSidecar {
     /// Number of its newest connection.
     connection: u64,
     is_connected: bool,
-    sidecar: Sidecar,
+    /// Shared with whoever looks at many of them, as a status does.
+    sidecar: Arc<Sidecar>,
     /// The status has been told that it does not take the last snapshot over.
     is_overdue: bool,
     /// Number of the last change of what the leader is told of it.
     revision: u64,
+    /// Of the last one that was of more than the snapshots that it was sent and has taken over.
+    report_revision: u64,
+}
+
+/// What the leader is told of a sidecar.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SidecarChange {
+    Whole(Box<ForwardedSidecar>),
+    /// Nothing but the snapshot that it was sent, or the one that it has taken over.
+    Revision {
+        sent: Option<String>,
+        applied: Option<String>,
+    },
+    /// It has disconnected.
+    Gone,
 }
 
 impl Sidecars {
@@ -114,9 +117,11 @@ impl Sidecars {
         let entry = known.entry(uid.to_owned()).or_default();
         entry.connection += 1;
         entry.is_connected = true;
-        entry.sidecar.namespace = namespace.into();
-        entry.sidecar.name = name.into();
+        let sidecar = Arc::make_mut(&mut entry.sidecar);
+        sidecar.namespace = namespace.into();
+        sidecar.name = name.into();
         entry.revision = self.next_revision();
+        entry.report_revision = entry.revision;
         let connection = entry.connection;
         drop(known);
         if is_new {
@@ -137,7 +142,7 @@ impl Sidecars {
         until
     }
 
-    pub fn get(&self, uid: &str) -> Option<Sidecar> {
+    pub fn get(&self, uid: &str) -> Option<Arc<Sidecar>> {
         if let Some(known) = self.known.lock().get(uid) {
             return Some(known.sidecar.clone());
         }
@@ -145,10 +150,11 @@ impl Sidecars {
             .awaited_until
             .lock()
             .is_some_and(|until| Instant::now() < until);
-        is_awaited.then(|| Sidecar {
+        let awaited = || Sidecar {
             is_awaited,
             ..Sidecar::default()
-        })
+        };
+        is_awaited.then(|| Arc::new(awaited()))
     }
 
     /// Tells of each change of what [`Self::changed_since`] returns.
@@ -156,15 +162,25 @@ impl Sidecars {
         self.revision.subscribe()
     }
 
-    /// By uid of the pod, each sidecar that has changed since this revision; nothing where it has disconnected.
-    pub fn changed_since(&self, revision: u64) -> Vec<(String, Option<ForwardedSidecar>)> {
+    /// By uid of the pod, what has changed of each sidecar since this revision; the whole of it for a leader that reads
+    /// nothing else.
+    pub fn changed_since(&self, revision: u64, reads_revisions: bool) -> Vec<(String, SidecarChange)> {
         let known = self.known.lock();
         let changed = known.iter().filter(|(_, known)| known.revision > revision);
-        let forwarded = changed.map(|(uid, known)| {
-            let sidecar = known.is_connected.then(|| ForwardedSidecar::from(&known.sidecar));
-            (uid.clone(), sidecar)
+        let changes = changed.map(|(uid, known)| {
+            let change = if !known.is_connected {
+                SidecarChange::Gone
+            } else if reads_revisions && known.report_revision <= revision {
+                SidecarChange::Revision {
+                    sent: known.sidecar.sent_revision.clone(),
+                    applied: known.sidecar.applied.clone(),
+                }
+            } else {
+                SidecarChange::Whole(Box::new(ForwardedSidecar::from(&*known.sidecar)))
+            };
+            (uid.clone(), change)
         });
-        forwarded.collect()
+        changes.collect()
     }
 
     /// Called with the sidecars locked, so that no revision is seen before what it is of.

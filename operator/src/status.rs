@@ -53,7 +53,7 @@ pub struct StatusInputs<'a> {
 }
 
 /// A pod and its sidecar, if that is connected.
-pub type SelectedPod = (Arc<PodMeta>, Option<Sidecar>);
+pub type SelectedPod = (Arc<PodMeta>, Option<Arc<Sidecar>>);
 
 pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus {
     let secrets = secrets_resolved(inputs.issuance);

@@ -1,12 +1,15 @@
 //! The sync stream: one HTTP/2 `POST` to [`PATH`] for each sidecar, authenticated by its pod-bound
 //! ServiceAccount token as bearer. Both bodies stay open and carry newline-delimited JSON, the whole state in
-//! each line: [`Report`] upwards, [`Snapshot`] downwards. An empty line is a heartbeat: downwards, one line
-//! at least comes within [`HEARTBEAT`](crate::timeouts::HEARTBEAT).
+//! each line: [`Report`] upwards, [`Snapshot`] downwards. To a sidecar that reads deltas, lines after the first
+//! may be a [`SnapshotDelta`]; to an operator that reads acknowledgements, a report may say
+//! no more than [`Report::acknowledged`]. An empty line is a heartbeat: downwards, one line at least comes within
+//! [`HEARTBEAT`](crate::timeouts::HEARTBEAT).
 //!
 //! Operator and sidecar may be one minor version apart. Fields that one of them does not know are ignored, and
 //! what it cannot read costs the entry that it stands in and never the whole line ([`lenient`]).
 
 mod credential;
+mod delta;
 mod exchange;
 mod lenient;
 mod litellm;
@@ -17,9 +20,10 @@ mod snapshot;
 mod tests;
 
 pub use credential::Credential;
+pub use delta::{SnapshotDelta, SnapshotLine};
 pub use exchange::{EXCHANGE_PATH, ExchangeRequest, ExchangeResponse};
 pub use litellm::LiteLlmSettings;
-pub use report::{Pod, Problem, RejectedToken, RejectionCause, Report};
+pub use report::{Capability, Pod, Problem, RejectedToken, RejectionCause, Report};
 pub use route::{
     Audit, AuditUser, JwtVerification, Route, SubjectTokenSource, Transport, UserContext, VerificationKey,
 };

@@ -10,6 +10,7 @@ pub mod json_key_filter;
 pub mod pool;
 pub mod request_body;
 pub mod resolver;
+pub mod spurious_wakes;
 pub mod tls;
 pub mod trailers;
 pub mod upstream;

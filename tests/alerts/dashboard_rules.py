@@ -3,6 +3,9 @@ them. `run` starts it."""
 
 import json
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "dashboard"))
 
 from panels import panels
 

@@ -27,6 +27,7 @@ mod reviews;
 mod rotation;
 mod sync;
 mod told;
+mod tool_commands;
 
 /// Held to write by the test that takes the operator's certificate Secret away, and to read by those that look whether
 /// it is there.

@@ -3,10 +3,12 @@
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams};
+use mcp_auth_crds::McpServerAuth;
 use mcp_auth_protocol::pod::AUDIENCE;
+use mcp_auth_protocol::sync::{Capability, Report, Snapshot, SnapshotLine};
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::setting;
-use mcp_auth_tests::sidecar::{Refused, Sidecar, bearer, report, token};
+use mcp_auth_tests::sidecar::{Refused, Sidecar, bearer, report, token, token_of};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use secrecy::ExposeSecret;
@@ -49,6 +51,62 @@ async fn a_pod_gets_what_selects_it_in_its_own_namespace_and_nothing_else() {
         .await;
     assert_eq!(snapshot.servers.len(), 1);
     assert_eq!(bearer(&snapshot, "for_red").as_deref(), Some("red-t0ken"));
+}
+
+#[tokio::test]
+async fn a_sidecar_that_reads_deltas_is_sent_what_changed_and_one_that_does_not_its_whole_state_again() {
+    let world = World::new("sync-deltas", false).await;
+    for name in ["files", "tools"] {
+        world.secret(name, "token", "t0ken-1").await;
+        let spec = json!({"bearerToken": {"secretKeyRef": {"name": name, "key": "token"}},
+                          "podSelector": {"matchLabels": red()}});
+        world.apply(&resource(name, name, spec)).await.unwrap();
+    }
+    let has =
+        |snapshot: &Snapshot, server: &str, token: &str| bearer(snapshot, server).as_deref() == Some(token);
+    let older_pod = world.pod("litellm-0", red()).await;
+    let mut older = Sidecar::in_pod(&world, &older_pod).await;
+    older
+        .until(|snapshot| {
+            ["files", "tools"]
+                .iter()
+                .all(|server| has(snapshot, server, "t0ken-1"))
+        })
+        .await;
+    let pod = world.pod("litellm-1", red()).await;
+    let identity = token(&world, AUDIENCE, Some(&pod)).await;
+    let says = Report {
+        capabilities: vec![Capability::Deltas],
+        ..report(&pod)
+    };
+    let mut newer = Sidecar::connect(&world, Some(&identity), says).await.unwrap();
+    let SnapshotLine::Whole(first) = newer.next_line().await else {
+        panic!("a stream begins with the whole");
+    };
+    assert_eq!(first.servers.len(), 2);
+
+    world.secret("tools", "token", "t0ken-2").await;
+    let SnapshotLine::Delta(delta) = newer.next_line().await else {
+        panic!("the whole came again");
+    };
+    assert_eq!(delta.base, first.revision);
+    let [tools] = &delta.servers[..] else {
+        panic!("only one has changed: {delta:?}");
+    };
+    assert_eq!(token_of(&tools.credential).as_deref(), Some("t0ken-2"));
+    assert!(delta.removed.is_empty());
+    let whole = older.until(|snapshot| has(snapshot, "tools", "t0ken-2")).await;
+    assert!(
+        has(&whole, "files", "t0ken-1"),
+        "an older sidecar forgets what is not in the line"
+    );
+
+    world.delete::<McpServerAuth>("files").await;
+    let SnapshotLine::Delta(delta) = newer.next_line().await else {
+        panic!("the whole came again");
+    };
+    assert_eq!(delta.removed, ["files"]);
+    assert!(delta.servers.is_empty());
 }
 
 #[tokio::test]

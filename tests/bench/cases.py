@@ -59,14 +59,15 @@ class Cases:
         return {"rate": seen["megabytes_per_second"], "failed": seen["failed"], "others": window.others}
 
     def memory(self, name):
-        """A process of its own: idle, and with 1,000 connections that had a request each."""
+        """A process of its own: idle, and with 1,000 connections that had a request each and wait for the next one."""
         process = proxies.started(name)
         try:
             time.sleep(1.5)
             idle = pss_kb(process.pid)
             load = self._start_load(proxies.target(name, "plain", "mcp"), "idle", "--connections", "1000", stdin=subprocess.PIPE)
             opened = json.loads(load.stdout.readline())
-            time.sleep(1)
+            # Once they have been idle for a moment: that is how connections spend most of their time.
+            time.sleep(4)
             busy = pss_kb(process.pid)
             load.stdin.close()
             load.wait(10)

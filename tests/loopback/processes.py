@@ -20,6 +20,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.running: list[tuple[str, subprocess.Popen]] = []
+        self.started: dict[str, tuple[list[str], dict[str, str] | None]] = {}
 
     def __enter__(self) -> "Processes":
         return self
@@ -39,6 +40,20 @@ class Processes:
             everything = os.environ | (environment or {})
             process = subprocess.Popen(command, env=everything, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.running.append((name, process))
+        self.started[name] = (command, environment)
+
+    def stop(self, name: str) -> None:
+        """Ends the program, until it is started again as it was."""
+        for entry in [entry for entry in self.running if entry[0] == name]:
+            self.running.remove(entry)
+            entry[1].terminate()
+            entry[1].wait(LIMIT)
+
+    def start_again(self, name: str, *more: str) -> None:
+        """As it was, with these arguments besides, of which it does not know the next time."""
+        command, environment = self.started[name]
+        self.start(name, [*command, *more], environment)
+        self.started[name] = (command, environment)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"

@@ -1,5 +1,6 @@
 //! Simulated sidecars: each has an address and a connection of its own, its pod's token, and comes back as the real
-//! one does. Of a snapshot it reads the revision alone, and looks for the token that all wait for.
+//! one does. It reads deltas, reports every server that it has, and acknowledges what changes. Of a line it reads the
+//! revision alone, and looks for the token that all wait for.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,14 +14,17 @@ use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::Pod;
-use mcp_auth_protocol::sync::{PATH, Report, Snapshot};
-use mcp_auth_tests::sidecar::report;
+use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
+use mcp_auth_protocol::sync::{Capability, PATH, Report, Snapshot, SnapshotLine};
+use mcp_auth_tests::sidecar::{learned, report};
 use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+
+use crate::objects::server_name;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -73,7 +77,8 @@ struct Identity {
 #[derive(Clone)]
 pub struct Speaker {
     reports: Arc<Mutex<Option<mpsc::UnboundedSender<Bytes>>>>,
-    last_line: Arc<Mutex<Bytes>>,
+    /// The last whole snapshot, and the deltas since.
+    lines: Arc<Mutex<Vec<Bytes>>>,
     /// The last token that it was counted for.
     counted: Arc<Mutex<Option<Arc<Awaited>>>>,
     report: Report,
@@ -90,13 +95,40 @@ impl Speaker {
 
     /// The snapshot in use.
     pub fn snapshot(&self) -> Snapshot {
-        serde_json::from_slice(&self.last_line.lock()).expect("it has had a snapshot")
+        let lines = self.lines.lock();
+        let mut lines = lines.iter().map(|line| serde_json::from_slice(line).unwrap());
+        let Some(SnapshotLine::Whole(mut snapshot)) = lines.next() else {
+            panic!("the first line of a stream is the whole");
+        };
+        for line in lines {
+            let SnapshotLine::Delta(delta) = line else {
+                panic!("what was before the whole is forgotten");
+            };
+            assert_eq!(delta.base, snapshot.revision, "no line is missing");
+            snapshot.revision = delta.revision;
+            for server in delta.servers {
+                let name = &server.route.server;
+                snapshot.servers.retain(|before| before.route.server != *name);
+                snapshot.servers.push(server);
+            }
+        }
+        snapshot
+    }
+
+    fn take_over(&self, line: Bytes) {
+        let mut lines = self.lines.lock();
+        if is_whole(&line) {
+            lines.clear();
+        }
+        lines.push(line);
     }
 
     /// What it has applied, and more.
     pub fn say(&self, change: impl FnOnce(&mut Report)) {
+        let snapshot = self.snapshot();
         let mut report = self.report.clone();
-        report.applied = Some(self.snapshot().revision);
+        report.applied = Some(snapshot.revision);
+        report.reachability = answered(snapshot.servers.len());
         change(&mut report);
         let reports = self.reports.lock();
         let reports = reports.as_ref().expect("it is connected");
@@ -152,11 +184,14 @@ impl Sidecars {
             // Connections without a request are counted by address.
             address: Ipv4Addr::new(127, 1 + high, middle, low),
             token,
-            report: report(pod),
+            report: Report {
+                capabilities: vec![Capability::Deltas],
+                ..report(pod)
+            },
         };
         let speaker = Speaker {
             reports: Arc::default(),
-            last_line: Arc::default(),
+            lines: Arc::default(),
             counted: Arc::default(),
             report: identity.report.clone(),
         };
@@ -246,10 +281,22 @@ impl Sidecars {
                 if line.len() > 1 {
                     self.take_over(&line, speaker);
                     connected.get_or_insert_with(|| Connected::new(self));
-                    let mut report = identity.report.clone();
-                    report.applied = Some(revision(&line).to_owned());
-                    *speaker.last_line.lock() = line;
-                    let _ = reports.send(self::line(&report));
+                    let said = match is_whole(&line) {
+                        true => Report {
+                            applied: Some(revision(&line).to_owned()),
+                            reachability: answered(servers(&line)),
+                            ..identity.report.clone()
+                        },
+                        // The rest is as it was.
+                        false => Report {
+                            pod: identity.report.pod.clone(),
+                            version: identity.report.version.clone(),
+                            acknowledged: Some(revision(&line).to_owned()),
+                            ..Report::default()
+                        },
+                    };
+                    speaker.take_over(line);
+                    let _ = reports.send(self::line(&said));
                 }
             }
         }
@@ -305,6 +352,23 @@ fn revision(line: &[u8]) -> &str {
         .strip_prefix(r#"{"revision":""#)
         .expect("a snapshot begins with it");
     text.split('"').next().unwrap()
+}
+
+fn is_whole(line: &[u8]) -> bool {
+    let beginning = &line[..line.len().min(200)];
+    !String::from_utf8_lossy(beginning).contains(r#","base":""#)
+}
+
+/// How many there are in a whole snapshot.
+fn servers(line: &[u8]) -> usize {
+    let text = std::str::from_utf8(line).expect("lines are UTF-8");
+    text.matches(r#""server":""#).count()
+}
+
+/// What a sidecar reports that has all these servers, each of which has answered.
+fn answered(servers: usize) -> Vec<ServerReachability> {
+    let names = (0..servers).map(server_name);
+    names.map(|name| learned(&name, Reachability::Answered)).collect()
 }
 
 fn line(report: &Report) -> Bytes {

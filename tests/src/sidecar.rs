@@ -9,7 +9,7 @@ use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
 use mcp_auth_protocol::sync::{
     self, Credential, ExchangeRequest, ExchangeResponse, Problem, RejectedToken, RejectionCause, Report,
-    Snapshot,
+    Snapshot, SnapshotLine,
 };
 use reqwest::Certificate;
 use secrecy::ExposeSecret;
@@ -151,13 +151,30 @@ impl Sidecar {
     }
 
     async fn next_snapshot(&mut self) -> Option<Snapshot> {
+        let line = self.next_bytes().await?;
+        let snapshot: Snapshot = serde_json::from_slice(&line).expect("a snapshot");
+        note(&snapshot.servers);
+        Some(snapshot)
+    }
+
+    /// The next line, be it a snapshot or what changed of one.
+    pub async fn next_line(&mut self) -> SnapshotLine {
+        let line = tokio::time::timeout(LIMIT, self.next_bytes()).await;
+        let line = line.expect("the operator says more than heartbeats");
+        let line = serde_json::from_slice(&line.expect("the stream goes on")).expect("a line");
+        match &line {
+            SnapshotLine::Whole(snapshot) => note(&snapshot.servers),
+            SnapshotLine::Delta(delta) => note(&delta.servers),
+        }
+        line
+    }
+
+    async fn next_bytes(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 if line.len() > 1 {
-                    let snapshot: Snapshot = serde_json::from_slice(&line).expect("a snapshot");
-                    note(&snapshot);
-                    return Some(snapshot);
+                    return Some(line);
                 }
                 // A heartbeat.
                 continue;
@@ -267,8 +284,8 @@ async fn served(request: reqwest::RequestBuilder) -> Result<reqwest::Response, R
 }
 
 /// Everything secret in a snapshot, to be looked for afterwards.
-fn note(snapshot: &Snapshot) {
-    for server in &snapshot.servers {
+fn note(servers: &[sync::Server]) {
+    for server in servers {
         if let Credential::Bearer { token, proof_key, .. } = &server.credential {
             seen::note(token.expose_secret());
             proof_key.iter().for_each(|key| seen::note(key.expose_secret()));

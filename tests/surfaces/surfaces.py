@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Two users take every way that LiteLLM offers to an MCP server's tools, at the same time, with the newest LiteLLM and
 the oldest that is supported, each beside a sidecar. Fails if anything arrives at the server that must not, or if what
-arrives differs from the table in docs/surfaces.md; --write writes it anew. Needs what `make surfaces` prepares.
+arrives differs from the table in docs/surfaces.md; --write writes it anew. It also fails if a call is not a log record and a span
+at an OpenTelemetry Collector (collected.py), or if promtool finds fault with the metrics. Needs what `make surfaces` prepares.
 """
 
 import argparse
@@ -13,14 +14,17 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path += [str(TESTS / "loopback"), os.environ["MCPAUTH_TEST_PROGRAMS"]]
 
 import aiohttp
+import exposition
 import kubernetes
-from ground import KEY, Ground, litellm_config, setting
+from collected import Collector
+from ground import KEY, Ground, litellm_config, local, setting
 from litellm_calls import Failure, browser
 from matrix import STARTUP, Row, problems, render, row, unequal
 from processes import LIMIT, Broken, Processes
@@ -41,7 +45,10 @@ CANNOT = {
 class Matrix:
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
+        self.collector = Collector(ground)
         self.faults: list[str] = []
+        # Tool calls that arrived at the MCP server, by LiteLLM's version.
+        self.calls: Counter[str] = Counter()
 
     def of_versions(self, packages: dict[str, str | None]) -> dict[str, list[Row]]:
         servers = self.ground.servers("tools", TESTS / "surfaces" / "recording_server.py")
@@ -52,11 +59,15 @@ class Matrix:
         for version, where in packages.items():
             say(f"LiteLLM {version} (about a minute)")
             config = litellm_config({"url": servers["mcp"]}, [model])
-            url = self.ground.injected_litellm(pods[version], config, where)
+            url = self.ground.injected_litellm(pods[version], config, where, self.collector.settings)
+            metrics = local(self.ground.next_port - 1)
             self.ground.processes.until_up(pods[version], f"{url}/health/readiness")
             os.environ |= {"LITELLM_URL": url, "LITELLM_API_KEY": KEY}
             self.version = version
             found[version] = asyncio.run(self.of_all_ways(servers["mcp"].removesuffix("/mcp")))
+            self.faults += exposition.faults("sidecar", f"{metrics}/metrics")
+        self.faults += exposition.faults("operator", f"{setting('MCPAUTH_TEST_OPERATOR_HEALTH')}/metrics")
+        self.faults += self.collector.faults({pods[version]: self.calls[version] for version in packages})
         return found
 
     async def of_all_ways(self, server: str) -> list[Row]:
@@ -65,6 +76,7 @@ class Matrix:
             for name in WAYS:
                 ends = await asyncio.gather(*(self.taken_by(user, name, session) for user in USERS))
                 arrived = await taken(session, server)
+                self.calls[self.version] += sum(each["rpc"] == "tools/call" for each in arrived)
                 rows.append(self.judged(name, arrived))
                 for user, (served, failure) in zip(USERS, ends):
                     self.judge_end(name, user, served, failure)
@@ -146,6 +158,9 @@ def main() -> int:
             say(f"error: {error}")
             return 1
     print(table, flush=True)
+    if not matrix.faults:
+        calls = matrix.calls.total()
+        say(f"an OpenTelemetry Collector got {calls} tool calls as log records and spans; promtool takes the metrics")
     for fault in matrix.faults:
         say(f"must not be: {fault}")
     documented = as_documented(table, options.write and not matrix.faults)

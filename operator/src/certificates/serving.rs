@@ -143,6 +143,10 @@ impl Certificates {
         self.0.read().material.authority.clone()
     }
 
+    pub fn has_authority(&self, authority: &str) -> bool {
+        self.0.read().material.authority == authority
+    }
+
     /// By which sidecars of this namespace fingerprint values in their audit logs. Each namespace has its own, so
     /// that no pod can try guesses against the fingerprints of another namespace.
     pub fn fingerprint_key(&self, namespace: &str) -> String {

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::messages::{FollowerLine, LeaderLine, MAX_LINE_BYTES, line};
 use crate::leader::Leader;
 use crate::leader_client::{LeaderClient, LeaderError};
-use crate::sidecars::Sidecars;
+use crate::sidecars::{SidecarChange, Sidecars};
 use crate::sync::{LineError, lines};
 
 /// First and longest wait between two attempts. The lead changes within seconds, and there are few replicas.
@@ -170,8 +170,9 @@ impl Follower {
                         self.credentials.withdraw(&ResourceRef { namespace, name });
                     }
                     LeaderLine::UserToken { token } => self.record_user_token(token),
-                    LeaderLine::Complete => {
+                    LeaderLine::Complete { reads_revisions } => {
                         *is_complete = true;
+                        told.reads_revisions = reads_revisions;
                         info!("following the replica that leads");
                         self.knows_tokens.send_replace(true);
                     }
@@ -227,13 +228,19 @@ impl Follower {
 struct SidecarsTold {
     changes: watch::Receiver<u64>,
     revision: u64,
+    /// Whether the leader reads what has changed of a sidecar in place of the whole.
+    reads_revisions: bool,
 }
 
 impl SidecarsTold {
     fn new(sidecars: &Sidecars) -> Self {
         let mut changes = sidecars.subscribe();
         changes.mark_changed();
-        Self { changes, revision: 0 }
+        Self {
+            changes,
+            revision: 0,
+            reads_revisions: false,
+        }
     }
 
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
@@ -243,15 +250,17 @@ impl SidecarsTold {
     /// What has changed since the last time.
     fn next_messages(&mut self, sidecars: &Sidecars) -> Vec<FollowerLine> {
         let revision = *self.changes.borrow_and_update();
-        let changed = sidecars.changed_since(self.revision).into_iter();
+        let changed = sidecars
+            .changed_since(self.revision, self.reads_revisions)
+            .into_iter();
         self.revision = revision;
         changed
-            .map(|(uid, sidecar)| match sidecar {
-                Some(sidecar) => FollowerLine::Sidecar {
-                    uid,
-                    sidecar: Box::new(sidecar),
-                },
-                None => FollowerLine::SidecarGone { uid },
+            .map(|(uid, change)| match change {
+                SidecarChange::Whole(sidecar) => FollowerLine::Sidecar { uid, sidecar },
+                SidecarChange::Revision { sent, applied } => {
+                    FollowerLine::SidecarRevision { uid, sent, applied }
+                }
+                SidecarChange::Gone => FollowerLine::SidecarGone { uid },
             })
             .collect()
     }

@@ -31,7 +31,11 @@ pub enum LeaderLine {
         token: serde_json::Value,
     },
     /// The follower has everything that there is.
-    Complete,
+    Complete {
+        /// Whether the leader reads [`FollowerLine::SidecarRevision`].
+        #[serde(default)]
+        reads_revisions: bool,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -50,6 +54,14 @@ pub enum FollowerLine {
         uid: String,
         #[serde(flatten)]
         sidecar: Box<ForwardedSidecar>,
+    },
+    /// A sidecar is as the follower said before, but for these.
+    SidecarRevision {
+        uid: String,
+        #[serde(default)]
+        sent: Option<String>,
+        #[serde(default)]
+        applied: Option<String>,
     },
     SidecarGone {
         uid: String,
@@ -102,11 +114,19 @@ mod tests {
                 LeaderLine::Published { .. } => "published",
                 LeaderLine::Withdrawn { .. } => "withdrawn",
                 LeaderLine::UserToken { .. } => "userToken",
-                LeaderLine::Complete => "complete",
+                LeaderLine::Complete { .. } => "complete",
                 LeaderLine::Unknown => "unknown",
             };
             assert_eq!(kind, expected, "{text}");
         }
+        // An older leader says no more than that.
+        let complete = serde_json::from_str(r#"{"kind":"complete"}"#).unwrap();
+        assert!(matches!(
+            complete,
+            LeaderLine::Complete {
+                reads_revisions: false
+            }
+        ));
         let unknown: FollowerLine = serde_json::from_str(r#"{"kind":"fromTheFuture"}"#).unwrap();
         assert!(matches!(unknown, FollowerLine::Unknown));
         let sidecar = FollowerLine::Sidecar {

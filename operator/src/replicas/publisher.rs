@@ -92,7 +92,8 @@ async fn serve(
                 tokio::time::sleep(DEBOUNCE).await;
                 if !deliver_all(&sender, published.next_lines(&replicas)).await { break "it went away" }
                 if counted.is_none() {
-                    if !deliver(&sender, line(&LeaderLine::Complete)).await { break "it went away" }
+                    let complete = line(&LeaderLine::Complete { reads_revisions: true });
+                    if !deliver(&sender, complete).await { break "it went away" }
                     counted = Some(replicas.followers.enter());
                 }
             }
@@ -186,6 +187,11 @@ fn take_over(replicas: &Replicas, sidecars: &mut HashMap<String, SidecarEntry>, 
                 .entry(uid)
                 .or_insert_with_key(|uid| replicas.sidecars.enter(uid, &sidecar.namespace, &sidecar.name));
             entry.record_forwarded(*sidecar);
+        }
+        FollowerLine::SidecarRevision { uid, sent, applied } => {
+            if let Some(entry) = sidecars.get(&uid) {
+                entry.record_forwarded_revision(sent, applied);
+            }
         }
         FollowerLine::SidecarGone { uid } => drop(sidecars.remove(&uid)),
         FollowerLine::Refresh {

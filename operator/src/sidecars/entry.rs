@@ -1,5 +1,7 @@
 //! What sync and a follower write of one sidecar, for as long as it is connected.
 
+use std::sync::Arc;
+
 use mcp_auth_protocol::sync::Report;
 use tokio::time::Instant;
 
@@ -20,19 +22,22 @@ pub struct SidecarEntry {
 impl SidecarEntry {
     /// Takes over what a follower says of a sidecar that is connected to it.
     pub fn record_forwarded(&self, forwarded: ForwardedSidecar) {
-        if let Some(revision) = &forwarded.sent_revision {
-            let known = self.sidecars.get(&self.uid);
-            if known.is_none_or(|known| known.sent_revision.as_ref() != Some(revision)) {
-                self.record_sent(revision);
-            }
-        }
-        self.record_report(forwarded.report);
+        let ForwardedSidecar {
+            sent_revision,
+            report,
+            ..
+        } = forwarded;
+        let report = within_bounds(report);
+        self.modify(|sidecar| {
+            let sent = sidecar.set_forwarded_sent(sent_revision);
+            sidecar.set_report(report).max(sent)
+        });
     }
 
     pub fn record_sent(&self, revision: &str) {
         self.modify(|sidecar| {
-            sidecar.sent_revision = Some(revision.to_owned());
-            sidecar.sent_at = Some(Instant::now());
+            sidecar.set_sent(Some(revision.to_owned()));
+            Change::OfRevision
         });
     }
 
@@ -62,52 +67,133 @@ impl SidecarEntry {
             .is_some_and(|known| known.connection == self.connection)
     }
 
-    pub fn record_report(&self, mut report: Report) {
-        report.restart_needed_for.truncate(MAX_SERVERS);
-        report.problems.truncate(MAX_PROBLEMS);
-        report.reachability.truncate(MAX_SERVERS);
-        for known in &mut report.reachability {
-            let end = known.detail.floor_char_boundary(MAX_TEXT_BYTES);
-            known.detail.truncate(end);
-        }
-        report.notices.truncate(MAX_PROBLEMS);
-        let end = report.version.floor_char_boundary(MAX_TEXT_BYTES);
-        report.version.truncate(end);
-        for problem in report.problems.iter_mut().chain(&mut report.notices) {
-            for text in [&mut problem.reason, &mut problem.message] {
-                text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
-            }
-        }
+    pub fn record_report(&self, report: Report) {
+        let report = within_bounds(report);
+        self.modify(|sidecar| sidecar.set_report(report));
+    }
 
+    /// The sidecar is as it was when it last reported, but for this revision.
+    pub fn record_applied(&self, revision: String) {
+        self.modify(|sidecar| sidecar.set_applied(Some(revision)));
+    }
+
+    /// What a follower says of a sidecar that is otherwise as it said before.
+    pub fn record_forwarded_revision(&self, sent: Option<String>, applied: Option<String>) {
         self.modify(|sidecar| {
-            sidecar.version = report.version;
-            sidecar.applied = report.applied;
-            sidecar.restart_needed_for = report.restart_needed_for;
-            sidecar.problems = report.problems;
-            sidecar.notices = report.notices;
-            sidecar.reachability = report.reachability;
+            let sent = sidecar.set_forwarded_sent(sent);
+            sidecar.set_applied(applied).max(sent)
         });
     }
 
-    fn modify(&self, change: impl FnOnce(&mut Sidecar)) {
+    fn modify(&self, change: impl FnOnce(&mut Sidecar) -> Change) {
         let mut known = self.sidecars.known.lock();
         let entry = known.get_mut(&self.uid);
         let Some(entry) = entry.filter(|entry| entry.connection == self.connection) else {
             return;
         };
-        let before = entry.sidecar.clone();
-        change(&mut entry.sidecar);
-        let is_changed = entry.sidecar != before;
-        if is_changed {
+        let was_served = entry.sidecar.is_up_to_date();
+        let change = change(Arc::make_mut(&mut entry.sidecar));
+        if change != Change::None {
             entry.revision = self.sidecars.next_revision();
         }
-        let is_news = !before.is_same_for_status(&entry.sidecar);
-        let namespace = is_news.then_some(before.namespace);
+        if change == Change::OfReport {
+            entry.report_revision = entry.revision;
+        }
+        let is_served = entry.sidecar.is_up_to_date();
+        let is_news = match change {
+            Change::None => false,
+            // The status cannot tell one revision from the other: the sidecar is served all the while.
+            Change::OfRevision => !(was_served && is_served),
+            Change::OfReport => true,
+        };
+        let namespace = is_news.then(|| entry.sidecar.namespace.clone());
         drop(known);
         if let Some(namespace) = namespace {
             self.sidecars.announce(&namespace);
         }
     }
+}
+
+/// What of a sidecar has changed.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+enum Change {
+    None,
+    /// Which snapshot it was sent, or has taken over.
+    OfRevision,
+    OfReport,
+}
+
+impl Sidecar {
+    fn set_sent(&mut self, revision: Option<String>) {
+        self.sent_revision = revision;
+        self.sent_at = Some(Instant::now());
+    }
+
+    /// The same again is not sent again.
+    fn set_forwarded_sent(&mut self, revision: Option<String>) -> Change {
+        if revision.is_none() || self.sent_revision == revision {
+            return Change::None;
+        }
+        self.set_sent(revision);
+        Change::OfRevision
+    }
+
+    fn set_applied(&mut self, revision: Option<String>) -> Change {
+        let is_same = self.applied == revision;
+        self.applied = revision;
+        if is_same { Change::None } else { Change::OfRevision }
+    }
+
+    /// In place, since thousands report at once when a token is renewed, and most of a report stays what it was.
+    fn set_report(&mut self, report: Report) -> Change {
+        let Report {
+            version,
+            applied,
+            restart_needed_for,
+            problems,
+            notices,
+            reachability,
+            pod: _,
+            capabilities: _,
+            acknowledged: _,
+            refused: _,
+        } = report;
+        let is_same = self.version == version
+            && self.restart_needed_for == restart_needed_for
+            && self.problems == problems
+            && self.notices == notices
+            && self.reachability == reachability;
+        let change = self.set_applied(applied);
+        if is_same {
+            return change;
+        }
+        self.version = version;
+        self.restart_needed_for = restart_needed_for;
+        self.problems = problems;
+        self.notices = notices;
+        self.reachability = reachability;
+        Change::OfReport
+    }
+}
+
+/// A report with no more than is kept of it.
+fn within_bounds(mut report: Report) -> Report {
+    report.restart_needed_for.truncate(MAX_SERVERS);
+    report.problems.truncate(MAX_PROBLEMS);
+    report.reachability.truncate(MAX_SERVERS);
+    for known in &mut report.reachability {
+        let end = known.detail.floor_char_boundary(MAX_TEXT_BYTES);
+        known.detail.truncate(end);
+    }
+    report.notices.truncate(MAX_PROBLEMS);
+    let end = report.version.floor_char_boundary(MAX_TEXT_BYTES);
+    report.version.truncate(end);
+    for problem in report.problems.iter_mut().chain(&mut report.notices) {
+        for text in [&mut problem.reason, &mut problem.message] {
+            text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+        }
+    }
+    report
 }
 
 impl Drop for SidecarEntry {

@@ -105,33 +105,78 @@ async fn a_sidecar_at_a_follower_counts_at_the_leader_as_one_of_its_own() {
         ..Report::default()
     });
     let forward = || {
-        let (uid, forwarded) = follower.changed_since(0).pop().unwrap();
+        let (uid, SidecarChange::Whole(forwarded)) = follower.changed_since(0, true).pop().unwrap() else {
+            panic!("the leader knows nothing of it yet");
+        };
         let line = serde_json::to_string(&forwarded).unwrap();
-        (
-            uid,
-            serde_json::from_str::<Option<ForwardedSidecar>>(&line).unwrap(),
-        )
+        (uid, serde_json::from_str::<ForwardedSidecar>(&line).unwrap())
     };
     let (uid, forwarded) = forward();
     let at_leader = leader.enter(&uid, "apps", "litellm-0");
-    at_leader.record_forwarded(forwarded.unwrap());
+    at_leader.record_forwarded(forwarded);
     let known = leader.get("uid").unwrap();
     assert!(known.is_up_to_date());
     assert_eq!(known.restart_needed_for, ["tools"]);
     assert_eq!(known.notices.len(), 1);
 
     entry.record_sent("2");
-    at_leader.record_forwarded(forward().1.unwrap());
+    at_leader.record_forwarded(forward().1);
     tokio::time::advance(GRACE / 2).await;
     // The same again, as after another change, is not sent again.
-    at_leader.record_forwarded(forward().1.unwrap());
+    at_leader.record_forwarded(forward().1);
     assert!(leader.get("uid").unwrap().is_taking_over());
     tokio::time::advance(GRACE / 2).await;
     assert!(!leader.get("uid").unwrap().is_up_to_date());
 
     let revision = *follower.subscribe().borrow();
     drop(entry);
-    assert_eq!(follower.changed_since(revision), [("uid".to_owned(), None)]);
+    assert_eq!(
+        follower.changed_since(revision, true),
+        [("uid".to_owned(), SidecarChange::Gone)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_sidecar_that_takes_a_snapshot_over_the_leader_is_told_no_more_than_that() {
+    let ((follower, _at_follower), (leader, _at_leader)) = (Sidecars::new(), Sidecars::new());
+    let entry = follower.enter("uid", "apps", "litellm-0");
+    entry.record_report(Report {
+        applied: Some("1".into()),
+        restart_needed_for: vec!["tools".into()],
+        ..Report::default()
+    });
+    let at_leader = leader.enter("uid", "apps", "litellm-0");
+    let (_, SidecarChange::Whole(first)) = follower.changed_since(0, true).pop().unwrap() else {
+        panic!("the leader knows nothing of it yet");
+    };
+    at_leader.record_forwarded(*first);
+
+    let before = *follower.subscribe().borrow();
+    entry.record_sent("2");
+    entry.record_applied("2".into());
+    let (_, change) = follower.changed_since(before, true).pop().unwrap();
+    let SidecarChange::Revision { sent, applied } = change else {
+        panic!("the whole report again: {change:?}");
+    };
+    at_leader.record_forwarded_revision(sent, applied);
+    let known = leader.get("uid").unwrap();
+    assert_eq!(
+        (known.sent_revision.as_deref(), known.applied.as_deref()),
+        (Some("2"), Some("2"))
+    );
+    assert_eq!(known.restart_needed_for, ["tools"], "the rest is as it was");
+    let (_, older) = follower.changed_since(before, false).pop().unwrap();
+    assert!(
+        matches!(older, SidecarChange::Whole(_)),
+        "a leader of before reads nothing else"
+    );
+
+    entry.record_report(Report {
+        applied: Some("2".into()),
+        ..Report::default()
+    });
+    let (_, change) = follower.changed_since(before, true).pop().unwrap();
+    assert!(matches!(change, SidecarChange::Whole(_)), "{change:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,16 +42,16 @@ pub fn count(pods: &[SelectedPod], passed_over: &[Arc<PodMeta>], now: Timestamp)
             *fleet.not_injected.entry(reason(pod)).or_default() += 1;
             continue;
         }
-        let is_up_to_date = sidecar.as_ref().is_some_and(Sidecar::is_up_to_date);
-        let is_awaited = sidecar.as_ref().is_some_and(|sidecar| sidecar.is_awaited);
+        let is_up_to_date = sidecar.as_deref().is_some_and(Sidecar::is_up_to_date);
+        let is_awaited = sidecar.as_deref().is_some_and(|sidecar| sidecar.is_awaited);
         if !is_up_to_date && !is_awaited && !pods::is_starting(pod, now) {
             fleet.behind += 1;
         }
-        let version = sidecar.as_ref().map(|sidecar| sidecar.version.as_str());
+        let version = sidecar.as_deref().map(|sidecar| sidecar.version.as_str());
         if version.is_some_and(|version| !version.is_empty() && version != env!("CARGO_PKG_VERSION")) {
             fleet.outdated += 1;
         }
-        if sidecar.as_ref().is_some_and(is_too_old) {
+        if sidecar.as_deref().is_some_and(is_too_old) {
             fleet.too_old += 1;
         }
     }
@@ -112,11 +112,13 @@ mod tests {
 
     #[test]
     fn a_sidecar_that_is_gone_is_behind_and_one_of_another_version_is_outdated() {
-        let sidecar = |version: &str, applied: &str| Sidecar {
-            version: version.into(),
-            sent_revision: Some("2".into()),
-            applied: Some(applied.into()),
-            ..Sidecar::default()
+        let sidecar = |version: &str, applied: &str| {
+            Arc::new(Sidecar {
+                version: version.into(),
+                sent_revision: Some("2".into()),
+                applied: Some(applied.into()),
+                ..Sidecar::default()
+            })
         };
         let injected = || pod(annotations::INJECTED, "0.0.1");
         let pods = [

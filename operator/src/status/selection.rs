@@ -55,7 +55,7 @@ impl Selection<'_> {
 }
 
 pub(super) fn is_awaited((_, sidecar): &&SelectedPod) -> bool {
-    sidecar.as_ref().is_some_and(|sidecar| sidecar.is_awaited)
+    sidecar.as_deref().is_some_and(|sidecar| sidecar.is_awaited)
 }
 
 /// Of this generation: one that changed is another task.

@@ -54,7 +54,7 @@ pub(super) fn check_pods(
         not_injected: count(pods, |(pod, _)| {
             !pods::is_injected(pod) && !pods::is_starting(pod, now)
         }),
-        too_old: count(pods, |(_, sidecar)| sidecar.as_ref().is_some_and(is_too_old)),
+        too_old: count(pods, |(_, sidecar)| sidecar.as_deref().is_some_and(is_too_old)),
     };
     (
         first_draft(CHECKS, &Selection { inputs, pods, now }),
@@ -68,7 +68,7 @@ fn count(pods: &[SelectedPod], matches: impl Fn(&&SelectedPod) -> bool) -> i32 {
 
 fn sidecar_problem(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let (pod, problem) = selection.pods.iter().find_map(|(pod, sidecar)| {
-        let problems = &sidecar.as_ref()?.problems;
+        let problems = &sidecar.as_deref()?.problems;
         Some((pod, concerning(problems, selection.server())?))
     })?;
     let message = format!(
@@ -100,7 +100,7 @@ fn not_up_to_date(selection: &Selection<'_>) -> Option<ConditionDraft> {
 fn restart_needed(selection: &Selection<'_>) -> Option<ConditionDraft> {
     let server = selection.server();
     let needs_restart = |sidecar: &Sidecar| sidecar.restart_needed_for.iter().any(|name| name == server);
-    let pods = selection.list(|(_, sidecar)| sidecar.as_ref().is_some_and(needs_restart))?;
+    let pods = selection.list(|(_, sidecar)| sidecar.as_deref().is_some_and(needs_restart))?;
     let message = format!(
         "LiteLLM reads its servers only at start: restart {pods} (`kubectl rollout restart`) to make it call \
          {server} this way{}",
@@ -128,7 +128,7 @@ fn first_notice(
     is_wanted: impl Fn(&Problem) -> bool,
 ) -> Option<(String, Problem)> {
     let of_pod = |(_, sidecar): &SelectedPod| {
-        let notices = sidecar.as_ref()?.notices.iter();
+        let notices = sidecar.as_deref()?.notices.iter();
         let mut notices = notices.filter(|notice| is_wanted(notice) && concerns(notice, selection.server()));
         notices.next().cloned()
     };
@@ -155,7 +155,7 @@ fn synced(selection: &Selection<'_>) -> Option<ConditionDraft> {
 }
 
 fn is_up_to_date((_, sidecar): &&SelectedPod) -> bool {
-    sidecar.as_ref().is_some_and(Sidecar::is_up_to_date)
+    sidecar.as_deref().is_some_and(Sidecar::is_up_to_date)
 }
 
 /// The first problem of the whole pod or of this server: one server's fault is not another's.

@@ -74,7 +74,10 @@ fn good(resource: &McpServerAuth) -> Scenario<'_> {
             ..TokenSnapshot::default()
         },
         audit_keys_problem: None,
-        pods: Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(synced()))]),
+        pods: Some(vec![(
+            pod("a", Some("mcpauth.dev/injected")),
+            Some(synced().into()),
+        )]),
         passed_over: Vec::new(),
         injection: InjectionFacts {
             namespace_opted_in: Some(true),
@@ -177,11 +180,14 @@ fn a_problem_of_another_server_is_not_this_ones() {
     sidecar.problems = vec![Problem::new("InvalidCaBundle", "bad").for_server("other")];
     scenario.pods = Some(vec![(
         pod("a", Some("mcpauth.dev/injected")),
-        Some(sidecar.clone()),
+        Some(sidecar.clone().into()),
     )]);
     assert_eq!(ready(&scenario), pair("True", reasons::READY));
     sidecar.problems = vec![Problem::new("ConfigNotYaml", "bad")];
-    scenario.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    scenario.pods = Some(vec![(
+        pod("a", Some("mcpauth.dev/injected")),
+        Some(sidecar.into()),
+    )]);
     assert_eq!(ready(&scenario), pair("False", reasons::SIDECAR_PROBLEM));
 }
 
@@ -194,7 +200,10 @@ fn what_litellms_own_configuration_says_otherwise_is_told_while_the_server_is_se
         Problem::new("ConfigurationDiffers", "another server's").for_server("other"),
         Problem::new("ConfigurationDiffers", "mcp_servers.tools counts").for_server("tools"),
     ];
-    scenario.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    scenario.pods = Some(vec![(
+        pod("a", Some("mcpauth.dev/injected")),
+        Some(sidecar.into()),
+    )]);
     assert_eq!(
         ready(&scenario),
         pair("True", reasons::LITELLM_CONFIGURATION_DIFFERS)
@@ -305,7 +314,7 @@ fn pod_of_age(name: &str, seconds: i64) -> Arc<PodMeta> {
 fn a_pod_that_starts_beside_others_that_serve_is_no_fault() {
     let resource = resource("https://tools.example.com/mcp");
     let synced_at = |seconds| {
-        let old = (pod_of_age("a", 600), Some(synced()));
+        let old = (pod_of_age("a", 600), Some(synced().into()));
         let scenario = Scenario {
             pods: Some(vec![old, (pod_of_age("b", seconds), None)]),
             ..good(&resource)
@@ -339,7 +348,7 @@ fn a_new_leader_leaves_the_condition_as_it_was_until_the_sidecars_have_come_back
         is_awaited: true,
         ..Sidecar::default()
     };
-    let pods = Some(vec![(pod_of_age("a", 600), Some(awaited))]);
+    let pods = Some(vec![(pod_of_age("a", 600), Some(awaited.into()))]);
     let scenario = Scenario {
         pods: pods.clone(),
         ..good(&resource)
@@ -366,7 +375,7 @@ fn with_learned(learned: &[Vec<ServerReachability>]) -> Option<Vec<SelectedPod>>
             ..synced()
         };
         let name = format!("litellm-{index}");
-        (pod(&name, Some("mcpauth.dev/injected")), Some(sidecar))
+        (pod(&name, Some("mcpauth.dev/injected")), Some(sidecar.into()))
     });
     Some(pods.collect())
 }

@@ -174,7 +174,7 @@ impl StatusWriter {
         let new_status = status(&inputs, self.clock.now());
         // Sidecars that may still be applying the newest snapshot are checked once more.
         let is_taking_over =
-            |(_, sidecar): &SelectedPod| sidecar.as_ref().is_some_and(Sidecar::is_taking_over);
+            |(_, sidecar): &SelectedPod| sidecar.as_deref().is_some_and(Sidecar::is_taking_over);
         let needs_requeue = inputs.pods.iter().flatten().any(is_taking_over);
         self.set_metrics(&resource_ref, &inputs, &state.tls, &new_status);
         if [&watched.status, &resource.status].map(Option::as_ref) != [Some(&new_status); 2] {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Client;
 use kube::api::{Api, PostParams};
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_protocol::sync::Pod;
+use mcp_auth_protocol::timeouts::SYNC_SILENCE;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -20,7 +22,6 @@ use tokio::time::Instant;
 
 use super::SyncError;
 use super::token_claims::look_at;
-use crate::api_server::with_deadline;
 
 /// Keys of the extra user info of a token that is bound to a pod (Kubernetes: "Managing Service Accounts").
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -30,8 +31,15 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 /// TokenReviews under way at once: sidecars that come all together wait for one another, and not for the API
 /// server.
 const MAX_REVIEWS: usize = 50;
-/// Longest wait for a turn.
-const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a turn, such as of the last of thousands after a replica has gone: one that is sent away comes back
+/// later, and costs another TLS handshake.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for the API server's answer.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
+const _: () = assert!(
+    TURN_TIMEOUT.as_secs() + REVIEW_TIMEOUT.as_secs() < SYNC_SILENCE.as_secs(),
+    "the sidecar hears why it is not served"
+);
 /// How long an answer is used again, by a sidecar that exchanges users' tokens or connects again. Whether the
 /// pod is still there is looked at each time.
 const ACCEPTED_FOR: Duration = Duration::from_secs(60);
@@ -117,7 +125,14 @@ impl Authenticator {
         if let Some(answer) = self.0.remembered(&digest) {
             return answer;
         }
-        let answer = review(&self.0.client, token).await;
+        let review = review(&self.0.client, token).boxed();
+        let answer = tokio::time::timeout(REVIEW_TIMEOUT, review).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let seconds = REVIEW_TIMEOUT.as_secs();
+            Err(SyncError::ApiServer(format!(
+                "it did not review a token within {seconds} s"
+            )))
+        });
         let life = expires_at.map(|end| end.duration_since(now).unsigned_abs());
         let used_for = match &answer {
             Ok(_) => life.map_or(ACCEPTED_FOR, |life| life.min(ACCEPTED_FOR)),
@@ -159,7 +174,7 @@ async fn review(client: &Client, token: &str) -> Result<Identity, SyncError> {
         ..TokenReview::default()
     };
     let reviews = Api::<TokenReview>::all(client.clone());
-    let answer = with_deadline(reviews.create(&PostParams::default(), &review)).await;
+    let answer = reviews.create(&PostParams::default(), &review).await;
     let answer = answer.map_err(|error| SyncError::ApiServer(without_token(&error.to_string(), token)))?;
     identify(answer.status.unwrap_or_default(), token)
 }

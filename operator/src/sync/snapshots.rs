@@ -1,21 +1,21 @@
 //! The snapshots in use: made and serialised once for all pods of a namespace that have the same labels, however many
-//! streams there are.
+//! streams there are. `serialised` has their lines.
+
+mod serialised;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Weak};
 
-use axum::body::Bytes;
-use jiff::Timestamp;
 use mcp_auth_credentials::routes::server;
 use mcp_auth_credentials::{Changes, Credentials};
-use mcp_auth_protocol::sync::Snapshot;
+use mcp_auth_protocol::sync::{Capability, Snapshot};
 use parking_lot::Mutex;
 
 use crate::certificates::Certificates;
 use crate::entitlement::{Labels, entitled};
 use crate::resources::Resources;
+
+pub use serialised::SerialisedSnapshot;
 
 /// Makes snapshots, and keeps those that a stream uses. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -44,36 +44,6 @@ struct Made {
     change: u64,
     authority: String,
     snapshot: Arc<SerialisedSnapshot>,
-}
-
-/// A line but for its end, which tells when it was sent.
-pub struct SerialisedSnapshot {
-    pub revision: String,
-    line: Bytes,
-}
-
-impl SerialisedSnapshot {
-    fn new(mut snapshot: Snapshot) -> Self {
-        snapshot.revision = revision();
-        let mut line = serde_json::to_vec(&snapshot).expect("a snapshot is plain values");
-        // What `sentAt` is put in front of.
-        line.pop();
-        Self {
-            revision: snapshot.revision,
-            line: line.into(),
-        }
-    }
-
-    /// What stands in it after the revision, which is the first field.
-    fn content(&self) -> &[u8] {
-        &self.line[r#"{"revision":"""#.len() + self.revision.len()..]
-    }
-
-    /// The line, in two parts: the first is shared by all streams.
-    pub fn parts(&self) -> [Bytes; 2] {
-        let end = format!(",\"sentAt\":{}}}\n", Timestamp::now().as_second());
-        [self.line.clone(), end.into()]
-    }
 }
 
 impl Snapshots {
@@ -108,7 +78,7 @@ impl Snapshots {
         group
     }
 
-    /// What the pods of a group are entitled to now, and the authority.
+    /// What the pods of a group are entitled to now, and the authority. The same as before where nothing has changed.
     pub fn snapshot(&self, group: &Group) -> Arc<SerialisedSnapshot> {
         let Inner {
             resources,
@@ -121,11 +91,11 @@ impl Snapshots {
         let mut newest = group.newest.lock();
         // Read before what it counts, so that a change meanwhile is looked at again.
         let change = changes.count(namespace);
-        let authority = certificates.authority();
-        let is_newest = |made: &&Made| made.change == change && made.authority == authority;
+        let is_newest = |made: &&Made| made.change == change && certificates.has_authority(&made.authority);
         if let Some(made) = newest.as_ref().filter(is_newest) {
             return made.snapshot.clone();
         }
+        let authority = certificates.authority();
         // A namespace that was listed stays known.
         let resources = resources.in_namespace(namespace).unwrap_or_default();
         let servers = entitled(&resources, labels)
@@ -134,6 +104,7 @@ impl Snapshots {
         let snapshot = Snapshot {
             revision: String::new(),
             operator_ca: authority.clone(),
+            capabilities: vec![Capability::Acknowledgements],
             fingerprint_key: Some(certificates.fingerprint_key(namespace).into()),
             servers: servers.collect(),
             sent_at: None,
@@ -141,7 +112,7 @@ impl Snapshots {
         };
         let snapshot = Arc::new(SerialisedSnapshot::new(snapshot));
         let previous = newest.take().map(|made| made.snapshot);
-        let is_same = |previous: &Arc<SerialisedSnapshot>| previous.content() == snapshot.content();
+        let is_same = |previous: &Arc<SerialisedSnapshot>| previous.has_content_of(&snapshot);
         let snapshot = previous.filter(is_same).unwrap_or(snapshot);
         *newest = Some(Made {
             change,
@@ -170,16 +141,6 @@ impl Drop for Group {
             groups.remove(&self.key);
         }
     }
-}
-
-/// Never the same again, of whichever content and replica: an echo of an old one must not pass for the newest.
-fn revision() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    static START: LazyLock<u128> = LazyLock::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        since.map_or(0, |since| since.as_nanos())
-    });
-    format!("{:x}-{}", *START, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]

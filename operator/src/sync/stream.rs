@@ -1,4 +1,5 @@
-//! One sidecar's stream: the whole state of its pod at once, and again whenever that changes.
+//! One sidecar's stream: the whole state of its pod at once, and whatever changes of it from then on; the whole again for
+//! sidecars that read nothing else.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use mcp_auth_credentials::{ResourceRef, TokenRefreshRequest};
-use mcp_auth_protocol::sync::{CONTENT_TYPE, Pod, RejectedToken, Report};
+use mcp_auth_protocol::sync::{CONTENT_TYPE, Capability, Pod, RejectedToken, Report};
 use mcp_auth_protocol::timeouts::HEARTBEAT;
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -20,7 +21,6 @@ use super::lines::{LineError, reports};
 use super::snapshots::{Group, SerialisedSnapshot};
 use super::{Sync, SyncError};
 use crate::entitlement::entitled;
-use crate::sidecars::SidecarEntry;
 
 /// A sidecar that sends no first report within this time is disconnected.
 const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,6 +102,7 @@ async fn serve(
     info!(version = first.version, "sidecar connected");
     // What could not be passed on is passed on with a later heartbeat.
     let mut not_forwarded = forward_rejections(&sync, &pod, first.refused.clone()).await;
+    let reads_deltas = first.capabilities.contains(&Capability::Deltas);
     entry.record_report(first);
     let mut reports = pin!(reports);
     let mut changes = sync.changes.subscribe(&pod.namespace);
@@ -110,7 +111,7 @@ async fn serve(
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut time_is_up = pin!(tokio::time::sleep(lifetime(sync.longest_stream, rand::random())));
     let mut group = None;
-    let mut sent_revision = None;
+    let mut sent: Option<Arc<SerialisedSnapshot>> = None;
     let why = loop {
         tokio::select! {
             changed = changes.changed() => {
@@ -118,10 +119,12 @@ async fn serve(
                 tokio::time::sleep(DEBOUNCE).await;
                 changes.mark_unchanged();
                 match newest(&sync, &pod, &mut group).await {
-                    Ok(Some(newest)) if sent_revision.as_ref() == Some(&newest.revision) => {}
+                    Ok(Some(newest)) if is_revision(&newest, sent.as_ref()) => {}
                     Ok(Some(newest)) => {
-                        if !send(&entry, &lines, &newest).await { break "the sidecar went away" }
-                        sent_revision = Some(newest.revision.clone());
+                        entry.record_sent(&newest.revision);
+                        let line = newest.line(sent.as_deref().filter(|_| reads_deltas));
+                        if !deliver(&lines, line).await { break "the sidecar went away" }
+                        sent = Some(newest);
                     }
                     Ok(None) => break "the pod is gone",
                     Err(error) => {
@@ -131,6 +134,10 @@ async fn serve(
                 }
             }
             report = reports.next() => match report {
+                Some(Ok(Report { acknowledged: Some(revision), .. })) => {
+                    entry.record_applied(revision);
+                    tokio::time::sleep(MIN_REPORT_INTERVAL).await;
+                }
                 Some(Ok(report)) => {
                     not_forwarded = forward_rejections(&sync, &pod, report.refused.clone()).await;
                     entry.record_report(report);
@@ -148,7 +155,10 @@ async fn serve(
                 entry.tell_if_overdue();
                 not_forwarded = forward_rejections(&sync, &pod, not_forwarded).await;
                 // The authority may have changed, of which there is no notification.
-                changes.mark_changed();
+                let newest = group.as_deref().map(|group| sync.snapshots.snapshot(group));
+                if newest.is_some_and(|newest| !is_revision(&newest, sent.as_ref())) {
+                    changes.mark_changed();
+                }
             }
             () = leader_lost(&mut knows_tokens) => break "this replica has lost the one that leads",
             () = &mut time_is_up => break "the stream is renewed",
@@ -214,14 +224,8 @@ async fn newest(
     Ok(Some(newest))
 }
 
-async fn send(entry: &SidecarEntry, lines: &mpsc::Sender<Bytes>, snapshot: &SerialisedSnapshot) -> bool {
-    entry.record_sent(&snapshot.revision);
-    for part in snapshot.parts() {
-        if !deliver(lines, part).await {
-            return false;
-        }
-    }
-    true
+fn is_revision(newest: &SerialisedSnapshot, sent: Option<&Arc<SerialisedSnapshot>>) -> bool {
+    sent.is_some_and(|sent| sent.revision == newest.revision)
 }
 
 /// False if the sidecar has disconnected, or reads nothing any more.

@@ -5,38 +5,82 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use thiserror::Error;
 
-use super::{Credential, Route, Server, UnreadablePart, UnreadableServer};
+use super::{
+    Capability, Credential, Route, Server, Snapshot, SnapshotDelta, SnapshotLine, UnreadablePart,
+    UnreadableServer,
+};
 
-/// [`super::Snapshot`] with its servers not read yet.
+/// A line downwards with its servers not read yet.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Snapshot {
+pub(super) struct Line {
     revision: String,
-    operator_ca: String,
+    /// Of a delta only.
+    base: Option<String>,
+    /// Of a whole snapshot only.
+    operator_ca: Option<String>,
+    #[serde(default, deserialize_with = "readable_entries")]
+    capabilities: Vec<Capability>,
     #[serde(default)]
     fingerprint_key: Option<SecretString>,
     servers: Vec<Value>,
     #[serde(default)]
+    removed: Vec<String>,
+    #[serde(default)]
     sent_at: Value,
 }
 
-impl From<Snapshot> for super::Snapshot {
-    fn from(snapshot: Snapshot) -> Self {
-        let mut servers = Vec::with_capacity(snapshot.servers.len());
+#[derive(Debug, Error)]
+pub(super) enum LineError {
+    #[error("missing field `operatorCa`")]
+    NoOperatorCa,
+    #[error("a delta stands where a whole snapshot belongs")]
+    NotWhole,
+}
+
+impl TryFrom<Line> for SnapshotLine {
+    type Error = LineError;
+
+    fn try_from(line: Line) -> Result<Self, LineError> {
+        let mut servers = Vec::with_capacity(line.servers.len());
         let mut unreadable = Vec::new();
-        for entry in snapshot.servers {
+        for entry in line.servers {
             let (server, problem) = read_server(entry);
             servers.extend(server);
             unreadable.extend(problem);
         }
-        Self {
-            revision: snapshot.revision,
-            operator_ca: snapshot.operator_ca,
-            fingerprint_key: snapshot.fingerprint_key,
-            servers,
-            sent_at: snapshot.sent_at.as_i64(),
-            unreadable,
+        let (revision, sent_at) = (line.revision, line.sent_at.as_i64());
+        Ok(match line.base {
+            Some(base) => Self::Delta(SnapshotDelta {
+                revision,
+                base,
+                servers,
+                removed: line.removed,
+                sent_at,
+                unreadable,
+            }),
+            None => Self::Whole(Snapshot {
+                revision,
+                operator_ca: line.operator_ca.ok_or(LineError::NoOperatorCa)?,
+                capabilities: line.capabilities,
+                fingerprint_key: line.fingerprint_key,
+                servers,
+                sent_at,
+                unreadable,
+            }),
+        })
+    }
+}
+
+impl TryFrom<Line> for Snapshot {
+    type Error = LineError;
+
+    fn try_from(line: Line) -> Result<Self, LineError> {
+        match SnapshotLine::try_from(line)? {
+            SnapshotLine::Whole(snapshot) => Ok(snapshot),
+            SnapshotLine::Delta(_) => Err(LineError::NotWhole),
         }
     }
 }
@@ -91,7 +135,7 @@ fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
 mod tests {
     use serde_json::json;
 
-    use super::super::{Report, Snapshot};
+    use super::super::Report;
     use super::*;
 
     fn server(name: &str, credential: Value) -> Value {

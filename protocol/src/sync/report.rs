@@ -13,9 +13,20 @@ pub struct Report {
     pub pod: Pod,
     /// Version of the sidecar.
     pub version: String,
+    /// What it reads besides what every version reads. None of a sidecar that is too old to say.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::readable_entries"
+    )]
+    pub capabilities: Vec<Capability>,
     /// Revision of the snapshot in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<String>,
+    /// In place of all that follows and of [`Self::applied`]: it is as in the stream's report before, but for this
+    /// revision, which is in use now. Sent to operators that name [`Capability::Acknowledgements`] only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<String>,
     /// Servers that LiteLLM does not know of before its pod is restarted, because it reads its configuration
     /// only at start.
     #[serde(
@@ -54,6 +65,16 @@ pub struct Report {
         deserialize_with = "lenient::readable_entries"
     )]
     pub reachability: Vec<ServerReachability>,
+}
+
+/// What newer versions read: each side does without what the other does not name.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Capability {
+    /// The sidecar reads [`SnapshotDelta`](super::SnapshotDelta).
+    Deltas,
+    /// The operator reads [`Report::acknowledged`].
+    Acknowledgements,
 }
 
 /// A token that an MCP server rejected: the operator is to request a better one, once for all sidecars that

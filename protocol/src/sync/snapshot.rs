@@ -5,17 +5,20 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Credential, expose, expose_some};
 use super::lenient;
-use super::report::RejectionCause;
+use super::report::{Capability, RejectionCause};
 use super::route::Route;
 
 /// Everything the pod of one sidecar is entitled to.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", from = "lenient::Snapshot")]
+#[serde(rename_all = "camelCase", try_from = "lenient::Line")]
 pub struct Snapshot {
     /// Opaque; equal revisions of one stream mean equal content. Echoed in [`Report::applied`].
     pub revision: String,
     /// PEM certificates to trust the operator by from the next connection on, so that its CA can change.
     pub operator_ca: String,
+    /// What the operator reads besides what every version reads. None of one that is too old to say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Capability>,
     /// By which values that are as good as a password are fingerprinted in the audit log: any text, the same for
     /// all pods of a namespace. A sidecar without one makes its own.
     #[serde(

@@ -6,6 +6,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         revision: "7".into(),
         operator_ca: "PEM".into(),
+        capabilities: vec![],
         fingerprint_key: Some("f1nger-k3y".into()),
         servers: vec![Server {
             route: Route {
@@ -55,9 +56,62 @@ fn a_snapshot_is_one_line_and_comes_back_as_it_was() {
     assert_eq!(serde_json::from_str::<Snapshot>(&line).unwrap(), snapshot());
 }
 
+fn delta() -> SnapshotDelta {
+    let Snapshot { servers, sent_at, .. } = snapshot();
+    SnapshotDelta {
+        revision: "8".into(),
+        base: "7".into(),
+        servers,
+        removed: vec!["files".into()],
+        sent_at,
+        unreadable: vec![],
+    }
+}
+
+#[test]
+fn a_line_is_a_whole_snapshot_or_the_change_from_the_one_before() {
+    let whole = serde_json::to_string(&snapshot()).unwrap();
+    assert_eq!(
+        serde_json::from_str::<SnapshotLine>(&whole).unwrap(),
+        SnapshotLine::Whole(snapshot())
+    );
+    let change = serde_json::to_string(&delta()).unwrap();
+    assert!(
+        change.starts_with(r#"{"revision":"8","base":"7","servers":[{"#),
+        "{change}"
+    );
+    assert!(
+        change.contains(r#""removed":["files"],"sentAt":1799999000}"#),
+        "{change}"
+    );
+    assert_eq!(
+        serde_json::from_str::<SnapshotLine>(&change).unwrap(),
+        SnapshotLine::Delta(delta())
+    );
+}
+
+#[test]
+fn a_delta_is_never_taken_for_a_whole_snapshot_nor_part_of_one_for_the_whole() {
+    let change = serde_json::to_string(&delta()).unwrap();
+    assert!(serde_json::from_str::<Snapshot>(&change).is_err());
+    let without_authority = r#"{"revision":"8","servers":[]}"#;
+    let error = serde_json::from_str::<SnapshotLine>(without_authority).unwrap_err();
+    assert!(error.to_string().contains("operatorCa"), "{error}");
+}
+
+#[test]
+fn a_capability_of_a_later_version_costs_no_other() {
+    let text =
+        r#"{"pod":{"namespace":"","name":"","uid":""},"version":"","capabilities":["teleport","deltas"]}"#;
+    let report: Report = serde_json::from_str(text).unwrap();
+    assert_eq!(report.capabilities, [Capability::Deltas]);
+    let older = r#"{"pod":{"namespace":"","name":"","uid":""},"version":""}"#;
+    assert_eq!(serde_json::from_str::<Report>(older).unwrap().capabilities, []);
+}
+
 #[test]
 fn debug_output_never_holds_a_secret() {
-    let seen = format!("{:?}", snapshot());
+    let seen = format!("{:?}{:?}", snapshot(), SnapshotLine::Delta(delta()));
     for secret in ["t0p-s3cret", "pr00f-key", "tls-k3y", "f1nger-k3y"] {
         assert!(!seen.contains(secret), "{seen}");
     }
@@ -95,6 +149,7 @@ fn names_on_the_wire_stay_what_they_are() {
     );
 
     let report = Report {
+        capabilities: vec![Capability::Deltas],
         applied: Some("7".into()),
         restart_needed_for: vec!["new".into()],
         problems: vec![Problem::new("PortTaken", "by another").for_server("tools")],
@@ -110,6 +165,7 @@ fn names_on_the_wire_stay_what_they_are() {
         json!({
             "pod": {"namespace": "", "name": "", "uid": ""},
             "version": "",
+            "capabilities": ["deltas"],
             "applied": "7",
             "restartNeededFor": ["new"],
             "problems": [{"reason": "PortTaken", "message": "by another", "server": "tools"}],

@@ -70,8 +70,13 @@ impl OutboundSecret {
 
 /// In the same time wherever they differ, so that the time tells nothing of the secret.
 fn is_equal(stated: &[u8], secret: &[u8]) -> bool {
-    let differences = |all, (a, b): (&u8, &u8)| std::hint::black_box(all | (a ^ b));
-    stated.len() == secret.len() && stated.iter().zip(secret).fold(0, differences) == 0
+    let ((stated_words, stated_rest), (secret_words, secret_rest)) =
+        (stated.as_chunks::<8>(), secret.as_chunks::<8>());
+    let in_words = stated_words.iter().zip(secret_words);
+    let in_words = in_words.map(|(a, b)| u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b));
+    let in_rest = stated_rest.iter().zip(secret_rest).map(|(a, b)| u64::from(a ^ b));
+    let differences = |all: u64, difference: u64| std::hint::black_box(all | difference);
+    stated.len() == secret.len() && in_words.chain(in_rest).fold(0, differences) == 0
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! The sync client: keeps one stream to the operator open, takes each snapshot over and reports the state of
 //! this sidecar. It never gives up: without the operator the sidecar goes on with what it has.
 //!
-//! [`connect`] opens a connection.
+//! [`connect`] opens a connection, [`delta`] turns a change into the next snapshot.
 
 mod connect;
+mod delta;
 mod error;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +21,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use mcp_auth_protocol::bounds::{MAX_REFUSAL_BYTES, MAX_SNAPSHOT_BYTES};
-use mcp_auth_protocol::sync::{self, Problem, Report, Snapshot};
+use mcp_auth_protocol::sync::{self, Capability, Problem, Report, Snapshot, SnapshotLine};
 use mcp_auth_protocol::timeouts::SYNC_SILENCE;
 use mcp_auth_resilience::exponential;
 use tokio::sync::watch;
@@ -30,6 +33,7 @@ use crate::control::clock_offset::ClockOffset;
 pub(crate) use connect::Connection;
 use connect::operator_tls_config;
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
+use delta::next_snapshot;
 pub use error::SyncError;
 
 /// How the operator is reached, and as whom.
@@ -106,6 +110,7 @@ impl<D: Connector> SyncClient<D> {
             apply,
             clock_offset: ClockOffset::default(),
         };
+        reports.send_modify(|report| report.capabilities = vec![Capability::Deltas]);
         loop {
             let Err(error) = self.stream(&mut state).await;
             let lived = state.serving_since.take().map(|since| since.elapsed());
@@ -150,7 +155,8 @@ impl<D: Connector> SyncClient<D> {
     }
 
     async fn stream(&self, state: &mut SyncState<'_, impl FnMut(Snapshot)>) -> Result<Infallible, SyncError> {
-        let request = self.request(state.reports).await?;
+        let acknowledges = Arc::<AtomicBool>::default();
+        let request = self.request(state.reports, acknowledges.clone()).await?;
         let operator_ca = state.operator_ca.get();
         let address = self.endpoint.to_string();
         let mut connection = timeout(
@@ -171,6 +177,8 @@ impl<D: Connector> SyncClient<D> {
         let mut body = response.into_body();
         let mut lines = LinesCodec::new_with_max_length(MAX_SNAPSHOT_BYTES);
         let mut buffer = BytesMut::new();
+        // As it was sent: what a delta changes. The ends of its tokens are by the operator's clock.
+        let mut last = None;
         loop {
             let frame = self
                 .within_silence(body.frame())
@@ -180,7 +188,16 @@ impl<D: Connector> SyncClient<D> {
             buffer.extend_from_slice(&data);
             while let Some(line) = lines.decode(&mut buffer)? {
                 if !line.is_empty() {
-                    take_over(parse(&line)?, state);
+                    let snapshot = match parse(&line)? {
+                        SnapshotLine::Whole(snapshot) => {
+                            let reads = snapshot.capabilities.contains(&Capability::Acknowledgements);
+                            acknowledges.store(reads, Ordering::Relaxed);
+                            snapshot
+                        }
+                        SnapshotLine::Delta(delta) => next_snapshot(last.take(), delta)?,
+                    };
+                    last = Some(snapshot.clone());
+                    take_over(snapshot, state);
                 }
             }
         }
@@ -189,9 +206,10 @@ impl<D: Connector> SyncClient<D> {
     async fn request(
         &self,
         reports: &watch::Sender<Report>,
+        acknowledges: Arc<AtomicBool>,
     ) -> Result<Request<UnsyncBoxBody<Bytes, Infallible>>, SyncError> {
         let bearer = bearer(&self.token_file).await?;
-        let mut request = Request::new(report_lines(reports.subscribe()));
+        let mut request = Request::new(report_lines(reports.subscribe(), acknowledges));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri(sync::PATH);
         request.headers_mut().insert(AUTHORIZATION, bearer);
@@ -269,7 +287,7 @@ fn take_over(mut snapshot: Snapshot, state: &mut SyncState<'_, impl FnMut(Snapsh
 }
 
 /// A serde error may quote the line, which holds tokens, so only its kind is repeated.
-fn parse(line: &str) -> Result<Snapshot, SyncError> {
+fn parse(line: &str) -> Result<SnapshotLine, SyncError> {
     serde_json::from_str(line).map_err(|error| {
         SyncError::NotASnapshot(match error.classify() {
             serde_json::error::Category::Data => "a field is missing or of another type",
@@ -279,20 +297,46 @@ fn parse(line: &str) -> Result<Snapshot, SyncError> {
 }
 
 /// The body of the request, as lines: the report as it stands, and then each that differs from the one
-/// before.
-fn report_lines(reports: watch::Receiver<Report>) -> UnsyncBoxBody<Bytes, Infallible> {
-    let lines = stream::unfold((reports, None::<Report>), |(mut reports, sent)| async move {
-        loop {
-            let report = reports.borrow_and_update().clone();
-            if sent.as_ref() != Some(&report) {
-                let mut line = serde_json::to_vec(&report).expect("a report is strings and lists of strings");
-                line.push(b'\n');
-                return Some((Ok(Frame::data(Bytes::from(line))), (reports, Some(report))));
+/// before; of one that differs by what is applied alone no more than that, once `acknowledges` says that the operator
+/// reads it.
+fn report_lines(
+    reports: watch::Receiver<Report>,
+    acknowledges: Arc<AtomicBool>,
+) -> UnsyncBoxBody<Bytes, Infallible> {
+    let lines = stream::unfold((reports, None::<Report>), move |(mut reports, sent)| {
+        let acknowledges = acknowledges.clone();
+        async move {
+            loop {
+                let report = reports.borrow_and_update().clone();
+                if sent.as_ref() != Some(&report) {
+                    let short = sent.filter(|_| acknowledges.load(Ordering::Relaxed));
+                    let short = short.and_then(|sent| acknowledgement(&report, sent));
+                    let line = short.as_ref().unwrap_or(&report);
+                    let mut line =
+                        serde_json::to_vec(line).expect("a report is strings and lists of strings");
+                    line.push(b'\n');
+                    return Some((Ok(Frame::data(Bytes::from(line))), (reports, Some(report))));
+                }
+                reports.changed().await.ok()?;
             }
-            reports.changed().await.ok()?;
         }
     });
     BodyExt::boxed_unsync(StreamBody::new(lines))
+}
+
+/// What says the same as `report` after `sent`, where they differ by what is applied alone.
+fn acknowledgement(report: &Report, sent: Report) -> Option<Report> {
+    let applied = report.applied.clone()?;
+    let sent_again = Report {
+        applied: Some(applied.clone()),
+        ..sent
+    };
+    (sent_again == *report).then(|| Report {
+        pod: report.pod.clone(),
+        version: report.version.clone(),
+        acknowledged: Some(applied),
+        ..Report::default()
+    })
 }
 
 #[cfg(test)]

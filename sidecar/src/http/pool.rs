@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::http::connect::Io;
 use crate::http::request_body::RequestBody;
+use crate::http::spurious_wakes::hold_wakes;
 use answer_deadline::{AnswerDeadline, AnswerDeadlines};
 pub use error::RequestError;
 pub use idle_limit::DEFAULT_IDLE;
@@ -198,7 +199,8 @@ impl Connection {
                 if !self.closed {
                     self.closed = self.driver.as_mut().poll(cx).is_ready();
                 }
-                match answer.as_mut().poll(cx) {
+                // It comes by the connection, which has just been polled.
+                match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Pending => self.deadline.poll(cx).map(|()| None),
                     Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 }
@@ -243,6 +245,17 @@ impl Lease {
             is_complete: false,
         }
     }
+
+    /// What has come of the body. Over HTTP/1.1 the connection is polled by the same task, and has no more than this where
+    /// the body is at its end.
+    fn take_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let (frame, wakes_connection) = hold_wakes(|| Pin::new(&mut self.body).poll_frame(cx));
+        let is_last = matches!(frame, Poll::Ready(None)) || frame.is_ready() && self.body.is_end_stream();
+        if wakes_connection && !is_last {
+            cx.waker().wake_by_ref();
+        }
+        frame
+    }
 }
 
 impl Body for Lease {
@@ -255,7 +268,7 @@ impl Body for Lease {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         // The body first: that it is wanted is what makes the connection read on.
-        let mut frame = Pin::new(&mut this.body).poll_frame(cx);
+        let mut frame = this.take_frame(cx);
         if frame.is_pending()
             && let LeasedFrom::Own {
                 connection: Some(connection),
@@ -264,7 +277,7 @@ impl Body for Lease {
             && !connection.closed
         {
             connection.closed = connection.driver.as_mut().poll(cx).is_ready();
-            frame = Pin::new(&mut this.body).poll_frame(cx);
+            frame = this.take_frame(cx);
         }
         this.is_complete |= matches!(frame, Poll::Ready(None));
         frame

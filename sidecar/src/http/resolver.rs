@@ -223,6 +223,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_name_that_hangs_holds_up_no_other_name() {
+        let (hanging, answering) = (NameServer::default(), NameServer::default());
+        *hanging.0.delay.lock() = Duration::from_secs(3_600);
+        let (hanging, answering) = (hanging.resolver(), answering.resolver());
+        let mut waiting: Vec<_> = (0..1_000).map(|_| Box::pin(hanging.resolve())).collect();
+        for wait in &mut waiting {
+            assert!(futures::poll!(wait).is_pending());
+        }
+        let began = Instant::now();
+        assert_eq!(last_byte(answering.resolve().await), 0);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn addresses_that_take_no_connection_are_asked_for_again() {
         let names = NameServer::default();
         let resolver = names.resolver();

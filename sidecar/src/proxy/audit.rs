@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{HeaderValue, Request};
 use mcp_auth_protocol::sync::Pod;
 
 use crate::proxy::metrics::{AuditDrop, Metrics};
@@ -147,13 +147,14 @@ impl AuditLog {
         &self,
         server: &Arc<McpServer>,
         request: &Request<B>,
+        traceparent: Option<HeaderValue>,
         id: RequestId,
         started: Instant,
     ) -> Option<AuditedCall> {
         if server.audit.is_none() && !self.0.spans {
             return None;
         }
-        let record = CallRecord::new(server, request, id, started);
+        let record = CallRecord::new(server, request, traceparent, id, started);
         Some(AuditedCall::new(self.clone(), record))
     }
 

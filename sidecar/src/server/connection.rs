@@ -2,7 +2,9 @@
 //! begins.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -18,6 +20,7 @@ use super::bounds::MAX_HEADERS;
 use super::half::Half;
 use super::http2;
 use super::load::{Connection, Signal, WatchedBody};
+use crate::http::spurious_wakes::WakeFilter;
 use crate::proxy::error::{HEADERS_TOO_LARGE, ProxyError, REQUEST_MALFORMED};
 use crate::proxy::inbound::client_address::ClientPeer;
 
@@ -107,21 +110,23 @@ async fn http1(
     if stopped.borrow().is_some() {
         watched.retire();
     }
+    let wakes = WakeFilter::new();
     let mut io = watched.watch(stream);
     loop {
         let service = service_fn(|request| answer(&half, &watched, worker, &peer, request));
         let connection = builder.serve_connection(TokioIo::new(io), service);
         // In a box: a parked connection needs no room for it.
         let mut connection = Box::new(connection.with_upgrades());
+        let answering = poll_fn(|cx| wakes.poll(cx, |cx| Pin::new(&mut *connection).poll(cx)));
         let signal = tokio::select! {
             biased;
-            result = &mut *connection => return log_end(&half, worker, result),
+            result = answering => return log_end(&half, worker, result),
             signal = watched.signal() => signal,
         };
         match signal {
             Signal::End => return log_no_progress(worker),
             Signal::Retire => {
-                std::pin::Pin::new(&mut *connection).graceful_shutdown();
+                Pin::new(&mut *connection).graceful_shutdown();
                 return tokio::select! {
                     biased;
                     result = connection => log_end(&half, worker, result),

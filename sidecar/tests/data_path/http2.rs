@@ -72,6 +72,22 @@ async fn a_server_that_has_only_http1_gets_that() {
     );
 }
 
+#[tokio::test]
+async fn a_server_for_which_http2_is_turned_off_gets_http1_though_it_offers_both() {
+    let upstream = Secure::start(Options::default(), echo).await;
+    let mut tools = upstream.tools();
+    tools.route.http1_only = true;
+    let sidecar = Sidecar::start(unused_address().await, &[tools]);
+    for _ in 0..3 {
+        assert_eq!(
+            bytes(post(sidecar.outbound, "/tools/mcp", "{}").await).await,
+            "{}"
+        );
+    }
+    let versions: Vec<_> = upstream.seen().iter().map(|(version, _)| *version).collect();
+    assert_eq!(versions, [Version::HTTP_11; 3]);
+}
+
 /// Streams that last would hold up everything behind them on a connection that takes no more.
 #[tokio::test]
 async fn another_connection_is_opened_only_when_the_first_takes_no_more_streams() {

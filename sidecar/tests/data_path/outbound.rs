@@ -10,7 +10,7 @@ use mcp_auth_sidecar::proxy::outbound::Limits;
 use tokio::sync::mpsc;
 
 use crate::scene::{
-    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, post, received, send, server, streamed,
+    Scripted, Sidecar, TEST_TIMEOUT, bytes, get, json, listed, post, raw, received, send, server, streamed,
     unused_address, whole,
 };
 
@@ -107,6 +107,32 @@ async fn cookies_of_the_server_stay_with_us_and_everything_else_comes_back() {
         expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
     );
     assert_eq!(bytes(answer).await, "accepted");
+}
+
+#[tokio::test]
+async fn an_answer_of_256_header_fields_passes_and_one_of_more_is_an_error() {
+    // Date and length are two more.
+    for (fields, status, arriving) in [(254, "200", 254), (255, "502", 0)] {
+        let upstream = Scripted::start(move |_: Request<Incoming>| async move {
+            let mut answer = Response::builder();
+            for _ in 0..fields {
+                answer = answer.header("x-field", "1");
+            }
+            answer.body(whole("{}")).unwrap()
+        })
+        .await;
+        let sidecar = Sidecar::start(
+            unused_address().await,
+            &[server(&format!("http://{}/mcp", upstream.address))],
+        );
+        let request = b"GET /tools/mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let answer = raw(sidecar.outbound, request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{fields}: {answer}"
+        );
+        assert_eq!(answer.matches("x-field: 1").count(), arriving);
+    }
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ fn a_webhook_that_was_never_called_is_told_with_firewall_port_and_host_network()
 
     // Another replica was asked about a pod that is as young.
     let marked = annotated("litellm-0", 500, serde_json::json!({"mcpauth.dev/injected": "1"}));
-    scenario.pods = Some(vec![(fresh(), None), (marked, Some(synced()))]);
+    scenario.pods = Some(vec![(fresh(), None), (marked, Some(synced().into()))]);
     assert_eq!(synced_condition(&scenario).0, reasons::PODS_NOT_INJECTED);
     // Before the operator started nobody could have been asked.
     scenario.pods = Some(vec![(annotated("litellm-1", 3601, serde_json::json!({})), None)]);
@@ -98,7 +98,10 @@ fn a_warning_of_an_injected_pod_stands_in_the_status_and_is_no_fault() {
     let text = "EgressProxy: HTTPS_PROXY does not apply\nLowPort: port 80";
     let annotations = serde_json::json!({"mcpauth.dev/injected": "1", "mcpauth.dev/warnings": text});
     let mut scenario = good(&resource);
-    scenario.pods = Some(vec![(annotated("litellm-0", 600, annotations), Some(synced()))]);
+    scenario.pods = Some(vec![(
+        annotated("litellm-0", 600, annotations),
+        Some(synced().into()),
+    )]);
     let (reason, message) = synced_condition(&scenario);
     assert_eq!(reason, reasons::SYNCED);
     assert!(
@@ -152,7 +155,7 @@ fn what_a_sidecar_wants_to_be_known_is_told_while_the_server_is_reached() {
         Problem::new("ServerUnderOtherName", "mcp_servers.crm has its URL").for_server("tools"),
     ];
     let pod = pod("a", Some("mcpauth.dev/injected"));
-    scenario.pods = Some(vec![(pod, Some(sidecar))]);
+    scenario.pods = Some(vec![(pod, Some(sidecar.into()))]);
     assert_eq!(ready(&scenario), pair("True", reasons::SIDECAR_NOTICE));
     let (_, message) = synced_condition(&scenario);
     assert!(
@@ -167,7 +170,10 @@ fn a_cookie_that_never_arrives_is_told_and_leaves_the_resource_ready() {
     let mut scenario = good(&resource);
     let mut sidecar = synced();
     sidecar.notices = vec![Problem::new("CookieNeverArrived", "no request carried sid").for_server("tools")];
-    scenario.pods = Some(vec![(pod("a", Some("mcpauth.dev/injected")), Some(sidecar))]);
+    scenario.pods = Some(vec![(
+        pod("a", Some("mcpauth.dev/injected")),
+        Some(sidecar.into()),
+    )]);
     assert_eq!(ready(&scenario), pair("True", reasons::READY));
     let (reason, message) = synced_condition(&scenario);
     assert_eq!(reason, reasons::SYNCED);

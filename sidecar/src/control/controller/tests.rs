@@ -90,6 +90,7 @@ fn snapshot(servers: &[(&str, bool)]) -> Snapshot {
         fingerprint_key: None,
         servers: servers.iter().map(server).collect(),
         sent_at: None,
+        capabilities: Vec::new(),
         unreadable: vec![],
     }
 }

@@ -40,6 +40,10 @@ pub enum SyncError {
          versions"
     )]
     NotASnapshot(&'static str),
+    #[error(
+        "the operator sent a change of a snapshot that this stream does not have; connecting again for the whole"
+    )]
+    OtherBase,
     #[error("HTTP/2 with the operator failed: {0}")]
     Http(#[from] hyper::Error),
 }
@@ -64,7 +68,7 @@ impl SyncError {
             Self::Refused { .. } => "OperatorRefused",
             Self::Silent { .. } => "OperatorSilent",
             Self::Ended | Self::Http(_) => "StreamBroken",
-            Self::LineTooLong | Self::NotASnapshot(_) => "StreamInvalid",
+            Self::LineTooLong | Self::NotASnapshot(_) | Self::OtherBase => "StreamInvalid",
         }
     }
 

@@ -57,6 +57,79 @@ async fn takes_each_snapshot_over_and_reports_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn takes_a_delta_over_as_the_snapshot_that_it_leads_to() {
+    let authority = Authority::new();
+    let mut operator = Operator::followed_with(&authority.pem);
+    let mut stream = operator.call(&authority).await.accept();
+    assert_eq!(stream.report().await.capabilities, [Capability::Deltas]);
+    stream.snapshot("r1", "").await;
+    assert_eq!(stream.report().await.applied.as_deref(), Some("r1"));
+    stream
+        .send(r#"{"revision":"r2","base":"r1","servers":[],"removed":["tools"]}"#)
+        .await;
+    assert_eq!(stream.report().await.applied.as_deref(), Some("r2"));
+    let applied = operator.applied.lock().unwrap();
+    assert_eq!([applied[0].servers.len(), applied[1].servers.len()], [1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_taken_over_is_acknowledged_and_nothing_repeated_to_an_operator_that_reads_that() {
+    let authority = Authority::new();
+    for reads in [true, false] {
+        let mut operator = Operator::followed_with(&authority.pem);
+        operator
+            .reports
+            .send_modify(|report| report.restart_needed_for = vec!["tools".into()]);
+        let mut stream = operator.call(&authority).await.accept();
+        let first = stream.report().await;
+        assert_eq!(
+            first.restart_needed_for,
+            ["tools"],
+            "a stream begins with the whole"
+        );
+        let mut snapshot = operator::snapshot("r1", "");
+        snapshot.capabilities = Vec::from_iter(reads.then_some(Capability::Acknowledgements));
+        stream.send(&serde_json::to_string(&snapshot).unwrap()).await;
+        let second = stream.report().await;
+        let acknowledged = second.acknowledged.or(second.applied);
+        assert_eq!(acknowledged.as_deref(), Some("r1"));
+        assert_eq!(second.restart_needed_for.is_empty(), reads);
+
+        operator
+            .reports
+            .send_modify(|report| report.restart_needed_for.clear());
+        let third = stream.report().await;
+        assert_eq!((third.applied.as_deref(), third.acknowledged), (Some("r1"), None));
+        assert!(
+            third.restart_needed_for.is_empty(),
+            "what has changed is reported whole"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delta_without_its_snapshot_ends_the_stream_and_the_next_begins_with_the_whole() {
+    let authority = Authority::new();
+    let mut operator = Operator::followed_with(&authority.pem);
+    let mut stream = operator.call(&authority).await.accept();
+    stream.report().await;
+    stream.snapshot("r1", "").await;
+    stream.report().await;
+    stream.cut();
+    let mut stream = operator.call(&authority).await.accept();
+    stream.report().await;
+    // What the stream before was sent is not what this one was.
+    stream
+        .send(r#"{"revision":"r2","base":"r1","servers":[],"removed":["tools"]}"#)
+        .await;
+    let mut stream = operator.call(&authority).await.accept();
+    stream.report().await;
+    stream.snapshot("r3", "").await;
+    while stream.report().await.applied.as_deref() != Some("r3") {}
+    assert_eq!(operator.revisions(), ["r1", "r3"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn comes_back_after_a_cut_with_the_token_of_the_day() {
     let authority = Authority::new();
     let mut operator = Operator::followed_with(&authority.pem);

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Where nothing is known. A service that is called now and then keeps its connection, and finds out by the first one
 /// that the server closes.
 pub const DEFAULT_IDLE: Duration = Duration::from_secs(60);
@@ -50,7 +51,7 @@ impl IdleLimit {
 
     /// An answer of the server, which may state the time.
     pub fn answered(&self, headers: &HeaderMap) {
-        let Some(stated) = headers.get("keep-alive") else {
+        let Some(stated) = headers.get(KEEP_ALIVE) else {
             return;
         };
         let Some(seconds) = stated.to_str().ok().and_then(timeout_parameter) else {

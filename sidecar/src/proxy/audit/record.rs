@@ -12,7 +12,7 @@ use super::AuditLog;
 use crate::http::body_tap::BodyTap;
 use crate::proxy::request_id::RequestId;
 use crate::proxy::routes::McpServer;
-use crate::proxy::trace_context::{Span, TRACEPARENT};
+use crate::proxy::trace_context::Span;
 use crate::proxy::user_context::Context;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -77,13 +77,19 @@ pub struct AuditedCall {
 }
 
 impl CallRecord {
-    pub fn new<B>(server: &Arc<McpServer>, request: &Request<B>, id: RequestId, started: Instant) -> Self {
+    pub fn new<B>(
+        server: &Arc<McpServer>,
+        request: &Request<B>,
+        traceparent: Option<HeaderValue>,
+        id: RequestId,
+        started: Instant,
+    ) -> Self {
         Self {
             id,
             server: server.clone(),
             http_method: request.method().clone(),
             session: request.headers().get(SESSION).cloned(),
-            traceparent: request.headers().get(TRACEPARENT).cloned(),
+            traceparent,
             span: None,
             context: None,
             body: Body::Unread,

@@ -8,8 +8,9 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-/// Upper bounds of the buckets in microseconds: from what the sidecar itself takes to what a slow tool does.
-const BOUNDS: [u64; 18] = [
+/// Upper bounds of the buckets in microseconds: from what the sidecar itself takes to what a slow tool does. From 10 ms on they
+/// are close to those of OpenTelemetry's conventions for MCP.
+const BOUNDS: [u64; 20] = [
     50,
     100,
     250,
@@ -25,7 +26,9 @@ const BOUNDS: [u64; 18] = [
     500_000,
     1_000_000,
     2_500_000,
+    5_000_000,
     10_000_000,
+    30_000_000,
     60_000_000,
     300_000_000,
 ];

@@ -15,6 +15,8 @@ use crate::proxy::response_body::ResponseBody;
 use crate::proxy::routes::McpServer;
 use crate::proxy::trace_context::{TRACEPARENT, TraceId, TraceParent, Tracing};
 
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
 /// A request, and how its client reads errors.
 pub struct Call {
     pub id: RequestId,
@@ -35,12 +37,14 @@ impl Call {
     pub fn begin<B>(request: &Request<B>, server: Option<&Arc<McpServer>>, audit_log: &AuditLog) -> Self {
         let (id, started) = (RequestId::next(), Instant::now());
         let is_post = request.method() == Method::POST;
+        let traceparent = request.headers().get(TRACEPARENT).cloned();
         let mut call = Self {
             id,
             started,
             upstream_time: Duration::ZERO,
-            audited: server.and_then(|server| audit_log.begin(server, request, id, started)),
-            traceparent: request.headers().get(TRACEPARENT).cloned(),
+            audited: server
+                .and_then(|server| audit_log.begin(server, request, traceparent.clone(), id, started)),
+            traceparent,
             tracing: match server.is_some() && audit_log.traces() {
                 true => Tracing::of_headers(request.headers()),
                 false => Tracing::Off,
@@ -132,7 +136,10 @@ impl Call {
 /// Whether the request is of an MCP client with streamable HTTP, which names both types that it takes. Others, such as a
 /// probe, are told by the status.
 fn is_mcp_client(headers: &HeaderMap) -> bool {
-    let names_stream =
-        |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), b"text/event-stream").is_some();
+    // Nearly all name it last.
+    let names_stream = |value: &HeaderValue| {
+        value.as_bytes().ends_with(EVENT_STREAM)
+            || memchr::memmem::find(value.as_bytes(), EVENT_STREAM).is_some()
+    };
     headers.get_all(ACCEPT).iter().any(names_stream)
 }

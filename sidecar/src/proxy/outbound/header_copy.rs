@@ -16,10 +16,11 @@ impl HeaderCopy {
         let mut copy = Vec::with_capacity(headers.iter().map(length).sum());
         for (name, value) in headers {
             // What a connection brings is far shorter; a length that did not fit would be read as malformed.
-            for length in [name.as_str().len(), value.len()] {
-                copy.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-            }
-            copy.push(u8::from(value.is_sensitive()));
+            let length = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+            let ([a, b, c, d], [e, f, g, h]) = (length(name.as_str().len()), length(value.len()));
+            let is_sensitive = u8::from(value.is_sensitive());
+            let head: [u8; FIELD_HEAD] = [a, b, c, d, e, f, g, h, is_sensitive];
+            copy.extend_from_slice(&head);
             copy.extend_from_slice(name.as_str().as_bytes());
             copy.extend_from_slice(value.as_bytes());
         }

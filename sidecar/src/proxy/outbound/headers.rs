@@ -77,12 +77,17 @@ impl UserPart {
     }
 }
 
-/// Prepares the headers of a request to `server`, but for those that authenticate.
-pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &UserPart) {
+/// Prepares the headers of a request to `server`, but for those that authenticate. Returns the session that it is in.
+pub fn prepare_request(
+    headers: &mut HeaderMap,
+    server: &UsableServer,
+    user: &UserPart,
+) -> Option<HeaderValue> {
     hop_by_hop::strip_request(headers, |name| is_dropped(name, server));
     headers.insert(HOST, server.target.host.clone());
-    let affinity = headers
-        .get(SESSION_HEADER)
+    let session = headers.get(SESSION_HEADER).cloned();
+    let affinity = session
+        .as_ref()
         .and_then(|session| server.sessions.affinity_cookies(session.as_bytes()));
     if let Some(cookie) = join_cookies(user.cookie.as_ref(), affinity) {
         headers.insert(COOKIE, cookie);
@@ -94,6 +99,7 @@ pub fn prepare_request(headers: &mut HeaderMap, server: &UsableServer, user: &Us
         // A compressed event stream could not be rewritten.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
+    session
 }
 
 /// One field for the user's cookies and those of the load balancer before the server.

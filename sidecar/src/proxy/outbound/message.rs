@@ -1,5 +1,7 @@
 //! JSON-RPC message: reads of a request's body what it asks for, and the identifier for an error.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +14,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::http::request_body::RequestBody;
+use crate::http::spurious_wakes::hold_wakes;
 
 /// Longest body that is read as a message.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -57,8 +60,15 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reads up to [`MAX_BODY_BYTES`].
 pub async fn read(body: Incoming) -> BodyRead {
     let mut reading = std::pin::pin!(read_frames(body));
-    // Nearly always all of it is here already, and then there is nothing to time.
-    if let Some(read) = reading.as_mut().now_or_never() {
+    // Nearly always all of it is here already, and then there is nothing to time, nor anything more to read.
+    let read = poll_fn(|cx| {
+        let (read, wakes_connection) = hold_wakes(|| reading.as_mut().now_or_never());
+        if wakes_connection && !matches!(read, Some(BodyRead::Whole(_))) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(read)
+    });
+    if let Some(read) = read.await {
         return read;
     }
     timeout(READ_TIMEOUT, reading).await.unwrap_or(BodyRead::Failed)

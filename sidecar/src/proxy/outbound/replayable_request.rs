@@ -22,7 +22,7 @@ use crate::http::request_body::RequestBody;
 use crate::proxy::audit::AuditedCall;
 use crate::proxy::error::ProxyError;
 use crate::proxy::routes::access_token::AccessToken;
-use crate::proxy::routes::{McpServer, SESSION_HEADER, UsableServer};
+use crate::proxy::routes::{McpServer, UsableServer};
 use crate::proxy::trace_context::Tracing;
 
 /// A request without its credentials, and its body as long as it is kept.
@@ -76,11 +76,11 @@ impl ReplayableRequest {
             }
         }
         let opens_nobodys_session = missing.is_some_and(|missing| missing.opens_nobodys_session(&headers));
-        headers::prepare_request(&mut headers, usable, &user);
+        let session = headers::prepare_request(&mut headers, usable, &user);
         Ok(Self {
             method: parts.method,
             path,
-            session: headers.get(SESSION_HEADER).cloned(),
+            session,
             headers,
             copy: None,
             user,

@@ -88,15 +88,14 @@ impl Outbound {
 
 /// Keeps what later requests of the session need.
 fn record_session(usable: &UsableServer, request: &ReplayableRequest, answer: &HeaderMap) {
-    let stated = answer.get(SESSION_HEADER);
     if request.opens_nobodys_session()
-        && let Some(session) = stated
+        && let Some(session) = answer.get(SESSION_HEADER)
     {
         usable.sessions.record_nobodys(session.as_bytes());
     }
     // Looked for first: hardly any answer has one.
     if answer.contains_key(SET_COOKIE)
-        && let Some(session) = stated.or(request.session())
+        && let Some(session) = answer.get(SESSION_HEADER).or(request.session())
     {
         usable.sessions.record_affinity_cookies(
             session.as_bytes(),

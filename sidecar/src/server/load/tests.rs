@@ -202,6 +202,19 @@ fn each_wait_has_its_own_time() {
     assert!(!has_ended(&serving) && !has_ended(&http2));
 }
 
+/// Of 60 s (AWS) and 600 s (Google Cloud): they send a request at the moment at which the sidecar would close.
+#[test]
+fn where_no_keep_alive_is_stated_a_connection_outlasts_those_of_load_balancers() {
+    let load = Load::new(Bounds::within(None, None));
+    let kept = load.connection().unwrap();
+    drop(request(&kept));
+    let sweeps = |number| (0..number).for_each(|_| load.sweep());
+    sweeps(610);
+    assert!(!has_ended(&kept));
+    sweeps(60);
+    assert!(has_ended(&kept), "though not for ever");
+}
+
 #[test]
 fn a_socket_that_takes_nothing_counts_as_an_answer_that_is_not_read() {
     let load = load(8 * MIB);

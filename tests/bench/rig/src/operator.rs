@@ -97,6 +97,7 @@ fn snapshot(servers: &[Server], authority: &str, number: u64) -> Bytes {
         fingerprint_key: None,
         servers,
         sent_at: None,
+        capabilities: Vec::new(),
         unreadable: Vec::new(),
     };
     let mut line = serde_json::to_vec(&snapshot).unwrap_or_default();

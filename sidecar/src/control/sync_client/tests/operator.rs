@@ -310,6 +310,7 @@ pub fn snapshot(revision: &str, operator_ca: &str) -> Snapshot {
             },
         }],
         sent_at: None,
+        capabilities: Vec::new(),
         unreadable: vec![],
     }
 }

@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-DASHBOARD = Path(__file__).resolve().parents[2] / "charts/mcp-auth/files/dashboard.json"
+REPOSITORY = Path(__file__).resolve().parents[2]
+DASHBOARD = REPOSITORY / "charts/mcp-auth/files/dashboard.json"
 
 
 @dataclass(frozen=True)
