@@ -37,7 +37,7 @@ pub struct Source {
 }
 
 enum ScopeSource {
-    Chart(ChartSettings),
+    Chart(Box<ChartSettings>),
     Cluster(ClusterScope),
 }
 
@@ -80,7 +80,7 @@ impl Source {
         notes.extend(chart.notes.iter().cloned());
         Self {
             settings: chart.settings.clone(),
-            scope: ScopeSource::Chart(chart),
+            scope: ScopeSource::Chart(Box::new(chart)),
             notes,
         }
     }
