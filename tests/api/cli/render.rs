@@ -95,9 +95,14 @@ async fn what_cannot_be_rendered_is_one_message() {
     }
 }
 
-/// The parts of a pod that injection writes, without what the API server adds to every pod.
+/// The parts of a pod that injection writes, without the defaults that the API server adds to every pod.
 fn injected_parts(pod: &Value) -> Value {
-    let sidecar = &pod["spec"]["initContainers"][0];
+    let mut sidecar = pod["spec"]["initContainers"][0].clone();
+    for variable in sidecar["env"].as_array_mut().unwrap() {
+        if let Some(field) = variable.pointer_mut("/valueFrom/fieldRef") {
+            field.as_object_mut().unwrap().remove("apiVersion");
+        }
+    }
     let litellm = &pod["spec"]["containers"][0];
     let annotations = pod["metadata"]["annotations"].as_object().unwrap();
     let ours = annotations
