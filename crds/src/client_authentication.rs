@@ -72,6 +72,11 @@ pub struct ClientAuthentication {
 }
 
 impl ClientAuthentication {
+    /// The key that the operator makes, where it is to.
+    pub fn managed_key(&self) -> Option<&ManagedKey> {
+        self.private_key_jwt.as_ref()?.managed.as_ref()
+    }
+
     /// The method None.
     pub fn none() -> Self {
         Self {
@@ -105,10 +110,17 @@ pub enum ClientAuthenticationMethod {
 /// Client authentication by a signed assertion (RFC 7523 section 2.2).
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = (
-    "has(self.keyRef) != has(self.certificateRef)",
-    "exactly one of keyRef and certificateRef must be set"
-))]
+#[x_kube(
+    validation = (
+        "(has(self.keyRef) ? 1 : 0) + (has(self.certificateRef) ? 1 : 0) + (has(self.managed) ? 1 : 0) == 1",
+        "exactly one of keyRef, certificateRef and managed must be set"
+    ),
+    validation = (
+        "!has(self.managed) || !(has(self.keyId) || has(self.algorithm))",
+        "keyId and algorithm belong to a key of yours: the operator names its keys itself, and managed.algorithm says \
+         what they sign by"
+    )
+)]
 pub struct PrivateKeyJwt {
     /// The private key, in PEM or as a JWK.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,6 +130,11 @@ pub struct PrivateKeyJwt {
     /// the certificate too (`x5t`, `x5t#S256`), as Microsoft Entra wants it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ref: Option<SecretName>,
+
+    /// A key that the operator makes, rotates and publishes, so that there is no secret to store: register the URL in
+    /// `status.managedKey.jwksUri` as the client's `jwks_uri`. The chart's `managedKeys.enabled` turns it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<ManagedKey>,
 
     /// The `kid` header of the assertion. Default: the JWK's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,6 +150,45 @@ pub struct PrivateKeyJwt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub audience: Option<String>,
+}
+
+/// A signing key of the operator's own. Without `clientId` the client is named by the URL of its client ID metadata
+/// document (draft-ietf-oauth-client-id-metadata-document), which the operator publishes too.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManagedKey {
+    /// What the keys sign by: `ES256`, `ES384` or `EdDSA`. A change counts for the next key, and that signs from the
+    /// next rotation on.
+    #[serde(default)]
+    pub algorithm: ManagedKeyAlgorithm,
+
+    /// How long a key signs, in hours. Its successor is published all that time before it signs. Default: `720h`.
+    #[serde(default = "rotate_after")]
+    #[schemars(regex(pattern = r"^[1-9][0-9]{0,3}h$"))]
+    pub rotate_after: String,
+}
+
+impl ManagedKey {
+    /// [`Self::rotate_after`] as a number. `None`: it does not have the form that the definition demands.
+    pub fn rotate_after_hours(&self) -> Option<u32> {
+        self.rotate_after.strip_suffix('h')?.parse().ok()
+    }
+}
+
+/// JWS signature algorithm of keys that the operator makes (RFC 7518 section 3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ManagedKeyAlgorithm {
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    #[serde(rename = "ES384")]
+    Es384,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+fn rotate_after() -> String {
+    "720h".to_owned()
 }
 
 /// JWS signature algorithm (RFC 7518 section 3.1, RFC 8037).

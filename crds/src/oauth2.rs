@@ -40,7 +40,8 @@ use crate::{CaBundle, ClientAuthentication, JwtBearer, KeyRef, TokenExchange};
     ),
     validation = (
         "has(self.clientId) || has(self.clientIdSecretRef) || self.clientAuthentication.method in \
-         ['WorkloadIdentity', 'ClientAssertion'] || (self.clientAuthentication.method == 'None' && has(self.jwtBearer))",
+         ['WorkloadIdentity', 'ClientAssertion'] || (self.clientAuthentication.method == 'None' && has(self.jwtBearer)) || \
+         (has(self.clientAuthentication.privateKeyJwt) && has(self.clientAuthentication.privateKeyJwt.managed))",
         "one of clientId and clientIdSecretRef must be set"
     ),
     validation = (
@@ -144,7 +145,8 @@ pub struct OAuth2 {
     #[schemars(length(min = 1, max = 2048))]
     pub issuer: Option<String>,
 
-    /// The client identifier.
+    /// The client identifier. Default, with `clientAuthentication.privateKeyJwt.managed`: the URL of the client ID
+    /// metadata document that the operator publishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub client_id: Option<String>,

@@ -22,6 +22,9 @@ pub const FORBIDDEN: &str = "Forbidden";
 /// An administrator's rule (chart values `policy.*`) forbids what the resource asks for.
 pub const NOT_ALLOWED: &str = "NotAllowed";
 
+/// More than whoever runs the operator grants a namespace or a resource (chart values `limits.*`): what works goes on.
+pub const LIMIT_EXCEEDED: &str = "LimitExceeded";
+
 /// The first token is on its way.
 pub const PENDING: &str = "Pending";
 /// The last token request failed; the token in use still serves.
@@ -81,7 +84,8 @@ pub const SIDECAR_PROBLEM: &str = "SidecarProblem";
 pub const SIDECAR_NOTICE: &str = "SidecarNotice";
 
 /// Reasons of a condition that is true and all the same needs attention.
-pub const WARNINGS: [&str; 14] = [
+pub const WARNINGS: [&str; 15] = [
+    LIMIT_EXCEEDED,
     RENEWAL_FAILED,
     ALTERNATE_SECRET_IN_USE,
     DISCOVERY_FAILED,

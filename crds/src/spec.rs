@@ -389,5 +389,19 @@ fn default_selector_is_not_stored(schema: &mut schemars::Schema) {
 fn label_selector(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let mut schema = LabelSelector::json_schema(generator);
     schema.insert("x-kubernetes-map-type".into(), "atomic".into());
+    // It is matched against each pod of the namespace, again and again.
+    for (pointer, bound, most) in [
+        ("/properties/matchLabels", "maxProperties", 64),
+        ("/properties/matchExpressions", "maxItems", 64),
+        (
+            "/properties/matchExpressions/items/properties/values",
+            "maxItems",
+            64,
+        ),
+    ] {
+        if let Some(part) = schema.pointer_mut(pointer).and_then(|part| part.as_object_mut()) {
+            part.insert(bound.to_owned(), most.into());
+        }
+    }
     schema
 }

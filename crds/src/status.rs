@@ -30,9 +30,31 @@ pub struct McpServerAuthStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<EffectiveOAuth2>,
 
+    /// The key that the operator makes for this client, with `clientAuthentication.privateKeyJwt.managed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_key: Option<ManagedKeyStatus>,
+
     /// The selected pods and their sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecars: Option<SidecarsStatus>,
+}
+
+/// A signing key that the operator makes, and where the authorization server finds it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManagedKeyStatus {
+    /// Where the public keys are: the client's `jwks_uri`. A path alone where the operator does not know its public URL
+    /// (`managedKeys.url` of the chart).
+    pub jwks_uri: String,
+    /// The client ID metadata document, whose URL may serve as the client identifier; only below an https URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id_metadata: Option<String>,
+    /// The `kid` that assertions name now.
+    pub key_id: String,
+    /// The `kid` of the next key, which is published already.
+    pub next_key_id: String,
+    /// From when on the next key signs.
+    pub rotates_at: Time,
 }
 
 /// The settings of `spec.oauth2` as they count. What is absent is not sent, or not compared.

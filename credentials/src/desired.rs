@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::administrator_policy::AdministratorPolicy;
 use crate::credential_identity::RequestDigest;
+use crate::managed_key::ManagedKey;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{Lookup, Reference, fields, resolve_printable, resolve_reference};
 use crate::store::ServerTls;
@@ -25,6 +26,8 @@ pub struct Inputs<'a, W> {
     pub references: &'a [(Reference, Lookup)],
     /// Assertions of a ServiceAccount of the resource's namespace; nothing where there are none.
     pub workload: W,
+    /// The key that the operator makes for this client, where the spec wants one; nothing where there is no operator.
+    pub managed_key: Option<Result<ManagedKey, NotServedError>>,
     /// The issuer that was discovered for this server before.
     pub known_issuer: Option<String>,
     /// What whoever runs this program allows.
@@ -135,10 +138,15 @@ fn client_id<W>(oauth2: &OAuth2, inputs: &Inputs<'_, W>) -> Result<Option<String
 where
     W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
-    Ok(match inputs.printable(fields::CLIENT_ID)? {
+    let stated = match inputs.printable(fields::CLIENT_ID)? {
         Some(id) => Some(id.expose_secret().to_owned()),
         None => oauth2.client_id.clone(),
-    })
+    };
+    let by_metadata = || match &inputs.managed_key {
+        Some(Ok(managed)) => managed.client_id_metadata.clone(),
+        _ => None,
+    };
+    Ok(stated.or_else(by_metadata))
 }
 
 /// The resource's own, or else the operator's.
@@ -190,7 +198,14 @@ where
         };
         Ok((reference.field, value))
     });
-    let values = values.collect::<Result<Vec<_>, NotServedError>>()?;
+    let mut values = values.collect::<Result<Vec<_>, NotServedError>>()?;
+    if let Some(Ok(managed)) = &inputs.managed_key {
+        let key_id = managed.key.key_id().unwrap_or_default();
+        values.push((fields::MANAGED_KEY, key_id.into()));
+        if let Some(url) = &managed.client_id_metadata {
+            values.push((fields::MANAGED_KEY, url.as_str().into()));
+        }
+    }
     Ok(RequestDigest::new(spec, &values))
 }
 

@@ -20,6 +20,8 @@ pub enum NotServedReason {
     Forbidden,
     /// A rule of whoever runs the operator forbids it.
     NotAllowed,
+    /// More than whoever runs the operator grants: what works goes on.
+    LimitExceeded,
     InvalidSpec,
     SecretNotFound,
     SecretKeyNotFound,
@@ -43,6 +45,7 @@ impl NotServedError {
             NotServedReason::Pending => reasons::PENDING,
             NotServedReason::Forbidden => reasons::FORBIDDEN,
             NotServedReason::NotAllowed => reasons::NOT_ALLOWED,
+            NotServedReason::LimitExceeded => reasons::LIMIT_EXCEEDED,
             NotServedReason::InvalidSpec => reasons::INVALID_SPEC,
             NotServedReason::SecretNotFound => reasons::SECRET_NOT_FOUND,
             NotServedReason::SecretKeyNotFound => reasons::SECRET_KEY_NOT_FOUND,
@@ -60,6 +63,11 @@ impl NotServedError {
     /// Whether another resource is served instead, whatever the references hold.
     pub fn is_conflict(&self) -> bool {
         self.kind == NotServedReason::Conflict
+    }
+
+    /// Whether it is one too many, or too large: what it refers to is not looked at.
+    pub fn is_limit(&self) -> bool {
+        self.kind == NotServedReason::LimitExceeded
     }
 
     /// Whether not even the token that there is may be used any more.

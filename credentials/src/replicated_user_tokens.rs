@@ -5,7 +5,7 @@
 //! A user is named by a keyed hash of the subject token. The key is the leader's, and followers get it with the first
 //! token: without it a hash says nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -23,7 +23,8 @@ use crate::resource_ref::ResourceRef;
 use crate::token_details::{ReplicatedCredentialError, TokenDetails};
 use crate::token_seed::TokenSeed;
 
-/// Tokens that are remembered, of all resources. The one that was recorded first goes first.
+/// Tokens that are remembered, of all resources. Where there are too many, the namespace that has most gives up the one that
+/// was recorded first.
 const MAX_TOKENS: usize = 10_000;
 /// Bytes of them.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
@@ -41,6 +42,14 @@ struct Known {
     tokens: HashMap<UserKey, KnownToken>,
     /// The same in the order that they were recorded in.
     order: BTreeMap<u64, UserKey>,
+    of_namespaces: HashMap<String, OfNamespace>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct OfNamespace {
+    /// Of its tokens, in the order that they were recorded in.
+    revisions: BTreeSet<u64>,
     bytes: usize,
 }
 
@@ -93,6 +102,7 @@ impl Default for ReplicatedUserTokens {
                 key: hex(&key).into(),
                 tokens: HashMap::new(),
                 order: BTreeMap::new(),
+                of_namespaces: HashMap::new(),
                 bytes: 0,
             })),
             revision: Arc::new(watch::Sender::new(0)),
@@ -175,6 +185,10 @@ impl ReplicatedUserTokens {
         self.revision.send_modify(|revision| *revision += 1);
         let revision = *self.revision.borrow();
         known.bytes += bytes(&token);
+        let namespace = key.resource.namespace.clone();
+        let of_namespace = known.of_namespaces.entry(namespace).or_default();
+        of_namespace.revisions.insert(revision);
+        of_namespace.bytes += bytes(&token);
         known.order.insert(revision, key.clone());
         known.tokens.insert(
             key,
@@ -184,12 +198,8 @@ impl ReplicatedUserTokens {
                 revision,
             },
         );
-        while known.tokens.len() > MAX_TOKENS || known.bytes > MAX_BYTES {
-            let Some((_, oldest)) = known.order.first_key_value() else {
-                return;
-            };
-            let oldest = oldest.clone();
-            known.remove(&oldest);
+        while let Some(surplus) = known.surplus() {
+            known.remove(&surplus);
         }
     }
 }
@@ -228,16 +238,39 @@ impl UserTokenScope {
 }
 
 impl Known {
+    /// What has to go: of the namespace that has most of what there is too much of.
+    fn surplus(&self) -> Option<UserKey> {
+        let too_many = self.tokens.len() > MAX_TOKENS;
+        if !too_many && self.bytes <= MAX_BYTES {
+            return None;
+        }
+        let namespaces = self.of_namespaces.values();
+        let largest = namespaces.max_by_key(|of_namespace| match too_many {
+            true => of_namespace.revisions.len(),
+            false => of_namespace.bytes,
+        })?;
+        self.order.get(largest.revisions.first()?).cloned()
+    }
+
     fn remove(&mut self, key: &UserKey) {
         if let Some(removed) = self.tokens.remove(key) {
             self.order.remove(&removed.revision);
             self.bytes -= bytes(&removed.token);
+            let namespace = &key.resource.namespace;
+            if let Some(of_namespace) = self.of_namespaces.get_mut(namespace) {
+                of_namespace.revisions.remove(&removed.revision);
+                of_namespace.bytes -= bytes(&removed.token);
+                if of_namespace.revisions.is_empty() {
+                    self.of_namespaces.remove(namespace);
+                }
+            }
         }
     }
 
     fn clear(&mut self) {
         self.tokens.clear();
         self.order.clear();
+        self.of_namespaces.clear();
         self.bytes = 0;
     }
 }
@@ -277,10 +310,14 @@ mod tests {
     }
 
     fn scope(tokens: &ReplicatedUserTokens, name: &str, url: &str) -> UserTokenScope {
+        scope_in(tokens, "apps", name, url)
+    }
+
+    fn scope_in(tokens: &ReplicatedUserTokens, namespace: &str, name: &str, url: &str) -> UserTokenScope {
         let resource: mcp_auth_crds::McpServerAuth = serde_json::from_value(serde_json::json!({
             "apiVersion": "mcpauth.dev/v1alpha1",
             "kind": "McpServerAuth",
-            "metadata": {"name": name, "namespace": "apps"},
+            "metadata": {"name": name, "namespace": namespace},
             "spec": {
                 "server": {"name": "tools", "url": url},
                 "bearerToken": {"secretKeyRef": {"name": "token", "key": "token"}},
@@ -353,6 +390,23 @@ mod tests {
         assert_eq!(id(&tools, "0"), None);
         assert!(id(&tools, "1").is_some());
         assert_eq!(tokens.known.lock().order.len(), MAX_TOKENS);
+    }
+
+    #[test]
+    fn a_namespace_with_too_many_tokens_displaces_its_own_and_no_other_namespaces() {
+        let tokens = ReplicatedUserTokens::default();
+        let small = scope_in(&tokens, "small", "tools", URL);
+        small.record(&"alice".into(), token("first", 600));
+        let large = scope_in(&tokens, "large", "tools", URL);
+        for user in 0..MAX_TOKENS + 10 {
+            large.record(&user.to_string().into(), token(&user.to_string(), 600));
+        }
+        assert_eq!(id(&small, "alice").as_deref(), Some("first"));
+        assert_eq!(id(&large, "0"), None);
+        assert_eq!(tokens.known.lock().tokens.len(), MAX_TOKENS);
+        small.tokens.forget(&large.resource);
+        let known = tokens.known.lock();
+        assert_eq!((known.tokens.len(), known.of_namespaces.len()), (1, 1));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::McpServerAuth;
-use mcp_auth_oauth::{Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter};
+use mcp_auth_oauth::{Clock, KeySetLocation, Limits, Policy, Registration, RequestLimiter, UserTokenQuotas};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
@@ -84,6 +84,7 @@ pub struct TokenSources {
     credentials: Credentials,
     /// Of all sources together.
     limiter: RequestLimiter,
+    user_token_quotas: UserTokenQuotas,
     sources: Arc<Mutex<HashMap<ResourceRef, Source>>>,
 }
 
@@ -151,8 +152,15 @@ impl TokenSources {
             metrics: Arc::new(metrics),
             credentials,
             limiter: RequestLimiter::default(),
+            user_token_quotas: UserTokenQuotas::default(),
             sources: Arc::default(),
         }
+    }
+
+    /// Keeps no more users' tokens than these quotas grant each namespace.
+    pub fn with_user_token_quotas(mut self, quotas: UserTokenQuotas) -> Self {
+        self.user_token_quotas = quotas;
+        self
     }
 
     /// Gets the token of a resource as it is desired from now on: starts a source, changes it, keeps it, or
@@ -279,7 +287,9 @@ impl TokenSources {
                 };
                 let on_change = self.publisher(resource_ref);
                 let user_tokens = self.credentials.user_tokens().of_resource(resource_ref, identity);
-                let shared = (&self.limiter, user_tokens);
+                let namespace = &resource_ref.namespace;
+                let quota = self.user_token_quotas.of_tenant(namespace);
+                let shared = (self.limiter.of_tenant(namespace), (user_tokens, quota));
                 match ActiveSource::start(*configuration, seed, &self.clock, shared, on_change) {
                     Ok(active) => (SourceKind::OAuth2(Box::new(active)), None),
                     Err(error) => (SourceKind::None, Some(error)),
@@ -390,7 +400,7 @@ impl TokenSources {
         let sources = Arc::downgrade(&self.sources);
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let (credentials, resource) = (self.credentials.clone(), resource.clone());
-        let limiter = self.limiter.clone();
+        let (limiter, user_token_quotas) = (self.limiter.clone(), self.user_token_quotas.clone());
         move || {
             if let Some(sources) = sources.upgrade() {
                 let sources = Self {
@@ -398,6 +408,7 @@ impl TokenSources {
                     metrics: metrics.clone(),
                     credentials: credentials.clone(),
                     limiter: limiter.clone(),
+                    user_token_quotas: user_token_quotas.clone(),
                     sources,
                 };
                 sources.publish(&resource);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::{Client, Clock, Error, Policy, Token, UserTokens};
+use mcp_auth_oauth::{Client, Clock, Error, Policy, TenantQuota, Token, UserTokens};
 use mcp_auth_protocol::reasons;
 use mcp_auth_protocol::sync::Credential;
 use mcp_auth_protocol::timeouts::AUTHORIZATION_SERVER;
@@ -20,6 +20,9 @@ pub struct UserTokenExchanger {
     /// What other replicas have, and are given.
     replicated: UserTokenScope,
     clock: Clock,
+    /// What was told of [`UserTokens::limited_to`] last, and whom to tell.
+    limited_to: Mutex<Option<usize>>,
+    on_change: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Why a user gets no token now.
@@ -46,13 +49,27 @@ impl ExchangeError {
 }
 
 impl UserTokenExchanger {
-    pub fn new(client: Client, policy: Policy, clock: Clock, replicated: UserTokenScope) -> Self {
+    /// `on_change` is called when [`Self::limited_to`] changes.
+    pub fn new(
+        client: Client,
+        policy: Policy,
+        clock: Clock,
+        (replicated, quota): (UserTokenScope, TenantQuota),
+        on_change: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
         Self {
             client: Mutex::new(client),
-            users: UserTokens::new(policy, clock.clone()),
+            users: UserTokens::new(policy, clock.clone()).within(quota),
             replicated,
             clock,
+            limited_to: Mutex::default(),
+            on_change,
         }
+    }
+
+    /// How many tokens the namespace may keep, where that is why tokens are not kept.
+    pub fn limited_to(&self) -> Option<usize> {
+        *self.limited_to.lock()
     }
 
     /// Asks in a changed way from now on. The tokens there are serve until they expire.
@@ -94,6 +111,11 @@ impl UserTokenExchanger {
                 async move { client.exchange_token(&subject).await }
             })
             .await?;
+        let limited_to = self.users.limited_to();
+        let is_news = std::mem::replace(&mut *self.limited_to.lock(), limited_to) != limited_to;
+        if is_news {
+            (self.on_change)();
+        }
         self.replicated.record(subject, Arc::clone(&token));
         Ok(token)
     }

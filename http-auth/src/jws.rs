@@ -1,4 +1,8 @@
-//! JWS in compact serialisation (RFC 7515 section 7.1): header and claims in JSON, signed.
+//! JWS in compact serialisation (RFC 7515 section 7.1): header and claims in JSON, signed; and what it was signed with.
+
+mod verify;
+
+pub use verify::{CompactJws, Jwk, SignatureError, VerifyingKeys};
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 

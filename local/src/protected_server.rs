@@ -64,6 +64,7 @@ impl ProtectedServer {
             &Inputs {
                 references: &self.references,
                 workload: |_: &WorkloadIdentity| None::<Result<Assertions, NotServedError>>,
+                managed_key: None,
                 known_issuer: None,
                 policy: &AdministratorPolicy::default(),
                 egress_proxy,

@@ -361,11 +361,11 @@ fn protected(
             name: name.clone(),
             violations,
         })?;
-    if is_workload_identity(&resource) {
+    if let Some(field) = field_of_clusters(&resource) {
         return Err(ResourceError::NeedsCluster {
             file: file.to_owned(),
             name,
-            field: "spec.oauth2.clientAuthentication.method WorkloadIdentity",
+            field,
         });
     }
     // There is one namespace here, which nothing has to name.
@@ -375,11 +375,14 @@ fn protected(
     }))
 }
 
-fn is_workload_identity(resource: &McpServerAuth) -> bool {
-    let oauth2 = resource.spec.oauth2.as_ref();
-    oauth2.is_some_and(|oauth2| {
-        oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
-    })
+/// What the resource wants of the operator: that it asks the API server, or publishes something.
+fn field_of_clusters(resource: &McpServerAuth) -> Option<&'static str> {
+    let authentication = &resource.spec.oauth2.as_ref()?.client_authentication;
+    if authentication.method == ClientAuthenticationMethod::WorkloadIdentity {
+        return Some("spec.oauth2.clientAuthentication.method WorkloadIdentity");
+    }
+    let managed = authentication.managed_key();
+    managed.map(|_| "spec.oauth2.clientAuthentication.privateKeyJwt.managed")
 }
 
 fn name(object: &Value) -> String {

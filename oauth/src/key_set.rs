@@ -102,7 +102,7 @@ impl KeySetLocation {
             let url = without_query(&url);
             return Err(KeySetError::Status { url, status });
         }
-        let keys = read(&body);
+        let keys = read_key_set(&body);
         match keys.is_empty() {
             true => Err(KeySetError::NotAKeySet(without_query(&url))),
             false => Ok(keys),
@@ -172,7 +172,7 @@ impl KeySetLocation {
 
 /// The keys that signatures can be verified by. What else a set holds is left out, since sets may hold more than
 /// their reader knows (RFC 7517 section 5).
-fn read(body: &[u8]) -> Vec<PublicKey> {
+pub fn read_key_set(body: &[u8]) -> Vec<PublicKey> {
     let Ok(set) = serde_json::from_slice::<Map<String, Value>>(body) else {
         return Vec::new();
     };

@@ -43,8 +43,8 @@ pub use jose::assertion::{
     AssertionAudience, AssertionFuture, AssertionSigner, AssertionSource, Assertions, GivenAssertion,
 };
 pub use jose::service_account_key::ServiceAccountKey;
-pub use jose::signing_key::{Algorithm, CertificateThumbprints, KeyError, SigningKey};
-pub use key_set::{KeySetError, KeySetLocation, PublicKey};
+pub use jose::signing_key::{Algorithm, CertificateThumbprints, GeneratedKey, KeyError, SigningKey};
+pub use key_set::{KeySetError, KeySetLocation, PublicKey, read_key_set};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
 pub use preflight::PreflightProblem;
@@ -69,4 +69,4 @@ pub use token_type::TokenType;
 pub use transport::Limits;
 pub use transport::body_shape::BodyShape;
 pub use transport::connect_error::ConnectError;
-pub use user_tokens::UserTokens;
+pub use user_tokens::{TenantQuota, UserTokenQuotas, UserTokens};

@@ -21,6 +21,8 @@ use crate::{Clock, Error, RetryAfter};
 
 /// Requests under way at once at one server.
 const MAX_CONCURRENT_REQUESTS: usize = 4;
+/// Of them those of one tenant, however many it has in line: the rest is for whoever else comes.
+const MAX_CONCURRENT_REQUESTS_OF_TENANT: usize = 3;
 /// How long each counts at least: no more than sixteen are made in a second.
 const MIN_SPACING: Duration = Duration::from_millis(250);
 /// Longest wait in line. After that a request is made out of turn: a server that is slow must not make it fail.
@@ -30,10 +32,13 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone, Default)]
 pub struct RequestLimiter {
     servers: Arc<Mutex<HashMap<String, Arc<ServerLimit>>>>,
+    /// Whose requests these are, where several tenants share the process.
+    tenant: Option<Arc<str>>,
 }
 
 struct ServerLimit {
     permits: Arc<Semaphore>,
+    tenants: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
     /// Until when the server asked to be left alone by a client. Others are not held up: servers of many tenants
     /// answer for one of them, and one request each tells the others.
     pauses: Mutex<HashMap<Option<ClientId>, Deadline>>,
@@ -42,11 +47,21 @@ struct ServerLimit {
 /// A turn at a server. Ends a moment after it is dropped.
 pub(crate) struct Turn {
     server: Arc<ServerLimit>,
-    permit: Option<OwnedSemaphorePermit>,
+    /// The server's, and the tenant's.
+    permits: Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)>,
     began: Instant,
 }
 
 impl RequestLimiter {
+    /// The same limits for requests of one tenant, such as a namespace: it leaves turns for others, however many requests it has
+    /// in line.
+    pub fn of_tenant(&self, tenant: &str) -> Self {
+        Self {
+            servers: Arc::clone(&self.servers),
+            tenant: Some(tenant.into()),
+        }
+    }
+
     /// Waits for a turn at the server of this endpoint. An error while that server asks to be left alone.
     pub(crate) async fn turn(
         &self,
@@ -56,12 +71,22 @@ impl RequestLimiter {
     ) -> Result<Turn, Error> {
         let server = self.server(endpoint);
         server.check_pause(client_id, clock)?;
-        let permit = timeout(QUEUE_TIMEOUT, Arc::clone(&server.permits).acquire_owned()).await;
+        let of_tenant = self.tenant.as_ref().map(|tenant| server.of_tenant(tenant));
+        let permits = async {
+            // Whoever waits for the tenant's turn is not yet in the line of all.
+            let of_tenant = match of_tenant {
+                Some(permits) => permits.acquire_owned().await.ok(),
+                None => None,
+            };
+            let of_server = Arc::clone(&server.permits).acquire_owned().await.ok()?;
+            Some((of_server, of_tenant))
+        };
+        let permits = timeout(QUEUE_TIMEOUT, permits).await;
         // It may have said so to one that was before this one in line.
         server.check_pause(client_id, clock)?;
         Ok(Turn {
             server,
-            permit: permit.ok().and_then(Result::ok),
+            permits: permits.ok().flatten(),
             began: Instant::now(),
         })
     }
@@ -75,6 +100,16 @@ impl RequestLimiter {
 }
 
 impl ServerLimit {
+    fn of_tenant(&self, tenant: &Arc<str>) -> Arc<Semaphore> {
+        let mut tenants = self.tenants.lock();
+        // One that has no request under way or in line need not be remembered.
+        tenants.retain(|_, permits| Arc::strong_count(permits) > 1);
+        let permits = tenants
+            .entry(Arc::clone(tenant))
+            .or_insert_with(|| Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS_OF_TENANT)));
+        Arc::clone(permits)
+    }
+
     fn check_pause(&self, client_id: Option<&ClientId>, clock: &Clock) -> Result<(), Error> {
         let mut pauses = self.pauses.lock();
         pauses.retain(|_, until| !until.has_passed(clock));
@@ -101,12 +136,12 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let (permit, end) = (self.permit.take(), self.began + MIN_SPACING);
+        let (permits, end) = (self.permits.take(), self.began + MIN_SPACING);
         // Without a runtime there is nobody who waits.
-        if let (Some(permit), Ok(runtime)) = (permit, tokio::runtime::Handle::try_current()) {
+        if let (Some(permits), Ok(runtime)) = (permits, tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move {
                 sleep_until(end).await;
-                drop(permit);
+                drop(permits);
             });
         }
     }
@@ -116,6 +151,7 @@ impl Default for ServerLimit {
     fn default() -> Self {
         Self {
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
+            tenants: Mutex::default(),
             pauses: Mutex::default(),
         }
     }
@@ -204,6 +240,48 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(began.elapsed(), QUEUE_TIMEOUT);
+    }
+
+    /// A hundred requests of one tenant, to a server that answers none of them.
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_with_a_hundred_requests_in_line_holds_no_other_tenant_up() {
+        let (limiter, clock) = (RequestLimiter::default(), clock());
+        let endpoint = url("https://auth.example.com/token");
+        let begun = Arc::new(AtomicUsize::new(0));
+        let crowd = limiter.of_tenant("crowd");
+        let tasks: Vec<_> = (0..100)
+            .map(|_| {
+                let (crowd, clock, begun) = (crowd.clone(), clock.clone(), Arc::clone(&begun));
+                let endpoint = endpoint.clone();
+                tokio::spawn(async move {
+                    let _turn = crowd.turn(&endpoint, None, &clock).await.unwrap();
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    std::future::pending::<()>().await;
+                })
+            })
+            .collect();
+        // All of them are in line.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(begun.load(Ordering::SeqCst), MAX_CONCURRENT_REQUESTS_OF_TENANT);
+        let began = Instant::now();
+        for tenant in ["one", "two", "three"] {
+            drop(
+                limiter
+                    .of_tenant(tenant)
+                    .turn(&endpoint, None, &clock)
+                    .await
+                    .unwrap(),
+            );
+        }
+        assert_eq!(
+            began.elapsed(),
+            2 * MIN_SPACING,
+            "each waits for the one before it"
+        );
+        assert_eq!(begun.load(Ordering::SeqCst), MAX_CONCURRENT_REQUESTS_OF_TENANT);
+        for task in tasks {
+            task.abort();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 mod affected_users;
 mod byte_budget;
 mod cache;
+mod quota;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::clock::time_before;
 use crate::token_request::with_deadline;
 use crate::{Circuit, Clock, Error, IssuedToken, Policy, Token};
 use cache::{CacheLookup, User, UserTokenCache};
+pub use quota::{TenantQuota, UserTokenQuotas};
 
 /// Users whose tokens are kept, unless stated otherwise.
 const DEFAULT_CAPACITY: usize = 10_000;
@@ -47,6 +49,17 @@ struct Shared {
 impl UserTokens {
     pub fn new(policy: Policy, clock: Clock) -> Self {
         Self::with_capacity(DEFAULT_CAPACITY, policy, clock)
+    }
+
+    /// Keeps within what the tenant may keep of all its resources, besides.
+    pub fn within(self, quota: TenantQuota) -> Self {
+        self.shared.cache.lock().set_quota(quota);
+        self
+    }
+
+    /// How many tokens the tenant may keep, where that is why tokens are not kept.
+    pub fn limited_to(&self) -> Option<usize> {
+        self.shared.cache.lock().limited_to()
     }
 
     /// Keeps the tokens of this many users, at least one, or of fewer where their tokens are so long that

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use mcp_auth_credentials::AdministratorPolicy;
-use mcp_auth_oauth::{AllowedAddresses, Destinations, HostPattern};
+use mcp_auth_oauth::{AllowedAddresses, Destinations, HostPattern, UserTokenQuotas};
 
 use crate::inject_command::InjectArgs;
+use crate::managed_keys::PublicUrl;
+use crate::tenant_limits::TenantLimits;
 
 /// What the program is asked to do: to run, unless a subcommand says otherwise.
 #[derive(Debug)]
@@ -84,6 +86,23 @@ pub struct Args {
 
     #[command(flatten)]
     pub policy: PolicyArgs,
+
+    /// Secret in the operator's namespace that keys are kept in which it makes for clients (`privateKeyJwt.managed`); made
+    /// if it does not exist. Without it there are none.
+    #[arg(long, requires = "listen_managed_keys")]
+    pub managed_keys_secret: Option<String>,
+
+    /// Where the public halves of these keys are served for authorization servers, in plain HTTP.
+    #[arg(long, requires = "managed_keys_secret")]
+    pub listen_managed_keys: Option<SocketAddr>,
+
+    /// URL that authorization servers reach that by, as statuses state it. With https each client also has a client ID
+    /// metadata document, whose URL may be its identifier.
+    #[arg(long, requires = "managed_keys_secret")]
+    pub managed_keys_url: Option<PublicUrl>,
+
+    #[command(flatten)]
+    pub limits: LimitArgs,
 
     /// Where the webhook and the sidecars are served, over TLS.
     #[arg(long, default_value = "[::]:8443")]
@@ -178,6 +197,60 @@ pub struct PolicyArgs {
     pub forbid_plain_http: bool,
 }
 
+/// How much a namespace may take, so that one tenant leaves enough to the others.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LimitArgs {
+    /// McpServerAuth resources of a namespace that are served, the oldest first.
+    #[arg(long, default_value = "500", value_parser = at_least_one)]
+    pub max_resources_per_namespace: usize,
+
+    /// McpServerAuth resources of all namespaces that are served, the oldest first.
+    #[arg(long, default_value = "10000", value_parser = at_least_one)]
+    pub max_resources: usize,
+
+    /// Labels, expressions and values of expressions of a podSelector.
+    #[arg(long, default_value = "256", value_parser = at_least_one)]
+    pub max_selector_terms: usize,
+
+    /// Parameters of oauth2.extraParameters and extraParametersFrom together.
+    #[arg(long, default_value = "48", value_parser = at_least_one)]
+    pub max_parameters: usize,
+
+    /// Users' tokens that are kept for all resources of a namespace.
+    #[arg(long, default_value = "10000", value_parser = at_least_one)]
+    pub max_user_tokens_per_namespace: usize,
+
+    /// Users' tokens that are kept for all namespaces.
+    #[arg(long, default_value = "50000", value_parser = at_least_one)]
+    pub max_user_tokens: usize,
+
+    /// Events that are written in a namespace in a minute.
+    #[arg(long, default_value = "120", value_parser = at_least_one)]
+    pub max_events_per_namespace: usize,
+}
+
+impl LimitArgs {
+    pub fn tenant_limits(&self) -> TenantLimits {
+        TenantLimits {
+            resources_per_namespace: self.max_resources_per_namespace,
+            resources: self.max_resources,
+            selector_terms: self.max_selector_terms,
+            parameters: self.max_parameters,
+        }
+    }
+
+    pub fn user_token_quotas(&self) -> UserTokenQuotas {
+        UserTokenQuotas::new(self.max_user_tokens_per_namespace, self.max_user_tokens)
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..) => Ok(number),
+        _ => Err("must be a whole number from 1 on".to_owned()),
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 #[value(rename_all = "PascalCase")]
 pub enum AddressesArg {
@@ -248,6 +321,33 @@ mod tests {
         assert!(matches!(Command::try_parse_from(run).unwrap(), Command::Run(args) if args.namespace == "n"));
         let error = Command::try_parse_from(&run[..3]).unwrap_err().to_string();
         assert!(error.contains("--operator-url"), "{error}");
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused_and_named() {
+        let run = |limit: &str| {
+            let arguments = [
+                "mcp-auth-operator",
+                "--namespace=n",
+                "--identity=i",
+                "--operator-url=https://o.n.svc:443",
+                "--serving-name=o.n.svc",
+                "--sidecar-settings=/s.json",
+                limit,
+            ];
+            Command::try_parse_from(arguments)
+        };
+        for limit in ["--max-resources=0", "--max-resources=-1", "--max-resources=many"] {
+            let error = run(limit).unwrap_err().to_string();
+            assert!(
+                error.contains("--max-resources") && error.contains("from 1 on"),
+                "{error}"
+            );
+        }
+        let limited = run("--max-resources-per-namespace=7").unwrap();
+        assert!(
+            matches!(limited, Command::Run(args) if args.limits.tenant_limits().resources_per_namespace == 7)
+        );
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
 }
 
 /// Orders resources by age, and those of one second by name.
-fn seniority(resource: &McpServerAuth) -> (Option<jiff::Timestamp>, &str) {
+pub fn seniority(resource: &McpServerAuth) -> (Option<jiff::Timestamp>, &str) {
     let created = resource.metadata.creation_timestamp.as_ref().map(|time| time.0);
     (created, resource.metadata.name.as_deref().unwrap_or_default())
 }

@@ -46,8 +46,8 @@ const MAX_CONNECTIONS: ConnectionLimits = ConnectionLimits {
     without_request: 4_000,
     without_request_by_address: 200,
 };
-/// Of the probes and metrics, which the kubelet and Prometheus ask for.
-const MAX_HEALTH_CONNECTIONS: ConnectionLimits = ConnectionLimits {
+/// Of the probes and metrics, which the kubelet and Prometheus ask for, and of published keys.
+const MAX_PLAIN_CONNECTIONS: ConnectionLimits = ConnectionLimits {
     total: 500,
     without_request: 200,
     without_request_by_address: 50,
@@ -256,9 +256,13 @@ pub struct Health {
 
 /// Serves probes and metrics in plain HTTP.
 pub async fn serve_health(address: SocketAddr, health: Health) -> anyhow::Result<()> {
-    let router = health_router(health);
+    serve_plain(address, health_router(health)).await
+}
+
+/// Serves in plain HTTP what few ask for, and none for long.
+pub async fn serve_plain(address: SocketAddr, router: Router) -> anyhow::Result<()> {
     let listener = bind(address)?;
-    let bounds = ConnectionBounds::new(MAX_HEALTH_CONNECTIONS);
+    let bounds = ConnectionBounds::new(MAX_PLAIN_CONNECTIONS);
     // Nothing waits for these to end.
     let graceful = GracefulShutdown::new();
     loop {

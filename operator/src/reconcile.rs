@@ -20,12 +20,14 @@ use tracing::debug_span;
 
 use crate::entitlement::conflict;
 use crate::liveness::{BEAT_INTERVAL, Liveness};
+use crate::managed_keys::ManagedKeys;
 use crate::metrics::Metrics;
 use crate::pods::{Pods, ought_to_be_injected};
 use crate::references::References;
 use crate::resources::{ResourceEvent, ResourceWatch, Resources, object_ref};
 use crate::sidecars::Sidecars;
 use crate::status::known_server;
+use crate::tenant_limits::TenantLimits;
 use crate::workload::Workload;
 
 /// Name of this task in [`Liveness`].
@@ -41,11 +43,13 @@ pub struct Reconciler {
     pub resources: Resources,
     pub references: References,
     pub workload: Workload,
+    pub managed_keys: ManagedKeys,
     pub pods: Pods,
     pub sidecars: Sidecars,
     pub token_sources: TokenSources,
     /// What whoever runs the operator allows.
     pub policy: AdministratorPolicy,
+    pub limits: TenantLimits,
     /// The operator's own, for resources that name none.
     pub egress_proxy: Option<EgressProxy>,
     pub metrics: Metrics,
@@ -54,9 +58,10 @@ pub struct Reconciler {
     pub status_due: mpsc::UnboundedSender<ResourceRef>,
 }
 
-/// Changes outside the resources: of references by resource, of pods and sidecars by namespace.
+/// Changes outside the resources: of references and of the operator's own keys by resource, of pods and sidecars by namespace.
 pub struct Triggers {
     pub references: mpsc::UnboundedReceiver<ResourceRef>,
+    pub managed_keys: mpsc::UnboundedReceiver<ResourceRef>,
     pub pods: mpsc::UnboundedReceiver<String>,
     pub sidecars: mpsc::UnboundedReceiver<String>,
     pub token_refresh_requests: mpsc::UnboundedReceiver<TokenRefreshRequest>,
@@ -111,6 +116,7 @@ impl Events<'_> {
             tokio::select! {
                 event = self.resource_watch.next() => return ReconcileEvent::Resource(event),
                 Some(resource) = triggers.references.recv() => return ReconcileEvent::Reference(resource),
+                Some(resource) = triggers.managed_keys.recv() => return ReconcileEvent::Reference(resource),
                 Some(namespace) = triggers.pods.recv() => return ReconcileEvent::Pods(namespace),
                 Some(namespace) = triggers.sidecars.recv() => {
                     self.sidecars_changed.insert(namespace);
@@ -177,6 +183,9 @@ impl Reconciler {
             ReconcileEvent::Resource(ResourceEvent::Deleted(resource)) => {
                 self.forget(&resource);
                 self.watch_pods();
+                if self.limits.is_total_reached(&self.resources.index()) {
+                    queue.namespaces.extend(self.resources.namespaces());
+                }
                 queue.namespaces.insert(resource.namespace);
             }
             ReconcileEvent::Resource(ResourceEvent::Listed) | ReconcileEvent::Tick => {}
@@ -223,10 +232,10 @@ impl Reconciler {
             name = resource_ref.name
         )
         .entered();
-        let desired = match self.conflict(resource) {
-            Some(conflict) => {
+        let desired = match self.not_taken_up(resource) {
+            Some(error) => {
                 self.references.set(resource_ref, &[]);
-                Err(conflict)
+                Err(error)
             }
             None => self.desired(resource_ref, resource),
         };
@@ -250,11 +259,18 @@ impl Reconciler {
             workload: |wanted: &WorkloadIdentity| {
                 Some(self.workload.assertions(&resource_ref.namespace, wanted))
             },
+            managed_key: self.managed_keys.find(resource),
             known_issuer: known_server(resource).map(|server| server.issuer.clone()),
             policy: &self.policy,
             egress_proxy: self.egress_proxy.clone(),
         };
         desired(&resource.spec, &inputs)
+    }
+
+    /// Why the resource is not served, whatever its references hold.
+    fn not_taken_up(&self, resource: &McpServerAuth) -> Option<NotServedError> {
+        let beyond_limits = || self.limits.check(resource, &self.resources.index()).err();
+        self.conflict(resource).or_else(beyond_limits)
     }
 
     /// The older resource that is served instead, whatever the references of this one hold.
@@ -290,6 +306,7 @@ impl Reconciler {
 
     fn forget(&self, resource: &ResourceRef) {
         self.token_sources.remove(resource);
+        self.managed_keys.forget(resource);
         self.references.set(resource, &[]);
         self.metrics.forget(resource);
         // The status step finds that it is gone, and forgets it too.

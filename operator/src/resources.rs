@@ -13,7 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client};
 use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::{Changes, ResourceRef};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 use tracing::warn;
 
 use crate::api_server::is_forbidden;
@@ -27,7 +27,7 @@ pub struct Resources {
 }
 
 /// By namespace and name, since all that is decided is decided for a namespace.
-type NamespaceIndex = HashMap<String, BTreeMap<String, Arc<McpServerAuth>>>;
+pub type NamespaceIndex = HashMap<String, BTreeMap<String, Arc<McpServerAuth>>>;
 
 /// The namespaces whose resources are all in the store.
 #[derive(Debug, Default)]
@@ -106,6 +106,11 @@ impl Resources {
         let by_namespace = self.by_namespace.read();
         let resources = by_namespace.get(namespace).into_iter().flat_map(BTreeMap::values);
         Some(resources.cloned().collect())
+    }
+
+    /// Everything that is stored, of namespaces that have been listed whole and of others. Held for a moment only.
+    pub fn index(&self) -> RwLockReadGuard<'_, NamespaceIndex> {
+        self.by_namespace.read()
     }
 
     /// Every namespace that has a resource.

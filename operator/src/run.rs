@@ -21,12 +21,14 @@ use crate::args::Args;
 use crate::certificates::{
     self, Certificates, SecretName, Source, await_webhook_ca_bundle, keep_webhook_ca_bundle,
 };
-use crate::http::{Health, serve_health, serve_tls};
+use crate::event_recorder::EventRecorder;
+use crate::http::{Health, serve_health, serve_plain, serve_tls};
 use crate::inject::Settings;
 use crate::leader::{self, Participation};
 use crate::leader_client::LeaderClient;
 use crate::liveness::Liveness;
 use crate::log;
+use crate::managed_keys::{self, ManagedKeys};
 use crate::metrics::Metrics;
 use crate::pod_owners::PodOwners;
 use crate::pods::Pods;
@@ -36,7 +38,7 @@ use crate::replicas::{self, Follower, FollowerCount, Replicas};
 use crate::resources::Resources;
 use crate::restarts::{RestartOutcomes, Restarts};
 use crate::sidecars::Sidecars;
-use crate::status::{ObservedPods, StatusWriter};
+use crate::status::{KeptSecrets, ObservedPods, StatusWriter};
 use crate::sync::{self, Authenticator, OperatorAccount, Snapshots, Sync};
 use crate::webhook_calls::WebhookCalls;
 use crate::workload::Workload;
@@ -123,7 +125,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         instance: Some(args.identity.clone()),
     };
     let recorder = Recorder::new(client.clone(), reporter);
-    let (workload_events, workload_event_writer) = WorkloadEvents::new(client.clone(), recorder.clone());
+    let events = EventRecorder::new(recorder, args.limits.max_events_per_namespace);
+    let (workload_events, workload_event_writer) = WorkloadEvents::new(client.clone(), events.clone());
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), workload_events.clone());
     let (sidecars, sidecars_changed) = Sidecars::new();
     let (token_refresh_requests, refresh_requested) = TokenRefreshRequests::new();
@@ -133,6 +136,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         args.workload_identity_audiences.clone(),
     );
     let clock = Clock::system();
+    let managed_keys_config = args
+        .managed_keys_secret
+        .clone()
+        .map(|secret| managed_keys::Config {
+            namespace: args.namespace.clone(),
+            secret,
+            url: args.managed_keys_url.clone(),
+        });
+    let (managed_keys, managed_keys_changed) = ManagedKeys::new(&client, managed_keys_config, clock.clone());
     let webhook_calls = WebhookCalls::new(clock.now(), args.listen.port());
     let restart_outcomes = RestartOutcomes::default();
     let restarts = Restarts::new(
@@ -146,10 +158,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         resources: resources.clone(),
         references: references.clone(),
         workload,
+        managed_keys: managed_keys.clone(),
         pods: pods.clone(),
         sidecars: sidecars.clone(),
-        token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone()),
+        token_sources: TokenSources::new(clock.clone(), metrics.clone(), credentials.clone())
+            .with_user_token_quotas(args.limits.user_token_quotas()),
         policy: args.policy.to_policy(),
+        limits: args.limits.tenant_limits(),
         egress_proxy,
         metrics: metrics.clone(),
         liveness: liveness.clone(),
@@ -157,10 +172,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let status_writer = Arc::new(StatusWriter::new(
         client.clone(),
-        recorder,
+        events,
         clock,
         credentials.clone(),
-        references,
+        KeptSecrets {
+            references,
+            managed_keys: managed_keys.clone(),
+        },
         ObservedPods {
             pods: pods.clone(),
             sidecars: sidecars.clone(),
@@ -171,6 +189,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
     let triggers = Triggers {
         references: references_changed,
+        managed_keys: managed_keys_changed,
         pods: pods_changed,
         sidecars: sidecars_changed,
         token_refresh_requests: refresh_requested,
@@ -280,8 +299,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         ))),
     };
     tasks.spawn(forever(workload_event_writer.run()));
+    if let Some(address) = args.listen_managed_keys {
+        let published = managed_keys::router(managed_keys.clone(), resources.clone());
+        tasks.spawn(serve_plain(address, published));
+        let watch = managed_keys.clone().watch();
+        tasks.spawn(async { match watch.await {} });
+    }
     let replica_tasks = ReplicaTasks {
         reconciler,
+        managed_keys,
         follower,
         resource_watch,
         triggers,

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use mcp_auth_crds::{
-    EffectiveOAuth2, McpServerAuth, McpServerAuthStatus, TokenClaims, TokenError, TokenStatus,
+    EffectiveOAuth2, ManagedKeyStatus, McpServerAuth, McpServerAuthStatus, TokenClaims, TokenError,
+    TokenStatus,
 };
 use mcp_auth_credentials::conditions::{
     ConditionDraft, first_draft, seconds, secrets_resolved, token_issued,
@@ -35,7 +36,7 @@ pub use authorization_server::known_server;
 pub use credential_expiring::CredentialExpiry;
 pub use pods_injected::InjectionFacts;
 pub use server_reachable::advice as reachability_advice;
-pub use writer::{ObservedPods, StatusWriter, run};
+pub use writer::{KeptSecrets, ObservedPods, StatusWriter, run};
 
 /// What the status is made of.
 pub struct StatusInputs<'a> {
@@ -48,6 +49,8 @@ pub struct StatusInputs<'a> {
     pub injection: InjectionFacts,
     /// What the spec refers to and when it ends.
     pub expiries: Vec<CredentialExpiry>,
+    /// The key that the operator makes for the client.
+    pub managed_key: Option<ManagedKeyStatus>,
     /// What becomes of the restart that LiteLLM needs, where the operator is to see to it.
     pub restart: Option<String>,
 }
@@ -82,6 +85,7 @@ pub fn status(inputs: &StatusInputs<'_>, now: Timestamp) -> McpServerAuthStatus 
         token: Some(token).filter(|status| *status != TokenStatus::default()),
         authorization_server: authorization_server::authorization_server(inputs),
         effective: effective(inputs),
+        managed_key: inputs.managed_key.clone(),
         sidecars: counts,
     }
 }

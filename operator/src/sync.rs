@@ -5,6 +5,7 @@
 mod authenticate;
 mod error;
 mod exchange;
+mod issuer_keys;
 mod lines;
 mod snapshots;
 mod stream;

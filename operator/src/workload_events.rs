@@ -2,26 +2,32 @@
 //! first. Whoever decides hands a notice to a bounded queue and never waits; one task writes, each notice once in a
 //! while.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::api_server::with_deadline;
+use crate::event_recorder::EventRecorder;
 
 /// Notices that wait to be written; more are dropped, since the pod's annotations and the log say the same.
 const MAX_QUEUED: usize = 256;
+/// Of them those about one namespace, so that there is room for the others'.
+const MAX_QUEUED_OF_NAMESPACE: usize = 32;
 /// The same notice about the same owner is written once in this time.
 const REPEAT_AFTER: Duration = Duration::from_secs(15 * 60);
-/// Notices that are remembered for that.
-const MAX_REMEMBERED: usize = 1024;
+/// Notices about one namespace that are remembered for that.
+const MAX_REMEMBERED_OF_NAMESPACE: usize = 256;
 /// Between two events, so that a thousand pods that cannot be injected are no flood.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest note Kubernetes takes, in bytes.
@@ -44,13 +50,21 @@ pub enum NoticeKind {
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
-pub struct WorkloadEvents(mpsc::Sender<Notice>);
+pub struct WorkloadEvents {
+    sender: mpsc::Sender<Notice>,
+    queued: QueuedNotices,
+}
+
+/// The notices that wait, by the namespace that they are about.
+#[derive(Clone, Default)]
+struct QueuedNotices(Arc<Mutex<HashMap<String, HashSet<Notice>>>>);
 
 /// Writes what [`WorkloadEvents`] is told.
 pub struct WorkloadEventWriter {
     client: Client,
-    recorder: Recorder,
+    events: EventRecorder,
     notices: mpsc::Receiver<Notice>,
+    queued: QueuedNotices,
     told: RecentNotices,
 }
 
@@ -101,21 +115,26 @@ impl NoticeKind {
 }
 
 impl WorkloadEvents {
-    pub fn new(client: Client, recorder: Recorder) -> (Self, WorkloadEventWriter) {
+    pub fn new(client: Client, events: EventRecorder) -> (Self, WorkloadEventWriter) {
         let (sender, notices) = mpsc::channel(MAX_QUEUED);
+        let queued = QueuedNotices::default();
         let writer = WorkloadEventWriter {
             client,
-            recorder,
+            events,
             notices,
+            queued: queued.clone(),
             told: RecentNotices::default(),
         };
-        (Self(sender), writer)
+        (Self { sender, queued }, writer)
     }
 
     /// For tests of what tells.
     #[cfg(test)]
     pub fn unread() -> Self {
-        Self(mpsc::channel(1).0)
+        Self {
+            sender: mpsc::channel(1).0,
+            queued: QueuedNotices::default(),
+        }
     }
 
     /// Tells the workload that owns a pod. A pod without an owner is looked at by whoever made it.
@@ -145,7 +164,18 @@ impl WorkloadEvents {
             kind,
             text: text.to_owned(),
         };
-        if self.0.try_send(notice).is_err() {
+        // A ReplicaSet tries again and again: the same need not wait twice.
+        if self.queued.contains(&notice) {
+            return;
+        }
+        let is_queued = self.queued.add(&notice) && {
+            let sent = self.sender.try_send(notice);
+            if let Err(TrySendError::Full(notice) | TrySendError::Closed(notice)) = &sent {
+                self.queued.remove(notice);
+            }
+            sent.is_ok()
+        };
+        if !is_queued {
             debug!(
                 namespace,
                 reason = kind.reason(),
@@ -155,10 +185,36 @@ impl WorkloadEvents {
     }
 }
 
+impl QueuedNotices {
+    fn contains(&self, notice: &Notice) -> bool {
+        let queued = self.0.lock();
+        let of_namespace = queued.get(&notice.namespace);
+        of_namespace.is_some_and(|notices| notices.contains(notice))
+    }
+
+    /// Whether there is room for one more about its namespace.
+    fn add(&self, notice: &Notice) -> bool {
+        let mut queued = self.0.lock();
+        let of_namespace = queued.entry(notice.namespace.clone()).or_default();
+        of_namespace.len() < MAX_QUEUED_OF_NAMESPACE && of_namespace.insert(notice.clone())
+    }
+
+    fn remove(&self, notice: &Notice) {
+        let mut queued = self.0.lock();
+        if let Some(of_namespace) = queued.get_mut(&notice.namespace) {
+            of_namespace.remove(notice);
+            if of_namespace.is_empty() {
+                queued.remove(&notice.namespace);
+            }
+        }
+    }
+}
+
 impl WorkloadEventWriter {
     /// Writes for as long as there is anyone to tell it something.
     pub async fn run(mut self) {
         while let Some(notice) = self.notices.recv().await {
+            self.queued.remove(&notice);
             if self.told.is_news(&notice, Instant::now()) {
                 self.write(&notice).await;
                 sleep(PAUSE).await;
@@ -182,9 +238,7 @@ impl WorkloadEventWriter {
             secondary: None,
         };
         let regarding = object.into_reference(namespace);
-        if let Err(error) = with_deadline(self.recorder.publish(&event, &regarding)).await {
-            warn!(%error, namespace, reason = event.reason, "an event could not be written");
-        }
+        self.events.publish(&event, &regarding).await;
     }
 
     /// The Deployment, or whatever else made the ReplicaSet; the ReplicaSet itself where that is not known.
@@ -227,24 +281,28 @@ impl ObjectId {
     }
 }
 
-/// What was told a short while ago.
+/// What was told of each namespace a short while ago.
 #[derive(Default)]
-struct RecentNotices(HashMap<Notice, Instant>);
+struct RecentNotices(HashMap<String, HashMap<Notice, Instant>>);
 
 impl RecentNotices {
     fn is_news(&mut self, notice: &Notice, now: Instant) -> bool {
         let is_recent = |told: &Instant| now.duration_since(*told) < REPEAT_AFTER;
-        if self.0.get(notice).is_some_and(is_recent) {
+        if !self.0.contains_key(&notice.namespace) {
+            self.0.retain(|_, told| told.values().any(is_recent));
+        }
+        let told = self.0.entry(notice.namespace.clone()).or_default();
+        if told.get(notice).is_some_and(is_recent) {
             return false;
         }
-        if self.0.len() >= MAX_REMEMBERED {
-            self.0.retain(|_, told| is_recent(told));
+        if told.len() >= MAX_REMEMBERED_OF_NAMESPACE {
+            told.retain(|_, told| is_recent(told));
         }
         // Without room there has been enough to read.
-        if self.0.len() >= MAX_REMEMBERED {
+        if told.len() >= MAX_REMEMBERED_OF_NAMESPACE {
             return false;
         }
-        self.0.insert(notice.clone(), now);
+        told.insert(notice.clone(), now);
         true
     }
 }

@@ -1,5 +1,6 @@
-"""Looks whether alerts, their tests and the dashboard fit together: each alert is fired by a test, and each metric that an
-expression names is in docs/metrics.md, which tests of the programs compare with what they expose. `run` starts it."""
+"""Looks whether alerts, their tests and the dashboard fit together: each alert is fired by a test and explained in
+docs/metrics.md, and each metric that an expression names is there, which tests of the programs compare with what they
+expose. `run` starts it."""
 
 import json
 import pathlib
@@ -19,6 +20,13 @@ def documented():
     for name, kind in re.findall(r"^\| `(mcpauth_\w+)` \| (\w+) \|", DOCUMENT.read_text(), re.MULTILINE):
         names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
     return names
+
+
+def stated_alerts():
+    """Name, severity and duration of each alert."""
+    for name, rule in re.findall(r"^\s*- alert: (\w+)$(.*?)(?=^\s*- alert:|\Z)", ALERTS.read_text(), re.MULTILINE | re.DOTALL):
+        stated = dict(re.findall(r"\b(severity|for): (\w+)", rule))
+        yield name, stated.get("severity"), stated.get("for", "0m")
 
 
 def expressions():
@@ -41,7 +49,10 @@ def main():
             used += 1
             if name not in known:
                 errors.append(f"{path.relative_to(REPOSITORY)} names {name}, which is not in docs/metrics.md")
-    alerts = re.findall(r"^\s*- alert: (\w+)$", ALERTS.read_text(), re.MULTILINE)
+    alerts = [name for name, _, _ in stated_alerts()]
+    explained = set(re.findall(r"^\| `(McpAuth\w+)` \| (\w+) \| (\w+) \|", DOCUMENT.read_text(), re.MULTILINE))
+    for alert in sorted(explained ^ set(stated_alerts())):
+        errors.append(f"{alert} is in only one of alerts.yaml and docs/metrics.md")
     tests = TESTS.read_text()
     fired = set(re.findall(r"alertname: (\w+)\s*(?:,|\n\s*) ?exp_alerts:", tests))
     errors += [f"no test fires {alert}" for alert in alerts if alert not in fired]

@@ -15,6 +15,7 @@ mod github;
 mod in_use;
 mod injection;
 mod malformed;
+mod managed_keys;
 mod methods;
 mod one_machine;
 mod policies;

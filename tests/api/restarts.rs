@@ -1,11 +1,12 @@
 //! Workloads whose LiteLLM has to start again. No controller runs: the tests play the Deployment's, and the sidecar.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_protocol::sync::Report;
 use mcp_auth_tests::resource::resource;
 use mcp_auth_tests::sidecar::Sidecar;
 use mcp_auth_tests::wait::until;
@@ -14,15 +15,24 @@ use serde_json::{Value, json};
 
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 
-/// A Deployment of one pod, with a sidecar that is connected.
+/// A Deployment of one pod, which has a sidecar that is connected, unless it went past the webhook.
 struct LiteLlm {
     world: World,
     name: String,
-    sidecar: Sidecar,
+    /// Of its pods.
+    labels: Value,
+    owners: Value,
+    sidecar: Option<Sidecar>,
 }
 
 impl LiteLlm {
     async fn start(namespace: &str, name: &str) -> Self {
+        let mut litellm = Self::without_pods(namespace, name).await;
+        litellm.gets_injected_pod().await;
+        litellm
+    }
+
+    async fn without_pods(namespace: &str, name: &str) -> Self {
         let world = World::in_namespace(namespace).await;
         let labels = json!({"app.kubernetes.io/name": "litellm", "instance": name});
         let template = json!({
@@ -42,29 +52,42 @@ impl LiteLlm {
             .await
             .unwrap();
         let owners = owner("ReplicaSet", replica_set.name_any(), replica_set.uid());
-        let pod: Pod = world
-            .create(json!({
-                "metadata": {
-                    "name": format!("{name}-1-a"),
-                    "labels": labels,
-                    "annotations": {"mcpauth.dev/injected": "by the test"},
-                    "ownerReferences": owners,
-                },
-                "spec": {
-                    "serviceAccountName": "default",
-                    "containers": [{"name": "litellm", "image": "litellm"}],
-                },
-            }))
-            .await
-            .unwrap();
-        let mut sidecar = Sidecar::in_pod(&world, &pod).await;
-        let revision = sidecar.next().await.expect("a snapshot").revision;
-        sidecar.say(|report| report.applied = Some(revision));
         Self {
             world,
             name: name.to_owned(),
-            sidecar,
+            owners,
+            labels,
+            sidecar: None,
         }
+    }
+
+    /// As the ReplicaSet's controller makes it.
+    async fn pod(&self, annotations: Value) -> Pod {
+        let metadata = json!({
+            "name": format!("{}-1-a", self.name),
+            "labels": self.labels,
+            "annotations": annotations,
+            "ownerReferences": self.owners,
+        });
+        let containers = json!([{"name": "litellm", "image": "litellm"}]);
+        let spec = json!({"serviceAccountName": "default", "containers": containers});
+        self.world
+            .create(json!({"metadata": metadata, "spec": spec}))
+            .await
+            .unwrap()
+    }
+
+    /// A pod that has the sidecar, which is connected and has taken over what it was sent.
+    async fn gets_injected_pod(&mut self) {
+        let pod = self.pod(json!({"mcpauth.dev/injected": "by the test"})).await;
+        let mut sidecar = Sidecar::in_pod(&self.world, &pod).await;
+        let revision = sidecar.next().await.expect("a snapshot").revision;
+        sidecar.say(|report| report.applied = Some(revision));
+        self.sidecar = Some(sidecar);
+    }
+
+    fn say(&mut self, change: impl FnOnce(&mut Report)) {
+        self.sidecar.as_mut().expect("it has one").say(change);
     }
 
     async fn found(&self) -> Deployment {
@@ -90,7 +113,7 @@ impl LiteLlm {
 
     fn needs(&mut self, servers: &[&str]) {
         let servers = servers.iter().map(|server| (*server).to_owned()).collect();
-        self.sidecar.say(|report| report.restart_needed_for = servers);
+        self.say(|report| report.restart_needed_for = servers);
     }
 
     async fn until_restarted(&self, generation: i64) -> Deployment {
@@ -269,9 +292,9 @@ async fn sidecars_that_are_too_old_are_counted_and_restarted() {
     let world = world("restarts-too-old", json!("Automatic")).await;
     let mut litellm = LiteLlm::start(&world.namespace, "litellm").await;
     litellm.has_replaced(1).await;
-    litellm.sidecar.say(|report| report.version = "0.0.0".into());
+    litellm.say(|report| report.version = "0.0.0".into());
     let too_old = mcp_auth_protocol::sync::Problem::new("SidecarTooOld", "it knows too little");
-    litellm.sidecar.say(|report| report.problems = vec![too_old]);
+    litellm.say(|report| report.problems = vec![too_old]);
     litellm.until_restarted(2).await;
     let status = async || world.status("tools").await;
     let status = until("the sidecar to be counted", status, |status| {
@@ -280,4 +303,40 @@ async fn sidecars_that_are_too_old_are_counted_and_restarted() {
     .await;
     let said = message(&status, conditions::SIDECARS_SYNCED);
     assert!(said.contains("SidecarTooOld"), "{said}");
+}
+
+/// A pod counts as starting for a minute, so this takes a little longer.
+#[tokio::test]
+async fn a_workload_whose_pods_went_past_the_webhook_is_restarted_once_its_namespace_has_opted_in() {
+    let world = world("restarts-uninjected", json!("Automatic")).await;
+    let litellm = LiteLlm::without_pods(&world.namespace, "litellm").await;
+    litellm.pod(json!({})).await;
+    litellm.has_replaced(1).await;
+    // A restart would change nothing while the namespace has no label: its pods would go past the webhook again.
+    let status = world
+        .condition(
+            "tools",
+            conditions::SIDECARS_SYNCED,
+            "False",
+            reasons::PODS_NOT_INJECTED,
+        )
+        .await;
+    let said = message(&status, conditions::SIDECARS_SYNCED);
+    assert!(said.contains("mcpauth.dev/injection"), "{said}");
+    assert_eq!(litellm.generation().await, 1);
+
+    let label = json!({"metadata": {"labels": {"mcpauth.dev/injection": "enabled"}}});
+    Api::<Namespace>::all(world.client.clone())
+        .patch(&world.namespace, &PatchParams::default(), &Patch::Merge(label))
+        .await
+        .unwrap();
+    let restarted = litellm.until_restarted(2).await;
+    assert!(annotation(&restarted, RESTARTED_AT).is_some());
+
+    // Where the new pod went past the webhook too, it is said, and nothing is restarted again.
+    litellm.has_replaced(1).await;
+    until_said(&world, "tools", "was restarted for this once").await;
+    assert_eq!(litellm.generation().await, 2);
+    let status = world.status("tools").await;
+    assert_eq!(status.sidecars.unwrap().not_injected, 1);
 }

@@ -186,6 +186,32 @@ async fn only_a_token_bound_to_the_very_pod_and_to_us_is_taken() {
 }
 
 #[tokio::test]
+async fn a_forged_token_is_refused_by_the_keys_that_the_api_server_publishes() {
+    let world = World::new("sync-forged", false).await;
+    let pod = world.pod("litellm-0", red()).await;
+    let genuine = token(&world, AUDIENCE, Some(&pod)).await;
+    let another = token(&world, AUDIENCE, Some(&pod)).await;
+    let (signed, _) = genuine.rsplit_once('.').unwrap();
+    let (_, signature) = another.rsplit_once('.').unwrap();
+    let forged = format!("{signed}.{signature}");
+    // The operator reads the keys when the first token comes, and has the API server review it until then.
+    let answer = async || {
+        let refused = refused(&world, Some(&forged), &pod).await;
+        assert_eq!((refused.status, &*refused.problem.reason), (401, "InvalidToken"));
+        refused.problem.message
+    };
+    until("it to be refused without a review", answer, |message| {
+        message.contains("the key of this cluster that it names has not signed it")
+    })
+    .await;
+    assert!(
+        Sidecar::connect(&world, Some(&genuine), report(&pod))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
 async fn the_stream_of_a_deleted_pod_ends() {
     let world = World::new("sync-deleted-pod", false).await;
     world.secret("token", "token", "t0ken").await;

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use mcp_auth_crds::{conditions, reasons};
 use mcp_auth_tests::resource::resource;
+use mcp_auth_tests::setting;
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
 use serde_json::{Value, json};
@@ -155,7 +156,7 @@ async fn a_selected_pod_that_runs_no_litellm_is_told_and_a_selector_that_matches
 }
 
 #[tokio::test]
-async fn a_misspelt_annotation_is_told_by_event_condition_and_annotation() {
+async fn a_misspelt_annotation_is_told_by_event_condition_annotation_and_metric() {
     let world = world("told-misspelt").await;
     let owner = deployment(&world, "gateway").await;
     let mut misspelt = pod("gateway-1", &owner, &["--ssl_keyfile_path", "/tls/key"]);
@@ -178,6 +179,15 @@ async fn a_misspelt_annotation_is_told_by_event_condition_and_annotation() {
         .await;
     let said = message(&status, conditions::SIDECARS_SYNCED);
     assert!(said.contains("LiteLlmTls") && said.contains(expected), "{said}");
+    let series = r#"mcpauth_operator_pods_with_warnings{namespace="told-misspelt",name="tools",reason="UnknownAnnotation"} 1"#;
+    let scraped = async || {
+        let url = format!("{}/metrics", setting("MCPAUTH_TEST_OPERATOR_HEALTH"));
+        reqwest::get(url).await.unwrap().text().await.unwrap()
+    };
+    until("the metric counts the pod", scraped, |text: &String| {
+        text.contains(series)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ def draw(found: dict[str, list[dict]], seconds: float, events: list[Event]) -> N
     for panel in panels():
         queries = [target.expr for target in panel.targets]
         (PICTURES / f"{panel.name}.svg").write_text(svg(panel.title, panel.unit, queries, found[panel.name], seconds, marks))
-    DOCUMENT.write_text(page(DOCUMENT.read_text(), events, [(panel.name, panel.title) for panel in panels()]))
+    DOCUMENT.write_text(page(DOCUMENT.read_text(), events, panels()))
     print(f"{len(panels())} pictures are in {PICTURES}", file=sys.stderr)
 
 

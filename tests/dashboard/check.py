@@ -6,18 +6,19 @@ import re
 import sys
 
 from panels import REPOSITORY, panels
-from render import queries_of
+from render import figure, queries_of
 
 DOCUMENT = REPOSITORY / "docs/dashboard.md"
 PICTURES = REPOSITORY / "docs/dashboard"
 
 
 def problems() -> list[str]:
-    shown = re.findall(r'src="dashboard/([^"]+)\.svg"', DOCUMENT.read_text())
+    shown = re.findall(r"^<figure>.*</figure>$", DOCUMENT.read_text(), re.MULTILINE)
     expected = [panel.name for panel in panels()]
     found = []
-    if shown != expected:
-        found.append(f"docs/dashboard.md shows {shown}, and the dashboard has {expected}")
+    if shown != [figure(panel) for panel in panels()]:
+        found.append(f"docs/dashboard.md does not show the panels as the dashboard has them: {', '.join(expected)}")
+    found += [f"the panel {panel.title} has no description" for panel in panels() if not panel.description]
     there = {picture.stem for picture in PICTURES.glob("*.svg")}
     found += [f"docs/dashboard/{name}.svg is no panel's" for name in sorted(there - set(expected))]
     for panel in panels():

@@ -29,6 +29,7 @@ class Target:
 @dataclass(frozen=True)
 class Panel:
     title: str
+    description: str
     unit: str
     targets: list[Target]
 
@@ -43,5 +44,5 @@ def panels() -> list[Panel]:
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         targets = [Target(target["expr"], target["legendFormat"]) for target in panel["targets"]]
         unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit", "short")
-        found.append(Panel(panel["title"], unit, targets))
+        found.append(Panel(panel["title"], panel["description"], unit, targets))
     return found

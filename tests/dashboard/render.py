@@ -3,6 +3,8 @@
 import math
 from html import escape, unescape
 
+from panels import Panel
+
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 34, 24
 LEGEND_LINE = 16
@@ -140,9 +142,15 @@ def clock(seconds: float) -> str:
     return f"{round(seconds) // 60}:{round(seconds) % 60:02}"
 
 
-def page(text: str, events: list[tuple[float, str]], pictures: list[tuple[str, str]]) -> str:
-    """The page with these events, and these pictures: file names below `dashboard/`, and titles."""
+def figure(panel: Panel) -> str:
+    """The picture of a panel in the page, with what the dashboard says of it."""
+    image = f'<img src="dashboard/{panel.name}.svg" alt="{escape(panel.title)}">'
+    return f"<figure>{image}<figcaption>{escape(panel.description, quote=False)}</figcaption></figure>"
+
+
+def page(text: str, events: list[tuple[float, str]], panels: list[Panel]) -> str:
+    """The page with these events, and the panels' pictures."""
     table = "\n".join(f"| {clock(at)} | {what} |" for at, what in events)
-    images = "\n".join(f'<img src="dashboard/{name}.svg" alt="{escape(title)}">' for name, title in pictures)
+    images = "\n".join(map(figure, panels))
     head = text.partition(MARK)[0]
     return f'{head}{MARK}\n\n| time | |\n|---|---|\n{table}\n\n<div class="panels">\n{images}\n</div>\n'

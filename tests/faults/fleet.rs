@@ -2,16 +2,12 @@
 //! it all the time.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::Api;
-use kube::runtime::{WatchStreamExt, watcher};
-use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
+use mcp_auth_crds::{McpServerAuthStatus, conditions};
 use mcp_auth_protocol::pod::AUDIENCE;
 use mcp_auth_tests::registration::{Grant, Method, Registration};
 use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
@@ -19,15 +15,15 @@ use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, token};
 use mcp_auth_tests::wait::until;
-use mcp_auth_tests::world::World;
+use mcp_auth_tests::world::{World, message};
 use mcp_auth_tests::{oauth, seen, setting};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
 use crate::calls::Calls;
 use crate::rows::Row;
 use crate::service::Service;
 use crate::sidecar_process::SidecarProcess;
+use crate::status_writes::StatusWrites;
 
 const SECRET: &str = "faults-client-s3cret";
 
@@ -41,8 +37,7 @@ pub struct Fleet {
     folder: PathBuf,
     pub replicas: Vec<Replica>,
     sidecars: Vec<SidecarProcess>,
-    status_writes: Arc<AtomicUsize>,
-    watching: JoinHandle<()>,
+    status_writes: StatusWrites,
     started: usize,
 }
 
@@ -83,9 +78,8 @@ impl Fleet {
             program: None,
             arguments: vec![ANY_ADDRESS.into()],
         };
-        let status_writes = Arc::new(AtomicUsize::new(0));
         let mut fleet = Self {
-            watching: count_status_writes(&world, status_writes.clone()),
+            status_writes: StatusWrites::watch(&world),
             world,
             client,
             operator_world,
@@ -94,7 +88,6 @@ impl Fleet {
             folder,
             replicas: Vec::new(),
             sidecars: Vec::new(),
-            status_writes,
             started: 0,
         };
         fleet.add_replica().await;
@@ -255,12 +248,21 @@ impl Fleet {
         while sidecar.next().await.is_some() {}
     }
 
+    /// Begins the calls. That the MCP server answers them is told in the status, and is no part of the fault.
     pub async fn begin(&self) -> Before {
+        let calls = Calls::start(self.sidecars.iter().map(|sidecar| &sidecar.endpoint));
+        let answered = format!("answers {0} of {0} sidecars", self.sidecars.len());
+        until(
+            "the status to tell of the calls",
+            async || message(&self.status_writes.last(), conditions::SERVER_REACHABLE),
+            |told| told.contains(&answered),
+        )
+        .await;
         Before {
             at: Instant::now(),
-            calls: Calls::start(self.sidecars.iter().map(|sidecar| &sidecar.endpoint)),
+            calls,
             issued: oauth::issued(&self.client).await,
-            status_writes: self.status_writes.load(Ordering::SeqCst),
+            status_writes: self.status_writes.count(),
             conditions: self.conditions().await,
         }
     }
@@ -269,17 +271,21 @@ impl Fleet {
     pub async fn finish(&self, before: Before, fault: &'static str) -> Row {
         let seconds_until_calm = before.at.elapsed().as_secs();
         let outcome = before.calls.finish().await;
+        let writes = self.status_writes.since(before.status_writes);
+        // For whoever looks why there are as many.
+        std::fs::write(self.folder.join("status-writes"), writes.join("\n")).unwrap();
         let row = Row {
             fault,
             calls: outcome.sent,
             failed: outcome.failed.len(),
             minted: oauth::issued(&self.client).await - before.issued,
             seconds_until_calm,
-            status_writes: self.status_writes.load(Ordering::SeqCst) - before.status_writes,
+            status_writes: writes.len(),
         };
         assert!(outcome.sent > 0);
         assert!(outcome.failed.is_empty(), "{fault}: {:?}", outcome.failed);
         assert_eq!(self.conditions().await, before.conditions, "{fault}");
+        assert!(row.status_writes <= row.minted, "{fault}: {writes:#?}");
         self.look_for_secrets();
         row.write();
         row
@@ -327,12 +333,6 @@ impl Before {
     }
 }
 
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        self.watching.abort();
-    }
-}
-
 pub async fn configure(world: &World, client: &str, more: Value) {
     world.trust().await;
     world.secret("client", "client-secret", SECRET).await;
@@ -361,21 +361,4 @@ async fn sidecars_of(replica: &Replica) -> usize {
     let mut lines = metrics.lines();
     let line = lines.find_map(|line| line.strip_prefix("mcpauth_operator_sidecars "));
     line.and_then(|count| count.parse().ok()).unwrap_or(0)
-}
-
-/// Each change of the resource after its creation is a write of its status.
-fn count_status_writes(world: &World, count: Arc<AtomicUsize>) -> JoinHandle<()> {
-    let api: Api<McpServerAuth> = world.api();
-    tokio::spawn(async move {
-        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-        let mut version = None;
-        while let Some(event) = events.next().await {
-            if let Ok(watcher::Event::Apply(found) | watcher::Event::InitApply(found)) = event
-                && version != found.metadata.resource_version
-            {
-                version = found.metadata.resource_version;
-                count.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-    })
 }

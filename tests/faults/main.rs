@@ -11,5 +11,7 @@ mod rows;
 mod service;
 mod sidecar_process;
 mod skew;
+mod status_writes;
+mod tenants;
 mod tests;
 mod users;

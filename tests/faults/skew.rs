@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use mcp_auth_crds::{conditions, reasons};
-use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
+use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Program, Replica};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::World;
 use mcp_auth_tests::{oauth, setting};
@@ -51,7 +51,10 @@ impl Scene {
             lease: self.client.clone(),
             certificate_secret: "mcp-auth-operator-tls".into(),
             url: Some(setting("MCPAUTH_TEST_OPERATOR")),
-            program: (version == Version::Previous).then(|| setting("MCPAUTH_TEST_PREVIOUS_OPERATOR")),
+            program: (version == Version::Previous).then(|| Program {
+                path: setting("MCPAUTH_TEST_PREVIOUS_OPERATOR"),
+                sidecar_settings: setting("MCPAUTH_TEST_PREVIOUS_SIDECAR_SETTINGS"),
+            }),
             // The previous version knows no such rule, and forbids nothing.
             arguments: match version {
                 Version::This => vec![ANY_ADDRESS.into()],

@@ -355,8 +355,8 @@ impl Scene {
         let received = self.sidecars.received_bytes() - bytes;
         let large = Large {
             seconds,
-            // Only where little else went on.
-            processor_milliseconds: (at_rest * 5.0 < used)
+            // Only where what goes on at rest, which fluctuates, is the lesser part.
+            processor_milliseconds: (at_rest * 2.0 < used)
                 .then(|| (used - at_rest) * 1000.0 / sizes.renewals as f64),
             bytes_each: received / sizes.renewals / sizes.large_pods,
             memory: self.memory(),

@@ -33,10 +33,27 @@ pub struct Operator {
     pub certificate_secret: String,
     /// URL that sidecars reach it by; nothing: that of the replica.
     pub url: Option<String>,
-    /// Another program than this version's.
-    pub program: Option<String>,
+    /// Another version than this one.
+    pub program: Option<Program>,
     /// What it allows; see [`ANY_ADDRESS`].
     pub arguments: Vec<String>,
+}
+
+/// The operator of a version, as its chart runs it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub path: String,
+    /// File with the settings of sidecars, with the fields that this version knows.
+    pub sidecar_settings: String,
+}
+
+impl Program {
+    fn of_this_version() -> Self {
+        Self {
+            path: setting("MCPAUTH_TEST_OPERATOR_PROGRAM"),
+            sidecar_settings: setting("MCPAUTH_TEST_SIDECAR_SETTINGS"),
+        }
+    }
 }
 
 impl Operator {
@@ -77,15 +94,15 @@ impl Operator {
     ) -> Replica {
         let [address, health] = [free_address().await, free_address().await];
         let url = self.url.clone().unwrap_or_else(|| format!("https://{address}"));
-        let program = setting("MCPAUTH_TEST_OPERATOR_PROGRAM");
-        let mut command = Command::new(self.program.as_deref().unwrap_or(&program));
+        let program = self.program.clone().unwrap_or_else(Program::of_this_version);
+        let mut command = Command::new(&program.path);
         command
             .args(["--namespace", &self.namespace, "--service-account", "default"])
             .args(["--identity", name, "--lease", &self.lease])
             .args(["--certificate-secret", &self.certificate_secret])
             .args(["--listen", &address, "--listen-health", &health])
             .args(["--operator-url", &url, "--serving-name", "127.0.0.1"])
-            .args(["--sidecar-settings", &setting("MCPAUTH_TEST_SIDECAR_SETTINGS")])
+            .args(["--sidecar-settings", &program.sidecar_settings])
             .args(&self.arguments);
         if !self.watched_namespace.is_empty() {
             command.args(["--watch-namespace", &self.watched_namespace]);

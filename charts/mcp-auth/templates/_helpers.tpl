@@ -34,6 +34,9 @@ key of the operator's own authority. */}}
 {{ include "mcp-auth.operator" . }}-{{ ternary "serving" "tls" .Values.certificates.certManager.enabled }}
 {{- end }}
 
+{{/* The Secret with the keys that the operator makes for clients. */}}
+{{- define "mcp-auth.keysSecret" -}}{{ include "mcp-auth.operator" . }}-keys{{- end }}
+
 {{- define "mcp-auth.selectorLabels" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | trunc 63 | quote }}

@@ -135,8 +135,13 @@ mcpauth.dev/service: ""
 {{- end }}
 {{- $arguments := dict "listen" "webhook.port" "listen-health" "metrics.port" "log" "operator.log" "watch-namespace" "watchNamespaces"
   "workload-identity-namespace" "workloadIdentity.namespaces" "workload-identity-audience" "workloadIdentity.audiences"
+  "managed-keys-secret" "managedKeys.enabled" "listen-managed-keys" "managedKeys.port" "managed-keys-url" "managedKeys.url"
   "restart" "restart.mode" "require-secret-consent" "policy.requireSecretConsent" "authorization-server-host" "policy.authorizationServers"
   "mcp-server-host" "policy.mcpServers" "allowed-addresses" "policy.addresses" "forbid-plain-http" "policy.forbidPlainHttp"
+  "max-resources-per-namespace" "limits.resourcesPerNamespace" "max-resources" "limits.resources"
+  "max-selector-terms" "limits.selectorTerms" "max-parameters" "limits.parameters"
+  "max-user-tokens-per-namespace" "limits.userTokensPerNamespace" "max-user-tokens" "limits.userTokens"
+  "max-events-per-namespace" "limits.eventsPerNamespace"
   "sidecar-settings" "the values of sidecar" "certificate-secret" ""
   "certificate-folder" "certificates.certManager" "secrets-cluster-role" "rbac.secrets"
   "webhook-configuration" "" "lease" "" "operator-url" "" "service-account" "serviceAccount.name" "namespace" "" "identity" ""
@@ -184,8 +189,25 @@ mcpauth.dev/service: ""
 {{- define "mcp-auth.networkProblems" -}}
 {{- $problems := list }}
 {{- $ports := dict "webhook.port" .Values.webhook.port "metrics.port" .Values.metrics.port }}
-{{- if eq (int .Values.webhook.port) (int .Values.metrics.port) }}
-{{- $problems = append $problems (printf "webhook.port and metrics.port are both %v: choose two" .Values.webhook.port) }}
+{{- if .Values.managedKeys.enabled }}{{ $ports = set $ports "managedKeys.port" .Values.managedKeys.port }}{{ end }}
+{{- $taken := dict }}
+{{- range $key := list "webhook.port" "metrics.port" "managedKeys.port" }}
+{{- if hasKey $ports $key }}
+{{- $port := get $ports $key | int | toString }}
+{{- if hasKey $taken $port }}
+{{- $problems = append $problems (printf "%s and %s are both %s: choose two" (get $taken $port) $key $port) }}
+{{- else }}{{ $taken = set $taken $port $key }}{{ end }}
+{{- end }}
+{{- end }}
+{{- with .Values.managedKeys }}
+{{- if and .url (not .enabled) }}
+{{- $problems = append $problems "managedKeys.url is set, and managedKeys.enabled is false, so that nothing is published there: set it to true, or leave the other out" }}
+{{- end }}
+{{- if contains "@" .url }}
+{{- $problems = append $problems "managedKeys.url holds a user or a password, which every authorization server would be told: leave them out" }}
+{{- else if and .url (not (regexMatch "^https?://[^/?# ]+(/[^?# ]*)?$" .url)) }}
+{{- $problems = append $problems "managedKeys.url is no URL that paths can be put behind: write it as https://HOST or https://HOST/PATH" }}
+{{- end }}
 {{- end }}
 {{- if .Values.operator.hostNetwork }}
 {{- range $key, $port := $ports }}
@@ -203,11 +225,15 @@ mcpauth.dev/service: ""
 {{- $without := list }}
 {{- if .from }}{{ $without = append $without "networkPolicy.from is" }}{{ end }}
 {{- if .metricsFrom }}{{ $without = append $without "networkPolicy.metricsFrom is" }}{{ end }}
+{{- if .keysFrom }}{{ $without = append $without "networkPolicy.keysFrom is" }}{{ end }}
 {{- if .egress.enabled }}{{ $without = append $without "networkPolicy.egress.enabled is" }}{{ end }}
 {{- if and $without (not .enabled) }}
 {{- range $without }}
 {{- $problems = append $problems (printf "%s set, and networkPolicy.enabled is false, so that no NetworkPolicy is made: set it to true, or leave the other out" .) }}
 {{- end }}
+{{- end }}
+{{- if and .keysFrom (not $.Values.managedKeys.enabled) }}
+{{- $problems = append $problems "networkPolicy.keysFrom is set, and managedKeys.enabled is false, so that no keys are published: set it to true, or leave the other out" }}
 {{- end }}
 {{- if and .egress.extra (not .egress.enabled) }}
 {{- $problems = append $problems "networkPolicy.egress.extra is set, and networkPolicy.egress.enabled is false, so that nothing restricts where the operator connects to: set it to true, or leave the other out" }}

@@ -10,6 +10,7 @@ use crate::store::{Issuance, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
     conflict,
+    limit_exceeded,
     users_only,
     renewal_failed,
     fresh_tokens_rejected,
@@ -17,6 +18,7 @@ pub(super) const CHECKS: &[Check<Issuance>] = &[
     scopes_not_allowed,
     mismatch,
     alternate_secret_in_use,
+    user_tokens_limited,
     audit_keys_unavailable,
     in_use,
     not_resolved,
@@ -58,11 +60,54 @@ fn conflict(issuance: &Issuance) -> Option<ConditionDraft> {
     draft(false, conflict.reason(), conflict.message())
 }
 
+/// What there was serves on.
+fn limit_exceeded(issuance: &Issuance) -> Option<ConditionDraft> {
+    draft(
+        issuance.token.in_use.is_some(),
+        reasons::LIMIT_EXCEEDED,
+        limit_exceeded_message(issuance)?,
+    )
+}
+
+/// What is more than the limits allow, and what becomes of the token that there is.
+pub(super) fn limit_exceeded_message(issuance: &Issuance) -> Option<String> {
+    let problem = issuance.problem.as_ref().filter(|problem| problem.is_limit())?;
+    let serves = match &issuance.token.in_use {
+        Some(token) => {
+            let until = token
+                .expires_at
+                .map_or("it is replaced".to_owned(), |at| seconds(at).to_string());
+            format!("; the token in use serves until {until}, and no other is requested")
+        }
+        None => superseded(issuance),
+    };
+    Some(format!("{}{serves}", problem.message()))
+}
+
 fn users_only(issuance: &Issuance) -> Option<ConditionDraft> {
     // What keeps the source from being as the spec says is told first.
-    (issuance.token.users_only && issuance.problem.is_none())
-        .then(|| draft(true, reasons::USER_TOKENS_ONLY, USERS_ONLY))
-        .flatten()
+    if !issuance.token.users_only || issuance.problem.is_some() {
+        return None;
+    }
+    match user_tokens_limit(issuance) {
+        Some(limit) => draft(true, reasons::LIMIT_EXCEEDED, format!("{limit}; {USERS_ONLY}")),
+        None => draft(true, reasons::USER_TOKENS_ONLY, USERS_ONLY),
+    }
+}
+
+/// Each user gets a token all the same: only more are requested.
+fn user_tokens_limited(issuance: &Issuance) -> Option<ConditionDraft> {
+    issuance.token.in_use.as_ref()?;
+    draft(true, reasons::LIMIT_EXCEEDED, user_tokens_limit(issuance)?)
+}
+
+fn user_tokens_limit(issuance: &Issuance) -> Option<String> {
+    let limit = issuance.token.user_tokens_limited_to?;
+    Some(format!(
+        "{limit} users' tokens are kept for all resources of this namespace (limits.userTokensPerNamespace and \
+         limits.userTokens), and that many there are: the one that was used least recently goes, and is exchanged \
+         anew when its user calls; ask who runs mcp-auth to raise the limit"
+    ))
 }
 
 fn renewal_failed(issuance: &Issuance) -> Option<ConditionDraft> {
@@ -254,6 +299,57 @@ mod tests {
             told.contains("scopes_supported does not list api://tools/.default"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn what_is_beyond_a_limit_is_told_and_the_token_in_use_serves_on() {
+        let problem = crate::NotServedError::new(crate::NotServedReason::LimitExceeded, "one too many");
+        let mut issuance = Issuance {
+            problem: Some(problem),
+            ..Issuance::default()
+        };
+        let none = first_draft(CHECKS, &issuance);
+        assert_eq!(
+            (none.holds, none.reason.as_str()),
+            (Some(false), reasons::LIMIT_EXCEEDED)
+        );
+        issuance.token.in_use = Some(TokenInUse {
+            expires_at: Some(jiff::Timestamp::UNIX_EPOCH),
+            ..TokenInUse::default()
+        });
+        let serves = first_draft(CHECKS, &issuance);
+        assert_eq!(
+            (serves.holds, serves.reason.as_str()),
+            (Some(true), reasons::LIMIT_EXCEEDED)
+        );
+        assert!(
+            serves
+                .message
+                .starts_with("one too many; the token in use serves until 1970-01-01T00:00:00Z")
+        );
+        let secrets = super::super::secrets_resolved(&issuance);
+        assert_eq!((secrets.holds, secrets.message), (Some(true), serves.message));
+    }
+
+    #[test]
+    fn users_tokens_at_their_limit_are_told_beside_a_token_that_serves_and_without_one() {
+        let mut issuance = Issuance::default();
+        issuance.token.user_tokens_limited_to = Some(7);
+        issuance.token.users_only = true;
+        let drafts = [first_draft(CHECKS, &issuance), {
+            issuance.token.users_only = false;
+            issuance.token.in_use = Some(TokenInUse::default());
+            first_draft(CHECKS, &issuance)
+        }];
+        for told in drafts {
+            assert_eq!(
+                (told.holds, told.reason.as_str()),
+                (Some(true), reasons::LIMIT_EXCEEDED)
+            );
+            assert!(
+                told.message.starts_with("7 users' tokens") && told.message.contains("limits.userTokens")
+            );
+        }
     }
 
     #[test]

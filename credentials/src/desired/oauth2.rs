@@ -13,7 +13,7 @@ use mcp_auth_oauth::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::timing::Timing;
-use super::{Inputs, client_id, egress_proxy_for, request_digest, signing, unset};
+use super::{Inputs, client_id, egress_proxy_for, invalid, request_digest, signing, unset};
 use crate::effective::EffectiveSettings;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::{fields, resolve_printable};
@@ -170,8 +170,16 @@ where
         ClientAuthenticationMethod::PrivateKeyJwt => {
             let jwt = authentication.private_key_jwt.as_ref();
             let jwt = jwt.ok_or_else(|| unset("spec.oauth2.clientAuthentication.privateKeyJwt"))?;
+            let key = signing::client_key(jwt, inputs)?;
+            if jwt.managed.is_some() && client_id(oauth2, inputs)?.is_none() {
+                return Err(invalid(
+                    "spec.oauth2.clientId is not set, and there is no https URL that a client ID metadata document is \
+                     published at, which could serve as one: set clientId, or managedKeys.url of the chart"
+                        .into(),
+                ));
+            }
             ClientAuthentication::PrivateKeyJwt {
-                key: signing::client_key(jwt, inputs)?,
+                key,
                 audience: effective.client_assertion_audience.clone(),
             }
         }

@@ -16,6 +16,9 @@ pub fn client_key<W>(jwt: &PrivateKeyJwt, inputs: &Inputs<'_, W>) -> Result<Sign
 where
     W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
 {
+    if jwt.managed.is_some() {
+        return managed_key(inputs);
+    }
     let algorithm = jwt.algorithm.map(algorithm);
     let certified = inputs.pair(
         fields::PRIVATE_KEY_CERTIFICATE,
@@ -30,6 +33,21 @@ where
     let text = text.ok_or_else(|| unset(fields::PRIVATE_KEY))?;
     SigningKey::parse(text.expose_secret(), algorithm, jwt.key_id.clone())
         .map_err(|error| invalid_key(inputs, fields::PRIVATE_KEY, &error.message()))
+}
+
+/// The key that the operator makes.
+fn managed_key<W>(inputs: &Inputs<'_, W>) -> Result<SigningKey, NotServedError>
+where
+    W: Fn(&WorkloadIdentity) -> Option<Result<Assertions, NotServedError>>,
+{
+    match &inputs.managed_key {
+        Some(Ok(managed)) => Ok(managed.key.clone()),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err(invalid(format!(
+            "{} needs the operator in a cluster, which publishes the key: use keyRef",
+            fields::MANAGED_KEY
+        ))),
+    }
 }
 
 /// Assertions that are the grant itself.

@@ -1,3 +1,4 @@
+mod managed_key;
 mod signing;
 
 use std::sync::Arc;
@@ -65,6 +66,7 @@ fn decide(
         references: &references,
         workload,
         known_issuer: Some("https://known.example.com".into()),
+        managed_key: None,
         policy: &AdministratorPolicy::default(),
         egress_proxy: None,
     };
@@ -283,6 +285,7 @@ fn what_the_administrator_forbids_is_refused_before_any_secret_is_looked_at() {
         references: &[],
         workload: no_assertions,
         known_issuer: None,
+        managed_key: None,
         policy: &policy,
         egress_proxy: None,
     };

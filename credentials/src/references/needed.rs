@@ -79,6 +79,8 @@ pub mod fields {
         "spec.oauth2.clientAuthentication.privateKeyJwt.certificateRef (tls.crt)";
     pub const PRIVATE_KEY_OF_CERTIFICATE: &str =
         "spec.oauth2.clientAuthentication.privateKeyJwt.certificateRef (tls.key)";
+    /// No reference: the operator keeps it.
+    pub const MANAGED_KEY: &str = "spec.oauth2.clientAuthentication.privateKeyJwt.managed";
     pub const CERTIFICATE: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.crt)";
     pub const CERTIFICATE_KEY: &str = "spec.oauth2.clientAuthentication.certificateRef (tls.key)";
     pub const CLIENT_ASSERTION: &str = "spec.oauth2.clientAuthentication.clientAssertion.secretKeyRef";

@@ -64,6 +64,8 @@ pub struct TokenSnapshot {
     pub preflight: Vec<PreflightProblem>,
     /// Only users have tokens, and none is requested for the service.
     pub users_only: bool,
+    /// How many users' tokens the namespace may keep, where some are not kept because of that.
+    pub user_tokens_limited_to: Option<usize>,
     /// The MCP server rejects tokens that were just issued.
     pub rejected: bool,
     /// Scopes that the MCP server demands and the authorization server does not grant, and why not.

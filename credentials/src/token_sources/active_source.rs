@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
     self as oauth, Circuit, Clock, DiscoveryError, Limits, Policy, RequestLimiter, ServerMetadata, StepUp,
-    TokenSource,
+    TenantQuota, TokenSource,
 };
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
@@ -38,7 +38,7 @@ pub struct ActiveSource {
     source: Option<TokenSource>,
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
-    user_tokens: UserTokenScope,
+    user_tokens: (UserTokenScope, TenantQuota),
     revoke: bool,
     step_up: StepUpPolicy,
     scopes_not_requested: Option<ScopesNotRequested>,
@@ -58,7 +58,7 @@ impl ActiveSource {
         configuration: ClientConfiguration,
         seed: Option<TokenSeed>,
         clock: &Clock,
-        (limiter, user_tokens): (&RequestLimiter, UserTokenScope),
+        (limiter, user_tokens): (RequestLimiter, (UserTokenScope, TenantQuota)),
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, NotServedError> {
         let ClientConfiguration {
@@ -94,8 +94,10 @@ impl ActiveSource {
                 }
             })
         });
-        let exchanger =
-            || UserTokenExchanger::new(client.clone(), policy, clock.clone(), user_tokens.clone());
+        let exchanger = || {
+            let (user_tokens, on_change) = (user_tokens.clone(), Arc::clone(&on_change));
+            UserTokenExchanger::new(client.clone(), policy, clock.clone(), user_tokens, on_change)
+        };
         Ok(Self {
             request_digest,
             policy,
@@ -105,7 +107,7 @@ impl ActiveSource {
             discoveries: discoveries(&client, &on_change),
             on_change,
             client,
-            limiter: limiter.clone(),
+            limiter,
             source,
             clock: clock.clone(),
             revoke: revoke_on_deletion,
@@ -150,6 +152,7 @@ impl ActiveSource {
                         self.policy,
                         self.clock.clone(),
                         self.user_tokens.clone(),
+                        Arc::clone(&self.on_change),
                     );
                     self.exchanger = Some(Arc::new(exchanger));
                 }
@@ -239,6 +242,7 @@ impl ActiveSource {
             last_error: last_error(&state),
             server: server.as_deref().map(discovered),
             users_only: false,
+            user_tokens_limited_to: self.user_tokens_limited_to(),
             rejected: state.rejections_in_a_row >= REJECTIONS_TO_REPORT,
             scopes_refused: match &state.step_up {
                 StepUp::Refused { scopes, why } => Some(format!("{} ({why})", scopes.join(" "))),
@@ -261,11 +265,16 @@ impl ActiveSource {
         }
     }
 
+    fn user_tokens_limited_to(&self) -> Option<usize> {
+        self.exchanger.as_ref()?.limited_to()
+    }
+
     /// Where only users have tokens. Sidecars go on with none of before either.
     fn without_service_token(&self) -> SourceSnapshot {
         SourceSnapshot {
             token: TokenSnapshot {
                 users_only: true,
+                user_tokens_limited_to: self.user_tokens_limited_to(),
                 server: self.client.discovered_server().as_deref().map(discovered),
                 ..TokenSnapshot::default()
             },

@@ -163,6 +163,12 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
     issuer: https://auth.example.com
     clientAuthentication: {method: WorkloadIdentity, workloadIdentity: {serviceAccountRef: {name: litellm}}}
 ";
+    let managed = "
+  oauth2:
+    issuer: https://auth.example.com
+    clientId: litellm
+    clientAuthentication: {method: PrivateKeyJwt, privateKeyJwt: {managed: {}}}
+";
     let not_text = SECRET.replace("s3cret}", "[s3cret]}");
     let not_base64 = SECRET.replace("stringData", "data").replace("s3cret", "s3cret!");
     let elsewhere = SECRET.replace("namespace: llm", "namespace: other");
@@ -186,6 +192,10 @@ fn what_is_wrong_is_named_with_its_file_and_never_quoted() {
         (
             &[("a.yaml", &resource("tools", workload))],
             "method WorkloadIdentity needs a cluster",
+        ),
+        (
+            &[("a.yaml", &resource("tools", managed))],
+            "privateKeyJwt.managed needs a cluster",
         ),
         (
             &[("a.yaml", &tools), ("b.yaml", SECRET), ("c.yaml", &other)],

@@ -2,6 +2,7 @@
 
 mod curve;
 mod error;
+mod generated;
 mod jwk;
 mod pem;
 
@@ -19,6 +20,7 @@ use x509_parser::parse_x509_certificate;
 
 use curve::Curve;
 pub use error::KeyError;
+pub use generated::GeneratedKey;
 
 /// A private key with the algorithm that it signs by and the `kid` that it is announced by. Cheap to clone.
 #[derive(Clone)]

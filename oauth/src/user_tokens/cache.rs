@@ -10,6 +10,7 @@ use oauth2::basic::BasicErrorResponseType;
 use super::TokenResult;
 use super::affected_users::AffectedUsers;
 use super::byte_budget::{BudgetShare, ByteBudget};
+use super::quota::{QuotaShare, TenantQuota, UserTokenQuotas};
 use crate::clock::{time_after, time_before};
 use crate::renewal::breaker::Breaker;
 use crate::renewal::deadline::Deadline;
@@ -42,6 +43,8 @@ pub(super) struct UserTokenCache {
     users: SingleFlightCache<User, UserEntry, TokenResult>,
     /// Of the tokens and errors of all users.
     budget: ByteBudget,
+    /// Of the tokens of all resources of the tenant.
+    quota: TenantQuota,
     /// Counts failures of distinct users: some servers answer 500 to what one user sends as their token, however
     /// often that is asked for.
     breaker: Breaker,
@@ -70,6 +73,7 @@ struct CachedToken {
     /// The MCP server rejected it: when it is dropped.
     drop_at: Option<Deadline>,
     _share: BudgetShare,
+    _quota_share: QuotaShare,
 }
 
 struct CachedFailure {
@@ -86,12 +90,22 @@ impl UserTokenCache {
             clock,
             users: SingleFlightCache::new(capacity),
             budget: ByteBudget::default(),
+            quota: UserTokenQuotas::default().of_tenant(""),
             breaker: Breaker::default(),
             affected_users: AffectedUsers::default(),
             circuit_error: None,
             probe: None,
             requests: 0,
         }
+    }
+
+    /// Before there is any token.
+    pub fn set_quota(&mut self, quota: TenantQuota) {
+        self.quota = quota;
+    }
+
+    pub fn limited_to(&self) -> Option<usize> {
+        self.quota.limited_to()
     }
 
     pub fn requests(&self) -> u64 {
@@ -145,7 +159,12 @@ impl UserTokenCache {
         let outcome = match outcome {
             Ok(token) => {
                 entry.rejections.token_replaced(now, entry.token.is_some());
-                entry.token = Some(CachedToken::new(Arc::clone(&token), &self.clock, &self.budget));
+                entry.token = Some(CachedToken::new(
+                    Arc::clone(&token),
+                    &self.clock,
+                    &self.budget,
+                    &self.quota,
+                ));
                 entry.failed = None;
                 entry.failures = 0;
                 Ok(token)
@@ -181,7 +200,7 @@ impl UserTokenCache {
         if self.users.start(user).is_ok()
             && let Some(entry) = self.users.finish(user)
         {
-            entry.token = Some(CachedToken::new(token, &self.clock, &self.budget));
+            entry.token = Some(CachedToken::new(token, &self.clock, &self.budget, &self.quota));
             self.evict_to_budget();
         }
     }
@@ -215,10 +234,10 @@ impl UserTokenCache {
         open.then(|| error.clone())
     }
 
-    /// Keeps within the bytes there may be, by evicting the least recently used one. Those with a
+    /// Keeps within the bytes there may be, and within the tenant's quota, by evicting the least recently used one. Those with a
     /// request under way stay: they had room before, so what came to be too much is what has come since.
     fn evict_to_budget(&mut self) {
-        while self.budget.total() > self.max_bytes && self.users.evict() {}
+        while (self.budget.total() > self.max_bytes || self.quota.is_exceeded()) && self.users.evict() {}
     }
 
     fn start_request(&mut self, user: User) -> Result<CacheLookup, Error> {
@@ -292,7 +311,7 @@ impl UserEntry {
 }
 
 impl CachedToken {
-    fn new(token: Arc<Token>, clock: &Clock, budget: &ByteBudget) -> Self {
+    fn new(token: Arc<Token>, clock: &Clock, budget: &ByteBudget, quota: &TenantQuota) -> Self {
         let refresh_at = match token.expires_at {
             Some(end) => time_before(end, (token.life() / 10).min(MAX_MARGIN)),
             None => time_after(clock.now(), MAX_UNKNOWN_LIFETIME),
@@ -302,6 +321,7 @@ impl CachedToken {
             expires_at: token.expires_at.map(|end| Deadline::at(end, clock)),
             drop_at: None,
             _share: budget.put(bytes(&token)),
+            _quota_share: quota.put(),
             token,
         }
     }

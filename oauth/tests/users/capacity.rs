@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcp_auth_oauth::{ClaimMismatchError, Clock, Error, UserTokens};
+use mcp_auth_oauth::{ClaimMismatchError, Clock, Error, UserTokenQuotas, UserTokens};
 use secrecy::SecretString;
 
 use super::server::{Answer, Server};
@@ -24,6 +24,39 @@ async fn the_least_recently_used_gives_way() {
         ),
         (1, 2, 1)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_at_its_quota_replaces_its_own_tokens_and_no_other_tenants() {
+    let clock = Clock::starting_at(start());
+    let quotas = UserTokenQuotas::new(3, 100);
+    let of_tenant = |tenant: &str| users(&clock).within(quotas.of_tenant(tenant));
+    // Two resources of one tenant, and one of another.
+    let (red, red_too, blue) = (of_tenant("red"), of_tenant("red"), of_tenant("blue"));
+    let server = Server::new();
+    for user in ["anna", "ben"] {
+        get(&blue, &server, user).await.unwrap();
+        get(&red, &server, user).await.unwrap();
+    }
+    get(&red_too, &server, "carl").await.unwrap();
+    assert_eq!((red.limited_to(), blue.limited_to()), (None, None));
+    // Everybody gets a token, whether there is room to keep it or not.
+    for user in ["dora", "emil", "fred"] {
+        get(&red, &server, user).await.unwrap();
+    }
+    assert_eq!((red.limited_to(), red_too.limited_to()), (Some(3), Some(3)));
+    assert_eq!(blue.limited_to(), None);
+    let requests = (red_too.requests(), blue.requests());
+    get(&red_too, &server, "carl").await.unwrap();
+    for user in ["anna", "ben"] {
+        get(&blue, &server, user).await.unwrap();
+    }
+    assert_eq!((red_too.requests(), blue.requests()), requests, "theirs are kept");
+    let before = red.requests();
+    get(&red, &server, "fred").await.unwrap();
+    assert_eq!(red.requests(), before);
+    get(&red, &server, "anna").await.unwrap();
+    assert_eq!(red.requests(), before + 1, "the least recently used gave way");
 }
 
 #[tokio::test(start_paused = true)]

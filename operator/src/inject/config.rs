@@ -9,7 +9,7 @@ use super::command_line::{flag, may_change_folder};
 use super::environment::{Environment, VariableValue};
 use super::error::InjectionError;
 use super::image::Image;
-use super::litellm_options::{configuration_option, may_hide_options};
+use super::litellm_options::{configuration_option, may_hide_options, states_configuration};
 use super::path::{is_yaml, normalize};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
 use super::server_variables;
@@ -123,6 +123,12 @@ pub(super) fn wrapper_option(
             false => WrapperOption::Argument,
         });
     }
+    let is_by_variable = takes_config_option(invocation)
+        && invocation.arguments != ArgumentsPlace::Unreachable
+        && !environment.is_set(CONFIG_FILE_PATH)
+        // One that `envFrom` brings would come before the argument.
+        && !environment.may_come_from_env_from(CONFIG_FILE_PATH)
+        && states_configuration(environment);
     match option {
         // With the variable in the pod LiteLLM ignores the options already.
         Some(_) if environment.is_set(CONFIG_FILE_PATH) => Ok(WrapperOption::Variable),
@@ -133,6 +139,7 @@ pub(super) fn wrapper_option(
             })
         }
         Some(_) => Ok(WrapperOption::Argument),
+        None if is_by_variable => Ok(WrapperOption::Argument),
         None => Ok(WrapperOption::Variable),
     }
 }
@@ -357,6 +364,20 @@ mod tests {
             Ok(WrapperOption::Variable),
             "LiteLLM ignores them already"
         );
+        let debug = "env: [{name: DETAILED_DEBUG, value: 'True'}";
+        assert_eq!(option(&format!("{debug}]")), Ok(WrapperOption::Argument));
+        for without_effect in [
+            format!("{debug}, {{name: CONFIG_FILE_PATH, value: /a.yaml}}]"),
+            format!("{debug}], envFrom: [{{configMapRef: {{name: e}}}}]"),
+            format!("{debug}], command: [uvicorn, 'litellm.proxy.proxy_server:app']"),
+            "env: [{name: DEBUG, value: ''}]".to_owned(),
+        ] {
+            assert_eq!(
+                option(&without_effect),
+                Ok(WrapperOption::Variable),
+                "{without_effect}"
+            );
+        }
         let several = "command: [sh, -c, 'litellm --model a || litellm']";
         assert_eq!(option(several), Err("ConfigInArguments"));
     }

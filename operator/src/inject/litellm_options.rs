@@ -1,6 +1,8 @@
 //! Options of LiteLLM's command line that are configuration. It passes them to its workers in WORKER_CONFIG,
 //! which LiteLLM ignores as soon as CONFIG_FILE_PATH is set: a wrapper in that variable would drop them.
 
+use super::environment::Environment;
+
 /// Every option that the command line puts into WORKER_CONFIG, but for the path of the file.
 const CONFIGURATION: [&str; 17] = [
     "--model",
@@ -21,6 +23,9 @@ const CONFIGURATION: [&str; 17] = [
     "--use_queue",
     "--telemetry",
 ];
+
+/// Variables that the command line takes for such options.
+const CONFIGURATION_VARIABLES: [&str; 2] = ["DEBUG", "DETAILED_DEBUG"];
 
 /// Options of the command line that take the next word as their value. Of one that is not listed the next word may be an
 /// option too.
@@ -62,6 +67,13 @@ pub(super) fn configuration_option(words: &[Option<String>]) -> Option<&'static 
         .iter()
         .flatten()
         .find_map(|word| CONFIGURATION.into_iter().find(|option| *option == name(word)))
+}
+
+/// Whether the environment states such an option.
+pub(super) fn states_configuration(environment: &Environment) -> bool {
+    CONFIGURATION_VARIABLES
+        .iter()
+        .any(|name| environment.is_set(name))
 }
 
 #[cfg(test)]

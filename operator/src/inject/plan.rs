@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, NodeSelectorTerm, Pod, PodSpec, ResourceRequirements, SecurityContext, Volume,
+    VolumeMount,
 };
 use mcp_auth_protocol::sync::Route;
 
@@ -18,7 +19,7 @@ use super::mesh;
 use super::options::{PodOptions, StatedConfig, sidecar_resources};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
-use super::reserved::{SIDECAR, is_reserved_path, is_reserved_volume};
+use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
 use super::security_context::security_context;
 use super::server_variables::ServerVariables;
@@ -96,7 +97,7 @@ pub(super) fn plan(
     {
         check_can_move_litellm(container, &environment, invocation, options)?;
     }
-    check_script(container)?;
+    check_script(container, &environment, invocation, previous.as_ref())?;
     let original = match (&options.config_path, &previous) {
         (Some(StatedConfig::File(path)), _) => Some(path.clone()),
         (Some(StatedConfig::None), _) => None,
@@ -203,11 +204,12 @@ fn check_pod(
     {
         return reserved(format!("the volume `{}`", volume.name));
     }
-    let mounts = container.volume_mounts.iter().flatten();
-    match mounts
-        .map(|mount| &mount.mount_path)
-        .find(|path| is_reserved_path(path))
-    {
+    let is_in_the_way = |mount: &&VolumeMount| {
+        is_reserved_path(&mount.mount_path)
+            || is_above_reserved_paths(&mount.mount_path) && wrapper::is_read_only(mount, spec)
+    };
+    let mut mounts = container.volume_mounts.iter().flatten();
+    match mounts.find(is_in_the_way).map(|mount| &mount.mount_path) {
         Some(path) => reserved(format!("the mount at `{path}`")),
         None => Ok(()),
     }
@@ -395,6 +397,18 @@ fn routes_json(routes: &[Route]) -> (String, usize) {
     (json, routes.len() - fitting.len())
 }
 
+/// Whether LiteLLM may be told of a proxy for http, by which it would call the sidecar.
+fn may_have_proxy(container: &Container, environment: &Environment, invocation: &Invocation) -> bool {
+    let words = || container.command.iter().chain(&container.args).flatten();
+    let is_stated = |name: &&str| {
+        environment.is_set(name)
+            || environment.may_come_from_env_from(name)
+            || words().any(|word| sets_variable(word, name))
+    };
+    let names = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    invocation.environment_source.is_some() || names.iter().any(is_stated)
+}
+
 /// Whether a list that a script sets has what injection adds to the variable: by its name, or in words.
 fn keeps_loopback(value: &str, name: &str) -> bool {
     value.contains(&format!("${name}"))
@@ -404,13 +418,21 @@ fn keeps_loopback(value: &str, name: &str) -> bool {
 }
 
 /// Checks that no script of the container sets what injection sets: it would win, in silence.
-fn check_script(container: &Container) -> Result<(), InjectionError> {
+fn check_script(
+    container: &Container,
+    environment: &Environment,
+    invocation: &Invocation,
+    previous: Option<&PreviousInjection>,
+) -> Result<(), InjectionError> {
     let words = || container.command.iter().chain(&container.args).flatten();
     let names = ["CONFIG_FILE_PATH", "LITELLM_CONFIG_BUCKET_NAME"];
     let set = names
         .into_iter()
         .find(|name| words().any(|word| sets_variable(word, name)));
-    let replaced = ["NO_PROXY", "no_proxy"].into_iter().find(|name| {
+    // What another webhook brings after the first look, unseen, is no reason to give up what was injected.
+    let needs_list = previous.is_none() && may_have_proxy(container, environment, invocation);
+    let mut lists = ["NO_PROXY", "no_proxy"].into_iter().filter(|_| needs_list);
+    let replaced = lists.find(|name| {
         let mut values = words().flat_map(|word| assigned_values(word, name));
         values.any(|value| !keeps_loopback(value, name))
     });

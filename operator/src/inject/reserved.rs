@@ -26,6 +26,11 @@ pub(super) fn is_reserved_volume(name: &str) -> bool {
     [CONFIG_VOLUME, EMPTY_VOLUME, TOKEN_VOLUME, FOLDER_VOLUME].contains(&name)
 }
 
+/// Whether injection mounts something below this path, also where `/var/run` is another name of `/run`.
+pub(super) fn is_above_reserved_paths(path: &str) -> bool {
+    ["", "/run", "/var", "/var/run", "/var/run/mcpauth", "/run/mcpauth"].contains(&path.trim_end_matches('/'))
+}
+
 /// Whether injection may mount something at this path.
 pub(super) fn is_reserved_path(path: &str) -> bool {
     let path = path.trim_end_matches('/');

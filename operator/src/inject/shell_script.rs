@@ -235,6 +235,15 @@ impl<'a> Tokens<'a> {
                     is_literal = false;
                     self.skip_expansion();
                 }
+                // A pattern, or somebody's home.
+                '*' | '?' => {
+                    is_literal = false;
+                    self.take();
+                }
+                '~' if self.at == begin || self.script[begin..self.at].ends_with('=') => {
+                    is_literal = false;
+                    self.take();
+                }
                 _ => text.extend(self.take()),
             }
         }
@@ -363,6 +372,10 @@ mod tests {
             ("litellm \\\n  --port 4000", vec!["litellm --port 4000"]),
             ("(cd /app; litellm)", vec!["cd /app", "litellm"]),
             ("set -e\n\nlitellm\n", vec!["set -e", "litellm"]),
+            (
+                "litellm --config ~/c.yaml --x='~' a~b *.yaml '*' [ -f ]",
+                vec!["litellm --config ? --x=~ a~b ? * [ -f ]"],
+            ),
             ("'unfinished", vec!["unfinished"]),
             ("$(", vec!["?"]),
             ("", vec![]),

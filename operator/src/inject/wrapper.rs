@@ -150,6 +150,20 @@ pub(super) fn place_wrapper(
     })
 }
 
+/// Whether the kubelet can make no folder in what is mounted, into which something else could be mounted.
+pub(super) fn is_read_only(mount: &VolumeMount, spec: &PodSpec) -> bool {
+    let mut volumes = spec.volumes.iter().flatten();
+    let volume = volumes.find(|volume| volume.name == mount.name);
+    let is_of_files = |volume: &Volume| {
+        volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.projected.is_some()
+            || volume.downward_api.is_some()
+            || volume.image.is_some()
+    };
+    mount.read_only == Some(true) || volume.is_some_and(is_of_files)
+}
+
 /// Whether init containers may fill the volume, so that the sidecar has to start after them.
 pub(super) fn is_filled_in_the_pod(spec: &PodSpec, name: &str) -> bool {
     let volume = spec.volumes.iter().flatten().find(|volume| volume.name == name);

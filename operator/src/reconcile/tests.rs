@@ -42,21 +42,25 @@ async fn endless_events_put_no_reconciliation_off() {
     let (references, references_changed) = References::new(client.clone(), &[], None, false);
     let (pods, pods_changed) = Pods::new(client.clone(), changes.clone(), WorkloadEvents::unread());
     let credentials = Credentials::new(changes, status_due.clone());
+    let (managed_keys, managed_keys_changed) = ManagedKeys::new(&client, None, Clock::system());
     let reconciler = Reconciler {
         resources,
         references,
-        workload: Workload::new(client, Vec::new(), Vec::new()),
+        workload: Workload::new(client.clone(), Vec::new(), Vec::new()),
+        managed_keys,
         pods,
         sidecars: Sidecars::new().0,
         token_sources: TokenSources::new(Clock::system(), Metrics::default(), credentials),
         metrics: Metrics::default(),
         policy: AdministratorPolicy::default(),
+        limits: TenantLimits::default(),
         egress_proxy: None,
         liveness: Liveness::default(),
         status_due,
     };
     let mut triggers = Triggers {
         references: references_changed,
+        managed_keys: managed_keys_changed,
         pods: pods_changed,
         sidecars: mpsc::unbounded_channel().1,
         token_refresh_requests: mpsc::unbounded_channel().1,

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::liveness::{BEAT_INTERVAL, Liveness};
+use crate::managed_keys::ManagedKeys;
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Reconciler, Triggers};
 use crate::replicas::Follower;
@@ -17,6 +18,7 @@ use crate::status::{self, StatusWriter};
 
 pub struct ReplicaTasks {
     pub reconciler: Reconciler,
+    pub managed_keys: ManagedKeys,
     pub follower: Follower,
     pub resource_watch: ResourceWatch,
     pub triggers: Triggers,
@@ -74,6 +76,7 @@ impl ReplicaTasks {
         } = self;
         let Triggers {
             references,
+            managed_keys,
             pods,
             sidecars,
             token_refresh_requests,
@@ -92,6 +95,7 @@ impl ReplicaTasks {
                     }
                     // A leader begins with everything, so what only asks for something is left out.
                     Some(_) = references.recv() => {}
+                    Some(_) = managed_keys.recv() => {}
                     Some(_) = pods.recv() => {}
                     Some(_) = sidecars.recv() => {}
                     Some(_) = statuses_due.recv() => {}
@@ -125,6 +129,7 @@ impl ReplicaTasks {
                 anyhow::bail!("writing statuses ended")
             }
             () = self.restarts.run() => anyhow::bail!("restarting workloads ended"),
+            never = self.managed_keys.keep(&self.resources) => match never {},
             () = forwarding => anyhow::bail!("nothing asks for statuses any more"),
         }
     }

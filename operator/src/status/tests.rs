@@ -102,6 +102,7 @@ fn status(scenario: &Scenario<'_>, now: Timestamp) -> McpServerAuthStatus {
         passed_over: scenario.passed_over.clone(),
         injection: scenario.injection.clone(),
         expiries: scenario.expiries.clone(),
+        managed_key: None,
         restart: None,
     };
     super::status(&inputs, now)

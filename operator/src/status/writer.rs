@@ -10,7 +10,6 @@ use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{self, Action, applier};
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use mcp_auth_crds::{McpServerAuth, McpServerAuthStatus, conditions};
@@ -29,6 +28,8 @@ use super::{InjectionFacts, SelectedPod, StatusInputs, fleet, status};
 use crate::api_server::with_deadline;
 use crate::certificates::certificate_expiry;
 use crate::entitlement::selects;
+use crate::event_recorder::EventRecorder;
+use crate::managed_keys::ManagedKeys;
 use crate::metrics::{Metrics, ResourceState};
 use crate::namespaces::Namespaces;
 use crate::pods::{PodMeta, Pods, is_injected, is_terminating, ought_to_be_injected};
@@ -48,6 +49,12 @@ const MAX_RETRY: Duration = Duration::from_secs(60);
 /// written it.
 const RESYNC: Duration = Duration::from_secs(10 * 60);
 
+/// What is known of the secrets that resources refer to, and of those that the operator keeps for them.
+pub struct KeptSecrets {
+    pub references: References,
+    pub managed_keys: ManagedKeys,
+}
+
 /// What is seen of LiteLLM's pods.
 pub struct ObservedPods {
     pub pods: Pods,
@@ -61,11 +68,11 @@ pub struct StatusWriter {
     client: Client,
     clock: Clock,
     credentials: Credentials,
-    references: References,
+    secrets: KeptSecrets,
     observed: ObservedPods,
     namespaces: Namespaces,
     metrics: Metrics,
-    recorder: Recorder,
+    events: EventRecorder,
     records: WriteRecords,
 }
 
@@ -118,20 +125,20 @@ pub async fn run(
 impl StatusWriter {
     pub fn new(
         client: Client,
-        recorder: Recorder,
+        events: EventRecorder,
         clock: Clock,
         credentials: Credentials,
-        references: References,
+        secrets: KeptSecrets,
         observed: ObservedPods,
         metrics: Metrics,
     ) -> Self {
         Self {
-            recorder,
+            events,
             namespaces: Namespaces::new(client.clone()),
             client,
             clock,
             credentials,
-            references,
+            secrets,
             observed,
             metrics,
             records: WriteRecords::default(),
@@ -169,6 +176,7 @@ impl StatusWriter {
                 webhook_port: self.observed.webhook.port,
             },
             expiries: self.expiries(resource, &resource_ref),
+            managed_key: self.secrets.managed_keys.in_status(resource),
             restart: self.observed.restarts.get(&resource_ref),
         };
         let new_status = status(&inputs, self.clock.now());
@@ -217,11 +225,12 @@ impl StatusWriter {
     /// What the spec refers to, as it was last read, and when it ends.
     fn expiries(&self, resource: &McpServerAuth, resource_ref: &ResourceRef) -> Vec<CredentialExpiry> {
         let namespace = &resource_ref.namespace;
+        let references = &self.secrets.references;
         let found = needed(&resource.spec)
             .into_iter()
             .map(|reference| FoundReference {
-                lookup: self.references.get(namespace, &reference),
-                stated_end: self.references.stated_end(namespace, &reference),
+                lookup: references.get(namespace, &reference),
+                stated_end: references.stated_end(namespace, &reference),
                 reference,
             });
         expiries(&found.collect::<Vec<_>>())
@@ -285,10 +294,7 @@ impl StatusWriter {
         let events = events(resource.status.as_ref(), &new_status);
         self.records.written(resource, new_status);
         for event in events {
-            if let Err(error) = with_deadline(self.recorder.publish(&event, &resource.object_ref(&()))).await
-            {
-                warn!(%error, reason = event.reason, "an event could not be written");
-            }
+            self.events.publish(&event, &resource.object_ref(&())).await;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Authenticates a sidecar: from its ServiceAccount token to its pod, by TokenReview, so that a token of a
-//! deleted pod is worth nothing. Any pod of the cluster can send tokens here: what [`look_at`] can tell alone
-//! costs the API server nothing.
+//! deleted pod is worth nothing. Any pod of the cluster can send tokens here: what [`look_at`] can tell alone, and what
+//! [`IssuerKeys`] say is forged, costs the API server nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::SyncError;
+use super::issuer_keys::{IssuerKeys, Signature};
 use super::token_claims::look_at;
 
 /// Keys of the extra user info of a token that is bound to a pod (Kubernetes: "Managing Service Accounts").
@@ -31,6 +32,9 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 /// TokenReviews under way at once: sidecars that come all together wait for one another, and not for the API
 /// server.
 const MAX_REVIEWS: usize = 50;
+/// Of tokens that name a key which the cluster is not known to have. Its keys are read anew when one comes; until then genuine ones
+/// find a turn, and forged ones take none from the others.
+const MAX_REVIEWS_OF_UNKNOWN_KEYS: usize = 2;
 /// Longest wait for a turn, such as of the last of thousands after a replica has gone: one that is sent away comes back
 /// later, and costs another TLS handshake.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,6 +51,8 @@ const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 const REFUSED_FOR: Duration = Duration::from_secs(1);
 const MAX_REMEMBERED: usize = 20_000;
 
+const FORGED: &str = "the key of this cluster that it names has not signed it";
+
 /// The operator's own ServiceAccount.
 #[derive(Clone, Debug)]
 pub struct OperatorAccount {
@@ -60,7 +66,9 @@ pub struct Authenticator(Arc<AuthenticatorInner>);
 
 struct AuthenticatorInner {
     client: Client,
+    keys: IssuerKeys,
     turns: Semaphore,
+    turns_of_unknown_keys: Semaphore,
     remembered: Mutex<HashMap<TokenDigest, Remembered>>,
 }
 
@@ -83,8 +91,10 @@ struct Identity {
 impl Authenticator {
     pub fn new(client: Client) -> Self {
         Self(Arc::new(AuthenticatorInner {
+            keys: IssuerKeys::new(client.clone()),
             client,
             turns: Semaphore::new(MAX_REVIEWS),
+            turns_of_unknown_keys: Semaphore::new(MAX_REVIEWS_OF_UNKNOWN_KEYS),
             remembered: Mutex::default(),
         }))
     }
@@ -115,7 +125,12 @@ impl Authenticator {
         if let Some(answer) = self.0.remembered(&digest) {
             return answer;
         }
-        let turn = tokio::time::timeout(TURN_TIMEOUT, self.0.turns.acquire()).await;
+        let turns = match self.0.keys.look_at(token) {
+            Signature::Forged => return Err(SyncError::InvalidToken(FORGED.to_owned())),
+            Signature::OfUnknownKey => &self.0.turns_of_unknown_keys,
+            Signature::Genuine | Signature::NotLookedAt => &self.0.turns,
+        };
+        let turn = tokio::time::timeout(TURN_TIMEOUT, turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
             return Err(SyncError::ApiServer(
                 "too many tokens wait for its answer".to_owned(),
@@ -259,226 +274,4 @@ fn without_token(error: &str, token: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use axum::routing::post;
-    use axum::{Json, Router};
-    use serde_json::{Value, json};
-
-    use super::super::token_claims::unsigned;
-    use super::*;
-
-    /// An API server that counts its reviews, all and at once, and takes every token whose pod is not `stranger`.
-    #[derive(Clone, Default)]
-    struct Reviews {
-        all: Arc<AtomicUsize>,
-        under_way: Arc<AtomicUsize>,
-        most_at_once: Arc<AtomicUsize>,
-    }
-
-    impl Reviews {
-        fn authenticator(&self) -> Authenticator {
-            let reviews = self.clone();
-            let answer = move |Json(review): Json<TokenReview>| {
-                let reviews = reviews.clone();
-                async move { Json(reviews.answer(&review).await) }
-            };
-            let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-            let router = Router::new().route(path, post(answer));
-            Authenticator::new(Client::new(router, "default"))
-        }
-
-        async fn answer(&self, review: &TokenReview) -> Value {
-            self.all.fetch_add(1, Ordering::SeqCst);
-            let at_once = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            self.under_way.fetch_sub(1, Ordering::SeqCst);
-            let is_stranger = review.spec.token == Some(token("stranger"));
-            json!({
-                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {},
-                "status": {
-                    "authenticated": !is_stranger,
-                    "audiences": [AUDIENCE],
-                    "user": {
-                        "username": "system:serviceaccount:apps:default",
-                        "extra": {(POD_NAME): ["litellm-0"], (POD_UID): ["u1"]},
-                    },
-                },
-            })
-        }
-
-        fn count(&self) -> usize {
-            self.all.load(Ordering::SeqCst)
-        }
-    }
-
-    fn token(uid: &str) -> String {
-        unsigned(&json!({"aud": [AUDIENCE], "kubernetes.io": {"pod": {"name": "litellm-0", "uid": uid}}}))
-    }
-
-    fn headers(token: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
-        headers
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn junk_tokens_cost_the_api_server_nothing() {
-        let reviews = Reviews::default();
-        let authenticator = reviews.authenticator();
-        for number in 0..1_000 {
-            let junk = match number % 3 {
-                0 => format!("junk-{number}"),
-                1 => unsigned(&json!({"aud": ["elsewhere"], "number": number})),
-                _ => unsigned(&json!({"aud": [AUDIENCE], "exp": number})),
-            };
-            assert!(authenticator.authenticate(&headers(&junk)).await.is_err());
-        }
-        assert_eq!(reviews.count(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_token_is_reviewed_once_a_minute_and_one_that_is_refused_once_a_second() {
-        let reviews = Reviews::default();
-        let authenticator = reviews.authenticator();
-        for _ in 0..100 {
-            let pod = authenticator.authenticate(&headers(&token("u1"))).await.unwrap();
-            assert_eq!((pod.name.as_str(), pod.uid.as_str()), ("litellm-0", "u1"));
-        }
-        assert_eq!(reviews.count(), 1);
-        tokio::time::sleep(ACCEPTED_FOR).await;
-        authenticator.authenticate(&headers(&token("u1"))).await.unwrap();
-        assert_eq!(reviews.count(), 2);
-        for _ in 0..100 {
-            let refused = authenticator.authenticate(&headers(&token("stranger"))).await;
-            assert_eq!(refused.unwrap_err().reason(), "InvalidToken");
-        }
-        assert_eq!(reviews.count(), 3);
-        tokio::time::sleep(REFUSED_FOR).await;
-        let refused = authenticator.authenticate(&headers(&token("stranger"))).await;
-        assert_eq!(refused.unwrap_err().reason(), "InvalidToken");
-        assert_eq!(reviews.count(), 4);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn many_sidecars_that_come_together_wait_for_one_another() {
-        let reviews = Reviews::default();
-        let authenticator = reviews.authenticator();
-        let authenticate = |number: usize| {
-            let authenticator = authenticator.clone();
-            async move {
-                authenticator
-                    .authenticate(&headers(&token(&format!("u{number}"))))
-                    .await
-            }
-        };
-        let answers = futures::future::join_all((0..1_000).map(authenticate)).await;
-        assert!(answers.iter().all(Result::is_ok));
-        assert_eq!(reviews.count(), 1_000);
-        assert!(reviews.most_at_once.load(Ordering::SeqCst) <= MAX_REVIEWS);
-    }
-
-    fn review(username: &str, audiences: &[&str], extra: &[(&str, &str)]) -> TokenReviewStatus {
-        let extra: BTreeMap<_, _> = extra.iter().map(|(key, value)| (*key, [*value])).collect();
-        serde_json::from_value(serde_json::json!({
-            "authenticated": true,
-            "audiences": audiences,
-            "user": {
-                "username": username,
-                "extra": extra,
-            },
-        }))
-        .unwrap()
-    }
-
-    const BOUND: &[(&str, &str)] = &[(POD_NAME, "litellm-0"), (POD_UID, "u1")];
-
-    #[test]
-    fn a_pod_bound_token_tells_its_pod() {
-        let pod = identify(
-            review("system:serviceaccount:apps:default", &[AUDIENCE], BOUND),
-            "t",
-        )
-        .unwrap()
-        .pod;
-        assert_eq!(
-            pod,
-            Pod {
-                namespace: "apps".into(),
-                name: "litellm-0".into(),
-                uid: "u1".into()
-            }
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_replica_is_a_pod_of_the_operators_own_account_and_namespace() {
-        let authenticator = Reviews::default().authenticator();
-        for (namespace, name, is_replica) in [
-            ("apps", "default", true),
-            ("apps", "mcp-auth-operator", false),
-            ("mcp-auth-system", "default", false),
-        ] {
-            let operator = OperatorAccount {
-                namespace: namespace.into(),
-                name: name.into(),
-            };
-            let headers = headers(&token("u1"));
-            let answer = authenticator.authenticate_replica(&headers, &operator).await;
-            match is_replica {
-                true => assert_eq!(answer.unwrap().name, "litellm-0"),
-                false => assert_eq!(answer.unwrap_err().reason(), "NotAReplica"),
-            }
-        }
-    }
-
-    #[test]
-    fn a_token_that_is_not_bound_to_a_pod_is_refused() {
-        let unbound = review("system:serviceaccount:apps:default", &[AUDIENCE], &[]);
-        assert_eq!(identify(unbound, "t"), Err(SyncError::NotBoundToPod));
-        let person = review("alice", &[AUDIENCE], BOUND);
-        assert_eq!(identify(person, "t"), Err(SyncError::NotBoundToPod));
-    }
-
-    #[test]
-    fn a_token_without_our_audience_is_refused_even_if_authenticated() {
-        let other = review("system:serviceaccount:apps:default", &[], BOUND);
-        assert_eq!(identify(other, "t"), Err(SyncError::WrongAudience(AUDIENCE)));
-    }
-
-    #[test]
-    fn an_error_that_repeats_the_token_loses_it() {
-        let review = TokenReviewStatus {
-            error: Some("bad: s3cret".into()),
-            ..TokenReviewStatus::default()
-        };
-        assert_eq!(
-            identify(review, "s3cret"),
-            Err(SyncError::InvalidToken("bad: [token]".into()))
-        );
-    }
-
-    #[test]
-    fn a_pod_may_not_speak_for_another() {
-        let pod = |uid: &str| Pod {
-            namespace: "apps".into(),
-            name: "litellm-0".into(),
-            uid: uid.into(),
-        };
-        assert!(agree(&pod("u1"), &pod("u1")).is_ok());
-        assert_eq!(agree(&pod("u2"), &pod("u1")).unwrap_err().reason(), "OtherPod");
-    }
-
-    #[test]
-    fn the_bearer_scheme_is_read_in_any_case() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(bearer(&headers), None);
-        headers.insert(header::AUTHORIZATION, "bearer abc".parse().unwrap());
-        assert_eq!(bearer(&headers), Some("abc"));
-        headers.insert(header::AUTHORIZATION, "Basic abc".parse().unwrap());
-        assert_eq!(bearer(&headers), None);
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use kube::runtime::events::Reporter;
+use kube::runtime::events::{Recorder, Reporter};
 use serde_json::{Value, json};
 
 use super::*;
@@ -56,7 +56,8 @@ impl World {
             controller: "mcp-auth-operator".into(),
             instance: None,
         };
-        let (events, writer) = WorkloadEvents::new(client.clone(), Recorder::new(client, reporter));
+        let recorder = EventRecorder::new(Recorder::new(client.clone(), reporter), usize::MAX);
+        let (events, writer) = WorkloadEvents::new(client, recorder);
         tokio::spawn(writer.run());
         Self { events, written }
     }
@@ -140,7 +141,15 @@ fn the_same_is_told_again_after_a_quarter_of_an_hour_and_never_more_than_there_i
     assert!(recent.is_news(&notice("a"), start + REPEAT_AFTER));
     let now = start + REPEAT_AFTER;
     let told = (0..5000).filter(|number| recent.is_news(&notice(&number.to_string()), now));
-    assert_eq!(told.count(), MAX_REMEMBERED - 1);
+    assert_eq!(told.count(), MAX_REMEMBERED_OF_NAMESPACE - 1);
+    let elsewhere = Notice {
+        namespace: "elsewhere".into(),
+        ..notice("a")
+    };
+    assert!(
+        recent.is_news(&elsewhere, now),
+        "another namespace has room of its own"
+    );
     assert!(
         recent.is_news(&notice("b"), now + REPEAT_AFTER),
         "there is room again"
@@ -150,10 +159,41 @@ fn the_same_is_told_again_after_a_quarter_of_an_hour_and_never_more_than_there_i
 #[tokio::test]
 async fn a_pod_without_an_owner_and_a_full_queue_hold_nobody_up() {
     let (sender, _receiver) = mpsc::channel(1);
-    let events = WorkloadEvents(sender);
+    let events = WorkloadEvents {
+        sender,
+        queued: QueuedNotices::default(),
+    };
     events.tell_owner("llm", &[], NoticeKind::Skipped, "NotLiteLlm");
     for _ in 0..3 {
         let owners = [owner("StatefulSet", "gateway")];
         events.tell_owner("llm", &owners, NoticeKind::Skipped, "NotLiteLlm");
     }
+}
+
+#[tokio::test]
+async fn a_namespace_with_a_thousand_notices_leaves_room_for_those_of_others() {
+    let (sender, mut receiver) = mpsc::channel(MAX_QUEUED);
+    let events = WorkloadEvents {
+        sender,
+        queued: QueuedNotices::default(),
+    };
+    let owners = [owner("StatefulSet", "gateway")];
+    for _ in 0..1000 {
+        events.tell_owner("crowd", &owners, NoticeKind::Refused, "the same");
+    }
+    for number in 0..1000 {
+        events.tell_owner("crowd", &owners, NoticeKind::Refused, &number.to_string());
+    }
+    events.tell_owner("quiet", &owners, NoticeKind::Refused, "one");
+    let mut queued = Vec::new();
+    while let Ok(notice) = receiver.try_recv() {
+        events.queued.remove(&notice);
+        queued.push(notice.namespace);
+    }
+    assert_eq!(queued.len(), MAX_QUEUED_OF_NAMESPACE + 1);
+    assert_eq!(queued.last().map(String::as_str), Some("quiet"));
+    assert!(
+        events.queued.0.lock().is_empty(),
+        "what was taken out counts no more"
+    );
 }

@@ -71,6 +71,13 @@ fn every_field_report_names_what_shows_its_verdict_and_that_is_there() {
             panic!("{report:?}");
         };
         assert!(source.contains("](https://") && !verdict.is_empty(), "{kind}");
+        for url in source.split("](https://github.com/").skip(1) {
+            let path: Vec<&str> = url.split(')').next().unwrap().split('/').collect();
+            assert!(
+                matches!(path[..], [_, _, "issues" | "pull", number] if number.parse::<u32>().is_ok()),
+                "{kind}: {path:?}"
+            );
+        }
         let mut named = 0;
         for name in code(shown_by).filter(|name| !name.starts_with("make ")) {
             let is_there = match name {

@@ -158,12 +158,18 @@ const RULES: [Rule; 13] = [
         holds: |container| container["securityContext"]["capabilities"] == json!({"drop": ["ALL"]}),
     },
     Rule {
-        policy: "Kyverno require-run-as-nonroot",
+        policy: "Kyverno require-run-as-nonroot, require-run-as-non-root-user",
         annotations: || json!({}),
-        holds: |container| container["securityContext"]["runAsNonRoot"] == true,
+        holds: |container| {
+            let context = &container["securityContext"];
+            context["runAsNonRoot"] == true
+                && context
+                    .get("runAsUser")
+                    .is_none_or(|user| user.as_i64() > Some(0))
+        },
     },
     Rule {
-        policy: "Kyverno require-probes, readiness alone",
+        policy: "Kyverno require-pod-probes",
         annotations: || json!({}),
         holds: |container| container["readinessProbe"].is_object(),
     },

@@ -6,7 +6,7 @@ use mcp_auth_protocol::sync::ClientCertificate;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, Der, PrivateKeyDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use secrecy::ExposeSecret;
 
 /// The name of HTTP/2 over TLS (RFC 9113 section 3.1).
@@ -82,16 +82,7 @@ impl TlsConfigs {
     }
 }
 
-/// Read by a thread of its own: most of what that takes is files of certificates, and what a thread has freed goes back to the
-/// system when it ends.
 fn platform_roots() -> RootCertStore {
-    match std::thread::scope(|scope| scope.spawn(read_platform_roots).join()) {
-        Ok(roots) => RootCertStore { roots },
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-fn read_platform_roots() -> Vec<TrustAnchor<'static>> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     let (added, ignored) = roots.add_parsable_certificates(native.certs);
@@ -104,33 +95,7 @@ fn read_platform_roots() -> Vec<TrustAnchor<'static>> {
             "platform certificates incomplete"
         );
     }
-    compact(&roots.roots)
-}
-
-/// The same in one buffer that lasts as long as the process, as these roots do: a route with a CA bundle of its own has a copy
-/// of the list, and not of a hundred kilobytes.
-fn compact(roots: &[TrustAnchor<'_>]) -> Vec<TrustAnchor<'static>> {
-    let parts = |root: &TrustAnchor<'_>| {
-        let name_constraints = root.name_constraints.as_ref().map(|part| part.to_vec());
-        [
-            Some(root.subject.to_vec()),
-            Some(root.subject_public_key_info.to_vec()),
-            name_constraints,
-        ]
-    };
-    let all: Vec<u8> = roots.iter().flat_map(parts).flatten().flatten().collect();
-    let mut rest: &'static [u8] = all.leak();
-    let mut next = |length: usize| {
-        let (part, after) = rest.split_at(length);
-        rest = after;
-        Der::from_slice(part)
-    };
-    let mut anchor = |root: &TrustAnchor<'_>| TrustAnchor {
-        subject: next(root.subject.len()),
-        subject_public_key_info: next(root.subject_public_key_info.len()),
-        name_constraints: root.name_constraints.as_ref().map(|part| next(part.len())),
-    };
-    roots.iter().map(&mut anchor).collect()
+    roots
 }
 
 fn add_ca_bundle(roots: &mut RootCertStore, pem: &str) -> Result<(), TlsConfigError> {
@@ -255,19 +220,6 @@ xX4cMloEBl40FEfaT/uEp6SCF2Ho5FJ+Zod5lsan9hQdgOL2E5ywVgun
             .pem();
         add_ca_bundle(&mut roots, &format!("{P521_AUTHORITY}{usable}")).unwrap();
         assert_eq!(roots.len(), 1, "the other one");
-    }
-
-    #[test]
-    fn roots_in_one_buffer_are_the_same_roots() {
-        let mut roots = RootCertStore::empty();
-        for name in ["first", "second"] {
-            let authority = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-            add_ca_bundle(&mut roots, &authority.cert.pem()).unwrap();
-        }
-        let constrained = Der::from_slice(b"constraints of the first");
-        roots.roots[0].name_constraints = Some(constrained);
-        assert_eq!(compact(&roots.roots), roots.roots);
-        assert_eq!(compact(&[]), []);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //   GET  /state                   totals of the token requests, how many are under way and at most were, generations
 //                                 accepted, lifetime and fault in force
 //   POST /clients                 registers a client or changes its registration: {id, method, secret,
-//                                 keys: [{pem, id, algorithm}] for private_key_jwt, subject for tls_client_auth,
+//                                 keys: [{pem, id, algorithm}] or jwksUri for private_key_jwt, subject for tls_client_auth,
 //                                 certificate for self_signed_tls_client_auth, grants, scope, certificateBound,
 //                                 dpopBound, nonce (of DPoP, demanded), opaque (tokens), lifetime}
 //   GET  /clients/ID/requests     how the client authenticated and what it asked for, see record.mjs

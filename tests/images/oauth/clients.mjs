@@ -94,7 +94,7 @@ export class Clients {
   }
 }
 
-function registration(id, { method, grants, scope, keys, jwks, certificate, subject, certificateBound, dpopBound }) {
+function registration(id, { method, grants, scope, keys, jwks, jwksUri, certificate, subject, certificateBound, dpopBound }) {
   const metadata = {
     client_id: id,
     grant_types: grants ?? ["client_credentials"],
@@ -106,6 +106,7 @@ function registration(id, { method, grants, scope, keys, jwks, certificate, subj
   // Which secrets are accepted is decided above; this one only has to be there.
   if (metadata.token_endpoint_auth_method.startsWith("client_secret")) metadata.client_secret = "see clients.mjs";
   if (keys || jwks) metadata.jwks = jwks ?? { keys: keys.map(publicJwk) };
+  if (jwksUri) metadata.jwks_uri = jwksUri;
   if (certificate) metadata.jwks = { keys: [certificateJwk(certificate)] };
   if (subject) metadata.tls_client_auth_subject_dn = subject;
   if (scope) metadata.scope = scope;

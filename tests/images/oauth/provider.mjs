@@ -20,6 +20,13 @@ export function shared() {
 export function createProvider({ issuer, aliases, configuration, clients, state, common }) {
   const { resources } = configuration;
   const provider = new Provider(issuer, {
+    // Only where the configuration says: by default oidc-provider connects to no address of this machine.
+    fetch: async (url, { dispatcher: _, ...options }) => {
+      const { origin, pathname } = new URL(url);
+      const really = configuration.hosts?.[origin];
+      if (!really) throw new Error(`nothing is published at ${origin}`);
+      return fetch(new URL(pathname, really), options);
+    },
     adapter: (name) => (name === "Client" ? { find: async (id) => clients.metadata(id) } : common.adapter(name)),
     clientAuthMethods: [
       "client_secret_basic",
@@ -42,6 +49,7 @@ export function createProvider({ issuer, aliases, configuration, clients, state,
     extraTokenClaims: (ctx) => ({ credential: ctx?.state.credential }),
     features: {
       clientCredentials: { enabled: true },
+      clientIdMetadataDocument: { enabled: true, ack: "draft-02" },
       devInteractions: { enabled: false },
       dPoP: {
         enabled: true,

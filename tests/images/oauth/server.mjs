@@ -10,6 +10,8 @@
 //   secure            {issuer, port, certificate, key, authority, certificatePort}: the same server under a second
 //                     issuer, by https; certificatePort is where it asks for client certificates, and authority a
 //                     PEM file with who may issue them. Its metadata names the endpoints there as aliases
+//   hosts             {ORIGIN: ORIGIN}: where what clients publish is really fetched: their keys (jwks_uri), and the
+//                     metadata of those whose identifier is a URL. Nothing is fetched elsewhere
 //   assertionIssuers  [{issuer, key}]: whose assertions the grant jwt-bearer takes, key being a PEM file
 //
 // Prints a line with the ports once it serves.

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post};
 use jiff::Timestamp;
-use kube::runtime::events::Reporter;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{reflector, watcher};
 use mcp_auth_crds::reasons;
 use mcp_auth_credentials::{
@@ -125,10 +125,13 @@ impl World {
         let (pods, _) = Pods::new(client.clone(), changes, WorkloadEvents::unread());
         let writer = StatusWriter::new(
             client.clone(),
-            recorder,
+            EventRecorder::new(recorder, usize::MAX),
             Clock::system(),
             credentials.clone(),
-            References::new(client.clone(), &[], None, false).0,
+            KeptSecrets {
+                references: References::new(client.clone(), &[], None, false).0,
+                managed_keys: ManagedKeys::new(&client, None, Clock::system()).0,
+            },
             ObservedPods {
                 pods,
                 sidecars: Sidecars::new().0,

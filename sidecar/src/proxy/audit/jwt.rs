@@ -3,14 +3,10 @@
 
 use std::collections::HashMap;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mcp_auth_http_auth::jws::{CompactJws, Jwk, SignatureError, VerifyingKeys};
 use mcp_auth_protocol::sync::{JwtVerification, VerificationKey};
 use parking_lot::Mutex;
 use ring::digest;
-use ring::signature::{
-    self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
-};
 use serde_json::{Map, Value};
 
 use super::user::UserProblem;
@@ -27,40 +23,16 @@ pub type Claims = Map<String, Value>;
 
 /// The parts of a token.
 pub struct Jwt<'a> {
-    header: Map<String, Value>,
+    jws: CompactJws<'a>,
     pub claims: Claims,
-    signed: &'a [u8],
-    signature: Vec<u8>,
 }
 
 /// Verifies the tokens of one issuer.
 pub struct JwtVerifier {
     verification: JwtVerification,
-    keys: Vec<Key>,
+    keys: VerifyingKeys,
     /// By the SHA-256 of a token: whether its signature is one of the issuer's.
     remembered: Mutex<HashMap<[u8; 32], Result<(), UserProblem>>>,
-}
-
-struct Key {
-    id: Option<String>,
-    /// The only algorithm that it is for, where the set says so.
-    algorithm: Option<String>,
-    material: KeyMaterial,
-}
-
-enum KeyMaterial {
-    Rsa { n: Vec<u8>, e: Vec<u8> },
-    P256(Vec<u8>),
-    P384(Vec<u8>),
-    Ed25519(Vec<u8>),
-}
-
-/// Signature algorithms (RFC 7518 section 3.1, RFC 8037). Neither `none` nor one with a shared secret is among them.
-enum Algorithm {
-    Rsa(&'static RsaParameters),
-    P256,
-    P384,
-    Ed25519,
 }
 
 impl<'a> Jwt<'a> {
@@ -70,22 +42,9 @@ impl<'a> Jwt<'a> {
         if token.len() > MAX_TOKEN_LEN {
             return Err(UserProblem::NotAJwt);
         }
-        let mut parts = token.split(|byte| *byte == b'.');
-        let (Some(header), Some(claims), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(UserProblem::NotAJwt);
-        };
-        let decode = |part: &[u8]| URL_SAFE_NO_PAD.decode(part).map_err(|_| UserProblem::NotAJwt);
-        let object = |part: &[u8]| {
-            serde_json::from_slice::<Map<String, Value>>(&decode(part)?).map_err(|_| UserProblem::NotAJwt)
-        };
-        Ok(Self {
-            header: object(header)?,
-            claims: object(claims)?,
-            signed: &token[..header.len() + 1 + claims.len()],
-            signature: decode(signature)?,
-        })
+        let jws = CompactJws::read(token).ok_or(UserProblem::NotAJwt)?;
+        let claims = serde_json::from_slice(&jws.payload).map_err(|_| UserProblem::NotAJwt)?;
+        Ok(Self { jws, claims })
     }
 
     /// A claim that names somebody.
@@ -99,9 +58,10 @@ impl<'a> Jwt<'a> {
 
     fn digest(&self) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
-        context.update(self.signed);
+        let (signed, signature) = self.jws.signed_parts();
+        context.update(signed);
         context.update(b".");
-        context.update(&self.signature);
+        context.update(signature);
         let mut bytes = [0; 32];
         bytes.copy_from_slice(context.finish().as_ref());
         bytes
@@ -111,7 +71,7 @@ impl<'a> Jwt<'a> {
 impl JwtVerifier {
     pub fn new(verification: &JwtVerification) -> Self {
         Self {
-            keys: verification.keys.iter().filter_map(Key::new).collect(),
+            keys: VerifyingKeys::new(verification.keys.iter().map(jwk)),
             verification: verification.clone(),
             remembered: Mutex::default(),
         }
@@ -154,39 +114,13 @@ impl JwtVerifier {
         if let Some(known) = self.remembered.lock().get(&digest) {
             return *known;
         }
-        let result = self.check_signature(jwt);
+        let result = self.keys.verify(&jwt.jws).map_err(UserProblem::from);
         let mut remembered = self.remembered.lock();
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
         }
         remembered.insert(digest, result);
         result
-    }
-
-    fn check_signature(&self, jwt: &Jwt<'_>) -> Result<(), UserProblem> {
-        let text = |name: &str| jwt.header.get(name).and_then(Value::as_str);
-        let name = text("alg").unwrap_or_default();
-        // What `crit` names has to be understood, and none of it is (RFC 7515 section 4.1.11).
-        let algorithm = Algorithm::named(name).filter(|_| !jwt.header.contains_key("crit"));
-        let algorithm = algorithm.ok_or(UserProblem::AlgorithmUnsupported)?;
-        let id = text("kid");
-        let fits = |key: &&Key| {
-            let is_named = match (&key.id, id) {
-                (Some(own), Some(id)) => own == id,
-                _ => true,
-            };
-            is_named
-                && key.algorithm.as_deref().is_none_or(|only| only == name)
-                && algorithm.fits(&key.material)
-        };
-        let mut keys = self.keys.iter().filter(fits).peekable();
-        if keys.peek().is_none() {
-            return Err(UserProblem::UnknownKey);
-        }
-        match keys.any(|key| algorithm.verifies(&key.material, jwt.signed, &jwt.signature)) {
-            true => Ok(()),
-            false => Err(UserProblem::SignatureInvalid),
-        }
     }
 }
 
@@ -198,73 +132,25 @@ fn is_for(claims: &Claims, audience: &str) -> bool {
     }
 }
 
-impl Key {
-    /// `None`: no key that verifying knows.
-    fn new(key: &VerificationKey) -> Option<Self> {
-        let bytes = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_ref()?.trim_end_matches('=')).ok();
-        let point = |length: usize| {
-            let (x, y) = (bytes(&key.x)?, bytes(&key.y)?);
-            // Uncompressed (SEC 1 section 2.3.3).
-            ((x.len(), y.len()) == (length, length)).then(|| [vec![4], x, y].concat())
-        };
-        let material = match (key.kty.as_str(), key.crv.as_deref()) {
-            ("RSA", _) => KeyMaterial::Rsa {
-                n: bytes(&key.n)?,
-                e: bytes(&key.e)?,
-            },
-            ("EC", Some("P-256")) => KeyMaterial::P256(point(32)?),
-            ("EC", Some("P-384")) => KeyMaterial::P384(point(48)?),
-            ("OKP", Some("Ed25519")) => KeyMaterial::Ed25519(bytes(&key.x)?),
-            _ => return None,
-        };
-        Some(Self {
-            id: key.kid.clone(),
-            algorithm: key.alg.clone(),
-            material,
-        })
+fn jwk(key: &VerificationKey) -> Jwk<'_> {
+    Jwk {
+        kty: &key.kty,
+        kid: key.kid.as_deref(),
+        alg: key.alg.as_deref(),
+        crv: key.crv.as_deref(),
+        n: key.n.as_deref(),
+        e: key.e.as_deref(),
+        x: key.x.as_deref(),
+        y: key.y.as_deref(),
     }
 }
 
-impl Algorithm {
-    fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "RS256" => Self::Rsa(&signature::RSA_PKCS1_2048_8192_SHA256),
-            "RS384" => Self::Rsa(&signature::RSA_PKCS1_2048_8192_SHA384),
-            "RS512" => Self::Rsa(&signature::RSA_PKCS1_2048_8192_SHA512),
-            "PS256" => Self::Rsa(&signature::RSA_PSS_2048_8192_SHA256),
-            "PS384" => Self::Rsa(&signature::RSA_PSS_2048_8192_SHA384),
-            "PS512" => Self::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
-            "ES256" => Self::P256,
-            "ES384" => Self::P384,
-            "EdDSA" | "Ed25519" => Self::Ed25519,
-            _ => return None,
-        })
-    }
-
-    fn fits(&self, key: &KeyMaterial) -> bool {
-        matches!(
-            (self, key),
-            (Self::Rsa(_), KeyMaterial::Rsa { .. })
-                | (Self::P256, KeyMaterial::P256(_))
-                | (Self::P384, KeyMaterial::P384(_))
-                | (Self::Ed25519, KeyMaterial::Ed25519(_))
-        )
-    }
-
-    fn verifies(&self, key: &KeyMaterial, signed: &[u8], signature: &[u8]) -> bool {
-        let by = |algorithm: &'static dyn VerificationAlgorithm, key: &[u8]| {
-            UnparsedPublicKey::new(algorithm, key)
-                .verify(signed, signature)
-                .is_ok()
-        };
-        match (self, key) {
-            (Self::Rsa(parameters), KeyMaterial::Rsa { n, e }) => RsaPublicKeyComponents { n, e }
-                .verify(parameters, signed, signature)
-                .is_ok(),
-            (Self::P256, KeyMaterial::P256(point)) => by(&signature::ECDSA_P256_SHA256_FIXED, point),
-            (Self::P384, KeyMaterial::P384(point)) => by(&signature::ECDSA_P384_SHA384_FIXED, point),
-            (Self::Ed25519, KeyMaterial::Ed25519(key)) => by(&signature::ED25519, key),
-            _ => false,
+impl From<SignatureError> for UserProblem {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            SignatureError::AlgorithmUnsupported => Self::AlgorithmUnsupported,
+            SignatureError::UnknownKey => Self::UnknownKey,
+            SignatureError::Invalid => Self::SignatureInvalid,
         }
     }
 }

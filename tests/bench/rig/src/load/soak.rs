@@ -78,7 +78,12 @@ fn work(args: &Args, next: &AtomicUsize, counts: &Counts) {
             _ => ("/rig/mcp", 200),
         };
         let listed = share >= 100 - LISTS;
-        let request = request(&args.authority, path, (!listed).then_some(user));
+        // An MCP client would be told by the result of a tool, with the status of success.
+        let accept = match expected {
+            404 => "application/json",
+            _ => "application/json, text/event-stream",
+        };
+        let request = request(&args.authority, path, accept, (!listed).then_some(user));
         if (50..50 + ABORTED).contains(&share) {
             let sent = kept.send(&request);
             // Closed here, most often before the answer.
@@ -101,12 +106,12 @@ fn work(args: &Args, next: &AtomicUsize, counts: &Counts) {
 }
 
 /// Without a user there is no cookie, as with the discovery of tools.
-fn request(authority: &str, path: &str, user: Option<usize>) -> Vec<u8> {
+fn request(authority: &str, path: &str, accept: &str, user: Option<usize>) -> Vec<u8> {
     let cookie = user.map_or_else(String::new, |user| {
         format!("Cookie: sid=session-{user:08}-0123456789abcdef; theme=dark; csrf=fedcba9876543210\r\n")
     });
     let mut request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {authority}\r\n{cookie}Accept: application/json, text/event-stream\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {authority}\r\n{cookie}Accept: {accept}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         CALL.len()
     )

@@ -1,0 +1,199 @@
+//! The keeper: the replica that leads makes and rotates keys in the Secret. What it writes counts when the watch shows
+//! it, in this replica as in the others.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::api::{ObjectMeta, PostParams};
+use mcp_auth_credentials::ResourceRef;
+use mcp_auth_credentials::conditions::seconds;
+use mcp_auth_resilience::exponential;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::key_set::{self, KeySets, Wanted};
+use super::{Config, ManagedKeys, stored};
+use crate::api_server::with_deadline;
+use crate::resources::Resources;
+
+/// Another replica that does not know yet that it has lost the lead may write too.
+const MAX_ATTEMPTS: u32 = 5;
+/// First and longest wait after the Secret could not be written.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How often it is looked whether something is due although nothing happened.
+const RESYNC: Duration = Duration::from_secs(10 * 60);
+
+#[derive(Debug, Error)]
+enum KeeperError {
+    #[error("the operator may not {verb} the Secret that it keeps keys in: its Role lacks the right")]
+    Forbidden { verb: &'static str },
+    #[error("the Secret that the operator keeps keys in cannot be {done}: {error}")]
+    ApiServer {
+        done: &'static str,
+        #[source]
+        error: kube::Error,
+    },
+    #[error("other replicas kept changing the Secret that the operator keeps keys in")]
+    Contended,
+}
+
+impl KeeperError {
+    fn new(verb: &'static str, done: &'static str, error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if status.code == 403 => Self::Forbidden { verb },
+            error => Self::ApiServer { done, error },
+        }
+    }
+}
+
+impl ManagedKeys {
+    /// Makes and rotates keys for as long as it is polled.
+    pub async fn keep(&self, resources: &Resources) -> Infallible {
+        let Some(config) = &self.0.config else {
+            return std::future::pending().await;
+        };
+        let mut failures = 0;
+        let mut last_pass = Timestamp::MIN;
+        loop {
+            let now = seconds(self.now());
+            let wanted = wanted(resources);
+            let is_known = |namespace: &str| resources.in_namespace(namespace).is_some();
+            let wait_until = match self.pass(config, &wanted, is_known, now).await {
+                Ok(next_change) => {
+                    failures = 0;
+                    next_change.map_or(now + RESYNC, |at| at.min(now + RESYNC))
+                }
+                Err(error) => {
+                    warn!(%error, secret = config.secret, "the clients' keys could not be kept; trying again");
+                    self.fail(error.to_string(), wanted.keys().cloned());
+                    let wait = exponential(BACKOFF.0, failures, BACKOFF.1);
+                    failures = failures.saturating_add(1);
+                    now + wait
+                }
+            };
+            self.announce_usable(last_pass, now);
+            last_pass = now;
+            tokio::select! {
+                () = self.0.wanted.notified(), if failures == 0 => {}
+                () = self.0.clock.sleep_until(wait_until) => {}
+            }
+        }
+    }
+
+    /// Writes what is due, and returns when something is next.
+    async fn pass(
+        &self,
+        config: &Config,
+        wanted: &BTreeMap<ResourceRef, Wanted>,
+        is_known: impl Fn(&str) -> bool,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, KeeperError> {
+        // What the watch has shown decides whether the Secret has to be asked for at all.
+        let known = self.0.keys.read().clone();
+        match known {
+            Some(known) => {
+                let plan = key_set::plan(&known, wanted, &is_known, now);
+                if plan.changed.is_none() {
+                    return Ok(plan.next_change);
+                }
+            }
+            // The watch has not shown the Secret: a key that is there already must not be taken for missing.
+            None => return Ok(None),
+        }
+        for _ in 0..MAX_ATTEMPTS {
+            let existing = with_deadline(self.0.api.get_opt(&config.secret)).await;
+            let existing = existing.map_err(|error| KeeperError::new("get", "read", error))?;
+            let stored = match existing.as_ref().map(stored::read) {
+                Some(Ok(stored)) => stored,
+                None => KeySets::new(),
+                // Spoilt: what this replica remembers takes its place.
+                Some(Err(error)) => {
+                    warn!(%error, secret = config.secret, "the clients' keys are written anew");
+                    self.0.keys.read().clone().unwrap_or_default()
+                }
+            };
+            let plan = key_set::plan(&stored, wanted, &is_known, now);
+            let Some(keys) = plan.changed else {
+                // The watch is a moment behind.
+                return Ok(plan.next_change);
+            };
+            match self.write(config, existing, &keys).await {
+                Ok(()) => {
+                    tell(&stored, &keys);
+                    return Ok(plan.next_change);
+                }
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(KeeperError::new("write", "written", error)),
+            }
+        }
+        Err(KeeperError::Contended)
+    }
+
+    async fn write(&self, config: &Config, existing: Option<Secret>, keys: &KeySets) -> kube::Result<()> {
+        let mut secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(config.secret.clone()),
+                ..ObjectMeta::default()
+            },
+            type_: Some("Opaque".to_owned()),
+            data: Some(stored::data(keys)),
+            ..Secret::default()
+        };
+        match existing {
+            None => with_deadline(self.0.api.create(&PostParams::default(), &secret)).await,
+            Some(existing) => {
+                // The resource version makes the API server refuse this when another replica was faster.
+                secret.metadata.resource_version = existing.resource_version();
+                secret.metadata.labels = existing.metadata.labels;
+                secret.metadata.annotations = existing.metadata.annotations;
+                secret.type_ = existing.type_;
+                with_deadline(
+                    self.0
+                        .api
+                        .replace(&config.secret, &PostParams::default(), &secret),
+                )
+                .await
+            }
+        }
+        .map(drop)
+    }
+
+    /// Keys that were made before their time, and whose time has come since the last pass.
+    fn announce_usable(&self, last_pass: Timestamp, now: Timestamp) {
+        let keys = self.0.keys.read();
+        for (resource_ref, keys) in keys.iter().flatten() {
+            if last_pass < keys.current.since && keys.current.since <= now {
+                self.announce(resource_ref);
+            }
+        }
+    }
+}
+
+/// Of all resources that want a key.
+fn wanted(resources: &Resources) -> BTreeMap<ResourceRef, Wanted> {
+    let resources = resources.store().state().into_iter();
+    let wanted =
+        resources.filter_map(|resource| Some((ResourceRef::from(&*resource), key_set::wanted(&resource)?)));
+    wanted.collect()
+}
+
+fn tell(before: &KeySets, after: &KeySets) {
+    for (ResourceRef { namespace, name }, keys) in after {
+        let resource_ref = ResourceRef {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        };
+        let known = before.get(&resource_ref);
+        if known.is_none_or(|known| known.current.id() != keys.current.id()) {
+            let (key_id, next_key_id) = (keys.current.id(), keys.next.id());
+            info!(
+                namespace,
+                name, key_id, next_key_id, "another key signs for this client"
+            );
+        }
+    }
+}

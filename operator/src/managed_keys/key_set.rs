@@ -1,0 +1,344 @@
+//! The keys of one client, and what becomes of them with time: a pure function of what is stored, what is wanted and
+//! when it is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mcp_auth_crds::{ManagedKeyAlgorithm, McpServerAuth};
+use mcp_auth_credentials::ResourceRef;
+use mcp_auth_oauth::{Algorithm, GeneratedKey, KeyError, SigningKey};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+/// The very first key signs a little later than it is published: other replicas see it a moment after the one that
+/// made it, and the authorization server may ask any of them.
+const FIRST_USE_DELAY: Duration = Duration::from_secs(5);
+/// A key is published for at least so long before it signs. Authorization servers cache key sets for minutes.
+const MIN_PUBLISHED: Duration = Duration::from_secs(3600);
+/// A key that signs no more stays published for so long: an assertion lives for a minute, clocks differ by minutes,
+/// and a request may be under way.
+const RETIRED_FOR: Duration = Duration::from_secs(3600);
+
+/// By resource.
+pub type KeySets = BTreeMap<ResourceRef, KeySet>;
+
+/// A private key with its text, as it is stored.
+#[derive(Clone)]
+pub struct OwnKey {
+    /// Named by its thumbprint.
+    pub key: SigningKey,
+    pub pem: SecretString,
+    /// From when on it signs, or, of one that is next, since when it is published.
+    pub since: Timestamp,
+}
+
+/// A key that signed before. Its private half is gone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetiredKey {
+    pub public_jwk: Value,
+    /// Until when it is published.
+    pub until: Timestamp,
+}
+
+#[derive(Clone)]
+pub struct KeySet {
+    pub current: OwnKey,
+    pub next: OwnKey,
+    pub retired: Vec<RetiredKey>,
+}
+
+/// What a resource wants of its keys.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    pub kind: GeneratedKey,
+    pub rotate_after: Duration,
+}
+
+/// What the keys are to be, where something is to be changed, and when to look again.
+pub struct Plan {
+    /// `None`: they are as they should be.
+    pub changed: Option<KeySets>,
+    pub next_change: Option<Timestamp>,
+}
+
+impl OwnKey {
+    pub fn new(pem: SecretString, since: Timestamp) -> Result<Self, KeyError> {
+        let key = SigningKey::parse(pem.expose_secret(), None, None)?.with_thumbprint_as_id();
+        Ok(Self { key, pem, since })
+    }
+
+    fn generate(kind: GeneratedKey, since: Timestamp) -> Self {
+        Self::new(kind.generate(), since).expect("a key that was just made is one")
+    }
+
+    pub fn id(&self) -> &str {
+        self.key.key_id().unwrap_or_default()
+    }
+
+    fn is_of(&self, kind: GeneratedKey) -> bool {
+        let algorithm = match kind {
+            GeneratedKey::P256 => Algorithm::Es256,
+            GeneratedKey::P384 => Algorithm::Es384,
+            GeneratedKey::Ed25519 => Algorithm::EdDsa,
+        };
+        self.key.algorithm() == algorithm
+    }
+}
+
+impl PartialEq for OwnKey {
+    fn eq(&self, other: &Self) -> bool {
+        (self.id(), self.since) == (other.id(), other.since)
+    }
+}
+
+impl PartialEq for KeySet {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.current, &self.next, &self.retired) == (&other.current, &other.next, &other.retired)
+    }
+}
+
+impl KeySet {
+    fn generate(kind: GeneratedKey, now: Timestamp) -> Self {
+        Self {
+            current: OwnKey::generate(kind, now + FIRST_USE_DELAY),
+            next: OwnKey::generate(kind, now),
+            retired: Vec::new(),
+        }
+    }
+
+    /// The members of the JWK set, the one that signs first.
+    pub fn published(&self) -> Vec<Value> {
+        let own = [&self.current, &self.next].map(|own| own.key.public_jwk());
+        let retired = self.retired.iter().map(|retired| retired.public_jwk.clone());
+        own.into_iter().chain(retired).collect()
+    }
+
+    /// When the next key is to sign.
+    pub fn rotates_at(&self, rotate_after: Duration) -> Timestamp {
+        let due = self.current.since + rotate_after;
+        due.max(self.next.since + MIN_PUBLISHED)
+    }
+
+    fn advance(&self, wanted: Wanted, now: Timestamp) -> Self {
+        let mut keys = self.clone();
+        if !keys.next.is_of(wanted.kind) {
+            keys.next = OwnKey::generate(wanted.kind, now);
+        }
+        if keys.rotates_at(wanted.rotate_after) <= now {
+            keys.retired.push(RetiredKey {
+                public_jwk: keys.current.key.public_jwk(),
+                until: now + RETIRED_FOR,
+            });
+            let next = std::mem::replace(&mut keys.next, OwnKey::generate(wanted.kind, now));
+            keys.current = OwnKey { since: now, ..next };
+        }
+        keys.retired.retain(|retired| retired.until > now);
+        keys
+    }
+
+    fn next_change(&self, wanted: Wanted, now: Timestamp) -> Timestamp {
+        let first_use = Some(self.current.since).filter(|since| *since > now);
+        let retired = self.retired.iter().map(|retired| retired.until);
+        retired
+            .chain(first_use)
+            .fold(self.rotates_at(wanted.rotate_after), Timestamp::min)
+    }
+}
+
+/// Of a resource that wants a key.
+pub fn wanted(resource: &McpServerAuth) -> Option<Wanted> {
+    let managed = resource
+        .spec
+        .oauth2
+        .as_ref()?
+        .client_authentication
+        .managed_key()?;
+    Some(Wanted {
+        kind: match managed.algorithm {
+            ManagedKeyAlgorithm::Es256 => GeneratedKey::P256,
+            ManagedKeyAlgorithm::Es384 => GeneratedKey::P384,
+            ManagedKeyAlgorithm::EdDsa => GeneratedKey::Ed25519,
+        },
+        rotate_after: rotate_after(resource)?,
+    })
+}
+
+/// Of a resource that wants a key.
+pub fn rotate_after(resource: &McpServerAuth) -> Option<Duration> {
+    let managed = resource
+        .spec
+        .oauth2
+        .as_ref()?
+        .client_authentication
+        .managed_key()?;
+    // The definition demands the form.
+    let hours = managed.rotate_after_hours()?;
+    Some(Duration::from_secs(u64::from(hours) * 3600))
+}
+
+/// Keys for every resource that wants one, and none for others, as far as the resources of their namespace are known.
+pub fn plan(
+    stored: &KeySets,
+    wanted: &BTreeMap<ResourceRef, Wanted>,
+    is_known: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Plan {
+    let mut keys: KeySets = wanted
+        .iter()
+        .map(|(resource_ref, wanted)| {
+            let keys = match stored.get(resource_ref) {
+                Some(keys) => keys.advance(*wanted, now),
+                None => KeySet::generate(wanted.kind, now),
+            };
+            (resource_ref.clone(), keys)
+        })
+        .collect();
+    let kept = stored
+        .iter()
+        .filter(|(resource_ref, _)| !is_known(&resource_ref.namespace) && !wanted.contains_key(resource_ref));
+    keys.extend(kept.map(|(resource_ref, keys)| (resource_ref.clone(), keys.clone())));
+    let changes = keys
+        .iter()
+        .filter_map(|(resource_ref, keys)| Some(keys.next_change(*wanted.get(resource_ref)?, now)));
+    Plan {
+        next_change: changes.min(),
+        changed: (keys != *stored).then_some(keys),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAILY: Wanted = Wanted {
+        kind: GeneratedKey::P256,
+        rotate_after: Duration::from_secs(24 * 3600),
+    };
+
+    fn now() -> Timestamp {
+        "2030-01-01T00:00:00Z".parse().unwrap()
+    }
+
+    fn resource_ref(name: &str) -> ResourceRef {
+        ResourceRef {
+            namespace: "llm".into(),
+            name: name.into(),
+        }
+    }
+
+    fn wanting(names: &[&str], wanted: Wanted) -> BTreeMap<ResourceRef, Wanted> {
+        names.iter().map(|name| (resource_ref(name), wanted)).collect()
+    }
+
+    /// Where the resources of all namespaces are known.
+    fn plan(stored: &KeySets, wanted: &BTreeMap<ResourceRef, Wanted>, at: Timestamp) -> Plan {
+        super::plan(stored, wanted, |_| true, at)
+    }
+
+    /// What the one client has after `plan` at this time.
+    fn after(stored: &KeySets, wanted: Wanted, at: Timestamp) -> KeySets {
+        let plan = plan(stored, &wanting(&["tools"], wanted), at);
+        plan.changed.unwrap_or_else(|| stored.clone())
+    }
+
+    fn only(keys: &KeySets) -> &KeySet {
+        keys.get(&resource_ref("tools")).unwrap()
+    }
+
+    fn ids(keys: &KeySet) -> Vec<String> {
+        let published = keys.published();
+        let ids = published
+            .iter()
+            .map(|jwk| jwk["kid"].as_str().unwrap().to_owned());
+        ids.collect()
+    }
+
+    #[test]
+    fn every_key_is_published_long_before_it_signs_and_after_its_last_assertion() {
+        let mut keys = after(&KeySets::new(), DAILY, now());
+        let mut at = now();
+        let mut published: Vec<(Timestamp, Vec<String>)> = vec![(at, ids(only(&keys)))];
+        let mut signed: Vec<(Timestamp, String)> = vec![(at, only(&keys).current.id().to_owned())];
+        for _ in 0..20 {
+            at = plan(&keys, &wanting(&["tools"], DAILY), at).next_change.unwrap();
+            keys = after(&keys, DAILY, at);
+            published.push((at, ids(only(&keys))));
+            signed.push((at, only(&keys).current.id().to_owned()));
+        }
+        let rotations: Vec<_> = signed.windows(2).filter(|pair| pair[0].1 != pair[1].1).collect();
+        assert!(rotations.len() >= 8, "{}", rotations.len());
+        for pair in rotations {
+            let ((_, old), (rotated_at, new)) = (&pair[0], &pair[1]);
+            let seen_from = published.iter().find(|(_, ids)| ids.contains(new)).unwrap().0;
+            assert!(*rotated_at - HOUR >= seen_from, "{new} was new when it signed");
+            for (at, ids) in &published {
+                if at >= rotated_at && *at < *rotated_at + HOUR {
+                    assert!(ids.contains(old), "assertions by {old} were still good");
+                }
+            }
+        }
+        let (_, last) = published.last().unwrap();
+        assert!(last.len() <= 3, "{last:?}");
+    }
+
+    #[test]
+    fn nothing_is_changed_before_its_time() {
+        let keys = after(&KeySets::new(), DAILY, now());
+        let plan = plan(&keys, &wanting(&["tools"], DAILY), now() + 23 * HOUR);
+        assert!(plan.changed.is_none());
+        assert_eq!(plan.next_change, Some(now() + FIRST_USE_DELAY + 24 * HOUR));
+    }
+
+    #[test]
+    fn a_shortened_period_rotates_at_once_to_the_key_that_is_published_already() {
+        let keys = after(&KeySets::new(), DAILY, now());
+        let hourly = Wanted {
+            rotate_after: HOUR,
+            ..DAILY
+        };
+        let rotated = after(&keys, hourly, now() + 2 * HOUR);
+        assert_eq!(only(&rotated).current.id(), only(&keys).next.id());
+    }
+
+    #[test]
+    fn another_algorithm_waits_until_its_key_has_been_published() {
+        let keys = after(&KeySets::new(), DAILY, now());
+        let late = now() + 48 * HOUR;
+        let edwards = Wanted {
+            kind: GeneratedKey::Ed25519,
+            ..DAILY
+        };
+        let changed = after(&keys, edwards, late);
+        assert_eq!(only(&changed).current.id(), only(&keys).current.id());
+        assert_eq!(only(&changed).next.key.algorithm(), Algorithm::EdDsa);
+        let rotated = after(&changed, edwards, late + MIN_PUBLISHED);
+        assert_eq!(only(&rotated).current.key.algorithm(), Algorithm::EdDsa);
+    }
+
+    #[test]
+    fn keys_of_resources_that_are_gone_are_removed_and_others_stay() {
+        let both = plan(&KeySets::new(), &wanting(&["tools", "other"], DAILY), now());
+        let both = both.changed.unwrap();
+        let one = after(&both, DAILY, now());
+        assert_eq!(one.len(), 1);
+        assert!(only(&one) == only(&both));
+    }
+
+    #[test]
+    fn keys_are_kept_while_it_is_not_known_whether_their_resource_is_gone() {
+        let keys = after(&KeySets::new(), DAILY, now());
+        let blind = super::plan(&keys, &BTreeMap::new(), |_| false, now());
+        assert!(blind.changed.is_none());
+        let seeing = super::plan(&keys, &BTreeMap::new(), |_| true, now());
+        assert!(seeing.changed.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_new_key() {
+        let keys = after(&KeySets::new(), DAILY, now());
+        let earlier = plan(&keys, &wanting(&["tools"], DAILY), now() - 48 * HOUR);
+        assert!(earlier.changed.is_none());
+    }
+}

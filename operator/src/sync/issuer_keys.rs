@@ -1,0 +1,243 @@
+//! The cluster's own keys for ServiceAccount tokens (JWKS, `/openid/v1/jwks` of the API server): a token that names one of them
+//! and was not signed by it is forged, and the API server need not be asked about it. What is genuine is for a TokenReview to
+//! say all the same: the pod of a token may be gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::Request;
+use kube::Client;
+use mcp_auth_http_auth::jws::{CompactJws, Jwk, SignatureError, VerifyingKeys};
+use mcp_auth_oauth::{PublicKey, read_key_set};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::api_server::with_deadline;
+
+/// Every ServiceAccount may read it (ClusterRole `system:service-account-issuer-discovery`).
+const PATH: &str = "/openid/v1/jwks";
+/// How long the keys are used before they are read again.
+const REFRESH_AFTER: Duration = Duration::from_secs(10 * 60);
+/// How long until another attempt where there are no keys, and where a token names one that is not known: the API server's keys
+/// may have been rotated.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// What the keys say of a token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signature {
+    Genuine,
+    Forged,
+    /// It names a key that is not among those that were read.
+    OfUnknownKey,
+    /// There are no keys to look at it by.
+    NotLookedAt,
+}
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct IssuerKeys {
+    client: Client,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    keys: Option<Arc<VerifyingKeys>>,
+    attempted_at: Option<Instant>,
+}
+
+impl IssuerKeys {
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            state: Arc::default(),
+        }
+    }
+
+    /// Never waits: keys that are not there yet, or too old, are read meanwhile.
+    pub fn look_at(&self, token: &str) -> Signature {
+        let keys = self.state.lock().keys.clone();
+        let signature = match &keys {
+            Some(keys) => signature(keys, token),
+            None => Signature::NotLookedAt,
+        };
+        let refresh_after = match signature {
+            Signature::Genuine | Signature::Forged => REFRESH_AFTER,
+            Signature::OfUnknownKey | Signature::NotLookedAt => RETRY_AFTER,
+        };
+        self.refresh_after(refresh_after);
+        signature
+    }
+
+    fn refresh_after(&self, age: Duration) {
+        let now = Instant::now();
+        {
+            let mut state = self.state.lock();
+            if state.attempted_at.is_some_and(|at| now.duration_since(at) < age) {
+                return;
+            }
+            state.attempted_at = Some(now);
+        }
+        let keys = self.clone();
+        tokio::spawn(async move { keys.refresh().await });
+    }
+
+    async fn refresh(&self) {
+        match self.read().await {
+            Ok(keys) => {
+                let is_first = self.state.lock().keys.replace(Arc::new(keys)).is_none();
+                if is_first {
+                    info!(
+                        "the cluster's keys for ServiceAccount tokens are known: forged tokens are refused without a TokenReview"
+                    );
+                }
+            }
+            // Without them each token costs a TokenReview, as many as may be under way.
+            Err(why) => debug!(why, "the cluster's keys for ServiceAccount tokens cannot be read"),
+        }
+    }
+
+    async fn read(&self) -> Result<VerifyingKeys, String> {
+        let request = Request::get(PATH).body(Vec::new());
+        let request = request.map_err(|error| error.to_string())?;
+        let body = with_deadline(self.client.request_text(request)).await;
+        let body = body.map_err(|error| error.to_string())?;
+        let found = read_key_set(body.as_bytes());
+        let keys = VerifyingKeys::new(found.iter().map(jwk));
+        // A key that is left out would make strangers of the tokens that it signed.
+        match keys.len() == found.len() && !found.is_empty() {
+            true => Ok(keys),
+            false => Err(format!(
+                "{PATH} has {} keys, and signatures can be verified by {} of them",
+                found.len(),
+                keys.len()
+            )),
+        }
+    }
+}
+
+fn signature(keys: &VerifyingKeys, token: &str) -> Signature {
+    let Some(jws) = CompactJws::read(token.as_bytes()) else {
+        return Signature::Forged;
+    };
+    // Every token of an API server names its key.
+    if jws.key_id().is_none() {
+        return Signature::OfUnknownKey;
+    }
+    match keys.verify(&jws) {
+        Ok(()) => Signature::Genuine,
+        Err(SignatureError::Invalid | SignatureError::AlgorithmUnsupported) => Signature::Forged,
+        Err(SignatureError::UnknownKey) => Signature::OfUnknownKey,
+    }
+}
+
+fn jwk(key: &PublicKey) -> Jwk<'_> {
+    Jwk {
+        kty: &key.kty,
+        kid: key.kid.as_deref(),
+        alg: key.alg.as_deref(),
+        crv: key.crv.as_deref(),
+        n: key.n.as_deref(),
+        e: key.e.as_deref(),
+        x: key.x.as_deref(),
+        y: key.y.as_deref(),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use mcp_auth_http_auth::jws::{encode_header, sign_compact};
+    use ring::rand::SystemRandom;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Signs as an API server does.
+    pub struct Issuer(EcdsaKeyPair);
+
+    impl Issuer {
+        pub fn new() -> Self {
+            let (signing, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+            let pkcs8 = EcdsaKeyPair::generate_pkcs8(signing, &random).unwrap();
+            Self(EcdsaKeyPair::from_pkcs8(signing, pkcs8.as_ref(), &random).unwrap())
+        }
+
+        pub fn jwk(&self, id: &str) -> Value {
+            let point = self.0.public_key().as_ref();
+            let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+            json!({"use": "sig", "kty": "EC", "kid": id, "crv": "P-256", "alg": "ES256",
+                "x": text(&point[1..33]), "y": text(&point[33..])})
+        }
+
+        pub fn token(&self, id: &str, claims: &Value) -> String {
+            let header = encode_header(&json!({"alg": "ES256", "kid": id}).to_string());
+            let sign = |message: &[u8]| {
+                let signature = self.0.sign(&SystemRandom::new(), message).unwrap();
+                Ok::<_, SignatureError>(signature.as_ref().to_vec())
+            };
+            sign_compact(&header, claims.to_string().as_bytes(), sign).unwrap()
+        }
+    }
+
+    /// What the API server answers to the request for its keys.
+    pub fn key_set(keys: Value) -> Router {
+        let body = json!({"keys": keys}).to_string();
+        Router::new().route(PATH, get(move || async move { body }))
+    }
+
+    /// Once the first attempt to read them is over.
+    pub async fn looked_at(keys: &IssuerKeys, token: &str) -> Signature {
+        for _ in 0..10_000 {
+            let signature = keys.look_at(token);
+            if signature != Signature::NotLookedAt {
+                return signature;
+            }
+            tokio::task::yield_now().await;
+        }
+        Signature::NotLookedAt
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_of_the_cluster_or_forged_or_of_a_key_that_is_not_known() {
+        let (cluster, stranger) = (Issuer::new(), Issuer::new());
+        let keys = IssuerKeys::new(Client::new(key_set(json!([cluster.jwk("1")])), "default"));
+        let claims = json!({"sub": "system:serviceaccount:apps:default"});
+        assert_eq!(keys.look_at(&cluster.token("1", &claims)), Signature::NotLookedAt);
+        assert_eq!(
+            looked_at(&keys, &cluster.token("1", &claims)).await,
+            Signature::Genuine
+        );
+        assert_eq!(keys.look_at(&stranger.token("1", &claims)), Signature::Forged);
+        assert_eq!(
+            keys.look_at(&stranger.token("2", &claims)),
+            Signature::OfUnknownKey
+        );
+        assert_eq!(keys.look_at("no token"), Signature::Forged);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_cannot_all_be_verified_by_or_read_say_nothing() {
+        let cluster = Issuer::new();
+        let token = cluster.token("1", &json!({}));
+        // P-521 is one that Kubernetes knows, and this does not.
+        let unknown = json!({"use": "sig", "kty": "EC", "kid": "2", "crv": "P-521", "alg": "ES512", "x": "AA", "y": "AA"});
+        let refused = Router::new().route(PATH, get(|| async { StatusCode::FORBIDDEN }));
+        let not_json = Router::new().route(PATH, get(|| async { "<html>" }));
+        for server in [
+            key_set(json!([cluster.jwk("1"), unknown])),
+            key_set(json!([])),
+            refused,
+            not_json,
+        ] {
+            let keys = IssuerKeys::new(Client::new(server, "default"));
+            assert_eq!(looked_at(&keys, &token).await, Signature::NotLookedAt);
+        }
+    }
+}
