@@ -26,6 +26,9 @@ OF_LINE = {
 }
 OF_SPAN = OF_LINE | {"mcpauth.request": "request", "http.request.method": "httpMethod"}
 
+# A record or a span, its attributes, and those of its resource.
+Item = tuple[dict, dict[str, str], dict[str, str]]
+
 
 class Collector:
     def __init__(self, ground: Ground) -> None:
@@ -54,46 +57,53 @@ class Collector:
         # Sidecars send what they have each half second.
         while time.monotonic() < end and min(map(len, (self.records(), self.spans()))) < wanted:
             time.sleep(0.2)
-        records, spans = self.records(), {attributes["mcpauth.request"]: span for span, attributes, _ in self.spans()}
-        uids, found = {pod: kubernetes.uid(pod) for pod in arrived}, []
-        for pod, calls in arrived.items():
-            of_pod = [each for each in records if each[2].get("k8s.pod.name") == pod]
-            if not calls or len(of_pod) != calls:
-                found.append(f"{calls} tool calls of {pod} arrived at the MCP server, and {len(of_pod)} records at the collector")
-        for record, attributes, resource in records:
-            line = json.loads(record["body"]["stringValue"])
-            found += of_schema(line) + of_resource(resource, line["pod"], uids)
-            found += [f"the record's {wrong}" for wrong in differences(attributes, OF_LINE, line)]
-            span = spans.get(line["request"])
-            if span is None:
-                found.append(f"the call {line['request']} has no span")
-                continue
-            found += [f"the span's {wrong}" for wrong in self.of_span(span, line)]
-            if (record["traceId"], record["spanId"]) != (span["traceId"], span["spanId"]):
-                found.append(f"the record of {line['request']} is of another span than that call's")
-        return sorted(set(found))
+        uids = {pod: kubernetes.uid(pod) for pod in arrived}
+        return judged(self.records(), self.spans(), arrived, uids)
 
-    def of_span(self, span: dict, line: dict) -> Iterable[str]:
-        attributes = plain(span["attributes"])
-        yield from differences(attributes, OF_SPAN, line)
-        if (span["name"], span["kind"]) != (f"{CALL} {line['tool']}", CLIENT):
-            yield f"name and kind are {span['name']}, {span['kind']}"
-        if span["traceId"] != line["traceId"]:
-            yield f"trace is {span['traceId']}, and the line's {line['traceId']}"
-        if int(span["endTimeUnixNano"]) < int(span["startTimeUnixNano"]):
-            yield "end is before its start"
-        if "user.id" in attributes:
-            yield "attributes name the user"
-
-    def records(self) -> list[tuple[dict, dict, dict]]:
+    def records(self) -> list[Item]:
         return tool_calls(self.records_file, "resourceLogs", "scopeLogs", "logRecords")
 
-    def spans(self) -> list[tuple[dict, dict, dict]]:
+    def spans(self) -> list[Item]:
         return tool_calls(self.spans_file, "resourceSpans", "scopeSpans", "spans")
 
 
-def tool_calls(file: Path, resources: str, scopes: str, items: str) -> list[tuple[dict, dict, dict]]:
-    """Records or spans of tool calls, each with its attributes and those of its resource."""
+def judged(records: list[Item], spans: list[Item], arrived: dict[str, int], uids: dict[str, str]) -> list[str]:
+    """What is not as it should be; `uids` are the pods'."""
+    by_request = {attributes["mcpauth.request"]: span for span, attributes, _ in spans}
+    found = []
+    for pod, calls in arrived.items():
+        of_pod = [each for each in records if each[2].get("k8s.pod.name") == pod]
+        if not calls or len(of_pod) != calls:
+            found.append(f"{calls} tool calls of {pod} arrived at the MCP server, and {len(of_pod)} records at the collector")
+    for record, attributes, resource in records:
+        line = json.loads(record["body"]["stringValue"])
+        found += of_schema(line) + of_resource(resource, line["pod"], uids)
+        found += [f"the record's {wrong}" for wrong in differences(attributes, OF_LINE, line)]
+        span = by_request.get(line["request"])
+        if span is None:
+            found.append(f"the call {line['request']} has no span")
+            continue
+        found += [f"the span's {wrong}" for wrong in of_span(span, line)]
+        if (record["traceId"], record["spanId"]) != (span["traceId"], span["spanId"]):
+            found.append(f"the record of {line['request']} is of another span than that call's")
+    return sorted(set(found))
+
+
+def of_span(span: dict, line: dict) -> Iterable[str]:
+    attributes = plain(span["attributes"])
+    yield from differences(attributes, OF_SPAN, line)
+    if (span["name"], span["kind"]) != (f"{CALL} {line['tool']}", CLIENT):
+        yield f"name and kind are {span['name']}, {span['kind']}"
+    if span["traceId"] != line["traceId"]:
+        yield f"trace is {span['traceId']}, and the line's {line['traceId']}"
+    if int(span["endTimeUnixNano"]) < int(span["startTimeUnixNano"]):
+        yield "end is before its start"
+    if "user.id" in attributes:
+        yield "attributes name the user"
+
+
+def tool_calls(file: Path, resources: str, scopes: str, items: str) -> list[Item]:
+    """Records or spans of tool calls."""
     # A line that is being written is read the next time.
     text = file.read_text().rpartition("\n")[0] if file.exists() else ""
     found = []
