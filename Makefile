@@ -99,7 +99,7 @@ check: ## format, lints, dependencies, rooms, documents, generated files, chart
 	$(in_cluster) helm lint --strict charts/mcp-auth --set operator.image.repository=operator,sidecar.image.repository=sidecar \
 	  --set prometheusRule.enabled=true --set dashboard.enabled=true
 
-packaging: ## the wheel by uv, the compose file, and the Dockerfile's commands for one machine, without a container engine
+packaging: ## the wheel by uv, and the Dockerfile and the compose file for one machine, also for real where docker or podman is there
 	@tests/packaging/run
 
 alerts: ## fires each alert of the chart with synthetic series, by promtool; looks whether the dashboard and its pictures fit

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use mcp_auth_operator::ChartArgs;
 
 use crate::cluster::ClusterOptions;
 
@@ -44,7 +45,11 @@ pub enum Command {
     Token(TokenArgs),
     /// Who called what: the audit log of the sidecars, merged by time.
     Logs(LogsArgs),
-    /// What injection would make of the pods in a file, as a diff. Needs no cluster.
+    /// What injection would make of the pods in a file, as a diff.
+    ///
+    /// Settings, resources and namespaces are those of the cluster. Where there is none, or --values, --sidecar-settings or
+    /// --offline is given, the chart's values count, and the resources in files. What is not of the cluster is told on
+    /// standard error.
     Render(RenderArgs),
     /// McpServerAuth resources from what another program is configured with.
     #[command(subcommand)]
@@ -195,7 +200,8 @@ pub struct RenderArgs {
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
 
-    /// YAML or JSON with McpServerAuth resources; repeatable. Without one that selects a pod it gets no sidecar.
+    /// YAML or JSON with McpServerAuth resources; repeatable. One that the cluster has too stands for its next version.
+    /// Without one that selects a pod it gets no sidecar.
     #[arg(long, value_name = "FILE")]
     pub resources: Vec<PathBuf>,
 
@@ -203,9 +209,16 @@ pub struct RenderArgs {
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     pub namespace: String,
 
-    /// JSON file with the settings of sidecars, as in the chart's ConfigMap. Default: an image without a registry.
-    #[arg(long, value_name = "FILE")]
-    pub sidecar_settings: Option<PathBuf>,
+    /// Asks no cluster.
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Namespace of the operator, which has its settings. Default: where the webhook configuration leads to.
+    #[arg(long, value_name = "NAME")]
+    pub operator_namespace: Option<String>,
+
+    #[command(flatten)]
+    pub chart: ChartArgs,
 
     /// Prints decision, reason and the pod before and after for programs instead of the diff.
     #[arg(short, long, value_enum)]

@@ -1,28 +1,22 @@
 //! The cluster: connects by the kubeconfig within a bound, and turns what can go wrong into one message.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::Client;
 use kube::core::Status;
-use kube::{Client, Config};
 use mcp_auth_crds::McpServerAuth;
 
 use crate::error::CliError;
+use crate::kubeconfig;
+
+pub use crate::kubeconfig::ClusterOptions;
 
 /// Longest wait for a connection, and for the first answer over it. Both together stay below five seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest wait for each answer of an API server that has answered before: lists of large clusters take long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Which cluster, as the command line names it.
-#[derive(Clone, Debug, Default)]
-pub struct ClusterOptions {
-    pub kubeconfig: Option<PathBuf>,
-    pub context: Option<String>,
-}
 
 /// A cluster that has answered and that serves `McpServerAuth` resources, unless `serves` says otherwise.
 #[derive(Clone)]
@@ -46,7 +40,7 @@ pub enum ApiGroup {
 impl Cluster {
     /// Connects, and waits for a first answer.
     pub async fn connect(options: &ClusterOptions) -> Result<Self, CliError> {
-        let mut config = load_config(options).await?;
+        let mut config = kubeconfig::load(options).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         // A repeated request would only hide what the first one was answered with.
         config.default_retry = false;
@@ -153,20 +147,6 @@ impl Cluster {
             },
         }
     }
-}
-
-/// As kubectl finds it: what the command line names, else `KUBECONFIG`, else `~/.kube/config`; in a pod, the
-/// pod's own ServiceAccount.
-async fn load_config(options: &ClusterOptions) -> Result<Config, CliError> {
-    let by_context = KubeConfigOptions {
-        context: options.context.clone(),
-        ..KubeConfigOptions::default()
-    };
-    Ok(match &options.kubeconfig {
-        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &by_context).await?,
-        None if options.context.is_some() => Config::from_kubeconfig(&by_context).await?,
-        None => Config::infer().await?,
-    })
 }
 
 /// The last cause of an error: the outer ones only say that there is one. The number that the system has for it says

@@ -3,19 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kube::config::{InferConfigError, KubeconfigError};
 use thiserror::Error;
 
 use crate::exit_code::ExitStatus;
+use crate::kubeconfig::LoadError;
 
 #[derive(Debug, Error)]
 pub enum CliError {
-    #[error(
-        "the kubeconfig cannot be used: {0}; name another with --kubeconfig, or a context with --context"
-    )]
-    Kubeconfig(#[from] KubeconfigError),
-    #[error("no cluster is configured: {0}; name a kubeconfig with --kubeconfig or KUBECONFIG")]
-    NoCluster(#[from] InferConfigError),
+    #[error(transparent)]
+    Kubeconfig(#[from] LoadError),
     #[error("the kubeconfig's cluster or user cannot be used: {0}")]
     Client(String),
     #[error(
@@ -80,7 +76,6 @@ impl CliError {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Kubeconfig(_)
-            | Self::NoCluster(_)
             | Self::Client(_)
             | Self::Silent { .. }
             | Self::Unreachable { .. }

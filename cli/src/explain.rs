@@ -44,6 +44,16 @@ pub enum Webhook<'a> {
     Unknown,
 }
 
+impl<'a> Webhook<'a> {
+    /// `found`: none where they may not be listed.
+    pub fn new(found: Option<&'a [MutatingWebhookConfiguration]>) -> Self {
+        match found {
+            None => Self::Unknown,
+            Some(found) => found.first().map_or(Self::Missing, Self::Found),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
@@ -99,10 +109,7 @@ pub async fn run(options: &ClusterOptions, args: &ExplainArgs) -> Result<ExitSta
         &Surroundings {
             resources: &inventory.resources,
             namespace_labels: labels.as_ref(),
-            webhook: match &webhooks {
-                None => Webhook::Unknown,
-                Some(found) => found.first().map_or(Webhook::Missing, Webhook::Found),
-            },
+            webhook: Webhook::new(webhooks.as_deref()),
         },
     );
     output::print(&match args.output {
@@ -186,42 +193,9 @@ fn without_sidecar(
         return (PodState::NotNeeded, reason.to_owned(), way_out.map(str::to_owned));
     }
     let restart = restart_command(pod, namespace);
-    let scope = match (surroundings.webhook, surroundings.namespace_labels) {
-        (Webhook::Missing, _) => {
-            return missing(
-                "the cluster has no webhook configuration of mcp-auth".to_owned(),
-                format!("install the chart, then {restart}"),
-            );
-        }
-        (Webhook::Found(webhook), Some(labels)) => webhook_scope(webhook, labels, pod.labels()),
-        (Webhook::Unknown, Some(labels)) => match labels.get(INJECTION_LABEL).map(String::as_str) {
-            Some("enabled") => WebhookScope::Selected,
-            _ if pod
-                .labels()
-                .get("mcpauth.dev/inject")
-                .is_some_and(|value| value == "true") =>
-            {
-                WebhookScope::Selected
-            }
-            _ => WebhookScope::NotSelected,
-        },
-        (_, None) => WebhookScope::Selected,
-    };
-    if scope == WebhookScope::NotSelected {
-        let opted_in = surroundings
-            .namespace_labels
-            .and_then(|labels| labels.get(INJECTION_LABEL))
-            .is_some_and(|value| value == "enabled");
-        return match opted_in {
-            true => missing(
-                format!("the webhook configuration leaves the namespace {namespace} out"),
-                "take it out of webhook.excludedNamespaces of the chart, or into watchNamespaces".to_owned(),
-            ),
-            false => missing(
-                format!("the namespace {namespace} has not opted in to injection"),
-                format!("kubectl label namespace {namespace} {INJECTION_LABEL}=enabled, then {restart}"),
-            ),
-        };
+    if let Some(left_out) = left_out(surroundings, pod.labels()) {
+        let way_out = format!("{}, then {restart}", left_out.way_out(namespace));
+        return missing(left_out.reason(namespace), way_out);
     }
     match decision {
         Decision::Deny { error, .. } | Decision::AllowWithoutSidecar { error, .. } => missing(
@@ -241,6 +215,58 @@ fn without_sidecar(
                 .to_owned(),
             restart,
         ),
+    }
+}
+
+/// Why the API server does not ask the webhook about a pod.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LeftOut {
+    NoWebhook,
+    /// By the chart's values.
+    Excluded,
+    NotOptedIn,
+}
+
+impl LeftOut {
+    pub fn reason(self, namespace: &str) -> String {
+        match self {
+            Self::NoWebhook => "the cluster has no webhook configuration of mcp-auth".to_owned(),
+            Self::Excluded => format!("the webhook configuration leaves the namespace {namespace} out"),
+            Self::NotOptedIn => format!("the namespace {namespace} has not opted in to injection"),
+        }
+    }
+
+    pub fn way_out(self, namespace: &str) -> String {
+        match self {
+            Self::NoWebhook => "install the chart".to_owned(),
+            Self::Excluded => {
+                "take it out of webhook.excludedNamespaces of the chart, or into watchNamespaces".to_owned()
+            }
+            Self::NotOptedIn => format!("kubectl label namespace {namespace} {INJECTION_LABEL}=enabled"),
+        }
+    }
+}
+
+/// By the selectors of the webhook configuration, or by the labels alone where it may not be read. None where the webhook is
+/// asked, or where that cannot be known.
+pub fn left_out(surroundings: &Surroundings<'_>, pod: &BTreeMap<String, String>) -> Option<LeftOut> {
+    let has = |labels: &BTreeMap<String, String>, key: &str, value: &str| {
+        labels.get(key).is_some_and(|found| found == value)
+    };
+    let labels = surroundings.namespace_labels;
+    let opted_in = labels.is_some_and(|labels| has(labels, INJECTION_LABEL, "enabled"));
+    let scope = match (surroundings.webhook, labels) {
+        (Webhook::Missing, _) => return Some(LeftOut::NoWebhook),
+        (Webhook::Found(webhook), Some(labels)) => webhook_scope(webhook, labels, pod),
+        (Webhook::Unknown, Some(_)) if !opted_in && !has(pod, "mcpauth.dev/inject", "true") => {
+            WebhookScope::NotSelected
+        }
+        (Webhook::Unknown, Some(_)) | (_, None) => WebhookScope::Selected,
+    };
+    match scope {
+        WebhookScope::Selected => None,
+        WebhookScope::NotSelected if opted_in => Some(LeftOut::Excluded),
+        WebhookScope::NotSelected => Some(LeftOut::NotOptedIn),
     }
 }
 

@@ -11,6 +11,7 @@ mod exit_code;
 mod explain;
 mod import;
 mod inventory;
+mod kubeconfig;
 mod logs;
 mod lookup;
 mod mcp_call;

@@ -1,15 +1,19 @@
-//! `render`: what injection would make of the pods in a file, as a unified diff, without a cluster. The webhook's own
-//! code decides.
+//! `render`: what injection would make of the pods in a file, as a unified diff. The webhook's own code decides, by what the
+//! cluster has, or by the chart's values without one (`installation`).
 
-use mcp_auth_operator::{InjectArgs, Preview, previews};
+mod installation;
+
+use mcp_auth_operator::{InjectCommandError, Installation, Manifests, Preview, is_standard_input, previews};
 use serde::Serialize;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
 use crate::args::RenderArgs;
+use crate::cluster::ClusterOptions;
 use crate::error::CliError;
 use crate::exit_code::ExitStatus;
 use crate::output::{self, BAD, GOOD, HEADING, PLAIN, UNKNOWN, paint};
+use installation::Source;
 
 /// Unchanged lines around a change, as `diff -u` has it.
 const CONTEXT_LINES: usize = 3;
@@ -30,14 +34,27 @@ struct RenderedPod<'a> {
     after: Option<&'a Value>,
 }
 
-pub fn run(args: &RenderArgs) -> Result<ExitStatus, CliError> {
-    let previews = previews(&InjectArgs {
-        file: args.file.clone(),
-        resources: args.resources.clone(),
-        namespace: args.namespace.clone(),
-        sidecar_settings: args.sidecar_settings.clone(),
-    })
-    .map_err(|error| CliError::Manifests(format!("{error:#}")))?;
+pub async fn run(options: &ClusterOptions, args: &RenderArgs) -> Result<ExitStatus, CliError> {
+    let unusable = |error: &dyn std::error::Error| CliError::Manifests(error.to_string());
+    let files = args
+        .resources
+        .iter()
+        .chain(&args.chart.values)
+        .chain([&args.file]);
+    if files.filter(|path| is_standard_input(path)).count() > 1 {
+        return Err(unusable(&InjectCommandError::StandardInputTwice));
+    }
+    let manifests = Manifests::read(&args.file, &args.resources, &args.namespace);
+    let mut manifests = manifests.map_err(|error| unusable(&error))?;
+    let source = Source::load(options, args, &mut manifests).await?;
+    for note in &source.notes {
+        output::print_error(&format!("note: {}", output::clean(note)));
+    }
+    let installation = Installation {
+        settings: &source.settings,
+        not_asked: &|pod| source.not_asked(pod),
+    };
+    let previews = previews(&manifests, &installation).map_err(|error| unusable(&error))?;
     output::print(&match args.output {
         Some(format) => {
             let pods: Vec<RenderedPod<'_>> = previews.iter().map(RenderedPod::new).collect();

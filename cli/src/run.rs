@@ -28,7 +28,7 @@ async fn command(args: Args) -> Result<ExitStatus, CliError> {
         Command::Explain(args) => explain::run(&cluster, &args).await,
         Command::Token(args) => token::run(&cluster, &args).await,
         Command::Logs(args) => logs::run(&cluster, &args).await,
-        Command::Render(args) => render::run(&args),
+        Command::Render(args) => render::run(&cluster, &args).await,
         Command::Import(ImportCommand::Litellm(args)) => import::run(&args),
         Command::Completion { shell } => {
             let mut script = Vec::new();

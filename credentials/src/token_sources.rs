@@ -355,7 +355,7 @@ impl TokenSources {
         };
         let mut snapshot = snapshot;
         if snapshot.token.in_use.is_some()
-            || snapshot.token.users_only
+            || snapshot.token.users_only.is_some()
             || source.problem.as_ref().is_some_and(NotServedError::ends_use)
         {
             source.superseded = None;

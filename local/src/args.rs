@@ -22,7 +22,7 @@ Variables:
   LITELLM_MCP_AUTH_AUTO_PATCH=false           runs the command as it is, without mcp-auth
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY           the proxy that tokens are requested through
   MCPAUTH_OTLP_ENDPOINT, MCPAUTH_OTLP_CA, MCPAUTH_TRACING    as --otlp-endpoint, --otlp-ca and --tracing
-  MCPAUTH_OTLP_HEADERS                        headers that authenticate to the collector, NAME=VALUE separated by commas
+  MCPAUTH_OTLP_HEADERS or MCPAUTH_OTLP_HEADERS_FILE    headers that authenticate to the collector, NAME=VALUE separated by commas
   MCPAUTH_LOG                                 what is logged, such as info or debug
 
 Exit codes: LiteLLM's own, or with a line of mcp-auth: 64 the command line, 69 a port, 71 the system, 73 a file that cannot be

@@ -58,12 +58,9 @@ impl AuditDestination {
     pub fn new(lines: Output, otlp: &OtlpArgs, variables: &Variables) -> Result<Self, ExitError> {
         let collector = match lines == Output::Otlp || otlp.traces() {
             true => {
-                let ca = otlp.otlp_ca.as_deref().map(str::trim).unwrap_or_default();
-                if !ca.is_empty() && !ca.contains(PEM) {
-                    return Err(ExitError::CaText);
-                }
                 let resource = resource("mcp-auth", "", "", "");
-                Some(otlp.settings(variables.get(env::OTLP_HEADERS), resource)?)
+                let headers = variables.value_or_file(env::OTLP_HEADERS)?;
+                Some(otlp.settings(headers.as_deref(), resource)?)
             }
             false => {
                 if otlp.endpoint().is_some() {
@@ -83,9 +80,6 @@ impl AuditDestination {
         })
     }
 }
-
-/// What each PEM text has; a path has it not.
-const PEM: &str = "-----BEGIN ";
 
 /// What is to be had before anything starts.
 pub struct Ground {

@@ -92,11 +92,6 @@ pub enum ExitError {
     AuditLog { file: PathBuf, kind: io::ErrorKind },
     #[error(transparent)]
     Otlp(#[from] OtlpArgsError),
-    #[error(
-        "--otlp-ca ({variable}) is the text of PEM certificates, not a file: write --otlp-ca \"$(cat FILE)\"",
-        variable = env::OTLP_CA
-    )]
-    CaText,
     #[error("--otlp-ca ({variable}) or --otlp-endpoint: {0}", variable = env::OTLP_CA)]
     Collector(#[from] ClientError),
     #[error("{address} cannot be listened on for the metrics: {kind}. {}, or leave --metrics out", way_out(*.kind))]
@@ -127,7 +122,6 @@ impl ExitError {
             | Self::Servers(_)
             | Self::Proxy(_)
             | Self::Otlp(_)
-            | Self::CaText
             | Self::Collector(_)
             | Self::ConfigInBucket
             | Self::Log
@@ -169,4 +163,32 @@ pub fn report(error: &ExitError) -> u8 {
     // Without standard error nobody reads it.
     let _ = writeln!(io::stderr(), "mcp-auth: {error}");
     error.code()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_lists_every_code_and_no_other() {
+        let page = include_str!("../../docs/one-machine.md");
+        let (_, table) = page.split_once("| exit code | meaning |").unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        // The first row is LiteLLM's own.
+        let codes = rows
+            .skip(1)
+            .flat_map(|row| row.split('|').nth(1).unwrap().split(','));
+        let codes: Vec<u8> = codes.map(|code| code.trim().parse().unwrap()).collect();
+        let all = [
+            CHECK_FAILED,
+            USAGE,
+            UNAVAILABLE,
+            OS_ERROR,
+            CANNOT_CREATE,
+            CONFIG,
+            NOT_EXECUTABLE,
+            NOT_FOUND,
+        ];
+        assert_eq!(codes, all);
+    }
 }

@@ -41,8 +41,8 @@ pub enum SettingsError {
              {CLIENT_SECRET_FILE}), or none of them"
     )]
     HalfSet { set: String, missing: &'static str },
-    #[error("both {CLIENT_SECRET} and {CLIENT_SECRET_FILE} are set: leave one out")]
-    TwoSecrets,
+    #[error("both {0} and {0}{FILE_SUFFIX} are set: leave one out")]
+    Twice(&'static str),
     #[error("{0} is no setting of mcp-auth: there are {known}", known = KNOWN.join(", "))]
     Unknown(String),
     #[error("{variable} names a file that cannot be read: {kind}")]
@@ -110,7 +110,8 @@ impl Variables {
 
     /// The names of mcp-auth's own settings that are set.
     pub fn own_names(&self) -> impl Iterator<Item = &str> {
-        let is_own = |name: &&str| name.starts_with(PREFIX) || [AUTO_PATCH, env::OTLP_HEADERS].contains(name);
+        let headers = |name: &str| name.strip_suffix(FILE_SUFFIX).unwrap_or(name) == env::OTLP_HEADERS;
+        let is_own = move |name: &&str| name.starts_with(PREFIX) || *name == AUTO_PATCH || headers(name);
         self.0.keys().map(String::as_str).filter(is_own)
     }
 
@@ -151,6 +152,15 @@ impl Variables {
         Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
     }
 
+    /// The value of a setting, or of the file that `NAME_FILE` names; not of both.
+    pub fn value_or_file(&self, name: &'static str) -> Result<Option<String>, SettingsError> {
+        let file = format!("{name}{FILE_SUFFIX}");
+        match self.get(name).is_some() && self.get(&file).is_some() {
+            true => Err(SettingsError::Twice(name)),
+            false => self.secret(name),
+        }
+    }
+
     /// The client registration of `MCP_OAUTH2_*`, if it is there.
     pub fn defaults(&self) -> Result<Option<Defaults>, SettingsError> {
         let set: Vec<&str> = self
@@ -163,15 +173,12 @@ impl Variables {
         if let Some(unknown) = set.iter().find(|name| !KNOWN.contains(name)) {
             return Err(SettingsError::Unknown((*unknown).to_owned()));
         }
-        if self.get(CLIENT_SECRET).is_some() && self.get(CLIENT_SECRET_FILE).is_some() {
-            return Err(SettingsError::TwoSecrets);
-        }
         let missing = |missing| SettingsError::HalfSet {
             set: (*first).to_owned(),
             missing,
         };
         let secret = self
-            .secret(CLIENT_SECRET)?
+            .value_or_file(CLIENT_SECRET)?
             .ok_or_else(|| missing(CLIENT_SECRET))?;
         let field = match self.get(CLIENT_SECRET) {
             Some(_) => CLIENT_SECRET.to_owned(),

@@ -4,6 +4,7 @@ mod advice;
 mod exchange;
 mod revoke;
 mod send;
+mod server;
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use crate::transport::{Transport, TransportRules};
 use crate::{
     ClientAuthentication, Clock, Discovery, Error, ExchangeProfile, Grant, Limits, PreflightProblem,
     Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType,
-    ZeroExpiresIn, preflight, token,
+    TokenUse, ZeroExpiresIn, preflight, token,
 };
 use send::{EndpointRequest, OutgoingRequest, ServerHints, TokenGrant};
 
@@ -157,12 +158,11 @@ impl Client {
         self.hints.clock_offset.at_server(self.clock.now())
     }
 
-    /// What the metadata of the server that was discovered last say of this registration. `exchanges`: whether users'
-    /// tokens are exchanged too.
-    pub fn preflight(&self, exchanges: bool) -> Vec<PreflightProblem> {
+    /// What the metadata of the server that was discovered last say of this registration.
+    pub fn preflight(&self, token_use: TokenUse) -> Vec<PreflightProblem> {
         let server = self.discovered_server();
         server.map_or_else(Vec::new, |server| {
-            preflight::check(&self.registration, &server, exchanges)
+            preflight::check(&self.registration, &server, token_use)
         })
     }
 
@@ -217,20 +217,6 @@ impl Client {
                 let redactor = request.redact(self.redactor.clone());
                 self.issue(&server, request, redactor, RequestedBy::Grant).await
             }
-        }
-    }
-
-    /// The server to ask: as the registration states it, or as it is discovered.
-    pub(crate) async fn server(&self) -> Result<Arc<Endpoints>, Error> {
-        match (&self.stated, &self.discovery) {
-            (Some(endpoints), _) => Ok(Arc::clone(endpoints)),
-            (None, Some(discovery)) => {
-                let metadata = discovery.server().await?;
-                Endpoints::discovered(metadata, self.registration.allow_insecure_http).map(Arc::new)
-            }
-            (None, None) => Err(Error::InvalidUrl {
-                problem: "is not set, and nothing says where to discover it",
-            }),
         }
     }
 

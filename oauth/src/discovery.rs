@@ -26,7 +26,7 @@ use crate::ssrf::AddressPolicy;
 use crate::{Clock, Error, Limits, Registration, ServerLocation};
 
 /// How long metadata are used without a new search.
-const CACHE_TTL: Duration = Duration::from_secs(60 * 60);
+pub(crate) const CACHE_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// How long metadata whose time is over serve on before they are asked for again, where they could not be
 /// had.

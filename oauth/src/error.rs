@@ -222,15 +222,24 @@ impl Error {
             }
             Self::HttpStatus { status, .. } => status_hint(*status),
             Self::Redirected { .. } => {
-                "redirects are not followed; set tokenUrl (apiUrl of a GitHub App) to the final address"
+                "redirects are not followed; set tokenUrl (apiUrl of a GitHub App) to the final address, or where that \
+                 was discovered let the authorization server's metadata name it"
             }
             Self::TooLarge { .. } => {
                 concat!("check that ", endpoint_fields!(), " leads to the endpoint itself")
             }
-            Self::NotJson { .. } => "check that tokenUrl is the token endpoint itself",
-            Self::NoAccessToken { .. } => {
-                "check that tokenUrl is a token endpoint, and what tokens it issues to this client"
+            Self::NotJson { .. } => {
+                concat!(
+                    "check that ",
+                    endpoint_fields!(),
+                    " leads to the token endpoint itself"
+                )
             }
+            Self::NoAccessToken { .. } => concat!(
+                "check that ",
+                endpoint_fields!(),
+                " leads to a token endpoint, and what tokens it issues to this client"
+            ),
             Self::UnsupportedTokenType {
                 expected: TokenType::Bearer,
                 ..
@@ -271,6 +280,15 @@ impl Error {
         }
     }
 
+    /// Whether a rule of whoever runs the operator is why.
+    pub fn is_not_allowed(&self) -> bool {
+        match self {
+            Self::Connect(fault) => matches!(fault, ConnectError::ForbiddenByPolicy(_)),
+            Self::Discovery(error) => error.is_not_allowed(),
+            _ => false,
+        }
+    }
+
     /// When the server wants to be asked again, if it says so.
     pub fn retry_after(&self) -> Option<RetryAfter> {
         match self {
@@ -297,11 +315,18 @@ fn whole_seconds(at: Timestamp) -> Timestamp {
 
 fn status_hint(status: u16) -> &'static str {
     match status {
-        401 | 403 => "check clientId and the client secret, and that tokenUrl may be called from here",
-        404 | 405 | 410 => "check that tokenUrl is the token endpoint",
+        401 | 403 => concat!(
+            "check clientId and the client secret, and that the endpoint may be called from here: it comes from ",
+            endpoint_fields!()
+        ),
+        404 | 405 | 410 => concat!("check that ", endpoint_fields!(), " leads to the token endpoint"),
         429 => "the authorization server limits the rate of requests; they go on more slowly",
         500.. => "check the authorization server's health and the proxies before it",
-        _ => "check tokenUrl and this client's registration at the authorization server",
+        _ => concat!(
+            "check ",
+            endpoint_fields!(),
+            " and this client's registration at the authorization server"
+        ),
     }
 }
 
@@ -347,15 +372,29 @@ mod tests {
         };
         assert_eq!(
             html.message(),
-            "the token endpoint's answer is an HTML page of type text/html instead of JSON: check that \
-             tokenUrl is the token endpoint itself"
+            "the token endpoint's answer is an HTML page of type text/html instead of JSON: check that tokenUrl (without \
+             it issuer, provider or server.url; of a GitHub App apiUrl) leads to the token endpoint itself"
         );
     }
 
-    /// A GitHub App has no `tokenUrl`.
+    /// A resource that states `issuer`, and a GitHub App, have no `tokenUrl`.
     #[test]
-    fn what_any_endpoint_may_answer_names_the_field_of_a_github_app_too() {
+    fn what_any_endpoint_may_answer_names_each_field_that_it_may_come_from() {
+        let status = |status| Error::HttpStatus {
+            status,
+            retry_after: None,
+        };
         for error in [
+            Error::NotJson {
+                shape: BodyShape::Html,
+                content_type: None,
+            },
+            Error::NoAccessToken {
+                problem: "it is missing",
+            },
+            status(302),
+            status(401),
+            status(404),
             Error::Timeout {
                 limit: Duration::from_secs(1),
             },
@@ -368,7 +407,9 @@ mod tests {
         ] {
             let message = error.message();
             assert!(
-                message.contains("tokenUrl (") && message.contains("apiUrl"),
+                message
+                    .contains("tokenUrl (without it issuer, provider or server.url; of a GitHub App apiUrl)")
+                    || matches!(error, Error::Redirected { .. }) && message.contains("discovered"),
                 "{message}"
             );
         }

@@ -12,6 +12,7 @@ mod clock;
 mod clock_offset;
 mod destinations;
 mod discovery;
+mod discovery_watch;
 mod egress_proxy;
 mod error;
 mod issuer;
@@ -38,6 +39,7 @@ pub use client::Client;
 pub use clock::Clock;
 pub use destinations::{AllowedAddresses, DestinationError, Destinations, HostPattern, HostPatternError};
 pub use discovery::{Attempt, AttemptError, Discovery, DiscoveryError, ScopeOrigin, ServerMetadata};
+pub use discovery_watch::{DiscoveryState, DiscoveryWatch};
 pub use egress_proxy::{EgressProxy, EgressProxyError, ProxyCredentials};
 pub use error::{Advice, Error, ErrorCode, ErrorResponse, InstallationError, InstallationProblem};
 pub use jose::assertion::{
@@ -48,7 +50,7 @@ pub use jose::signing_key::{Algorithm, CertificateThumbprints, GeneratedKey, Key
 pub use key_set::{KeySetError, KeySetLocation, PublicKey, read_key_set};
 pub use oauth2::basic::BasicErrorResponseType;
 pub use oauth2::{AccessToken, ClientId, ClientSecret, Scope, TokenUrl};
-pub use preflight::PreflightProblem;
+pub use preflight::{PreflightProblem, TokenUse};
 pub use rate_limit::RequestLimiter;
 pub use registration::{
     ACCESS_TOKEN_TYPE, ClientAssertionType, ClientAuthentication, ClientCertificate, ClientSecrets,

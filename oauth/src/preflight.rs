@@ -15,6 +15,15 @@ use crate::{
 /// RFC 9449 section 4.2; proofs are signed by this one.
 const DPOP_ALGORITHM: &str = "ES256";
 
+/// Whose tokens are requested.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TokenUse {
+    Service,
+    ServiceAndUsers,
+    /// Users' own are exchanged, and none is requested for the service.
+    Users,
+}
+
 /// What will most likely fail.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PreflightProblem {
@@ -94,9 +103,13 @@ impl fmt::Display for PreflightProblem {
 }
 
 /// What the metadata say of this registration; nothing where all is well or nothing is said.
-pub fn check(registration: &Registration, server: &ServerMetadata, exchanges: bool) -> Vec<PreflightProblem> {
+pub fn check(
+    registration: &Registration,
+    server: &ServerMetadata,
+    token_use: TokenUse,
+) -> Vec<PreflightProblem> {
     let supported = &server.supported;
-    let mut problems: Vec<_> = grants(registration, exchanges)
+    let mut problems: Vec<_> = grants(registration, token_use)
         .into_iter()
         .filter_map(|grant| {
             let listed = unlisted(&supported.grant_types, |listed| listed == grant)?;
@@ -121,14 +134,15 @@ fn unlisted(listed: &[String], fits: impl Fn(&str) -> bool) -> Option<Vec<String
 }
 
 /// Names of the grants that will be used.
-fn grants(registration: &Registration, exchanges: bool) -> Vec<&'static str> {
+fn grants(registration: &Registration, token_use: TokenUse) -> Vec<&'static str> {
     const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
     let mut grants = match registration.grant {
+        _ if token_use == TokenUse::Users => vec![],
         Grant::ClientCredentials => vec!["client_credentials"],
         Grant::JwtBearer(_) => vec![JWT_BEARER],
         Grant::GitHubApp(_) => vec![],
     };
-    if exchanges {
+    if token_use != TokenUse::Service {
         grants.push(match registration.token_exchange.profile {
             ExchangeProfile::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
             ExchangeProfile::EntraOnBehalfOf | ExchangeProfile::IdJag => JWT_BEARER,

@@ -40,7 +40,10 @@ mod workload_events;
 
 pub use args::{Args, Command};
 pub use entitlement::{Labels, entitled, selects};
-pub use inject_command::{InjectArgs, Preview, inject as run_inject, previews};
+pub use inject_command::{
+    ChartArgs, ChartSettings, InjectArgs, InjectCommandError, Installation, ManifestError, Manifests,
+    Preview, inject as run_inject, is_standard_input, previews,
+};
 pub use pods::{PodMeta, is_injected, ought_to_be_injected};
 pub use references::SecretsGrant;
 pub use run::run;

@@ -24,6 +24,9 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Inject(args) => match run_inject(&args) {
             Ok(report) => {
+                for note in &report.notes {
+                    writeln!(std::io::stderr(), "note: {note}")?;
+                }
                 std::io::stdout().write_all(report.text.as_bytes())?;
                 Ok(if report.refused {
                     REFUSED.into()
@@ -32,7 +35,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 })
             }
             Err(error) => {
-                writeln!(std::io::stderr(), "error: {error:#}")?;
+                writeln!(std::io::stderr(), "error: {error}")?;
                 Ok(UNUSABLE.into())
             }
         },

@@ -94,6 +94,62 @@ fn a_deployment_on_standard_input_comes_out_as_its_injected_pod() {
 }
 
 #[test]
+fn the_charts_values_count_and_what_they_leave_open_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let values = file(
+        &folder,
+        "values.yaml",
+        "sidecar: {image: {repository: registry.company.com/sidecar}, drainSeconds: 9}\nwatchNamespaces: [llm]",
+    );
+    let manifests = format!("{DEPLOYMENT}---{RESOURCES}");
+    let values = [
+        "--file",
+        "-",
+        "--values",
+        values.to_str().unwrap(),
+        "--release",
+        "auth",
+    ];
+    let run = inject(&values, &manifests);
+    assert_eq!((run.code, run.error.as_str()), (Some(0), ""));
+    for expected in [
+        "registry.company.com/sidecar:",
+        "https://auth-mcp-auth-operator.mcp-auth-system.svc:443",
+        "memory: 24Mi",
+    ] {
+        assert!(run.out.contains(expected), "{expected}: {}", run.out);
+    }
+    let elsewhere = manifests.replace("namespace: llm", "namespace: other");
+    let run = inject(&values, &elsewhere);
+    assert!(
+        run.out.contains("# reason: NotAsked\n# message: watchNamespaces"),
+        "{}",
+        run.out
+    );
+    let run = inject(&["--file", "-"], &manifests);
+    assert!(
+        run.error
+            .contains("note: the values state no sidecar.image.repository"),
+        "{}",
+        run.error
+    );
+}
+
+#[test]
+fn a_pod_that_no_workload_makes_hears_of_no_route_as_in_its_review() {
+    let pod = "
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: alone, namespace: llm, labels: {app.kubernetes.io/name: litellm}, annotations: {mcpauth.dev/config-path: none}}
+spec: {containers: [{name: litellm, image: litellm, args: [--port, '4000'], ports: [{containerPort: 4000}]}]}
+";
+    let run = inject(&["--file", "-"], &format!("{RESOURCES}{pod}"));
+    assert!(run.out.contains("# decision: injected\n"), "{}", run.out);
+    assert!(!run.out.contains("tools.example.com"), "{}", run.out);
+}
+
+#[test]
 fn a_pod_that_no_resource_selects_is_skipped_and_unchanged() {
     let run = inject(&["--file", "-"], DEPLOYMENT);
     assert_eq!(run.code, Some(0), "{}", run.error);
@@ -126,7 +182,11 @@ fn a_pod_that_would_be_refused_says_why_by_the_exit_status_too() {
 #[test]
 fn input_that_cannot_be_used_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let broken = file(&folder, "broken.yaml", "kind: [");
+    let broken = file(
+        &folder,
+        "broken.yaml",
+        "kind: Secret\nstringData: {password: s3cret\n",
+    );
     let service = file(&folder, "service.yaml", "kind: Service\nmetadata: {name: a}\n");
     let wrong = file(
         &folder,
@@ -138,9 +198,13 @@ fn input_that_cannot_be_used_is_named() {
         "settings.json",
         r#"{"image": "i", "resources": {"limits": {"cpu": "abc"}}}"#,
     );
+    let values = file(&folder, "values.yaml", "sidecar: {image: sidecar}");
     let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
     for (arguments, expected) in [
-        (vec!["--file".into(), text(&broken)], "broken.yaml is not YAML"),
+        (
+            vec!["--file".into(), text(&broken)],
+            "broken.yaml is not YAML: see line ",
+        ),
         (
             vec!["--file".into(), text(&service)],
             "neither a Pod nor a workload",
@@ -148,7 +212,7 @@ fn input_that_cannot_be_used_is_named() {
         (vec!["--file".into(), "/does/not/exist".into()], "/does/not/exist"),
         (
             vec!["--file".into(), "-".into(), "--resources".into(), "-".into()],
-            "only one of",
+            "more than one of --file, --resources and --values",
         ),
         (
             vec!["--file".into(), "-".into(), "--resources".into(), text(&wrong)],
@@ -167,11 +231,16 @@ fn input_that_cannot_be_used_is_named() {
             ],
             "limits.cpu",
         ),
+        (
+            vec!["--file".into(), "-".into(), "--values".into(), text(&values)],
+            "the chart's values: sidecar.image: invalid type",
+        ),
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let run = inject(&arguments, DEPLOYMENT);
         assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.out);
         assert!(run.error.contains(expected), "{arguments:?}: {}", run.error);
+        assert!(!run.error.contains("s3cret"), "{}", run.error);
         assert!(run.out.is_empty(), "{}", run.out);
     }
 }

@@ -398,18 +398,42 @@ async fn a_cluster_that_cannot_be_asked_is_one_message() {
             5,
             "it serves mcpauth.dev/v1beta1 and this program knows mcpauth.dev/v1alpha1",
         ),
-        ("/nonexistent".to_owned(), 3, "the kubeconfig cannot be used"),
+        (
+            "/nonexistent".to_owned(),
+            3,
+            "the kubeconfig /nonexistent cannot be used: there is no such file",
+        ),
     ];
-    for (path, code, expected) in cases {
-        let printed = run(&["status", "--kubeconfig", &path]).await;
-        assert_eq!(printed.code, code, "{path}: {printed:?}");
-        assert!(printed.out.is_empty(), "{printed:?}");
-        assert_eq!(printed.err.lines().count(), 1, "{printed:?}");
-        assert!(
-            printed.err.contains(expected) && !printed.err.contains("n0-such"),
-            "{}",
-            printed.err
-        );
+    for (path, code, expected) in &cases {
+        // Each command asks the cluster in the same way.
+        let commands: [&[&str]; 5] = [
+            &["status"],
+            &["doctor"],
+            &["explain", "litellm-0"],
+            &["token", "tools"],
+            &["logs", "--audit"],
+        ];
+        let running = commands.map(|command| async move {
+            // Where nothing is installed the doctor says that among its findings.
+            let is_doctor = command[0] == "doctor" && *code == 5;
+            (
+                command,
+                (!is_doctor).then_some(run(&[command, &["--kubeconfig", path]].concat()).await),
+            )
+        });
+        for (command, printed) in futures::future::join_all(running).await {
+            let Some(printed) = printed else {
+                continue;
+            };
+            assert_eq!(printed.code, *code, "{command:?} {path}: {printed:?}");
+            assert!(printed.out.is_empty(), "{printed:?}");
+            assert_eq!(printed.err.lines().count(), 1, "{printed:?}");
+            assert!(
+                printed.err.contains(expected) && !printed.err.contains("n0-such"),
+                "{command:?}: {}",
+                printed.err
+            );
+        }
     }
 }
 
@@ -418,11 +442,19 @@ async fn without_rights_the_missing_one_is_named() {
     let world = World::new("cli-rights", false).await;
     let token = token_without_rights(&world).await;
     let path = kubeconfig("no-rights", None, &token);
-    for command in ["status", "doctor"] {
-        let printed = run(&[command, "-n", "cli-rights", "--kubeconfig", &path]).await;
+    let resources = "you may not list McpServerAuth resources in the namespace cli-rights";
+    let pods = "you may not read pods in the namespace cli-rights";
+    let commands: [(&[&str], &str); 5] = [
+        (&["status"], resources),
+        (&["doctor"], resources),
+        (&["token", "tools"], resources),
+        (&["explain", "litellm-0"], pods),
+        (&["logs", "--audit"], resources),
+    ];
+    for (command, expected) in commands {
+        let printed = run(&[command, &["-n", "cli-rights", "--kubeconfig", &path]].concat()).await;
         assert_eq!(printed.code, 4, "{printed:?}");
-        let expected = "you may not list McpServerAuth resources in the namespace cli-rights";
-        assert!(printed.err.contains(expected), "{}", printed.err);
+        assert!(printed.err.contains(expected), "{command:?}: {}", printed.err);
         assert_eq!(printed.err.lines().count(), 1, "{printed:?}");
     }
 }

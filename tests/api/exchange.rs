@@ -7,6 +7,7 @@ use mcp_auth_tests::registration::{Grant, Method, Registration};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::sidecar::{Sidecar, bearer, credential, exchange, token_of};
+use mcp_auth_tests::web::Web;
 use mcp_auth_tests::world::World;
 use mcp_auth_tests::{jwt, oauth, setting};
 use serde_json::{Value, json};
@@ -122,10 +123,8 @@ async fn a_subject_that_is_not_exchanged_gets_an_error_with_the_code_and_no_toke
             (502, "ExchangeFailed")
         );
         let said = &refused.problem.message;
-        assert!(
-            said.contains("invalid_request") || said.contains("invalid_token"),
-            "{said}"
-        );
+        let codes = ["invalid_request", "invalid_token", "invalid_grant"];
+        assert!(codes.iter().any(|code| said.contains(code)), "{said}");
         assert!(!said.contains("n0body-knows-this-subject"), "{said}");
         // One user's fault is nobody else's.
         let subject = server.user_token("alice", &id).await;
@@ -173,6 +172,16 @@ async fn where_only_users_have_tokens_each_gets_theirs_and_the_service_asks_for_
         assert_eq!(reason, reasons::USER_TOKENS_ONLY);
         assert!(message.contains("spec.oauth2.serviceToken is None"), "{message}");
 
+        let status = world.status("tools").await;
+        let told = mcp_auth_tests::world::message(&status, conditions::TOKEN_ISSUED);
+        assert!(
+            told.contains(&format!("the metadata of {} were read", server.issuer()))
+                && told.contains("no token was requested")
+                && !told.contains("speak against"),
+            "{told}"
+        );
+        assert_eq!(server.granted(&id).await, [], "nothing was asked for yet");
+
         let subject = server.user_token("alice", &id).await;
         let credential = exchange(&world, &pod, "tools", &subject, None).await.unwrap();
         let claims = jwt::claims(&token_of(&credential).unwrap());
@@ -183,6 +192,56 @@ async fn where_only_users_have_tokens_each_gets_theirs_and_the_service_asks_for_
             "{granted:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn where_only_users_have_tokens_what_is_wrong_with_the_server_is_told_before_the_first_user() {
+    let world = World::new("exchange-only-broken", false).await;
+    world.secret("client", "client-secret", SECRET).await;
+    let web = Web::start().await;
+    let spec = json!({"oauth2": {
+        "issuer": web.url, "allowInsecureHttp": true, "clientId": "litellm",
+        "clientAuthentication": {
+            "method": "ClientSecretBasic", "clientSecretRef": {"name": "client", "key": "client-secret"},
+        },
+        "tokenExchange": {"subjectCookie": "session"}, "serviceToken": "None",
+    }});
+    world.apply(&resource("tools", "tools", spec)).await.unwrap();
+    let status = world
+        .condition(
+            "tools",
+            conditions::TOKEN_ISSUED,
+            "False",
+            reasons::DISCOVERY_FAILED,
+        )
+        .await;
+    let told = mcp_auth_tests::world::message(&status, conditions::TOKEN_ISSUED);
+    assert!(told.contains("no user's token can be exchanged"), "{told}");
+
+    // It appears, and has not the grant.
+    let metadata = json!({
+        "issuer": web.url, "token_endpoint": format!("{}/token", web.url),
+        "grant_types_supported": ["client_credentials"],
+    });
+    web.json("/.well-known/oauth-authorization-server", &metadata);
+    let status = world
+        .condition(
+            "tools",
+            conditions::TOKEN_ISSUED,
+            "True",
+            reasons::USER_TOKENS_ONLY,
+        )
+        .await;
+    let told = mcp_auth_tests::world::message(&status, conditions::TOKEN_ISSUED);
+    assert!(
+        told.contains("grant_types_supported has client_credentials, and not urn:ietf"),
+        "{told}"
+    );
+    let asked = web.requested_paths();
+    assert!(
+        asked.iter().all(|path| path.starts_with("/.well-known/")),
+        "{asked:?}"
+    );
 }
 
 /// Reason and message of a server that the service has no token for.

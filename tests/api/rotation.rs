@@ -2,7 +2,6 @@
 
 use mcp_auth_crds::{McpServerAuth, conditions, reasons};
 use mcp_auth_protocol::sync::Snapshot;
-use mcp_auth_tests::authority::certificate;
 use mcp_auth_tests::keys::Key;
 use mcp_auth_tests::registration::{Method, Registration};
 use mcp_auth_tests::resource::{merge, resource};
@@ -138,7 +137,7 @@ async fn a_renewed_certificate_is_taken_over_without_a_restart() {
     for server in Server::all() {
         let id = format!("rotation-certificate-{}", server.name());
         let world = world(&id).await;
-        world.certificate("client", &certificate(&id)).await;
+        world.certificate("client", &server.certificate(&id)).await;
         let subject = format!("CN={id}");
         let registration = Registration {
             certificate_bound: true,
@@ -147,7 +146,7 @@ async fn a_renewed_certificate_is_taken_over_without_a_restart() {
         server.register(&registration).await;
         let authentication = json!({"method": "TlsClientAuth", "certificateRef": {"name": "client"}});
         let (mut sidecar, old) = start(&world, server.oauth2(&id, authentication)).await;
-        world.certificate("client", &certificate(&id)).await;
+        world.certificate("client", &server.certificate(&id)).await;
         let new = next(&mut sidecar, &old).await;
         let bound_to = |token: &str| jwt::claims(token)["cnf"]["x5t#S256"].clone();
         assert!(bound_to(&new).is_string());
@@ -223,7 +222,7 @@ async fn a_token_is_revoked_with_its_resource_where_that_is_wished_for_and_only_
                 Server::OidcProvider => {
                     oauth::register_with(&registration, json!({"opaque": true})).await;
                 }
-                Server::Keycloak => server.register(&registration).await,
+                Server::Keycloak | Server::Spring => server.register(&registration).await,
             }
             let mut spec = server.oauth2(&id, by_secret());
             merge(&mut spec, json!({"oauth2": {"revokeOnDeletion": revoke}}));

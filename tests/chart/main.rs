@@ -4,6 +4,7 @@
 
 mod keys;
 mod metadata;
+mod preview;
 mod shown;
 
 use mcp_auth_tests::chart::{Case, helm_programs, inconsistencies, object_id};

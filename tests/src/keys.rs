@@ -53,6 +53,22 @@ impl Key {
         }
     }
 
+    /// A certificate for this key that is signed by it, in PEM.
+    pub async fn self_signed(&self) -> String {
+        let arguments = [
+            "req",
+            "-x509",
+            "-new",
+            "-key",
+            "/dev/stdin",
+            "-subj",
+            "/CN=client",
+            "-days",
+            "7",
+        ];
+        openssl(&arguments, &self.private_pem).await
+    }
+
     /// The public half (RFC 7517).
     pub async fn jwk(&self) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);

@@ -1,4 +1,4 @@
-//! A client as it is registered at an authorization server, in words that both real servers understand.
+//! A client as it is registered at an authorization server, in words that all real servers understand.
 
 use crate::keys::Key;
 
@@ -7,8 +7,7 @@ pub struct Registration {
     pub id: String,
     pub method: Method,
     pub grant: Grant,
-    /// URL of the MCP server that its tokens are for. One server takes it from the request, the other has to
-    /// know.
+    /// URL of the MCP server that its tokens are for. Keycloak has to know it, the others take it from the request.
     pub resource: String,
     pub dpop_bound: bool,
     pub certificate_bound: bool,

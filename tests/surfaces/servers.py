@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Whether LiteLLM runs behind the sidecar, and under mcp-auth exec, in the servers besides uvicorn that it can be told to run:
-granian and hypercorn. Real LiteLLM, with the options that injection adds: it must listen where it is told and nowhere else,
-and each of two users must reach the MCP server with the token and with their own cookies. Needs what `make surfaces`
-prepares.
+granian and hypercorn; and whether the oldest LiteLLM that is supported runs under mcp-auth exec. Real LiteLLM, with the options
+that injection adds: it must listen where it is told and nowhere else, and each of two users must reach the MCP server with the
+token and with their own cookies. Needs what `make surfaces` prepares.
 """
 
 import asyncio
@@ -63,11 +63,13 @@ def start(ground: Ground, servers: dict[str, str]) -> list[Place]:
         "MCP_OAUTH2_CLIENT_SECRET_FILE": str(secret),
     }
     own = ground.write("servers-exec.yaml", json.dumps(config | {"mcp_servers": {"tools": entry | AUTH}}))
-    for run in runs:
+    oldest = setting("MCPAUTH_SURFACES_OLD_VERSION")
+    programs = [(run, packages, [f"--run_{run}"]) for run in runs]
+    for run, packages, server in [*programs, (oldest, setting("MCPAUTH_SURFACES_OLD_PACKAGES"), [])]:
         port = ground.port()
         python = ["env", f"PYTHONPATH={packages}", "python3.11"]
         command = [setting("MCPAUTH_SURFACES_LOCAL"), "exec", "--", *python, str(LITELLM)]
-        options = ["--config", str(own), "--host", "127.0.0.1", "--port", str(port), f"--run_{run}"]
+        options = ["--config", str(own), "--host", "127.0.0.1", "--port", str(port), *server]
         ground.processes.start(f"{run}-exec", [*command, *options], settings)
         places.append(Place(f"{run} under mcp-auth exec", local(port)))
     for place in places:
@@ -135,7 +137,8 @@ def main() -> int:
     if faults:
         say(f"the logs are in {folder}")
         return 1
-    print("LiteLLM runs behind the sidecar and under mcp-auth exec in granian and in hypercorn")
+    oldest = setting("MCPAUTH_SURFACES_OLD_VERSION")
+    print(f"LiteLLM runs behind the sidecar and under mcp-auth exec in granian and in hypercorn, and LiteLLM {oldest} under mcp-auth exec")
     shutil.rmtree(folder)
     return 0
 

@@ -8,6 +8,7 @@ mod pods;
 mod resources;
 mod selectors;
 mod servers;
+mod ways_out;
 
 use super::facts::Facts;
 use super::finding::Finding;

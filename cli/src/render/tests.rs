@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use mcp_auth_operator::{ChartArgs, ChartSettings};
+
 use super::*;
 
 const TEMPLATE: &str = "
@@ -33,13 +35,17 @@ fn previews_of(text: &str) -> Vec<Preview> {
     let folder = tempfile::tempdir().unwrap();
     let file: PathBuf = folder.path().join("manifests.yaml");
     std::fs::write(&file, text).unwrap();
-    let args = InjectArgs {
-        file,
-        resources: Vec::new(),
-        namespace: "llm".to_owned(),
+    let chart = ChartSettings::read(&ChartArgs {
+        values: Vec::new(),
+        release: "mcp-auth".to_owned(),
+        release_namespace: "mcp-auth-system".to_owned(),
         sidecar_settings: None,
+    });
+    let installation = Installation {
+        settings: &chart.unwrap().settings,
+        not_asked: &|_| None,
     };
-    previews(&args).unwrap()
+    previews(&Manifests::read(&file, &[], "llm").unwrap(), &installation).unwrap()
 }
 
 fn diff(preview: &Preview) -> String {

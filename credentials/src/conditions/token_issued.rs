@@ -6,7 +6,7 @@ use mcp_auth_protocol::sync::Credential;
 
 use super::{Check, ConditionDraft, first_draft, seconds};
 use crate::not_served::NotServedError;
-use crate::store::{Issuance, TokenInUse};
+use crate::store::{Issuance, ServerLookUp, TokenInUse};
 
 pub(super) const CHECKS: &[Check<Issuance>] = &[
     conflict,
@@ -86,13 +86,38 @@ pub(super) fn limit_exceeded_message(issuance: &Issuance) -> Option<String> {
 }
 
 fn users_only(issuance: &Issuance) -> Option<ConditionDraft> {
+    let look_up = issuance.token.users_only?;
     // What keeps the source from being as the spec says is told first.
-    if !issuance.token.users_only || issuance.problem.is_some() {
+    if issuance.problem.is_some() {
         return None;
     }
+    if let Some(error) = &issuance.token.last_error {
+        let message = format!(
+            "{}; no user's token can be exchanged before that. {USERS_ONLY}",
+            error.message
+        );
+        return draft(false, error.condition, message);
+    }
+    let asked = match (look_up, &issuance.token.server) {
+        (ServerLookUp::Pending | ServerLookUp::Failed, _) => {
+            let message = format!("the authorization server's metadata are being looked for. {USERS_ONLY}");
+            return draft(None, reasons::PENDING, message);
+        }
+        (ServerLookUp::Discovered, Some(server)) => format!(
+            "the metadata of {} were read{}",
+            server.issuer,
+            preflight(issuance, PreflightProblem::is_stated)
+        ),
+        (ServerLookUp::Stated | ServerLookUp::Discovered, _) => {
+            "its tokenUrl is stated, so that the authorization server was asked nothing".to_owned()
+        }
+    };
+    let message = format!(
+        "{USERS_ONLY}; {asked}; no token was requested: whether they are exchanged shows with the first user's"
+    );
     match user_tokens_limit(issuance) {
-        Some(limit) => draft(true, reasons::LIMIT_EXCEEDED, format!("{limit}; {USERS_ONLY}")),
-        None => draft(true, reasons::USER_TOKENS_ONLY, USERS_ONLY),
+        Some(limit) => draft(true, reasons::LIMIT_EXCEEDED, format!("{limit}; {message}")),
+        None => draft(true, reasons::USER_TOKENS_ONLY, message),
     }
 }
 
@@ -362,9 +387,9 @@ mod tests {
     fn users_tokens_at_their_limit_are_told_beside_a_token_that_serves_and_without_one() {
         let mut issuance = Issuance::default();
         issuance.token.user_tokens_limited_to = Some(7);
-        issuance.token.users_only = true;
+        issuance.token.users_only = Some(ServerLookUp::Stated);
         let drafts = [first_draft(CHECKS, &issuance), {
-            issuance.token.users_only = false;
+            issuance.token.users_only = None;
             issuance.token.in_use = Some(TokenInUse::default());
             first_draft(CHECKS, &issuance)
         }];

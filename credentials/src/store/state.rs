@@ -64,8 +64,8 @@ pub struct TokenSnapshot {
     pub clock_offset: i64,
     /// What the metadata of the authorization server say against the request, while there is no token.
     pub preflight: Vec<PreflightProblem>,
-    /// Only users have tokens, and none is requested for the service.
-    pub users_only: bool,
+    /// Only users have tokens, and none is requested for the service: what was asked of the authorization server.
+    pub users_only: Option<ServerLookUp>,
     /// How many users' tokens the namespace may keep, where some are not kept because of that.
     pub user_tokens_limited_to: Option<usize>,
     /// The MCP server rejects tokens that were just issued.
@@ -84,6 +84,18 @@ pub struct TokenSnapshot {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SupersededToken {
     pub expires_at: Option<Timestamp>,
+}
+
+/// How far it is known that there is an authorization server, where no token is requested of it. What failed is in
+/// [`TokenSnapshot::last_error`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ServerLookUp {
+    Pending,
+    /// Nothing is asked: the resource states the endpoints.
+    Stated,
+    /// Its metadata were read.
+    Discovered,
+    Failed,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, Clock, DiscoveryError, Limits, Policy, RequestLimiter, ServerMetadata, StepUp,
-    TenantQuota, TokenSource,
+    self as oauth, Circuit, Clock, DiscoveryError, DiscoveryState, DiscoveryWatch, Failure, Limits, Policy,
+    RequestLimiter, ServerMetadata, StepUp, TenantQuota, TokenSource, TokenUse,
 };
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
 
@@ -19,7 +19,7 @@ use crate::credential_identity::RequestDigest;
 use crate::not_served::{NotServedError, NotServedReason};
 use crate::references::fields;
 use crate::replicated_user_tokens::UserTokenScope;
-use crate::store::{DiscoveredServer, LastError, TokenSnapshot};
+use crate::store::{DiscoveredServer, LastError, ServerLookUp, TokenSnapshot};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
@@ -36,6 +36,8 @@ pub struct ActiveSource {
     limiter: RequestLimiter,
     /// None: only users have tokens.
     source: Option<TokenSource>,
+    /// Where only users have tokens.
+    look_up: Option<LookUp>,
     clock: Clock,
     exchanger: Option<Arc<UserTokenExchanger>>,
     user_tokens: (UserTokenScope, TenantQuota),
@@ -94,6 +96,7 @@ impl ActiveSource {
                 }
             })
         });
+        let look_up = (!service_token).then(|| LookUp::start(&client, policy, clock, &on_change));
         let exchanger = || {
             let (user_tokens, on_change) = (user_tokens.clone(), Arc::clone(&on_change));
             UserTokenExchanger::new(client.clone(), policy, clock.clone(), user_tokens, on_change)
@@ -109,6 +112,7 @@ impl ActiveSource {
             client,
             limiter,
             source,
+            look_up,
             clock: clock.clone(),
             revoke: revoke_on_deletion,
             step_up,
@@ -141,8 +145,12 @@ impl ActiveSource {
             let client = client(configuration.registration, configuration.limits)?
                 .with_limiter(self.limiter.clone())
                 .with_known_issuer_from(&self.client);
-            if let Some(source) = &self.source {
-                source.replace(client.clone());
+            match &self.source {
+                Some(source) => source.replace(client.clone()),
+                None => {
+                    let look_up = LookUp::start(&client, self.policy, &self.clock, &self.on_change);
+                    self.look_up = Some(look_up);
+                }
             }
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
@@ -232,7 +240,10 @@ impl ActiveSource {
         let of_token = state.token.as_ref().and_then(|token| token.server.clone());
         let server = of_token.or_else(|| self.client.discovered_server());
         let preflight = match &state.token {
-            None => self.client.preflight(self.exchanger.is_some()),
+            None => self.client.preflight(match &self.exchanger {
+                None => TokenUse::Service,
+                Some(_) => TokenUse::ServiceAndUsers,
+            }),
             Some(_) => Vec::new(),
         };
         let token = TokenSnapshot {
@@ -242,7 +253,7 @@ impl ActiveSource {
             last_error: last_error(&state),
             server: server.as_deref().map(discovered),
             clock_offset: self.client.clock_offset(),
-            users_only: false,
+            users_only: None,
             user_tokens_limited_to: self.user_tokens_limited_to(),
             rejected: state.rejections_in_a_row >= REJECTIONS_TO_REPORT,
             scopes_refused: match &state.step_up {
@@ -272,9 +283,20 @@ impl ActiveSource {
 
     /// Where only users have tokens. Sidecars go on with none of before either.
     fn without_service_token(&self) -> SourceSnapshot {
+        let state = self.look_up.as_ref().map(LookUp::state).unwrap_or_default();
         SourceSnapshot {
             token: TokenSnapshot {
-                users_only: true,
+                users_only: Some(match &state {
+                    DiscoveryState::Pending => ServerLookUp::Pending,
+                    DiscoveryState::NothingToDiscover => ServerLookUp::Stated,
+                    DiscoveryState::Found => ServerLookUp::Discovered,
+                    DiscoveryState::Failed(_) => ServerLookUp::Failed,
+                }),
+                last_error: match &state {
+                    DiscoveryState::Failed(failure) => Some(of_failure(failure)),
+                    _ => None,
+                },
+                preflight: self.client.preflight(TokenUse::Users),
                 user_tokens_limited_to: self.user_tokens_limited_to(),
                 server: self.client.discovered_server().as_deref().map(discovered),
                 clock_offset: self.client.clock_offset(),
@@ -333,6 +355,32 @@ impl ActiveSource {
     }
 }
 
+/// Looks the authorization server up, since no token request does.
+struct LookUp {
+    watch: DiscoveryWatch,
+    _changes: AbortOnDrop,
+}
+
+impl LookUp {
+    fn start(client: &oauth::Client, policy: Policy, clock: &Clock, on_change: &OnChange) -> Self {
+        let watch = DiscoveryWatch::spawn(client.clone(), policy, clock.clone());
+        let (mut states, announce) = (watch.subscribe(), Arc::clone(on_change));
+        let changes = AbortOnDrop::spawn(async move {
+            while states.changed().await.is_ok() {
+                announce();
+            }
+        });
+        Self {
+            watch,
+            _changes: changes,
+        }
+    }
+
+    fn state(&self) -> DiscoveryState {
+        self.watch.subscribe().borrow().clone()
+    }
+}
+
 fn discovered(server: &ServerMetadata) -> DiscoveredServer {
     DiscoveredServer {
         issuer: server.issuer.clone(),
@@ -353,18 +401,22 @@ fn discoveries(client: &oauth::Client, on_change: &OnChange) -> AbortOnDrop {
 }
 
 fn last_error(state: &oauth::TokenSourceState) -> Option<LastError> {
-    let failure = state.last_error.as_ref()?;
-    Some(LastError {
+    state.last_error.as_ref().map(of_failure)
+}
+
+fn of_failure(failure: &Failure) -> LastError {
+    LastError {
         at: failure.at,
         reason: failure.error.code().to_owned(),
         condition: condition(&failure.error),
         message: failure.error.message(),
-    })
+    }
 }
 
 /// The condition's reason for a failed request.
 fn condition(error: &oauth::Error) -> &'static str {
     match error {
+        error if error.is_not_allowed() => reasons::NOT_ALLOWED,
         oauth::Error::Discovery(DiscoveryError::IssuerChanged { .. }) => reasons::ISSUER_CHANGED,
         oauth::Error::Discovery(_) => reasons::DISCOVERY_FAILED,
         oauth::Error::TokenMismatch(_) => reasons::TOKEN_MISMATCH,

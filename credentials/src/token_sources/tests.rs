@@ -296,4 +296,43 @@ async fn where_only_users_have_tokens_none_is_requested_for_the_service() {
         (told.holds, told.reason.as_str()),
         (Some(true), reasons::USER_TOKENS_ONLY)
     );
+    assert!(told.message.contains("was asked nothing"), "{}", told.message);
+}
+
+#[tokio::test]
+async fn where_only_users_have_tokens_an_authorization_server_that_is_not_there_is_told_before_the_first_user()
+ {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut operator = operator();
+    let mut desired = client_credentials();
+    let DesiredSource::OAuth2(configuration) = &mut desired.source else {
+        panic!("it is a client");
+    };
+    configuration.exchanges = true;
+    configuration.service_token = false;
+    configuration.registration.server = oauth::ServerLocation::Issuer("http://127.0.0.1:1".into());
+    operator.sources.apply(&resource(), Ok(desired));
+    let told = |operator: &Operator| {
+        crate::conditions::token_issued(&operator.credentials.get(&resource()).issuance)
+    };
+    let first = told(&operator);
+    assert_eq!((first.holds, first.reason.as_str()), (None, reasons::PENDING));
+    while told(&operator).holds.is_none() {
+        operator.status_due.recv().await.unwrap();
+    }
+    let failed = told(&operator);
+    assert_eq!(
+        (failed.holds, failed.reason.as_str()),
+        (Some(false), reasons::DISCOVERY_FAILED)
+    );
+    assert!(
+        failed.message.contains("http://127.0.0.1:1")
+            && failed.message.contains("no user's token can be exchanged"),
+        "{}",
+        failed.message
+    );
+    // What sidecars are told of requests for no user is the same all along.
+    let state = operator.credentials.get(&resource());
+    assert_eq!(unavailability(&state), (reasons::USER_TOKENS_ONLY, false));
+    assert!(state.exchanger.is_some());
 }

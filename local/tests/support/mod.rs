@@ -105,12 +105,7 @@ impl Ground {
         fs::copy(command.get_program(), &program).unwrap();
         let mut unprivileged = Command::new(program);
         unprivileged.args(command.get_args()).current_dir(folder);
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => unprivileged.env(name, value),
-                None => unprivileged.env_remove(name),
-            };
-        }
+        copy_environment(command, &mut unprivileged);
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
             // Another Python may be in a folder of root's.
@@ -122,6 +117,27 @@ impl Ground {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         unprivileged
+    }
+
+    /// Runs it in a network of its own, which has loopback and no IPv6. Takes iproute2 and util-linux.
+    pub fn without_ipv6(&self, command: &Command) -> Command {
+        const PREPARE: &str = "off=/proc/sys/net/ipv6/conf/all/disable_ipv6; [ ! -e $off ] || echo 1 > $off; \
+                               ip link set lo up && exec \"$@\"";
+        let mut alone = Command::new("unshare");
+        alone.arg("--net");
+        if !rustix::process::geteuid().is_root() {
+            alone.args(["--user", "--map-root-user"]);
+        }
+        alone
+            .args(["--", "sh", "-c", PREPARE, "sh"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        copy_environment(command, &mut alone);
+        alone
     }
 
     fn log_file(&self) -> PathBuf {
@@ -151,6 +167,16 @@ impl Ground {
             let is_ours = |name: std::ffi::OsString| name.to_string_lossy().starts_with("mcp-auth-");
             (!names.into_iter().any(is_ours)).then_some(())
         });
+    }
+}
+
+/// The variables that a command sets and removes.
+pub fn copy_environment(from: &Command, to: &mut Command) {
+    for (name, value) in from.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
     }
 }
 

@@ -24,6 +24,7 @@ impl Client {
         let Some(endpoint) = server.revocation_for(self.certificate.is_some()) else {
             return Ok(false);
         };
+        self.allow_discovered(&server, "revocation_endpoint", endpoint)?;
         let outgoing = OutgoingRequest {
             endpoint,
             endpoints: &server,

@@ -130,9 +130,8 @@ impl Client {
         if let Some(certificate) = &self.certificate {
             certificate.check(now)?;
             if outgoing.endpoint.scheme() != "https" {
-                return Err(Error::InvalidUrl {
-                    problem: "is plain http, where no client certificate can be shown",
-                });
+                let problem = "is plain http, where no client certificate can be shown";
+                return Err(outgoing.endpoints.invalid_token_endpoint(problem));
             }
         }
         let limit = self.transport.limits().deadline;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use url::Url;
 
+use super::error::DiscoveryError;
 use super::metadata::ServerMetadata;
 use super::well_known;
 use crate::error::Error;
@@ -47,15 +48,23 @@ impl Endpoints {
 
     /// Those that a server's metadata name.
     pub fn discovered(metadata: Arc<ServerMetadata>, allow_http: bool) -> Result<Self, Error> {
+        let read = |field, text: &str| {
+            well_known::parse(text, allow_http)
+                .map_err(|problem| DiscoveryError::unusable_endpoint(&metadata.issuer, field, problem))
+        };
+        let read_if_named =
+            |field, text: &Option<String>| text.as_deref().map(|text| read(field, text)).transpose();
         Ok(Self {
-            token: token_endpoint(&metadata.token_endpoint, allow_http)?,
-            mtls_token: metadata
-                .mtls_token_endpoint
-                .as_deref()
-                .map(|url| token_endpoint(url, allow_http))
-                .transpose()?,
-            revocation: revocation_endpoint(metadata.revocation_endpoint.as_deref(), allow_http)?,
-            mtls_revocation: revocation_endpoint(metadata.mtls_revocation_endpoint.as_deref(), allow_http)?,
+            token: read("token_endpoint", &metadata.token_endpoint)?,
+            mtls_token: read_if_named(
+                "mtls_endpoint_aliases.token_endpoint",
+                &metadata.mtls_token_endpoint,
+            )?,
+            revocation: read_if_named("revocation_endpoint", &metadata.revocation_endpoint)?,
+            mtls_revocation: read_if_named(
+                "mtls_endpoint_aliases.revocation_endpoint",
+                &metadata.mtls_revocation_endpoint,
+            )?,
             audience: metadata.issuer.clone(),
             metadata: Some(metadata),
         })
@@ -74,6 +83,16 @@ impl Endpoints {
         match &self.mtls_revocation {
             Some(alias) if shows_certificate => Some(alias),
             _ => self.revocation.as_ref(),
+        }
+    }
+
+    /// An error that names the field or the metadata which the token endpoint comes from.
+    pub fn invalid_token_endpoint(&self, problem: &'static str) -> Error {
+        match &self.metadata {
+            Some(metadata) => {
+                DiscoveryError::unusable_endpoint(&metadata.issuer, "token_endpoint", problem).into()
+            }
+            None => Error::InvalidUrl { problem },
         }
     }
 
@@ -182,6 +201,36 @@ mod tests {
             let revocation = stated("https://auth.example.com/token", Some(url), true).unwrap_err();
             assert_eq!(revocation.reason(), "InvalidRevocationUrl", "{url}");
             assert!(revocation.message().starts_with("revocationUrl "), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_metadata_name_and_that_is_unusable_is_told_as_theirs_and_not_as_a_field() {
+        for (change, field) in [
+            (
+                ServerMetadata {
+                    token_endpoint: TokenUrl::new("http://as.example.com/token".into()).unwrap(),
+                    ..metadata()
+                },
+                " name a token_endpoint that ",
+            ),
+            (
+                ServerMetadata {
+                    mtls_revocation_endpoint: Some("ftp://as.example.com/revoke".into()),
+                    ..metadata()
+                },
+                " name a mtls_endpoint_aliases.revocation_endpoint that ",
+            ),
+        ] {
+            let error = Endpoints::discovered(Arc::new(change), false).unwrap_err();
+            let message = error.message();
+            assert_eq!(error.reason(), "InvalidUrl");
+            assert!(
+                message.starts_with("the metadata of https://as.example.com")
+                    && message.contains(field)
+                    && !message.contains("tokenUrl is"),
+                "{message}"
+            );
         }
     }
 

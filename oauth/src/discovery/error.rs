@@ -4,12 +4,17 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::destinations::DestinationError;
 use crate::redact::Redactor;
 use crate::transport::body_shape::BodyShape;
 use crate::transport::connect_error::ConnectError;
 
 /// Characters repeated of a name or address that another server gave.
 const MAX_NAME_CHARS: usize = 256;
+
+/// Which field or host is meant stands before it.
+const NOT_ALLOWED_HINT: &str = "ask who runs mcp-auth, whose chart's policy.authorizationServers and policy.* say where \
+                                requests may go, or state an issuer or tokenUrl that they allow";
 
 /// A search without a result.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -38,6 +43,19 @@ pub enum DiscoveryError {
     IssuerChanged { known: String, found: String },
     #[error("the metadata at {url} are those of the resource {found}, which server.url is no part of")]
     ResourceMismatch { url: String, found: String },
+    #[error("the metadata of {issuer} name a {field} that {problem}")]
+    UnusableEndpoint {
+        issuer: String,
+        /// Of the metadata.
+        field: &'static str,
+        problem: &'static str,
+    },
+    #[error("the metadata of {issuer} name a {field} that may not be used: {error}")]
+    EndpointNotAllowed {
+        issuer: String,
+        field: &'static str,
+        error: DestinationError,
+    },
     #[error("the search for the authorization server took longer than {} s", limit.as_secs_f64())]
     Timeout { limit: Duration },
 }
@@ -77,10 +95,36 @@ pub enum AttemptError {
 }
 
 impl DiscoveryError {
+    pub(super) fn unusable_endpoint(issuer: &str, field: &'static str, problem: &'static str) -> Self {
+        Self::UnusableEndpoint {
+            issuer: name(issuer),
+            field,
+            problem,
+        }
+    }
+
+    pub(crate) fn endpoint_not_allowed(issuer: &str, field: &'static str, error: DestinationError) -> Self {
+        Self::EndpointNotAllowed {
+            issuer: name(issuer),
+            field,
+            error,
+        }
+    }
+
+    /// Whether a rule of whoever runs the operator is why.
+    pub(crate) fn is_not_allowed(&self) -> bool {
+        match self {
+            Self::EndpointNotAllowed { .. } => true,
+            Self::NotFound { attempts, .. } => attempts.iter().any(Attempt::is_not_allowed),
+            _ => false,
+        }
+    }
+
     /// Closed set.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::InvalidUrl { .. } => "InvalidUrl",
+            Self::InvalidUrl { .. } | Self::UnusableEndpoint { .. } => "InvalidUrl",
+            Self::EndpointNotAllowed { .. } => "NotAllowed",
             Self::NotFound { .. } | Self::Timeout { .. } => "DiscoveryFailed",
             Self::IssuerMismatch { .. } => "IssuerMismatch",
             Self::IssuerChanged { .. } => "IssuerChanged",
@@ -99,6 +143,8 @@ impl DiscoveryError {
             Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_refused_by_proxy) => {
                 ConnectError::Proxy.hint()
             }
+            Self::EndpointNotAllowed { .. } => NOT_ALLOWED_HINT,
+            Self::NotFound { .. } if self.is_not_allowed() => NOT_ALLOWED_HINT,
             Self::NotFound { attempts, .. } if attempts.iter().any(Attempt::is_forbidden) => {
                 "if what was discovered is to be at a private address, set oauth2.allowPrivateAddresses: \
                  true, or state issuer or tokenUrl"
@@ -119,6 +165,9 @@ impl DiscoveryError {
                 "nothing was sent to the authorization server that they name; set server.url to the \
                  resource's own address, or state issuer"
             }
+            Self::UnusableEndpoint { .. } => {
+                "ask who runs the authorization server to mend its metadata, or state tokenUrl"
+            }
             Self::Timeout { .. } => "check network policies and the health of the servers on the way",
         }
     }
@@ -128,7 +177,11 @@ impl DiscoveryError {
     pub(super) fn is_contradiction(&self) -> bool {
         match self {
             Self::IssuerMismatch { .. } | Self::IssuerChanged { .. } | Self::ResourceMismatch { .. } => true,
-            Self::InvalidUrl { .. } | Self::NotFound { .. } | Self::Timeout { .. } => false,
+            Self::InvalidUrl { .. }
+            | Self::NotFound { .. }
+            | Self::UnusableEndpoint { .. }
+            | Self::EndpointNotAllowed { .. }
+            | Self::Timeout { .. } => false,
         }
     }
 }
@@ -142,12 +195,21 @@ impl DiscoveryError {
             Self::InvalidUrl { .. }
             | Self::IssuerMismatch { .. }
             | Self::IssuerChanged { .. }
-            | Self::ResourceMismatch { .. } => true,
+            | Self::ResourceMismatch { .. }
+            | Self::UnusableEndpoint { .. }
+            | Self::EndpointNotAllowed { .. } => true,
         }
     }
 }
 
 impl Attempt {
+    fn is_not_allowed(&self) -> bool {
+        matches!(
+            self.outcome,
+            AttemptError::Connect(ConnectError::ForbiddenByPolicy(_))
+        )
+    }
+
     fn is_permanent(&self) -> bool {
         self.is_absent()
             || matches!(
@@ -187,10 +249,7 @@ impl Attempt {
     }
 
     fn is_forbidden(&self) -> bool {
-        matches!(
-            self.outcome,
-            AttemptError::Connect(ConnectError::Forbidden(_) | ConnectError::ForbiddenByPolicy(_))
-        )
+        matches!(self.outcome, AttemptError::Connect(ConnectError::Forbidden(_)))
     }
 }
 

@@ -22,6 +22,10 @@ use crate::{Error, ErrorCode, ErrorResponse, SigningKey};
 /// differ.
 const LIFETIME_SECONDS: i64 = 60;
 
+/// How far before the operator's time an assertion says that it was issued: some servers allow for no difference of clocks,
+/// and refuse what comes from their future.
+const BACKDATED_SECONDS: i64 = 10;
+
 /// The future of one assertion.
 pub type AssertionFuture<'a> = Pin<Box<dyn Future<Output = Result<SecretString, Error>> + Send + 'a>>;
 
@@ -248,7 +252,7 @@ fn sign(signer: &AssertionSigner, audience: &str, now: Timestamp) -> Result<Secr
         ("iss", json!(signer.issuer)),
         ("sub", json!(signer.subject)),
         ("aud", json!(audience)),
-        ("iat", json!(now)),
+        ("iat", json!(now.saturating_sub(BACKDATED_SECONDS))),
         ("exp", json!(now.saturating_add(LIFETIME_SECONDS))),
         ("jti", json!(jws::random_jti())),
     ] {
@@ -303,6 +307,15 @@ mod tests {
         .unwrap()
     }
 
+    /// Servers that allow for no difference refuse what was issued in their future.
+    #[test]
+    fn an_assertion_is_of_the_past_for_a_server_whose_clock_is_ten_seconds_behind() {
+        let claims = part(&signed(&key(None)), 1);
+        let clock_of_the_server = 1_900_000_000 - 10;
+        assert!(claims["iat"].as_i64().unwrap() <= clock_of_the_server, "{claims}");
+        assert!(claims.get("nbf").is_none(), "{claims}");
+    }
+
     #[test]
     fn says_who_the_client_is_to_whom_and_for_how_long() {
         let assertion = signed(&key(Some("k-1")));
@@ -317,7 +330,7 @@ mod tests {
             claims,
             json!({
                 "iss": "client \"1\"", "sub": "client \"1\"", "aud": "https://as.example.com",
-                "iat": 1_900_000_000, "exp": 1_900_000_060,
+                "iat": 1_899_999_990, "exp": 1_900_000_060,
             })
         );
     }

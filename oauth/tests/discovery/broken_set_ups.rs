@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mcp_auth_oauth::{
     Algorithm, AssertionAudience, AssertionSigner, Assertions, Client, ClientAuthentication, Grant,
-    Registration, Scope, ServerLocation, SigningKey, TokenExchange, TokenRequest, TokenType,
+    Registration, Scope, ServerLocation, SigningKey, TokenExchange, TokenRequest, TokenType, TokenUse,
 };
 use serde_json::{Value, json};
 
@@ -21,6 +21,15 @@ struct SetUp {
     change: fn(&mut Registration),
     exchanges: bool,
     answer: (&'static str, Value),
+}
+
+impl SetUp {
+    fn token_use(&self) -> TokenUse {
+        match self.exchanges {
+            true => TokenUse::ServiceAndUsers,
+            false => TokenUse::Service,
+        }
+    }
 }
 
 fn error(code: &str) -> Value {
@@ -142,18 +151,18 @@ async fn ten_set_ups_that_do_not_work_are_told_by_the_metadata_and_by_the_answer
             metadata[name] = value.clone();
         }
         server.json("/.well-known/oauth-authorization-server", metadata);
-        let (status, body) = set_up.answer;
+        let (status, body) = &set_up.answer;
         server.set("/token", Reply::Raw(status, String::new(), body.to_string()));
         let mut registration = registration(ServerLocation::Issuer(server.url("")));
         (set_up.change)(&mut registration);
         let client = Client::new(registration).unwrap();
-        assert_eq!(client.preflight(set_up.exchanges), [], "nothing is known yet");
+        assert_eq!(client.preflight(set_up.token_use()), [], "nothing is known yet");
         let outcome = match set_up.exchanges {
             true => client.exchange_token(&"us3r".into()).await,
             false => client.request_token(&TokenRequest::default()).await,
         };
         let answered = outcome.unwrap_err().message();
-        let problems = client.preflight(set_up.exchanges);
+        let problems = client.preflight(set_up.token_use());
         let foretold: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let foretold = match foretold.is_empty() {
             true => "nothing".to_owned(),
@@ -181,7 +190,28 @@ async fn a_server_whose_metadata_speak_against_it_issues_its_token_all_the_same(
     );
     let client = Client::new(registration(ServerLocation::Issuer(server.url("")))).unwrap();
     client.request_token(&TokenRequest::default()).await.unwrap();
-    assert_eq!(client.preflight(false).len(), 2);
+    assert_eq!(client.preflight(TokenUse::Service).len(), 2);
+}
+
+#[tokio::test]
+async fn where_only_users_have_tokens_the_grant_of_the_service_is_not_missed() {
+    let server = Server::start().await;
+    let mut metadata = server.metadata(&server.url(""));
+    metadata["grant_types_supported"] = json!(["authorization_code"]);
+    server.json("/.well-known/oauth-authorization-server", metadata);
+    let client = Client::new(registration(ServerLocation::Issuer(server.url("")))).unwrap();
+    client.discover().await.unwrap();
+    let told = |token_use| {
+        let problems = client.preflight(token_use);
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        told.join("; ")
+    };
+    let exchange = "and not urn:ietf:params:oauth:grant-type:token-exchange";
+    assert!(
+        told(TokenUse::Users).contains(exchange) && !told(TokenUse::Users).contains("client_credentials")
+    );
+    assert!(told(TokenUse::ServiceAndUsers).contains("client_credentials"));
+    assert!(!told(TokenUse::Service).contains(exchange));
 }
 
 #[tokio::test]
@@ -210,6 +240,6 @@ async fn what_metadata_say_in_a_wrong_form_or_not_at_all_speaks_against_nothing(
         let client = Client::new(registration).unwrap();
         let _ = client.request_token(&TokenRequest::default()).await;
         assert!(client.discovered_server().is_some());
-        assert_eq!(client.preflight(true), [], "{listed}");
+        assert_eq!(client.preflight(TokenUse::ServiceAndUsers), [], "{listed}");
     }
 }

@@ -16,6 +16,21 @@ async fn discover(server: &Server, path: &str) -> Result<ServerMetadata, Error> 
     search(ServerLocation::Issuer(server.url(path))).await
 }
 
+/// As of web applications, which answer every address with their start page.
+#[tokio::test]
+async fn a_page_for_people_at_one_place_does_not_hide_the_document_at_the_next() {
+    let server = Server::start().await;
+    let page = Reply::Raw(
+        "200 OK",
+        "content-type: text/html\r\n".into(),
+        "<!DOCTYPE html><title>Company</title>".into(),
+    );
+    server.set(PLACES[0], page);
+    server.json(PLACES[1], server.metadata(&server.url("/tenant")));
+    let metadata = discover(&server, "/tenant").await.unwrap();
+    assert_eq!(*metadata.token_endpoint, server.url("/token"));
+}
+
 #[tokio::test]
 async fn each_place_is_asked_in_order_until_one_answers() {
     for (index, place) in PLACES.iter().enumerate() {

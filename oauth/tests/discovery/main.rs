@@ -4,6 +4,7 @@
 // All of this is a test; clippy.toml's allowance only sees functions that are marked as one.
 #![allow(clippy::unwrap_used)]
 
+mod allowed;
 mod broken_set_ups;
 mod client;
 mod issuer;
@@ -13,6 +14,7 @@ mod resource;
 mod server;
 mod successor;
 mod tls;
+mod watch;
 
 use std::time::Duration;
 

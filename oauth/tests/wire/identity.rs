@@ -81,7 +81,7 @@ async fn a_private_key_signs_an_assertion_for_the_token_endpoint_and_each_reques
             claims,
             json!({
                 "iss": "client", "sub": "client", "aud": server.url(),
-                "iat": NOW, "exp": NOW + 60, "jti": null,
+                "iat": NOW - 10, "exp": NOW + 60, "jti": null,
             })
         );
     }

@@ -53,7 +53,7 @@ fn ready(ready_inputs: &ReadyInputs<'_>) -> Option<ConditionDraft> {
         .conditions
         .iter()
         .any(|condition| condition.type_ == conditions::SERVER_REACHABLE && condition.holds == Some(true));
-    let (token, tokens) = match ready_inputs.inputs.issuance.token.users_only {
+    let (token, tokens) = match ready_inputs.inputs.issuance.token.users_only.is_some() {
         true => ("users' own tokens", "gets users' own tokens"),
         false => ("a valid token", "has a valid token"),
     };

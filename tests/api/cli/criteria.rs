@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_protocol::reachability::Reachability;
 use mcp_auth_tests::kubelet::Kubelet;
 use mcp_auth_tests::oauth;
 use mcp_auth_tests::resource::{SECRET, merge, oauth2, resource};
-use mcp_auth_tests::sidecar::Sidecar;
+use mcp_auth_tests::sidecar::{Sidecar, learned};
 use mcp_auth_tests::world::World;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,21 +35,32 @@ pub async fn mcp_server() -> SocketAddr {
     address
 }
 
+/// What a sidecar answers to whoever is not LiteLLM, on its port for LiteLLM.
+pub async fn port_for_litellm_alone() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Some((_, message)) = read_request(&mut stream).await else {
+                    return;
+                };
+                let error = json!({"code": -32070, "message": "only LiteLLM may call", "data": {"reason": "caller_not_allowed"}});
+                let body = json!({"jsonrpc": "2.0", "id": message["id"], "error": error}).to_string();
+                let length = body.len();
+                let head = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close";
+                let _ = stream
+                    .write_all(format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}").as_bytes())
+                    .await;
+            });
+        }
+    });
+    address
+}
+
 async fn answer(mut stream: TcpStream) {
-    let mut request = Vec::new();
-    // Head and body may come apart; the body is one JSON object.
-    let message: Value = loop {
-        match stream.read_buf(&mut request).await {
-            Ok(read) if read > 0 => {}
-            _ => return,
-        }
-        let text = String::from_utf8_lossy(&request);
-        let body = text
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| serde_json::from_str(body));
-        if let Some(Ok(message)) = body {
-            break message;
-        }
+    let Some((request, message)) = read_request(&mut stream).await else {
+        return;
     };
     let through_sidecar = request.starts_with(b"POST /tools/mcp ");
     let result = match (through_sidecar, message["method"].as_str().unwrap()) {
@@ -77,11 +89,38 @@ async fn answer(mut stream: TcpStream) {
     let _ = stream.write_all(answer.as_bytes()).await;
 }
 
+/// A request, and the one JSON object of its body.
+async fn read_request(stream: &mut TcpStream) -> Option<(Vec<u8>, Value)> {
+    let mut request = Vec::new();
+    // Head and body may come apart.
+    loop {
+        match stream.read_buf(&mut request).await {
+            Ok(read) if read > 0 => {}
+            _ => return None,
+        }
+        let text = String::from_utf8_lossy(&request);
+        let body = text
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| serde_json::from_str(body));
+        if let Some(Ok(message)) = body {
+            return Some((request, message));
+        }
+    }
+}
+
 /// A LiteLLM pod of a Deployment on this node, injected by the webhook, whose sidecar is ready and up to date. It is
 /// connected for as long as the value lives.
 pub struct RunningPod {
     pub name: String,
-    _sidecar: Sidecar,
+    sidecar: Sidecar,
+}
+
+impl RunningPod {
+    /// The sidecar reports that the server answers LiteLLM.
+    pub fn answered(&mut self) {
+        let answered = learned("tools", Reachability::Answered);
+        self.sidecar.say(|report| report.reachability = vec![answered]);
+    }
 }
 
 /// `image` is what the Deployment's template names; the pod runs `litellm`.
@@ -97,10 +136,13 @@ pub async fn running_pod(world: &World, kubelet: &Kubelet, image: &str) -> Runni
         "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": stated},
     });
     let replica_set: ReplicaSet = world.create(replica_set).await.unwrap();
+    pod_of(world, kubelet, &replica_set, "litellm-7c9d-x").await
+}
 
-    let name = "litellm-7c9d-x".to_owned();
-    let mut pod = litellm(&name);
-    pod["metadata"]["labels"] = labels;
+/// One of the Deployment's pods.
+async fn pod_of(world: &World, kubelet: &Kubelet, replica_set: &ReplicaSet, name: &str) -> RunningPod {
+    let mut pod = litellm(name);
+    pod["metadata"]["labels"] = json!({"app.kubernetes.io/name": "litellm", "pod-template-hash": "7c9d"});
     pod["metadata"]["ownerReferences"] = json!([{
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "litellm-7c9d", "uid": replica_set.uid(), "controller": true,
     }]);
@@ -110,7 +152,7 @@ pub async fn running_pod(world: &World, kubelet: &Kubelet, image: &str) -> Runni
         "name": "mcpauth-sidecar", "image": "sidecar", "imageID": "", "ready": true, "restartCount": 0,
     }]}});
     let pods: Api<Pod> = world.api();
-    pods.patch_status(&name, &PatchParams::default(), &Patch::Strategic(ready))
+    pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(ready))
         .await
         .unwrap();
     let mut sidecar = Sidecar::in_pod(world, &pod).await;
@@ -119,8 +161,8 @@ pub async fn running_pod(world: &World, kubelet: &Kubelet, image: &str) -> Runni
         .await;
     sidecar.say(|report| report.applied = Some(snapshot.revision.clone()));
     RunningPod {
-        name,
-        _sidecar: sidecar,
+        name: name.to_owned(),
+        sidecar,
     }
 }
 
@@ -219,5 +261,66 @@ async fn a_pod_that_runs_another_image_than_its_workload_names_is_a_modified_lit
     assert!(
         found.contains("runs litellm, and its workload names the-original"),
         "{found}"
+    );
+}
+
+#[tokio::test]
+async fn a_sidecar_that_lets_only_litellm_call_counts_by_its_reports_and_an_older_one_beside_it_is_called() {
+    const NAMESPACE: &str = "cli-criteria-kinds";
+    let world = World::new(NAMESPACE, true).await;
+    let kubelet = Kubelet::start(&world.client, NAMESPACE).await;
+    let server = mcp_server().await;
+    tools(&world, server).await;
+    let mut pod = running_pod(&world, &kubelet, "litellm").await;
+    kubelet.forward(
+        &format!("{NAMESPACE}/{}", pod.name),
+        OUTBOUND,
+        port_for_litellm_alone().await,
+    );
+    world
+        .condition(
+            "tools",
+            conditions::SERVER_REACHABLE,
+            "Unknown",
+            Reachability::NotContacted.reason(),
+        )
+        .await;
+    let (_, waiting) = criteria(NAMESPACE).await;
+    assert_eq!(
+        outcomes(&waiting)[3..],
+        ["NotChecked", "NotChecked"],
+        "{waiting:#?}"
+    );
+
+    pod.answered();
+    world
+        .condition(
+            "tools",
+            conditions::SERVER_REACHABLE,
+            "True",
+            Reachability::Answered.reason(),
+        )
+        .await;
+    let (_, met) = criteria(NAMESPACE).await;
+    assert_eq!(outcomes(&met)[3..], ["Passed", "Passed"], "{met:#?}");
+    let found = met[4]["findings"][0].as_str().unwrap();
+    assert!(
+        found.starts_with(&format!("{NAMESPACE}/tools: LiteLLM's own requests: ")),
+        "{found}"
+    );
+
+    let replica_sets: Api<ReplicaSet> = world.api();
+    let replica_set = replica_sets.get("litellm-7c9d").await.unwrap();
+    let older = pod_of(&world, &kubelet, &replica_set, "litellm-7c9d-y").await;
+    kubelet.forward(&format!("{NAMESPACE}/{}", older.name), OUTBOUND, server);
+    let version = json!({"metadata": {"annotations": {"mcpauth.dev/injected": "0.0.9"}}});
+    let pods: Api<Pod> = world.api();
+    pods.patch(&older.name, &PatchParams::default(), &Patch::Merge(version))
+        .await
+        .unwrap();
+    let (_, both) = criteria(NAMESPACE).await;
+    assert_eq!(
+        both[4]["findings"][0],
+        format!("{NAMESPACE}/tools: crm lists 2 tools (MCP 2025-06-18)")
     );
 }

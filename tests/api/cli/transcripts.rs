@@ -1,12 +1,15 @@
 //! Transcripts of each command, where all is well and where it is not: `docs/cli-transcripts.md` is what they print
 //! against the real API server. `MCPAUTH_TEST_WRITE_TRANSCRIPTS=1 make test-api TEST=transcripts` writes it anew.
 
+mod faults;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_crds::{conditions, reasons};
+use mcp_auth_protocol::reachability::Reachability;
 use mcp_auth_tests::kubelet::Kubelet;
 use mcp_auth_tests::oauth;
 use mcp_auth_tests::resource::{SECRET, merge, oauth2, resource};
@@ -16,7 +19,7 @@ use regex::{Captures, Regex};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::criteria::{RunningPod, mcp_server, running_pod, tools};
+use super::criteria::{RunningPod, mcp_server, port_for_litellm_alone, running_pod, tools};
 use super::logs::call;
 use super::{Printed, empty_cluster, file, kubeconfig, litellm, run, token_without_rights};
 use crate::CERTIFICATE_SECRET;
@@ -104,8 +107,13 @@ async fn healthy() -> (World, Kubelet, RunningPod) {
     let kubelet = Kubelet::start(&world.client, NAMESPACE).await;
     let server = mcp_server().await;
     tools(&world, server).await;
-    let pod = running_pod(&world, &kubelet, "litellm").await;
-    kubelet.forward(&format!("{NAMESPACE}/{}", pod.name), OUTBOUND, server);
+    let mut pod = running_pod(&world, &kubelet, "litellm").await;
+    kubelet.forward(
+        &format!("{NAMESPACE}/{}", pod.name),
+        OUTBOUND,
+        port_for_litellm_alone().await,
+    );
+    pod.answered();
     let container = format!("{NAMESPACE}/{}/mcpauth-sidecar", pod.name);
     for (second, user) in [
         (
@@ -117,8 +125,9 @@ async fn healthy() -> (World, Kubelet, RunningPod) {
         let line = call(NAMESPACE, &pod.name, second, "tools", user);
         kubelet.write(&container, &format!("2026-11-29T17:50:{second}000Z"), &line);
     }
+    let answered = Reachability::Answered.reason();
     world
-        .condition("tools", conditions::READY, "True", reasons::READY)
+        .condition("tools", conditions::SERVER_REACHABLE, "True", answered)
         .await;
     (world, kubelet, pod)
 }
@@ -127,7 +136,8 @@ async fn well(pod: &str) -> String {
     let deployment = file("deployment.yaml", include_str!("manifests/deployment.yaml"));
     let resources = file("mcpserverauth.yaml", include_str!("manifests/mcpserverauth.yaml"));
     let configuration = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/testdata/litellm.yaml");
-    let (deployment, resources) = (path(&deployment), path(&resources));
+    let values = file("values.yaml", include_str!("manifests/values.yaml"));
+    let (deployment, resources, values) = (path(&deployment), path(&resources), path(&values));
     let mut text = "## Where all is well\n\n".to_owned();
     text += &transcript("status", &["status", "-n", NAMESPACE], "status -n llm").await;
     text += &section("doctor", "doctor -n llm", &doctor(NAMESPACE).await);
@@ -153,8 +163,16 @@ async fn well(pod: &str) -> String {
     .await;
     text += &transcript(
         "render",
-        &["render", "-f", deployment, "--resources", resources],
-        "render -f deployment.yaml --resources mcpserverauth.yaml",
+        &[
+            "render",
+            "-f",
+            deployment,
+            "--resources",
+            resources,
+            "--values",
+            values,
+        ],
+        "render -f deployment.yaml --resources mcpserverauth.yaml --values values.yaml",
     )
     .await;
     text += &transcript(
@@ -348,7 +366,7 @@ async fn wrong() -> String {
         "doctor -n no-such-namespace",
         &printed,
     );
-    text
+    text + &faults::other_commands().await
 }
 
 async fn unusable() -> String {

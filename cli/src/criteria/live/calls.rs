@@ -99,28 +99,52 @@ async fn call(
     let Ok(url) = Url::parse(&server.url) else {
         return not_made("spec.server.url cannot be read");
     };
-    let Some(address) = pods.iter().find_map(|(_, pod)| address(inventory, resource, pod)) else {
+    let addresses = addresses(inventory, resource, pods);
+    let Some(first) = addresses.first() else {
         return not_made("no pod that it selects has a sidecar that is ready");
     };
-    let pod = address.pod.clone();
-    Ok(
-        match list_tools(cluster, &address, &server.name, url.path()).await {
-            Ok(tools) => CallOutcome::Listed {
-                pod,
-                tools,
-                direct: direct(&url).await,
+    for address in &addresses {
+        let pod = address.pod.clone();
+        return Ok(
+            match list_tools(cluster, address, &server.name, url.path()).await {
+                Ok(tools) => CallOutcome::Listed {
+                    pod,
+                    tools,
+                    direct: direct(&url).await,
+                },
+                // During an upgrade there may be one of a release that lets everybody call.
+                Err(McpCallError::CallerNotAllowed) => continue,
+                Err(McpCallError::Cluster(error @ CliError::Forbidden { .. })) => {
+                    CallOutcome::NotMade(error.to_string())
+                }
+                Err(McpCallError::Cluster(error)) if !matches!(error, CliError::Api { .. }) => {
+                    return Err(error);
+                }
+                Err(error) => CallOutcome::Failed {
+                    pod,
+                    problem: error.to_string(),
+                },
             },
-            Err(McpCallError::CallerNotAllowed) => reported(resource, pod, &url).await,
-            Err(McpCallError::Cluster(error @ CliError::Forbidden { .. })) => {
-                CallOutcome::NotMade(error.to_string())
-            }
-            Err(McpCallError::Cluster(error)) if !matches!(error, CliError::Api { .. }) => return Err(error),
-            Err(error) => CallOutcome::Failed {
-                pod,
-                problem: error.to_string(),
-            },
-        },
-    )
+        );
+    }
+    Ok(reported(resource, first.pod.clone(), &url).await)
+}
+
+/// Of the pods that this resource selects and whose sidecar is ready the first of each version.
+fn addresses(inventory: &Inventory, resource: &McpServerAuth, pods: &[(LiteLlmPod, Pod)]) -> Vec<PodAddress> {
+    let mut versions = Vec::new();
+    let mut found = Vec::new();
+    for (_, pod) in pods {
+        let Some(address) = address(inventory, resource, pod) else {
+            continue;
+        };
+        let version = container(pod).and_then(|container| container.version);
+        if !versions.contains(&version) {
+            versions.push(version);
+            found.push(address);
+        }
+    }
+    found
 }
 
 /// What the operator says that sidecars have learned from LiteLLM's requests, which had the token.

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use mcp_auth_crds::{McpServerAuth, TokenClaims, conditions, reasons};
 use mcp_auth_credentials::references::fields;
 
+use super::ways_out::way_out;
 use crate::doctor::facts::{AuthorizationServerOutcome, Facts, ReferenceFacts};
 use crate::doctor::finding::Finding;
 use crate::lookup::Lookup;
@@ -221,7 +222,7 @@ pub fn of_condition(
 
 fn judge(check: &'static str, resource: &McpServerAuth, condition: &Condition) -> Finding {
     let message = format!("{}: {}", condition.reason, condition.message);
-    let way_out = "the message says what to change; docs/status.md explains the reason";
+    let way_out = way_out(&condition.reason, resource);
     match condition.status.as_str() {
         "True" if reasons::WARNINGS.contains(&condition.reason.as_str()) => {
             Finding::warning(check, subject(resource), message, way_out)

@@ -1,10 +1,9 @@
 //! Check of the MCP servers: whether sidecars reach them, as the condition `ServerReachable` says.
 
 use mcp_auth_crds::conditions;
-use mcp_auth_operator::reachability_advice;
-use mcp_auth_protocol::reachability::Reachability;
 
 use super::resources::subject;
+use super::ways_out::way_out;
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
 use crate::status::condition;
@@ -18,9 +17,9 @@ pub fn reachable(facts: &Facts) -> Vec<Finding> {
         Some(match condition.status.as_str() {
             "True" => Finding::passed(check, subject, message),
             "False" => {
-                let way_out = way_out(&condition.reason);
+                let way_out = way_out(&condition.reason, resource);
                 let what = message
-                    .strip_suffix(way_out)
+                    .strip_suffix(way_out.as_str())
                     .unwrap_or(message)
                     .trim_end_matches(['.', ' ']);
                 Finding::fault(check, subject, format!("{}: {what}", condition.reason), way_out)
@@ -30,16 +29,4 @@ pub fn reachable(facts: &Facts) -> Vec<Finding> {
         })
     });
     findings.collect()
-}
-
-fn way_out(reason: &str) -> &'static str {
-    let state = Reachability::ALL
-        .into_iter()
-        .find(|state| state.reason() == reason);
-    // A reason of a newer operator.
-    let unknown = "the message says what to change; docs/status.md explains the reason";
-    state
-        .map(reachability_advice)
-        .filter(|advice| !advice.is_empty())
-        .unwrap_or(unknown)
 }

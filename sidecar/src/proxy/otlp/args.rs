@@ -1,6 +1,8 @@
 //! The settings of the exporter, as flags and variables state them.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
 
 use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
 use mcp_auth_protocol::otlp::{OtlpEndpoint, OtlpEndpointError};
@@ -23,8 +25,8 @@ pub struct OtlpArgs {
     #[arg(long, env = env::TRACING, value_name = "SWITCH", default_value = "disabled", value_parser = SwitchParser)]
     pub tracing: Switch,
 
-    /// PEM certificates to verify the collector by, besides the system's.
-    #[arg(long, env = env::OTLP_CA, value_name = "PEM", hide_env_values = true, allow_hyphen_values = true)]
+    /// FILE with PEM certificates to verify the collector by, besides the system's; or their text, as the operator gives it.
+    #[arg(long, env = env::OTLP_CA, value_name = "FILE", hide_env_values = true, allow_hyphen_values = true)]
     pub otlp_ca: Option<String>,
 }
 
@@ -60,7 +62,7 @@ impl TypedValueParser for SwitchParser {
     }
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum OtlpArgsError {
     #[error("--otlp-endpoint ({variable}) {0}", variable = env::OTLP_ENDPOINT)]
     Endpoint(#[from] OtlpEndpointError),
@@ -72,7 +74,23 @@ pub enum OtlpArgsError {
         env::OTLP_ENDPOINT
     )]
     NoEndpoint,
+    #[error(
+        "--otlp-ca ({variable}) names {file:?}, which cannot be read: {kind}; name a file of PEM certificates",
+        variable = env::OTLP_CA
+    )]
+    CaFile { file: String, kind: io::ErrorKind },
+    #[error(
+        "--otlp-ca ({variable}) names {file:?}, which is no file of PEM certificates: it has no {PEM}CERTIFICATE-----, or \
+         more than {MAX_CA_BYTES} bytes",
+        variable = env::OTLP_CA
+    )]
+    CaNotPem { file: String },
 }
+
+/// What each PEM text has, and no path.
+const PEM: &str = "-----BEGIN ";
+/// More than all authorities of the public together.
+const MAX_CA_BYTES: u64 = 1024 * 1024;
 
 impl OtlpArgs {
     pub fn traces(&self) -> bool {
@@ -93,13 +111,39 @@ impl OtlpArgs {
     ) -> Result<ExportSettings, OtlpArgsError> {
         let endpoint: OtlpEndpoint = self.endpoint().ok_or(OtlpArgsError::NoEndpoint)?.parse()?;
         let headers: OtlpHeaders = headers.unwrap_or_default().parse()?;
-        let ca = self.otlp_ca.clone().filter(|ca| !ca.trim().is_empty());
         Ok(ExportSettings {
             endpoint,
             headers,
-            ca,
+            ca: self.ca()?,
             resource,
         })
+    }
+
+    /// The certificates, as text. A pipe that nobody writes to is not waited for.
+    fn ca(&self) -> Result<Option<String>, OtlpArgsError> {
+        let stated = self.otlp_ca.as_deref().map(str::trim).filter(|ca| !ca.is_empty());
+        let file = match stated {
+            None => return Ok(None),
+            Some(text) if text.contains(PEM) => return Ok(Some(text.to_owned())),
+            Some(file) => file.to_owned(),
+        };
+        let mut text = String::new();
+        let read = std::fs::metadata(&file).and_then(|metadata| match metadata.is_file() {
+            true => File::open(&file)?
+                .take(MAX_CA_BYTES + 1)
+                .read_to_string(&mut text),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        });
+        match read {
+            Ok(read) if read as u64 <= MAX_CA_BYTES && text.contains(PEM) => Ok(Some(text)),
+            // Text of another encoding is none of PEM.
+            Ok(_) => Err(OtlpArgsError::CaNotPem { file }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(OtlpArgsError::CaNotPem { file }),
+            Err(error) => Err(OtlpArgsError::CaFile {
+                file,
+                kind: error.kind(),
+            }),
+        }
     }
 }
 
@@ -143,6 +187,38 @@ mod tests {
             let error = result.unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("s3cret"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_collectors_certificates_are_a_file_or_their_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.crt");
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(&file, pem).unwrap();
+        let ca = |stated: &str| {
+            let args = OtlpArgs {
+                otlp_endpoint: Some("https://collector:4318".to_owned()),
+                otlp_ca: Some(stated.to_owned()),
+                ..OtlpArgs::default()
+            };
+            args.settings(None, Vec::new()).map(|settings| settings.ca)
+        };
+        let path = file.to_str().unwrap();
+        assert_eq!(ca(path).unwrap().as_deref(), Some(pem));
+        assert_eq!(ca(pem).unwrap().as_deref(), Some(pem.trim()));
+        assert_eq!(ca(" ").unwrap(), None);
+        let error = ca("/does/not/exist").unwrap_err().to_string();
+        assert!(
+            error.contains("--otlp-ca (MCPAUTH_OTLP_CA) names \"/does/not/exist\", which cannot be read: entity not found"),
+            "{error}"
+        );
+        for content in [&b"no certificate"[..], &[0xff, 0xfe]] {
+            std::fs::write(&file, content).unwrap();
+            let error = ca(path).unwrap_err().to_string();
+            assert!(error.contains("is no file of PEM certificates"), "{error}");
+        }
+        let error = ca("/dev/zero").unwrap_err().to_string();
+        assert!(error.contains("is no file of PEM certificates"), "{error}");
     }
 
     #[derive(clap::Parser)]

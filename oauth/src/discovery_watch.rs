@@ -1,0 +1,101 @@
+//! Discovery watch: keeps looking the authorization server up where no token is requested, so that what is wrong with it
+//! is known before the first user needs it. Sends no secret.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::clock::time_after;
+use crate::discovery::CACHE_TTL;
+use crate::renewal::schedule::{retry_at, retry_permanent_at, with_jitter};
+use crate::renewal::state::Failure;
+use crate::{Client, Clock, Error, Policy, ServerMetadata};
+
+/// How long a server that was found is not looked up again: as long as metadata are used without a new search.
+const INTERVAL: Duration = CACHE_TTL;
+
+/// What came of the last search.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum DiscoveryState {
+    #[default]
+    Pending,
+    /// The registration states the endpoints.
+    NothingToDiscover,
+    Found,
+    Failed(Failure),
+}
+
+/// A handle on a running watch. Dropping it ends the watch and the search under way.
+#[derive(Debug)]
+pub struct DiscoveryWatch {
+    state: watch::Receiver<DiscoveryState>,
+    /// None: there is nothing to discover.
+    task: Option<AbortHandle>,
+}
+
+impl DiscoveryWatch {
+    /// Searches at once. Needs a tokio runtime.
+    pub fn spawn(client: Client, policy: Policy, clock: Clock) -> Self {
+        let discovers = client.discovers();
+        let (sender, state) = watch::channel(match discovers {
+            true => DiscoveryState::Pending,
+            false => DiscoveryState::NothingToDiscover,
+        });
+        let task = discovers.then(|| tokio::spawn(run(client, policy, clock, sender)).abort_handle());
+        Self { state, task }
+    }
+
+    /// What came of the last search, and its changes.
+    pub fn subscribe(&self) -> watch::Receiver<DiscoveryState> {
+        self.state.clone()
+    }
+}
+
+impl Drop for DiscoveryWatch {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn run(client: Client, policy: Policy, clock: Clock, state: watch::Sender<DiscoveryState>) {
+    let mut failures = 0;
+    loop {
+        let outcome = client.discover().await;
+        let now = clock.now();
+        let (outcome, next_at) = match outcome {
+            Ok(()) => {
+                failures = 0;
+                let next_at = time_after(now, with_jitter(INTERVAL, policy.random));
+                (DiscoveryState::Found, next_at)
+            }
+            Err(error) => {
+                failures += 1;
+                let next_at = next_after(&error, failures, &policy, now);
+                (DiscoveryState::Failed(Failure { at: now, error }), next_at)
+            }
+        };
+        state.send_replace(outcome);
+        let known = client.discovered_server();
+        tokio::select! {
+            () = clock.sleep_until(next_at) => {}
+            // The exchange of a user's token found it meanwhile.
+            () = found(&client, known) => {}
+        }
+    }
+}
+
+async fn found(client: &Client, known: Option<Arc<ServerMetadata>>) {
+    client.next_discovered(known.as_deref()).await;
+}
+
+fn next_after(error: &Error, failures: u32, policy: &Policy, now: Timestamp) -> Timestamp {
+    match error.is_permanent() {
+        true => retry_permanent_at(now, failures, policy),
+        false => retry_at(now, failures, error.retry_after(), policy),
+    }
+}

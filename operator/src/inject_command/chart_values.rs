@@ -1,0 +1,230 @@
+//! What the chart makes of its values, as far as injection depends on them: the settings of sidecars, the operator's
+//! address, and the namespaces that the webhook leaves out. `helm template` says the same; `make test-chart` compares.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use super::manifests::{ManifestError, not_yaml, read};
+use crate::inject::{OperatorEndpoint, Settings, SettingsError};
+
+/// The chart's own values, which those of a user are merged into.
+const DEFAULTS: &str = include_str!("../../../charts/mcp-auth/values.yaml");
+/// Name of the chart.
+const CHART: &str = "mcp-auth";
+/// Longest name that the chart gives its objects, before their suffixes.
+const MAX_NAME: usize = 52;
+/// Stands for an image that no values name.
+const UNNAMED_IMAGE: &str = "mcp-auth-sidecar";
+/// Namespaces that the webhook never looks at.
+const NEVER_LOOKED_AT: [&str; 2] = ["kube-system", "kube-node-lease"];
+
+/// What the chart is installed with.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ChartArgs {
+    /// Values that the chart is installed with, as for `helm install`; repeatable, `-` is standard input. What they do
+    /// not state is the chart's default.
+    #[arg(long, value_name = "FILE")]
+    pub values: Vec<PathBuf>,
+
+    /// Name of the chart's release, by which the operator's address is known.
+    #[arg(long, value_name = "NAME", default_value = CHART)]
+    pub release: String,
+
+    /// Namespace of the chart's release.
+    #[arg(long, value_name = "NAME", default_value = "mcp-auth-system")]
+    pub release_namespace: String,
+
+    /// JSON file with the settings of sidecars, as in the chart's ConfigMap, instead of `sidecar` in the values.
+    #[arg(long, value_name = "FILE")]
+    pub sidecar_settings: Option<PathBuf>,
+}
+
+/// What injection depends on of an installation.
+#[derive(Clone, Debug)]
+pub struct ChartSettings {
+    pub settings: Settings,
+    /// Only these are served; none: all.
+    watched_namespaces: Vec<String>,
+    excluded_namespaces: Vec<String>,
+    /// What stands for something that is not known.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Error)]
+pub enum ChartValuesError {
+    #[error(transparent)]
+    File(#[from] ManifestError),
+    #[error("{} holds no values of the chart: they are a map, such as `sidecar: {{image: ...}}`", .0.display())]
+    NoMap(PathBuf),
+    #[error("the chart's values: {field}: {problem}")]
+    Value { field: String, problem: String },
+    #[error("the chart's values: sidecar: {0}")]
+    Sidecar(SettingsError),
+    #[error("the sidecar's settings in {}: {problem}", path.display())]
+    Settings { path: PathBuf, problem: SettingsError },
+}
+
+/// What is read of the values. All of it is in the chart's own.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Values {
+    name_override: String,
+    fullname_override: String,
+    watch_namespaces: Vec<String>,
+    sidecar: Sidecar,
+    webhook: Webhook,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sidecar {
+    image: Image,
+    image_pull_secrets: Vec<Named>,
+    /// As the ConfigMap has it.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Image {
+    #[serde(default)]
+    repository: String,
+    #[serde(default)]
+    tag: String,
+    #[serde(default)]
+    digest: String,
+    pull_policy: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Webhook {
+    excluded_namespaces: Vec<String>,
+}
+
+impl ChartSettings {
+    /// By the values, which may be none.
+    pub fn read(args: &ChartArgs) -> Result<Self, ChartValuesError> {
+        let values = values(&args.values)?;
+        let mut notes = Vec::new();
+        let image = image(&values.sidecar.image, &mut notes);
+        let mut settings = match &args.sidecar_settings {
+            Some(path) => {
+                Settings::from_json(&read(path)?).map_err(|problem| ChartValuesError::Settings {
+                    path: path.clone(),
+                    problem,
+                })?
+            }
+            None => {
+                let text = settings_json(values.sidecar, &image).to_string();
+                Settings::from_json(&text).map_err(ChartValuesError::Sidecar)?
+            }
+        };
+        if args.sidecar_settings.is_some() {
+            notes.clear();
+        }
+        let name = full_name(&args.release, &values.name_override, &values.fullname_override);
+        settings.operator = OperatorEndpoint {
+            url: format!("https://{name}-operator.{}.svc:443", args.release_namespace),
+            ca: "the operator's certificates".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Ok(Self {
+            settings,
+            watched_namespaces: values.watch_namespaces,
+            excluded_namespaces: values.webhook.excluded_namespaces,
+            notes,
+        })
+    }
+
+    /// Why the API server asks the webhook about no pod of a namespace, though it opted in.
+    pub fn leaves_out(&self, namespace: &str) -> Option<String> {
+        let among = |names: &[String]| names.iter().any(|name| name == namespace);
+        if NEVER_LOOKED_AT.contains(&namespace) {
+            return Some(format!(
+                "the webhook never looks at the namespace {namespace}: run LiteLLM in another one"
+            ));
+        }
+        if among(&self.excluded_namespaces) {
+            return Some(format!(
+                "webhook.excludedNamespaces of the chart has the namespace {namespace}: take it out"
+            ));
+        }
+        (!self.watched_namespaces.is_empty() && !among(&self.watched_namespaces))
+            .then(|| format!("watchNamespaces of the chart does not have the namespace {namespace}: add it"))
+    }
+}
+
+/// The chart's own values with those of the files, the last of which wins. As with Helm maps are merged, lists replaced, and
+/// null stands for nothing.
+fn values(files: &[PathBuf]) -> Result<Values, ChartValuesError> {
+    let mut merged: Value = serde_saphyr::from_str(DEFAULTS).expect("a test reads them");
+    for path in files {
+        let of_file: Option<Value> =
+            serde_saphyr::from_str(&read(path)?).map_err(|error| not_yaml(path, &error))?;
+        match of_file {
+            Some(of_file) if of_file.is_object() => json_patch::merge(&mut merged, &of_file),
+            None | Some(Value::Null) => {}
+            Some(_) => return Err(ChartValuesError::NoMap(path.clone())),
+        }
+    }
+    serde_path_to_error::deserialize(merged).map_err(|error| ChartValuesError::Value {
+        field: error.path().to_string(),
+        problem: error.inner().to_string(),
+    })
+}
+
+/// As the chart's `mcp-auth.image`.
+fn image(image: &Image, notes: &mut Vec<String>) -> String {
+    let repository = match image.repository.as_str() {
+        "" => {
+            notes.push(format!(
+                "the values state no sidecar.image.repository; {UNNAMED_IMAGE} stands for it"
+            ));
+            UNNAMED_IMAGE
+        }
+        repository => repository,
+    };
+    match (image.digest.as_str(), image.tag.as_str()) {
+        ("", "") => format!("{repository}:{}", env!("CARGO_PKG_VERSION")),
+        ("", tag) => format!("{repository}:{tag}"),
+        (digest, _) => format!("{repository}@{digest}"),
+    }
+}
+
+/// As the chart's ConfigMap.
+fn settings_json(sidecar: Sidecar, image: &str) -> Value {
+    let names = sidecar.image_pull_secrets.into_iter().map(|secret| secret.name);
+    let mut settings = sidecar.rest;
+    settings.insert("image".to_owned(), json!(image));
+    settings.insert("imagePullPolicy".to_owned(), json!(sidecar.image.pull_policy));
+    settings.insert("imagePullSecrets".to_owned(), json!(names.collect::<Vec<_>>()));
+    Value::Object(settings)
+}
+
+/// As the chart's `mcp-auth.fullname`.
+fn full_name(release: &str, name_override: &str, full_name_override: &str) -> String {
+    let name = match name_override {
+        "" => CHART,
+        name => name,
+    };
+    let full = match full_name_override {
+        "" if release.contains(name) => release.to_owned(),
+        "" => format!("{release}-{name}"),
+        full => full.to_owned(),
+    };
+    let cut: String = full.chars().take(MAX_NAME).collect();
+    cut.strip_suffix('-').map_or(cut.clone(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests;
