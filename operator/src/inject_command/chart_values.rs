@@ -177,10 +177,28 @@ fn values(files: &[PathBuf]) -> Result<Values, ChartValuesError> {
             Some(_) => return Err(ChartValuesError::NoMap(path.clone())),
         }
     }
+    as_json_has_numbers(&mut merged);
     serde_path_to_error::deserialize(merged).map_err(|error| ChartValuesError::Value {
         field: error.path().to_string(),
         problem: error.inner().to_string(),
     })
+}
+
+/// A number such as 1e8 is whole, as Helm's `toPrettyJson` writes it.
+fn as_json_has_numbers(value: &mut Value) {
+    /// Up to it each whole number has a float of its own.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or_default();
+            if float.fract() == 0.0 && float.abs() <= MAX_EXACT {
+                *value = json!(float as i64);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(as_json_has_numbers),
+        Value::Object(values) => values.values_mut().for_each(as_json_has_numbers),
+        _ => {}
+    }
 }
 
 /// As the chart's `mcp-auth.image`.

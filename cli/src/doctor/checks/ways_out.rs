@@ -30,6 +30,9 @@ pub fn way_out(reason: &str, resource: &McpServerAuth) -> String {
                 "keep to the administrator's rule that the message names: {edit}; or have policy.* of the chart changed"
             );
         }
+        reasons::LIMIT_EXCEEDED => {
+            "delete resources of the namespace that are not needed, or have limits.* of the chart raised; docs/tasks/policy.md has them"
+        }
         reasons::INVALID_SPEC => return format!("change the field that the message names: {edit}"),
         reasons::CONFLICT => {
             return format!(

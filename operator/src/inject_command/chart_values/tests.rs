@@ -115,3 +115,10 @@ fn values_that_the_chart_would_refuse_are_named() {
         assert!(error.contains(expected), "{values}: {error}");
     }
 }
+
+#[test]
+fn a_number_with_an_exponent_is_written_as_helm_writes_it() {
+    let chart = read_values(&["sidecar: {resources: {limits: {memory: 1e8}}}"]).unwrap();
+    let limits = chart.settings.resources.limits.unwrap();
+    assert_eq!(limits["memory"].0, "100000000");
+}
