@@ -10,6 +10,8 @@ use kube::Client;
 use mcp_auth_http_auth::jws::{CompactJws, Jwk, SignatureError, VerifyingKeys};
 use mcp_auth_oauth::{PublicKey, read_key_set};
 use parking_lot::Mutex;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -84,37 +86,52 @@ impl IssuerKeys {
     }
 
     async fn refresh(&self) {
-        match self.read().await {
-            Ok(keys) => {
-                let is_first = self.state.lock().keys.replace(Arc::new(keys)).is_none();
-                if is_first {
-                    info!(
-                        "the cluster's keys for ServiceAccount tokens are known: forged tokens are refused without a TokenReview"
-                    );
-                }
+        let body = match self.read().await {
+            Ok(body) => body,
+            // Those that are known are still the cluster's.
+            Err(why) => {
+                debug!(why, "the cluster's keys for ServiceAccount tokens cannot be read");
+                return;
             }
-            // Without them each token costs a TokenReview, as many as may be under way.
-            Err(why) => debug!(why, "the cluster's keys for ServiceAccount tokens cannot be read"),
+        };
+        let keys = usable_keys(&body).map(Arc::new);
+        let (before, now) = {
+            let mut state = self.state.lock();
+            (
+                std::mem::replace(&mut state.keys, keys.clone()).is_some(),
+                keys.is_some(),
+            )
+        };
+        match (before, now) {
+            (false, true) => info!(
+                "the cluster's keys for ServiceAccount tokens are known: forged tokens are refused without a TokenReview"
+            ),
+            (true, false) => info!(
+                "signatures cannot be verified by every key of the cluster for ServiceAccount tokens: each token costs a TokenReview"
+            ),
+            _ => {}
         }
     }
 
-    async fn read(&self) -> Result<VerifyingKeys, String> {
+    async fn read(&self) -> Result<String, String> {
         let request = Request::get(PATH).body(Vec::new());
         let request = request.map_err(|error| error.to_string())?;
         let body = with_deadline(self.client.request_text(request)).await;
-        let body = body.map_err(|error| error.to_string())?;
-        let found = read_key_set(body.as_bytes());
-        let keys = VerifyingKeys::new(found.iter().map(jwk));
-        // A key that is left out would make strangers of the tokens that it signed.
-        match keys.len() == found.len() && !found.is_empty() {
-            true => Ok(keys),
-            false => Err(format!(
-                "{PATH} has {} keys, and signatures can be verified by {} of them",
-                found.len(),
-                keys.len()
-            )),
-        }
+        body.map_err(|error| error.to_string())
     }
+}
+
+/// `None` where signatures cannot be verified by every key of the set: one that is left out would make strangers of the tokens
+/// that it signed.
+fn usable_keys(set: &str) -> Option<VerifyingKeys> {
+    #[derive(Deserialize)]
+    struct KeySet {
+        keys: Vec<IgnoredAny>,
+    }
+    let stated = serde_json::from_str::<KeySet>(set).ok()?.keys.len();
+    let found = read_key_set(set.as_bytes());
+    let keys = VerifyingKeys::new(found.iter().map(jwk));
+    (stated > 0 && keys.len() == stated).then_some(keys)
 }
 
 fn signature(keys: &VerifyingKeys, token: &str) -> Signature {
@@ -127,8 +144,9 @@ fn signature(keys: &VerifyingKeys, token: &str) -> Signature {
     }
     match keys.verify(&jws) {
         Ok(()) => Signature::Genuine,
-        Err(SignatureError::Invalid | SignatureError::AlgorithmUnsupported) => Signature::Forged,
-        Err(SignatureError::UnknownKey) => Signature::OfUnknownKey,
+        Err(SignatureError::Invalid) => Signature::Forged,
+        // The cluster may have begun to sign by a key of another kind since its keys were read.
+        Err(SignatureError::UnknownKey | SignatureError::AlgorithmUnsupported) => Signature::OfUnknownKey,
     }
 }
 
@@ -223,15 +241,48 @@ pub mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_begins_to_sign_by_a_kind_of_key_that_is_not_verified_is_not_called_a_forger() {
+        let cluster = Issuer::new();
+        let keys = Arc::new(Mutex::new(json!([cluster.jwk("1")])));
+        let served = keys.clone();
+        let server = Router::new().route(
+            PATH,
+            get(move || async move { json!({"keys": *served.lock()}).to_string() }),
+        );
+        let issuer_keys = IssuerKeys::new(Client::new(server, "default"));
+        let of_before = cluster.token("1", &json!({}));
+        assert_eq!(looked_at(&issuer_keys, &of_before).await, Signature::Genuine);
+
+        let header = encode_header(&json!({"alg": "ES512", "kid": "2"}).to_string());
+        let sign = |_: &[u8]| Ok::<_, SignatureError>(vec![0; 132]);
+        let of_now = sign_compact(&header, b"{}", sign).unwrap();
+        keys.lock().as_array_mut().unwrap().push(p521("2"));
+        assert_eq!(issuer_keys.look_at(&of_now), Signature::OfUnknownKey);
+        tokio::time::advance(RETRY_AFTER).await;
+        for _ in 0..10_000 {
+            if issuer_keys.look_at(&of_now) == Signature::NotLookedAt {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(issuer_keys.look_at(&of_now), Signature::NotLookedAt);
+        assert_eq!(issuer_keys.look_at(&of_before), Signature::NotLookedAt);
+    }
+
+    /// A kind that Kubernetes knows, and this does not.
+    fn p521(id: &str) -> Value {
+        json!({"use": "sig", "kty": "EC", "kid": id, "crv": "P-521", "alg": "ES512", "x": "AA", "y": "AA"})
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn keys_that_cannot_all_be_verified_by_or_read_say_nothing() {
         let cluster = Issuer::new();
         let token = cluster.token("1", &json!({}));
-        // P-521 is one that Kubernetes knows, and this does not.
-        let unknown = json!({"use": "sig", "kty": "EC", "kid": "2", "crv": "P-521", "alg": "ES512", "x": "AA", "y": "AA"});
         let refused = Router::new().route(PATH, get(|| async { StatusCode::FORBIDDEN }));
         let not_json = Router::new().route(PATH, get(|| async { "<html>" }));
         for server in [
-            key_set(json!([cluster.jwk("1"), unknown])),
+            key_set(json!([cluster.jwk("1"), p521("2")])),
+            key_set(json!([cluster.jwk("1"), {"kty": "LATER", "kid": "2"}])),
             key_set(json!([])),
             refused,
             not_json,
