@@ -238,9 +238,9 @@ fn a_collector_that_cannot_be_called_does_not_keep_litellm_from_starting() {
         (
             vec![
                 ("MCPAUTH_OTLP_ENDPOINT", "https://collector"),
-                ("MCPAUTH_OTLP_CA", "s3cret"),
+                ("MCPAUTH_OTLP_CA", "/does/not/exist"),
             ],
-            "the CA bundle holds no certificate",
+            "MCPAUTH_OTLP_CA) names \\\"/does/not/exist\\\", which cannot be read",
         ),
     ] {
         let mut sidecar = Sidecar::with(&[vec![("MCPAUTH_AUDIT_LOG", "otlp")], variables].concat());

@@ -75,10 +75,20 @@ impl Wake for Shared {
 /// Takes what has come of a body, and says whether that has woken the task through its [`WakeFilter`], which is kept from it:
 /// the caller wakes it, unless the connection has nothing more to hand over.
 pub fn hold_wakes<T>(take: impl FnOnce() -> T) -> (T, bool) {
-    let before = WAKES.replace(Wakes::Held);
+    let held = Held(WAKES.replace(Wakes::Held));
     let taken = take();
-    let has_come = WAKES.replace(before) == Wakes::Came;
+    let has_come = WAKES.get() == Wakes::Came;
+    drop(held);
     (taken, has_come)
+}
+
+/// Lets wakes pass again as before, after a panic too: the thread goes on with other connections.
+struct Held(Wakes);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        WAKES.set(self.0);
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +110,20 @@ mod tests {
         fn wakes(&self) -> usize {
             self.0.load(Ordering::Relaxed)
         }
+    }
+
+    #[test]
+    fn a_panic_while_wakes_are_held_holds_none_back_afterwards() {
+        let task = Arc::<Task>::default();
+        let filter = WakeFilter::new();
+        let mut inner = None;
+        filter.poll(&Context::from_waker(&Waker::from(task.clone())), |cx| {
+            inner = Some(cx.waker().clone());
+        });
+        let panicked = std::panic::catch_unwind(|| hold_wakes(|| panic!("a body's")));
+        assert!(panicked.is_err());
+        inner.unwrap().wake();
+        assert_eq!(task.wakes(), 1);
     }
 
     #[test]
