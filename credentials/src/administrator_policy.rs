@@ -46,6 +46,17 @@ impl AdministratorPolicy {
             }
             endpoint("spec.oauth2.issuer", &oauth2.issuer)?;
             endpoint("spec.oauth2.revocationUrl", &oauth2.revocation_url)?;
+            let exchange = oauth2.token_exchange.as_ref();
+            if let Some(provider) = exchange.and_then(|exchange| exchange.identity_provider.as_ref()) {
+                endpoint(
+                    "spec.oauth2.tokenExchange.identityProvider.issuer",
+                    &provider.issuer,
+                )?;
+                endpoint(
+                    "spec.oauth2.tokenExchange.identityProvider.tokenUrl",
+                    &provider.token_url,
+                )?;
+            }
         }
         if let Some(app) = &spec.github_app {
             endpoint("spec.githubApp.apiUrl", &Some(app.api_url.clone()))?;
@@ -215,6 +226,30 @@ mod tests {
             message.starts_with("spec.githubApp.apiUrl") && message.contains("policy.authorizationServers"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn the_identity_provider_of_an_exchange_is_judged_too() {
+        for (name, url) in [
+            ("issuer", "https://evil.example.net"),
+            ("tokenUrl", "https://evil.example.net/token"),
+        ] {
+            let message = message(&spec(|spec| {
+                spec["oauth2"]["tokenExchange"] = json!({
+                    "profile": "IdJag",
+                    "subjectCookie": "sid",
+                    "audience": "https://auth.example.com",
+                    "identityProvider": {name: url},
+                });
+            }));
+            let field = format!("spec.oauth2.tokenExchange.identityProvider.{name}: ");
+            assert!(
+                message.starts_with(&field)
+                    && message.contains("evil.example.net")
+                    && message.contains("policy.authorizationServers"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

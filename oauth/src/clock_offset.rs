@@ -8,6 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 /// Less than this is what servers take no offence at.
 const NEGLIGIBLE_SECONDS: i64 = 5;
 
+/// More is a wrong date, not a clock: assertions that are good that long after they were made are not for a server to bring
+/// about.
+const MAX_SECONDS: i64 = 24 * 60 * 60;
+
 /// Shared by all who ask the same server. Zero until an answer says otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct ClockOffset(AtomicI64);
@@ -35,7 +39,7 @@ impl ClockOffset {
             return;
         }
         let known = self.seconds();
-        let nearest = known.clamp(least, most);
+        let nearest = known.clamp(least, most).clamp(-MAX_SECONDS, MAX_SECONDS);
         if nearest != known {
             let is_negligible = nearest.abs() < NEGLIGIBLE_SECONDS;
             self.0
@@ -56,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_ahead_or_behind_is_learned_and_counted_in() {
-        for ahead in [-90_000, -61, 7, 45, 90_000] {
+        for ahead in [-80_000, -61, 7, 45, 80_000] {
             let offset = ClockOffset::default();
             offset.learn(at(ahead), at(0), at(0));
             assert!(
@@ -88,6 +92,16 @@ mod tests {
         }
         offset.learn(at(200), at(200), at(200));
         assert_eq!(offset.seconds(), 0);
+    }
+
+    #[test]
+    fn no_answer_has_assertions_dated_further_away_than_a_day() {
+        const DAY: i64 = 86_400;
+        for (date, expected) in [(40 * 365 * DAY, DAY), (-90_000, -DAY)] {
+            let offset = ClockOffset::default();
+            offset.learn(at(date), at(0), at(0));
+            assert_eq!(offset.seconds(), expected);
+        }
     }
 
     #[test]

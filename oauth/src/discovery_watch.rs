@@ -39,12 +39,13 @@ pub struct DiscoveryWatch {
 impl DiscoveryWatch {
     /// Searches at once. Needs a tokio runtime.
     pub fn spawn(client: Client, policy: Policy, clock: Clock) -> Self {
-        let discovers = client.discovers();
-        let (sender, state) = watch::channel(match discovers {
-            true => DiscoveryState::Pending,
-            false => DiscoveryState::NothingToDiscover,
+        let discovered = client.subscribe_discovered();
+        let (sender, state) = watch::channel(match discovered {
+            Some(_) => DiscoveryState::Pending,
+            None => DiscoveryState::NothingToDiscover,
         });
-        let task = discovers.then(|| tokio::spawn(run(client, policy, clock, sender)).abort_handle());
+        let task = discovered
+            .map(|discovered| tokio::spawn(run(client, policy, clock, discovered, sender)).abort_handle());
         Self { state, task }
     }
 
@@ -62,10 +63,18 @@ impl Drop for DiscoveryWatch {
     }
 }
 
-async fn run(client: Client, policy: Policy, clock: Clock, state: watch::Sender<DiscoveryState>) {
+async fn run(
+    client: Client,
+    policy: Policy,
+    clock: Clock,
+    mut discovered: watch::Receiver<Option<Arc<ServerMetadata>>>,
+    state: watch::Sender<DiscoveryState>,
+) {
     let mut failures = 0;
     loop {
         let outcome = client.discover().await;
+        // Up to here it is this search's own.
+        discovered.mark_unchanged();
         let now = clock.now();
         let (outcome, next_at) = match outcome {
             Ok(()) => {
@@ -80,17 +89,12 @@ async fn run(client: Client, policy: Policy, clock: Clock, state: watch::Sender<
             }
         };
         state.send_replace(outcome);
-        let known = client.discovered_server();
         tokio::select! {
             () = clock.sleep_until(next_at) => {}
-            // The exchange of a user's token found it meanwhile.
-            () = found(&client, known) => {}
+            // The exchange of a user's token found it meanwhile. As it was, too: what failed may have been the search.
+            Ok(()) = discovered.changed() => {}
         }
     }
-}
-
-async fn found(client: &Client, known: Option<Arc<ServerMetadata>>) {
-    client.next_discovered(known.as_deref()).await;
 }
 
 fn next_after(error: &Error, failures: u32, policy: &Policy, now: Timestamp) -> Timestamp {

@@ -285,6 +285,7 @@ impl Error {
         match self {
             Self::Connect(fault) => matches!(fault, ConnectError::ForbiddenByPolicy(_)),
             Self::Discovery(error) => error.is_not_allowed(),
+            Self::IdentityProvider(error) => error.is_not_allowed(),
             _ => false,
         }
     }
@@ -428,6 +429,20 @@ mod tests {
         };
         assert!(error(401).hint().contains("the client secret"));
         assert!(error(400).hint().contains("grant"));
+    }
+
+    #[test]
+    fn what_is_not_allowed_at_the_identity_provider_is_not_allowed() {
+        let refused = crate::DestinationError::Host {
+            host: "evil.example.net".into(),
+        };
+        let error = Error::Discovery(DiscoveryError::endpoint_not_allowed(
+            "https://idp.example.com",
+            "token_endpoint",
+            refused,
+        ));
+        assert!(Error::IdentityProvider(Box::new(error)).is_not_allowed());
+        assert!(!Error::IdentityProvider(Box::new(Error::Interrupted)).is_not_allowed());
     }
 
     #[test]

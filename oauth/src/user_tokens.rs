@@ -53,6 +53,7 @@ impl UserTokens {
 
     /// Keeps within what the tenant may keep of all its resources, besides.
     pub fn within(self, quota: TenantQuota) -> Self {
+        let quota = quota.of_resource(Arc::downgrade(&self.shared));
         self.shared.cache.lock().set_quota(quota);
         self
     }
@@ -95,7 +96,9 @@ impl UserTokens {
                 let shared = Arc::clone(&self.shared);
                 let finish = move |outcome: Option<TokenResult>| {
                     let outcome = outcome.unwrap_or(Err(Error::Interrupted));
-                    shared.cache.lock().finish_request(user, request_id, outcome)
+                    let outcome = shared.cache.lock().finish_request(user, request_id, outcome);
+                    shared.enforce_quota();
+                    outcome
                 };
                 tokio::spawn(started.run(request, finish).in_current_span());
                 in_flight
@@ -108,6 +111,7 @@ impl UserTokens {
     pub fn insert_if_unknown(&self, subject: &SecretString, token: Arc<Token>) {
         let user = self.user(subject);
         self.shared.cache.lock().insert_if_unknown(user, token);
+        self.shared.enforce_quota();
     }
 
     /// The MCP server answered 401 to the user's token of this id. If that is the one that is there, it is
@@ -148,6 +152,11 @@ impl std::fmt::Debug for UserTokens {
 }
 
 impl Shared {
+    fn enforce_quota(&self) {
+        let quota = self.cache.lock().quota();
+        quota.enforce();
+    }
+
     /// One request, in its turn and within its deadline.
     async fn request(
         self: Arc<Self>,

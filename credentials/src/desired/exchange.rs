@@ -80,7 +80,17 @@ where
         },
     };
     let authentication = match &provider.client_authentication {
-        None => client.authentication,
+        None => match client.authentication {
+            // What is stated is the authorization server's name.
+            ClientAuthentication::PrivateKeyJwt {
+                key,
+                audience: AssertionAudience::Stated(_),
+            } => ClientAuthentication::PrivateKeyJwt {
+                key,
+                audience: AssertionAudience::Issuer,
+            },
+            authentication => authentication,
+        },
         Some(stated) => {
             let secrets = || -> Result<ClientSecrets, NotServedError> {
                 let secret = inputs.printable(fields::IDENTITY_PROVIDER_SECRET)?;

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use url::Url;
 
 use super::Client;
 use crate::discovery::endpoints::Endpoints;
-use crate::{DiscoveryError, Error};
+use crate::{DiscoveryError, Error, ServerMetadata};
 
 impl Client {
-    /// Whether the authorization server is discovered. Else the registration states its endpoints.
-    pub(crate) fn discovers(&self) -> bool {
-        self.discovery.is_some()
+    /// Tells of each server that is discovered, also where it is as it was. `None`: the registration states its endpoints.
+    pub(crate) fn subscribe_discovered(&self) -> Option<watch::Receiver<Option<Arc<ServerMetadata>>>> {
+        self.discovery.as_ref().map(|discovery| discovery.subscribe())
     }
 
     /// Looks the authorization server up, unless it was found within the hour, and judges its token endpoint. Sends no

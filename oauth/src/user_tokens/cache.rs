@@ -1,7 +1,7 @@
 //! User-token cache: what there is for each user, decided: a token, a failure that is still fresh, a request
 //! under way, or nothing. No request is made here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mcp_auth_resilience::single_flight::{AllInFlight, InFlight, Lookup, SingleFlightCache, StartedRequest};
@@ -10,7 +10,7 @@ use oauth2::basic::BasicErrorResponseType;
 use super::TokenResult;
 use super::affected_users::AffectedUsers;
 use super::byte_budget::{BudgetShare, ByteBudget};
-use super::quota::{QuotaShare, TenantQuota, UserTokenQuotas};
+use super::quota::{QuotaShare, ResourceQuota, UserTokenQuotas};
 use crate::clock::{time_after, time_before};
 use crate::renewal::breaker::Breaker;
 use crate::renewal::deadline::Deadline;
@@ -44,7 +44,7 @@ pub(super) struct UserTokenCache {
     /// Of the tokens and errors of all users.
     budget: ByteBudget,
     /// Of the tokens of all resources of the tenant.
-    quota: TenantQuota,
+    quota: ResourceQuota,
     /// Counts failures of distinct users: some servers answer 500 to what one user sends as their token, however
     /// often that is asked for.
     breaker: Breaker,
@@ -90,7 +90,7 @@ impl UserTokenCache {
             clock,
             users: SingleFlightCache::new(capacity),
             budget: ByteBudget::default(),
-            quota: UserTokenQuotas::default().of_tenant(""),
+            quota: UserTokenQuotas::default().of_tenant("").of_resource(Weak::new()),
             breaker: Breaker::default(),
             affected_users: AffectedUsers::default(),
             circuit_error: None,
@@ -100,8 +100,12 @@ impl UserTokenCache {
     }
 
     /// Before there is any token.
-    pub fn set_quota(&mut self, quota: TenantQuota) {
+    pub fn set_quota(&mut self, quota: ResourceQuota) {
         self.quota = quota;
+    }
+
+    pub fn quota(&self) -> ResourceQuota {
+        self.quota.clone()
     }
 
     pub fn limited_to(&self) -> Option<usize> {
@@ -234,10 +238,22 @@ impl UserTokenCache {
         open.then(|| error.clone())
     }
 
-    /// Keeps within the bytes there may be, and within the tenant's quota, by evicting the least recently used one. Those with a
-    /// request under way stay: they had room before, so what came to be too much is what has come since.
+    /// Drops the tokens that have expired.
+    pub fn drop_expired(&mut self) {
+        for (_, entry) in self.users.iter_mut() {
+            entry.usable(&self.clock);
+        }
+    }
+
+    /// Drops what is known of the user seen least recently. `false`: there is none without a request under way.
+    pub fn evict(&mut self) -> bool {
+        self.users.evict()
+    }
+
+    /// Keeps within the bytes there may be, by evicting the least recently used one. Those with a request under way stay: they
+    /// had room before, so what came to be too much is what has come since.
     fn evict_to_budget(&mut self) {
-        while (self.budget.total() > self.max_bytes || self.quota.is_exceeded()) && self.users.evict() {}
+        while self.budget.total() > self.max_bytes && self.evict() {}
     }
 
     fn start_request(&mut self, user: User) -> Result<CacheLookup, Error> {
@@ -311,7 +327,7 @@ impl UserEntry {
 }
 
 impl CachedToken {
-    fn new(token: Arc<Token>, clock: &Clock, budget: &ByteBudget, quota: &TenantQuota) -> Self {
+    fn new(token: Arc<Token>, clock: &Clock, budget: &ByteBudget, quota: &ResourceQuota) -> Self {
         let refresh_at = match token.expires_at {
             Some(end) => time_before(end, (token.life() / 10).min(MAX_MARGIN)),
             None => time_after(clock.now(), MAX_UNKNOWN_LIFETIME),

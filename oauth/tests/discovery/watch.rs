@@ -1,10 +1,13 @@
 //! The watch of an authorization server of which no token is requested.
 
+use std::time::Duration;
+
 use mcp_auth_oauth::{Client, Clock, DiscoveryState, DiscoveryWatch, Policy, ServerLocation};
 use serde_json::json;
+use tokio::time::timeout;
 
-use crate::registration;
 use crate::server::{Reply, Server};
+use crate::{pass, registration, resource_at, start};
 
 fn watch(server: ServerLocation) -> DiscoveryWatch {
     let client = Client::new(registration(server)).unwrap();
@@ -59,6 +62,44 @@ async fn a_server_that_fails_is_told_with_what_came_back_and_found_once_it_answe
         .wait_for(|state| *state == DiscoveryState::Found)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_an_exchange_finds_again_as_it_was_ends_the_failure() {
+    let (auth, other) = (
+        Server::authorization_server().await,
+        Server::authorization_server().await,
+    );
+    let mcp = Server::naming(&auth.url("")).await;
+    let clock = Clock::starting_at(start());
+    let client = Client::new(registration(resource_at(mcp.url("/mcp"))))
+        .unwrap()
+        .with_clock(clock.clone());
+    client.discover().await.unwrap();
+    mcp.name(&other.url(""));
+    pass(Duration::from_secs(2 * 60 * 60)).await;
+    let watch = DiscoveryWatch::spawn(client.clone(), Policy::default(), clock.clone());
+    let mut states = watch.subscribe();
+    let failed = states
+        .wait_for(|state| *state != DiscoveryState::Pending)
+        .await
+        .unwrap()
+        .clone();
+    let DiscoveryState::Failed(failure) = failed else {
+        panic!("{failed:?}");
+    };
+    assert_eq!(failure.error.reason(), "IssuerChanged");
+    // By itself the watch looks after an hour now.
+    clock.set_by(-60 * 60);
+    mcp.name(&auth.url(""));
+    client.discover().await.unwrap();
+    timeout(
+        Duration::from_secs(30),
+        states.wait_for(|state| *state == DiscoveryState::Found),
+    )
+    .await
+    .expect("the watch hears of it")
+    .unwrap();
 }
 
 #[tokio::test]

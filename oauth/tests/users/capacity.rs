@@ -60,6 +60,51 @@ async fn a_tenant_at_its_quota_replaces_its_own_tokens_and_no_other_tenants() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn expired_tokens_of_one_resource_take_no_room_from_another_of_the_tenant() {
+    let clock = Clock::starting_at(start());
+    let quotas = UserTokenQuotas::new(10, 100);
+    let of_tenant = || users(&clock).within(quotas.of_tenant("red"));
+    let (expired, active) = (of_tenant(), of_tenant());
+    let server = Server::new();
+    for nth in 0..=10 {
+        get(&expired, &server, &nth.to_string()).await.unwrap();
+    }
+    assert_eq!(expired.limited_to(), Some(10));
+    sleep(24 * 60 * 60).await;
+    get(&active, &server, "0").await.unwrap();
+    assert_eq!(active.limited_to(), None);
+    for _ in 0..2 {
+        for nth in 0..10 {
+            get(&active, &server, &nth.to_string()).await.unwrap();
+        }
+    }
+    assert_eq!(active.requests(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_quota_the_resource_that_keeps_most_gives_way() {
+    let clock = Clock::starting_at(start());
+    let quotas = UserTokenQuotas::new(10, 100);
+    let of_tenant = || users(&clock).within(quotas.of_tenant("red"));
+    let (large, small) = (of_tenant(), of_tenant());
+    let server = Server::new();
+    for nth in 0..10 {
+        get(&large, &server, &nth.to_string()).await.unwrap();
+    }
+    for _ in 0..2 {
+        for nth in 0..5 {
+            get(&small, &server, &nth.to_string()).await.unwrap();
+        }
+    }
+    assert_eq!(small.requests(), 5);
+    for nth in 5..10 {
+        get(&large, &server, &nth.to_string()).await.unwrap();
+    }
+    assert_eq!(large.requests(), 10, "its other five gave way");
+    assert_eq!((large.limited_to(), small.limited_to()), (Some(10), Some(10)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn long_tokens_are_kept_for_fewer_users_and_the_least_recently_used_gives_way() {
     const LENGTH: usize = 16 * 1024;
     /// Of such tokens in 32 MiB.

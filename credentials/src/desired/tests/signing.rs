@@ -288,3 +288,38 @@ fn a_token_of_an_installation_is_of_its_narrowing_and_not_of_the_key_that_asked(
         assert_ne!(identity(app.clone()), first, "{app}");
     }
 }
+
+#[test]
+fn an_assertion_that_is_addressed_to_the_authorization_server_is_not_shown_to_the_identity_provider() {
+    let registration = registration(
+        json!({
+            "tokenUrl": "https://auth.example.com/token",
+            "clientId": "litellm",
+            "clientAuthentication": {
+                "method": "PrivateKeyJwt",
+                "privateKeyJwt": {
+                    "keyRef": {"name": "oauth", "key": "key"},
+                    "audience": "https://auth.example.com",
+                },
+            },
+            "tokenExchange": {
+                "profile": "IdJag",
+                "subjectCookie": "sid",
+                "audience": "https://auth.example.com",
+                "identityProvider": {"issuer": "https://idp.example.com"},
+            },
+        }),
+        &[("key", &key().serialize_pem())],
+    )
+    .unwrap();
+    let audience = |registration: &Registration| match &registration.authentication {
+        ClientAuthentication::PrivateKeyJwt { audience, .. } => audience.clone(),
+        authentication => panic!("{authentication:?}"),
+    };
+    assert_eq!(
+        audience(&registration),
+        AssertionAudience::Stated("https://auth.example.com".into())
+    );
+    let identity_provider = registration.token_exchange.identity_provider.as_ref().unwrap();
+    assert_eq!(audience(identity_provider), AssertionAudience::Issuer);
+}
