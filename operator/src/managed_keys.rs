@@ -13,7 +13,7 @@ mod publish;
 mod stored;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -55,6 +55,8 @@ struct Shared {
     keys: RwLock<Option<KeySets>>,
     /// Why the Secret could not be read or written the last time.
     problem: Mutex<Option<String>>,
+    /// Resources that the Secret has no room for.
+    refused: RwLock<BTreeSet<ResourceRef>>,
     /// A resource wants a key, or wants it otherwise.
     wanted: Notify,
     changed: mpsc::UnboundedSender<ResourceRef>,
@@ -75,6 +77,7 @@ impl ManagedKeys {
             clock,
             keys: RwLock::default(),
             problem: Mutex::default(),
+            refused: RwLock::default(),
             wanted: Notify::new(),
             changed,
         }));
@@ -105,7 +108,7 @@ impl ManagedKeys {
                     key: keys.current.key.clone(),
                     client_id_metadata: metadata_url(config, &resource_ref),
                 }),
-                None => Err(self.not_there_yet()),
+                None => Err(self.not_there(&resource_ref)),
             },
         )
     }
@@ -137,7 +140,15 @@ impl ManagedKeys {
         }
     }
 
-    fn not_there_yet(&self) -> NotServedError {
+    fn not_there(&self, resource_ref: &ResourceRef) -> NotServedError {
+        if self.0.refused.read().contains(resource_ref) {
+            let message = format!(
+                "{}: the Secret that the operator keeps the keys of all clients in is full: use keyRef with a key of \
+                 yours, or delete resources whose key the operator makes",
+                fields::MANAGED_KEY
+            );
+            return NotServedError::new(NotServedReason::LimitExceeded, message);
+        }
         match &*self.0.problem.lock() {
             Some(problem) => {
                 let message = format!("{}: {problem}", fields::MANAGED_KEY);
@@ -172,6 +183,14 @@ impl ManagedKeys {
             for resource_ref in affected {
                 self.announce(&resource_ref);
             }
+        }
+    }
+
+    /// These resources get no key, and those that were refused before may.
+    fn refuse(&self, refused: BTreeSet<ResourceRef>) {
+        let before = std::mem::replace(&mut *self.0.refused.write(), refused.clone());
+        for resource_ref in before.symmetric_difference(&refused) {
+            self.announce(resource_ref);
         }
     }
 

@@ -36,15 +36,18 @@ fn managed() -> McpServerAuth {
     resource(json!({"method": "PrivateKeyJwt", "privateKeyJwt": {"managed": {}}}))
 }
 
-fn managed_keys(url: Option<&str>, clock: &Clock) -> ManagedKeys {
-    let config = Config {
+fn config(url: Option<&str>) -> Config {
+    Config {
         namespace: "mcp-auth-system".into(),
         secret: "keys".into(),
         url: url.map(|url| url.parse().unwrap()),
-    };
+    }
+}
+
+fn managed_keys(url: Option<&str>, clock: &Clock) -> ManagedKeys {
     // An API server that has nothing: what the watch would show is put there by hand.
     let client = Client::new(Router::new(), "default");
-    ManagedKeys::new(&client, Some(config), clock.clone()).0
+    ManagedKeys::new(&client, Some(config(url)), clock.clone()).0
 }
 
 /// The keys of the one resource as they were made at this time.
@@ -116,6 +119,33 @@ async fn a_secret_that_cannot_be_written_is_told_to_those_who_wait_for_a_key() {
     let error = keys.find(&managed()).unwrap().unwrap_err();
     assert_eq!(error.reason(), "Forbidden");
     assert!(error.message().contains("the Role lacks the right"));
+}
+
+#[tokio::test]
+async fn a_resource_that_the_secret_has_no_room_for_is_told_the_way_out_until_it_has() {
+    let client = Client::new(Router::new(), "default");
+    let (keys, mut changed) = ManagedKeys::new(&client, Some(config(None)), Clock::system());
+    let tools = ResourceRef::from(&managed());
+    keys.refuse(BTreeSet::from([tools.clone()]));
+    assert_eq!(changed.try_recv(), Ok(tools.clone()));
+    let error = keys.find(&managed()).unwrap().unwrap_err();
+    assert_eq!(error.reason(), "LimitExceeded");
+    for part in ["privateKeyJwt.managed", "full", "keyRef", "delete"] {
+        assert!(error.message().contains(part), "{}", error.message());
+    }
+    keys.refuse(BTreeSet::new());
+    assert_eq!(changed.try_recv(), Ok(tools));
+    assert!(keys.find(&managed()).unwrap().unwrap_err().is_pending());
+}
+
+#[tokio::test]
+async fn a_resource_that_is_not_taken_up_gets_no_first_key_and_keeps_the_one_it_has() {
+    let keys = managed_keys(None, &Clock::starting_at(now()));
+    let Publisher { resources, .. } = publisher(&keys, managed()).await;
+    assert!(keys.wanted(&resources, |_| false).is_empty());
+    assert_eq!(keys.wanted(&resources, |_| true).len(), 1);
+    keys.replace(made(&managed(), now()));
+    assert_eq!(keys.wanted(&resources, |_| false).len(), 1);
 }
 
 #[tokio::test]
