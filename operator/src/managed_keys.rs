@@ -15,6 +15,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -53,6 +54,8 @@ struct Shared {
     clock: Clock,
     /// As the Secret holds them. `None`: it has not been read yet.
     keys: RwLock<Option<KeySets>>,
+    /// What the Secret held when the watch last showed it are no keys.
+    is_spoilt: AtomicBool,
     /// Why the Secret could not be read or written the last time.
     problem: Mutex<Option<String>>,
     /// Resources that the Secret has no room for.
@@ -76,6 +79,7 @@ impl ManagedKeys {
             config,
             clock,
             keys: RwLock::default(),
+            is_spoilt: AtomicBool::new(false),
             problem: Mutex::default(),
             refused: RwLock::default(),
             wanted: Notify::new(),
@@ -164,6 +168,7 @@ impl ManagedKeys {
     /// Takes over what the Secret holds now, and tells of each resource whose key is another than before.
     fn replace(&self, keys: KeySets) {
         *self.0.problem.lock() = None;
+        self.0.is_spoilt.store(false, Ordering::Relaxed);
         let before = self.0.keys.write().replace(keys.clone()).unwrap_or_default();
         let named = |keys: Option<&KeySet>| {
             keys.map(|keys| (keys.current.id().to_owned(), keys.next.id().to_owned()))

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -100,33 +101,34 @@ impl ManagedKeys {
         now: Timestamp,
     ) -> Result<Plan, KeeperError> {
         // What the watch has shown decides whether the Secret has to be asked for at all.
-        let known = self.0.keys.read().clone();
-        match known {
-            Some(known) => {
-                let plan = key_set::plan(&known, wanted, &is_known, now);
-                if plan.changed.is_none() {
-                    return Ok(plan);
-                }
+        if !self.0.is_spoilt.load(Ordering::Relaxed) {
+            // Where the watch has not shown the Secret, a key that is there already must not be taken for missing.
+            let Some(known) = self.0.keys.read().clone() else {
+                return Ok(Plan::default());
+            };
+            let plan = key_set::plan(&known, wanted, &is_known, now);
+            if plan.changed.is_none() {
+                return Ok(plan);
             }
-            // The watch has not shown the Secret: a key that is there already must not be taken for missing.
-            None => return Ok(Plan::default()),
         }
         for _ in 0..MAX_ATTEMPTS {
             let existing = with_deadline(self.0.api.get_opt(&config.secret)).await;
             let existing = existing.map_err(|error| KeeperError::new("get", "read", error))?;
-            let stored = match existing.as_ref().map(stored::read) {
-                Some(Ok(stored)) => stored,
-                None => KeySets::new(),
+            let (stored, is_spoilt) = match existing.as_ref().map(stored::read) {
+                Some(Ok(stored)) => (stored, false),
+                None => (KeySets::new(), false),
                 // Spoilt: what this replica remembers takes its place.
                 Some(Err(error)) => {
                     warn!(%error, secret = config.secret, "the clients' keys are written anew");
-                    self.0.keys.read().clone().unwrap_or_default()
+                    (self.0.keys.read().clone().unwrap_or_default(), true)
                 }
             };
             let plan = key_set::plan(&stored, wanted, &is_known, now);
-            let Some(keys) = &plan.changed else {
+            let keys = match &plan.changed {
+                Some(keys) => keys,
+                None if is_spoilt => &stored,
                 // The watch is a moment behind.
-                return Ok(plan);
+                None => return Ok(plan),
             };
             match self.write(config, existing, keys).await {
                 Ok(()) => {

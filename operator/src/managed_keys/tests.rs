@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use axum::Router;
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use futures::{StreamExt, stream};
 use kube::runtime::watcher::{self, Event};
@@ -103,7 +105,7 @@ async fn the_first_key_signs_once_every_replica_had_time_to_publish_it() {
     let first = sets.values().next().unwrap().current.id().to_owned();
     keys.replace(sets);
     assert!(pending(&keys), "it has just been made");
-    tokio::time::advance(std::time::Duration::from_secs(5)).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
     let found = keys.find(&managed()).unwrap().unwrap();
     assert_eq!(found.key.key_id(), Some(first.as_str()));
     assert_eq!(
@@ -146,6 +148,52 @@ async fn a_resource_that_is_not_taken_up_gets_no_first_key_and_keeps_the_one_it_
     assert_eq!(keys.wanted(&resources, |_| true).len(), 1);
     keys.replace(made(&managed(), now()));
     assert_eq!(keys.wanted(&resources, |_| false).len(), 1);
+}
+
+/// Watches and keeps a Secret that holds no keys until it has been replaced, which is returned.
+async fn replaced_secret(keys_before: Option<KeySets>) -> (ManagedKeys, Secret) {
+    let spoilt: Secret = serde_json::from_value(json!({"metadata": {"name": "keys"}})).unwrap();
+    let (written, mut replaced) = mpsc::unbounded_channel();
+    let answer = spoilt.clone();
+    let api_server = Router::new().fallback(async move |method: Method, body: Bytes| {
+        if method == Method::PUT {
+            let secret: Secret = serde_json::from_slice(&body).unwrap();
+            written.send(secret).unwrap();
+        }
+        serde_json::to_string(&answer).unwrap()
+    });
+    let client = Client::new(api_server, "default");
+    let (keys, _changed) = ManagedKeys::new(&client, Some(config(None)), Clock::starting_at(now()));
+    if let Some(before) = keys_before {
+        keys.replace(before);
+    }
+    keys.take_over(&spoilt, "keys");
+    let Publisher { resources, .. } = publisher(&keys, managed()).await;
+    let kept = keys.clone();
+    let secret = tokio::select! {
+        never = kept.keep(&resources, |_| true) => match never {},
+        // The bound is for a test that would hang.
+        secret = tokio::time::timeout(Duration::from_secs(300), replaced.recv()) => secret.unwrap().unwrap(),
+    };
+    (keys, secret)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_empty_at_start_is_told_and_written_with_new_keys() {
+    let (keys, secret) = replaced_secret(None).await;
+    let error = keys.find(&managed()).unwrap().unwrap_err();
+    assert!(error.message().contains("keys.json"), "{}", error.message());
+    keys.take_over(&secret, "keys");
+    assert!(keys.in_status(&managed()).is_some());
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert!(keys.find(&managed()).unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_spoilt_later_is_written_with_the_keys_that_are_remembered() {
+    let before = made(&managed(), now());
+    let (_, secret) = replaced_secret(Some(before.clone())).await;
+    assert!(stored::read(&secret).unwrap() == before);
 }
 
 #[tokio::test]
