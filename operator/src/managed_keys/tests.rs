@@ -243,6 +243,20 @@ async fn what_is_published_is_the_public_half_of_both_keys_and_the_clients_metad
 }
 
 #[tokio::test]
+async fn another_algorithm_is_in_the_metadata_from_the_moment_that_its_key_signs() {
+    let keys = managed_keys(Some(URL), &Clock::starting_at(now()));
+    let before = made(&managed(), now());
+    let managed = json!({"algorithm": "EdDSA"});
+    let changed = resource(json!({"method": "PrivateKeyJwt", "privateKeyJwt": {"managed": managed}}));
+    let publisher = publisher(&keys, changed.clone()).await;
+    for (sets, algorithm) in [(before, "ES256"), (made(&changed, now()), "EdDSA")] {
+        keys.replace(sets);
+        let document = json_of(metadata(State(publisher.clone()), client("tools")).await).await;
+        assert_eq!(document["token_endpoint_auth_signing_alg"], algorithm);
+    }
+}
+
+#[tokio::test]
 async fn without_an_https_url_there_is_no_metadata_document_and_the_status_says_the_path() {
     for url in [None, Some("http://keys.company.com")] {
         let clock = Clock::starting_at(now());
