@@ -106,15 +106,13 @@ impl ManagedKeys {
         self.0.wanted.notify_one();
         let keys = self.0.keys.read();
         let key_set = keys.as_ref().and_then(|keys| keys.get(&resource_ref));
-        Some(
-            match key_set.filter(|keys| keys.current.since <= self.0.clock.now()) {
-                Some(keys) => Ok(ManagedKey {
-                    key: keys.current.key.clone(),
-                    client_id_metadata: metadata_url(config, &resource_ref),
-                }),
-                None => Err(self.not_there(&resource_ref)),
-            },
-        )
+        Some(match key_set.filter(|keys| keys.may_sign(self.0.clock.now())) {
+            Some(keys) => Ok(ManagedKey {
+                key: keys.current.key.clone(),
+                client_id_metadata: metadata_url(config, &resource_ref),
+            }),
+            None => Err(self.not_there(&resource_ref)),
+        })
     }
 
     /// What the status says of the key of a resource.

@@ -124,6 +124,13 @@ impl KeySet {
         own.into_iter().chain(retired).collect()
     }
 
+    /// Whether every replica has had time to publish the key that signs. One that is further ahead than a new key ever is
+    /// was made by a clock that was ahead, and is published by now.
+    pub fn may_sign(&self, now: Timestamp) -> bool {
+        let since = self.current.since;
+        since <= now || since > now + FIRST_USE_DELAY
+    }
+
     /// When the next key is to sign.
     pub fn rotates_at(&self, rotate_after: Duration) -> Timestamp {
         let due = self.current.since + rotate_after;

@@ -115,6 +115,14 @@ async fn the_first_key_signs_once_every_replica_had_time_to_publish_it() {
 }
 
 #[tokio::test]
+async fn a_key_that_a_clock_made_that_was_ahead_signs() {
+    let keys = managed_keys(None, &Clock::starting_at(now()));
+    let sets = made(&managed(), now() + Duration::from_secs(24 * 3600));
+    keys.replace(sets);
+    assert!(keys.find(&managed()).unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn a_secret_that_cannot_be_written_is_told_to_those_who_wait_for_a_key() {
     let keys = managed_keys(None, &Clock::system());
     keys.fail("the Role lacks the right".into(), []);
