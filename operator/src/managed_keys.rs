@@ -13,8 +13,9 @@ mod publish;
 mod stored;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
@@ -53,8 +54,12 @@ struct Shared {
     clock: Clock,
     /// As the Secret holds them. `None`: it has not been read yet.
     keys: RwLock<Option<KeySets>>,
+    /// What the Secret held when the watch last showed it are no keys.
+    is_spoilt: AtomicBool,
     /// Why the Secret could not be read or written the last time.
     problem: Mutex<Option<String>>,
+    /// Resources that the Secret has no room for.
+    refused: RwLock<BTreeSet<ResourceRef>>,
     /// A resource wants a key, or wants it otherwise.
     wanted: Notify,
     changed: mpsc::UnboundedSender<ResourceRef>,
@@ -74,7 +79,9 @@ impl ManagedKeys {
             config,
             clock,
             keys: RwLock::default(),
+            is_spoilt: AtomicBool::new(false),
             problem: Mutex::default(),
+            refused: RwLock::default(),
             wanted: Notify::new(),
             changed,
         }));
@@ -99,15 +106,13 @@ impl ManagedKeys {
         self.0.wanted.notify_one();
         let keys = self.0.keys.read();
         let key_set = keys.as_ref().and_then(|keys| keys.get(&resource_ref));
-        Some(
-            match key_set.filter(|keys| keys.current.since <= self.0.clock.now()) {
-                Some(keys) => Ok(ManagedKey {
-                    key: keys.current.key.clone(),
-                    client_id_metadata: metadata_url(config, &resource_ref),
-                }),
-                None => Err(self.not_there_yet()),
-            },
-        )
+        Some(match key_set.filter(|keys| keys.may_sign(self.0.clock.now())) {
+            Some(keys) => Ok(ManagedKey {
+                key: keys.current.key.clone(),
+                client_id_metadata: metadata_url(config, &resource_ref),
+            }),
+            None => Err(self.not_there(&resource_ref)),
+        })
     }
 
     /// What the status says of the key of a resource.
@@ -137,7 +142,15 @@ impl ManagedKeys {
         }
     }
 
-    fn not_there_yet(&self) -> NotServedError {
+    fn not_there(&self, resource_ref: &ResourceRef) -> NotServedError {
+        if self.0.refused.read().contains(resource_ref) {
+            let message = format!(
+                "{}: the Secret that the operator keeps the keys of all clients in is full: use keyRef with a key of \
+                 yours, or delete resources whose key the operator makes",
+                fields::MANAGED_KEY
+            );
+            return NotServedError::new(NotServedReason::LimitExceeded, message);
+        }
         match &*self.0.problem.lock() {
             Some(problem) => {
                 let message = format!("{}: {problem}", fields::MANAGED_KEY);
@@ -153,6 +166,7 @@ impl ManagedKeys {
     /// Takes over what the Secret holds now, and tells of each resource whose key is another than before.
     fn replace(&self, keys: KeySets) {
         *self.0.problem.lock() = None;
+        self.0.is_spoilt.store(false, Ordering::Relaxed);
         let before = self.0.keys.write().replace(keys.clone()).unwrap_or_default();
         let named = |keys: Option<&KeySet>| {
             keys.map(|keys| (keys.current.id().to_owned(), keys.next.id().to_owned()))
@@ -172,6 +186,14 @@ impl ManagedKeys {
             for resource_ref in affected {
                 self.announce(&resource_ref);
             }
+        }
+    }
+
+    /// These resources get no key, and those that were refused before may.
+    fn refuse(&self, refused: BTreeSet<ResourceRef>) {
+        let before = std::mem::replace(&mut *self.0.refused.write(), refused.clone());
+        for resource_ref in before.symmetric_difference(&refused) {
+            self.announce(resource_ref);
         }
     }
 

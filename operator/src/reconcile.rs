@@ -268,7 +268,7 @@ impl Reconciler {
     }
 
     /// Why the resource is not served, whatever its references hold.
-    fn not_taken_up(&self, resource: &McpServerAuth) -> Option<NotServedError> {
+    pub fn not_taken_up(&self, resource: &McpServerAuth) -> Option<NotServedError> {
         let beyond_limits = || self.limits.check(resource, &self.resources.index()).err();
         self.conflict(resource).or_else(beyond_limits)
     }

@@ -3,19 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{ObjectMeta, PostParams};
+use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::ResourceRef;
 use mcp_auth_credentials::conditions::seconds;
 use mcp_auth_resilience::exponential;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use super::key_set::{self, KeySets, Wanted};
+use super::key_set::{self, KeySets, Plan, Wanted};
 use super::{Config, ManagedKeys, stored};
 use crate::api_server::with_deadline;
 use crate::resources::Resources;
@@ -51,8 +53,13 @@ impl KeeperError {
 }
 
 impl ManagedKeys {
-    /// Makes and rotates keys for as long as it is polled.
-    pub async fn keep(&self, resources: &Resources) -> Infallible {
+    /// Makes and rotates keys for as long as it is polled. Only a resource that `is_taken_up` gets a first one, so that no
+    /// namespace has more of them than it may have resources.
+    pub async fn keep(
+        &self,
+        resources: &Resources,
+        is_taken_up: impl Fn(&McpServerAuth) -> bool,
+    ) -> Infallible {
         let Some(config) = &self.0.config else {
             return std::future::pending().await;
         };
@@ -60,12 +67,13 @@ impl ManagedKeys {
         let mut last_pass = Timestamp::MIN;
         loop {
             let now = seconds(self.now());
-            let wanted = wanted(resources);
+            let wanted = self.wanted(resources, &is_taken_up);
             let is_known = |namespace: &str| resources.in_namespace(namespace).is_some();
             let wait_until = match self.pass(config, &wanted, is_known, now).await {
-                Ok(next_change) => {
+                Ok(plan) => {
                     failures = 0;
-                    next_change.map_or(now + RESYNC, |at| at.min(now + RESYNC))
+                    self.refuse(plan.refused);
+                    plan.next_change.map_or(now + RESYNC, |at| at.min(now + RESYNC))
                 }
                 Err(error) => {
                     warn!(%error, secret = config.secret, "the clients' keys could not be kept; trying again");
@@ -84,47 +92,48 @@ impl ManagedKeys {
         }
     }
 
-    /// Writes what is due, and returns when something is next.
+    /// Writes what is due, and returns what it went by.
     async fn pass(
         &self,
         config: &Config,
         wanted: &BTreeMap<ResourceRef, Wanted>,
         is_known: impl Fn(&str) -> bool,
         now: Timestamp,
-    ) -> Result<Option<Timestamp>, KeeperError> {
+    ) -> Result<Plan, KeeperError> {
         // What the watch has shown decides whether the Secret has to be asked for at all.
-        let known = self.0.keys.read().clone();
-        match known {
-            Some(known) => {
-                let plan = key_set::plan(&known, wanted, &is_known, now);
-                if plan.changed.is_none() {
-                    return Ok(plan.next_change);
-                }
+        if !self.0.is_spoilt.load(Ordering::Relaxed) {
+            // Where the watch has not shown the Secret, a key that is there already must not be taken for missing.
+            let Some(known) = self.0.keys.read().clone() else {
+                return Ok(Plan::default());
+            };
+            let plan = key_set::plan(&known, wanted, &is_known, now);
+            if plan.changed.is_none() {
+                return Ok(plan);
             }
-            // The watch has not shown the Secret: a key that is there already must not be taken for missing.
-            None => return Ok(None),
         }
         for _ in 0..MAX_ATTEMPTS {
             let existing = with_deadline(self.0.api.get_opt(&config.secret)).await;
             let existing = existing.map_err(|error| KeeperError::new("get", "read", error))?;
-            let stored = match existing.as_ref().map(stored::read) {
-                Some(Ok(stored)) => stored,
-                None => KeySets::new(),
+            let (stored, is_spoilt) = match existing.as_ref().map(stored::read) {
+                Some(Ok(stored)) => (stored, false),
+                None => (KeySets::new(), false),
                 // Spoilt: what this replica remembers takes its place.
                 Some(Err(error)) => {
                     warn!(%error, secret = config.secret, "the clients' keys are written anew");
-                    self.0.keys.read().clone().unwrap_or_default()
+                    (self.0.keys.read().clone().unwrap_or_default(), true)
                 }
             };
             let plan = key_set::plan(&stored, wanted, &is_known, now);
-            let Some(keys) = plan.changed else {
+            let keys = match &plan.changed {
+                Some(keys) => keys,
+                None if is_spoilt => &stored,
                 // The watch is a moment behind.
-                return Ok(plan.next_change);
+                None => return Ok(plan),
             };
-            match self.write(config, existing, &keys).await {
+            match self.write(config, existing, keys).await {
                 Ok(()) => {
-                    tell(&stored, &keys);
-                    return Ok(plan.next_change);
+                    tell(&stored, keys);
+                    return Ok(plan);
                 }
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(KeeperError::new("write", "written", error)),
@@ -162,6 +171,23 @@ impl ManagedKeys {
         .map(drop)
     }
 
+    /// Of the resources that have a key and of those that are to get one.
+    pub(super) fn wanted(
+        &self,
+        resources: &Resources,
+        is_taken_up: impl Fn(&McpServerAuth) -> bool,
+    ) -> BTreeMap<ResourceRef, Wanted> {
+        let keys = self.0.keys.read();
+        let has_key =
+            |resource_ref: &ResourceRef| keys.as_ref().is_some_and(|keys| keys.contains_key(resource_ref));
+        let wanted = resources.store().state().into_iter().filter_map(|resource| {
+            let resource_ref = ResourceRef::from(&*resource);
+            let wanted = key_set::wanted(&resource)?;
+            (has_key(&resource_ref) || is_taken_up(&resource)).then_some((resource_ref, wanted))
+        });
+        wanted.collect()
+    }
+
     /// Keys that were made before their time, and whose time has come since the last pass.
     fn announce_usable(&self, last_pass: Timestamp, now: Timestamp) {
         let keys = self.0.keys.read();
@@ -171,14 +197,6 @@ impl ManagedKeys {
             }
         }
     }
-}
-
-/// Of all resources that want a key.
-fn wanted(resources: &Resources) -> BTreeMap<ResourceRef, Wanted> {
-    let resources = resources.store().state().into_iter();
-    let wanted =
-        resources.filter_map(|resource| Some((ResourceRef::from(&*resource), key_set::wanted(&resource)?)));
-    wanted.collect()
 }
 
 fn tell(before: &KeySets, after: &KeySets) {

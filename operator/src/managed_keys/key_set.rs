@@ -1,7 +1,7 @@
 //! The keys of one client, and what becomes of them with time: a pure function of what is stored, what is wanted and
 //! when it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,6 +19,11 @@ const MIN_PUBLISHED: Duration = Duration::from_secs(3600);
 /// A key that signs no more stays published for so long: an assertion lives for a minute, clocks differ by minutes,
 /// and a request may be under way.
 const RETIRED_FOR: Duration = Duration::from_secs(3600);
+
+/// What the API server takes as a Secret's data.
+const MAX_BYTES: usize = 1024 * 1024;
+/// Of one resource besides its name, as JSON, whatever algorithm it changes to: two keys, and the one that was rotated last.
+const MAX_KEY_SET_BYTES: usize = 1280;
 
 /// By resource.
 pub type KeySets = BTreeMap<ResourceRef, KeySet>;
@@ -53,13 +58,18 @@ pub struct KeySet {
 pub struct Wanted {
     pub kind: GeneratedKey,
     pub rotate_after: Duration,
+    /// When the resource was created.
+    pub created: Option<Timestamp>,
 }
 
 /// What the keys are to be, where something is to be changed, and when to look again.
+#[derive(Default)]
 pub struct Plan {
     /// `None`: they are as they should be.
     pub changed: Option<KeySets>,
     pub next_change: Option<Timestamp>,
+    /// Those that get no key, since the Secret has no room for one.
+    pub refused: BTreeSet<ResourceRef>,
 }
 
 impl OwnKey {
@@ -114,6 +124,13 @@ impl KeySet {
         own.into_iter().chain(retired).collect()
     }
 
+    /// Whether every replica has had time to publish the key that signs. One that is further ahead than a new key ever is
+    /// was made by a clock that was ahead, and is published by now.
+    pub fn may_sign(&self, now: Timestamp) -> bool {
+        let since = self.current.since;
+        since <= now || since > now + FIRST_USE_DELAY
+    }
+
     /// When the next key is to sign.
     pub fn rotates_at(&self, rotate_after: Duration) -> Timestamp {
         let due = self.current.since + rotate_after;
@@ -161,6 +178,7 @@ pub fn wanted(resource: &McpServerAuth) -> Option<Wanted> {
             ManagedKeyAlgorithm::EdDsa => GeneratedKey::Ed25519,
         },
         rotate_after: rotate_after(resource)?,
+        created: resource.metadata.creation_timestamp.as_ref().map(|time| time.0),
     })
 }
 
@@ -178,43 +196,63 @@ pub fn rotate_after(resource: &McpServerAuth) -> Option<Duration> {
 }
 
 /// Keys for every resource that wants one, and none for others, as far as the resources of their namespace are known.
+/// Where not all have room in one Secret, those that have keys go on, and of the others the oldest get some.
 pub fn plan(
     stored: &KeySets,
     wanted: &BTreeMap<ResourceRef, Wanted>,
     is_known: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Plan {
-    let mut keys: KeySets = wanted
+    let is_kept = |resource_ref: &ResourceRef| !is_known(&resource_ref.namespace);
+    let mut keys: KeySets = stored
         .iter()
-        .map(|(resource_ref, wanted)| {
-            let keys = match stored.get(resource_ref) {
-                Some(keys) => keys.advance(*wanted, now),
-                None => KeySet::generate(wanted.kind, now),
+        .filter_map(|(resource_ref, keys)| {
+            let keys = match wanted.get(resource_ref) {
+                Some(wanted) => keys.advance(*wanted, now),
+                None => is_kept(resource_ref).then(|| keys.clone())?,
             };
-            (resource_ref.clone(), keys)
+            Some((resource_ref.clone(), keys))
         })
         .collect();
-    let kept = stored
+    let mut bytes: usize = keys.keys().map(max_bytes).sum();
+    let mut refused = BTreeSet::new();
+    let mut new: Vec<_> = wanted
         .iter()
-        .filter(|(resource_ref, _)| !is_known(&resource_ref.namespace) && !wanted.contains_key(resource_ref));
-    keys.extend(kept.map(|(resource_ref, keys)| (resource_ref.clone(), keys.clone())));
+        .filter(|(resource_ref, _)| !stored.contains_key(resource_ref))
+        .collect();
+    new.sort_by_key(|(_, wanted)| wanted.created);
+    for (resource_ref, wanted) in new {
+        bytes += max_bytes(resource_ref);
+        if bytes <= MAX_BYTES {
+            keys.insert(resource_ref.clone(), KeySet::generate(wanted.kind, now));
+        } else {
+            refused.insert(resource_ref.clone());
+        }
+    }
     let changes = keys
         .iter()
         .filter_map(|(resource_ref, keys)| Some(keys.next_change(*wanted.get(resource_ref)?, now)));
     Plan {
         next_change: changes.min(),
         changed: (keys != *stored).then_some(keys),
+        refused,
     }
+}
+
+fn max_bytes(ResourceRef { namespace, name }: &ResourceRef) -> usize {
+    namespace.len() + name.len() + MAX_KEY_SET_BYTES
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::stored;
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const DAILY: Wanted = Wanted {
         kind: GeneratedKey::P256,
         rotate_after: Duration::from_secs(24 * 3600),
+        created: None,
     };
 
     fn now() -> Timestamp {
@@ -333,6 +371,62 @@ mod tests {
         assert!(blind.changed.is_none());
         let seeing = super::plan(&keys, &BTreeMap::new(), |_| true, now());
         assert!(seeing.changed.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_full_secret_refuses_the_youngest_and_those_that_have_keys_go_on() {
+        let one = after(&KeySets::new(), DAILY, now());
+        let full: KeySets = (0..700)
+            .map(|number| (resource_ref(&format!("kept{number}")), only(&one).clone()))
+            .collect();
+        let kept = full.keys().map(|resource_ref| (resource_ref.clone(), DAILY));
+        let mut wanted: BTreeMap<_, _> = kept.collect();
+        // Older than those that have keys, and the younger the smaller the name.
+        for number in 0..200_u32 {
+            let created = Some(now() - number * HOUR);
+            wanted.insert(
+                resource_ref(&format!("new{number:03}")),
+                Wanted {
+                    kind: GeneratedKey::Ed25519,
+                    created,
+                    ..DAILY
+                },
+            );
+        }
+        let plan = plan(&full, &wanted, now());
+        let keys = plan.changed.unwrap();
+        assert!(full.iter().all(|(resource_ref, own)| keys[resource_ref] == *own));
+        let made: Vec<_> = (0..200)
+            .map(|number| keys.contains_key(&resource_ref(&format!("new{number:03}"))))
+            .collect();
+        assert!(made.is_sorted() && !made[0] && made[199], "{made:?}");
+        assert_eq!(keys.len() + plan.refused.len(), wanted.len());
+        assert!(plan.refused.contains(&resource_ref("new000")));
+
+        let again = super::plan(&keys, &wanted, |_| true, now());
+        assert!(again.changed.is_none());
+        assert_eq!(again.refused, plan.refused);
+        wanted.remove(&resource_ref("kept0"));
+        let room = super::plan(&keys, &wanted, |_| true, now());
+        assert_eq!(room.refused.len() + 1, plan.refused.len());
+    }
+
+    #[test]
+    fn what_a_secret_is_filled_with_has_room_after_any_rotation() {
+        for kind in [GeneratedKey::P256, GeneratedKey::P384, GeneratedKey::Ed25519] {
+            let hourly = Wanted {
+                kind,
+                rotate_after: HOUR,
+                ..DAILY
+            };
+            let mut keys = after(&KeySets::new(), hourly, now());
+            for hour in 1..6_u32 {
+                keys = after(&keys, hourly, now() + hour * HOUR + FIRST_USE_DELAY);
+                let bytes = stored::data(&keys)[stored::DATA_KEY].0.len();
+                assert_eq!(only(&keys).retired.len(), 1);
+                assert!(bytes <= max_bytes(&resource_ref("tools")), "{kind:?}: {bytes}");
+            }
+        }
     }
 
     #[test]

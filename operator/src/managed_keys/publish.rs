@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use mcp_auth_crds::{ExchangeProfile, McpServerAuth, OAuth2, ServiceToken, TokenType};
 use mcp_auth_credentials::ResourceRef;
+use mcp_auth_oauth::Algorithm;
 use serde_json::{Value, json};
 
 use super::{ManagedKeys, metadata_url, wants_key};
@@ -65,17 +66,17 @@ pub(super) async fn metadata(
     Path((namespace, name)): Path<(String, String)>,
 ) -> Response {
     let resource_ref = ResourceRef { namespace, name };
-    let is_known = match &*keys.0.keys.read() {
+    let algorithm = match &*keys.0.keys.read() {
         None => return not_known_yet(),
-        Some(keys) => keys.contains_key(&resource_ref),
+        Some(keys) => keys.get(&resource_ref).map(|keys| keys.current.key.algorithm()),
     };
     let resource = resources.store().get(&object_ref(&resource_ref));
-    let resource = resource.filter(|resource| is_known && wants_key(resource));
-    let document = resource.and_then(|resource| {
+    let resource = resource.filter(|resource| wants_key(resource));
+    let document = algorithm.zip(resource).and_then(|(algorithm, resource)| {
         let config = keys.0.config.as_ref()?;
         let client_id = metadata_url(config, &resource_ref)?;
         let key_set = config.url.as_ref()?.join(&key_set_path(&resource_ref));
-        document(&resource, &client_id, &key_set)
+        document(&resource, algorithm, &client_id, &key_set)
     });
     match document {
         Some(document) => found("application/json", &document),
@@ -84,15 +85,14 @@ pub(super) async fn metadata(
 }
 
 /// Client metadata (RFC 7591 section 2) of a client that has no front end, and so no redirect URIs.
-fn document(resource: &McpServerAuth, client_id: &str, key_set: &str) -> Option<Value> {
+fn document(resource: &McpServerAuth, algorithm: Algorithm, client_id: &str, key_set: &str) -> Option<Value> {
     let ResourceRef { namespace, name } = ResourceRef::from(resource);
     let oauth2 = resource.spec.oauth2.as_ref()?;
-    let managed = oauth2.client_authentication.managed_key()?;
     let mut document = json!({
         "client_id": client_id,
         "client_name": format!("mcp-auth {namespace}/{name}"),
         "token_endpoint_auth_method": "private_key_jwt",
-        "token_endpoint_auth_signing_alg": managed.algorithm,
+        "token_endpoint_auth_signing_alg": algorithm.as_str(),
         "jwks_uri": key_set,
         "grant_types": grants(oauth2),
         "response_types": [],

@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use axum::Router;
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use futures::{StreamExt, stream};
 use kube::runtime::watcher::{self, Event};
@@ -36,15 +38,18 @@ fn managed() -> McpServerAuth {
     resource(json!({"method": "PrivateKeyJwt", "privateKeyJwt": {"managed": {}}}))
 }
 
-fn managed_keys(url: Option<&str>, clock: &Clock) -> ManagedKeys {
-    let config = Config {
+fn config(url: Option<&str>) -> Config {
+    Config {
         namespace: "mcp-auth-system".into(),
         secret: "keys".into(),
         url: url.map(|url| url.parse().unwrap()),
-    };
+    }
+}
+
+fn managed_keys(url: Option<&str>, clock: &Clock) -> ManagedKeys {
     // An API server that has nothing: what the watch would show is put there by hand.
     let client = Client::new(Router::new(), "default");
-    ManagedKeys::new(&client, Some(config), clock.clone()).0
+    ManagedKeys::new(&client, Some(config(url)), clock.clone()).0
 }
 
 /// The keys of the one resource as they were made at this time.
@@ -100,7 +105,7 @@ async fn the_first_key_signs_once_every_replica_had_time_to_publish_it() {
     let first = sets.values().next().unwrap().current.id().to_owned();
     keys.replace(sets);
     assert!(pending(&keys), "it has just been made");
-    tokio::time::advance(std::time::Duration::from_secs(5)).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
     let found = keys.find(&managed()).unwrap().unwrap();
     assert_eq!(found.key.key_id(), Some(first.as_str()));
     assert_eq!(
@@ -110,12 +115,93 @@ async fn the_first_key_signs_once_every_replica_had_time_to_publish_it() {
 }
 
 #[tokio::test]
+async fn a_key_that_a_clock_made_that_was_ahead_signs() {
+    let keys = managed_keys(None, &Clock::starting_at(now()));
+    let sets = made(&managed(), now() + Duration::from_secs(24 * 3600));
+    keys.replace(sets);
+    assert!(keys.find(&managed()).unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn a_secret_that_cannot_be_written_is_told_to_those_who_wait_for_a_key() {
     let keys = managed_keys(None, &Clock::system());
     keys.fail("the Role lacks the right".into(), []);
     let error = keys.find(&managed()).unwrap().unwrap_err();
     assert_eq!(error.reason(), "Forbidden");
     assert!(error.message().contains("the Role lacks the right"));
+}
+
+#[tokio::test]
+async fn a_resource_that_the_secret_has_no_room_for_is_told_the_way_out_until_it_has() {
+    let client = Client::new(Router::new(), "default");
+    let (keys, mut changed) = ManagedKeys::new(&client, Some(config(None)), Clock::system());
+    let tools = ResourceRef::from(&managed());
+    keys.refuse(BTreeSet::from([tools.clone()]));
+    assert_eq!(changed.try_recv(), Ok(tools.clone()));
+    let error = keys.find(&managed()).unwrap().unwrap_err();
+    assert_eq!(error.reason(), "LimitExceeded");
+    for part in ["privateKeyJwt.managed", "full", "keyRef", "delete"] {
+        assert!(error.message().contains(part), "{}", error.message());
+    }
+    keys.refuse(BTreeSet::new());
+    assert_eq!(changed.try_recv(), Ok(tools));
+    assert!(keys.find(&managed()).unwrap().unwrap_err().is_pending());
+}
+
+#[tokio::test]
+async fn a_resource_that_is_not_taken_up_gets_no_first_key_and_keeps_the_one_it_has() {
+    let keys = managed_keys(None, &Clock::starting_at(now()));
+    let Publisher { resources, .. } = publisher(&keys, managed()).await;
+    assert!(keys.wanted(&resources, |_| false).is_empty());
+    assert_eq!(keys.wanted(&resources, |_| true).len(), 1);
+    keys.replace(made(&managed(), now()));
+    assert_eq!(keys.wanted(&resources, |_| false).len(), 1);
+}
+
+/// Watches and keeps a Secret that holds no keys until it has been replaced, which is returned.
+async fn replaced_secret(keys_before: Option<KeySets>) -> (ManagedKeys, Secret) {
+    let spoilt: Secret = serde_json::from_value(json!({"metadata": {"name": "keys"}})).unwrap();
+    let (written, mut replaced) = mpsc::unbounded_channel();
+    let answer = spoilt.clone();
+    let api_server = Router::new().fallback(async move |method: Method, body: Bytes| {
+        if method == Method::PUT {
+            let secret: Secret = serde_json::from_slice(&body).unwrap();
+            written.send(secret).unwrap();
+        }
+        serde_json::to_string(&answer).unwrap()
+    });
+    let client = Client::new(api_server, "default");
+    let (keys, _changed) = ManagedKeys::new(&client, Some(config(None)), Clock::starting_at(now()));
+    if let Some(before) = keys_before {
+        keys.replace(before);
+    }
+    keys.take_over(&spoilt, "keys");
+    let Publisher { resources, .. } = publisher(&keys, managed()).await;
+    let kept = keys.clone();
+    let secret = tokio::select! {
+        never = kept.keep(&resources, |_| true) => match never {},
+        // The bound is for a test that would hang.
+        secret = tokio::time::timeout(Duration::from_secs(300), replaced.recv()) => secret.unwrap().unwrap(),
+    };
+    (keys, secret)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_empty_at_start_is_told_and_written_with_new_keys() {
+    let (keys, secret) = replaced_secret(None).await;
+    let error = keys.find(&managed()).unwrap().unwrap_err();
+    assert!(error.message().contains("keys.json"), "{}", error.message());
+    keys.take_over(&secret, "keys");
+    assert!(keys.in_status(&managed()).is_some());
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert!(keys.find(&managed()).unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_spoilt_later_is_written_with_the_keys_that_are_remembered() {
+    let before = made(&managed(), now());
+    let (_, secret) = replaced_secret(Some(before.clone())).await;
+    assert!(stored::read(&secret).unwrap() == before);
 }
 
 #[tokio::test]
@@ -161,6 +247,20 @@ async fn what_is_published_is_the_public_half_of_both_keys_and_the_clients_metad
         metadata(State(publisher), client("other")).await,
     ] {
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn another_algorithm_is_in_the_metadata_from_the_moment_that_its_key_signs() {
+    let keys = managed_keys(Some(URL), &Clock::starting_at(now()));
+    let before = made(&managed(), now());
+    let managed = json!({"algorithm": "EdDSA"});
+    let changed = resource(json!({"method": "PrivateKeyJwt", "privateKeyJwt": {"managed": managed}}));
+    let publisher = publisher(&keys, changed.clone()).await;
+    for (sets, algorithm) in [(before, "ES256"), (made(&changed, now()), "EdDSA")] {
+        keys.replace(sets);
+        let document = json_of(metadata(State(publisher.clone()), client("tools")).await).await;
+        assert_eq!(document["token_endpoint_auth_signing_alg"], algorithm);
     }
 }
 

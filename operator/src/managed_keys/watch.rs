@@ -1,6 +1,7 @@
 //! The watch of the Secret that holds the keys: every replica takes over what it holds, whoever wrote it.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
@@ -45,10 +46,17 @@ impl ManagedKeys {
         }
     }
 
-    fn take_over(&self, secret: &Secret, name: &str) {
+    pub(super) fn take_over(&self, secret: &Secret, name: &str) {
         match stored::read(secret) {
             Ok(keys) => self.replace(keys),
-            Err(error) => warn!(%error, secret = name, "the clients' keys cannot be read"),
+            Err(error) => {
+                warn!(%error, secret = name, "the clients' keys cannot be read");
+                self.0.is_spoilt.store(true, Ordering::Relaxed);
+                self.fail(
+                    format!("the Secret that the operator keeps keys in cannot be read: {error}"),
+                    [],
+                );
+            }
         }
         self.0.wanted.notify_one();
     }

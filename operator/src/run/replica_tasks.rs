@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use mcp_auth_crds::McpServerAuth;
 use mcp_auth_credentials::ResourceRef;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -115,6 +116,7 @@ impl ReplicaTasks {
     async fn lead(&mut self) -> anyhow::Result<()> {
         // Each lead has a queue of its own, that ends with it.
         let (queue, due) = mpsc::unbounded_channel();
+        let is_taken_up = |resource: &McpServerAuth| self.reconciler.not_taken_up(resource).is_none();
         let forwarding = async {
             while let Some(resource) = self.statuses_due.recv().await {
                 // Without a receiver the writing of statuses has ended.
@@ -129,7 +131,7 @@ impl ReplicaTasks {
                 anyhow::bail!("writing statuses ended")
             }
             () = self.restarts.run() => anyhow::bail!("restarting workloads ended"),
-            never = self.managed_keys.keep(&self.resources) => match never {},
+            never = self.managed_keys.keep(&self.resources, is_taken_up) => match never {},
             () = forwarding => anyhow::bail!("nothing asks for statuses any more"),
         }
     }
