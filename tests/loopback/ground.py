@@ -10,7 +10,7 @@ from pathlib import Path
 import kubernetes
 from processes import Broken, Processes
 
-OPERATOR_PORTS = 13  # those that api/with takes from the same start
+OPERATOR_PORTS = 16  # those that api/with takes from the same start
 LITELLM = Path(__file__).resolve().parents[1] / "images/python/bin/litellm"
 # LiteLLM would fetch newer ones from the internet when it starts.
 FROM_ITS_PACKAGE = dict.fromkeys(("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"), "True")
