@@ -208,7 +208,23 @@ fn settings_json(sidecar: Sidecar, image: &str) -> Value {
     settings.insert("image".to_owned(), json!(image));
     settings.insert("imagePullPolicy".to_owned(), json!(sidecar.image.pull_policy));
     settings.insert("imagePullSecrets".to_owned(), json!(names.collect::<Vec<_>>()));
-    Value::Object(settings)
+    as_helm_prints(Value::Object(settings))
+}
+
+/// Helm's numbers are all float64, and one without a fraction is printed without a point.
+fn as_helm_prints(value: Value) -> Value {
+    match value {
+        Value::Number(number) => {
+            let printed = number.as_f64().and_then(|float| float.to_string().parse().ok());
+            Value::Number(printed.unwrap_or(number))
+        }
+        Value::Array(items) => items.into_iter().map(as_helm_prints).collect(),
+        Value::Object(entries) => entries
+            .into_iter()
+            .map(|(name, value)| (name, as_helm_prints(value)))
+            .collect(),
+        other => other,
+    }
 }
 
 /// As the chart's `mcp-auth.fullname`.

@@ -57,6 +57,24 @@ fn the_last_values_win_and_leave_the_rest_of_the_others() {
 }
 
 #[test]
+fn numbers_are_read_as_helm_prints_them() {
+    for (stated, printed) in [
+        ("1e8", "100000000"),
+        ("100000000.0", "100000000"),
+        ("1073741824", "1073741824"),
+        ("9007199254740993", "9007199254740992"),
+    ] {
+        let values =
+            format!("sidecar: {{resources: {{limits: {{memory: {stated}, cpu: 0.5}}}}, drainSeconds: 9.0}}");
+        let settings = read_values(&[&values]).unwrap().settings;
+        let limits = settings.resources.limits.as_ref().unwrap();
+        assert_eq!(limits["memory"].0, printed, "{stated}");
+        assert_eq!(limits["cpu"].0, "0.5");
+        assert_eq!(settings.drain_seconds, 9);
+    }
+}
+
+#[test]
 fn the_operators_address_has_the_name_that_the_chart_gives_it() {
     for (release, values, expected) in [
         ("mcp-auth", "{}", "mcp-auth"),
