@@ -3,9 +3,9 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::environment::Environment;
+use super::environment::{Environment, VariableValue};
 use super::role::Invocation;
-use super::script_variables::{assignments, sets_variable};
+use super::script_variables::{assignments, sets_variable, unsets};
 
 /// The variables of the list. Python reads the second one where both are set.
 const LISTS: [&str; 2] = ["NO_PROXY", "no_proxy"];
@@ -18,6 +18,13 @@ pub(super) fn lost_list(
 ) -> Option<&'static str> {
     if !may_have_proxy(container, environment, invocation) {
         return None;
+    }
+    let is_stated = |name: &&str| environment.get(name) != VariableValue::Absent;
+    let stated: Vec<&str> = LISTS.into_iter().filter(is_stated).collect();
+    // Injection adds both where none is stated.
+    let listed = if stated.is_empty() { &LISTS[..] } else { &stated };
+    if listed.iter().all(|name| unsets(container, environment, name)) {
+        return Some(LISTS[0]);
     }
     replaced_list(container, |keeps, is_certain| is_certain && keeps == Some(false))
 }
@@ -138,5 +145,19 @@ mod tests {
         ] {
             assert_eq!(of_script(script), (None, Some("NO_PROXY")), "{script}");
         }
+    }
+
+    #[test]
+    fn an_env_that_unsets_the_list_loses_it_where_no_other_is_left() {
+        assert_eq!(lists("[env, -u, NO_PROXY, litellm]", ""), (None, None));
+        let both = "[env, -u, NO_PROXY, --unset=no_proxy, litellm]";
+        assert_eq!(lists(both, "").0, Some("NO_PROXY"));
+        let shell = "[env, -u, NO_PROXY, -u, no_proxy, sh, -c, exec litellm]";
+        assert_eq!(lists(shell, "").0, Some("NO_PROXY"));
+        let one = ", {name: no_proxy, value: .svc}";
+        assert_eq!(lists("[env, -u, no_proxy, litellm]", one).0, Some("NO_PROXY"));
+        let script = |text: &str| lists(&format!("[sh, -c, {text:?}]"), one).0;
+        assert_eq!(script("exec env -uno_proxy litellm"), Some("NO_PROXY"));
+        assert_eq!(script("env -u no_proxy curl https://e; exec litellm"), None);
     }
 }

@@ -22,14 +22,14 @@ use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
-use super::script_variables::sets_variable;
+use super::script_variables::{sets_variable, unsets};
 use super::security_context::security_context;
 use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
 use super::shell_script::writes_file;
 use super::target::Target;
 use super::trusted_proxies;
-use super::wrapper::{self, Wrapper};
+use super::wrapper::{self, Placement, Wrapper};
 
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -126,6 +126,9 @@ pub(super) fn plan(
     )?;
     if let (Some(path), None) = (&original, &previous) {
         check_written_before(spec, container, &wrapper, path)?;
+    }
+    if previous.is_none() {
+        check_keeps_modules(container, &environment, &wrapper)?;
     }
     let ports = ports::choose(
         spec,
@@ -402,7 +405,7 @@ fn routes_json(routes: &[Route]) -> (String, usize) {
     (json, routes.len() - fitting.len())
 }
 
-/// Checks that no script of the container sets what injection sets: it would win, in silence.
+/// Checks that the start command neither sets nor unsets what injection sets: it would win, in silence.
 fn check_script(
     container: &Container,
     environment: &Environment,
@@ -425,5 +428,25 @@ fn check_script(
             name,
         }),
         None => Ok(()),
+    }
+}
+
+/// Checks that LiteLLM finds its modules where the wrapper does not lie beside the configuration.
+fn check_keeps_modules(
+    container: &Container,
+    environment: &Environment,
+    wrapper: &Wrapper,
+) -> Result<(), InjectionError> {
+    let name = "PYTHONPATH";
+    let is_needed = matches!(
+        wrapper.placement,
+        Placement::FileElsewhere { python_path: Some(_) }
+    );
+    match is_needed && unsets(container, environment, name) {
+        true => Err(InjectionError::ScriptSetsConfig {
+            container: container.name.clone(),
+            name,
+        }),
+        false => Ok(()),
     }
 }

@@ -1,7 +1,12 @@
-//! Variables that a start command sets: where, to what, and whether it is certain that LiteLLM gets them.
+//! Variables that a start command sets: where, to what, and whether it is certain that LiteLLM gets them; and those that it
+//! takes away.
 
-use super::exec_wrapper::program_name;
-use super::shell_script::written_commands;
+use k8s_openapi::api::core::v1::Container;
+
+use super::environment::Environment;
+use super::exec_wrapper::{program_name, unsets_variable};
+use super::role::{Role, program};
+use super::shell_script::{SimpleCommand, simple_commands, written_commands};
 
 /// A place in a script that sets a variable, or seems to.
 #[derive(Debug, PartialEq)]
@@ -15,6 +20,22 @@ pub(super) struct Assignment<'a> {
 /// Whether the script sets this variable, as far as text alone tells.
 pub(super) fn sets_variable(script: &str, name: &str) -> bool {
     !assignments(script, name).is_empty()
+}
+
+/// Whether an `env` before LiteLLM takes the variable away.
+pub(super) fn unsets(container: &Container, environment: &Environment, name: &str) -> bool {
+    let words = [
+        environment.expand_all(container.command.as_ref()),
+        environment.expand_all(container.args.as_ref()),
+    ]
+    .concat();
+    let of_litellm =
+        |command: &SimpleCommand| matches!(program(&command.words, environment).0, Role::LiteLlm(_));
+    unsets_variable(&words, name)
+        || words.iter().flatten().any(|script| {
+            let mut commands = simple_commands(script).into_iter().filter(of_litellm);
+            commands.any(|command| unsets_variable(&command.words, name))
+        })
 }
 
 /// Where the script sets this variable. Comments and what is printed set none.
