@@ -89,7 +89,7 @@ pub enum InjectionError {
     )]
     ConfigNotYaml { path: String },
     #[error(
-        "the start script of the container `{container}` sets {name}, which hides what injection sets; set it \
+        "the start command of the container `{container}` sets or unsets {name}, which hides what injection sets; set it \
          in `env` instead"
     )]
     ScriptSetsConfig { container: String, name: &'static str },

@@ -1,6 +1,7 @@
 //! Exec wrappers: programs that run the words after their own options, so that LiteLLM stands behind them:
 //! init processes, tracers, environment managers, and tools that bring secrets.
 
+use super::config::CONFIG_FILE_PATH;
 use super::role::Words;
 
 /// How a wrapper's own words end.
@@ -269,46 +270,57 @@ pub(super) fn unwrap_exec(words: Words) -> Option<Words> {
     })
 }
 
-/// Variables that injection sets and that LiteLLM cannot do without.
-const NEEDED: [&str; 4] = ["CONFIG_FILE_PATH", "NO_PROXY", "no_proxy", "PYTHONPATH"];
-
-/// Whether a program runs the words after its own in another environment, in which what injection sets is lost. Also one
-/// word of `env` that holds a whole command line: it is not taken apart.
+/// Whether a program runs the words after its own in another environment, in which what injection sets is lost, or the
+/// variable that names the configuration. Other variables are lost only where the plan needs them.
 fn replaces_environment(words: Words) -> bool {
     let Some((Some(first), after)) = words.split_first() else {
         return false;
     };
     let name = program_name(first);
-    let own: Vec<&str> = after
-        .iter()
-        .map_while(|word| word.as_deref().filter(|word| *word != "--"))
-        .collect();
     match name {
         "sudo" | "doas" => true,
-        "su" | "runuser" => own.iter().any(|word| matches!(*word, "-" | "-l" | "--login")),
-        "setpriv" => own.contains(&"--reset-env"),
-        "env" => {
-            let mut before = "";
-            for word in own {
-                let is_value = matches!(before, "-u" | "--unset" | "-C" | "--chdir");
-                if !is_value && !word.starts_with('-') && !word.contains('=') {
-                    return false;
-                }
-                let unset = match before {
-                    "-u" | "--unset" => Some(word),
-                    _ => word.strip_prefix("--unset=").or_else(|| word.strip_prefix("-u")),
-                };
-                let is_cleared = matches!(word, "-" | "-i" | "--ignore-environment");
-                let is_split = word.starts_with("-S") || word.starts_with("--split-string");
-                if is_cleared || is_split || unset.is_some_and(|name| NEEDED.contains(&name)) {
-                    return true;
-                }
-                before = word;
-            }
-            false
-        }
+        "su" | "runuser" => own_words(after).any(|word| matches!(word, "-" | "-l" | "--login")),
+        "setpriv" => own_words(after).any(|word| word == "--reset-env"),
+        "env" => unset_variables(after).is_none_or(|names| names.contains(&CONFIG_FILE_PATH)),
         _ => false,
     }
+}
+
+/// Whether an `env` among these words takes the variable away.
+pub(super) fn unsets_variable(words: Words, name: &str) -> bool {
+    let is_env = |word: &Option<String>| word.as_deref().map(program_name) == Some("env");
+    let mut places = (0..words.len()).filter(|at| is_env(&words[*at]));
+    places.any(|at| unset_variables(&words[at + 1..]).is_some_and(|names| names.contains(&name)))
+}
+
+/// What `env` takes out of the environment, by the words after its name. `None` where it clears it, and where one word
+/// holds a whole command line, which is not taken apart.
+fn unset_variables(after: Words<'_>) -> Option<Vec<&str>> {
+    let mut unset = Vec::new();
+    let mut before = "";
+    for word in own_words(after) {
+        let is_value = matches!(before, "-u" | "--unset" | "-C" | "--chdir");
+        if !is_value && !word.starts_with('-') && !word.contains('=') {
+            break;
+        }
+        let is_cleared = matches!(word, "-" | "-i" | "--ignore-environment");
+        if is_cleared || word.starts_with("-S") || word.starts_with("--split-string") {
+            return None;
+        }
+        unset.extend(match before {
+            "-u" | "--unset" => Some(word),
+            _ => word.strip_prefix("--unset=").or_else(|| word.strip_prefix("-u")),
+        });
+        before = word;
+    }
+    Some(unset)
+}
+
+/// The words before `--`, as far as they are known.
+fn own_words(words: Words<'_>) -> impl Iterator<Item = &str> {
+    words
+        .iter()
+        .map_while(|word| word.as_deref().filter(|word| *word != "--"))
 }
 
 /// What follows `--`: an unknown program that has one may be a wrapper too.
@@ -386,9 +398,8 @@ mod tests {
             "env -i litellm",
             "env - A=b litellm",
             "env --ignore-environment A=b -- litellm",
-            "env -u NO_PROXY litellm",
             "env -uCONFIG_FILE_PATH litellm",
-            "env A=b --unset=no_proxy litellm",
+            "env A=b --unset=CONFIG_FILE_PATH litellm",
             "env -S litellm",
         ] {
             assert_eq!(unwrapped(line), None, "{line}");
@@ -399,6 +410,17 @@ mod tests {
             unwrapped("env -u HOME -C /app A=- litellm -i").as_deref(),
             Some("litellm -i")
         );
+    }
+
+    #[test]
+    fn env_without_a_variable_that_not_each_plan_needs_is_a_wrapper() {
+        for line in [
+            "env -u NO_PROXY litellm",
+            "env A=b --unset=no_proxy litellm",
+            "env -uPYTHONPATH -- litellm",
+        ] {
+            assert_eq!(unwrapped(line).as_deref(), Some("litellm"), "{line}");
+        }
     }
 
     #[test]

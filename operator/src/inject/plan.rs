@@ -16,18 +16,20 @@ use super::environment::Environment;
 use super::error::InjectionError;
 use super::keepalive;
 use super::mesh;
+use super::no_proxy;
 use super::options::{PodOptions, StatedConfig, sidecar_resources};
 use super::ports::{self, Ports};
 use super::previous::{PreviousInjection, original_mounts};
 use super::reserved::{SIDECAR, is_above_reserved_paths, is_reserved_path, is_reserved_volume};
 use super::role::{ArgumentsPlace, Invocation, Role, Start};
+use super::script_variables::{sets_variable, unsets};
 use super::security_context::security_context;
 use super::server_variables::ServerVariables;
 use super::settings::{RoutesInPod, Settings};
-use super::shell_script::{assigned_values, sets_variable, writes_file};
+use super::shell_script::writes_file;
 use super::target::Target;
 use super::trusted_proxies;
-use super::wrapper::{self, Wrapper};
+use super::wrapper::{self, Placement, Wrapper};
 
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -63,6 +65,8 @@ pub(super) struct Plan {
     pub has_mesh: bool,
     /// What may bring a configuration that LiteLLM reads before the one that the pod names.
     pub may_replace_configuration: Option<String>,
+    /// The variable of the list of hosts without a proxy that the start command may replace by one without loopback.
+    pub list_in_doubt: Option<&'static str>,
     pub previous: Option<PreviousInjection>,
 }
 
@@ -123,6 +127,9 @@ pub(super) fn plan(
     if let (Some(path), None) = (&original, &previous) {
         check_written_before(spec, container, &wrapper, path)?;
     }
+    if previous.is_none() {
+        check_keeps_modules(container, &environment, &wrapper)?;
+    }
     let ports = ports::choose(
         spec,
         container,
@@ -165,6 +172,7 @@ pub(super) fn plan(
         security_context: security_context(spec, &options.security_context),
         has_mesh: mesh::takes_inbound_connections(pod, spec),
         may_replace_configuration,
+        list_in_doubt: no_proxy::list_in_doubt(container, &environment, invocation),
         previous,
     })
 }
@@ -397,27 +405,7 @@ fn routes_json(routes: &[Route]) -> (String, usize) {
     (json, routes.len() - fitting.len())
 }
 
-/// Whether LiteLLM may be told of a proxy for http, by which it would call the sidecar.
-fn may_have_proxy(container: &Container, environment: &Environment, invocation: &Invocation) -> bool {
-    let words = || container.command.iter().chain(&container.args).flatten();
-    let is_stated = |name: &&str| {
-        environment.is_set(name)
-            || environment.may_come_from_env_from(name)
-            || words().any(|word| sets_variable(word, name))
-    };
-    let names = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-    invocation.environment_source.is_some() || names.iter().any(is_stated)
-}
-
-/// Whether a list that a script sets has what injection adds to the variable: by its name, or in words.
-fn keeps_loopback(value: &str, name: &str) -> bool {
-    value.contains(&format!("${name}"))
-        || value.contains(&format!("${{{name}"))
-        || value.contains("127.0.0.1")
-        || value.trim_matches(['"', '\'']) == "*"
-}
-
-/// Checks that no script of the container sets what injection sets: it would win, in silence.
+/// Checks that the start command neither sets nor unsets what injection sets: it would win, in silence.
 fn check_script(
     container: &Container,
     environment: &Environment,
@@ -430,17 +418,35 @@ fn check_script(
         .into_iter()
         .find(|name| words().any(|word| sets_variable(word, name)));
     // What another webhook brings after the first look, unseen, is no reason to give up what was injected.
-    let needs_list = previous.is_none() && may_have_proxy(container, environment, invocation);
-    let mut lists = ["NO_PROXY", "no_proxy"].into_iter().filter(|_| needs_list);
-    let replaced = lists.find(|name| {
-        let mut values = words().flat_map(|word| assigned_values(word, name));
-        values.any(|value| !keeps_loopback(value, name))
-    });
-    match set.or(replaced) {
+    let lost = || match previous {
+        Some(_) => None,
+        None => no_proxy::lost_list(container, environment, invocation),
+    };
+    match set.or_else(lost) {
         Some(name) => Err(InjectionError::ScriptSetsConfig {
             container: container.name.clone(),
             name,
         }),
         None => Ok(()),
+    }
+}
+
+/// Checks that LiteLLM finds its modules where the wrapper does not lie beside the configuration.
+fn check_keeps_modules(
+    container: &Container,
+    environment: &Environment,
+    wrapper: &Wrapper,
+) -> Result<(), InjectionError> {
+    let name = "PYTHONPATH";
+    let is_needed = matches!(
+        wrapper.placement,
+        Placement::FileElsewhere { python_path: Some(_) }
+    );
+    match is_needed && unsets(container, environment, name) {
+        true => Err(InjectionError::ScriptSetsConfig {
+            container: container.name.clone(),
+            name,
+        }),
+        false => Ok(()),
     }
 }

@@ -167,7 +167,7 @@ fn component(environment: &Environment) -> Role {
 }
 
 /// The role of a command line, and the words from the program on that is behind all wrappers.
-fn program<'a>(words: Words<'a>, environment: &Environment) -> (Role, Words<'a>) {
+pub(super) fn program<'a>(words: Words<'a>, environment: &Environment) -> (Role, Words<'a>) {
     let mut rest = words;
     loop {
         if let Some(inner) = unwrap_exec(rest) {

@@ -74,28 +74,32 @@ pub(super) fn writes_file(script: &str, path: &str) -> bool {
     Tokens::new(script).any(redirects) || simple_commands(script).iter().any(writes)
 }
 
-/// Whether the script sets this variable.
-pub(super) fn sets_variable(script: &str, name: &str) -> bool {
-    assigned_values(script, name).next().is_some()
+/// The words of each command of a script as they are written, from the first that is none of the shell's own.
+pub(super) fn written_commands(script: &str) -> Vec<Vec<&str>> {
+    let mut commands = vec![Vec::new()];
+    for token in Tokens::new(script) {
+        match (token, commands.last_mut()) {
+            (Token::Word(word), Some(words)) => {
+                let written = &script[word.begin..word.end];
+                if !words.is_empty() || !is_of_the_shell(written) {
+                    words.push(written);
+                }
+            }
+            (Token::Separator, _) => commands.push(Vec::new()),
+            _ => {}
+        }
+    }
+    commands
 }
 
-/// What the script sets this variable to, as it is written.
-pub(super) fn assigned_values<'a>(script: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
-    let assignment = format!("{name}=");
-    let places: Vec<usize> = script.match_indices(&assignment).map(|(at, _)| at).collect();
-    places.into_iter().filter_map(move |at| {
-        let before = script[..at].chars().next_back();
-        let is_name = before.is_none_or(|letter| !(letter.is_alphanumeric() || letter == '_'));
-        let value = &script[at + assignment.len()..];
-        let end = value.find(|letter: char| letter.is_whitespace() || ";&|".contains(letter));
-        is_name.then(|| &value[..end.unwrap_or(value.len())])
-    })
+fn is_of_the_shell(word: &str) -> bool {
+    RESERVED.contains(&word) || PREFIXES.contains(&word)
 }
 
 fn command(words: Vec<Word>) -> Option<SimpleCommand> {
     let leads = |word: &Word| {
         let text = word.text.as_deref();
-        text.is_some_and(|text| RESERVED.contains(&text) || PREFIXES.contains(&text)) || word.assigns
+        text.is_some_and(is_of_the_shell) || word.assigns
     };
     let words: Vec<Word> = words.into_iter().skip_while(leads).collect();
     let last = words.last()?;
@@ -113,6 +117,7 @@ fn command(words: Vec<Word>) -> Option<SimpleCommand> {
 
 struct Word {
     text: Option<String>,
+    begin: usize,
     end: usize,
     assigns: bool,
     is_all_arguments: bool,
@@ -257,6 +262,7 @@ impl<'a> Tokens<'a> {
         });
         Word {
             text: is_literal.then_some(text),
+            begin,
             end: self.at,
             assigns,
             is_all_arguments: matches!(raw, "\"$@\"" | "$@" | "\"${@}\"" | "${@}"),
@@ -435,19 +441,5 @@ mod tests {
         ] {
             assert!(!writes_file(script, "/w/c.yaml"), "{script}");
         }
-    }
-
-    #[test]
-    fn a_script_sets_a_variable_where_it_assigns_it() {
-        assert!(sets_variable(
-            "export CONFIG_FILE_PATH=/a; run",
-            "CONFIG_FILE_PATH"
-        ));
-        assert!(sets_variable("CONFIG_FILE_PATH=/a run", "CONFIG_FILE_PATH"));
-        assert!(!sets_variable(
-            "run --config $CONFIG_FILE_PATH",
-            "CONFIG_FILE_PATH"
-        ));
-        assert!(!sets_variable("MY_CONFIG_FILE_PATH=/a run", "CONFIG_FILE_PATH"));
     }
 }

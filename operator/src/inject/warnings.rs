@@ -25,13 +25,14 @@ pub struct Warning {
 }
 
 /// What [`Warning::reason`] may be where it is lasting, for whoever reads one back from a pod.
-pub const WARNING_REASONS: [&str; 17] = [
+pub const WARNING_REASONS: [&str; 18] = [
     "UnknownAnnotation",
     "RoutesWithheld",
     "RoutesOmitted",
     "CopiedSidecar",
     "NoConfigSeen",
     "ConfigMayBeReplaced",
+    "NoProxyMayBeReplaced",
     "ImageArguments",
     "ClientAddressesHidden",
     "TrustedProxiesHidden",
@@ -130,6 +131,15 @@ fn of_configuration(container: &Container, plan: &Plan) -> Vec<Warning> {
                 "{source} may set CONFIG_FILE_PATH or a bucket, which LiteLLM reads before the file that the pod names: \
                  take it out there, and state the file in the annotation {}",
                 annotations::CONFIG_PATH
+            ),
+        ));
+    }
+    if let Some(name) = plan.list_in_doubt {
+        warnings.push(lasting(
+            "NoProxyMayBeReplaced",
+            format!(
+                "the start script may set {name} to a list without 127.0.0.1, with which LiteLLM calls the sidecar by its \
+                 proxy: write 127.0.0.1 into the list, or ${name} in front of it"
             ),
         ));
     }

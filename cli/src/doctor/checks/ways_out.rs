@@ -31,7 +31,10 @@ pub fn way_out(reason: &str, resource: &McpServerAuth) -> String {
             );
         }
         reasons::LIMIT_EXCEEDED => {
-            "delete resources of the namespace that are not needed, or have limits.* of the chart raised; docs/tasks/policy.md has them"
+            return format!(
+                "keep to the limit that the message names: delete an McpServerAuth of the namespace {namespace} that is not \
+                 needed, or shorten podSelector or extraParameters by {edit}; or have the value of limits.* of the chart raised"
+            );
         }
         reasons::INVALID_SPEC => return format!("change the field that the message names: {edit}"),
         reasons::CONFLICT => {
@@ -62,6 +65,9 @@ pub fn way_out(reason: &str, resource: &McpServerAuth) -> String {
             return format!(
                 "compare the token's claims with what the MCP server takes: kubectl mcp-auth token {name} -n {namespace}"
             );
+        }
+        reasons::CLOCK_SKEW => {
+            "set the clock that is wrong by NTP: that of the operator's node, or that of the authorization server"
         }
         reasons::INSUFFICIENT_SCOPE => {
             "allow the client the scopes at the authorization server, and list them in spec.oauth2.stepUpAllowedScopes"
