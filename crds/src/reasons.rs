@@ -22,7 +22,7 @@ pub const FORBIDDEN: &str = "Forbidden";
 /// An administrator's rule (chart values `policy.*`) forbids what the resource asks for.
 pub const NOT_ALLOWED: &str = "NotAllowed";
 
-/// More than whoever runs the operator grants a namespace or a resource (chart values `limits.*`): what works goes on.
+/// Beyond what the administrator grants a namespace or a resource (chart values `limits.*`): what works goes on.
 pub const LIMIT_EXCEEDED: &str = "LimitExceeded";
 
 /// The first token is on its way.

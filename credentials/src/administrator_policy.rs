@@ -1,4 +1,4 @@
-//! Administrator policy: what whoever runs the operator allows the authors of resources. Authors may name any Secret of
+//! Administrator policy: what the administrator of the operator allows the authors of resources. Authors may name any Secret of
 //! their namespace and any URL; these rules bound where a Secret's value can go. A pure function of the spec.
 
 use mcp_auth_crds::McpServerAuthSpec;

@@ -31,7 +31,7 @@ pub struct Inputs<'a, W> {
     pub managed_key: Option<Result<ManagedKey, NotServedError>>,
     /// The issuer that was discovered for this server before.
     pub known_issuer: Option<String>,
-    /// What whoever runs this program allows.
+    /// What the administrator allows.
     pub policy: &'a AdministratorPolicy,
     /// The operator's own egress proxy, for resources that name none.
     pub egress_proxy: Option<oauth::EgressProxy>,

@@ -18,9 +18,9 @@ pub enum NotServedReason {
     /// What a reference names is being read.
     Pending,
     Forbidden,
-    /// A rule of whoever runs the operator forbids it.
+    /// The administrator's policy forbids it.
     NotAllowed,
-    /// More than whoever runs the operator grants: what works goes on.
+    /// Beyond the administrator's limits: what works goes on.
     LimitExceeded,
     InvalidSpec,
     SecretNotFound,

@@ -20,7 +20,7 @@ pub struct UserTokenExchanger {
     /// What other replicas have, and are given.
     replicated: UserTokenScope,
     clock: Clock,
-    /// What was told of [`UserTokens::limited_to`] last, and whom to tell.
+    /// The limit of users' tokens that was published last ([`UserTokens::limited_to`]).
     limited_to: Mutex<Option<usize>>,
     on_change: Arc<dyn Fn() + Send + Sync>,
 }

@@ -280,7 +280,7 @@ impl Error {
         }
     }
 
-    /// Whether a rule of whoever runs the operator is why.
+    /// Whether the administrator's policy is why.
     pub fn is_not_allowed(&self) -> bool {
         match self {
             Self::Connect(fault) => matches!(fault, ConnectError::ForbiddenByPolicy(_)),

@@ -47,7 +47,7 @@ pub struct Reconciler {
     pub pods: Pods,
     pub sidecars: Sidecars,
     pub token_sources: TokenSources,
-    /// What whoever runs the operator allows.
+    /// What the administrator allows.
     pub policy: AdministratorPolicy,
     pub limits: TenantLimits,
     /// The operator's own, for resources that name none.

@@ -1,4 +1,4 @@
-//! What whoever runs the operator forbids the authors of resources, by a replica with rules of its own.
+//! What the administrator forbids the authors of resources, by a replica with rules of its own.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};

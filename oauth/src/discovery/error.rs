@@ -111,7 +111,7 @@ impl DiscoveryError {
         }
     }
 
-    /// Whether a rule of whoever runs the operator is why.
+    /// Whether the administrator's policy is why.
     pub(crate) fn is_not_allowed(&self) -> bool {
         match self {
             Self::EndpointNotAllowed { .. } => true,

@@ -1,6 +1,6 @@
 //! One `tools/list` of each server, through a pod that its resource selects; and the same first request without a
-//! token, from here, which a protected server has to refuse. A sidecar that lets only LiteLLM call is not called: what
-//! it reports of LiteLLM's own requests stands for that.
+//! token, from here, which a protected server has to refuse. A sidecar that lets only LiteLLM call refuses the
+//! first attempt and is not called again: what it reports of LiteLLM's own requests stands for that.
 
 use std::sync::Arc;
 use std::time::Duration;
