@@ -101,7 +101,7 @@ async fn helm_test_answers_the_five_criteria_and_fails_when_an_mcp_server_is_awa
     for part in [
         "e2e/tools: a tools/list through LiteLLM in ",
         "e2e/legacy: a tools/list through LiteLLM in ",
-        "went to it with the token and the allowed cookies session_id, theme, and without the other cookie; it answers 20",
+        "went to the server with the token and the allowed cookies session_id, theme, and without the other cookie; the server answers 20",
         "without a token it answers 401",
     ] {
         assert!(said.out.contains(part), "{part}: {}", said.out);

@@ -169,7 +169,8 @@ impl UserCall {
         let what = request.method.as_deref().unwrap_or("request");
         let number = &request.request;
         if request.cookies.iter().any(|name| name == OTHER_COOKIE) {
-            let text = format!("a {what} went to it with a cookie that is not allowed (request {number})");
+            let text =
+                format!("a {what} went to the server with a cookie that is not allowed (request {number})");
             return (Outcome::Fault, text);
         }
         let arrived = PassedOn {
@@ -178,31 +179,32 @@ impl UserCall {
         };
         if arrived != self.passed_on {
             let (arrived, wanted) = (arrived.describe(), self.passed_on.describe());
-            let text =
-                format!("a {what} went to it with {arrived}, and not with {wanted} (request {number})");
+            let text = format!(
+                "a {what} went to the server with {arrived}, and not with {wanted} (request {number})"
+            );
             return (Outcome::Fault, text);
         }
         if !request.authorized {
-            let text = format!("a {what} went to it without a token (request {number})");
+            let text = format!("a {what} went to the server without a token (request {number})");
             return (Outcome::Fault, text);
         }
         let text = format!(
-            "a {what} through LiteLLM in {} went to it with the token and {}, and without the other cookie; ",
+            "a {what} through LiteLLM in {} went to the server with the token and {}, and without the other cookie; ",
             self.pod,
             arrived.describe()
         );
         match request.status {
             None => (
                 Outcome::Fault,
-                format!("{text}it did not answer (request {number})"),
+                format!("{text}the server did not answer (request {number})"),
             ),
             Some(status @ (401 | 403)) => (
                 Outcome::Warning,
-                format!("{text}it answers {status} to this user, who is made up (request {number})"),
+                format!("{text}the server answers {status} to this user, who is made up (request {number})"),
             ),
             Some(status) => (
                 Outcome::Passed,
-                format!("{text}it answers {status} (request {number})"),
+                format!("{text}the server answers {status} (request {number})"),
             ),
         }
     }
@@ -387,8 +389,8 @@ mod tests {
         assert_eq!(outcome, Outcome::Passed);
         assert_eq!(
             text,
-            "a tools/list through LiteLLM in litellm-0 went to it with the token and the allowed cookie session_id, and \
-             without the other cookie; it answers 200 (request 9c11)"
+            "a tools/list through LiteLLM in litellm-0 went to the server with the token and the allowed cookie session_id, and \
+             without the other cookie; the server answers 200 (request 9c11)"
         );
         let without_token = SentRequest {
             authorized: false,
