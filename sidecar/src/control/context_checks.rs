@@ -62,7 +62,7 @@ impl ContextChecks {
     /// Tells the check of a request that was sent. `status`: how it was answered.
     pub fn record(
         &self,
-        carried: Box<Carried>,
+        carried: Carried,
         request: String,
         server: &str,
         method: Option<String>,
@@ -177,7 +177,13 @@ mod tests {
 
     fn record(checks: &ContextChecks, headers: &HeaderMap, status: Option<u16>) {
         if let Some(carried) = checks.carried(headers) {
-            checks.record(carried, "9c11".into(), "tools", Some("tools/list".into()), status);
+            checks.record(
+                *carried,
+                "9c11".into(),
+                "tools",
+                Some("tools/list".into()),
+                status,
+            );
         }
     }
 

@@ -53,7 +53,7 @@ impl Outbound {
             let status = answer.as_ref().ok().map(|response| response.status().as_u16());
             let id = call.id.to_string();
             self.context_checks
-                .record(carried, id, &server.name, method, status);
+                .record(*carried, id, &server.name, method, status);
         }
         let response = match answer {
             Ok(response) => response,
