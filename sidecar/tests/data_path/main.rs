@@ -11,6 +11,7 @@ mod connections;
 mod context;
 mod context_checks;
 mod declined;
+mod evasions;
 mod exchange;
 mod guard;
 mod h2c;
