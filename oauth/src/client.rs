@@ -5,6 +5,7 @@ mod exchange;
 mod revoke;
 mod send;
 mod server;
+mod surroundings;
 
 use std::sync::Arc;
 
@@ -27,10 +28,11 @@ use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
     ClientAuthentication, Clock, Discovery, Error, ExchangeProfile, Grant, Limits, PreflightProblem,
-    Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenRequest, TokenType,
-    TokenUse, ZeroExpiresIn, preflight, token,
+    Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenCount, TokenRequest,
+    TokenType, TokenUse, ZeroExpiresIn, preflight, token,
 };
-use send::{EndpointRequest, OutgoingRequest, ServerHints, TokenGrant};
+pub(crate) use send::ServerHints;
+use send::{EndpointRequest, OutgoingRequest, TokenGrant};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones
 /// share what they learn.
@@ -45,6 +47,7 @@ pub struct Client {
     pub(crate) redactor: Redactor,
     pub(crate) clock: Clock,
     limiter: RequestLimiter,
+    count: TokenCount,
     pub(crate) hints: Arc<ServerHints>,
     /// The server's endpoints, where the registration states them.
     stated: Option<Arc<Endpoints>>,
@@ -103,44 +106,12 @@ impl Client {
             proof_key,
             clock: Clock::system(),
             limiter: RequestLimiter::default(),
+            count: TokenCount::default(),
             hints: Arc::default(),
             stated: stated.map(Arc::new),
             discovery: discovery.map(Arc::new),
             identity_provider: identity_provider.map(Box::new),
         })
-    }
-
-    /// Takes the time of assertions, proofs, certificates, metadata and tokens from another clock than the
-    /// system's.
-    pub fn with_clock(mut self, clock: Clock) -> Self {
-        self.discovery = self
-            .discovery
-            .map(|discovery| Arc::new(discovery.with_clock(clock.clone())));
-        self.identity_provider = self
-            .identity_provider
-            .map(|client| Box::new(client.with_clock(clock.clone())));
-        self.clock = clock;
-        self
-    }
-
-    /// Keeps to the rate limits that other clients of this process keep to.
-    pub fn with_limiter(mut self, limiter: RequestLimiter) -> Self {
-        self.identity_provider = self
-            .identity_provider
-            .map(|client| Box::new(client.with_limiter(limiter.clone())));
-        self.limiter = limiter;
-        self
-    }
-
-    /// Takes over what another client knows of the issuer, where both are to find it by the same MCP server.
-    /// For a client that takes the place of another of the same registration, such as one with a changed
-    /// secret: that one may have shown its secret to a server that issued nothing, and is as bound to it as
-    /// after a token.
-    pub fn with_known_issuer_from(mut self, earlier: &Self) -> Self {
-        if let (Some(discovery), Some(earlier)) = (&self.discovery, &earlier.discovery) {
-            self.discovery = Some(Arc::new(discovery.with_known_issuer_from(earlier)));
-        }
-        self
     }
 
     /// The server as it was discovered last, whether it has issued a token or not. Makes no request and does
@@ -161,9 +132,18 @@ impl Client {
     /// What the metadata of the server that was discovered last say of this registration.
     pub fn preflight(&self, token_use: TokenUse) -> Vec<PreflightProblem> {
         let server = self.discovered_server();
-        server.map_or_else(Vec::new, |server| {
+        let mut problems = server.map_or_else(Vec::new, |server| {
             preflight::check(&self.registration, &server, token_use)
-        })
+        });
+        if let Some(identity_provider) = self
+            .identity_provider
+            .as_ref()
+            .filter(|_| token_use != TokenUse::Service)
+        {
+            let there = identity_provider.preflight(TokenUse::Users).into_iter();
+            problems.extend(there.map(|problem| PreflightProblem::IdentityProvider(Box::new(problem))));
+        }
+        problems
     }
 
     /// Waits until a server is discovered that says something else than the known one. For ever where there is nothing
@@ -255,8 +235,13 @@ impl Client {
                     .await?,
             ),
         };
+        if !by_token_exchange {
+            self.count.record_request();
+        }
         let read = match self.send(outgoing).await {
             Ok(reply) => reply.read(|response, redactor| {
+                // Whether it fits or not.
+                self.count.record_issued(by_token_exchange, self.clock.now());
                 let issued = response.into_token(redactor, self.registration.token_type);
                 let issued = match by {
                     // The authorization server that it is for reads it.

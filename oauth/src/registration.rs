@@ -1,5 +1,7 @@
 //! Client registration: how an authorization server knows the client, and what the client requests of it.
 
+mod token_digest;
+
 use std::collections::BTreeMap;
 
 use oauth2::{ClientId, ClientSecret, Scope};
@@ -11,6 +13,7 @@ use crate::jose::assertion::{AssertionAudience, Assertions};
 use crate::jose::signing_key::SigningKey;
 use crate::token_check::TokenCheck;
 use crate::token_type::TokenType;
+pub use token_digest::TokenDigest;
 
 /// How an authorization server knows this client, and what the client requests of it.
 #[derive(Clone, Debug)]

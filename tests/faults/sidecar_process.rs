@@ -41,8 +41,24 @@ impl SidecarProcess {
         Self::start_program(&setting("MCPAUTH_TEST_SIDECAR_BINARY"), world, name, folder).await
     }
 
+    /// The same, for a server of another name than `tools`.
+    pub async fn start_for(world: &World, name: &str, folder: &Path, server: &str) -> Self {
+        let program = setting("MCPAUTH_TEST_SIDECAR_BINARY");
+        Self::start_program_for(&program, world, name, folder, server).await
+    }
+
     /// The same of another version's program.
     pub async fn start_program(program: &str, world: &World, name: &str, folder: &Path) -> Self {
+        Self::start_program_for(program, world, name, folder, "tools").await
+    }
+
+    async fn start_program_for(
+        program: &str,
+        world: &World,
+        name: &str,
+        folder: &Path,
+        server: &str,
+    ) -> Self {
         let pod = world
             .pod(name, json!({"app.kubernetes.io/name": "litellm"}))
             .await;
@@ -74,7 +90,7 @@ impl SidecarProcess {
         let overlay = std::fs::read_to_string(files.join("overlay.yaml")).unwrap();
         let mut overlay: Overlay = serde_saphyr::from_str(&overlay).unwrap();
         Self {
-            endpoint: overlay.mcp_servers.remove("tools").unwrap(),
+            endpoint: overlay.mcp_servers.remove(server).unwrap(),
             _process: process,
         }
     }

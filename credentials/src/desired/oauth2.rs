@@ -95,6 +95,10 @@ where
         exchanges: oauth2.token_exchange.is_some(),
         service_token: oauth2.service_token == ServiceToken::Requested,
         revoke_on_deletion: oauth2.revoke_on_deletion,
+        quota: oauth2
+            .quota
+            .as_ref()
+            .and_then(|quota| u64::try_from(quota.tokens_per_day).ok()),
         step_up: match oauth2.step_up {
             false => StepUpPolicy::Off {
                 why: "spec.oauth2.stepUp is false",
