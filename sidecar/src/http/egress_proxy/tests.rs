@@ -81,8 +81,9 @@ fn tls_server(name: &str) -> (TlsAcceptor, Tls) {
 #[tokio::test]
 async fn a_tunnel_is_asked_for_by_host_and_port_and_the_credentials_are_for_the_proxy_alone() {
     let (address, asked) = answering(OPENED).await;
-    let tunnel = proxy(address, None).open_tunnel(Instant::now() + CONNECT_TIMEOUT);
-    assert!(matches!(tunnel.await.unwrap(), Io::Plain(_)));
+    let proxy = proxy(address, None);
+    let tunnel = proxy.open_tunnel(Instant::now() + CONNECT_TIMEOUT).await;
+    assert!(matches!(tunnel.unwrap(), Io::Plain(_)));
     let asked = asked.await.unwrap().to_ascii_lowercase();
     assert!(
         asked.starts_with("connect tools.example.com:443 http/1.1\r\n"),
