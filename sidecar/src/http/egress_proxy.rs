@@ -37,7 +37,10 @@ pub enum TunnelError {
 
 fn hint(status: StatusCode) -> &'static str {
     match status {
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED => ": it wants other credentials",
+        // The latter by tinyproxy, to credentials that are wrong.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED => {
+            ": it wants other credentials"
+        }
         StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED => ": it does not allow this host or port",
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
             ": it does not reach the server"

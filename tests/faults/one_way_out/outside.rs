@@ -27,6 +27,8 @@ pub struct Outside {
 impl Outside {
     /// With the processes, which end when they are dropped.
     pub async fn start(client: &str) -> (Self, [Child; 2]) {
+        // Another test of the process may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = PathBuf::from(setting("MCPAUTH_TEST_WORK")).join(format!("{client}-outside"));
         std::fs::create_dir_all(&folder).unwrap();
         let (mcp, proxy) = (free_address().await, free_address().await);
