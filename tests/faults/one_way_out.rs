@@ -152,7 +152,7 @@ async fn a_proxy_that_is_the_only_way_out_leads_to_the_authorization_server_and_
             .await;
         let told = message(&status, conditions::SERVER_REACHABLE);
         assert!(
-            told.contains("407") && told.contains("spec.egressProxy.credentialsRef"),
+            told.contains("it wants other credentials") && told.contains("spec.egressProxy.credentialsRef"),
             "{told}"
         );
         world.basic_auth("proxy", USER, &outside.proxy_password).await;

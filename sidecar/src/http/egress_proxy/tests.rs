@@ -100,6 +100,7 @@ async fn a_proxy_that_refuses_is_told_with_its_status_and_what_to_look_at() {
             "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 2\r\n\r\nno",
             "answers 407 Proxy Authentication Required to CONNECT: it wants other credentials",
         ),
+        ("HTTP/1.0 401 Unauthorized\r\n\r\n", "it wants other credentials"),
         (
             "HTTP/1.0 403 Filtered\r\n\r\n",
             "it does not allow this host or port",
