@@ -50,9 +50,9 @@ use crate::{CaBundle, ClientAuthentication, JwtBearer, KeyRef, TokenExchange};
     ),
     validation = (
         "!has(self.jwtBearer) || !has(self.clientAuthentication.workloadIdentity) || \
-         self.clientAuthentication.workloadIdentity.assertion != 'JwtBearer'",
-        "jwtBearer and clientAuthentication.workloadIdentity.assertion JwtBearer are two assertions for \
-         one grant: leave one out"
+         self.clientAuthentication.workloadIdentity.assertion == 'ClientAssertion'",
+        "jwtBearer and clientAuthentication.workloadIdentity.assertion JwtBearer or TokenExchange are two grants for one \
+         token: leave one out"
     ),
     validation = (
         "!has(self.revocationUrl) || (has(self.tokenUrl) && self.revocationUrl.matches('^https?://') && \

@@ -45,7 +45,8 @@ use crate::{Audit, GitHubApp, LiteLlm, McpServerAuthStatus, OAuth2};
     "(has(self.oauth2) ? 1 : 0) + (has(self.githubApp) ? 1 : 0) + (has(self.bearerToken) ? 1 : 0) == 1",
     "exactly one of oauth2, githubApp and bearerToken must be set"
 ), validation = (
-    "!has(self.egressProxy) || self.egressProxy.usedBy != 'OperatorAndSidecars' || self.server.url.startsWith('https://')",
+    "!has(self.egressProxy) || !has(self.egressProxy.usedBy) || self.egressProxy.usedBy != 'OperatorAndSidecars' || \
+     self.server.url.startsWith('https://')",
     "egressProxy.usedBy OperatorAndSidecars needs an https server.url: by plain http the proxy would read the token and the \
      user's cookies"
 ))]

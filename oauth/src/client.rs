@@ -12,10 +12,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mcp_auth_http_auth::ProofKey;
 use oauth2::Scope;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::discovery::endpoints::Endpoints;
 use crate::redact::Redactor;
+use crate::server_hints::ServerHints;
 use crate::ssrf::AddressPolicy;
 use crate::token_check::{self, Expectation};
 use crate::token_request::client_auth;
@@ -27,11 +28,10 @@ use crate::token_request::{IssuedToken, TokenRequestFuture, TokenRequester};
 use crate::transport::client_certificate::Certificate;
 use crate::transport::{Transport, TransportRules};
 use crate::{
-    ClientAuthentication, Clock, Discovery, Error, ExchangeProfile, Grant, Limits, PreflightProblem,
-    Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata, TokenCount, TokenRequest,
-    TokenType, TokenUse, ZeroExpiresIn, preflight, token,
+    Assertions, ClientAuthentication, Clock, Discovery, Error, ExchangeProfile, Grant, Limits,
+    PreflightProblem, Registration, ReportedClaims, RequestLimiter, ServerLocation, ServerMetadata,
+    TokenCount, TokenRequest, TokenType, TokenUse, ZeroExpiresIn, preflight, token,
 };
-pub(crate) use send::ServerHints;
 use send::{EndpointRequest, OutgoingRequest, TokenGrant};
 
 /// A client that can request tokens. Needs rustls' process-wide default provider to be installed. Clones
@@ -180,17 +180,15 @@ impl Client {
                     .await
             }
             Grant::JwtBearer(assertions) => {
-                let limit = self.transport.limits().deadline;
-                let assertion = assertions
-                    .assertion(server.names(), self.time_at_server(), limit)
-                    .await?;
-                let request = self.grant(
-                    GrantRequest::jwt_bearer(&parameters, &assertion),
-                    RequestedBy::Grant,
-                );
-                let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
-                let outcome = self.issue(&server, request, redactor, RequestedBy::Grant).await;
+                let assertion = self.grant_assertion(&server, assertions).await?;
+                let request = GrantRequest::jwt_bearer(&parameters, &assertion);
+                let outcome = self.issue_by_assertion(&server, request, &assertion).await;
                 assertions.learn(outcome)
+            }
+            Grant::TokenExchange(assertions) => {
+                let subject = self.grant_assertion(&server, assertions).await?;
+                let request = GrantRequest::workload_exchange(&parameters, &subject);
+                self.issue_by_assertion(&server, request, &subject).await
             }
             Grant::GitHubApp(app) => {
                 let request = InstallationTokenRequest::new(app, self.time_at_server())?;
@@ -198,6 +196,28 @@ impl Client {
                 self.issue(&server, request, redactor, RequestedBy::Grant).await
             }
         }
+    }
+
+    async fn grant_assertion(
+        &self,
+        server: &Endpoints,
+        assertions: &Assertions,
+    ) -> Result<SecretString, Error> {
+        let limit = self.transport.limits().deadline;
+        assertions
+            .assertion(server.names(), self.time_at_server(), limit)
+            .await
+    }
+
+    async fn issue_by_assertion(
+        &self,
+        server: &Endpoints,
+        request: GrantRequest,
+        assertion: &SecretString,
+    ) -> Result<IssuedToken, Error> {
+        let redactor = self.redactor.clone().hide_form_value(assertion.expose_secret());
+        let request = self.grant(request, RequestedBy::Grant);
+        self.issue(server, request, redactor, RequestedBy::Grant).await
     }
 
     fn grant(&self, request: GrantRequest, by: RequestedBy) -> TokenGrant {

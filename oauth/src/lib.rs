@@ -27,6 +27,7 @@ mod redact;
 mod registration;
 mod renewal;
 mod retry_after;
+mod server_hints;
 mod shared_tokens;
 mod ssrf;
 mod token;

@@ -148,15 +148,17 @@ fn unlisted(listed: &[String], fits: impl Fn(&str) -> bool) -> Option<Vec<String
 /// Names of the grants that will be used.
 fn grants(registration: &Registration, token_use: TokenUse) -> Vec<&'static str> {
     const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+    const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
     let mut grants = match registration.grant {
         _ if token_use == TokenUse::Users => vec![],
         Grant::ClientCredentials => vec!["client_credentials"],
         Grant::JwtBearer(_) => vec![JWT_BEARER],
+        Grant::TokenExchange(_) => vec![TOKEN_EXCHANGE],
         Grant::GitHubApp(_) => vec![],
     };
     if token_use != TokenUse::Service {
         grants.push(match registration.token_exchange.profile {
-            ExchangeProfile::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
+            ExchangeProfile::TokenExchange => TOKEN_EXCHANGE,
             ExchangeProfile::EntraOnBehalfOf | ExchangeProfile::IdJag => JWT_BEARER,
         });
     }

@@ -128,6 +128,8 @@ pub enum Grant {
     ClientCredentials,
     /// An assertion (RFC 7523 section 2.1).
     JwtBearer(Assertions),
+    /// A JWT of another issuer's is exchanged (RFC 8693), as workloads have one of their platform.
+    TokenExchange(Assertions),
     /// An installation access token of a GitHub App, which is no OAuth2: the token endpoint is GitHub's for it.
     GitHubApp(GitHubApp),
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::client::ServerHints;
+use crate::server_hints::ServerHints;
 use crate::token::ASSUMED_LIFETIME;
 use crate::token_request::{TokenRequestFuture, TokenRequester};
 use crate::{Clock, Error, IssuedToken, TokenDigest, TokenRequest};

@@ -211,7 +211,7 @@ where
                 workload(oauth2, effective, inputs)?,
                 ClientAssertionType::JwtBearer,
             ),
-            WorkloadAssertion::JwtBearer => ClientAuthentication::None,
+            WorkloadAssertion::JwtBearer | WorkloadAssertion::TokenExchange => ClientAuthentication::None,
         },
     })
 }
@@ -238,11 +238,13 @@ where
             oauth2, grant, effective, inputs,
         )?));
     }
-    let by_workload = oauth2.client_authentication.method == ClientAuthenticationMethod::WorkloadIdentity
-        && workload_assertion(oauth2) == WorkloadAssertion::JwtBearer;
-    Ok(match by_workload {
-        true => Grant::JwtBearer(workload(oauth2, effective, inputs)?),
-        false => Grant::ClientCredentials,
+    if oauth2.client_authentication.method != ClientAuthenticationMethod::WorkloadIdentity {
+        return Ok(Grant::ClientCredentials);
+    }
+    Ok(match workload_assertion(oauth2) {
+        WorkloadAssertion::ClientAssertion => Grant::ClientCredentials,
+        WorkloadAssertion::JwtBearer => Grant::JwtBearer(workload(oauth2, effective, inputs)?),
+        WorkloadAssertion::TokenExchange => Grant::TokenExchange(workload(oauth2, effective, inputs)?),
     })
 }
 

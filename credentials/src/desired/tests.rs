@@ -269,6 +269,9 @@ fn workload_identity_is_the_clients_assertion_or_the_grant_itself() {
     let grant = registration(&spec(by_workload(json!({"assertion": "JwtBearer"}))));
     assert!(matches!(grant.authentication, ClientAuthentication::None));
     assert!(matches!(grant.grant, Grant::JwtBearer(_)));
+    let exchanged = registration(&spec(by_workload(json!({"assertion": "TokenExchange"}))));
+    assert!(matches!(exchanged.authentication, ClientAuthentication::None));
+    assert!(matches!(exchanged.grant, Grant::TokenExchange(_)));
 }
 
 #[test]

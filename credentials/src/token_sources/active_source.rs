@@ -1,15 +1,22 @@
 //! The active token source of one OAuth2 client, and the client configuration that it has now.
 
+mod failure;
+mod look_up;
+mod surroundings;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use mcp_auth_crds::reasons;
 use mcp_auth_oauth::{
-    self as oauth, Circuit, Clock, DiscoveryError, DiscoveryState, DiscoveryWatch, Failure, IssuedToday,
-    Limits, Policy, RequestLimiter, ServerMetadata, SharedRequester, SharedTokens, StepUp, TenantQuota,
-    TokenCount, TokenSource, TokenUse,
+    self as oauth, Circuit, Clock, DiscoveryState, IssuedToday, Policy, ServerMetadata, SharedRequester,
+    StepUp, TokenSource, TokenUse,
 };
 use mcp_auth_protocol::sync::{Credential, DeclinedRefresh, RejectionCause};
+
+use failure::{last_error, of_failure};
+use look_up::{LookUp, discoveries};
+pub use surroundings::Surroundings;
 
 use super::snapshot::{SourceSnapshot, in_use};
 use super::step_up_policy::{ScopesNotRequested, StepUpPolicy};
@@ -17,10 +24,8 @@ use super::{AbortOnDrop, ClientConfiguration};
 use crate::bearer::bearer;
 use crate::conditions::USERS_ONLY;
 use crate::credential_identity::RequestDigest;
-use crate::not_served::{NotServedError, NotServedReason};
-use crate::references::fields;
-use crate::replicated_user_tokens::UserTokenScope;
-use crate::store::{DiscoveredServer, LastError, ServerLookUp, TokenSnapshot, TokenUsage};
+use crate::not_served::NotServedError;
+use crate::store::{DiscoveredServer, ServerLookUp, TokenSnapshot, TokenUsage};
 use crate::token_refresh_requests::TokenRefreshRequest;
 use crate::token_seed::TokenSeed;
 use crate::user_token_exchanger::UserTokenExchanger;
@@ -55,41 +60,6 @@ pub struct ActiveSource {
     /// The same when a server is discovered: its metadata may foretell the outcome.
     discoveries: AbortOnDrop,
     on_change: OnChange,
-}
-
-/// What a source has in common with others, or with its resource's source of before.
-#[derive(Clone)]
-pub struct Surroundings {
-    pub namespace: String,
-    pub limiter: RequestLimiter,
-    pub shared_tokens: SharedTokens,
-    pub user_tokens: (UserTokenScope, TenantQuota),
-    pub count: TokenCount,
-    pub clock: Clock,
-}
-
-impl Surroundings {
-    fn client(
-        &self,
-        registration: oauth::Registration,
-        limits: Limits,
-    ) -> Result<oauth::Client, NotServedError> {
-        let client = client(registration, limits)?;
-        Ok(client
-            .with_limiter(self.limiter.clone())
-            .with_count(self.count.clone()))
-    }
-
-    /// The client, as it shares its tokens with those of equal registrations of the namespace.
-    fn sharing(&self, client: oauth::Client) -> (oauth::Client, SharedRequester) {
-        let slot = self.shared_tokens.slot(&self.namespace, client.token_digest());
-        let client = match &slot {
-            Some(slot) => client.with_shared_hints(slot),
-            None => client,
-        };
-        let requester = SharedRequester::new(client.clone(), slot, self.clock.clone());
-        (client, requester)
-    }
 }
 
 impl ActiveSource {
@@ -137,7 +107,7 @@ impl ActiveSource {
             })
         });
         let look_up = (!service_token).then(|| LookUp::start(&client, policy, clock, &on_change));
-        let exchanger = || exchanger(&client, policy, &surroundings, quota, &on_change);
+        let exchanger = || surroundings.exchanger(&client, policy, quota, &on_change);
         Ok(Self {
             request_digest,
             policy,
@@ -199,9 +169,9 @@ impl ActiveSource {
             match (&self.exchanger, configuration.exchanges) {
                 (Some(exchanger), true) => exchanger.change(client.clone()),
                 (None, true) => {
-                    let surroundings = &self.surroundings;
                     let exchanger =
-                        exchanger(&client, self.policy, surroundings, self.quota, &self.on_change);
+                        self.surroundings
+                            .exchanger(&client, self.policy, self.quota, &self.on_change);
                     self.exchanger = Some(exchanger);
                 }
                 (_, false) => self.exchanger = None,
@@ -416,108 +386,9 @@ impl ActiveSource {
     }
 }
 
-fn exchanger(
-    client: &oauth::Client,
-    policy: Policy,
-    surroundings: &Surroundings,
-    quota: Option<u64>,
-    on_change: &OnChange,
-) -> Arc<UserTokenExchanger> {
-    let exchanger = UserTokenExchanger::new(
-        client.clone(),
-        policy,
-        surroundings.clock.clone(),
-        surroundings.user_tokens.clone(),
-        Arc::clone(on_change),
-    );
-    let exchanger = exchanger.with_count(surroundings.count.clone());
-    exchanger.set_quota(quota);
-    Arc::new(exchanger)
-}
-
-/// Looks the authorization server up, since no token request does.
-struct LookUp {
-    watch: DiscoveryWatch,
-    _changes: AbortOnDrop,
-}
-
-impl LookUp {
-    fn start(client: &oauth::Client, policy: Policy, clock: &Clock, on_change: &OnChange) -> Self {
-        let watch = DiscoveryWatch::spawn(client.clone(), policy, clock.clone());
-        let (mut states, announce) = (watch.subscribe(), Arc::clone(on_change));
-        let changes = AbortOnDrop::spawn(async move {
-            while states.changed().await.is_ok() {
-                announce();
-            }
-        });
-        Self {
-            watch,
-            _changes: changes,
-        }
-    }
-
-    fn state(&self) -> DiscoveryState {
-        self.watch.subscribe().borrow().clone()
-    }
-}
-
 fn discovered(server: &ServerMetadata) -> DiscoveredServer {
     DiscoveredServer {
         issuer: server.issuer.clone(),
         token_endpoint: server.token_endpoint.to_string(),
     }
-}
-
-/// Calls `on_change` for each server that this client discovers.
-fn discoveries(client: &oauth::Client, on_change: &OnChange) -> AbortOnDrop {
-    let (client, on_change) = (client.clone(), Arc::clone(on_change));
-    AbortOnDrop::spawn(async move {
-        let mut known = None;
-        loop {
-            known = Some(client.next_discovered(known.as_deref()).await);
-            on_change();
-        }
-    })
-}
-
-fn last_error(state: &oauth::TokenSourceState) -> Option<LastError> {
-    state.last_error.as_ref().map(of_failure)
-}
-
-fn of_failure(failure: &Failure) -> LastError {
-    LastError {
-        at: failure.at,
-        reason: failure.error.code().to_owned(),
-        condition: condition(&failure.error),
-        message: failure.error.message(),
-    }
-}
-
-/// The condition's reason for a failed request.
-fn condition(error: &oauth::Error) -> &'static str {
-    match error {
-        error if error.is_not_allowed() => reasons::NOT_ALLOWED,
-        oauth::Error::IdentityProvider(error) => condition(error),
-        oauth::Error::Discovery(DiscoveryError::IssuerChanged { .. }) => reasons::ISSUER_CHANGED,
-        oauth::Error::Discovery(_) => reasons::DISCOVERY_FAILED,
-        oauth::Error::TokenMismatch(_) => reasons::TOKEN_MISMATCH,
-        _ => reasons::REQUEST_FAILED,
-    }
-}
-
-fn client(registration: oauth::Registration, limits: Limits) -> Result<oauth::Client, NotServedError> {
-    let (part, ca_bundle) = match registration.grant {
-        oauth::Grant::GitHubApp(_) => ("spec.githubApp", fields::GITHUB_CA),
-        oauth::Grant::ClientCredentials | oauth::Grant::JwtBearer(_) => {
-            ("spec.oauth2", fields::TOKEN_ENDPOINT_CA)
-        }
-    };
-    oauth::Client::with_limits(registration, limits).map_err(|error| {
-        let (reason, field) = match error {
-            oauth::Error::InvalidCaBundle { .. } => (NotServedReason::InvalidSpec, ca_bundle),
-            oauth::Error::InvalidCertificate { .. } => (NotServedReason::SecretInvalid, fields::CERTIFICATE),
-            _ => (NotServedReason::InvalidSpec, part),
-        };
-        NotServedError::new(reason, format!("{field}: {}", error.message()))
-    })
 }

@@ -145,6 +145,9 @@ impl Parts {
         Some(match grant {
             Grant::ClientCredentials => self.add("grant", "client_credentials"),
             Grant::JwtBearer(assertions) => self.add("grant", "jwt-bearer").add_assertions(assertions)?,
+            Grant::TokenExchange(assertions) => {
+                self.add("grant", "token-exchange").add_assertions(assertions)?
+            }
             Grant::GitHubApp(app) => {
                 self.add("grant", "github")
                     .add("app", &app.app_id.to_string())
