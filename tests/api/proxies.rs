@@ -112,5 +112,8 @@ async fn sidecars_go_through_a_proxy_to_servers_by_https_only() {
     assert!(error.contains("needs an https server.url"), "{error}");
     tools["spec"]["egressProxy"]["usedBy"] = json!("Sidecars");
     let error = world.apply(&tools).await.unwrap_err().to_string();
-    assert!(error.contains("usedBy") && error.contains("OperatorAndSidecars"), "{error}");
+    assert!(
+        error.contains("usedBy") && error.contains("OperatorAndSidecars"),
+        "{error}"
+    );
 }

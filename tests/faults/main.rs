@@ -10,7 +10,6 @@ mod one_way_out;
 mod policy;
 mod rows;
 mod service;
-mod sidecar_process;
 mod skew;
 mod status_writes;
 mod tenants;

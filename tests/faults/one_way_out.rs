@@ -12,13 +12,13 @@ use mcp_auth_tests::replica::{ANY_ADDRESS, Operator, Replica};
 use mcp_auth_tests::resource::{merge, resource};
 use mcp_auth_tests::servers::Server;
 use mcp_auth_tests::setting;
+use mcp_auth_tests::sidecar_process::{Endpoint, SidecarProcess};
 use mcp_auth_tests::wait::until;
 use mcp_auth_tests::world::{World, message};
 use serde_json::{Value, json};
 
 use crate::calls::call;
 use crate::service::Service;
-use crate::sidecar_process::{Endpoint, SidecarProcess};
 use namespace::with_one_way_out;
 use outside::Outside;
 

@@ -1,23 +1,30 @@
 //! The real sidecar of a pod that only the API server knows.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use mcp_auth_protocol::pod::AUDIENCE;
-use mcp_auth_tests::replica::free_address;
-use mcp_auth_tests::setting;
-use mcp_auth_tests::sidecar::{authority_pem, token};
-use mcp_auth_tests::wait::until;
-use mcp_auth_tests::world::World;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+
+use crate::replica::free_address;
+use crate::setting;
+use crate::sidecar::{authority_pem, token};
+use crate::wait::until;
+use crate::world::World;
 
 pub struct SidecarProcess {
     pub endpoint: Endpoint,
+    /// Where users call; none where it is beside no LiteLLM.
+    pub inbound: Option<SocketAddr>,
+    /// Its probes and metrics.
+    pub health: SocketAddr,
     _process: Child,
 }
 
@@ -62,12 +69,38 @@ impl SidecarProcess {
         let pod = world
             .pod(name, json!({"app.kubernetes.io/name": "litellm"}))
             .await;
-        let files = folder.join(name);
-        std::fs::create_dir_all(&files).unwrap();
-        let token = token(world, AUDIENCE, Some(&pod)).await;
-        std::fs::write(files.join("token"), token).unwrap();
-        let [outbound, health] = [free_address().await, free_address().await];
-        let process = Command::new(program)
+        Self::spawn(program, world, (&pod, server), None, folder).await
+    }
+
+    /// The sidecar of this pod, between its users and a LiteLLM at this address.
+    pub async fn beside(world: &World, pod: &Pod, litellm: SocketAddr, folder: &Path) -> Self {
+        let program = setting("MCPAUTH_TEST_SIDECAR_BINARY");
+        let sidecar = Self::spawn(&program, world, (pod, "tools"), Some(litellm), folder).await;
+        let inbound = sidecar.inbound.expect("it is beside a LiteLLM");
+        let open = async || TcpStream::connect(inbound).await.is_ok();
+        until("the sidecar to take users' requests", open, |open| *open).await;
+        sidecar
+    }
+
+    async fn spawn(
+        program: &str,
+        world: &World,
+        (pod, server): (&Pod, &str),
+        litellm: Option<SocketAddr>,
+        folder: &Path,
+    ) -> Self {
+        let files = folder.join(pod.name_any());
+        std::fs::create_dir_all(&files).expect("the folder is the test's");
+        let token = token(world, AUDIENCE, Some(pod)).await;
+        std::fs::write(files.join("token"), token).expect("the folder is the test's");
+        let [inbound, outbound, health] = [free_address().await, free_address().await, free_address().await];
+        let mut command = Command::new(program);
+        if let Some(litellm) = litellm {
+            command
+                .env("MCPAUTH_INBOUND", &inbound)
+                .env("MCPAUTH_LITELLM", litellm.to_string());
+        }
+        let process = command
             .arg("serve")
             .env("MCPAUTH_OUTBOUND", &outbound)
             .env("MCPAUTH_HEALTH", &health)
@@ -75,9 +108,9 @@ impl SidecarProcess {
             .env("MCPAUTH_OPERATOR", setting("MCPAUTH_TEST_OPERATOR"))
             .env("MCPAUTH_OPERATOR_CA", authority_pem(world).await)
             .env("MCPAUTH_TOKEN_FILE", files.join("token"))
-            .envs(identity(&pod))
+            .envs(identity(pod))
             .env("MCPAUTH_AUDIT_LOG", files.join("audit"))
-            .stdout(std::fs::File::create(files.join("log")).unwrap())
+            .stdout(std::fs::File::create(files.join("log")).expect("the folder is the test's"))
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -87,10 +120,13 @@ impl SidecarProcess {
             answer.is_ok_and(|answer| answer.status().is_success())
         };
         until("the sidecar to have its tokens", started, |started| *started).await;
-        let overlay = std::fs::read_to_string(files.join("overlay.yaml")).unwrap();
-        let mut overlay: Overlay = serde_saphyr::from_str(&overlay).unwrap();
+        let overlay = std::fs::read_to_string(files.join("overlay.yaml")).expect("LiteLLM may start");
+        let mut overlay: Overlay = serde_saphyr::from_str(&overlay).expect("LiteLLM's configuration");
+        let address = |text: &str| text.parse().expect("an address");
         Self {
-            endpoint: overlay.mcp_servers.remove(server).unwrap(),
+            endpoint: overlay.mcp_servers.remove(server).expect("the server"),
+            inbound: litellm.map(|_| address(&inbound)),
+            health: address(&health),
             _process: process,
         }
     }
@@ -98,8 +134,8 @@ impl SidecarProcess {
 
 fn identity(pod: &Pod) -> [(&'static str, String); 3] {
     [
-        ("MCPAUTH_POD_NAMESPACE", pod.namespace().unwrap()),
+        ("MCPAUTH_POD_NAMESPACE", pod.namespace().expect("a namespace")),
         ("MCPAUTH_POD_NAME", pod.name_any()),
-        ("MCPAUTH_POD_UID", pod.uid().unwrap()),
+        ("MCPAUTH_POD_UID", pod.uid().expect("a uid")),
     ]
 }
