@@ -8,7 +8,8 @@ use kube::core::Status;
 use mcp_auth_crds::McpServerAuth;
 
 use crate::error::CliError;
-use crate::{kubeconfig, output};
+use crate::kubeconfig;
+use crate::standard_error::{clean, print_error};
 
 pub use crate::kubeconfig::ClusterOptions;
 
@@ -109,7 +110,7 @@ impl Cluster {
         if let Ok(answer) = soon {
             return answer.map_err(|error| self.error(action, error));
         }
-        output::print_error(&output::clean(&format!(
+        print_error(&clean(&format!(
             "note: the cluster at {} has not answered for {} s, asked to {action}; waiting for {} s at most",
             self.url,
             NOTICE_AFTER.as_secs(),
