@@ -107,6 +107,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (resources, resource_watch) = Resources::watch(&client, &args.watch_namespaces, changes.clone());
     let (status_due, statuses_due) = mpsc::unbounded_channel();
     let credentials = Credentials::new(changes.clone(), status_due.clone());
+    let limits = &args.limits;
+    credentials
+        .user_tokens()
+        .set_limits(limits.max_user_tokens_per_namespace, limits.max_user_tokens);
     let secrets_grant = args
         .secrets_cluster_role
         .clone()
