@@ -434,10 +434,7 @@ mod tests {
         let socket = SockRef::from(&accepted);
         assert!(socket.keepalive().unwrap(), "also where nothing is sent to it");
         #[cfg(target_os = "linux")]
-        assert_eq!(
-            socket.tcp_user_timeout().unwrap(),
-            Some(UNACKNOWLEDGED_TIMEOUT)
-        );
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_TIMEOUT));
     }
 
     #[tokio::test(start_paused = true)]

@@ -116,7 +116,10 @@ async fn a_tenant_with_more_users_than_are_kept_serves_them_all_and_another_keep
     );
     let (again, issued) = many.all_call().await;
     assert_eq!(again.len(), MANY);
-    assert!(issued >= MANY - LIMIT, "{issued} were exchanged anew, so more are kept than may be");
+    assert!(
+        issued >= MANY - LIMIT,
+        "{issued} were exchanged anew, so more are kept than may be"
+    );
 
     // The other tenant is at its limit, not beyond it: nothing that the first one does costs it a token.
     assert_eq!(few.all_call().await, (tokens, 0));
@@ -147,7 +150,10 @@ async fn a_tenant_with_more_events_than_it_may_have_is_told_so_once_and_another_
         told.collect::<Vec<_>>()
     };
     let is_limit = |(reason, _): &&(String, String)| reason == "EventsLimited";
-    let told = until("the limit to be told", written, |told| told.iter().any(|it| is_limit(&it))).await;
+    let told = until("the limit to be told", written, |told| {
+        told.iter().any(|it| is_limit(&it))
+    })
+    .await;
     let (_, note) = told.iter().find(is_limit).unwrap();
     assert!(
         note.contains("writes 3 events a minute") && note.contains("limits.eventsPerNamespace"),

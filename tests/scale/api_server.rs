@@ -35,11 +35,16 @@ impl Requests {
             let is_write = matches!(label("verb"), Some("POST" | "PUT" | "PATCH" | "APPLY" | "DELETE"));
             match label("resource") {
                 Some("tokenreviews") => requests.token_reviews += count,
-                Some(resource @ ("mcpserverauths" | "events" | "secrets" | "configmaps" | "pods")) if is_write => {
+                Some(resource @ ("mcpserverauths" | "events" | "secrets" | "configmaps" | "pods"))
+                    if is_write =>
+                {
                     let verb = label("verb").unwrap_or_default();
                     let part = label("subresource").unwrap_or_default();
                     let what = format!("{verb} {resource}/{part}");
-                    *requests.writes.entry(what.trim_end_matches('/').to_owned()).or_default() += count;
+                    *requests
+                        .writes
+                        .entry(what.trim_end_matches('/').to_owned())
+                        .or_default() += count;
                 }
                 _ => {}
             }

@@ -145,7 +145,11 @@ impl Sidecars {
         let mut tls = rustls::ClientConfig::builder()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        tls.alpn_protocols = if std::env::var_os("SCALE_HTTP2").is_none() { vec![b"http/1.1".to_vec()] } else { vec![b"h2".to_vec()] };
+        tls.alpn_protocols = if std::env::var_os("SCALE_HTTP2").is_none() {
+            vec![b"http/1.1".to_vec()]
+        } else {
+            vec![b"h2".to_vec()]
+        };
         // Each would have a cache of its own.
         tls.resumption = rustls::client::Resumption::disabled();
         Self(Arc::new(Inner {
@@ -248,7 +252,8 @@ impl Sidecars {
             Some((Ok::<_, Infallible>(Frame::data(line)), receiver))
         });
         let response = if std::env::var_os("SCALE_HTTP2").is_none() {
-            let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let (mut requests, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
             let request = http::Request::post(PATH)
                 .header(http::header::HOST, replica.to_string())
@@ -256,7 +261,8 @@ impl Sidecars {
                 .body(StreamBody::new(body).boxed_unsync())?;
             requests.send_request(request).await?
         } else {
-            let (mut requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+            let (mut requests, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
             tokio::spawn(connection);
             let request = http::Request::post(format!("https://{replica}{PATH}"))
                 .header(http::header::AUTHORIZATION, format!("Bearer {}", identity.token))

@@ -127,7 +127,10 @@ mod tests {
             "\"resources.claims\"",
             "a name of 200 bytes is not known",
         ] {
-            assert!(told.iter().any(|told| told.starts_with(expected)), "{expected}: {told:#?}");
+            assert!(
+                told.iter().any(|told| told.starts_with(expected)),
+                "{expected}: {told:#?}"
+            );
         }
     }
 
@@ -135,7 +138,10 @@ mod tests {
     fn what_is_wrong_is_an_error_as_it_is_without_anything_unknown() {
         for (text, expected) in [
             (r#"{"drain": 5}"#, "missing field `image`"),
-            (r#"{"image": "sidecar:1", "drain": 5, "drainSeconds": 86400}"#, "drainSeconds"),
+            (
+                r#"{"image": "sidecar:1", "drain": 5, "drainSeconds": 86400}"#,
+                "drainSeconds",
+            ),
             (r#"{"image": "sidecar:1", "drainSeconds": "x"}"#, "line 1"),
             ("{", "EOF"),
         ] {

@@ -285,14 +285,11 @@ impl SidecarsTold {
             }
         }
         for ((sent, applied), uids) in shared {
-            messages.extend(
-                uids.chunks(MAX_UIDS)
-                    .map(|uids| FollowerLine::SidecarsRevision {
-                        uids: uids.to_vec(),
-                        sent: sent.clone(),
-                        applied: applied.clone(),
-                    }),
-            );
+            messages.extend(uids.chunks(MAX_UIDS).map(|uids| FollowerLine::SidecarsRevision {
+                uids: uids.to_vec(),
+                sent: sent.clone(),
+                applied: applied.clone(),
+            }));
         }
         messages
     }
@@ -357,7 +354,11 @@ mod tests {
             .collect();
         let mut told = SidecarsTold::new(&sidecars);
         told.reads_revisions = true;
-        assert_eq!(told.next_messages(&sidecars).len(), entries.len(), "each whole at first");
+        assert_eq!(
+            told.next_messages(&sidecars).len(),
+            entries.len(),
+            "each whole at first"
+        );
 
         for reads in [true, false] {
             told.reads_shared_revisions = reads;
@@ -381,8 +382,7 @@ mod tests {
             assert!(chunks.len() < 10, "{}", chunks.len());
             let lines = chunks.concat();
             let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-            let read: Vec<FollowerLine> =
-                lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+            let read: Vec<FollowerLine> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
             assert_eq!(names(&read), names(&messages));
         }
         assert!(told.next_messages(&sidecars).is_empty());

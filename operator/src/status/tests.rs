@@ -483,9 +483,20 @@ fn a_renewal_that_is_under_way_changes_nothing_in_the_status_before_it_has_an_ou
 
     let next_refresh = |status: &McpServerAuthStatus| status.token.as_ref().unwrap().next_refresh_at.clone();
     assert!(next_refresh(&before).is_some());
-    assert_eq!(next_refresh(&with_next(&resource, None)), None, "no request is planned any more");
+    assert_eq!(
+        next_refresh(&with_next(&resource, None)),
+        None,
+        "no request is planned any more"
+    );
     let earlier = Time(now() - jiff::SignedDuration::from_hours(1));
-    resource.status.as_mut().unwrap().token.as_mut().unwrap().issued_at = Some(earlier);
+    resource
+        .status
+        .as_mut()
+        .unwrap()
+        .token
+        .as_mut()
+        .unwrap()
+        .issued_at = Some(earlier);
     assert_eq!(
         next_refresh(&with_next(&resource, Some(now()))),
         None,

@@ -42,12 +42,7 @@ impl DebouncedChanges {
         receiver
     }
 
-    async fn pass_on(
-        self,
-        namespace: String,
-        mut changes: watch::Receiver<u64>,
-        relay: watch::Sender<()>,
-    ) {
+    async fn pass_on(self, namespace: String, mut changes: watch::Receiver<u64>, relay: watch::Sender<()>) {
         loop {
             tokio::select! {
                 changed = changes.changed() => {

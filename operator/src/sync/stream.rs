@@ -243,9 +243,9 @@ async fn newest(
     let Some(known) = sync.pods.get(&pod.namespace, &pod.name, &pod.uid).await? else {
         return Ok(None);
     };
-    let before = seen.take().filter(|seen| {
-        Arc::ptr_eq(&seen.pod, &known) || seen.group.is_of(&pod.namespace, known.labels())
-    });
+    let before = seen
+        .take()
+        .filter(|seen| Arc::ptr_eq(&seen.pod, &known) || seen.group.is_of(&pod.namespace, known.labels()));
     let group = match before {
         Some(before) => before.group,
         None => sync.snapshots.group(&pod.namespace, known.labels()),

@@ -31,8 +31,8 @@ use tracing::{debug, info, warn};
 
 use crate::control::clock_offset::ClockOffset;
 pub(crate) use connect::Connection;
-use connect::{StreamConnection, operator_tls_config};
 pub use connect::{Connector, Endpoint, OperatorCa, TcpConnector};
+use connect::{StreamConnection, operator_tls_config};
 use delta::next_snapshot;
 pub use error::SyncError;
 

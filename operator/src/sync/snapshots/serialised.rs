@@ -169,7 +169,9 @@ mod tests {
         });
         let snapshot: Snapshot = serde_json::from_value(text).unwrap();
         let servers = snapshot.servers.iter().cloned();
-        let servers = servers.map(|server| SerialisedServer::new(server).into()).collect();
+        let servers = servers
+            .map(|server| SerialisedServer::new(server).into())
+            .collect();
         SerialisedSnapshot::new(snapshot, servers)
     }
 
