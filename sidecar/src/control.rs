@@ -12,4 +12,5 @@ pub mod outbound_secret;
 pub mod probes;
 pub mod proc_net;
 mod reachability_reports;
+mod sock_diag;
 pub mod sync_client;

@@ -25,7 +25,7 @@ use crate::control::litellm::Litellm;
 use crate::control::litellm_config::static_headers::StaticHeaders;
 use crate::control::outbound_secret::OutboundSecret;
 use crate::control::probes::{self, Health, Started};
-use crate::control::proc_net::retry;
+use crate::control::proc_net::{PROC_NET, retry};
 use crate::control::sync_client::{OperatorCa, SyncClient, TcpConnector, Timing};
 use crate::log::DroppedLines;
 use crate::proxy::audit::{AuditLog, Destinations, Fingerprinter, Output};
@@ -145,7 +145,7 @@ async fn run(
         address,
         ours: inbound.into_iter().chain([outbound, health]).collect(),
         timeout: LITELLM_CONNECT,
-        proc_net: Some(PathBuf::from("/proc/net")),
+        proc_net: Some(PathBuf::from(PROC_NET)),
     });
     let reports = watch::Sender::new(report(pod.clone()));
     let operator_ca = OperatorCa::resume(&operator_ca, overlay.parent().unwrap_or(Path::new(".")));

@@ -430,3 +430,16 @@ async fn a_thousand_slow_clients_cost_no_user_and_no_probe() {
         .serves(&mut user, "1,000 clients whose headers drip")
         .await;
 }
+
+#[tokio::test]
+async fn bodies_that_never_end_cost_no_user_and_no_probe() {
+    let Some(mut sidecar) = Sidecar::start("bodies").await else {
+        return;
+    };
+    let mut user = sidecar.user().await;
+    let sent = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx";
+    let _open = keep_open(sidecar.inbound, 3_000, sent).await;
+    sidecar
+        .serves(&mut user, "3,000 requests whose body does not end")
+        .await;
+}

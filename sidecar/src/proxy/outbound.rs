@@ -167,9 +167,9 @@ impl Outbound {
     }
 
     /// A request that is not even looked at.
-    pub(crate) fn refuse(&self, request: &Request<Incoming>, error: &ProxyError) -> Response<ResponseBody> {
+    pub(crate) fn refuse(&self, method: &Method, error: &ProxyError) -> Response<ResponseBody> {
         self.metrics.count_error(Half::Outbound, error.reason());
-        let response = match *request.method() == Method::POST {
+        let response = match *method == Method::POST {
             true => json_rpc(error, Value::Null),
             false => problem(error),
         };

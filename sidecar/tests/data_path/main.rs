@@ -10,6 +10,7 @@ mod client_certificate;
 mod connections;
 mod context;
 mod declined;
+mod evasions;
 mod exchange;
 mod guard;
 mod h2c;
