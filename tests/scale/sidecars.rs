@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use mcp_auth_protocol::reachability::{Reachability, ServerReachability};
 use mcp_auth_protocol::sync::{Capability, PATH, Report, Snapshot, SnapshotLine};
@@ -145,11 +145,7 @@ impl Sidecars {
         let mut tls = rustls::ClientConfig::builder()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        tls.alpn_protocols = if std::env::var_os("SCALE_HTTP2").is_none() {
-            vec![b"http/1.1".to_vec()]
-        } else {
-            vec![b"h2".to_vec()]
-        };
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Each would have a cache of its own.
         tls.resumption = rustls::client::Resumption::disabled();
         Self(Arc::new(Inner {
@@ -245,30 +241,19 @@ impl Sidecars {
         let stream = socket.connect(replica).await?;
         stream.set_nodelay(true)?;
         let stream = self.0.tls.connect(ServerName::from(replica.ip()), stream).await?;
+        let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
         let (reports, receiver) = mpsc::unbounded_channel::<Bytes>();
         let _ = reports.send(line(&identity.report));
         let body = futures::stream::unfold(receiver, |mut receiver| async move {
             let line = receiver.recv().await?;
             Some((Ok::<_, Infallible>(Frame::data(line)), receiver))
         });
-        let response = if std::env::var_os("SCALE_HTTP2").is_none() {
-            let (mut requests, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            let request = http::Request::post(PATH)
-                .header(http::header::HOST, replica.to_string())
-                .header(http::header::AUTHORIZATION, format!("Bearer {}", identity.token))
-                .body(StreamBody::new(body).boxed_unsync())?;
-            requests.send_request(request).await?
-        } else {
-            let (mut requests, connection) =
-                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            let request = http::Request::post(format!("https://{replica}{PATH}"))
-                .header(http::header::AUTHORIZATION, format!("Bearer {}", identity.token))
-                .body(StreamBody::new(body).boxed_unsync())?;
-            requests.send_request(request).await?
-        };
+        let request = http::Request::post(PATH)
+            .header(http::header::HOST, replica.to_string())
+            .header(http::header::AUTHORIZATION, format!("Bearer {}", identity.token))
+            .body(StreamBody::new(body).boxed_unsync())?;
+        let response = requests.send_request(request).await?;
         if !response.status().is_success() {
             return Err(Ended::Refused);
         }

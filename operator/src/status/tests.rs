@@ -6,6 +6,7 @@ use mcp_auth_protocol::sync::Problem;
 use super::*;
 
 mod pods;
+mod renewals;
 
 fn resource(url: &str) -> McpServerAuth {
     serde_json::from_value(serde_json::json!({
@@ -464,42 +465,5 @@ fn a_credential_that_ends_soon_is_told_and_the_resource_is_ready_all_the_same() 
     assert!(
         told.iter()
             .all(|condition| condition.type_ != conditions::CREDENTIAL_EXPIRING)
-    );
-}
-
-#[test]
-fn a_renewal_that_is_under_way_changes_nothing_in_the_status_before_it_has_an_outcome() {
-    let mut resource = resource("https://tools.example.com/mcp");
-    let with_next = |resource: &McpServerAuth, at: Option<Timestamp>| {
-        let mut scenario = good(resource);
-        scenario.token.next_attempt_at = at;
-        status(&scenario, now())
-    };
-    let planned = now() + jiff::SignedDuration::from_mins(40);
-    let before = with_next(&resource, Some(planned));
-    resource.status = Some(before.clone());
-    // An MCP server has rejected the token: the next one is requested at once.
-    assert_eq!(with_next(&resource, Some(now())), before);
-
-    let next_refresh = |status: &McpServerAuthStatus| status.token.as_ref().unwrap().next_refresh_at.clone();
-    assert!(next_refresh(&before).is_some());
-    assert_eq!(
-        next_refresh(&with_next(&resource, None)),
-        None,
-        "no request is planned any more"
-    );
-    let earlier = Time(now() - jiff::SignedDuration::from_hours(1));
-    resource
-        .status
-        .as_mut()
-        .unwrap()
-        .token
-        .as_mut()
-        .unwrap()
-        .issued_at = Some(earlier);
-    assert_eq!(
-        next_refresh(&with_next(&resource, Some(now()))),
-        None,
-        "what was said of another token says nothing of this one"
     );
 }
