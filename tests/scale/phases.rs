@@ -23,6 +23,8 @@ use crate::{process, say, silent};
 const STEPS: [usize; 3] = [10, 50, 100];
 /// Processor time of so short a time is at rest.
 const CALM_WINDOW: Duration = Duration::from_secs(3);
+/// A pod of this age is no longer starting, and what that changes in statuses has been looked at.
+const OLD_ENOUGH: Duration = Duration::from_secs(65);
 /// As often rest is waited for.
 const REST_ATTEMPTS: usize = 3;
 /// The bound of a wait for rest: that it does not come is a result too.
@@ -336,7 +338,10 @@ impl Scene {
         )
         .await;
         let pods = objects::pods_from(&world, 0, sizes.large_pods).await;
+        let created = Instant::now();
         let speakers = self.connect(&pods).await;
+        // Each is looked at again when it is a minute old, which is no part of a renewal.
+        tokio::time::sleep(OLD_ENOUGH.saturating_sub(created.elapsed())).await;
         self.rest().await;
         let rest = self.used_in(Duration::from_secs(sizes.rest_seconds as u64)).await;
         let bytes = self.sidecars.received_bytes();
