@@ -2,6 +2,7 @@
 //! looks after it, and answers Kubernetes.
 
 mod clock_offset;
+pub mod context_checks;
 pub mod controller;
 pub mod drain;
 pub mod exchange_client;

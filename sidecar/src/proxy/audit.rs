@@ -87,6 +87,11 @@ pub fn traceparent(body: &[u8]) -> Option<TraceParent> {
     stated.and_then(TraceParent::parse)
 }
 
+/// The method of the first message of a request.
+pub fn method(body: &[u8]) -> Option<String> {
+    message::read(body).into_iter().next()?.method
+}
+
 /// What the writer takes from the queue.
 enum Item {
     Call(Box<CallRecord>),

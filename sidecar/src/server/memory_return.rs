@@ -11,12 +11,22 @@ const BLOCK_BYTES: usize = 16 << 20;
 const SWEEPS: u32 = 4;
 
 /// One for each worker, since memory is freed on the thread that took it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryReturn {
     /// How often connections had been parked at the last sweep.
     parked: u64,
     /// Sweeps in which the allocator is still to be asked.
     remaining: u32,
+}
+
+/// What the start took and needs no more goes back first.
+impl Default for MemoryReturn {
+    fn default() -> Self {
+        Self {
+            parked: 0,
+            remaining: SWEEPS,
+        }
+    }
 }
 
 impl MemoryReturn {
@@ -43,9 +53,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_allocator_is_asked_for_a_while_after_connections_were_parked_and_not_at_rest() {
+    fn the_allocator_is_asked_for_a_while_after_the_start_and_after_connections_were_parked_and_not_at_rest()
+    {
         let mut memory = MemoryReturn::default();
-        assert!(!memory.is_due(0), "none ever was");
+        let due = [(); 5].map(|()| memory.is_due(0));
+        assert_eq!(due, [true, true, true, false, false]);
         let due = [7, 9, 9, 9, 9, 9, 9].map(|parked| memory.is_due(parked));
         assert_eq!(due, [true, true, true, true, true, false, false]);
         assert!(memory.is_due(10));

@@ -9,6 +9,7 @@ mod callers;
 mod client_certificate;
 mod connections;
 mod context;
+mod context_checks;
 mod declined;
 mod evasions;
 mod exchange;
