@@ -11,7 +11,6 @@ mod policy;
 mod rows;
 mod service;
 mod settings;
-mod sidecar_process;
 mod skew;
 mod status_writes;
 mod tenant_budgets;
