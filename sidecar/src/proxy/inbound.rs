@@ -1,6 +1,7 @@
 //! The inbound half, from users to LiteLLM. A request passes as it is, except that its allow-listed cookies
 //! and headers are also sealed into the one header that LiteLLM forwards to MCP servers.
 
+pub mod answered_call;
 pub mod client_address;
 mod tunnel;
 
@@ -26,6 +27,7 @@ use crate::http::upstream::{Target, UpstreamError};
 use crate::proxy::audit::{ClientKeys, Fingerprinter};
 use crate::proxy::clock::unix_now;
 use crate::proxy::error::ProxyError;
+use crate::proxy::inbound::answered_call::AnsweredCall;
 use crate::proxy::inbound::client_address::{ClientPeer, TrustedProxies};
 use crate::proxy::metrics::{ContextResult, Half, Metrics};
 use crate::proxy::request_id::RequestId;
@@ -197,11 +199,20 @@ impl Inbound {
         if websocket {
             return tunnel::open(&self.litellm, request).await;
         }
+        let answered_call = match (may_call_tools, request.uri().path_and_query()) {
+            (true, Some(path)) => AnsweredCall::begin(&self.routes, path),
+            _ => None,
+        };
         let filter = !request.body().is_end_stream() && may_be_json(request.headers());
-        let wrap = if filter {
-            RequestBody::filtered
-        } else {
-            RequestBody::stream
+        let wrap = |body| {
+            let body = match filter {
+                true => RequestBody::filtered(body),
+                false => RequestBody::stream(body),
+            };
+            match &answered_call {
+                Some(call) => body.tapped(call.request_tap()),
+                None => body,
+            }
         };
         let response = self
             .litellm
@@ -212,7 +223,10 @@ impl Inbound {
         if switched || !framing::one_length(response.headers()) {
             return Err(ProxyError::LiteLlmFailed);
         }
-        let mut response = response.map(ResponseBody::Stream);
+        let mut response = response.map(|body| match answered_call {
+            Some(call) => ResponseBody::Stream(body).watched(call),
+            None => ResponseBody::Stream(body),
+        });
         hop_by_hop::strip_response(response.headers_mut(), |_| false);
         *response.version_mut() = Version::HTTP_11;
         Ok(response)

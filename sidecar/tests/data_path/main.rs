@@ -21,6 +21,7 @@ mod mcp;
 mod metrics;
 mod otlp;
 mod outbound;
+mod past_sidecar;
 mod proofs;
 mod reachability;
 mod refusals;

@@ -20,6 +20,7 @@ use super::access_token::{AccessToken, InvalidTokenError, reuse_if_same};
 use super::announced_endpoints::AnnouncedEndpoints;
 use super::reachability::ReachabilityRecord;
 use super::sessions::Sessions;
+use super::tool_calls::ToolCalls;
 use crate::http::connect::{Peer, Tls};
 use crate::http::resolver::Resolver;
 use crate::http::tls::{TlsConfigError, TlsConfigs};
@@ -43,6 +44,7 @@ pub struct McpServer {
     /// What is recorded of each call; `None` where nothing is.
     pub audit: Option<AuditSettings>,
     pub(crate) metrics: ServerMetrics,
+    pub(crate) tool_calls: Arc<ToolCalls>,
     pub state: ServerState,
 }
 
@@ -175,6 +177,10 @@ impl McpServer {
         workers: usize,
     ) -> Self {
         let previous_audit = previous.and_then(|previous| previous.audit.as_ref());
+        let tool_calls = match previous {
+            Some(previous) => previous.tool_calls.clone(),
+            None => ToolCalls::new(metrics.calls_past_sidecar(&server.route.server)),
+        };
         let previous = previous.and_then(McpServer::usable);
         let state = match build_usable(server, previous, trust, metrics, workers) {
             Ok(usable) => ServerState::Usable(Box::new(usable)),
@@ -189,6 +195,7 @@ impl McpServer {
                 .as_ref()
                 .map(|audit| AuditSettings::from_route(audit, previous_audit)),
             metrics: metrics.server(&route.server),
+            tool_calls,
             state,
         }
     }
